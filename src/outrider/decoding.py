@@ -1,0 +1,221 @@
+"""The page to read first: one round of speculative decoding, and the loop around it.
+
+A round proposes, verifies, accepts and learns. The same function runs at every level: a drafter
+whose proposals are confirmed by a middle model (`drafters/qualified.py`) is itself a drafter, so a
+three-model pyramid is one nesting. Plain decoding is the same loop with the drafter that proposes
+nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from outrider.errors import LogitsError
+from outrider.generation import Generation
+from outrider.models.cache import attach
+from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
+from outrider.tree import depths
+from outrider.types import (
+    NO_IDS,
+    Budget,
+    Counters,
+    Draft,
+    IntArray,
+    Prompt,
+    Rows,
+    Verdict,
+    Verified,
+)
+from outrider.view import View
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One level of the nest: a model that verifies, and what drafts for it."""
+
+    name: str
+    model: LanguageModel
+    drafter: Drafter
+    rule: AcceptanceRule
+    policy: DraftPolicy
+    tier: int = 0
+
+
+@dataclass(slots=True)
+class Lane:
+    """One request at one stage. `tail` is what inner rounds accepted but nobody committed yet."""
+
+    request: Request
+    cache: Any
+    state: Any
+    tail: IntArray = field(default_factory=lambda: NO_IDS)
+    counters: Counters = field(default_factory=Counters)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What happened to each lane in one round."""
+
+    drafts: list[Draft]
+    rows: list[Rows]
+    verdicts: list[Verdict]
+
+
+def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Round:
+    """Propose, verify, accept, learn; nothing is committed.
+
+    `limits` are the deepest drafts allowed: what is left of the token limit or the window.
+    """
+    states, tails = [lane.state for lane in lanes], [lane.tail for lane in lanes]
+    budgets = [
+        stage.policy.budget(lane.counters).clipped(_within_horizon(lane, limit))
+        for lane, limit in zip(lanes, limits, strict=True)
+    ]
+    begun = perf_counter()
+    proposed = stage.drafter.propose(states, tails, budgets)  # 1 propose
+    drafts = [
+        _fitting(draft, budget, stage.model.vocab_size)
+        for draft, budget in zip(proposed, budgets, strict=True)
+    ]
+    drafted = perf_counter()
+    pairs = [attach(lane.cache, lane.tail, d) for lane, d in zip(lanes, drafts, strict=True)]
+    rows = stage.model.forward([s for s, _ in pairs], [w for _, w in pairs])  # 2 verify
+    verified = perf_counter()
+    verdicts = [  # 3 accept
+        _judge(stage, lane, draft, row)
+        for lane, draft, row in zip(lanes, drafts, rows, strict=True)
+    ]
+    stage.drafter.observe(  # 4 learn
+        states,
+        [Verified(stage.name, *seen) for seen in zip(tails, drafts, rows, verdicts, strict=True)],
+    )
+    accepted = perf_counter()
+    for lane, draft, verdict in zip(lanes, drafts, verdicts, strict=True):
+        _count(lane.counters, draft, verdict)
+        lane.counters.add_seconds(
+            draft=drafted - begun, verify=verified - drafted, accept=accepted - verified
+        )
+    return Round(drafts, rows, verdicts)
+
+
+def open_lanes(
+    stage: Stage,
+    requests: Sequence[Request],
+    prompts: Sequence[Prompt],
+    previous: Sequence[Lane | None] | None = None,
+) -> list[Lane]:
+    """Read the prompts and let the drafter begin. Lanes in `previous` lend what they remember."""
+    old = previous or [None] * len(requests)
+    begun = perf_counter()
+    caches = stage.model.start(prompts, [lane.cache if lane else None for lane in old])
+    if stage.tier == 0:
+        for request, cache in zip(requests, caches, strict=True):
+            request.target_cache = cache
+    states = stage.drafter.begin(requests, [lane.state if lane else None for lane in old])
+    lanes = [Lane(r, c, s) for r, c, s in zip(requests, caches, states, strict=True)]
+    for lane in lanes:
+        lane.counters.add_seconds(prefill=perf_counter() - begun)
+    return lanes
+
+
+def generate(
+    stage: Stage, generations: Sequence[Generation], previous: Sequence[Lane | None] | None = None
+) -> Iterator[list[Generation]]:
+    """Run rounds until every request has ended; yields those that advanced, round by round.
+
+    A request leaves the batch when it ends, is cancelled between two rounds, or when the target's
+    logits for it are unusable; the others go on. Raises `ContextError` before any work when a
+    prompt does not fit.
+    """
+    requests = [g.request for g in generations]
+    lanes = open_lanes(stage, requests, [r.prompt for r in requests], previous)
+    for generation, lane in zip(generations, lanes, strict=True):
+        generation.open(lane, lane.counters, lane.cache.room)
+    while active := [g for g in generations if g.running]:
+        lanes = [g.lane for g in active]
+        result = run_round(stage, lanes, [g.remaining - 1 for g in active])
+        kept = [
+            generation.advance(verdict, rows)
+            for generation, verdict, rows in zip(active, result.verdicts, result.rows, strict=True)
+        ]
+        for lane, verdict, tokens in zip(lanes, result.verdicts, kept, strict=True):
+            uncount(lane.counters, verdict, len(tokens))
+            lane.cache.commit(tokens)
+        stage.drafter.commit([lane.state for lane in lanes], kept)
+        yield active
+
+
+def _within_horizon(lane: Lane, limit: int) -> int:
+    horizon = lane.cache.horizon
+    return limit if horizon is None else min(limit, horizon - len(lane.tail))
+
+
+def _fitting(draft: Draft, budget: Budget, vocab_size: int) -> Draft:
+    """The part of `draft` that keeps to the budget and the verifier's vocabulary.
+
+    Whatever a drafter hands up, the text must not suffer; a child goes with its parent.
+    """
+    tokens = draft.tokens
+    if not len(tokens) or (
+        len(tokens) <= min(budget.depth, budget.nodes)
+        and tokens.min() >= 0
+        and tokens.max() < vocab_size
+    ):
+        return draft
+    fits = (tokens >= 0) & (tokens < vocab_size) & (depths(draft.parents) < budget.depth)
+    for node, parent in enumerate(draft.parents):
+        fits[node] &= parent < 0 or fits[parent]
+    nodes = np.flatnonzero(fits)[: budget.nodes]
+    return draft.only(nodes)
+
+
+def _judge(stage: Stage, lane: Lane, draft: Draft, rows: Rows) -> Verdict:
+    """The rule's verdict, or the error that ends this request alone."""
+    request = lane.request
+    view = View(
+        sampler=request.sampler,
+        generated=[*request.output, *(int(t) for t in lane.tail)],
+        draft=draft,
+        rows=rows,
+        tier=stage.tier,
+        name=stage.name,
+        model=stage.model.name,
+        ledger=lane.counters,
+    )
+    try:
+        return stage.rule(draft, view)
+    except LogitsError as error:
+        return Verdict(error=error)
+
+
+def _count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
+    """Add one round to the integers from which every ratio is made."""
+    counters.rounds += 1
+    counters.forwards += 1
+    counters.undrafted_rounds += not len(draft)
+    counters.drafted += len(draft)
+    counters.accepted += len(verdict.tokens)
+    counters.next_tokens += verdict.next_token is not None
+    counters.changed += sum(verdict.changed)
+    depth = depths(draft.parents)
+    _add_at(counters.drafted_at, depth)
+    _add_at(counters.accepted_at, depth[list(verdict.path)])
+    for source in verdict.sources:
+        counters.sources[source] = counters.sources.get(source, 0) + 1
+
+
+def _add_at(totals: list[int], depth: IntArray) -> None:
+    for d in depth:
+        totals.extend([0] * (int(d) + 1 - len(totals)))
+        totals[int(d)] += 1
+
+
+def uncount(counters: Counters, verdict: Verdict, kept: int) -> None:
+    """Take back the tokens of `verdict` after the first `kept`: a stop or a limit cut them."""
+    counters.cut += len(verdict.emitted) - kept
+    counters.changed -= sum(verdict.changed[kept:])
+    for source in verdict.sources[kept:]:
+        counters.sources[source] -= 1

@@ -1,0 +1,73 @@
+"""Every error Outrider raises on purpose: what was given, what was expected, and the mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class OutriderError(Exception):
+    """Root of all errors that a user can mend.
+
+    `str(error)` is one line: the problem, then the hint. The command line prints that line and
+    exits with code 2.
+    """
+
+    def __init__(self, problem: str, *, hint: str = "") -> None:
+        self.problem = problem.rstrip(".")
+        self.hint = hint
+        super().__init__(f"{self.problem}. {hint}" if hint else f"{self.problem}.")
+
+
+class OptionError(OutriderError):
+    """An option is unknown, out of range, or does not fit the others."""
+
+
+class CheckpointError(OutriderError):
+    """A model folder is missing, damaged, unsafe or of an unknown architecture."""
+
+
+class VocabularyError(OutriderError):
+    """Two tiers do not share a vocabulary."""
+
+
+class ContextError(OutriderError):
+    """A text does not fit into a model's context window."""
+
+
+class StrategyError(OutriderError):
+    """The parts of a strategy do not fit together."""
+
+
+class MemoryPlanError(OutriderError):
+    """The models and their caches can not fit into memory."""
+
+
+class LogitsError(OutriderError):
+    """A model returned logits from which no token can be chosen (NaN, or nothing allowed)."""
+
+
+class MissingExtraError(OutriderError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed", hint=f'Install it with: pip install "outrider[{extra}]"'
+        )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that offers the known name nearest to `name`, or lists them all."""
+    choices = sorted(known)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(choices)}"
+
+
+def reject_unknown(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `OptionError` for the first of `given` that is not `known`, offering the nearest."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            raise OptionError(f"unknown {kind} {name!r}", hint=nearest(name, names))
+
+
+class OutriderWarning(UserWarning):
+    """Something works, but not as the user may think. One line."""

@@ -1,0 +1,74 @@
+"""Coupled noise: random numbers that are a function of what they are for, not of when.
+
+Two models that draw the token with the same generated index from the same seed see the same
+Gumbel noise, so where their laws agree they draw the same token. That is why a draft can be
+accepted by plain equality, and why speculation can not change a sampled text.
+
+Numbers come from a counter-based integer hash (the finaliser of SplitMix64, Steele, Lea and
+Flood 2014), so they are the same on every device and for every padding of the vocabulary.
+"""
+
+from enum import IntEnum
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX1 = 0xBF58476D1CE4E5B9
+_MIX2 = 0x94D049BB133111EB
+
+
+class Purpose(IntEnum):
+    """What a random number decides. Two decisions never share a stream, except `CHOICE`."""
+
+    CHOICE = 0
+    """A model's own next token: shared by all tiers on purpose."""
+    ACCEPT = 1
+    RESIDUAL = 2
+    NEXT = 3
+
+
+def _finalise(x: int) -> int:
+    x = ((x ^ (x >> 30)) * _MIX1) & _MASK
+    x = ((x ^ (x >> 27)) * _MIX2) & _MASK
+    return x ^ (x >> 31)
+
+
+def stream_key(
+    seed: int, sample: int, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
+) -> int:
+    """The 64-bit key of one stream. `index` counts generated tokens, never cache positions."""
+    key = seed & _MASK
+    for part in (sample, index, int(purpose), tier, sibling):
+        key = _finalise((key + _GOLDEN + (part & _MASK)) & _MASK)
+    return key
+
+
+def uniform(key: int) -> float:
+    """One number in (0, 1)."""
+    return ((_finalise((key + _GOLDEN) & _MASK) >> 11) + 0.5) * 2.0**-53
+
+
+def _signed(x: int) -> int:
+    return x - (1 << 64) if x >= 1 << 63 else x
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's is arithmetic, so the copied sign bits are masked off."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def uniforms(key: int, token_ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Float64 numbers in (0, 1), one for each token id."""
+    x = token_ids * _signed(_GOLDEN) + _signed(key)
+    x = (x ^ _shift(x, 30)) * _signed(_MIX1)
+    x = (x ^ _shift(x, 27)) * _signed(_MIX2)
+    x = x ^ _shift(x, 31)
+    return (_shift(x, 11).to(torch.float64) + 0.5) * 2.0**-53
+
+
+def gumbel(key: int, token_ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Standard Gumbel noise, one number for each token id; argmax(log p + noise) draws from p."""
+    return -torch.log(-torch.log(uniforms(key, token_ids)))

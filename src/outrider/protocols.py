@@ -1,0 +1,242 @@
+"""The contracts between rooms. Everything else in the package is one side of one of these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from outrider.sampling import Sampler
+from outrider.types import (
+    Budget,
+    Counters,
+    Draft,
+    Draw,
+    Exactness,
+    IntArray,
+    Prompt,
+    Rows,
+    Verdict,
+    Verified,
+)
+from outrider.view import View
+
+
+class Cache(Protocol):
+    """What one model remembers of one text.
+
+    `text` is the prompt and the committed output. Its last tokens, at least one, are `pending`:
+    the model has not read them yet, and the first forward of a round feeds them first. Later
+    forwards append speculative rows, numbered from 0 since the last commit; a row's parent is an
+    earlier row, or -1 for the last token of the text.
+    """
+
+    @property
+    def text(self) -> Sequence[int]:
+        """Prompt and committed output, as this model reads them."""
+        ...
+
+    @property
+    def pending(self) -> Sequence[int]:
+        """The last tokens of `text`, which have no committed row; at least one."""
+        ...
+
+    @property
+    def fed(self) -> bool:
+        """Whether a forward has read `pending` since the last commit."""
+        ...
+
+    @property
+    def num_speculative(self) -> int:
+        """Speculative rows since the last commit."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """How many tokens may still follow `text` in this model's context window."""
+        ...
+
+    @property
+    def horizon(self) -> int | None:
+        """Generated tokens until the model itself changes; no draft crosses it. None: never."""
+        ...
+
+    def spell(self, tokens: Sequence[int] | IntArray) -> list[int]:
+        """Rows that spell the longest prefix of `tokens`, never all of them: the last token is
+        left to be fed (again), since its row's logits are gone."""
+        ...
+
+    def commit(self, tokens: Sequence[int] | IntArray) -> None:
+        """Append emitted tokens to the text. Keeps the rows that spell their longest prefix,
+        drops the others, makes the remainder pending. With no tokens it forgets the round."""
+        ...
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` (at least 1) tokens of the text."""
+        ...
+
+    def fork(self) -> "Cache":
+        """An independent copy; storage is shared until one of the two writes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Tokens one forward appends to one cache (after its pending ones, if those are unread).
+
+    `parents` are row numbers since the last commit; None continues from the newest row.
+    """
+
+    cache: Any
+    tokens: IntArray
+    parents: IntArray | None = None
+
+
+class LanguageModel(Protocol):
+    """A model that reads tokens and gives logits for the rows asked for."""
+
+    @property
+    def name(self) -> str:
+        """How errors and reports call it."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of its logits."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens it can read."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the weights change; calibrations are saved with it."""
+        ...
+
+    def start(
+        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
+    ) -> list[Any]:
+        """Read all but the last token of each prompt; one cache each, the last token pending.
+
+        Equal prompts (the same object) are read once and forked. A cache in `reuse` is taken over:
+        what it shares with the prompt is not read again. Raises `ContextError`.
+        """
+        ...
+
+    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
+        """Read the segments in one pass; `want[i]` names the rows of segment i to return.
+
+        -1 is the row of the last pending token; only rows fed by this very forward can be had.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Request:
+    """One request as every tier sees it. `output` is grown by the outermost loop alone."""
+
+    prompt: Prompt
+    sampler: Sampler
+    output: list[int] = field(default_factory=list)
+    draft_prompt: Prompt | None = None
+    """What the lower tiers read, where it differs from the target's prompt."""
+    target_cache: Cache | None = None
+    """The target's cache, read-only for drafters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What the rule above a drafter must find in its drafts."""
+
+    law: bool = False
+    reference: bool = False
+
+    def __or__(self, other: "Needs") -> "Needs":
+        return Needs(law=self.law or other.law, reference=self.reference or other.reference)
+
+
+NO_NEEDS = Needs()
+
+
+class AcceptanceRule(Protocol):
+    """Decides which nodes of a draft to keep. It sees no model and no cache."""
+
+    @property
+    def needs(self) -> Needs:
+        """What the draft must carry."""
+        ...
+
+    @property
+    def draws(self) -> frozenset[Draw]:
+        """Ways of drawing siblings that it judges correctly."""
+        ...
+
+    @property
+    def exactness(self) -> Exactness:
+        """What it promises about the text."""
+        ...
+
+    @property
+    def tracks_law(self) -> bool:
+        """Whether its verdict can name the law each emitted token was drawn from."""
+        ...
+
+    def __call__(self, draft: Draft, view: View) -> Verdict:
+        """Judge `draft` by the rows in `view`."""
+        ...
+
+
+class DraftPolicy(Protocol):
+    """How much to draft; decides from counts of the past, never from tokens it then discards."""
+
+    def budget(self, counters: Counters) -> Budget:
+        """The budget for the next round of one request."""
+        ...
+
+
+class Drafter(Protocol):
+    """Whatever proposes. State is passed in, never kept; all verbs take a list of requests."""
+
+    @property
+    def name(self) -> str:
+        """The source its tokens are counted under."""
+        ...
+
+    @property
+    def draw(self) -> Draw:
+        """How it picks siblings."""
+        ...
+
+    @property
+    def gives(self) -> Needs:
+        """What its drafts can carry."""
+        ...
+
+    def bind(self, needs: Needs, tier: int) -> "Drafter":
+        """The same drafter, made to fill what `needs` names, as tier `tier` (the target is 0).
+        Raises `StrategyError` when it can not."""
+        ...
+
+    def begin(
+        self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
+    ) -> list[Any]:
+        """One state a request. A state in `previous` is taken over: the next turn of a talk."""
+        ...
+
+    def propose(
+        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        """One draft a request. A tail is what inner rounds accepted but nobody committed yet."""
+        ...
+
+    def observe(self, states: Sequence[Any], verified: Sequence[Verified]) -> None:
+        """Learn from a verification; called once for every verifying tier."""
+        ...
+
+    def commit(self, states: Sequence[Any], tokens: Sequence[IntArray]) -> None:
+        """Take note of emitted tokens; called by the outermost loop alone."""
+        ...
+
+    def counters(self, state: Any) -> dict[str, Counters]:
+        """What the tiers inside this drafter counted for one request, outermost first."""
+        ...

@@ -1,0 +1,250 @@
+"""One sampler for drafted and undrafted decoding.
+
+A token is a function of its logits, the text so far, the seed and the index of the token alone:
+the argmax, over the warped support, of processed score plus Gumbel noise. At temperature 0 there
+is no noise.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.errors import LogitsError, OptionError, reject_unknown
+from outrider.noise import Purpose, gumbel, stream_key, uniform
+from outrider.types import IntArray
+from outrider.warps import Support, warp
+
+LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
+"""`(input_ids [1, n], scores [1, vocab]) -> scores`, as in `transformers`."""
+
+StoppingCriterion = Callable[[Tensor, Tensor | None], object]
+"""`(input_ids [1, n], scores or None) -> bool or bool tensor`, as in `transformers`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are chosen and when to stop. Defaults: greedy, 128 tokens.
+
+    Attributes:
+        temperature: 0 takes the best token; otherwise scores are divided by it.
+        top_k: keep this many best tokens; 0 keeps all.
+        top_p: keep the best tokens that hold this mass.
+        min_p: keep tokens at least this share as likely as the best.
+        typical_p: keep the locally typical tokens of this mass.
+        repetition_penalty: divides positive and multiplies negative scores of tokens seen in
+            prompt or output.
+        presence_penalty: subtracted from scores of tokens seen in the output.
+        frequency_penalty: the same, times the count.
+        logit_bias: added to the scores of these ids.
+        banned_tokens: ids never chosen.
+        forced_tokens: generated index -> id that must stand there.
+        seed: equal seeds give equal texts; None draws one.
+        stop: strings that end the text and are not part of it.
+        stop_token_ids: end tokens beside the model's own.
+        ignore_eos: the model's own end tokens do not end the text.
+        min_new_tokens: end tokens are not chosen before this many tokens.
+        max_new_tokens: the text is cut after this many tokens.
+        logprobs: top log-probabilities reported for each token; None reports none.
+        logits_processors: called in order before the warps.
+        stopping_criteria: called after each token.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    banned_tokens: tuple[int, ...] = ()
+    forced_tokens: Mapping[int, int] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_new_tokens: int = 0
+    max_new_tokens: int = 128
+    logprobs: int | None = None
+    logits_processors: tuple[LogitsProcessor, ...] = ()
+    stopping_criteria: tuple[StoppingCriterion, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, low, high, open_low in _RANGES:
+            value = getattr(self, name)
+            if not (low < value if open_low else low <= value) or not value <= high:
+                raise OptionError(
+                    f"{name} is {value}", hint=f"Give a value {_range(low, high, open_low)}"
+                )
+        if self.min_new_tokens > self.max_new_tokens:
+            raise OptionError(
+                f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens "
+                f"{self.max_new_tokens}",
+                hint="Lower one or raise the other",
+            )
+        if any(not text for text in self.stop):
+            raise OptionError("a stop string is empty", hint="Leave it out")
+
+    @classmethod
+    def of(cls, **options: object) -> "SamplingParams":
+        """Build from keyword options; an unknown one raises with the nearest known name."""
+        reject_unknown("option", options, (f.name for f in fields(cls)))
+        for name in ("stop", "stop_token_ids", "banned_tokens"):
+            if name in options:
+                options[name] = _as_tuple(options[name])
+        for name in ("logits_processors", "stopping_criteria"):
+            if name in options:
+                options[name] = tuple(options[name])  # pyright: ignore[reportArgumentType]
+        return cls(**options)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def warps(self) -> dict[str, float]:
+        """The settings that shape the support, by name."""
+        names = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+        return {name: getattr(self, name) for name in names}
+
+
+_INF = float("inf")
+_RANGES: tuple[tuple[str, float, float, bool], ...] = (
+    ("temperature", 0.0, 1e6, False),
+    ("top_k", 0, _INF, False),
+    ("top_p", 0.0, 1.0, True),
+    ("min_p", 0.0, 1.0, False),
+    ("typical_p", 0.0, 1.0, True),
+    ("repetition_penalty", 0.0, _INF, True),
+    ("presence_penalty", -_INF, _INF, False),
+    ("frequency_penalty", -_INF, _INF, False),
+    ("min_new_tokens", 0, _INF, False),
+    ("max_new_tokens", 1, _INF, False),
+)
+
+
+def _range(low: float, high: float, open_low: bool) -> str:
+    lower = f"above {low:g}" if open_low else f"of at least {low:g}"
+    return lower if high >= 1e6 else f"{lower} and at most {high:g}"
+
+
+def _as_tuple(value: object) -> tuple[object, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str | int):
+        return (value,)
+    return tuple(value)  # pyright: ignore[reportArgumentType]
+
+
+class Sampler:
+    """Chooses tokens for one request; every tier of that request uses the same one."""
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        *,
+        prompt_ids: Sequence[int] = (),
+        end_ids: Sequence[int] = (),
+        sample: int = 0,
+    ) -> None:
+        self.params = params
+        self.seed = secrets.randbits(48) if params.seed is None else params.seed
+        self.sample = sample
+        self.prompt_ids = tuple(prompt_ids)
+        own = () if params.ignore_eos else tuple(end_ids)
+        self.end_ids = frozenset((*own, *params.stop_token_ids))
+        self._reads_text = (
+            params.repetition_penalty != 1.0
+            or params.presence_penalty != 0.0
+            or params.frequency_penalty != 0.0
+            or bool(params.logits_processors)
+        )
+
+    def process(
+        self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
+    ) -> Float[Tensor, " vocab"]:
+        """Scores after bias, penalties, bans and the user's processors, before the warps.
+
+        `generated` are the tokens written before this one, the drafted ones of its path included.
+        """
+        if bool(torch.isnan(logits).any()):
+            raise LogitsError("logits hold NaN")
+        p = self.params
+        scores = logits
+        if p.logit_bias or p.banned_tokens or self._reads_text or p.min_new_tokens:
+            scores = logits.clone()
+        width = scores.numel()
+        for token, bias in p.logit_bias.items():
+            if token < width:
+                scores[token] += bias
+        if self._reads_text:
+            self._penalise(scores, generated)
+        if p.banned_tokens:
+            scores[[i for i in p.banned_tokens if i < width]] = -torch.inf
+        if len(generated) < p.min_new_tokens and self.end_ids:
+            scores[[i for i in self.end_ids if i < width]] = -torch.inf
+        for processor in p.logits_processors:
+            ids = torch.tensor([[*self.prompt_ids, *generated]], device=scores.device)
+            scores = processor(ids, scores[None])[0]
+        forced = p.forced_tokens.get(len(generated))
+        if forced is not None:
+            scores = torch.full_like(scores, -torch.inf)
+            scores[forced] = 0.0
+        if not bool((scores > -torch.inf).any()):
+            raise LogitsError("no token is allowed")
+        return scores
+
+    def _penalise(self, scores: Tensor, generated: Sequence[int] | IntArray) -> None:
+        p = self.params
+        device = scores.device
+        output = torch.tensor(list(generated), dtype=torch.int64, device=device)
+        if p.repetition_penalty != 1.0:
+            prompt = torch.tensor(self.prompt_ids, dtype=torch.int64, device=device)
+            seen = torch.unique(torch.cat((prompt, output)))
+            s = scores[seen]
+            scores[seen] = torch.where(s < 0, s * p.repetition_penalty, s / p.repetition_penalty)
+        if output.numel() and (p.presence_penalty or p.frequency_penalty):
+            seen, counts = torch.unique(output, return_counts=True)
+            scores[seen] -= p.presence_penalty + p.frequency_penalty * counts.to(scores.dtype)
+
+    def support(
+        self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
+    ) -> Support:
+        """Tokens in play after processing and warping."""
+        warps = self.params.warps
+        return warp(self.process(logits, generated), **warps)  # pyright: ignore[reportArgumentType]
+
+    def choose(self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray) -> int:
+        """The token that stands after `generated`: the same for every tier and every draft."""
+        return self.draw(self.support(logits, generated), len(generated), Purpose.CHOICE)
+
+    def law(
+        self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
+    ) -> Float[Tensor, " vocab"]:
+        """The warped distribution, float64 on the CPU, that `choose` draws from."""
+        support = self.support(logits, generated)
+        law = torch.zeros(logits.numel(), dtype=torch.float64)
+        law[support.ids] = support.probabilities()
+        return law
+
+    def draw(
+        self, support: Support, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
+    ) -> int:
+        """One token of `support`, by the noise of the stream named."""
+        if support.ids.numel() == 1:
+            return int(support.ids[0])
+        key = stream_key(self.seed, self.sample, index, purpose, tier, sibling)
+        noisy = support.scores.double() + gumbel(key, support.ids)
+        return int(support.ids[noisy.argmax()])
+
+    def draw_from(
+        self, law: Float[Tensor, " vocab"], index: int, purpose: Purpose, tier: int
+    ) -> int:
+        """One token from a distribution given as probabilities."""
+        ids = torch.nonzero(law > 0).flatten()
+        return self.draw(Support(ids, law[ids].log()), index, purpose, tier)
+
+    def uniform(self, index: int, purpose: Purpose, tier: int, sibling: int = 0) -> float:
+        """A number in (0, 1) of the stream named."""
+        return uniform(stream_key(self.seed, self.sample, index, purpose, tier, sibling))

@@ -1,0 +1,76 @@
+"""Token ids to text, as they arrive: whole characters only, stop strings held back."""
+
+from collections.abc import Callable, Sequence
+
+Decode = Callable[[Sequence[int]], str]
+
+_INCOMPLETE = "\ufffd"
+
+
+class TextStream:
+    """The text of one request.
+
+    A token may end in the middle of a character, and text may turn out to be the beginning of a
+    stop string. Both are kept back until the next token decides.
+    """
+
+    def __init__(self, decode: Decode, stop: Sequence[str] = ()) -> None:
+        self.text = ""
+        self.stopped = False
+        self._decode = decode
+        self._stop = tuple(stop)
+        self._ids: list[int] = []
+        self._context = 0
+        self._read = 0
+        self._taken = 0
+
+    def push(self, token: int) -> bool:
+        """Take one more token; true when a stop string is complete, which ends the text before it."""
+        self._ids.append(token)
+        self._grow(final=False)
+        return self.stopped
+
+    def take(self) -> str:
+        """Text that is certain and was not taken before."""
+        return self._release(len(self.text) - self._held())
+
+    def finish(self) -> str:
+        """The rest of the text, broken characters included; call once, at the end."""
+        self._grow(final=True)
+        return self._release(len(self.text))
+
+    def _grow(self, *, final: bool) -> None:
+        """Decode what is new. A few earlier ids go along: spaces depend on the neighbour."""
+        if self.stopped:
+            return
+        before = self._decode(self._ids[self._context : self._read])
+        after = self._decode(self._ids[self._context :])
+        if len(after) <= len(before) or (after.endswith(_INCOMPLETE) and not final):
+            return
+        known = len(self.text)
+        self.text += after[len(before) :]
+        self._context, self._read = self._read, len(self._ids)
+        self._find_stop(known)
+
+    def _find_stop(self, known: int) -> None:
+        longest = max((len(stop) for stop in self._stop), default=0)
+        start = max(known - longest + 1, 0)
+        hits = [at for stop in self._stop if (at := self.text.find(stop, start)) >= 0]
+        if hits:
+            self.text = self.text[: min(hits)]
+            self.stopped = True
+
+    def _held(self) -> int:
+        """Length of the longest end of the text that begins a stop string."""
+        if self.stopped:
+            return 0
+        longest = max((len(stop) for stop in self._stop), default=1) - 1
+        for size in range(min(longest, len(self.text)), 0, -1):
+            if any(stop.startswith(self.text[-size:]) for stop in self._stop):
+                return size
+        return 0
+
+    def _release(self, end: int) -> str:
+        piece = self.text[self._taken : end]
+        self._taken = max(self._taken, end)
+        return piece

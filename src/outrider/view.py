@@ -1,0 +1,95 @@
+"""What an acceptance rule may see: the target's rows, read through the request's own sampler."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.errors import LogitsError
+from outrider.noise import Purpose
+from outrider.sampling import Sampler
+from outrider.tree import path_to
+from outrider.types import Counters, Draft, Rows
+
+
+@dataclass(slots=True)
+class View:
+    """One request at one verifying tier.
+
+    Row 0 of `rows` belongs to the text (node -1), row `i + 1` to node i. Choices and laws are
+    computed for visited nodes only, and once.
+
+    Attributes:
+        generated: committed output and tail: everything written before the draft.
+        tier: 0 for the target, counted inwards; keeps the noise of two stages apart.
+        name: the tier's name, the source of the tokens it writes itself.
+        model: the verifier's name, for errors.
+        ledger: what this tier has counted for the request so far.
+    """
+
+    sampler: Sampler
+    generated: Sequence[int]
+    draft: Draft
+    rows: Rows
+    tier: int
+    name: str
+    model: str
+    ledger: Counters
+    _choices: dict[int, int] = field(default_factory=dict)
+    _laws: dict[int, Tensor] = field(default_factory=dict)
+
+    def logits(self, node: int) -> Float[Tensor, " vocab"]:
+        """The verifier's raw logits for what follows `node`."""
+        return self.rows.logits[node + 1]
+
+    def context(self, node: int) -> list[int]:
+        """Generated tokens up to and including `node`."""
+        path = path_to(self.draft.parents, node)
+        return [*self.generated, *(int(t) for t in self.draft.tokens[path])]
+
+    def index(self, node: int) -> int:
+        """Generated index of the token that follows `node`."""
+        return len(self.generated) + len(path_to(self.draft.parents, node))
+
+    def choose(self, node: int) -> int:
+        """The verifier's own choice after `node`. Raises `LogitsError` naming the model."""
+        if node not in self._choices:
+            with _named(self.model):
+                self._choices[node] = self.sampler.choose(self.logits(node), self.context(node))
+        return self._choices[node]
+
+    def law(self, node: int) -> Float[Tensor, " vocab"]:
+        """The verifier's warped distribution after `node`, float64 on the CPU."""
+        if node not in self._laws:
+            with _named(self.model):
+                self._laws[node] = self.sampler.law(self.logits(node), self.context(node))
+        return self._laws[node]
+
+    def ends(self, token: int) -> bool:
+        """Whether nothing may follow `token`."""
+        return token in self.sampler.end_ids
+
+    def draw(self, law: Float[Tensor, " vocab"], node: int, purpose: Purpose) -> int:
+        """A token for the place after `node`, from `law` (need not sum to one)."""
+        return self.sampler.draw_from(law, self.index(node), purpose, self.tier)
+
+    def uniform(self, node: int, sibling: int = 0) -> float:
+        """The number that decides whether a child of `node` is accepted."""
+        return self.sampler.uniform(self.index(node), Purpose.ACCEPT, self.tier, sibling)
+
+
+class _named:
+    """Adds the model's name to a `LogitsError` raised inside."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, LogitsError) and not error.hint:
+            raise LogitsError(
+                f"model {self.model}: {error.problem}",
+                hint="Check its weights and dtype; float16 overflows where bfloat16 does not",
+            ) from None

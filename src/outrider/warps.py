@@ -1,0 +1,101 @@
+"""Warps: which tokens of a processed row stay in play, and with what weight.
+
+The kept support is that of `transformers` for the same settings and the same order
+(temperature, top-k, top-p, min-p, typical-p), computed by selecting before sorting: a full sort of
+a row costs as much as a small forward.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_HEAD = 256
+"""Candidates looked at before a whole row is sorted for top-p."""
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Tokens still in play, on the CPU, ids ascending, and their scores (not normalised)."""
+
+    ids: Int[Tensor, " kept"]
+    scores: Float[Tensor, " kept"]
+
+    def probabilities(self) -> Float[Tensor, " kept"]:
+        """Their probabilities, float64, which sum to one."""
+        return torch.softmax(self.scores.double(), dim=-1)
+
+    def keep(self, mask: Tensor) -> "Support":
+        """The part of the support where `mask` is true."""
+        return Support(self.ids[mask], self.scores[mask])
+
+
+def warp(
+    scores: Float[Tensor, " vocab"],
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    typical_p: float = 1.0,
+) -> Support:
+    """The support left by the warps. At temperature 0 it is the best token alone.
+
+    Tokens whose score is -inf are never part of it.
+    """
+    if temperature == 0:
+        best = scores.argmax().reshape(1).cpu()
+        return Support(best, scores.max().reshape(1).cpu())
+    scores = scores / temperature
+    support = _top_k(scores, top_k) if 0 < top_k < scores.numel() else _finite(scores)
+    if top_p < 1.0:
+        support = _top_p(support, top_p)
+    if min_p > 0.0:
+        support = support.keep(support.scores >= support.scores.max() + _log(min_p))
+    if typical_p < 1.0:
+        support = _typical_p(support, typical_p)
+    return support
+
+
+def _log(value: float) -> float:
+    return float(torch.log(torch.tensor(value, dtype=torch.float64)))
+
+
+def _finite(scores: Tensor) -> Support:
+    scores = scores.cpu()
+    ids = torch.nonzero(scores > -torch.inf).flatten()
+    return Support(ids, scores[ids])
+
+
+def _top_k(scores: Tensor, k: int) -> Support:
+    """Everything at least as good as the k-th best: ties with it stay, as in `transformers`."""
+    kth = torch.topk(scores, k).values[-1]
+    mask = (scores >= kth) & (scores > -torch.inf)
+    ids = torch.nonzero(mask).flatten()
+    return Support(ids.cpu(), scores[ids].cpu())
+
+
+def _top_p(support: Support, p: float) -> Support:
+    """The smallest set of best tokens that holds a mass of at least p; never empty."""
+    probs = support.probabilities()
+    count = min(_HEAD, probs.numel())
+    best, order = torch.topk(probs, count)
+    if count < probs.numel() and best.sum() < p:
+        best, order = torch.sort(probs, descending=True, stable=True)
+    mass_before = best.cumsum(0) - best
+    kept = mass_before < p
+    kept[0] = True
+    mask = torch.zeros_like(probs, dtype=torch.bool)
+    mask[order[kept]] = True
+    return support.keep(mask)
+
+
+def _typical_p(support: Support, mass: float) -> Support:
+    """Locally typical sampling (Meister et al. 2022): tokens whose surprise is near the entropy."""
+    logp = torch.log_softmax(support.scores.double(), dim=-1)
+    probs = logp.exp()
+    distance = ((-logp) + (logp * probs).sum()).abs()
+    ordered, order = torch.sort(distance, stable=True)
+    last = int((probs[order].cumsum(0) < mass).sum().clamp(max=probs.numel() - 1))
+    return support.keep(distance <= ordered[last])
