@@ -1,0 +1,136 @@
+"""Fuzzy: a drafted token may stand where the proposer's law is close enough to the verifier's."""
+
+import math
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.acceptance.divergence import Divergence, divergence
+from outrider.acceptance.verdicts import Walk
+from outrider.errors import OptionError
+from outrider.protocols import Needs
+from outrider.types import Draft, Draw, Exactness, Verdict
+from outrider.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Fuzzy:
+    """Descend to the verifier's choice; else, where the two laws are close, to the first child.
+
+    Close means: the divergence between the reference of the node's first child (raw logits of the
+    last model that vouched for it) and the verifier's raw logits is at most `threshold`, and the
+    budget of changes has room. Otherwise the verifier's choice is emitted. The test reads
+    distributions, never the drafted token (`logp_abs` excepted). After Holsman, Huang and Dhingra
+    2025 (T is `threshold`) and PyramidSD (tau is `threshold`).
+
+    With `with_laws` a close row descends to the first child *whatever* the choice is. The token's
+    law is then the drafter's wherever the row is close and the verifier's elsewhere, which is what
+    makes a `Rejection` further out exact. Siblings are passed over at close rows: taking one
+    because it equals the choice would mix the two laws. On chains both readings emit the same.
+
+    Attributes:
+        divergence: a name of `DIVERGENCES`, or the divergence itself.
+        threshold: largest divergence that counts as close. Negative: exactly `Match`.
+        max_changed: share of the emitted tokens, 0 to 1, that may differ from the verifier's
+            choice; at no token do the changes exceed this share of the tokens so far, rounded
+            down. None sets no limit. Changes are counted by `Counters.changed`.
+        with_laws: report the law of each token, for a `Rejection` further out.
+
+    Raises:
+        OptionError: an unknown divergence, a threshold that is not a number, `max_changed` outside
+            0 to 1, or laws asked of a divergence that reads the token.
+    """
+
+    divergence: Divergence | str
+    threshold: float
+    _: KW_ONLY
+    max_changed: float | None = None
+    with_laws: bool = False
+
+    exactness = Exactness.LOSSY
+
+    def __post_init__(self) -> None:
+        if isinstance(self.divergence, str):
+            object.__setattr__(self, "divergence", divergence(self.divergence))
+        if math.isnan(self.threshold):
+            raise OptionError("threshold is nan", hint="Give a number; a negative one is `Match`")
+        if self.max_changed is not None and not 0.0 <= self.max_changed <= 1.0:
+            raise OptionError(
+                f"max_changed is {self.max_changed}",
+                hint="Give a share of at least 0 and at most 1, such as 0.02",
+            )
+        if self.with_laws and not self.tracks_law:
+            raise OptionError(
+                f"divergence {self.measure.name} reads the drafted token, so no law is known",
+                hint="Use js or tv below an exact rule",
+            )
+
+    @property
+    def measure(self) -> Divergence:
+        """The divergence itself."""
+        assert isinstance(self.divergence, Divergence)
+        return self.divergence
+
+    @property
+    def needs(self) -> Needs:
+        """A reference for each node; laws as well when they are to be reported."""
+        return Needs(law=self.with_laws, reference=True)
+
+    @property
+    def draws(self) -> frozenset[Draw]:
+        """Any; laws are known for a first child drawn on its own."""
+        known = {Draw.DETERMINISTIC, Draw.IID}
+        return frozenset(known if self.with_laws else Draw)
+
+    @property
+    def tracks_law(self) -> bool:
+        """False where the decision reads the token: what it keeps has no simple law."""
+        return not self.measure.reads_token
+
+    def __call__(self, draft: Draft, view: View) -> Verdict:
+        """Walk down `draft` as long as a child is the choice or is close enough to it."""
+        walk = Walk(draft, view, self.with_laws)
+        while not walk.ended:
+            choice, first = view.choose(walk.node), walk.first_child()
+            if first is None:
+                return walk.emit(choice)
+            matching = walk.child_with(choice)
+            if matching is not None and not self.with_laws:
+                walk.descend(matching)
+            elif self._has_budget(walk) and self._is_close(draft, first, walk):
+                law = _law_of(draft, first, view) if self.with_laws else None
+                walk.descend(first, changed=int(draft.tokens[first]) != choice, law=law)
+            elif matching is not None:
+                walk.descend(matching)
+            else:
+                return walk.emit(choice)
+        return walk.end()
+
+    def _has_budget(self, walk: Walk) -> bool:
+        """Whether one more change keeps within `max_changed` of the tokens up to this one."""
+        if self.max_changed is None:
+            return True
+        ledger = walk.view.ledger
+        emitted = ledger.tokens + walk.accepted + 1
+        return ledger.changed + walk.changes + 1 <= math.floor(self.max_changed * emitted)
+
+    def _is_close(self, draft: Draft, first: int, walk: Walk) -> bool:
+        """Whether the divergence is within the threshold; NaN never is."""
+        reference = None if draft.reference is None else draft.reference[first]
+        if reference is None or self.threshold < 0:
+            return False
+        logits = walk.view.logits(walk.node).to(reference.device)
+        return self.measure(reference, logits, int(draft.tokens[first])) <= self.threshold
+
+
+def _law_of(draft: Draft, node: int, view: View) -> Float[Tensor, " wide"]:
+    """The law `node` was drawn from; a deterministic choice is a point mass."""
+    law = None if draft.law is None else draft.law[node]
+    if law is not None:
+        return law
+    token = int(draft.tokens[node])
+    point = torch.zeros(max(view.rows.logits.shape[-1], token + 1), dtype=torch.float64)
+    point[token] = 1.0
+    return point

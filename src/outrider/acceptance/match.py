@@ -1,0 +1,37 @@
+"""Match: a drafted token is accepted when it is the target's own choice."""
+
+from dataclasses import dataclass
+
+from outrider.acceptance.verdicts import Walk
+from outrider.protocols import Needs
+from outrider.types import Draft, Draw, Exactness, Verdict
+from outrider.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Descend while a child equals the verifier's choice; then emit the choice.
+
+    The output is the verifier's own, token for token, at any temperature: its choices are a
+    function of logits, text, seed and index (see `noise.py`), and nothing else is ever emitted.
+    Needs no draft probabilities, so any drafter will do.
+    """
+
+    with_laws: bool = False
+    """Report the law of each token, for a `Rejection` further out."""
+
+    needs = Needs()
+    draws = frozenset(Draw)
+    exactness = Exactness.IDENTICAL
+    tracks_law = True
+
+    def __call__(self, draft: Draft, view: View) -> Verdict:
+        """The longest path of `draft` that spells the verifier's choices, then its next choice."""
+        walk = Walk(draft, view, self.with_laws)
+        while not walk.ended:
+            choice = view.choose(walk.node)
+            child = walk.child_with(choice)
+            if child is None:
+                return walk.emit(choice)
+            walk.descend(child)
+        return walk.end()

@@ -1,0 +1,75 @@
+"""The walk from the root of a draft to the verdict, shared by all rules."""
+
+from torch import Tensor
+
+from outrider.types import Draft, Verdict
+from outrider.view import View
+
+
+class Walk:
+    """Where a rule stands in the tree, and what it has accepted on the way."""
+
+    def __init__(self, draft: Draft, view: View, with_laws: bool) -> None:
+        self.draft = draft
+        self.view = view
+        self.with_laws = with_laws
+        self.node = -1
+        self.ended = False
+        self._path: list[int] = []
+        self._changed: list[bool] = []
+        self._laws: list[Tensor | None] = []
+
+    @property
+    def accepted(self) -> int:
+        """Tokens accepted so far in this walk."""
+        return len(self._path)
+
+    @property
+    def changes(self) -> int:
+        """How many of them are not the verifier's choice."""
+        return sum(self._changed)
+
+    def child_with(self, token: int) -> int | None:
+        """The first child of the current node that carries `token`."""
+        for child in self.draft.children(self.node):
+            if self.draft.tokens[child] == token:
+                return child
+        return None
+
+    def first_child(self) -> int | None:
+        """The first child in draw order."""
+        return next(iter(self.draft.children(self.node)), None)
+
+    def descend(self, child: int, *, changed: bool = False, law: Tensor | None = None) -> None:
+        """Accept `child`. `law` is what it was drawn from; by default the verifier's law."""
+        self._note(changed, law)
+        self._path.append(child)
+        self.node = child
+        self.ended = self.view.ends(int(self.draft.tokens[child]))
+
+    def emit(self, token: int) -> Verdict:
+        """Stop here with `token` as the correction or bonus token."""
+        self._note(False, None)
+        return self._verdict(token)
+
+    def end(self) -> Verdict:
+        """Stop after an accepted end token: nothing follows it."""
+        return self._verdict(None)
+
+    def _note(self, changed: bool, law: Tensor | None) -> None:
+        self._changed.append(changed)
+        if self.with_laws:
+            self._laws.append(self.view.law(self.node) if law is None else law)
+
+    def _verdict(self, next_token: int | None) -> Verdict:
+        sources = [self.draft.sources[node] for node in self._path]
+        if next_token is not None:
+            sources.append(self.view.name)
+        return Verdict(
+            path=tuple(self._path),
+            tokens=tuple(int(self.draft.tokens[node]) for node in self._path),
+            next_token=next_token,
+            changed=tuple(self._changed),
+            sources=tuple(sources),
+            laws=tuple(self._laws),
+        )

@@ -1,0 +1,43 @@
+"""The drafter that proposes nothing: plain decoding, and the baseline of everything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from outrider.protocols import Needs, Request
+from outrider.types import EMPTY_DRAFT, Budget, Counters, Draft, Draw, IntArray, Verified
+
+
+@dataclass(frozen=True, slots=True)
+class NoDrafter:
+    """Every round verifies an empty draft and so emits one token of the target."""
+
+    name: str = "none"
+    draw = Draw.DETERMINISTIC
+    gives = Needs(law=True, reference=True)
+
+    def bind(self, needs: Needs, tier: int) -> "NoDrafter":
+        """Nothing is drafted, so nothing is missing."""
+        return self
+
+    def begin(
+        self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
+    ) -> list[None]:
+        """No state."""
+        return [None] * len(requests)
+
+    def propose(
+        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        """Empty drafts."""
+        return [EMPTY_DRAFT] * len(states)
+
+    def observe(self, states: Sequence[Any], verified: Sequence[Verified]) -> None:
+        """Nothing to learn."""
+
+    def commit(self, states: Sequence[Any], tokens: Sequence[IntArray]) -> None:
+        """Nothing to remember."""
+
+    def counters(self, state: Any) -> dict[str, Counters]:
+        """Nothing was counted."""
+        return {}

@@ -1,0 +1,124 @@
+"""Models over a tiny vocabulary whose law over whole sequences can be written down.
+
+They are the ground truth of the test suite: small enough that the probability of every
+continuation is a product of table entries, real enough to go through the same round as any model.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.models.cache import CacheBook, start_caches
+from outrider.protocols import Cache, Segment
+from outrider.sampling import Sampler
+from outrider.types import IntArray, Prompt, Rows
+
+
+class TabularCache(CacheBook):
+    """Only the books: a table remembers nothing."""
+
+    def _move(self, slots: list[int], start: int) -> None: ...
+
+    def _share(self) -> Self:
+        return type(self)(self.context_length)
+
+    def ending_at(self, row: int, order: int) -> list[int]:
+        """The last `order` tokens up to speculative row `row` (-1: the end of the text)."""
+        tokens: list[int] = []
+        while row >= 0 and len(tokens) < order:
+            tokens.append(self._tokens[row])
+            row = self._parents[row]
+        missing = order - len(tokens)
+        return (self._text[-missing:] if missing else []) + tokens[::-1]
+
+
+class TabularModel:
+    """The next token depends on the last `order` tokens, through a table of logits.
+
+    `table` is `[vocab, ..., vocab]` with `order + 1` axes. Texts shorter than `order` are padded
+    with token 0 on the left.
+    """
+
+    def __init__(
+        self, table: Tensor, *, name: str = "tabular", context_length: int = 1 << 20
+    ) -> None:
+        self.table = table
+        self.order = table.dim() - 1
+        self.vocab_size = table.shape[-1]
+        self.context_length = context_length
+        self.name = name
+
+    @classmethod
+    def random(
+        cls,
+        *,
+        vocab_size: int = 5,
+        order: int = 2,
+        seed: int = 0,
+        scale: float = 1.5,
+        near: "TabularModel | None" = None,
+        distance: float = 1.0,
+        name: str = "tabular",
+    ) -> "TabularModel":
+        """Normal logits of the given scale; with `near`, that table plus noise of `distance`."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = [vocab_size] * (order + 1)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if near is not None:
+            return cls(near.table + distance * noise, name=name)
+        return cls(scale * noise, name=name)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the table."""
+        return hashlib.sha256(self.table.numpy().tobytes()).hexdigest()[:16]
+
+    def start(
+        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
+    ) -> list[TabularCache]:
+        """One cache a prompt."""
+        old = [c if isinstance(c, TabularCache) else None for c in reuse] if reuse else None
+        return start_caches(self, prompts, old, lambda: TabularCache(self.context_length))
+
+    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
+        """Look the wanted rows up."""
+        out: list[Rows] = []
+        for segment, rows in zip(segments, want, strict=True):
+            cache: TabularCache = segment.cache
+            cache.feed(segment, rows)
+            contexts = [cache.ending_at(int(row), self.order) for row in rows]
+            logits = [self.logits_after(context) for context in contexts]
+            empty = torch.empty(0, self.vocab_size, dtype=self.table.dtype)
+            out.append(Rows(torch.stack(logits) if logits else empty))
+        return out
+
+    def logits_after(self, text: Sequence[int]) -> Float[Tensor, " vocab"]:
+        """The table's row for what follows `text`."""
+        context = ([0] * self.order + list(text))[len(text) :]
+        return self.table[tuple(context)]
+
+    def sequence_law(
+        self, prompt: Sequence[int], length: int, sampler: Sampler
+    ) -> Float[Tensor, "..."]:
+        """Probability of each continuation: `length` axes of size vocab, summing to one.
+
+        After an end token only token 0 follows, so that every continuation has full length.
+        """
+        law = torch.ones((), dtype=torch.float64)
+        prefixes: list[list[int]] = [[]]
+        for _ in range(length):
+            rows = [self._step_law(prompt, prefix, sampler) for prefix in prefixes]
+            law = law.reshape(-1, 1) * torch.stack(rows)
+            prefixes = [[*prefix, t] for prefix in prefixes for t in range(self.vocab_size)]
+        return law.reshape([self.vocab_size] * length)
+
+    def _step_law(self, prompt: Sequence[int], prefix: list[int], sampler: Sampler) -> Tensor:
+        if any(token in sampler.end_ids for token in prefix):
+            row = torch.zeros(self.vocab_size, dtype=torch.float64)
+            row[0] = 1.0
+            return row
+        return sampler.law(self.logits_after([*prompt, *prefix]), prefix)
