@@ -198,6 +198,8 @@ def _count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
     counters.undrafted_rounds += not len(draft)
     counters.drafted += len(draft)
     counters.accepted += len(verdict.tokens)
+    last = verdict.path[-1] if verdict.path else -1
+    counters.refused += verdict.next_token is not None and bool(draft.children(last))
     counters.next_tokens += verdict.next_token is not None
     counters.changed += sum(verdict.changed)
     depth = depths(draft.parents)

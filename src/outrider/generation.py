@@ -33,6 +33,7 @@ class Generation:
         logprobs: per token, when asked for.
         finish: why it ended; None while it runs.
         error: what was wrong with the target's logits, when `finish` is `error`.
+        ends: per token, the length of the text once it was read.
         token_times: per token, `perf_counter` when its round ended.
     """
 
@@ -47,6 +48,8 @@ class Generation:
     counters: Counters = field(default_factory=Counters)
     limit: int = 0
     begun: float = field(default_factory=perf_counter)
+    ended: float = 0.0
+    ends: list[int] = field(default_factory=list)
     token_times: list[float] = field(default_factory=list)
     _cancelled: bool = False
 
@@ -64,7 +67,7 @@ class Generation:
     def running(self) -> bool:
         """Whether another round may work on it; takes note of a cancellation."""
         if self._cancelled and self.finish is None:
-            self.finish = FinishReason.CANCELLED
+            self._end(FinishReason.CANCELLED)
         return self.finish is None
 
     @property
@@ -84,20 +87,30 @@ class Generation:
     def advance(self, verdict: Verdict, rows: Rows) -> IntArray:
         """Take the emitted tokens up to where the text must end; returns the ones kept."""
         if verdict.error is not None:
-            self.finish, self.error = FinishReason.ERROR, verdict.error
+            self.error = verdict.error
+            self._end(FinishReason.ERROR)
             return as_ids(())
         kept = 0
+        reason = None
         for token in verdict.emitted:
             self.output.append(token)
             kept += 1
-            self.finish = self._finish_after(token)
-            if self.finish is not None:
+            reason = self._finish_after(token)
+            self.ends.append(len(self.text))
+            if reason is not None:
                 break
         self.sources += verdict.sources[:kept]
         self.changed += verdict.changed[:kept]
         self.token_times += [perf_counter()] * kept
         self._note_logprobs(verdict, rows, kept)
+        if reason is not None:
+            self._end(reason)
         return as_ids(verdict.emitted[:kept])
+
+    def _end(self, reason: FinishReason) -> None:
+        self.finish, self.ended = reason, perf_counter()
+        if self.stream is not None:
+            self.stream.close()
 
     def _finish_after(self, token: int) -> FinishReason | None:
         sampler = self.request.sampler

@@ -7,13 +7,21 @@ from outrider.types import Counters
 
 
 def ratio(part: float, whole: float) -> float:
-    """part / whole, 0 when there is no whole."""
+    """Part / whole, 0 when there is no whole."""
     return part / whole if whole else 0.0
 
 
 def acceptance_rate(counters: Counters) -> float:
     """Accepted / drafted tokens."""
     return ratio(counters.accepted, counters.drafted)
+
+
+def acceptance_chance(counters: Counters) -> float:
+    """Accepted / tested tokens: the chance that a drafted token is kept once its parent was.
+
+    Tokens drafted after a refusal were never tested, so this is above `acceptance_rate`.
+    """
+    return ratio(counters.accepted, counters.accepted + counters.refused)
 
 
 def mean_accepted_length(counters: Counters) -> float:
@@ -47,7 +55,7 @@ def total(counters: Sequence[Counters]) -> Counters:
     for c in counters:
         for name in ("rounds", "forwards", "undrafted_rounds", "drafted", "accepted"):
             setattr(out, name, getattr(out, name) + getattr(c, name))
-        for name in ("next_tokens", "cut", "changed"):
+        for name in ("refused", "next_tokens", "cut", "changed"):
             setattr(out, name, getattr(out, name) + getattr(c, name))
         out.drafted_at = _added(out.drafted_at, c.drafted_at)
         out.accepted_at = _added(out.accepted_at, c.accepted_at)

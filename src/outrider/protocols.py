@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from outrider.sampling import Sampler
 from outrider.types import (
@@ -20,6 +20,7 @@ from outrider.types import (
 from outrider.view import View
 
 
+@runtime_checkable
 class Cache(Protocol):
     """What one model remembers of one text.
 
@@ -90,6 +91,7 @@ class Segment:
     parents: IntArray | None = None
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """A model that reads tokens and gives logits for the rows asked for."""
 
@@ -158,6 +160,7 @@ class Needs:
 NO_NEEDS = Needs()
 
 
+@runtime_checkable
 class AcceptanceRule(Protocol):
     """Decides which nodes of a draft to keep. It sees no model and no cache."""
 
@@ -186,6 +189,7 @@ class AcceptanceRule(Protocol):
         ...
 
 
+@runtime_checkable
 class DraftPolicy(Protocol):
     """How much to draft; decides from counts of the past, never from tokens it then discards."""
 
@@ -194,6 +198,7 @@ class DraftPolicy(Protocol):
         ...
 
 
+@runtime_checkable
 class Drafter(Protocol):
     """Whatever proposes. State is passed in, never kept; all verbs take a list of requests."""
 

@@ -23,6 +23,7 @@ class TextStream:
         self._context = 0
         self._read = 0
         self._taken = 0
+        self._closed = False
 
     def push(self, token: int) -> bool:
         """Take one more token; true when a stop string is complete, which ends the text before it."""
@@ -32,12 +33,15 @@ class TextStream:
 
     def take(self) -> str:
         """Text that is certain and was not taken before."""
-        return self._release(len(self.text) - self._held())
+        end = len(self.text) - self._held()
+        piece = self.text[self._taken : end]
+        self._taken = max(self._taken, end)
+        return piece
 
-    def finish(self) -> str:
-        """The rest of the text, broken characters included; call once, at the end."""
+    def close(self) -> None:
+        """No token follows: the rest of the text is certain now, broken characters included."""
         self._grow(final=True)
-        return self._release(len(self.text))
+        self._closed = True
 
     def _grow(self, *, final: bool) -> None:
         """Decode what is new. A few earlier ids go along: spaces depend on the neighbour."""
@@ -62,15 +66,10 @@ class TextStream:
 
     def _held(self) -> int:
         """Length of the longest end of the text that begins a stop string."""
-        if self.stopped:
+        if self.stopped or self._closed:
             return 0
         longest = max((len(stop) for stop in self._stop), default=1) - 1
         for size in range(min(longest, len(self.text)), 0, -1):
             if any(stop.startswith(self.text[-size:]) for stop in self._stop):
                 return size
         return 0
-
-    def _release(self, end: int) -> str:
-        piece = self.text[self._taken : end]
-        self._taken = max(self._taken, end)
-        return piece

@@ -193,7 +193,7 @@ class FinishReason(StrEnum):
 class Counters:
     """Integers one tier counts for one request; ratios are made from them in `metrics.py`.
 
-    `tokens = accepted + next_tokens - cut` always holds, and `sources` sums to `tokens`.
+    `refused` counts rounds in which a drafted continuation was turned down. `tokens = accepted + next_tokens - cut` always holds, and `sources` sums to `tokens`.
     """
 
     rounds: int = 0
@@ -201,6 +201,7 @@ class Counters:
     undrafted_rounds: int = 0
     drafted: int = 0
     accepted: int = 0
+    refused: int = 0
     next_tokens: int = 0
     cut: int = 0
     changed: int = 0

@@ -8,7 +8,7 @@ Three numbers stay apart: a row's *position* (its place in the text, for rotary 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 from torch import Tensor
@@ -209,9 +209,9 @@ class CacheBook:
         self.embeddings = None
         self._forget_round()
 
-    def fork(self) -> Self:
+    def fork(self: C) -> C:
         """An independent copy that shares storage until one side writes."""
-        twin = self._share()
+        twin = cast(C, self._share())
         twin._text = list(self._text)
         twin._length, twin._fed = self._length, self._fed
         twin._tokens, twin._parents = list(self._tokens), list(self._parents)
@@ -225,7 +225,7 @@ class CacheBook:
         """Copy the rows at `slots` (ascending) to `start`, `start + 1`, ..."""
 
     @abstractmethod
-    def _share(self) -> Self:
+    def _share(self) -> "CacheBook":
         """A cache of the same kind that shares this one's storage until either writes."""
 
 

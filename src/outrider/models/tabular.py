@@ -6,7 +6,6 @@ continuation is a product of table entries, real enough to go through the same r
 
 import hashlib
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -23,7 +22,7 @@ class TabularCache(CacheBook):
 
     def _move(self, slots: list[int], start: int) -> None: ...
 
-    def _share(self) -> Self:
+    def _share(self) -> "TabularCache":
         return type(self)(self.context_length)
 
     def ending_at(self, row: int, order: int) -> list[int]:

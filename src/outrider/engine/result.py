@@ -1,0 +1,199 @@
+"""What a request comes back as."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from outrider import metrics
+from outrider.generation import Generation, TokenLogprob
+from outrider.types import Counters, Exactness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speculation:
+    """How drafting went. Counts are the target's; `stages` holds those of every tier.
+
+    Attributes:
+        mode: the mode's name.
+        exactness: what the text is promised to be.
+        target: the target's counters.
+        stages: counters of the tiers inside, outermost first.
+        predicted_tokens_per_second: what the spec's throughput recursion expects from the call
+            costs and acceptance chances of this very run; None without a draft or in deeper
+            cascades.
+    """
+
+    mode: str
+    exactness: Exactness
+    target: Counters
+    stages: dict[str, Counters]
+    predicted_tokens_per_second: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers for JSON."""
+        c = self.target
+        return {
+            "mode": self.mode,
+            "exactness": str(self.exactness),
+            "target_forwards": c.forwards,
+            **_counted(c),
+            "mean_accepted_length": metrics.mean_accepted_length(c),
+            "block_efficiency": metrics.block_efficiency(c),
+            "changed_tokens": c.changed,
+            "sources": dict.fromkeys(reversed(list(self.stages)), 0)
+            | {"target": 0}
+            | c.sources,
+            "undrafted_rounds": c.undrafted_rounds,
+            "predicted_tokens_per_second": self.predicted_tokens_per_second,
+            "stages": {name: _counted(counters) for name, counters in self.stages.items()},
+        }
+
+
+def _counted(c: Counters) -> dict[str, Any]:
+    return {
+        "rounds": c.rounds,
+        "drafted": c.drafted,
+        "accepted": c.accepted,
+        "acceptance_rate": metrics.acceptance_rate(c),
+        "accepted_at": metrics.acceptance_at(c),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One finished request.
+
+    Attributes:
+        text: what was written; end tokens and stop strings are not part of it.
+        token_ids: generated ids, the end token included.
+        finish_reason: `stop`, `length`, `cancelled` or `error`.
+        seconds: wall-clock parts: prefill, draft, verify, accept, total.
+        tokens_per_second: tokens per second after the prefill.
+        sources: per token, the tier that wrote it.
+        changed: per token, whether it differs from the target's choice given the text before it.
+        seed: what reproduces it.
+        error: the problem, when `finish_reason` is `error`.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    prompt_tokens: int
+    seconds: dict[str, float]
+    tokens_per_second: float
+    speculation: Speculation
+    sources: tuple[str, ...] = ()
+    changed: tuple[bool, ...] = ()
+    ends: tuple[int, ...] = ()
+    token_times: tuple[float, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    seed: int = 0
+    error: str | None = None
+
+    @property
+    def completion_tokens(self) -> int:
+        """Generated tokens."""
+        return len(self.token_ids)
+
+    def spans(self) -> Iterator[tuple[str, str]]:
+        """The text in pieces `(text, source)`: each with the tier that wrote it."""
+        yield from spans(self.text, self.ends, self.sources)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        out: dict[str, Any] = {
+            "text": self.text,
+            "token_ids": list(self.token_ids),
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "speculation": self.speculation.to_dict(),
+            "seed": self.seed,
+        }
+        if self.logprobs:
+            out["logprobs"] = [
+                {"token": lp.token, "logprob": lp.logprob, "top": [list(t) for t in lp.top]}
+                for lp in self.logprobs
+            ]
+        if self.error:
+            out["error"] = self.error
+        return out
+
+
+def spans(
+    text: str, ends: tuple[int, ...] | list[int], sources: tuple[str, ...] | list[str]
+) -> Iterator[tuple[str, str]]:
+    """`text` cut where the writing tier changes. A character belongs to the token that ends it."""
+    start, piece, writer = 0, "", ""
+    for end, source in zip(ends, sources, strict=False):
+        fresh = text[start:end]
+        start = max(start, end)
+        if source != writer and piece and fresh:
+            yield piece, writer
+            piece = ""
+        if fresh:
+            piece, writer = piece + fresh, source
+    piece += text[start:]
+    if piece:
+        yield piece, writer or "target"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultMaker:
+    """Turns finished generations into results: knows the mode and how tiers nest."""
+
+    mode: str
+    exactness: Exactness
+    windows: tuple[int, ...] = field(default=())
+    """Draft lengths per stage, outermost first; one for two tiers, two for three."""
+
+    def __call__(self, generation: Generation, stages: dict[str, Counters]) -> Result:
+        """The result of one generation; `stages` are the counters of the tiers inside."""
+        counters, tokens = generation.counters, len(generation.output)
+        total = max(generation.ended - generation.begun, 0.0)
+        parts = dict.fromkeys(("prefill", "draft", "verify", "accept"), 0.0)
+        seconds = parts | counters.seconds | {"total": total}
+        return Result(
+            text=generation.text,
+            token_ids=tuple(generation.output),
+            finish_reason=str(generation.finish),
+            prompt_tokens=len(generation.request.prompt),
+            seconds=seconds,
+            tokens_per_second=metrics.ratio(tokens, total - seconds["prefill"]),
+            speculation=Speculation(
+                mode=self.mode,
+                exactness=self.exactness,
+                target=counters,
+                stages=stages,
+                predicted_tokens_per_second=self._predict(counters, stages),
+            ),
+            sources=tuple(generation.sources),
+            changed=tuple(generation.changed),
+            ends=tuple(generation.ends),
+            token_times=tuple(generation.token_times),
+            logprobs=tuple(generation.logprobs),
+            seed=generation.request.sampler.seed,
+            error=str(generation.error) if generation.error else None,
+        )
+
+    def _predict(self, target: Counters, stages: dict[str, Counters]) -> float | None:
+        """The spec's recursion, fed with this run's own costs and acceptance chances."""
+        inner = list(stages.values())
+        if len(inner) not in (1, 2) or len(inner) != len(self.windows) or not inner[-1].forwards:
+            return None
+        accept = metrics.acceptance_chance(target)
+        verify = metrics.ratio(target.seconds.get("verify", 0.0), target.forwards)
+        if len(inner) == 1:
+            draft = metrics.ratio(target.seconds.get("draft", 0.0), inner[0].forwards)
+            return metrics.predicted_two_tier_speed(draft, verify, accept, self.windows[0])
+        qualifier, model = inner
+        costs = metrics.PyramidCosts(
+            draft=metrics.ratio(qualifier.seconds.get("draft", 0.0), model.forwards),
+            qualifier=metrics.ratio(qualifier.seconds.get("verify", 0.0), qualifier.forwards),
+            target=verify,
+            accept_qualifier=metrics.acceptance_chance(qualifier),
+            accept_target=accept,
+        )
+        return metrics.predicted_speed(costs, self.windows[1], self.windows[0])

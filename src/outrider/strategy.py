@@ -1,0 +1,176 @@
+"""A strategy: a frozen recipe of target, drafter, rule and policy, checked when it is built."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from outrider.acceptance import Fuzzy, Match, Rejection
+from outrider.decoding import Stage
+from outrider.drafters import ModelDrafter, NoDrafter, Qualified
+from outrider.errors import OptionError, OutriderWarning, StrategyError, nearest
+from outrider.policies import FixedLength
+from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel
+from outrider.types import Exactness
+
+MODES: dict[str, str] = {
+    "exact": "the target's own text, token for token",
+    "distribution": "another sample of the target's law (outer rejection sampling)",
+    "assisted": "PSD_A: the qualifier writes its own text, the target accepts near misses",
+    "fuzzy": "PSD_F: near misses are accepted at every level",
+    "none": "undrafted decoding",
+}
+
+DEFAULT_THRESHOLD_QUALIFIER = 0.3
+DEFAULT_THRESHOLD_TARGET = 0.4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """Who writes, who drafts, and who decides.
+
+    Raises `StrategyError` when the parts do not fit: a rule that judges other drafts than the
+    drafter makes, or that reads something the drafter can not give.
+    """
+
+    target: LanguageModel
+    drafter: Drafter = field(default_factory=NoDrafter)
+    rule: AcceptanceRule = field(default_factory=Match)
+    policy: DraftPolicy = field(default_factory=FixedLength)
+
+    def __post_init__(self) -> None:
+        if self.drafter.draw not in self.rule.draws:
+            raise StrategyError(
+                f"{type(self.rule).__name__} can not judge drafts drawn {self.drafter.draw}",
+                hint="Use Match, which judges any draft",
+            )
+        needs, gives = self.rule.needs, self.drafter.gives
+        for what in ("law", "reference"):
+            if getattr(needs, what) and not getattr(gives, what):
+                raise StrategyError(
+                    f"{type(self.rule).__name__} needs the {what} of each drafted token, which "
+                    f"{self.drafter.name!r} does not give",
+                    hint="Use Match, or draft with a model",
+                )
+        object.__setattr__(self, "drafter", self.drafter.bind(needs, 1))
+
+    @property
+    def stage(self) -> Stage:
+        """The outermost level of the nest."""
+        return Stage(
+            name="target",
+            model=self.target,
+            drafter=self.drafter,
+            rule=self.rule,
+            policy=self.policy,
+            tier=0,
+        )
+
+    @property
+    def exactness(self) -> Exactness:
+        """What the text is promised to be: only the outermost rule can lower it."""
+        if isinstance(self.drafter, NoDrafter):
+            return Exactness.IDENTICAL
+        return self.rule.exactness
+
+    @property
+    def undrafted(self) -> "Strategy":
+        """The same target without a drafter: the baseline."""
+        return Strategy(target=self.target)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PyramidConfig:
+    """The knobs of a pyramid. Windows are lengths of drafts, in tokens.
+
+    Attributes:
+        mode: one of `MODES`.
+        num_speculative_tokens: the draft model's window (PyramidSD's LD).
+        num_qualified_tokens: tokens collected before the target is called (LQ).
+        divergence: what the fuzzy rules measure.
+        threshold_qualifier: tau_Q, the qualifier's tolerance of the draft model.
+        threshold_target: tau_T, the target's tolerance of what the qualifier vouched for.
+        max_changed: most changed tokens, as a share of the tokens written; None sets no budget.
+    """
+
+    mode: str = "exact"
+    num_speculative_tokens: int = 5
+    num_qualified_tokens: int = 10
+    divergence: str = "js"
+    threshold_qualifier: float = DEFAULT_THRESHOLD_QUALIFIER
+    threshold_target: float = DEFAULT_THRESHOLD_TARGET
+    max_changed: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise OptionError(f"unknown mode {self.mode!r}", hint=nearest(self.mode, MODES))
+        for name in ("num_speculative_tokens", "num_qualified_tokens"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} is {getattr(self, name)}", hint="Give at least 1")
+        if self.max_changed is not None and self.mode not in ("assisted", "fuzzy"):
+            raise OptionError(
+                f"max_changed is given, but mode {self.mode!r} changes no token",
+                hint="Use mode assisted or fuzzy, or leave it out",
+            )
+        if self.mode == "fuzzy" and self.threshold_qualifier > self.threshold_target:
+            warnings.warn(
+                f"the qualifier's threshold {self.threshold_qualifier:g} is above the target's "
+                f"{self.threshold_target:g}: much of what the qualifier lets pass will be refused",
+                OutriderWarning,
+                stacklevel=3,
+            )
+
+    @property
+    def outer_rule(self) -> AcceptanceRule:
+        """How the target accepts."""
+        if self.mode in ("assisted", "fuzzy"):
+            return Fuzzy(
+                divergence=self.divergence,
+                threshold=self.threshold_target,
+                max_changed=self.max_changed,
+            )
+        return Rejection() if self.mode == "distribution" else Match()
+
+    @property
+    def inner_rule(self) -> AcceptanceRule:
+        """How every qualifier accepts."""
+        if self.mode == "fuzzy":
+            return Fuzzy(divergence=self.divergence, threshold=self.threshold_qualifier)
+        return Match()
+
+
+def pyramid(
+    target: LanguageModel,
+    draft: LanguageModel | None = None,
+    qualifiers: Sequence[LanguageModel] = (),
+    config: PyramidConfig | None = None,
+) -> Strategy:
+    """A cascade of any depth: `qualifiers` from the largest to the smallest, then `draft`.
+
+    With no qualifier it is two-tier speculative decoding; with mode `none`, or without a draft
+    model, plain decoding. The lowest qualifier drafts itself when there is no draft model.
+    """
+    config = config or PyramidConfig()
+    models = [*qualifiers, *([draft] if draft is not None else [])]
+    if config.mode == "none" or not models:
+        return Strategy(target=target)
+    drafter: Drafter = ModelDrafter(model=models[-1])
+    windows = _windows(config, len(models))
+    for depth, qualifier in reversed(list(enumerate(models[:-1]))):
+        drafter = Qualified(
+            drafter=drafter,
+            qualifier=qualifier,
+            rule=config.inner_rule,
+            policy=FixedLength(windows[depth + 1]),
+            name="qualifier" if depth == 0 else f"qualifier{depth + 1}",
+        )
+    return Strategy(
+        target=target, drafter=drafter, rule=config.outer_rule, policy=FixedLength(windows[0])
+    )
+
+
+def _windows(config: PyramidConfig, stages: int) -> list[int]:
+    """A window for each stage, outermost first: from LQ down to LD in even steps."""
+    first, last = config.num_qualified_tokens, config.num_speculative_tokens
+    if stages == 1:
+        return [last]
+    return [round(first + (last - first) * i / (stages - 1)) for i in range(stages)]
