@@ -1,0 +1,146 @@
+"""I2: with an outer `Rejection`, the joint law of the first tokens is the target's.
+
+The law of a tabular target is computed exactly; the test is Pearson's chi-square of the empirical
+joint law against it. The same test must fail for drafters that misreport their law.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import config
+
+from outrider.acceptance import Fuzzy, Match, Rejection
+from outrider.decoding import generate
+from outrider.drafters import ModelDrafter, Qualified
+from outrider.models.tabular import TabularModel
+from outrider.policies import FixedLength
+from outrider.protocols import Drafter
+from outrider.sampling import Sampler, SamplingParams
+from outrider.types import Draft, Prompt
+from tests.exactness.rigs import generation, stage
+
+VOCAB, LENGTH = 3, 3
+PROMPT = Prompt(token_ids=(1, 2))
+
+
+def model(seed: int, near: TabularModel | None = None) -> TabularModel:
+    return TabularModel.random(vocab_size=VOCAB, order=2, seed=seed, near=near, distance=1.0)
+
+
+TARGET = model(1)
+QUALIFIER = model(2, TARGET)
+DRAFT = model(3, QUALIFIER)
+WARPS = {"temperature": 0.9}
+
+
+@pytest.fixture(autouse=True)
+def unchecked() -> Iterator[None]:
+    """Thousands of requests: the shape checks, on elsewhere, would take most of the time."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+def counts(drafter: Drafter, samples: int, **options: Any) -> np.ndarray:
+    """How often each continuation of `LENGTH` tokens was written."""
+    whole = stage(TARGET, drafter, Rejection(), window=LENGTH)
+    table = np.zeros([VOCAB] * LENGTH)
+    gs = [
+        generation(PROMPT, sample=i, max_new_tokens=LENGTH, **{**WARPS, **options})
+        for i in range(samples)
+    ]
+    for _ in generate(whole, gs):
+        pass
+    for g in gs:
+        table[tuple(g.output)] += 1
+    return table
+
+
+def surplus(table: np.ndarray, **options: Any) -> float:
+    """Chi-square against the target's exact law, in standard deviations above its mean."""
+    params = SamplingParams.of(**{**WARPS, **options})
+    law = TARGET.sequence_law(PROMPT.token_ids, LENGTH, Sampler(params)).numpy()
+    total, cells = table.sum(), law > 0
+    assert table[~cells].sum() == 0
+    expected = law[cells] * total
+    chi = ((table[cells] - expected) ** 2 / expected).sum()
+    freedom = cells.sum() - 1
+    return float((chi - freedom) / np.sqrt(2 * freedom))
+
+
+def three(inner: Any) -> Qualified:
+    return Qualified(
+        drafter=ModelDrafter(model=DRAFT), qualifier=QUALIFIER, rule=inner, policy=FixedLength(2)
+    )
+
+
+EXACT: dict[str, Drafter] = {
+    "two": ModelDrafter(model=DRAFT),
+    "match": three(Match()),
+    "rejection": three(Rejection()),
+    "fuzzy": three(Fuzzy("js", 0.12)),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_joint_law_is_the_targets(name: str) -> None:
+    assert surplus(counts(EXACT[name], 1500)) < 4.0
+
+
+def test_joint_law_with_a_warp() -> None:
+    options = {"top_p": 0.85}
+    assert surplus(counts(EXACT["rejection"], 800, **options), **options) < 4.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXACT)
+def test_joint_law_is_the_targets_at_length(name: str) -> None:
+    assert surplus(counts(EXACT[name], 60_000)) < 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lying(Qualified):
+    """Hands up the qualifier's law for every token, kept ones too: the published shortcut."""
+
+    def propose(self, states: Sequence, tails: Sequence, budgets: Sequence) -> list[Draft]:
+        drafts = Qualified.propose(self, states, tails, budgets)
+        return [
+            self._lie(state, tail, draft)
+            for state, tail, draft in zip(states, tails, drafts, strict=True)
+        ]
+
+    def _lie(self, state: Any, tail: np.ndarray, draft: Draft) -> Draft:
+        sampler, text = state.request.sampler, [*state.request.output, *tail.tolist()]
+        laws = []
+        for i in range(len(draft)):
+            seen = [*text, *draft.tokens[:i].tolist()]
+            logits = QUALIFIER.logits_after([*PROMPT.token_ids, *seen])
+            laws.append(sampler.law(logits, seen))
+        return replace(draft, law=tuple(laws))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flattering(ModelDrafter):
+    """Claims to have drawn from a flatter law than it did."""
+
+    def propose(self, states: Sequence, tails: Sequence, budgets: Sequence) -> list[Draft]:
+        drafts = ModelDrafter.propose(self, states, tails, budgets)
+        flat = torch.full((VOCAB,), 1.0 / VOCAB, dtype=torch.float64)
+        return [replace(d, law=(flat,) * len(d)) if len(d) else d for d in drafts]
+
+
+def test_a_drafter_that_lies_about_its_law_is_caught() -> None:
+    assert surplus(counts(Flattering(model=DRAFT), 1500)) > 8.0
+
+
+def test_claiming_the_qualifiers_law_throughout_is_caught() -> None:
+    honest, lying = EXACT["fuzzy"], three(Fuzzy("js", 0.12))
+    assert isinstance(honest, Qualified)
+    lying = Lying(
+        drafter=lying.drafter, qualifier=QUALIFIER, rule=lying.rule, policy=lying.policy
+    )
+    assert surplus(counts(lying, 1500)) > 8.0
