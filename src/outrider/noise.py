@@ -40,15 +40,15 @@ def stream_key(
     seed: int, sample: int, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
 ) -> int:
     """The 64-bit key of one stream. `index` counts generated tokens, never cache positions."""
-    key = seed & _MASK
+    key = _finalise(seed & _MASK)  # mixed, lest sample 1 of seed 0 be sample 0 of seed 1
     for part in (sample, index, int(purpose), tier, sibling):
         key = _finalise((key + _GOLDEN + (part & _MASK)) & _MASK)
     return key
 
 
 def uniform(key: int) -> float:
-    """One number in (0, 1)."""
-    return ((_finalise((key + _GOLDEN) & _MASK) >> 11) + 0.5) * 2.0**-53
+    """One number in (0, 1); 52 bits and a half, since 53 and a half would round up to 1."""
+    return ((_finalise((key + _GOLDEN) & _MASK) >> 12) + 0.5) * 2.0**-52
 
 
 def _signed(x: int) -> int:
@@ -66,7 +66,7 @@ def uniforms(key: int, token_ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     x = (x ^ _shift(x, 30)) * _signed(_MIX1)
     x = (x ^ _shift(x, 27)) * _signed(_MIX2)
     x = x ^ _shift(x, 31)
-    return (_shift(x, 11).to(torch.float64) + 0.5) * 2.0**-53
+    return (_shift(x, 12).to(torch.float64) + 0.5) * 2.0**-52
 
 
 def gumbel(key: int, token_ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -171,9 +171,9 @@ class Sampler:
         if bool(torch.isnan(logits).any()):
             raise LogitsError("logits hold NaN")
         p = self.params
-        scores = logits
+        scores = logits if logits.dtype == torch.float64 else logits.float()
         if p.logit_bias or p.banned_tokens or self._reads_text or p.min_new_tokens:
-            scores = logits.clone()
+            scores = scores.clone()
         width = scores.numel()
         for token, bias in p.logit_bias.items():
             if token < width:
@@ -190,7 +190,7 @@ class Sampler:
         forced = p.forced_tokens.get(len(generated))
         if forced is not None:
             scores = torch.full_like(scores, -torch.inf)
-            scores[forced] = 0.0
+            scores[forced : forced + 1] = 0.0
         if not bool((scores > -torch.inf).any()):
             raise LogitsError("no token is allowed")
         return scores
@@ -202,10 +202,12 @@ class Sampler:
         if p.repetition_penalty != 1.0:
             prompt = torch.tensor(self.prompt_ids, dtype=torch.int64, device=device)
             seen = torch.unique(torch.cat((prompt, output)))
+            seen = seen[seen < scores.numel()]
             s = scores[seen]
             scores[seen] = torch.where(s < 0, s * p.repetition_penalty, s / p.repetition_penalty)
         if output.numel() and (p.presence_penalty or p.frequency_penalty):
-            seen, counts = torch.unique(output, return_counts=True)
+            inside = output[output < scores.numel()]
+            seen, counts = torch.unique(inside, return_counts=True)
             scores[seen] -= p.presence_penalty + p.frequency_penalty * counts.to(scores.dtype)
 
     def support(

@@ -73,6 +73,20 @@ class Strategy:
         return self.rule.exactness
 
     @property
+    def windows(self) -> tuple[int, ...]:
+        """Draft lengths of the stages, outermost first; empty unless all of them are fixed."""
+        lengths: list[int] = []
+        drafter, policy = self.drafter, self.policy
+        while not isinstance(drafter, NoDrafter):
+            if not isinstance(policy, FixedLength):
+                return ()
+            lengths.append(policy.num_speculative_tokens)
+            if not isinstance(drafter, Qualified):
+                break
+            drafter, policy = drafter.drafter, drafter.policy
+        return tuple(lengths)
+
+    @property
     def undrafted(self) -> "Strategy":
         """The same target without a drafter: the baseline."""
         return Strategy(target=self.target)

@@ -26,7 +26,7 @@ class TextStream:
         self._closed = False
 
     def push(self, token: int) -> bool:
-        """Take one more token; true when a stop string is complete, which ends the text before it."""
+        """Take one more token; true when it completes a stop string, before which the text ends."""
         self._ids.append(token)
         self._grow(final=False)
         return self.stopped

@@ -193,7 +193,8 @@ class FinishReason(StrEnum):
 class Counters:
     """Integers one tier counts for one request; ratios are made from them in `metrics.py`.
 
-    `refused` counts rounds in which a drafted continuation was turned down. `tokens = accepted + next_tokens - cut` always holds, and `sources` sums to `tokens`.
+    `refused` counts rounds in which a drafted continuation was turned down. Always
+    `tokens = accepted + next_tokens - cut`, and `sources` sums to `tokens`.
     """
 
     rounds: int = 0

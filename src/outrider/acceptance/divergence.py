@@ -25,7 +25,7 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 """`(log d [rows, events], log v [rows, events]) -> [rows]`."""
 
 TOP_K = 50
-"""The `topk_` measures tell apart this many of the verifier's best tokens; the rest is one event."""
+"""Tokens that the `topk_` measures tell apart, the verifier's best; all others are one event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +136,11 @@ def _logp_abs(d: Tensor, v: Tensor, tokens: Tensor | None) -> Tensor:
     """|log d(x) - log v(x)| for the proposed x; infinite where either gives x no probability."""
     if tokens is None:
         raise ValueError("logp_abs reads the proposed tokens, and none were given")
+    tokens = tokens.to(d.device)
     inside = tokens < d.shape[-1]
-    column = tokens.where(inside, 0).to(d.device)[:, None]
+    column = tokens.where(inside, 0)[:, None]
     ours, theirs = d.gather(-1, column)[:, 0], v.gather(-1, column)[:, 0]
-    possible = inside.to(d.device) & ~(ours == -torch.inf) & ~(theirs == -torch.inf)
+    possible = inside & ~(ours == -torch.inf) & ~(theirs == -torch.inf)
     return torch.where(possible, (ours - theirs).abs(), torch.inf)
 
 

@@ -40,7 +40,7 @@ class Rejection:
             drafted = _law_of(draft, child, target.numel())
             token = int(draft.tokens[child])
             allowed = float(target[token]) if token < target.numel() else 0.0
-            if view.uniform(walk.node) * float(drafted[token]) >= allowed:
+            if not view.uniform(walk.node) * float(drafted[token]) < allowed:  # NaN: refuse
                 residual = _residual(target, drafted)
                 return walk.emit(view.draw(residual, walk.node, Purpose.RESIDUAL))
             walk.descend(child)

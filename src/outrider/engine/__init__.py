@@ -1,0 +1,1 @@
+"""Requests in, results out: loading, generators, streams."""

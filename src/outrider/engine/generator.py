@@ -1,19 +1,22 @@
 """`Generator`: prompts in, text out. What `outrider.load` returns."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from outrider.decoding import Lane, generate
 from outrider.engine.prompts import is_batch, read_prompt
 from outrider.engine.result import Result, ResultMaker, spans
-from outrider.errors import OptionError
+from outrider.errors import ContextError, OptionError
 from outrider.generation import Generation
 from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy import Strategy
 from outrider.text import TextStream
 from outrider.types import Prompt
+
+StrategyFor = Callable[[SamplingParams], Strategy]
 
 
 @runtime_checkable
@@ -50,19 +53,38 @@ class Generator:
 
     def __init__(
         self,
-        strategy: Strategy,
+        strategy: Strategy | StrategyFor,
         *,
         tokenizer: TextCodec | None = None,
         defaults: ModelDefaults | None = None,
         mode: str = "exact",
-        windows: tuple[int, ...] = (),
+        context: int | None = None,
     ) -> None:
-        self.strategy = strategy
+        """Build a generator.
+
+        Args:
+            strategy: a strategy, or a function that gives one for sampling parameters (calibrated
+                thresholds depend on the warps).
+            tokenizer: for text prompts, text results and stop strings.
+            defaults: the checkpoint's end tokens and sampling defaults.
+            mode: the name results carry.
+            context: most tokens of prompt and answer together; None leaves it to the target.
+        """
+        self._strategy = strategy
         self.tokenizer = tokenizer
         self.defaults = defaults or ModelDefaults()
         self.mode = mode
-        self._make_result = ResultMaker(mode=mode, exactness=strategy.exactness, windows=windows)
+        self.context = context
         self._kept: Lane | None = None
+
+    @property
+    def strategy(self) -> Strategy:
+        """The strategy for the checkpoint's own sampling defaults."""
+        return self.strategy_for(self.params())
+
+    def strategy_for(self, params: SamplingParams) -> Strategy:
+        """The strategy for requests with these parameters."""
+        return self._strategy if isinstance(self._strategy, Strategy) else self._strategy(params)
 
     def generate(self, prompt: Any, *, n: int = 1, **sampling: Any) -> Any:
         """Write a continuation or an answer.
@@ -83,10 +105,12 @@ class Generator:
         """
         batch = is_batch(prompt)
         prompts = [self._read(p) for p in (prompt if batch else [prompt])]
-        generations = self._generations(prompts, n, self.params(**sampling))
-        for _ in self.run(generations):
+        params = self.params(**sampling)
+        strategy = self.strategy_for(params)
+        generations = self._generations(prompts, n, params)
+        for _ in self.run(generations, strategy):
             pass
-        results = [self.result(g) for g in generations]
+        results = [self.result(g, strategy) for g in generations]
         grouped = [results[i : i + n] for i in range(0, len(results), n)]
         out = grouped if n > 1 else results
         return out if batch else out[0]
@@ -97,28 +121,38 @@ class Generator:
             raise OptionError(
                 "streaming text needs a tokenizer", hint="Give one, or use generate()"
             )
-        [generation] = self._generations([self._read(prompt)], 1, self.params(**sampling))
-        return Stream(self, generation)
+        params = self.params(**sampling)
+        strategy = self.strategy_for(params)
+        [generation] = self._generations([self._read(prompt)], 1, params)
+        return Stream(self, generation, strategy)
+
+    def start(self, prompt: Any, **sampling: Any) -> tuple[Generation, Iterator[list[Generation]]]:
+        """One request and the rounds that write it, for callers that read tokens as they come."""
+        params = self.params(**sampling)
+        [generation] = self._generations([self._read(prompt)], 1, params)
+        return generation, self.run([generation], self.strategy_for(params))
 
     def params(self, **sampling: Any) -> SamplingParams:
         """Sampling parameters: the checkpoint's defaults with `sampling` over them."""
         return SamplingParams.of(**{**(self.defaults.sampling or {}), **sampling})
 
-    def run(self, generations: Sequence[Generation]) -> Iterator[list[Generation]]:
+    def run(
+        self, generations: Sequence[Generation], strategy: Strategy
+    ) -> Iterator[list[Generation]]:
         """Decode, round by round, and keep the caches of a single request for the next."""
         kept, self._kept = self._kept, None
         previous = [kept] + [None] * (len(generations) - 1)
         try:
-            yield from generate(self.strategy.stage, generations, previous)
+            yield from generate(strategy.stage, generations, previous)
         finally:
             first = generations[0]
             if first.lane is not None and first.error is None:
                 self._kept = first.lane
 
-    def result(self, generation: Generation) -> Result:
+    def result(self, generation: Generation, strategy: Strategy) -> Result:
         """The result of a finished generation."""
-        drafter = self.strategy.stage.drafter
-        return self._make_result(generation, drafter.counters(generation.lane.state))
+        make = ResultMaker(mode=self.mode, exactness=strategy.exactness, windows=strategy.windows)
+        return make(generation, strategy.drafter.counters(generation.lane.state))
 
     def reset(self) -> None:
         """Forget the caches kept for the next turn."""
@@ -132,9 +166,31 @@ class Generator:
     ) -> list[Generation]:
         if n < 1:
             raise OptionError(f"n is {n}", hint="Ask for at least 1 sample")
+        seeded = [self._for_prompt(prompt, params) for prompt in prompts]
         return [
-            self._generation(prompt, params, sample) for prompt in prompts for sample in range(n)
+            self._generation(prompt, own, sample)
+            for prompt, own in zip(prompts, seeded, strict=True)
+            for sample in range(n)
         ]
+
+    def _for_prompt(self, prompt: Prompt, params: SamplingParams) -> SamplingParams:
+        """Parameters of one prompt: a seed of its own if none was given, and what room is left."""
+        seed = secrets.randbits(48) if params.seed is None else params.seed
+        if self.context is None:
+            return replace(params, seed=seed)
+        room = self.context - len(prompt)
+        if room < 1:
+            raise ContextError(
+                f"the prompt has {len(prompt)} tokens; the context is limited to {self.context} "
+                "and one is needed for the answer",
+                hint=f"Shorten the prompt by {1 - room} tokens, or raise the limit",
+            )
+        return replace(
+            params,
+            seed=seed,
+            max_new_tokens=min(params.max_new_tokens, room),
+            min_new_tokens=min(params.min_new_tokens, room),
+        )
 
     def _generation(self, prompt: Prompt, params: SamplingParams, sample: int) -> Generation:
         if params.stop and self.tokenizer is None:
@@ -152,9 +208,10 @@ class Generator:
 class Stream:
     """One request being written. Iterate for pieces of text; then read `result`."""
 
-    def __init__(self, generator: Generator, generation: Generation) -> None:
+    def __init__(self, generator: Generator, generation: Generation, strategy: Strategy) -> None:
         self._generator = generator
         self._generation = generation
+        self._strategy = strategy
         self._released = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -166,7 +223,7 @@ class Stream:
         """The same with the tier that wrote each piece: `(text, source)`."""
         stream = self._generation.stream
         assert stream is not None
-        for _ in self._generator.run([self._generation]):
+        for _ in self._generator.run([self._generation], self._strategy):
             yield from self._sourced(stream.take())
         yield from self._sourced(stream.take())
 
@@ -186,4 +243,4 @@ class Stream:
         """The finished request."""
         if self._generation.finish is None:
             raise OptionError("the stream is not at its end", hint="Iterate to the end, or cancel")
-        return self._generator.result(self._generation)
+        return self._generator.result(self._generation, self._strategy)

@@ -40,9 +40,7 @@ class Speculation:
             "mean_accepted_length": metrics.mean_accepted_length(c),
             "block_efficiency": metrics.block_efficiency(c),
             "changed_tokens": c.changed,
-            "sources": dict.fromkeys(reversed(list(self.stages)), 0)
-            | {"target": 0}
-            | c.sources,
+            "sources": dict.fromkeys(reversed(list(self.stages)), 0) | {"target": 0} | c.sources,
             "undrafted_rounds": c.undrafted_rounds,
             "predicted_tokens_per_second": self.predicted_tokens_per_second,
             "stages": {name: _counted(counters) for name, counters in self.stages.items()},

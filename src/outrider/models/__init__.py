@@ -1,0 +1,1 @@
+"""Runners: what reads tokens and gives logits."""

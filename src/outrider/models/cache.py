@@ -133,7 +133,7 @@ class CacheBook:
         new = [int(t) for t in segment.tokens]
         parents = segment.parents
         if parents is None:
-            parents = chain_parents(len(new), old - 1)
+            parents = np.arange(old - 1, old - 1 + len(new))
         check_parents(parents, first=old)
         self._tokens += new
         self._parents += [int(p) for p in parents]

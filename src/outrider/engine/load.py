@@ -1,0 +1,263 @@
+"""`outrider.load`: from names and numbers to a `Generator`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outrider.acceptance.calibration import (
+    Calibration,
+    ModelId,
+    Subject,
+    Threshold,
+    load_calibrations,
+)
+from outrider.engine.generator import Generator, ModelDefaults
+from outrider.errors import OptionError
+from outrider.models.checkpoint import open_checkpoint
+from outrider.models.defaults import sampling_defaults
+from outrider.models.loading import (
+    families_folder,
+    family,
+    load_model,
+    local_folder,
+    resolve_device,
+    resolve_dtype,
+    tokenizer_for,
+)
+from outrider.models.memory import Demand, plan_memory
+from outrider.models.vocabulary import check_vocabularies
+from outrider.protocols import LanguageModel
+from outrider.sampling import SamplingParams
+from outrider.strategy import (
+    DEFAULT_THRESHOLD_QUALIFIER,
+    DEFAULT_THRESHOLD_TARGET,
+    PyramidConfig,
+    Strategy,
+    pyramid,
+)
+
+NO_TIER = "none"
+"""Given as a qualifier or draft, it leaves that tier of a family out."""
+
+PLANNED_CONTEXT = 4096
+"""Tokens a text may grow to in the memory plan, where the user names no context."""
+
+
+def load(
+    target: Any = "tiny",
+    *,
+    qualifier: Any = None,
+    draft: Any = None,
+    mode: str = "exact",
+    num_speculative_tokens: int | None = None,
+    num_qualified_tokens: int | None = None,
+    divergence: str = "js",
+    threshold_qualifier: float | str | None = None,
+    threshold_target: float | str | None = None,
+    max_changed: float | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    context: int | None = None,
+    calibration: str | Path | None = None,
+    threads: int | None = None,
+    tokenizer: Any = None,
+    trust_remote_code: bool = False,
+) -> Generator:
+    """Load models and build a generator.
+
+    Args:
+        target: a family that ships with the package (`"tiny"`), a folder, a hub name, or a built
+            model. A family brings its qualifier and draft model along.
+        qualifier: the middle model; a list, largest first, for deeper cascades; `"none"` to leave
+            a family's out.
+        draft: the smallest model; likewise.
+        mode: `exact`, `distribution`, `assisted`, `fuzzy` or `none`; see `strategy.MODES`.
+        num_speculative_tokens: what the draft model drafts at once.
+        num_qualified_tokens: what the qualifier collects before the target is called.
+        divergence: what the fuzzy rules measure.
+        threshold_qualifier: the qualifier's tolerance: a divergence, or a share of positions to
+            accept such as `"80%"`, looked up in a calibration.
+        threshold_target: the target's tolerance, likewise.
+        max_changed: most changed tokens, as a share of the tokens written.
+        dtype: of the weights: `auto`, `float32`, `bfloat16`, `float16`, `float64`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+        context: most tokens of prompt and answer together.
+        calibration: a file written by `outrider calibrate`; a family brings its own.
+        threads: CPU threads; None leaves PyTorch's choice.
+        tokenizer: for built targets.
+        trust_remote_code: run Python that comes with a checkpoint.
+
+    Raises:
+        OutriderError: before any weight is read wherever the problem can be seen that early.
+    """
+    thresholds = _Thresholds.parse(divergence, threshold_qualifier, threshold_target)
+    config = PyramidConfig(
+        mode=mode,
+        **_given(
+            num_speculative_tokens=num_speculative_tokens,
+            num_qualified_tokens=num_qualified_tokens,
+            max_changed=max_changed,
+        ),
+        divergence=divergence,
+        threshold_qualifier=thresholds.plain_qualifier,
+        threshold_target=thresholds.plain_target,
+    )
+    if threads is not None:
+        _use_threads(threads)
+    tiers = _sources(target, qualifier, draft, mode)
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    _plan(tiers, kind, place, context)
+    models = [
+        load_model(source, name=name, dtype=kind, device=place, trust_remote_code=trust_remote_code)
+        for name, source in tiers
+    ]
+    codec = tokenizer_for(tokenizer if tokenizer is not None else tiers[0][1])
+    for (name, source), model in zip(tiers[1:], models[1:], strict=True):
+        check_vocabularies(codec, tokenizer_for(source), models[0], model, name)
+    known = _calibrations(calibration, target) if thresholds.calibrated else []
+    cascade = Cascade(tuple(models), config, thresholds, tuple(known))
+    return Generator(
+        cascade.strategy if thresholds.calibrated else cascade.strategy(SamplingParams()),
+        tokenizer=codec,
+        defaults=ModelDefaults(
+            end_ids=tuple(getattr(models[0], "end_ids", ())),
+            sampling=sampling_defaults(getattr(models[0], "generation_defaults", {})),
+        ),
+        mode=mode if len(models) > 1 else "none",
+        context=context,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Thresholds:
+    """Both thresholds as given. A share can be resolved only once the warps are known."""
+
+    divergence: str
+    qualifier: Threshold
+    target: Threshold
+
+    @classmethod
+    def parse(
+        cls, divergence: str, qualifier: float | str | None, target: float | str | None
+    ) -> "_Thresholds":
+        tau_q = DEFAULT_THRESHOLD_QUALIFIER if qualifier is None else qualifier
+        tau_t = DEFAULT_THRESHOLD_TARGET if target is None else target
+        return cls(divergence, Threshold.parse(tau_q), Threshold.parse(tau_t))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a calibration is needed."""
+        return self.qualifier.value is None or self.target.value is None
+
+    @property
+    def plain_qualifier(self) -> float:
+        """The qualifier's number, or a stand-in until it is looked up."""
+        value = self.qualifier.value
+        return min(DEFAULT_THRESHOLD_QUALIFIER, self.plain_target) if value is None else value
+
+    @property
+    def plain_target(self) -> float:
+        """The target's number, or a stand-in until it is looked up."""
+        return DEFAULT_THRESHOLD_TARGET if self.target.value is None else self.target.value
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """Models, largest first, and what a strategy over them needs to know."""
+
+    models: tuple[LanguageModel, ...]
+    config: PyramidConfig
+    thresholds: _Thresholds
+    calibrations: tuple[Calibration, ...]
+
+    def strategy(self, params: SamplingParams) -> Strategy:
+        """The strategy for requests with these warps; shares of positions become divergences."""
+        config = self.config
+        if self.thresholds.calibrated and len(self.models) > 1:
+            config = replace(config, threshold_target=self._resolve(0, params))
+            if len(self.models) > 2 and config.mode == "fuzzy":
+                config = replace(config, threshold_qualifier=self._resolve(1, params))
+        target, *others = self.models
+        draft = others.pop() if others else None
+        return pyramid(target, draft, others, config)
+
+    def _resolve(self, verifier: int, params: SamplingParams) -> float:
+        threshold = self.thresholds.target if verifier == 0 else self.thresholds.qualifier
+        subject = Subject(
+            divergence=self.config.divergence,
+            proposer=ModelId.of(self.models[verifier + 1]),
+            verifier=ModelId.of(self.models[verifier]),
+            warps=params.warps,
+        )
+        return threshold.resolve(self.calibrations, subject)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _use_threads(threads: int) -> None:
+    if threads < 1:
+        raise OptionError(f"threads is {threads}", hint="Give at least 1")
+    torch.set_num_threads(threads)
+
+
+def _sources(target: Any, qualifier: Any, draft: Any, mode: str) -> list[tuple[str, Any]]:
+    """Name and source of each tier, target first."""
+    if _is_family(target):
+        tiers = family(target)
+        target = tiers["target"]
+        qualifier = tiers.get("qualifier") if qualifier is None else qualifier
+        draft = tiers.get("draft") if draft is None else draft
+    found: list[tuple[str, Any]] = [("target", target)]
+    if mode == "none":
+        return found
+    given: list[Any] = list(qualifier) if isinstance(qualifier, list | tuple) else [qualifier]
+    middle = [source for source in given if source is not None and source != NO_TIER]
+    names = ["qualifier", *(f"qualifier{i + 2}" for i in range(len(middle) - 1))]
+    found += list(zip(names, middle, strict=False))
+    if draft is not None and draft != NO_TIER:
+        found.append(("draft", draft))
+    if len(found) == 1:
+        raise OptionError(
+            f"mode {mode!r} needs a draft model or a qualifier",
+            hint="Give draft=..., or use mode 'none'",
+        )
+    return found
+
+
+def _is_family(source: Any) -> bool:
+    if not isinstance(source, str) or Path(source).expanduser().exists():
+        return False
+    return (families_folder() / source / "target").is_dir()
+
+
+def _plan(
+    tiers: Sequence[tuple[str, Any]],
+    dtype: torch.dtype,
+    device: torch.device,
+    context: int | None,
+) -> None:
+    """Refuse with the arithmetic what can not fit, before weights are read."""
+    demands = [
+        Demand.of_checkpoint(name, open_checkpoint(local_folder(source)), dtype)
+        for name, source in tiers
+        if isinstance(source, str | Path)
+    ]
+    plan_memory(demands, context=context or PLANNED_CONTEXT, device=device)
+
+
+def _calibrations(path: str | Path | None, target: Any) -> list[Calibration]:
+    if path is None and _is_family(target):
+        path = families_folder() / target / "calibration.json"
+    if path is None or not Path(path).expanduser().is_file():
+        raise OptionError(
+            "a threshold is given as a share of positions, and there is no calibration"
+            + (f" at {path}" if path is not None else ""),
+            hint="Run `outrider calibrate` and give its file, or give the threshold as a number",
+        )
+    return load_calibrations(Path(path).expanduser())

@@ -1,0 +1,58 @@
+"""What a checkpoint's own files say about sampling, the end of a text and its longest length."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_WHEN_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+_ALWAYS = ("repetition_penalty", "min_new_tokens", "max_new_tokens")
+
+
+def end_ids(generation: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, ...]:
+    """End tokens: `eos_token_id`, one or a list, of generation_config.json, else of config.json."""
+    found = generation.get("eos_token_id")
+    if found is None:
+        found = config.get("eos_token_id")
+    if found is None:
+        return ()
+    return (int(found),) if isinstance(found, int) else tuple(int(token) for token in found)
+
+
+def recommended(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a generation_config.json that were set by someone, without its bookkeeping."""
+    return {
+        key: value
+        for key, value in generation.items()
+        if not key.startswith("_") and key != "transformers_version" and value is not None
+    }
+
+
+def sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `SamplingParams` that generation_config.json sets.
+
+    As in `transformers`, warps count only where `do_sample` is true, and a temperature that is
+    not given is then 1. Without `do_sample` decoding is greedy.
+    """
+    names = _ALWAYS
+    defaults: dict[str, Any] = {}
+    if generation.get("do_sample"):
+        names = (*_WHEN_SAMPLING, *_ALWAYS)
+        defaults["temperature"] = 1.0
+    given = {name: generation[name] for name in names if generation.get(name) is not None}
+    return defaults | given
+
+
+def context_limit(text: Any) -> int:
+    """Most tokens a text configuration allows.
+
+    Dynamic and LongRoPE embeddings change all positions once a text outgrows the original window.
+    Rows read before then would differ from a fresh prefill, so the window ends there.
+    """
+    limit = getattr(text, "max_position_embeddings", None) or 1 << 20
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    variants = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
+    for variant in variants:
+        if variant.get("rope_type", variant.get("type")) in ("dynamic", "longrope"):
+            original = variant.get("original_max_position_embeddings")
+            original = original or getattr(text, "original_max_position_embeddings", None)
+            limit = min(limit, original or limit)
+    return int(limit)

@@ -1,0 +1,209 @@
+"""From what a user names to a model that runs: folders, hub names, families, built models."""
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outrider.errors import CheckpointError, OptionError, OutriderWarning, nearest
+from outrider.models.checkpoint import open_checkpoint
+from outrider.models.decoder import Decoder, supports
+from outrider.models.tokenizer import Tokenizer, has_tokenizer
+from outrider.protocols import LanguageModel
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+
+TIERS = ("target", "qualifier", "draft")
+
+_HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
+_HUB_COPIES = ["original/*", "consolidated*"]
+"""The same weights once more, in other formats, that some repositories carry."""
+
+
+class FallbackWarning(OutriderWarning):
+    """A model runs through `transformers`, which is correct but slower than `Decoder`."""
+
+
+def load_model(
+    source: Any,
+    *,
+    name: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """The model that `source` names, ready to run.
+
+    Folders that `Decoder` supports run there; the others fall back to `transformers`, with one
+    `FallbackWarning` that says why.
+
+    Args:
+        source: a folder, a hub name, a built `transformers` model (which keeps its dtype and
+            device), or a `LanguageModel`, which is returned as it is.
+        name: how errors and reports call it, such as the tier; None takes the folder's.
+        dtype: of the weights, see `resolve_dtype`.
+        device: see `resolve_device`.
+        trust_remote_code: run Python that comes with the checkpoint.
+
+    Raises:
+        OptionError: an unknown dtype or device, or one that is not there.
+        CheckpointError: it can not be read, or no runner can run it.
+    """
+    if not isinstance(source, str | Path):
+        return _wrap(source, name)
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    folder = local_folder(source)
+    checkpoint = open_checkpoint(folder)
+    reason = supports(checkpoint.config)
+    if reason is None:
+        return Decoder.load(checkpoint, dtype=kind, device=place, name=name)
+    from outrider.models.transformers import TransformersModel  # takes seconds to import
+
+    model = TransformersModel.load(
+        folder, dtype=kind, device=place, name=name, trust_remote_code=trust_remote_code
+    )
+    warnings.warn(
+        f"{name or source} runs through transformers, which is slower: {reason}",
+        FallbackWarning,
+        stacklevel=2,
+    )
+    return model
+
+
+def _wrap(source: Any, name: str | None) -> LanguageModel:
+    """A built model as it is, or around it what makes it a `LanguageModel`."""
+    if callable(getattr(source, "start", None)) and hasattr(source, "fingerprint"):
+        return source
+    if not isinstance(source, torch.nn.Module) or not hasattr(source, "config"):
+        raise OptionError(
+            f"a model can not be {source!r:.60}",
+            hint="Give a folder, a hub name, or a causal model of transformers",
+        )
+    from outrider.models.transformers import TransformersModel
+
+    return TransformersModel(source, name=name)  # pyright: ignore[reportArgumentType]
+
+
+def tokenizer_for(source: Any, *, trust_remote_code: bool = False) -> Tokenizer | None:
+    """The tokenizer of a folder or hub name, or around a built one; None where there is none.
+
+    Raises:
+        CheckpointError: its files are damaged, or the folder is missing.
+    """
+    if source is None or isinstance(source, Tokenizer):
+        return source
+    if isinstance(source, str | Path):
+        folder = local_folder(source)
+        if not has_tokenizer(folder):
+            return None
+        return Tokenizer.load(folder, trust_remote_code=trust_remote_code)
+    if callable(getattr(source, "get_vocab", None)):
+        return Tokenizer(source, name=getattr(source, "name_or_path", "") or "tokenizer")
+    return None
+
+
+# -- where ------------------------------------------------------------------------------------
+
+
+def local_folder(source: str | Path) -> Path:
+    """The folder of `source`; a hub name is downloaded, or found among earlier downloads.
+
+    Raises:
+        CheckpointError: there is no such folder, and no such model on the hub.
+    """
+    folder = Path(source).expanduser()
+    if folder.exists() or not _HUB_NAME.fullmatch(str(source)):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            str(source), allow_patterns=_HUB_FILES, ignore_patterns=_HUB_COPIES
+        )
+    except Exception as error:  # network, hub and validation errors have no common root
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(
+            f"{source} is neither a folder nor a model that could be fetched from the Hugging "
+            f"Face hub ({reason})",
+            hint="Check the spelling and the network, or give the path of a folder",
+        ) from error
+    return Path(found)
+
+
+def families_folder() -> Path:
+    """Where the families that ship with the package lie."""
+    return Path(__file__).parents[1] / "families"
+
+
+def family(name: str, folder: Path | None = None) -> dict[str, Path]:
+    """Folder of each tier of a family: `target` and, where it has them, `qualifier`, `draft`.
+
+    Args:
+        name: such as `tiny`.
+        folder: where families lie; None takes those of the package.
+
+    Raises:
+        OptionError: there is no such family.
+    """
+    folder = folder or families_folder()
+    known = sorted(path.parent.name for path in folder.glob("*/target") if path.is_dir())
+    if name not in known:
+        hint = nearest(name, known) if known else "This installation has none"
+        raise OptionError(f"unknown family {name!r}", hint=hint)
+    return {tier: folder / name / tier for tier in TIERS if (folder / name / tier).is_dir()}
+
+
+# -- on what, in what --------------------------------------------------------------------------
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """A device that is there. `auto` takes the first GPU, else the CPU.
+
+    Raises:
+        OptionError: an unknown name, or a device this machine lacks.
+    """
+    spelled = str(name)
+    if spelled == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    kind, _, index = spelled.partition(":")
+    known = ("auto", "cpu", "cuda", "mps")
+    if kind not in known or (index and not (kind == "cuda" and index.isdigit())):
+        raise OptionError(f"unknown device {spelled!r}", hint=nearest(spelled, (*known, "cuda:0")))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise OptionError("device mps is not available here", hint="Use cpu")
+    if kind == "cuda":
+        return _cuda(int(index or 0))
+    return torch.device(kind)
+
+
+def _cuda(index: int) -> torch.device:
+    count = torch.cuda.device_count()
+    if index >= count:
+        hint = f"Use cuda:0 to cuda:{count - 1}" if count else "Use cpu, or a CUDA build of PyTorch"
+        raise OptionError(f"device cuda:{index} is not available here", hint=hint)
+    return torch.device("cuda", index)
+
+
+def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """A floating dtype by name. `auto` is bfloat16 on CUDA and float32 elsewhere.
+
+    Raises:
+        OptionError: an unknown name, or one that the device does not compute with.
+    """
+    spelled = str(name).removeprefix("torch.")
+    if spelled == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if spelled not in DTYPES:
+        raise OptionError(f"unknown dtype {spelled!r}", hint=nearest(spelled, ("auto", *DTYPES)))
+    if spelled == "float64" and device.type == "mps":
+        raise OptionError("device mps has no float64", hint="Use float32")
+    return DTYPES[spelled]

@@ -1,0 +1,202 @@
+"""Will it fit? Weights and caches of all tiers against what the device has, before loading."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outrider.errors import MemoryPlanError
+from outrider.models.checkpoint import Checkpoint
+from outrider.protocols import LanguageModel
+
+GIB = 1 << 30
+OVERHEAD = 256 << 20
+"""Bytes for activations, masks, logits and the allocator's waste."""
+
+_HINT = "Use --dtype bfloat16, a shorter --context, smaller models or another device"
+_FLOATING = {"F64", "F32", "F16", "BF16"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What one tier needs.
+
+    Attributes:
+        tier: as reports call it.
+        weights: bytes; 0 for a model that is loaded already.
+        cache: bytes of keys and values of one token.
+        context_length: most tokens the tier reads; None sets no limit.
+    """
+
+    tier: str
+    weights: int
+    cache: int
+    context_length: int | None = None
+
+    @classmethod
+    def of_checkpoint(cls, tier: str, checkpoint: Checkpoint, dtype: torch.dtype) -> "Demand":
+        """From the headers and config.json, without reading a weight."""
+        config = text_config(checkpoint.config)
+        weights = sum(
+            t.num_elements * dtype.itemsize if t.dtype in _FLOATING else t.nbytes
+            for t in checkpoint.tensors.values()
+        )
+        return cls(
+            tier=tier,
+            weights=weights,
+            cache=cache_numbers(config) * dtype.itemsize,
+            context_length=_first(config, *_CONTEXT),
+        )
+
+    @classmethod
+    def of_model(cls, tier: str, model: LanguageModel) -> "Demand":
+        """Of a model whose weights are in memory already."""
+        cache = getattr(model, "bytes_per_token", 0)
+        return cls(tier=tier, weights=0, cache=cache, context_length=model.context_length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLine:
+    """One term of the sum."""
+
+    label: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """What will be taken, and what there is.
+
+    Attributes:
+        lines: weights and cache of each tier, then the overhead; bytes.
+        available: bytes on `device`.
+    """
+
+    lines: tuple[MemoryLine, ...]
+    available: int
+    device: str
+
+    @property
+    def total(self) -> int:
+        """Bytes of all lines."""
+        return sum(line.nbytes for line in self.lines)
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is enough."""
+        return self.total <= self.available
+
+    def __str__(self) -> str:
+        """The arithmetic in one line."""
+        terms = " + ".join(f"{_gib(line.nbytes)} {line.label}" for line in self.lines)
+        return f"{terms} = {_gib(self.total)}, {_gib(self.available)} available on {self.device}"
+
+
+def plan_memory(
+    demands: Sequence[Demand],
+    *,
+    context: int,
+    sequences: int = 1,
+    device: torch.device | str = "cpu",
+    available: int | None = None,
+) -> MemoryPlan:
+    """Add up what the tiers need for `sequences` texts of `context` tokens each.
+
+    Args:
+        demands: one a tier.
+        context: tokens a text may grow to; a tier with a shorter window stops there.
+        sequences: texts decoded at once.
+        device: where it all lies.
+        available: bytes to plan with; None asks the device.
+
+    Raises:
+        MemoryPlanError: it does not fit; the arithmetic in one line.
+    """
+    lines: list[MemoryLine] = []
+    for demand in demands:
+        tokens = min(context, demand.context_length or context)
+        times = f" x {sequences}" if sequences > 1 else ""
+        if demand.weights:
+            lines.append(MemoryLine(label=f"{demand.tier} weights", nbytes=demand.weights))
+        lines.append(
+            MemoryLine(
+                label=f"{demand.tier} cache at {tokens} tokens{times}",
+                nbytes=demand.cache * tokens * sequences,
+            )
+        )
+    lines.append(MemoryLine(label="overhead", nbytes=OVERHEAD))
+    if available is None:
+        available = available_memory(device)
+    plan = MemoryPlan(lines=tuple(lines), available=available, device=str(device))
+    if not plan.fits:
+        raise MemoryPlanError(f"not enough memory: {plan}", hint=_HINT)
+    return plan
+
+
+def _gib(nbytes: int) -> str:
+    if nbytes < GIB // 10:
+        return f"{nbytes / (1 << 20):.1f} MiB"
+    return f"{nbytes / GIB:.1f} GiB"
+
+
+# -- what a configuration says ---------------------------------------------------------------
+
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+_WIDTH = ("hidden_size", "n_embd", "d_model")
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len")
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of config.json that describes the language model."""
+    nested = config.get("text_config")
+    return nested if isinstance(nested, Mapping) else config
+
+
+def cache_numbers(config: Mapping[str, Any]) -> int:
+    """Numbers that one token leaves in the cache: keys and values of all layers.
+
+    Latent attention (DeepSeek) is counted as `transformers` keeps it, expanded to all heads.
+    """
+    layers, heads = _first(config, *_LAYERS) or 0, _first(config, *_HEADS) or 1
+    if config.get("kv_lora_rank"):
+        names = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+        return layers * heads * sum(config.get(name) or 0 for name in names)
+    shared = config.get("multi_query") and not config.get("new_decoder_architecture")
+    kv_heads = 1 if shared else _first(config, "num_key_value_heads", "num_kv_heads") or heads
+    head_dim = config.get("head_dim") or (_first(config, *_WIDTH) or 0) // heads
+    return 2 * layers * kv_heads * head_dim
+
+
+def _first(config: Mapping[str, Any], *names: str) -> int | None:
+    return next((int(config[name]) for name in names if config.get(name)), None)
+
+
+# -- what a device has -----------------------------------------------------------------------
+
+
+def available_memory(device: torch.device | str) -> int:
+    """Bytes that may still be taken on `device`; unified memory (MPS) counts as the machine's."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return _physical()
+    return _unused() or _physical()
+
+
+def _unused(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """What Linux says it could still hand out."""
+    try:
+        lines = meminfo.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _physical() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,133 @@
+"""Text to token ids and back, by the tokenizer that a checkpoint carries."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from outrider.errors import CheckpointError, OptionError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+
+
+class Tokenizer:
+    """A tokenizer of `transformers`, reduced to what decoding needs.
+
+    Args:
+        tokenizer: any object with the interface of `PreTrainedTokenizerBase`.
+        name: how errors call it.
+    """
+
+    def __init__(self, tokenizer: Any, *, name: str = "tokenizer") -> None:
+        self.tokenizer = tokenizer
+        self.name = name
+
+    @classmethod
+    def load(cls, source: str | Path, *, trust_remote_code: bool = False) -> "Tokenizer":
+        """Read it from a folder or by a hub name.
+
+        Raises:
+            CheckpointError: there is none, or it can not be read.
+        """
+        folder = Path(source).expanduser()
+        if folder.is_dir() and not has_tokenizer(folder):
+            raise CheckpointError(
+                f"{folder} has no tokenizer",
+                hint="Copy tokenizer.json and tokenizer_config.json of the original model into it",
+            )
+        from transformers import AutoTokenizer  # takes seconds to import
+
+        place = str(folder) if folder.is_dir() else str(source)
+        try:
+            found = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+        except Exception as error:  # whatever the many tokenizer classes raise on bad files
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"transformers can not load the tokenizer of {place}: {reason}",
+                hint="Download its files again",
+            ) from error
+        return cls(found, name=place)
+
+    # -- text -------------------------------------------------------------------------------
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of `text`, with what this tokenizer puts first (such as BOS)."""
+        return tuple(self.tokenizer.encode(text))
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of `ids`; ids beyond the vocabulary (padding rows of the logits) have none."""
+        known = [int(i) for i in ids if i < len(self.table)]
+        return self.tokenizer.decode(
+            known, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+    ) -> tuple[int, ...]:
+        """Ids of a conversation by the chat template, ready for the answer.
+
+        Raises:
+            OptionError: there is no template, or it refuses these messages.
+        """
+        if not self.tokenizer.chat_template:
+            raise OptionError(
+                f"{self.name} has no chat template", hint="Give the prompt as a plain string"
+            )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except Exception as error:  # templates raise what they like
+            reason = " ".join(str(error).split())[:200]
+            raise OptionError(
+                f"the chat template of {self.name} refuses these messages: {reason}",
+                hint="Give a list of {'role': 'user' or 'assistant', 'content': text}",
+            ) from error
+        # The template writes BOS itself.
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    # -- vocabulary -------------------------------------------------------------------------
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a text."""
+        return self.tokenizer.bos_token_id
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends a text, by the tokenizer's own settings."""
+        return self.tokenizer.eos_token_id
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that are marks, not text."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id that has an entry."""
+        return len(self.table)
+
+    @cached_property
+    def table(self) -> tuple[str | None, ...]:
+        """Each id's entry as the vocabulary spells it (`Ġthe`, `▁the`); None for gaps."""
+        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+        entries: list[str | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
+        for entry, token in vocabulary.items():
+            entries[token] = entry
+        return tuple(entries)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether `folder` holds files that a tokenizer can be read from."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)

@@ -1,0 +1,216 @@
+"""Any causal language model that `transformers` runs: one sequence at a time, correct before fast.
+
+Which tokens see which is said with explicit positions and 4D masks. Models that do not honour
+both, or whose state can not be rolled back, are refused when they are loaded, by name.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from outrider.models.cache import Feed, start_caches
+from outrider.models.defaults import context_limit, end_ids, recommended
+from outrider.models.masks import AttentionLayout
+from outrider.models.pretrained import load_pretrained, refuse_unfit, sampled_fingerprint
+from outrider.models.selfcheck import WINDOW, check_trees
+from outrider.models.transformers_cache import TransformersCache
+from outrider.protocols import Cache, Segment
+from outrider.types import IntArray, Prompt, Rows, as_ids
+
+
+class TransformersModel:
+    """A `LanguageModel` around a causal model of `transformers`.
+
+    Args:
+        model: the model; it is put into evaluation mode.
+        name: how errors and reports call it; None takes its class's name.
+        fingerprint: what calibrations are saved under; None samples the weights.
+
+    Raises:
+        CheckpointError: it is an encoder-decoder, keeps a recurrent state, uses an attention
+            kernel without masks, or reads a tiny draft tree wrongly (`selfcheck.py`).
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, name: str | None = None, fingerprint: str | None = None
+    ) -> None:
+        name = name or type(model).__name__
+        refuse_unfit(model.config, name, type(model))
+        self.model = model.eval()
+        self.name = name
+        self.layout = AttentionLayout.of(model.config, name)
+        self.vocab_size = _head_width(model)
+        self.context_length = context_limit(self._text)
+        self._fingerprint = fingerprint
+        parameters = inspect.signature(model.forward).parameters
+        self._keeps_rows = "logits_to_keep" in parameters
+        with self.layout.narrowed(WINDOW):
+            check_trees(self)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        name: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> "TransformersModel":
+        """Load a folder, or a name on the Hugging Face hub, from safetensors.
+
+        Raises:
+            CheckpointError: it can not be read, or not be run (see the class).
+        """
+        name = name or Path(source).expanduser().resolve().name
+        model, fingerprint = load_pretrained(
+            source, name=name, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
+        return cls(model, name=name, fingerprint=fingerprint)
+
+    # -- what it is -------------------------------------------------------------------------
+
+    @property
+    def _text(self) -> Any:
+        return self.model.config.get_text_config(decoder=True)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the rows that `embed` gives."""
+        return int(self._embedding.shape[-1])
+
+    @property
+    def _embedding(self) -> Tensor:
+        return self.model.get_input_embeddings().weight  # pyright: ignore[reportReturnType]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, keys and values."""
+        return self._embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where ids are read."""
+        return self._embedding.device
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Numbers in all weights, tied ones once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @cached_property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values that one token takes in the cache, measured."""
+        [cache] = self.start([Prompt(token_ids=(0, 0))])
+        return cache.nbytes
+
+    @property
+    def fingerprint(self) -> str:
+        """The checkpoint's, or for a built model a hash of its configuration and weights."""
+        return self._fingerprint or sampled_fingerprint(self.model)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens after which nothing follows."""
+        return end_ids(self.generation_defaults, self._text.to_dict())
+
+    @property
+    def generation_defaults(self) -> dict[str, Any]:
+        """What its generation configuration recommends (`temperature`, ...), as found."""
+        found = getattr(self.model, "generation_config", None)
+        return {} if found is None else recommended(found.to_diff_dict())
+
+    # -- what it does -----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def embed(self, tokens: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
+        """What it reads for `tokens`, to be mixed into `Prompt.embeddings`."""
+        return self.model.get_input_embeddings()(self._ids(tokens)[None])[0]
+
+    def start(
+        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
+    ) -> list[TransformersCache]:
+        """One cache a prompt. Raises `ContextError`."""
+        old = None if reuse is None else [self._own(cache) for cache in reuse]
+        return start_caches(
+            self, prompts, old, lambda: TransformersCache(self.context_length, self)
+        )
+
+    def _own(self, cache: Cache | None) -> TransformersCache | None:
+        """`cache` if this very model filled it."""
+        if isinstance(cache, TransformersCache) and cache.owner is self:
+            return cache
+        return None
+
+    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
+        """Read the segments one after the other; `hidden` is what the head reads.
+
+        Raises:
+            ContextError: a token would stand beyond the context window.
+        """
+        pairs = zip(segments, want, strict=True)
+        return [self._read(s.cache, s.cache.feed(s, rows)) for s, rows in pairs]
+
+    @torch.no_grad()
+    def _read(self, cache: TransformersCache, feed: Feed) -> Rows:
+        """Append the feed's rows to the cache; return the rows it takes."""
+        if not len(feed.tokens):
+            return Rows(torch.empty(0, self.vocab_size, dtype=self.dtype, device=self.device))
+        cache.cut(feed.start)
+        take = self._ids(feed.take)
+        slots = cache.slot_positions(feed.end)
+        with _inputs_of(self.model.get_output_embeddings()) as read:
+            logits = self.model(
+                **self._inputs(feed),
+                position_ids=self._ids(feed.positions)[None],
+                attention_mask=self.layout.masks(feed, slots, self.dtype, self.device),
+                past_key_values=cache.storage,
+                use_cache=True,
+                **({"logits_to_keep": take} if self._keeps_rows else {}),
+            ).logits
+        rows = slice(None) if self._keeps_rows else take.to(logits.device)
+        return Rows(logits[0, rows], read[0][0, rows] if read else None)
+
+    def _inputs(self, feed: Feed) -> dict[str, Tensor]:
+        if feed.embeddings is None:
+            return {"input_ids": self._ids(feed.tokens)[None]}
+        return {"inputs_embeds": feed.embeddings.to(self.device, self.dtype)[None]}
+
+    @torch.no_grad()
+    def plain_logits(self, texts: list[list[int]]) -> Float[Tensor, "texts length vocab"]:
+        """Logits of one pass over equally long texts with no cache, mask or positions given."""
+        ids = torch.tensor(texts, device=self.device)
+        return self.model(input_ids=ids, use_cache=False).logits
+
+    def _ids(self, tokens: Sequence[int] | IntArray) -> Tensor:
+        return torch.as_tensor(as_ids(tokens), device=self.device)
+
+
+@contextmanager
+def _inputs_of(head: Any) -> Iterator[list[Tensor]]:
+    """What `head` reads inside the block; stays empty where there is no such module."""
+    read: list[Tensor] = []
+    if not isinstance(head, torch.nn.Module):
+        yield read
+        return
+    hook = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    try:
+        yield read
+    finally:
+        hook.remove()
+
+
+def _head_width(model: PreTrainedModel) -> int:
+    """Width of the logits."""
+    weight = getattr(model.get_output_embeddings(), "weight", None)
+    if weight is None:
+        return model.config.get_text_config(decoder=True).vocab_size
+    return int(weight.shape[0])

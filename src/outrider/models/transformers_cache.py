@@ -1,0 +1,59 @@
+"""The cache of `TransformersModel`: a `DynamicCache` kept by our own books."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+from outrider.models.cache import CacheBook
+from outrider.tree import depths
+from outrider.types import IntArray, as_ids
+
+
+class TransformersCache(CacheBook):
+    """Keys and values of plain full layers, a row a slot, sliding windows included.
+
+    Their tensors are never written in place, so forks simply share them. `owner` is the model
+    that fills them.
+    """
+
+    def __init__(self, context_length: int, owner: object) -> None:
+        super().__init__(context_length)
+        self.owner = owner
+        self.storage = DynamicCache()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(t.numel() * t.element_size() for x in self._layers for t in (x.keys, x.values))
+
+    @property
+    def _layers(self) -> list[Any]:
+        layers: list[Any] = self.storage.layers
+        return [layer for layer in layers if layer.is_initialized]
+
+    def slot_positions(self, end: int) -> IntArray:
+        """Positions of slots `0 .. end`: their own number up to the text's end, then by depth."""
+        text_end = len(self.text)
+        speculative = depths(as_ids(self._parents)) + text_end
+        return np.concatenate((np.arange(text_end), speculative))[:end]
+
+    def cut(self, length: int) -> None:
+        """Drop the rows from slot `length` on: they are stale."""
+        for layer in self._layers:
+            layer.keys = layer.keys[..., :length, :]
+            layer.values = layer.values[..., :length, :]
+
+    def _move(self, slots: list[int], start: int) -> None:
+        kept = torch.tensor([*range(start), *slots])
+        for layer in self._layers:
+            index = kept.to(layer.keys.device)
+            layer.keys = layer.keys.index_select(-2, index)
+            layer.values = layer.values.index_select(-2, index)
+
+    def _share(self) -> "TransformersCache":
+        twin = TransformersCache(self.context_length, self.owner)
+        twin.storage.layers = [copy.copy(layer) for layer in self.storage.layers]
+        return twin

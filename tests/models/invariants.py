@@ -1,0 +1,57 @@
+"""What must hold of any runner's cache after any round."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outrider.protocols import Segment
+from outrider.types import NO_IDS, Prompt, as_ids
+
+
+def assert_equals_fresh_prefill(
+    model: Any, cache: Any, *, tolerance: float = 1e-9, embeddings: Tensor | None = None
+) -> None:
+    """I3: `cache` equals a fresh prefill of its text, minus what is pending.
+
+    Compares the keys and values of committed rows where the cache shows them (`keys`, `values`,
+    `[layers, heads, length, dim]`), and the logits after the text. The cache is left as it was.
+
+    Args:
+        model: a `LanguageModel`, float64 for the default tolerance.
+        cache: one of its caches, between two rounds or within one.
+        tolerance: largest difference allowed.
+        embeddings: `[prompt, hidden]` rows the prompt was read as, if not its ids.
+    """
+    text = tuple(cache.text)
+    assert 1 <= len(cache.pending) <= len(text)
+    assert tuple(cache.pending) == text[len(text) - len(cache.pending) :]
+    readable = text[: model.context_length - 1]
+    [fresh] = model.start([_prompt(model, readable, embeddings)])
+    committed = min(len(text) - len(cache.pending), len(readable) - 1)
+    for name in ("keys", "values"):
+        if hasattr(cache, name):
+            ours, theirs = getattr(cache, name), getattr(fresh, name)
+            assert ours.shape[2] == len(text) - len(cache.pending)
+            _assert_close(ours[:, :, :committed], theirs[:, :, :committed], tolerance, name)
+    if readable == text:
+        twin = cache.fork()
+        twin.commit(())
+        ours, theirs = (
+            model.forward([Segment(one, NO_IDS)], [as_ids([-1])])[0].logits for one in (twin, fresh)
+        )
+        _assert_close(ours, theirs, tolerance, "next logits")
+
+
+def _prompt(model: Any, text: tuple[int, ...], embeddings: Tensor | None) -> Prompt:
+    if embeddings is None:
+        return Prompt(token_ids=text)
+    rest = model.embed(text[len(embeddings) :])
+    return Prompt(token_ids=text, embeddings=torch.cat((embeddings, rest)))
+
+
+def _assert_close(ours: Tensor, theirs: Tensor, tolerance: float, what: str) -> None:
+    assert ours.shape == theirs.shape, what
+    if ours.numel():
+        difference = float((ours - theirs).abs().max())
+        assert difference <= tolerance, f"{what} differ by {difference:.3g}"

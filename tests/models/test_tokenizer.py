@@ -1,0 +1,99 @@
+"""Text, chats and tables through the tokenizer of a folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer as Core
+from tokenizers import decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from outrider.errors import CheckpointError, OptionError
+from outrider.models.tokenizer import Tokenizer, has_tokenizer
+from tests.models.checkpoints import SPECIAL_TOKENS, write_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tmp_path.joinpath("tok").mkdir()
+    write_tokenizer(tmp_path / "tok")
+    return tmp_path / "tok"
+
+
+@pytest.fixture
+def tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize("text", ["plain", "naïve — 日本 🙂", " spaces  kept\n\n", ""])
+def test_round_trip(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert isinstance(ids, tuple) and len(ids) == len(text.encode())
+    assert tokenizer.decode(ids) == text
+
+
+def test_special_tokens(tokenizer: Tokenizer) -> None:
+    ids = [*tokenizer.encode("a"), 256]
+    assert tokenizer.decode(ids) == "a"
+    assert tokenizer.decode(ids, skip_special_tokens=False) == "a<|endoftext|>"
+    assert tokenizer.eos_id == 256 and tokenizer.bos_id is None
+    assert tokenizer.special_ids >= {256}
+
+
+def test_padding_ids_have_no_text(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode([97, 280, 5000, 98]) == "ab"
+
+
+def test_table(tokenizer: Tokenizer) -> None:
+    assert tokenizer.vocab_size == len(tokenizer.table) == 260
+    assert tokenizer.table[97] == "a" and tokenizer.table[256:] == SPECIAL_TOKENS
+
+
+def test_chat(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.chat([{"role": "user", "content": "hi"}])
+    assert ids == (257, *b"hi", 259, 258)
+    closed = tokenizer.chat([{"role": "user", "content": "hi"}], add_generation_prompt=False)
+    assert closed == (257, *b"hi", 259)
+
+
+def test_no_chat_template(tokenizer: Tokenizer) -> None:
+    tokenizer.tokenizer.chat_template = None
+    with pytest.raises(OptionError, match="no chat template"):
+        tokenizer.chat([{"role": "user", "content": "hi"}])
+
+
+def test_template_that_refuses(tokenizer: Tokenizer) -> None:
+    tokenizer.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(OptionError, match="roles must alternate"):
+        tokenizer.chat([{"role": "user", "content": "hi"}])
+
+
+def test_bos_is_put_first_once() -> None:
+    """As this tokenizer does for text; a chat template writes its own."""
+    core = Core(models.BPE(vocab={"<s>": 0, "a": 1, "b": 2}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(["<s>"])
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>")
+    fast.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer = Tokenizer(fast)
+    assert tokenizer.bos_id == 0
+    assert tokenizer.encode("ab") == (0, 1, 2)
+    assert tokenizer.chat([{"role": "user", "content": "ab"}]) == (0, 1, 2)
+    assert tokenizer.decode([0, 1, 2]) == "ab"
+
+
+def test_folder_without_tokenizer(tmp_path: Path) -> None:
+    assert not has_tokenizer(tmp_path)
+    with pytest.raises(CheckpointError, match="has no tokenizer"):
+        Tokenizer.load(tmp_path)
+
+
+def test_damaged_tokenizer(folder: Path) -> None:
+    assert has_tokenizer(folder)
+    (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
+    with pytest.raises(CheckpointError, match="can not load the tokenizer"):
+        Tokenizer.load(folder)
