@@ -39,15 +39,11 @@ def tabular_family(vocab_size: int = 7, order: int = 2, seed: int = 0) -> Family
 def nests(family: Family, inner: Callable[[], AcceptanceRule] = Match) -> dict[str, Drafter]:
     """The drafters of the matrix, by name."""
     two = ModelDrafter(model=family.draft)
-    three = Qualified(
-        drafter=two, qualifier=family.qualifier, rule=inner(), policy=FixedLength(3)
-    )
+    three = Qualified(drafter=two, qualifier=family.qualifier, rule=inner(), policy=FixedLength(3))
     low = Qualified(
         drafter=two, qualifier=family.small, rule=inner(), policy=FixedLength(2), name="low"
     )
-    four = Qualified(
-        drafter=low, qualifier=family.qualifier, rule=inner(), policy=FixedLength(4)
-    )
+    four = Qualified(drafter=low, qualifier=family.qualifier, rule=inner(), policy=FixedLength(4))
     return {"none": NoDrafter(), "two": two, "three": three, "four": four}
 
 

@@ -4,14 +4,13 @@ The law of a tabular target is computed exactly; the test is Pearson's chi-squar
 joint law against it. The same test must fail for drafters that misreport their law.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from jaxtyping import config
 
 from outrider.acceptance import Fuzzy, Match, Rejection
 from outrider.decoding import generate
@@ -35,14 +34,6 @@ TARGET = model(1)
 QUALIFIER = model(2, TARGET)
 DRAFT = model(3, QUALIFIER)
 WARPS = {"temperature": 0.9}
-
-
-@pytest.fixture(autouse=True)
-def unchecked() -> Iterator[None]:
-    """Thousands of requests: the shape checks, on elsewhere, would take most of the time."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
 
 
 def counts(drafter: Drafter, samples: int, **options: Any) -> np.ndarray:
@@ -140,7 +131,5 @@ def test_a_drafter_that_lies_about_its_law_is_caught() -> None:
 def test_claiming_the_qualifiers_law_throughout_is_caught() -> None:
     honest, lying = EXACT["fuzzy"], three(Fuzzy("js", 0.12))
     assert isinstance(honest, Qualified)
-    lying = Lying(
-        drafter=lying.drafter, qualifier=QUALIFIER, rule=lying.rule, policy=lying.policy
-    )
+    lying = Lying(drafter=lying.drafter, qualifier=QUALIFIER, rule=lying.rule, policy=lying.policy)
     assert surplus(counts(lying, 1500)) > 8.0
