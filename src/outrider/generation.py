@@ -111,6 +111,8 @@ class Generation:
         self.finish, self.ended = reason, perf_counter()
         if self.stream is not None:
             self.stream.close()
+            if self.ends:  # what closing releases belongs to the token that ends the text
+                self.ends[-1] = len(self.text)
 
     def _finish_after(self, token: int) -> FinishReason | None:
         sampler = self.request.sampler
@@ -141,6 +143,6 @@ def _logprob(logits: torch.Tensor, token: int, top: int) -> TokenLogprob:
     logp = torch.log_softmax(
         logits.double() if logits.dtype == torch.float64 else logits.float(), -1
     )
-    values, ids = torch.topk(logp, top)
+    values, ids = torch.topk(logp, min(top, logp.numel()))
     best: Sequence[tuple[int, float]] = list(zip(ids.tolist(), values.tolist(), strict=True))
     return TokenLogprob(token, float(logp[token]), tuple(best))

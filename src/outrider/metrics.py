@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from outrider.types import Counters
 
 
-def ratio(part: float, whole: float) -> float:
+def ratio(part: float | int, whole: float | int) -> float:
     """Part / whole, 0 when there is no whole."""
     return part / whole if whole else 0.0
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from outrider.acceptance import Fuzzy, Match, Rejection
+from outrider.acceptance import Fuzzy, Match, Rejection, divergence
 from outrider.decoding import Stage
 from outrider.drafters import ModelDrafter, NoDrafter, Qualified
 from outrider.errors import OptionError, OutriderWarning, StrategyError, nearest
@@ -117,6 +117,7 @@ class PyramidConfig:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise OptionError(f"unknown mode {self.mode!r}", hint=nearest(self.mode, MODES))
+        divergence(self.divergence)
         for name in ("num_speculative_tokens", "num_qualified_tokens"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is {getattr(self, name)}", hint="Give at least 1")

@@ -7,10 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from outrider.decoding import generate
 from outrider.models.decoder import Decoder
 from outrider.models.transformers import TransformersModel
-from tests.exactness.rigs import SAMPLINGS, Family, nests, outputs, run, stage
+from tests.exactness.rigs import SAMPLINGS, Family, generation, nests, outputs, run, stage
 from tests.models.checkpoints import make_checkpoint
+from tests.models.invariants import assert_equals_fresh_prefill
 
 KINDS = ("llama", "qwen2", "qwen3")
 PROMPTS = [(5, 9, 40, 3), (7,), (11, 12, 13, 14, 15, 16, 17), (1, 2), (30, 31, 32)]
@@ -82,3 +84,24 @@ def test_runners_may_be_mixed(folders: list[Path], family: Family) -> None:
     plain = run(stage(family.target, nests(family)["none"]), PROMPTS[:3], **options)
     drafted = run(stage(family.target, nests(mixed)["three"]), PROMPTS[:3], **options)
     assert outputs(drafted) == outputs(plain)
+
+
+def tiers(lane: Any) -> list[tuple[Any, str]]:
+    """The caches of one request, outermost first, with the family member that owns each."""
+    found, names = [(lane.cache, "target")], ["qualifier", "small"]
+    state = lane.state
+    while hasattr(state, "lane"):
+        found.append((state.lane.cache, names.pop(0)))
+        state = state.lane.state
+    return [*found, (state.cache, "draft")]
+
+
+@pytest.mark.parametrize("nest", ["two", "three", "four"])
+def test_every_cache_is_fresh_after_every_round(family: Family, nest: str) -> None:
+    """I3, at every tier."""
+    gs = [generation(p, max_new_tokens=14, temperature=0.8, end_ids=(0,)) for p in PROMPTS[:2]]
+    for active in generate(stage(family.target, nests(family)[nest]), gs):
+        for g in active:
+            for cache, member in tiers(g.lane):
+                assert_equals_fresh_prefill(getattr(family, member), cache)
+                assert list(cache.text) == [*g.request.prompt.token_ids, *g.output]

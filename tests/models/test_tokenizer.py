@@ -40,8 +40,18 @@ def test_special_tokens(tokenizer: Tokenizer) -> None:
     assert tokenizer.special_ids >= {256}
 
 
-def test_padding_ids_have_no_text(tokenizer: Tokenizer) -> None:
+def test_padding_ids_have_no_text(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SentencePiece raises on ids beyond its table, so they are never passed on."""
+    passed: list[list[int]] = []
+    core = tokenizer.tokenizer.decode
+
+    def decode(ids: list[int], **options: bool) -> str:
+        passed.append(ids)
+        return core(ids, **options)
+
+    monkeypatch.setattr(tokenizer.tokenizer, "decode", decode)
     assert tokenizer.decode([97, 280, 5000, 98]) == "ab"
+    assert passed == [[97, 98]]
 
 
 def test_table(tokenizer: Tokenizer) -> None:

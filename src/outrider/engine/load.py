@@ -181,7 +181,7 @@ class Cascade:
             config = replace(config, threshold_target=self._resolve(0, params))
             if len(self.models) > 2 and config.mode == "fuzzy":
                 config = replace(config, threshold_qualifier=self._resolve(1, params))
-        target, *others = self.models
+        target, *others = list(self.models)
         draft = others.pop() if others else None
         return pyramid(target, draft, others, config)
 

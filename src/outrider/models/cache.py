@@ -15,7 +15,7 @@ from torch import Tensor
 
 from outrider.errors import ContextError
 from outrider.protocols import LanguageModel, Segment
-from outrider.tree import ancestor_mask, chain_parents, check_parents, depths
+from outrider.tree import ancestor_mask, chain_parents, check_parents, depths, is_chain
 from outrider.types import NO_IDS, BoolArray, Draft, IntArray, Prompt, as_ids
 
 C = TypeVar("C", bound="CacheBook")
@@ -127,42 +127,37 @@ class CacheBook:
     # -- what the round does ----------------------------------------------------------------
 
     def feed(self, segment: Segment, want: IntArray) -> Feed:
-        """Plan a forward over `segment` and note its rows as read."""
+        """Plan a forward over `segment` and note its rows as read.
+
+        Raises `ContextError`, with nothing noted, when a row would lie outside the window.
+        """
         text_end, old = len(self._text), len(self._tokens)
         unread = [] if self._fed else self._text[self._length :]
         new = [int(t) for t in segment.tokens]
         parents = segment.parents
         if parents is None:
-            parents = np.arange(old - 1, old - 1 + len(new))
+            parents = chain_parents(len(new)) + old
+            parents[:1] = old - 1
         check_parents(parents, first=old)
-        self._tokens += new
-        self._parents += [int(p) for p in parents]
-        start = text_end + old - len(unread)
-        positions = self._positions(len(unread), old)
+        tree = as_ids([*self._parents, *parents.tolist()])
+        positions = np.concatenate(
+            (np.arange(text_end - len(unread), text_end), depths(tree)[old:] + text_end)
+        )
         if len(positions) and positions.max() >= self.context_length:
             raise ContextError(f"position {positions.max()} is outside the context window")
         plan = Feed(
             tokens=as_ids(unread + new),
             positions=positions,
-            start=start,
+            start=text_end + old - len(unread),
             base=text_end,
-            tree=self._tree(len(unread), old),
+            tree=None if is_chain(tree) else _visible(tree, len(unread), old),
             take=self._take(want, len(unread), old, len(new)),
             embeddings=self.embeddings if unread else None,
         )
+        self._tokens += new
+        self._parents = tree.tolist()
         self._fed = True
         return plan
-
-    def _positions(self, unread: int, old: int) -> IntArray:
-        text_end = len(self._text)
-        new = depths(as_ids(self._parents))[old:] + text_end
-        return np.concatenate((np.arange(text_end - unread, text_end), new))
-
-    def _tree(self, unread: int, old: int) -> BoolArray | None:
-        if all(parent == row - 1 for row, parent in enumerate(self._parents)):
-            return None
-        rows = ancestor_mask(as_ids(self._parents))[old:]
-        return np.concatenate((np.zeros((unread, rows.shape[1]), dtype=np.bool_), rows))
 
     @staticmethod
     def _take(want: IntArray, unread: int, old: int, new: int) -> IntArray:
@@ -227,6 +222,12 @@ class CacheBook:
     @abstractmethod
     def _share(self) -> "CacheBook":
         """A cache of the same kind that shares this one's storage until either writes."""
+
+
+def _visible(tree: IntArray, unread: int, old: int) -> BoolArray:
+    """Which speculative slots each fed row sees: pending rows none, the others their ancestors."""
+    rows = ancestor_mask(tree)[old:]
+    return np.concatenate((np.zeros((unread, len(tree)), dtype=np.bool_), rows))
 
 
 def attach(cache: CacheBook, tail: IntArray, draft: Draft) -> tuple[Segment, IntArray]:

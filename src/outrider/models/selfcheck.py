@@ -21,7 +21,7 @@ PROMPT_LENGTH = 5
 SIBLINGS = 8
 """Many, so that a model that counts slots for positions, or sees siblings, is far off."""
 WINDOW = 3
-"""Sliding windows are narrowed to this during the check, so that the few tokens leave it."""
+"""Sliding windows are narrowed to this during the check, so that a path of four leaves it."""
 
 _TOLERANCE = {
     torch.float64: 1e-8,
@@ -70,20 +70,24 @@ def check_trees(model: Checkable) -> None:
 
 def _largest_error(model: Checkable) -> float:
     """Largest difference of any logit, as a share of the plain logits' spread."""
-    *prompt, c, d = _distinct_ids(PROMPT_LENGTH + SIBLINGS + 2, model.vocab_size)
-    prompt, siblings = prompt[:PROMPT_LENGTH], prompt[PROMPT_LENGTH:]
+    *ids, c, d, e = _distinct_ids(PROMPT_LENGTH + SIBLINGS + WINDOW, model.vocab_size)
+    prompt, siblings = ids[:PROMPT_LENGTH], ids[PROMPT_LENGTH:]
     first, last = siblings[0], siblings[-1]
-    plain = model.plain_logits([[*prompt, first, c, d], [*prompt, last, c, d]])
+    plain = model.plain_logits([[*prompt, first, c, d, e], [*prompt, last, c, d, e]])
     [cache] = model.start([Prompt(token_ids=tuple(prompt))])
-    parents = as_ids([-1] * SIBLINGS + [SIBLINGS - 1])
-    tree = Segment(cache, as_ids([*siblings, c]), parents)
-    [drafted] = model.forward([tree], [as_ids([-1, 0, SIBLINGS - 1, SIBLINGS])])
-    cache.commit([last, c, d])
+    parents = as_ids([-1] * SIBLINGS + [SIBLINGS - 1, SIBLINGS, SIBLINGS + 1])
+    tree = Segment(cache, as_ids([*siblings, c, d, e]), parents)
+    [drafted] = model.forward([tree], [np.array([-1, 0, *range(SIBLINGS - 1, len(parents))])])
+    cache.commit([last, c, d, e])
     [kept] = model.forward([Segment(cache, NO_IDS)], [as_ids([-1])])
     read = torch.cat((drafted.logits, kept.logits)).double()
-    end = PROMPT_LENGTH - 1
-    expected = torch.stack(
-        (plain[1, end], plain[0, end + 1], plain[1, end + 1], plain[1, end + 2], plain[1, end + 3])
+    expected = torch.cat(
+        (
+            plain[1, PROMPT_LENGTH - 1 : PROMPT_LENGTH],
+            plain[0, PROMPT_LENGTH : PROMPT_LENGTH + 1],
+            plain[1, PROMPT_LENGTH:],
+            plain[1, -1:],
+        )
     ).to(read)
     spread = (expected.max() - expected.min()).clamp_min(torch.finfo(read.dtype).tiny)
     return float((read - expected).abs().max() / spread)

@@ -67,8 +67,6 @@ def _same_text(ours: Tokenizer, theirs: Tokenizer, token: int) -> bool:
     """Whether entries that are spelled differently stand for the same text."""
     if entry(ours, token) is None or entry(theirs, token) is None:
         return False
-    if token in ours.special_ids or token in theirs.special_ids:
-        return False
     texts = [_continuation(tokenizer, token) for tokenizer in (ours, theirs)]
     return texts[0] == texts[1] and _BROKEN not in texts[0]
 
