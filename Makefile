@@ -1,0 +1,50 @@
+# Everything runs in .venv, which is made when it is missing and renewed when the pins change.
+# Needed: make, and Python 3.11 to 3.14 (another one: make test PYTHON=python3.12).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format clean
+
+help:
+	@echo "make demo       watch the three-model pyramid write, on the CPU"
+	@echo "make test       what CI runs: lint, types, layers, the fast tests"
+	@echo "make test-slow  the long checks"
+	@echo "make format     let ruff mend what it can"
+	@echo "make install    only make .venv"
+	@echo "make clean      remove .venv and all caches"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt scripts/install_torch.py
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' \
+	  || { echo "Needs Python 3.11 to 3.14. Name one: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python scripts/install_torch.py
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,train]"
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/outrider demo
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
