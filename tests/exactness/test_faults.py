@@ -129,3 +129,18 @@ def test_wider_drafts_never_leave_the_targets_vocabulary() -> None:
     assert outputs(run(stage(FAMILY.target, drafter, Match()), PROMPTS, temperature=1.0)) == (
         outputs(plain)
     )
+
+
+@pytest.mark.parametrize("narrow", ["draft", "qualifier"])
+def test_a_narrower_tier_below_is_left_out_once_it_can_not_read(narrow: str) -> None:
+    """The target writes ids that a tier below does not have."""
+    cut = TabularModel(FAMILY.draft.table[:5, :5, :5], name="narrow")
+    nest = Qualified(
+        drafter=ModelDrafter(model=cut if narrow == "draft" else FAMILY.draft),
+        qualifier=cut if narrow == "qualifier" else FAMILY.qualifier,
+    )
+    plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS, temperature=1.0)
+    drafted = run(stage(FAMILY.target, nest), PROMPTS, temperature=1.0)
+    assert outputs(drafted) == outputs(plain)
+    assert any(token >= 5 for g in drafted for token in g.output)
+    assert sum(g.counters.accepted for g in drafted) > 0

@@ -85,7 +85,7 @@ class ModelDrafter:
             states[i].counters.add_seconds(prefill=perf_counter() - begun)
         for state in states:
             if state.cache is None:
-                state.off = f"the prompt does not fit into the window of {self.model.name}"
+                state.off = f"the prompt does not fit {self.model.name}"
         return states
 
     def propose(
@@ -114,6 +114,7 @@ class ModelDrafter:
         """Keep the rows that the emitted tokens spell; the rest is pending next time."""
         for state, emitted in zip(states, tokens, strict=True):
             if state.cache is not None:
+                state.off = state.off or unreadable(self.model, emitted)
                 state.cache.commit(emitted)
 
     def counters(self, state: ModelState) -> dict[str, Counters]:
@@ -122,7 +123,7 @@ class ModelDrafter:
 
     def _depth(self, state: ModelState, tail: IntArray, budget: Budget) -> int:
         """Draft length: the last drafted token itself is never read by this model."""
-        if state.off is not None:
+        if state.off is not None or unreadable(self.model, tail):
             return 0
         window = state.cache.room - len(tail) + 1
         if window <= 0:
@@ -173,4 +174,11 @@ def own_prompt(request: Request) -> Prompt:
 
 def fits(model: LanguageModel, prompt: Prompt) -> bool:
     """Whether the model can read the prompt and at least one token more."""
-    return len(prompt) < model.context_length
+    return len(prompt) < model.context_length and max(prompt.token_ids) < model.vocab_size
+
+
+def unreadable(model: LanguageModel, tokens: IntArray) -> str | None:
+    """Why `model` can not read `tokens`: a wider tier wrote an id that it does not have."""
+    if len(tokens) and tokens.max() >= model.vocab_size:
+        return f"token {tokens.max()} is outside the vocabulary of {model.name}"
+    return None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from outrider.acceptance.match import Match
 from outrider.decoding import Lane, Stage, open_lanes, run_round, uncount
-from outrider.drafters.model import fits, own_prompt
+from outrider.drafters.model import fits, own_prompt, unreadable
 from outrider.errors import StrategyError
 from outrider.policies.fixed import FixedLength
 from outrider.protocols import (
@@ -145,7 +145,7 @@ class Qualified:
             states[i].lane, states[i].counters = lane, lane.counters
         for state in states:
             if state.lane is None:
-                state.off = f"the prompt does not fit into the window of {self.qualifier.name}"
+                state.off = f"the prompt does not fit {self.qualifier.name}"
         return states
 
     def propose(
@@ -156,7 +156,7 @@ class Qualified:
     ) -> list[Draft]:
         """Inner rounds until every request has its fill; overshoot is cut by count alone."""
         gathered = [
-            _Collected(*parts, done=parts[0].off is not None or not parts[2].depth)
+            _Collected(*parts, done=self._idle(*parts))
             for parts in zip(states, tails, budgets, strict=True)
         ]
         while active := [c for c in gathered if not c.done and self._has_room(c)]:
@@ -178,6 +178,8 @@ class Qualified:
     def commit(self, states: Sequence[QualifiedState], tokens: Sequence[IntArray]) -> None:
         """Commit the qualifier's cache and everything below."""
         pairs = [(s.lane, t) for s, t in zip(states, tokens, strict=True) if s.lane]
+        for state, emitted in zip(states, tokens, strict=True):
+            state.off = state.off or unreadable(self.qualifier, emitted)
         for lane, emitted in pairs:
             lane.cache.commit(emitted)
         self.drafter.commit([lane.state for lane, _ in pairs], [t for _, t in pairs])
@@ -186,6 +188,10 @@ class Qualified:
         """This tier's counts, then those of the tiers inside."""
         inner = self.drafter.counters(state.lane.state) if state.lane else {}
         return {self.name: state.counters} | inner
+
+    def _idle(self, state: QualifiedState, tail: IntArray, budget: Budget) -> bool:
+        out_of_reach = state.off or unreadable(self.qualifier, tail)
+        return out_of_reach is not None or not budget.depth
 
     def _has_room(self, collected: _Collected) -> bool:
         if collected.limit >= 0:
