@@ -77,6 +77,8 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, low, high, open_low in _RANGES:
             value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise OptionError(f"{name} is {value!r}", hint="Give a number")
             if not (low < value if open_low else low <= value) or not value <= high:
                 raise OptionError(
                     f"{name} is {value}", hint=f"Give a value {_range(low, high, open_low)}"
@@ -108,6 +110,9 @@ class SamplingParams:
         names = ("temperature", "top_k", "top_p", "min_p", "typical_p")
         return {name: getattr(self, name) for name in names}
 
+
+NOT_FINITE = "logits hold NaN or +inf"
+NOTHING_ALLOWED = "no token is allowed"
 
 _INF = float("inf")
 _RANGES: tuple[tuple[str, float, float, bool], ...] = (
@@ -167,9 +172,10 @@ class Sampler:
         """Scores after bias, penalties, bans and the user's processors, before the warps.
 
         `generated` are the tokens written before this one, the drafted ones of its path included.
+        Raises `LogitsError` for logits from which nothing can be chosen.
         """
-        if bool(torch.isnan(logits).any()):
-            raise LogitsError("logits hold NaN")
+        if bool((logits.isnan() | (logits == torch.inf)).any()):
+            raise LogitsError(NOT_FINITE)
         p = self.params
         scores = logits if logits.dtype == torch.float64 else logits.float()
         if p.logit_bias or p.banned_tokens or self._reads_text or p.min_new_tokens:
@@ -192,7 +198,7 @@ class Sampler:
             scores = torch.full_like(scores, -torch.inf)
             scores[forced : forced + 1] = 0.0
         if not bool((scores > -torch.inf).any()):
-            raise LogitsError("no token is allowed")
+            raise LogitsError(NOTHING_ALLOWED)
         return scores
 
     def _penalise(self, scores: Tensor, generated: Sequence[int] | IntArray) -> None:

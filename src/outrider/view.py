@@ -8,9 +8,15 @@ from torch import Tensor
 
 from outrider.errors import LogitsError
 from outrider.noise import Purpose
-from outrider.sampling import Sampler
+from outrider.sampling import NOT_FINITE, NOTHING_ALLOWED, Sampler
 from outrider.tree import path_to
 from outrider.types import Counters, Draft, Rows
+
+
+_HINTS = {
+    NOT_FINITE: "Check its weights and dtype; float16 overflows where bfloat16 does not",
+    NOTHING_ALLOWED: "Loosen logit_bias, banned_tokens, forced_tokens or the logits processors",
+}
 
 
 @dataclass(slots=True)
@@ -90,6 +96,5 @@ class _named:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, LogitsError) and not error.hint:
             raise LogitsError(
-                f"model {self.model}: {error.problem}",
-                hint="Check its weights and dtype; float16 overflows where bfloat16 does not",
+                f"model {self.model}: {error.problem}", hint=_HINTS.get(error.problem, "")
             ) from None

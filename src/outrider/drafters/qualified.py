@@ -117,7 +117,7 @@ class Qualified:
             raise StrategyError(
                 f"the rule outside needs the law of each token, which {self.rule} at "
                 f"{self.name!r} does not know",
-                hint="Use a divergence that reads distributions only, such as js",
+                hint="Use a divergence that reads distributions only, such as js, and no max_changed",
             )
         if self.drafter.draw not in self.rule.draws:
             raise StrategyError(

@@ -1,13 +1,15 @@
 """`outrider.generate`: the call that people who come from `transformers` already write."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from outrider.engine.generator import Generator
 from outrider.engine.load import load
-from outrider.errors import OptionError, reject_unknown
+from outrider.errors import LogitsError, OptionError, reject_unknown
 
 _TOP_K_WHEN_SAMPLING = 50
 """What `transformers` keeps when sampling and nothing is said about top_k."""
@@ -29,22 +31,24 @@ _RENAMED = {
     "stop_strings": "stop",
     "eos_token_id": "stop_token_ids",
 }
-_LOADING = (
-    "mode",
-    "num_speculative_tokens",
-    "num_qualified_tokens",
-    "divergence",
-    "threshold_qualifier",
-    "threshold_target",
-    "max_changed",
-    "qualifier",
+_LOADING = tuple(
+    name
+    for name in inspect.signature(load).parameters
+    if name not in ("target", "draft", "tokenizer")
 )
-_OWN = ("attention_mask", "do_sample", "max_length", "num_return_sequences", "pad_token_id")
+_OWN = (
+    "input_ids",
+    "attention_mask",
+    "do_sample",
+    "max_length",
+    "num_return_sequences",
+    "pad_token_id",
+)
 
 
 def generate(
     model: Any,
-    inputs: Any,
+    inputs: Any = None,
     *,
     assistant_model: Any = None,
     tokenizer: Any = None,
@@ -56,7 +60,7 @@ def generate(
     Args:
         model: a built causal model of `transformers`, a folder, a hub name or a `LanguageModel`.
         inputs: token ids `[batch, length]` (padding is recognised by `attention_mask`), a mapping
-            with `input_ids`, or lists of ids.
+            with `input_ids`, or lists of ids. `**tokenizer(...)` will do as well.
         assistant_model: the draft model; None decodes undrafted.
         tokenizer: needed for `stop_strings`.
         streamer: `put(tokens)` and `end()`, as in `transformers`; one prompt, one sample.
@@ -65,64 +69,83 @@ def generate(
             `logits_processor`, ...), and those of `outrider.load` (`qualifier`, `mode`, ...).
 
     Returns:
-        Prompt and continuation, `[batch * samples, longest]`, padded on the right.
+        The rows of `inputs` as given, each with its continuation: `[batch * samples, longest]`,
+        padded on the right.
 
     Raises:
         OptionError: an option is unknown, or a streamer is given for several texts.
+        LogitsError: the model's logits are unusable.
     """
     reject_unknown("option", options, (*_SAMPLING, *_RENAMED, *_LOADING, *_OWN))
-    mask = options.pop("attention_mask", None)
+    inputs, mask = options.pop("input_ids", inputs), options.pop("attention_mask", None)
     if isinstance(inputs, Mapping):
-        mask, inputs = inputs.get("attention_mask"), inputs["input_ids"]
-    prompts = _unpadded(inputs, mask)
+        mask, inputs = inputs.get("attention_mask", mask), inputs["input_ids"]
+    given = _rows(inputs)
+    prompts = given if mask is None else _unpadded(given, mask)
     samples = int(options.pop("num_return_sequences", 1))
     pad = options.pop("pad_token_id", None)
     loading = {name: options.pop(name) for name in _LOADING if name in options}
     if assistant_model is None and loading.get("qualifier") is None:
         loading["mode"] = "none"
     engine = load(model, draft=assistant_model, tokenizer=tokenizer, **loading)
-    sampling = _sampling(options, max(len(p) for p in prompts))
-    if streamer is not None:
-        rows = [_streamed(engine, prompts, samples, sampling, streamer)]
+    width = max(len(row) for row in given)
+    sampling = _sampling(options, width, engine.defaults.sampling or {})
+    if streamer is None:
+        written = _written(engine, prompts, samples, sampling)
     else:
-        grouped = engine.generate(prompts, n=samples, **sampling)
-        results = [r for group in grouped for r in (group if samples > 1 else [group])]
-        copies = [p for p in prompts for _ in range(samples)]
-        rows = [[*p, *r.token_ids] for p, r in zip(copies, results, strict=True)]
-    return _padded(rows, pad if pad is not None else next(iter(engine.defaults.end_ids), 0))
+        written = [_streamed(engine, given, prompts, samples, sampling, streamer)]
+    copies = [row for row in given for _ in range(samples)]
+    rows = [[*row, *tokens] for row, tokens in zip(copies, written, strict=True)]
+    return _padded(rows, _pad_id(engine, sampling) if pad is None else pad)
 
 
-def _unpadded(inputs: Any, mask: Any) -> list[list[int]]:
-    if isinstance(inputs, Tensor):
-        inputs = inputs.tolist() if inputs.dim() == 2 else [inputs.tolist()]
-    elif inputs and isinstance(inputs[0], int):
-        inputs = [inputs]
-    if mask is None:
-        return [list(row) for row in inputs]
-    kept = torch.as_tensor(mask).bool().tolist()
+def _rows(inputs: Any) -> list[list[int]]:
+    """Rows of ids from a tensor, a list of them, or lists."""
+    rows = inputs.tolist() if isinstance(inputs, Tensor) else inputs
+    if not rows:
+        raise OptionError("there is no prompt", hint="Give token ids [batch, length]")
+    return [rows] if isinstance(rows[0], int) else [list(row) for row in rows]
+
+
+def _unpadded(rows: Sequence[Sequence[int]], mask: Any) -> list[list[int]]:
     return [
         [token for token, keep in zip(row, keeps, strict=True) if keep]
-        for row, keeps in zip(inputs, kept, strict=True)
+        for row, keeps in zip(rows, _rows(mask), strict=True)
     ]
 
 
-def _sampling(options: dict[str, Any], longest: int) -> dict[str, Any]:
+def _sampling(
+    options: Mapping[str, Any], width: int, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     """Options of `SamplingParams` for those of `transformers`."""
     given = {_RENAMED.get(name, name): value for name, value in options.items()}
     max_length = given.pop("max_length", None)
     if max_length is not None and "max_new_tokens" not in given:
-        given["max_new_tokens"] = max_length - longest
+        given["max_new_tokens"] = max_length - width
+    if options.get("eos_token_id") is not None:  # takes the place of the model's own
+        given["ignore_eos"] = True
     do_sample = given.pop("do_sample", None)
-    if do_sample:
-        given = {"temperature": 1.0, "top_k": _TOP_K_WHEN_SAMPLING} | given
-    elif do_sample is not None:
-        given["temperature"] = 0.0
-    return given
+    if do_sample or (do_sample is None and defaults.get("temperature")):
+        return {"temperature": 1.0, "top_k": _TOP_K_WHEN_SAMPLING} | dict(defaults) | given
+    return given if do_sample is None else given | {"temperature": 0.0}
+
+
+def _written(
+    engine: Generator, prompts: list[list[int]], samples: int, sampling: dict[str, Any]
+) -> list[Sequence[int]]:
+    """Continuations, the samples of a prompt next to each other."""
+    groups = engine.generate(prompts, n=samples, **sampling)
+    results = [r for group in groups for r in (group if samples > 1 else [group])]
+    for result in results:
+        if result.error is not None:
+            raise LogitsError(result.error)
+    return [result.token_ids for result in results]
 
 
 def _streamed(
-    engine: Any,
-    prompts: Sequence[list[int]],
+    engine: Generator,
+    given: list[list[int]],
+    prompts: list[list[int]],
     samples: int,
     sampling: dict[str, Any],
     streamer: Any,
@@ -130,7 +153,7 @@ def _streamed(
     if len(prompts) != 1 or samples != 1:
         raise OptionError("a streamer shows one text", hint="Give one prompt and one sample")
     put: Callable[[Tensor], None] = streamer.put
-    put(torch.tensor([prompts[0]]))
+    put(torch.tensor(given))
     generation, rounds = engine.start(prompts[0], **sampling)
     shown = 0
     for _ in rounds:
@@ -138,7 +161,18 @@ def _streamed(
             put(torch.tensor([token]))
         shown = len(generation.output)
     streamer.end()
-    return [*prompts[0], *generation.output]
+    if generation.error is not None:
+        raise generation.error
+    return generation.output
+
+
+def _pad_id(engine: Generator, sampling: Mapping[str, Any]) -> int:
+    """What the model pads with, else the first end token."""
+    params = engine.params(**sampling)
+    target = engine.strategy_for(params).target
+    own = getattr(target, "generation_defaults", {}).get("pad_token_id")
+    ends = (*params.stop_token_ids, *engine.defaults.end_ids)
+    return next(iter(ends), 0) if own is None else int(own)
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:

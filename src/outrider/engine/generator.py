@@ -140,6 +140,8 @@ class Generator:
         self, generations: Sequence[Generation], strategy: Strategy
     ) -> Iterator[list[Generation]]:
         """Decode, round by round, and keep the caches of a single request for the next."""
+        if not generations:
+            return
         kept, self._kept = self._kept, None
         previous = [kept] + [None] * (len(generations) - 1)
         try:

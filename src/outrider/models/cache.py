@@ -285,9 +285,17 @@ def start_caches(
 
 
 def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
-    """Raise `ContextError` for an empty prompt or one that leaves no room to write."""
+    """Raise `ContextError` for a prompt that is empty, leaves no room to write, or has ids that
+    the model does not know."""
     if not len(prompt):
         raise ContextError("the prompt is empty", hint="Give at least one token, such as BOS")
+    low, high = min(prompt.token_ids), max(prompt.token_ids)
+    if low < 0 or high >= model.vocab_size:
+        raise ContextError(
+            f"the prompt holds token {low if low < 0 else high}; model {model.name} knows ids "
+            f"from 0 to {model.vocab_size - 1}",
+            hint="Encode the prompt with this model's own tokenizer",
+        )
     over = len(prompt) + 1 - model.context_length
     if over > 0:
         raise ContextError(

@@ -1,0 +1,96 @@
+"""`outrider`: the command line. Models are imported by the command that needs them."""
+
+import io
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from outrider.cli import failures, interrupt
+from outrider.cli.calibrate import calibrate
+from outrider.cli.chat import chat
+from outrider.cli.demo import demo
+from outrider.cli.generate import generate
+from outrider.cli.groups import grouped
+from outrider.cli.info import info
+from outrider.cli.train import train
+from outrider.errors import OutriderError
+
+app = typer.Typer(
+    name="outrider",
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(grouped(generate))
+app.command()(grouped(chat))
+app.command()(grouped(demo))
+app.command()(grouped(info))
+app.command()(grouped(calibrate))
+app.add_typer(train, name="train")
+
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        print(f"outrider {version('outrider')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def outrider(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and stop.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Faster text from language models: small models draft, the big one only confirms.
+
+    Start here (no download, the tiny family ships with the package):
+
+      outrider demo
+      outrider generate "Once upon a time" --seed 1 --temperature 0.8
+
+    With your own models (folders or hub names that share a vocabulary):
+
+      outrider generate "Once upon a time" --target ./big --draft ./small
+
+    Mode exact, the default, gives the very text that the target alone writes.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    0: done. 2: wrong input, one line on standard error says what. 130: Ctrl-C.
+    """
+    command = get_command(app)
+    _write_anything()
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with failures.reported_warnings():
+        try:
+            code = command.main(words, prog_name="outrider", standalone_mode=False)
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+        except failures.UsageError as error:
+            return failures.report_usage(error)
+        except OutriderError as error:
+            return failures.report(error)
+        except BrokenPipeError:
+            failures.close_broken_pipe()
+            return 1
+        except (KeyboardInterrupt, typer.Abort):
+            return interrupt.EXIT_CODE
+
+
+def _write_anything() -> None:
+    """A terminal that lacks a character shows a question mark; no text may raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

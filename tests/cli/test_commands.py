@@ -1,0 +1,165 @@
+"""`info`, `chat`, `calibrate`, `demo` and `train` on a small random family."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outrider.acceptance import load_calibrations
+from tests.cli.conftest import Family, Run
+from tests.cli.test_wrong_input import unknown_architecture
+
+INFO = {
+    "name",
+    "path",
+    "architecture",
+    "model_type",
+    "parameters",
+    "vocabulary",
+    "context",
+    "stored_dtype",
+    "stored_bytes",
+    "runner",
+    "reason",
+    "dtype",
+    "weights_bytes",
+    "cache_bytes_per_1k_tokens",
+    "fingerprint",
+}
+
+
+def test_info_as_json(family: Family, run: Run) -> None:
+    [found] = run("info", family.target, "--dtype", "bfloat16", "--json").json["models"]
+    assert set(found) == INFO
+    assert found["architecture"] == "LlamaForCausalLM"
+    assert (found["vocabulary"], found["context"]) == (288, 256)
+    assert found["stored_bytes"] == 4 * found["parameters"]
+    assert found["weights_bytes"] == 2 * found["parameters"]
+    keys_and_values, layers, heads, width = 2, 2, 2, 8
+    per_token = keys_and_values * layers * heads * width * 2
+    assert found["cache_bytes_per_1k_tokens"] == 1024 * per_token
+    assert (found["runner"], found["stored_dtype"]) == ("outrider", "F32")
+
+
+def test_info_for_people(family: Family, run: Run) -> None:
+    shown = run("info", family.target)
+    assert (shown.code, shown.err) == (0, "")
+    assert "LlamaForCausalLM" in shown.out and "KiB for 1k tokens" in shown.out
+
+
+def test_info_says_when_nothing_runs_it(tmp_path: Path, run: Run) -> None:
+    unknown_architecture(tmp_path / "model")
+    [found] = run("info", tmp_path / "model", "--json").json["models"]
+    assert found["runner"] is None
+    assert "mamba9" in found["reason"]
+
+
+def test_chat_remembers_and_forgets(family: Family, run: Run) -> None:
+    length = ["--max-new-tokens", "8"]
+    once = run("chat", *family.two, *length, stdin="Hello\n").out
+    talk = "Hello\n/stats\n\n/reset\nHello\nHello\n/quit\nnever read\n"
+    outcome = run("chat", *family.two, *length, stdin=talk)
+    assert outcome.code == 0
+    assert outcome.out.startswith(once + once)
+    assert len(outcome.out) > len(once + once)
+    assert "tokens/s" in outcome.err
+
+
+def test_chat_survives_a_full_context(family: Family, run: Run) -> None:
+    talk = "x" * 300 + "\nHello\n/stat\n"
+    outcome = run("chat", *family.two, "--max-new-tokens", "8", stdin=talk)
+    assert outcome.code == 0
+    assert "256" in outcome.err and "/reset forgets the conversation" in outcome.err
+    assert "Did you mean '/stats'?" in outcome.err
+    assert outcome.out == run("chat", *family.two, "--max-new-tokens", "8", stdin="Hello\n").out
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    file = tmp_path / "prompts.jsonl"
+    lines: list[dict[str, Any]] = [{"prompt": f"Story {i} begins"} for i in range(3)]
+    lines.insert(1, {"prompt": [{"role": "user", "content": "Tell me a story"}], "kind": "chat"})
+    file.write_text("\n".join(json.dumps(line) for line in lines))
+    return file
+
+
+def test_calibration_makes_shares_usable(
+    family: Family, prompts: Path, tmp_path: Path, run: Run
+) -> None:
+    file = tmp_path / "calibration.json"
+    measured = ["--prompts", prompts, "--limit", "3", "--tokens", "4", "--divergence", "js"]
+    outcome = run("calibrate", *family.three, *measured, "--out", file)
+    assert outcome.code == 0, outcome.err
+    pairs = [(c.subject.verifier.name, c.subject.proposer.name) for c in load_calibrations(file)]
+    assert pairs == [("target", "qualifier"), ("qualifier", "draft"), ("target", "draft")]
+    assert load_calibrations(file)[0].positions == 12
+    assert all(heading in outcome.out for heading in ("50%", "80%", "90%", "95%"))
+    shares = ["--threshold-target", "100%", "--threshold-qualifier", "80%", "--mode", "fuzzy"]
+    length = ["--max-new-tokens", "8", "--json", "--calibration", file]
+    found = run("generate", "Story 1 begins", *family.three, *shares, *length)
+    assert found.code == 0, found.err
+    assert found.json["speculation"]["accepted"] > 0
+
+
+def test_calibration_of_plain_text_lines(family: Family, tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "lines.txt"
+    file.write_text("One\n\nTwo\n")
+    measured = ["--prompts", file, "--tokens", "2", "--divergence", "tv", "--divergence", "js"]
+    outcome = run("calibrate", *family.two, *measured)
+    assert outcome.code == 0
+    assert "Give --out FILE" in outcome.err
+    assert "tv" in outcome.out and "js" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--divergence", "jsd"], "unknown divergence 'jsd'"),
+        (["--prompts", "/nowhere.jsonl"], "/nowhere.jsonl can not be read"),
+        (["--out", "/nowhere/file.json"], "there is no folder /nowhere"),
+        ([], "comes with no prompts"),
+    ],
+)
+def test_faulty_calibration(options: list[str], named: str, family: Family, run: Run) -> None:
+    outcome = run("calibrate", *family.two, *options)
+    assert outcome.code == 2
+    assert named in outcome.error
+
+
+def test_calibration_needs_two_models(family: Family, prompts: Path, run: Run) -> None:
+    outcome = run("calibrate", "--target", family.target, "--prompts", prompts)
+    assert outcome.code == 2
+    assert "needs a draft model or a qualifier" in outcome.error
+
+
+@pytest.mark.parametrize(
+    "line", ["not json", '{"text": "x"}', '{"prompt": 3}', '{"prompt": [3]}', "[]"]
+)
+def test_faulty_prompt_files(line: str, family: Family, tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "fine"}\n' + line)
+    outcome = run("calibrate", *family.two, "--prompts", file)
+    assert outcome.code == 2
+    assert "prompt 2 of" in outcome.error
+
+
+def test_demo_compares_two_and_three_tiers(
+    family: Family, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("outrider.cli.demo.REPEATS", 2)
+    outcome = run("demo", *family.three, "--tokens", "6", "--dtype", "float64")
+    assert outcome.code == 0, outcome.err
+    assert "\x1b" not in outcome.out
+    rows = [line for line in outcome.out.splitlines() if "identical" in line]
+    assert len(rows) == 3
+    assert "DIFFERS" not in outcome.out
+    assert "tokens per target forward" in outcome.out
+    colored = run("demo", *family.three, "--tokens", "6", "--color", "always")
+    assert "\x1b[" in colored.out and "qualifier" in colored.err
+
+
+def test_training_needs_its_file(tmp_path: Path, run: Run) -> None:
+    outcome = run("train", "family", tmp_path / "none.toml")
+    assert outcome.code == 2
+    assert "none.toml" in outcome.error
