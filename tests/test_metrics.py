@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import fields
+from itertools import pairwise
 
 import pytest
 
@@ -142,5 +143,5 @@ def test_more_acceptance_is_never_slower() -> None:
         return predicted_speed(costs, 5, 10)
 
     grid = [i / 10 for i in range(11)]
-    assert all(speed(a, 0.5) <= speed(b, 0.5) for a, b in zip(grid, grid[1:], strict=False))
-    assert all(speed(0.5, a) <= speed(0.5, b) for a, b in zip(grid, grid[1:], strict=False))
+    assert all(speed(a, 0.5) <= speed(b, 0.5) for a, b in pairwise(grid))
+    assert all(speed(0.5, a) <= speed(0.5, b) for a, b in pairwise(grid))

@@ -126,13 +126,6 @@ class PyramidConfig:
                 f"max_changed is given, but mode {self.mode!r} changes no token",
                 hint="Use mode assisted or fuzzy, or leave it out",
             )
-        if self.mode == "fuzzy" and self.threshold_qualifier > self.threshold_target:
-            warnings.warn(
-                f"the qualifier's threshold {self.threshold_qualifier:g} is above the target's "
-                f"{self.threshold_target:g}: much of what the qualifier lets pass will be refused",
-                OutriderWarning,
-                stacklevel=3,
-            )
 
     @property
     def outer_rule(self) -> AcceptanceRule:
@@ -168,6 +161,8 @@ def pyramid(
     models = [*qualifiers, *([draft] if draft is not None else [])]
     if config.mode == "none" or not models:
         return Strategy(target=target)
+    if len(models) > 1 and config.mode == "fuzzy":
+        _check_thresholds(config)
     drafter: Drafter = ModelDrafter(model=models[-1])
     windows = _windows(config, len(models))
     for depth, qualifier in reversed(list(enumerate(models[:-1]))):
@@ -181,6 +176,17 @@ def pyramid(
     return Strategy(
         target=target, drafter=drafter, rule=config.outer_rule, policy=FixedLength(windows[0])
     )
+
+
+def _check_thresholds(config: PyramidConfig) -> None:
+    """Warn of a qualifier more tolerant than the target."""
+    if config.threshold_qualifier > config.threshold_target:
+        warnings.warn(
+            f"the qualifier's threshold {config.threshold_qualifier:g} is above the target's "
+            f"{config.threshold_target:g}: much of what the qualifier lets pass will be refused",
+            OutriderWarning,
+            stacklevel=3,
+        )
 
 
 def _windows(config: PyramidConfig, stages: int) -> list[int]:

@@ -85,7 +85,12 @@ def test_a_batch_padded_on_the_left(kind: str, drafted: bool) -> None:
     model = built(kind)
     expected = theirs(model, BATCH, attention_mask=MASK, max_new_tokens=10)
     got = ours(
-        model, BATCH, attention_mask=MASK, assistant_model=draft, max_new_tokens=10, pad_token_id=PAD
+        model,
+        BATCH,
+        attention_mask=MASK,
+        assistant_model=draft,
+        max_new_tokens=10,
+        pad_token_id=PAD,
     )
     assert got == expected
 
@@ -93,9 +98,7 @@ def test_a_batch_padded_on_the_left(kind: str, drafted: bool) -> None:
 def test_the_assistant_really_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     result = Generator.result
-    monkeypatch.setattr(
-        Generator, "result", lambda *args: seen.append(result(*args)) or seen[-1]
-    )
+    monkeypatch.setattr(Generator, "result", lambda *args: seen.append(result(*args)) or seen[-1])
     ours(built("llama"), ONE, assistant_model=assistant("llama"), max_new_tokens=16)
     ours(built("llama"), ONE, max_new_tokens=4)
     drafted, plain = seen
@@ -184,7 +187,7 @@ def test_an_encoding_may_be_spread_over_keywords() -> None:
     assert outrider.generate(built("llama"), **encoding, max_new_tokens=3).tolist() == expected
     ragged = ours(built("llama"), [[5, 9, 40], [7]], max_new_tokens=3, pad_token_id=PAD)
     assert ragged[0] == expected[0][2:]
-    assert ragged[1] == expected[2][4:] + [PAD, PAD]
+    assert ragged[1] == [*expected[2][4:], PAD, PAD]
     for nothing in (None, [], {"input_ids": []}):
         with pytest.raises(OptionError, match="there is no prompt"):
             outrider.generate(built("llama"), nothing)
@@ -257,9 +260,7 @@ def test_a_streamer_gets_the_prompt_and_then_each_token(drafted: bool) -> None:
     assert mine.ended == reference.ended == 1
 
 
-def test_a_text_streamer_of_transformers(
-    tmp_path: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_text_streamer_of_transformers(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
     write_tokenizer(tmp_path)
     codec = Tokenizer.load(tmp_path).tokenizer
     out = ours(

@@ -1,6 +1,7 @@
 """What a request comes back as."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from outrider.strategy import PyramidConfig, pyramid
 from outrider.types import Counters, Exactness
 from tests.exactness.rigs import tabular_family
 
-FAMILY = tabular_family(seed=7)
+FAMILY: Any = tabular_family(seed=7)
 CONFIG: dict[str, Any] = {"num_speculative_tokens": 3, "num_qualified_tokens": 5}
 
 
@@ -58,7 +59,7 @@ def test_spans_spell_the_text(pieces: list[tuple[str, str]], cut: int) -> None:
     got = [*spans(text, ends, [source for _, source in pieces])]
     assert "".join(piece for piece, _ in got) == text
     assert all(piece for piece, _ in got)
-    assert all(a[1] != b[1] for a, b in zip(got, got[1:], strict=False))
+    assert all(a[1] != b[1] for a, b in pairwise(got))
     characters = [source for piece, source in pieces for _ in piece][: len(text)]
     assert [source for piece, source in got for _ in piece] == characters
 
@@ -73,7 +74,7 @@ def test_counts_add_up(mode: str, tiers: int) -> None:
     spec, c = result.speculation, result.speculation.target
     assert c.tokens == result.completion_tokens == len(result.sources) == len(result.changed)
     assert sum(c.sources.values()) == c.tokens and c.changed == sum(result.changed)
-    names = ["qualifier", "qualifier2"][: tiers - 2] + ["draft"]
+    names = [*["qualifier", "qualifier2"][: tiers - 2], "draft"]
     assert list(spec.stages) == ([] if mode == "none" else names)
     for name, counted in spec.stages.items():
         if name != "draft":

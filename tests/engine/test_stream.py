@@ -99,7 +99,9 @@ def test_a_stream_left_early_does_no_harm(loaded: Load) -> None:
     with pytest.raises(OptionError, match="not at its end"):
         _ = stream.result
     assert generator.generate("once", **OPTIONS).token_ids == expected
-    assert "".join(generator.stream("once", **OPTIONS)) == loaded(1).generate("once", **OPTIONS).text
+    assert (
+        "".join(generator.stream("once", **OPTIONS)) == loaded(1).generate("once", **OPTIONS).text
+    )
 
 
 def test_a_stream_needs_a_tokenizer_and_known_options(loaded: Load) -> None:

@@ -1,6 +1,7 @@
 """The comparisons of `test_decoder_logits` can fail: each mutation moves the logits by > 1e-3."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from outrider.models.cache import CacheBook, Feed
 from outrider.models.decoder import Decoder
 from outrider.models.decoder_weights import Linear
 from outrider.models.kv_cache import DecoderCache
+from outrider.protocols import Segment
 from outrider.types import BoolArray, IntArray
 from tests.models.checkpoints import make_checkpoint
 from tests.models.reference import (
@@ -131,23 +133,23 @@ def blind_to_trees(feed: Feed, _cache: DecoderCache, _window: int | None) -> Boo
     return slots[None] <= slots[feed.start :, None]
 
 
-def late_positions(book: CacheBook, unread: int, old: int) -> IntArray:
-    positions = _positions(book, unread, old)
-    return positions + (np.arange(len(positions)) >= unread)
+def late_positions(book: CacheBook, segment: Segment, want: IntArray) -> Feed:
+    plan = _feed(book, segment, want)
+    return replace(plan, positions=plan.positions + (plan.positions >= plan.base))
 
 
 def slots_for_positions(cache: DecoderCache, end: int) -> IntArray:
     return np.arange(end)
 
 
-_positions = CacheBook._positions
+_feed = CacheBook.feed
 
 
 @pytest.mark.parametrize(
     ("owner", "attribute", "mutation"),
     [
         (decoder_attention, "visible", blind_to_trees),
-        (CacheBook, "_positions", late_positions),
+        (CacheBook, "feed", late_positions),
         (DecoderCache, "slot_positions", slots_for_positions),
     ],
 )

@@ -105,6 +105,8 @@ def load(
         threshold_qualifier=thresholds.plain_qualifier,
         threshold_target=thresholds.plain_target,
     )
+    if context is not None and context < 2:
+        raise OptionError(f"context is {context}", hint="Leave room for a prompt and an answer")
     if threads is not None:
         _use_threads(threads)
     tiers = _sources(target, qualifier, draft, mode)
@@ -157,7 +159,7 @@ class _Thresholds:
     def plain_qualifier(self) -> float:
         """The qualifier's number, or a stand-in until it is looked up."""
         value = self.qualifier.value
-        return min(DEFAULT_THRESHOLD_QUALIFIER, self.plain_target) if value is None else value
+        return DEFAULT_THRESHOLD_QUALIFIER if value is None else value
 
     @property
     def plain_target(self) -> float:
