@@ -31,7 +31,7 @@ demo: $(INSTALLED)
 	$(BIN)/outrider demo
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

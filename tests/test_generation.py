@@ -17,6 +17,7 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 
+from outrider.acceptance import Fuzzy
 from outrider.decoding import generate
 from outrider.drafters import ModelDrafter, NoDrafter, Qualified
 from outrider.engine.result import spans
@@ -191,6 +192,18 @@ def test_a_stop_string_in_the_middle_of_an_accepted_run() -> None:
     assert g.counters.rounds == -(-(at + 2) // 7)
     assert g.counters.cut == g.counters.rounds * 7 - len(g.output) > 0
     check_books(g)
+
+
+def test_changes_that_were_cut_are_not_counted() -> None:
+    """All is accepted, so every round has changes, and the criterion cuts somewhere among them."""
+    rule, cut = Fuzzy("js", float("inf")), 0
+    whole = stage(FAMILY.target, NESTS["two"], rule)
+    for limit in range(12, 60, 6):
+        for g in run(whole, PROMPTS[:3], temperature=1.0, stopping_criteria=[Total(limit)]):
+            assert g.counters.changed == sum(g.changed) and len(g.changed) == len(g.output)
+            assert g.counters.tokens == len(g.output) == sum(g.counters.sources.values())
+            cut += g.counters.cut
+    assert cut > 20
 
 
 def test_pieces_are_the_same_text_however_many_tokens_a_round_has() -> None:

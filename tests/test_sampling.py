@@ -1,6 +1,8 @@
 """Processing, choosing, and the options that are refused."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import config
 from torch import Tensor
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
@@ -220,6 +223,21 @@ def test_no_seed_draws_one() -> None:
     assert Sampler(SamplingParams(seed=9)).seed == 9
 
 
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without the type checks of the tests, which would be first to complain."""
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)
+
+
+def test_a_string_is_no_tuple_of_strings() -> None:
+    with unchecked(), pytest.raises(OptionError, match=r"stop is 'end'\. Give a tuple"):
+        SamplingParams(stop="end")  # pyright: ignore[reportArgumentType]
+
+
 # -- options --------------------------------------------------------------------------------
 
 
@@ -238,10 +256,31 @@ def test_no_seed_draws_one() -> None:
         ({"max_new_tokens": 0}, "max_new_tokens is 0. Give a value of at least 1"),
         ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens is 9"),
         ({"stop": ("a", "")}, "a stop string is empty"),
+        ({"stop": 5}, "stop holds 5"),
+        ({"temperature": True}, "temperature is True. Give a number"),
+        ({"presence_penalty": math.inf - math.inf}, "presence_penalty is nan"),
+        ({"top_k": 2.5}, "top_k is 2.5. Give a whole number"),
+        ({"max_new_tokens": 3.5}, "max_new_tokens is 3.5. Give a whole number"),
+        ({"logprobs": 1.5}, "logprobs is 1.5"),
+        ({"logprobs": -1}, "logprobs is -1. Give a value of at least 0"),
+        ({"seed": "a"}, "seed is 'a'. Give a whole number"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": True}, "seed is True"),
+        ({"logit_bias": [1, 2]}, "logit_bias is [1, 2]. Give a mapping"),
+        ({"logit_bias": {"a": 1}}, "logit_bias holds 'a'. Token ids are"),
+        ({"logit_bias": {-1: 50}}, "logit_bias holds -1"),
+        ({"logit_bias": {1: math.nan}}, "a bias in logit_bias is nan"),
+        ({"logit_bias": {1: math.inf}}, "a bias in logit_bias is inf"),
+        ({"banned_tokens": (-1,)}, "banned_tokens holds -1"),
+        ({"banned_tokens": 1.5}, "banned_tokens holds 1.5"),
+        ({"stop_token_ids": [2, True]}, "stop_token_ids holds True"),
+        ({"forced_tokens": {-1: 2}}, "forced_tokens holds -1"),
+        ({"forced_tokens": {0: -2}}, "forced_tokens holds -2"),
+        ({"forced_tokens": 3}, "forced_tokens is 3. Give a mapping"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(options: dict, words: str) -> None:
-    with pytest.raises(OptionError) as caught:
+    with unchecked(), pytest.raises(OptionError) as caught:
         SamplingParams.of(**options)
     assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
 
@@ -250,3 +289,13 @@ def test_single_values_become_tuples() -> None:
     params = SamplingParams.of(stop="end", stop_token_ids=7, banned_tokens=[1, 2])
     assert (params.stop, params.stop_token_ids, params.banned_tokens) == (("end",), (7,), (1, 2))
     assert SamplingParams.of(stop=None).stop == ()
+
+
+def test_numbers_of_numpy_and_a_bias_that_forbids_are_welcome() -> None:
+    with unchecked():
+        params = SamplingParams.of(
+            top_k=np.int64(3), temperature=np.float32(0.5), logit_bias={np.int64(1): -math.inf}
+        )
+    assert sampler(logit_bias={1: -math.inf}).params.logit_bias == params.logit_bias
+    assert sampler(logit_bias={1: -math.inf}).process(ZERO, [])[1] == -math.inf
+    assert SamplingParams.of(seed=-(2**70)).seed == -(2**70)

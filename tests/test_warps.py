@@ -95,6 +95,16 @@ def test_top_p_right_at_the_candidates_looked_at() -> None:
     assert warp(scores, top_p=mass + 1e-9).ids.numel() == 257
 
 
+@pytest.mark.parametrize("vocab", [100, 1000])
+def test_of_ties_at_the_edge_of_the_nucleus_the_lowest_ids_stay(vocab: int) -> None:
+    """With and without a full sort, so that every tier keeps the same tokens."""
+    scores = torch.zeros(vocab)
+    scores[vocab // 2 :] = 1.0
+    better = math.e / (1 + math.e)  # the mass of the upper half
+    support = warp(scores, top_p=better * 0.501)
+    assert support.ids.tolist() == list(range(vocab // 2, vocab // 2 + vocab // 4 + 1))
+
+
 @given(seed=st.integers(0, 999), k=st.integers(1, 60))
 def test_ties_with_the_kth_best_stay(seed: int, k: int) -> None:
     check(row(60, seed, 2.0).round(), {"top_k": k})

@@ -131,6 +131,10 @@ def generate(
     prompt does not fit.
     """
     requests = [g.request for g in generations]
+    if any(request.output for request in requests):
+        raise ValueError("a generation is run once; make a new one to write on")
+    for generation in generations:
+        generation.begun = perf_counter()
     lanes = open_lanes(stage, requests, [r.prompt for r in requests], previous)
     for generation, lane in zip(generations, lanes, strict=True):
         generation.open(lane, lane.counters, lane.cache.room)

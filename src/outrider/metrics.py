@@ -49,13 +49,24 @@ def changed_share(counters: Counters) -> float:
     return ratio(counters.changed, counters.tokens)
 
 
+_SUMMED = (
+    "rounds",
+    "forwards",
+    "undrafted_rounds",
+    "drafted",
+    "accepted",
+    "refused",
+    "next_tokens",
+    "cut",
+    "changed",
+)
+
+
 def total(counters: Sequence[Counters]) -> Counters:
     """The sum over requests."""
     out = Counters()
     for c in counters:
-        for name in ("rounds", "forwards", "undrafted_rounds", "drafted", "accepted"):
-            setattr(out, name, getattr(out, name) + getattr(c, name))
-        for name in ("refused", "next_tokens", "cut", "changed"):
+        for name in _SUMMED:
             setattr(out, name, getattr(out, name) + getattr(c, name))
         out.drafted_at = _added(out.drafted_at, c.drafted_at)
         out.accepted_at = _added(out.accepted_at, c.accepted_at)

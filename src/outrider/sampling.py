@@ -6,8 +6,9 @@ is no noise.
 """
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 
 import torch
 from jaxtyping import Float
@@ -75,34 +76,36 @@ class SamplingParams:
     stopping_criteria: tuple[StoppingCriterion, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, low, high, open_low in _RANGES:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise OptionError(f"{name} is {value!r}", hint="Give a number")
-            if not (low < value if open_low else low <= value) or not value <= high:
-                raise OptionError(
-                    f"{name} is {value}", hint=f"Give a value {_range(low, high, open_low)}"
-                )
+        for name in _TUPLES:
+            if not isinstance(getattr(self, name), tuple):
+                raise OptionError(f"{name} is {getattr(self, name)!r:.60}", hint="Give a tuple")
+        for name, kind in _NUMBERS.items():
+            kind.check(name, getattr(self, name))
+        for name in ("stop_token_ids", "banned_tokens"):
+            _check_ids(name, getattr(self, name))
+        for name in ("logit_bias", "forced_tokens"):
+            _check_mapping(name, getattr(self, name))
+        _check_ids("forced_tokens", self.forced_tokens.values())
+        for bias in self.logit_bias.values():
+            _BIAS.check("a bias in logit_bias", bias)
+        for text in self.stop:
+            if not isinstance(text, str):
+                raise OptionError(f"stop holds {text!r}", hint="Give strings")
+            if not text:
+                raise OptionError("a stop string is empty", hint="Leave it out")
         if self.min_new_tokens > self.max_new_tokens:
             raise OptionError(
                 f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens "
                 f"{self.max_new_tokens}",
                 hint="Lower one or raise the other",
             )
-        if any(not text for text in self.stop):
-            raise OptionError("a stop string is empty", hint="Leave it out")
 
     @classmethod
     def of(cls, **options: object) -> "SamplingParams":
         """Build from keyword options; an unknown one raises with the nearest known name."""
         reject_unknown("option", options, (f.name for f in fields(cls)))
-        for name in ("stop", "stop_token_ids", "banned_tokens"):
-            if name in options:
-                options[name] = _as_tuple(options[name])
-        for name in ("logits_processors", "stopping_criteria"):
-            if name in options:
-                options[name] = tuple(options[name])  # pyright: ignore[reportArgumentType]
-        return cls(**options)  # pyright: ignore[reportArgumentType]
+        tuples = {name: _as_tuple(options[name]) for name in _TUPLES if name in options}
+        return cls(**options | tuples)  # pyright: ignore[reportArgumentType]
 
     @property
     def warps(self) -> dict[str, float]:
@@ -115,31 +118,77 @@ NOT_FINITE = "logits hold NaN or +inf"
 NOTHING_ALLOWED = "no token is allowed"
 
 _INF = float("inf")
-_RANGES: tuple[tuple[str, float, float, bool], ...] = (
-    ("temperature", 0.0, 1e6, False),
-    ("top_k", 0, _INF, False),
-    ("top_p", 0.0, 1.0, True),
-    ("min_p", 0.0, 1.0, False),
-    ("typical_p", 0.0, 1.0, True),
-    ("repetition_penalty", 0.0, _INF, True),
-    ("presence_penalty", -_INF, _INF, False),
-    ("frequency_penalty", -_INF, _INF, False),
-    ("min_new_tokens", 0, _INF, False),
-    ("max_new_tokens", 1, _INF, False),
-)
 
 
-def _range(low: float, high: float, open_low: bool) -> str:
-    lower = f"above {low:g}" if open_low else f"of at least {low:g}"
-    return lower if high >= 1e6 else f"{lower} and at most {high:g}"
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """What a numeric option may be."""
+
+    low: float = -_INF
+    high: float = _INF
+    above: bool = False
+    """`low` itself is not allowed."""
+    whole: bool = False
+    optional: bool = False
+    """None will do as well."""
+
+    def check(self, name: str, value: object) -> None:
+        """Raise `OptionError` unless `value` is one; a truth value is no number."""
+        if value is None and self.optional:
+            return
+        kind = Integral if self.whole else Real
+        if isinstance(value, bool) or not isinstance(value, kind):
+            hint = "Give a whole number" if self.whole else "Give a number"
+            raise OptionError(f"{name} is {value!r}", hint=hint)
+        number = float(value)
+        if not self.low <= number <= self.high or (self.above and number == self.low):
+            raise OptionError(f"{name} is {value}", hint=f"Give a value {self}")
+
+    def __str__(self) -> str:
+        lower = f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
+        return lower if self.high >= 1e6 else f"{lower} and at most {self.high:g}"
+
+
+_SHARE = _Number(0.0, 1.0, above=True)
+_COUNT = _Number(0, whole=True)
+_BIAS = _Number(high=1e30)
+_NUMBERS: dict[str, _Number] = {
+    "temperature": _Number(0.0, 1e6),
+    "top_k": _COUNT,
+    "top_p": _SHARE,
+    "min_p": _Number(0.0, 1.0),
+    "typical_p": _SHARE,
+    "repetition_penalty": _Number(0.0, above=True),
+    "presence_penalty": _Number(),
+    "frequency_penalty": _Number(),
+    "min_new_tokens": _COUNT,
+    "max_new_tokens": _Number(1, whole=True),
+    "logprobs": _Number(0, whole=True, optional=True),
+    "seed": _Number(whole=True, optional=True),
+}
+_TUPLES = ("banned_tokens", "stop", "stop_token_ids", "logits_processors", "stopping_criteria")
+
+
+def _check_ids(name: str, ids: Iterable[object]) -> None:
+    """Refuse what is no id; a negative one would count from the end of the vocabulary."""
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, Integral) or int(token) < 0:
+            raise OptionError(f"{name} holds {token!r}", hint="Token ids are 0, 1, 2, ...")
+
+
+def _check_mapping(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise OptionError(f"{name} is {value!r:.60}", hint="Give a mapping, such as {17: 4}")
+    _check_ids(name, value)
 
 
 def _as_tuple(value: object) -> tuple[object, ...]:
+    """Several values as a tuple, a single one as a tuple of one."""
     if value is None:
         return ()
-    if isinstance(value, str | int):
+    if isinstance(value, str) or not isinstance(value, Iterable):
         return (value,)
-    return tuple(value)  # pyright: ignore[reportArgumentType]
+    return tuple(value)
 
 
 class Sampler:
@@ -157,6 +206,7 @@ class Sampler:
         self.seed = secrets.randbits(48) if params.seed is None else params.seed
         self.sample = sample
         self.prompt_ids = tuple(prompt_ids)
+        self._in_prompt = torch.tensor(sorted(set(self.prompt_ids)), dtype=torch.int64)
         own = () if params.ignore_eos else tuple(end_ids)
         self.end_ids = frozenset((*own, *params.stop_token_ids))
         self._reads_text = (
@@ -206,10 +256,9 @@ class Sampler:
         device = scores.device
         output = torch.tensor(list(generated), dtype=torch.int64, device=device)
         if p.repetition_penalty != 1.0:
-            prompt = torch.tensor(self.prompt_ids, dtype=torch.int64, device=device)
-            seen = torch.unique(torch.cat((prompt, output)))
+            seen = torch.cat((self._in_prompt.to(device), output))
             seen = seen[seen < scores.numel()]
-            s = scores[seen]
+            s = scores[seen]  # an id that stands here twice is written twice, with one value
             scores[seen] = torch.where(s < 0, s * p.repetition_penalty, s / p.repetition_penalty)
         if output.numel() and (p.presence_penalty or p.frequency_penalty):
             inside = output[output < scores.numel()]
@@ -231,10 +280,7 @@ class Sampler:
         self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
     ) -> Float[Tensor, " vocab"]:
         """The warped distribution, float64 on the CPU, that `choose` draws from."""
-        support = self.support(logits, generated)
-        law = torch.zeros(logits.numel(), dtype=torch.float64)
-        law[support.ids] = support.probabilities()
-        return law
+        return self.support(logits, generated).law(logits.numel())
 
     def draw(
         self, support: Support, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from outrider.acceptance import Fuzzy, Match, Rejection, divergence
 from outrider.decoding import Stage
 from outrider.drafters import ModelDrafter, NoDrafter, Qualified
-from outrider.errors import OptionError, OutriderWarning, StrategyError, nearest
+from outrider.drafters.fit import check_fit
+from outrider.errors import OptionError, OutriderWarning, nearest
 from outrider.policies import FixedLength
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel
 from outrider.types import Exactness
@@ -38,20 +39,8 @@ class Strategy:
     policy: DraftPolicy = field(default_factory=FixedLength)
 
     def __post_init__(self) -> None:
-        if self.drafter.draw not in self.rule.draws:
-            raise StrategyError(
-                f"{type(self.rule).__name__} can not judge drafts drawn {self.drafter.draw}",
-                hint="Use Match, which judges any draft",
-            )
-        needs, gives = self.rule.needs, self.drafter.gives
-        for what in ("law", "reference"):
-            if getattr(needs, what) and not getattr(gives, what):
-                raise StrategyError(
-                    f"{type(self.rule).__name__} needs the {what} of each drafted token, which "
-                    f"{self.drafter.name!r} does not give",
-                    hint="Use Match, or draft with a model",
-                )
-        object.__setattr__(self, "drafter", self.drafter.bind(needs, 1))
+        check_fit(self.rule, self.drafter)
+        object.__setattr__(self, "drafter", self.drafter.bind(self.rule.needs, 1))
 
     @property
     def stage(self) -> Stage:
@@ -68,7 +57,8 @@ class Strategy:
     @property
     def exactness(self) -> Exactness:
         """What the text is promised to be: only the outermost rule can lower it."""
-        if isinstance(self.drafter, NoDrafter):
+        changes_nothing = isinstance(self.drafter, NoDrafter)
+        if changes_nothing and self.rule.exactness is Exactness.LOSSY:
             return Exactness.IDENTICAL
         return self.rule.exactness
 

@@ -6,6 +6,9 @@ Decode = Callable[[Sequence[int]], str]
 
 _INCOMPLETE = "\ufffd"
 
+_CONTEXT = 4
+"""Prompt tokens decoded along with the first new one."""
+
 
 class TextStream:
     """The text of one request.
@@ -14,14 +17,19 @@ class TextStream:
     stop string. Both are kept back until the next token decides.
     """
 
-    def __init__(self, decode: Decode, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, decode: Decode, stop: Sequence[str] = (), *, after: Sequence[int] = ()
+    ) -> None:
+        """Start empty. `after` are the prompt's ids: they decide whether a space comes first."""
         self.text = ""
         self.stopped = False
         self._decode = decode
         self._stop = tuple(stop)
-        self._ids: list[int] = []
+        self._ids = list(after[-_CONTEXT:])
+        if self._ids and decode(self._ids).endswith(_INCOMPLETE):
+            self._ids = []
         self._context = 0
-        self._read = 0
+        self._read = len(self._ids)
         self._taken = 0
         self._closed = False
 

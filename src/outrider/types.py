@@ -210,6 +210,8 @@ class Counters:
     accepted_at: list[int] = field(default_factory=list)
     sources: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    off: str | None = None
+    """Why this tier no longer drafts for the request; None while it does."""
 
     @property
     def tokens(self) -> int:

@@ -1,6 +1,7 @@
 """What an acceptance rule may see: the target's rows, read through the request's own sampler."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from outrider.noise import Purpose
 from outrider.sampling import NOT_FINITE, NOTHING_ALLOWED, Sampler
 from outrider.tree import path_to
 from outrider.types import Counters, Draft, Rows
-
+from outrider.warps import Support
 
 _HINTS = {
     NOT_FINITE: "Check its weights and dtype; float16 overflows where bfloat16 does not",
@@ -42,6 +43,7 @@ class View:
     name: str
     model: str
     ledger: Counters
+    _supports: dict[int, Support] = field(default_factory=dict)
     _choices: dict[int, int] = field(default_factory=dict)
     _laws: dict[int, Tensor] = field(default_factory=dict)
 
@@ -61,16 +63,21 @@ class View:
     def choose(self, node: int) -> int:
         """The verifier's own choice after `node`. Raises `LogitsError` naming the model."""
         if node not in self._choices:
-            with _named(self.model):
-                self._choices[node] = self.sampler.choose(self.logits(node), self.context(node))
+            support = self._support(node)
+            self._choices[node] = self.sampler.draw(support, self.index(node), Purpose.CHOICE)
         return self._choices[node]
 
     def law(self, node: int) -> Float[Tensor, " vocab"]:
         """The verifier's warped distribution after `node`, float64 on the CPU."""
         if node not in self._laws:
-            with _named(self.model):
-                self._laws[node] = self.sampler.law(self.logits(node), self.context(node))
+            self._laws[node] = self._support(node).law(self.rows.logits.shape[-1])
         return self._laws[node]
+
+    def _support(self, node: int) -> Support:
+        if node not in self._supports:
+            with _naming(self.model):
+                self._supports[node] = self.sampler.support(self.logits(node), self.context(node))
+        return self._supports[node]
 
     def ends(self, token: int) -> bool:
         """Whether nothing may follow `token`."""
@@ -85,16 +92,11 @@ class View:
         return self.sampler.uniform(self.index(node), Purpose.ACCEPT, self.tier, sibling)
 
 
-class _named:
-    """Adds the model's name to a `LogitsError` raised inside."""
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, LogitsError) and not error.hint:
-            raise LogitsError(
-                f"model {self.model}: {error.problem}", hint=_HINTS.get(error.problem, "")
-            ) from None
+@contextmanager
+def _naming(model: str) -> Iterator[None]:
+    """Add the model's name, and the mend, to a `LogitsError` raised inside."""
+    try:
+        yield
+    except LogitsError as error:
+        problem = error.problem
+        raise LogitsError(f"model {model}: {problem}", hint=_HINTS.get(problem, "")) from None

@@ -7,6 +7,7 @@ a row costs as much as a small forward.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -25,6 +26,12 @@ class Support:
     def probabilities(self) -> Float[Tensor, " kept"]:
         """Their probabilities, float64, which sum to one."""
         return torch.softmax(self.scores.double(), dim=-1)
+
+    def law(self, vocab_size: int) -> Float[Tensor, " vocab"]:
+        """The whole distribution, zero outside the support."""
+        law = torch.zeros(vocab_size, dtype=torch.float64)
+        law[self.ids] = self.probabilities()
+        return law
 
     def keep(self, mask: Tensor) -> "Support":
         """The part of the support where `mask` is true."""
@@ -77,17 +84,20 @@ def _top_k(scores: Tensor, k: int) -> Support:
 
 
 def _top_p(support: Support, p: float) -> Support:
-    """The smallest set of best tokens that holds a mass of at least p; never empty."""
+    """The smallest set of best tokens that holds a mass of at least p; never empty.
+
+    Of equally likely tokens at its edge the lowest ids stay, however the sort left them.
+    """
     probs = support.probabilities()
-    count = min(_HEAD, probs.numel())
-    best, order = torch.topk(probs, count)
-    if count < probs.numel() and best.sum() < p:
-        best, order = torch.sort(probs, descending=True, stable=True)
+    best = torch.topk(probs, min(_HEAD, probs.numel())).values
+    if best.numel() < probs.numel() and best.sum() < p:
+        best = torch.from_numpy(np.sort(probs.numpy())).flip(0)  # NumPy sorts values much faster
     mass_before = best.cumsum(0) - best
-    kept = mass_before < p
-    kept[0] = True
-    mask = torch.zeros_like(probs, dtype=torch.bool)
-    mask[order[kept]] = True
+    size = max(1, int((mass_before < p).sum()))
+    edge = best[size - 1]
+    mask = probs > edge
+    ties = torch.nonzero(probs == edge).flatten()
+    mask[ties[: size - int(mask.sum())]] = True
     return support.keep(mask)
 
 

@@ -41,6 +41,8 @@ RESULT = {
     "tokens_per_second": float,
     "speculation": dict,
     "seed": int,
+    "token_sources": list,
+    "token_changed": list,
 }
 
 

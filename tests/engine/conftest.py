@@ -1,5 +1,6 @@
 """Four checkpoints on disk, each further from the target, and generators over them."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,3 +98,13 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
 
     monkeypatch.setattr(Decoder, "forward", spy)
     yield seen
+
+
+@pytest.fixture
+def family(folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A family `toy` of three tiers among those that ship."""
+    for tier in ("target", "qualifier", "draft"):
+        shutil.copytree(getattr(folders, tier), tmp_path / "toy" / tier)
+    for room in ("outrider.models.loading", "outrider.engine.load"):
+        monkeypatch.setattr(f"{room}.families_folder", lambda: tmp_path)
+    return tmp_path / "toy"

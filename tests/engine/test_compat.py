@@ -154,6 +154,27 @@ def test_lengths() -> None:
     assert ours(model, ONE, **options) == theirs(model, ONE, **options)
 
 
+def test_the_shortest_length_and_options_that_say_nothing() -> None:
+    model, end = built("llama"), end_of("llama", 2)
+    options: dict[str, Any] = {"eos_token_id": end, "min_length": 10, "max_length": 16}
+    expected = theirs(model, ONE, **options)
+    silent = {"top_k": None, "max_new_tokens": None, "qualifier": None, "use_cache": True}
+    assert ours(model, ONE, **options, **silent) == expected
+    with pytest.raises(OptionError, match=r"max_length is 4, and the prompt has 4 tokens"):
+        ours(model, ONE, max_length=4)
+
+
+def test_the_answer_is_on_the_device_of_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    to = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda self, *a, **k: asked.append(a) or to(self, *a, **k)
+    )
+    for inputs, device in ((ONE, ONE.device), (ONE.tolist(), None)):
+        outrider.generate(TabularModel.random(vocab_size=50), inputs, max_new_tokens=1)
+        assert asked[-1] == (device,)
+
+
 def test_processors_and_penalties() -> None:
     model = built("llama")
     options: dict[str, Any] = {

@@ -1,14 +1,12 @@
-"""From names and numbers to a generator: tiers, defaults, thresholds, and early refusals."""
+"""From names and numbers to a generator: tiers, defaults and early refusals."""
 
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from outrider.acceptance import Calibration, Fuzzy, ModelId, Subject, save_calibrations
 from outrider.drafters import ModelDrafter, NoDrafter, Qualified
 from outrider.engine.load import load
 from outrider.errors import (
@@ -23,9 +21,8 @@ from outrider.models.decoder import Decoder
 from outrider.models.tabular import TabularModel
 from outrider.models.tokenizer import Tokenizer
 from outrider.models.transformers import TransformersModel
-from outrider.sampling import SamplingParams
 from outrider.strategy import Strategy
-from tests.engine.conftest import WINDOWS, Folders, Load
+from tests.engine.conftest import Folders, Load
 from tests.models.checkpoints import make_checkpoint, make_model
 
 
@@ -48,7 +45,7 @@ def test_folders(loaded: Load) -> None:
     assert isinstance(two.target, Decoder) and two.target.dtype == torch.float64
     assert tiers(two) == [("draft", "draft")]
     assert tiers(three) == [("qualifier", "qualifier"), ("draft", "draft")]
-    assert tiers(four)[:2] == [("qualifier", "qualifier"), ("qualifier2", "qualifier2")]
+    assert tiers(four)[:2] == [("qualifier", "qualifier"), ("qualifier2", "qualifier2 (small)")]
     assert (two.windows, three.windows, four.windows) == ((2,), (4, 2), (4, 3, 2))
     assert loaded(3).mode == "exact" and loaded(1).mode == "none"
 
@@ -100,16 +97,6 @@ def test_mode_none_reads_the_target_alone(folders: Folders, tmp_path: Path) -> N
     assert isinstance(generator.strategy.drafter, NoDrafter)
     result = generator.generate("ab", max_new_tokens=2)
     assert result.speculation.mode == "none" and result.speculation.stages == {}
-
-
-@pytest.fixture
-def family(folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A family `toy` of three tiers among those that ship."""
-    for tier in ("target", "qualifier", "draft"):
-        shutil.copytree(getattr(folders, tier), tmp_path / "toy" / tier)
-    for room in ("outrider.models.loading", "outrider.engine.load"):
-        monkeypatch.setattr(f"{room}.families_folder", lambda: tmp_path)
-    return tmp_path / "toy"
 
 
 @pytest.mark.usefixtures("family")
@@ -179,138 +166,6 @@ def test_all_end_tokens_end_the_text(tmp_path: Path) -> None:
     assert generator.generate("ab", max_new_tokens=12, ignore_eos=True).token_ids == text
 
 
-# -- thresholds --------------------------------------------------------------------------------
-
-
-def calibrated(path: Path, verifier: Any, proposer: Any, top: float, **warps: float) -> Calibration:
-    """Divergences spread evenly from 0 to `top`: "80%" is 0.8 top."""
-    subject = Subject(
-        divergence="js",
-        proposer=ModelId.of(proposer),
-        verifier=ModelId.of(verifier),
-        warps=SamplingParams(**warps).warps,  # pyright: ignore[reportArgumentType]
-    )
-    calibration = Calibration.of(subject, torch.linspace(0, top, 1001, dtype=torch.float64))
-    calibration.save(path)
-    return calibration
-
-
-@pytest.fixture
-def models(loaded: Load) -> tuple[Any, Any, Any]:
-    """Target, qualifier and draft model."""
-    strategy = loaded(3).strategy
-    assert isinstance(strategy.drafter, Qualified)
-    inner = strategy.drafter.drafter
-    assert isinstance(inner, ModelDrafter)
-    return strategy.target, strategy.drafter.qualifier, inner.model
-
-
-def thresholds(strategy: Strategy) -> list[float]:
-    assert isinstance(strategy.rule, Fuzzy) and isinstance(strategy.drafter, Qualified)
-    inner = strategy.drafter.rule
-    return [strategy.rule.threshold, *([inner.threshold] if isinstance(inner, Fuzzy) else [])]
-
-
-def test_a_share_is_looked_up(models: Any, tmp_path: Path) -> None:
-    target, qualifier, draft = models
-    file = tmp_path / "calibration.json"
-    calibrated(file, target, qualifier, 0.5)
-    options = {"qualifier": qualifier, "draft": draft, "calibration": file}
-    for share in ("80%", "accept=0.8"):
-        generator = load(target, mode="assisted", threshold_target=share, **options)
-        assert thresholds(generator.strategy) == [pytest.approx(0.4, abs=1e-3)]
-    assert generator.generate([97, 98], max_new_tokens=6).speculation.exactness == "lossy"
-
-
-def test_both_shares(models: Any, tmp_path: Path) -> None:
-    """Thresholds below the defaults: nothing may be warned of that was never asked for."""
-    target, qualifier, draft = models
-    file = tmp_path / "calibration.json"
-    calibrated(file, target, qualifier, 0.1)
-    calibrated(file, qualifier, draft, 0.05)
-    options = {"qualifier": qualifier, "draft": draft, "calibration": str(file), "mode": "fuzzy"}
-    generator = load(target, threshold_target="80%", threshold_qualifier="50%", **options)
-    assert thresholds(generator.strategy) == pytest.approx([0.08, 0.025], abs=1e-3)
-    generator = load(target, threshold_target="80%", threshold_qualifier=0.01, **options)
-    assert thresholds(generator.strategy) == pytest.approx([0.08, 0.01], abs=1e-3)
-    generator = load(target, threshold_target=0.6, threshold_qualifier="100%", **options)
-    assert thresholds(generator.strategy) == pytest.approx([0.6, 0.05], abs=1e-3)
-    calibrated(file, target, qualifier, 0.6)
-    generator = load(target, threshold_target="100%", threshold_qualifier=0.5, **options)
-    assert thresholds(generator.strategy) == pytest.approx([0.6, 0.5], abs=1e-3)
-
-
-def test_a_calibration_is_for_its_warps(models: Any, tmp_path: Path) -> None:
-    target, qualifier, draft = models
-    file = tmp_path / "calibration.json"
-    calibrated(file, target, qualifier, 0.5)
-    calibrated(file, target, qualifier, 0.3, temperature=0.8)
-    options = {"qualifier": qualifier, "draft": draft, "mode": "assisted"}
-    generator = load(target, threshold_target="50%", calibration=file, **options)
-    for temperature, expected in ((0.0, 0.25), (0.8, 0.15)):
-        strategy = generator.strategy_for(SamplingParams(temperature=temperature))
-        assert thresholds(strategy) == [pytest.approx(expected, abs=1e-3)]
-    with pytest.raises(OptionError, match=r"calibration is for warps .*temperature=0\.7"):
-        generator.generate([97], temperature=0.7, max_new_tokens=2)
-
-
-def test_a_calibration_is_for_its_pair_and_divergence(models: Any, tmp_path: Path) -> None:
-    target, qualifier, draft = models
-    file = tmp_path / "calibration.json"
-    calibrated(file, target, qualifier, 0.5)
-    options = {"mode": "assisted", "threshold_target": "50%", "calibration": file}
-    with pytest.raises(OptionError, match=r"is for proposer qualifier \(.*, not draft \("):
-        load(target, draft=draft, **options).generate([97])
-    with pytest.raises(OptionError, match="is for verifier"):
-        load(draft, draft=qualifier, **options).generate([97])
-    with pytest.raises(OptionError, match="is for divergence js, not tv"):
-        load(target, qualifier=qualifier, draft=draft, divergence="tv", **options).generate([97])
-
-
-def test_a_share_needs_a_calibration(models: Any, tmp_path: Path) -> None:
-    target, qualifier, _ = models
-    for missing in (None, tmp_path / "missing.json"):
-        with pytest.raises(OptionError, match="there is no calibration"):
-            load(target, draft=qualifier, threshold_target="80%", calibration=missing)
-    damaged = tmp_path / "damaged.json"
-    damaged.write_text("[]")
-    with pytest.raises(OptionError, match="is not a calibration file"):
-        load(target, draft=qualifier, threshold_target="80%", calibration=damaged)
-
-
-def test_a_family_brings_its_calibration(family: Path, loaded: Load) -> None:
-    strategy = loaded(3).strategy
-    assert isinstance(strategy.drafter, Qualified)
-    calibration = calibrated(
-        family / "calibration.json", strategy.target, strategy.drafter.qualifier, 0.5
-    )
-    save_calibrations(family / "calibration.json", [calibration])
-    generator = load("toy", mode="assisted", threshold_target="60%")
-    assert thresholds(generator.strategy) == [pytest.approx(0.3, abs=1e-3)]
-
-
-def test_plain_thresholds_and_budgets(folders: Folders) -> None:
-    options: dict[str, Any] = {"qualifier": folders.qualifier, "draft": folders.draft, **WINDOWS}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        generator = load(folders.target, mode="fuzzy", **options)
-        assert thresholds(generator.strategy) == [0.4, 0.3]
-        generator = load(
-            folders.target,
-            mode="fuzzy",
-            threshold_target="0.2",
-            threshold_qualifier=0.1,
-            max_changed=0.25,
-            divergence="tv",
-            **options,
-        )
-    rule = generator.strategy.rule
-    assert thresholds(generator.strategy) == [0.2, 0.1]
-    assert isinstance(rule, Fuzzy) and (rule.max_changed, rule.measure.name) == (0.25, "tv")
-    result = generator.generate("once", max_new_tokens=16)
-    assert sum(result.changed) <= 4
-
-
 # -- refused early -----------------------------------------------------------------------------
 
 
@@ -326,6 +181,7 @@ def test_plain_thresholds_and_budgets(folders: Folders) -> None:
         ({"dtype": "float12"}, "unknown dtype 'float12'"),
         ({"device": "cup"}, "unknown device 'cup'"),
         ({"threads": 0}, "threads is 0"),
+        ({"treads": 2}, "unknown option 'treads'. Did you mean 'threads'?"),
         ({"context": 0}, "context is 0"),
     ],
 )
@@ -356,8 +212,53 @@ def test_missing_folders(folders: Folders, tmp_path: Path) -> None:
     for options in missing:
         with pytest.raises(CheckpointError, match="no model folder"):
             load(folders.target, **options)
+    with pytest.raises(CheckpointError, match="no model folder"):
+        load(no)  # before it says that a draft model is missing, too
     with pytest.raises(OptionError, match="a model can not be 3"):
         load(3, mode="none")
+
+
+@pytest.mark.usefixtures("family")
+def test_a_word_that_is_nearly_a_family() -> None:
+    with pytest.raises(CheckpointError, match=r"toyy is neither .*Did you mean 'toy'\?"):
+        load("toyy")
+
+
+def test_built_models_take_room_for_their_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[Any] = []
+    monkeypatch.setattr("outrider.engine.load.plan_memory", lambda d, **_: planned.extend(d))
+    target = load(make_model("llama"), mode="none").strategy.target
+    assert isinstance(target, TransformersModel)
+    assert [d.cache for d in planned] == [target.bytes_per_token] and target.bytes_per_token > 0
+
+
+def test_one_tokenizer_speaks_for_built_models(folders: Folders) -> None:
+    """Their logits may be padded to different widths, but not cut."""
+    target, draft = make_model("llama"), make_model("llama", vocab_size=320)
+    codec = Tokenizer.load(folders.target)
+    load(target, draft=draft, tokenizer=codec)
+    with pytest.raises(VocabularyError, match="Give tokenizer="):
+        load(target, draft=draft)
+    with pytest.raises(VocabularyError, match=r"the tokenizer has .* entries, too many"):
+        load(target, draft=make_model("llama", vocab_size=64), tokenizer=codec)
+
+
+def test_errors_call_a_model_by_tier_and_folder(folders: Folders) -> None:
+    built = load(folders.small, draft=make_model("llama")).strategy
+    assert built.target.name == "target (small)"
+    assert tiers(built) == [("draft", "draft (LlamaForCausalLM)")]
+
+
+def test_remote_code_is_trusted_for_tokenizers_too(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted: list[bool] = []
+    monkeypatch.setattr(
+        "outrider.engine.load.tokenizer_for",
+        lambda _, trust_remote_code=False: trusted.append(trust_remote_code),
+    )
+    load(folders.target, draft=folders.draft, trust_remote_code=True)
+    assert trusted and all(trusted)
 
 
 # -- the rest ----------------------------------------------------------------------------------

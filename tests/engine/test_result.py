@@ -148,4 +148,4 @@ def test_nothing_written_is_plain_data_too() -> None:
     empty = Speculation(mode="none", exactness=Exactness.IDENTICAL, target=Counters(), stages={})
     said = empty.to_dict()
     assert said["acceptance_rate"] == said["block_efficiency"] == 0.0
-    assert said["sources"] == {"target": 0}
+    assert said["sources"] == {"draft": 0, "qualifier": 0, "target": 0}

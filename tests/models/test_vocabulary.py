@@ -90,6 +90,18 @@ def test_without_both_tokenizers_the_widths_must_be_equal(missing: str) -> None:
         check(ours, theirs, (6, 8))
 
 
+@pytest.mark.parametrize(("widths", "fits"), [((6, 8), True), ((4, 8), False), ((4, 4), True)])
+def test_one_tokenizer_for_both_must_fit_where_the_widths_differ(
+    widths: tuple[int, int], fits: bool
+) -> None:
+    codec = byte_level(WORDS)
+    if fits:
+        assert check(codec, codec, widths) == min(widths)
+    else:
+        with pytest.raises(VocabularyError, match=r"4 logits, the draft model 8.* 6 entries"):
+            check(codec, codec, widths)
+
+
 def test_large_vocabularies_are_compared_quickly() -> None:
     words = [f"w{i}" for i in range(150_000)]
     ours, theirs = byte_level(words), byte_level([*words[:-1], "other"])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from outrider.errors import LogitsError
 from outrider.models.cache import attach
+from outrider.noise import Purpose
 from outrider.protocols import NO_NEEDS, LanguageModel, Needs, Request, Segment
 from outrider.tree import chain_parents
 from outrider.types import (
@@ -78,7 +79,7 @@ class ModelDrafter:
         fitting = [i for i, r in enumerate(requests) if fits(self.model, own_prompt(r))]
         caches = self.model.start(
             [own_prompt(requests[i]) for i in fitting],
-            [before.cache if (before := old[i]) else None for i in fitting],
+            [b.cache if isinstance(b := old[i], ModelState) else None for i in fitting],
         )
         for i, cache in zip(fitting, caches, strict=True):
             states[i].cache = cache
@@ -119,6 +120,7 @@ class ModelDrafter:
 
     def counters(self, state: ModelState) -> dict[str, Counters]:
         """Forwards and drafted tokens of this model."""
+        state.counters.off = state.off
         return {self.name: state.counters}
 
     def _depth(self, state: ModelState, tail: IntArray, budget: Budget) -> int:
@@ -137,12 +139,13 @@ class ModelDrafter:
         generated = [*state.request.output, *(int(t) for t in chain.tail), *chain.tokens]
         counters.forwards += 1
         try:
-            token = sampler.choose(logits, generated)
-            law = sampler.law(logits, generated) if self.needs.law else None
+            support = sampler.support(logits, generated)
         except LogitsError as error:
             state.off = f"model {self.model.name}: {error.problem}"
             chain.done = True
             return
+        token = sampler.draw(support, len(generated), Purpose.CHOICE)
+        law = support.law(logits.numel()) if self.needs.law else None
         counters.drafted += 1
         chain.tokens.append(token)
         chain.laws.append(law)

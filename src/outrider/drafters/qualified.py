@@ -13,6 +13,7 @@ from torch import Tensor
 
 from outrider.acceptance.match import Match
 from outrider.decoding import Lane, Stage, open_lanes, run_round, uncount
+from outrider.drafters.fit import check_fit
 from outrider.drafters.model import fits, own_prompt, unreadable
 from outrider.errors import StrategyError
 from outrider.policies.fixed import FixedLength
@@ -65,10 +66,12 @@ class _Collected:
 
     @property
     def limit(self) -> int:
-        """How deep the next inner draft may go; negative when the window is full."""
+        """How deep the next inner draft may go, a token of the qualifier's own to follow;
+        negative when the window is full."""
         assert self.state.lane is not None
         written = len(self.tail) + len(self.tokens)
-        return min(self.budget.depth - len(self.tokens), self.state.lane.cache.room - written)
+        missing = self.budget.depth - len(self.tokens)
+        return min(missing - 1, self.state.lane.cache.room - written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,14 +120,12 @@ class Qualified:
             raise StrategyError(
                 f"the rule outside needs the law of each token, which {self.rule} at "
                 f"{self.name!r} does not know",
-                hint="Use a divergence that reads distributions only, such as js, and no max_changed",
+                hint="Use a divergence that reads distributions only, and no max_changed",
             )
-        if self.drafter.draw not in self.rule.draws:
-            raise StrategyError(
-                f"{self.rule} can not judge drafts drawn {self.drafter.draw}",
-                hint="Use Match, which judges any draft",
-            )
-        rule = replace(self.rule, with_laws=needs.law)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        rule = self.rule
+        if needs.law:
+            rule = replace(rule, with_laws=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        check_fit(rule, self.drafter)
         inner = self.drafter.bind(rule.needs, tier + 1)
         return replace(self, rule=rule, drafter=inner, needs=needs, tier=tier)
 
@@ -139,7 +140,7 @@ class Qualified:
             self.stage,
             [requests[i] for i in fitting],
             [own_prompt(requests[i]) for i in fitting],
-            [before.lane if (before := old[i]) else None for i in fitting],
+            [b.lane if isinstance(b := old[i], QualifiedState) else None for i in fitting],
         )
         for i, lane in zip(fitting, lanes, strict=True):
             states[i].lane, states[i].counters = lane, lane.counters
@@ -186,6 +187,7 @@ class Qualified:
 
     def counters(self, state: QualifiedState) -> dict[str, Counters]:
         """This tier's counts, then those of the tiers inside."""
+        state.counters.off = state.off
         inner = self.drafter.counters(state.lane.state) if state.lane else {}
         return {self.name: state.counters} | inner
 

@@ -1,48 +1,37 @@
 """`outrider.generate`: the call that people who come from `transformers` already write."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from outrider.engine.generator import Generator
-from outrider.engine.load import load
+from outrider.engine.load import OPTIONS, load
 from outrider.errors import LogitsError, OptionError, reject_unknown
+from outrider.sampling import SamplingParams
 
 _TOP_K_WHEN_SAMPLING = 50
 """What `transformers` keeps when sampling and nothing is said about top_k."""
 
-_SAMPLING = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repetition_penalty",
-    "seed",
-    "min_new_tokens",
-    "max_new_tokens",
-)
+_SAMPLING = tuple(f.name for f in fields(SamplingParams) if f.name != "logprobs")
 _RENAMED = {
     "logits_processor": "logits_processors",
     "stopping_criteria": "stopping_criteria",
     "stop_strings": "stop",
     "eos_token_id": "stop_token_ids",
 }
-_LOADING = tuple(
-    name
-    for name in inspect.signature(load).parameters
-    if name not in ("target", "draft", "tokenizer")
-)
+_LOADING = tuple(name for name in OPTIONS if name not in ("target", "draft", "tokenizer"))
 _OWN = (
     "input_ids",
     "attention_mask",
     "do_sample",
     "max_length",
+    "min_length",
     "num_return_sequences",
     "pad_token_id",
+    "use_cache",
 )
 
 
@@ -59,6 +48,7 @@ def generate(
 
     Args:
         model: a built causal model of `transformers`, a folder, a hub name or a `LanguageModel`.
+            A built model is checked in each call; `TransformersModel(model)` is checked once.
         inputs: token ids `[batch, length]` (padding is recognised by `attention_mask`), a mapping
             with `input_ids`, or lists of ids. `**tokenizer(...)` will do as well.
         assistant_model: the draft model; None decodes undrafted.
@@ -67,19 +57,23 @@ def generate(
         **options: sampling options under their names in `transformers` (`do_sample`,
             `temperature`, `max_new_tokens`, `max_length`, `num_return_sequences`,
             `logits_processor`, ...), and those of `outrider.load` (`qualifier`, `mode`, ...).
+            None leaves an option out; `use_cache` changes nothing here.
 
     Returns:
         The rows of `inputs` as given, each with its continuation: `[batch * samples, longest]`,
-        padded on the right.
+        padded on the right, on the device of `inputs`.
 
     Raises:
         OptionError: an option is unknown, or a streamer is given for several texts.
         LogitsError: the model's logits are unusable.
     """
     reject_unknown("option", options, (*_SAMPLING, *_RENAMED, *_LOADING, *_OWN))
+    options = {name: value for name, value in options.items() if value is not None}
+    options.pop("use_cache", None)
     inputs, mask = options.pop("input_ids", inputs), options.pop("attention_mask", None)
     if isinstance(inputs, Mapping):
         mask, inputs = inputs.get("attention_mask", mask), inputs["input_ids"]
+    device = inputs.device if isinstance(inputs, Tensor) else None
     given = _rows(inputs)
     prompts = given if mask is None else _unpadded(given, mask)
     samples = int(options.pop("num_return_sequences", 1))
@@ -96,7 +90,7 @@ def generate(
         written = [_streamed(engine, given, prompts, samples, sampling, streamer)]
     copies = [row for row in given for _ in range(samples)]
     rows = [[*row, *tokens] for row, tokens in zip(copies, written, strict=True)]
-    return _padded(rows, _pad_id(engine, sampling) if pad is None else pad)
+    return _padded(rows, _pad_id(engine, sampling) if pad is None else pad).to(device)
 
 
 def _rows(inputs: Any) -> list[list[int]]:
@@ -119,10 +113,17 @@ def _sampling(
 ) -> dict[str, Any]:
     """Options of `SamplingParams` for those of `transformers`."""
     given = {_RENAMED.get(name, name): value for name, value in options.items()}
-    max_length = given.pop("max_length", None)
-    if max_length is not None and "max_new_tokens" not in given:
-        given["max_new_tokens"] = max_length - width
-    if options.get("eos_token_id") is not None:  # takes the place of the model's own
+    longest, shortest = given.pop("max_length", None), given.pop("min_length", None)
+    if longest is not None and "max_new_tokens" not in given:
+        if longest <= width:
+            raise OptionError(
+                f"max_length is {longest}, and the prompt has {width} tokens already",
+                hint="Raise it, or give max_new_tokens",
+            )
+        given["max_new_tokens"] = longest - width
+    if shortest is not None:
+        given.setdefault("min_new_tokens", max(0, shortest - width))
+    if "eos_token_id" in options:  # takes the place of the model's own
         given["ignore_eos"] = True
     do_sample = given.pop("do_sample", None)
     if do_sample or (do_sample is None and defaults.get("temperature")):

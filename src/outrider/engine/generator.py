@@ -1,6 +1,7 @@
 """`Generator`: prompts in, text out. What `outrider.load` returns."""
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -139,7 +140,7 @@ class Generator:
     def run(
         self, generations: Sequence[Generation], strategy: Strategy
     ) -> Iterator[list[Generation]]:
-        """Decode, round by round, and keep the caches of a single request for the next."""
+        """Decode, round by round, and keep the first request's caches for the next call."""
         if not generations:
             return
         kept, self._kept = self._kept, None
@@ -148,13 +149,16 @@ class Generator:
             yield from generate(strategy.stage, generations, previous)
         finally:
             first = generations[0]
-            if first.lane is not None and first.error is None:
+            if first.lane is None:  # refused before anything was read
+                self._kept = kept
+            elif first.error is None:
                 self._kept = first.lane
 
     def result(self, generation: Generation, strategy: Strategy) -> Result:
         """The result of a finished generation."""
         make = ResultMaker(mode=self.mode, exactness=strategy.exactness, windows=strategy.windows)
-        return make(generation, strategy.drafter.counters(generation.lane.state))
+        lane = generation.lane
+        return make(generation, strategy.drafter.counters(lane.state) if lane else {})
 
     def reset(self) -> None:
         """Forget the caches kept for the next turn."""
@@ -203,8 +207,12 @@ class Generator:
             end_ids=self.defaults.end_ids,
             sample=sample,
         )
-        stream = TextStream(self.tokenizer.decode, params.stop) if self.tokenizer else None
-        return Generation(Request(prompt, sampler), stream)
+        return Generation(Request(prompt, sampler), self._text_stream(prompt, params))
+
+    def _text_stream(self, prompt: Prompt, params: SamplingParams) -> TextStream | None:
+        if self.tokenizer is None:
+            return None
+        return TextStream(self.tokenizer.decode, params.stop, after=prompt.token_ids)
 
 
 class Stream:
@@ -214,6 +222,8 @@ class Stream:
         self._generator = generator
         self._generation = generation
         self._strategy = strategy
+        self._rounds = generator.run([generation], strategy)
+        self._ready: deque[tuple[str, str]] = deque()
         self._released = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -222,12 +232,22 @@ class Stream:
             yield piece
 
     def spans(self) -> Iterator[tuple[str, str]]:
-        """The same with the tier that wrote each piece: `(text, source)`."""
+        """The same with the tier that wrote each piece: `(text, source)`.
+
+        A stream is written once: a second iteration goes on where the first one stopped.
+        """
+        while self._ready or self._advance():
+            yield self._ready.popleft()
+
+    def _advance(self) -> bool:
+        """Run rounds until there is text to show; false at the end."""
         stream = self._generation.stream
         assert stream is not None
-        for _ in self._generator.run([self._generation], self._strategy):
-            yield from self._sourced(stream.take())
-        yield from self._sourced(stream.take())
+        running = True
+        while running and not self._ready:
+            running = next(self._rounds, None) is not None
+            self._ready.extend(self._sourced(stream.take()))
+        return bool(self._ready)
 
     def _sourced(self, piece: str) -> Iterator[tuple[str, str]]:
         generation, start = self._generation, self._released
@@ -243,6 +263,6 @@ class Stream:
     @property
     def result(self) -> Result:
         """The finished request."""
-        if self._generation.finish is None:
+        if self._generation.running:
             raise OptionError("the stream is not at its end", hint="Iterate to the end, or cancel")
         return self._generator.result(self._generation, self._strategy)

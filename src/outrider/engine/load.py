@@ -1,5 +1,6 @@
 """`outrider.load`: from names and numbers to a `Generator`."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from outrider.acceptance.calibration import (
     load_calibrations,
 )
 from outrider.engine.generator import Generator, ModelDefaults
-from outrider.errors import OptionError
+from outrider.errors import OptionError, reject_unknown
 from outrider.models.checkpoint import open_checkpoint
 from outrider.models.defaults import sampling_defaults
 from outrider.models.loading import (
@@ -65,6 +66,7 @@ def load(
     threads: int | None = None,
     tokenizer: Any = None,
     trust_remote_code: bool = False,
+    **unknown: object,
 ) -> Generator:
     """Load models and build a generator.
 
@@ -87,13 +89,15 @@ def load(
         context: most tokens of prompt and answer together.
         calibration: a file written by `outrider calibrate`; a family brings its own.
         threads: CPU threads; None leaves PyTorch's choice.
-        tokenizer: for built targets.
+        tokenizer: for built targets; it speaks for every tier without a tokenizer of its own.
         trust_remote_code: run Python that comes with a checkpoint.
+        **unknown: refused, each with the nearest name above.
 
     Raises:
         OutriderError: before any weight is read wherever the problem can be seen that early.
     """
-    thresholds = _Thresholds.parse(divergence, threshold_qualifier, threshold_target)
+    reject_unknown("option", unknown, OPTIONS)
+    thresholds = _Thresholds.parse(mode, threshold_qualifier, threshold_target)
     config = PyramidConfig(
         mode=mode,
         **_given(
@@ -112,14 +116,20 @@ def load(
     tiers = _sources(target, qualifier, draft, mode)
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
-    _plan(tiers, kind, place, context)
+    tiers = [(name, _wrapped(name, source)) for name, source in tiers]
+    demands = [_demand(name, source, kind) for name, source in tiers]
+    _check_drafted(tiers, mode)
+    plan_memory(demands, context=context or PLANNED_CONTEXT, device=place)
+    trust = {"trust_remote_code": trust_remote_code}
     models = [
-        load_model(source, name=name, dtype=kind, device=place, trust_remote_code=trust_remote_code)
+        load_model(source, name=_called(name, source), dtype=kind, device=place, **trust)
         for name, source in tiers
     ]
-    codec = tokenizer_for(tokenizer if tokenizer is not None else tiers[0][1])
-    for (name, source), model in zip(tiers[1:], models[1:], strict=True):
-        check_vocabularies(codec, tokenizer_for(source), models[0], model, name)
+    given = tokenizer_for(tokenizer, **trust)
+    codec, *others = [tokenizer_for(source, **trust) or given for _, source in tiers]
+    codec = given or codec
+    for (name, _), other, model in zip(tiers[1:], others, models[1:], strict=True):
+        check_vocabularies(codec, other, models[0], model, name)
     known = _calibrations(calibration, target) if thresholds.calibrated else []
     cascade = Cascade(tuple(models), config, thresholds, tuple(known))
     return Generator(
@@ -134,26 +144,31 @@ def load(
     )
 
 
+OPTIONS = tuple(name for name in inspect.signature(load).parameters if name != "unknown")
+"""Names of what `load` takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Thresholds:
     """Both thresholds as given. A share can be resolved only once the warps are known."""
 
-    divergence: str
+    mode: str
     qualifier: Threshold
     target: Threshold
 
     @classmethod
     def parse(
-        cls, divergence: str, qualifier: float | str | None, target: float | str | None
+        cls, mode: str, qualifier: float | str | None, target: float | str | None
     ) -> "_Thresholds":
         tau_q = DEFAULT_THRESHOLD_QUALIFIER if qualifier is None else qualifier
         tau_t = DEFAULT_THRESHOLD_TARGET if target is None else target
-        return cls(divergence, Threshold.parse(tau_q), Threshold.parse(tau_t))
+        return cls(mode, Threshold.parse(tau_q), Threshold.parse(tau_t))
 
     @property
     def calibrated(self) -> bool:
-        """Whether a calibration is needed."""
-        return self.qualifier.value is None or self.target.value is None
+        """Whether a calibration is needed: a threshold that the mode reads is a share."""
+        read = {"assisted": [self.target], "fuzzy": [self.target, self.qualifier]}
+        return any(threshold.value is None for threshold in read.get(self.mode, []))
 
     @property
     def plain_qualifier(self) -> float:
@@ -224,12 +239,15 @@ def _sources(target: Any, qualifier: Any, draft: Any, mode: str) -> list[tuple[s
     found += list(zip(names, middle, strict=False))
     if draft is not None and draft != NO_TIER:
         found.append(("draft", draft))
-    if len(found) == 1:
+    return found
+
+
+def _check_drafted(tiers: Sequence[tuple[str, Any]], mode: str) -> None:
+    if len(tiers) == 1 and mode != "none":
         raise OptionError(
             f"mode {mode!r} needs a draft model or a qualifier",
             hint="Give draft=..., or use mode 'none'",
         )
-    return found
 
 
 def _is_family(source: Any) -> bool:
@@ -238,19 +256,24 @@ def _is_family(source: Any) -> bool:
     return (families_folder() / source / "target").is_dir()
 
 
-def _plan(
-    tiers: Sequence[tuple[str, Any]],
-    dtype: torch.dtype,
-    device: torch.device,
-    context: int | None,
-) -> None:
-    """Refuse with the arithmetic what can not fit, before weights are read."""
-    demands = [
-        Demand.of_checkpoint(name, open_checkpoint(local_folder(source)), dtype)
-        for name, source in tiers
-        if isinstance(source, str | Path)
-    ]
-    plan_memory(demands, context=context or PLANNED_CONTEXT, device=device)
+def _wrapped(tier: str, source: Any) -> Any:
+    """A folder or hub name as it is, a built model ready to run: it costs no memory to do so."""
+    if isinstance(source, str | Path):
+        return source
+    return load_model(source, name=_called(tier, source))
+
+
+def _called(tier: str, source: Any) -> str:
+    """How errors call a model: its tier, and its folder or class where that says more."""
+    own = Path(source).name if isinstance(source, str | Path) else type(source).__name__
+    return tier if own == tier else f"{tier} ({own})"
+
+
+def _demand(tier: str, source: Any, dtype: torch.dtype) -> Demand:
+    """What a tier will take, before its weights are read. Raises for what is no checkpoint."""
+    if isinstance(source, str | Path):
+        return Demand.of_checkpoint(tier, open_checkpoint(local_folder(source)), dtype)
+    return Demand.of_model(tier, source)
 
 
 def _calibrations(path: str | Path | None, target: Any) -> list[Calibration]:

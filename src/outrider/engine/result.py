@@ -40,10 +40,13 @@ class Speculation:
             "mean_accepted_length": metrics.mean_accepted_length(c),
             "block_efficiency": metrics.block_efficiency(c),
             "changed_tokens": c.changed,
-            "sources": dict.fromkeys(reversed(list(self.stages)), 0) | {"target": 0} | c.sources,
+            "sources": {"draft": 0, "qualifier": 0, "target": 0} | c.sources,
             "undrafted_rounds": c.undrafted_rounds,
             "predicted_tokens_per_second": self.predicted_tokens_per_second,
-            "stages": {name: _counted(counters) for name, counters in self.stages.items()},
+            "stages": {
+                name: _counted(counters) | {"off": counters.off}
+                for name, counters in self.stages.items()
+            },
         }
 
 
@@ -109,6 +112,8 @@ class Result:
             "tokens_per_second": self.tokens_per_second,
             "speculation": self.speculation.to_dict(),
             "seed": self.seed,
+            "token_sources": list(self.sources),
+            "token_changed": list(self.changed),
         }
         if self.logprobs:
             out["logprobs"] = [

@@ -296,12 +296,28 @@ def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
             f"from 0 to {model.vocab_size - 1}",
             hint="Encode the prompt with this model's own tokenizer",
         )
+    if prompt.embeddings is not None:
+        _check_embeddings(model, prompt)
     over = len(prompt) + 1 - model.context_length
     if over > 0:
         raise ContextError(
             f"the prompt has {len(prompt)} tokens; model {model.name} reads "
             f"{model.context_length} and needs one for its answer",
             hint=f"Shorten the prompt by {over} token{'s' if over > 1 else ''}",
+        )
+
+
+def _check_embeddings(model: LanguageModel, prompt: Prompt) -> None:
+    embed = getattr(model, "embed", None)
+    if embed is None:
+        raise ContextError(f"model {model.name} reads token ids only, not embeddings")
+    assert prompt.embeddings is not None
+    given = tuple(prompt.embeddings.shape)
+    expected = (len(prompt), embed(prompt.token_ids[:1]).shape[-1])
+    if given != expected:
+        raise ContextError(
+            f"the prompt's embeddings have shape {given}; model {model.name} expects {expected}",
+            hint="Give one row for each token id, as wide as the model",
         )
 
 

@@ -1,5 +1,6 @@
 """From what a user names to a model that runs: folders, hub names, families, built models."""
 
+import difflib
 import re
 import warnings
 from pathlib import Path
@@ -134,7 +135,8 @@ def local_folder(source: str | Path) -> Path:
         raise CheckpointError(
             f"{source} is neither a folder nor a model that could be fetched from the Hugging "
             f"Face hub ({reason})",
-            hint="Check the spelling and the network, or give the path of a folder",
+            hint=_family_like(str(source))
+            or "Check the spelling and the network, or give the path of a folder",
         ) from error
     return Path(found)
 
@@ -142,6 +144,16 @@ def local_folder(source: str | Path) -> Path:
 def families_folder() -> Path:
     """Where the families that ship with the package lie."""
     return Path(__file__).parents[1] / "families"
+
+
+def _family_like(name: str) -> str:
+    """A hint that offers the family whose name is nearly `name`; empty where there is none."""
+    known = _families(families_folder())
+    return nearest(name, known) if difflib.get_close_matches(name, known) else ""
+
+
+def _families(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/target") if path.is_dir())
 
 
 def family(name: str, folder: Path | None = None) -> dict[str, Path]:
@@ -155,7 +167,7 @@ def family(name: str, folder: Path | None = None) -> dict[str, Path]:
         OptionError: there is no such family.
     """
     folder = folder or families_folder()
-    known = sorted(path.parent.name for path in folder.glob("*/target") if path.is_dir())
+    known = _families(folder)
     if name not in known:
         hint = nearest(name, known) if known else "This installation has none"
         raise OptionError(f"unknown family {name!r}", hint=hint)

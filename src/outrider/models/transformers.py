@@ -112,7 +112,7 @@ class TransformersModel:
         [cache] = self.start([Prompt(token_ids=(0, 0))])
         return cache.nbytes
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """The checkpoint's, or for a built model a hash of its configuration and weights."""
         return self._fingerprint or sampled_fingerprint(self.model)

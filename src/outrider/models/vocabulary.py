@@ -25,6 +25,7 @@ def check_vocabularies(
     """Check that ids mean the same to the target and to the tier called `tier`.
 
     Where a tokenizer is missing, only the widths of the logits can be compared, and must be equal.
+    The same tokenizer given twice speaks for both models; it must fit where their widths differ.
 
     Returns:
         Ids below this number can be read by both models.
@@ -35,6 +36,9 @@ def check_vocabularies(
     shared = min(target_model.vocab_size, other_model.vocab_size)
     if target is None or other is None:
         _check_widths(target_model.vocab_size, other_model.vocab_size, tier)
+        return shared
+    if target is other:
+        _check_fit(target, target_model.vocab_size, other_model.vocab_size, tier)
         return shared
     first = first_difference(target, other)
     if first is not None:
@@ -52,7 +56,18 @@ def _check_widths(ours: int, theirs: int, tier: str) -> None:
         raise VocabularyError(
             f"the target gives {ours} logits, the {tier} model {theirs}, and without both "
             "tokenizers nothing shows whether the rest is padding",
-            hint="Give both tokenizers, or use models of one family",
+            hint="Give tokenizer=..., which then speaks for both, or use models of one family",
+        )
+
+
+def _check_fit(tokenizer: Tokenizer, ours: int, theirs: int, tier: str) -> None:
+    """Refuse widths that differ by more than padding behind the tokenizer's last entry."""
+    entries = len(tokenizer.table)
+    if ours != theirs and entries > min(ours, theirs):
+        raise VocabularyError(
+            f"the target gives {ours} logits, the {tier} model {theirs}, and the tokenizer has "
+            f"{entries} entries, too many for one of them",
+            hint=_HINT,
         )
 
 
