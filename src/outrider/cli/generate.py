@@ -69,7 +69,8 @@ def generate(
     """Write on from a prompt, or answer it.
 
     Text goes to standard output, one line of figures to standard error.
-    Ctrl-C stops after the current round and keeps what is written.
+    Ctrl-C stops after the current round and keeps what is written
+    (of one sample).
     What is left out follows the checkpoint's generation_config.json.
 
     For example:

@@ -67,6 +67,7 @@ def folders_of(model: str) -> dict[str, Path]:
 
 def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str, Any]:
     """What config.json and the headers of the weights say."""
+    from outrider.models.defaults import end_ids
     from outrider.models.memory import Demand, text_config
 
     config = text_config(checkpoint.config)
@@ -83,6 +84,7 @@ def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str
         "parameters": checkpoint.num_parameters,
         "vocabulary": config.get("vocab_size"),
         "context": demand.context_length,
+        "end_ids": list(end_ids(checkpoint.generation, checkpoint.config)),
         "stored_dtype": stored.most_common(1)[0][0] if stored else None,
         "stored_bytes": checkpoint.total_bytes,
         "runner": runner,
@@ -143,6 +145,7 @@ def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
         "parameters": f"{figures['parameters']:,}",
         "vocabulary": f"{figures['vocabulary']:,} tokens" if figures["vocabulary"] else "unknown",
         "context": f"{figures['context']:,} tokens" if figures["context"] else "unknown",
+        "ends at tokens": ", ".join(map(str, figures["end_ids"])) or "none",
         "on disk": f"{_size(figures['stored_bytes'])}, mostly {figures['stored_dtype']}",
         "runs through": f"{figures['runner'] or 'nothing'}: {figures['reason']}",
         f"weights in {dtype}": _size(figures["weights_bytes"]),
