@@ -125,7 +125,11 @@ class Speculation:
     ] = None
     context: Annotated[
         int | None,
-        option(panel="Runtime", help="Most tokens of prompt and answer; default: the target's window.", min=1),
+        option(
+            panel="Runtime",
+            help="Most tokens of prompt and answer; default: the target's window.",
+            min=1,
+        ),
     ] = None
     calibration: Annotated[
         Path | None,

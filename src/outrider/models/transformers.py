@@ -112,10 +112,11 @@ class TransformersModel:
         [cache] = self.start([Prompt(token_ids=(0, 0))])
         return cache.nbytes
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """The checkpoint's, or for a built model a hash of its configuration and weights."""
-        return self._fingerprint or sampled_fingerprint(self.model)
+        self._fingerprint = self._fingerprint or sampled_fingerprint(self.model)
+        return self._fingerprint
 
     @property
     def end_ids(self) -> tuple[int, ...]:
