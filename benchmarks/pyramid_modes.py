@@ -73,7 +73,7 @@ def settings() -> list[Setting]:
         rows += [
             Setting(tiers=tiers, mode=mode, threshold=threshold)
             for mode in ("assisted", "fuzzy")
-            for threshold in (0.05, 0.1, 0.2, 0.3)
+            for threshold in (0.05, 0.1, 0.2)
             if (tiers, mode) != (2, "fuzzy")
         ]
     rows += [

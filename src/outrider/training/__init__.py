@@ -1,0 +1,1 @@
+"""Recipes that make drafters, families and adapters."""

@@ -1,0 +1,92 @@
+"""The last stage of a family: export, measure, write the card."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
+
+from outrider.training.agreement import mean, measure
+from outrider.training.card import Findings, Sample, write_card
+from outrider.training.distill import load_students
+from outrider.training.evaluate import heldout_losses, heldout_windows
+from outrider.training.models import export_model, moved, parameter_counts
+from outrider.training.prompts import write_prompts
+from outrider.training.sample import continuations
+from outrider.training.state import read_json, write_json
+from outrider.training.target import load_target
+from outrider.training.workspace import TIERS, Workspace
+
+_SAMPLES = 10
+_SAMPLE_PROMPT = 48
+_SAMPLE_LENGTH = 208
+
+
+def export_family(work: Workspace) -> dict[str, Any]:
+    """Write `family/<tier>` folders; the exported bfloat16 weights are what is measured later."""
+    models = {"target": load_target(work), **load_students(work)}
+    for tier in TIERS:
+        export_model(models[tier], work.tokenizer(), work.folder / "family" / tier)
+    write_prompts(
+        work.config, work.data, work.tokenizer(), work.folder / "family" / "prompts.jsonl"
+    )
+    return {tier: parameter_counts(models[tier]) for tier in TIERS}
+
+
+def measure_family(work: Workspace) -> dict[str, Any]:
+    """Measure the exported models and write `family/MODEL_CARD.md`; returns the main figures."""
+    models = {tier: _exported(work, tier) for tier in TIERS}
+    corpus = work.folder / "corpus"
+    length = work.config.target.sequence_length + 1
+    windows = heldout_windows(corpus, length, work.config.corpus.heldout_tokens)
+    losses = {tier: heldout_losses(model, windows) for tier, model in models.items()}
+    others = {tier: model for tier, model in models.items() if tier != "target"}
+    agreement = measure(models["target"], others, corpus, length=length)
+    findings = Findings(
+        command=f"outrider train family configs/{work.config.name}.toml --data DIR",
+        stages=read_json(work.folder / "state.json"),
+        parameters={tier: parameter_counts(model) for tier, model in models.items()},
+        losses=losses,
+        agreement=agreement,
+        samples=_samples(models["target"], work.tokenizer(), corpus),
+    )
+    card = write_card(work.config, findings)
+    (work.folder / "family" / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    figures = {
+        tier: {
+            field: mean(getattr(report, field)).greedy
+            for field in ("text", "own_greedy", "own_sampled")
+        }
+        for tier, report in agreement.items()
+    }
+    write_json(work.folder / "figures.json", {"losses": losses, "agreement": figures})
+    return figures
+
+
+def _exported(work: Workspace, tier: str) -> LlamaForCausalLM:
+    folder = work.folder / "family" / tier
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return moved(model, work.device).eval()
+
+
+def _samples(target: LlamaForCausalLM, tokenizer: Tokenizer, corpus: Path) -> list[Sample]:
+    """Continuations of the first held-out beginnings of each domain in turn."""
+    rows = [
+        windows[index, :_SAMPLE_PROMPT]
+        for index in range(_SAMPLES)
+        for windows in heldout_windows(corpus, 512, 512 * _SAMPLES).values()
+        if index < len(windows) and windows.shape[1] >= _SAMPLE_PROMPT
+    ][:_SAMPLES]
+    device = target.lm_head.weight.device
+    made = continuations(
+        target, torch.stack(rows).to(device), _SAMPLE_LENGTH, temperature=0.8, top_p=0.95, seed=8
+    )
+    return [
+        Sample(prompt=_text(tokenizer, row[:_SAMPLE_PROMPT]), continuation=_text(tokenizer, tail))
+        for row, tail in zip(made, made[:, _SAMPLE_PROMPT:], strict=True)
+    ]
+
+
+def _text(tokenizer: Tokenizer, ids: torch.Tensor) -> str:
+    return tokenizer.decode(ids.tolist(), skip_special_tokens=False)

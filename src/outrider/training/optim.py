@@ -1,0 +1,24 @@
+"""Optimisers for small transformers: Muon for hidden matrices, AdamW for the rest."""
+
+from torch import nn, optim
+from torch.optim import Optimizer
+
+
+def make_optimizers(model: nn.Module, name: str) -> dict[str, Optimizer]:
+    """Optimisers by name, with a learning rate of zero: the loop sets it before each step.
+
+    Muon learns a small model from about two thirds of the tokens that AdamW needs; its
+    update is scaled to AdamW's root mean square, so both share one learning rate.
+    """
+    hidden = [p for key, p in model.named_parameters() if p.ndim == 2 and "embed" not in key]
+    rest = [p for key, p in model.named_parameters() if p.ndim != 2 or "embed" in key]
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    made: dict[str, Optimizer] = {
+        f"{name}.adamw": optim.AdamW(
+            rest, lr=0.0, betas=(0.9, 0.98), eps=1e-10, weight_decay=0.0, fused=fused
+        )
+    }
+    made[f"{name}.muon"] = optim.Muon(
+        hidden, lr=0.0, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    return made
