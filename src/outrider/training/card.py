@@ -36,7 +36,7 @@ def write_card(config: FamilyConfig, findings: Findings) -> str:
             *_data(config),
             *_training(config, findings),
             *_losses(findings),
-            *_agreement(findings),
+            *_agreement(config, findings),
             *_samples(findings),
             *_limits(),
         ]
@@ -118,13 +118,14 @@ def _losses(findings: Findings) -> list[str]:
     return [*lines, ""]
 
 
-def _agreement(findings: Findings) -> list[str]:
+def _agreement(config: FamilyConfig, findings: Findings) -> list[str]:
     lines = [
         "## Agreement with the target",
         "",
         "Greedy: share of positions whose most likely token is the target's, each model reading "
         "the same text. Overlap: the mean of sum(min(p, q)), the chance that a drafted token "
-        "survives speculative sampling at temperature 1.",
+        "survives speculative sampling at temperature 1. Held-out text is cut into windows of "
+        f"{config.target.sequence_length} tokens. {_at_length(config, findings)}",
     ]
     for field, title in (
         ("text", "On held-out text"),
@@ -133,6 +134,14 @@ def _agreement(findings: Findings) -> list[str]:
     ):
         lines += ["", f"{title}:", "", *_agreement_table(findings, field)]
     return [*lines, ""]
+
+
+def _at_length(config: FamilyConfig, findings: Findings) -> str:
+    """Greedy agreement at the end of the last stage, which runs at the longer context."""
+    last = findings.stages["distill_long"]
+    shares = ", ".join(f"{tier} {last[f'{tier}/agreement']:.3f}" for tier in findings.agreement)
+    length = config.distill_long.sequence_length
+    return f"Over windows of {length} tokens the mean greedy agreement is: {shares}."
 
 
 def _agreement_table(findings: Findings, field: str) -> list[str]:
@@ -166,8 +175,9 @@ def _limits() -> list[str]:
     return [
         "## Limitations",
         "",
-        "- Very small models, trained on few tokens: grammar mostly holds, sense often does not. "
-        "Facts, sums and code are unreliable. Not for any use but testing and teaching.",
+        "- Very small models, trained on few tokens: sentences often read as English, but what "
+        "they say rarely makes sense. Answers, facts, sums, code and copying are unreliable. Not "
+        "for any use but testing and teaching.",
         "- English only. The books are of their time, and so are some of their attitudes.",
         "- No safety training of any kind.",
         "- Agreement between the tiers is a property of this family; larger models agree less.",

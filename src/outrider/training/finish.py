@@ -1,5 +1,6 @@
 """The last stage of a family: export, measure, write the card."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,14 @@ from outrider.training.card import Findings, Sample, write_card
 from outrider.training.distill import load_students
 from outrider.training.evaluate import heldout_losses, heldout_windows
 from outrider.training.models import export_model, moved, parameter_counts
-from outrider.training.prompts import write_prompts
+from outrider.training.prompts import prompt_text, write_prompts
 from outrider.training.sample import continuations
 from outrider.training.state import read_json, write_json
 from outrider.training.target import load_target
 from outrider.training.workspace import TIERS, Workspace
 
 _SAMPLES = 10
-_SAMPLE_PROMPT = 48
-_SAMPLE_LENGTH = 208
+_SAMPLE_TOKENS = 160
 
 
 def export_family(work: Workspace) -> dict[str, Any]:
@@ -49,7 +49,9 @@ def measure_family(work: Workspace) -> dict[str, Any]:
         parameters={tier: parameter_counts(model) for tier, model in models.items()},
         losses=losses,
         agreement=agreement,
-        samples=_samples(models["target"], work.tokenizer(), corpus),
+        samples=_samples(
+            models["target"], work.tokenizer(), work.folder / "family" / "prompts.jsonl"
+        ),
     )
     card = write_card(work.config, findings)
     (work.folder / "family" / "MODEL_CARD.md").write_text(card, encoding="utf-8")
@@ -70,23 +72,21 @@ def _exported(work: Workspace, tier: str) -> LlamaForCausalLM:
     return moved(model, work.device).eval()
 
 
-def _samples(target: LlamaForCausalLM, tokenizer: Tokenizer, corpus: Path) -> list[Sample]:
-    """Continuations of the first held-out beginnings of each domain in turn."""
-    rows = [
-        windows[index, :_SAMPLE_PROMPT]
-        for index in range(_SAMPLES)
-        for windows in heldout_windows(corpus, 512, 512 * _SAMPLES).values()
-        if index < len(windows) and windows.shape[1] >= _SAMPLE_PROMPT
-    ][:_SAMPLES]
-    device = target.lm_head.weight.device
-    made = continuations(
-        target, torch.stack(rows).to(device), _SAMPLE_LENGTH, temperature=0.8, top_p=0.95, seed=8
-    )
-    return [
-        Sample(prompt=_text(tokenizer, row[:_SAMPLE_PROMPT]), continuation=_text(tokenizer, tail))
-        for row, tail in zip(made, made[:, _SAMPLE_PROMPT:], strict=True)
-    ]
-
-
-def _text(tokenizer: Tokenizer, ids: torch.Tensor) -> str:
-    return tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+def _samples(target: LlamaForCausalLM, tokenizer: Tokenizer, prompts: Path) -> list[Sample]:
+    """Continuations of evenly spaced evaluation prompts, each up to its first end token."""
+    lines = prompts.read_text(encoding="utf-8").splitlines()
+    chosen = lines[:: max(1, len(lines) // _SAMPLES)][:_SAMPLES]
+    ends = target.generation_config.eos_token_id if target.generation_config else []
+    made: list[Sample] = []
+    for number, line in enumerate(chosen):
+        prompt = prompt_text(json.loads(line)["prompt"])
+        ids = torch.tensor([tokenizer.encode(prompt).ids], device=target.lm_head.weight.device)
+        size = ids.shape[1]
+        row = continuations(
+            target, ids, size + _SAMPLE_TOKENS, temperature=0.8, top_p=0.95, seed=number
+        )
+        tail = row[0, size:].tolist()
+        stop = next((at for at, token in enumerate(tail) if token in ends), len(tail))
+        text = tokenizer.decode(tail[:stop], skip_special_tokens=False)
+        made.append(Sample(prompt=prompt, continuation=text))
+    return made

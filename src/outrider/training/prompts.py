@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from outrider.training.config import FamilyConfig, PromptSource, Source
 from outrider.training.corpus import documents
-from outrider.training.formats import ASSISTANT, END_OF_TURN, USER
+from outrider.training.formats import ASSISTANT, END_OF_TURN, USER, chat
 
 _TURN = re.compile(
     f"({re.escape(USER)}|{re.escape(ASSISTANT)})\n(.*?){re.escape(END_OF_TURN)}\n", re.DOTALL
@@ -49,13 +49,22 @@ def _chosen(
     for document in found:
         if len(prompts) == source.count:
             break
-        chat = document.find(USER) >= 0
-        if chat != (source.kind == "chat"):
+        talk = USER in document
+        if talk != (source.kind == "chat"):
             continue
-        prompt = messages(document) if chat else beginning(document, tokenizer, rng)
+        prompt = messages(document) if talk else beginning(document, tokenizer, rng)
         if prompt and len(json.dumps(prompt)) <= _MOST_CHARACTERS:
             prompts.append(prompt)
     return prompts
+
+
+def prompt_text(prompt: str | list[dict[str, str]]) -> str:
+    """The text a model is given for a prompt: a chat is laid out and opened for the assistant."""
+    if isinstance(prompt, str):
+        return prompt
+    system = "".join(item["content"] for item in prompt if item["role"] == "system")
+    turns = [(item["role"], item["content"]) for item in prompt if item["role"] != "system"]
+    return chat(turns, system=system) + f"{ASSISTANT}\n"
 
 
 def beginning(text: str, tokenizer: Tokenizer, rng: random.Random) -> str:

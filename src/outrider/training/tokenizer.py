@@ -40,7 +40,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int) -> None:
         "model_max_length": longest,
         "eos_token": END_OF_TEXT,
         "pad_token": END_OF_TEXT,
-        "extra_special_tokens": list(SPECIAL_TOKENS[1:]),
         "clean_up_tokenization_spaces": False,
         "padding_side": "left",
         "chat_template": CHAT_TEMPLATE,
