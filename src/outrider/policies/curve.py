@@ -1,0 +1,61 @@
+"""What a forward costs, as a function of the rows it reads."""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from outrider.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True)
+class CostCurve:
+    """Seconds of one forward by its number of rows: never falling, linear between the points.
+
+    Attributes:
+        points: `(rows, seconds)`, rows ascending from at least 1.
+    """
+
+    points: tuple[tuple[int, float], ...]
+
+    def __post_init__(self) -> None:
+        rows = [r for r, _ in self.points]
+        if not rows or rows[0] < 1 or any(a >= b for a, b in pairwise(rows)):
+            raise OptionError(
+                f"a cost curve is given for rows {rows}", hint="Give ascending rows from 1 up"
+            )
+        if not all(0.0 < s < float("inf") for _, s in self.points):
+            raise OptionError(
+                f"a cost curve holds {[s for _, s in self.points]} seconds",
+                hint="Give finite times above 0",
+            )
+
+    @classmethod
+    def of(cls, seconds: Mapping[int, float]) -> "CostCurve":
+        """The curve nearest to measured seconds by rows that never falls.
+
+        Noise can make a wider forward look faster than a narrower one; neighbours in the wrong
+        order are averaged (isotonic regression by pooling adjacent violators). Raises
+        `OptionError` for no measurements, or times that are not above 0.
+        """
+        pools: list[tuple[float, list[int]]] = []
+        for rows in sorted(seconds):
+            pools.append((seconds[rows], [rows]))
+            while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+                (b, right), (a, left) = pools.pop(), pools.pop()
+                mean = (a * len(left) + b * len(right)) / (len(left) + len(right))
+                pools.append((mean, left + right))
+        return cls(tuple((r, value) for value, rows in pools for r in rows))
+
+    def seconds(self, rows: float) -> float:
+        """Seconds of a forward over `rows`; beyond the last point its last slope goes on."""
+        points = self.points
+        if rows <= points[0][0] or len(points) == 1:
+            return points[0][1]
+        right = min(bisect_right(points, rows, key=lambda p: p[0]), len(points) - 1)
+        (x0, y0), (x1, y1) = points[right - 1], points[right]
+        return y0 + (y1 - y0) * (rows - x0) / (x1 - x0)
+
+    def ratio(self, rows: float) -> float:
+        """`verify_cost`: seconds over `rows` / seconds over 1."""
+        return self.seconds(rows) / self.seconds(1)
