@@ -158,7 +158,11 @@ def _load_layer(
     prefix = f"model.layers.{layer}."
     names = [prefix + name for name in _layer_shapes(config)]
     loaded = load_tensors(checkpoint, names, dtype, device)
-    own = {name.removeprefix(prefix): tensor for name, tensor in loaded.items()}
+    return fuse_layer({name.removeprefix(prefix): t for name, t in loaded.items()}, config)
+
+
+def fuse_layer(own: dict[str, Tensor], config: DecoderConfig) -> LayerWeights:
+    """One layer from its tensors, which are named without `model.layers.N.`."""
 
     def fused(*parts: str) -> Linear:
         bias = [own[f"{part}.bias"] for part in parts if f"{part}.bias" in own]
