@@ -1,8 +1,9 @@
 """What a cost-scaled model looks like: how deep, how wide, and each of its tensors.
 
-Depth: filler layers stand between the real ones. Their output projections are zero, so they add
-nothing to the residual stream; all their other weights are random at the scale of the real ones,
-so that no engine can skip them.
+Depth: filler layers stand between the real ones. Their matrices are noise at the scale of the
+real ones, but their norms and biases are so faint that what they add to the residual stream is
+rounded away. Output projections of zeros would do as well, were there not engines that notice
+equal constants and keep one of them (with OpenVINO a quarter of all weights was gone).
 
 Width by a power of two `f`: the residual stream holds `f` copies of every channel, the attention
 `f` copies of every query head, the MLP `f` copies of every inner channel. A matrix is laid out
@@ -30,11 +31,25 @@ LABEL = "outrider_cost_scaled"
 WIDEST = 4096
 """The hidden size that automatic widening stops at."""
 
+FAINT = 2.0**-60
+"""Scale of what a filler layer adds: below the last bit of a residual stream, in float64 too, and
+far above the smallest float32 and bfloat16. In float16 it is zero."""
+
+_FAINT = {
+    "input_layernorm.weight": FAINT,
+    "v_proj.bias": FAINT,
+    "o_proj.bias": FAINT,
+    "post_attention_layernorm.weight": FAINT**0.5,
+    "gate_proj.bias": FAINT**0.5,
+    "up_proj.bias": FAINT**0.5,
+    "down_proj.bias": FAINT,
+}
+"""What makes a filler layer faint. The MLP multiplies two faint things with each other."""
+
 _AUTO_WIDEN_FROM = 10**9
 _USUAL_KV_HEADS = 8
 _UNITS = {"K": 10**3, "M": 10**6, "B": 10**9}
 _SPEC = re.compile(r"(?:x(?P<factor>\d+(?:\.\d+)?)|(?P<size>\d+(?:\.\d+)?)(?P<unit>[KMB]))")
-_ZEROED = ("o_proj", "down_proj")
 _AXES = {
     "q_proj": ("queries", "hidden"),
     "k_proj": ("keys", "hidden"),
@@ -257,13 +272,12 @@ def _load(
 
 
 def _filler(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
-    """A tensor of an identity block: norms as they are, output projections zero, noise else."""
-    if any(part in name for part in _ZEROED):
-        return torch.zeros_like(like)
+    """A tensor of a filler layer: noise like the real weights, norms as they are, some faint."""
+    part = name.removeprefix("self_attn.").removeprefix("mlp.")
     if "norm" in name:
-        return like
+        return like * _FAINT.get(part, 1)
     noise = torch.empty_like(like).normal_(generator=generator)
-    return noise * like.float().std(correction=0).to(like)
+    return noise * like.float().std(correction=0).to(like) * _FAINT.get(part, 1)
 
 
 def _widen(plan: ScaledPlan, name: str, tensor: Tensor) -> Tensor:
