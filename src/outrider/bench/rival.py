@@ -35,6 +35,7 @@ class OpenRival(Protocol):
         temperature: float,
         top_p: float,
         seed: int,
+        ignore_eos: bool = False,
     ) -> RivalText:
         """Write after `token_ids`, ending at `max_new_tokens` or the checkpoint's end tokens.
 
@@ -44,6 +45,7 @@ class OpenRival(Protocol):
             temperature: 0 takes the best token.
             top_p: 1 keeps everything.
             seed: of the system's own random numbers.
+            ignore_eos: end at `max_new_tokens` only.
         """
         ...
 

@@ -10,6 +10,7 @@ import typer
 from typer.main import get_command
 
 from outrider.cli import failures, interrupt
+from outrider.cli.bench import bench
 from outrider.cli.calibrate import calibrate
 from outrider.cli.chat import chat
 from outrider.cli.demo import demo
@@ -32,6 +33,7 @@ app.command()(grouped(demo))
 app.command()(grouped(info))
 app.command()(grouped(calibrate))
 app.add_typer(train, name="train")
+app.add_typer(bench, name="bench")
 
 
 def _print_version(asked: bool) -> bool:

@@ -1,0 +1,104 @@
+"""Settings from a TOML file and from keywords, in one namespace.
+
+target = "tiny"
+cost_scale = "30M"
+workloads = ["stories", "questions.jsonl"]
+repeats = 5
+temperature = 0.8
+
+[strategies.two-tier]
+recipe = "draft"
+num_speculative_tokens = 4
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from outrider.bench.settings import Models, Settings
+from outrider.bench.strategies import Named, from_table, parse_strategies
+from outrider.errors import OptionError, reject_unknown
+from outrider.models.loading import families_folder
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "max_new_tokens", "seed", "ignore_eos")
+_MODELS = tuple(f.name for f in fields(Models))
+_PLAIN = ("prompts", "repeats", "least_tokens")
+KEYS = (*_MODELS, *SAMPLING, *_PLAIN, "strategies", "workloads", "rivals")
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """The keys of a config file, unknown ones refused."""
+    try:
+        config = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"{file} can not be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{file} is no TOML: {error}") from None
+    reject_unknown(f"key in {file.name}:", config, KEYS)
+    return config
+
+
+def make_settings(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from what is given, by the names in `KEYS`.
+
+    Raises:
+        OptionError: a value is of the wrong kind or out of range.
+    """
+    values = {**(defaults or {}), **given}
+    models = Models(
+        **{name: _model_value(name, values[name]) for name in _MODELS if name in values}
+    )
+    plain = {name: _whole(name, values[name]) for name in _PLAIN if name in values}
+    return Settings(
+        models=models,
+        strategies=_strategies(values.get("strategies"), models),
+        workloads=_names("workloads", values["workloads"]) if "workloads" in values else _ALL,
+        rivals=_names("rivals", values.get("rivals", ())),
+        sampling={name: values[name] for name in SAMPLING if name in values},
+        **plain,
+    )
+
+
+_ALL = Settings.__dataclass_fields__["workloads"].default
+
+
+def default_strategies(models: Models) -> str:
+    """Every way to draft that the models at hand allow."""
+    is_family = (families_folder() / models.target / "draft").is_dir()
+    draft = models.draft != "none" and (models.draft is not None or is_family)
+    qualifier = models.qualifier != "none" and (models.qualifier is not None or is_family)
+    found = ["none", *(["draft"] if draft else []), *(["pyramid"] if draft and qualifier else [])]
+    return ",".join([*found, "lookup", "auto"])
+
+
+def _strategies(value: Any, models: Models) -> list[Named]:
+    if isinstance(value, Mapping):
+        return from_table(value)
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value))
+    return parse_strategies(value or default_strategies(models))
+
+
+def _names(key: str, value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(p, str) for p in parts):
+        raise OptionError(f"{key} is {value!r:.60}", hint="Give names, separated by commas")
+    return tuple(p.strip() for p in parts if p.strip())
+
+
+def _model_value(name: str, value: Any) -> Any:
+    if name == "threads":
+        return None if value is None else _whole(name, value)
+    if value is not None and not isinstance(value, str):
+        raise OptionError(f"{name} is {value!r:.60}", hint="Give a string")
+    return value
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise OptionError(f"{name} is {value!r:.60}", hint="Give a whole number")
+    if value < 1:
+        raise OptionError(f"{name} is {value}", hint="Give at least 1")
+    return value

@@ -1,0 +1,89 @@
+"""What a figure has to stand with: versions, device, commit, command."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "outrider",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "llama-cpp-python",
+    "openvino-genai",
+    "openvino",
+)
+
+
+def environment(command: str | None = None) -> dict[str, Any]:
+    """Plain data about this machine and this installation.
+
+    Args:
+        command: how the run was started; None takes the command line of this process.
+    """
+    return {
+        "command": command or shlex.join(["outrider", *sys.argv[1:]]),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version()} | _versions(),
+        "device": _device(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _device() -> dict[str, Any]:
+    import torch
+
+    found: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "logical_cpus": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name(0)
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of the source, `+changes` where files differ from it; None outside git."""
+    try:
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}+changes" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    here = Path(__file__).parents[1]
+    return subprocess.run(
+        ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()

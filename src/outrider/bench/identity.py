@@ -1,0 +1,113 @@
+"""Is the text the undrafted one? What a strategy promises is checked on every text of a run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from outrider.bench.measure import Place, Run
+from outrider.bench.models import OpenModels
+from outrider.bench.statistics import first_difference
+from outrider.bench.strategies import BASELINE
+from outrider.noise import Purpose, gumbel, stream_key
+from outrider.protocols import Segment
+from outrider.sampling import Sampler, SamplingParams
+from outrider.types import NO_IDS, Exactness, Prompt, as_ids
+
+_NEAR = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.25, "float16": 0.03}
+"""Scores this close may change places between one row and several, where a model's rows depend on
+how many there are. Ours in int8 do not, so that no difference is excused there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """A text that differs from the baseline's although the strategy promised the same.
+
+    Attributes:
+        index: generated index of the first difference.
+        margin: how far apart the target scores the two tokens there, noise included; None where
+            one of them is the end of the shorter text.
+        near_tie: the margin is within the rounding of the dtype.
+    """
+
+    system: str
+    workload: str
+    task: str
+    repeat: int
+    index: int
+    margin: float | None
+    near_tie: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        about = f"{self.system} on {self.task} differs from undrafted at token {self.index}"
+        if self.margin is None:
+            return f"{about} (one text ends there)"
+        kind = "a near tie" if self.near_tie else "NOT a near tie"
+        return f"{about} (the target scores the two {self.margin:.2g} apart: {kind})"
+
+
+def compare(
+    runs: Sequence[Run],
+    exactness: Mapping[str, Exactness],
+    opened: OpenModels,
+    places: Sequence[Place],
+    sampling: Mapping[str, Any],
+) -> list[Mismatch]:
+    """Every broken promise, first differences only."""
+    plain = {(r.task, r.repeat): r for r in runs if r.system == BASELINE}
+    prompts = {place.task: place.token_ids for place in places}
+    found: list[Mismatch] = []
+    for run in runs:
+        base = plain.get((run.task, run.repeat))
+        promised = exactness.get(run.system) is Exactness.IDENTICAL
+        if base is None or not promised or run.system == BASELINE:
+            continue
+        index = first_difference(run.token_ids, base.token_ids)
+        if index is None:
+            continue
+        margin = _margin(opened, prompts[run.task], run, base, index, sampling)
+        found.append(
+            Mismatch(
+                system=run.system,
+                workload=run.workload,
+                task=run.task,
+                repeat=run.repeat,
+                index=index,
+                margin=margin,
+                near_tie=margin is not None and margin < _tolerance(opened),
+            )
+        )
+    return found
+
+
+def _tolerance(opened: OpenModels) -> float:
+    return _NEAR.get(opened.dtype, 0.0)
+
+
+def _margin(
+    opened: OpenModels,
+    prompt: Sequence[int],
+    run: Run,
+    base: Run,
+    index: int,
+    sampling: Mapping[str, Any],
+) -> float | None:
+    """Distance of the two tokens' scores in the target's choice after the common text."""
+    if index >= min(run.tokens, base.tokens):
+        return None
+    model, written = opened.models["target"], [int(t) for t in base.token_ids[:index]]
+    [cache] = model.start([Prompt(token_ids=(*prompt, *written))])
+    [rows] = model.forward([Segment(cache, NO_IDS)], [as_ids([-1])])
+    params = SamplingParams.of(**sampling)
+    sampler = Sampler(params, prompt_ids=prompt)
+    pair = torch.tensor([run.token_ids[index], base.token_ids[index]])
+    scores = sampler.process(rows.logits[0], written).cpu()[pair].double()
+    if params.temperature > 0:
+        key = stream_key(sampler.seed, 0, index, Purpose.CHOICE)
+        scores = scores / params.temperature + gumbel(key, pair)
+    return abs(float(scores[0] - scores[1]))

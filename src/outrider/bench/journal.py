@@ -1,0 +1,97 @@
+"""What a bench has measured so far, on disk: a run that was interrupted goes on where it stopped.
+
+The folder holds `settings.json` (what is measured, with the fingerprints of the models) and
+`runs.jsonl` (a line for each finished text, and lines of other kinds).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from outrider.bench.measure import Run
+from outrider.bench.settings import changes
+from outrider.errors import OptionError
+
+SETTINGS, RUNS = "settings.json", "runs.jsonl"
+
+
+class Journal:
+    """Runs by key, kept in memory, and on disk where there is a folder.
+
+    Raises:
+        OptionError: the folder holds a run with other settings, or is none.
+    """
+
+    def __init__(self, settings: dict[str, Any], folder: Path | None = None) -> None:
+        self.folder = folder
+        self.runs: dict[tuple[str, str, int], Run] = {}
+        self.facts: dict[str, Any] = {}
+        if folder is not None:
+            self._open(folder, json.loads(json.dumps(settings, default=str)))
+
+    def add(self, run: Run) -> None:
+        """Keep a finished run."""
+        self.runs[run.key] = run
+        self._write({"kind": "run", **run.to_dict()})
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep a measurement that is not a run, such as the bandwidth."""
+        self.facts[name] = value
+        self._write({"kind": "fact", "name": name, "value": value})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.folder is not None:
+            with (self.folder / RUNS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _open(self, folder: Path, settings: dict[str, Any]) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"{folder} is a file", hint="Give a folder to keep the runs in")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if (folder / SETTINGS).exists():
+                self._resume(folder, settings)
+            else:
+                text = json.dumps(settings, indent=2) + "\n"
+                (folder / SETTINGS).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise OptionError(f"{folder} can not be used: {error.strerror}") from None
+
+    def _resume(self, folder: Path, settings: dict[str, Any]) -> None:
+        try:
+            old = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        except ValueError:
+            raise OptionError(
+                f"{folder / SETTINGS} is damaged", hint="Use another folder"
+            ) from None
+        differing = changes(old, settings)
+        if differing:
+            raise OptionError(
+                f"{folder} holds a run with other settings ({'; '.join(differing[:3])})",
+                hint="Give the same settings to go on with it, or another folder",
+            )
+        if (folder / RUNS).exists():
+            self._read(folder / RUNS)
+
+    def _read(self, file: Path) -> None:
+        """Take over whole lines; what was being written when the run stopped is cut off."""
+        whole = 0
+        for line in file.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                self._take(json.loads(line))
+            except (ValueError, TypeError, KeyError):
+                raise OptionError(
+                    f"{file} is damaged at byte {whole}", hint="Use another folder"
+                ) from None
+            whole += len(line)
+        with file.open("r+b") as rest:
+            rest.truncate(whole)
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if line.pop("kind") == "run":
+            run = Run(**line)
+            self.runs[run.key] = run
+        else:
+            self.facts[line["name"]] = line["value"]

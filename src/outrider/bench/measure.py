@@ -1,0 +1,211 @@
+"""One text written by one system, timed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from time import perf_counter
+from typing import Any, Protocol
+
+from outrider.bench.memory import peak_bytes, reset_peak
+from outrider.bench.rival import OpenRival
+from outrider.bench.statistics import repeated_tokens
+from outrider.engine.generator import Generator
+from outrider.engine.result import Result
+from outrider.errors import LogitsError
+
+PARTS = ("prefill", "draft", "verify", "accept", "other")
+"""Where the time of a text goes; `other` is what none of our clocks counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What one system did with one prompt once. Seconds are wall-clock.
+
+    Attributes:
+        system: the strategy's or rival's name.
+        seconds: from the call to its return, prompt included.
+        ttft_seconds: from the call to the end of the round that wrote the first token.
+        repeated: tokens inside repeated 8-grams of the text.
+        parts: seconds by `PARTS`; empty for rivals.
+        stages: per inner tier: forwards, drafted, accepted, seconds.
+        predicted: tokens per second after the prompt that the throughput recursion expects from
+            this run's costs and acceptance; None where it does not apply.
+        peak_bytes: resident memory of the whole process at its highest during the run.
+    """
+
+    system: str
+    workload: str
+    task: str
+    repeat: int
+    prompt_tokens: int
+    token_ids: Sequence[int]
+    seconds: float
+    ttft_seconds: float
+    repeated: int
+    peak_bytes: int
+    finish: str | None = None
+    drafted: int = 0
+    accepted: int = 0
+    changed: int = 0
+    rounds: int = 0
+    forwards: int = 0
+    drafted_at: Sequence[int] = ()
+    accepted_at: Sequence[int] = ()
+    parts: Mapping[str, float] = field(default_factory=dict)
+    stages: Mapping[str, Any] = field(default_factory=dict)
+    predicted: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from every other run of the bench."""
+        return self.system, self.task, self.repeat
+
+    @property
+    def tokens(self) -> int:
+        """Tokens written."""
+        return len(self.token_ids)
+
+    @property
+    def seconds_per_token(self) -> float:
+        """End to end, the prompt included."""
+        return self.seconds / max(self.tokens, 1)
+
+    @property
+    def tpot_seconds(self) -> float | None:
+        """Time per output token after the first; None for a single token."""
+        return (self.seconds - self.ttft_seconds) / (self.tokens - 1) if self.tokens > 1 else None
+
+    @property
+    def decode_seconds_per_token(self) -> float | None:
+        """Time after the prompt over the tokens written.
+
+        Not `tpot_seconds`: a drafted round writes several tokens by the time of the first, so
+        that a short text would have a time per token of nearly nothing. Rivals do not tell how
+        long the prompt took; for them it is.
+        """
+        if not self.parts:
+            return self.tpot_seconds
+        return (self.seconds - self.parts["prefill"]) / max(self.tokens, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, one JSON line."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which prompt a run is about: its workload, its name, its ids, and the repeat."""
+
+    workload: str
+    task: str
+    token_ids: tuple[int, ...]
+    repeat: int = 0
+
+
+class System(Protocol):
+    """Whatever writes texts in a bench: a strategy of ours, or a rival."""
+
+    @property
+    def name(self) -> str:
+        """As the report calls it."""
+        ...
+
+    def write(self, place: Place) -> Run:
+        """Write one text from an empty cache, timed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StrategySystem:
+    """One of our strategies, over the models that all of them share."""
+
+    name: str
+    generator: Generator
+    sampling: Mapping[str, Any]
+
+    def write(self, place: Place) -> Run:
+        """Write one text. Raises `LogitsError` when the target's logits are unusable."""
+        self.generator.reset()
+        reset_peak()
+        begun = perf_counter()
+        result: Result = self.generator.generate(list(place.token_ids), **self.sampling)
+        seconds = perf_counter() - begun
+        if result.error:
+            raise LogitsError(f"strategy {self.name!r}: {result.error}")
+        counters = result.speculation.target
+        return Run(
+            **_about(self.name, place),
+            token_ids=result.token_ids,
+            seconds=seconds,
+            ttft_seconds=result.token_times[0] - begun,
+            repeated=repeated_tokens(result.token_ids),
+            peak_bytes=peak_bytes(),
+            finish=result.finish_reason,
+            drafted=counters.drafted,
+            accepted=counters.accepted,
+            changed=counters.changed,
+            rounds=counters.rounds,
+            forwards=counters.forwards,
+            drafted_at=tuple(counters.drafted_at),
+            accepted_at=tuple(counters.accepted_at),
+            parts=_parts(result.seconds, seconds),
+            stages=_stages(result),
+            predicted=result.speculation.predicted_tokens_per_second,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RivalSystem:
+    """A rival with its models open."""
+
+    name: str
+    rival: OpenRival
+    sampling: Mapping[str, Any]
+
+    def write(self, place: Place) -> Run:
+        """Write one text through the rival."""
+        reset_peak()
+        text = self.rival.generate(
+            place.token_ids,
+            max_new_tokens=self.sampling["max_new_tokens"],
+            temperature=self.sampling["temperature"],
+            top_p=self.sampling["top_p"],
+            seed=self.sampling["seed"],
+            ignore_eos=self.sampling.get("ignore_eos", False),
+        )
+        return Run(
+            **_about(self.name, place),
+            token_ids=text.token_ids,
+            seconds=text.seconds,
+            ttft_seconds=text.ttft_seconds,
+            repeated=repeated_tokens(text.token_ids),
+            peak_bytes=peak_bytes(),
+        )
+
+
+def _about(name: str, place: Place) -> dict[str, Any]:
+    return {
+        "system": name,
+        "workload": place.workload,
+        "task": place.task,
+        "repeat": place.repeat,
+        "prompt_tokens": len(place.token_ids),
+    }
+
+
+def _parts(counted: Mapping[str, float], seconds: float) -> dict[str, float]:
+    parts = {name: counted.get(name, 0.0) for name in PARTS[:-1]}
+    return parts | {"other": max(seconds - sum(parts.values()), 0.0)}
+
+
+def _stages(result: Result) -> dict[str, Any]:
+    return {
+        name: {
+            "forwards": c.forwards,
+            "rounds": c.rounds,
+            "drafted": c.drafted,
+            "accepted": c.accepted,
+            "seconds": dict(c.seconds),
+            "off": c.off,
+        }
+        for name, c in result.speculation.stages.items()
+    }

@@ -1,0 +1,220 @@
+"""The models of a run: found, cost-scaled where asked, loaded once, shared by all strategies."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outrider.bench.settings import Models
+from outrider.bench.strategies import Named
+from outrider.engine.generator import Generator
+from outrider.engine.load import NO_TIER, OPTIONS, load
+from outrider.errors import OptionError, OutriderError
+from outrider.models.checkpoint import Checkpoint, open_checkpoint
+from outrider.models.loading import (
+    families_folder,
+    family,
+    load_model,
+    local_folder,
+    resolve_device,
+    tokenizer_for,
+)
+from outrider.models.scaling import cost_scale, cost_scaled_label
+from outrider.models.tokenizer import Tokenizer
+from outrider.protocols import LanguageModel
+
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """One model of the run.
+
+    Attributes:
+        name: target, qualifier or draft.
+        source: where it comes from, as the user would name it.
+        folder: the checkpoint that runs, the scaled one where there is one.
+        label: how every figure of a cost-scaled model must be labelled; None for any other.
+        parameters: numbers in its weights.
+        weight_bytes: read by one forward: every weight once, of an embedding that is not also the
+            head only the rows looked up, which is next to nothing.
+    """
+
+    name: str
+    source: str
+    folder: Path
+    label: str | None
+    parameters: int
+    weight_bytes: int
+    fingerprint: str
+    dtype: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the report."""
+        return {
+            "source": self.source,
+            "parameters": self.parameters,
+            "cost_scale": self.label,
+            "weight_bytes": self.weight_bytes,
+            "fingerprint": self.fingerprint,
+            "dtype": self.dtype,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModels:
+    """Loaded models, and what builds generators over them."""
+
+    settings: Models
+    tiers: Mapping[str, Tier]
+    models: Mapping[str, LanguageModel]
+    tokenizer: Tokenizer | None
+    calibration: Path | None
+
+    @property
+    def dtype(self) -> str:
+        """Of the target's weights, as it turned out."""
+        return self.tiers["target"].dtype
+
+    def build(self, strategy: Named) -> Generator:
+        """The generator of one strategy. It takes and gives ids, so that no text is made in it.
+
+        Raises:
+            OptionError: options that `load` refuses, with the strategy's name.
+        """
+        options: dict[str, Any] = dict(strategy.options)
+        tiers = {
+            tier: self._given(tier, options.pop(tier, None)) for tier in ("qualifier", "draft")
+        }
+        if "drafter" not in OPTIONS:
+            options.pop("drafter", None)
+        if self.calibration is not None:
+            options.setdefault("calibration", self.calibration)
+        if self.settings.threads is not None:
+            options["threads"] = self.settings.threads
+        try:
+            generator = load(
+                self.models["target"],
+                **{tier: model for tier, model in tiers.items() if model is not None},
+                tokenizer=self.tokenizer,
+                **options,
+            )
+        except OutriderError as error:
+            raise OptionError(
+                f"strategy {strategy.name!r}: {error.problem}", hint=error.hint
+            ) from None
+        generator.tokenizer = None
+        return generator
+
+    def _given(self, tier: str, wish: Any) -> Any:
+        return NO_TIER if wish == NO_TIER else self.models.get(tier)
+
+
+def find_tiers(settings: Models, scaled_into: Path) -> dict[str, Tier]:
+    """Folder, size and fingerprint of each tier, before any weight is loaded.
+
+    Args:
+        settings: which models.
+        scaled_into: folder for cost-scaled checkpoints; one that is there already is taken.
+
+    Raises:
+        OptionError: a scale is given for a tier that is not there, or is none.
+        CheckpointError: a folder holds no checkpoint.
+    """
+    sources = _sources(settings)
+    scales = settings.scaled
+    missing = next((tier for tier in scales if tier not in sources), None)
+    if missing:
+        raise OptionError(f"there is no {missing} to scale", hint=f"Give --{missing}")
+    tiers: dict[str, Tier] = {}
+    for name, source in sources.items():
+        folder = local_folder(source)
+        if name in scales:
+            folder = _scaled(folder, scales[name], scaled_into / f"{name}-{scales[name]}", settings)
+        tiers[name] = _tier(name, source, folder, settings)
+    return tiers
+
+
+def open_models(settings: Models, tiers: Mapping[str, Tier]) -> OpenModels:
+    """Load every tier once."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    models = {
+        name: load_model(tier.folder, name=name, dtype=settings.dtype, device=settings.device)
+        for name, tier in tiers.items()
+    }
+    ran = {name: replace(tier, dtype=_dtype_of(models[name], tier)) for name, tier in tiers.items()}
+    counted = {name: replace(t, weight_bytes=_weight_bytes(t)) for name, t in ran.items()}
+    known = families_folder() / settings.target / "calibration.json"
+    return OpenModels(
+        settings=settings,
+        tiers=counted,
+        models=models,
+        tokenizer=tokenizer_for(tiers["target"].folder),
+        calibration=known if known.is_file() else None,
+    )
+
+
+def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
+    """Bytes of weights that one forward reads, in this dtype (int8: one byte a number)."""
+    numbers = checkpoint.num_parameters
+    if _HEAD in checkpoint.tensors and not checkpoint.config.get("tie_word_embeddings", False):
+        numbers -= checkpoint.tensors[_EMBEDDING].num_elements
+    return numbers * _BYTES.get(dtype, 4)
+
+
+def _weight_bytes(tier: Tier) -> int:
+    return weight_bytes(open_checkpoint(tier.folder), tier.dtype)
+
+
+def _named(source: str | Path) -> str:
+    """A model of a family as `tiny/target`, anything else as it was given."""
+    place = Path(source)
+    inside = place.is_relative_to(families_folder())
+    return str(place.relative_to(families_folder()) if inside else source)
+
+
+def _sources(settings: Models) -> dict[str, str | Path]:
+    """Each tier's folder or hub name."""
+    is_family = (families_folder() / settings.target / "target").is_dir()
+    if is_family and not Path(settings.target).expanduser().exists():
+        sources: dict[str, str | Path] = {**family(settings.target)}
+    else:
+        sources = {"target": settings.target}
+    for tier in ("qualifier", "draft"):
+        wish = getattr(settings, tier)
+        if wish == NO_TIER:
+            sources.pop(tier, None)
+        elif wish is not None:
+            sources[tier] = wish
+    return sources
+
+
+def _scaled(folder: Path, scale: str, out: Path, settings: Models) -> Path:
+    """Deepened; on an accelerator, which is slow at narrow layers whatever their number, widened
+    as well."""
+    on_cpu = resolve_device(settings.device).type == "cpu"
+    return cost_scale(folder, scale, out, widen=1 if on_cpu else None)
+
+
+def _tier(name: str, source: str | Path, folder: Path, settings: Models) -> Tier:
+    checkpoint = open_checkpoint(folder)
+    return Tier(
+        name=name,
+        source=_named(source),
+        folder=folder,
+        label=cost_scaled_label(folder),
+        parameters=checkpoint.num_parameters,
+        weight_bytes=weight_bytes(checkpoint, settings.dtype),
+        fingerprint=checkpoint.fingerprint,
+        dtype=settings.dtype,
+    )
+
+
+def _dtype_of(model: LanguageModel, tier: Tier) -> str:
+    """What a model says it computes in, else what was asked for."""
+    own = getattr(model, "dtype", None)
+    return tier.dtype if own is None else str(own).removeprefix("torch.")

@@ -1,0 +1,228 @@
+"""The run itself: everyone's models open, systems interleaved, each text timed."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+from outrider.bench.identity import Mismatch, compare
+from outrider.bench.journal import Journal
+from outrider.bench.measure import Place, RivalSystem, Run, StrategySystem, System
+from outrider.bench.models import OpenModels, Tier, find_tiers, open_models
+from outrider.bench.rival import Rival
+from outrider.bench.settings import Settings, fingerprint
+from outrider.bench.verify import tier_costs, used_threads
+from outrider.bench.workloads import Task, read_workloads
+from outrider.engine.prompts import read_prompt
+from outrider.errors import OptionError, OutriderError
+from outrider.types import Exactness
+
+Progress = Callable[[int, int, str], None]
+"""`(done, total, what runs now)`."""
+
+_SETTLE_SECONDS = 0.05
+"""Between systems with thread pools of their own: workers spin for a moment after their work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Everything a report is made from.
+
+    Attributes:
+        settings: what was asked.
+        tiers: the models that ran.
+        runs: every text, in the order of the plan.
+        exactness: what each strategy promises.
+        rivals: the rivals that were measured, by name.
+        missing: those that were not, and the command or the reason.
+        left_out: prompts that did not fit the models, by workload.
+        costs: per tier, the object of `verify_cost`; empty when it was not measured.
+        mismatches: texts that differ from the baseline's although equality was promised.
+        threads: CPU threads of every system.
+    """
+
+    settings: Settings
+    tiers: Mapping[str, Tier]
+    runs: Sequence[Run]
+    exactness: Mapping[str, Exactness]
+    rivals: Mapping[str, Rival] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    costs: Mapping[str, Any] = field(default_factory=dict)
+    mismatches: Sequence[Mismatch] = ()
+    threads: int = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Bench:
+    """One bench, ready to run once every part has been checked.
+
+    Attributes:
+        settings: what to measure.
+        folder: where runs are kept, and taken up again after an interruption; None keeps nothing.
+        scratch: folder for cost-scaled checkpoints.
+        rivals: those asked for, by name.
+        costs: measure `verify_cost` and the bandwidth too.
+    """
+
+    settings: Settings
+    folder: Path | None = None
+    scratch: Path
+    rivals: Mapping[str, Rival] = field(default_factory=dict)
+    costs: bool = True
+
+    def run(self, progress: Progress = lambda done, total, what: None) -> Measured:
+        """Measure what the journal does not hold yet.
+
+        Raises:
+            OutriderError: anything that can be found out is, before the first text is written.
+        """
+        settings = self.settings
+        tasks = read_workloads(settings.workloads, settings.prompts)
+        missing = {n: why for n, r in self.rivals.items() if (why := r.available()) is not None}
+        tiers = find_tiers(settings.models, self.scratch)
+        journal = Journal(_identity(settings, tiers, tasks), self.folder)
+        progress(0, 1, "loading models")
+        opened = open_models(settings.models, tiers)
+        places, left_out = _places(tasks, opened, settings)
+        ours = [
+            StrategySystem(named.name, opened.build(named), settings.sampling)
+            for named in settings.strategies
+        ]
+        exactness = {s.name: _exactness(s) for s in ours}
+        if self.costs and "costs" not in journal.facts:
+            progress(0, 1, "cost of a forward")
+            journal.note("costs", tier_costs(opened))
+        usable = {name: rival for name, rival in self.rivals.items() if name not in missing}
+        with ExitStack() as stack:
+            theirs = self._open_rivals(usable, opened, stack, missing, progress)
+            systems: list[System] = [*ours, *theirs]
+            _write_all(systems, places, journal, settings.repeats, progress)
+        order = {s.name: i for i, s in enumerate(systems)}
+        runs = sorted(
+            (run for run in journal.runs.values() if run.system in order),
+            key=lambda run: order[run.system],
+        )
+        return Measured(
+            settings=settings,
+            tiers=opened.tiers,
+            runs=runs,
+            exactness=exactness,
+            rivals={s.name: usable[s.name] for s in theirs},
+            missing=missing,
+            left_out=left_out,
+            costs=journal.facts.get("costs", {}),
+            mismatches=compare(runs, exactness, opened, places, settings.sampling),
+            threads=used_threads(settings.models.threads),
+        )
+
+    def _open_rivals(
+        self,
+        rivals: Mapping[str, Rival],
+        opened: OpenModels,
+        stack: ExitStack,
+        missing: dict[str, str],
+        progress: Progress,
+    ) -> list[RivalSystem]:
+        """Those that open; the others are named with what they said."""
+        threads = used_threads(self.settings.models.threads)
+        draft = opened.tiers.get("draft")
+        found: list[RivalSystem] = []
+        for name, rival in rivals.items():
+            if rival.method == "draft" and draft is None:
+                missing[name] = "it needs a draft model"
+                continue
+            progress(0, 1, f"opening {name}")
+            try:
+                rival_open = stack.enter_context(
+                    rival.open(
+                        opened.tiers["target"].folder,
+                        draft.folder if draft else None,
+                        threads=threads,
+                        dtype=opened.dtype,
+                    )
+                )
+            except OutriderError as error:
+                missing[name] = str(error)
+                continue
+            found.append(RivalSystem(name, rival_open, self.settings.sampling))
+        return found
+
+
+def order_of(
+    systems: Sequence[System], places: Sequence[Place], repeats: int
+) -> Iterator[tuple[System, Place]]:
+    """A B A B: every system on a prompt before the next prompt, each time another one first."""
+    for repeat in range(repeats):
+        for number, place in enumerate(places):
+            first = (number + repeat) % len(systems)
+            now = Place(place.workload, place.task, place.token_ids, repeat)
+            for system in [*systems[first:], *systems[:first]]:
+                yield system, now
+
+
+def _write_all(
+    systems: Sequence[System],
+    places: Sequence[Place],
+    journal: Journal,
+    repeats: int,
+    progress: Progress,
+) -> None:
+    """Warm everyone up, then write what is missing."""
+    plan = list(order_of(systems, places, repeats))
+    todo = [
+        (system, place)
+        for system, place in plan
+        if (system.name, place.task, place.repeat) not in journal.runs
+    ]
+    done = len(plan) - len(todo)
+    for system in dict.fromkeys(s.name for s, _ in todo):
+        progress(done, len(plan), f"warming up {system}")
+        next(s for s, _ in todo if s.name == system).write(places[0])
+    settle = any(isinstance(system, RivalSystem) for system in systems)
+    for system, place in todo:
+        progress(done, len(plan), f"{system.name}, {place.workload}")
+        if settle:
+            sleep(_SETTLE_SECONDS)
+        journal.add(system.write(place))
+        done += 1
+    progress(done, len(plan), "done")
+
+
+def _places(
+    tasks: Sequence[Task], opened: OpenModels, settings: Settings
+) -> tuple[list[Place], dict[str, int]]:
+    """Prompts as ids, and how many of each workload do not fit the target's window."""
+    room = opened.models["target"].context_length - settings.sampling["max_new_tokens"]
+    places: list[Place] = []
+    left_out: dict[str, int] = {}
+    for task in tasks:
+        ids = read_prompt(task.prompt, opened.tokenizer).token_ids
+        if len(ids) <= room:
+            places.append(Place(task.workload, task.id, ids))
+        else:
+            left_out[task.workload] = left_out.get(task.workload, 0) + 1
+    if not places:
+        raise OptionError(
+            f"no prompt leaves room for {settings.sampling['max_new_tokens']} tokens in the "
+            f"target's window of {opened.models['target'].context_length}",
+            hint="Give a smaller --max-new-tokens or shorter prompts",
+        )
+    return places, left_out
+
+
+def _exactness(system: StrategySystem) -> Exactness:
+    generator = system.generator
+    return generator.strategy_for(generator.params(**system.sampling)).exactness
+
+
+def _identity(
+    settings: Settings, tiers: Mapping[str, Tier], tasks: Sequence[Task]
+) -> dict[str, Any]:
+    """What a run must share with an earlier one to be continued."""
+    return settings.to_dict() | {
+        "fingerprints": {name: tier.fingerprint for name, tier in tiers.items()},
+        "tasks": fingerprint([[t.id, t.prompt] for t in tasks]),
+    }

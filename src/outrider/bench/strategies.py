@@ -1,0 +1,137 @@
+"""Strategies by name: what each asks of `outrider.load`.
+
+On the command line `draft:k=4,pyramid,fuzzy:max_changed=0.02,k=3` names three; in a TOML file a
+table `[strategies.NAME]` holds the options of one, its kind under `recipe`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from outrider.errors import OptionError, nearest, reject_unknown
+
+BASELINE = "none"
+
+RECIPES: dict[str, dict[str, Any]] = {
+    BASELINE: {"mode": "none"},
+    "draft": {"mode": "exact", "drafter": "model", "qualifier": "none"},
+    "pyramid": {"mode": "exact", "drafter": "pyramid"},
+    "lookup": {"mode": "exact", "drafter": "lookup"},
+    "auto": {"drafter": "auto"},
+    "distribution": {"mode": "distribution", "drafter": "model", "qualifier": "none"},
+    "assisted": {"mode": "assisted", "drafter": "pyramid"},
+    "fuzzy": {"mode": "fuzzy", "drafter": "pyramid"},
+}
+"""Keywords of `outrider.load` by name. `auto` is what `load` does when nobody says anything."""
+
+ALIASES = {"k": "num_speculative_tokens", "q": "num_qualified_tokens"}
+RESERVED = ("target", "dtype", "device", "threads", "tokenizer", "context", "trust_remote_code")
+"""Options of `load` that belong to the run, since all of its strategies share them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A strategy as it is reported, and the keywords of `outrider.load` that make it."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing drafts."""
+        return self.options.get("mode") == "none" or self.options.get("drafter") == "none"
+
+
+def parse_strategies(text: str) -> list[Named]:
+    """Strategies as the command line names them; the baseline leads, given or not.
+
+    Raises `OptionError` for a name or option that nobody knows, with the nearest.
+    """
+    return with_baseline([_named(part) for part in _split(text)])
+
+
+def from_table(tables: Mapping[str, Any]) -> list[Named]:
+    """Strategies of a config file: name -> its options, with `recipe` where the name is not one."""
+    found: list[Named] = []
+    for name, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise OptionError(
+                f"strategy {name!r} is {table!r:.40}", hint=f"Write a table: [strategies.{name}]"
+            )
+        options = dict(table)
+        recipe = options.pop("recipe", name)
+        if not isinstance(recipe, str):
+            raise OptionError(f"recipe of {name!r} is {recipe!r}", hint="Give a name")
+        found.append(Named(name=name, options=_options(recipe, options)))
+    return with_baseline(found)
+
+
+def with_baseline(strategies: Sequence[Named]) -> list[Named]:
+    """The undrafted baseline first, then the others; a name may stand once.
+
+    Raises:
+        OptionError: a name stands twice, or the baseline's is used for something else.
+    """
+    names = [s.name for s in strategies]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double:
+        raise OptionError(f"strategy {double!r} is named twice", hint="Change its options, or drop")
+    own = [s for s in strategies if s.name == BASELINE]
+    if own and not own[0].is_baseline:
+        raise OptionError(f"strategy {BASELINE!r} drafts", hint="Give it another name")
+    plain = own or [Named(name=BASELINE, options=RECIPES[BASELINE])]
+    return [*plain, *(s for s in strategies if s.name != BASELINE)]
+
+
+def _split(text: str) -> list[str]:
+    """The strategies of a list: a bare `key=value` belongs to the strategy before it."""
+    parts: list[str] = []
+    for piece in (p.strip() for p in text.split(",")):
+        head = piece.partition("=")[0]
+        if "=" in piece and ":" not in head and parts:
+            parts[-1] += ("," if ":" in parts[-1] else ":") + piece
+        elif piece:
+            parts.append(piece)
+    if not parts:
+        raise OptionError("no strategy is given", hint=f"Known: {', '.join(RECIPES)}")
+    return parts
+
+
+def _named(text: str) -> Named:
+    recipe, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for piece in filter(None, rest.split(",")):
+        key, equals, value = piece.partition("=")
+        if not equals or not value:
+            raise OptionError(f"{piece!r} in strategy {text!r}", hint="Write key=value")
+        options[key.strip()] = _value(key.strip(), value.strip())
+    return Named(name=text, options=_options(recipe.strip(), options))
+
+
+def _options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    from outrider.engine.load import OPTIONS
+
+    if recipe not in RECIPES:
+        raise OptionError(f"unknown strategy {recipe!r}", hint=nearest(recipe, RECIPES))
+    options = {ALIASES.get(name, name): value for name, value in given.items()}
+    taken = next((name for name in options if name in RESERVED), None)
+    if taken:
+        raise OptionError(
+            f"strategy {recipe!r} sets {taken}, which all strategies of a run share",
+            hint=f"Give --{taken.replace('_', '-')} to the command",
+        )
+    known = [name for name in OPTIONS if name not in RESERVED]
+    reject_unknown(f"option of strategy {recipe!r}:", options, [*known, *ALIASES])
+    return {**RECIPES[recipe], **options}
+
+
+def _value(key: str, text: str) -> Any:
+    """A number where it is one, else the text. A threshold in percent stays one (see `load`)."""
+    if key == "max_changed" and text.endswith("%"):
+        return float(text[:-1]) / 100 if text[:-1].replace(".", "", 1).isdigit() else text
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text

@@ -1,0 +1,90 @@
+"""What a forward over several rows costs beside one over a single row, and beside the floor.
+
+The floor is the time to read every weight once at the memory bandwidth of this very machine,
+measured in the same run: no forward that reads its weights from memory can be faster.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from outrider.bench.memory import bandwidth_gb_s
+from outrider.bench.models import OpenModels, Tier
+from outrider.models.costs import forward_seconds
+from outrider.protocols import LanguageModel
+
+WIDTHS = (1, 2, 4, 8, 16, 32)
+CONTEXT = 200
+
+
+def verify_cost(
+    model: LanguageModel,
+    tier: Tier,
+    *,
+    bandwidth: float,
+    threads: int,
+    widths: Sequence[int] = WIDTHS,
+    context: int = CONTEXT,
+    repeats: int = 15,
+    limit: float | None = None,
+) -> dict[str, Any]:
+    """One plain object about one model.
+
+    Args:
+        model: what is timed.
+        tier: its size.
+        bandwidth: 10^9 bytes a second, measured in this run.
+        threads: as reported.
+        widths: rows of the forwards; 1 among them.
+        context: tokens cached before the rows.
+        repeats: timed runs of each width.
+        limit: seconds after which no further round of runs begins.
+
+    Returns:
+        `model`, `parameters`, `dtype`, `threads`, `context`, `cost_scale`, `ms` (median
+        milliseconds by width), `verify_cost` (over that of one row), `floor_ms`, `bandwidth_gb_s`,
+        `floor_share` (floor over the time of one row).
+    """
+    seconds = forward_seconds(model, widths, context=context, repeats=repeats, limit=limit)
+    ms = {str(n): 1000 * s for n, s in seconds.items()}
+    floor = tier.weight_bytes / (bandwidth * 1e9) * 1000
+    return {
+        "model": tier.source,
+        "parameters": tier.parameters,
+        "dtype": tier.dtype,
+        "threads": threads,
+        "context": context,
+        "cost_scale": tier.label,
+        "ms": ms,
+        "verify_cost": {n: value / ms["1"] for n, value in ms.items() if n != "1"},
+        "floor_ms": floor,
+        "floor_share": floor / ms["1"],
+        "bandwidth_gb_s": bandwidth,
+    }
+
+
+def tier_costs(
+    opened: OpenModels, *, context: int = CONTEXT, repeats: int = 15, limit: float = 5.0
+) -> dict[str, Any]:
+    """The bandwidth and, for each tier, its `verify_cost` object."""
+    threads = used_threads(opened.settings.threads)
+    device = getattr(opened.models["target"], "device", torch.device("cpu"))
+    bandwidth = bandwidth_gb_s(threads, device)
+    return {
+        name: verify_cost(
+            model,
+            opened.tiers[name],
+            bandwidth=bandwidth,
+            threads=threads,
+            context=context,
+            repeats=repeats,
+            limit=limit,
+        )
+        for name, model in opened.models.items()
+    }
+
+
+def used_threads(asked: int | None) -> int:
+    """CPU threads of a run."""
+    return asked or torch.get_num_threads()

@@ -1,0 +1,144 @@
+"""What is decoded: the workloads that ship, and JSON lines of anyone's prompts."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from outrider.errors import MissingExtraError, OptionError, nearest
+
+WORKLOADS: dict[str, str] = {
+    "stories": "beginnings of tales and novels, to be written on",
+    "dialogue": "small talk, one to three user turns",
+    "qa": "questions on a passage, word problems, sums",
+    "copy": "texts to be given back, whole or with one word replaced",
+}
+"""Those that ship with the package, 32 held-out prompts each, and what they ask for."""
+
+FIELDS = ("prompt", "text", "messages", "turns")
+"""Where a line of JSON may hold its prompt. Of `turns` (Spec-Bench, MT-Bench) the first is read."""
+
+_SHIPPED = Path(__file__).with_name("prompts.jsonl")
+_EXPECTED = 'Expected one of {"prompt": ...}, {"text": ...}, {"messages": [...]}, {"turns": [...]}'
+
+Prompt = str | list[dict[str, str]]
+"""Text to go on from, or chat messages to answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One prompt of one workload; `id` is unique in a run."""
+
+    workload: str
+    id: str
+    prompt: Prompt
+
+
+def read_workloads(names: Sequence[str], limit: int | None = None) -> list[Task]:
+    """The first `limit` prompts of each workload.
+
+    Args:
+        names: of `WORKLOADS`, or files of JSON lines (`.jsonl`, `.jsonl.zst`). A file whose lines
+            carry a `category` or `workload` makes one workload of each, any other file one that
+            is named after it.
+        limit: prompts of each workload; None takes all.
+
+    Raises:
+        OptionError: an unknown name, a file or line that can not be read, or no prompt at all.
+        MissingExtraError: a compressed file without the `zstandard` package.
+    """
+    found: dict[str, list[Task]] = {}
+    for name in dict.fromkeys(names):
+        for task in _tasks(name):
+            found.setdefault(task.workload, []).append(task)
+    tasks = [task for group in found.values() for task in group[:limit]]
+    if not tasks:
+        raise OptionError("no workload is given", hint=f"Known: {', '.join(WORKLOADS)}, or a file")
+    return tasks
+
+
+def _tasks(name: str) -> list[Task]:
+    if name in WORKLOADS:
+        return [t for t in _file_tasks(_SHIPPED) if t.workload == name]
+    file = Path(name).expanduser()
+    if not file.is_file():
+        if file.suffix in (".jsonl", ".zst") or file.exists():
+            raise OptionError(f"there is no file of prompts at {name}", hint="Check the path")
+        raise OptionError(
+            f"unknown workload {name!r}", hint=f"{nearest(name, WORKLOADS)}; a file will do as well"
+        )
+    return _file_tasks(file)
+
+
+def _file_tasks(file: Path) -> list[Task]:
+    default = file.name.removesuffix(".zst").removesuffix(".jsonl")
+    tasks = [
+        _task(line, f"{file.name} line {number}", default, number)
+        for number, line in _lines(file)
+        if line.strip()
+    ]
+    if not tasks:
+        raise OptionError(f"{file} holds no prompt", hint="Give one JSON object a line")
+    return tasks
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Line numbers, from 1, and lines. Raises for what is no text."""
+    try:
+        with file.open("rb") as raw:
+            stream: Any = _decompressed(raw) if file.suffix == ".zst" else raw
+            yield from enumerate(io.TextIOWrapper(stream, encoding="utf-8"), start=1)
+    except UnicodeDecodeError:
+        raise OptionError(f"{file} is not text in UTF-8", hint="Give JSON lines") from None
+    except OSError as error:
+        raise OptionError(f"{file} can not be read: {error.strerror}") from None
+
+
+def _decompressed(raw: io.BufferedReader) -> io.BytesIO:
+    try:
+        import zstandard
+    except ImportError:
+        raise MissingExtraError("zstandard", "bench") from None
+    try:
+        return io.BytesIO(zstandard.ZstdDecompressor().stream_reader(raw).read())
+    except zstandard.ZstdError:
+        raise OptionError(
+            f"{raw.name} is not compressed with zstd", hint="Drop .zst from its name"
+        ) from None
+
+
+def _task(line: str, where: str, default: str, number: int) -> Task:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        raise OptionError(f"{where} is not JSON: {line.strip()!r:.60}", hint=_EXPECTED) from None
+    field = next((f for f in FIELDS if isinstance(record, dict) and f in record), None)
+    if field is None:
+        raise OptionError(f"{where} holds no prompt: {line.strip()!r:.60}", hint=_EXPECTED)
+    prompt = record[field]
+    if field == "turns" and isinstance(prompt, list):
+        prompt = _first_turn(prompt)
+    if not _is_prompt(prompt):
+        raise OptionError(f"{where}: {field!r} is {record[field]!r:.60}", hint=_EXPECTED)
+    workload = str(record.get("workload") or record.get("category") or default)
+    name = record.get("question_id", record.get("id", number))
+    return Task(workload=workload, id=f"{workload}/{name}", prompt=prompt)
+
+
+def _first_turn(turns: list[Any]) -> Any:
+    """A chat of the first turn alone: later ones answer what a model has not written yet."""
+    first = turns[0] if turns else None
+    return [{"role": "user", "content": first}] if isinstance(first, str) else first
+
+
+def _is_prompt(prompt: Any) -> bool:
+    if isinstance(prompt, list):
+        return bool(prompt) and all(
+            isinstance(part, dict)
+            and isinstance(part.get("role"), str)
+            and isinstance(part.get("content"), str)
+            for part in prompt
+        )
+    return isinstance(prompt, str) and bool(prompt.strip())

@@ -1,0 +1,61 @@
+"""`outrider bench verify-cost`: what a forward over several rows costs."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outrider.cli.bench_options import Costs, model_options
+from outrider.cli.bench_tables import cost_row
+from outrider.cli.options import option
+from outrider.cli.render import Screen, print_json
+
+if TYPE_CHECKING:
+    from outrider.bench.settings import Models
+
+
+def verify_cost(
+    costs: Costs,
+    model: Annotated[
+        str | None, typer.Argument(help="A family (its target), a folder or a hub name.")
+    ] = None,
+    context: Annotated[
+        int, option(panel="What is measured", help="Tokens cached before the rows.", min=0)
+    ] = 200,
+    repeats: Annotated[
+        int, option(panel="What is measured", help="Timed forwards of each width.", min=1)
+    ] = 25,
+    json: Annotated[bool, option("--json", panel="Output", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure forwards over 1 to 32 rows, and the floor.
+
+    verify_cost(n) is the time of n rows over that of one. The floor is the time
+    to read every weight once at the memory bandwidth measured in this run.
+
+    For example:
+
+      outrider bench verify-cost tiny
+      outrider bench verify-cost tiny --cost-scale 30M --dtype int8 --json
+    """
+    from outrider.bench.config import make_settings
+
+    settings = make_settings(model_options(model, costs) | {"qualifier": "none", "draft": "none"})
+    with tempfile.TemporaryDirectory(prefix="outrider-bench-") as scratch:
+        found = _measure(settings.models, Path(scratch), context, repeats)
+    if json:
+        print_json(found)
+        return
+    screen = Screen()
+    screen.table(f"One forward over n rows, behind {context} tokens", [cost_row(found)])
+    if found["cost_scale"]:
+        screen.note(f"Every figure above: {found['cost_scale']}.")
+    screen.note(f"memory bandwidth {found['bandwidth_gb_s']:.1f} GB/s, {found['threads']} threads")
+
+
+def _measure(models: "Models", scratch: Path, context: int, repeats: int) -> dict[str, Any]:
+    from outrider.bench.models import find_tiers, open_models
+    from outrider.bench.verify import tier_costs
+
+    opened = open_models(models, find_tiers(models, scratch))
+    return tier_costs(opened, context=context, repeats=repeats, limit=15.0)["target"]
