@@ -188,7 +188,9 @@ def test_windows() -> None:
 def test_windows_that_are_not_fixed_are_not_named() -> None:
     @dataclass(frozen=True)
     class Greedy:
-        def budget(self, counters: Counters) -> Budget:
+        adaptive = True
+
+        def budget(self, counters: Counters, batch: int = 1) -> Budget:
             return Budget.chain(2 + counters.accepted % 3)
 
     drafter = ModelDrafter(model=FAMILY.draft)

@@ -26,6 +26,7 @@ from outrider.types import (
     IntArray,
     Prompt,
     Rows,
+    Tally,
     Verdict,
     Verified,
 )
@@ -71,7 +72,7 @@ def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Rou
     """
     states, tails = [lane.state for lane in lanes], [lane.tail for lane in lanes]
     budgets = [
-        stage.policy.budget(lane.counters).clipped(_within_horizon(lane, limit))
+        stage.policy.budget(lane.counters, len(lanes)).clipped(_within_horizon(lane, limit))
         for lane, limit in zip(lanes, limits, strict=True)
     ]
     begun = perf_counter()
@@ -98,6 +99,7 @@ def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Rou
         lane.counters.add_seconds(
             draft=drafted - begun, verify=verified - drafted, accept=accepted - verified
         )
+    _note_draft_seconds(lanes, drafts, drafted - begun)
     return Round(drafts, rows, verdicts)
 
 
@@ -116,7 +118,10 @@ def open_lanes(
             request.target_cache = cache
     states = stage.drafter.begin(requests, [lane.state if lane else None for lane in old])
     lanes = [Lane(r, c, s) for r, c, s in zip(requests, caches, states, strict=True)]
-    for lane in lanes:
+    for lane, before in zip(lanes, old, strict=True):
+        if before is not None:
+            known = before.counters.tallies
+            lane.counters.tallies = {origin: tally.carried() for origin, tally in known.items()}
         lane.counters.add_seconds(prefill=perf_counter() - begun)
     return lanes
 
@@ -203,7 +208,8 @@ def _count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
     counters.drafted += len(draft)
     counters.accepted += len(verdict.tokens)
     last = verdict.path[-1] if verdict.path else -1
-    counters.refused += verdict.next_token is not None and bool(draft.children(last))
+    refused = verdict.next_token is not None and bool(draft.children(last))
+    counters.refused += refused
     counters.next_tokens += verdict.next_token is not None
     counters.changed += sum(verdict.changed)
     depth = depths(draft.parents)
@@ -211,6 +217,23 @@ def _count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
     _add_at(counters.accepted_at, depth[list(verdict.path)])
     for source in verdict.sources:
         counters.sources[source] = counters.sources.get(source, 0) + 1
+    if len(draft):
+        tally = counters.tallies.setdefault(_origin(draft), Tally())
+        tally.note(len(draft), len(verdict.tokens), refused, counters.rounds)
+
+
+def _origin(draft: Draft) -> str:
+    return draft.origin or draft.sources[0]
+
+
+def _note_draft_seconds(lanes: Sequence[Lane], drafts: Sequence[Draft], elapsed: float) -> None:
+    """Book what drafting took under the origin of the drafts, where all have the same."""
+    tokens = sum(len(draft) for draft in drafts)
+    if not tokens or len({_origin(draft) for draft in drafts if len(draft)}) > 1:
+        return
+    for lane, draft in zip(lanes, drafts, strict=True):
+        if len(draft):
+            lane.counters.tallies[_origin(draft)].note_seconds(elapsed / tokens)
 
 
 def _add_at(totals: list[int], depth: IntArray) -> None:

@@ -193,8 +193,14 @@ class AcceptanceRule(Protocol):
 class DraftPolicy(Protocol):
     """How much to draft; decides from counts of the past, never from tokens it then discards."""
 
-    def budget(self, counters: Counters) -> Budget:
-        """The budget for the next round of one request."""
+    @property
+    def adaptive(self) -> bool:
+        """Whether what happened to earlier drafts changes the budget. Where that could tell of
+        tokens that an outer rule discarded and draws again, the pairing is refused."""
+        ...
+
+    def budget(self, counters: Counters, batch: int = 1) -> Budget:
+        """The budget for the next round of one request; `batch` requests share its forward."""
         ...
 
 

@@ -4,9 +4,10 @@ Token ids and parents are small integer arrays, not tensors: they are read one b
 code, and a device round trip for each would cost more than the decision it serves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -63,20 +64,41 @@ class Prompt:
         return len(self.token_ids)
 
 
+RowChooser = Callable[[Any, IntArray], IntArray | None]
+"""`(sampler, indices [rows]) -> [rows]`: what the sampler chooses after each row, given the
+generated index of the token that follows it; -1 where that is left open. None: it can not tell."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a forward returns for the positions asked for, in the order asked for."""
+    """What a forward returns for the positions asked for, in the order asked for.
+
+    Attributes:
+        logits: one row for each position.
+        hidden: what the head read.
+        chooser: makes the choices of all rows where the logits lie; None: there is no such short
+            cut. It must agree with `Sampler.choose`.
+    """
 
     logits: Float[Tensor, "rows vocab"]
     hidden: Float[Tensor, "rows hidden"] | None = None
+    chooser: RowChooser | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How much may be drafted: `depth` tokens on the longest path, `nodes` in the whole tree."""
+    """How much may be drafted.
+
+    Attributes:
+        depth: tokens on the longest path.
+        nodes: tokens in the whole tree.
+        shares: for drafts of a named origin (`Draft.origin`), the depth that serves best; a drafter
+            keeps to the share of its own origin. Who is not named may use all of `depth`.
+    """
 
     depth: int
     nodes: int
+    shares: Mapping[str, int] | None = None
 
     @classmethod
     def chain(cls, length: int) -> "Budget":
@@ -85,8 +107,22 @@ class Budget:
 
     def clipped(self, depth: int) -> "Budget":
         """The same budget, no deeper than `depth`."""
+        if 0 < self.depth <= depth:
+            return self
         depth = max(min(self.depth, depth), 0)
-        return Budget(depth=depth, nodes=self.nodes if depth else 0)
+        return Budget(depth=depth, nodes=self.nodes if depth else 0, shares=self.shares)
+
+    def share(self, origin: str) -> int:
+        """Deepest draft of this origin."""
+        return (
+            self.depth
+            if self.shares is None
+            else min(self.shares.get(origin, self.depth), self.depth)
+        )
+
+    def only(self, origin: str) -> "Budget":
+        """The budget of one origin."""
+        return self if self.shares is None else self.clipped(self.share(origin))
 
 
 NO_IDS: IntArray = as_ids(())
@@ -106,6 +142,8 @@ class Draft:
         reference: per node the raw logits `[vocab]`, at its parent, of the last model that
             vouched for it. None altogether when nobody asked.
         probe: `[nodes]` true for nodes that are verified and observed but never accepted.
+        origin: what its fate is booked under (`Counters.tallies`): the drafter, or how sure the
+            drafter was; empty: the source of the first node.
     """
 
     tokens: IntArray
@@ -115,6 +153,7 @@ class Draft:
     law: tuple[Tensor | None, ...] | None = None
     reference: tuple[Tensor | None, ...] | None = None
     probe: BoolArray | None = None
+    origin: str = ""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -135,6 +174,7 @@ class Draft:
             law=None if self.law is None else tuple(self.law[n] for n in nodes),
             reference=None if self.reference is None else tuple(self.reference[n] for n in nodes),
             probe=None if self.probe is None else self.probe[nodes],
+            origin=self.origin,
         )
 
 
@@ -189,6 +229,64 @@ class FinishReason(StrEnum):
     ERROR = "error"
 
 
+MEMORY = 32
+"""Tested tokens after which what a tally remembers has faded to half."""
+
+_KEPT = 0.5 ** (1.0 / MEMORY)
+_CARRIED = 16.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """How drafts of one origin fared at one tier, for one request.
+
+    The first four are plain counts. The others are what policies go by: they fade, so that the
+    newest part of the text counts most.
+
+    Attributes:
+        drafts: drafts verified.
+        drafted: tokens in them.
+        accepted: tokens kept.
+        refused: drafts of which a token was turned down.
+        hits: kept tokens, faded.
+        trials: tested tokens (kept or turned down), faded.
+        seconds: what drafting one token takes, smoothed; None until it was measured.
+        newest: the tier's round of the newest draft.
+        clean: whether all of the newest draft was kept.
+    """
+
+    drafts: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    refused: int = 0
+    hits: float = 0.0
+    trials: float = 0.0
+    seconds: float | None = None
+    newest: int = 0
+    clean: bool = False
+
+    def note(self, drafted: int, accepted: int, refused: bool, round: int) -> None:
+        """Add the fate of one draft."""
+        self.drafts += 1
+        self.drafted += drafted
+        self.accepted += accepted
+        self.refused += refused
+        faded = _KEPT ** (accepted + refused)
+        self.hits = self.hits * faded + accepted
+        self.trials = self.trials * faded + accepted + refused
+        self.newest, self.clean = round, accepted == drafted
+
+    def note_seconds(self, each: float) -> None:
+        """Add what one token of a draft took. A stall of the machine counts for little."""
+        old = self.seconds
+        self.seconds = each if old is None else old + 0.2 * (min(each, 2.0 * old) - old)
+
+    def carried(self) -> "Tally":
+        """What the next request may start from: nothing counted, part of it remembered."""
+        share = min(1.0, _CARRIED / self.trials) if self.trials else 0.0
+        return Tally(hits=self.hits * share, trials=self.trials * share, seconds=self.seconds)
+
+
 @dataclass(slots=True)
 class Counters:
     """Integers one tier counts for one request; ratios are made from them in `metrics.py`.
@@ -210,6 +308,8 @@ class Counters:
     accepted_at: list[int] = field(default_factory=list)
     sources: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    """By `Draft.origin`: how drafts of each kind fared here."""
     off: str | None = None
     """Why this tier no longer drafts for the request; None while it does."""
 

@@ -1,15 +1,15 @@
 """Families of models with a known truth, the nests built from them, and a way to run them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from outrider.acceptance import Match
 from outrider.decoding import Lane, Stage, generate
-from outrider.drafters import ModelDrafter, NoDrafter, Qualified
+from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, NoDrafter, Qualified
 from outrider.generation import Generation
 from outrider.models.tabular import TabularModel
-from outrider.policies import FixedLength
-from outrider.protocols import AcceptanceRule, Drafter, LanguageModel, Request
+from outrider.policies import CostCurve, ExpectedGain, FixedLength, Source
+from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.types import Prompt
 
@@ -44,11 +44,43 @@ def nests(family: Family, inner: Callable[[], AcceptanceRule] = Match) -> dict[s
         drafter=two, qualifier=family.small, rule=inner(), policy=FixedLength(2), name="low"
     )
     four = Qualified(drafter=low, qualifier=family.qualifier, rule=inner(), policy=FixedLength(4))
-    return {"none": NoDrafter(), "two": two, "three": three, "four": four}
+    lookup = Lookup(max_ngram=3, min_ngram=1)
+    return {
+        "none": NoDrafter(),
+        "two": two,
+        "three": three,
+        "four": four,
+        "lookup": lookup,
+        "lookup_three": replace(three, drafter=lookup),
+        "fallback": Fallback(first=Lookup(max_ngram=2, occurrence="first"), second=two),
+        "fallback_three": replace(three, drafter=Fallback(first=lookup, second=two)),
+        "bypass": Fallback(first=replace(lookup, min_ngram=2), second=Bypass(qualified=three)),
+    }
+
+
+GAINFUL = CostCurve.of({1: 1.0, 8: 1.5, 32: 4.0})
+
+
+def adaptive(nest: str) -> ExpectedGain:
+    """A policy for one of `nests` that turns each source off at times."""
+    lucky = [Source(name=f"lookup{n}", accept=0.3, lucky=True) for n in (1, 2, 3)]
+    draft = Source(name="draft", seconds=0.2)
+    qualifier = Source(name="qualifier", seconds=0.3, accept=0.7)
+    steady = {
+        "two": [draft],
+        "lookup": [],
+        "fallback": [draft],
+        "bypass": [draft, qualifier],
+    }.get(nest, [qualifier])
+    return ExpectedGain(verify=GAINFUL, sources=(*lucky, *steady), probe_after=3)
 
 
 def stage(
-    target: LanguageModel, drafter: Drafter, rule: AcceptanceRule | None = None, window: int = 6
+    target: LanguageModel,
+    drafter: Drafter,
+    rule: AcceptanceRule | None = None,
+    window: int = 6,
+    policy: DraftPolicy | None = None,
 ) -> Stage:
     rule = rule or Match()
     return Stage(
@@ -56,7 +88,7 @@ def stage(
         model=target,
         drafter=drafter.bind(rule.needs, 1),
         rule=rule,
-        policy=FixedLength(window),
+        policy=policy or FixedLength(window),
     )
 
 

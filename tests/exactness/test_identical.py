@@ -5,10 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.types import Counters, FinishReason
-from tests.exactness.rigs import PROMPTS, SAMPLINGS, nests, outputs, run, stage, tabular_family
+from tests.exactness.rigs import (
+    PROMPTS,
+    SAMPLINGS,
+    adaptive,
+    nests,
+    outputs,
+    run,
+    stage,
+    tabular_family,
+)
 
 FAMILY = tabular_family()
 NESTS = nests(FAMILY)
+DRAFTING = [name for name in NESTS if name != "none"]
 
 
 def check_counters(counters: Counters, written: int) -> None:
@@ -22,7 +32,7 @@ def check_counters(counters: Counters, written: int) -> None:
 
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("nest", ["two", "three", "four"])
+@pytest.mark.parametrize("nest", DRAFTING)
 def test_drafted_equals_undrafted(nest: str, sampling: str, batch: int) -> None:
     options = SAMPLINGS[sampling]
     prompts = PROMPTS[:batch] if batch > 1 else PROMPTS[2:3]
@@ -37,14 +47,17 @@ def test_drafted_equals_undrafted(nest: str, sampling: str, batch: int) -> None:
 
 def test_drafts_are_really_accepted_and_refused() -> None:
     """The matrix proves nothing if every draft is right or every draft is wrong."""
-    for nest in ("two", "three", "four"):
+    for nest in DRAFTING:
         [g] = run(stage(FAMILY.target, NESTS[nest]), [(1, 2)], temperature=0.9, max_new_tokens=200)
         assert 20 < g.counters.accepted < g.counters.drafted - 20
-        assert set(g.sources) > {"target", "draft"} or nest == "two"
+        wrote = {"target", *(("lookup",) if nest.startswith("lookup") else ("draft",))}
+        assert set(g.sources) >= wrote
+        assert set(g.sources) > wrote or nest in ("two", "lookup")
 
 
 @given(
-    nest=st.sampled_from(["two", "three", "four"]),
+    nest=st.sampled_from(DRAFTING),
+    gain=st.booleans(),
     family=st.integers(0, 5),
     seed=st.integers(0, 2**40),
     temperature=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
@@ -54,7 +67,7 @@ def test_drafts_are_really_accepted_and_refused() -> None:
     end=st.sampled_from([(), (0,), (0, 3)]),
 )
 def test_any_batch_any_window(
-    nest, family, seed, temperature, window, prompts, max_new_tokens, end
+    nest, gain, family, seed, temperature, window, prompts, max_new_tokens, end
 ) -> None:
     models = tabular_family(seed=family)
     options = {
@@ -63,12 +76,29 @@ def test_any_batch_any_window(
         "max_new_tokens": max_new_tokens,
         "end_ids": end,
     }
-    drafted = run(stage(models.target, nests(models)[nest], window=window), prompts, **options)
+    policy = adaptive(nest) if gain else None
+    whole = stage(models.target, nests(models)[nest], window=window, policy=policy)
+    drafted = run(whole, prompts, **options)
     for prompt, g in zip(prompts, drafted, strict=True):
         [alone] = run(stage(models.target, NESTS["none"]), [prompt], **options)
         assert g.output == alone.output
         assert g.finish == alone.finish
         check_counters(g.counters, len(g.output))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("nest", DRAFTING)
+def test_a_policy_that_adapts_changes_no_text(nest: str, temperature: float) -> None:
+    options = {"temperature": temperature, "max_new_tokens": 150}
+    plain = run(stage(FAMILY.target, NESTS["none"]), PROMPTS, **options)
+    drafted = run(stage(FAMILY.target, NESTS[nest], policy=adaptive(nest)), PROMPTS, **options)
+    assert outputs(drafted) == outputs(plain)
+    for g in drafted:
+        check_counters(g.counters, len(g.output))
+        tallies = g.counters.tallies.values()
+        assert sum(t.drafted for t in tallies) == g.counters.drafted > 0
+        assert sum(t.accepted for t in tallies) == g.counters.accepted
+        assert sum(t.refused for t in tallies) == g.counters.refused
 
 
 def test_samples_differ_and_are_reproducible() -> None:

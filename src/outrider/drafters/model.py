@@ -130,7 +130,7 @@ class ModelDrafter:
         window = state.cache.room - len(tail) + 1
         if window <= 0:
             state.off = f"the text has outgrown the window of {self.model.name}"
-        return min(budget.depth, budget.nodes, window)
+        return min(budget.share(self.name), budget.nodes, window)
 
     def _extend(self, chain: _Chain, rows: Rows) -> None:
         """Draw the next token of one chain from the newest row."""

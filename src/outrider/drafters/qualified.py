@@ -33,6 +33,7 @@ from outrider.types import (
     Counters,
     Draft,
     Draw,
+    Exactness,
     IntArray,
     Rows,
     Verdict,
@@ -123,6 +124,12 @@ class Qualified:
                 hint="Use a divergence that reads distributions only, and no max_changed",
             )
         rule = self.rule
+        if needs.law and self.policy.adaptive and rule.exactness is not Exactness.IDENTICAL:
+            raise StrategyError(
+                f"the rule outside needs the law of each token, and {self.policy} at "
+                f"{self.name!r} goes by tokens that the rule outside may have drawn again",
+                hint="Use FixedLength there, or Match as the inner rule",
+            )
         if needs.law:
             rule = replace(rule, with_laws=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
         check_fit(rule, self.drafter)
@@ -158,7 +165,7 @@ class Qualified:
         """Inner rounds until every request has its fill; overshoot is cut by count alone."""
         gathered = [
             _Collected(*parts, done=self._idle(*parts))
-            for parts in zip(states, tails, budgets, strict=True)
+            for parts in zip(states, tails, [b.only(self.name) for b in budgets], strict=True)
         ]
         while active := [c for c in gathered if not c.done and self._has_room(c)]:
             lanes: list[Lane] = []
@@ -229,4 +236,5 @@ class Qualified:
             draw=Draw.IID,
             law=tuple(c.laws) if self.needs.law else None,
             reference=tuple(c.references) if self.needs.reference else None,
+            origin=self.name,
         )

@@ -19,6 +19,11 @@ class FixedLength:
                 hint="Draft at least 1 token, or use mode none",
             )
 
-    def budget(self, counters: Counters) -> Budget:
+    @property
+    def adaptive(self) -> bool:
+        """It never changes."""
+        return False
+
+    def budget(self, counters: Counters, batch: int = 1) -> Budget:
         """A chain of the fixed length, whatever happened before."""
         return Budget.chain(self.num_speculative_tokens)

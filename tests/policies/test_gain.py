@@ -1,0 +1,209 @@
+"""The policy of expected gain: optimal against brute force, able to stop and to try again."""
+
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outrider.errors import OptionError
+from outrider.metrics import expected_tokens
+from outrider.policies import CostCurve, ExpectedGain, Source
+from outrider.policies.gain import best_length
+from outrider.types import Budget, Counters, Tally
+
+CURVE = CostCurve.of({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.5, 16: 2.4, 32: 4.8})
+CHANCES = st.floats(0.0, 1.0)
+POINTS = st.dictionaries(st.integers(1, 40), st.floats(1e-4, 10.0), min_size=1, max_size=6)
+
+
+def policy(*sources: Source, verify: CostCurve = CURVE, **options) -> ExpectedGain:
+    return ExpectedGain(verify=verify, sources=sources, **{"overhead": 0.0, **options})
+
+
+DRAFT = Source(name="draft", seconds=0.1)
+
+
+def play(
+    by: ExpectedGain, accept: dict[str, float], rounds: int, seed: int = 0
+) -> tuple[list[Budget], Counters]:
+    """Rounds in which each source's tokens are kept with its own chance."""
+    dice, counters, budgets = random.Random(seed), Counters(), []
+    for _ in range(rounds):
+        budget = by.budget(counters)
+        budgets.append(budget)
+        counters.rounds += 1
+        assert budget.shares is not None
+        name, size = max(budget.shares.items(), key=lambda share: share[1])
+        if size:
+            kept = next((i for i in range(size) if dice.random() >= accept[name]), size)
+            tally = counters.tallies.setdefault(name, Tally())
+            tally.note(size, kept, kept < size, counters.rounds)
+    return budgets, counters
+
+
+@given(CHANCES, st.floats(0.0, 2.0), POINTS, st.integers(0, 20))
+def test_best_length_is_the_best(accept: float, each: float, points, longest: int) -> None:
+    curve = CostCurve.of(points)
+    verify = [curve.seconds(k + 1) for k in range(longest + 1)]
+    speeds = [
+        expected_tokens(accept, k) / (k * each + verify[k]) if k else 1.0 / verify[0]
+        for k in range(longest + 1)
+    ]
+    plan = best_length(accept, each, verify, longest)
+    assert plan.speed == pytest.approx(max(speeds), rel=1e-9)
+    assert speeds[plan.length] == pytest.approx(max(speeds), rel=1e-9)
+
+
+@given(
+    hits=st.floats(0, 50),
+    misses=st.floats(0, 50),
+    seconds=st.one_of(st.none(), st.floats(0, 1)),
+    rounds=st.integers(0, 1000),
+    newest=st.integers(0, 1000),
+    clean=st.booleans(),
+    longest=st.integers(1, 20),
+    points=POINTS,
+    batch=st.integers(1, 9),
+)
+def test_never_more_than_allowed(
+    hits, misses, seconds, rounds, newest, clean, longest, points, batch
+) -> None:
+    tally = Tally(
+        drafts=1, hits=hits, trials=hits + misses, seconds=seconds, newest=newest, clean=clean
+    )
+    counters = Counters(rounds=rounds, tallies={"draft": tally, "lookup2": tally})
+    by = policy(
+        Source(name="draft", longest=longest),
+        Source(name="slow", seconds=5.0, longest=3),
+        Source(name="lookup2", lucky=True, longest=2 * longest),
+        verify=CostCurve.of(points),
+    )
+    budget = by.budget(counters, batch)
+    assert budget.shares is not None
+    assert budget.depth == budget.nodes == max(budget.shares.values())
+    for source in by.sources:
+        assert 0 <= budget.shares[source.name] <= source.longest
+    assert sum(budget.shares[s] > 0 for s in ("draft", "slow")) <= 1, "one of those at a time"
+
+
+def test_a_useless_source_is_given_up_soon() -> None:
+    budgets, counters = play(policy(DRAFT), {"draft": 0.0}, 60)
+    assert budgets[0].depth > 0
+    drafted = [i for i, b in enumerate(budgets) if b.depth]
+    gave_up = next(i for i, b in enumerate(budgets) if not b.depth)
+    assert gave_up <= 12
+    assert counters.tallies["draft"].drafted < 50
+    assert all(budgets[i].depth == 1 for i in drafted if i > gave_up), "probes are short"
+
+
+def test_probes_come_back_ever_more_rarely_but_always() -> None:
+    budgets, _ = play(policy(DRAFT), {"draft": 0.0}, 3000)
+    tried = [i for i, b in enumerate(budgets) if b.depth]
+    gaps = [b - a for a, b in pairwise(tried) if b - a > 1]
+    assert gaps == sorted(gaps)
+    assert gaps[0] <= 16 and max(gaps) <= 257
+    assert gaps[-1] >= 255
+    assert len(tried) < 30
+
+
+def test_a_source_that_becomes_good_is_found_again() -> None:
+    by = policy(DRAFT)
+    _, counters = play(by, {"draft": 0.0}, 200)
+    assert by.budget(counters).depth <= 1
+    dice = random.Random(1)
+    for _ in range(400):
+        budget = by.budget(counters)
+        counters.rounds += 1
+        if budget.depth:
+            kept = next((i for i in range(budget.depth) if dice.random() > 0.9), budget.depth)
+            counters.tallies["draft"].note(budget.depth, kept, kept < budget.depth, counters.rounds)
+    assert by.budget(counters).depth > 2
+
+
+def test_better_acceptance_longer_drafts() -> None:
+    lengths = []
+    for accept in (0.05, 0.3, 0.6, 0.8, 0.95):
+        by = policy(Source(name="draft", seconds=0.1, accept=accept))
+        lengths.append(by.budget(Counters()).depth)
+    assert lengths[0] == 0
+    assert lengths == sorted(lengths) and lengths[-1] >= 8
+
+
+def test_costs_measured_in_place_replace_the_estimate() -> None:
+    cheap, dear = Tally(), Tally()
+    for _ in range(30):
+        cheap.note_seconds(0.01)
+        dear.note_seconds(0.9)
+    by = policy(DRAFT)
+    lengths = [by.budget(Counters(tallies={"draft": t})).depth for t in (dear, Tally(), cheap)]
+    assert lengths[0] < lengths[1] < lengths[2]
+
+
+def test_one_stall_does_not_count() -> None:
+    tally = Tally()
+    for _ in range(20):
+        tally.note_seconds(0.1)
+    tally.note_seconds(50.0)
+    assert tally.seconds == pytest.approx(0.12)
+
+
+def test_of_two_models_the_better_leads_and_the_other_is_tried() -> None:
+    by = policy(DRAFT, Source(name="qualifier", seconds=0.3, accept=0.6))
+    budgets, counters = play(by, {"draft": 0.3, "qualifier": 0.9}, 400)
+    late = [b.shares for b in budgets[200:] if b.shares]
+    assert sum(s["qualifier"] > 0 for s in late) > 0.9 * len(late)
+    assert counters.tallies["draft"].drafts >= 3
+    budgets, _ = play(by, {"draft": 0.9, "qualifier": 0.9}, 400)
+    late = [b.shares for b in budgets[200:] if b.shares]
+    assert sum(s["draft"] > 0 for s in late) > 0.9 * len(late)
+
+
+def test_lucky_sources_stand_back_where_the_model_promises_more() -> None:
+    good = Source(name="lookup5", accept=0.95, lucky=True, longest=24)
+    poor = Source(name="lookup1", accept=0.2, lucky=True, longest=24)
+    shares = (
+        policy(Source(name="draft", seconds=0.1, accept=0.7), good, poor).budget(Counters()).shares
+    )
+    assert shares is not None
+    assert shares["lookup5"] > shares["draft"] > shares["lookup1"] == 0
+    alone = policy(good, poor).budget(Counters()).shares
+    assert alone is not None and alone["lookup1"] > 0, "without a model even a guess pays"
+
+
+def test_in_a_batch_a_row_costs_more() -> None:
+    """Eight requests of one row each already fill what makes four rows cheap."""
+    depths = [policy(DRAFT).budget(Counters(), batch).depth for batch in (1, 4, 16)]
+    assert depths[0] > depths[1] >= depths[2]
+
+
+def test_no_sources_no_drafts() -> None:
+    assert policy().budget(Counters()) == Budget(depth=0, nodes=0, shares={})
+
+
+def test_what_is_carried_to_the_next_request_is_bounded() -> None:
+    tally = Tally()
+    for i in range(40):
+        tally.note(5, 4, True, i)
+    tally.note_seconds(0.2)
+    carried = tally.carried()
+    assert carried.trials == pytest.approx(16.0)
+    assert carried.hits / carried.trials == pytest.approx(tally.hits / tally.trials)
+    assert (carried.drafts, carried.newest, carried.seconds) == (0, 0, 0.2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Source(name="x", accept=1.2),
+        lambda: Source(name="x", weight=0.0),
+        lambda: Source(name="x", seconds=-1.0),
+        lambda: Source(name="x", longest=0),
+        lambda: policy(DRAFT, DRAFT),
+        lambda: policy(DRAFT, probe_after=9, probe_within=8),
+    ],
+)
+def test_bad_options_are_refused(make) -> None:
+    with pytest.raises(OptionError):
+        make()
