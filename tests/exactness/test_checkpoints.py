@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from outrider.decoding import generate
 from outrider.models.decoder import Decoder
+from outrider.models.native import NativeDecoder
 from outrider.models.transformers import TransformersModel
 from tests.exactness.rigs import SAMPLINGS, Family, generation, nests, outputs, run, stage
 from tests.models.checkpoints import make_checkpoint
@@ -42,9 +43,19 @@ def folders(request: Any, tmp_path_factory: Any) -> list[Path]:
     return made
 
 
-@pytest.fixture(scope="module")
-def family(folders: list[Path]) -> Family:
-    return Family(*(Decoder.load(path, dtype=torch.float64) for path in folders))
+DTYPES = {"float64": torch.float64, "native float32": torch.float32, "native int8": torch.int8}
+
+
+@pytest.fixture(scope="module", params=DTYPES)
+def family(folders: list[Path], request: Any) -> Family:
+    """The compiled runner needs no float64: its rows do not depend on one another at all."""
+    runner = NativeDecoder if "native" in request.param else Decoder
+    return Family(*(runner.load(path, dtype=DTYPES[request.param]) for path in folders))
+
+
+def skip_int8(family: Family) -> None:
+    if family.target.dtype == torch.int8:
+        pytest.skip("other weights, other texts")
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -59,12 +70,14 @@ def test_drafted_equals_undrafted(family: Family, nest: str, sampling: str) -> N
 
 
 def test_drafts_are_accepted_and_refused(family: Family) -> None:
+    skip_int8(family)
     for nest in ("two", "three", "four"):
         [g] = run(stage(family.target, nests(family)[nest]), PROMPTS[:1], max_new_tokens=60)
         assert 3 < g.counters.accepted < g.counters.drafted
 
 
 def test_greedy_equals_transformers_generate(folders: list[Path], family: Family) -> None:
+    skip_int8(family)
     judge = AutoModelForCausalLM.from_pretrained(folders[0], dtype=torch.float64)
     drafted = run(stage(family.target, nests(family)["three"]), PROMPTS, max_new_tokens=24)
     for prompt, g in zip(PROMPTS, drafted, strict=True):

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,17 @@ from transformers import AutoModelForCausalLM
 
 from outrider.models.decoder import Decoder
 from outrider.models.kv_cache import DecoderCache
+from outrider.models.native import NativeDecoder
 from outrider.protocols import Segment
 from outrider.tree import path_to
 from outrider.types import NO_IDS, IntArray, Prompt, as_ids
+
+
+RUNNERS: dict[str, Callable[[Path], Any]] = {
+    "eager": Decoder.load,
+    "native": lambda path: NativeDecoder.load(path, dtype=torch.float32),
+}
+"""Two ways to run one checkpoint in float32."""
 
 
 class Reference:
@@ -48,13 +56,13 @@ def random_ids(count: int, seed: int = 0, vocab_size: int = 288) -> tuple[int, .
     return tuple(int(i) for i in np.random.default_rng(seed).integers(0, vocab_size, count))
 
 
-def begin(model: Decoder, text: Sequence[int]) -> DecoderCache:
+def begin(model: Any, text: Sequence[int]) -> DecoderCache:
     """A cache that has read all of `text` but its last token."""
     [cache] = model.start([Prompt(token_ids=tuple(text))])
     return cache
 
 
-def all_logits(model: Decoder, text: Sequence[int]) -> Tensor:
+def all_logits(model: Any, text: Sequence[int]) -> Tensor:
     """`[len(text), vocab]`: the rows of one prefill."""
     cache = begin(model, text[:1])
     rest = as_ids(text[1:])
@@ -62,13 +70,13 @@ def all_logits(model: Decoder, text: Sequence[int]) -> Tensor:
     return rows.logits
 
 
-def next_logits(model: Decoder, cache: DecoderCache) -> Tensor:
+def next_logits(model: Any, cache: DecoderCache) -> Tensor:
     """`[vocab]` after the text of `cache`."""
     [rows] = model.forward([Segment(cache, NO_IDS)], [as_ids([-1])])
     return rows.logits[0]
 
 
-def tree_logits(model: Decoder, cache: DecoderCache, tokens: IntArray, parents: IntArray) -> Tensor:
+def tree_logits(model: Any, cache: DecoderCache, tokens: IntArray, parents: IntArray) -> Tensor:
     """`[1 + nodes, vocab]`, as `Reference.node_logits`."""
     segment = Segment(cache, tokens, parents)
     [rows] = model.forward([segment], [np.arange(-1, len(tokens))])

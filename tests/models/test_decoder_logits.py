@@ -8,7 +8,7 @@ import torch
 
 from outrider.models.decoder import Decoder
 from tests.models.checkpoints import make_checkpoint
-from tests.models.reference import Reference, all_logits, close, edited, random_ids
+from tests.models.reference import RUNNERS, Reference, all_logits, close, edited, random_ids
 
 SLIDING = {"use_sliding_window": True, "sliding_window": 6}
 WIDE = {"hidden_size": 64, "head_dim": 32, "rms_norm_eps": 1e-5}
@@ -85,12 +85,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("case", CASES)
-def test_equals_transformers(case: str, tmp_path: Path) -> None:
+def test_equals_transformers(case: str, runner: str, tmp_path: Path) -> None:
     kind, overrides = CASES[case]
     path = make_checkpoint(tmp_path / "model", kind, **overrides)
     text = random_ids(150)
-    model = Decoder.load(path)
+    model = RUNNERS[runner](path)
     logits = all_logits(model, text)
     close(logits, Reference(path).logits(text))
     assert logits.dtype == torch.float32

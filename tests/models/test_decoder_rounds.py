@@ -1,6 +1,7 @@
 """Chains, trees, ragged batches and rollbacks give what a sequential pass gives."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from outrider.protocols import Segment
 from outrider.types import NO_IDS, Prompt, as_ids
 from tests.models.checkpoints import make_checkpoint
 from tests.models.reference import (
+    RUNNERS,
     Reference,
     all_logits,
     begin,
@@ -33,14 +35,15 @@ TREE_PARENTS = as_ids([-1, -1, 0, 0, 1, 2, 2, -1, 5, 4])
 TREE_TOKENS = as_ids([11, 12, 13, 14, 15, 16, 17, 18, 19, 20])
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[(kind, run) for kind in KINDS for run in RUNNERS])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    path = tmp_path_factory.mktemp(request.param)
-    make_checkpoint(path, request.param, **KINDS[request.param])
-    return Decoder.load(path), Reference(path)
+    kind, runner = request.param
+    path = tmp_path_factory.mktemp(kind)
+    make_checkpoint(path, kind, **KINDS[kind])
+    return RUNNERS[runner](path), Reference(path)
 
 
-Pair = tuple[Decoder, Reference]
+Pair = tuple[Any, Reference]
 
 
 def test_chain_in_pieces(pair: Pair) -> None:
@@ -88,7 +91,7 @@ def test_tree_behind_several_pending_tokens_and_in_two_forwards(pair: Pair) -> N
 
 
 def test_rows_come_in_the_order_wanted(pair: Pair) -> None:
-    model, _ = pair
+    model, reference = pair
     text = random_ids(8)
     whole = tree_logits(model, begin(model, text), TREE_TOKENS, TREE_PARENTS)
     want = as_ids([7, -1, 3, 7])
@@ -96,7 +99,8 @@ def test_rows_come_in_the_order_wanted(pair: Pair) -> None:
     [rows] = model.forward([segment], [want])
     close(rows.logits, whole[want + 1], 1e-5)
     assert rows.hidden is not None and rows.hidden.shape == (4, model.config.hidden_size)
-    close(model.weights.head(rows.hidden), rows.logits, 1e-5)
+    with torch.no_grad():
+        close(reference.model.lm_head(rows.hidden), rows.logits, 1e-5)
 
 
 def test_ragged_batch(pair: Pair) -> None:

@@ -1,6 +1,7 @@
 """I3: after any rounds a cache equals a fresh prefill of its text, minus what is pending."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from outrider.models.cache import attach
 from outrider.models.decoder import Decoder
 from outrider.models.kv_cache import DecoderCache
+from outrider.models.native import NativeDecoder
 from outrider.protocols import Segment
 from outrider.tree import path_to
 from outrider.types import NO_IDS, Draft, IntArray, Prompt, as_ids
@@ -20,12 +22,16 @@ from tests.models.test_decoder_rounds import KINDS
 ROUNDS = 10
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    path = make_checkpoint(
-        tmp_path_factory.mktemp(request.param), request.param, **KINDS[request.param]
-    )
-    return Decoder.load(path, dtype=torch.float64)
+DTYPES = {"float64": torch.float64, "native float32": torch.float32, "native int8": torch.int8}
+
+
+@pytest.fixture(scope="module", params=[(kind, dtype) for kind in KINDS for dtype in DTYPES])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The compiled runner meets a tolerance made for float64: its rows are equal to the bit."""
+    kind, name = request.param
+    path = make_checkpoint(tmp_path_factory.mktemp(kind), kind, **KINDS[kind])
+    runner = NativeDecoder if "native" in name else Decoder
+    return runner.load(path, dtype=DTYPES[name])
 
 
 def random_draft(rng: np.random.Generator, vocab_size: int) -> Draft:
@@ -44,7 +50,7 @@ def random_emission(rng: np.random.Generator, draft: Draft) -> IntArray:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_rounds(model: Decoder, seed: int) -> None:
+def test_random_rounds(model: Any, seed: int) -> None:
     """Several texts at once; drafts verified whole or in two pieces; forks and truncations."""
     rng = np.random.default_rng(seed)
     prompts = [Prompt(token_ids=random_ids(n, seed=n)) for n in (1, 5, 20)]
@@ -66,14 +72,14 @@ def test_random_rounds(model: Decoder, seed: int) -> None:
             assert_equals_fresh_prefill(model, cache)
 
 
-def test_within_a_round(model: Decoder) -> None:
+def test_within_a_round(model: Any) -> None:
     cache = begin(model, random_ids(10))
     tree_logits(model, cache, as_ids([1, 2, 3]), as_ids([-1, -1, 0]))
     assert_equals_fresh_prefill(model, cache)
     assert cache.num_speculative == 3 and cache.fed
 
 
-def test_growth_and_the_end_of_the_context(model: Decoder) -> None:
+def test_growth_and_the_end_of_the_context(model: Any) -> None:
     cache = begin(model, random_ids(120))
     for token in random_ids(136, seed=3):
         next_logits(model, cache)
@@ -83,7 +89,7 @@ def test_growth_and_the_end_of_the_context(model: Decoder) -> None:
     assert cache.room == 0
 
 
-def test_embedded_prompt(model: Decoder) -> None:
+def test_embedded_prompt(model: Any) -> None:
     text = random_ids(8)
     rows = 0.1 * torch.randn(8, 32, generator=torch.Generator().manual_seed(1)).double()
     rows[-1] = model.embed(text[-1:])[0]
@@ -96,16 +102,18 @@ def test_embedded_prompt(model: Decoder) -> None:
 
 
 @pytest.mark.parametrize("what", ["keys", "values"])
-def test_a_damaged_cache_is_seen(model: Decoder, what: str) -> None:
+def test_a_damaged_cache_is_seen(model: Any, what: str) -> None:
     cache = begin(model, random_ids(10))
     with torch.inference_mode():
-        getattr(cache.storage, what)[1, 0, 4, 0] += 1e-6
+        stored = getattr(cache.storage, what)
+        place = (1, 0, 4, 0) if stored.dim() == 4 else (1, 0, 0, 0, 4)  # blocks of 16 keys
+        stored[place] += 1e-6
     with pytest.raises(AssertionError, match=what):
         assert_equals_fresh_prefill(model, cache)
 
 
 def test_rows_moved_to_the_wrong_place_are_seen(
-    model: Decoder, monkeypatch: pytest.MonkeyPatch
+    model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DecoderCache, "_move", lambda *_: None)
     cache = begin(model, random_ids(10))

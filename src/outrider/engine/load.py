@@ -121,8 +121,11 @@ def load(
     _check_drafted(tiers, mode)
     plan_memory(demands, context=context or PLANNED_CONTEXT, device=place)
     trust = {"trust_remote_code": trust_remote_code}
+    place_of = {"dtype": dtype, "device": place, "threads": threads}
     models = [
-        load_model(source, name=_called(name, source), dtype=kind, device=place, **trust)
+        load_model(
+            source, name=_called(name, source), dtype=dtype, device=place, threads=threads, **trust
+        )
         for name, source in tiers
     ]
     given = tokenizer_for(tokenizer, **trust)

@@ -95,6 +95,14 @@ def _layer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def parameter_count(config: DecoderConfig, *, tied: bool) -> int:
+    """Numbers in the weights, a tied head counted once."""
+    shapes = expected_shapes(config)
+    shapes.pop(HEAD, None)
+    head = () if tied else (shapes[EMBED],)
+    return sum(torch.Size(shape).numel() for shape in (*shapes.values(), *head))
+
+
 def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
     """Raise `CheckpointError` unless names, shapes and types are those the config implies."""
     expected = expected_shapes(config)
@@ -135,26 +143,26 @@ def load_weights(
     assert embed is not None and head is not None  # check_tensors saw one of the two
     if config.tied and torch.equal(embed, head):
         head = embed
-    shapes = expected_shapes(config) | ({} if head is embed else {HEAD: tuple(head.shape)})
     return DecoderWeights(
         embed=embed,
         layers=[
-            _load_layer(checkpoint, config, layer, dtype, device)
+            load_layer(checkpoint, config, layer, dtype, device)
             for layer in range(config.num_layers)
         ],
         norm=outer[NORM],
         head=Linear(head),
-        num_parameters=sum(torch.Size(shape).numel() for shape in shapes.values()),
+        num_parameters=parameter_count(config, tied=head is embed),
     )
 
 
-def _load_layer(
+def load_layer(
     checkpoint: Checkpoint,
     config: DecoderConfig,
     layer: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> LayerWeights:
+    """The weights of one layer, fused. Raises `CheckpointError`."""
     prefix = f"model.layers.{layer}."
     names = [prefix + name for name in _layer_shapes(config)]
     loaded = load_tensors(checkpoint, names, dtype, device)

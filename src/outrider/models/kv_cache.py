@@ -51,10 +51,25 @@ class Storage:
         """Slots it has."""
         return self.keys.shape[2]
 
+    def first(
+        self, count: int
+    ) -> tuple[
+        Float[Tensor, "layers kv_heads count head_dim"],
+        Float[Tensor, "layers kv_heads count head_dim"],
+    ]:
+        """Keys and values in the first `count` slots."""
+        return self.keys[:, :, :count], self.values[:, :, :count]
+
     def copy_rows(self, source: "Storage", count: int) -> None:
         """Take over the first `count` slots of `source`."""
         self.keys[:, :, :count] = source.keys[:, :, :count]
         self.values[:, :, :count] = source.values[:, :, :count]
+
+    def move_rows(self, source: "Storage", slots: Sequence[int], start: int) -> None:
+        """Take over `slots` of `source` as `start`, `start + 1`, ..."""
+        index = torch.tensor(slots, device=self.keys.device)
+        self.keys[:, :, start : start + len(slots)] = source.keys[:, :, index]
+        self.values[:, :, start : start + len(slots)] = source.values[:, :, index]
 
 
 class DecoderCache(CacheBook):
@@ -63,23 +78,26 @@ class DecoderCache(CacheBook):
     def __init__(self, layout: CacheLayout, storage: Storage | None = None) -> None:
         super().__init__(layout.context_length)
         self.layout = layout
-        self.storage = Storage(layout, 0) if storage is None else storage
+        self.storage = self._allocate(layout, 0) if storage is None else storage
         self.storage.readers.add(self)
 
     @property
     def keys(self) -> Float[Tensor, "layers kv_heads length head_dim"]:
         """Keys of the committed rows, already turned."""
-        return self.storage.keys[:, :, : self.length]
+        return self.storage.first(self.length)[0]
 
     @property
     def values(self) -> Float[Tensor, "layers kv_heads length head_dim"]:
         """Values of the committed rows."""
-        return self.storage.values[:, :, : self.length]
+        return self.storage.first(self.length)[1]
 
     @property
     def capacity(self) -> int:
         """Slots allocated, shared ones included."""
         return self.storage.capacity
+
+    def _allocate(self, layout: CacheLayout, capacity: int) -> Storage:
+        return Storage(layout, capacity)
 
     @torch.inference_mode()
     def reserve(self, start: int, end: int) -> None:
@@ -90,7 +108,7 @@ class DecoderCache(CacheBook):
         capacity = old.capacity
         if end > capacity:
             capacity = self.layout.capacity_for(end, capacity)
-        self.storage = Storage(self.layout, capacity)
+        self.storage = self._allocate(self.layout, capacity)
         self.storage.copy_rows(old, min(start, old.capacity))
         self.storage.readers.add(self)
         old.readers.discard(self)
@@ -103,12 +121,9 @@ class DecoderCache(CacheBook):
 
     @torch.inference_mode()
     def _move(self, slots: Sequence[int], start: int) -> None:
-        old, end = self.storage, start + len(slots)
-        self.reserve(start, end)
-        new = self.storage
-        index = torch.tensor(slots, device=self.layout.device)
-        new.keys[:, :, start:end] = old.keys[:, :, index]
-        new.values[:, :, start:end] = old.values[:, :, index]
+        old = self.storage
+        self.reserve(start, start + len(slots))
+        self.storage.move_rows(old, slots, start)
 
     def _share(self) -> "DecoderCache":
         return type(self)(self.layout, self.storage)

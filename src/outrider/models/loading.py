@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 
+from outrider import kernels
 from outrider.errors import CheckpointError, OptionError, OutriderWarning, nearest
-from outrider.models.checkpoint import open_checkpoint
+from outrider.models.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.decoder import Decoder, supports
+from outrider.models.native import NativeDecoder
+from outrider.models.quality import checkable, int8_quality
 from outrider.models.tokenizer import Tokenizer, has_tokenizer
 from outrider.protocols import LanguageModel
 
@@ -19,7 +22,9 @@ DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float64": torch.float64,
+    "int8": torch.int8,
 }
+"""Numbers that weights can be kept in; int8 on the CPU alone."""
 
 TIERS = ("target", "qualifier", "draft")
 
@@ -30,7 +35,7 @@ _HUB_COPIES = ["original/*", "consolidated*"]
 
 
 class FallbackWarning(OutriderWarning):
-    """A model runs through `transformers`, which is correct but slower than `Decoder`."""
+    """A model runs through a runner that is correct but slower than the one asked for."""
 
 
 def load_model(
@@ -40,6 +45,7 @@ def load_model(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
     trust_remote_code: bool = False,
+    threads: int | None = None,
 ) -> LanguageModel:
     """The model that `source` names, ready to run.
 
@@ -53,6 +59,7 @@ def load_model(
         dtype: of the weights, see `resolve_dtype`.
         device: see `resolve_device`.
         trust_remote_code: run Python that comes with the checkpoint.
+        threads: CPU threads of the compiled runner; None measures what is best.
 
     Raises:
         OptionError: an unknown dtype or device, or one that is not there.
@@ -65,6 +72,10 @@ def load_model(
     folder = local_folder(source)
     checkpoint = open_checkpoint(folder)
     reason = supports(checkpoint.config)
+    if reason is None and place.type == "cpu":
+        return _on_cpu(checkpoint, dtype, name, threads)
+    if kind == torch.int8:
+        kind = _without_int8(name or str(source), reason or f"int8 runs on the CPU, not on {place}")
     if reason is None:
         return Decoder.load(checkpoint, dtype=kind, device=place, name=name)
     from outrider.models.transformers import TransformersModel  # takes seconds to import
@@ -78,6 +89,28 @@ def load_model(
         stacklevel=2,
     )
     return model
+
+
+def _on_cpu(
+    checkpoint: Checkpoint, dtype: str | torch.dtype, name: str | None, threads: int | None
+) -> LanguageModel:
+    """The compiled runner in int8 and float32 where it can be had, else `Decoder`."""
+    kind = resolve_dtype(dtype, torch.device("cpu"))
+    if kind not in (torch.int8, torch.float32):
+        return Decoder.load(checkpoint, dtype=kind, name=name)
+    if not kernels.available():
+        if kind == torch.int8:
+            kind = _without_int8(name or str(checkpoint.path), kernels.reason_missing())
+        return Decoder.load(checkpoint, dtype=kind, name=name)
+    if str(dtype) == "auto" and checkable(checkpoint) and int8_quality(checkpoint).good:
+        kind = torch.int8
+    return NativeDecoder.load(checkpoint, dtype=kind, name=name, threads=threads)
+
+
+def _without_int8(name: str, reason: str) -> torch.dtype:
+    """Say in one line why a model runs in float32 after all."""
+    warnings.warn(f"{name} runs in float32: {reason}", FallbackWarning, stacklevel=4)
+    return torch.float32
 
 
 def _wrap(source: Any, name: str | None) -> LanguageModel:
@@ -206,7 +239,8 @@ def _cuda(index: int) -> torch.device:
 
 
 def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """A floating dtype by name. `auto` is bfloat16 on CUDA and float32 elsewhere.
+    """A dtype by name. `auto` is bfloat16 on CUDA and float32 elsewhere; on the CPU `load_model`
+    then takes int8 where that costs next to nothing (see `quality.py`).
 
     Raises:
         OptionError: an unknown name, or one that the device does not compute with.

@@ -47,7 +47,7 @@ class Demand:
         return cls(
             tier=tier,
             weights=weights,
-            cache=cache_numbers(config) * dtype.itemsize,
+            cache=cache_numbers(config) * max(dtype.itemsize, 2 if dtype.is_floating_point else 4),
             context_length=_first(config, *_CONTEXT),
         )
 

@@ -27,6 +27,13 @@ class RotaryTable:
             self._grow(max(bound, min(2 * bound, self._rope.context_length)))
         return self._cos[positions], self._sin[positions]
 
+    def addresses(self, bound: int) -> tuple[int, int]:
+        """Where the two tables lie, `[positions, head_dim]`, with at least `bound` positions; valid
+        until the next call."""
+        if bound > len(self._cos):
+            self._grow(max(bound, min(2 * bound, self._rope.context_length)))
+        return self._cos.data_ptr(), self._sin.data_ptr()
+
     def _grow(self, length: int) -> None:
         # float32 as in transformers; float64 models get float64 angles
         dtype = torch.float64 if self._dtype == torch.float64 else torch.float32

@@ -1,0 +1,21 @@
+#ifndef OUTRIDER_CHOOSE_H
+#define OUTRIDER_CHOOSE_H
+
+#include <stdint.h>
+
+enum { NOT_FINITE = -1, NOTHING_ALLOWED = -2 };
+
+/* How one request chooses; the noise is named by seed and sample. */
+typedef struct {
+    float temperature; /* 0 takes the best token */
+    int32_t top_k;     /* 0 keeps all */
+    double top_p, min_p;
+    uint64_t seed, sample;
+} Sampler;
+
+/* The token that stands at generated index `index`, or a negative number from above. `desk` holds
+ * 3 * vocab + 64 floats. */
+int32_t outrider_choose(const float *scores, int32_t vocab, const Sampler *sampler, uint64_t index,
+                        float *desk);
+
+#endif

@@ -1,0 +1,404 @@
+/* A whole forward in one call: a program of steps, each cut into chunks that threads share. */
+#include "model.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "attention.h"
+
+/* Rows between two steps. `quants` and `scales` hold the input of the next int8 matrix. */
+typedef struct {
+    float *stream;   /* [rows, hidden], the residual stream */
+    float *normed;   /* [rows, hidden] */
+    float *packed;   /* [rows, packed_stride], queries, keys, values side by side */
+    float *attended; /* [rows, heads * head_dim] */
+    float *inner;    /* [rows, inner_stride] */
+    float *scores;   /* [members, MOST_QUERIES, scores_stride] */
+    int8_t *quants;
+    float *scales;
+    int64_t stream_stride, packed_stride, inner_stride, scores_stride;
+} Desk;
+
+typedef struct {
+    const Model *model;
+    const Batch *batch;
+    Desk desk;
+    int threads;
+} Work;
+
+static int64_t padded(const Matrix *w) { return (int64_t)w->panels * LANES; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static float *take(char **place, int64_t floats) {
+    float *taken = (float *)*place;
+    *place += (floats * 4 + 63) / 64 * 64;
+    return taken;
+}
+
+static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, char *memory) {
+    const int64_t rows = larger(b->rows, b->wanted), attended = (int64_t)m->heads * m->head_dim;
+    const Layer *layer = m->layers; /* all are of one shape */
+    int64_t longest = 0, quads = m->head.quads;
+    for (int i = 0; i < b->rows; i++)
+        longest = larger(longest, b->base[i] + b->extra_start[i + 1] - b->extra_start[i]);
+    desk->stream_stride = m->num_layers ? padded(&layer->output) : m->hidden;
+    desk->packed_stride = m->num_layers ? padded(&layer->qkv) : 0;
+    desk->inner_stride = m->num_layers ? padded(&layer->gate_up) / 2 : 0;
+    desk->scores_stride = (longest + 127) / 64 * 64;
+    if (m->num_layers) {
+        quads = larger(quads, larger(layer->qkv.quads, layer->gate_up.quads));
+        quads = larger(quads, larger(layer->output.quads, layer->down.quads));
+    }
+    char *place = memory;
+    desk->stream = take(&place, rows * desk->stream_stride);
+    desk->normed = take(&place, rows * m->hidden);
+    desk->packed = take(&place, rows * desk->packed_stride);
+    desk->attended = take(&place, rows * attended);
+    desk->inner = take(&place, rows * desk->inner_stride);
+    desk->scores = take(&place, members * MOST_QUERIES * desk->scores_stride);
+    desk->scales = take(&place, rows);
+    desk->quants = (int8_t *)take(&place, rows * quads);
+    return place - memory;
+}
+
+/* -- rows ------------------------------------------------------------------------------------ */
+
+/* x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019). */
+static void rms_norm(const float *x, const float *weight, float eps, int size, float *out) {
+    f32x16 squares = (f32x16){0};
+    float tail = 0;
+    int i = 0;
+    for (; i + LANES <= size; i += LANES) squares = fma16(load(x + i), load(x + i), squares);
+    for (; i < size; i++) tail += x[i] * x[i];
+    float factor = 1.0f / sqrtf((sum16(squares) + tail) / (float)size + eps);
+    for (i = 0; i + LANES <= size; i += LANES)
+        store(out + i, load(x + i) * splat(factor) * load(weight + i));
+    for (; i < size; i++) out[i] = x[i] * factor * weight[i];
+}
+
+/* A row in 255 steps of its own largest value. A row of zeros stays zero; one that holds NaN or
+ * infinity gets the scale NaN, which the product passes on. */
+static void quantize(const float *x, int size, int padded_size, int8_t *quants, float *scale) {
+    f32x16 best = (f32x16){0}, odd = (f32x16){0};
+    float top = 0, bad = 0;
+    int i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        best = max16(abs16(load(x + i)), best);
+        odd = odd + load(x + i) * 0.0f; /* 0 unless NaN or infinite */
+    }
+    for (; i < size; i++) {
+        if (fabsf(x[i]) > top) top = fabsf(x[i]);
+        bad += x[i] * 0.0f;
+    }
+    float widest = highest16(best);
+    if (widest > top) top = widest;
+    bad += sum16(odd);
+    *scale = top / 127.0f + bad;
+    const f32x16 steps = splat(top > 0 && top < INFINITY ? 127.0f / top : 0.0f);
+    const f32x16 magic = splat(12582912.0f);
+    for (i = 0; i + LANES <= size; i += LANES) {
+        f32x16 rounded = (load(x + i) * steps + magic) - magic;
+        i32x16 whole = __builtin_convertvector(bad == 0 ? rounded : (f32x16){0}, i32x16);
+        *(i8x16 *)(quants + i) = __builtin_convertvector(whole + OFFSET, i8x16);
+    }
+    for (; i < padded_size; i++) {
+        float rounded = i < size && bad == 0 ? (x[i] * steps[0] + magic[0]) - magic[0] : 0.0f;
+        quants[i] = (int8_t)((int)rounded + OFFSET);
+    }
+}
+
+/* One row, as matrix `w` reads it. */
+static void hand_over(const Work *work, const Matrix *w, const float *x, int row) {
+    const Desk *desk = &work->desk;
+    if (w->kind == INT8)
+        quantize(x, w->inputs, w->quads * 4, desk->quants + (int64_t)row * w->quads * 4,
+                 desk->scales + row);
+}
+
+static Rows rows_of(const Work *work, const float *values) {
+    return (Rows){values, work->desk.quants, work->desk.scales};
+}
+
+INLINE f32x16 silu16(f32x16 x) { return x / (exp16(-x) + 1.0f); }
+static f32x16 silu(f32x16 x) { return silu16(x); }
+static f32x16 relu(f32x16 x) { return select16(x != x, x, max16(x, (f32x16){0})); }
+static f32x16 gelu(f32x16 x) {
+    for (int i = 0; i < LANES; i++) x[i] = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678f));
+    return x;
+}
+/* 0.5 x (1 + tanh(y)) = x sigmoid(2 y) */
+static f32x16 gelu_tanh(f32x16 x) {
+    f32x16 y = (x + x * x * x * 0.044715f) * 0.79788456f;
+    return x / (exp16(y * -2.0f) + 1.0f);
+}
+
+static Activation activation(int kind) {
+    static const Activation known[] = {silu, gelu, gelu_tanh, relu};
+    return known[kind];
+}
+
+/* -- steps ----------------------------------------------------------------------------------- */
+
+enum { /* the steps of one layer, in order */
+    INPUT_NORM,
+    QKV,
+    REMEMBER,
+    ATTEND,
+    OUTPUT_ROWS,
+    OUTPUT,
+    MLP_NORM,
+    GATE_UP,
+    DOWN_ROWS,
+    DOWN,
+    STEPS_OF_A_LAYER
+};
+enum { ANSWER_ROWS, ANSWER, STEPS_OF_THE_END };
+
+enum { ROWS_A_CHUNK = 4, PANELS_A_CHUNK = 8, CHUNKS_A_THREAD = 6 };
+
+static int pieces(int count, int grain) { return (count + grain - 1) / grain; }
+
+static void piece(int count, int grain, int chunk, int *first, int *last) {
+    *first = chunk * grain;
+    *last = *first + grain < count ? *first + grain : count;
+}
+
+/* Panels a chunk: few enough that threads end together, many enough for the widest tile. */
+static int grain_of(const Work *work, const Matrix *w) {
+    if (work->threads == 1) return w->panels;
+    int even = w->panels / (work->threads * CHUNKS_A_THREAD) / PANELS_A_CHUNK * PANELS_A_CHUNK;
+    return even > PANELS_A_CHUNK ? even : PANELS_A_CHUNK;
+}
+
+static void product(const Work *work, const Matrix *w, const float *values, int rows, Sink sink,
+                    int chunk) {
+    int first, last;
+    piece(w->panels, grain_of(work, w), chunk, &first, &last);
+    multiply(w, rows_of(work, values), rows, &sink, first, last);
+}
+
+static void embed(const Work *work, int row) {
+    const Model *m = work->model;
+    const Batch *b = work->batch;
+    float *out = work->desk.stream + row * work->desk.stream_stride;
+    if (b->given && b->given[row]) {
+        memcpy(out, b->given[row], sizeof(float) * m->hidden);
+    } else if (m->embed_kind == EMBED_FLOAT32) {
+        memcpy(out, (const float *)m->embed + (int64_t)b->tokens[row] * m->hidden,
+               sizeof(float) * m->hidden);
+    } else {
+        const uint16_t *brief = (const uint16_t *)m->embed + (int64_t)b->tokens[row] * m->hidden;
+        for (int i = 0; i < m->hidden; i++) {
+            uint32_t bits = (uint32_t)brief[i] << 16;
+            memcpy(out + i, &bits, 4);
+        }
+    }
+}
+
+static void norm_rows(const Work *work, int chunk, const float *weight, const Matrix *next,
+                      int embedding) {
+    const Model *m = work->model;
+    const Desk *desk = &work->desk;
+    int first, last;
+    piece(work->batch->rows, ROWS_A_CHUNK, chunk, &first, &last);
+    for (int row = first; row < last; row++) {
+        if (embedding) embed(work, row);
+        float *normed = desk->normed + (int64_t)row * m->hidden;
+        rms_norm(desk->stream + row * desk->stream_stride, weight, m->eps, m->hidden, normed);
+        hand_over(work, next, normed, row);
+    }
+}
+
+/* Normed and turned in place; the queries are divided by sqrt(head_dim) on the way. */
+static void turn(const Model *m, const Batch *b, const Layer *layer, int row, const float *norm,
+                 float *head, float factor) {
+    const int D = m->head_dim, half = D / 2;
+    if (norm) rms_norm(head, norm, m->eps, D, head);
+    if (layer->rotary) {
+        const float *cos = b->cos + (int64_t)b->positions[row] * D;
+        const float *sin = b->sin + (int64_t)b->positions[row] * D;
+        for (int i = 0; i < half; i++) {
+            float x = head[i], y = head[i + half];
+            head[i] = x * cos[i] + y * sin[i];
+            head[i + half] = y * cos[i + half] + x * sin[i + half];
+        }
+    }
+    for (int i = 0; i < D; i++) head[i] *= factor;
+}
+
+/* Where keys and values of one layer and key head begin. */
+static int64_t place_of(const Model *m, const Cache *cache, const Layer *layer, int head) {
+    return ((layer - m->layers) * m->kv_heads + head) * cache->capacity * m->head_dim;
+}
+
+/* Keys and values of one row and key head go to their slot. */
+static void remember(const Work *work, const Layer *layer, int row, int head) {
+    const Model *m = work->model;
+    const Batch *b = work->batch;
+    const Cache *cache = &b->caches[b->cache[row]];
+    const int D = m->head_dim, slot = b->slots[row];
+    const int64_t place = place_of(m, cache, layer, head);
+    float *packed = work->desk.packed + row * work->desk.packed_stride;
+    float *key = packed + (int64_t)(m->heads + head) * D;
+    const float *value = packed + (int64_t)(m->heads + m->kv_heads + head) * D;
+    turn(m, b, layer, row, layer->key_norm, key, 1.0f);
+    float *keys = cache->keys + place + (int64_t)(slot / LANES) * D * LANES + slot % LANES;
+    for (int d = 0; d < D; d++) keys[d * LANES] = key[d];
+    memcpy(cache->values + place + (int64_t)slot * D, value, sizeof(float) * D);
+}
+
+/* The slots that a row may see. Positions of text slots are their numbers; the extra slots end at
+ * the row's own position. */
+static Reach reach_of(const Work *work, const Layer *layer, int row, int head) {
+    const Model *m = work->model;
+    const Batch *b = work->batch;
+    const Cache *cache = &b->caches[b->cache[row]];
+    const int64_t place = place_of(m, cache, layer, head);
+    int start = b->extra_start[row], extras = b->extra_start[row + 1] - start;
+    int first = 0;
+    if (layer->window) {
+        int open = b->positions[row] - layer->window + 1;
+        first = open < 0 ? 0 : open < b->base[row] ? open : b->base[row];
+        if (extras > layer->window) start += extras - layer->window, extras = layer->window;
+    }
+    return (Reach){cache->keys + place, cache->values + place, m->head_dim,
+                   first, b->base[row], b->extra + start, extras};
+}
+
+static void attend_row(const Work *work, const Layer *layer, int row, int head, int member) {
+    const Model *m = work->model;
+    const Desk *desk = &work->desk;
+    const int group = m->heads / m->kv_heads, D = m->head_dim;
+    const float factor = 1.0f / sqrtf((float)D);
+    float *scores = desk->scores + member * MOST_QUERIES * desk->scores_stride;
+    float *queries = desk->packed + row * desk->packed_stride + (int64_t)head * group * D;
+    Reach reach = reach_of(work, layer, row, head);
+    for (int q = 0; q < group; q++)
+        turn(m, work->batch, layer, row, layer->query_norm, queries + q * D, factor);
+    attend(&reach, queries, group, scores, desk->scores_stride,
+           desk->attended + ((int64_t)row * m->heads + head * group) * D);
+}
+
+static void remember_rows(const Work *work, const Layer *layer, int chunk) {
+    int first, last;
+    piece(work->batch->rows, ROWS_A_CHUNK, chunk, &first, &last);
+    for (int row = first; row < last; row++)
+        for (int head = 0; head < work->model->kv_heads; head++) remember(work, layer, row, head);
+}
+
+/* A chunk is a few rows of one key head, whose keys then stay in the cache. */
+static void attend_rows(const Work *work, const Layer *layer, int chunk, int member) {
+    const int a_head = pieces(work->batch->rows, ROWS_A_CHUNK);
+    int first, last;
+    piece(work->batch->rows, ROWS_A_CHUNK, chunk % a_head, &first, &last);
+    for (int row = first; row < last; row++)
+        attend_row(work, layer, row, chunk / a_head, member);
+}
+
+static void hand_over_rows(const Work *work, const Matrix *next, float *values, int64_t stride,
+                           int chunk) {
+    int first, last;
+    piece(work->batch->rows, ROWS_A_CHUNK, chunk, &first, &last);
+    for (int row = first; row < last; row++) hand_over(work, next, values + row * stride, row);
+}
+
+/* Float32 matrices read rows without gaps. */
+static void close_gaps(const Work *work, const Matrix *next, float *values, int64_t stride) {
+    for (int row = 1; row < work->batch->rows && stride != next->inputs; row++)
+        memmove(values + (int64_t)row * next->inputs, values + row * stride,
+                sizeof(float) * next->inputs);
+}
+
+/* Logits, and the normed state they come from, of the rows that somebody reads. */
+static void answer_rows(const Work *work, int chunk) {
+    const Model *m = work->model;
+    const Batch *b = work->batch;
+    const Desk *desk = &work->desk;
+    int first, last;
+    piece(b->wanted, ROWS_A_CHUNK, chunk, &first, &last);
+    for (int i = first; i < last; i++) {
+        float *normed = desk->normed + (int64_t)i * m->hidden;
+        rms_norm(desk->stream + b->want[i] * desk->stream_stride, m->norm, m->eps, m->hidden, normed);
+        hand_over(work, &m->head, normed, i);
+        if (b->hidden) memcpy(b->hidden + (int64_t)i * m->hidden, normed, sizeof(float) * m->hidden);
+    }
+}
+
+/* -- program --------------------------------------------------------------------------------- */
+
+static int chunks_of(const void *argument, int step) {
+    const Work *work = argument;
+    const Model *m = work->model;
+    const int a_rows = pieces(work->batch->rows, ROWS_A_CHUNK);
+    if (step >= m->num_layers * STEPS_OF_A_LAYER) {
+        if (step % STEPS_OF_A_LAYER == ANSWER_ROWS) return pieces(work->batch->wanted, ROWS_A_CHUNK);
+        return pieces(m->head.panels, grain_of(work, &m->head));
+    }
+    const Layer *layer = &m->layers[step / STEPS_OF_A_LAYER];
+    switch (step % STEPS_OF_A_LAYER) {
+    case QKV: return pieces(layer->qkv.panels, grain_of(work, &layer->qkv));
+    case ATTEND: return a_rows * m->kv_heads;
+    case OUTPUT_ROWS: return layer->output.kind == INT8 ? a_rows : 0;
+    case OUTPUT: return pieces(layer->output.panels, grain_of(work, &layer->output));
+    case GATE_UP: return pieces(layer->gate_up.panels, grain_of(work, &layer->gate_up));
+    case DOWN_ROWS: return layer->down.kind == INT8 ? a_rows : 1;
+    case DOWN: return pieces(layer->down.panels, grain_of(work, &layer->down));
+    default: return a_rows;
+    }
+}
+
+static void run_in_layer(const Work *work, int index, int step, int chunk, int member) {
+    const Model *m = work->model;
+    const Layer *layer = &m->layers[index];
+    const Desk *desk = &work->desk;
+    const int rows = work->batch->rows;
+    const Sink packed = {desk->packed, desk->packed_stride, WRITE, NULL};
+    const Sink inner = {desk->inner, desk->inner_stride, GATED, activation(m->activation)};
+    const Sink stream = {desk->stream, desk->stream_stride, ADD, NULL};
+    switch (step) {
+    case INPUT_NORM: norm_rows(work, chunk, layer->input_norm, &layer->qkv, index == 0); break;
+    case QKV: product(work, &layer->qkv, desk->normed, rows, packed, chunk); break;
+    case REMEMBER: remember_rows(work, layer, chunk); break;
+    case ATTEND: attend_rows(work, layer, chunk, member); break;
+    case OUTPUT_ROWS:
+        hand_over_rows(work, &layer->output, desk->attended, layer->output.inputs, chunk);
+        break;
+    case OUTPUT: product(work, &layer->output, desk->attended, rows, stream, chunk); break;
+    case MLP_NORM: norm_rows(work, chunk, layer->mlp_norm, &layer->gate_up, 0); break;
+    case GATE_UP: product(work, &layer->gate_up, desk->normed, rows, inner, chunk); break;
+    case DOWN_ROWS:
+        if (layer->down.kind == INT8)
+            hand_over_rows(work, &layer->down, desk->inner, desk->inner_stride, chunk);
+        else close_gaps(work, &layer->down, desk->inner, desk->inner_stride);
+        break;
+    case DOWN: product(work, &layer->down, desk->inner, rows, stream, chunk); break;
+    }
+}
+
+static void run_step(void *argument, int step, int chunk, int member) {
+    const Work *work = argument;
+    const Model *m = work->model;
+    const Batch *b = work->batch;
+    const int layer = step / STEPS_OF_A_LAYER;
+    if (layer < m->num_layers)
+        run_in_layer(work, layer, step % STEPS_OF_A_LAYER, chunk, member);
+    else if (step % STEPS_OF_A_LAYER == ANSWER_ROWS)
+        answer_rows(work, chunk);
+    else
+        product(work, &m->head, work->desk.normed, b->wanted,
+                (Sink){b->logits, b->logits_stride, WRITE, NULL}, chunk);
+}
+
+int32_t outrider_forward(const Model *model, Pool *pool, int32_t threads, const Batch *batch) {
+    Work work = {model, batch, {0}, threads};
+    if (!batch->rows) return 0;
+    const int members = outrider_pool_size(pool);
+    int64_t bytes = lay_out(&work.desk, model, batch, members, NULL);
+    void *memory = malloc(bytes + 64);
+    if (!memory) return 1;
+    lay_out(&work.desk, model, batch, members, (char *)(((uintptr_t)memory + 63) / 64 * 64));
+    int steps = model->num_layers * STEPS_OF_A_LAYER + (batch->wanted ? STEPS_OF_THE_END : 0);
+    pool_run(pool, threads, &(Task){&work, steps, chunks_of, run_step});
+    free(memory);
+    return 0;
+}

@@ -1,0 +1,55 @@
+/* What Python lays out and C reads; `layout.py` mirrors every field. */
+#ifndef OUTRIDER_MODEL_H
+#define OUTRIDER_MODEL_H
+
+#include "matmul.h"
+#include "pool.h"
+
+enum { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3 };
+enum { EMBED_FLOAT32 = 0, EMBED_BFLOAT16 = 1 };
+
+typedef struct {
+    Matrix qkv, output, gate_up, down;
+    const float *input_norm, *mlp_norm;
+    const float *query_norm, *key_norm; /* [head_dim] or NULL */
+    int32_t window;                     /* positions a row sees, itself included; 0: all */
+    int32_t rotary;
+} Layer;
+
+typedef struct {
+    int32_t num_layers, hidden, inner, heads, kv_heads, head_dim, vocab;
+    int32_t activation, embed_kind;
+    float eps;
+    const void *embed; /* [vocab, hidden] */
+    const float *norm;
+    const Layer *layers;
+    Matrix head;
+} Model;
+
+/* Keys lie as [layer, kv head, slot / 16, head_dim, 16], values as [layer, kv head, slot,
+ * head_dim]: the scores of 16 keys come out side by side, without a sum across lanes. */
+typedef struct {
+    float *keys, *values;
+    int64_t capacity; /* slots; a multiple of 64 */
+} Cache;
+
+/* `rows` tokens to read, each with its place in the text and in memory. Row i sees slots
+ * 0 .. base[i] - 1, whose positions are their numbers, then `extra` slots, an ancestor path. */
+typedef struct {
+    int32_t rows, wanted;
+    const int32_t *tokens, *positions, *slots, *cache, *base;
+    const int32_t *extra_start; /* [rows + 1] */
+    const int32_t *extra;       /* slots of draft ancestors, root first, the row itself last */
+    const float *const *given;  /* [rows] embeddings to read instead of the token, or NULLs */
+    const int32_t *want;        /* [wanted] rows to return */
+    const Cache *caches;
+    const float *cos, *sin; /* [positions, head_dim], the sine signed */
+    float *logits;          /* [wanted, logits_stride] */
+    float *hidden;          /* [wanted, hidden] or NULL */
+    int64_t logits_stride;  /* at least the head's panels * 16 */
+} Batch;
+
+/* Reads the batch. Returns 0, or 1 when memory ran out. */
+int32_t outrider_forward(const Model *model, Pool *pool, int32_t threads, const Batch *batch);
+
+#endif

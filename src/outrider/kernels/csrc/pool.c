@@ -1,0 +1,160 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#if defined(__x86_64__) || defined(__i386__)
+#define RELAX() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define RELAX() __asm__ volatile("yield")
+#else
+#define RELAX() ((void)0)
+#endif
+
+enum {
+    SPINS_FOR_CHUNK = 4000, /* then the processor is offered to others: a peer may lack one */
+    SPINS_FOR_WORK = 6000,  /* some 100 microseconds; then sleep */
+};
+
+/* The ticket says all that a thread must know to take a chunk: 24 bits of step, 20 of the number
+ * of chunks, 20 of the next one. A chunk is taken by adding 1, so a late thread can only get a
+ * chunk of the step that is under way. Equal numbers: nothing to take. */
+#define NEXT_BITS 20
+#define FIELD ((1ull << NEXT_BITS) - 1)
+
+struct Pool {
+    int size;
+    pthread_t *threads;
+    Task task; /* read only by those who hold a chunk: it can not end under them */
+    _Atomic uint64_t ticket;
+    _Atomic int done;
+    _Atomic int team;
+    _Atomic int sleeping;
+    _Atomic int closing;
+    pthread_mutex_t busy; /* held by the caller whose task runs */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+};
+
+typedef struct {
+    Pool *pool;
+    int member;
+} Seat;
+
+static int nothing_left(uint64_t ticket) {
+    return (ticket & FIELD) >= ((ticket >> NEXT_BITS) & FIELD);
+}
+
+/* Does chunks of the step under way until none is left. */
+static void help(Pool *pool, int member) {
+    int finished = 0;
+    while (!nothing_left(atomic_load_explicit(&pool->ticket, memory_order_acquire))) {
+        uint64_t ticket = atomic_fetch_add_explicit(&pool->ticket, 1, memory_order_acq_rel);
+        if (nothing_left(ticket)) break;
+        pool->task.run(pool->task.argument, (int)(ticket >> 2 * NEXT_BITS), (int)(ticket & FIELD),
+                       member);
+        if (member) atomic_fetch_add_explicit(&pool->done, 1, memory_order_acq_rel);
+        else finished++;
+    }
+    if (finished) atomic_fetch_add_explicit(&pool->done, finished, memory_order_acq_rel);
+}
+
+static void *work(void *argument) {
+    Seat seat = *(Seat *)argument;
+    Pool *pool = seat.pool;
+    free(argument);
+    for (int idle = 0; !atomic_load_explicit(&pool->closing, memory_order_relaxed); idle++) {
+        if (seat.member < atomic_load_explicit(&pool->team, memory_order_relaxed)) {
+            if (!nothing_left(atomic_load_explicit(&pool->ticket, memory_order_acquire))) {
+                help(pool, seat.member);
+                idle = 0;
+            }
+        }
+        RELAX();
+        if (idle < SPINS_FOR_WORK) continue;
+        pthread_mutex_lock(&pool->lock);
+        atomic_fetch_add(&pool->sleeping, 1);
+        while (!atomic_load(&pool->closing) &&
+               (seat.member >= atomic_load(&pool->team) || nothing_left(atomic_load(&pool->ticket))))
+            pthread_cond_wait(&pool->wake, &pool->lock);
+        atomic_fetch_sub(&pool->sleeping, 1);
+        pthread_mutex_unlock(&pool->lock);
+        idle = 0;
+    }
+    return NULL;
+}
+
+static void wake_all(Pool *pool) {
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+Pool *outrider_pool_new(int32_t threads) {
+    Pool *pool = calloc(1, sizeof(Pool));
+    if (!pool) return NULL;
+    pool->threads = calloc(threads, sizeof(pthread_t));
+    pthread_mutex_init(&pool->busy, NULL);
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    pool->size = 1;
+    while (pool->threads && pool->size < threads) {
+        Seat *seat = malloc(sizeof(Seat));
+        if (!seat) break;
+        *seat = (Seat){pool, pool->size};
+        if (pthread_create(&pool->threads[pool->size], NULL, work, seat)) {
+            free(seat);
+            break;
+        }
+        pool->size++;
+    }
+    return pool;
+}
+
+void outrider_pool_free(Pool *pool) {
+    atomic_store(&pool->closing, 1);
+    wake_all(pool);
+    for (int i = 1; i < pool->size; i++) pthread_join(pool->threads[i], NULL);
+    free(pool->threads);
+    free(pool);
+}
+
+int32_t outrider_pool_size(const Pool *pool) { return pool->size; }
+
+static void run_alone(const Task *task) {
+    for (int step = 0; step < task->steps; step++) {
+        int chunks = task->chunks(task->argument, step);
+        for (int chunk = 0; chunk < chunks; chunk++) task->run(task->argument, step, chunk, 0);
+    }
+}
+
+static void run_step(Pool *pool, int step, int chunks) {
+    if (chunks < 2) { /* not worth the telling */
+        if (chunks) pool->task.run(pool->task.argument, step, 0, 0);
+        return;
+    }
+    atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
+    atomic_store(&pool->ticket,
+                 (uint64_t)step << 2 * NEXT_BITS | (uint64_t)chunks << NEXT_BITS);
+    if (atomic_load(&pool->sleeping)) wake_all(pool);
+    help(pool, 0);
+    for (int spins = 0; atomic_load_explicit(&pool->done, memory_order_acquire) < chunks; spins++) {
+        if (spins < SPINS_FOR_CHUNK) RELAX();
+        else sched_yield();
+    }
+}
+
+void pool_run(Pool *pool, int threads, const Task *task) {
+    /* Another caller's task is running: do this one alone rather than wait. */
+    if (threads < 2 || pool->size < 2 || pthread_mutex_trylock(&pool->busy)) {
+        run_alone(task);
+        return;
+    }
+    pool->task = *task;
+    atomic_store(&pool->team, threads);
+    for (int step = 0; step < task->steps; step++)
+        run_step(pool, step, task->chunks(task->argument, step));
+    pthread_mutex_unlock(&pool->busy);
+}

@@ -1,0 +1,91 @@
+/* Sixteen floats at a time, on whatever the processor has.
+ *
+ * The compiler's vector extension splits a 64-byte vector where registers are narrower. Fused
+ * multiply-add is spelt out and contraction is off (-ffp-contract=off), so that an expression gives
+ * the same bits wherever it is inlined: equal rows must stay equal whatever stands beside them. */
+#ifndef OUTRIDER_VECTORS_H
+#define OUTRIDER_VECTORS_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float f32x16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t i32x16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int8_t i8x16 __attribute__((vector_size(16), aligned(1), may_alias));
+typedef int8_t i8x64 __attribute__((vector_size(64), aligned(1), may_alias));
+
+INLINE f32x16 splat(float x) { return x - (f32x16){0}; }
+INLINE f32x16 load(const float *p) { return *(const f32x16 *)p; }
+INLINE void store(float *p, f32x16 x) { *(f32x16 *)p = x; }
+
+/* a * b + c, rounded once where the processor can. */
+INLINE f32x16 fma16(f32x16 a, f32x16 b, f32x16 c) {
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    union { f32x16 all; __m256 half[2]; } x = {a}, y = {b}, z = {c};
+    for (int i = 0; i < 2; i++) z.half[i] = _mm256_fmadd_ps(x.half[i], y.half[i], z.half[i]);
+    return z.all;
+#elif defined(__ARM_NEON)
+    union { f32x16 all; float32x4_t part[4]; } x = {a}, y = {b}, z = {c};
+    for (int i = 0; i < 4; i++) z.part[i] = vfmaq_f32(z.part[i], x.part[i], y.part[i]);
+    return z.all;
+#else
+    return a * b + c;
+#endif
+}
+
+INLINE f32x16 select16(i32x16 mask, f32x16 yes, f32x16 no) {
+    return (f32x16)(((i32x16)yes & mask) | ((i32x16)no & ~mask));
+}
+INLINE f32x16 max16(f32x16 a, f32x16 b) { return select16(a > b, a, b); }
+INLINE f32x16 abs16(f32x16 x) { return (f32x16)((i32x16)x & 0x7fffffff); }
+
+/* Always the same tree of additions. */
+INLINE float sum16(f32x16 x) {
+    float eight[8], four[4];
+    for (int i = 0; i < 8; i++) eight[i] = x[i] + x[i + 8];
+    for (int i = 0; i < 4; i++) four[i] = eight[i] + eight[i + 4];
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+INLINE float highest16(f32x16 x) {
+    float best = x[0];
+    for (int i = 1; i < LANES; i++) best = x[i] > best ? x[i] : best;
+    return best;
+}
+
+/* e^x to about one unit in the last place: x = n ln 2 + r, a polynomial in r, the exponent n put
+ * in by hand. Below -87 it is 0, not a denormal; NaN stays NaN. */
+INLINE f32x16 exp16(f32x16 x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
+    i32x16 nan = x != x;
+    f32x16 bounded = select16(x > splat(88.0f), splat(88.0f), x);
+    bounded = select16(bounded < splat(-87.0f), splat(-87.0f), bounded);
+    bounded = select16(nan, splat(0.0f), bounded);
+    f32x16 n = fma16(bounded, splat(1.44269504088896341f), splat(magic)) - magic;
+    f32x16 r = fma16(n, splat(-0.693359375f), bounded);
+    r = fma16(n, splat(2.12194440e-4f), r);
+    f32x16 p = splat(1.9875691500e-4f);
+    p = fma16(p, r, splat(1.3981999507e-3f));
+    p = fma16(p, r, splat(8.3334519073e-3f));
+    p = fma16(p, r, splat(4.1665795894e-2f));
+    p = fma16(p, r, splat(1.6666665459e-1f));
+    p = fma16(p, r, splat(5.0000001201e-1f));
+    p = fma16(p, r * r, r + 1.0f);
+    i32x16 exponent = (__builtin_convertvector(n, i32x16) + 127) << 23;
+    f32x16 result = p * (f32x16)exponent;
+    result = select16(x < splat(-87.0f), splat(0.0f), result);
+    return select16(nan, x, result);
+}
+
+#endif

@@ -1,0 +1,72 @@
+/* A model that writes on by itself: read a row, choose, read the chosen token, ... in one call. */
+#include "choose.h"
+#include "model.h"
+
+#include <stdlib.h>
+
+static int ends(int32_t token, const int32_t *end_ids, int32_t count) {
+    for (int i = 0; i < count; i++)
+        if (end_ids[i] == token) return 1;
+    return 0;
+}
+
+/* Where the next row stands. In a plain text it sees every slot up to its own; below the branches
+ * of a draft, the text and the `path` of its ancestors. */
+typedef struct {
+    int32_t token, position, slot, base, cache;
+    int32_t bounds[2];
+    int32_t *path;
+} Next;
+
+static Next after(const Batch *batch, int32_t *path) {
+    const int32_t last = batch->rows - 1, start = batch->extra_start[last];
+    Next next = {0, batch->positions[last], batch->slots[last], batch->base[last],
+                 batch->cache[last], {0, batch->extra_start[last + 1] - start}, path};
+    memcpy(path, batch->extra + start, sizeof(int32_t) * next.bounds[1]);
+    return next;
+}
+
+static void advance(Next *next) {
+    next->slot++;
+    next->position++;
+    if (next->bounds[1]) next->path[next->bounds[1]++] = next->slot;
+    else next->base++;
+}
+
+/* Reads `batch`, one text of which the last row is wanted, and up to `depth` - 1 tokens of its own
+ * after it. The last token written is not read. Returns how many tokens `written` holds;
+ * `*trouble` says why it stopped early, or is 0. */
+int32_t outrider_write(const Model *model, Pool *pool, int32_t threads, int32_t threads_for_one,
+                       const Batch *batch, const Sampler *sampler, uint64_t index, int32_t depth,
+                       const int32_t *end_ids, int32_t num_end_ids, int32_t *written,
+                       int32_t *trouble) {
+    static const int32_t zero = 0;
+    const int32_t behind = batch->extra_start[batch->rows];
+    float *desk = malloc(sizeof(float) * (3 * (int64_t)model->vocab + 64));
+    int32_t *path = malloc(sizeof(int32_t) * (behind + depth + 1));
+    int32_t count = 0;
+    *trouble = 1;
+    if (desk && path) {
+        Next next = after(batch, path);
+        Batch one = *batch;
+        one.rows = 1, one.given = NULL, one.want = &zero;
+        one.tokens = &next.token, one.positions = &next.position, one.slots = &next.slot;
+        one.base = &next.base, one.cache = &next.cache;
+        one.extra_start = next.bounds, one.extra = path;
+        *trouble = outrider_forward(model, pool, threads, batch);
+        while (!*trouble) {
+            next.token = outrider_choose(batch->logits, model->vocab, sampler, index + count, desk);
+            if (next.token < 0) {
+                *trouble = next.token;
+                break;
+            }
+            written[count++] = next.token;
+            if (count == depth || ends(next.token, end_ids, num_end_ids)) break;
+            advance(&next);
+            *trouble = outrider_forward(model, pool, threads_for_one, &one);
+        }
+    }
+    free(desk);
+    free(path);
+    return count;
+}

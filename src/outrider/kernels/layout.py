@@ -1,0 +1,103 @@
+"""The structures of `csrc/model.h` and `csrc/choose.h`, field by field."""
+
+import ctypes
+
+_I32, _I64, _F32, _F64 = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_double
+_U64, _ADDRESS = ctypes.c_uint64, ctypes.c_void_p
+
+
+class Matrix(ctypes.Structure):
+    """A packed matrix."""
+
+    _fields_ = [
+        ("kind", _I32),
+        ("outputs", _I32),
+        ("inputs", _I32),
+        ("panels", _I32),
+        ("quads", _I32),
+        ("data", _ADDRESS),
+        ("scale", _ADDRESS),
+        ("sum", _ADDRESS),
+        ("bias", _ADDRESS),
+    ]
+
+
+class Layer(ctypes.Structure):
+    """One layer of a decoder."""
+
+    _fields_ = [
+        ("qkv", Matrix),
+        ("output", Matrix),
+        ("gate_up", Matrix),
+        ("down", Matrix),
+        ("input_norm", _ADDRESS),
+        ("mlp_norm", _ADDRESS),
+        ("query_norm", _ADDRESS),
+        ("key_norm", _ADDRESS),
+        ("window", _I32),
+        ("rotary", _I32),
+    ]
+
+
+class Model(ctypes.Structure):
+    """A decoder."""
+
+    _fields_ = [
+        ("num_layers", _I32),
+        ("hidden", _I32),
+        ("inner", _I32),
+        ("heads", _I32),
+        ("kv_heads", _I32),
+        ("head_dim", _I32),
+        ("vocab", _I32),
+        ("activation", _I32),
+        ("embed_kind", _I32),
+        ("eps", _F32),
+        ("embed", _ADDRESS),
+        ("norm", _ADDRESS),
+        ("layers", ctypes.POINTER(Layer)),
+        ("head", Matrix),
+    ]
+
+
+class CacheLayout(ctypes.Structure):
+    """Keys and values of one text."""
+
+    _fields_ = [("keys", _ADDRESS), ("values", _ADDRESS), ("capacity", _I64)]
+
+
+class Batch(ctypes.Structure):
+    """Rows to read in one forward."""
+
+    _fields_ = [
+        ("rows", _I32),
+        ("wanted", _I32),
+        ("tokens", _ADDRESS),
+        ("positions", _ADDRESS),
+        ("slots", _ADDRESS),
+        ("cache", _ADDRESS),
+        ("base", _ADDRESS),
+        ("extra_start", _ADDRESS),
+        ("extra", _ADDRESS),
+        ("given", _ADDRESS),
+        ("want", _ADDRESS),
+        ("caches", _ADDRESS),
+        ("cos", _ADDRESS),
+        ("sin", _ADDRESS),
+        ("logits", _ADDRESS),
+        ("hidden", _ADDRESS),
+        ("logits_stride", _I64),
+    ]
+
+
+class SamplerLayout(ctypes.Structure):
+    """How one request chooses."""
+
+    _fields_ = [
+        ("temperature", _F32),
+        ("top_k", _I32),
+        ("top_p", _F64),
+        ("min_p", _F64),
+        ("seed", _U64),
+        ("sample", _U64),
+    ]

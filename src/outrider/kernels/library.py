@@ -1,0 +1,74 @@
+"""The loaded kernels, and the threads they run on."""
+
+import ctypes
+import os
+from functools import lru_cache
+
+from outrider.kernels.compile import KernelBuildError, shared_library
+from outrider.kernels.layout import Batch, Model, SamplerLayout
+
+_SWITCH = "OUTRIDER_KERNELS"
+"""Set to `off`, everything runs without compiled kernels."""
+
+
+@lru_cache(maxsize=1)
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    if os.environ.get(_SWITCH, "").lower() in ("off", "0", "no"):
+        return None, f"{_SWITCH} is off"
+    try:
+        loaded = ctypes.CDLL(str(shared_library()))
+    except (KernelBuildError, OSError) as error:
+        return None, str(error)
+    _declare(loaded)
+    return loaded, ""
+
+
+def library() -> ctypes.CDLL | None:
+    """The kernels, compiled at the first call; None where that is not possible."""
+    return _load()[0]
+
+
+def available() -> bool:
+    """Whether there are kernels."""
+    return library() is not None
+
+
+def reason_missing() -> str:
+    """Why there are none, in a few words; empty where there are."""
+    return _load()[1]
+
+
+def cores() -> int:
+    """Processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def pool() -> ctypes.c_void_p:
+    """The process's own threads for the kernels: one for each processor."""
+    loaded = library()
+    assert loaded is not None
+    return ctypes.c_void_p(loaded.outrider_pool_new(cores()))
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork; the child makes its own
+    os.register_at_fork(after_in_child=pool.cache_clear)
+
+
+def _declare(loaded: ctypes.CDLL) -> None:
+    """Types of arguments; arrays are passed as addresses."""
+    address, i32, u64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint64
+    model, batch, sampler = (ctypes.POINTER(kind) for kind in (Model, Batch, SamplerLayout))
+    loaded.outrider_pool_new.argtypes = [i32]
+    loaded.outrider_pool_new.restype = address
+    loaded.outrider_pool_free.argtypes = [address]
+    loaded.outrider_pool_free.restype = None
+    loaded.outrider_forward.argtypes = [model, address, i32, batch]
+    loaded.outrider_forward.restype = i32
+    loaded.outrider_choose.argtypes = [address, i32, sampler, u64, address]
+    loaded.outrider_choose.restype = i32
+    writing = [model, address, i32, i32, batch, sampler, u64, i32, address, i32, address, address]
+    loaded.outrider_write.argtypes = writing
+    loaded.outrider_write.restype = i32

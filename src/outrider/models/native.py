@@ -1,0 +1,250 @@
+"""Llama-shaped checkpoints on the CPU, through the compiled kernels: one call a forward.
+
+The layers, the attention and the head run in C (`kernels/csrc`), in int8 or float32. Each row is
+computed as if it were alone, bit for bit, so a text does not depend on how it was drafted, in
+whatever precision.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.errors import CheckpointError
+from outrider.kernels import library, pool
+from outrider.models.cache import Feed, start_caches
+from outrider.models.checkpoint import Checkpoint, load_tensors, open_checkpoint
+from outrider.models.decoder_config import DecoderConfig, read_config
+from outrider.models.decoder_weights import (
+    EMBED,
+    HEAD,
+    NORM,
+    Linear,
+    check_tensors,
+    load_layer,
+    parameter_count,
+)
+from outrider.models.defaults import end_ids, recommended
+from outrider.models.kv_cache import CacheLayout
+from outrider.models.native_batch import RowArrays
+from outrider.models.native_cache import NativeCache
+from outrider.models.packed import LANES, PackedModel, Packer
+from outrider.models.rope import RotaryTable
+from outrider.models.threads import Threads
+from outrider.protocols import Cache, Segment
+from outrider.types import IntArray, Prompt, Rows
+
+_FEW = 64
+"""Rows for which the arrays are kept; a prefill makes its own."""
+
+
+@dataclass(slots=True, kw_only=True)
+class NativeParts:
+    """What a checkpoint is packed into."""
+
+    packed: PackedModel
+    embed: Float[Tensor, "vocab hidden"]
+    num_parameters: int
+
+
+class NativeDecoder:
+    """A `LanguageModel` like `Decoder`, in int8 or float32, on the CPU.
+
+    Attributes:
+        name: how errors and reports call it.
+        config: its shape.
+        fingerprint: changes when the weights or their precision change.
+        end_ids: tokens that end a text.
+        generation_defaults: what generation_config.json recommends, as found.
+        dtype: `torch.int8` or `torch.float32`: of the weights. Cache and logits are float32.
+        device: the CPU.
+        threads: how many threads share a forward, by its number of rows.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: DecoderConfig,
+        parts: NativeParts,
+        dtype: torch.dtype,
+        *,
+        name: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.name = name or checkpoint.path.resolve().name
+        self.config = config
+        self.dtype, self.device = dtype, torch.device("cpu")
+        suffix = "-int8" if dtype == torch.int8 else ""
+        self.fingerprint = checkpoint.fingerprint + suffix
+        self.end_ids = end_ids(checkpoint.generation, checkpoint.config)
+        self.generation_defaults = recommended(checkpoint.generation)
+        self.num_parameters = parts.num_parameters
+        self._parts = parts
+        self._rotary = RotaryTable(config.rope, torch.float32, self.device)
+        self._layout = CacheLayout(
+            num_layers=config.num_layers,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            context_length=config.context_length,
+            dtype=torch.float32,
+            device=self.device,
+        )
+        self._model = ctypes.byref(parts.packed.layout)
+        self._stride = parts.packed.layout.head.panels * LANES
+        self._rows = RowArrays(_FEW)
+        self._lock = Lock()
+        self.threads = Threads.fixed(1)
+        self.threads = Threads.fixed(threads) if threads else Threads.measured(self)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | Checkpoint,
+        *,
+        dtype: torch.dtype = torch.int8,
+        name: str | None = None,
+        threads: int | None = None,
+    ) -> "NativeDecoder":
+        """Load the folder at `path`, a layer at a time.
+
+        Args:
+            path: the folder, or an opened checkpoint.
+            dtype: `torch.int8` or `torch.float32`.
+            name: how errors and reports call it.
+            threads: threads for every forward; None measures what is best.
+
+        Raises:
+            UnsupportedCheckpointError: an architecture that `Decoder` does not run either.
+            CheckpointError: the folder is missing, damaged or holds other tensors; or there are
+                no kernels.
+        """
+        from outrider.kernels import reason_missing
+
+        if library() is None:
+            raise CheckpointError(
+                f"the compiled kernels are missing: {reason_missing()}",
+                hint="Install a C compiler, or use --dtype float32",
+            )
+        checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
+        config = read_config(checkpoint.config)
+        parts = pack_checkpoint(checkpoint, config, dtype)
+        return cls(checkpoint, config, parts, dtype, name=name, threads=threads)
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+        return self.config.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens it can read."""
+        return self.config.context_length
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of cache one token takes."""
+        return self._layout.bytes_per_token
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one forward reads."""
+        return self._parts.packed.weight_bytes
+
+    def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
+        """The rows it reads for these ids."""
+        ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64))
+        return F.embedding(ids, self._parts.embed).float()
+
+    def start(
+        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
+    ) -> list[NativeCache]:
+        """One cache a prompt, all but its last token read. Raises `ContextError`."""
+        old = None if reuse is None else [self._own(cache) for cache in reuse]
+        return start_caches(self, prompts, old, lambda: NativeCache(self._layout))
+
+    def _own(self, cache: Cache | None) -> NativeCache | None:
+        """`cache` if this very model filled it."""
+        if isinstance(cache, NativeCache) and cache.layout is self._layout:
+            return cache
+        return None
+
+    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
+        """Read the segments in one pass; `hidden` is the final normed state of the rows wanted.
+
+        Raises:
+            ContextError: a token would stand beyond the context window.
+        """
+        if not segments:
+            return []
+        caches = [segment.cache for segment in segments]
+        feeds = [s.cache.feed(s, rows) for s, rows in zip(segments, want, strict=True)]
+        with self._lock:
+            return self._run(feeds, caches)
+
+    def _run(self, feeds: Sequence[Feed], caches: Sequence[NativeCache]) -> list[Rows]:
+        rows = sum(len(feed.tokens) for feed in feeds)
+        wanted = sum(len(feed.take) for feed in feeds)
+        logits = torch.empty(wanted, self._stride)
+        hidden = torch.empty(wanted, self.config.hidden_size)
+        if rows:
+            arrays = self._rows if max(rows, wanted) <= _FEW else RowArrays(max(rows, wanted))
+            self._prepare(arrays, feeds, caches)
+            arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), hidden.data_ptr()
+            self._call(arrays, rows)
+        if self._stride != self.vocab_size:
+            logits = logits[:, : self.vocab_size]
+        if len(feeds) == 1:
+            return [Rows(logits, hidden)]
+        counts = [len(feed.take) for feed in feeds]
+        split = zip(logits.split(counts), hidden.split(counts), strict=True)
+        return [Rows(own_logits, own_hidden) for own_logits, own_hidden in split]
+
+    def _prepare(
+        self, arrays: RowArrays, feeds: Sequence[Feed], caches: Sequence[NativeCache]
+    ) -> None:
+        """Make room in the caches and write the rows into `arrays`."""
+        end = 0
+        for feed, cache in zip(feeds, caches, strict=True):
+            cache.reserve(feed.start, feed.end)
+            end = max(end, feed.end)
+        arrays.fill(feeds, caches)
+        arrays.batch.logits_stride = self._stride
+        arrays.batch.cos, arrays.batch.sin = self._rotary.addresses(end)
+
+    def _call(self, arrays: RowArrays, rows: int) -> None:
+        loaded: Any = library()
+        batch = ctypes.byref(arrays.batch)
+        if loaded.outrider_forward(self._model, pool(), self.threads.of(rows), batch):
+            raise MemoryError(f"no memory for a forward of {rows} rows of {self.name}")
+
+
+def pack_checkpoint(
+    checkpoint: Checkpoint, config: DecoderConfig, dtype: torch.dtype
+) -> NativeParts:
+    """Read and pack the weights, a layer at a time. Raises `CheckpointError`."""
+    check_tensors(checkpoint, config)
+    names = [name for name in (EMBED, NORM, HEAD) if name in checkpoint.tensors]
+    brief = dtype == torch.int8 and checkpoint.tensors[names[0]].dtype == "BF16"
+    kind = torch.bfloat16 if brief else torch.float32
+    outer = load_tensors(checkpoint, names, kind, "cpu")
+    embed = outer.get(EMBED, outer.get(HEAD))
+    head = outer.get(HEAD, embed)
+    assert embed is not None and head is not None  # check_tensors saw one of the two
+    packer = Packer(config, dtype)
+    layers = [
+        packer.layer(i, load_layer(checkpoint, config, i, torch.float32, torch.device("cpu")))
+        for i in range(config.num_layers)
+    ]
+    packed = packer.model(embed, outer[NORM], Linear(head), layers)
+    tied = config.tied and torch.equal(embed, head)
+    return NativeParts(
+        packed=packed, embed=embed, num_parameters=parameter_count(config, tied=tied)
+    )

@@ -1,0 +1,119 @@
+"""What int8 costs a model: the expected rise of its loss on text of its own.
+
+The float32 model writes a sample; at each position the Kullback-Leibler divergence from its
+distribution to the int8 one is exactly how much worse int8 predicts what float32 would write. No
+text from outside is needed, and the result is kept on disk by the model's fingerprint.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from outrider.kernels.compile import cache_folder
+from outrider.models.checkpoint import Checkpoint
+from outrider.models.native import NativeDecoder
+from outrider.protocols import Segment
+from outrider.types import NO_IDS, Prompt, as_ids
+
+MOST_LOSS_RISE = 0.01
+"""Int8 is taken by itself where the loss rises by less than this share."""
+
+MOST_BYTES = 4 << 30
+"""Models whose float32 weights take more are not checked: it would take minutes."""
+
+_LENGTH = 256
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """Int8 against float32 on `tokens` positions of the model's own text.
+
+    Attributes:
+        loss: mean entropy of the float32 model, nats a token.
+        rise: mean divergence to int8, nats a token.
+        agreement: share of positions with the same best token.
+    """
+
+    loss: float
+    rise: float
+    agreement: float
+    tokens: int
+
+    @property
+    def share(self) -> float:
+        """Rise of the loss as a share of it."""
+        return self.rise / self.loss if self.loss > 0 else float(self.rise > 0)
+
+    @property
+    def good(self) -> bool:
+        """Whether int8 will do unasked."""
+        return self.share < MOST_LOSS_RISE
+
+
+def checkable(checkpoint: Checkpoint) -> bool:
+    """Whether the model is small enough to be checked while it loads."""
+    return checkpoint.num_parameters * 4 <= MOST_BYTES
+
+
+def int8_quality(checkpoint: Checkpoint) -> Quality:
+    """Measured now, or read from the cache."""
+    file = cache_folder() / "quality" / f"{checkpoint.fingerprint}-{_VERSION}.json"
+    if (known := _read(file)) is not None:
+        return known
+    exact = NativeDecoder.load(checkpoint, dtype=torch.float32, threads=1)
+    brief = NativeDecoder.load(checkpoint, dtype=torch.int8, threads=1)
+    quality = compare(exact, brief)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(asdict(quality)), encoding="utf-8")
+    except OSError:  # a cache that can not be written costs the check next time
+        pass
+    return quality
+
+
+def compare(exact: NativeDecoder, brief: NativeDecoder, length: int = _LENGTH) -> Quality:
+    """`brief` against `exact` on a sample of `length` tokens that `exact` writes."""
+    ids = _sample(exact, min(length, exact.context_length - 1))
+    logp, logq = (_log_probabilities(model, ids) for model in (exact, brief))
+    p = logp.exp()
+    return Quality(
+        loss=float(-(p * logp).sum(-1).mean()),
+        rise=float((p * (logp - logq)).sum(-1).mean()),
+        agreement=float((logp.argmax(-1) == logq.argmax(-1)).double().mean()),
+        tokens=len(ids),
+    )
+
+
+def _read(file: Path) -> Quality | None:
+    try:
+        return Quality(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _sample(model: NativeDecoder, length: int) -> list[int]:
+    """A text that the model writes at temperature 1, from a random first token."""
+    generator = torch.Generator().manual_seed(0)
+    first = int(torch.randint(model.vocab_size, (1,), generator=generator))
+    [cache] = model.start([Prompt(token_ids=(first,))])
+    ids = [first]
+    while len(ids) < length:
+        [rows] = model.forward([Segment(cache, NO_IDS)], [as_ids([-1])])
+        chances = rows.logits[0].softmax(-1).nan_to_num(0.0)
+        if not bool(chances.sum() > 0):
+            break
+        token = int(torch.multinomial(chances, 1, generator=generator))
+        cache.commit([token])
+        ids.append(token)
+    return ids
+
+
+def _log_probabilities(model: NativeDecoder, ids: list[int]) -> torch.Tensor:
+    """`[tokens, vocab]`, what follows each token of the text."""
+    [cache] = model.start([Prompt(token_ids=(ids[0],))])
+    want = as_ids([-1, *range(len(ids) - 1)])
+    [rows] = model.forward([Segment(cache, as_ids(ids[1:]))], [want])
+    return rows.logits.double().log_softmax(-1)
