@@ -51,7 +51,8 @@ def uniform(key: int) -> float:
     return ((_finalise((key + _GOLDEN) & _MASK) >> 12) + 0.5) * 2.0**-52
 
 
-def _signed(x: int) -> int:
+def signed(x: int) -> int:
+    """A 64-bit number as tensors hold it."""
     return x - (1 << 64) if x >= 1 << 63 else x
 
 
@@ -60,15 +61,19 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def uniforms(key: int, token_ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Float64 numbers in (0, 1), one for each token id."""
-    x = token_ids * _signed(_GOLDEN) + _signed(key)
-    x = (x ^ _shift(x, 30)) * _signed(_MIX1)
-    x = (x ^ _shift(x, 27)) * _signed(_MIX2)
+def uniforms(
+    key: int | Int[Tensor, "*#ids"], token_ids: Int[Tensor, "*ids"]
+) -> Float[Tensor, "*ids"]:
+    """Float64 numbers in (0, 1), one for each token id; `signed` keys may come as a tensor."""
+    x = token_ids * signed(_GOLDEN) + (signed(key) if isinstance(key, int) else key)
+    x = (x ^ _shift(x, 30)) * signed(_MIX1)
+    x = (x ^ _shift(x, 27)) * signed(_MIX2)
     x = x ^ _shift(x, 31)
     return (_shift(x, 12).to(torch.float64) + 0.5) * 2.0**-52
 
 
-def gumbel(key: int, token_ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+def gumbel(
+    key: int | Int[Tensor, "*#ids"], token_ids: Int[Tensor, "*ids"]
+) -> Float[Tensor, "*ids"]:
     """Standard Gumbel noise, one number for each token id; argmax(log p + noise) draws from p."""
     return -torch.log(-torch.log(uniforms(key, token_ids)))

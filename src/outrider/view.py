@@ -4,14 +4,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
 from outrider.errors import LogitsError
 from outrider.noise import Purpose
 from outrider.sampling import NOT_FINITE, NOTHING_ALLOWED, Sampler
-from outrider.tree import path_to
-from outrider.types import Counters, Draft, Rows
+from outrider.tree import depths, path_to
+from outrider.types import Counters, Draft, RowChooser, Rows
 from outrider.warps import Support
 
 _HINTS = {
@@ -62,10 +63,18 @@ class View:
 
     def choose(self, node: int) -> int:
         """The verifier's own choice after `node`. Raises `LogitsError` naming the model."""
+        if self.rows.chooser is not None and not self._choices:
+            self._choices = self._choose_ahead(self.rows.chooser)
         if node not in self._choices:
             support = self._support(node)
             self._choices[node] = self.sampler.draw(support, self.index(node), Purpose.CHOICE)
         return self._choices[node]
+
+    def _choose_ahead(self, chooser: RowChooser) -> dict[int, int]:
+        """What the model can choose itself, for all nodes at once: one wait for its device."""
+        depth = np.concatenate(([0], depths(self.draft.parents) + 1))
+        chosen = chooser(self.sampler, len(self.generated) + depth)
+        return {} if chosen is None else {i - 1: int(t) for i, t in enumerate(chosen) if t >= 0}
 
     def law(self, node: int) -> Float[Tensor, " vocab"]:
         """The verifier's warped distribution after `node`, float64 on the CPU."""

@@ -1,0 +1,173 @@
+"""A plain sampler's choices, made where the logits are: what `Sampler.choose` says, for many rows.
+
+Shapes depend on the recipe alone, never on a value. Where that leaves a row undecided, such as a
+nucleus wider than the candidates looked at, the answer is `UNDECIDED` and the host decides.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from outrider.noise import Purpose, gumbel, signed, stream_key
+from outrider.sampling import Sampler, SamplingParams
+from outrider.types import IntArray
+
+UNDECIDED = -1
+"""Instead of a token: the logits hold NaN, or the row needs more than a fixed shape can tell."""
+
+_CANDIDATES = 256
+"""Best tokens looked at for top-k and top-p."""
+_MOST_CANDIDATES = 2048
+"""Small enough for the sorts that can be captured."""
+
+FloatArray = NDArray[np.float64]
+
+_HANDLED = {"temperature", "top_k", "top_p", "min_p", "seed", "min_new_tokens"}
+_NO_MATTER = {
+    *("stop", "stop_token_ids", "ignore_eos", "max_new_tokens"),
+    *("logprobs", "stopping_criteria"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What shapes the work of choosing. Values that only weigh are inputs: see `weights`.
+
+    Attributes:
+        sampled: with noise; without, the best token is taken and nothing else counts.
+        top_k: as in `SamplingParams`; 0 keeps all.
+        nucleus: whether top-p cuts.
+        floor: whether min-p cuts.
+    """
+
+    sampled: bool = False
+    top_k: int = 0
+    nucleus: bool = False
+    floor: bool = False
+
+    @property
+    def candidates(self) -> int | None:
+        """How many of the best tokens are looked at; None for all."""
+        if not self.top_k and not self.nucleus:
+            return None
+        return max(_CANDIDATES, 2 * self.top_k)
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """One sampler as the device runs it."""
+
+    sampler: Sampler
+
+    @property
+    def recipe(self) -> Recipe:
+        """Its shape."""
+        p = self.sampler.params
+        if p.temperature == 0:
+            return Recipe()
+        return Recipe(True, p.top_k, p.top_p < 1.0, p.min_p > 0.0)
+
+    @cached_property
+    def weights(self) -> FloatArray:
+        """`[3]` float64: temperature, top-p, logarithm of min-p."""
+        p = self.sampler.params
+        floor = math.log(p.min_p) if p.min_p else -math.inf
+        return np.array([p.temperature or 1.0, p.top_p, floor])
+
+    def keys(self, indices: Sequence[int] | IntArray) -> IntArray:
+        """The streams of the tokens with these generated indices."""
+        seed, sample = self.sampler.seed, self.sampler.sample
+        found = [stream_key(seed, sample, int(index), Purpose.CHOICE) for index in indices]
+        return np.array([signed(key) for key in found], dtype=np.int64)
+
+
+def chooser_for(sampler: Sampler, first_index: int) -> Chooser | None:
+    """How the device chooses for `sampler` from generated index `first_index` on.
+
+    None when it does anything that is not known here: penalties, biases, bans, forced tokens,
+    processors, typical-p, or an option of a later day.
+    """
+    p = sampler.params
+    if type(sampler) is not Sampler or type(p) is not SamplingParams:
+        return None
+    known = _HANDLED | _NO_MATTER
+    plain = all(getattr(p, f.name) == _default(f.name) for f in fields(p) if f.name not in known)
+    held_back = first_index < p.min_new_tokens and bool(sampler.end_ids)
+    wide = 2 * p.top_k > _MOST_CANDIDATES
+    return None if not plain or held_back or wide else Chooser(sampler)
+
+
+def _default(name: str) -> object:
+    return getattr(_DEFAULTS, name)
+
+
+_DEFAULTS = SamplingParams()
+
+
+def choose(
+    recipe: Recipe,
+    logits: Float[Tensor, "rows vocab"],
+    keys: Int[Tensor, " rows"],
+    weights: Float[Tensor, "3"],
+) -> Int[Tensor, " rows"]:
+    """The choice after each row, or `UNDECIDED`."""
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    usable = scores.amax(dim=-1).isfinite()  # NaN wins every comparison
+    if not recipe.sampled:
+        return torch.where(usable, scores.argmax(dim=-1), UNDECIDED)
+    temperature, mass, floor = weights
+    scores = scores / temperature.to(scores.dtype)
+    ids, kept_scores, sure = _support(recipe, scores, mass)
+    if recipe.floor:
+        lowest = kept_scores.amax(dim=-1, keepdim=True) + floor.to(scores.dtype)
+        kept_scores = kept_scores.masked_fill(kept_scores < lowest, -torch.inf)
+    noisy = kept_scores.double() + gumbel(keys[:, None], ids)
+    choice = ids.gather(-1, noisy.argmax(dim=-1, keepdim=True))[:, 0]
+    return torch.where(usable & sure, choice, UNDECIDED)
+
+
+def _support(recipe: Recipe, scores: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`ids` and scores `[rows, candidates]`, -inf where they are out, and which rows are sure."""
+    rows, vocab = scores.shape
+    if recipe.candidates is None:
+        ids = torch.arange(vocab, device=scores.device).expand(rows, vocab)
+        return ids, scores, torch.ones(rows, dtype=torch.bool, device=scores.device)
+    ids, best = _best(scores, min(recipe.candidates, vocab))
+    inside, total = best > -torch.inf, scores
+    # no token beyond the candidates is better than the last of them, but it may be as good
+    last = (best == best[:, -1:]) & (len(best[0]) < vocab) & inside
+    if 0 < recipe.top_k < vocab:
+        inside = inside & (best >= best[:, recipe.top_k - 1 : recipe.top_k])
+        total = best.masked_fill(~inside, -torch.inf)
+        last = last & inside
+    if recipe.nucleus:
+        nucleus = inside & _nucleus(best, total, mass)
+        last = last & (inside if 0 < recipe.top_k < vocab else nucleus)
+        inside = nucleus
+    return ids, best.masked_fill(~inside, -torch.inf), ~last.any(dim=-1)
+
+
+def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` best tokens, best first and of equals the lowest id first, and their scores."""
+    ids = scores.topk(count, dim=-1).indices.sort(dim=-1).values
+    best, order = scores.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+    return ids.gather(-1, order), best
+
+
+def _nucleus(best: Tensor, total: Tensor, mass: Tensor) -> Tensor:
+    """Which of `best` make up the smallest set with `mass` of what `total` holds."""
+    wide = total.double()
+    top = wide.amax(dim=-1, keepdim=True)
+    norm = (wide - top).exp().sum(dim=-1, keepdim=True)
+    probs = (best.double() - top).exp() / norm
+    before = probs.cumsum(dim=-1) - probs
+    inside = before < mass
+    inside[:, :1].fill_(True)
+    return inside
