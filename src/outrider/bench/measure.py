@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from outrider.bench.memory import peak_bytes, reset_peak
 from outrider.bench.rival import OpenRival
@@ -101,6 +101,7 @@ class Place:
     repeat: int = 0
 
 
+@runtime_checkable
 class System(Protocol):
     """Whatever writes texts in a bench: a strategy of ours, or a rival."""
 

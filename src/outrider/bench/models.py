@@ -142,16 +142,16 @@ def open_models(settings: Models, tiers: Mapping[str, Tier]) -> OpenModels:
     """Load every tier once."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    models = {
-        name: load_model(tier.folder, name=name, dtype=settings.dtype, device=settings.device)
-        for name, tier in tiers.items()
+    options = {
+        "dtype": settings.dtype,
+        "device": settings.device,
+        "threads": settings.threads,
     }
-    ran = {name: replace(tier, dtype=_dtype_of(models[name], tier)) for name, tier in tiers.items()}
-    counted = {name: replace(t, weight_bytes=_weight_bytes(t)) for name, t in ran.items()}
+    models = {name: load_model(tier.folder, name=name, **options) for name, tier in tiers.items()}
     known = families_folder() / settings.target / "calibration.json"
     return OpenModels(
         settings=settings,
-        tiers=counted,
+        tiers={name: _as_loaded(tier, models[name]) for name, tier in tiers.items()},
         models=models,
         tokenizer=tokenizer_for(tiers["target"].folder),
         calibration=known if known.is_file() else None,
@@ -166,8 +166,13 @@ def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
     return numbers * _BYTES.get(dtype, 4)
 
 
-def _weight_bytes(tier: Tier) -> int:
-    return weight_bytes(open_checkpoint(tier.folder), tier.dtype)
+def _as_loaded(tier: Tier, model: Any) -> Tier:
+    """With the dtype that the model turned out to have, and what it reads by its own account."""
+    dtype = str(getattr(model, "dtype", tier.dtype)).removeprefix("torch.")
+    own = getattr(model, "weight_bytes", None)
+    return replace(
+        tier, dtype=dtype, weight_bytes=own or weight_bytes(open_checkpoint(tier.folder), dtype)
+    )
 
 
 def _named(source: str | Path) -> str:
@@ -212,9 +217,3 @@ def _tier(name: str, source: str | Path, folder: Path, settings: Models) -> Tier
         fingerprint=checkpoint.fingerprint,
         dtype=settings.dtype,
     )
-
-
-def _dtype_of(model: LanguageModel, tier: Tier) -> str:
-    """What a model says it computes in, else what was asked for."""
-    own = getattr(model, "dtype", None)
-    return tier.dtype if own is None else str(own).removeprefix("torch.")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class RivalText:
     seconds: float
 
 
+@runtime_checkable
 class OpenRival(Protocol):
     """A rival with its models in memory. Each call starts from an empty cache."""
 
@@ -50,6 +51,7 @@ class OpenRival(Protocol):
         ...
 
 
+@runtime_checkable
 class Rival(Protocol):
     """One system in one setting."""
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import sleep
-from typing import Any
+from typing import Any, TypeVar
 
 from outrider.bench.identity import Mismatch, compare
 from outrider.bench.journal import Journal
@@ -19,6 +19,7 @@ from outrider.engine.prompts import read_prompt
 from outrider.errors import OptionError, OutriderError
 from outrider.types import Exactness
 
+Writer = TypeVar("Writer")
 Progress = Callable[[int, int, str], None]
 """`(done, total, what runs now)`."""
 
@@ -152,8 +153,8 @@ class Bench:
 
 
 def order_of(
-    systems: Sequence[System], places: Sequence[Place], repeats: int
-) -> Iterator[tuple[System, Place]]:
+    systems: Sequence[Writer], places: Sequence[Place], repeats: int
+) -> Iterator[tuple[Writer, Place]]:
     """A B A B: every system on a prompt before the next prompt, each time another one first."""
     for repeat in range(repeats):
         for number, place in enumerate(places):

@@ -86,5 +86,5 @@ def tier_costs(
 
 
 def used_threads(asked: int | None) -> int:
-    """CPU threads of a run."""
+    """CPU threads of a run: what every system may use. Ours may find fewer to be faster."""
     return asked or torch.get_num_threads()

@@ -1,6 +1,5 @@
 """What is decoded: the workloads that ship, and JSON lines of anyone's prompts."""
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,25 +86,25 @@ def _file_tasks(file: Path) -> list[Task]:
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Line numbers, from 1, and lines. Raises for what is no text."""
     try:
-        with file.open("rb") as raw:
-            stream: Any = _decompressed(raw) if file.suffix == ".zst" else raw
-            yield from enumerate(io.TextIOWrapper(stream, encoding="utf-8"), start=1)
+        data = file.read_bytes()
+        text = (_decompressed(data, file) if file.suffix == ".zst" else data).decode("utf-8")
     except UnicodeDecodeError:
         raise OptionError(f"{file} is not text in UTF-8", hint="Give JSON lines") from None
     except OSError as error:
         raise OptionError(f"{file} can not be read: {error.strerror}") from None
+    yield from enumerate(text.split("\n"), start=1)
 
 
-def _decompressed(raw: io.BufferedReader) -> io.BytesIO:
+def _decompressed(data: bytes, file: Path) -> bytes:
     try:
         import zstandard
     except ImportError:
         raise MissingExtraError("zstandard", "bench") from None
     try:
-        return io.BytesIO(zstandard.ZstdDecompressor().stream_reader(raw).read())
+        return zstandard.ZstdDecompressor().stream_reader(data).read()
     except zstandard.ZstdError:
         raise OptionError(
-            f"{raw.name} is not compressed with zstd", hint="Drop .zst from its name"
+            f"{file} is not compressed with zstd", hint="Drop .zst from its name"
         ) from None
 
 

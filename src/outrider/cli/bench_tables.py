@@ -41,10 +41,11 @@ def remarks(summary: Figures) -> Iterator[str]:
     """What the figures need to be understood."""
     strategies = summary["workloads"]["all"]["systems"].values()
     yield (
-        "tok/s: tokens per second, prompt included, median. speedup: against undrafted in this run, geometric mean "
-        "over prompts with its 95 % interval; decode: the same for the time after the prompt. "
-        "TTFT, TPOT: time to the first token, and for each after it. accept: accepted of drafted "
-        "tokens. tok/fwd: tokens per target forward. loops: tokens inside repeated 8-grams, which flatter lookups."
+        "tok/s: tokens per second, prompt included, median. speedup: against undrafted in this "
+        "run, geometric mean over prompts with its 95 % interval; decode: the same for the time "
+        "after the prompt. TTFT, TPOT: time to the first token, and for each after it. accept: "
+        "accepted of drafted tokens. tok/fwd: tokens per target forward. loops: tokens inside "
+        "repeated 8-grams, which flatter lookups."
     )
     if _is_lossy(summary["workloads"]["all"]):
         yield f"changed: {CAVEAT}."

@@ -1,0 +1,70 @@
+"""Rivals made of our own engine, so that what they write is known."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import outrider
+from outrider.bench.rival import RivalText
+from outrider.errors import CheckpointError
+
+
+@dataclass
+class OwnEngine:
+    """Undrafted decoding, or with `spoil` the same with one token changed."""
+
+    name: str = "own"
+    precision: str = "float32"
+    method: str = "plain"
+    spoil: int | None = None
+    install: str | None = None
+    refuses: bool = False
+    opened: list[tuple[Path, Path | None, int, str]] = field(default_factory=list)
+    closed: int = 0
+
+    def available(self) -> str | None:
+        return self.install
+
+    @contextmanager
+    def open(
+        self, target: Path, draft: Path | None, *, threads: int, dtype: str
+    ) -> Iterator["OpenEngine"]:
+        if self.refuses:
+            raise CheckpointError("own can not run this")
+        self.opened.append((target, draft, threads, dtype))
+        yield OpenEngine(outrider.load(target, mode="none", dtype="float32", threads=1), self.spoil)
+        self.closed += 1
+
+
+@dataclass
+class OpenEngine:
+    generator: outrider.Generator
+    spoil: int | None
+
+    def generate(
+        self,
+        token_ids: Sequence[int],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        seed: int,
+        ignore_eos: bool = False,
+    ) -> RivalText:
+        begun = perf_counter()
+        self.generator.reset()
+        result = self.generator.generate(
+            list(token_ids),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            ignore_eos=ignore_eos,
+        )
+        ids = list(result.token_ids)
+        if self.spoil is not None and len(ids) > self.spoil:
+            ids[self.spoil] = (ids[self.spoil] + 1) % 1000
+        first = result.token_times[0] - begun
+        return RivalText(tuple(ids), first, perf_counter() - begun)
