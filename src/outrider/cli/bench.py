@@ -1,5 +1,6 @@
 """`outrider bench`: how fast, on this machine, against what."""
 
+import difflib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,9 +39,15 @@ class _FullByDefault(TyperGroup):
     """A group whose first word may be a model instead of a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+        known = [*self.commands, "-h", "--help"]
+        if not args or (args[0] not in known and not self._misspelt(args[0])):
             args = [FULL, *args]
         return super().parse_args(ctx, args)
+
+    def _misspelt(self, word: str) -> bool:
+        """Whether it is nearly a command, and neither an option nor a folder."""
+        close = difflib.get_close_matches(word, self.commands, n=1, cutoff=0.7)
+        return bool(close) and not word.startswith("-") and not Path(word).exists()
 
 
 bench = typer.Typer(
@@ -157,7 +164,8 @@ def _measured(job: Any, screen: Screen) -> "Measured":
     """The run, behind a progress bar on standard error."""
     from rich.progress import Progress
 
-    with Progress(console=screen.err, transient=True) as bar:
+    hidden = not screen.err.is_terminal
+    with Progress(console=screen.err, transient=True, disable=hidden) as bar:
         task = bar.add_task("checking")
 
         def tell(done: int, total: int, what: str) -> None:

@@ -25,7 +25,7 @@ def show(summary: Figures, screen: Screen) -> None:
         screen.table("Latency, and where the time after the prompt goes", split)
     depth = [r for n, f in everything["systems"].items() if (r := _depth_row(n, f))]
     if depth:
-        screen.table("Accepted of drafted tokens, by position", _even(depth))
+        screen.table("Acceptance by position", _even(depth))
     if summary["costs"]:
         screen.table(
             "One forward over n rows, behind 200 tokens", [cost_row(c) for c in costs_of(summary)]
