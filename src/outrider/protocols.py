@@ -133,6 +133,28 @@ class LanguageModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Writer(Protocol):
+    """A model that can also write a chain of its own in one go: compiled, or on its device."""
+
+    def write(
+        self,
+        segments: Sequence[Segment],
+        samplers: Sequence[Sampler],
+        generated: Sequence[Sequence[int]],
+        depths: Sequence[int],
+    ) -> list[IntArray] | None:
+        """Continue each cache by up to `depths[i]` tokens, as the samplers choose them.
+
+        Segment i ends with the row that the first of them follows; `generated[i]` were written
+        before it. The rows of all but the last token are read and noted in the cache, as a loop of
+        forwards would. Nothing follows an end token. An array that ends sooner, without one, says
+        that the logits after it were unusable. None, with nothing done, where a sampler does more
+        than the model knows.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class Request:
     """One request as every tier sees it. `output` is grown by the outermost loop alone."""

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider import kernels
 from outrider.errors import LogitsError, OptionError, reject_unknown
 from outrider.noise import Purpose, gumbel, stream_key, uniform
 from outrider.types import IntArray
@@ -116,6 +117,7 @@ class SamplingParams:
 
 NOT_FINITE = "logits hold NaN or +inf"
 NOTHING_ALLOWED = "no token is allowed"
+_TROUBLE = {kernels.NOT_FINITE: NOT_FINITE, kernels.NOTHING_ALLOWED: NOTHING_ALLOWED}
 
 _INF = float("inf")
 
@@ -215,6 +217,51 @@ class Sampler:
             or params.frequency_penalty != 0.0
             or bool(params.logits_processors)
         )
+        p = params
+        self._reads_scores = bool(p.logit_bias or p.banned_tokens or p.forced_tokens)
+        self._kernel: kernels.PlainSampler | None = None
+
+    def plain(self, index: int) -> bool:
+        """Whether the choice at generated index `index` follows from its scores by temperature,
+        top-k, top-p and min-p alone; short cuts know these."""
+        p = self.params
+        return not (
+            self._reads_text
+            or self._reads_scores
+            or index < p.min_new_tokens
+            or p.typical_p < 1.0
+        )
+
+    @property
+    def kernel(self) -> kernels.PlainSampler:
+        """The settings as the compiled kernels read them."""
+        if self._kernel is None:
+            p = self.params
+            self._kernel = kernels.PlainSampler.of(
+                temperature=p.temperature,
+                top_k=p.top_k,
+                top_p=p.top_p,
+                min_p=p.min_p,
+                seed=self.seed,
+                sample=self.sample,
+            )
+        return self._kernel
+
+    def choose_at(self, logits: Float[Tensor, " vocab"], index: int) -> int | None:
+        """The choice at generated index `index` by the compiled kernel; None where that does not
+        apply, and `choose` must tell. Which of the two it is depends on settings, dtype and device
+        alone, so drafted and undrafted texts ask the same one. Raises `LogitsError`."""
+        if (
+            logits.dtype is not torch.float32
+            or not logits.is_cpu
+            or not self.plain(index)
+            or not kernels.available()
+        ):
+            return None
+        token = kernels.choose(logits.contiguous(), self.kernel, index)
+        if token < 0:
+            raise LogitsError(_TROUBLE[token])
+        return token
 
     def process(
         self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
@@ -274,6 +321,9 @@ class Sampler:
 
     def choose(self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray) -> int:
         """The token that stands after `generated`: the same for every tier and every draft."""
+        quick = self.choose_at(logits, len(generated))
+        if quick is not None:
+            return quick
         return self.draw(self.support(logits, generated), len(generated), Purpose.CHOICE)
 
     def law(

@@ -66,9 +66,16 @@ class View:
         if self.rows.chooser is not None and not self._choices:
             self._choices = self._choose_ahead(self.rows.chooser)
         if node not in self._choices:
-            support = self._support(node)
-            self._choices[node] = self.sampler.draw(support, self.index(node), Purpose.CHOICE)
+            self._choices[node] = self._choose(node)
         return self._choices[node]
+
+    def _choose(self, node: int) -> int:
+        index = self.index(node)
+        with _naming(self.model):
+            quick = self.sampler.choose_at(self.logits(node), index)
+        if quick is not None:
+            return quick
+        return self.sampler.draw(self._support(node), index, Purpose.CHOICE)
 
     def _choose_ahead(self, chooser: RowChooser) -> dict[int, int]:
         """What the model can choose itself, for all nodes at once: one wait for its device."""

@@ -11,6 +11,7 @@ from outrider.errors import LogitsError
 from outrider.models.cache import attach
 from outrider.noise import Purpose
 from outrider.protocols import NO_NEEDS, LanguageModel, Needs, Request, Segment
+from outrider.sampling import NOT_FINITE
 from outrider.tree import chain_parents
 from outrider.types import (
     EMPTY_DRAFT,
@@ -100,6 +101,8 @@ class ModelDrafter:
         active = [chain for chain in chains if chain.depth > 0]
         pairs = [attach(chain.state.cache, chain.tail, EMPTY_DRAFT) for chain in active]
         segments, want = [s for s, _ in pairs], [w for _, w in pairs]
+        if self._write(active, segments):
+            active = []
         while active:
             for chain, rows in zip(active, self.model.forward(segments, want), strict=True):
                 self._extend(chain, rows)
@@ -107,6 +110,35 @@ class ModelDrafter:
             segments = [Segment(c.state.cache, as_ids(c.tokens[-1:])) for c in active]
             want = [as_ids([c.state.cache.num_speculative]) for c in active]
         return [self._draft(chain) for chain in chains]
+
+    def _write(self, chains: Sequence[_Chain], segments: Sequence[Segment]) -> bool:
+        """Let the model write the chains in one go; false, with nothing done, if it can not."""
+        write = getattr(self.model, "write", None)
+        if write is None or self.needs != NO_NEEDS or not chains:
+            return False
+        requests = [chain.state.request for chain in chains]
+        before = [
+            [*request.output, *chain.tail.tolist()] if len(chain.tail) else request.output
+            for request, chain in zip(requests, chains, strict=True)
+        ]
+        samplers, depths = [r.sampler for r in requests], [c.depth for c in chains]
+        written = write(segments, samplers, before, depths)
+        if written is None:
+            return False
+        for chain, tokens in zip(chains, written, strict=True):
+            self._take(chain, tokens.tolist())
+        return True
+
+    def _take(self, chain: _Chain, tokens: list[int]) -> None:
+        """Note what the model wrote for one chain."""
+        state = chain.state
+        chain.tokens = tokens
+        ended = bool(tokens) and tokens[-1] in state.request.sampler.end_ids
+        broken = len(tokens) < chain.depth and not ended
+        if broken:
+            state.off = f"model {self.model.name}: {NOT_FINITE}"
+        state.counters.forwards += len(tokens) + broken
+        state.counters.drafted += len(tokens)
 
     def observe(self, states: Sequence[ModelState], verified: Sequence[Verified]) -> None:
         """A fixed model learns nothing."""

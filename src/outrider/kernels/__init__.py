@@ -4,7 +4,16 @@
 has another way, so a missing compiler costs speed and nothing else.
 """
 
-from outrider.kernels.choose import choose
+from outrider.kernels.choose import NOT_FINITE, NOTHING_ALLOWED, PlainSampler, choose
 from outrider.kernels.library import available, library, pool, reason_missing
 
-__all__ = ["available", "choose", "library", "pool", "reason_missing"]
+__all__ = [
+    "NOTHING_ALLOWED",
+    "NOT_FINITE",
+    "PlainSampler",
+    "available",
+    "choose",
+    "library",
+    "pool",
+    "reason_missing",
+]

@@ -40,7 +40,8 @@ from outrider.models.packed import LANES, PackedModel, Packer
 from outrider.models.rope import RotaryTable
 from outrider.models.threads import Threads
 from outrider.protocols import Cache, Segment
-from outrider.types import IntArray, Prompt, Rows
+from outrider.sampling import Sampler
+from outrider.types import NO_IDS, IntArray, Prompt, Rows, as_ids
 
 _FEW = 64
 """Rows for which the arrays are kept; a prefill makes its own."""
@@ -189,6 +190,62 @@ class NativeDecoder:
         with self._lock:
             return self._run(feeds, caches)
 
+    def write(
+        self,
+        segments: Sequence[Segment],
+        samplers: Sequence[Sampler],
+        generated: Sequence[Sequence[int]],
+        depths: Sequence[int],
+    ) -> list[IntArray] | None:
+        """Continue each cache by up to `depths[i]` tokens, as the samplers choose them; see
+        `protocols.Writer`. Forwards, choices and cache in one compiled call.
+
+        Raises:
+            ContextError: a token of the segments would stand beyond the context window.
+        """
+        texts = list(zip(segments, samplers, generated, depths, strict=True))
+        if not all(sampler.plain(len(before)) for _, sampler, before, _ in texts):
+            return None
+        with self._lock:
+            return [self._write(*text) for text in texts]
+
+    def _write(
+        self, segment: Segment, sampler: Sampler, generated: Sequence[int], depth: int
+    ) -> IntArray:
+        cache: NativeCache = segment.cache
+        last = cache.num_speculative + len(segment.tokens) - 1 if len(segment.tokens) else -1
+        feed = cache.feed(segment, as_ids([last]))
+        rows = len(feed.tokens)
+        depth = min(depth, self.context_length - int(feed.positions[-1]))
+        arrays = self._rows if rows <= _FEW else RowArrays(rows)
+        self._prepare(arrays, [feed], [cache], ahead=depth)
+        logits = torch.empty(self._stride)
+        arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), None
+        written = np.empty(depth, dtype=np.int32)
+        trouble, ends = ctypes.c_int32(), np.fromiter(sampler.end_ids, dtype=np.int32)
+        loaded: Any = library()
+        count = loaded.outrider_write(
+            self._model,
+            pool(),
+            self.threads.of(rows),
+            self.threads.of(1),
+            ctypes.byref(arrays.batch),
+            ctypes.byref(sampler.kernel.layout),
+            len(generated),
+            depth,
+            ends.ctypes.data,
+            len(ends),
+            written.ctypes.data,
+            ctypes.addressof(trouble),
+        )
+        if trouble.value > 0:
+            raise MemoryError(f"no memory for a forward of {rows} rows of {self.name}")
+        tokens = written[:count].astype(np.int64)
+        read = tokens if trouble.value < 0 else tokens[:-1]
+        if len(read):
+            cache.feed(Segment(cache, read), NO_IDS)
+        return tokens
+
     def _run(self, feeds: Sequence[Feed], caches: Sequence[NativeCache]) -> list[Rows]:
         rows = sum(len(feed.tokens) for feed in feeds)
         wanted = sum(len(feed.take) for feed in feeds)
@@ -208,13 +265,17 @@ class NativeDecoder:
         return [Rows(own_logits, own_hidden) for own_logits, own_hidden in split]
 
     def _prepare(
-        self, arrays: RowArrays, feeds: Sequence[Feed], caches: Sequence[NativeCache]
+        self,
+        arrays: RowArrays,
+        feeds: Sequence[Feed],
+        caches: Sequence[NativeCache],
+        ahead: int = 0,
     ) -> None:
-        """Make room in the caches and write the rows into `arrays`."""
+        """Make room in the caches, for `ahead` rows more than are fed, and fill `arrays`."""
         end = 0
         for feed, cache in zip(feeds, caches, strict=True):
-            cache.reserve(feed.start, feed.end)
-            end = max(end, feed.end)
+            cache.reserve(feed.start, feed.end + ahead)
+            end = max(end, feed.end + ahead)
         arrays.fill(feeds, caches)
         arrays.batch.logits_stride = self._stride
         arrays.batch.cos, arrays.batch.sin = self._rotary.addresses(end)
