@@ -23,7 +23,7 @@ def test_options_stand_behind_a_colon_and_commas_divide_both() -> None:
         "fuzzy:max_changed=2%,threshold_target=80%",
     ]
     assert found["draft:k=4"]["num_speculative_tokens"] == 4
-    assert found["draft:k=4"]["qualifier"] == "none"
+    assert found["draft:k=4"]["drafter"] == "model"
     two = found["pyramid:q=6,k=2"]
     assert (two["num_qualified_tokens"], two["num_speculative_tokens"]) == (6, 2)
     fuzzy = found["fuzzy:max_changed=2%,threshold_target=80%"]

@@ -10,7 +10,7 @@ import torch
 from outrider.bench.settings import Models
 from outrider.bench.strategies import Named
 from outrider.engine.generator import Generator
-from outrider.engine.load import NO_TIER, OPTIONS, load
+from outrider.engine.load import NO_TIER, load
 from outrider.errors import OptionError, OutriderError
 from outrider.models.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.loading import (
@@ -89,8 +89,6 @@ class OpenModels:
         tiers = {
             tier: self._given(tier, options.pop(tier, None)) for tier in ("qualifier", "draft")
         }
-        if "drafter" not in OPTIONS:
-            options.pop("drafter", None)
         if self.calibration is not None:
             options.setdefault("calibration", self.calibration)
         if self.settings.threads is not None:

@@ -14,11 +14,11 @@ BASELINE = "none"
 
 RECIPES: dict[str, dict[str, Any]] = {
     BASELINE: {"mode": "none"},
-    "draft": {"mode": "exact", "drafter": "model", "qualifier": "none"},
+    "draft": {"mode": "exact", "drafter": "model"},
     "pyramid": {"mode": "exact", "drafter": "pyramid"},
     "lookup": {"mode": "exact", "drafter": "lookup"},
     "auto": {"drafter": "auto"},
-    "distribution": {"mode": "distribution", "drafter": "model", "qualifier": "none"},
+    "distribution": {"mode": "distribution", "drafter": "model"},
     "assisted": {"mode": "assisted", "drafter": "pyramid"},
     "fuzzy": {"mode": "fuzzy", "drafter": "pyramid"},
 }
