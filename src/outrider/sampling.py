@@ -226,10 +226,7 @@ class Sampler:
         top-k, top-p and min-p alone; short cuts know these."""
         p = self.params
         return not (
-            self._reads_text
-            or self._reads_scores
-            or index < p.min_new_tokens
-            or p.typical_p < 1.0
+            self._reads_text or self._reads_scores or index < p.min_new_tokens or p.typical_p < 1.0
         )
 
     @property

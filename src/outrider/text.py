@@ -9,6 +9,9 @@ _INCOMPLETE = "\ufffd"
 _CONTEXT = 4
 """Prompt tokens decoded along with the first new one."""
 
+_WINDOW = 16
+"""Tokens decoded along with a new one at most: each costs time, but to begin anew costs more."""
+
 
 class TextStream:
     """The text of one request.
@@ -26,8 +29,9 @@ class TextStream:
         self._decode = decode
         self._stop = tuple(stop)
         self._ids = list(after[-_CONTEXT:])
-        if self._ids and decode(self._ids).endswith(_INCOMPLETE):
-            self._ids = []
+        self._before = decode(self._ids) if self._ids else ""
+        if self._before.endswith(_INCOMPLETE):
+            self._ids, self._before = [], ""
         self._context = 0
         self._read = len(self._ids)
         self._taken = 0
@@ -55,14 +59,21 @@ class TextStream:
         """Decode what is new. A few earlier ids go along: spaces depend on the neighbour."""
         if self.stopped:
             return
-        before = self._decode(self._ids[self._context : self._read])
         after = self._decode(self._ids[self._context :])
-        if len(after) <= len(before) or (after.endswith(_INCOMPLETE) and not final):
+        if len(after) <= len(self._before) or (after.endswith(_INCOMPLETE) and not final):
             return
         known = len(self.text)
-        self.text += after[len(before) :]
-        self._context, self._read = self._read, len(self._ids)
+        self.text += after[len(self._before) :]
+        self._move_on(after)
         self._find_stop(known)
+
+    def _move_on(self, decoded: str) -> None:
+        """Count everything as read; forget all but the newest part once it is long."""
+        before, self._read = self._read, len(self._ids)
+        self._before = decoded
+        if self._read - self._context > _WINDOW:
+            self._context = before
+            self._before = self._decode(self._ids[before:])
 
     def _find_stop(self, known: int) -> None:
         longest = max((len(stop) for stop in self._stop), default=0)

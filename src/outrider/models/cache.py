@@ -67,6 +67,7 @@ class CacheBook:
         self._fed = False
         self._tokens: list[int] = []
         self._parents: list[int] = []
+        self._is_chain = True
         self.embeddings: Tensor | None = None
         self.reusable = True
 
@@ -131,6 +132,8 @@ class CacheBook:
 
         Raises `ContextError`, with nothing noted, when a row would lie outside the window.
         """
+        if segment.parents is None and self._is_chain:
+            return self._feed_chain(segment, want)
         text_end, old = len(self._text), len(self._tokens)
         unread = [] if self._fed else self._text[self._length :]
         new = [int(t) for t in segment.tokens]
@@ -143,14 +146,15 @@ class CacheBook:
         positions = np.concatenate(
             (np.arange(text_end - len(unread), text_end), depths(tree)[old:] + text_end)
         )
-        if len(positions) and positions.max() >= self.context_length:
-            raise ContextError(f"position {positions.max()} is outside the context window")
+        if len(positions):
+            self._check_position(int(positions.max()))
+        self._is_chain = self._is_chain and is_chain(tree)
         plan = Feed(
             tokens=as_ids(unread + new),
             positions=positions,
             start=text_end + old - len(unread),
             base=text_end,
-            tree=None if is_chain(tree) else _visible(tree, len(unread), old),
+            tree=None if self._is_chain else _visible(tree, len(unread), old),
             take=self._take(want, len(unread), old, len(new)),
             embeddings=self.embeddings if unread else None,
         )
@@ -159,10 +163,38 @@ class CacheBook:
         self._fed = True
         return plan
 
+    def _feed_chain(self, segment: Segment, want: IntArray) -> Feed:
+        """The same for the common case, in which rows, slots and positions all count together."""
+        text_end, old, new = len(self._text), len(self._tokens), segment.tokens
+        unread = [] if self._fed else self._text[self._length :]
+        start = text_end + old - len(unread)
+        end = text_end + old + len(new)
+        if end > start:
+            self._check_position(end - 1)
+        plan = Feed(
+            tokens=np.concatenate((unread, new)) if unread else new,
+            positions=np.arange(start, end),
+            start=start,
+            base=text_end,
+            tree=None,
+            take=self._take(want, len(unread), old, len(new)),
+            embeddings=self.embeddings if unread else None,
+        )
+        self._tokens += new.tolist()
+        self._parents += range(old - 1, old + len(new) - 1)
+        self._fed = True
+        return plan
+
+    def _check_position(self, last: int) -> None:
+        if last >= self.context_length:
+            raise ContextError(f"position {last} is outside the context window")
+
     @staticmethod
     def _take(want: IntArray, unread: int, old: int, new: int) -> IntArray:
-        take = np.where(want < 0, unread - 1, unread + want - old)
-        if np.any(take < 0) or np.any(take >= unread + new) or (np.any(want < 0) and not unread):
+        if not len(want):
+            return want
+        take = want + unread if not old else np.where(want < 0, unread - 1, unread + want - old)
+        if take.min() < 0 or take.max() >= unread + new or (want.min() < 0 and not unread):
             raise ValueError(f"rows {want.tolist()} are not read by this forward")
         return take
 
@@ -172,7 +204,7 @@ class CacheBook:
         text_end = len(self._text)
         self._text.extend(int(t) for t in tokens)
         if self._fed:
-            if kept != list(range(len(kept))):
+            if kept and kept[-1] != len(kept) - 1:  # rows ascend: else they lie where they should
                 self._move([text_end + row for row in kept], text_end)
             self._length = min(text_end + len(kept), len(self._text) - 1)
             self.embeddings = None
@@ -188,7 +220,7 @@ class CacheBook:
 
     def _forget_round(self) -> None:
         self._fed = False
-        self._tokens, self._parents = [], []
+        self._tokens, self._parents, self._is_chain = [], [], True
 
     # -- what a prefill does ----------------------------------------------------------------
 
@@ -210,6 +242,7 @@ class CacheBook:
         twin._text = list(self._text)
         twin._length, twin._fed = self._length, self._fed
         twin._tokens, twin._parents = list(self._tokens), list(self._parents)
+        twin._is_chain = self._is_chain
         twin.embeddings, twin.reusable = self.embeddings, self.reusable
         return twin
 
@@ -236,8 +269,11 @@ def attach(cache: CacheBook, tail: IntArray, draft: Draft) -> tuple[Segment, Int
     The part of the tail without rows is fed first. The rows wanted are the one that ends text and
     tail, then one for each node.
     """
-    if not len(tail) and cache.fed:
-        cache.commit(())
+    if not len(tail):
+        if cache.fed:
+            cache.commit(())
+        if not len(draft) or is_chain(draft.parents):
+            return Segment(cache, draft.tokens), np.arange(-1, len(draft))
     spelled = cache.spell(tail)
     rest = tail[len(spelled) :]
     first = cache.num_speculative
