@@ -94,6 +94,20 @@ def test_scaled_models_write_the_same_text_and_are_labelled(measure: Measure) ->
         measure(draft="none", cost_scale_draft="x2", strategies="none")
 
 
+def test_on_an_accelerator_scaled_models_need_no_file(tmp_path: Path) -> None:
+    """Made in memory, here on the CPU: the same label and size, nothing written."""
+    models = Models(dtype="float32", cost_scale="x2", qualifier="none", draft="none")
+    found = find_tiers(models, tmp_path, on_disk=False)
+    opened = open_models(models, found)
+    tier = opened.tiers["target"]
+    assert tier.label == "tiny/target cost-scaled to x2"
+    assert tier.parameters > 2 * 5_400_000
+    assert tier.weight_bytes == pytest.approx(4 * tier.parameters, rel=0.01)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OptionError, match="many"):
+        find_tiers(replace(models, cost_scale="many"), tmp_path, on_disk=False)
+
+
 class Stop(Exception):
     """Raised by a progress callback, as Ctrl-C would be."""
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
 
-from outrider.bench.memory import peak_bytes, reset_peak
+from outrider.bench.memory import device_peak_bytes, peak_bytes, reset_peak
 from outrider.bench.rival import OpenRival
 from outrider.bench.statistics import repeated_tokens
 from outrider.engine.generator import Generator
@@ -30,6 +30,7 @@ class Run:
         predicted: tokens per second after the prompt that the throughput recursion expects from
             this run's costs and acceptance; None where it does not apply.
         peak_bytes: resident memory of the whole process at its highest during the run.
+        device_peak_bytes: the same of what PyTorch allocated on an accelerator; 0 without one.
     """
 
     system: str
@@ -42,6 +43,7 @@ class Run:
     ttft_seconds: float
     repeated: int
     peak_bytes: int
+    device_peak_bytes: int = 0
     finish: str | None = None
     drafted: int = 0
     accepted: int = 0
@@ -140,6 +142,7 @@ class StrategySystem:
             ttft_seconds=result.token_times[0] - begun,
             repeated=repeated_tokens(result.token_ids),
             peak_bytes=peak_bytes(),
+            device_peak_bytes=device_peak_bytes(),
             finish=result.finish_reason,
             drafted=counters.drafted,
             accepted=counters.accepted,
@@ -180,6 +183,7 @@ class RivalSystem:
             ttft_seconds=text.ttft_seconds,
             repeated=repeated_tokens(text.token_ids),
             peak_bytes=peak_bytes(),
+            device_peak_bytes=device_peak_bytes(),
         )
 
 

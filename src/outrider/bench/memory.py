@@ -14,7 +14,11 @@ _CACHES = "/sys/devices/system/cpu/cpu0/cache"
 
 
 def reset_peak() -> bool:
-    """Forget the peak of resident memory; false where the system can not (all but Linux)."""
+    """Forget the peaks; false where the system can not for resident memory (all but Linux)."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
             file.write("5")
@@ -37,6 +41,13 @@ def peak_bytes() -> int:
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_peak_bytes() -> int:
+    """Most bytes that PyTorch held on a CUDA device since `reset_peak`; 0 without one."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
 
 
 def bandwidth_gb_s(threads: int, device: Any = None, *, seconds: float = 1.0) -> float:

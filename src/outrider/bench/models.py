@@ -13,15 +13,18 @@ from outrider.engine.generator import Generator
 from outrider.engine.load import NO_TIER, load
 from outrider.errors import OptionError, OutriderError
 from outrider.models.checkpoint import Checkpoint, open_checkpoint
+from outrider.models.decoder import Decoder
 from outrider.models.loading import (
     families_folder,
     family,
     load_model,
     local_folder,
     resolve_device,
+    resolve_dtype,
     tokenizer_for,
 )
-from outrider.models.scaling import cost_scale, cost_scaled_label
+from outrider.models.scaling import cost_scale, cost_scaled_label, scaled_decoder
+from outrider.models.scaling_plan import make_plan
 from outrider.models.tokenizer import Tokenizer
 from outrider.protocols import LanguageModel
 
@@ -36,7 +39,8 @@ class Tier:
     Attributes:
         name: target, qualifier or draft.
         source: where it comes from, as the user would name it.
-        folder: the checkpoint that runs, the scaled one where there is one.
+        folder: the checkpoint that runs, the scaled one where it was written.
+        build: what `folder` is to be scaled to while it is loaded; None runs it as it is.
         label: how every figure of a cost-scaled model must be labelled; None for any other.
         parameters: numbers in its weights.
         weight_bytes: read by one forward: every weight once, of an embedding that is not also the
@@ -46,6 +50,7 @@ class Tier:
     name: str
     source: str
     folder: Path
+    build: str | None
     label: str | None
     parameters: int
     weight_bytes: int
@@ -111,12 +116,16 @@ class OpenModels:
         return NO_TIER if wish == NO_TIER else self.models.get(tier)
 
 
-def find_tiers(settings: Models, scaled_into: Path) -> dict[str, Tier]:
+def find_tiers(
+    settings: Models, scaled_into: Path, *, on_disk: bool | None = None
+) -> dict[str, Tier]:
     """Folder, size and fingerprint of each tier, before any weight is loaded.
 
     Args:
         settings: which models.
         scaled_into: folder for cost-scaled checkpoints; one that is there already is taken.
+        on_disk: write them, as rivals and the CPU need it; False makes them in memory when they
+            are loaded; None writes them on the CPU.
 
     Raises:
         OptionError: a scale is given for a tier that is not there, or is none.
@@ -127,12 +136,17 @@ def find_tiers(settings: Models, scaled_into: Path) -> dict[str, Tier]:
     missing = next((tier for tier in scales if tier not in sources), None)
     if missing:
         raise OptionError(f"there is no {missing} to scale", hint=f"Give --{missing}")
+    on_cpu = resolve_device(settings.device).type == "cpu"
     tiers: dict[str, Tier] = {}
     for name, source in sources.items():
-        folder = local_folder(source)
-        if name in scales:
-            folder = _scaled(folder, scales[name], scaled_into / f"{name}-{scales[name]}", settings)
-        tiers[name] = _tier(name, source, folder, settings)
+        folder, scale = local_folder(source), scales.get(name)
+        if scale and (on_cpu if on_disk is None else on_disk):
+            out = scaled_into / f"{name}-{scale}"
+            # an accelerator is slow at narrow layers, whatever their number: widen for it
+            folder, scale = cost_scale(folder, scale, out, widen=1 if on_cpu else None), None
+        elif scale:
+            make_plan(open_checkpoint(folder), scale, None)  # better refused now than after a load
+        tiers[name] = _tier(name, source, folder, scale, settings)
     return tiers
 
 
@@ -140,12 +154,7 @@ def open_models(settings: Models, tiers: Mapping[str, Tier]) -> OpenModels:
     """Load every tier once."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    options = {
-        "dtype": settings.dtype,
-        "device": settings.device,
-        "threads": settings.threads,
-    }
-    models = {name: load_model(tier.folder, name=name, **options) for name, tier in tiers.items()}
+    models = {name: _load(tier, settings) for name, tier in tiers.items()}
     known = families_folder() / settings.target / "calibration.json"
     return OpenModels(
         settings=settings,
@@ -164,10 +173,28 @@ def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
     return numbers * _BYTES.get(dtype, 4)
 
 
+def _load(tier: Tier, settings: Models) -> LanguageModel:
+    if tier.build is None:
+        return load_model(
+            tier.folder,
+            name=tier.name,
+            dtype=settings.dtype,
+            device=settings.device,
+            threads=settings.threads,
+        )
+    place = resolve_device(settings.device)
+    return scaled_decoder(tier.folder, tier.build, place, resolve_dtype(settings.dtype, place))
+
+
 def _as_loaded(tier: Tier, model: Any) -> Tier:
     """With the dtype that the model turned out to have, and what it reads by its own account."""
     dtype = str(getattr(model, "dtype", tier.dtype)).removeprefix("torch.")
+    if tier.build is not None:
+        tier = replace(tier, label=model.name, parameters=model.num_parameters)
     own = getattr(model, "weight_bytes", None)
+    if own is None and isinstance(model, Decoder):
+        table = 0 if model.config.tied else model.weights.embed.numel()
+        own = (model.num_parameters - table) * model.dtype.itemsize
     return replace(
         tier, dtype=dtype, weight_bytes=own or weight_bytes(open_checkpoint(tier.folder), dtype)
     )
@@ -196,22 +223,16 @@ def _sources(settings: Models) -> dict[str, str | Path]:
     return sources
 
 
-def _scaled(folder: Path, scale: str, out: Path, settings: Models) -> Path:
-    """Deepened; on an accelerator, which is slow at narrow layers whatever their number, widened
-    as well."""
-    on_cpu = resolve_device(settings.device).type == "cpu"
-    return cost_scale(folder, scale, out, widen=1 if on_cpu else None)
-
-
-def _tier(name: str, source: str | Path, folder: Path, settings: Models) -> Tier:
+def _tier(name: str, source: str | Path, folder: Path, build: str | None, settings: Models) -> Tier:
     checkpoint = open_checkpoint(folder)
     return Tier(
         name=name,
         source=_named(source),
         folder=folder,
+        build=build,
         label=cost_scaled_label(folder),
         parameters=checkpoint.num_parameters,
         weight_bytes=weight_bytes(checkpoint, settings.dtype),
-        fingerprint=checkpoint.fingerprint,
+        fingerprint=f"{checkpoint.fingerprint}-{build}" if build else checkpoint.fingerprint,
         dtype=settings.dtype,
     )

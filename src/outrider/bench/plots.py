@@ -22,6 +22,7 @@ COLORS = (
 
 PARTS = {"draft": "#009e73", "verify": "#0072b2", "accept": "#e69f00", "other": "#bbbbbb"}
 _DPI = 144
+_FEW = 10
 
 
 def require_matplotlib() -> Any:
@@ -112,23 +113,31 @@ def _acceptance(summary: Figures) -> Any:
         return None
     figure, axes = _canvas(summary, "Accepted of drafted tokens, by position in the draft")
     for i, (name, f) in enumerate(drafting.items()):
+        known = _known(f)
         axes.plot(
-            range(1, len(f["acceptance_at"]) + 1),
-            f["acceptance_at"],
+            [position for position, _ in known],
+            [share for _, share in known],
             marker="o",
             markersize=4,
             linestyle="--" if i >= len(COLORS) else "-",
             color=COLORS[_color_of(name, systems)],
             label=name,
         )
-    deepest = max(len(f["acceptance_at"]) for f in drafting.values())
+    deepest = max(position for f in drafting.values() for position, _ in _known(f))
     axes.set_xticks(range(1, deepest + 1, max(1, deepest // 16)))
-    axes.set_xlabel("position in the draft")
+    axes.set_xlabel(f"position in the draft, where {_FEW} tokens or more were drafted")
     axes.set_ylabel("share accepted")
     axes.set_ylim(0, 1.02)
     axes.grid(alpha=0.3)
     _legend(figure, axes)
     return figure
+
+
+def _known(f: Figures) -> list[tuple[int, float]]:
+    """Positions, from 1, with their acceptance: those drafted often enough to say, or the first."""
+    drafted = f["drafted_at"]
+    pairs = list(enumerate(f["acceptance_at"], start=1))
+    return [pair for pair in pairs if drafted[pair[0] - 1] >= _FEW] or pairs[:1]
 
 
 def _time_split(summary: Figures) -> Any:

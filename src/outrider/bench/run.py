@@ -83,7 +83,8 @@ class Bench:
         settings = self.settings
         tasks = read_workloads(settings.workloads, settings.prompts)
         missing = {n: why for n, r in self.rivals.items() if (why := r.available()) is not None}
-        tiers = find_tiers(settings.models, self.scratch)
+        needs_files = True if len(missing) < len(self.rivals) else None
+        tiers = find_tiers(settings.models, self.scratch, on_disk=needs_files)
         journal = Journal(_identity(settings, tiers, tasks), self.folder)
         progress(0, 1, "loading models")
         opened = open_models(settings.models, tiers)

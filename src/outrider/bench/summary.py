@@ -22,7 +22,7 @@ def summarise(measured: Measured) -> dict[str, Any]:
     short = short_tasks(measured)
     workloads = list(dict.fromkeys(run.workload for run in measured.runs))
     return {
-        "label": next((t.label for t in measured.tiers.values() if t.label), None),
+        "label": "; ".join(t.label for t in measured.tiers.values() if t.label) or None,
         "models": {name: tier.to_dict() for name, tier in measured.tiers.items()},
         "threads": measured.threads,
         "settings": measured.settings.to_dict(),
@@ -85,6 +85,7 @@ def _figures(
         "decode_speedup": _ratio(runs, base, lambda r: r.decode_seconds_per_token),
         "repeated_share": metrics.ratio(sum(r.repeated for r in runs), tokens),
         "peak_resident_bytes": max(r.peak_bytes for r in runs),
+        "peak_device_bytes": max(r.device_peak_bytes for r in runs),
     }
     if system in measured.rivals:
         rival = measured.rivals[system]
