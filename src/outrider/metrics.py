@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from outrider.types import Counters
+from outrider.types import Counters, Tally
 
 
 def ratio(part: float | int, whole: float | int) -> float:
@@ -27,6 +27,11 @@ def acceptance_chance(counters: Counters) -> float:
 def mean_accepted_length(counters: Counters) -> float:
     """Tokens per round of this tier, the next token included, before stops cut the last round."""
     return ratio(counters.accepted + counters.next_tokens, counters.rounds)
+
+
+def mean_draft_length(counters: Counters) -> float:
+    """Drafted tokens per round that drafted at all."""
+    return ratio(counters.drafted, counters.rounds - counters.undrafted_rounds)
 
 
 def block_efficiency(counters: Counters) -> float:
@@ -72,8 +77,15 @@ def total(counters: Sequence[Counters]) -> Counters:
         out.accepted_at = _added(out.accepted_at, c.accepted_at)
         for source, count in c.sources.items():
             out.sources[source] = out.sources.get(source, 0) + count
+        for origin, tally in c.tallies.items():
+            _add_tally(out.tallies.setdefault(origin, Tally()), tally)
         out.add_seconds(**c.seconds)
     return out
+
+
+def _add_tally(total: Tally, part: Tally) -> None:
+    for name in ("drafts", "drafted", "accepted", "refused"):
+        setattr(total, name, getattr(total, name) + getattr(part, name))
 
 
 def _added(a: Sequence[int], b: Sequence[int]) -> list[int]:

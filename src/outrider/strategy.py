@@ -8,7 +8,7 @@ from outrider.acceptance import Fuzzy, Match, Rejection, divergence
 from outrider.decoding import Stage
 from outrider.drafters import ModelDrafter, NoDrafter, Qualified
 from outrider.drafters.fit import check_fit
-from outrider.errors import OptionError, OutriderWarning, nearest
+from outrider.errors import OptionError, OutriderWarning, StrategyError, nearest
 from outrider.policies import FixedLength
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel
 from outrider.types import Exactness
@@ -40,6 +40,13 @@ class Strategy:
 
     def __post_init__(self) -> None:
         check_fit(self.rule, self.drafter)
+        if self.rule.needs.law and self.policy.adaptive:
+            name = type(self.policy).__name__
+            raise StrategyError(
+                f"{type(self.rule).__name__} needs draft lengths that do not depend on tokens it "
+                f"discards, and {name} at the target goes by what drafting them took",
+                hint="Use FixedLength, or Match as the rule",
+            )
         object.__setattr__(self, "drafter", self.drafter.bind(self.rule.needs, 1))
 
     @property
@@ -154,18 +161,23 @@ def pyramid(
     if len(models) > 1 and config.mode == "fuzzy":
         _check_thresholds(config)
     drafter: Drafter = ModelDrafter(model=models[-1])
-    windows = _windows(config, len(models))
+    windows, names = _windows(config, len(models)), tier_names(len(models) - 1)
     for depth, qualifier in reversed(list(enumerate(models[:-1]))):
         drafter = Qualified(
             drafter=drafter,
             qualifier=qualifier,
             rule=config.inner_rule,
             policy=FixedLength(windows[depth + 1]),
-            name="qualifier" if depth == 0 else f"qualifier{depth + 1}",
+            name=names[depth],
         )
     return Strategy(
         target=target, drafter=drafter, rule=config.outer_rule, policy=FixedLength(windows[0])
     )
+
+
+def tier_names(qualifiers: int) -> list[str]:
+    """What qualifiers are called, from the largest to the smallest."""
+    return ["qualifier", *(f"qualifier{i}" for i in range(2, qualifiers + 1))][:qualifiers]
 
 
 def _check_thresholds(config: PyramidConfig) -> None:

@@ -250,6 +250,7 @@ class Tally:
         refused: drafts of which a token was turned down.
         hits: kept tokens, faded.
         trials: tested tokens (kept or turned down), faded.
+        belief: what is left, from 1 down, of what was believed before anything was tested.
         seconds: what drafting one token takes, smoothed; None until it was measured.
         newest: the tier's round of the newest draft.
         clean: whether all of the newest draft was kept.
@@ -261,6 +262,7 @@ class Tally:
     refused: int = 0
     hits: float = 0.0
     trials: float = 0.0
+    belief: float = 1.0
     seconds: float | None = None
     newest: int = 0
     clean: bool = False
@@ -274,6 +276,7 @@ class Tally:
         faded = _KEPT ** (accepted + refused)
         self.hits = self.hits * faded + accepted
         self.trials = self.trials * faded + accepted + refused
+        self.belief *= faded
         self.newest, self.clean = round, accepted == drafted
 
     def note_seconds(self, each: float) -> None:
@@ -284,7 +287,12 @@ class Tally:
     def carried(self) -> "Tally":
         """What the next request may start from: nothing counted, part of it remembered."""
         share = min(1.0, _CARRIED / self.trials) if self.trials else 0.0
-        return Tally(hits=self.hits * share, trials=self.trials * share, seconds=self.seconds)
+        return Tally(
+            hits=self.hits * share,
+            trials=self.trials * share,
+            belief=self.belief,
+            seconds=self.seconds,
+        )
 
 
 @dataclass(slots=True)

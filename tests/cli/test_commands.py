@@ -131,7 +131,7 @@ def test_faulty_calibration(options: list[str], named: str, family: Family, run:
 def test_calibration_needs_two_models(family: Family, prompts: Path, run: Run) -> None:
     outcome = run("calibrate", "--target", family.target, "--prompts", prompts)
     assert outcome.code == 2
-    assert "needs a draft model or a qualifier" in outcome.error
+    assert "Give --qualifier or --draft" in outcome.error
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ SPECULATION = {
     "changed_tokens": int,
     "sources": dict,
     "undrafted_rounds": int,
+    "mean_draft_length": float,
+    "origins": dict,
     "predicted_tokens_per_second": (float, type(None)),
     "stages": dict,
 }
@@ -196,7 +198,7 @@ def test_the_budget_of_changes_holds(share: str, family: Family, run: Run) -> No
 
 def test_qualifiers_may_be_several(family: Family, run: Run) -> None:
     tiers = [*family.three, "--qualifier", str(family.draft)]
-    found = run("generate", PROMPT, *tiers, *LENGTH, "--json").json
+    found = run("generate", PROMPT, *tiers, *LENGTH, "--num-speculative-tokens", "2", "--json").json
     assert set(found["speculation"]["sources"]) == {"draft", "qualifier", "qualifier2", "target"}
 
 

@@ -9,7 +9,8 @@ import pytest
 from typer.main import get_command
 
 from outrider.cli.app import app
-from outrider.cli.options import MODES
+from outrider.cli.options import DRAFTERS, MODES
+from outrider.engine.automatic import DRAFTERS as KNOWN_DRAFTERS
 from outrider.strategy import MODES as KNOWN_MODES
 from tests.cli.conftest import Run
 
@@ -63,8 +64,9 @@ def test_help_loads_no_models() -> None:
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
-def test_the_modes_offered_are_the_modes_known() -> None:
+def test_what_is_offered_is_what_is_known() -> None:
     assert set(MODES) == set(KNOWN_MODES)
+    assert list(DRAFTERS) == list(KNOWN_DRAFTERS)
 
 
 @pytest.mark.parametrize(

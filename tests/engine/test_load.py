@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from outrider.drafters import ModelDrafter, NoDrafter, Qualified
+from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, NoDrafter, Qualified
 from outrider.engine.load import load
 from outrider.errors import (
     CheckpointError,
@@ -29,6 +29,11 @@ from tests.models.checkpoints import make_checkpoint, make_model
 def tiers(strategy: Strategy) -> list[tuple[str, str]]:
     """Name and model of each tier inside, outermost first."""
     found, drafter = [], strategy.drafter
+    if isinstance(drafter, Fallback):
+        assert isinstance(drafter.first, Lookup)
+        drafter = drafter.second
+    if isinstance(drafter, Bypass):
+        drafter = drafter.qualified
     while isinstance(drafter, Qualified):
         found.append((drafter.name, drafter.qualifier.name))
         drafter = drafter.drafter
@@ -62,7 +67,7 @@ def test_built_models(folders: Folders) -> None:
     target, draft = (make_model("llama", std=0.3, seed=0).double() for _ in range(2))
     codec = Tokenizer.load(folders.target)
     for tokenizer in (codec, codec.tokenizer):
-        generator = load(target, draft=draft, tokenizer=tokenizer)
+        generator = load(target, draft=draft, tokenizer=tokenizer, num_speculative_tokens=5)
         assert isinstance(generator.strategy.target, TransformersModel)
         result = generator.generate("ab", max_new_tokens=6)
         assert result.speculation.target.accepted == 5, "a model that drafts for itself"
@@ -88,8 +93,10 @@ def test_two_tiers(folders: Folders, nothing: Any) -> None:
     strategy = load(folders.target, qualifier=nothing, draft=folders.draft).strategy
     assert tiers(strategy) == [("draft", "draft")]
     if nothing is not None:
-        with pytest.raises(OptionError, match="mode 'exact' needs a draft model or a qualifier"):
-            load(folders.target, qualifier=nothing, draft="none")
+        with pytest.raises(OptionError, match="needs a draft model or a qualifier"):
+            load(folders.target, qualifier=nothing, draft="none", mode="fuzzy")
+        alone = load(folders.target, qualifier=nothing, draft="none").strategy
+        assert isinstance(alone.drafter, Lookup), "the text itself can be copied from"
 
 
 def test_mode_none_reads_the_target_alone(folders: Folders, tmp_path: Path) -> None:
@@ -102,12 +109,15 @@ def test_mode_none_reads_the_target_alone(folders: Folders, tmp_path: Path) -> N
 @pytest.mark.usefixtures("family")
 def test_a_family_brings_its_tiers(folders: Folders) -> None:
     both = [("qualifier", "qualifier"), ("draft", "draft")]
-    assert tiers(load("toy").strategy) == both
+    assert tiers(load("toy").strategy) in (both, both[1:]), "the qualifier takes part if it pays"
+    assert tiers(load("toy", drafter="pyramid").strategy) == both
+    assert tiers(load("toy", drafter="model").strategy) == both[1:]
+    assert tiers(load("toy", num_qualified_tokens=7).strategy) == both
     assert tiers(load("toy", qualifier="none").strategy) == both[1:]
     assert tiers(load("toy", draft="none").strategy) == [("draft", "qualifier")]
     assert tiers(load("toy", mode="none").strategy) == []
-    deeper = load("toy", qualifier=[folders.qualifier, folders.small]).strategy
-    assert len(tiers(deeper)) == 3
+    deeper = load("toy", qualifier=[folders.qualifier, folders.small], drafter="pyramid")
+    assert len(tiers(deeper.strategy)) == 3
     with pytest.raises(OutriderError):
         load("toi")
 

@@ -61,7 +61,7 @@ def calibrate(
 
     _check(divergence or (), out)
     texts = read_prompts(prompts or prompts_of(tiers.target), limit)
-    generator = load_generator(tiers, runtime)
+    generator = load_generator(tiers, runtime, num_speculative_tokens=1)  # all tiers, as given
     settings = {
         "prompts": [read_prompt(text, generator.tokenizer).token_ids for text in texts],
         "params": generator.params(**given_fields(warps), seed=seed),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from outrider.engine.generator import Generator
 
 MODES = ("exact", "distribution", "assisted", "fuzzy", "none")
+DRAFTERS = ("auto", "lookup", "model", "pyramid", "none")
 
 
 def option(*names: str, panel: str, help: str, **settings: Any) -> Any:
@@ -87,12 +88,31 @@ class Speculation:
             "Default: exact.",
         ),
     ] = None
+    drafter: Annotated[
+        str | None,
+        option(
+            panel="Speculation",
+            metavar=f"[{'|'.join(DRAFTERS)}]",
+            autocompletion=lambda: list(DRAFTERS),
+            help="Who drafts. auto: what is expected to be fastest, decided while writing. lookup: "
+            "copies from the text so far. model: the draft model alone. pyramid: the draft model "
+            "and every qualifier. Default: auto.",
+        ),
+    ] = None
     num_speculative_tokens: Annotated[
-        int | None, option(panel="Speculation", help="Tokens the draft model proposes at a time.")
+        int | None,
+        option(
+            panel="Speculation",
+            help="Tokens the draft model proposes at a time. Default: as many as pay, decided "
+            "while writing; 5 where the mode is not exact.",
+        ),
     ] = None
     num_qualified_tokens: Annotated[
         int | None,
-        option(panel="Speculation", help="Confirmed tokens collected before the target is called."),
+        option(
+            panel="Speculation",
+            help="Confirmed tokens collected before the target is called. Default: likewise; 10.",
+        ),
     ] = None
     divergence: Annotated[
         str | None,

@@ -126,8 +126,8 @@ class Qualified:
         rule = self.rule
         if needs.law and self.policy.adaptive and rule.exactness is not Exactness.IDENTICAL:
             raise StrategyError(
-                f"the rule outside needs the law of each token, and {self.policy} at "
-                f"{self.name!r} goes by tokens that the rule outside may have drawn again",
+                f"the rule outside needs the law of each token, and {type(self.policy).__name__} "
+                f"at {self.name!r} goes by tokens that the rule outside may have drawn again",
                 hint="Use FixedLength there, or Match as the inner rule",
             )
         if needs.law:

@@ -11,6 +11,7 @@ from outrider.engine.generator import Generator
 from outrider.engine.load import OPTIONS, load
 from outrider.errors import LogitsError, OptionError, reject_unknown
 from outrider.sampling import SamplingParams
+from outrider.strategy import PyramidConfig
 
 _TOP_K_WHEN_SAMPLING = 50
 """What `transformers` keeps when sampling and nothing is said about top_k."""
@@ -81,6 +82,9 @@ def generate(
     loading = {name: options.pop(name) for name in _LOADING if name in options}
     if assistant_model is None and loading.get("qualifier") is None:
         loading["mode"] = "none"
+    if not {"num_speculative_tokens", "num_qualified_tokens"} & loading.keys():
+        # Fixed: to measure costs in every call would take longer than it saves.
+        loading["num_speculative_tokens"] = PyramidConfig().num_speculative_tokens
     engine = load(model, draft=assistant_model, tokenizer=tokenizer, **loading)
     width = max(len(row) for row in given)
     sampling = _sampling(options, width, engine.defaults.sampling or {})

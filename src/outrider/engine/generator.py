@@ -144,7 +144,8 @@ class Generator:
         if not generations:
             return
         kept, self._kept = self._kept, None
-        previous = [kept] + [None] * (len(generations) - 1)
+        learned = kept and _without_caches(kept)
+        previous = [kept, *[learned] * (len(generations) - 1)]
         try:
             yield from generate(strategy.stage, generations, previous)
         finally:
@@ -161,8 +162,8 @@ class Generator:
         return make(generation, strategy.drafter.counters(lane.state) if lane else {})
 
     def reset(self) -> None:
-        """Forget the caches kept for the next turn."""
-        self._kept = None
+        """Forget the caches kept for the next turn. What policies have learned is kept."""
+        self._kept = self._kept and _without_caches(self._kept)
 
     def _read(self, prompt: Any) -> Prompt:
         return read_prompt(prompt, self.tokenizer)
@@ -213,6 +214,11 @@ class Generator:
         if self.tokenizer is None:
             return None
         return TextStream(self.tokenizer.decode, params.stop, after=prompt.token_ids)
+
+
+def _without_caches(lane: Lane) -> Lane:
+    """What a lane says about drafting in general, nothing of its text."""
+    return Lane(lane.request, None, None, counters=lane.counters)
 
 
 class Stream:

@@ -1,20 +1,13 @@
 """`outrider.load`: from names and numbers to a `Generator`."""
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from outrider.acceptance.calibration import (
-    Calibration,
-    ModelId,
-    Subject,
-    Threshold,
-    load_calibrations,
-)
+from outrider.acceptance.calibration import Calibration, load_calibrations
+from outrider.engine.cascade import Cascade, Recipe, Thresholds
 from outrider.engine.generator import Generator, ModelDefaults
 from outrider.errors import OptionError, reject_unknown
 from outrider.models.checkpoint import open_checkpoint
@@ -30,15 +23,8 @@ from outrider.models.loading import (
 )
 from outrider.models.memory import Demand, plan_memory
 from outrider.models.vocabulary import check_vocabularies
-from outrider.protocols import LanguageModel
 from outrider.sampling import SamplingParams
-from outrider.strategy import (
-    DEFAULT_THRESHOLD_QUALIFIER,
-    DEFAULT_THRESHOLD_TARGET,
-    PyramidConfig,
-    Strategy,
-    pyramid,
-)
+from outrider.strategy import PyramidConfig, tier_names
 
 NO_TIER = "none"
 """Given as a qualifier or draft, it leaves that tier of a family out."""
@@ -53,6 +39,7 @@ def load(
     qualifier: Any = None,
     draft: Any = None,
     mode: str = "exact",
+    drafter: str = "auto",
     num_speculative_tokens: int | None = None,
     num_qualified_tokens: int | None = None,
     divergence: str = "js",
@@ -77,8 +64,14 @@ def load(
             a family's out.
         draft: the smallest model; likewise.
         mode: `exact`, `distribution`, `assisted`, `fuzzy` or `none`; see `strategy.MODES`.
-        num_speculative_tokens: what the draft model drafts at once.
-        num_qualified_tokens: what the qualifier collects before the target is called.
+        drafter: `auto`, `lookup`, `model`, `pyramid` or `none`; see `automatic.DRAFTERS`. `auto`
+            needs no draft model. Where a mode other than `exact` or a length below is given, it
+            means the draft model and every qualifier, at fixed lengths.
+        num_speculative_tokens: what the draft model drafts at once, always. In mode `exact`, when
+            neither length is given, lengths follow costs measured here and acceptance tracked
+            while writing; elsewhere the default is 5.
+        num_qualified_tokens: what the qualifier collects before the target is called; likewise,
+            the default is 10.
         divergence: what the fuzzy rules measure.
         threshold_qualifier: the qualifier's tolerance: a divergence, or a share of positions to
             accept such as `"80%"`, looked up in a calibration.
@@ -97,7 +90,7 @@ def load(
         OutriderError: before any weight is read wherever the problem can be seen that early.
     """
     reject_unknown("option", unknown, OPTIONS)
-    thresholds = _Thresholds.parse(mode, threshold_qualifier, threshold_target)
+    thresholds = Thresholds.parse(mode, threshold_qualifier, threshold_target)
     config = PyramidConfig(
         mode=mode,
         **_given(
@@ -113,28 +106,24 @@ def load(
         raise OptionError(f"context is {context}", hint="Leave room for a prompt and an answer")
     if threads is not None:
         _use_threads(threads)
-    tiers = _sources(target, qualifier, draft, mode)
+    recipe = Recipe.of(drafter, config, num_speculative_tokens or num_qualified_tokens)
+    tiers = recipe.tiers(_sources(target, qualifier, draft, mode))
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     tiers = [(name, _wrapped(name, source)) for name, source in tiers]
     demands = [_demand(name, source, kind) for name, source in tiers]
-    _check_drafted(tiers, mode)
+    recipe.check(len(tiers))
     plan_memory(demands, context=context or PLANNED_CONTEXT, device=place)
     trust = {"trust_remote_code": trust_remote_code}
-    place_of = {"dtype": dtype, "device": place, "threads": threads}
-    models = [
-        load_model(
-            source, name=_called(name, source), dtype=dtype, device=place, threads=threads, **trust
-        )
-        for name, source in tiers
-    ]
+    how: dict[str, Any] = {"dtype": dtype, "device": place, "threads": threads} | trust
+    models = [load_model(source, name=_called(name, source), **how) for name, source in tiers]
     given = tokenizer_for(tokenizer, **trust)
     codec, *others = [tokenizer_for(source, **trust) or given for _, source in tiers]
     codec = given or codec
     for (name, _), other, model in zip(tiers[1:], others, models[1:], strict=True):
         check_vocabularies(codec, other, models[0], model, name)
     known = _calibrations(calibration, target) if thresholds.calibrated else []
-    cascade = Cascade(tuple(models), config, thresholds, tuple(known))
+    cascade = Cascade(tuple(models), recipe, thresholds, tuple(known))
     return Generator(
         cascade.strategy if thresholds.calibrated else cascade.strategy(SamplingParams()),
         tokenizer=codec,
@@ -142,78 +131,13 @@ def load(
             end_ids=tuple(getattr(models[0], "end_ids", ())),
             sampling=sampling_defaults(getattr(models[0], "generation_defaults", {})),
         ),
-        mode=mode if len(models) > 1 else "none",
+        mode=mode if drafter != "none" else "none",
         context=context,
     )
 
 
 OPTIONS = tuple(name for name in inspect.signature(load).parameters if name != "unknown")
 """Names of what `load` takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Thresholds:
-    """Both thresholds as given. A share can be resolved only once the warps are known."""
-
-    mode: str
-    qualifier: Threshold
-    target: Threshold
-
-    @classmethod
-    def parse(
-        cls, mode: str, qualifier: float | str | None, target: float | str | None
-    ) -> "_Thresholds":
-        tau_q = DEFAULT_THRESHOLD_QUALIFIER if qualifier is None else qualifier
-        tau_t = DEFAULT_THRESHOLD_TARGET if target is None else target
-        return cls(mode, Threshold.parse(tau_q), Threshold.parse(tau_t))
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether a calibration is needed: a threshold that the mode reads is a share."""
-        read = {"assisted": [self.target], "fuzzy": [self.target, self.qualifier]}
-        return any(threshold.value is None for threshold in read.get(self.mode, []))
-
-    @property
-    def plain_qualifier(self) -> float:
-        """The qualifier's number, or a stand-in until it is looked up."""
-        value = self.qualifier.value
-        return DEFAULT_THRESHOLD_QUALIFIER if value is None else value
-
-    @property
-    def plain_target(self) -> float:
-        """The target's number, or a stand-in until it is looked up."""
-        return DEFAULT_THRESHOLD_TARGET if self.target.value is None else self.target.value
-
-
-@dataclass(frozen=True, slots=True)
-class Cascade:
-    """Models, largest first, and what a strategy over them needs to know."""
-
-    models: tuple[LanguageModel, ...]
-    config: PyramidConfig
-    thresholds: _Thresholds
-    calibrations: tuple[Calibration, ...]
-
-    def strategy(self, params: SamplingParams) -> Strategy:
-        """The strategy for requests with these warps; shares of positions become divergences."""
-        config = self.config
-        if self.thresholds.calibrated and len(self.models) > 1:
-            config = replace(config, threshold_target=self._resolve(0, params))
-            if len(self.models) > 2 and config.mode == "fuzzy":
-                config = replace(config, threshold_qualifier=self._resolve(1, params))
-        target, *others = list(self.models)
-        draft = others.pop() if others else None
-        return pyramid(target, draft, others, config)
-
-    def _resolve(self, verifier: int, params: SamplingParams) -> float:
-        threshold = self.thresholds.target if verifier == 0 else self.thresholds.qualifier
-        subject = Subject(
-            divergence=self.config.divergence,
-            proposer=ModelId.of(self.models[verifier + 1]),
-            verifier=ModelId.of(self.models[verifier]),
-            warps=params.warps,
-        )
-        return threshold.resolve(self.calibrations, subject)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -238,19 +162,10 @@ def _sources(target: Any, qualifier: Any, draft: Any, mode: str) -> list[tuple[s
         return found
     given: list[Any] = list(qualifier) if isinstance(qualifier, list | tuple) else [qualifier]
     middle = [source for source in given if source is not None and source != NO_TIER]
-    names = ["qualifier", *(f"qualifier{i + 2}" for i in range(len(middle) - 1))]
-    found += list(zip(names, middle, strict=False))
+    found += list(zip(tier_names(len(middle)), middle, strict=True))
     if draft is not None and draft != NO_TIER:
         found.append(("draft", draft))
     return found
-
-
-def _check_drafted(tiers: Sequence[tuple[str, Any]], mode: str) -> None:
-    if len(tiers) == 1 and mode != "none":
-        raise OptionError(
-            f"mode {mode!r} needs a draft model or a qualifier",
-            hint="Give draft=..., or use mode 'none'",
-        )
 
 
 def _is_family(source: Any) -> bool:

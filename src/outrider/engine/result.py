@@ -57,6 +57,12 @@ def _counted(c: Counters) -> dict[str, Any]:
         "accepted": c.accepted,
         "acceptance_rate": metrics.acceptance_rate(c),
         "accepted_at": metrics.acceptance_at(c),
+        "mean_draft_length": metrics.mean_draft_length(c),
+        "origins": {
+            origin: {"drafts": t.drafts, "drafted": t.drafted, "accepted": t.accepted}
+            for origin, t in c.tallies.items()
+            if t.drafts
+        },
     }
 
 

@@ -23,7 +23,7 @@ class Source:
         name: the `Draft.origin` it is booked under.
         seconds: what drafting one token takes, until it is measured in place.
         accept: chance that a token is kept, its parent having been kept.
-        weight: tested tokens that this belief counts for.
+        weight: tested tokens that this belief counts for, until it fades like them.
         longest: most tokens drafted at once.
         lucky: it drafts only where it happens to find something, and costs nothing elsewhere. It
             is asked before the others, where it promises more than they do.
@@ -48,7 +48,8 @@ class Source:
 
     def chance(self, tally: Tally) -> float:
         """Tracked acceptance: the belief and the faded counts, weighed."""
-        return (self.accept * self.weight + tally.hits) / (self.weight + tally.trials)
+        weight = self.weight * tally.belief
+        return (self.accept * weight + tally.hits) / (weight + tally.trials)
 
 
 @dataclass(frozen=True, slots=True)
