@@ -21,6 +21,7 @@ class OwnEngine:
     spoil: int | None = None
     install: str | None = None
     refuses: bool = False
+    fails_at: int | None = None
     opened: list[tuple[Path, Path | None, int, str]] = field(default_factory=list)
     closed: int = 0
 
@@ -34,7 +35,8 @@ class OwnEngine:
         if self.refuses:
             raise CheckpointError("own can not run this")
         self.opened.append((target, draft, threads, dtype))
-        yield OpenEngine(outrider.load(target, mode="none", dtype="float32", threads=1), self.spoil)
+        generator = outrider.load(target, mode="none", dtype="float32", threads=1)
+        yield OpenEngine(generator, self.spoil, self.fails_at)
         self.closed += 1
 
 
@@ -42,6 +44,8 @@ class OwnEngine:
 class OpenEngine:
     generator: outrider.Generator
     spoil: int | None
+    fails_at: int | None
+    calls: int = 0
 
     def generate(
         self,
@@ -53,6 +57,9 @@ class OpenEngine:
         seed: int,
         ignore_eos: bool = False,
     ) -> RivalText:
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise RuntimeError("out of everything")
         begun = perf_counter()
         self.generator.reset()
         result = self.generator.generate(

@@ -223,7 +223,39 @@ def test_rivals_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert measured.missing == {
         "absent": "pip install absent",
         "unfit": "own can not run this.",
-        "drafted": "it needs a draft model",
+        "drafted": "it needs a draft model.",
     }
     assert not drafted.opened
     assert {run.system for run in measured.runs} == {"none"}
+
+
+def test_a_rival_that_fails_is_dropped_and_the_run_goes_on(tmp_path: Path) -> None:
+    faulty = OwnEngine(name="faulty", fails_at=3)
+    measured = with_rivals(tmp_path, faulty, OwnEngine())
+    assert list(measured.rivals) == ["own"]
+    assert "RuntimeError: out of everything" in measured.missing["faulty"]
+    assert {run.system for run in measured.runs} == {"none", "draft:k=3", "own"}
+    assert len(measured.runs) == 3 * 2
+
+
+def test_float32_rivals_are_compared_in_float32_whatever_the_run_computes_in(
+    tmp_path: Path,
+) -> None:
+    measured = with_rivals(tmp_path / "a", OwnEngine(), dtype="bfloat16", max_new_tokens=24)
+    texts = summarise(measured)["rivals"]["same_text"]["own"]
+    assert (texts["texts"], texts["equal_texts"]) == (2, 2)
+    sampled = with_rivals(tmp_path / "b", OwnEngine(), temperature=0.8)
+    assert summarise(sampled)["rivals"]["same_text"] == {}
+
+
+def test_the_best_of_both_sides_meet(tmp_path: Path) -> None:
+    measured = with_rivals(tmp_path, OwnEngine(), OwnEngine(name="seeker", method="lookup"))
+    slowed = [
+        replace(run, seconds=run.seconds + 10.0) if run.system in ("own", "none") else run
+        for run in measured.runs
+    ]
+    best = summarise(replace(measured, runs=slowed))["workloads"]["all"]["best"]
+    assert best["strategy"] == "draft:k=3"
+    assert best["rival"] == best["lookup_rival"] == "seeker"
+    assert best["against_rival"] == best["against_lookup_rival"]
+    assert best["against_rival"]["pairs"] == 2

@@ -10,6 +10,7 @@ from outrider.bench.measure import Place, Run
 from outrider.bench.models import OpenModels
 from outrider.bench.statistics import first_difference
 from outrider.bench.strategies import BASELINE
+from outrider.engine.load import load
 from outrider.models.native import NativeDecoder
 from outrider.noise import Purpose, gumbel, stream_key
 from outrider.protocols import Segment
@@ -19,6 +20,10 @@ from outrider.types import NO_IDS, Exactness, Prompt, as_ids
 _NEAR = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.25, "float16": 0.03}
 """Scores this close may change places between one row and several, where a model's rows depend on
 how many there are. Those of `NativeDecoder` do not: no difference is excused there."""
+
+
+_COMPARED = 16
+"""Texts that are enough to tell whether another system computes the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +88,23 @@ def compare(
                 near_tie=margin is not None and margin < _tolerance(opened),
             )
         )
+    return found
+
+
+def float32_texts(
+    opened: OpenModels, places: Sequence[Place], sampling: Mapping[str, Any]
+) -> dict[str, list[int]]:
+    """Prompt -> what the target writes undrafted in float32; of at most `_COMPARED` prompts."""
+    tier = opened.tiers["target"]
+    device = getattr(opened.models["target"], "device", "cpu")
+    generator = load(tier.folder, mode="none", dtype="float32", device=str(device))
+    generator.tokenizer = None
+    step = max(len(places) // _COMPARED, 1)
+    found: dict[str, list[int]] = {}
+    for place in places[::step]:
+        generator.reset()
+        result = generator.generate(list(place.token_ids), **sampling)
+        found[place.task] = [int(t) for t in result.token_ids]
     return found
 
 

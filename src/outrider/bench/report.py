@@ -119,17 +119,33 @@ def _rivals(summary: Figures) -> Iterator[str]:
         for rival, ratios in figures["against_rivals"].items()
     ]
     if rows:
-        yield "<h2>Against rivals</h2><p>How many times faster each strategy is.</p>"
+        yield "<h2>Against rivals</h2><p>Our fastest exact strategy against the fastest:</p>"
+        yield _table(list(_best(summary)))
+        yield "<p>How many times faster each strategy is:</p>"
         yield _table(rows)
     about = summary["rivals"]
     for name, texts in about["same_text"].items():
         share = "no" if texts["equal_tokens"] is None else f"{texts['equal_tokens']:.1%} of"
         yield (
-            f"<p>{_text(name)}, equal precision: {texts['equal_texts']} of {texts['texts']} texts "
-            f"are the same as ours, {share} tokens.</p>"
+            f"<p>{_text(name)}, compared in float32: {texts['equal_texts']} of "
+            f"{texts['texts']} texts are the same as ours, {share} tokens.</p>"
         )
     for name, reason in about["missing"].items():
         yield f"<p>{_text(name)} was not measured: <code>{_text(reason)}</code></p>"
+
+
+def _best(summary: Figures) -> Iterator[Row]:
+    for workload, figures in summary["workloads"].items():
+        best = figures["best"]
+        if best:
+            yield {
+                "workload": workload,
+                "ours": best["strategy"],
+                "fastest rival": best["rival"],
+                "times faster": _ratio(best["against_rival"]),
+                "fastest lookup": best["lookup_rival"] or _NONE,
+                "times faster than it": _ratio(best["against_lookup_rival"]),
+            }
 
 
 def _costs(summary: Figures) -> Iterator[Row]:

@@ -82,6 +82,9 @@ class Rival(Protocol):
     ) -> AbstractContextManager[OpenRival]:
         """Load (and convert, where needed) the checkpoints in these folders.
 
+        A rival that runs on accelerators takes `device` as a further keyword; one that does not
+        is measured on the CPU alone.
+
         Args:
             target: a Hugging Face folder.
             draft: likewise; never None where `method` is `draft`.

@@ -1,30 +1,26 @@
 """The run itself: everyone's models open, systems interleaved, each text timed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import sleep
 from typing import Any, TypeVar
 
-from outrider.bench.identity import Mismatch, compare
+from outrider.bench.identity import Mismatch, compare, float32_texts
 from outrider.bench.journal import Journal
+from outrider.bench.line_up import LineUp, Progress
 from outrider.bench.measure import Place, RivalSystem, Run, StrategySystem, System
 from outrider.bench.models import OpenModels, Tier, find_tiers, open_models
 from outrider.bench.rival import Rival
 from outrider.bench.settings import Settings, fingerprint
+from outrider.bench.strategies import BASELINE
 from outrider.bench.verify import tier_costs, used_threads
 from outrider.bench.workloads import Task, read_workloads
 from outrider.engine.prompts import read_prompt
-from outrider.errors import OptionError, OutriderError
+from outrider.errors import OptionError
 from outrider.types import Exactness
 
 Writer = TypeVar("Writer")
-Progress = Callable[[int, int, str], None]
-"""`(done, total, what runs now)`."""
-
-_SETTLE_SECONDS = 0.05
-"""Between systems with thread pools of their own: workers spin for a moment after their work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +36,7 @@ class Measured:
         missing: those that were not, and the command or the reason.
         left_out: prompts that did not fit the models, by workload.
         costs: per tier, the object of `verify_cost`; empty when it was not measured.
+        reference: prompt -> the undrafted float32 text, to compare float32 rivals with.
         mismatches: texts that differ from the baseline's although equality was promised.
         threads: CPU threads of every system.
     """
@@ -52,6 +49,7 @@ class Measured:
     missing: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     costs: Mapping[str, Any] = field(default_factory=dict)
+    reference: Mapping[str, Sequence[int]] = field(default_factory=dict)
     mismatches: Sequence[Mismatch] = ()
     threads: int = 1
 
@@ -99,10 +97,11 @@ class Bench:
             journal.note("costs", tier_costs(opened))
         usable = {name: rival for name, rival in self.rivals.items() if name not in missing}
         with ExitStack() as stack:
-            theirs = self._open_rivals(usable, opened, stack, missing, progress)
-            systems: list[System] = [*ours, *theirs]
-            _write_all(systems, places, journal, settings.repeats, progress)
-        order = {s.name: i for i, s in enumerate(systems)}
+            line_up = LineUp(usable, opened, settings.sampling, missing)
+            theirs = line_up.open(stack, progress)
+            _write_all([*ours, *theirs], places, journal, line_up, settings.repeats, progress)
+        theirs = [s for s in theirs if s.name not in missing]
+        order = {s.name: i for i, s in enumerate([*ours, *theirs])}
         runs = sorted(
             (run for run in journal.runs.values() if run.system in order),
             key=lambda run: order[run.system],
@@ -116,41 +115,30 @@ class Bench:
             missing=missing,
             left_out=left_out,
             costs=journal.facts.get("costs", {}),
+            reference=self._reference(opened, places, theirs, journal, progress),
             mismatches=compare(runs, exactness, opened, places, settings.sampling),
             threads=used_threads(settings.models.threads),
         )
 
-    def _open_rivals(
+    def _reference(
         self,
-        rivals: Mapping[str, Rival],
         opened: OpenModels,
-        stack: ExitStack,
-        missing: dict[str, str],
+        places: Sequence[Place],
+        rivals: Sequence[RivalSystem],
+        journal: Journal,
         progress: Progress,
-    ) -> list[RivalSystem]:
-        """Those that open; the others are named with what they said."""
-        threads = used_threads(self.settings.models.threads)
-        draft = opened.tiers.get("draft")
-        found: list[RivalSystem] = []
-        for name, rival in rivals.items():
-            if rival.method == "draft" and draft is None:
-                missing[name] = "it needs a draft model"
-                continue
-            progress(0, 1, f"opening {name}")
-            try:
-                rival_open = stack.enter_context(
-                    rival.open(
-                        opened.tiers["target"].folder,
-                        draft.folder if draft else None,
-                        threads=threads,
-                        dtype=opened.dtype,
-                    )
-                )
-            except OutriderError as error:
-                missing[name] = str(error)
-                continue
-            found.append(RivalSystem(name, rival_open, self.settings.sampling))
-        return found
+    ) -> dict[str, Any]:
+        """What float32 writes at temperature 0, where a rival of that precision took part."""
+        exact = any(self.rivals[r.name].precision == "float32" for r in rivals)
+        if not exact or self.settings.sampling["temperature"] != 0:
+            return {}
+        if opened.dtype == "float32":
+            runs = journal.runs.values()
+            return {r.task: r.token_ids for r in runs if r.system == BASELINE}
+        if "float32" not in journal.facts:
+            progress(0, 1, "texts in float32, to compare")
+            journal.note("float32", float32_texts(opened, places, self.settings.sampling))
+        return journal.facts["float32"]
 
 
 def order_of(
@@ -169,26 +157,22 @@ def _write_all(
     systems: Sequence[System],
     places: Sequence[Place],
     journal: Journal,
+    line_up: LineUp,
     repeats: int,
     progress: Progress,
 ) -> None:
     """Warm everyone up, then write what is missing."""
     plan = list(order_of(systems, places, repeats))
-    todo = [
-        (system, place)
-        for system, place in plan
-        if (system.name, place.task, place.repeat) not in journal.runs
-    ]
+    todo = [(s, p) for s, p in plan if (s.name, p.task, p.repeat) not in journal.runs]
     done = len(plan) - len(todo)
-    for system in dict.fromkeys(s.name for s, _ in todo):
-        progress(done, len(plan), f"warming up {system}")
-        next(s for s, _ in todo if s.name == system).write(places[0])
-    settle = any(isinstance(system, RivalSystem) for system in systems)
+    for system in {s.name: s for s, _ in todo}.values():
+        progress(done, len(plan), f"warming up {system.name}")
+        line_up.write(system, places[0])
     for system, place in todo:
         progress(done, len(plan), f"{system.name}, {place.workload}")
-        if settle:
-            sleep(_SETTLE_SECONDS)
-        journal.add(system.write(place))
+        run = line_up.write(system, place)
+        if run is not None:
+            journal.add(run)
         done += 1
     progress(done, len(plan), "done")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any
 
 from outrider import metrics
@@ -10,6 +10,7 @@ from outrider.bench.measure import PARTS, Run
 from outrider.bench.run import Measured
 from outrider.bench.statistics import Ratio, Spread, equal_share, first_difference
 from outrider.bench.strategies import BASELINE
+from outrider.types import Exactness
 
 ALL = "all"
 """The name under which the figures of all workloads together stand."""
@@ -67,7 +68,37 @@ def _workload(measured: Measured, name: str, short: set[str]) -> dict[str, Any]:
             for rival in measured.rivals
             if rival in by_system
         },
+        "best": _best(by_system, measured),
     }
+
+
+def _best(by_system: Mapping[str, list[Run]], measured: Measured) -> dict[str, Any] | None:
+    """Our fastest strategy that changes nothing, against the fastest rival, and lookup rival."""
+    rivals = {name: runs for name, runs in by_system.items() if name in measured.rivals}
+    exact = {
+        name: runs
+        for name, runs in by_system.items()
+        if measured.exactness.get(name) is Exactness.IDENTICAL
+    }
+    if not rivals or not exact:
+        return None
+    own = _fastest(exact)
+    lookups = {n: r for n, r in rivals.items() if measured.rivals[n].method == "lookup"}
+    found: dict[str, Any] = {"strategy": own}
+    for kind, group in {"rival": rivals, "lookup_rival": lookups}.items():
+        name = _fastest(group) if group else None
+        ratio = _ratio(by_system[own], group[name], _seconds_per_token) if name else None
+        found |= {kind: name, f"against_{kind}": ratio}
+    return found
+
+
+def _fastest(systems: Mapping[str, list[Run]]) -> str:
+    """By the geometric mean over prompts of the medians over repeats."""
+
+    def seconds(runs: list[Run]) -> float:
+        return geometric_mean(_by_task(runs, _seconds_per_token).values())
+
+    return min(systems, key=lambda name: seconds(systems[name]))
 
 
 def _figures(
@@ -165,22 +196,18 @@ def _prediction(runs: Sequence[Run]) -> float | None:
 
 
 def _rival_texts(measured: Measured) -> dict[str, Any]:
-    """How far greedy texts of equal precision agree with our undrafted ones."""
-    if measured.settings.sampling["temperature"] != 0:
-        return {}
-    dtype = measured.tiers["target"].dtype
-    plain = {r.task: r for r in measured.runs if r.system == BASELINE}
+    """How far greedy texts of float32 rivals agree with our undrafted float32 ones."""
     return {
-        name: _agreement([r for r in measured.runs if r.system == name], plain)
+        name: _agreement([r for r in measured.runs if r.system == name], measured.reference)
         for name, rival in measured.rivals.items()
-        if rival.precision == dtype
+        if rival.precision == "float32" and measured.reference
     }
 
 
-def _agreement(runs: Sequence[Run], plain: Mapping[str, Run]) -> dict[str, Any]:
+def _agreement(runs: Sequence[Run], plain: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     pairs = [(r, plain[r.task]) for r in runs if r.task in plain]
-    first = [first_difference(r.token_ids, p.token_ids) for r, p in pairs]
-    shares = [equal_share(r.token_ids, p.token_ids) for r, p in pairs]
+    first = [first_difference(r.token_ids, text) for r, text in pairs]
+    shares = [equal_share(r.token_ids, text) for r, text in pairs]
     return {
         "texts": len(pairs),
         "equal_texts": sum(index is None for index in first),

@@ -30,6 +30,9 @@ def show(summary: Figures, screen: Screen) -> None:
         screen.table(
             "One forward over n rows, behind 200 tokens", [cost_row(c) for c in costs_of(summary)]
         )
+    best = list(_best_rows(summary))
+    if best:
+        screen.table("Our fastest exact strategy against the fastest rivals", best, labels=3)
     against = list(_against_rows(summary))
     if against:
         screen.table("Times faster than each rival (95 % interval)", against, labels=2)
@@ -59,7 +62,7 @@ def remarks(summary: Figures) -> Iterator[str]:
         yield f"{len(short)} prompts with answers under {least} tokens are left out of the figures."
     for name, about in summary["rivals"]["same_text"].items():
         yield (
-            f"{name} at equal precision: {about['equal_texts']} of {about['texts']} texts are "
+            f"{name}, compared in float32: {about['equal_texts']} of {about['texts']} texts are "
             f"ours, {about['equal_tokens']:.1%} of tokens."
         )
     for name, reason in summary["rivals"]["missing"].items():
@@ -132,6 +135,20 @@ def _even(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """The same rows with the columns of the longest."""
     longest = max(rows, key=len)
     return [{name: row.get(name, NONE) for name in longest} for row in rows]
+
+
+def _best_rows(summary: Figures) -> Iterator[dict[str, str]]:
+    for workload, figures in summary["workloads"].items():
+        best = figures["best"]
+        if best:
+            yield {
+                "workload": workload,
+                "ours": best["strategy"],
+                "fastest rival": best["rival"],
+                "times faster": _interval(best["against_rival"]),
+                "fastest lookup": best["lookup_rival"] or NONE,
+                "times faster than it": _interval(best["against_lookup_rival"]),
+            }
 
 
 def _against_rows(summary: Figures) -> Iterator[dict[str, str]]:

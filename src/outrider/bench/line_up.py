@@ -1,0 +1,87 @@
+"""The rivals of a run: opened beside our models, dropped where they fail."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from inspect import signature
+from time import sleep
+from typing import Any
+
+import torch
+
+from outrider.bench.measure import Place, RivalSystem, Run, System
+from outrider.bench.models import OpenModels
+from outrider.bench.rival import Rival
+from outrider.bench.verify import used_threads
+from outrider.errors import OutriderError
+
+Progress = Callable[[int, int, str], None]
+"""`(done, total, what runs now)`."""
+
+_SETTLE_SECONDS = 0.05
+"""Between systems with thread pools of their own: workers spin for a moment after their work."""
+
+
+@dataclass(slots=True)
+class LineUp:
+    """Rivals that are installed, and what becomes of them.
+
+    Attributes:
+        rivals: by name.
+        opened: our models; rivals run the same checkpoints.
+        sampling: of the run.
+        missing: name -> why it is not measured; grows.
+    """
+
+    rivals: Mapping[str, Rival]
+    opened: OpenModels
+    sampling: Mapping[str, Any]
+    missing: dict[str, str]
+
+    def open(self, stack: ExitStack, progress: Progress) -> list[RivalSystem]:
+        """Those that can be opened, closed again with `stack`."""
+        found: list[RivalSystem] = []
+        for name, rival in self.rivals.items():
+            progress(0, 1, f"opening {name}")
+            try:
+                found.append(RivalSystem(name, self._opened(rival, stack), self.sampling))
+            except OutriderError as error:
+                self.missing[name] = str(error)
+        return found
+
+    def write(self, system: System, place: Place) -> Run | None:
+        """One text; None from a rival that has failed. A fault of ours is raised."""
+        if not isinstance(system, RivalSystem):
+            self._settle()
+            return system.write(place)
+        if system.name in self.missing:
+            return None
+        self._settle()
+        try:
+            return system.write(place)
+        except Exception as error:  # whatever foreign code may raise must not lose the run
+            what = " ".join(str(error).split())[:160]
+            self.missing[system.name] = f"it failed on {place.task}: {type(error).__name__}: {what}"
+            return None
+
+    def _settle(self) -> None:
+        if self.rivals:
+            sleep(_SETTLE_SECONDS)
+
+    def _opened(self, rival: Rival, stack: ExitStack) -> Any:
+        tiers = self.opened.tiers
+        draft = tiers.get("draft")
+        if rival.method == "draft" and draft is None:
+            raise OutriderError("it needs a draft model")
+        place = getattr(self.opened.models["target"], "device", torch.device("cpu"))
+        options: dict[str, Any] = {
+            "threads": used_threads(self.opened.settings.threads),
+            "dtype": self.opened.dtype,
+        }
+        if "device" in signature(rival.open).parameters:
+            options["device"] = str(place)
+        elif place.type != "cpu":
+            raise OutriderError(f"it runs on the CPU, not on {place}")
+        return stack.enter_context(
+            rival.open(tiers["target"].folder, draft.folder if draft else None, **options)
+        )
