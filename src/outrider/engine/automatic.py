@@ -7,13 +7,19 @@ of undrafted decoding in any case, so nothing here needs to be certain.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 
+from outrider.decoding import generate
 from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, Qualified
+from outrider.generation import Generation
 from outrider.models.costs import measure_costs
 from outrider.policies import CostCurve, ExpectedGain, Source
 from outrider.policies.windows import Chances, best_windows, token_seconds
-from outrider.protocols import Drafter, LanguageModel
+from outrider.protocols import Drafter, LanguageModel, Request
+from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy import Strategy, tier_names
+from outrider.types import Prompt
 
 DRAFTERS: dict[str, str] = {
     "auto": "whatever is expected to be fastest, decided while writing",
@@ -33,6 +39,7 @@ FURTHER_TIER = 0.1
 """How much more a qualifier must promise before it takes part: its prompt has to be read, too."""
 
 _COPY_SECONDS = 5e-6
+_OVERHEAD_PROMPT, _OVERHEAD_ROUNDS = 16, 12
 _LONGEST_COPY = 24
 _DRAFT_WIDTHS, _DRAFT_LIMIT = (1, 2), 0.02
 _QUALIFIER_WIDTHS, _QUALIFIER_LIMIT = (1, 2, 4, 8), 0.04
@@ -47,12 +54,14 @@ class Automatic:
         below: smaller models, the largest first; the last one drafts.
         chances: what is believed of them before they were tried.
         curve: the target's costs; measured when not given.
+        overhead: seconds of a round beside forwards; measured when not given.
     """
 
     target: LanguageModel
     below: Sequence[LanguageModel] = ()
     chances: Chances = field(default_factory=Chances)
     curve: CostCurve | None = None
+    overhead: float | None = None
 
     def strategy(self, kind: str = "auto") -> Strategy:
         """One of `DRAFTERS`; undrafted where the target's window has no room to measure in."""
@@ -73,7 +82,10 @@ class Automatic:
         return self._built(line, verify, (*_lookups(), *sources))
 
     def _built(self, drafter: Drafter, verify: CostCurve, sources: tuple[Source, ...]) -> Strategy:
-        policy = ExpectedGain(verify=verify, sources=sources)
+        overhead = self.overhead
+        if overhead is None:
+            overhead = round_overhead(self.target, verify)
+        policy = ExpectedGain(verify=verify, sources=sources, overhead=overhead)
         return Strategy(target=self.target, drafter=drafter, policy=policy)
 
     def _steady(
@@ -123,6 +135,26 @@ class Automatic:
 
     def _draft(self, each: float) -> Source:
         return Source(name="draft", seconds=each, accept=self.chances.draft)
+
+
+def round_overhead(target: LanguageModel, verify: CostCurve) -> float:
+    """Seconds that an undrafted round takes beside the forward and the choice of its token.
+
+    The choice is left out because every token has one, drafted or not. Median over a short text
+    that nobody reads.
+    """
+    prompt = Prompt(token_ids=(0,) * min(_OVERHEAD_PROMPT, target.context_length - 2))
+    sampler = Sampler(SamplingParams(max_new_tokens=_OVERHEAD_ROUNDS + 1, seed=0))
+    generation = Generation(Request(prompt, sampler))
+    for _ in generate(Strategy(target=target).stage, [generation]):
+        pass
+    counters, times = generation.counters, generation.token_times
+    rounds = [b - a for a, b in pairwise(times)]
+    if not rounds:
+        return 0.0
+    choice = counters.seconds.get("accept", 0.0) / counters.rounds
+    forward = counters.seconds.get("verify", 0.0) / counters.rounds
+    return max(median(rounds) - choice - min(forward, verify.seconds(1)), 0.0)
 
 
 def _qualifier_costs(qualifier: LanguageModel) -> CostCurve:

@@ -1,6 +1,6 @@
 """What a model's forwards cost on this machine, measured."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -24,8 +24,9 @@ def forward_seconds(
     context: int = 200,
     repeats: int = 15,
     limit: float | None = None,
+    summary: Callable[[Sequence[float]], float] = median,
 ) -> dict[int, float]:
-    """Median wall seconds of one forward over n rows of one text.
+    """Wall seconds, the median of several runs, of one forward over n rows of one text.
 
     The rows are a chain: the pending token and n - 1 drafted ones. Widths are interleaved, so that
     a slow spell of the machine meets all of them, and each is run once before to warm up.
@@ -37,6 +38,7 @@ def forward_seconds(
         repeats: timed runs of each width.
         limit: seconds after which no further run begins (each width has one by then); None sets
             none. The prefill and the warm-up are not counted.
+        summary: what is made of the times of one width.
 
     Returns:
         Seconds by width.
@@ -57,7 +59,7 @@ def forward_seconds(
             if turn and limit is not None and perf_counter() - begun > limit:
                 break
             times[n].append(_timed(model, cache, tokens, want))
-    return {n: median(seconds) for n, seconds in times.items()}
+    return {n: summary(seconds) for n, seconds in times.items()}
 
 
 def measure_costs(
@@ -65,9 +67,13 @@ def measure_costs(
 ) -> CostCurve:
     """A quick cost curve: at most about `limit` seconds beside the prefill and the warm-up.
 
+    Made of the best times: in so few runs a busy machine would bend a curve of medians, and what
+    counts for a decision is how the widths compare.
+
     Raises `OptionError` when not even one row fits the model's window.
     """
-    return CostCurve.of(forward_seconds(model, widths, context=128, repeats=9, limit=limit))
+    seconds = forward_seconds(model, widths, context=128, repeats=25, limit=limit, summary=min)
+    return CostCurve.of(seconds)
 
 
 def _timed(model: LanguageModel, cache: Any, tokens: Any, want: Any) -> float:
