@@ -1,7 +1,10 @@
 """`outrider bench`: what it prints, what it keeps, and what it refuses before any work."""
 
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +176,25 @@ def test_what_is_not_installed_is_named_with_its_line(
         'zstandard is not installed. Install it with: pip install "outrider[bench]"'
         in outcome.error
     )
+
+
+def test_ctrl_c_keeps_what_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    arguments = [*ONE, "--workloads", "stories", "--repeats", "200", "--out", str(folder)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "outrider", "bench", "speed", "--strategies", "none", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    runs = folder / "runs.jsonl"
+    deadline = time.monotonic() + 60
+    while not (runs.exists() and runs.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "stopped; the same command goes on from here" in err
+    assert "Traceback" not in err
+    assert all(json.loads(line)["kind"] == "run" for line in runs.read_text().splitlines())
