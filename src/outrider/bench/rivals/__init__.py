@@ -1,0 +1,14 @@
+"""Other systems, measured in the same run on the same weights and prompts."""
+
+from outrider.bench.rival import Rival
+from outrider.bench.rivals.hugging_face import HUGGING_FACE
+from outrider.bench.rivals.llamacpp import LLAMA_CPP
+from outrider.bench.rivals.openvino import OPENVINO
+
+__all__ = ["rivals"]
+
+
+def rivals() -> dict[str, Rival]:
+    """All rivals by name. None of their packages is imported before one is opened."""
+    known: tuple[Rival, ...] = (*HUGGING_FACE, *LLAMA_CPP, *OPENVINO)
+    return {rival.name: rival for rival in known}

@@ -1,0 +1,125 @@
+"""OpenVINO GenAI: int8 weights; plain, a draft model, prompt lookup.
+
+Settings are those of its documentation: five drafted tokens, lookups by up to three tokens.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from outrider.bench.rival import RivalText
+from outrider.bench.rivals.conversion import checkpoint_ends, converted, install_line
+from outrider.bench.rivals.openvino_export import export_openvino
+from outrider.errors import CheckpointError
+
+__all__ = ["OPENVINO", "OpenVino"]
+
+_DRAFTED = 5
+_NGRAM = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenVino:
+    """A setting of OpenVINO GenAI. Attributes: see `Rival`."""
+
+    name: str
+    method: str
+    precision: str = "int8"
+
+    def available(self) -> str | None:
+        """See `Rival`."""
+        return install_line(("openvino_genai", "gguf"))
+
+    @contextmanager
+    def open(
+        self, target: Path, draft: Path | None, *, threads: int, dtype: str
+    ) -> Iterator["OpenOpenVino"]:
+        """See `Rival`; `dtype` is not followed."""
+        import openvino_genai as genai
+
+        options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+        schedule = genai.SchedulerConfig()
+        schedule.enable_prefix_caching = False
+        more: dict[str, Any] = {"scheduler_config": schedule}
+        if self.method == "lookup":
+            more["prompt_lookup"] = True
+        try:
+            if self.method == "draft" and draft is not None:
+                more["draft_model"] = genai.draft_model(_folder(draft), "CPU", **options)
+            pipeline = genai.LLMPipeline(_folder(target), "CPU", **options, **more)
+        except RuntimeError as error:
+            raise CheckpointError(f"OpenVINO can not run {target}: {_line(error)}") from None
+        yield OpenOpenVino(self.method, pipeline, checkpoint_ends(target))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOpenVino:
+    """See `OpenRival`."""
+
+    method: str
+    pipeline: Any
+    ends: tuple[int, ...]
+
+    def generate(
+        self,
+        token_ids: Sequence[int],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float,
+        seed: int,
+        ignore_eos: bool = False,
+    ) -> RivalText:
+        """See `OpenRival`."""
+        import openvino
+        import openvino_genai as genai
+
+        config = self._config(max_new_tokens, temperature, top_p, seed, ignore_eos)
+        ids = np.asarray([token_ids], dtype=np.int64)
+        prompt = genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids)))
+        start = time.perf_counter()
+        written = self.pipeline.generate(prompt, config)
+        new = tuple(int(token) for token in written.tokens[0])
+        seconds = time.perf_counter() - start
+        first = written.perf_metrics.get_ttft().mean / 1000
+        return RivalText(new, min(first, seconds), seconds)
+
+    def _config(
+        self, max_new_tokens: int, temperature: float, top_p: float, seed: int, ignore_eos: bool
+    ) -> Any:
+        import openvino_genai as genai
+
+        config = genai.GenerationConfig()
+        config.max_new_tokens = max_new_tokens
+        config.ignore_eos = ignore_eos
+        config.do_sample = temperature > 0
+        if temperature > 0:
+            config.temperature, config.top_p, config.rng_seed = temperature, top_p, seed
+        if self.ends and not ignore_eos:
+            config.eos_token_id, config.stop_token_ids = self.ends[0], set(self.ends)
+        if self.method != "plain":
+            config.num_assistant_tokens = _DRAFTED
+        if self.method == "lookup":
+            config.max_ngram_size = _NGRAM
+        return config
+
+
+def _folder(checkpoint: Path) -> str:
+    """The converted model. Raises `CheckpointError`."""
+    return str(converted(checkpoint, "openvino-int8", lambda out: export_openvino(checkpoint, out)))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+OPENVINO = (
+    OpenVino(name="openvino-int8", method="plain"),
+    OpenVino(name="openvino-int8-draft", method="draft"),
+    OpenVino(name="openvino-int8-lookup", method="lookup"),
+)

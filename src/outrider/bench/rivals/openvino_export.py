@@ -1,0 +1,93 @@
+"""Checkpoints for OpenVINO GenAI, without the exporter of `optimum`, which pins `transformers`.
+
+GenAI reads GGUF and can write what it read as its own format; the float16 matrices in there are
+then replaced by the int8 ones that `optimum-cli export openvino --weight-format int8` would write:
+asymmetric, a scale and a zero point for each output channel. The speeds are the same (GenAI's own
+q8_0, whose 32 weights share a scale, is as fast for one row and much slower for several).
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outrider.bench.gguf_export import export_gguf
+from outrider.errors import CheckpointError
+from outrider.models.checkpoint import open_checkpoint
+
+__all__ = ["export_openvino"]
+
+_MODEL = "openvino_model.xml"
+_SMALLEST = 2048
+"""Matrices with fewer numbers stay as they are."""
+
+_LEVELS = 255
+
+
+def export_openvino(folder: Path, out: Path) -> None:
+    """Write the checkpoint at `folder` into the empty folder `out`, weights in int8.
+
+    Raises:
+        CheckpointError: it has what GGUF, or OpenVINO's reader of it, does not cover.
+    """
+    import openvino
+    import openvino_genai as genai
+
+    rope = open_checkpoint(folder).config
+    rope = rope.get("rope_scaling") or rope.get("rope_parameters") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise CheckpointError(f"{folder} has RoPE scaling {kind!r}, which is not converted here")
+    half = out / "half"
+    half.mkdir()
+    file = export_gguf(folder, half / "model.gguf", "f16")
+    try:
+        genai.LLMPipeline(str(file), "CPU", enable_save_ov_model=True)
+        model = openvino.Core().read_model(half / _MODEL)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"OpenVINO can not read {folder}: {reason}") from None
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Constant" and _is_matrix(node):
+            _compress(node)
+    openvino.save_model(model, out / _MODEL, compress_to_fp16=False)
+    for part in sorted(half.glob("openvino_*tokenizer.*")):
+        shutil.copyfile(part, out / part.name)
+    del model  # it maps the file
+    shutil.rmtree(half)
+
+
+def _is_matrix(node: Any) -> bool:
+    shape = list(node.output(0).get_shape())
+    kind = node.output(0).get_element_type().get_type_name()
+    return len(shape) == 2 and kind in ("f16", "f32") and shape[0] * shape[1] >= _SMALLEST
+
+
+def _compress(node: Any) -> None:
+    """Put `(weight - zero point) * scale` in the place of a constant."""
+    from openvino import opset13 as ops
+
+    weight, zero, scale = quantized(np.asarray(node.data, dtype=np.float32))
+    readers = list(node.output(0).get_target_inputs())
+    kind = node.output(0).get_element_type()
+    centred = ops.subtract(
+        ops.convert(ops.constant(weight), kind), ops.convert(ops.constant(zero), kind)
+    )
+    scaled = ops.multiply(centred, ops.convert(ops.constant(scale), kind))
+    for reader in readers:
+        reader.replace_source_output(scaled.output(0))
+
+
+def quantized(
+    weight: NDArray[np.float32],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16]]:
+    """`[outputs, inputs]` to int8, `[outputs, 1]` zero points and scales."""
+    low = np.minimum(weight.min(axis=1, keepdims=True), 0)
+    high = np.maximum(weight.max(axis=1, keepdims=True), 0)
+    scale = np.maximum((high - low) / _LEVELS, np.finfo(np.float16).tiny).astype(np.float16)
+    wide = scale.astype(np.float32)
+    zero = np.clip(np.rint(-low / wide), 0, _LEVELS)
+    levels = np.clip(np.rint(weight / wide) + zero, 0, _LEVELS)
+    return levels.astype(np.uint8), zero.astype(np.uint8), scale
