@@ -14,6 +14,7 @@ from outrider.models.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.decoder import Decoder, supports
 from outrider.models.native import NativeDecoder
 from outrider.models.quality import checkable, int8_quality
+from outrider.models.static import decoder_for
 from outrider.models.tokenizer import Tokenizer, has_tokenizer
 from outrider.protocols import LanguageModel
 
@@ -77,7 +78,7 @@ def load_model(
     if kind == torch.int8:
         kind = _without_int8(name or str(source), reason or f"int8 runs on the CPU, not on {place}")
     if reason is None:
-        return Decoder.load(checkpoint, dtype=kind, device=place, name=name)
+        return decoder_for(place).load(checkpoint, dtype=kind, device=place, name=name)
     from outrider.models.transformers import TransformersModel  # takes seconds to import
 
     model = TransformersModel.load(

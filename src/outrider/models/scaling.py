@@ -36,6 +36,7 @@ from outrider.models.scaling_plan import (
     make_plan,
     outer_tensors,
 )
+from outrider.models.static import decoder_for
 
 __all__ = ["cost_scale", "cost_scaled_label", "scaled_decoder"]
 
@@ -111,7 +112,8 @@ def scaled_decoder(
         fingerprint=f"{plan.source.fingerprint}-{plan.spec}-{plan.widen}",
     )
     weights = _weights(plan, torch.device(device), dtype)
-    return Decoder(checkpoint, plan.large, weights, name=name or _spelled(plan.config[LABEL]))
+    kind = decoder_for(torch.device(device))
+    return kind(checkpoint, plan.large, weights, name=name or _spelled(plan.config[LABEL]))
 
 
 def cost_scaled_label(folder: str | Path) -> str | None:

@@ -3,7 +3,7 @@
 A graph replays the same kernels on the same addresses. So the first run of a piece of work is
 written down, operator by operator: names, shapes, and where the tensors lie that it did not make
 itself. Every replay must do exactly the same. Operators that would ask the device for a value, or
-make a shape out of one, are refused, as capturing refuses them.
+make a shape out of one, or bring a constant from the host, are refused: capturing fails there.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "item")
+WAITING = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "is_nonzero",
+    "item",
+    "lift_fresh",
+)
 
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 

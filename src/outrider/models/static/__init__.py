@@ -1,5 +1,13 @@
 """Decoding with static shapes: programs that can be captured once and replayed."""
 
+import torch
+
+from outrider.models.decoder import Decoder
 from outrider.models.static.decoder import StaticDecoder
 
-__all__ = ["StaticDecoder"]
+__all__ = ["StaticDecoder", "decoder_for"]
+
+
+def decoder_for(device: torch.device) -> type[Decoder]:
+    """What runs Llama-shaped checkpoints in floating point on `device`."""
+    return StaticDecoder if device.type == "cuda" else Decoder

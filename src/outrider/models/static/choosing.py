@@ -6,7 +6,7 @@ nucleus wider than the candidates looked at, the answer is `UNDECIDED` and the h
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.noise import Purpose, gumbel, signed, stream_key
-from outrider.sampling import Sampler, SamplingParams
+from outrider.sampling import Sampler
 from outrider.types import IntArray
 
 UNDECIDED = -1
@@ -28,12 +28,6 @@ _MOST_CANDIDATES = 2048
 """Small enough for the sorts that can be captured."""
 
 FloatArray = NDArray[np.float64]
-
-_HANDLED = {"temperature", "top_k", "top_p", "min_p", "seed", "min_new_tokens"}
-_NO_MATTER = {
-    *("stop", "stop_token_ids", "ignore_eos", "max_new_tokens"),
-    *("logprobs", "stopping_criteria"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +83,11 @@ class Chooser:
 
 
 def chooser_for(sampler: Sampler, first_index: int) -> Chooser | None:
-    """How the device chooses for `sampler` from generated index `first_index` on.
-
-    None when it does anything that is not known here: penalties, biases, bans, forced tokens,
-    processors, typical-p, or an option of a later day.
-    """
-    p = sampler.params
-    if type(sampler) is not Sampler or type(p) is not SamplingParams:
-        return None
-    known = _HANDLED | _NO_MATTER
-    plain = all(getattr(p, f.name) == _default(f.name) for f in fields(p) if f.name not in known)
-    held_back = first_index < p.min_new_tokens and bool(sampler.end_ids)
-    wide = 2 * p.top_k > _MOST_CANDIDATES
-    return None if not plain or held_back or wide else Chooser(sampler)
-
-
-def _default(name: str) -> object:
-    return getattr(_DEFAULTS, name)
-
-
-_DEFAULTS = SamplingParams()
+    """How the device chooses for `sampler` from generated index `first_index` on; None when it
+    is not plain, or keeps more tokens than a fixed shape should hold."""
+    wide = 2 * sampler.params.top_k > _MOST_CANDIDATES
+    known = type(sampler) is Sampler and sampler.plain(first_index)
+    return Chooser(sampler) if known and not wide else None
 
 
 def choose(
@@ -121,7 +100,7 @@ def choose(
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
     usable = scores.amax(dim=-1).isfinite()  # NaN wins every comparison
     if not recipe.sampled:
-        return torch.where(usable, scores.argmax(dim=-1), UNDECIDED)
+        return scores.argmax(dim=-1).masked_fill(~usable, UNDECIDED)
     temperature, mass, floor = weights
     scores = scores / temperature.to(scores.dtype)
     ids, kept_scores, sure = _support(recipe, scores, mass)
@@ -130,7 +109,7 @@ def choose(
         kept_scores = kept_scores.masked_fill(kept_scores < lowest, -torch.inf)
     noisy = kept_scores.double() + gumbel(keys[:, None], ids)
     choice = ids.gather(-1, noisy.argmax(dim=-1, keepdim=True))[:, 0]
-    return torch.where(usable & sure, choice, UNDECIDED)
+    return choice.masked_fill(~(usable & sure), UNDECIDED)
 
 
 def _support(recipe: Recipe, scores: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:

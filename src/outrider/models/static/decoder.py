@@ -95,10 +95,8 @@ class StaticDecoder(Decoder):
     ) -> list[IntArray] | None:
         """Continue each cache by up to `depths[i]` tokens, as the samplers choose them.
 
-        Segment i ends with the row that the first of them follows; `generated[i]` were written
-        before it. The last token is not read, nothing follows an end token, and an empty array
-        says that the logits were unusable. None, with nothing done, where a sampler does more
-        than the device knows or the batch is large.
+        See `protocols.Writer`. None, with nothing done, also for more than a few texts: those are
+        better read together.
 
         Raises:
             ContextError: a token of the segments would stand beyond the context window.

@@ -133,6 +133,6 @@ def attend(
     scores = stacked.reshape(kv_heads, group * rows, head_dim) @ keys.transpose(1, 2)
     wide = torch.promote_types(scores.dtype, torch.float32)
     scores = scores.view(kv_heads, group, rows, slots).to(wide) * head_dim**-0.5
-    shares = torch.where(seen, scores, -torch.inf).softmax(dim=-1).to(values.dtype)
+    shares = scores.masked_fill_(~seen, -torch.inf).softmax(dim=-1).to(values.dtype)
     out = shares.view(kv_heads, group * rows, slots) @ values.nan_to_num()
     return out.view(kv_heads, group, rows, head_dim).permute(2, 0, 1, 3).reshape(rows, -1)

@@ -44,6 +44,13 @@ class StaticStorage(Storage):
         """Slots that hold rows; the slot of this number is scratch."""
         return self.keys.shape[2] - 1
 
+    def move_rows(self, source: Storage, slots: Sequence[int], start: int) -> None:
+        """Take over `slots` of `source` as `start`, `start + 1`, ..., without waiting."""
+        index = torch.empty(len(slots), dtype=torch.int64, device=self.keys.device)
+        upload(index, np.asarray(slots, dtype=np.int64))
+        self.keys[:, :, start : start + len(slots)] = source.keys.index_select(2, index)
+        self.values[:, :, start : start + len(slots)] = source.values.index_select(2, index)
+
 
 class StoragePool:
     """All storages of one model, those that no cache reads any more included."""
@@ -127,16 +134,6 @@ class StaticCache(DecoderCache):
             return Frontier(slot, slot, slot, None)
         position = text + int(depths(parents)[-1]) + 1
         return Frontier(slot, position, text, ancestor_mask(parents)[-1])
-
-    @torch.inference_mode()
-    def _move(self, slots: Sequence[int], start: int) -> None:
-        old, end = self.storage, start + len(slots)
-        self.reserve(start, end)
-        new = self.storage
-        index = torch.empty(len(slots), dtype=torch.int64, device=self.layout.device)
-        upload(index, np.asarray(slots, dtype=np.int64))  # a plain copy would wait for the device
-        new.keys[:, :, start:end] = old.keys.index_select(2, index)
-        new.values[:, :, start:end] = old.values.index_select(2, index)
 
     def _share(self) -> "StaticCache":
         return StaticCache(self.layout, self.pool, self.static_storage)
