@@ -10,6 +10,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 EXECUTED = [
     ("docs/guide-adding-a-drafter.md", "# Adding a drafter"),
     ("docs/guide-python.md", "## Put it together yourself"),
+    ("docs/guide-who-drafts.md", "## By hand"),
 ]
 
 
