@@ -18,11 +18,14 @@ from outrider.models.loading import (
     resolve_dtype,
     tokenizer_for,
 )
+from outrider.models.native import NativeDecoder
+from outrider.models.quality import Quality
 from outrider.models.tabular import TabularModel
 from outrider.models.tokenizer import Tokenizer
 from outrider.models.transformers import TransformersModel
 from tests.models.built import RUNS, build
 from tests.models.checkpoints import make_checkpoint
+from tests.models.reference import edited
 
 CPU = torch.device("cpu")
 
@@ -32,7 +35,7 @@ def test_supported_folders_run_in_the_decoder_without_a_word(tmp_path: Path) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = load_model(path, name="target")
-    assert isinstance(model, Decoder) and model.name == "target"
+    assert isinstance(model, NativeDecoder) and model.name == "target"
     assert load_model(str(path)).name == "tiny"
 
 
@@ -72,6 +75,66 @@ def test_missing_folders_and_unknown_hub_names(tmp_path: Path) -> None:
         load_model("org/none")
 
 
+def test_few_bits_are_refused_by_name(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", "llama")
+    for i, (settings, named) in enumerate(
+        [
+            ({"quant_method": "gptq", "bits": 4}, "4-bit weights .gptq"),
+            ({"quant_method": "awq"}, "4-bit weights .awq"),
+            ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "4-bit .*bitsandbytes"),
+            ({"quant_method": "gptq", "bits": 2}, "2-bit weights"),
+        ]
+    ):
+        few = edited(path, tmp_path / str(i), quantization_config=settings)
+        with pytest.raises(CheckpointError, match=named) as caught:
+            load_model(few)
+        assert "--dtype int8" in str(caught.value)
+
+
+def test_cpu_models_run_compiled(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, "llama")
+    for dtype, kind in (("int8", torch.int8), ("float32", torch.float32)):
+        model = load_model(path, dtype=dtype, device="cpu", threads=1)
+        assert isinstance(model, NativeDecoder) and model.dtype == kind
+        assert model.threads.of(8) == 1
+    assert isinstance(load_model(path, dtype="float64"), Decoder)
+
+
+def test_auto_takes_int8_where_it_costs_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_checkpoint(tmp_path, "llama")
+    for rise, kind in ((0.001, torch.int8), (0.5, torch.float32)):
+        quality = Quality(loss=2.0, rise=rise, agreement=0.9, tokens=8)
+        monkeypatch.setattr("outrider.models.loading.int8_quality", lambda _, q=quality: q)
+        assert load_model(path, device="cpu").dtype == kind  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr("outrider.models.loading.checkable", lambda _: False)
+    assert load_model(path, device="cpu").dtype == torch.float32  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32", "auto"])
+def test_without_kernels_it_runs_eagerly_and_says_so(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_checkpoint(tmp_path, "llama")
+    monkeypatch.setattr("outrider.kernels.available", lambda: False)
+    monkeypatch.setattr("outrider.kernels.reason_missing", lambda: "there is no C compiler")
+    if dtype == "int8":
+        with pytest.warns(FallbackWarning, match="draft runs in float32: there is no C compiler"):
+            model = load_model(path, dtype=dtype, device="cpu", name="draft")
+    else:
+        model = load_model(path, dtype=dtype, device="cpu")
+    assert isinstance(model, Decoder) and model.dtype == torch.float32
+
+
+def test_int8_where_only_transformers_can_run_it(tmp_path: Path) -> None:
+    build(*RUNS["gpt2"]).save_pretrained(tmp_path)
+    with pytest.warns(FallbackWarning, match="through transformers, in float32, .*gpt2") as caught:
+        model = load_model(tmp_path, dtype="int8")
+    assert isinstance(model, TransformersModel) and model.dtype == torch.float32
+    assert len(caught) == 1
+
+
 def test_pickles_are_refused(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, "llama")
     (path / "model.safetensors").unlink()
@@ -92,7 +155,7 @@ def test_hub_names_are_found_among_downloads(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert local_folder("org/Model-1.5B") == path
-    assert isinstance(load_model("org/Model-1.5B"), Decoder)
+    assert isinstance(load_model("org/Model-1.5B"), NativeDecoder)
     assert asked == ["org/Model-1.5B"] * 2
     assert local_folder(path) == path
 

@@ -135,7 +135,8 @@ def _check_folder(folder: Path) -> None:
 def _refuse_format(file: Path) -> None:
     if file.suffix == ".gguf":
         raise CheckpointError(
-            f"{file} is GGUF, which is not supported", hint="Use the original safetensors model"
+            f"{file} is GGUF, which is not supported",
+            hint="Use the original safetensors model, with --dtype int8 for speed on the CPU",
         )
     if file.suffix in _PICKLES:
         raise CheckpointError(

@@ -72,24 +72,46 @@ def load_model(
     kind = resolve_dtype(dtype, place)
     folder = local_folder(source)
     checkpoint = open_checkpoint(folder)
+    _refuse_few_bits(checkpoint)
     reason = supports(checkpoint.config)
     if reason is None and place.type == "cpu":
         return _on_cpu(checkpoint, dtype, name, threads)
-    if kind == torch.int8:
-        kind = _without_int8(name or str(source), reason or f"int8 runs on the CPU, not on {place}")
     if reason is None:
+        if kind == torch.int8:
+            kind = _without_int8(name or str(source), f"int8 runs on the CPU, not on {place}")
         return decoder_for(place).load(checkpoint, dtype=kind, device=place, name=name)
     from outrider.models.transformers import TransformersModel  # takes seconds to import
 
+    brief = kind == torch.int8
+    kind = torch.float32 if brief else kind
     model = TransformersModel.load(
         folder, dtype=kind, device=place, name=name, trust_remote_code=trust_remote_code
     )
     warnings.warn(
-        f"{name or source} runs through transformers, which is slower: {reason}",
+        f"{name or source} runs through transformers{', in float32' if brief else ''}, which is "
+        f"slower: {reason}",
         FallbackWarning,
         stacklevel=2,
     )
     return model
+
+
+_FOUR_BIT = ("gptq", "awq", "hqq", "aqlm", "quip", "vptq", "auto-round", "spqr", "higgs")
+"""Methods whose weights have four bits or fewer unless their configuration says otherwise."""
+
+
+def _refuse_few_bits(checkpoint: Checkpoint) -> None:
+    """Raise `CheckpointError` for weights of four bits or fewer, which no runner here reads."""
+    settings = checkpoint.config.get("quantization_config") or {}
+    method = str(settings.get("quant_method", "an unknown method"))
+    four = settings.get("load_in_4bit") or settings.get("_load_in_4bit")
+    bits = 4 if four or method in _FOUR_BIT else 16
+    bits = settings.get("bits", settings.get("weight_bits", bits))
+    if isinstance(bits, int) and bits <= 4:
+        raise CheckpointError(
+            f"{checkpoint.path} holds {bits}-bit weights ({method}), which are not supported",
+            hint="Give the original checkpoint, with --dtype int8 on the CPU or bfloat16 on a GPU",
+        )
 
 
 def _on_cpu(

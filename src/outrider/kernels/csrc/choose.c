@@ -1,7 +1,7 @@
 /* The choice of a token: argmax of warped score plus Gumbel noise.
  *
  * The same rule as `sampling.py`, for the plain warps. Exponentials are taken sixteen at a time,
- * top-p selects with a heap instead of sorting, and of the noise only the hash is computed for
+ * top-p selects by buckets instead of sorting, and of the noise only the hash is computed for
  * every token: logarithms are taken for the few whose hash can still beat the best. */
 #include "choose.h"
 
@@ -72,31 +72,46 @@ static void sink_down(int32_t *heap, int count, int at, const float *weight) {
     }
 }
 
-/* The fewest best tokens that hold a share of at least `p`; they end up at the end of `ids`.
- * Tokens below (1 - p) / count of the total can not be needed: together they hold less than
- * 1 - p. Returns how many of `ids` are left, moved to its front. */
+/* Weights between 1 and 2^-32 fall into buckets by exponent and three bits of mantissa. */
+enum { BUCKETS = 256, BUCKET_SHIFT = 20, BUCKET_OF_ONE = 0x3F800000 >> BUCKET_SHIFT };
+
+INLINE int bucket_of(float weight) {
+    uint32_t bits;
+    memcpy(&bits, &weight, 4);
+    int bucket = BUCKET_OF_ONE - (int)(bits >> BUCKET_SHIFT);
+    return bucket < BUCKETS ? bucket : BUCKETS - 1;
+}
+
+/* The fewest best tokens that hold a share of at least `p` move to the front of `ids`; returns how
+ * many they are. Whole buckets are taken from the heaviest on; only the one in which the share is
+ * reached is put in order. */
 static int nucleus(int32_t *ids, int count, const float *weight, double p) {
-    double total = 0;
-    for (int i = 0; i < count; i++) total += weight[ids[i]];
-    float floor = (float)(total * (1 - p) / count) * 0.999f;
-    int size = 0;
+    double mass[BUCKETS] = {0}, total = 0, before = 0;
+    for (int i = 0; i < count; i++) mass[bucket_of(weight[ids[i]])] += weight[ids[i]];
+    for (int b = 0; b < BUCKETS; b++) total += mass[b];
+    int edge = 0;
+    while (edge < BUCKETS - 1 && before + mass[edge] < p * total) before += mass[edge++];
+    /* three parts: taken, undecided, left out */
+    int taken = 0, end = 0;
     for (int i = 0; i < count; i++) {
         int32_t id = ids[i];
-        ids[size] = id;
-        size += weight[id] >= floor;
+        int bucket = bucket_of(weight[id]);
+        if (bucket > edge) continue;
+        ids[end++] = id;
+        if (bucket < edge) ids[end - 1] = ids[taken], ids[taken++] = id;
     }
-    for (int at = size / 2 - 1; at >= 0; at--) sink_down(ids, size, at, weight);
-    double mass = 0;
-    int left = size;
-    while (left > 0 && (left == size || mass < p * total)) {
-        int32_t best = ids[0];
-        mass += weight[best];
+    int32_t *heap = ids + taken;
+    int left = end - taken, size = left;
+    for (int at = left / 2 - 1; at >= 0; at--) sink_down(heap, left, at, weight);
+    while (left > 0 && (taken + size - left == 0 || before < p * total)) {
+        int32_t best = heap[0];
+        before += weight[best];
         left--;
-        ids[0] = ids[left], ids[left] = best;
-        sink_down(ids, left, 0, weight);
+        heap[0] = heap[left], heap[left] = best;
+        sink_down(heap, left, 0, weight);
     }
-    memmove(ids, ids + left, sizeof(int32_t) * (size - left));
-    return size - left;
+    memmove(heap, heap + left, sizeof(int32_t) * (size - left));
+    return taken + size - left;
 }
 
 /* -- choice ---------------------------------------------------------------------------------- */
