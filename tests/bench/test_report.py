@@ -62,6 +62,7 @@ def test_costs_stand_for_each_model(summary: dict[str, Any]) -> None:
         assert set(cost["verify_cost"]) == {"2", "4", "8", "16", "32"}
         assert cost["verify_cost"]["8"] == pytest.approx(cost["ms"]["8"] / cost["ms"]["1"])
         assert cost["bandwidth_gb_s"] > 0
+        assert cost["threads_by_rows"] in (None, dict.fromkeys(cost["ms"], 1))
         weights = cost["floor_ms"] * cost["bandwidth_gb_s"] * 1e6
         assert weights == pytest.approx(4 * cost["parameters"], rel=0.2)
 

@@ -23,6 +23,7 @@ COLORS = (
 PARTS = {"draft": "#009e73", "verify": "#0072b2", "accept": "#e69f00", "other": "#bbbbbb"}
 _DPI = 144
 _FEW = 10
+_WIDEST = 13.0
 
 
 def require_matplotlib() -> Any:
@@ -72,9 +73,9 @@ def _speedup(summary: Figures) -> Any:
     systems = _systems(workloads, lambda name, f: name != "none" and f["speedup"])
     if not systems:
         return None
-    figure, axes = _canvas(
-        summary, "Speedup by workload", width=max(8.0, 1.5 + len(workloads) * len(systems) * 0.32)
-    )
+    bars = len(workloads) * len(systems)
+    wide = min(max(8.0, 1.5 + 0.32 * bars), _WIDEST)
+    figure, axes = _canvas(summary, "Speedup by workload", width=wide)
     width = 0.8 / len(systems)
     for i, system in enumerate(systems):
         found = [
@@ -92,7 +93,7 @@ def _speedup(summary: Figures) -> Any:
                 [r["high"] - r["mean"] for _, r in found],
             ],
             error_kw={"elinewidth": 1, "ecolor": "#333333"},
-            capsize=2,
+            capsize=2 if bars < 40 else 0,
             color=COLORS[i % len(COLORS)],
             hatch="//" if i >= len(COLORS) else None,
             label=system,

@@ -4,7 +4,7 @@ The floor is the time to read every weight once at the memory bandwidth of this 
 measured in the same run: no forward that reads its weights from memory can be faster.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from outrider.bench.memory import bandwidth_gb_s
 from outrider.bench.models import OpenModels, Tier
 from outrider.models.costs import forward_seconds
+from outrider.models.native import NativeDecoder
 from outrider.protocols import LanguageModel
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
@@ -42,9 +43,10 @@ def verify_cost(
         limit: seconds after which no further round of runs begins.
 
     Returns:
-        `model`, `parameters`, `dtype`, `threads`, `context`, `cost_scale`, `ms` (median
-        milliseconds by width), `verify_cost` (over that of one row), `floor_ms`, `bandwidth_gb_s`,
-        `floor_share` (floor over the time of one row).
+        `model`, `parameters`, `dtype`, `threads` (at most), `threads_by_rows` (where the model
+        chooses), `context`, `cost_scale`, `ms` (median milliseconds by width), `verify_cost`
+        (over that of one row), `floor_ms`, `bandwidth_gb_s`, `floor_share` (floor over the time
+        of one row).
     """
     seconds = forward_seconds(model, widths, context=context, repeats=repeats, limit=limit)
     ms = {str(n): 1000 * s for n, s in seconds.items()}
@@ -54,6 +56,7 @@ def verify_cost(
         "parameters": tier.parameters,
         "dtype": tier.dtype,
         "threads": threads,
+        "threads_by_rows": _chosen(model, seconds),
         "context": context,
         "cost_scale": tier.label,
         "ms": ms,
@@ -62,6 +65,13 @@ def verify_cost(
         "floor_share": floor / ms["1"],
         "bandwidth_gb_s": bandwidth,
     }
+
+
+def _chosen(model: LanguageModel, widths: Iterable[int]) -> dict[str, int] | None:
+    """Threads of a forward by its rows, of the runner that measures which are best."""
+    if not isinstance(model, NativeDecoder):
+        return None
+    return {str(n): model.threads.of(n) for n in widths}
 
 
 def tier_costs(
