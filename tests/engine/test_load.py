@@ -18,6 +18,7 @@ from outrider.errors import (
     VocabularyError,
 )
 from outrider.models.decoder import Decoder
+from outrider.models.native import NativeDecoder
 from outrider.models.tabular import TabularModel
 from outrider.models.tokenizer import Tokenizer
 from outrider.models.transformers import TransformersModel
@@ -57,7 +58,7 @@ def test_folders(loaded: Load) -> None:
 
 def test_strings_and_paths(folders: Folders) -> None:
     generator = load(str(folders.target), draft=folders.draft, dtype="float32")
-    assert isinstance(generator.strategy.target, Decoder)
+    assert isinstance(generator.strategy.target, NativeDecoder)
     assert generator.strategy.target.dtype == torch.float32
     assert generator.tokenizer is not None and generator.tokenizer.encode("ab") == (97, 98)
     assert generator.generate("ab", max_new_tokens=3).completion_tokens == 3

@@ -132,7 +132,7 @@ def test_int8_is_near_float32(tmp_path: Path) -> None:
     brief, exact = (NativeDecoder.load(path, dtype=dtype) for dtype in DTYPES.values())
     text = random_ids(100)
     close(all_logits(brief, text), all_logits(exact, text), tolerance=0.25)
-    assert brief.fingerprint != exact.fingerprint
+    assert brief.fingerprint == exact.fingerprint
     assert brief.weight_bytes < 0.35 * exact.weight_bytes
 
 

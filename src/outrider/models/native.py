@@ -62,7 +62,7 @@ class NativeDecoder:
     Attributes:
         name: how errors and reports call it.
         config: its shape.
-        fingerprint: changes when the weights or their precision change.
+        fingerprint: changes when the checkpoint changes; the same in every precision.
         end_ids: tokens that end a text.
         generation_defaults: what generation_config.json recommends, as found.
         dtype: `torch.int8` or `torch.float32`: of the weights. Cache and logits are float32.
@@ -83,8 +83,7 @@ class NativeDecoder:
         self.name = name or checkpoint.path.resolve().name
         self.config = config
         self.dtype, self.device = dtype, torch.device("cpu")
-        suffix = "-int8" if dtype == torch.int8 else ""
-        self.fingerprint = checkpoint.fingerprint + suffix
+        self.fingerprint = checkpoint.fingerprint
         self.end_ids = end_ids(checkpoint.generation, checkpoint.config)
         self.generation_defaults = recommended(checkpoint.generation)
         self.num_parameters = parts.num_parameters
