@@ -32,10 +32,9 @@ from outrider.models.scaling_plan import (
     LABEL,
     ScaledPlan,
     count_parameters,
-    layer_tensors,
     make_plan,
-    outer_tensors,
 )
+from outrider.models.scaling_tensors import layer_tensors, outer_tensors
 from outrider.models.static import decoder_for
 
 __all__ = ["cost_scale", "cost_scaled_label", "scaled_decoder"]
