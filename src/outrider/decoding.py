@@ -228,12 +228,11 @@ def _origin(draft: Draft) -> str:
 
 def _note_draft_seconds(lanes: Sequence[Lane], drafts: Sequence[Draft], elapsed: float) -> None:
     """Book what drafting took under the origin of the drafts, where all have the same."""
-    tokens = sum(len(draft) for draft in drafts)
-    if not tokens or len({_origin(draft) for draft in drafts if len(draft)}) > 1:
-        return
-    for lane, draft in zip(lanes, drafts, strict=True):
-        if len(draft):
-            lane.counters.tallies[_origin(draft)].note_seconds(elapsed / tokens)
+    drafted = [(lane, draft) for lane, draft in zip(lanes, drafts, strict=True) if len(draft)]
+    if len({_origin(draft) for _, draft in drafted}) == 1:
+        for lane, draft in drafted:
+            tally = lane.counters.tallies[_origin(draft)]
+            tally.note_seconds(elapsed / len(drafted), len(draft))
 
 
 def _add_at(totals: list[int], depth: IntArray) -> None:

@@ -251,7 +251,8 @@ class Tally:
         hits: kept tokens, faded.
         trials: tested tokens (kept or turned down), faded.
         belief: what is left, from 1 down, of what was believed before anything was tested.
-        seconds: what drafting one token takes, smoothed; None until it was measured.
+        seconds: what one draft takes, smoothed; None until it was measured.
+        length: tokens in those drafts, smoothed alike.
         newest: the tier's round of the newest draft.
         clean: whether all of the newest draft was kept.
     """
@@ -264,6 +265,7 @@ class Tally:
     trials: float = 0.0
     belief: float = 1.0
     seconds: float | None = None
+    length: float = 0.0
     newest: int = 0
     clean: bool = False
 
@@ -279,10 +281,14 @@ class Tally:
         self.belief *= faded
         self.newest, self.clean = round, accepted == drafted
 
-    def note_seconds(self, each: float) -> None:
-        """Add what one token of a draft took. A stall of the machine counts for little."""
-        old = self.seconds
-        self.seconds = each if old is None else old + 0.2 * (min(each, 2.0 * old) - old)
+    def note_seconds(self, seconds: float, length: int) -> None:
+        """Add what one draft of `length` tokens took. A stall of the machine counts for little."""
+        if self.seconds is None:
+            self.seconds, self.length = seconds, length
+            return
+        most = 2.0 * self.seconds * max(length / self.length, 1.0)
+        self.seconds += 0.2 * (min(seconds, most) - self.seconds)
+        self.length += 0.2 * (length - self.length)
 
     def carried(self) -> "Tally":
         """What the next request may start from: nothing counted, part of it remembered."""
@@ -292,6 +298,7 @@ class Tally:
             trials=self.trials * share,
             belief=self.belief,
             seconds=self.seconds,
+            length=self.length,
         )
 
 

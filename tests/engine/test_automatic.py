@@ -8,7 +8,7 @@ import torch
 from outrider.acceptance import Match, Rejection
 from outrider.decoding import generate
 from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, NoDrafter, Qualified
-from outrider.engine.automatic import Automatic
+from outrider.engine.automatic import Automatic, Costs
 from outrider.engine.generator import Generator
 from outrider.engine.load import load
 from outrider.errors import OptionError, StrategyError
@@ -21,10 +21,10 @@ from tests.exactness.rigs import PROMPTS, generation, outputs, run, stage, tabul
 
 FAMILY = tabular_family()
 BELOW = (FAMILY.qualifier, FAMILY.draft)
-DEAR = CostCurve.of({1: 1.0, 32: 1.5})
+DEAR = Costs(CostCurve.of({1: 1.0, 32: 1.5}), 1e-4)
 """A target beside which the tabular models below cost nothing, and a row hardly more."""
 
-FAIR = CostCurve.of({1: 1.0, 2: 1.1, 8: 1.6, 32: 4.0})
+FAIR = Costs(CostCurve.of({1: 1.0, 2: 1.1, 8: 1.6, 32: 4.0}), 1e-4)
 
 KINDS = ["auto", "lookup", "model", "pyramid"]
 
@@ -45,20 +45,20 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-@pytest.mark.parametrize("curve", [None, DEAR])
+@pytest.mark.parametrize("costs", [None, DEAR])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_text_is_the_targets(kind: str, curve: CostCurve | None, temperature: float) -> None:
-    strategy = Automatic(FAMILY.target, BELOW, curve=curve).strategy(kind)
+def test_the_text_is_the_targets(kind: str, costs: Costs | None, temperature: float) -> None:
+    strategy = Automatic(FAMILY.target, BELOW, costs=costs).strategy(kind)
     assert strategy.exactness == "identical"
     drafted = write(strategy, temperature=temperature)
     assert outputs(drafted) == outputs(write(strategy.undrafted, temperature=temperature))
-    if curve is DEAR:
+    if costs is DEAR:
         assert all(g.counters.accepted > 0 for g in drafted)
 
 
 def test_what_each_is_made_of() -> None:
     def built(kind: str, below=BELOW) -> Strategy:
-        return Automatic(FAMILY.target, below, curve=DEAR).strategy(kind)
+        return Automatic(FAMILY.target, below, costs=DEAR).strategy(kind)
 
     assert isinstance(built("none").drafter, NoDrafter)
     assert isinstance(built("lookup").drafter, Lookup)
@@ -100,7 +100,7 @@ def opposite() -> TabularModel:
 
 
 def test_a_useless_draft_model_is_given_up() -> None:
-    strategy = Automatic(FAMILY.target, (opposite(),), curve=FAIR).strategy("model")
+    strategy = Automatic(FAMILY.target, (opposite(),), costs=FAIR).strategy("model")
     [g] = run(strategy.stage, [(1, 2)], max_new_tokens=300)
     drafted = g.counters.rounds - g.counters.undrafted_rounds
     assert g.counters.accepted == 0 < drafted
@@ -110,7 +110,7 @@ def test_a_useless_draft_model_is_given_up() -> None:
 
 def test_a_useless_draft_model_inside_a_pyramid_is_given_up() -> None:
     """The qualifier refuses what it drafts; with a fixed length it would be asked every time."""
-    policy = ExpectedGain(verify=FAIR, sources=(Source(name="draft", seconds=0.1),))
+    policy = ExpectedGain(verify=FAIR.target, sources=(Source(name="draft", seconds=0.1),))
 
     def inner(policy) -> Any:
         nest = Qualified(
@@ -130,7 +130,7 @@ def test_a_useless_draft_model_inside_a_pyramid_is_given_up() -> None:
 
 
 def test_what_was_learned_serves_the_next_request() -> None:
-    generator = Generator(Automatic(FAMILY.target, (opposite(),), curve=FAIR).strategy("model"))
+    generator = Generator(Automatic(FAMILY.target, (opposite(),), costs=FAIR).strategy("model"))
     first = generator.generate([1, 2], max_new_tokens=100)
     generator.reset()
     second = generator.generate([3, 4], max_new_tokens=100)
@@ -147,7 +147,7 @@ def test_what_was_learned_serves_the_next_request() -> None:
 def test_adaptive_lengths_under_rejection() -> None:
     """Inner counters tell of tokens that an outer `Rejection` discards and draws again, with the
     same noise; only where the inner text does not depend on lengths (`Match`) is that harmless."""
-    policy = ExpectedGain(verify=DEAR, sources=(Source(name="draft"),))
+    policy = ExpectedGain(verify=DEAR.target, sources=(Source(name="draft"),))
 
     def nest(rule, policy=policy) -> Qualified:
         return Qualified(
@@ -226,7 +226,7 @@ def test_results_say_what_was_drafted(folders: Folders) -> None:
 
 
 def test_a_batch_of_samples_adapts_together() -> None:
-    strategy = Automatic(FAMILY.target, BELOW, curve=DEAR).strategy()
+    strategy = Automatic(FAMILY.target, BELOW, costs=DEAR).strategy()
     prompt = generation((1, 2, 3)).request.prompt
     samples = [generation(prompt, sample=i, temperature=1.0, max_new_tokens=60) for i in range(4)]
     for _ in generate(strategy.stage, samples):

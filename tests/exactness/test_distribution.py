@@ -14,16 +14,17 @@ import torch
 
 from outrider.acceptance import Fuzzy, Match, Rejection
 from outrider.decoding import generate
-from outrider.drafters import ModelDrafter, Qualified
+from outrider.drafters import Fallback, Lookup, ModelDrafter, Qualified
 from outrider.models.tabular import TabularModel
-from outrider.policies import FixedLength
-from outrider.protocols import Drafter
+from outrider.policies import CostCurve, ExpectedGain, FixedLength, Source
+from outrider.protocols import Drafter, DraftPolicy
 from outrider.sampling import Sampler, SamplingParams
-from outrider.types import Draft, Prompt
+from outrider.types import Budget, Counters, Draft, Prompt
 from tests.exactness.rigs import generation, stage
 
 VOCAB, LENGTH = 3, 3
-PROMPT = Prompt(token_ids=(1, 2))
+PROMPT = Prompt(token_ids=(0, 1, 1, 2, 0, 2, 2, 1, 2))
+"""Holds every pair of the vocabulary but one, so that lookups always have something to copy."""
 
 
 def model(seed: int, near: TabularModel | None = None) -> TabularModel:
@@ -74,6 +75,15 @@ EXACT: dict[str, Drafter] = {
     "match": three(Match()),
     "rejection": three(Rejection()),
     "fuzzy": three(Fuzzy("js", 0.12)),
+    "lookup": Lookup(min_ngram=1),
+    "lookup_three": replace(three(Rejection()), drafter=Lookup(min_ngram=1)),
+    "fallback": Fallback(first=Lookup(max_ngram=3), second=ModelDrafter(model=DRAFT)),
+    "adaptive": replace(
+        three(Match()),
+        policy=ExpectedGain(
+            verify=CostCurve.of({1: 1.0, 8: 4.0}), sources=(Source(name="draft", seconds=0.1),)
+        ),
+    ),
 }
 
 
@@ -91,6 +101,29 @@ def test_joint_law_with_a_warp() -> None:
 @pytest.mark.parametrize("name", EXACT)
 def test_joint_law_is_the_targets_at_length(name: str) -> None:
     assert surplus(counts(EXACT[name], 60_000)) < 4.0
+
+
+@dataclass(frozen=True)
+class Wavering:
+    """Drafts nothing in the round after a refusal, whoever may have seen that."""
+
+    adaptive = True
+
+    def budget(self, counters: Counters, batch: int = 1) -> Budget:
+        return Budget.chain(0 if counters.refused % 2 else 2)
+
+
+def test_lengths_below_an_inner_match_change_nothing() -> None:
+    """What `Match` hands up are the qualifier's own choices, however they were drafted."""
+
+    def texts(policy: DraftPolicy) -> list[tuple[int, ...]]:
+        whole = stage(TARGET, replace(three(Match()), policy=policy), Rejection(), window=4)
+        gs = [generation(PROMPT, sample=i, max_new_tokens=9, **WARPS) for i in range(60)]
+        for _ in generate(whole, gs):
+            pass
+        return [tuple(g.output) for g in gs]
+
+    assert texts(Wavering()) == texts(FixedLength(2)) == texts(FixedLength(1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,15 +43,15 @@ def play(
     return budgets, counters
 
 
-@given(CHANCES, st.floats(0.0, 2.0), POINTS, st.integers(0, 20))
-def test_best_length_is_the_best(accept: float, each: float, points, longest: int) -> None:
+@given(CHANCES, st.floats(0.0, 2.0), st.floats(0.0, 2.0), POINTS, st.integers(0, 20))
+def test_best_length_is_the_best(accept, fixed, each, points, longest) -> None:
     curve = CostCurve.of(points)
     verify = [curve.seconds(k + 1) for k in range(longest + 1)]
     speeds = [
-        expected_tokens(accept, k) / (k * each + verify[k]) if k else 1.0 / verify[0]
+        expected_tokens(accept, k) / (fixed + k * each + verify[k]) if k else 1.0 / verify[0]
         for k in range(longest + 1)
     ]
-    plan = best_length(accept, each, verify, longest)
+    plan = best_length(accept, (fixed, each), verify, longest)
     assert plan.speed == pytest.approx(max(speeds), rel=1e-9)
     assert speeds[plan.length] == pytest.approx(max(speeds), rel=1e-9)
 
@@ -71,7 +71,13 @@ def test_never_more_than_allowed(
     hits, misses, seconds, rounds, newest, clean, longest, points, batch
 ) -> None:
     tally = Tally(
-        drafts=1, hits=hits, trials=hits + misses, seconds=seconds, newest=newest, clean=clean
+        drafts=1,
+        hits=hits,
+        trials=hits + misses,
+        seconds=seconds,
+        length=3.0,
+        newest=newest,
+        clean=clean,
     )
     counters = Counters(rounds=rounds, tallies={"draft": tally, "lookup2": tally})
     by = policy(
@@ -134,19 +140,35 @@ def test_better_acceptance_longer_drafts() -> None:
 def test_costs_measured_in_place_replace_the_estimate() -> None:
     cheap, dear = Tally(), Tally()
     for _ in range(30):
-        cheap.note_seconds(0.01)
-        dear.note_seconds(0.9)
+        cheap.note_seconds(0.05, 5)
+        dear.note_seconds(4.5, 5)
     by = policy(DRAFT)
     lengths = [by.budget(Counters(tallies={"draft": t})).depth for t in (dear, Tally(), cheap)]
     assert lengths[0] < lengths[1] < lengths[2]
 
 
+def test_what_a_draft_takes_beside_its_tokens_is_told_apart() -> None:
+    """A short draft that took long must not make long drafts look dear."""
+    tally = Tally()
+    for _ in range(30):
+        tally.note_seconds(0.4, 1)
+    assert DRAFT.costs(tally) == pytest.approx((0.3, 0.1))
+    for _ in range(30):
+        tally.note_seconds(0.8, 5)
+    assert DRAFT.costs(tally) == pytest.approx((0.3, 0.1), rel=0.02)
+    cheaper = Tally()
+    cheaper.note_seconds(0.2, 4)
+    assert DRAFT.costs(cheaper) == pytest.approx((0.0, 0.05))
+
+
 def test_one_stall_does_not_count() -> None:
     tally = Tally()
     for _ in range(20):
-        tally.note_seconds(0.1)
-    tally.note_seconds(50.0)
+        tally.note_seconds(0.1, 1)
+    tally.note_seconds(50.0, 1)
     assert tally.seconds == pytest.approx(0.12)
+    tally.note_seconds(0.5, 5)
+    assert tally.seconds is not None and tally.seconds > 0.18, "a longer draft is no stall"
 
 
 def test_of_two_models_the_better_leads_and_the_other_is_tried() -> None:
@@ -186,11 +208,11 @@ def test_what_is_carried_to_the_next_request_is_bounded() -> None:
     tally = Tally()
     for i in range(40):
         tally.note(5, 4, True, i)
-    tally.note_seconds(0.2)
+    tally.note_seconds(0.2, 2)
     carried = tally.carried()
     assert carried.trials == pytest.approx(16.0)
     assert carried.hits / carried.trials == pytest.approx(tally.hits / tally.trials)
-    assert (carried.drafts, carried.newest, carried.seconds) == (0, 0, 0.2)
+    assert (carried.drafts, carried.newest, carried.seconds, carried.length) == (0, 0, 0.2, 2)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +221,7 @@ def test_what_is_carried_to_the_next_request_is_bounded() -> None:
         lambda: Source(name="x", accept=1.2),
         lambda: Source(name="x", weight=0.0),
         lambda: Source(name="x", seconds=-1.0),
+        lambda: Source(name="x", fixed=-1.0),
         lambda: Source(name="x", longest=0),
         lambda: policy(DRAFT, DRAFT),
         lambda: policy(DRAFT, probe_after=9, probe_within=8),

@@ -6,9 +6,7 @@ of undrafted decoding in any case, so nothing here needs to be certain.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from statistics import median
+from dataclasses import dataclass, field, replace
 
 from outrider.decoding import generate
 from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, Qualified
@@ -38,11 +36,32 @@ LOOKUP_CHANCES = {1: 0.25, 2: 0.45, 3: 0.55, 4: 0.7, 5: 0.85}
 FURTHER_TIER = 0.1
 """How much more a qualifier must promise before it takes part: its prompt has to be read, too."""
 
-_COPY_SECONDS = 5e-6
-_OVERHEAD_PROMPT, _OVERHEAD_ROUNDS = 16, 12
 _LONGEST_COPY = 24
+_COPY = {"fixed": 2e-5, "seconds": 1e-6}
+"""What a copy takes, in seconds, until it is measured."""
+
+_OVERHEAD_PROMPT, _OVERHEAD_ROUNDS = 16, 12
 _DRAFT_WIDTHS, _DRAFT_LIMIT = (1, 2), 0.02
 _QUALIFIER_WIDTHS, _QUALIFIER_LIMIT = (1, 2, 4, 8), 0.04
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds on this machine.
+
+    Attributes:
+        target: of the target's forwards.
+        overhead: of an undrafted round beside the forward and the choice of its token. Making a
+            draft and handling it are each taken to need as much again.
+    """
+
+    target: CostCurve
+    overhead: float
+
+    @classmethod
+    def of(cls, target: LanguageModel) -> "Costs":
+        """Measure them."""
+        return cls(measure_costs(target), round_overhead(target))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,108 +72,110 @@ class Automatic:
         target: the model whose text is wanted.
         below: smaller models, the largest first; the last one drafts.
         chances: what is believed of them before they were tried.
-        curve: the target's costs; measured when not given.
-        overhead: seconds of a round beside forwards; measured when not given.
+        costs: the target's; measured when not given.
     """
 
     target: LanguageModel
     below: Sequence[LanguageModel] = ()
     chances: Chances = field(default_factory=Chances)
-    curve: CostCurve | None = None
-    overhead: float | None = None
+    costs: Costs | None = None
 
     def strategy(self, kind: str = "auto") -> Strategy:
         """One of `DRAFTERS`; undrafted where the target's window has no room to measure in."""
         if kind == "none" or self.target.context_length < 3:
             return Strategy(target=self.target)
-        verify = self.curve or measure_costs(self.target)
+        costs = self.costs or Costs.of(self.target)
         if kind == "lookup" or not self.below:
-            return self._built(LOOKUP, verify, _lookups())
-        each = measure_costs(self.below[-1], _DRAFT_WIDTHS, limit=_DRAFT_LIMIT).seconds(1)
+            return self._built(costs, LOOKUP, _lookups())
         draft = ModelDrafter(model=self.below[-1])
+        each = measure_costs(draft.model, _DRAFT_WIDTHS, limit=_DRAFT_LIMIT).seconds(1)
+        alone = Source(
+            name=draft.name, seconds=each, fixed=costs.overhead, accept=self.chances.draft
+        )
         if kind == "model":
-            return self._built(draft, verify, (self._draft(each),))
+            return self._built(costs, draft, (alone,))
         if kind == "pyramid":
-            nest, source = self._nest(draft, each)
-            return self._built(nest, verify, (source,))
-        steady, sources = self._steady(draft, each, verify)
-        line = Fallback(first=LOOKUP, second=steady)
-        return self._built(line, verify, (*_lookups(), *sources))
+            nest, source = self._nest(draft, alone, costs)
+            return self._built(costs, nest, (source,))
+        chosen = self._qualifier(each, costs)
+        if chosen is None:
+            return self._built(costs, Fallback(first=LOOKUP, second=draft), (*_lookups(), alone))
+        nest, source = self._level(draft, alone, costs, *chosen, name="qualifier")
+        line = Fallback(first=LOOKUP, second=Bypass(qualified=nest))
+        return self._built(costs, line, (*_lookups(), alone, source))
 
-    def _built(self, drafter: Drafter, verify: CostCurve, sources: tuple[Source, ...]) -> Strategy:
-        overhead = self.overhead
-        if overhead is None:
-            overhead = round_overhead(self.target, verify)
-        policy = ExpectedGain(verify=verify, sources=sources, overhead=overhead)
+    def _built(self, costs: Costs, drafter: Drafter, sources: tuple[Source, ...]) -> Strategy:
+        policy = _policy(costs.target, costs, sources)
         return Strategy(target=self.target, drafter=drafter, policy=policy)
 
-    def _steady(
-        self, draft: ModelDrafter, each: float, verify: CostCurve
-    ) -> tuple[Drafter, tuple[Source, ...]]:
-        """The draft model, with the qualifier that promises most where one does."""
+    def _qualifier(self, each: float, costs: Costs) -> tuple[LanguageModel, CostCurve] | None:
+        """The qualifier that promises most, if one promises enough, and its costs."""
         best, chosen = 0.0, None
         for qualifier in self.below[:-1]:
             curve = _qualifier_costs(qualifier)
-            windows = best_windows(verify, curve, each, self.chances, FURTHER_TIER)
+            windows = best_windows(
+                costs.target.plus(2 * costs.overhead),
+                curve.plus(2 * costs.overhead),
+                each,
+                self.chances,
+                FURTHER_TIER,
+            )
             if len(windows.lengths) == 2 and windows.speed > best:
                 best, chosen = windows.speed, (qualifier, curve)
-        if chosen is None:
-            return draft, (self._draft(each),)
-        nest, source = self._level(draft, each, *chosen, name="qualifier")
-        return Bypass(qualified=nest), (self._draft(each), source)
+        return chosen
 
-    def _nest(self, draft: ModelDrafter, each: float) -> tuple[Drafter, Source]:
+    def _nest(self, draft: ModelDrafter, source: Source, costs: Costs) -> tuple[Drafter, Source]:
         """All models, one inside the other."""
         drafter: Drafter = draft
-        source = self._draft(each)
         names = tier_names(len(self.below) - 1)
         for qualifier, name in reversed(list(zip(self.below[:-1], names, strict=True))):
             curve = _qualifier_costs(qualifier)
-            drafter, source = self._level(drafter, source.seconds, qualifier, curve, name=name)
+            drafter, source = self._level(drafter, source, costs, qualifier, curve, name=name)
         return drafter, source
 
     def _level(
         self,
         drafter: Drafter,
-        each: float,
+        inner: Source,
+        costs: Costs,
         qualifier: LanguageModel,
         curve: CostCurve,
         *,
         name: str,
     ) -> tuple[Qualified, Source]:
         """A qualifier over `drafter`, and what it is as a source of drafts itself."""
-        inner = Source(name=drafter.name, seconds=each, accept=self.chances.inner)
-        nest = Qualified(
-            drafter=drafter,
-            qualifier=qualifier,
-            policy=ExpectedGain(verify=curve, sources=(inner,)),
+        policy = _policy(curve, costs, (replace(inner, accept=self.chances.inner),))
+        nest = Qualified(drafter=drafter, qualifier=qualifier, policy=policy, name=name)
+        whole = curve.plus(2 * costs.overhead)
+        return nest, Source(
             name=name,
+            seconds=token_seconds(whole, inner.seconds, self.chances.inner),
+            fixed=costs.overhead,
+            accept=self.chances.qualifier,
         )
-        seconds = token_seconds(curve, each, self.chances.inner)
-        return nest, Source(name=name, seconds=seconds, accept=self.chances.qualifier)
-
-    def _draft(self, each: float) -> Source:
-        return Source(name="draft", seconds=each, accept=self.chances.draft)
 
 
-def round_overhead(target: LanguageModel, verify: CostCurve) -> float:
+def _policy(verify: CostCurve, costs: Costs, sources: tuple[Source, ...]) -> ExpectedGain:
+    return ExpectedGain(
+        verify=verify, sources=sources, overhead=costs.overhead, handling=costs.overhead
+    )
+
+
+def round_overhead(target: LanguageModel) -> float:
     """Seconds that an undrafted round takes beside the forward and the choice of its token.
 
-    The choice is left out because every token has one, drafted or not. Median over a short text
+    The choice is left out because every token has one, drafted or not. The mean over a short text
     that nobody reads.
     """
     prompt = Prompt(token_ids=(0,) * min(_OVERHEAD_PROMPT, target.context_length - 2))
-    sampler = Sampler(SamplingParams(max_new_tokens=_OVERHEAD_ROUNDS + 1, seed=0))
+    sampler = Sampler(SamplingParams(max_new_tokens=_OVERHEAD_ROUNDS, seed=0))
     generation = Generation(Request(prompt, sampler))
     for _ in generate(Strategy(target=target).stage, [generation]):
         pass
-    counters, times = generation.counters, generation.token_times
-    rounds = [b - a for a, b in pairwise(times)]
-    if not rounds:
-        return 0.0
-    choice = counters.seconds.get("accept", 0.0) / counters.rounds
-    forward = counters.seconds.get("verify", 0.0) / counters.rounds
-    return max(median(rounds) - choice - min(forward, verify.seconds(1)), 0.0)
+    spent = generation.counters.seconds
+    models = sum(spent.get(part, 0.0) for part in ("prefill", "verify", "accept"))
+    elapsed = generation.ended - generation.begun
+    return max(elapsed - models, 0.0) / max(generation.counters.rounds, 1)
 
 
 def _qualifier_costs(qualifier: LanguageModel) -> CostCurve:
@@ -163,12 +184,6 @@ def _qualifier_costs(qualifier: LanguageModel) -> CostCurve:
 
 def _lookups() -> tuple[Source, ...]:
     return tuple(
-        Source(
-            name=origin,
-            seconds=_COPY_SECONDS,
-            accept=LOOKUP_CHANCES[n],
-            longest=_LONGEST_COPY,
-            lucky=True,
-        )
+        Source(name=origin, accept=LOOKUP_CHANCES[n], longest=_LONGEST_COPY, lucky=True, **_COPY)
         for n, origin in LOOKUP.origins.items()
     )

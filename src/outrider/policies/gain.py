@@ -21,7 +21,8 @@ class Source:
 
     Attributes:
         name: the `Draft.origin` it is booked under.
-        seconds: what drafting one token takes, until it is measured in place.
+        seconds: what drafting one token more takes.
+        fixed: what a draft takes beside its tokens, until it is measured in place.
         accept: chance that a token is kept, its parent having been kept.
         weight: tested tokens that this belief counts for, until it fades like them.
         longest: most tokens drafted at once.
@@ -31,17 +32,23 @@ class Source:
 
     name: str
     seconds: float = 0.0
+    fixed: float = 0.0
     accept: float = 0.6
     weight: float = 6.0
     longest: int = 16
     lucky: bool = False
 
     def __post_init__(self) -> None:
-        if not (0.0 <= self.accept <= 1.0 and self.weight > 0 and self.seconds >= 0.0):
+        if not (0.0 <= self.accept <= 1.0 and self.weight > 0):
             raise OptionError(
-                f"source {self.name!r} has accept {self.accept}, weight {self.weight} and seconds "
-                f"{self.seconds}",
-                hint="Give a chance from 0 to 1, a weight above 0 and seconds from 0 up",
+                f"source {self.name!r} has accept {self.accept} and weight {self.weight}",
+                hint="Give a chance from 0 to 1 and a weight above 0",
+            )
+        if min(self.seconds, self.fixed) < 0.0:
+            raise OptionError(
+                f"source {self.name!r} takes {self.seconds} seconds a token and {self.fixed} a "
+                "draft",
+                hint="Give times from 0 up",
             )
         if self.longest < 1:
             raise OptionError(f"longest is {self.longest}", hint="Draft at least 1 token")
@@ -50,6 +57,19 @@ class Source:
         """Tracked acceptance: the belief and the faded counts, weighed."""
         weight = self.weight * tally.belief
         return (self.accept * weight + tally.hits) / (weight + tally.trials)
+
+    def costs(self, tally: Tally) -> tuple[float, float]:
+        """Seconds of a draft beside its tokens, and of each token.
+
+        What drafts took in place says how much comes on top of the seconds a token; where they
+        took less than those, the tokens are cheaper.
+        """
+        if tally.seconds is None:
+            return self.fixed, self.seconds
+        tokens = self.seconds * tally.length
+        if tally.seconds < tokens:
+            return 0.0, tally.seconds / tally.length
+        return tally.seconds - tokens, self.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +80,25 @@ class Plan:
     speed: float
 
 
-def best_length(accept: float, each: float, verify: Sequence[float], longest: int) -> Plan:
+def best_length(
+    accept: float, draft: tuple[float, float], verify: Sequence[float], longest: int
+) -> Plan:
     """The k from 0 to `longest` with the most expected tokens per second; the least, if tied.
 
     Args:
         accept: chance that a drafted token is kept once its parent was.
-        each: seconds of drafting one token.
+        draft: seconds of a draft beside its tokens, and of each token.
         verify: by k, seconds of a round beside drafting; above 0 and never falling.
         longest: largest k; below the length of `verify`.
     """
+    fixed, each = draft
     length, speed = 0, 1.0 / verify[0]
     reach = expected = 1.0
     most = 1.0 / (1.0 - accept) if accept < 1.0 else float("inf")
     for k in range(1, longest + 1):
         reach *= accept
         expected += reach
-        seconds = k * each + verify[k]
+        seconds = fixed + k * each + verify[k]
         if expected > speed * seconds:
             length, speed = k, expected / seconds
         elif most <= speed * seconds:  # not even if all the rest were kept
@@ -101,6 +124,7 @@ class ExpectedGain:
         verify: seconds of the verifier's forward by rows.
         sources: whose drafts it deals with; it asks for nothing where there are none.
         overhead: seconds of a round beside drafting and the verifier's forward.
+        handling: what comes on top in rounds that verify a draft.
         margin: share by which drafting must promise more than not drafting.
         probe_after: rounds after which a source left out is tried again, at the earliest.
         probe_within: the same, at the latest.
@@ -109,6 +133,7 @@ class ExpectedGain:
     verify: CostCurve
     sources: tuple[Source, ...]
     overhead: float = 1e-4
+    handling: float = 0.0
     margin: float = 0.02
     probe_after: int = 8
     probe_within: int = 256
@@ -160,8 +185,7 @@ class ExpectedGain:
         lucky: list[tuple[Source, Plan]] = []
         for source in self.sources:
             tally = counters.tallies.get(source.name, _NEVER)
-            each = source.seconds if tally.seconds is None else tally.seconds
-            plan = best_length(source.chance(tally), each, verify, source.longest)
+            plan = best_length(source.chance(tally), source.costs(tally), verify, source.longest)
             (lucky if source.lucky else steady).append((source, plan))
         return steady, lucky
 
@@ -169,7 +193,7 @@ class ExpectedGain:
         """By draft length, one request's part of a round in which all draft alike."""
         longest = max((source.longest for source in self.sources), default=0)
         return tuple(
-            (self.verify.seconds(batch * (k + 1)) + self.overhead) / batch
+            (self.verify.seconds(batch * (k + 1)) + self.overhead + bool(k) * self.handling) / batch
             for k in range(longest + 1)
         )
 
