@@ -17,27 +17,46 @@ typedef struct {
     int extras;
 } Reach;
 
-/* Scores of the 64 keys from slot `block` * 64 on; `scores[q]` of query q. */
-INLINE void score_block(const float *keys, int head_dim, const float *queries, int Q, int block,
-                        f32x16 scores[][4]) {
+/* Scores of B blocks of 16 keys, for Q queries; `scores[q]` of query q. */
+INLINE void score_blocks(const float *blocks, int head_dim, const float *queries, int Q, int B,
+                         f32x16 scores[][4]) {
     const int64_t size = (int64_t)head_dim * LANES;
-    const float *first = keys + block * 4 * size;
     for (int q = 0; q < Q; q++)
-        for (int i = 0; i < 4; i++) scores[q][i] = (f32x16){0};
+        for (int i = 0; i < B; i++) scores[q][i] = (f32x16){0};
     for (int d = 0; d < head_dim; d++) {
         f32x16 key[4];
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) key[i] = load(first + i * size + d * LANES);
+        for (int i = 0; i < B; i++) key[i] = load(blocks + i * size + d * LANES);
 #pragma GCC unroll 4
         for (int q = 0; q < Q; q++) {
             f32x16 x = splat(queries[q * head_dim + d]);
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) scores[q][i] = fma16(x, key[i], scores[q][i]);
+            for (int i = 0; i < B; i++) scores[q][i] = fma16(x, key[i], scores[q][i]);
         }
     }
 }
 
-/* The score of one key, with the operations of `score_block`. */
+/* Scores of the visible text, from `first` on, written to `out`, `stride` apart for each query. */
+INLINE void score_text(const Reach *reach, const float *queries, int Q, float *out,
+                       int64_t stride) {
+    const int D = reach->head_dim, last = (reach->base + LANES - 1) / LANES;
+    for (int block = reach->first / LANES, count; block < last; block += count) {
+        const float *blocks = reach->keys + (int64_t)block * D * LANES;
+        f32x16 found[MOST_QUERIES][4];
+        count = last - block >= 4 ? 4 : 1;
+        if (count == 4) score_blocks(blocks, D, queries, Q, 4, found);
+        else score_blocks(blocks, D, queries, Q, 1, found);
+        int from = block * LANES - reach->first; /* negative where the window opens inside it */
+        int skip = from < 0 ? -from : 0;
+        int end = reach->base - block * LANES < count * LANES ? reach->base - block * LANES
+                                                              : count * LANES;
+        for (int q = 0; q < Q; q++)
+            memcpy(out + q * stride + from + skip, (float *)found[q] + skip,
+                   sizeof(float) * (end - skip));
+    }
+}
+
+/* The score of one key, with the operations of `score_blocks`. */
 INLINE float score_slot(const float *keys, int head_dim, const float *query, int slot) {
     const float *block = keys + (int64_t)(slot / LANES) * head_dim * LANES;
     f32x16 sum = (f32x16){0};
@@ -101,16 +120,7 @@ INLINE void average_scalar(const Reach *reach, const float *weights, int64_t str
 INLINE void attend_group(const Reach *reach, const float *queries, int Q, float *scores,
                          int64_t stride, float *out) {
     const int D = reach->head_dim, text = reach->base - reach->first;
-    for (int block = reach->first / 64; block * 64 < reach->base; block++) {
-        f32x16 found[MOST_QUERIES][4];
-        score_block(reach->keys, D, queries, Q, block, found);
-        int from = block * 64 - reach->first; /* negative where the window opens inside it */
-        int skip = from < 0 ? -from : 0;
-        int end = reach->base - block * 64 < 64 ? reach->base - block * 64 : 64;
-        for (int q = 0; q < Q; q++)
-            memcpy(scores + q * stride + from + skip, (float *)found[q] + skip,
-                   sizeof(float) * (end - skip));
-    }
+    score_text(reach, queries, Q, scores, stride);
     float sums[MOST_QUERIES];
     for (int q = 0; q < Q; q++) {
         float *own = scores + q * stride;
@@ -122,8 +132,10 @@ INLINE void attend_group(const Reach *reach, const float *queries, int Q, float 
     for (; d + 64 <= D; d += 64) average(reach, scores, stride, Q, 4, d, out);
     for (; d + LANES <= D; d += LANES) average(reach, scores, stride, Q, 1, d, out);
     for (; d < D; d++) average_scalar(reach, scores, stride, Q, d, out);
-    for (int q = 0; q < Q; q++)
-        for (int i = 0; i < D; i++) out[q * D + i] /= sums[q];
+    for (int q = 0; q < Q; q++) {
+        const float share = 1.0f / sums[q];
+        for (int i = 0; i < D; i++) out[q * D + i] *= share;
+    }
 }
 
 /* Query heads of one key head, in groups that the registers hold. */

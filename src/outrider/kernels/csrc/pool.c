@@ -4,18 +4,18 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
-#if defined(__x86_64__) || defined(__i386__)
-#define RELAX() __builtin_ia32_pause()
-#elif defined(__aarch64__)
-#define RELAX() __asm__ volatile("yield")
-#else
-#define RELAX() ((void)0)
-#endif
+/* No pause instruction: on virtual machines it hands the processor back to the host, and a step is
+ * over before it returns. */
+#define RELAX() __asm__ volatile("nop; nop; nop; nop" ::: "memory")
 
 enum {
-    SPINS_FOR_CHUNK = 4000, /* then the processor is offered to others: a peer may lack one */
-    SPINS_FOR_WORK = 6000,  /* some 100 microseconds; then sleep */
+    SPINS_FOR_CHUNK = 40000, /* then the processor is offered to others: a peer may lack one */
+    SPINS_A_LOOK = 256,      /* between two looks at the clock */
+    NANOSECONDS_AWAKE = 3000000,
+    /* To wake a sleeping thread takes up to milliseconds, as long as a forward; between two forwards
+     * of one text there are some 100 microseconds. */
 };
 
 /* The ticket says all that a thread must know to take a chunk: 24 bits of step, 20 of the number
@@ -61,27 +61,46 @@ static void help(Pool *pool, int member) {
     if (finished) atomic_fetch_add_explicit(&pool->done, finished, memory_order_acq_rel);
 }
 
+static int64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+static int has_work(Pool *pool, int member) {
+    return member < atomic_load_explicit(&pool->team, memory_order_relaxed) &&
+           !nothing_left(atomic_load_explicit(&pool->ticket, memory_order_acquire));
+}
+
+/* Awake, for a while: true when there is work. */
+static int watch(Pool *pool, int member) {
+    const int64_t end = nanoseconds() + NANOSECONDS_AWAKE;
+    do {
+        for (int i = 0; i < SPINS_A_LOOK; i++) {
+            if (has_work(pool, member)) return 1;
+            RELAX();
+        }
+    } while (nanoseconds() < end && !atomic_load_explicit(&pool->closing, memory_order_relaxed));
+    return 0;
+}
+
+static void sleep_until_work(Pool *pool, int member) {
+    pthread_mutex_lock(&pool->lock);
+    atomic_fetch_add(&pool->sleeping, 1);
+    while (!atomic_load(&pool->closing) &&
+           (member >= atomic_load(&pool->team) || nothing_left(atomic_load(&pool->ticket))))
+        pthread_cond_wait(&pool->wake, &pool->lock);
+    atomic_fetch_sub(&pool->sleeping, 1);
+    pthread_mutex_unlock(&pool->lock);
+}
+
 static void *work(void *argument) {
     Seat seat = *(Seat *)argument;
     Pool *pool = seat.pool;
     free(argument);
-    for (int idle = 0; !atomic_load_explicit(&pool->closing, memory_order_relaxed); idle++) {
-        if (seat.member < atomic_load_explicit(&pool->team, memory_order_relaxed)) {
-            if (!nothing_left(atomic_load_explicit(&pool->ticket, memory_order_acquire))) {
-                help(pool, seat.member);
-                idle = 0;
-            }
-        }
-        RELAX();
-        if (idle < SPINS_FOR_WORK) continue;
-        pthread_mutex_lock(&pool->lock);
-        atomic_fetch_add(&pool->sleeping, 1);
-        while (!atomic_load(&pool->closing) &&
-               (seat.member >= atomic_load(&pool->team) || nothing_left(atomic_load(&pool->ticket))))
-            pthread_cond_wait(&pool->wake, &pool->lock);
-        atomic_fetch_sub(&pool->sleeping, 1);
-        pthread_mutex_unlock(&pool->lock);
-        idle = 0;
+    while (!atomic_load_explicit(&pool->closing, memory_order_relaxed)) {
+        if (watch(pool, seat.member)) help(pool, seat.member);
+        else sleep_until_work(pool, seat.member);
     }
     return NULL;
 }
