@@ -5,12 +5,14 @@ measured in the same run: no forward that reads its weights from memory can be f
 """
 
 from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import Any
 
 import torch
 
 from outrider.bench.memory import bandwidth_gb_s
 from outrider.bench.models import OpenModels, Tier
+from outrider.errors import OptionError
 from outrider.models.costs import forward_seconds
 from outrider.models.native import NativeDecoder
 from outrider.protocols import LanguageModel
@@ -93,6 +95,43 @@ def tier_costs(
         )
         for name, model in opened.models.items()
     }
+
+
+def beside_llama_cpp(
+    opened: OpenModels, *, context: int = CONTEXT, repeats: int = 15, turns: int = 3
+) -> dict[str, Any]:
+    """The target's `verify_cost` object with llama.cpp's times of the same model, in turns.
+
+    Adds `rivals` (median milliseconds by width) and `over_llama_cpp`: our time of n rows over its
+    time of *one*, which is what a round of drafting competes with.
+
+    Raises:
+        OptionError: llama.cpp is not installed, or the model was not written to a folder.
+    """
+    from outrider.bench.rivals.conversion import gguf_file, install_line
+    from outrider.bench.rivals.llamacpp_session import llama_cpp_forward_ms
+
+    if line := install_line(("llama_cpp", "gguf")):
+        raise OptionError("llama.cpp is not installed", hint=f"Run: {line}")
+    tier, threads = opened.tiers["target"], used_threads(opened.settings.threads)
+    if tier.build is not None:
+        raise OptionError("llama.cpp reads folders only", hint="Use --device cpu")
+    file = gguf_file(tier.folder, "q8_0")
+    ours: list[dict[str, Any]] = []
+    theirs: list[dict[int, float]] = []
+    for _ in range(turns):
+        ours.append(tier_costs(opened, context=context, repeats=repeats, limit=4.0)["target"])
+        theirs.append(
+            llama_cpp_forward_ms(file, WIDTHS, context=context, threads=threads, repeats=repeats)
+        )
+    found = ours[-1]
+    found["ms"] = {n: median(turn["ms"][n] for turn in ours) for n in found["ms"]}
+    found["verify_cost"] = {n: found["ms"][n] / found["ms"]["1"] for n in found["verify_cost"]}
+    found["floor_share"] = found["floor_ms"] / found["ms"]["1"]
+    rival = {str(n): median(turn[n] for turn in theirs) for n in WIDTHS}
+    found["rivals"] = {"llama.cpp-q8_0": rival}
+    found["over_llama_cpp"] = {n: ms / rival["1"] for n, ms in found["ms"].items()}
+    return found
 
 
 def used_threads(asked: int | None) -> int:

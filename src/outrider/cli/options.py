@@ -31,7 +31,9 @@ class Runtime:
 
     dtype: Annotated[
         str | None,
-        option(panel="Runtime", help="Number type of the weights: auto, int8, float32, bfloat16, ..."),
+        option(
+            panel="Runtime", help="Number type of the weights: auto, int8, float32, ..."
+        ),
     ] = None
     device: Annotated[
         str | None, option(panel="Runtime", help="Where the models run: auto, cpu, cuda, ...")
