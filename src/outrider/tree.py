@@ -30,10 +30,10 @@ def check_parents(parents: IntArray, *, first: int = 0) -> None:
 
 def depths(parents: IntArray) -> IntArray:
     """Depth of each node; a child of -1 has depth 0."""
-    depth = np.zeros(len(parents), dtype=np.int64)
-    for node, parent in enumerate(parents):
-        depth[node] = depth[parent] + 1 if parent >= 0 else 0
-    return depth
+    depth: list[int] = []
+    for parent in parents.tolist():  # plain numbers: reading an array one by one is slow
+        depth.append(depth[parent] + 1 if parent >= 0 else 0)
+    return np.array(depth, dtype=np.int64)
 
 
 def ancestor_mask(parents: IntArray) -> BoolArray:

@@ -1,7 +1,6 @@
 """What an acceptance rule may see: the target's rows, read through the request's own sampler."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,7 +58,8 @@ class View:
 
     def index(self, node: int) -> int:
         """Generated index of the token that follows `node`."""
-        return len(self.generated) + len(path_to(self.draft.parents, node))
+        before = len(self.generated)
+        return before if node < 0 else before + len(path_to(self.draft.parents, node))
 
     def choose(self, node: int) -> int:
         """The verifier's own choice after `node`. Raises `LogitsError` naming the model."""
@@ -71,8 +71,10 @@ class View:
 
     def _choose(self, node: int) -> int:
         index = self.index(node)
-        with _naming(self.model):
-            quick = self.sampler.choose_at(self.logits(node), index)
+        try:
+            quick = self.sampler.choose_at(self.rows.logits[node + 1], index)
+        except LogitsError as error:
+            raise _named(error, self.model) from None
         if quick is not None:
             return quick
         return self.sampler.draw(self._support(node), index, Purpose.CHOICE)
@@ -91,8 +93,10 @@ class View:
 
     def _support(self, node: int) -> Support:
         if node not in self._supports:
-            with _naming(self.model):
+            try:
                 self._supports[node] = self.sampler.support(self.logits(node), self.context(node))
+            except LogitsError as error:
+                raise _named(error, self.model) from None
         return self._supports[node]
 
     def ends(self, token: int) -> bool:
@@ -108,11 +112,6 @@ class View:
         return self.sampler.uniform(self.index(node), Purpose.ACCEPT, self.tier, sibling)
 
 
-@contextmanager
-def _naming(model: str) -> Iterator[None]:
-    """Add the model's name, and the mend, to a `LogitsError` raised inside."""
-    try:
-        yield
-    except LogitsError as error:
-        problem = error.problem
-        raise LogitsError(f"model {model}: {problem}", hint=_HINTS.get(problem, "")) from None
+def _named(error: LogitsError, model: str) -> LogitsError:
+    """The error with the model's name, and the mend."""
+    return LogitsError(f"model {model}: {error.problem}", hint=_HINTS.get(error.problem, ""))
