@@ -99,7 +99,7 @@ def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Rou
         lane.counters.add_seconds(
             draft=drafted - begun, verify=verified - drafted, accept=accepted - verified
         )
-    _note_draft_seconds(lanes, drafts, drafted - begun)
+    _note_pace(lanes, drafts, drafted - begun, accepted - drafted)
     return Round(drafts, rows, verdicts)
 
 
@@ -120,8 +120,7 @@ def open_lanes(
     lanes = [Lane(r, c, s) for r, c, s in zip(requests, caches, states, strict=True)]
     for lane, before in zip(lanes, old, strict=True):
         if before is not None:
-            known = before.counters.tallies
-            lane.counters.tallies = {origin: tally.carried() for origin, tally in known.items()}
+            lane.counters = before.counters.carried()
         lane.counters.add_seconds(prefill=perf_counter() - begun)
     return lanes
 
@@ -186,7 +185,7 @@ def _judge(stage: Stage, lane: Lane, draft: Draft, rows: Rows) -> Verdict:
     request = lane.request
     view = View(
         sampler=request.sampler,
-        generated=[*request.output, *(int(t) for t in lane.tail)],
+        generated=[*request.output, *lane.tail.tolist()] if len(lane.tail) else request.output,
         draft=draft,
         rows=rows,
         tier=stage.tier,
@@ -212,12 +211,12 @@ def _count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
     counters.refused += refused
     counters.next_tokens += verdict.next_token is not None
     counters.changed += sum(verdict.changed)
-    depth = depths(draft.parents)
-    _add_at(counters.drafted_at, depth)
-    _add_at(counters.accepted_at, depth[list(verdict.path)])
     for source in verdict.sources:
         counters.sources[source] = counters.sources.get(source, 0) + 1
     if len(draft):
+        depth = depths(draft.parents)
+        _add_at(counters.drafted_at, depth)
+        _add_at(counters.accepted_at, depth[list(verdict.path)])
         tally = counters.tallies.setdefault(_origin(draft), Tally())
         tally.note(len(draft), len(verdict.tokens), refused, counters.rounds)
 
@@ -226,13 +225,19 @@ def _origin(draft: Draft) -> str:
     return draft.origin or draft.sources[0]
 
 
-def _note_draft_seconds(lanes: Sequence[Lane], drafts: Sequence[Draft], elapsed: float) -> None:
-    """Book what drafting took under the origin of the drafts, where all have the same."""
+def _note_pace(
+    lanes: Sequence[Lane], drafts: Sequence[Draft], drafting: float, checking: float
+) -> None:
+    """Book what a round took: drafting under the origin, where all drafts have the same one."""
     drafted = [(lane, draft) for lane, draft in zip(lanes, drafts, strict=True) if len(draft)]
+    rows = len(lanes) + sum(len(draft) for _, draft in drafted)
+    for lane in lanes:
+        pace = lane.counters.checked if drafted else lane.counters.plain
+        pace.note(checking, rows)
     if len({_origin(draft) for _, draft in drafted}) == 1:
         for lane, draft in drafted:
-            tally = lane.counters.tallies[_origin(draft)]
-            tally.note_seconds(elapsed / len(drafted), len(draft))
+            pace = lane.counters.tallies[_origin(draft)].pace
+            pace.note(drafting / len(drafted), len(draft))
 
 
 def _add_at(totals: list[int], depth: IntArray) -> None:

@@ -5,7 +5,7 @@ code, and a device round trip for each would cost more than the decision it serv
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -160,6 +160,8 @@ class Draft:
 
     def children(self, node: int) -> list[int]:
         """Acceptable children of `node` (-1 for the root) in draw order; probes are left out."""
+        if not len(self.tokens):
+            return []
         found = np.flatnonzero(self.parents == node)
         return [int(i) for i in found if self.probe is None or not self.probe[i]]
 
@@ -237,6 +239,28 @@ _CARRIED = 16.0
 
 
 @dataclass(slots=True)
+class Pace:
+    """Smoothed wall-clock seconds of things of different size, with their smoothed size.
+
+    The plain mean of the first ten, then the newest count a tenth. What takes more than twice as
+    long as expected counts as twice: a stall of the machine should not decide anything.
+    """
+
+    seconds: float = 0.0
+    size: float = 0.0
+    count: int = 0
+
+    def note(self, seconds: float, size: float) -> None:
+        """Add one thing of this size (above 0)."""
+        if self.count:
+            seconds = min(seconds, 2.0 * self.seconds * max(size / self.size, 1.0))
+        self.count += 1
+        weight = max(1.0 / self.count, 0.1)
+        self.seconds += weight * (seconds - self.seconds)
+        self.size += weight * (size - self.size)
+
+
+@dataclass(slots=True)
 class Tally:
     """How drafts of one origin fared at one tier, for one request.
 
@@ -251,8 +275,7 @@ class Tally:
         hits: kept tokens, faded.
         trials: tested tokens (kept or turned down), faded.
         belief: what is left, from 1 down, of what was believed before anything was tested.
-        seconds: what one draft takes, smoothed; None until it was measured.
-        length: tokens in those drafts, smoothed alike.
+        pace: what drafts take, by their tokens.
         newest: the tier's round of the newest draft.
         clean: whether all of the newest draft was kept.
     """
@@ -264,8 +287,7 @@ class Tally:
     hits: float = 0.0
     trials: float = 0.0
     belief: float = 1.0
-    seconds: float | None = None
-    length: float = 0.0
+    pace: Pace = field(default_factory=Pace)
     newest: int = 0
     clean: bool = False
 
@@ -281,15 +303,6 @@ class Tally:
         self.belief *= faded
         self.newest, self.clean = round, accepted == drafted
 
-    def note_seconds(self, seconds: float, length: int) -> None:
-        """Add what one draft of `length` tokens took. A stall of the machine counts for little."""
-        if self.seconds is None:
-            self.seconds, self.length = seconds, length
-            return
-        most = 2.0 * self.seconds * max(length / self.length, 1.0)
-        self.seconds += 0.2 * (min(seconds, most) - self.seconds)
-        self.length += 0.2 * (length - self.length)
-
     def carried(self) -> "Tally":
         """What the next request may start from: nothing counted, part of it remembered."""
         share = min(1.0, _CARRIED / self.trials) if self.trials else 0.0
@@ -297,8 +310,7 @@ class Tally:
             hits=self.hits * share,
             trials=self.trials * share,
             belief=self.belief,
-            seconds=self.seconds,
-            length=self.length,
+            pace=replace(self.pace),
         )
 
 
@@ -325,6 +337,10 @@ class Counters:
     seconds: dict[str, float] = field(default_factory=dict)
     tallies: dict[str, Tally] = field(default_factory=dict)
     """By `Draft.origin`: how drafts of each kind fared here."""
+    plain: Pace = field(default_factory=Pace)
+    """Verifying and accepting in rounds without a draft, by rows of the forward."""
+    checked: Pace = field(default_factory=Pace)
+    """The same in rounds with one."""
     off: str | None = None
     """Why this tier no longer drafts for the request; None while it does."""
 
@@ -332,6 +348,14 @@ class Counters:
     def tokens(self) -> int:
         """Tokens this tier has emitted."""
         return self.accepted + self.next_tokens - self.cut
+
+    def carried(self) -> "Counters":
+        """Fresh counters that remember what policies go by."""
+        return Counters(
+            tallies={origin: tally.carried() for origin, tally in self.tallies.items()},
+            plain=replace(self.plain),
+            checked=replace(self.checked),
+        )
 
     def add_seconds(self, **parts: float) -> None:
         """Add measured wall-clock seconds by the name of what they were spent on."""

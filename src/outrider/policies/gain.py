@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 
 from outrider.errors import OptionError
 from outrider.policies.curve import CostCurve
-from outrider.types import Budget, Counters, Tally
+from outrider.types import Budget, Counters, Pace, Tally
 
 _NEVER = Tally()
+_BELIEF, _RECALLED = 4, 16
+"""Rounds for which it is believed that both kinds have one pace; most rounds that count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +66,13 @@ class Source:
         What drafts took in place says how much comes on top of the seconds a token; where they
         took less than those, the tokens are cheaper.
         """
-        if tally.seconds is None:
+        pace = tally.pace
+        if not pace.count:
             return self.fixed, self.seconds
-        tokens = self.seconds * tally.length
-        if tally.seconds < tokens:
-            return 0.0, tally.seconds / tally.length
-        return tally.seconds - tokens, self.seconds
+        tokens = self.seconds * pace.size
+        if pace.seconds < tokens:
+            return 0.0, pace.seconds / pace.size
+        return pace.seconds - tokens, self.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ class ExpectedGain:
         margin: share by which drafting must promise more than not drafting.
         probe_after: rounds after which a source left out is tried again, at the earliest.
         probe_within: the same, at the latest.
+        plain_every: of so many rounds one is undrafted, to see what that takes here and now.
     """
 
     verify: CostCurve
@@ -137,6 +141,7 @@ class ExpectedGain:
     margin: float = 0.02
     probe_after: int = 8
     probe_within: int = 256
+    plain_every: int = 64
     _alone: tuple[float, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -157,7 +162,9 @@ class ExpectedGain:
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
         """A share for each source; the depth is that of the largest."""
-        verify = self._alone if batch == 1 else self._round_seconds(batch)
+        if (counters.rounds + 1) % self.plain_every == 0:
+            return Budget(depth=0, nodes=0, shares={source.name: 0 for source in self.sources})
+        verify = self._here(counters, batch)
         steady, lucky = self._plans(counters, verify)
         floor = (1.0 + self.margin) / verify[0]
         shares = dict.fromkeys((source.name for source, _ in steady), 0)
@@ -188,6 +195,26 @@ class ExpectedGain:
             plan = best_length(source.chance(tally), source.costs(tally), verify, source.longest)
             (lucky if source.lucky else steady).append((source, plan))
         return steady, lucky
+
+    def _here(self, counters: Counters, batch: int) -> Sequence[float]:
+        """By draft length, seconds of a round: as measured at first, and at the pace of this text.
+
+        Rounds with and without a draft have a pace each, because a busy machine, or a long text,
+        slows wide forwards and narrow ones differently. What was seen of both stands in where one
+        was seen little.
+        """
+        table = self._alone if batch == 1 else self._round_seconds(batch)
+        (n, plain), (m, checked) = self._seen(counters.plain), self._seen(counters.checked)
+        whole = (n * plain + m * checked) / (n + m) if n + m else 1.0
+        plain = (n * plain + _BELIEF * whole) / (n + _BELIEF)
+        checked = (m * checked + _BELIEF * whole) / (m + _BELIEF)
+        return [table[0] * plain, *(seconds * checked for seconds in table[1:])]
+
+    def _seen(self, pace: Pace) -> tuple[int, float]:
+        """How many rounds count, and their seconds / those of the curve."""
+        if not (pace.count and pace.seconds):
+            return 0, 1.0
+        return min(pace.count, _RECALLED), pace.seconds / self.verify.seconds(pace.size)
 
     def _round_seconds(self, batch: int) -> tuple[float, ...]:
         """By draft length, one request's part of a round in which all draft alike."""
