@@ -70,9 +70,9 @@ def test_json_has_exactly_these_fields(family: Family, run: Run) -> None:
 def test_json_is_the_result(family: Family, run: Run) -> None:
     from outrider.engine.load import load
 
-    generator = load(str(family.target), draft=str(family.draft))
+    generator = load(str(family.target), draft=str(family.draft), num_speculative_tokens=3)
     expected = generator.generate(PROMPT, max_new_tokens=24, temperature=0.9, seed=5).to_dict()
-    warmth = ["--temperature", "0.9", "--seed", "5"]
+    warmth = ["--temperature", "0.9", "--seed", "5", "--num-speculative-tokens", "3"]
     found = run("generate", PROMPT, *family.two, *LENGTH, *warmth, "--json").json
     for timed in ("seconds", "tokens_per_second"):
         del expected[timed], found[timed]

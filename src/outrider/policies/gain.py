@@ -138,7 +138,7 @@ class ExpectedGain:
     sources: tuple[Source, ...]
     overhead: float = 1e-4
     handling: float = 0.0
-    margin: float = 0.02
+    margin: float = 0.05
     probe_after: int = 8
     probe_within: int = 256
     plain_every: int = 64
