@@ -5,6 +5,8 @@
 #ifndef OUTRIDER_ATTENTION_H
 #define OUTRIDER_ATTENTION_H
 
+#include <math.h>
+
 #include "model.h"
 
 enum { MOST_QUERIES = 4 }; /* query heads that pass over the keys together */
