@@ -99,12 +99,16 @@ class DecoderCache(CacheBook):
     def _allocate(self, layout: CacheLayout, capacity: int) -> Storage:
         return Storage(layout, capacity)
 
-    @torch.inference_mode()
     def reserve(self, start: int, end: int) -> None:
         """Make `storage` this cache's own, with room for slots `start .. end`; others stay."""
         old = self.storage
-        if start == end or (end <= old.capacity and len(old.readers) == 1):
-            return
+        if start != end and (end > old.capacity or len(old.readers) > 1):
+            self._renew(start, end)
+
+    @torch.inference_mode()
+    def _renew(self, start: int, end: int) -> None:
+        """Move to storage of its own, large enough."""
+        old = self.storage
         capacity = old.capacity
         if end > capacity:
             capacity = self.layout.capacity_for(end, capacity)
