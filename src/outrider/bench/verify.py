@@ -13,8 +13,10 @@ import torch
 from outrider.bench.memory import bandwidth_gb_s
 from outrider.bench.models import OpenModels, Tier
 from outrider.errors import OptionError
+from outrider.models.checkpoint import open_checkpoint
 from outrider.models.costs import forward_seconds
 from outrider.models.native import NativeDecoder
+from outrider.models.quality import known_quality
 from outrider.protocols import LanguageModel
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
@@ -66,7 +68,16 @@ def verify_cost(
         "floor_ms": floor,
         "floor_share": floor / ms["1"],
         "bandwidth_gb_s": bandwidth,
+        "int8_loss_rise": _loss_rise(tier),
     }
+
+
+def _loss_rise(tier: Tier) -> float | None:
+    """What int8 costs the model, as a share of its loss; None where nobody has measured it."""
+    if tier.dtype != "int8" or tier.build is not None:
+        return None
+    quality = known_quality(open_checkpoint(tier.folder))
+    return None if quality is None else quality.share
 
 
 def _chosen(model: LanguageModel, widths: Iterable[int]) -> dict[str, int] | None:

@@ -69,10 +69,12 @@ def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str
     """What config.json and the headers of the weights say."""
     from outrider.models.defaults import end_ids
     from outrider.models.memory import Demand, text_config
+    from outrider.models.quality import known_quality
 
     config = text_config(checkpoint.config)
     demand = Demand.of_checkpoint(name, checkpoint, dtype)
     runner, reason = runner_of(checkpoint)
+    quality = known_quality(checkpoint)
     stored = Counter[str]()
     for tensor in checkpoint.tensors.values():
         stored[tensor.dtype] += tensor.nbytes
@@ -92,6 +94,8 @@ def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str
         "dtype": str(dtype).removeprefix("torch."),
         "weights_bytes": demand.weights,
         "cache_bytes_per_1k_tokens": demand.cache * CACHE_TOKENS,
+        "int8_loss_rise": None if quality is None else quality.share,
+        "int8_agreement": None if quality is None else quality.agreement,
         "fingerprint": checkpoint.fingerprint,
     }
 
@@ -138,7 +142,10 @@ def _print(found: list[dict[str, Any]], screen: Screen) -> None:
 
 
 def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
-    dtype = figures["dtype"]
+    dtype, rise = figures["dtype"], figures["int8_loss_rise"]
+    brief = "not measured yet: the first load with --dtype auto on the CPU does"
+    if rise is not None:
+        brief = f"loss +{rise:.2%}, the same best token at {figures['int8_agreement']:.1%}"
     return {
         "folder": figures["path"],
         "architecture": str(figures["architecture"] or figures["model_type"]),
@@ -149,6 +156,7 @@ def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
         "on disk": f"{_size(figures['stored_bytes'])}, mostly {figures['stored_dtype']}",
         "runs through": f"{figures['runner'] or 'nothing'}: {figures['reason']}",
         f"weights in {dtype}": _size(figures["weights_bytes"]),
+        "int8": brief,
         f"cache in {dtype}": f"{_size(figures['cache_bytes_per_1k_tokens'])} for 1k tokens",
     }
 

@@ -31,9 +31,7 @@ class Runtime:
 
     dtype: Annotated[
         str | None,
-        option(
-            panel="Runtime", help="Number type of the weights: auto, int8, float32, ..."
-        ),
+        option(panel="Runtime", help="Number type of the weights: auto, int8, float32, ..."),
     ] = None
     device: Annotated[
         str | None, option(panel="Runtime", help="Where the models run: auto, cpu, cuda, ...")

@@ -78,7 +78,7 @@ def load(
         threshold_target: the target's tolerance, likewise.
         max_changed: most changed tokens, as a share of the tokens written.
         dtype: of the weights: `auto`, `int8`, `float32`, `bfloat16`, `float16`, `float64`. `auto`
-            is bfloat16 on CUDA; on the CPU int8 where that costs less than 1 % of loss, else float32.
+            is bfloat16 on CUDA; on the CPU int8 if that costs less than 1 % of loss, or float32.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         context: most tokens of prompt and answer together.
         calibration: a file written by `outrider calibrate`; a family brings its own.

@@ -60,18 +60,30 @@ def checkable(checkpoint: Checkpoint) -> bool:
 
 def int8_quality(checkpoint: Checkpoint) -> Quality:
     """Measured now, or read from the cache."""
-    file = cache_folder() / "quality" / f"{checkpoint.fingerprint}-{_VERSION}.json"
-    if (known := _read(file)) is not None:
+    if (known := known_quality(checkpoint)) is not None:
         return known
     exact = NativeDecoder.load(checkpoint, dtype=torch.float32, threads=1)
     brief = NativeDecoder.load(checkpoint, dtype=torch.int8, threads=1)
     quality = compare(exact, brief)
+    file = _file(checkpoint)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(quality)), encoding="utf-8")
     except OSError:  # a cache that can not be written costs the check next time
         pass
     return quality
+
+
+def known_quality(checkpoint: Checkpoint) -> Quality | None:
+    """What an earlier check found; None where there was none."""
+    try:
+        return Quality(**json.loads(_file(checkpoint).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _file(checkpoint: Checkpoint) -> Path:
+    return cache_folder() / "quality" / f"{checkpoint.fingerprint}-{_VERSION}.json"
 
 
 def compare(exact: NativeDecoder, brief: NativeDecoder, length: int = _LENGTH) -> Quality:
@@ -85,13 +97,6 @@ def compare(exact: NativeDecoder, brief: NativeDecoder, length: int = _LENGTH) -
         agreement=float((logp.argmax(-1) == logq.argmax(-1)).double().mean()),
         tokens=len(ids),
     )
-
-
-def _read(file: Path) -> Quality | None:
-    try:
-        return Quality(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def _sample(model: NativeDecoder, length: int) -> list[int]:
