@@ -18,7 +18,6 @@ from outrider.protocols import Segment
 from outrider.tree import path_to
 from outrider.types import NO_IDS, IntArray, Prompt, as_ids
 
-
 RUNNERS: dict[str, Callable[[Path], Any]] = {
     "eager": Decoder.load,
     "native": lambda path: NativeDecoder.load(path, dtype=torch.float32),
