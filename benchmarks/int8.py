@@ -40,7 +40,10 @@ def prompts(count: int) -> list[str]:
     package = Path(outrider.__file__).parent
     files = (package / "bench" / "prompts.jsonl", package / "families" / "tiny" / "prompts.jsonl")
     lines = [line for f in files for line in f.read_text(encoding="utf-8").splitlines()]
-    whole = [p for line in lines if isinstance(p := json.loads(line)["prompt"], str)]
+    whole = [
+        p if isinstance(p := json.loads(line)["prompt"], str) else p[-1]["content"]
+        for line in lines
+    ]
     distinct = list(dict.fromkeys([*whole, *(p[: len(p) // 2] for p in whole)]))
     if len(distinct) < count:
         raise SystemExit(f"there are {len(distinct)} prompts, not {count}")

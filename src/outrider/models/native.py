@@ -43,6 +43,9 @@ from outrider.protocols import Cache, Segment
 from outrider.sampling import Sampler
 from outrider.types import NO_IDS, IntArray, Prompt, Rows, as_ids
 
+_OUTSIDE = 2
+"""What a forward returns for a token that the model does not have."""
+
 _FEW = 64
 """Rows for which the arrays are kept; a prefill makes its own."""
 
@@ -237,8 +240,7 @@ class NativeDecoder:
             written.ctypes.data,
             ctypes.addressof(trouble),
         )
-        if trouble.value > 0:
-            raise MemoryError(f"no memory for a forward of {rows} rows of {self.name}")
+        self._check(trouble.value, rows)
         tokens = written[:count].astype(np.int64)
         read = tokens if trouble.value < 0 else tokens[:-1]
         if len(read):
@@ -282,7 +284,14 @@ class NativeDecoder:
     def _call(self, arrays: RowArrays, rows: int) -> None:
         loaded: Any = library()
         batch = ctypes.byref(arrays.batch)
-        if loaded.outrider_forward(self._model, pool(), self.threads.of(rows), batch):
+        trouble = loaded.outrider_forward(self._model, pool(), self.threads.of(rows), batch)
+        self._check(trouble, rows)
+
+    def _check(self, trouble: int, rows: int) -> None:
+        """Raise what a forward has reported; below 0 are choices, which are the caller's."""
+        if trouble == _OUTSIDE:
+            raise IndexError(f"a token is outside the vocabulary of {self.name}")
+        if trouble > 0:
             raise MemoryError(f"no memory for a forward of {rows} rows of {self.name}")
 
 

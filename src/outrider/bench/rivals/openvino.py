@@ -3,6 +3,9 @@
 Settings are those of its documentation: five drafted tokens, lookups by up to three tokens.
 """
 
+import ctypes
+import gc
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +24,8 @@ __all__ = ["OPENVINO", "OpenVino"]
 
 _DRAFTED = 5
 _NGRAM = 3
+_STACK_T = 24
+"""Bytes of the system's `stack_t`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,14 @@ class OpenVino:
         self, target: Path, draft: Path | None, *, threads: int, dtype: str
     ) -> Iterator["OpenOpenVino"]:
         """See `Rival`; `dtype` is not followed."""
+        with _own_signal_stack():
+            session = self._load(target, draft, threads)
+            try:
+                yield session
+            finally:
+                session.close()
+
+    def _load(self, target: Path, draft: Path | None, threads: int) -> "OpenOpenVino":
         import openvino_genai as genai
 
         options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
@@ -54,16 +67,38 @@ class OpenVino:
             pipeline = genai.LLMPipeline(_folder(target), "CPU", **options, **more)
         except RuntimeError as error:
             raise CheckpointError(f"OpenVINO can not run {target}: {_line(error)}") from None
-        yield OpenOpenVino(self.method, pipeline, checkpoint_ends(target))
+        return OpenOpenVino(self.method, pipeline, checkpoint_ends(target))
 
 
-@dataclass(frozen=True, slots=True)
+@contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """Give the main thread back the stack that its signal handlers run on.
+
+    OpenVINO sets another one and frees it with the pipeline; Ctrl-C would then end the process.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    kept = ctypes.create_string_buffer(_STACK_T)
+    if libc is not None:
+        libc.sigaltstack(None, kept)
+    try:
+        yield
+    finally:
+        if libc is not None:
+            libc.sigaltstack(kept, None)
+
+
+@dataclass(slots=True)
 class OpenOpenVino:
     """See `OpenRival`."""
 
     method: str
     pipeline: Any
     ends: tuple[int, ...]
+
+    def close(self) -> None:
+        """Free the pipeline now, not when somebody comes by."""
+        self.pipeline = None
+        gc.collect()
 
     def generate(
         self,

@@ -79,7 +79,7 @@ INLINE int bucket_of(float weight) {
     uint32_t bits;
     memcpy(&bits, &weight, 4);
     int bucket = BUCKET_OF_ONE - (int)(bits >> BUCKET_SHIFT);
-    return bucket < BUCKETS ? bucket : BUCKETS - 1;
+    return bucket < 0 ? 0 : bucket < BUCKETS ? bucket : BUCKETS - 1;
 }
 
 /* The fewest best tokens that hold a share of at least `p` move to the front of `ids`; returns how
@@ -165,7 +165,9 @@ int32_t outrider_choose(const float *scores, int32_t vocab, const Sampler *sampl
     float top = inspect(scores, vocab);
     if (top != top) return NOT_FINITE;
     if (top == -INFINITY) return NOTHING_ALLOWED;
-    if (sampler->temperature == 0) return first_equal(scores, vocab, top);
+    /* a temperature so low that scores overflow is none */
+    if (sampler->temperature == 0 || !isfinite(top / sampler->temperature))
+        return first_equal(scores, vocab, top);
     float *scaled = desk, *weight = desk + vocab + 16;
     int32_t *ids = (int32_t *)(weight + vocab + 16);
     top /= sampler->temperature;

@@ -330,6 +330,8 @@ static void run_step(void *argument, int step, int chunk, int member) {
 int32_t outrider_forward(const Model *model, Pool *pool, int32_t threads, const Batch *batch) {
     Work work = {model, batch, {0}, threads};
     if (!batch->rows) return 0;
+    for (int i = 0; i < batch->rows; i++)
+        if (batch->tokens[i] < 0 || batch->tokens[i] >= model->vocab) return 2;
     const int members = outrider_pool_size(pool);
     int64_t bytes = lay_out(&work.desk, model, batch, members, NULL);
     void *memory = malloc(bytes + 64);

@@ -49,7 +49,7 @@ typedef struct {
     int64_t logits_stride;  /* at least the head's panels * 16 */
 } Batch;
 
-/* Reads the batch. Returns 0, or 1 when memory ran out. */
+/* Reads the batch. Returns 0, 1 when memory ran out, or 2 for a token outside the vocabulary. */
 int32_t outrider_forward(const Model *model, Pool *pool, int32_t threads, const Batch *batch);
 
 #endif
