@@ -17,10 +17,10 @@ def test_the_peak_rises_with_what_is_held() -> None:
     if not reset_peak():
         pytest.skip("this system does not forget its peak")
     before = peak_bytes()
-    held = np.ones(64 * MIB, dtype=np.uint8)
-    assert peak_bytes() >= before + 60 * MIB
+    held = np.ones(1024 * MIB, dtype=np.uint8)  # more than earlier tests have freed
+    assert peak_bytes() >= before + 200 * MIB
     del held
-    assert peak_bytes() >= before + 60 * MIB
+    assert peak_bytes() >= before + 200 * MIB
     reset_peak()
     assert peak_bytes() < before + 30 * MIB
 
