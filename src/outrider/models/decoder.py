@@ -12,30 +12,25 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.models.cache import Feed, start_caches
+from outrider.models.cache import Feed
 from outrider.models.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.decoder_attention import Part, reach
 from outrider.models.decoder_config import DecoderConfig, read_config, supports
 from outrider.models.decoder_layers import Batch, DecoderLayer, rms_norm
 from outrider.models.decoder_weights import DecoderWeights, load_weights
-from outrider.models.defaults import end_ids, recommended
-from outrider.models.kv_cache import CacheLayout, DecoderCache
+from outrider.models.kv_cache import DecoderCache
+from outrider.models.own import OwnModel
 from outrider.models.rope import RotaryTable
-from outrider.protocols import Cache, Segment
-from outrider.types import IntArray, Prompt, Rows
+from outrider.protocols import Segment
+from outrider.types import IntArray, Rows
 
 __all__ = ["Decoder", "supports"]
 
 
-class Decoder:
+class Decoder(OwnModel):
     """A `LanguageModel` for Llama, Mistral, Qwen2, Qwen3 and SmolLM3 checkpoints.
 
     Attributes:
-        name: how errors and reports call it.
-        config: its shape.
-        fingerprint: changes when the weights change.
-        end_ids: tokens that end a text.
-        generation_defaults: what generation_config.json recommends (`temperature`, ...), as found.
         dtype: of weights, cache and logits.
         device: where they lie.
     """
@@ -48,25 +43,13 @@ class Decoder:
         *,
         name: str | None = None,
     ) -> None:
-        self.name = name or checkpoint.path.resolve().name
-        self.config = config
-        self.fingerprint = checkpoint.fingerprint
-        self.end_ids = end_ids(checkpoint.generation, checkpoint.config)
-        self.generation_defaults = recommended(checkpoint.generation)
         self.dtype, self.device = weights.embed.dtype, weights.embed.device
+        super().__init__(checkpoint, config, name=name, cache_dtype=self.dtype, device=self.device)
         self.weights = weights
         self._layers = [
             DecoderLayer(index, layer, config) for index, layer in enumerate(weights.layers)
         ]
         self._rotary = RotaryTable(config.rope, self.dtype, self.device)
-        self._layout = CacheLayout(
-            num_layers=config.num_layers,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            context_length=config.context_length,
-            dtype=self.dtype,
-            device=self.device,
-        )
 
     @classmethod
     def load(
@@ -90,42 +73,14 @@ class Decoder:
         return cls(checkpoint, config, weights, name=name)
 
     @property
-    def vocab_size(self) -> int:
-        """Width of the logits."""
-        return self.config.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens it can read."""
-        return self.config.context_length
-
-    @property
     def num_parameters(self) -> int:
         """Numbers in its weights, a tied head counted once."""
         return self.weights.num_parameters
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of cache one token takes."""
-        return self._layout.bytes_per_token
 
     def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
         """The rows it reads for these ids."""
         ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64)).to(self.device)
         return F.embedding(ids, self.weights.embed)
-
-    def start(
-        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
-    ) -> list[DecoderCache]:
-        """One cache a prompt, all but its last token read. Raises `ContextError`."""
-        old = None if reuse is None else [self._own(cache) for cache in reuse]
-        return start_caches(self, prompts, old, lambda: DecoderCache(self._layout))
-
-    def _own(self, cache: Cache | None) -> DecoderCache | None:
-        """`cache` if this very model filled it."""
-        if isinstance(cache, DecoderCache) and cache.layout is self._layout:
-            return cache
-        return None
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from outrider.errors import CheckpointError
 from outrider.kernels import library, pool
-from outrider.models.cache import Feed, start_caches
+from outrider.models.cache import Feed
 from outrider.models.checkpoint import Checkpoint, load_tensors, open_checkpoint
 from outrider.models.decoder_config import DecoderConfig, read_config
 from outrider.models.decoder_weights import (
@@ -32,16 +32,15 @@ from outrider.models.decoder_weights import (
     load_layer,
     parameter_count,
 )
-from outrider.models.defaults import end_ids, recommended
-from outrider.models.kv_cache import CacheLayout
 from outrider.models.native_batch import RowArrays
 from outrider.models.native_cache import NativeCache
+from outrider.models.own import OwnModel
 from outrider.models.packed import LANES, PackedModel, Packer
 from outrider.models.rope import RotaryTable
 from outrider.models.threads import Threads
-from outrider.protocols import Cache, Segment
+from outrider.protocols import Segment
 from outrider.sampling import Sampler
-from outrider.types import NO_IDS, IntArray, Prompt, Rows, as_ids
+from outrider.types import NO_IDS, IntArray, Rows, as_ids
 
 _OUTSIDE = 2
 """What a forward returns for a token that the model does not have."""
@@ -59,15 +58,10 @@ class NativeParts:
     num_parameters: int
 
 
-class NativeDecoder:
+class NativeDecoder(OwnModel):
     """A `LanguageModel` like `Decoder`, in int8 or float32, on the CPU.
 
     Attributes:
-        name: how errors and reports call it.
-        config: its shape.
-        fingerprint: changes when the checkpoint changes; the same in every precision.
-        end_ids: tokens that end a text.
-        generation_defaults: what generation_config.json recommends, as found.
         dtype: `torch.int8` or `torch.float32`: of the weights. Cache and logits are float32.
         device: the CPU.
         threads: how many threads share a forward, by its number of rows.
@@ -83,23 +77,13 @@ class NativeDecoder:
         name: str | None = None,
         threads: int | None = None,
     ) -> None:
-        self.name = name or checkpoint.path.resolve().name
-        self.config = config
         self.dtype, self.device = dtype, torch.device("cpu")
-        self.fingerprint = checkpoint.fingerprint
-        self.end_ids = end_ids(checkpoint.generation, checkpoint.config)
-        self.generation_defaults = recommended(checkpoint.generation)
+        super().__init__(
+            checkpoint, config, name=name, cache_dtype=torch.float32, device=self.device
+        )
         self.num_parameters = parts.num_parameters
         self._parts = parts
         self._rotary = RotaryTable(config.rope, torch.float32, self.device)
-        self._layout = CacheLayout(
-            num_layers=config.num_layers,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            context_length=config.context_length,
-            dtype=torch.float32,
-            device=self.device,
-        )
         self._model = ctypes.byref(parts.packed.layout)
         self._stride = parts.packed.layout.head.panels * LANES
         self._rows = RowArrays(_FEW)
@@ -142,21 +126,6 @@ class NativeDecoder:
         return cls(checkpoint, config, parts, dtype, name=name, threads=threads)
 
     @property
-    def vocab_size(self) -> int:
-        """Width of the logits."""
-        return self.config.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens it can read."""
-        return self.config.context_length
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of cache one token takes."""
-        return self._layout.bytes_per_token
-
-    @property
     def weight_bytes(self) -> int:
         """Bytes of weights that one forward reads."""
         return self._parts.packed.weight_bytes
@@ -166,18 +135,8 @@ class NativeDecoder:
         ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64))
         return F.embedding(ids, self._parts.embed).float()
 
-    def start(
-        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
-    ) -> list[NativeCache]:
-        """One cache a prompt, all but its last token read. Raises `ContextError`."""
-        old = None if reuse is None else [self._own(cache) for cache in reuse]
-        return start_caches(self, prompts, old, lambda: NativeCache(self._layout))
-
-    def _own(self, cache: Cache | None) -> NativeCache | None:
-        """`cache` if this very model filled it."""
-        if isinstance(cache, NativeCache) and cache.layout is self._layout:
-            return cache
-        return None
+    def _fresh_cache(self) -> NativeCache:
+        return NativeCache(self._layout)
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
         """Read the segments in one pass; `hidden` is the final normed state of the rows wanted.

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from outrider.errors import LogitsError
-from outrider.models.cache import Feed, start_caches
+from outrider.models.cache import Feed
 from outrider.models.checkpoint import Checkpoint
 from outrider.models.decoder import Decoder
 from outrider.models.decoder_config import DecoderConfig
@@ -22,9 +22,9 @@ from outrider.models.static.pen import RUN, Pen
 from outrider.models.static.row_choices import RowChoices
 from outrider.models.static.runner import Runner, runner_for
 from outrider.models.static.storage import StaticCache, StoragePool
-from outrider.protocols import Cache, Segment
+from outrider.protocols import Segment
 from outrider.sampling import Sampler
-from outrider.types import NO_IDS, IntArray, Prompt, Rows, as_ids
+from outrider.types import NO_IDS, IntArray, Rows, as_ids
 
 MOST_TEXTS = 2
 """Texts of one forward that are read one after the other; more share a packed one."""
@@ -57,18 +57,8 @@ class StaticDecoder(Decoder):
         self._pen = Pen(self._network, self._runner, self._outputs_for(1))
         self._choices = RowChoices(self._runner, config.vocab_size, weights.embed)
 
-    def start(
-        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
-    ) -> list[Any]:
-        """One cache a prompt, all but its last token read. Raises `ContextError`."""
-        old = None if reuse is None else [self._own(cache) for cache in reuse]
-        return start_caches(self, prompts, old, lambda: StaticCache(self._layout, self.pool))
-
-    def _own(self, cache: Cache | None) -> StaticCache | None:
-        """`cache` if this very model filled it."""
-        if isinstance(cache, StaticCache) and cache.layout is self._layout:
-            return cache
-        return None
+    def _fresh_cache(self) -> StaticCache:
+        return StaticCache(self._layout, self.pool)
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:

@@ -1,0 +1,80 @@
+"""What the runners of Llama-shaped checkpoints share: who the model is, and its caches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from outrider.models.cache import start_caches
+from outrider.models.checkpoint import Checkpoint
+from outrider.models.decoder_config import DecoderConfig
+from outrider.models.defaults import end_ids, recommended
+from outrider.models.kv_cache import CacheLayout, DecoderCache
+from outrider.protocols import Cache
+from outrider.types import Prompt
+
+
+class OwnModel:
+    """A checkpoint that Outrider runs itself; subclasses add weights and `forward`.
+
+    Attributes:
+        name: how errors and reports call it.
+        config: its shape.
+        fingerprint: changes when the checkpoint changes; the same in every precision.
+        end_ids: tokens that end a text.
+        generation_defaults: what generation_config.json recommends (`temperature`, ...), as found.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: DecoderConfig,
+        *,
+        name: str | None,
+        cache_dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.name = name or checkpoint.path.resolve().name
+        self.config = config
+        self.fingerprint = checkpoint.fingerprint
+        self.end_ids = end_ids(checkpoint.generation, checkpoint.config)
+        self.generation_defaults = recommended(checkpoint.generation)
+        self._layout = CacheLayout(
+            num_layers=config.num_layers,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            context_length=config.context_length,
+            dtype=cache_dtype,
+            device=device,
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits."""
+        return self.config.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens it can read."""
+        return self.config.context_length
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of cache one token takes."""
+        return self._layout.bytes_per_token
+
+    def start(
+        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
+    ) -> list[Any]:
+        """One cache a prompt, all but its last token read. Raises `ContextError`."""
+        old = None if reuse is None else [self._own(cache) for cache in reuse]
+        return start_caches(self, prompts, old, self._fresh_cache)  # pyright: ignore[reportArgumentType]
+
+    def _fresh_cache(self) -> DecoderCache:
+        return DecoderCache(self._layout)
+
+    def _own(self, cache: Cache | None) -> DecoderCache | None:
+        """`cache` if this very model filled it: no two models share a layout."""
+        if isinstance(cache, DecoderCache) and cache.layout is self._layout:
+            return cache
+        return None
