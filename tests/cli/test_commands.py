@@ -155,7 +155,7 @@ def test_demo_compares_two_and_three_tiers(
     assert outcome.code == 0, outcome.err
     assert "\x1b" not in outcome.out
     rows = [line for line in outcome.out.splitlines() if "identical" in line]
-    assert len(rows) == 3
+    assert len(rows) == 4
     assert "DIFFERS" not in outcome.out
     assert "tokens per target forward" in outcome.out
     colored = run("demo", *family.three, "--tokens", "6", "--color", "always")

@@ -127,7 +127,7 @@ def _no_draft() -> Propose:
 
 
 def _lookup(length: int) -> Propose:
-    from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+    from llama_cpp.llama_speculative import LlamaPromptLookupDecoding  # pyright: ignore[reportMissingImports]
 
     look = LlamaPromptLookupDecoding(num_pred_tokens=length)
 

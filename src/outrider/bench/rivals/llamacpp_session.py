@@ -32,7 +32,7 @@ _IN_A_ROW = 5
 @cache
 def _library() -> tuple[Any, Any]:
     """The binding, started and made silent; and the callback, which must outlive it."""
-    import llama_cpp
+    import llama_cpp  # pyright: ignore[reportMissingImports]
 
     silent = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))

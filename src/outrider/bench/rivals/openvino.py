@@ -53,7 +53,7 @@ class OpenVino:
                 session.close()
 
     def _load(self, target: Path, draft: Path | None, threads: int) -> "OpenOpenVino":
-        import openvino_genai as genai
+        import openvino_genai as genai  # pyright: ignore[reportMissingImports]
 
         options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
         schedule = genai.SchedulerConfig()
@@ -111,8 +111,8 @@ class OpenOpenVino:
         ignore_eos: bool = False,
     ) -> RivalText:
         """See `OpenRival`."""
-        import openvino
-        import openvino_genai as genai
+        import openvino  # pyright: ignore[reportMissingImports]
+        import openvino_genai as genai  # pyright: ignore[reportMissingImports]
 
         config = self._config(max_new_tokens, temperature, top_p, seed, ignore_eos)
         ids = np.asarray([token_ids], dtype=np.int64)
@@ -127,7 +127,7 @@ class OpenOpenVino:
     def _config(
         self, max_new_tokens: int, temperature: float, top_p: float, seed: int, ignore_eos: bool
     ) -> Any:
-        import openvino_genai as genai
+        import openvino_genai as genai  # pyright: ignore[reportMissingImports]
 
         config = genai.GenerationConfig()
         config.max_new_tokens = max_new_tokens

@@ -32,8 +32,8 @@ def export_openvino(folder: Path, out: Path) -> None:
     Raises:
         CheckpointError: it has what GGUF, or OpenVINO's reader of it, does not cover.
     """
-    import openvino
-    import openvino_genai as genai
+    import openvino  # pyright: ignore[reportMissingImports]
+    import openvino_genai as genai  # pyright: ignore[reportMissingImports]
 
     rope = open_checkpoint(folder).config
     rope = rope.get("rope_scaling") or rope.get("rope_parameters") or {}
@@ -67,7 +67,7 @@ def _is_matrix(node: Any) -> bool:
 
 def _compress(node: Any) -> None:
     """Put `(weight - zero point) * scale` in the place of a constant."""
-    from openvino import opset13 as ops
+    from openvino import opset13 as ops  # pyright: ignore[reportMissingImports]
 
     weight, zero, scale = quantized(np.asarray(node.data, dtype=np.float32))
     readers = list(node.output(0).get_target_inputs())
