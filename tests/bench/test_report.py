@@ -129,4 +129,4 @@ def test_the_environment_names_what_a_figure_needs() -> None:
     found = environment()
     assert found["versions"]["torch"] and found["versions"]["python"]
     assert found["device"]["logical_cpus"] >= 1
-    assert found["command"].startswith("outrider ")
+    assert found["command"].startswith("outrider")
