@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from outrider import kernels
 from outrider.decoding import generate
 from outrider.models.decoder import Decoder
 from outrider.models.native import NativeDecoder
@@ -43,7 +44,9 @@ def folders(request: Any, tmp_path_factory: Any) -> list[Path]:
     return made
 
 
-DTYPES = {"float64": torch.float64, "native float32": torch.float32, "native int8": torch.int8}
+DTYPES = {"float64": torch.float64}
+if kernels.available():
+    DTYPES |= {"native float32": torch.float32, "native int8": torch.int8}
 
 
 @pytest.fixture(scope="module", params=DTYPES)

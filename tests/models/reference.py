@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from outrider import kernels
 from outrider.models.decoder import Decoder
 from outrider.models.kv_cache import DecoderCache
 from outrider.models.native import NativeDecoder
@@ -23,6 +24,9 @@ RUNNERS: dict[str, Callable[[Path], Any]] = {
     "native": lambda path: NativeDecoder.load(path, dtype=torch.float32),
 }
 """Two ways to run one checkpoint in float32."""
+
+if not kernels.available():
+    del RUNNERS["native"]
 
 
 class Reference:

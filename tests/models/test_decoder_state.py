@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from outrider import kernels
 from outrider.models.cache import attach
 from outrider.models.decoder import Decoder
 from outrider.models.kv_cache import DecoderCache
@@ -22,7 +23,9 @@ from tests.models.test_decoder_rounds import KINDS
 ROUNDS = 10
 
 
-DTYPES = {"float64": torch.float64, "native float32": torch.float32, "native int8": torch.int8}
+DTYPES = {"float64": torch.float64}
+if kernels.available():
+    DTYPES |= {"native float32": torch.float32, "native int8": torch.int8}
 
 
 @pytest.fixture(scope="module", params=[(kind, dtype) for kind in KINDS for dtype in DTYPES])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from outrider import kernels
 from outrider.errors import CheckpointError, OptionError
 from outrider.models.decoder import Decoder
 from outrider.models.loading import (
@@ -30,12 +31,17 @@ from tests.models.reference import edited
 CPU = torch.device("cpu")
 
 
+OURS = NativeDecoder if kernels.available() else Decoder
+
+needs_kernels = pytest.mark.skipif(not kernels.available(), reason=kernels.reason_missing())
+
+
 def test_supported_folders_run_in_the_decoder_without_a_word(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "tiny", "qwen2")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = load_model(path, name="target")
-    assert isinstance(model, NativeDecoder) and model.name == "target"
+    assert isinstance(model, OURS) and model.name == "target"
     assert load_model(str(path)).name == "tiny"
 
 
@@ -91,6 +97,7 @@ def test_few_bits_are_refused_by_name(tmp_path: Path) -> None:
         assert "--dtype int8" in str(caught.value)
 
 
+@needs_kernels
 def test_cpu_models_run_compiled(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, "llama")
     for dtype, kind in (("int8", torch.int8), ("float32", torch.float32)):
@@ -100,6 +107,7 @@ def test_cpu_models_run_compiled(tmp_path: Path) -> None:
     assert isinstance(load_model(path, dtype="float64"), Decoder)
 
 
+@needs_kernels
 def test_auto_takes_int8_where_it_costs_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +163,7 @@ def test_hub_names_are_found_among_downloads(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert local_folder("org/Model-1.5B") == path
-    assert isinstance(load_model("org/Model-1.5B"), NativeDecoder)
+    assert isinstance(load_model("org/Model-1.5B"), OURS)
     assert asked == ["org/Model-1.5B"] * 2
     assert local_folder(path) == path
 
