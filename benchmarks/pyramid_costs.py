@@ -19,6 +19,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from draft_tokens import draft_seconds
 
 import outrider
 from outrider import metrics
@@ -27,9 +28,8 @@ from outrider.models.loading import family
 from outrider.models.native import NativeDecoder
 from outrider.models.scaling import cost_scale
 from outrider.models.tokenizer import Tokenizer
-from outrider.protocols import Segment
-from outrider.sampling import Sampler, SamplingParams
-from outrider.types import NO_IDS, Counters, Prompt
+from outrider.sampling import SamplingParams
+from outrider.types import Counters
 
 TIERS = ("target", "qualifier", "draft")
 SAMPLINGS: dict[str, dict[str, Any]] = {
@@ -173,18 +173,6 @@ def budget_settings() -> Iterator[Setting]:
         yield Setting(label=label, tiers=TIERS, windows=(12, 4), options=options)
 
 
-def draft_seconds(model: NativeDecoder, length: int = 8, repeats: int = 31) -> float:
-    """Median seconds of one token that a model drafts, behind 200 cached tokens."""
-    [cache] = model.start([Prompt(token_ids=tuple(range(5, 205)))])
-    sampler, times = Sampler(SamplingParams(seed=0)), []
-    for _ in range(repeats):
-        begun = perf_counter()
-        model.write([Segment(cache, NO_IDS)], [sampler], [()], [length])
-        times.append((perf_counter() - begun) / length)
-        cache.commit(())
-    return median(times)
-
-
 def prompts(count: int) -> list[Any]:
     """The same number of each built-in workload but `copy`."""
     file = Path(outrider.__file__).parent / "bench" / "prompts.jsonl"
@@ -208,7 +196,7 @@ def measure_case(case: str, args: argparse.Namespace) -> None:
     codec = Tokenizer.load(folders["target"])
     costs = {tier: forward_seconds(model, WIDTHS) for tier, model in models.items()}
     for tier in TIERS[1:]:
-        costs[tier][DRAFTING] = draft_seconds(models[tier])
+        costs[tier][DRAFTING] = draft_seconds(models[tier], SamplingParams(seed=0))
     ones = [costs["target"][1], costs["qualifier"][1], costs["draft"][DRAFTING]]
     told = ":".join(f"{20 * one / ones[0]:.2f}" for one in ones)
     print(f"\ncost-scaled {case}: costs {told}, target {ones[0] * 1e3:.2f} ms")
