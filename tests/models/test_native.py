@@ -120,6 +120,14 @@ def test_writes_up_to_the_end_of_the_window(model: NativeDecoder) -> None:
     assert len(tokens) == 4 and cache.num_speculative == 3
 
 
+def test_writes_nothing_when_asked_for_nothing(model: NativeDecoder) -> None:
+    cache = begin(model, TEXT)
+    [tokens] = (
+        model.write([Segment(cache, NO_IDS)], [Sampler(SamplingParams(seed=0))], [[]], [0]) or []
+    )
+    assert len(tokens) == 0 and not cache.fed
+
+
 def test_leaves_other_samplers_to_the_loop(model: NativeDecoder) -> None:
     cache = begin(model, TEXT)
     sampler = Sampler(SamplingParams(seed=0, repetition_penalty=1.5))

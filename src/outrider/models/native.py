@@ -173,6 +173,8 @@ class NativeDecoder(OwnModel):
     def _write(
         self, segment: Segment, sampler: Sampler, generated: Sequence[int], depth: int
     ) -> IntArray:
+        if depth < 1:
+            return NO_IDS
         cache: NativeCache = segment.cache
         last = cache.num_speculative + len(segment.tokens) - 1 if len(segment.tokens) else -1
         feed = cache.feed(segment, as_ids([last]))

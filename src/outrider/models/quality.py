@@ -15,6 +15,7 @@ from outrider.kernels.compile import cache_folder
 from outrider.models.checkpoint import Checkpoint
 from outrider.models.native import NativeDecoder
 from outrider.protocols import Segment
+from outrider.sampling import Sampler, SamplingParams
 from outrider.types import NO_IDS, Prompt, as_ids
 
 MOST_LOSS_RISE = 0.01
@@ -24,7 +25,7 @@ MOST_BYTES = 4 << 30
 """Models whose float32 weights take more are not checked: it would take minutes."""
 
 _LENGTH = 256
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,16 +105,10 @@ def _sample(model: NativeDecoder, length: int) -> list[int]:
     generator = torch.Generator().manual_seed(0)
     first = int(torch.randint(model.vocab_size, (1,), generator=generator))
     [cache] = model.start([Prompt(token_ids=(first,))])
-    ids = [first]
-    while len(ids) < length:
-        [rows] = model.forward([Segment(cache, NO_IDS)], [as_ids([-1])])
-        chances = rows.logits[0].softmax(-1).nan_to_num(0.0)
-        if not bool(chances.sum() > 0):
-            break
-        token = int(torch.multinomial(chances, 1, generator=generator))
-        cache.commit([token])
-        ids.append(token)
-    return ids
+    sampler = Sampler(SamplingParams(temperature=1.0, seed=0))
+    written = model.write([Segment(cache, NO_IDS)], [sampler], [()], [length - 1])
+    assert written is not None  # a sampler as plain as this one is known to every model
+    return [first, *written[0].tolist()]
 
 
 def _log_probabilities(model: NativeDecoder, ids: list[int]) -> torch.Tensor:
