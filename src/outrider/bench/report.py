@@ -10,6 +10,7 @@ from typing import Any
 
 from outrider.bench.plots import draw_plots, require_matplotlib
 from outrider.bench.run import Measured
+from outrider.bench.summary import best_rows
 
 __all__ = ["require_matplotlib", "write_lines", "write_report"]
 
@@ -120,7 +121,7 @@ def _rivals(summary: Figures) -> Iterator[str]:
     ]
     if rows:
         yield "<h2>Against rivals</h2><p>Our fastest exact strategy against the fastest:</p>"
-        yield _table(list(_best(summary)))
+        yield _table(list(best_rows(summary, _ratio, _NONE)))
         yield "<p>How many times faster each strategy is:</p>"
         yield _table(rows)
     about = summary["rivals"]
@@ -132,20 +133,6 @@ def _rivals(summary: Figures) -> Iterator[str]:
         )
     for name, reason in about["missing"].items():
         yield f"<p>{_text(name)} was not measured: <code>{_text(reason)}</code></p>"
-
-
-def _best(summary: Figures) -> Iterator[Row]:
-    for workload, figures in summary["workloads"].items():
-        best = figures["best"]
-        if best:
-            yield {
-                "workload": workload,
-                "ours": best["strategy"],
-                "fastest rival": best["rival"],
-                "times faster": _ratio(best["against_rival"]),
-                "fastest lookup": best["lookup_rival"] or _NONE,
-                "times faster than it": _ratio(best["against_lookup_rival"]),
-            }
 
 
 def _costs(summary: Figures) -> Iterator[Row]:

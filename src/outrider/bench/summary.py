@@ -1,6 +1,6 @@
 """From single runs to the figures of a report: ratios are made here, last."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from statistics import geometric_mean, median
 from typing import Any
@@ -37,6 +37,29 @@ def summarise(measured: Measured) -> dict[str, Any]:
         "left_out": {"no_room": dict(measured.left_out), "too_short": sorted(short)},
         "mismatches": [m.to_dict() for m in measured.mismatches],
     }
+
+
+def best_rows(
+    summary: Mapping[str, Any], form: Callable[[Mapping[str, Any] | None], str], none: str
+) -> Iterator[dict[str, str]]:
+    """Our fastest exact strategy against the fastest rivals, a row a workload.
+
+    Args:
+        summary: as `summarise` makes it.
+        form: spells a ratio, or None.
+        none: stands for what is not there.
+    """
+    for workload, figures in summary["workloads"].items():
+        best = figures["best"]
+        if best:
+            yield {
+                "workload": workload,
+                "ours": best["strategy"],
+                "fastest rival": best["rival"],
+                "times faster": form(best["against_rival"]),
+                "fastest lookup": best["lookup_rival"] or none,
+                "times faster than it": form(best["against_lookup_rival"]),
+            }
 
 
 def short_tasks(measured: Measured) -> set[str]:

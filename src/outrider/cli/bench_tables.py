@@ -30,7 +30,9 @@ def show(summary: Figures, screen: Screen) -> None:
         screen.table(
             "One forward over n rows, behind 200 tokens", [cost_row(c) for c in costs_of(summary)]
         )
-    best = list(_best_rows(summary))
+    from outrider.bench.summary import best_rows  # loads PyTorch, which --help need not
+
+    best = list(best_rows(summary, _interval, NONE))
     if best:
         screen.table("Our fastest exact strategy against the fastest rivals", best, labels=3)
     against = list(_against_rows(summary))
@@ -135,20 +137,6 @@ def _even(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """The same rows with the columns of the longest."""
     longest = max(rows, key=len)
     return [{name: row.get(name, NONE) for name in longest} for row in rows]
-
-
-def _best_rows(summary: Figures) -> Iterator[dict[str, str]]:
-    for workload, figures in summary["workloads"].items():
-        best = figures["best"]
-        if best:
-            yield {
-                "workload": workload,
-                "ours": best["strategy"],
-                "fastest rival": best["rival"],
-                "times faster": _interval(best["against_rival"]),
-                "fastest lookup": best["lookup_rival"] or NONE,
-                "times faster than it": _interval(best["against_lookup_rival"]),
-            }
 
 
 def _against_rows(summary: Figures) -> Iterator[dict[str, str]]:
