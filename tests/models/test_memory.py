@@ -60,6 +60,14 @@ def test_refusal_shows_the_arithmetic_in_one_line() -> None:
     )
 
 
+def test_int8_weights_have_a_float32_cache(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(make_checkpoint(tmp_path, "llama"))
+    brief, exact = (
+        Demand.of_checkpoint("target", checkpoint, d) for d in (torch.int8, torch.float32)
+    )
+    assert brief.cache == exact.cache and 4 * brief.weights == exact.weights
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_checkpoint_is_weighed_by_its_headers(dtype: torch.dtype, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, "qwen2", dtype=torch.float16)

@@ -20,6 +20,11 @@ _HINT = "Use --dtype int8 (CPU) or bfloat16, a shorter --context, smaller models
 _FLOATING = {"F64", "F32", "F16", "BF16"}
 
 
+def _cache_dtype(weights: torch.dtype) -> torch.dtype:
+    """What keys and values are kept in: whole numbers are for weights only."""
+    return weights if weights.is_floating_point else torch.float32
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
     """What one tier needs.
@@ -47,7 +52,7 @@ class Demand:
         return cls(
             tier=tier,
             weights=weights,
-            cache=cache_numbers(config) * max(dtype.itemsize, 2 if dtype.is_floating_point else 4),
+            cache=cache_numbers(config) * _cache_dtype(dtype).itemsize,
             context_length=_first(config, *_CONTEXT),
         )
 
