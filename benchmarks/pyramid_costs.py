@@ -23,13 +23,13 @@ from draft_tokens import draft_seconds
 
 import outrider
 from outrider import metrics
+from outrider.counters import Counters
 from outrider.models.costs import forward_seconds
 from outrider.models.loading import family
 from outrider.models.native import NativeDecoder
 from outrider.models.scaling import cost_scale
 from outrider.models.tokenizer import Tokenizer
 from outrider.sampling import SamplingParams
-from outrider.types import Counters
 
 TIERS = ("target", "qualifier", "draft")
 SAMPLINGS: dict[str, dict[str, Any]] = {

@@ -21,8 +21,8 @@ from rich.progress import Progress
 
 import outrider
 from outrider import metrics
+from outrider.counters import Counters
 from outrider.models.loading import families_folder
-from outrider.types import Counters
 
 TEMPERATURES = (0.0, 0.8)
 BUDGETS = (0.0, 0.02, 0.05, 0.1, 0.2)

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from outrider import metrics
+from outrider.counters import Counters
 from outrider.metrics import PyramidCosts, inner_rounds, predicted_speed, predicted_two_tier_speed
-from outrider.types import Counters
 
 SOME = Counters(
     rounds=10,

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from outrider.acceptance import Fuzzy, Match, Rejection
+from outrider.counters import Counters
 from outrider.decoding import generate
 from outrider.drafters import ModelDrafter, NoDrafter, Qualified
 from outrider.errors import OptionError, OutriderWarning, StrategyError
@@ -19,7 +20,7 @@ from outrider.protocols import AcceptanceRule, LanguageModel, Needs
 from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy import MODES, PyramidConfig, Strategy, pyramid
 from outrider.tree import chain_parents
-from outrider.types import Budget, Counters, Draft, Draw, Exactness, Rows, as_ids
+from outrider.types import Budget, Draft, Draw, Exactness, Rows, as_ids
 from outrider.view import View
 from tests.exactness.rigs import PROMPTS, generation, outputs, tabular_family
 
@@ -48,6 +49,7 @@ class Mute(NoDrafter):
 
     name: str = "mute"
     gives = Needs()
+    learns = False
 
 
 @dataclass(frozen=True)

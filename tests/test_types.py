@@ -8,18 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outrider.counters import Counters
 from outrider.tree import depths, path_to
-from outrider.types import (
-    EMPTY_DRAFT,
-    NO_IDS,
-    Budget,
-    Counters,
-    Draft,
-    Exactness,
-    Prompt,
-    Verdict,
-    as_ids,
-)
+from outrider.types import EMPTY_DRAFT, NO_IDS, Budget, Draft, Exactness, Prompt, Verdict, as_ids
 from tests.test_tree import trees
 
 

@@ -13,23 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from outrider.counters import Counters, Tally
 from outrider.errors import LogitsError
 from outrider.generation import Generation
 from outrider.models.cache import attach
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
 from outrider.tree import depths
-from outrider.types import (
-    NO_IDS,
-    Budget,
-    Counters,
-    Draft,
-    IntArray,
-    Prompt,
-    Rows,
-    Tally,
-    Verdict,
-    Verified,
-)
+from outrider.types import NO_IDS, Budget, Draft, IntArray, Prompt, Rows, Verdict, Verified
 from outrider.view import View
 
 
@@ -204,7 +194,9 @@ def _count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
     counters.rounds += 1
     counters.forwards += 1
     counters.undrafted_rounds += not len(draft)
-    counters.drafted += len(draft)
+    probes = draft.num_probes
+    counters.drafted += len(draft) - probes
+    counters.probed += probes
     counters.accepted += len(verdict.tokens)
     last = verdict.path[-1] if verdict.path else -1
     refused = verdict.next_token is not None and bool(draft.children(last))
@@ -213,12 +205,14 @@ def _count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
     counters.changed += sum(verdict.changed)
     for source in verdict.sources:
         counters.sources[source] = counters.sources.get(source, 0) + 1
-    if len(draft):
+    if len(draft) > probes:
         depth = depths(draft.parents)
-        _add_at(counters.drafted_at, depth)
+        _add_at(counters.drafted_at, depth if draft.probe is None else depth[~draft.probe])
         _add_at(counters.accepted_at, depth[list(verdict.path)])
         tally = counters.tallies.setdefault(_origin(draft), Tally())
-        tally.note(len(draft), len(verdict.tokens), refused, counters.rounds)
+        tally.note(len(draft) - probes, len(verdict.tokens), refused, counters.rounds)
+        if depth[-1] < len(draft) - 1:
+            tally.ranks.note(len(draft), verdict.path)
 
 
 def _origin(draft: Draft) -> str:
@@ -236,8 +230,9 @@ def _note_pace(
         pace.note(checking, rows)
     if len({_origin(draft) for _, draft in drafted}) == 1:
         for lane, draft in drafted:
-            pace = lane.counters.tallies[_origin(draft)].pace
-            pace.note(drafting / len(drafted), len(draft))
+            tally = lane.counters.tallies.get(_origin(draft))
+            if tally is not None:  # none for probes alone
+                tally.pace.note(drafting / len(drafted), len(draft))
 
 
 def _add_at(totals: list[int], depth: IntArray) -> None:

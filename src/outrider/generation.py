@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from outrider.counters import Counters
 from outrider.protocols import Request
 from outrider.text import TextStream
-from outrider.types import Counters, FinishReason, IntArray, Rows, Verdict, as_ids
+from outrider.types import FinishReason, IntArray, Rows, Verdict, as_ids
 
 
 @dataclass(frozen=True, slots=True)

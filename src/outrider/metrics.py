@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from outrider.types import Counters, Tally
+from outrider.counters import Counters, Tally
 
 
 def ratio(part: float | int, whole: float | int) -> float:

@@ -4,19 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from outrider.counters import Counters
 from outrider.sampling import Sampler
-from outrider.types import (
-    Budget,
-    Counters,
-    Draft,
-    Draw,
-    Exactness,
-    IntArray,
-    Prompt,
-    Rows,
-    Verdict,
-    Verified,
-)
+from outrider.types import Budget, Draft, Draw, Exactness, IntArray, Prompt, Rows, Verdict, Verified
 from outrider.view import View
 
 
@@ -243,6 +233,13 @@ class Drafter(Protocol):
     @property
     def gives(self) -> Needs:
         """What its drafts can carry."""
+        ...
+
+    @property
+    def learns(self) -> bool:
+        """Whether its drafts may depend on tokens that a verifier turned down (it remembers rows in
+        `observe`). Where an outer rule draws such tokens again by the same noise, the pairing is
+        refused."""
         ...
 
     def bind(self, needs: Needs, tier: int) -> "Drafter":

@@ -5,9 +5,9 @@ code, and a device round trip for each would cost more than the decision it serv
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -85,6 +85,25 @@ class Rows:
     chooser: RowChooser | None = None
 
 
+@runtime_checkable
+class Stop(Protocol):
+    """Ends a draft from what the drafter itself knows of the tokens it has written.
+
+    The last of them stays in the draft, so a stop never looks at a token that is then discarded,
+    and no rule is biased by it.
+    """
+
+    @property
+    def head(self) -> Callable[[Tensor], float] | None:
+        """From the draft model's last hidden state `[hidden]` after a token to the chance that the
+        token is kept; None: the drafter's own probability of its best token stands for it."""
+        ...
+
+    def __call__(self, chances: Sequence[float]) -> bool:
+        """Whether to stop, given the chance of each token on the path so far."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """How much may be drafted.
@@ -92,13 +111,16 @@ class Budget:
     Attributes:
         depth: tokens on the longest path.
         nodes: tokens in the whole tree.
-        shares: for drafts of a named origin (`Draft.origin`), the depth that serves best; a drafter
-            keeps to the share of its own origin. Who is not named may use all of `depth`.
+        shares: for drafts of a named origin (`Draft.origin`), how many tokens serve best: the depth
+            of a chain, the nodes of a tree. A drafter keeps to the share of its own origin; who is
+            not named may use all.
+        stop: ends a path early; drafters that know no probabilities pass it over.
     """
 
     depth: int
     nodes: int
     shares: Mapping[str, int] | None = None
+    stop: Stop | None = None
 
     @classmethod
     def chain(cls, length: int) -> "Budget":
@@ -110,7 +132,7 @@ class Budget:
         if 0 < self.depth <= depth:
             return self
         depth = max(min(self.depth, depth), 0)
-        return Budget(depth=depth, nodes=self.nodes if depth else 0, shares=self.shares)
+        return replace(self, depth=depth, nodes=self.nodes if depth else 0)
 
     def share(self, origin: str) -> int:
         """Deepest draft of this origin."""
@@ -120,8 +142,18 @@ class Budget:
             else min(self.shares.get(origin, self.depth), self.depth)
         )
 
+    def nodes_of(self, origin: str) -> int:
+        """Most nodes of a tree of this origin."""
+        if self.depth < 1:
+            return 0
+        return (
+            self.nodes
+            if self.shares is None
+            else min(self.shares.get(origin, self.nodes), self.nodes)
+        )
+
     def only(self, origin: str) -> "Budget":
-        """The budget of one origin."""
+        """The budget of one origin that drafts chains."""
         return self if self.shares is None else self.clipped(self.share(origin))
 
 
@@ -132,18 +164,27 @@ NO_IDS: IntArray = as_ids(())
 class Draft:
     """A tree of proposed tokens; a chain is a tree of width one.
 
+    Nodes stand in the order of their promise, parents before children and siblings in draw order:
+    the first n nodes are the drafter's best draft of n nodes. Whoever must shorten a draft cuts
+    its end.
+
     Attributes:
-        tokens: `[nodes]` ids, parents before children, siblings in draw order.
+        tokens: `[nodes]` ids.
         parents: `[nodes]` index of each node's parent, -1 for children of the text.
         sources: the tier that wrote each node.
         draw: how siblings were picked.
         law: per node the warped distribution `[vocab]` it was really drawn from; None for a node
-            means a point mass. None altogether when nobody asked for laws.
+            means a point mass. None altogether when nobody asked for laws. Of siblings drawn
+            without replacement each carries the law of the first draw.
         reference: per node the raw logits `[vocab]`, at its parent, of the last model that
             vouched for it. None altogether when nobody asked.
         probe: `[nodes]` true for nodes that are verified and observed but never accepted.
         origin: what its fate is booked under (`Counters.tallies`): the drafter, or how sure the
             drafter was; empty: the source of the first node.
+        match: how many tokens at the end of the text were found elsewhere, for copies.
+        score: how many of its tokens the drafter expects to be kept; None where it can not tell.
+        samples: per node, which of several independent continuations, numbered in draw order,
+            pass through it; for rules that judge those (`KSeq`). None: each node is one of its own.
     """
 
     tokens: IntArray
@@ -154,9 +195,17 @@ class Draft:
     reference: tuple[Tensor | None, ...] | None = None
     probe: BoolArray | None = None
     origin: str = ""
+    match: int = 0
+    score: float | None = None
+    samples: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def num_probes(self) -> int:
+        """Nodes that can not be accepted."""
+        return 0 if self.probe is None else int(self.probe.sum())
 
     def children(self, node: int) -> list[int]:
         """Acceptable children of `node` (-1 for the root) in draw order; probes are left out."""
@@ -168,15 +217,15 @@ class Draft:
     def only(self, nodes: IntArray) -> "Draft":
         """The draft made of `nodes` alone: ascending, each with its parent."""
         new = {int(old): i for i, old in enumerate(nodes)} | {-1: -1}
-        return Draft(
+        return replace(
+            self,
             tokens=self.tokens[nodes],
             parents=as_ids([new[int(p)] for p in self.parents[nodes]]),
             sources=tuple(self.sources[n] for n in nodes),
-            draw=self.draw,
             law=None if self.law is None else tuple(self.law[n] for n in nodes),
             reference=None if self.reference is None else tuple(self.reference[n] for n in nodes),
             probe=None if self.probe is None else self.probe[nodes],
-            origin=self.origin,
+            samples=None if self.samples is None else tuple(self.samples[n] for n in nodes),
         )
 
 
@@ -229,135 +278,3 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     CANCELLED = "cancelled"
     ERROR = "error"
-
-
-MEMORY = 32
-"""Tested tokens after which what a tally remembers has faded to half."""
-
-_KEPT = 0.5 ** (1.0 / MEMORY)
-_CARRIED = 16.0
-
-
-@dataclass(slots=True)
-class Pace:
-    """Smoothed wall-clock seconds of things of different size, with their smoothed size.
-
-    The plain mean of the first ten, then the newest count a tenth. What takes more than twice as
-    long as expected counts as twice: a stall of the machine should not decide anything.
-    """
-
-    seconds: float = 0.0
-    size: float = 0.0
-    count: int = 0
-
-    def note(self, seconds: float, size: float) -> None:
-        """Add one thing of this size (above 0)."""
-        if self.count:
-            seconds = min(seconds, 2.0 * self.seconds * max(size / self.size, 1.0))
-        self.count += 1
-        weight = max(1.0 / self.count, 0.1)
-        self.seconds += weight * (seconds - self.seconds)
-        self.size += weight * (size - self.size)
-
-
-@dataclass(slots=True)
-class Tally:
-    """How drafts of one origin fared at one tier, for one request.
-
-    The first four are plain counts. The others are what policies go by: they fade, so that the
-    newest part of the text counts most.
-
-    Attributes:
-        drafts: drafts verified.
-        drafted: tokens in them.
-        accepted: tokens kept.
-        refused: drafts of which a token was turned down.
-        hits: kept tokens, faded.
-        trials: tested tokens (kept or turned down), faded.
-        belief: what is left, from 1 down, of what was believed before anything was tested.
-        pace: what drafts take, by their tokens.
-        newest: the tier's round of the newest draft.
-        clean: whether all of the newest draft was kept.
-    """
-
-    drafts: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    refused: int = 0
-    hits: float = 0.0
-    trials: float = 0.0
-    belief: float = 1.0
-    pace: Pace = field(default_factory=Pace)
-    newest: int = 0
-    clean: bool = False
-
-    def note(self, drafted: int, accepted: int, refused: bool, round: int) -> None:
-        """Add the fate of one draft."""
-        self.drafts += 1
-        self.drafted += drafted
-        self.accepted += accepted
-        self.refused += refused
-        faded = _KEPT ** (accepted + refused)
-        self.hits = self.hits * faded + accepted
-        self.trials = self.trials * faded + accepted + refused
-        self.belief *= faded
-        self.newest, self.clean = round, accepted == drafted
-
-    def carried(self) -> "Tally":
-        """What the next request may start from: nothing counted, part of it remembered."""
-        share = min(1.0, _CARRIED / self.trials) if self.trials else 0.0
-        return Tally(
-            hits=self.hits * share,
-            trials=self.trials * share,
-            belief=self.belief,
-            pace=replace(self.pace),
-        )
-
-
-@dataclass(slots=True)
-class Counters:
-    """Integers one tier counts for one request; ratios are made from them in `metrics.py`.
-
-    `refused` counts rounds in which a drafted continuation was turned down. Always
-    `tokens = accepted + next_tokens - cut`, and `sources` sums to `tokens`.
-    """
-
-    rounds: int = 0
-    forwards: int = 0
-    undrafted_rounds: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    refused: int = 0
-    next_tokens: int = 0
-    cut: int = 0
-    changed: int = 0
-    drafted_at: list[int] = field(default_factory=list)
-    accepted_at: list[int] = field(default_factory=list)
-    sources: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    tallies: dict[str, Tally] = field(default_factory=dict)
-    """By `Draft.origin`: how drafts of each kind fared here."""
-    plain: Pace = field(default_factory=Pace)
-    """Verifying and accepting in rounds without a draft, by rows of the forward."""
-    checked: Pace = field(default_factory=Pace)
-    """The same in rounds with one."""
-    off: str | None = None
-    """Why this tier no longer drafts for the request; None while it does."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens this tier has emitted."""
-        return self.accepted + self.next_tokens - self.cut
-
-    def carried(self) -> "Counters":
-        """Fresh counters that remember what policies go by."""
-        return Counters(
-            tallies={origin: tally.carried() for origin, tally in self.tallies.items()},
-            plain=replace(self.plain),
-            checked=replace(self.checked),
-        )
-
-    def add_seconds(self, **parts: float) -> None:
-        """Add measured wall-clock seconds by the name of what they were spent on."""
-        for part, elapsed in parts.items():
-            self.seconds[part] = self.seconds.get(part, 0.0) + elapsed

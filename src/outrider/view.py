@@ -7,11 +7,12 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.counters import Counters
 from outrider.errors import LogitsError
 from outrider.noise import Purpose
 from outrider.sampling import NOT_FINITE, NOTHING_ALLOWED, Sampler
 from outrider.tree import depths, path_to
-from outrider.types import Counters, Draft, RowChooser, Rows
+from outrider.types import Draft, RowChooser, Rows
 from outrider.warps import Support
 
 _HINTS = {

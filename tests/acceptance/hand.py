@@ -9,9 +9,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from outrider.counters import Counters
 from outrider.sampling import Sampler, SamplingParams
 from outrider.tree import chain_parents
-from outrider.types import Counters, Draft, Draw, Rows, as_ids
+from outrider.types import Draft, Draw, Rows, as_ids
 from outrider.view import View
 
 NEVER = float("-inf")

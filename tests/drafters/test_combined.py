@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 import pytest
 
 from outrider.acceptance import Fuzzy, Rejection
+from outrider.counters import Counters
 from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, Qualified
 from outrider.errors import StrategyError
 from outrider.policies import FixedLength
 from outrider.strategy import Strategy
-from outrider.types import Budget, Counters
+from outrider.types import Budget
 from tests.exactness.rigs import PROMPTS, outputs, run, stage, tabular_family
 
 FAMILY = tabular_family()

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider import metrics
+from outrider.counters import Counters
 from outrider.engine.generator import Generator
 from outrider.engine.result import Result, Speculation, spans
 from outrider.strategy import PyramidConfig, pyramid
-from outrider.types import Counters, Exactness
+from outrider.types import Exactness
 from tests.exactness.rigs import tabular_family
 
 FAMILY: Any = tabular_family(seed=7)

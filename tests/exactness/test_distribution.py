@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from outrider.acceptance import Fuzzy, Match, Rejection
+from outrider.counters import Counters
 from outrider.decoding import generate
 from outrider.drafters import Fallback, Lookup, ModelDrafter, Qualified
 from outrider.models.tabular import TabularModel
 from outrider.policies import CostCurve, ExpectedGain, FixedLength, Source
 from outrider.protocols import Drafter, DraftPolicy
 from outrider.sampling import Sampler, SamplingParams
-from outrider.types import Budget, Counters, Draft, Prompt
+from outrider.types import Budget, Draft, Prompt
 from tests.exactness.rigs import generation, stage
 
 VOCAB, LENGTH = 3, 3

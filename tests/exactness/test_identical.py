@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.types import Counters, FinishReason
+from outrider.counters import Counters
+from outrider.types import FinishReason
 from tests.exactness.rigs import (
     PROMPTS,
     SAMPLINGS,

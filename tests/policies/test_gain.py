@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outrider.counters import Counters, Pace, Tally
 from outrider.errors import OptionError
 from outrider.metrics import expected_tokens
 from outrider.policies import CostCurve, ExpectedGain, Source
 from outrider.policies.gain import best_length
-from outrider.types import Budget, Counters, Pace, Tally
+from outrider.types import Budget
 
 CURVE = CostCurve.of({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.5, 16: 2.4, 32: 4.8})
 CHANCES = st.floats(0.0, 1.0)

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from outrider.counters import Counters
 from outrider.drafters.qualified import Qualified, QualifiedState
 from outrider.errors import StrategyError
 from outrider.protocols import Needs, Request
-from outrider.types import EMPTY_DRAFT, Budget, Counters, Draft, Draw, IntArray, Verified
+from outrider.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,11 @@ class Bypass:
     def name(self) -> str:
         """The qualifier's."""
         return self.qualified.name
+
+    @property
+    def learns(self) -> bool:
+        """What the nest does."""
+        return self.qualified.learns
 
     @property
     def below(self) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from outrider.counters import Counters
 from outrider.errors import StrategyError
 from outrider.protocols import Drafter, Needs, Request
-from outrider.types import Budget, Counters, Draft, Draw, IntArray, Verified
+from outrider.types import Budget, Draft, Draw, IntArray, Verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,11 @@ class Fallback:
         """What both can give."""
         a, b = self.first.gives, self.second.gives
         return Needs(law=a.law and b.law, reference=a.reference and b.reference)
+
+    @property
+    def learns(self) -> bool:
+        """Whether either does."""
+        return self.first.learns or self.second.learns
 
     def bind(self, needs: Needs, tier: int) -> "Fallback":
         """Bind both."""

@@ -8,19 +8,11 @@ or itself: summaries, quotations, edits of code, lists, loops.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from outrider.counters import Counters
 from outrider.errors import OptionError
 from outrider.protocols import Needs, Request
 from outrider.tree import chain_parents
-from outrider.types import (
-    EMPTY_DRAFT,
-    Budget,
-    Counters,
-    Draft,
-    Draw,
-    IntArray,
-    Verified,
-    as_ids,
-)
+from outrider.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified, as_ids
 
 OCCURRENCES = ("latest", "first")
 
@@ -86,6 +78,7 @@ class Lookup:
     draw = Draw.DETERMINISTIC
     gives = Needs(law=True)
     """A deterministic choice is its own law, a point mass; nobody vouched for it."""
+    learns = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_ngram <= self.max_ngram:

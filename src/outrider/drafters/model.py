@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from outrider.counters import Counters
 from outrider.errors import LogitsError
 from outrider.models.cache import attach
 from outrider.noise import Purpose
@@ -16,7 +17,6 @@ from outrider.tree import chain_parents
 from outrider.types import (
     EMPTY_DRAFT,
     Budget,
-    Counters,
     Draft,
     Draw,
     IntArray,
@@ -65,6 +65,7 @@ class ModelDrafter:
 
     draw = Draw.IID
     gives = Needs(law=True, reference=True)
+    learns = False
 
     def bind(self, needs: Needs, tier: int) -> "ModelDrafter":
         """Fill laws and references only where the rule above reads them."""

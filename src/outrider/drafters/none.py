@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from outrider.counters import Counters
 from outrider.protocols import Needs, Request
-from outrider.types import EMPTY_DRAFT, Budget, Counters, Draft, Draw, IntArray, Verified
+from outrider.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class NoDrafter:
     name: str = "none"
     draw = Draw.DETERMINISTIC
     gives = Needs(law=True, reference=True)
+    learns = False
 
     def bind(self, needs: Needs, tier: int) -> "NoDrafter":
         """Nothing is drafted, so nothing is missing."""

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from outrider.acceptance.match import Match
+from outrider.counters import Counters
 from outrider.decoding import Lane, Stage, open_lanes, run_round, uncount
 from outrider.drafters.fit import check_fit
 from outrider.drafters.model import fits, own_prompt, unreadable
@@ -30,7 +31,6 @@ from outrider.tree import chain_parents
 from outrider.types import (
     EMPTY_DRAFT,
     Budget,
-    Counters,
     Draft,
     Draw,
     Exactness,
@@ -103,6 +103,11 @@ class Qualified:
     gives = Needs(law=True, reference=True)
 
     @property
+    def learns(self) -> bool:
+        """What the drafter inside does."""
+        return self.drafter.learns
+
+    @property
     def stage(self) -> Stage:
         """The inner level of the nest."""
         return Stage(
@@ -124,11 +129,20 @@ class Qualified:
                 hint="Use a divergence that reads distributions only, and no max_changed",
             )
         rule = self.rule
-        if needs.law and self.policy.adaptive and rule.exactness is not Exactness.IDENTICAL:
+        wavering = [
+            name
+            for name, wavers in (
+                (type(self.policy).__name__, self.policy.adaptive),
+                (self.drafter.name, self.drafter.learns),
+            )
+            if wavers
+        ]
+        if needs.law and wavering and rule.exactness is not Exactness.IDENTICAL:
             raise StrategyError(
-                f"the rule outside needs the law of each token, and {type(self.policy).__name__} "
-                f"at {self.name!r} goes by tokens that the rule outside may have drawn again",
-                hint="Use FixedLength there, or Match as the inner rule",
+                f"the rule outside needs the law of each token, and {wavering[0]} at {self.name!r} "
+                "goes by tokens that the rule outside may have drawn again",
+                hint="Use FixedLength and a drafter that does not learn there, or Match as the "
+                "inner rule",
             )
         if needs.law:
             rule = replace(rule, with_laws=True)  # pyright: ignore[reportArgumentType, reportCallIssue]

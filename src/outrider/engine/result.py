@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from outrider import metrics
+from outrider.counters import Counters
 from outrider.generation import Generation, TokenLogprob
-from outrider.types import Counters, Exactness
+from outrider.types import Exactness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

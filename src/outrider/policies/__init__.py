@@ -1,7 +1,7 @@
 """How long and how wide to draft."""
 
 from outrider.policies.curve import CostCurve
-from outrider.policies.fixed import FixedLength
+from outrider.policies.fixed import FixedLength, FixedTree
 from outrider.policies.gain import ExpectedGain, Source
 
-__all__ = ["CostCurve", "ExpectedGain", "FixedLength", "Source"]
+__all__ = ["CostCurve", "ExpectedGain", "FixedLength", "FixedTree", "Source"]

@@ -1,9 +1,10 @@
-"""The simplest policy: always the same length."""
+"""The simplest policies: always the same length, always the same size of tree."""
 
 from dataclasses import dataclass
 
+from outrider.counters import Counters
 from outrider.errors import OptionError
-from outrider.types import Budget, Counters
+from outrider.types import Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +28,30 @@ class FixedLength:
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
         """A chain of the fixed length, whatever happened before."""
         return Budget.chain(self.num_speculative_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedTree:
+    """Ask for a tree of at most `nodes` tokens, `depth` deep, every round.
+
+    Drafters of chains give a chain of `depth`.
+    """
+
+    depth: int = 6
+    nodes: int = 16
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.depth <= self.nodes:
+            raise OptionError(
+                f"a tree of {self.nodes} nodes and depth {self.depth}",
+                hint="Give 1 <= depth <= nodes",
+            )
+
+    @property
+    def adaptive(self) -> bool:
+        """It never changes."""
+        return False
+
+    def budget(self, counters: Counters, batch: int = 1) -> Budget:
+        """A tree of the fixed size, whatever happened before."""
+        return Budget(depth=self.depth, nodes=self.nodes)

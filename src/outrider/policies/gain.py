@@ -8,9 +8,10 @@ overhead seconds. The best k may be 0.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from outrider.counters import Counters, Pace, Tally
 from outrider.errors import OptionError
 from outrider.policies.curve import CostCurve
-from outrider.types import Budget, Counters, Pace, Tally
+from outrider.types import Budget
 
 _NEVER = Tally()
 _BELIEF, _RECALLED = 4, 16

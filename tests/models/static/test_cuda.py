@@ -11,6 +11,7 @@ from torch import Tensor
 
 import outrider
 from outrider.acceptance import Match
+from outrider.counters import Counters
 from outrider.models.cache import attach
 from outrider.models.decoder import Decoder
 from outrider.models.loading import load_model
@@ -20,7 +21,7 @@ from outrider.models.static.runner import CapturedRunner
 from outrider.models.static.transfer import fetch, upload
 from outrider.protocols import Segment
 from outrider.sampling import Sampler, SamplingParams
-from outrider.types import EMPTY_DRAFT, NO_IDS, Counters, Draft, IntArray, Rows, as_ids
+from outrider.types import EMPTY_DRAFT, NO_IDS, Draft, IntArray, Rows, as_ids
 from outrider.view import View
 from tests.models.checkpoints import make_checkpoint
 from tests.models.invariants import assert_equals_fresh_prefill
