@@ -28,6 +28,8 @@ class Purpose(IntEnum):
     ACCEPT = 1
     RESIDUAL = 2
     NEXT = 3
+    BRANCH = 4
+    """A draw inside one branch of a draft, or how a draft grows there: independent at each node."""
 
 
 def _finalise(x: int) -> int:
