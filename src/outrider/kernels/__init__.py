@@ -6,6 +6,7 @@ has another way, so a missing compiler costs speed and nothing else.
 
 from outrider.kernels.choose import NOT_FINITE, NOTHING_ALLOWED, PlainSampler, choose
 from outrider.kernels.library import available, library, pool, reason_missing
+from outrider.kernels.topk import topk
 
 __all__ = [
     "NOTHING_ALLOWED",
@@ -16,4 +17,5 @@ __all__ = [
     "library",
     "pool",
     "reason_missing",
+    "topk",
 ]

@@ -69,6 +69,10 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.outrider_forward.restype = i32
     loaded.outrider_choose.argtypes = [address, i32, sampler, u64, address]
     loaded.outrider_choose.restype = i32
+    i64 = ctypes.c_int64
+    best = [address, i64, i32, i32, i32, address, address, address]
+    loaded.outrider_topk.argtypes = best
+    loaded.outrider_topk.restype = None
     writing = [model, address, i32, i32, batch, sampler, u64, i32, address, i32, address, address]
     loaded.outrider_write.argtypes = writing
     loaded.outrider_write.restype = i32

@@ -1,0 +1,40 @@
+"""The best tokens of rows of scores, by the compiled kernel."""
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from outrider.kernels.library import library
+
+MOST = 64
+"""The kernel keeps at most this many of a row."""
+
+
+def topk(
+    logits: Float[Tensor, "rows vocab"], k: int, *, totals: bool = False
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+    """Ids and scores `[rows, k]`, best first, of equal ones the lowest id first.
+
+    `logits` are float32 on the CPU, each row in one piece; k is at most `MOST`. With `totals` the
+    third array `[rows]` is the log of each row's sum of exponentials, else it is empty. Rows from
+    which nothing can be chosen (NaN, +inf, all -inf) have ids of -1, and so have places that a
+    short row can not fill.
+    """
+    loaded = library()
+    assert loaded is not None
+    rows, vocab = logits.shape
+    ids = np.empty((rows, k), dtype=np.int32)
+    values = np.empty((rows, k), dtype=np.float32)
+    sums = np.empty(rows if totals else 0, dtype=np.float32)
+    loaded.outrider_topk(
+        logits.data_ptr(),
+        logits.stride(0),
+        rows,
+        vocab,
+        k,
+        ids.ctypes.data,
+        values.ctypes.data,
+        sums.ctypes.data if totals else None,
+    )
+    return ids, values, sums

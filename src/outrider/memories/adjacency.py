@@ -1,0 +1,128 @@
+"""For every token the tokens that a target last thought likely after it (Token Recycling).
+
+Luo et al., "Turning Trash into Treasure" (arXiv 2408.08696): the adjacency matrix M `[vocab, k]`,
+refreshed from every row that was verified, refused ones too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from outrider.errors import OptionError
+from outrider.memories.rows import best_tokens
+from outrider.types import IntArray
+
+LARGEST_VOCABULARY = 1 << 22
+"""Ids from here on are not remembered: one stray id should not claim gigabytes."""
+
+
+@dataclass(slots=True)
+class Adjacency:
+    """A matrix `[vocab, k]` of 32-bit ids, best first; -1 where nothing is known.
+
+    Rows are made when the width of the first logits (or the largest id of a prompt) is known. One
+    row of blanks stands behind the last, so that a look-up of -1 gives -1.
+
+    Attributes:
+        k: successors kept for each token.
+
+    Raises:
+        OptionError: k is not from 1 to 64.
+    """
+
+    k: int = 8
+    _table: NDArray[np.int32] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= 64:
+            raise OptionError(f"k is {self.k}", hint="Keep 1 to 64 successors for each token")
+        self._table = np.full((1, self.k), -1, dtype=np.int32)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens there is room for."""
+        return len(self._table) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: `(vocab_size + 1) * k * 4`, the row of blanks included."""
+        return self._table.nbytes
+
+    @property
+    def flat(self) -> NDArray[np.int32]:
+        """The matrix in one row, a view: the successor of rank r of token t is at `t * k + r`."""
+        return self._table.reshape(-1)
+
+    def successors(self, token: int) -> list[int]:
+        """What is known to follow `token`, best first."""
+        if not 0 <= token < self.vocab_size:
+            return []
+        return [t for t in self._table[token].tolist() if t >= 0]
+
+    def learn(
+        self,
+        tokens: IntArray,
+        logits: Float[Tensor, "rows vocab"],
+        accepted: Sequence[int] = (0,),
+    ) -> None:
+        """Set the row of each of `tokens` `[rows]` to the k best of the logits that followed it.
+
+        Of equal tokens the last wins, but those in the rows `accepted` win over all others. Rows
+        that are not finite, and ids outside of the vocabulary, are passed over.
+        """
+        self.reserve(logits.shape[1])
+        ids = best_tokens(logits, self.k).ids
+        if ids[:, 0].min() >= 0 and tokens.max() < self.vocab_size and tokens.min() >= 0:
+            self._table[tokens] = ids  # of repeated indices NumPy leaves the last value behind
+            self._table[tokens[accepted]] = ids[accepted]
+            return
+        good = (ids[:, 0] >= 0) & (tokens >= 0) & (tokens < self.vocab_size)
+        self._table[tokens[good]] = ids[good]
+        last = [row for row in accepted if good[row]]
+        self._table[tokens[last]] = ids[last]
+
+    def learn_text(self, text: IntArray) -> None:
+        """Put what followed each token in `text` in front: the more often and the newer, the
+        further."""
+        text = text[(text >= 0) & (text < LARGEST_VOCABULARY)]
+        if len(text) < 2:
+            return
+        self.reserve(int(text.max()) + 1)
+        owners, fresh = _ranked_successors(text, self.k)
+        self._table[owners] = _in_front(fresh, self._table[owners])
+
+    def reserve(self, vocab: int) -> None:
+        """Make room for at least `vocab` tokens."""
+        vocab = min(vocab, LARGEST_VOCABULARY)
+        if vocab > self.vocab_size:
+            grown = np.full((vocab + 1, self.k), -1, dtype=np.int32)
+            grown[: self.vocab_size] = self._table[:-1]
+            self._table = grown
+
+
+def _ranked_successors(text: IntArray, k: int) -> tuple[IntArray, NDArray[np.int32]]:
+    """Tokens that have a successor in `text`, and `[tokens, k]` what these are, -1 where none."""
+    pairs = (text[:-1] << 32 | text[1:])[::-1]  # from the newest on
+    kinds, newest, counts = np.unique(pairs, return_index=True, return_counts=True)
+    owner = kinds >> 32
+    order = np.lexsort((newest, -counts, owner))
+    owner, successor = owner[order], (kinds & 0xFFFFFFFF)[order]
+    owners, first, sizes = np.unique(owner, return_index=True, return_counts=True)
+    rank = np.arange(len(owner)) - np.repeat(first, sizes)
+    row = np.repeat(np.arange(len(owners)), sizes)
+    table = np.full((len(owners), k), -1, dtype=np.int32)
+    kept = rank < k
+    table[row[kept], rank[kept]] = successor[kept]
+    return owners, table
+
+
+def _in_front(fresh: NDArray[np.int32], old: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Rows of `fresh`, continued with what `old` holds beside, k in all, blanks last."""
+    known = (old[:, :, None] == fresh[:, None, :]).any(-1)
+    both = np.concatenate((fresh, np.where(known, -1, old)), axis=1)
+    order = np.argsort(both < 0, axis=1, kind="stable")[:, : fresh.shape[1]]
+    return np.take_along_axis(both, order, axis=1)

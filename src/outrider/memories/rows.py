@@ -1,0 +1,67 @@
+"""What memories keep of rows of logits: the best tokens, and how likely they were."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from outrider import kernels
+
+
+class Best(NamedTuple):
+    """The best tokens of some rows, best first.
+
+    Attributes:
+        ids: `[rows, k]`; -1 throughout in rows from which nothing can be chosen (NaN, +inf, all
+            -inf), and in places that a small vocabulary can not fill.
+        values: `[rows, k]` logits, or probabilities where those were asked for.
+    """
+
+    ids: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+
+def best_tokens(logits: Float[Tensor, "rows vocab"], k: int) -> Best:
+    """The k best tokens of each row and their logits."""
+    if _compiled(logits):
+        ids, values, _ = kernels.topk(logits, k)
+        return Best(ids, values)
+    return _plain(logits, k)
+
+
+def best_probabilities(logits: Float[Tensor, "rows vocab"], k: int) -> Best:
+    """The k most likely tokens of each row and their probabilities at temperature 1."""
+    if _compiled(logits):
+        ids, values, totals = kernels.topk(logits, k, totals=True)
+    else:
+        ids, values = _plain(logits, k)
+        totals = torch.logsumexp(logits.float(), dim=-1).cpu().numpy()
+    with np.errstate(invalid="ignore", over="ignore"):
+        likely = np.exp(values - totals[:, None])
+    return Best(ids, np.where(ids >= 0, likely, np.float32(0.0)))
+
+
+def _compiled(logits: Tensor) -> bool:
+    return (
+        logits.dtype is torch.float32
+        and logits.is_cpu
+        and logits.stride(-1) == 1
+        and kernels.available()
+    )
+
+
+def _plain(logits: Tensor, k: int) -> Best:
+    """The same by torch, for other dtypes and devices."""
+    rows, vocab = logits.shape
+    size = min(k, vocab)
+    ids = np.full((rows, k), -1, dtype=np.int32)
+    values = np.full((rows, k), -np.inf, dtype=np.float32)
+    top = torch.topk(logits, size, dim=-1)  # NaN counts as best, so one look tells
+    values[:, :size] = top.values.float().cpu().numpy()
+    ids[:, :size] = top.indices.cpu().numpy()
+    broken = ~np.isfinite(values[:, 0])
+    ids[broken], values[broken] = -1, -np.inf
+    return Best(ids, values)
