@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 MEMORY = 32
 """Tested tokens after which what a tally remembers has faded to half."""
@@ -89,7 +90,7 @@ class Tally:
         belief: what is left, from 1 down, of what was believed before anything was tested.
         pace: what drafts take, by their tokens.
         ranks: how the nodes of trees fared, by their place; empty for chains.
-        newest: the tier's round of the newest draft.
+        newest: when the newest draft was verified, in rounds of the tier (`Counters.now`).
         clean: whether all of the newest draft was kept.
     """
 
@@ -124,6 +125,8 @@ class Tally:
             hits=self.hits * share,
             trials=self.trials * share,
             belief=self.belief,
+            newest=self.newest,
+            clean=self.clean,
             pace=replace(self.pace),
             ranks=self.ranks.carried(_CARRIED),
         )
@@ -139,6 +142,8 @@ class Counters:
     """
 
     rounds: int = 0
+    past: int = 0
+    """Rounds of the requests before, as far back as anything is remembered."""
     forwards: int = 0
     undrafted_rounds: int = 0
     drafted: int = 0
@@ -158,6 +163,8 @@ class Counters:
     """Verifying and accepting in rounds without a draft, by rows of the forward."""
     checked: Pace = field(default_factory=Pace)
     """The same in rounds with one."""
+    plan: Any = None
+    """What the policy of this tier keeps between rounds; nobody else reads it."""
     off: str | None = None
     """Why this tier no longer drafts for the request; None while it does."""
 
@@ -166,9 +173,15 @@ class Counters:
         """Tokens this tier has emitted."""
         return self.accepted + self.next_tokens - self.cut
 
+    @property
+    def now(self) -> int:
+        """Rounds so far, those of earlier requests included: the clock of policies."""
+        return self.past + self.rounds
+
     def carried(self) -> "Counters":
         """Fresh counters that remember what policies go by."""
         return Counters(
+            past=self.now,
             tallies={origin: tally.carried() for origin, tally in self.tallies.items()},
             plain=replace(self.plain),
             checked=replace(self.checked),

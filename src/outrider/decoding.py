@@ -19,7 +19,18 @@ from outrider.generation import Generation
 from outrider.models.cache import attach
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
 from outrider.tree import depths
-from outrider.types import NO_IDS, Budget, Draft, IntArray, Prompt, Rows, Verdict, Verified
+from outrider.types import (
+    EMPTY_DRAFT,
+    NO_IDS,
+    Budget,
+    Draft,
+    IntArray,
+    Prompt,
+    Rows,
+    Verdict,
+    Verified,
+    as_ids,
+)
 from outrider.view import View
 
 
@@ -37,12 +48,14 @@ class Stage:
 
 @dataclass(slots=True)
 class Lane:
-    """One request at one stage. `tail` is what inner rounds accepted but nobody committed yet."""
+    """One request at one stage. `tail` is what inner rounds accepted but nobody committed yet.
+    `owed` was emitted, and the drafter is told of it before it is next asked."""
 
     request: Request
     cache: Any
     state: Any
     tail: IntArray = field(default_factory=lambda: NO_IDS)
+    owed: list[int] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
 
 
@@ -66,11 +79,14 @@ def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Rou
         for lane, limit in zip(lanes, limits, strict=True)
     ]
     begun = perf_counter()
-    proposed = stage.drafter.propose(states, tails, budgets)  # 1 propose
-    drafts = [
-        _fitting(draft, budget, stage.model.vocab_size)
-        for draft, budget in zip(proposed, budgets, strict=True)
-    ]
+    drafts = [EMPTY_DRAFT] * len(lanes)
+    if asked := any(budget.depth for budget in budgets):
+        settle(stage, lanes)
+        proposed = stage.drafter.propose(states, tails, budgets)  # 1 propose
+        drafts = [
+            _fitting(draft, budget, stage.model.vocab_size)
+            for draft, budget in zip(proposed, budgets, strict=True)
+        ]
     drafted = perf_counter()
     pairs = [attach(lane.cache, lane.tail, d) for lane, d in zip(lanes, drafts, strict=True)]
     rows = stage.model.forward([s for s, _ in pairs], [w for _, w in pairs])  # 2 verify
@@ -79,10 +95,9 @@ def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Rou
         _judge(stage, lane, draft, row)
         for lane, draft, row in zip(lanes, drafts, rows, strict=True)
     ]
-    stage.drafter.observe(  # 4 learn
-        states,
-        [Verified(stage.name, *seen) for seen in zip(tails, drafts, rows, verdicts, strict=True)],
-    )
+    if asked or stage.drafter.learns:
+        seen = zip(tails, drafts, rows, verdicts, strict=True)
+        stage.drafter.observe(states, [Verified(stage.name, *parts) for parts in seen])  # 4 learn
     accepted = perf_counter()
     for lane, draft, verdict in zip(lanes, drafts, verdicts, strict=True):
         _count(lane.counters, draft, verdict)
@@ -142,8 +157,23 @@ def generate(
         for lane, verdict, tokens in zip(lanes, result.verdicts, kept, strict=True):
             uncount(lane.counters, verdict, len(tokens))
             lane.cache.commit(tokens)
-        stage.drafter.commit([lane.state for lane in lanes], kept)
+            lane.owed += tokens.tolist()
+        if stage.drafter.learns or not all(g.running for g in active):
+            settle(stage, lanes)
         yield active
+
+
+def settle(stage: Stage, lanes: Sequence[Lane]) -> None:
+    """Tell the drafter what was emitted since it was last told.
+
+    Rounds that ask it for nothing leave that for later: a small model's round is short. Drafters
+    that learn from rows are told at once, since the next row follows these very tokens.
+    """
+    if owing := [lane for lane in lanes if lane.owed]:
+        tokens = [as_ids(lane.owed) for lane in owing]
+        stage.drafter.commit([lane.state for lane in owing], tokens)
+        for lane in owing:
+            lane.owed = []
 
 
 def _within_horizon(lane: Lane, limit: int) -> int:
@@ -210,7 +240,7 @@ def _count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
         _add_at(counters.drafted_at, depth if draft.probe is None else depth[~draft.probe])
         _add_at(counters.accepted_at, depth[list(verdict.path)])
         tally = counters.tallies.setdefault(_origin(draft), Tally())
-        tally.note(len(draft) - probes, len(verdict.tokens), refused, counters.rounds)
+        tally.note(len(draft) - probes, len(verdict.tokens), refused, counters.now)
         if depth[-1] < len(draft) - 1:
             tally.ranks.note(len(draft), verdict.path)
 

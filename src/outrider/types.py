@@ -129,7 +129,7 @@ class Budget:
 
     def clipped(self, depth: int) -> "Budget":
         """The same budget, no deeper than `depth`."""
-        if 0 < self.depth <= depth:
+        if self.depth <= depth and (self.depth or not self.nodes):
             return self
         depth = max(min(self.depth, depth), 0)
         return replace(self, depth=depth, nodes=self.nodes if depth else 0)

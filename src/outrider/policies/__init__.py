@@ -2,6 +2,7 @@
 
 from outrider.policies.curve import CostCurve
 from outrider.policies.fixed import FixedLength, FixedTree
-from outrider.policies.gain import ExpectedGain, Source
+from outrider.policies.gain import ExpectedGain
+from outrider.policies.source import Source
 
 __all__ = ["CostCurve", "ExpectedGain", "FixedLength", "FixedTree", "Source"]

@@ -1,8 +1,7 @@
-"""Draft as long as it is expected to pay: tokens per second from measured costs and acceptance.
+"""Draft as much as is expected to pay: tokens per second from measured costs and acceptance.
 
-A round that drafts k tokens, each kept with chance a when the one before it was, is expected to
-write E(k) = (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al. 2023) in draft(k) + verify(k + 1) +
-overhead seconds. The best k may be 0.
+What each origin of drafts promises is in `source.py`; here is who of them drafts, and when what
+did not pay is tried again.
 """
 
 from collections.abc import Sequence
@@ -11,103 +10,14 @@ from dataclasses import dataclass, field
 from outrider.counters import Counters, Pace, Tally
 from outrider.errors import OptionError
 from outrider.policies.curve import CostCurve
+from outrider.policies.source import Plan, Source
 from outrider.types import Budget
 
 _NEVER = Tally()
 _BELIEF, _RECALLED = 4, 16
 """Rounds for which it is believed that both kinds have one pace; most rounds that count."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """One origin of drafts, and what is believed of it before it was tried.
-
-    Attributes:
-        name: the `Draft.origin` it is booked under.
-        seconds: what drafting one token more takes.
-        fixed: what a draft takes beside its tokens, until it is measured in place.
-        accept: chance that a token is kept, its parent having been kept.
-        weight: tested tokens that this belief counts for, until it fades like them.
-        longest: most tokens drafted at once.
-        lucky: it drafts only where it happens to find something, and costs nothing elsewhere. It
-            is asked before the others, where it promises more than they do.
-    """
-
-    name: str
-    seconds: float = 0.0
-    fixed: float = 0.0
-    accept: float = 0.6
-    weight: float = 6.0
-    longest: int = 16
-    lucky: bool = False
-
-    def __post_init__(self) -> None:
-        if not (0.0 <= self.accept <= 1.0 and self.weight > 0):
-            raise OptionError(
-                f"source {self.name!r} has accept {self.accept} and weight {self.weight}",
-                hint="Give a chance from 0 to 1 and a weight above 0",
-            )
-        if min(self.seconds, self.fixed) < 0.0:
-            raise OptionError(
-                f"source {self.name!r} takes {self.seconds} seconds a token and {self.fixed} a "
-                "draft",
-                hint="Give times from 0 up",
-            )
-        if self.longest < 1:
-            raise OptionError(f"longest is {self.longest}", hint="Draft at least 1 token")
-
-    def chance(self, tally: Tally) -> float:
-        """Tracked acceptance: the belief and the faded counts, weighed."""
-        weight = self.weight * tally.belief
-        return (self.accept * weight + tally.hits) / (weight + tally.trials)
-
-    def costs(self, tally: Tally) -> tuple[float, float]:
-        """Seconds of a draft beside its tokens, and of each token.
-
-        What drafts took in place says how much comes on top of the seconds a token; where they
-        took less than those, the tokens are cheaper.
-        """
-        pace = tally.pace
-        if not pace.count:
-            return self.fixed, self.seconds
-        tokens = self.seconds * pace.size
-        if pace.seconds < tokens:
-            return 0.0, pace.seconds / pace.size
-        return pace.seconds - tokens, self.seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A draft length and the tokens per second it promises."""
-
-    length: int
-    speed: float
-
-
-def best_length(
-    accept: float, draft: tuple[float, float], verify: Sequence[float], longest: int
-) -> Plan:
-    """The k from 0 to `longest` with the most expected tokens per second; the least, if tied.
-
-    Args:
-        accept: chance that a drafted token is kept once its parent was.
-        draft: seconds of a draft beside its tokens, and of each token.
-        verify: by k, seconds of a round beside drafting; above 0 and never falling.
-        longest: largest k; below the length of `verify`.
-    """
-    fixed, each = draft
-    length, speed = 0, 1.0 / verify[0]
-    reach = expected = 1.0
-    most = 1.0 / (1.0 - accept) if accept < 1.0 else float("inf")
-    for k in range(1, longest + 1):
-        reach *= accept
-        expected += reach
-        seconds = fixed + k * each + verify[k]
-        if expected > speed * seconds:
-            length, speed = k, expected / seconds
-        elif most <= speed * seconds:  # not even if all the rest were kept
-            break
-    return Plan(length, speed)
+_STANDING = 8
+"""Rounds for which measured paces, and decisions that nothing contradicts, stand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,13 +72,46 @@ class ExpectedGain:
         return True
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A share for each source; the depth is that of the largest."""
-        if (counters.rounds + 1) % self.plain_every == 0:
-            return Budget(depth=0, nodes=0, shares={source.name: 0 for source in self.sources})
-        verify = self._here(counters, batch)
-        steady, lucky = self._plans(counters, verify)
-        floor = (1.0 + self.margin) / verify[0]
+        """A share for each source; the depth is that of the deepest.
+
+        A decision stands until a draft was verified, or for a few rounds.
+        """
+        desk = counters.plan
+        if not isinstance(desk, _Desk) or desk.batch != batch:
+            desk = counters.plan = _Desk(batch)
+        drafts = sum(tally.drafts for tally in counters.tallies.values())
+        if (
+            desk.budget is None
+            or drafts != desk.drafts
+            or not desk.since <= counters.rounds < desk.until
+        ):
+            desk.drafts, desk.since = drafts, counters.rounds
+            desk.budget, desk.until = self._decide(counters, desk)
+        return desk.budget
+
+    def _decide(self, counters: Counters, desk: "_Desk") -> tuple[Budget, int]:
+        """The budget, and the round at which it is to be looked at again."""
+        now = counters.now
+        plain = now + self.plain_every - 1 - now % self.plain_every
+        if now == plain:
+            return self._budget({source.name: 0 for source in self.sources}), now + 1
+        if now >= desk.fresh or not desk.verify:
+            desk.verify, desk.fresh = self._here(counters, desk.batch), now + _STANDING
+            desk.plans.clear()
+        shares = self._shares(counters, self._plans(counters, desk), desk.verify)
+        until = min(plain, now + _STANDING)
+        if not any(shares.values()):
+            due = [self._due_at(source, counters) for source in self.sources]
+            until = min(plain, *due) if due else plain
+        return self._budget(shares), max(until, now + 1)
+
+    def _shares(
+        self, counters: Counters, plans: Sequence[tuple[Source, Plan]], verify: Sequence[float]
+    ) -> dict[str, int]:
+        """Of the sources that can always draft one gets a share; lucky ones where they pay."""
+        steady = [pair for pair in plans if not pair[0].lucky]
         shares = dict.fromkeys((source.name for source, _ in steady), 0)
+        floor = (1.0 + self.margin) / verify[0]
         if steady:
             leader, plan = max(steady, key=lambda pair: pair[1].speed)
             probed = [p for p in steady if p[0] is not leader and self._due(p[0], counters)]
@@ -179,23 +122,31 @@ class ExpectedGain:
             else:
                 shares[leader.name] = int(self._due(leader, counters))
             floor = max(floor, plan.speed)
-        for source, plan in lucky:
-            pays = plan.speed >= floor
-            shares[source.name] = plan.length if pays else int(self._due(source, counters))
-        deepest = max(shares.values(), default=0)
-        return Budget(depth=deepest, nodes=deepest, shares=shares)
+        for source, plan in plans:
+            if source.lucky:
+                pays = plan.speed >= floor
+                shares[source.name] = plan.length if pays else int(self._due(source, counters))
+        return shares
 
-    def _plans(
-        self, counters: Counters, verify: Sequence[float]
-    ) -> tuple[list[tuple[Source, Plan]], list[tuple[Source, Plan]]]:
-        """What serves each source best now: those that can always draft, then the lucky ones."""
-        steady: list[tuple[Source, Plan]] = []
-        lucky: list[tuple[Source, Plan]] = []
+    def _budget(self, shares: dict[str, int]) -> Budget:
+        nodes = max(shares.values(), default=0)
+        depths = [self._deepest(source, shares[source.name]) for source in self.sources]
+        return Budget(depth=max(depths, default=0), nodes=nodes, shares=shares)
+
+    @staticmethod
+    def _deepest(source: Source, share: int) -> int:
+        return min(share, source.depth) if source.reach else share
+
+    def _plans(self, counters: Counters, desk: "_Desk") -> list[tuple[Source, Plan]]:
+        """What serves each source best now; looked up where its drafts have changed nothing."""
+        found: list[tuple[Source, Plan]] = []
         for source in self.sources:
             tally = counters.tallies.get(source.name, _NEVER)
-            plan = best_length(source.chance(tally), source.costs(tally), verify, source.longest)
-            (lucky if source.lucky else steady).append((source, plan))
-        return steady, lucky
+            known = desk.plans.get(source.name)
+            if known is None or known[0] != tally.drafts:
+                known = desk.plans[source.name] = (tally.drafts, source.plan(tally, desk.verify))
+            found.append((source, known[1]))
+        return found
 
     def _here(self, counters: Counters, batch: int) -> Sequence[float]:
         """By draft length, seconds of a round: as measured at first, and at the pace of this text.
@@ -219,7 +170,7 @@ class ExpectedGain:
 
     def _round_seconds(self, batch: int) -> tuple[float, ...]:
         """By draft length, one request's part of a round in which all draft alike."""
-        longest = max((source.longest for source in self.sources), default=0)
+        longest = max((source.most for source in self.sources), default=0)
         return tuple(
             (self.verify.seconds(batch * (k + 1)) + self.overhead + bool(k) * self.handling) / batch
             for k in range(longest + 1)
@@ -227,8 +178,33 @@ class ExpectedGain:
 
     def _due(self, source: Source, counters: Counters) -> bool:
         """Whether a source that was left out should be tried again."""
+        return counters.now >= self._due_at(source, counters)
+
+    def _due_at(self, source: Source, counters: Counters) -> int:
+        """The round in which a source that is left out is to be tried again."""
         tally = counters.tallies.get(source.name, _NEVER)
         if tally.drafts and tally.clean:
-            return True
-        wait = min(max(tally.newest, self.probe_after), self.probe_within)
-        return counters.rounds + 1 - tally.newest > wait
+            return tally.newest
+        return tally.newest + min(max(tally.newest, self.probe_after), self.probe_within)
+
+
+@dataclass(slots=True)
+class _Desk:
+    """What the policy has worked out for one request, and until when it stands.
+
+    Attributes:
+        batch: requests that share a forward.
+        budget: the decision that stands; from round `since`, before round `until`, while the
+            request's verified drafts are `drafts` in number.
+        verify: by the size of a draft, seconds of a round beside drafting; until round `fresh`.
+        plans: by source, its drafts when it was planned for, and the plan.
+    """
+
+    batch: int
+    budget: Budget | None = None
+    since: int = 0
+    until: int = 0
+    drafts: int = 0
+    verify: Sequence[float] = ()
+    fresh: int = 0
+    plans: dict[str, tuple[int, Plan]] = field(default_factory=dict)
