@@ -335,9 +335,15 @@ class Sampler:
         """One token of `support`, by the noise of the stream named."""
         if support.ids.numel() == 1:
             return int(support.ids[0])
+        return int(support.ids[self.perturbed(support, index, purpose, tier, sibling).argmax()])
+
+    def perturbed(
+        self, support: Support, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
+    ) -> Float[Tensor, " kept"]:
+        """Scores of `support` with the noise of the stream named; the largest is the draw, and the
+        order of all of them is one of draws without replacement."""
         key = stream_key(self.seed, self.sample, index, purpose, tier, sibling)
-        noisy = support.scores.double() + gumbel(key, support.ids)
-        return int(support.ids[noisy.argmax()])
+        return support.scores.double() + gumbel(key, support.ids)
 
     def draw_from(
         self, law: Float[Tensor, " vocab"], index: int, purpose: Purpose, tier: int

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -99,6 +100,20 @@ class View:
             except LogitsError as error:
                 raise _named(error, self.model) from None
         return self._supports[node]
+
+    def contest(self, node: int) -> Support:
+        """What the choice after `node` was made from: the tokens in play with their log-weights,
+        noise added where there is any. The choice is the best of them."""
+        sampler = self.sampler
+        if sampler.params.temperature == 0:
+            try:
+                scores = sampler.process(self.logits(node), self.context(node)).cpu()
+            except LogitsError as error:
+                raise _named(error, self.model) from None
+            ids = torch.nonzero(scores > -torch.inf).flatten()
+            return Support(ids, scores[ids].double())
+        support = self._support(node)
+        return Support(support.ids, sampler.perturbed(support, self.index(node), Purpose.CHOICE))
 
     def ends(self, token: int) -> bool:
         """Whether nothing may follow `token`."""

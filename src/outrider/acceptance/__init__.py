@@ -11,19 +11,27 @@ from outrider.acceptance.calibration import (
 )
 from outrider.acceptance.divergence import DIVERGENCES, Divergence, divergence
 from outrider.acceptance.fuzzy import Fuzzy
+from outrider.acceptance.kseq import KSeq
 from outrider.acceptance.match import Match
+from outrider.acceptance.recursive import RecursiveRejection
 from outrider.acceptance.rejection import Rejection
+from outrider.acceptance.tolerance import TopBeta
+from outrider.acceptance.typical import Typical
 
 __all__ = [
     "DIVERGENCES",
     "Calibration",
     "Divergence",
     "Fuzzy",
+    "KSeq",
     "Match",
     "ModelId",
+    "RecursiveRejection",
     "Rejection",
     "Subject",
     "Threshold",
+    "TopBeta",
+    "Typical",
     "divergence",
     "find_calibration",
     "load_calibrations",

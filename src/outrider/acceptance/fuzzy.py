@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.acceptance.changes import check_share, has_room
 from outrider.acceptance.divergence import Divergence, divergence
 from outrider.acceptance.verdicts import Walk
 from outrider.errors import OptionError
@@ -59,11 +60,7 @@ class Fuzzy:
             object.__setattr__(self, "divergence", divergence(self.divergence))
         if math.isnan(self.threshold):
             raise OptionError("threshold is nan", hint="Give a number; a negative one is `Match`")
-        if self.max_changed is not None and not 0.0 <= self.max_changed <= 1.0:
-            raise OptionError(
-                f"max_changed is {self.max_changed}",
-                hint="Give a share of at least 0 and at most 1, such as 0.02",
-            )
+        check_share(self.max_changed)
         if self.with_laws and not self.tracks_law:
             reads = "the drafted token" if self.measure.reads_token else "past changes"
             raise OptionError(
@@ -115,11 +112,7 @@ class Fuzzy:
 
     def _has_budget(self, walk: Walk) -> bool:
         """Whether one more change keeps within `max_changed` of the tokens up to this one."""
-        if self.max_changed is None:
-            return True
-        ledger = walk.view.ledger
-        emitted = ledger.tokens + walk.accepted + 1
-        return ledger.changed + walk.changes + 1 <= math.floor(self.max_changed * emitted)
+        return has_room(self.max_changed, walk.view.ledger, walk.accepted, walk.changes)
 
     def _is_close(self, draft: Draft, first: int, walk: Walk) -> bool:
         """Whether the divergence is within the threshold; NaN never is."""

@@ -1,0 +1,117 @@
+"""k-SEQ: several independent drafts of a token, tested with one common allowance."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.acceptance.laws import drawn_law, trials
+from outrider.acceptance.verdicts import Walk
+from outrider.noise import Purpose
+from outrider.protocols import Needs
+from outrider.types import Draft, Draw, Exactness, Verdict
+from outrider.view import View
+
+_HALVINGS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class KSeq:
+    """SpecTr's rule for k independent continuations (Sun et al. 2023, arXiv 2310.15141).
+
+    At a node the continuations that pass through it (`Draft.samples`), x_1 .. x_k drawn from r,
+    are tested in draw order: x is accepted with probability min(1, t(x) / (rho r(x))), where t is
+    the verifier's law and rho, from 1 to k, the smallest that can be paid for (`allowance`). The
+    test goes on with those that share the accepted token. If none passes, the next token is drawn
+    from what t has left.
+
+    A child drawn by several continuations is tested once for each: k counts draws, and counting
+    children instead would let k depend on their values. Deterministic siblings are refused, since
+    distinct picks are no independent draws; on chains the rule is `Rejection`. `RecursiveRejection`
+    over siblings drawn without replacement keeps more; this is for drafters that can only give
+    independent samples.
+    """
+
+    with_laws: bool = False
+
+    needs = Needs(law=True)
+    draws = frozenset({Draw.IID})
+    exactness = Exactness.DISTRIBUTION
+    tracks_law = True
+
+    def __call__(self, draft: Draft, view: View) -> Verdict:
+        """Walk down `draft` as long as one of the continuations passes."""
+        walk = Walk(draft, view, self.with_laws)
+        while not walk.ended:
+            target, drawn = view.law(walk.node), trials(draft, walk.node)
+            if not drawn:
+                return walk.emit(view.draw(target, walk.node, Purpose.NEXT))
+            law = drawn_law(draft, drawn[0], target.numel())
+            rho = allowance(target, law, len(drawn))
+            passed = _first_that_passes(draft, drawn, walk.node, view, rho * law)
+            if passed is None:
+                left = leftover(target, law, len(drawn), rho)
+                return walk.emit(view.draw(left, walk.node, Purpose.RESIDUAL))
+            walk.descend(passed)
+        return walk.end()
+
+
+def _first_that_passes(
+    draft: Draft, drawn: list[int], node: int, view: View, asked: Float[Tensor, " wide"]
+) -> int | None:
+    target = view.law(node)
+    for place, child in enumerate(drawn):
+        token = int(draft.tokens[child])
+        allowed = float(target[token]) if token < target.numel() else 0.0
+        if view.uniform(node, place) * float(asked[token]) < allowed:  # NaN: refuse
+            return child
+    return None
+
+
+def kept_mass(
+    target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], rho: float
+) -> Float[Tensor, " vocab"]:
+    """min(r, t / rho): how much of the law of one accepted draw falls on each token."""
+    return torch.minimum(drafted[: target.numel()], target / rho)
+
+
+def chance(beta: float, k: int) -> float:
+    """1 - (1 - beta)^k: the chance that one of k independent draws passes."""
+    if k == 1:
+        return beta
+    return 1.0 if beta >= 1.0 else -math.expm1(k * math.log1p(-beta))
+
+
+def allowance(target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], k: int) -> float:
+    """The smallest rho in 1 .. k with 1 - (1 - beta)^k <= rho beta, by bisection from above.
+
+    beta = sum_x min(r(x), t(x) / rho) is the chance that one draw passes. The left side falls and
+    the right side grows with rho, and k itself always satisfies it.
+    """
+
+    def pays(rho: float) -> bool:
+        beta = float(kept_mass(target, drafted, rho).sum())
+        return chance(beta, k) <= rho * beta
+
+    if k <= 1:
+        return 1.0
+    low, high = 1.0, float(k)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if pays(middle) else (middle, high)
+    return high
+
+
+def leftover(
+    target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], k: int, rho: float
+) -> Float[Tensor, " vocab"]:
+    """The law of the next token when no draw passes, not normalised: t - min(r, t / rho) P / beta,
+    with P the chance that one passes. t itself where the two laws share nothing."""
+    kept = kept_mass(target, drafted, rho)
+    beta = float(kept.sum())
+    if not beta > 0:
+        return target
+    left = (target - kept * (chance(beta, k) / beta)).clamp(min=0.0)
+    return left if float(left.sum()) > 0 else target

@@ -1,0 +1,46 @@
+"""What the rejection family shares: the law a node was drawn from, and what is left of the
+target's when a draw is refused."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.types import Draft
+
+
+def drawn_law(draft: Draft, node: int, vocab_size: int) -> Float[Tensor, " wide"]:
+    """The law `node` was drawn from, at least as wide as the verifier's; without one it was picked
+    deterministically, which is a point mass."""
+    own = None if draft.law is None else draft.law[node]
+    token = int(draft.tokens[node])
+    law = torch.zeros(
+        max(vocab_size, token + 1 if own is None else own.numel()), dtype=torch.float64
+    )
+    if own is None:
+        law[token] = 1.0
+    else:
+        law[: own.numel()] = own
+    return law
+
+
+def residual(
+    target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"]
+) -> Float[Tensor, " vocab"]:
+    """max(t - r, 0), not normalised. When rounding leaves nothing, the two laws are equal and t
+    itself serves."""
+    left = (target - drafted[: target.numel()]).clamp(min=0.0)
+    return left if float(left.sum()) > 0 else target
+
+
+def trials(draft: Draft, node: int) -> list[int]:
+    """The children of `node` in the order in which they were drawn.
+
+    A child through which several independent continuations pass (`Draft.samples`) was drawn
+    several times, and stands here as often: a rule that tested it once would take a repeated draw
+    for no draw at all, and whether a draw is repeated depends on its value.
+    """
+    children = draft.children(node)
+    if draft.samples is None:
+        return children
+    drawn = [(sample, child) for child in children for sample in draft.samples[child]]
+    return [child for _, child in sorted(drawn)]

@@ -1,0 +1,67 @@
+"""The longest path of acceptable nodes: how rules judge that look at each node by itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from outrider.acceptance.changes import has_room
+from outrider.acceptance.verdicts import Walk
+from outrider.types import Draft, Verdict
+from outrider.view import View
+
+Judge = Callable[[View, int, int], float | None]
+"""`(view, node, token) -> log-likelihood`, or None when `token` may not stand after `node` unless
+it is the verifier's choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    nodes: tuple[int, ...] = ()
+    changed: tuple[bool, ...] = ()
+    likelihood: float = 0.0
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        return len(self.nodes), self.likelihood
+
+
+def longest_path(draft: Draft, view: View, judge: Judge, max_changed: float | None) -> Verdict:
+    """Accept the longest path of which every token is the verifier's choice or passes `judge`,
+    and whose changes keep within the budget; ties go to the likelier path, then to the first.
+    The verifier's choice follows.
+    """
+    best, open_paths = _Path(), [_Path()]
+    while open_paths:
+        path = open_paths.pop(0)
+        if path.rank > best.rank:
+            best = path
+        node = path.nodes[-1] if path.nodes else -1
+        if node < 0 or not view.ends(int(draft.tokens[node])):
+            open_paths += _longer(path, node, draft, view, judge, max_changed)
+    walk = Walk(draft, view, with_laws=False)
+    for node, changed in zip(best.nodes, best.changed, strict=True):
+        walk.descend(node, changed=changed)
+    return walk.end() if walk.ended else walk.emit(view.choose(walk.node))
+
+
+def _longer(
+    path: _Path, node: int, draft: Draft, view: View, judge: Judge, max_changed: float | None
+) -> list[_Path]:
+    """`path` with each child of its last node that may follow."""
+    found: list[_Path] = []
+    for child in draft.children(node):
+        token = int(draft.tokens[child])
+        changed = token != view.choose(node)
+        passes = judge(view, node, token)
+        if changed and (
+            passes is None
+            or not has_room(max_changed, view.ledger, len(path.nodes), sum(path.changed))
+        ):
+            continue
+        found.append(
+            _Path(
+                (*path.nodes, child),
+                (*path.changed, changed),
+                path.likelihood + (0.0 if passes is None else passes),
+            )
+        )
+    return found

@@ -1,0 +1,65 @@
+"""Typical acceptance: a drafted token may stand where the verifier finds it likely enough."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from outrider.acceptance.changes import check_share
+from outrider.acceptance.longest import longest_path
+from outrider.errors import OptionError
+from outrider.protocols import Needs
+from outrider.types import Draft, Draw, Exactness, Verdict
+from outrider.view import View
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Typical:
+    """Accept x where t(x) > min(epsilon, delta exp(-H(t))), t the verifier's warped law and H its
+    entropy in nats; of several paths the longest, then the likeliest (Medusa, Cai et al. 2024,
+    arXiv 2401.10774). The verifier's choice is accepted in any case, which shortens nothing.
+
+    Lossy: what passes is no sample of the verifier's law. At temperature 0 its law is a point mass
+    and the rule is `Match`; so it is with an epsilon of 1.
+
+    Attributes:
+        epsilon: a token at least this likely always passes.
+        delta: how far below the typical likelihood exp(-H) a token may lie.
+        max_changed: share of the emitted tokens, 0 to 1, that may differ from the verifier's
+            choice, rounded down; None sets no limit.
+
+    Raises:
+        OptionError: a number outside its range.
+    """
+
+    epsilon: float = 0.09
+    delta: float = 0.3
+    max_changed: float | None = None
+
+    needs = Needs()
+    draws = frozenset(Draw)
+    exactness = Exactness.LOSSY
+    tracks_law = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.epsilon <= 1.0:
+            raise OptionError(
+                f"epsilon is {self.epsilon}", hint="Give a probability above 0, such as 0.09"
+            )
+        if not self.delta > 0.0:
+            raise OptionError(f"delta is {self.delta}", hint="Give a number above 0, such as 0.3")
+        check_share(self.max_changed)
+
+    def __call__(self, draft: Draft, view: View) -> Verdict:
+        """The longest path of `draft` that is typical throughout."""
+        thresholds: dict[int, float] = {}
+
+        def judge(seen: View, node: int, token: int) -> float | None:
+            law = seen.law(node)
+            if node not in thresholds:
+                entropy = -float(torch.special.xlogy(law, law).sum())
+                thresholds[node] = min(self.epsilon, self.delta * math.exp(-entropy))
+            allowed = float(law[token]) if token < law.numel() else 0.0
+            return math.log(allowed) if allowed > thresholds[node] else None
+
+        return longest_path(draft, view, judge, self.max_changed)
