@@ -1,0 +1,97 @@
+"""Monte Carlo tree search by PUCT, over whatever has children with priors and a reward.
+
+The form with a slowly growing exploration weight of AlphaZero (Silver et al., 2018), as ADED (arXiv
+2407.12021) uses it to choose drafts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log, sqrt
+from time import perf_counter
+
+Expand = Callable[[Sequence[int]], Sequence[tuple[int, float]]]
+"""From a path of tokens to what may follow it, with priors; empty at a dead end."""
+
+Evaluate = Callable[[Sequence[int]], float]
+"""The reward of going on from a path."""
+
+
+@dataclass(slots=True)
+class PuctNode:
+    """A place in the search tree.
+
+    Attributes:
+        token: the step that leads here.
+        prior: how promising that step is known to be (P).
+        visits: searches that came through (n).
+        score: the sum of their rewards; `score / visits` is Q.
+        children: None until it was expanded.
+    """
+
+    token: int
+    prior: float
+    visits: int = 0
+    score: float = 0.0
+    children: "list[PuctNode] | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Puct:
+    """The search: `iterations` times down to a leaf, expand it, judge it, book the reward.
+
+    A child's worth is `Q + (base + ln((N + growth + 1) / growth)) * P * sqrt(N) / (1 + n)`, with N
+    the visits of its parent; a child never visited comes first.
+
+    Attributes:
+        iterations: most searches.
+        depth: no path is longer.
+        base: the constant part of the exploration weight (c1).
+        growth: visits after which it begins to grow (c2).
+        max_seconds: no search begins after this time; then the tree depends on the clock.
+    """
+
+    iterations: int = 150
+    depth: int = 4
+    base: float = 32.0
+    growth: float = 8.0
+    max_seconds: float = float("inf")
+
+    def search(self, expand: Expand, evaluate: Evaluate) -> PuctNode:
+        """The root of the tree, with visits and scores."""
+        root, depth = PuctNode(-1, 1.0), self.depth
+        deadline = perf_counter() + self.max_seconds
+        for _ in range(self.iterations):
+            way, path = [root], []
+            node = root
+            while node.children:
+                node = self.pick(node)
+                way.append(node)
+                path.append(node.token)
+            if node.children is None and len(path) < depth:
+                node.children = [PuctNode(token, prior) for token, prior in expand(path)]
+                if node.children:
+                    node = node.children[-1]
+                    way.append(node)
+                    path.append(node.token)
+            reward = evaluate(path)
+            for node in way:
+                node.visits += 1
+                node.score += reward
+            if perf_counter() > deadline:
+                break
+        return root
+
+    def pick(self, node: PuctNode) -> PuctNode:
+        """The child to search next."""
+        total = node.visits
+        weight = (self.base + log((total + self.growth + 1) / self.growth)) * sqrt(total)
+        children = node.children or []
+        chosen, best = children[0], -1.0
+        for child in children:
+            visits = child.visits
+            if not visits:
+                return child
+            worth = child.score / visits + weight * child.prior / (1 + visits)
+            if worth > best:
+                chosen, best = child, worth
+        return chosen

@@ -1,0 +1,186 @@
+"""Which tokens follow two tokens, with weights: counted in a corpus, adapted to the text (ADED).
+
+Liu et al., "Adaptive Draft-Verification for Efficient Large Language Model Decoding" (ADED, arXiv
+2407.12021): the tri-gram matrix that stands in for the target's law.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from outrider.errors import OptionError, VocabularyError
+from outrider.types import IntArray, as_ids
+
+_KEY_BYTES, _ENTRY_BYTES = 420, 56
+"""What CPython takes for a key with its small dictionary, and for each id with its weight."""
+
+Weights = dict[int, float]
+
+
+@dataclass(slots=True)
+class Trigrams:
+    """`(a, b) -> {c: weight}`, bounded: the keys that were not touched for longest go first.
+
+    Attributes:
+        increment: added to the weight of a trigram each time it is seen in the text.
+        cap: no weight grows beyond.
+        successors: most entries of one key; the lightest goes when another one arrives.
+        max_keys: most keys.
+
+    Raises:
+        OptionError: an increment or cap that is not above 0, or no room.
+    """
+
+    increment: float = 0.04
+    cap: float = 3.0
+    successors: int = 12
+    max_keys: int = 200_000
+    _table: dict[int, Weights] = field(default_factory=dict, init=False, repr=False)
+    _entries: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not (0 < self.increment <= self.cap and self.successors > 0 and self.max_keys > 0):
+            raise OptionError(
+                f"trigrams with increment {self.increment}, cap {self.cap}, {self.successors} "
+                f"successors and {self.max_keys} keys",
+                hint="Give 0 < increment <= cap, and room for at least 1",
+            )
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, by formula: 420 a key and 56 an entry."""
+        return _KEY_BYTES * len(self._table) + _ENTRY_BYTES * self._entries
+
+    def after(self, a: int, b: int) -> Mapping[int, float]:
+        """Weights of what follows `a b`; empty where nothing is known."""
+        return self._table.get(a << 32 | b, _NOTHING)
+
+    def bump(self, text: Sequence[int]) -> None:
+        """Add `increment`, up to the cap, to every trigram of `text` (ids from 0)."""
+        table, cap, step = self._table, self.cap, self.increment
+        for i in range(2, len(text)):
+            key, c = text[i - 2] << 32 | text[i - 1], text[i]
+            weights = table.pop(key, None)
+            if weights is None:
+                weights = {}
+            table[key] = weights  # now the newest
+            weight = weights.get(c)
+            if weight is None:
+                self._admit(weights, c, step)
+            else:
+                weights[c] = min(weight + step, cap)
+        while len(table) > self.max_keys:
+            self._entries -= len(table.pop(next(iter(table))))
+
+    def _admit(self, weights: Weights, token: int, weight: float) -> None:
+        if len(weights) >= self.successors:
+            del weights[min(weights, key=weights.__getitem__)]
+            self._entries -= 1
+        weights[token] = weight
+        self._entries += 1
+
+    def build(self, texts: Iterable[Sequence[int] | IntArray]) -> None:
+        """Count the trigrams of a corpus and set, for each of its keys, the shares of the most
+        frequent successors. Keys are kept by how often they occurred, up to `max_keys`."""
+        counted = _count(texts)
+        if not len(counted.ids):
+            return
+        order = np.argsort(counted.totals, kind="stable")[-self.max_keys :]
+        for key in order.tolist():
+            begin, end = counted.bounds[key], counted.bounds[key + 1]
+            best = np.argsort(-counted.counts[begin:end], kind="stable")[: self.successors] + begin
+            shares = counted.counts[best] / counted.totals[key]
+            weights = zip(counted.ids[best].tolist(), shares.tolist(), strict=True)
+            self._set(int(counted.keys[key]), dict(weights))
+
+    def _set(self, key: int, weights: Weights) -> None:
+        self._entries += len(weights) - len(self._table.pop(key, ()))
+        self._table[key] = weights
+        while len(self._table) > self.max_keys:
+            self._entries -= len(self._table.pop(next(iter(self._table))))
+
+    def items(self) -> Iterator[tuple[tuple[int, int], Mapping[int, float]]]:
+        """All keys with their weights, the one touched longest ago first."""
+        for key, weights in self._table.items():
+            yield (key >> 32, key & 0xFFFFFFFF), weights
+
+    def save(self, file: Path | str, fingerprint: str = "") -> None:
+        """Write the table as safetensors; `fingerprint` names the tokenizer its ids are of."""
+        sizes = [len(weights) for weights in self._table.values()]
+        arrays = {
+            "keys": np.array(list(self._table), dtype=np.int64),
+            "bounds": np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))),
+            "ids": np.array([c for w in self._table.values() for c in w], dtype=np.int32),
+            "weights": np.array(
+                [x for w in self._table.values() for x in w.values()], dtype=np.float32
+            ),
+        }
+        save_file(arrays, file, {"kind": "trigrams", "tokenizer": fingerprint})
+
+    def load(self, file: Path | str, fingerprint: str = "") -> None:
+        """Add what `save` wrote, the heaviest successors of each key.
+
+        Raises:
+            OptionError: no such file, or not one of trigrams.
+            VocabularyError: its ids are of another tokenizer.
+        """
+        arrays, made_for = _read(Path(file))
+        if fingerprint and made_for and made_for != fingerprint:
+            raise VocabularyError(
+                f"{file} was made with another tokenizer ({made_for}, here {fingerprint})",
+                hint="Build it again from the corpus",
+            )
+        keys, bounds = arrays["keys"].tolist(), arrays["bounds"].tolist()
+        ids, weights = arrays["ids"].tolist(), arrays["weights"].tolist()
+        for key, begin, end in zip(keys, bounds, bounds[1:], strict=False):
+            ranked = sorted(zip(weights[begin:end], ids[begin:end], strict=True), reverse=True)
+            best = ranked[: self.successors]
+            self._set(key, {c: min(max(w, 0.0), self.cap) for w, c in best})
+
+
+_NOTHING: Mapping[int, float] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Distinct trigrams of a corpus, by key: successors of key i at `bounds[i] : bounds[i + 1]`."""
+
+    keys: IntArray
+    totals: IntArray
+    bounds: IntArray
+    ids: IntArray
+    counts: IntArray
+
+
+def _count(texts: Iterable[Sequence[int] | IntArray]) -> _Counted:
+    parts = [as_ids(text) for text in texts]
+    pairs = np.concatenate([t[:-2] << 32 | t[1:-1] for t in parts] or [as_ids(())])
+    ids = np.concatenate([t[2:] for t in parts] or [as_ids(())])
+    order = np.lexsort((ids, pairs))
+    pairs, ids = pairs[order], ids[order]
+    new = np.ones(len(ids), dtype=np.bool_)
+    new[1:] = (pairs[1:] != pairs[:-1]) | (ids[1:] != ids[:-1])
+    first = np.flatnonzero(new)
+    counts = np.diff(np.append(first, len(ids)))
+    keys, begin = np.unique(pairs[first], return_index=True)
+    bounds = np.append(begin, len(first))
+    totals = np.add.reduceat(counts, begin) if len(begin) else counts
+    return _Counted(keys, totals, bounds, ids[first], counts)
+
+
+def _read(file: Path) -> tuple[dict[str, np.ndarray], str]:
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            told = opened.metadata() or {}
+            if told.get("kind") != "trigrams":
+                raise OptionError(f"{file} holds no trigrams", hint="Give a file `save` wrote")
+            return {name: opened.get_tensor(name) for name in opened.keys()}, told["tokenizer"]  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise OptionError(f"{file} can not be read: {error}", hint="Check the path") from None
