@@ -8,10 +8,14 @@ Numbers come from a counter-based integer hash (the finaliser of SplitMix64, Ste
 Flood 2014), so they are the same on every device and for every padding of the vocabulary.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 _MASK = (1 << 64) - 1
@@ -79,3 +83,17 @@ def gumbel(
 ) -> Float[Tensor, "*ids"]:
     """Standard Gumbel noise, one number for each token id; argmax(log p + noise) draws from p."""
     return -torch.log(-torch.log(uniforms(key, token_ids)))
+
+
+def gumbel_arrays(
+    keys: Sequence[int], token_ids: NDArray[np.integer[Any]]
+) -> NDArray[np.float64]:
+    """The numbers of `gumbel` for `[rows, ids]`, one key a row, by NumPy: for a handful of tokens
+    that is several times faster. Negative ids get numbers that mean nothing."""
+    x = token_ids.astype(np.uint64) * np.uint64(_GOLDEN)
+    x += np.array(keys, dtype=np.uint64)[:, None]
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX2)
+    x ^= x >> np.uint64(31)
+    uniform = ((x >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return -np.log(-np.log(uniform))

@@ -28,11 +28,14 @@ class Cut:
         parents: `[nodes]`, -1 for children of the text.
         ranks: `[nodes]` rank of each node among its siblings.
         levels: for each depth the numbers of its nodes.
+        codes: for the text, then for each node: a number that names its path, whatever else is
+            cut away.
     """
 
     parents: IntArray
     ranks: IntArray
     levels: tuple[IntArray, ...]
+    codes: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.parents)
@@ -132,7 +135,16 @@ def _lay_out(paths: Sequence[Path]) -> Cut:
         parents=as_ids([number[path[:-1]] for path in paths]),
         ranks=as_ids([path[-1] for path in paths]),
         levels=tuple(np.flatnonzero(depth == d) for d in range(1, depth.max(initial=0) + 1)),
+        codes=tuple(_code(path) for path in ((), *paths)),
     )
+
+
+def _code(path: Path) -> int:
+    """Different for different paths of ranks below 64."""
+    code = 0
+    for rank in path:
+        code = code * 65 + rank + 1
+    return code
 
 
 CHANCES = (0.5, 0.12, 0.06, 0.04, 0.03, 0.025, 0.02, 0.015)
