@@ -25,6 +25,10 @@ class CheckpointError(OutriderError):
     """A model folder is missing, damaged, unsafe or of an unknown architecture."""
 
 
+class StoreError(OutriderError):
+    """A datastore is missing, damaged, of another kind or version, or can not be written."""
+
+
 class VocabularyError(OutriderError):
     """Two tiers do not share a vocabulary."""
 

@@ -1,10 +1,12 @@
 """What drafters that copy text have in common: their verbs, and how a copy becomes a draft."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from outrider.counters import Counters
+from outrider.errors import OptionError
 from outrider.protocols import Needs, Request
 from outrider.tree import chain_parents
 from outrider.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified, as_ids
@@ -125,9 +127,18 @@ def chain(
     )
 
 
-def level(match: int, origins: Mapping[int, str]) -> str | None:
-    """The origin of the highest level that `match` reaches; None below the lowest.
+def level(match: int, levels: tuple[int, ...]) -> int:
+    """The highest of the rising `levels` that `match` reaches; 0 below the lowest."""
+    reached = bisect_right(levels, match)
+    return levels[reached - 1] if reached else 0
 
-    `origins` names them by the length of the match, the longest first.
-    """
-    return next((origin for least, origin in origins.items() if match >= least), None)
+
+def check_levels(levels: tuple[int, ...]) -> None:
+    """Raise `OptionError` unless they rise from 1 or more."""
+    if not levels or levels[0] < 1 or list(levels) != sorted(set(levels)):
+        raise OptionError(f"levels are {levels}", hint="Give lengths of matches that rise from 1")
+
+
+def origin_of(name: str, match: int) -> str:
+    """What drafts after a match of this length are booked under."""
+    return f"{name}{match}"

@@ -7,7 +7,7 @@ or itself: summaries, quotations, edits of code, lists, loops.
 
 from dataclasses import dataclass
 
-from outrider.drafters.copies import Copier, chain, copied, goes_on
+from outrider.drafters.copies import Copier, chain, copied, goes_on, origin_of
 from outrider.errors import OptionError
 from outrider.memories.ngrams import NGramIndex
 from outrider.protocols import Request
@@ -90,11 +90,6 @@ class Lookup(Copier[LookupState]):
 
     def _commit(self, state: LookupState, tokens: list[int]) -> None:
         state.index.extend(tokens)
-
-
-def origin_of(name: str, match: int) -> str:
-    """What drafts after a match of this length are booked under."""
-    return f"{name}{match}"
 
 
 def check_occurrence(occurrence: str) -> None:

@@ -1,0 +1,213 @@
+"""Suffix automata over token ids: the longest earlier occurrence of the end of a text, at once.
+
+A state stands for substrings that end at the same places; `lengths` has the longest of them and
+`links` leads to the state of the longest suffix that ends at more places. Built online with at most
+two states a token (Blumer et al. 1985); used for drafting by SAM-Decoding (arXiv 2411.10666), whose
+`next`, `link`, `length` and `first_end` are the fields here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+ROOT = 0
+_STATE_BYTES = 96
+_EDGE_BYTES = 208
+
+
+class SuffixStates(ABC):
+    """What grown and frozen automata have in common: walking, and finding an occurrence.
+
+    Attributes:
+        links: of each state, the state of its next shorter suffixes; -1 for the root.
+        lengths: of each state, its longest substring.
+        firsts: of each state, the place after its first occurrence in the text.
+    """
+
+    links: Any
+    lengths: Any
+    firsts: Any
+
+    @property
+    def num_states(self) -> int:
+        """States, the root among them."""
+        return len(self.lengths)
+
+    @abstractmethod
+    def target(self, state: int, token: int) -> int:
+        """Where `token` leads from `state`; -1 where it was never seen there."""
+
+    def walk(self, state: int, length: int, tokens: Sequence[int]) -> tuple[int, int]:
+        """The longest known suffix after `tokens`, from the longest known one before them.
+
+        Amortised, a token costs a constant number of steps.
+
+        Returns:
+            Its state and its length; the root and 0 where nothing is known.
+        """
+        for token in tokens:
+            to = self.target(state, token)
+            while to < 0 and state != ROOT:
+                state = self.links[state]
+                length = self.lengths[state]
+                to = self.target(state, token)
+            if to >= 0:
+                state, length = to, length + 1
+        return state, length
+
+    def occurrence(
+        self, state: int, length: int, *, wanted: int, known: int, least: int = 1
+    ) -> tuple[int, int]:
+        """Where a match should be copied from.
+
+        The first occurrence of the longest match serves, unless fewer than `wanted` of the `known`
+        tokens follow it. Then the links lead to shorter suffixes, which occur earlier. Two things
+        are ours: a match as long as what follows it is a loop, and is kept (the copy goes on with
+        itself); and where no suffix has enough behind it, the longest match is kept as well.
+
+        Args:
+            state: the state of the match.
+            length: its length.
+            wanted: tokens that are to be copied.
+            known: tokens of the text, those behind the automaton's own included.
+            least: the shortest suffix that will do.
+
+        Returns:
+            The place after the occurrence, and the length of the match there.
+        """
+        first = place = self.firsts[state]
+        if known - first <= length:
+            return first, length
+        at, matched = state, length
+        while known - place < wanted:
+            at = self.links[at]
+            if at <= ROOT or self.lengths[at] < least:
+                return first, length
+            place, matched = self.firsts[at], self.lengths[at]
+        return place, matched
+
+
+class Automaton(SuffixStates):
+    """Grows token by token, for one text or for several that start at the root."""
+
+    def __init__(self) -> None:
+        self.edges: list[dict[int, int]] = [{}]
+        self.links: list[int] = [-1]
+        self.lengths: list[int] = [0]
+        self.firsts: list[int] = [0]
+        self.num_edges = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, by formula: lists and a table for each state, an entry for each edge."""
+        return _STATE_BYTES * len(self.lengths) + _EDGE_BYTES * self.num_edges
+
+    def target(self, state: int, token: int) -> int:
+        """Where `token` leads from `state`; -1 where it was never seen there."""
+        return self.edges[state].get(token, -1)
+
+    def grow(self, last: int, token: int, place: int) -> int:
+        """Append `token` to the text whose state is `last`.
+
+        Args:
+            last: the state of the text so far; the root for an empty one.
+            token: what follows.
+            place: the index that the token after this one will have.
+
+        Returns:
+            The state of the text with the token.
+        """
+        edges, links = self.edges, self.links
+        known = edges[last].get(token)
+        if known is not None:  # another text has been here
+            return (
+                known if self.lengths[known] == self.lengths[last] + 1 else self._split(last, token)
+            )
+        new = self._add({}, self.lengths[last] + 1, place)
+        state = last
+        while state >= 0 and token not in edges[state]:
+            edges[state][token] = new
+            self.num_edges += 1
+            state = links[state]
+        if state < 0:
+            links[new] = ROOT
+        elif self.lengths[edges[state][token]] == self.lengths[state] + 1:
+            links[new] = edges[state][token]
+        else:
+            links[new] = self._split(state, token)
+        return new
+
+    def _split(self, state: int, token: int) -> int:
+        """Part the shorter substrings of a target, those that come by way of `state`, from it."""
+        edges, links = self.edges, self.links
+        old = edges[state][token]
+        new = self._add(dict(edges[old]), self.lengths[state] + 1, self.firsts[old])
+        self.num_edges += len(edges[old])
+        links[new], links[old] = links[old], new
+        self._copied(old)
+        while state >= 0 and edges[state].get(token) == old:
+            edges[state][token] = new
+            state = links[state]
+        return new
+
+    def _add(self, edges: dict[int, int], length: int, first: int) -> int:
+        self.edges.append(edges)
+        self.links.append(-1)
+        self.lengths.append(length)
+        self.firsts.append(first)
+        return len(self.lengths) - 1
+
+    def _copied(self, old: int) -> None:
+        """The newest state took substrings over from `old`; for those who count."""
+
+
+class TextAutomaton(Automaton):
+    """The automaton of one growing text, and the match at its end.
+
+    The match is the longest suffix of the text that stood in it before: that is where the link of
+    the newest state leads, so it never finds itself.
+
+    Full, at `max_tokens`, it learns nothing more: the end of the text goes on being matched with
+    what is known, and copied from.
+
+    Args:
+        max_tokens: tokens that are learned; about 450 bytes each.
+
+    Attributes:
+        text: all tokens so far.
+        state: the state of the match.
+        length: the length of the match.
+    """
+
+    def __init__(self, max_tokens: int = 1 << 18) -> None:
+        super().__init__()
+        self.max_tokens = max_tokens
+        self.text: list[int] = []
+        self.state = ROOT
+        self.length = 0
+        self._last = ROOT
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, by formula."""
+        return super().nbytes + 40 * len(self.text)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Append to the text."""
+        learned = max(self.max_tokens - len(self.text), 0)
+        place = len(self.text)
+        self.text.extend(tokens)
+        last = self._last
+        for token in tokens[:learned]:
+            place += 1
+            last = self.grow(last, token, place)
+        if learned and len(tokens):
+            self._last, self.state = last, self.links[last]
+            self.length = self.lengths[self.state]
+        if learned < len(tokens):
+            self.state, self.length = self.walk(self.state, self.length, tokens[learned:])
+
+    def match(self, tail: Sequence[int] = ()) -> tuple[int, int]:
+        """State and length of the longest suffix of `text + tail` that is known; the tail is not
+        learned."""
+        return self.walk(self.state, self.length, tail)

@@ -1,0 +1,133 @@
+"""A suffix automaton of a corpus, made once, mapped into memory, read by any number of requests."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outrider.errors import StoreError
+from outrider.memories.automaton import ROOT, Automaton, SuffixStates
+from outrider.memories.store import SEPARATOR, StorePage, open_store, write_store
+
+KIND = "sam"
+_ARRAYS = ("text", "offsets", "labels", "targets", "links", "lengths", "firsts")
+_EACH = 1 << 14
+MAX_TOKENS = 1 << 22
+"""Most tokens of a corpus: while it is built an automaton needs about 450 bytes for each."""
+
+
+class FrozenAutomaton(SuffixStates):
+    """The automaton of several documents, which never changes.
+
+    The edges of a state lie side by side, sorted by their token, so a step is a binary search.
+
+    Args:
+        arrays: `text [tokens]` with a separator after each document, `offsets [states + 1]` into
+            `labels [edges]` and `targets [edges]`, and `links`, `lengths`, `firsts [states]`; all
+            of 32-bit integers but the offsets.
+
+    Attributes:
+        text: the documents.
+        nbytes: bytes of all arrays, mapped from disk or held.
+    """
+
+    def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self.arrays = {name: np.ascontiguousarray(arrays[name]) for name in _ARRAYS}
+        views = {name: memoryview(array) for name, array in self.arrays.items()}  # pyright: ignore[reportArgumentType]
+        self.text = views["text"]
+        self.links, self.lengths, self.firsts = views["links"], views["lengths"], views["firsts"]
+        self._offsets, self._labels, self._targets = (
+            views["offsets"],
+            views["labels"],
+            views["targets"],
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays; of a mapped one only what was read lies in memory."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def target(self, state: int, token: int) -> int:
+        """Where `token` leads from `state`; -1 where it was never seen there."""
+        end = self._offsets[state + 1]
+        at = bisect_left(self._labels, token, self._offsets[state], end)
+        return self._targets[at] if at < end and self._labels[at] == token else -1
+
+    def continuation(self, place: int, size: int) -> list[int]:
+        """Up to `size` tokens from `place` on, to the end of the document."""
+        tokens = self.text[place : place + size].tolist()
+        return tokens[: tokens.index(SEPARATOR)] if SEPARATOR in tokens else tokens
+
+    @classmethod
+    def build(
+        cls,
+        documents: Iterable[Sequence[int]],
+        *,
+        max_tokens: int = MAX_TOKENS,
+        progress: Callable[[int], None] | None = None,
+    ) -> "FrozenAutomaton":
+        """The automaton of `documents`; matches never cross from one to the next.
+
+        Args:
+            documents: token ids of each.
+            max_tokens: most tokens in all.
+            progress: told how many tokens were added since the last call.
+
+        Raises:
+            StoreError: there is nothing, or more than `max_tokens`.
+        """
+        automaton, text = Automaton(), []
+        for document in documents:
+            last = ROOT
+            if len(text) + len(document) > max_tokens:
+                raise StoreError(
+                    f"the corpus has more than {max_tokens} tokens, too many for an automaton",
+                    hint="Build a store of kind 'rest', or give a part of the corpus",
+                )
+            for begin in range(0, len(document), _EACH):
+                for token in document[begin : begin + _EACH]:
+                    text.append(int(token))
+                    last = automaton.grow(last, int(token), len(text))
+                if progress is not None:
+                    progress(min(_EACH, len(document) - begin))
+            text.append(SEPARATOR)
+        if automaton.num_states == 1:
+            raise StoreError("the corpus holds no token", hint="Give files with text in them")
+        return cls(_arrays(automaton, text))
+
+    def write(self, path: Path, page: StorePage, *, force: bool = False) -> None:
+        """Write it as a store; see `write_store`."""
+        write_store(path, page, self.arrays, force=force)
+
+    @classmethod
+    def open(cls, path: Path, *, fingerprint: str | None = None) -> "FrozenAutomaton":
+        """Map the store at `path`; see `open_store` for what is refused."""
+        _, arrays = open_store(path, KIND, _ARRAYS, fingerprint=fingerprint)
+        return cls(arrays)
+
+
+def _arrays(automaton: Automaton, text: list[int]) -> dict[str, NDArray[Any]]:
+    """The edges of each state in the order of their tokens, one state after the other."""
+    counts = np.fromiter(map(len, automaton.edges), dtype=np.int64, count=automaton.num_states)
+    total = int(counts.sum())
+    labels = np.fromiter(chain.from_iterable(automaton.edges), dtype=np.int64, count=total)
+    targets = np.fromiter(
+        chain.from_iterable(edges.values() for edges in automaton.edges),
+        dtype=np.int64,
+        count=total,
+    )
+    owners = np.repeat(np.arange(automaton.num_states), counts)
+    order = np.lexsort((labels, owners))
+    return {
+        "text": np.array(text, dtype=np.int32),
+        "offsets": np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+        "labels": labels[order].astype(np.int32),
+        "targets": targets[order].astype(np.int32),
+        "links": np.array(automaton.links, dtype=np.int32),
+        "lengths": np.array(automaton.lengths, dtype=np.int32),
+        "firsts": np.array(automaton.firsts, dtype=np.int32),
+    }

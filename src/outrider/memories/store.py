@@ -1,0 +1,154 @@
+"""Stores on disk: a folder of arrays that are mapped into memory, and a page that says what they
+are.
+
+Written under another name and renamed when whole, so that nothing half-written is ever found. The
+page names the tokenizer: ids of another one would be nonsense, and are refused.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outrider.errors import StoreError, VocabularyError
+
+VERSION = 1
+PAGE = "store.json"
+SEPARATOR = -1
+"""Stands between the documents of a corpus; no token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorePage:
+    """What a store is.
+
+    Attributes:
+        kind: `rest` or `sam`.
+        fingerprint: of the tokenizer that made the ids.
+        vocab_size: one more than the highest id of that tokenizer.
+        tokens: tokens in it.
+        documents: texts they come from.
+        tokenizer: how the tokenizer was called when the store was made.
+        details: what only this kind has.
+        version: of the layout.
+    """
+
+    kind: str
+    fingerprint: str
+    vocab_size: int
+    tokens: int
+    documents: int
+    tokenizer: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+
+def write_store(
+    path: Path,
+    page: StorePage,
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    force: bool = False,
+) -> None:
+    """Write a store as one folder; complete, or not at all.
+
+    Raises:
+        StoreError: there is something at `path` already and `force` is not given, what is there is
+            no store, or the folder can not be written.
+    """
+    refuse_taken(path, force)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        for name, array in arrays.items():
+            np.save(draft / f"{name}.npy", array, allow_pickle=False)
+        (draft / PAGE).write_text(json.dumps(asdict(page), indent=1) + "\n", encoding="utf-8")
+        if path.exists():
+            shutil.rmtree(path)
+        draft.rename(path)
+    except OSError as error:
+        raise StoreError(f"{path} can not be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def refuse_taken(path: Path, force: bool) -> None:
+    """Raise `StoreError` where writing to `path` would destroy what should stay."""
+    if not path.exists():
+        return
+    if not force:
+        raise StoreError(f"{path} is there already", hint="Give --force to replace it")
+    if not (path / PAGE).is_file():
+        raise StoreError(f"{path} is not a store, and is not replaced", hint="Name another place")
+
+
+def read_page(path: Path) -> StorePage:
+    """What the store at `path` is.
+
+    Raises:
+        StoreError: there is none, it is damaged, or of another version.
+    """
+    file = path / PAGE
+    if not file.is_file():
+        raise StoreError(
+            f"no store at {path}", hint="Make one with: outrider datastore build CORPUS --out PATH"
+        )
+    try:
+        page = StorePage(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise StoreError(f"{file} is damaged", hint="Build the store again") from None
+    if page.version != VERSION:
+        raise StoreError(
+            f"{path} is a store of version {page.version}, and this is version {VERSION}",
+            hint="Build the store again",
+        )
+    return page
+
+
+def open_store(
+    path: Path, kind: str, names: tuple[str, ...], *, fingerprint: str | None = None
+) -> tuple[StorePage, dict[str, NDArray[Any]]]:
+    """Map the arrays of a store into memory.
+
+    Args:
+        path: its folder.
+        kind: what it must be.
+        names: the arrays it must have.
+        fingerprint: of the tokenizer whose ids will be looked up; None trusts the caller.
+
+    Raises:
+        StoreError: there is none, it is of another kind, or damaged.
+        VocabularyError: it was made with another tokenizer.
+    """
+    page = read_page(path)
+    if page.kind != kind:
+        raise StoreError(
+            f"{path} is a store of kind {page.kind!r}, and {kind!r} is needed",
+            hint=f"Build one with --kind {kind}",
+        )
+    if fingerprint is not None and fingerprint != page.fingerprint:
+        raise VocabularyError(
+            f"the store {path} was made with another tokenizer ({page.tokenizer or 'unnamed'}, "
+            f"fingerprint {page.fingerprint[:12]}; the target's is {fingerprint[:12]})",
+            hint="Build it again with --tokenizer of the target",
+        )
+    return page, {name: _mapped(path / f"{name}.npy") for name in names}
+
+
+def _mapped(file: Path) -> NDArray[Any]:
+    try:
+        return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} is missing or damaged: {error}") from None
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of all files of a store."""
+    return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
