@@ -66,7 +66,7 @@ def main() -> None:
     def step(row: int) -> dict[str, float]:
         loss, right = answered(model, *rows.batch(row // BATCH))
         loss.backward()
-        return {"loss": float(loss), "right": float(right)}
+        return {"loss": float(loss.detach()), "right": float(right)}
 
     def evaluate() -> dict[str, float]:
         with torch.no_grad():

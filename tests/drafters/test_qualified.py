@@ -211,6 +211,7 @@ class Listener(NoDrafter):
     """Notes all that it is told."""
 
     name: str = "listener"
+    learns = True
     heard: list[Any] = field(default_factory=list)
 
     def observe(self, states: Sequence[Any], verified: Sequence[Verified]) -> None:

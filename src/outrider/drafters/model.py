@@ -2,39 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from time import perf_counter
-from typing import Any
 
 from torch import Tensor
 
 from outrider.counters import Counters
+from outrider.drafters.model_state import (
+    ModelState,
+    commit_states,
+    fits,
+    head_chance,
+    open_states,
+    own_prompt,
+    top_chance,
+    unreadable,
+    window,
+)
 from outrider.errors import LogitsError
 from outrider.models.cache import attach
 from outrider.noise import Purpose
 from outrider.protocols import NO_NEEDS, LanguageModel, Needs, Request, Segment
 from outrider.sampling import NOT_FINITE
 from outrider.tree import chain_parents
-from outrider.types import (
-    EMPTY_DRAFT,
-    Budget,
-    Draft,
-    Draw,
-    IntArray,
-    Prompt,
-    Rows,
-    Verified,
-    as_ids,
-)
+from outrider.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Rows, Stop, Verified, as_ids
 
-
-@dataclass(slots=True)
-class ModelState:
-    """One request at the draft model. Without a cache it stays undrafted, for the reason given."""
-
-    request: Request
-    cache: Any = None
-    off: str | None = None
-    counters: Counters = field(default_factory=Counters)
+__all__ = ["ModelDrafter", "ModelState", "fits", "own_prompt", "unreadable"]
 
 
 @dataclass(slots=True)
@@ -44,9 +35,11 @@ class _Chain:
     state: ModelState
     tail: IntArray
     depth: int
+    stop: Stop | None = None
     tokens: list[int] = field(default_factory=list)
     laws: list[Tensor | None] = field(default_factory=list)
     references: list[Tensor | None] = field(default_factory=list)
+    chances: list[float] = field(default_factory=list)
     done: bool = False
 
 
@@ -75,28 +68,16 @@ class ModelDrafter:
         self, requests: Sequence[Request], previous: Sequence[ModelState | None] | None = None
     ) -> list[ModelState]:
         """Read each prompt that fits."""
-        states = [ModelState(request) for request in requests]
-        old = previous or [None] * len(requests)
-        begun = perf_counter()
-        fitting = [i for i, r in enumerate(requests) if fits(self.model, own_prompt(r))]
-        caches = self.model.start(
-            [own_prompt(requests[i]) for i in fitting],
-            [b.cache if isinstance(b := old[i], ModelState) else None for i in fitting],
-        )
-        for i, cache in zip(fitting, caches, strict=True):
-            states[i].cache = cache
-            states[i].counters.add_seconds(prefill=perf_counter() - begun)
-        for state in states:
-            if state.cache is None:
-                state.off = f"the prompt does not fit {self.model.name}"
-        return states
+        return open_states(self.model, requests, previous)
 
     def propose(
         self, states: Sequence[ModelState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         """One chain a request, as deep as its budget, its window and end tokens allow."""
+        if not any(budget.share(self.name) for budget in budgets):
+            return [EMPTY_DRAFT] * len(states)
         chains = [
-            _Chain(state, tail, self._depth(state, tail, budget))
+            _Chain(state, tail, self._depth(state, tail, budget), budget.stop)
             for state, tail, budget in zip(states, tails, budgets, strict=True)
         ]
         active = [chain for chain in chains if chain.depth > 0]
@@ -117,11 +98,10 @@ class ModelDrafter:
         write = getattr(self.model, "write", None)
         if write is None or self.needs != NO_NEEDS or not chains:
             return False
+        if any(chain.stop is not None for chain in chains):  # it writes to the end
+            return False
         requests = [chain.state.request for chain in chains]
-        before = [
-            [*request.output, *chain.tail.tolist()] if len(chain.tail) else request.output
-            for request, chain in zip(requests, chains, strict=True)
-        ]
+        before = [chain.state.written(chain.tail) for chain in chains]
         samplers, depths = [r.sampler for r in requests], [c.depth for c in chains]
         written = write(segments, samplers, before, depths)
         if written is None:
@@ -146,10 +126,7 @@ class ModelDrafter:
 
     def commit(self, states: Sequence[ModelState], tokens: Sequence[IntArray]) -> None:
         """Keep the rows that the emitted tokens spell; the rest is pending next time."""
-        for state, emitted in zip(states, tokens, strict=True):
-            if state.cache is not None:
-                state.off = state.off or unreadable(self.model, emitted)
-                state.cache.commit(emitted)
+        commit_states(self.model, states, tokens)
 
     def counters(self, state: ModelState) -> dict[str, Counters]:
         """Forwards and drafted tokens of this model."""
@@ -157,19 +134,14 @@ class ModelDrafter:
         return {self.name: state.counters}
 
     def _depth(self, state: ModelState, tail: IntArray, budget: Budget) -> int:
-        """Draft length: the last drafted token itself is never read by this model."""
-        if state.off is not None or unreadable(self.model, tail):
-            return 0
-        window = state.cache.room - len(tail) + 1
-        if window <= 0:
-            state.off = f"the text has outgrown the window of {self.model.name}"
-        return min(budget.share(self.name), budget.nodes, window)
+        asked = min(budget.share(self.name), budget.nodes)
+        return min(asked, window(self.model, state, tail)) if asked > 0 else 0
 
     def _extend(self, chain: _Chain, rows: Rows) -> None:
         """Draw the next token of one chain from the newest row."""
         state, logits = chain.state, rows.logits[0]
         sampler, counters = state.request.sampler, state.counters
-        generated = [*state.request.output, *(int(t) for t in chain.tail), *chain.tokens]
+        generated = [*state.written(chain.tail), *chain.tokens]
         counters.forwards += 1
         try:
             support = sampler.support(logits, generated)
@@ -183,7 +155,26 @@ class ModelDrafter:
         chain.tokens.append(token)
         chain.laws.append(law)
         chain.references.append(logits if self.needs.reference else None)
-        chain.done = len(chain.tokens) >= chain.depth or token in sampler.end_ids
+        chain.done = (
+            len(chain.tokens) >= chain.depth
+            or token in sampler.end_ids
+            or self._stops(chain, rows, generated)
+        )
+
+    def _stops(self, chain: _Chain, rows: Rows, generated: Sequence[int]) -> bool:
+        """Whether the chain ends with the token just drawn, which stays in it either way.
+
+        A trained head tells of a token once the model has read it, so of the newest one nothing is
+        known yet, and it counts as kept.
+        """
+        if chain.stop is None:
+            return False
+        if chain.stop.head is None:
+            chain.chances.append(top_chance(chain.state.request.sampler, rows.logits[0], generated))
+            return chain.stop(chain.chances)
+        if len(chain.tokens) > 1:
+            chain.chances.append(head_chance(chain.stop, rows, 0, self.model.name))
+        return chain.stop([*chain.chances, 1.0])
 
     def _draft(self, chain: _Chain) -> Draft:
         size = len(chain.tokens)
@@ -197,24 +188,3 @@ class ModelDrafter:
             law=tuple(chain.laws) if self.needs.law else None,
             reference=tuple(chain.references) if self.needs.reference else None,
         )
-
-
-def own_prompt(request: Request) -> Prompt:
-    """What a lower tier reads: its own prompt, or the target's as plain token ids."""
-    if request.draft_prompt is not None:
-        return request.draft_prompt
-    if request.prompt.embeddings is not None:
-        return Prompt(token_ids=request.prompt.token_ids)
-    return request.prompt
-
-
-def fits(model: LanguageModel, prompt: Prompt) -> bool:
-    """Whether the model can read the prompt and at least one token more."""
-    return len(prompt) < model.context_length and max(prompt.token_ids) < model.vocab_size
-
-
-def unreadable(model: LanguageModel, tokens: IntArray) -> str | None:
-    """Why `model` can not read `tokens`: a wider tier wrote an id that it does not have."""
-    if len(tokens) and tokens.max() >= model.vocab_size:
-        return f"token {tokens.max()} is outside the vocabulary of {model.name}"
-    return None

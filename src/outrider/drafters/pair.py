@@ -1,0 +1,122 @@
+"""What combinators of two drafters share: names, promises, states, and who is told what when."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from outrider.counters import Counters
+from outrider.errors import StrategyError
+from outrider.protocols import Drafter, Needs, Request
+from outrider.types import Budget, Draft, Draw, IntArray, Verified, as_ids
+
+
+@dataclass(slots=True)
+class PairState:
+    """One request at both drafters. `owed` was emitted; the second is told before it is asked."""
+
+    first: Any
+    second: Any
+    owed: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two drafters that see every commit; subclasses say whose draft is taken.
+
+    Raises:
+        StrategyError: the two share a name, which would mix up their counters.
+    """
+
+    first: Drafter
+    second: Drafter
+
+    def __post_init__(self) -> None:
+        if self.first.name == self.second.name:
+            raise StrategyError(
+                f"both drafters are named {self.first.name!r}", hint="Name one of them otherwise"
+            )
+
+    @property
+    def name(self) -> str:
+        """Both names."""
+        return f"{self.first.name}+{self.second.name}"
+
+    @property
+    def draw(self) -> Draw:
+        """The least certain of the two ways: a rule must be able to judge either."""
+        order = list(Draw)
+        return max(self.first.draw, self.second.draw, key=order.index)
+
+    @property
+    def gives(self) -> Needs:
+        """What both can give."""
+        a, b = self.first.gives, self.second.gives
+        return Needs(law=a.law and b.law, reference=a.reference and b.reference)
+
+    @property
+    def learns(self) -> bool:
+        """Whether either does."""
+        return self.first.learns or self.second.learns
+
+    def bind(self, needs: Needs, tier: int) -> "Pair":
+        """Bind both."""
+        first, second = (drafter.bind(needs, tier) for drafter in (self.first, self.second))
+        return replace(self, first=first, second=second)
+
+    def begin(
+        self, requests: Sequence[Request], previous: Sequence[PairState | None] | None = None
+    ) -> list[PairState]:
+        """A state of each drafter for each request."""
+        old = [s if isinstance(s, PairState) else None for s in previous or ()]
+        old += [None] * (len(requests) - len(old))
+        self._settle([state for state in old if state])
+        firsts = self.first.begin(requests, [s and s.first for s in old])
+        seconds = self.second.begin(requests, [s and s.second for s in old])
+        return [PairState(a, b) for a, b in zip(firsts, seconds, strict=True)]
+
+    def observe(self, states: Sequence[PairState], verified: Sequence[Verified]) -> None:
+        """Both learn, whoever drafted."""
+        self.first.observe([s.first for s in states], verified)
+        if self.second.learns:
+            self.second.observe([s.second for s in states], verified)
+
+    def commit(self, states: Sequence[PairState], tokens: Sequence[IntArray]) -> None:
+        """Both take note; a second drafter that is rarely asked does so when it is."""
+        self.first.commit([s.first for s in states], tokens)
+        for state, emitted in zip(states, tokens, strict=True):
+            state.owed += emitted.tolist()
+        if self.second.learns:
+            self._settle(states)
+
+    def counters(self, state: PairState) -> dict[str, Counters]:
+        """What the tiers inside either counted."""
+        return self.first.counters(state.first) | self.second.counters(state.second)
+
+    def _ask_first(
+        self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        return self.first.propose([s.first for s in states], tails, budgets)
+
+    def _ask_second(
+        self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        self._settle(states)
+        return self.second.propose([s.second for s in states], tails, budgets)
+
+    def _settle(self, states: Sequence[PairState]) -> None:
+        """Tell the second drafter what it has not been told yet."""
+        if owing := [state for state in states if state.owed]:
+            self.second.commit([s.second for s in owing], [as_ids(s.owed) for s in owing])
+            for state in owing:
+                state.owed = []
+
+
+def wants(drafter: Drafter, budget: Budget) -> bool:
+    """Whether `budget` leaves `drafter` anything, as far as it names its origins."""
+    if budget.depth < 1 or budget.shares is None:
+        return budget.depth > 0
+    origins = getattr(drafter, "origins", None)
+    if origins is None:
+        return True
+    named = origins.values() if isinstance(origins, dict) else origins
+    return any(budget.shares.get(origin, 1) for origin in named)
