@@ -77,7 +77,7 @@ def test_a_lagging_model_catches_up() -> None:
     )
     assert g.output == plain.output
     state = g.lane.state
-        assert [*state.second.cache.text, *state.owed] == [1, 2, 1, 2, 1, 2, *g.output]
+    assert [*state.second.cache.text, *state.owed] == [1, 2, 1, 2, 1, 2, *g.output]
 
 
 def test_the_qualifier_can_be_passed_by() -> None:
