@@ -4,7 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Float
+from torch import Tensor
+
 from outrider.counters import Counters
+from outrider.layers import LayerSet
 from outrider.sampling import Sampler
 from outrider.types import Budget, Draft, Draw, Exactness, IntArray, Prompt, Rows, Verdict, Verified
 from outrider.view import View
@@ -133,6 +137,7 @@ class Writer(Protocol):
         samplers: Sequence[Sampler],
         generated: Sequence[Sequence[int]],
         depths: Sequence[int],
+        confidence: float = 0.0,
     ) -> list[IntArray] | None:
         """Continue each cache by up to `depths[i]` tokens, as the samplers choose them.
 
@@ -140,8 +145,44 @@ class Writer(Protocol):
         before it. The rows of all but the last token are read and noted in the cache, as a loop of
         forwards would. Nothing follows an end token. An array that ends sooner, without one, says
         that the logits after it were unusable. None, with nothing done, where a sampler does more
-        than the model knows.
+        than the model knows, or it can not stop early.
+
+        With a `confidence`, writing ends after a token that was chosen where no token had this
+        probability before the warps.
         """
+        ...
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A model that can draft for itself with a part of its layers: the same weights, and the same
+    cache up to the end of the text."""
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the whole model."""
+        ...
+
+    def subset(self, layers: LayerSet) -> LanguageModel:
+        """The model made of `layers` alone. Takes no memory and no time worth naming; it reads
+        caches of the whole model, borrowed ones and others. Raises `StrategyError` where layers
+        can not be left out."""
+        ...
+
+    def borrow(self, cache: Cache) -> Cache:
+        """A cache that has the text and the committed rows of `cache`, at any time and by
+        reference, and speculative rows of its own. It may be read only while `cache` has no
+        speculative rows, and its own are gone when `cache` goes on. Raises `StrategyError` for a
+        cache that this model has not filled."""
+        ...
+
+    def watch(self, cache: Cache, on: bool) -> None:
+        """Whether forwards of this model over `cache` return `Rows.streams` from now on."""
+        ...
+
+    def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
+        """Final norm and head: what the model would answer if a layer that left these states were
+        its last."""
         ...
 
 

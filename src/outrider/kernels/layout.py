@@ -6,6 +6,10 @@ _I32, _I64, _F32, _F64 = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.
 _U64, _ADDRESS = ctypes.c_uint64, ctypes.c_void_p
 
 
+ATTENTION, MLP = 1, 2
+"""Parts of a layer, as flags."""
+
+
 class Matrix(ctypes.Structure):
     """A packed matrix."""
 
@@ -36,6 +40,8 @@ class Layer(ctypes.Structure):
         ("key_norm", _ADDRESS),
         ("window", _I32),
         ("rotary", _I32),
+        ("place", _I32),
+        ("parts", _I32),
     ]
 
 
@@ -87,6 +93,8 @@ class Batch(ctypes.Structure):
         ("logits", _ADDRESS),
         ("hidden", _ADDRESS),
         ("logits_stride", _I64),
+        ("streams", _ADDRESS),
+        ("confidence", _F32),
     ]
 
 

@@ -58,6 +58,9 @@ class CacheBook:
 
     Slots: committed rows lie at `0 .. length`, fed pending rows follow up to `len(text)`, then
     come the speculative rows in the order they were fed.
+
+    `watched`: forwards return `Rows.streams`. `borrower`: the mark of the `Borrowed` cache whose
+    rows lie behind the committed ones; None once this cache has moved on.
     """
 
     def __init__(self, context_length: int) -> None:
@@ -70,6 +73,8 @@ class CacheBook:
         self._is_chain = True
         self.embeddings: Tensor | None = None
         self.reusable = True
+        self.watched = False
+        self.borrower: object | None = None
 
     # -- what the protocol shows ------------------------------------------------------------
 
@@ -221,6 +226,7 @@ class CacheBook:
     def _forget_round(self) -> None:
         self._fed = False
         self._tokens, self._parents, self._is_chain = [], [], True
+        self.borrower = None
 
     # -- what a prefill does ----------------------------------------------------------------
 

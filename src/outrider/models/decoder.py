@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.layers import LayerSet
 from outrider.models.cache import Feed
 from outrider.models.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.decoder_attention import Part, reach
 from outrider.models.decoder_config import DecoderConfig, read_config, supports
 from outrider.models.decoder_layers import Batch, DecoderLayer, rms_norm
 from outrider.models.decoder_weights import DecoderWeights, load_weights
+from outrider.models.feeds import packed_rows, packed_starts, with_streams
 from outrider.models.kv_cache import DecoderCache
 from outrider.models.own import OwnModel
 from outrider.models.rope import RotaryTable
@@ -94,16 +96,42 @@ class Decoder(OwnModel):
         caches = [segment.cache for segment in segments]
         feeds = [s.cache.feed(s, rows) for s, rows in zip(segments, want, strict=True)]
         hidden = self._read(feeds)
+        wanted = torch.from_numpy(packed_rows(feeds)).to(self.device)
+        watched = any(cache.watched for cache in caches)
+        streams: list[Tensor] = []
         if len(hidden):
             batch = self._batch(feeds, caches)
             for layer in self._layers:
                 hidden = layer(hidden, batch)
-        hidden = hidden[torch.from_numpy(_packed_rows(feeds)).to(self.device)]
-        hidden = rms_norm(hidden, self.weights.norm, self.config.norm_eps)
+                if watched:
+                    streams.append(hidden[wanted])
+        hidden = rms_norm(hidden[wanted], self.weights.norm, self.config.norm_eps)
         logits = self.weights.head(hidden)
         counts = [len(feed.take) for feed in feeds]
-        split = zip(logits.split(counts), hidden.split(counts), strict=True)
-        return [Rows(own_logits, own_hidden) for own_logits, own_hidden in split]
+        out = [Rows(*pair) for pair in zip(logits.split(counts), hidden.split(counts), strict=True)]
+        return with_streams(out, torch.stack(streams[:-1])) if len(streams) > 1 else out
+
+    def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
+        """The final norm and the head over residual streams."""
+        return self.weights.head(rms_norm(states, self.weights.norm, self.config.norm_eps))
+
+    def subset(self, layers: LayerSet) -> "Decoder":
+        """The model made of `layers` alone: the same weights, caches of the same kind."""
+        layers.check(self.num_layers, self.name)
+        part = object.__new__(Decoder)  # programs of a subclass run all layers
+        part.__dict__.update(self.__dict__)
+        part.name = f"{self.name} ({layers})"
+        part._layers = [
+            DecoderLayer(
+                index,
+                self.weights.layers[index],
+                self.config,
+                attends=index in layers.attention,
+                feeds=index in layers.mlp,
+            )
+            for index in layers.layers
+        ]
+        return part
 
     def _read(self, feeds: Sequence[Feed]) -> Float[Tensor, "tokens hidden"]:
         """The packed input rows: embedded ids, or the embeddings given instead."""
@@ -124,7 +152,7 @@ class Decoder(OwnModel):
             cache.reserve(feed.start, feed.end)
         parts = [
             self._part(feed, cache, int(start))
-            for feed, cache, start in zip(feeds, caches, _starts(feeds), strict=True)
+            for feed, cache, start in zip(feeds, caches, packed_starts(feeds), strict=True)
             if len(feed.tokens)
         ]
         return Batch(parts, cos, sin)
@@ -137,14 +165,3 @@ class Decoder(OwnModel):
             storage=cache.storage,
             reaches={window: reach(feed, cache, window) for window in set(self.config.windows)},
         )
-
-
-def _starts(feeds: Sequence[Feed]) -> IntArray:
-    """Packed row of each feed's first token."""
-    return np.cumsum([0, *(len(feed.tokens) for feed in feeds[:-1])])
-
-
-def _packed_rows(feeds: Sequence[Feed]) -> IntArray:
-    """Packed rows to return, in the order wanted."""
-    pairs = zip(feeds, _starts(feeds), strict=True)
-    return np.concatenate([feed.take + start for feed, start in pairs])

@@ -40,10 +40,22 @@ class Batch:
 
 
 class DecoderLayer:
-    """Attention, then a gated MLP, each on the normed rows and added to them."""
+    """Attention, then a gated MLP, each on the normed rows and added to them.
 
-    def __init__(self, index: int, weights: LayerWeights, config: DecoderConfig) -> None:
+    Either can be left out (`attends`, `feeds`).
+    """
+
+    def __init__(
+        self,
+        index: int,
+        weights: LayerWeights,
+        config: DecoderConfig,
+        *,
+        attends: bool = True,
+        feeds: bool = True,
+    ) -> None:
         self.index = index
+        self.attends, self.feeds = attends, feeds
         self.weights = weights
         self.window = config.windows[index]
         self.rotary = config.rotary[index]
@@ -54,8 +66,12 @@ class DecoderLayer:
     def __call__(self, hidden: Hidden, batch: Batch) -> Hidden:
         """The rows after this layer; their keys and values are written to the caches."""
         weights = self.weights
-        hidden = hidden + self._attention(rms_norm(hidden, weights.input_norm, self._eps), batch)
-        return hidden + self._mlp(rms_norm(hidden, weights.mlp_norm, self._eps))
+        if self.attends:
+            normed = rms_norm(hidden, weights.input_norm, self._eps)
+            hidden = hidden + self._attention(normed, batch)
+        if self.feeds:
+            hidden = hidden + self._mlp(rms_norm(hidden, weights.mlp_norm, self._eps))
+        return hidden
 
     def _mlp(self, x: Hidden) -> Hidden:
         gate, up = self.weights.gate_up(x).chunk(2, dim=-1)

@@ -7,6 +7,7 @@ whatever precision.
 
 import ctypes
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from outrider.errors import CheckpointError
 from outrider.kernels import library, pool
+from outrider.layers import LayerSet
+from outrider.models.borrowed import BorrowedNativeCache
 from outrider.models.cache import Feed
 from outrider.models.checkpoint import Checkpoint, load_tensors, open_checkpoint
 from outrider.models.decoder_config import DecoderConfig, read_config
@@ -32,10 +35,12 @@ from outrider.models.decoder_weights import (
     load_layer,
     parameter_count,
 )
+from outrider.models.feeds import packed_rows, with_streams
+from outrider.models.kv_cache import DecoderCache
 from outrider.models.native_batch import RowArrays
 from outrider.models.native_cache import NativeCache
 from outrider.models.own import OwnModel
-from outrider.models.packed import LANES, PackedModel, Packer
+from outrider.models.packed import LANES, PackedModel, Packer, head_of, part_of
 from outrider.models.rope import RotaryTable
 from outrider.models.threads import Threads
 from outrider.protocols import Segment
@@ -84,7 +89,8 @@ class NativeDecoder(OwnModel):
         self.num_parameters = parts.num_parameters
         self._parts = parts
         self._rotary = RotaryTable(config.rope, torch.float32, self.device)
-        self._model = ctypes.byref(parts.packed.layout)
+        self._packed = parts.packed
+        self._head = head_of(parts.packed)
         self._stride = parts.packed.layout.head.panels * LANES
         self._rows = RowArrays(_FEW)
         self._lock = Lock()
@@ -128,7 +134,7 @@ class NativeDecoder(OwnModel):
     @property
     def weight_bytes(self) -> int:
         """Bytes of weights that one forward reads."""
-        return self._parts.packed.weight_bytes
+        return self._packed.weight_bytes
 
     def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
         """The rows it reads for these ids."""
@@ -137,6 +143,31 @@ class NativeDecoder(OwnModel):
 
     def _fresh_cache(self) -> NativeCache:
         return NativeCache(self._layout)
+
+    def _borrowed(self, cache: DecoderCache) -> BorrowedNativeCache:
+        return BorrowedNativeCache(cache)
+
+    def subset(self, layers: LayerSet) -> "NativeDecoder":
+        """The model made of `layers` alone: the same weights, caches of the same kind."""
+        layers.check(self.num_layers, self.name)
+        part = copy(self)
+        part.name = f"{self.name} ({layers})"
+        part._packed = part_of(self._parts.packed, layers)
+        return part
+
+    def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
+        """The final norm and the head over residual streams."""
+        count, states = len(states), states.float().contiguous()
+        logits = torch.empty(count, self._stride)
+        with self._lock:
+            arrays = self._rows if count <= _FEW else RowArrays(count)
+            arrays.fill_states(states)
+            arrays.batch.logits_stride = self._stride
+            arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), None
+            arrays.batch.streams = None
+            if count:
+                self._call(arrays, count, self._head)
+        return logits[:, : self.vocab_size]
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
         """Read the segments in one pass; `hidden` is the final normed state of the rows wanted.
@@ -157,6 +188,7 @@ class NativeDecoder(OwnModel):
         samplers: Sequence[Sampler],
         generated: Sequence[Sequence[int]],
         depths: Sequence[int],
+        confidence: float = 0.0,
     ) -> list[IntArray] | None:
         """Continue each cache by up to `depths[i]` tokens, as the samplers choose them; see
         `protocols.Writer`. Forwards, choices and cache in one compiled call.
@@ -168,10 +200,15 @@ class NativeDecoder(OwnModel):
         if not all(sampler.plain(len(before)) for _, sampler, before, _ in texts):
             return None
         with self._lock:
-            return [self._write(*text) for text in texts]
+            return [self._write(*text, confidence) for text in texts]
 
     def _write(
-        self, segment: Segment, sampler: Sampler, generated: Sequence[int], depth: int
+        self,
+        segment: Segment,
+        sampler: Sampler,
+        generated: Sequence[int],
+        depth: int,
+        confidence: float,
     ) -> IntArray:
         if depth < 1:
             return NO_IDS
@@ -184,11 +221,12 @@ class NativeDecoder(OwnModel):
         self._prepare(arrays, [feed], [cache], ahead=depth)
         logits = torch.empty(self._stride)
         arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), None
+        arrays.batch.streams, arrays.batch.confidence = None, confidence
         written = np.empty(depth, dtype=np.int32)
         trouble, ends = ctypes.c_int32(), np.fromiter(sampler.end_ids, dtype=np.int32)
         loaded: Any = library()
         count = loaded.outrider_write(
-            self._model,
+            ctypes.byref(self._packed.layout),
             pool(),
             self.threads.of(rows),
             self.threads.of(1),
@@ -213,11 +251,21 @@ class NativeDecoder(OwnModel):
         wanted = sum(len(feed.take) for feed in feeds)
         logits = torch.empty(wanted, self._stride)
         hidden = torch.empty(wanted, self.config.hidden_size)
+        streams: Tensor | None = None
         if rows:
             arrays = self._rows if max(rows, wanted) <= _FEW else RowArrays(max(rows, wanted))
             self._prepare(arrays, feeds, caches)
             arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), hidden.data_ptr()
-            self._call(arrays, rows)
+            streams = self._streams(feeds, caches)
+            arrays.batch.streams = None if streams is None else streams.data_ptr()
+            self._call(arrays, rows, self._packed)
+        out = self._split(feeds, logits, hidden)
+        if streams is None:
+            return out
+        return with_streams(out, streams[:, torch.from_numpy(packed_rows(feeds))])
+
+    def _split(self, feeds: Sequence[Feed], logits: Tensor, hidden: Tensor) -> list[Rows]:
+        """The rows of each feed."""
         if self._stride != self.vocab_size:
             logits = logits[:, : self.vocab_size]
         if len(feeds) == 1:
@@ -225,6 +273,14 @@ class NativeDecoder(OwnModel):
         counts = [len(feed.take) for feed in feeds]
         split = zip(logits.split(counts), hidden.split(counts), strict=True)
         return [Rows(own_logits, own_hidden) for own_logits, own_hidden in split]
+
+    def _streams(self, feeds: Sequence[Feed], caches: Sequence[NativeCache]) -> Tensor | None:
+        """Where all but the last layer leave their rows, if somebody watches."""
+        count = self._packed.layout.num_layers - 1
+        if not any(cache.watched for cache in caches) or count < 1:
+            return None
+        rows = sum(len(feed.tokens) for feed in feeds)
+        return torch.empty(count, rows, self.config.hidden_size)
 
     def _prepare(
         self,
@@ -242,10 +298,10 @@ class NativeDecoder(OwnModel):
         arrays.batch.logits_stride = self._stride
         arrays.batch.cos, arrays.batch.sin = self._rotary.addresses(end)
 
-    def _call(self, arrays: RowArrays, rows: int) -> None:
+    def _call(self, arrays: RowArrays, rows: int, packed: PackedModel) -> None:
         loaded: Any = library()
-        batch = ctypes.byref(arrays.batch)
-        trouble = loaded.outrider_forward(self._model, pool(), self.threads.of(rows), batch)
+        model, batch = ctypes.byref(packed.layout), ctypes.byref(arrays.batch)
+        trouble = loaded.outrider_forward(model, pool(), self.threads.of(rows), batch)
         self._check(trouble, rows)
 
     def _check(self, trouble: int, rows: int) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from outrider.kernels.layout import Batch
@@ -50,6 +51,19 @@ class RowArrays:
             wanted += len(feed.take)
         self.batch.rows, self.batch.wanted = start, wanted
         self._point(feeds, caches, extras)
+
+    def fill_states(self, states: Float[Tensor, "rows hidden"]) -> None:
+        """Rows that read no text: `states` (float32, contiguous) are what the first layer gets."""
+        count, row = len(states), states.shape[1] * 4
+        self._kept = []
+        for array in self._arrays.values():
+            array[:count] = 0
+        self._arrays["want"][:count] = np.arange(count)
+        self._starts[: count + 1] = 0
+        self.batch.rows = self.batch.wanted = count
+        addresses = (states.data_ptr() + row * np.arange(count)).astype(np.uint64)
+        self._keep(states, 0)
+        self.batch.given = self._keep(addresses, addresses.ctypes.data)
 
     def _fill_tree(self, feed: Feed, start: int, extras: list[int]) -> None:
         """Rows of a draft see the text, and then the path of their ancestors; unread rows of the

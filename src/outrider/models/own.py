@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from outrider.models.borrowed import Borrowed, BorrowedCache, not_lent
 from outrider.models.cache import start_caches
 from outrider.models.checkpoint import Checkpoint
 from outrider.models.decoder_config import DecoderConfig
@@ -59,6 +60,11 @@ class OwnModel:
         return self.config.context_length
 
     @property
+    def num_layers(self) -> int:
+        """Layers of the whole model."""
+        return self.config.num_layers
+
+    @property
     def bytes_per_token(self) -> int:
         """Bytes of cache one token takes."""
         return self._layout.bytes_per_token
@@ -69,6 +75,26 @@ class OwnModel:
         """One cache a prompt, all but its last token read. Raises `ContextError`."""
         old = None if reuse is None else [self._own(cache) for cache in reuse]
         return start_caches(self, prompts, old, self._fresh_cache)  # pyright: ignore[reportArgumentType]
+
+    def borrow(self, cache: Cache) -> BorrowedCache:
+        """A cache over the committed rows of `cache`; see `models/borrowed.py`.
+
+        Raises:
+            StrategyError: another model filled `cache`.
+        """
+        own = self._own(cache)
+        if own is None or isinstance(own, Borrowed):
+            raise not_lent(self.name)
+        return self._borrowed(own)
+
+    def watch(self, cache: Cache, on: bool) -> None:
+        """Whether forwards over `cache` return `Rows.streams` from now on."""
+        own = self._own(cache)
+        if own is not None:
+            own.watched = on
+
+    def _borrowed(self, cache: DecoderCache) -> BorrowedCache:
+        return BorrowedCache(cache)
 
     def _fresh_cache(self) -> DecoderCache:
         return DecoderCache(self._layout)

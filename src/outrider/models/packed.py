@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.kernels.layout import Layer, Matrix, Model
+from outrider.kernels.layout import ATTENTION, MLP, Layer, Matrix, Model
+from outrider.layers import LayerSet
 from outrider.models.arena import Arena
 from outrider.models.decoder_config import DecoderConfig
 from outrider.models.decoder_weights import LayerWeights, Linear
@@ -30,6 +31,41 @@ class PackedModel:
     weight_bytes: int
     """Bytes that one forward reads, embeddings of single tokens left out."""
     kept: list[object]
+
+
+def part_of(whole: PackedModel, layers: LayerSet) -> PackedModel:
+    """The model made of `layers` alone: other structures that point to the same weights."""
+    kept = [Layer.from_buffer_copy(whole.layout.layers[i]) for i in layers.layers]
+    for layer, index in zip(kept, layers.layers, strict=True):
+        attends, feeds = index in layers.attention, index in layers.mlp
+        layer.parts = ATTENTION * attends | MLP * feeds
+    halves = len(layers.attention), len(layers.mlp)
+    return _with_layers(whole, kept, _bytes_of_halves(whole.layout.layers[0], *halves))
+
+
+def head_of(whole: PackedModel) -> PackedModel:
+    """The final norm and the head: a model of one layer of which nothing is run."""
+    layer = Layer.from_buffer_copy(whole.layout.layers[0])
+    layer.parts = 0
+    return _with_layers(whole, [layer], 0)
+
+
+def _with_layers(whole: PackedModel, layers: list[Layer], nbytes: int) -> PackedModel:
+    array = (Layer * len(layers))(*layers)
+    layout = Model.from_buffer_copy(whole.layout)
+    layout.num_layers = len(layers)
+    layout.layers = ctypes.cast(array, ctypes.POINTER(Layer))
+    return PackedModel(layout, nbytes + _bytes_of(layout.head), [array, whole])
+
+
+def _bytes_of_halves(layer: Layer, attention: int, mlp: int) -> int:
+    """Bytes of the matrices in so many halves; all layers are of one shape."""
+    a, b = (_bytes_of(layer.qkv, layer.output), _bytes_of(layer.gate_up, layer.down))
+    return attention * a + mlp * b
+
+
+def _bytes_of(*matrices: Matrix) -> int:
+    return sum(m.panels * LANES * (m.quads if m.kind else m.inputs) * 4 for m in matrices)
 
 
 class Packer:
@@ -82,6 +118,8 @@ class Packer:
             mlp_norm=self._vector(weights.mlp_norm),
             window=c.windows[index] or 0,
             rotary=int(c.rotary[index]),
+            place=index,
+            parts=ATTENTION | MLP,
         )
         if weights.qk_norm is not None:
             packed.query_norm = self._vector(weights.qk_norm[0])

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.models.borrowed import Borrowed
 from outrider.models.cache import CacheBook, start_caches
 from outrider.protocols import Cache, Segment
 from outrider.sampling import Sampler
@@ -33,6 +34,10 @@ class TabularCache(CacheBook):
             row = self._parents[row]
         missing = order - len(tokens)
         return (self._text[-missing:] if missing else []) + tokens[::-1]
+
+
+class BorrowedTabularCache(Borrowed, TabularCache):
+    """Borrowed from a `TabularCache`."""
 
 
 class TabularModel:
@@ -82,6 +87,10 @@ class TabularModel:
         """One cache a prompt."""
         old = [c if isinstance(c, TabularCache) else None for c in reuse] if reuse else None
         return start_caches(self, prompts, old, lambda: TabularCache(self.context_length))
+
+    def borrow(self, cache: TabularCache) -> "BorrowedTabularCache":
+        """A cache over the text of `cache`, with books of its own."""
+        return BorrowedTabularCache(cache)
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
         """Look the wanted rows up."""

@@ -6,7 +6,8 @@ both, or whose state can not be rolled back, are refused when they are loaded, b
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from outrider.layers import LayerSet
+from outrider.models.borrowed import Borrowed, not_lent
 from outrider.models.cache import Feed, start_caches
 from outrider.models.defaults import context_limit, end_ids, recommended
 from outrider.models.masks import AttentionLayout
 from outrider.models.pretrained import load_pretrained, refuse_unfit, sampled_fingerprint
 from outrider.models.selfcheck import WINDOW, check_trees
-from outrider.models.transformers_cache import TransformersCache
+from outrider.models.transformers_cache import BorrowedTransformersCache, TransformersCache
+from outrider.models.transformers_layers import LayerModules, find_layers
 from outrider.protocols import Cache, Segment
 from outrider.types import IntArray, Prompt, Rows, as_ids
 
@@ -50,6 +54,7 @@ class TransformersModel:
         self.vocab_size = _head_width(model)
         self.context_length = context_limit(self._text)
         self._fingerprint = fingerprint
+        self._kept: LayerSet | None = None
         parameters = inspect.signature(model.forward).parameters
         self._keeps_rows = "logits_to_keep" in parameters
         with self.layout.narrowed(WINDOW):
@@ -145,6 +150,52 @@ class TransformersModel:
             self, prompts, old, lambda: TransformersCache(self.context_length, self)
         )
 
+    # -- a part of its layers ---------------------------------------------------------------
+
+    @cached_property
+    def _modules(self) -> LayerModules:
+        ids = self._ids(range(1, min(5, self.vocab_size)))[None]
+        return find_layers(self.model, self.name, lambda: self.model(ids, use_cache=False).logits)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the whole model."""
+        return int(self._text.num_hidden_layers)
+
+    def subset(self, layers: LayerSet) -> "TransformersModel":
+        """The model made of `layers` alone: the others add nothing while it runs.
+
+        Raises:
+            StrategyError: an architecture that can not be taken apart like that.
+        """
+        layers.check(self.num_layers, self.name)
+        assert self._modules  # found before the copy is made, for all copies
+        part = copy(self)
+        part.name, part._kept = f"{self.name} ({layers})", layers
+        return part
+
+    def borrow(self, cache: Cache) -> BorrowedTransformersCache:
+        """A cache over the committed rows of `cache`. Raises `StrategyError` if it is another
+        model's."""
+        own = self._own(cache)
+        if own is None or isinstance(own, Borrowed):
+            raise not_lent(self.name)
+        return BorrowedTransformersCache(own)
+
+    def watch(self, cache: Cache, on: bool) -> None:
+        """Whether forwards over `cache` return `Rows.streams` from now on. Raises `StrategyError`
+        as `subset` does."""
+        own = self._own(cache)
+        if own is not None and self._modules:
+            own.watched = on
+
+    @torch.no_grad()
+    def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
+        """The final norm and the head over residual streams."""
+        return self._modules.read_out(states)
+
+    # -- one forward ------------------------------------------------------------------------
+
     def _own(self, cache: Cache | None) -> TransformersCache | None:
         """`cache` if this very model filled it."""
         if isinstance(cache, TransformersCache) and cache.owner is self:
@@ -168,7 +219,11 @@ class TransformersModel:
         cache.cut(feed.start)
         take = self._ids(feed.take)
         slots = cache.slot_positions(feed.end)
-        with _inputs_of(self.model.get_output_embeddings()) as read:
+        with ExitStack() as stack:
+            read = stack.enter_context(_inputs_of(self.model.get_output_embeddings()))
+            if self._kept is not None:
+                stack.enter_context(self._modules.only(self._kept))
+            heard = stack.enter_context(self._modules.heard()) if cache.watched else []
             logits = self.model(
                 **self._inputs(feed),
                 position_ids=self._ids(feed.positions)[None],
@@ -178,7 +233,11 @@ class TransformersModel:
                 **({"logits_to_keep": take} if self._keeps_rows else {}),
             ).logits
         rows = slice(None) if self._keeps_rows else take.to(logits.device)
-        return Rows(logits[0, rows], read[0][0, rows] if read else None)
+        hidden = read[0][0, rows] if read else None
+        if len(heard) < 2:
+            return Rows(logits[0, rows], hidden)
+        streams = torch.stack([state[0, take.to(state.device)] for state in heard[:-1]])
+        return Rows(logits[0, rows], hidden, streams=streams)
 
     def _inputs(self, feed: Feed) -> dict[str, Tensor]:
         if feed.embeddings is None:

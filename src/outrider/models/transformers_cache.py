@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from outrider.models.borrowed import Borrowed
 from outrider.models.cache import CacheBook
 from outrider.tree import depths
 from outrider.types import IntArray, as_ids
@@ -53,7 +54,33 @@ class TransformersCache(CacheBook):
             layer.keys = layer.keys.index_select(-2, index)
             layer.values = layer.values.index_select(-2, index)
 
+    def adopt(self, other: "TransformersCache") -> None:
+        """Hold the tensors that `other` holds."""
+        self.storage.layers = [copy.copy(layer) for layer in other.storage.layers]
+
     def _share(self) -> "TransformersCache":
         twin = TransformersCache(self.context_length, self.owner)
-        twin.storage.layers = [copy.copy(layer) for layer in self.storage.layers]
+        twin.adopt(self)
         return twin
+
+
+class BorrowedTransformersCache(Borrowed, TransformersCache):
+    """Borrowed from a `TransformersCache`: holds tensors only between two commits."""
+
+    def __init__(self, lender: TransformersCache) -> None:
+        self.owner = lender.owner
+        self.storage = DynamicCache()
+        self._adopted = False
+        self._from = lender
+        Borrowed.__init__(self, lender)
+
+    def cut(self, length: int) -> None:
+        """Drop the rows from slot `length` on; the first time in a round, take the owner's."""
+        if not self._adopted:
+            self.adopt(self._from)
+            self._adopted = True
+        super().cut(length)
+
+    def _forget_round(self) -> None:
+        super()._forget_round()
+        self.storage, self._adopted = DynamicCache(), False

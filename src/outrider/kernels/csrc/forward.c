@@ -133,17 +133,29 @@ static void embed(const Work *work, int row) {
     }
 }
 
-static void norm_rows(const Work *work, int chunk, const float *weight, const Matrix *next,
-                      int embedding) {
+static void norm_rows(const Work *work, int chunk, const float *weight, const Matrix *next) {
     const Model *m = work->model;
     const Desk *desk = &work->desk;
     int first, last;
     piece(work->batch->rows, ROWS_A_CHUNK, chunk, &first, &last);
     for (int row = first; row < last; row++) {
-        if (embedding) embed(work, row);
         float *normed = desk->normed + (int64_t)row * m->hidden;
         rms_norm(desk->stream + row * desk->stream_stride, weight, m->eps, m->hidden, normed);
         hand_over(work, next, normed, row);
+    }
+}
+
+/* The input rows of a layer: of the first the embeddings; of others a copy is kept if asked for. */
+static void enter(const Work *work, int index, int chunk) {
+    const Model *m = work->model;
+    const Batch *b = work->batch;
+    int first, last;
+    piece(b->rows, ROWS_A_CHUNK, chunk, &first, &last);
+    for (int row = first; row < last; row++) {
+        if (!index) embed(work, row);
+        else if (b->streams)
+            memcpy(b->streams + ((int64_t)(index - 1) * b->rows + row) * m->hidden,
+                   work->desk.stream + row * work->desk.stream_stride, sizeof(float) * m->hidden);
     }
 }
 
@@ -166,7 +178,7 @@ static void turn(const Model *m, const Batch *b, const Layer *layer, int row, co
 
 /* Where keys and values of one layer and key head begin. */
 static int64_t place_of(const Model *m, const Cache *cache, const Layer *layer, int head) {
-    return ((layer - m->layers) * m->kv_heads + head) * cache->capacity * m->head_dim;
+    return ((int64_t)layer->place * m->kv_heads + head) * cache->capacity * m->head_dim;
 }
 
 /* Keys and values of one row and key head go to their slot. */
@@ -262,6 +274,14 @@ static void answer_rows(const Work *work, int chunk) {
     }
 }
 
+/* -- parts -------------------------------------------------------------------------------------- */
+
+/* Steps of a part that is left out have no chunks; but the first layer is always entered. */
+static int is_run(const Work *work, int index, int step) {
+    if (step == INPUT_NORM && (!index || work->batch->streams)) return 1;
+    return work->model->layers[index].parts & (step < MLP_NORM ? ATTENTION : MLP);
+}
+
 /* -- program --------------------------------------------------------------------------------- */
 
 static int chunks_of(const void *argument, int step) {
@@ -273,6 +293,7 @@ static int chunks_of(const void *argument, int step) {
         return pieces(m->head.panels, grain_of(work, &m->head));
     }
     const Layer *layer = &m->layers[step / STEPS_OF_A_LAYER];
+    if (!is_run(work, step / STEPS_OF_A_LAYER, step % STEPS_OF_A_LAYER)) return 0;
     switch (step % STEPS_OF_A_LAYER) {
     case QKV: return pieces(layer->qkv.panels, grain_of(work, &layer->qkv));
     case ATTEND: return a_rows * m->kv_heads;
@@ -294,7 +315,10 @@ static void run_in_layer(const Work *work, int index, int step, int chunk, int m
     const Sink inner = {desk->inner, desk->inner_stride, GATED, activation(m->activation)};
     const Sink stream = {desk->stream, desk->stream_stride, ADD, NULL};
     switch (step) {
-    case INPUT_NORM: norm_rows(work, chunk, layer->input_norm, &layer->qkv, index == 0); break;
+    case INPUT_NORM:
+        enter(work, index, chunk);
+        if (layer->parts & ATTENTION) norm_rows(work, chunk, layer->input_norm, &layer->qkv);
+        break;
     case QKV: product(work, &layer->qkv, desk->normed, rows, packed, chunk); break;
     case REMEMBER: remember_rows(work, layer, chunk); break;
     case ATTEND: attend_rows(work, layer, chunk, member); break;
@@ -302,7 +326,7 @@ static void run_in_layer(const Work *work, int index, int step, int chunk, int m
         hand_over_rows(work, &layer->output, desk->attended, layer->output.inputs, chunk);
         break;
     case OUTPUT: product(work, &layer->output, desk->attended, rows, stream, chunk); break;
-    case MLP_NORM: norm_rows(work, chunk, layer->mlp_norm, &layer->gate_up, 0); break;
+    case MLP_NORM: norm_rows(work, chunk, layer->mlp_norm, &layer->gate_up); break;
     case GATE_UP: product(work, &layer->gate_up, desk->normed, rows, inner, chunk); break;
     case DOWN_ROWS:
         if (layer->down.kind == INT8)

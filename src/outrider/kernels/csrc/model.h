@@ -6,6 +6,7 @@
 #include "pool.h"
 
 enum { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3 };
+enum { ATTENTION = 1, MLP = 2 }; /* parts of a layer */
 enum { EMBED_FLOAT32 = 0, EMBED_BFLOAT16 = 1 };
 
 typedef struct {
@@ -14,6 +15,8 @@ typedef struct {
     const float *query_norm, *key_norm; /* [head_dim] or NULL */
     int32_t window;                     /* positions a row sees, itself included; 0: all */
     int32_t rotary;
+    int32_t place; /* its number in the caches */
+    int32_t parts; /* which of its halves are run */
 } Layer;
 
 typedef struct {
@@ -22,7 +25,7 @@ typedef struct {
     float eps;
     const void *embed; /* [vocab, hidden] */
     const float *norm;
-    const Layer *layers;
+    const Layer *layers; /* those that are run, at least one */
     Matrix head;
 } Model;
 
@@ -47,6 +50,8 @@ typedef struct {
     float *logits;          /* [wanted, logits_stride] */
     float *hidden;          /* [wanted, hidden] or NULL */
     int64_t logits_stride;  /* at least the head's panels * 16 */
+    float *streams;   /* [num_layers - 1, rows, hidden] or NULL: what each layer hands to the next */
+    float confidence; /* writing stops after a token before which none had this probability */
 } Batch;
 
 /* Reads the batch. Returns 0, 1 when memory ran out, or 2 for a token outside the vocabulary. */

@@ -2,6 +2,7 @@
 #include "choose.h"
 #include "model.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static int ends(int32_t token, const int32_t *end_ids, int32_t count) {
@@ -33,9 +34,19 @@ static void advance(Next *next) {
     else next->base++;
 }
 
+/* Whether some token has at least this probability before any warp. */
+static int is_sure(const float *scores, int32_t vocab, float confidence) {
+    float best = scores[0], sum = 0;
+    for (int i = 1; i < vocab; i++) best = scores[i] > best ? scores[i] : best;
+    for (int i = 0; i < vocab; i++) /* what is 16 below the best weighs nothing */
+        if (scores[i] > best - 16.0f) sum += expf(scores[i] - best);
+    return sum * confidence <= 1.0f;
+}
+
 /* Reads `batch`, one text of which the last row is wanted, and up to `depth` - 1 tokens of its own
- * after it. The last token written is not read. Returns how many tokens `written` holds;
- * `*trouble` says why it stopped early, or is 0. */
+ * after it. The last token written is not read. It ends early after an end token, and after one
+ * that was chosen where the model was less sure than `batch->confidence`. Returns how many tokens
+ * `written` holds; `*trouble` says why it could not go on, or is 0. */
 int32_t outrider_write(const Model *model, Pool *pool, int32_t threads, int32_t threads_for_one,
                        const Batch *batch, const Sampler *sampler, uint64_t index, int32_t depth,
                        const int32_t *end_ids, int32_t num_end_ids, int32_t *written,
@@ -49,7 +60,7 @@ int32_t outrider_write(const Model *model, Pool *pool, int32_t threads, int32_t 
     if (desk && path) {
         Next next = after(batch, path);
         Batch one = *batch;
-        one.rows = 1, one.given = NULL, one.want = &zero;
+        one.rows = 1, one.given = NULL, one.want = &zero, one.streams = NULL;
         one.tokens = &next.token, one.positions = &next.position, one.slots = &next.slot;
         one.base = &next.base, one.cache = &next.cache;
         one.extra_start = next.bounds, one.extra = path;
@@ -62,6 +73,8 @@ int32_t outrider_write(const Model *model, Pool *pool, int32_t threads, int32_t 
             }
             written[count++] = next.token;
             if (count == depth || ends(next.token, end_ids, num_end_ids)) break;
+            if (batch->confidence > 0 && !is_sure(batch->logits, model->vocab, batch->confidence))
+                break;
             advance(&next);
             *trouble = outrider_forward(model, pool, threads_for_one, &one);
         }

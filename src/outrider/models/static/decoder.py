@@ -35,8 +35,9 @@ class StaticDecoder(Decoder):
 
     Rows are padded to one of `WIDTHS`, caches have one of a few capacities, and each pair is one
     program: captured where the device has graphs, called elsewhere. Prefill, batches and forwards
-    that return nothing go the way of `Decoder`, over the same caches. Rows come with a `chooser`,
-    and `write` drafts without the host. Not for use by two threads at once.
+    that return nothing go the way of `Decoder`, over the same caches, and so do models made of a
+    part of the layers (`subset`). Rows come with a `chooser`, and `write` drafts without the host.
+    Not for use by two threads at once.
     """
 
     def __init__(
@@ -82,15 +83,18 @@ class StaticDecoder(Decoder):
         samplers: Sequence[Sampler],
         generated: Sequence[Sequence[int]],
         depths: Sequence[int],
+        confidence: float = 0.0,
     ) -> list[IntArray] | None:
         """Continue each cache by up to `depths[i]` tokens, as the samplers choose them.
 
-        See `protocols.Writer`. None, with nothing done, also for more than a few texts: those are
-        better read together.
+        See `protocols.Writer`. None, with nothing done, also for more than a few texts, which are
+        better read together, and where a `confidence` is given.
 
         Raises:
             ContextError: a token of the segments would stand beyond the context window.
         """
+        if confidence > 0:
+            return None
         pairs = zip(samplers, generated, strict=True)
         choosers = [chooser_for(sampler, len(before)) for sampler, before in pairs]
         known = [chooser for chooser in choosers if chooser is not None]
@@ -184,7 +188,8 @@ class StaticDecoder(Decoder):
 def _are_short(segments: Sequence[Segment], want: Sequence[IntArray]) -> bool:
     """Whether these are few texts that each fit a program and return something."""
     return 0 < len(segments) <= MOST_TEXTS and all(
-        _is_short(segment, rows) for segment, rows in zip(segments, want, strict=True)
+        not segment.cache.watched and _is_short(segment, rows)
+        for segment, rows in zip(segments, want, strict=True)
     )
 
 

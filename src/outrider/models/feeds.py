@@ -1,0 +1,29 @@
+"""Feeds of several texts, packed one below the other, and what comes back for each."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.models.cache import Feed
+from outrider.types import IntArray, Rows
+
+
+def packed_starts(feeds: Sequence[Feed]) -> IntArray:
+    """Packed row of each feed's first token."""
+    return np.cumsum([0, *(len(feed.tokens) for feed in feeds[:-1])])
+
+
+def packed_rows(feeds: Sequence[Feed]) -> IntArray:
+    """Packed rows to return, in the order wanted."""
+    pairs = zip(feeds, packed_starts(feeds), strict=True)
+    return np.concatenate([feed.take + start for feed, start in pairs])
+
+
+def with_streams(out: Sequence[Rows], streams: Float[Tensor, "exits rows hidden"]) -> list[Rows]:
+    """Rows of several texts, each with its share of the residual streams."""
+    counts = [len(rows.logits) for rows in out]
+    split = zip(out, streams.split(counts, dim=1), strict=True)
+    return [replace(rows, streams=own) for rows, own in split]
