@@ -6,5 +6,14 @@ from outrider.drafters.lookup import Lookup
 from outrider.drafters.model import ModelDrafter
 from outrider.drafters.none import NoDrafter
 from outrider.drafters.qualified import Qualified
+from outrider.drafters.tree_model import TreeDrafter
 
-__all__ = ["Bypass", "Fallback", "Lookup", "ModelDrafter", "NoDrafter", "Qualified"]
+__all__ = [
+    "Bypass",
+    "Fallback",
+    "Lookup",
+    "ModelDrafter",
+    "NoDrafter",
+    "Qualified",
+    "TreeDrafter",
+]

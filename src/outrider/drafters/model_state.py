@@ -1,0 +1,116 @@
+"""What drafters that run a model of their own have in common: one cache for each request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+
+from outrider.counters import Counters
+from outrider.errors import OptionError
+from outrider.protocols import LanguageModel, Request
+from outrider.sampling import Sampler
+from outrider.types import IntArray, Prompt, Rows, Stop
+
+
+@dataclass(slots=True)
+class ModelState:
+    """One request at the draft model. Without a cache it stays undrafted, for the reason given."""
+
+    request: Request
+    cache: Any = None
+    off: str | None = None
+    counters: Counters = field(default_factory=Counters)
+
+    def written(self, tail: IntArray) -> list[int]:
+        """Generated tokens before the draft: committed output, then the tail."""
+        output = self.request.output
+        return [*output, *tail.tolist()] if len(tail) else output
+
+
+def open_states(
+    model: LanguageModel,
+    requests: Sequence[Request],
+    previous: Sequence[ModelState | None] | None = None,
+) -> list[ModelState]:
+    """Read each prompt that fits; `previous` states lend their caches."""
+    states = [ModelState(request) for request in requests]
+    old = previous or [None] * len(requests)
+    begun = perf_counter()
+    fitting = [i for i, r in enumerate(requests) if fits(model, own_prompt(r))]
+    caches = model.start(
+        [own_prompt(requests[i]) for i in fitting],
+        [b.cache if isinstance(b := old[i], ModelState) else None for i in fitting],
+    )
+    for i, cache in zip(fitting, caches, strict=True):
+        states[i].cache = cache
+        states[i].counters.add_seconds(prefill=perf_counter() - begun)
+    for state in states:
+        if state.cache is None:
+            state.off = f"the prompt does not fit {model.name}"
+    return states
+
+
+def commit_states(
+    model: LanguageModel, states: Sequence[ModelState], tokens: Sequence[IntArray]
+) -> None:
+    """Keep the rows that the emitted tokens spell; the rest is pending next time."""
+    for state, emitted in zip(states, tokens, strict=True):
+        if state.cache is not None:
+            state.off = state.off or unreadable(model, emitted)
+            state.cache.commit(emitted)
+
+
+def window(model: LanguageModel, state: ModelState, tail: IntArray) -> int:
+    """How deep a draft may go; 0 where this request can not be drafted for. The last drafted token
+    itself is never read by this model."""
+    if state.off is not None or unreadable(model, tail):
+        return 0
+    room = state.cache.room - len(tail) + 1
+    if room <= 0:
+        state.off = f"the text has outgrown the window of {model.name}"
+    return max(room, 0)
+
+
+def top_chance(sampler: Sampler, logits: Tensor, generated: Sequence[int]) -> float:
+    """The model's own probability of its best token. At temperature 0, where that would always be
+    1, at temperature 1 and without warps."""
+    if sampler.params.temperature > 0:
+        return float(sampler.support(logits, generated).probabilities().max())
+    scores = sampler.process(logits, generated).double()
+    return float((scores.max() - scores.logsumexp(-1)).exp())
+
+
+def head_chance(stop: Stop, rows: Rows, row: int, model: str) -> float:
+    """What the trained head of `stop` says of the token that this row has read. Raises
+    `OptionError` where the model shows no hidden states."""
+    assert stop.head is not None
+    if rows.hidden is None:
+        raise OptionError(
+            f"the head of {type(stop).__name__} reads hidden states, which model {model} does not "
+            "show",
+            hint="Leave the head out, or draft with a model that shows them",
+        )
+    return float(stop.head(rows.hidden[row]))
+
+
+def own_prompt(request: Request) -> Prompt:
+    """What a lower tier reads: its own prompt, or the target's as plain token ids."""
+    if request.draft_prompt is not None:
+        return request.draft_prompt
+    if request.prompt.embeddings is not None:
+        return Prompt(token_ids=request.prompt.token_ids)
+    return request.prompt
+
+
+def fits(model: LanguageModel, prompt: Prompt) -> bool:
+    """Whether the model can read the prompt and at least one token more."""
+    return len(prompt) < model.context_length and max(prompt.token_ids) < model.vocab_size
+
+
+def unreadable(model: LanguageModel, tokens: IntArray) -> str | None:
+    """Why `model` can not read `tokens`: a wider tier wrote an id that it does not have."""
+    if len(tokens) and tokens.max() >= model.vocab_size:
+        return f"token {tokens.max()} is outside the vocabulary of {model.name}"
+    return None

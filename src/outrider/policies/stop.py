@@ -1,0 +1,126 @@
+"""How long to draft by what the drafter knows of the tokens it has written.
+
+Both policies give every round the same budget, with a `Stop` that ends a draft early. It reads the
+drafter's probabilities, or the draft model's hidden states, and never the target's; what it has
+looked at stays in the draft. So no rule is biased by it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from outrider.counters import Counters
+from outrider.errors import OptionError
+from outrider.types import Budget
+
+
+@dataclass(frozen=True, slots=True)
+class BelowThreshold:
+    """Stops after a token that was drafted where no token had this probability."""
+
+    threshold: float
+
+    head = None
+    """It reads probabilities."""
+
+    def __call__(self, chances: Sequence[float]) -> bool:
+        """Whether the newest chance is below the threshold."""
+        return chances[-1] < self.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class LikelyRefused:
+    """Stops when the chance that one of the tokens will be refused exceeds `eta`."""
+
+    eta: float
+    least: int
+    head: Callable[[Tensor], float] | None = None
+
+    def __call__(self, chances: Sequence[float]) -> bool:
+        """Whether 1 - (product of the chances) is above `eta`, from the `least`-th token on."""
+        if len(chances) < self.least:
+            return False
+        return self.eta == 0.0 or 1.0 - math.prod(chances) > self.eta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfidenceStop:
+    """Draft until the drafter's best token is less likely than `threshold`, as in SWIFT and the
+    assisted generation of `transformers`.
+
+    Attributes:
+        threshold: from 0, which never stops, to 1, which stops after the first token.
+        longest: most tokens of a draft.
+
+    Raises:
+        OptionError: a number outside its range.
+    """
+
+    threshold: float = 0.4
+    longest: int = 20
+
+    def __post_init__(self) -> None:
+        _check_share("threshold", self.threshold)
+        _check_length("longest", self.longest, 1)
+
+    @property
+    def adaptive(self) -> bool:
+        """Earlier drafts change nothing."""
+        return False
+
+    def budget(self, counters: Counters, batch: int = 1) -> Budget:
+        """A chain of the longest length that may end early."""
+        stop = BelowThreshold(self.threshold)
+        return Budget(depth=self.longest, nodes=self.longest, stop=stop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecDecPlus:
+    """SpecDec++ (Huang et al. 2024, arXiv 2405.19715): draft until the chance that some token has
+    been refused already exceeds `eta`; the paper shows that the best stop is such a threshold.
+
+    Without a `head`, the drafter's probability of its best token stands for the chance that a token
+    is kept. A trained head reads the draft model's last hidden state after the token, which exists
+    only once the next token is drawn; the decision then lags by one token.
+
+    Attributes:
+        eta: from 0 (always the least) to 1 (always the longest); the paper uses 0.3 to 0.7.
+        least: tokens before the first stop.
+        longest: most tokens of a draft.
+        head: from a hidden state `[hidden]` to the chance that the token it has read is kept.
+
+    Raises:
+        OptionError: a number outside its range.
+    """
+
+    eta: float = 0.5
+    least: int = 2
+    longest: int = 20
+    head: Callable[[Tensor], float] | None = None
+
+    def __post_init__(self) -> None:
+        _check_share("eta", self.eta)
+        _check_length("least", self.least, 1)
+        _check_length("longest", self.longest, self.least)
+
+    @property
+    def adaptive(self) -> bool:
+        """Earlier drafts change nothing."""
+        return False
+
+    def budget(self, counters: Counters, batch: int = 1) -> Budget:
+        """A chain of the longest length that may end early."""
+        stop = LikelyRefused(self.eta, self.least, self.head)
+        return Budget(depth=self.longest, nodes=self.longest, stop=stop)
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise OptionError(f"{name} is {value}", hint="Give a chance of at least 0 and at most 1")
+
+
+def _check_length(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise OptionError(f"{name} is {value}", hint=f"Give at least {least}")
