@@ -85,9 +85,7 @@ def gumbel(
     return -torch.log(-torch.log(uniforms(key, token_ids)))
 
 
-def gumbel_arrays(
-    keys: Sequence[int], token_ids: NDArray[np.integer[Any]]
-) -> NDArray[np.float64]:
+def gumbel_arrays(keys: Sequence[int], token_ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     """The numbers of `gumbel` for `[rows, ids]`, one key a row, by NumPy: for a handful of tokens
     that is several times faster. Negative ids get numbers that mean nothing."""
     x = token_ids.astype(np.uint64) * np.uint64(_GOLDEN)

@@ -203,12 +203,11 @@ class _Walk:
     def _drawn(self, known: dict[int, float]) -> int:
         """A successor, in proportion to its weight."""
         left = self._random.random() * sum(known.values())
-        token = -1
         for token, weight in known.items():
             left -= weight
             if left < 0:
-                break
-        return token
+                return token
+        return next(iter(known))  # rounding
 
 
 def _visited(node: PuctNode, path: tuple[int, ...]) -> Iterator[_Leaf]:

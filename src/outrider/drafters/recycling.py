@@ -15,7 +15,7 @@ from outrider.counters import Counters
 from outrider.drafters.template import Template, recycling_template
 from outrider.memories.adjacency import Adjacency
 from outrider.protocols import Needs, Request
-from outrider.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified, as_ids
+from outrider.types import EMPTY_DRAFT, BoolArray, Budget, Draft, Draw, IntArray, Verified, as_ids
 
 
 @dataclass(slots=True)
@@ -130,7 +130,7 @@ class TokenRecycling:
         self.memory.learn(tokens, seen.rows.logits, accepted)
 
 
-def _writable(tokens: IntArray, parents: IntArray, ends: frozenset[int]) -> "IntArray | None":
+def _writable(tokens: IntArray, parents: IntArray, ends: frozenset[int]) -> BoolArray | None:
     """Which nodes are known and stand after no end token, as a mask; None: all of them."""
     if tokens.min() >= 0 and ends.isdisjoint(tokens.tolist()):
         return None

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from outrider.errors import OptionError, VocabularyError
+from outrider.errors import OptionError
+from outrider.memories.store import StorePage, open_store, write_store
 from outrider.types import IntArray, as_ids
 
 _KEY_BYTES, _ENTRY_BYTES = 420, 56
@@ -109,42 +108,49 @@ class Trigrams:
     def items(self) -> Iterator[tuple[tuple[int, int], Mapping[int, float]]]:
         """All keys with their weights, the one touched longest ago first."""
         for key, weights in self._table.items():
-            yield (key >> 32, key & 0xFFFFFFFF), weights
+            yield (key >> 32, key & _LOW), weights
 
-    def save(self, file: Path | str, fingerprint: str = "") -> None:
-        """Write the table as safetensors; `fingerprint` names the tokenizer its ids are of."""
-        sizes = [len(weights) for weights in self._table.values()]
+    def save(self, path: Path, fingerprint: str, *, force: bool = False) -> None:
+        """Write the table as a store; `fingerprint` names the tokenizer that its ids are of.
+
+        Raises:
+            StoreError: there is something at `path` already, or it can not be written.
+        """
+        tables = self._table.values()
         arrays = {
             "keys": np.array(list(self._table), dtype=np.int64),
-            "bounds": np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))),
-            "ids": np.array([c for w in self._table.values() for c in w], dtype=np.int32),
-            "weights": np.array(
-                [x for w in self._table.values() for x in w.values()], dtype=np.float32
-            ),
+            "bounds": np.cumsum([0, *map(len, tables)], dtype=np.int64),
+            "ids": np.array([c for table in tables for c in table], dtype=np.int32),
+            "weights": np.array([w for t in tables for w in t.values()], dtype=np.float32),
         }
-        save_file(arrays, file, {"kind": "trigrams", "tokenizer": fingerprint})
+        highest = max((max(key >> 32, key & _LOW, *t) for key, t in self._table.items()), default=0)
+        page = StorePage(
+            kind=_KIND,
+            fingerprint=fingerprint,
+            vocab_size=highest + 1,
+            tokens=self._entries,
+            documents=len(self._table),
+        )
+        write_store(path, page, arrays, force=force)
 
-    def load(self, file: Path | str, fingerprint: str = "") -> None:
+    def load(self, path: Path, fingerprint: str | None = None) -> None:
         """Add what `save` wrote, the heaviest successors of each key.
 
         Raises:
-            OptionError: no such file, or not one of trigrams.
-            VocabularyError: its ids are of another tokenizer.
+            StoreError: there is no such store, or it is damaged.
+            VocabularyError: its ids are of another tokenizer than `fingerprint` names.
         """
-        arrays, made_for = _read(Path(file))
-        if fingerprint and made_for and made_for != fingerprint:
-            raise VocabularyError(
-                f"{file} was made with another tokenizer ({made_for}, here {fingerprint})",
-                hint="Build it again from the corpus",
-            )
-        keys, bounds = arrays["keys"].tolist(), arrays["bounds"].tolist()
-        ids, weights = arrays["ids"].tolist(), arrays["weights"].tolist()
-        for key, begin, end in zip(keys, bounds, bounds[1:], strict=False):
+        _, arrays = open_store(path, _KIND, _ARRAYS, fingerprint=fingerprint)
+        keys, bounds, ids, weights = (arrays[name].tolist() for name in _ARRAYS)
+        for key, begin, end in zip(keys, bounds[:-1], bounds[1:], strict=True):
             ranked = sorted(zip(weights[begin:end], ids[begin:end], strict=True), reverse=True)
             best = ranked[: self.successors]
             self._set(key, {c: min(max(w, 0.0), self.cap) for w, c in best})
 
 
+_KIND = "trigrams"
+_ARRAYS = ("keys", "bounds", "ids", "weights")
+_LOW = 0xFFFFFFFF
 _NOTHING: Mapping[int, float] = {}
 
 
@@ -173,14 +179,3 @@ def _count(texts: Iterable[Sequence[int] | IntArray]) -> _Counted:
     bounds = np.append(begin, len(first))
     totals = np.add.reduceat(counts, begin) if len(begin) else counts
     return _Counted(keys, totals, bounds, ids[first], counts)
-
-
-def _read(file: Path) -> tuple[dict[str, np.ndarray], str]:
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            told = opened.metadata() or {}
-            if told.get("kind") != "trigrams":
-                raise OptionError(f"{file} holds no trigrams", hint="Give a file `save` wrote")
-            return {name: opened.get_tensor(name) for name in opened.keys()}, told["tokenizer"]  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise OptionError(f"{file} can not be read: {error}", hint="Check the path") from None
