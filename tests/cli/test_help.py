@@ -9,8 +9,8 @@ import pytest
 from typer.main import get_command
 
 from outrider.cli.app import app
-from outrider.cli.options import DRAFTERS, MODES
-from outrider.engine.automatic import DRAFTERS as KNOWN_DRAFTERS
+from outrider.cli.options import MODES, TREES
+from outrider.engine.trees import TREES as KNOWN_TREES
 from outrider.strategy import MODES as KNOWN_MODES
 from tests.cli.conftest import Run
 
@@ -66,7 +66,7 @@ def test_help_loads_no_models() -> None:
 
 def test_what_is_offered_is_what_is_known() -> None:
     assert set(MODES) == set(KNOWN_MODES)
-    assert list(DRAFTERS) == list(KNOWN_DRAFTERS)
+    assert list(TREES) == list(KNOWN_TREES)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from outrider.acceptance import Match, Rejection
 from outrider.decoding import generate
 from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, NoDrafter, Qualified
+from outrider.drafters.recycling import TokenRecycling
 from outrider.engine.automatic import Automatic, Costs
 from outrider.engine.generator import Generator
 from outrider.engine.load import load
@@ -62,7 +63,8 @@ def test_what_each_is_made_of() -> None:
 
     assert isinstance(built("none").drafter, NoDrafter)
     assert isinstance(built("lookup").drafter, Lookup)
-    assert isinstance(built("auto", ()).drafter, Lookup)
+    alone = built("auto", ()).drafter
+    assert isinstance(alone, Fallback) and isinstance(alone.second, TokenRecycling)
     assert isinstance(built("model").drafter, ModelDrafter)
     nest = built("pyramid", (FAMILY.qualifier, FAMILY.small, FAMILY.draft)).drafter
     assert isinstance(nest, Qualified) and nest.name == "qualifier"
@@ -206,7 +208,7 @@ def test_load(folders: Folders, options: Any, kind: Any, windows: tuple[int, ...
     [
         ({"drafter": "pyramids"}, "unknown drafter 'pyramids'. Did you mean 'pyramid'"),
         ({"drafter": "pyramid"}, "needs a qualifier and a draft model"),
-        ({"drafter": "lookup", "mode": "fuzzy"}, "a lookup has none"),
+        ({"drafter": "lookup", "mode": "fuzzy"}, "'lookup' has none"),
         ({"drafter": "model", "draft": None}, "'model' needs a draft model"),
         ({"draft": None, "mode": "distribution"}, "needs a draft model"),
     ],

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.counters import Counters, Pace, Tally
+from outrider.counters import Counters, Pace, Ranks, Tally
 from outrider.errors import OptionError
 from outrider.metrics import expected_tokens
 from outrider.policies import CostCurve, ExpectedGain, Source
-from outrider.policies.source import best_length
+from outrider.policies.source import best_length, best_tree
 from outrider.types import Budget
 
 CURVE = CostCurve.of({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.5, 16: 2.4, 32: 4.8})
@@ -255,3 +255,96 @@ def test_what_is_carried_to_the_next_request_is_bounded() -> None:
 def test_bad_options_are_refused(make) -> None:
     with pytest.raises(OptionError):
         make()
+
+
+def test_sources_that_have_nothing_are_asked_ever_more_rarely() -> None:
+    """Where asking counts; a token of theirs that is kept brings them back at once."""
+    copies = Source(name="lookup5", accept=0.9, lucky=True)
+    by = policy(copies, asking=0.05)
+    counters, asked = Counters(), []
+    for _ in range(400):
+        asked.append(by.budget(counters).depth > 0)
+        counters.rounds += 1
+    assert all(asked[:16])
+    assert sum(asked[16:]) < 0.25 * len(asked[16:])
+    assert any(asked[-80:]), "but always again"
+    counters.tallies["lookup5"] = Tally()
+    counters.tallies["lookup5"].note(4, 4, False, counters.now)
+    after = []
+    for _ in range(12):
+        after.append(by.budget(counters).depth > 0)
+        counters.rounds += 1
+    assert sum(after) >= 11, "an undrafted round now and then"
+    free = policy(copies)
+    idle = Counters()
+    for rounds in range(60):
+        idle.rounds = rounds
+        assert free.budget(idle).depth > 0, "where asking costs nothing it goes on"
+
+
+def test_a_decision_stands_until_something_happens() -> None:
+    by, counters = policy(DRAFT), Counters(past=1000)
+    first = by.budget(counters)
+    counters.rounds += 1
+    assert by.budget(counters) is first
+    counters.tallies["draft"] = Tally()
+    counters.tallies["draft"].note(5, 0, True, counters.now)
+    assert by.budget(counters) is not first
+
+
+# -- trees -------------------------------------------------------------------------------------
+
+
+def tree_source(first: float = 0.6, **options) -> Source:
+    reach = tuple(first * 0.8**place for place in range(40))
+    return Source(name="tree", reach=reach, longest=40, depth=5, **options)
+
+
+@given(
+    reach=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=20),
+    draft=st.tuples(st.floats(0.0, 2.0), st.floats(0.0, 2.0)),
+    points=POINTS,
+)
+def test_best_tree_is_the_best(reach, draft, points) -> None:
+    curve = CostCurve.of(points)
+    verify = [curve.seconds(n + 1) for n in range(len(reach) + 1)]
+    speeds = [1.0 / verify[0]] + [
+        (1.0 + sum(reach[:n])) / (draft[0] + n * draft[1] + verify[n])
+        for n in range(1, len(reach) + 1)
+    ]
+    plan = best_tree(reach, draft, verify)
+    assert plan.speed == pytest.approx(max(speeds), rel=1e-9)
+    assert speeds[plan.length] == pytest.approx(max(speeds), rel=1e-9)
+
+
+def test_a_tree_is_as_large_as_its_rows_are_cheap() -> None:
+    cheap = CostCurve.of({1: 1.0, 64: 1.2})
+    dear = CostCurve.of({1: 1.0, 64: 20.0})
+    sizes = [policy(tree_source(), verify=c).budget(Counters()).nodes for c in (dear, CURVE, cheap)]
+    assert sizes[0] < sizes[1] < sizes[2]
+    budget = policy(tree_source(), verify=cheap).budget(Counters())
+    assert budget.depth == 5 and budget.nodes_of("tree") == budget.nodes > 5
+
+
+def test_nodes_that_are_never_kept_are_left_out() -> None:
+    by = policy(tree_source())
+    assert by.budget(Counters()).nodes > 4
+    tally = Tally()
+    for i in range(60):
+        tally.note(40, 1, True, i)
+        tally.ranks.note(40, [0])  # the first node always, no other ever
+    counters = Counters(tallies={"tree": tally}, rounds=60)
+    assert 1 <= by.budget(counters).nodes <= 3
+
+
+def test_ranks_count_by_blocks() -> None:
+    ranks = Ranks()
+    assert [ranks.block(place) for place in (0, 1, 2, 3, 6, 7, 14, 15)] == [0, 1, 1, 2, 2, 3, 3, 4]
+    ranks.note(4, [0, 3])
+    assert ranks.trials == [1.0, 2.0, 1.0] and ranks.hits == [1.0, 0.0, 1.0]
+    source = tree_source()
+    chances = source.reached(ranks)
+    assert len(chances) == 40 and chances[0] > source.reach[0]
+    assert chances[1] < source.reach[1]
+    assert chances[7] / source.reach[7] == pytest.approx(chances[3] / source.reach[3])
+    assert source.reached(Ranks()) == pytest.approx(list(source.reach))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from outrider.engine.catalogue import FREE
 from outrider.errors import OptionError, nearest, reject_unknown
 
 BASELINE = "none"
@@ -16,7 +17,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     BASELINE: {"mode": "none"},
     "draft": {"mode": "exact", "drafter": "model"},
     "pyramid": {"mode": "exact", "drafter": "pyramid"},
-    "lookup": {"mode": "exact", "drafter": "lookup"},
+    **{name: {"mode": "exact", "drafter": name} for name in FREE},
     "auto": {"drafter": "auto"},
     "distribution": {"mode": "distribution", "drafter": "model"},
     "assisted": {"mode": "assisted", "drafter": "pyramid"},
@@ -24,7 +25,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Keywords of `outrider.load` by name. `auto` is what `load` does when nobody says anything."""
 
-ALIASES = {"k": "num_speculative_tokens", "q": "num_qualified_tokens"}
+ALIASES = {
+    "k": "num_speculative_tokens",
+    "q": "num_qualified_tokens",
+    "n": "num_draft_nodes",
+}
 RESERVED = ("target", "dtype", "device", "threads", "tokenizer", "context", "trust_remote_code")
 """Options of `load` that belong to the run, since all of its strategies share them."""
 

@@ -14,6 +14,7 @@ from outrider.cli.bench import bench
 from outrider.cli.calibrate import calibrate
 from outrider.cli.chat import chat
 from outrider.cli.demo import demo
+from outrider.cli.drafters import drafters
 from outrider.cli.generate import generate
 from outrider.cli.groups import grouped
 from outrider.cli.info import info
@@ -31,6 +32,7 @@ app.command()(grouped(generate))
 app.command()(grouped(chat))
 app.command()(grouped(demo))
 app.command()(grouped(info))
+app.command()(grouped(drafters))
 app.command()(grouped(calibrate))
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")

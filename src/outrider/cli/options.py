@@ -12,12 +12,13 @@ import typer
 
 from outrider.cli.groups import given_fields
 from outrider.cli.numbers import share
+from outrider.engine.catalogue import KINDS
 
 if TYPE_CHECKING:
     from outrider.engine.generator import Generator
 
 MODES = ("exact", "distribution", "assisted", "fuzzy", "none")
-DRAFTERS = ("auto", "lookup", "model", "pyramid", "none")
+TREES = ("top-k", "eagle2", "dyspec", "rsd-c", "rsd-s")
 
 
 def option(*names: str, panel: str, help: str, **settings: Any) -> Any:
@@ -92,11 +93,37 @@ class Speculation:
         str | None,
         option(
             panel="Speculation",
-            metavar=f"[{'|'.join(DRAFTERS)}]",
-            autocompletion=lambda: list(DRAFTERS),
-            help="Who drafts. auto: what is expected to be fastest, decided while writing. lookup: "
-            "copies from the text so far. model: the draft model alone. pyramid: the draft model "
-            "and every qualifier. Default: auto.",
+            metavar=f"[{'|'.join(KINDS)}]",
+            autocompletion=lambda: list(KINDS),
+            help="Who drafts; `outrider drafters` describes them all. auto: what is expected to be "
+            "fastest, decided while writing. lookup: copies from the text so far. model: the draft "
+            "model alone. pyramid: the draft model and every qualifier. Default: auto.",
+        ),
+    ] = None
+    tree: Annotated[
+        str | None,
+        option(
+            panel="Speculation",
+            metavar=f"[{'|'.join(TREES)}]",
+            autocompletion=lambda: list(TREES),
+            help="Let the draft model draft trees, grown in this way. With --drafter model.",
+        ),
+    ] = None
+    num_draft_nodes: Annotated[
+        int | None,
+        option(
+            panel="Speculation",
+            help="Tokens in a tree, for drafters of trees. Default: as many as pay; 16 where "
+            "lengths are fixed.",
+            min=1,
+        ),
+    ] = None
+    datastore: Annotated[
+        Path | None,
+        option(
+            panel="Speculation",
+            help="What `outrider datastore build` wrote: for the drafters rest and sam.",
+            metavar="PATH",
         ),
     ] = None
     num_speculative_tokens: Annotated[

@@ -7,9 +7,14 @@ of undrafted decoding in any case, so nothing here needs to be certain.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from outrider.decoding import generate
-from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, Qualified
+from outrider.drafters import Bypass, Fallback, ModelDrafter, Qualified
+from outrider.drafters.recycling import TokenRecycling
+from outrider.engine.catalogue import FREE
+from outrider.engine.free import LOOKUP, Parts, free_parts, lookup_sources, recycling_source
+from outrider.engine.trees import tree_parts
 from outrider.generation import Generation
 from outrider.models.costs import measure_costs
 from outrider.policies import CostCurve, ExpectedGain, Source
@@ -19,26 +24,11 @@ from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy import Strategy, tier_names
 from outrider.types import Prompt
 
-DRAFTERS: dict[str, str] = {
-    "auto": "whatever is expected to be fastest, decided while writing",
-    "lookup": "copies from the text so far; no draft model",
-    "model": "the draft model alone",
-    "pyramid": "the draft model and every qualifier",
-    "none": "undrafted decoding",
-}
-
-LOOKUP = Lookup(min_ngram=1)
-"""Guesses after a single token too: the policy asks for them only where they pay."""
-
-LOOKUP_CHANCES = {1: 0.25, 2: 0.45, 3: 0.55, 4: 0.7, 5: 0.85}
-"""By length of the match, how often copied tokens were kept (greedy and sampled text of `tiny`)."""
-
 FURTHER_TIER = 0.1
 """How much more a qualifier must promise before it takes part: its prompt has to be read, too."""
 
-_LONGEST_COPY = 24
-_COPY = {"fixed": 2e-5, "seconds": 1e-6}
-"""What a copy takes, in seconds, until it is measured."""
+_ASKING = 2e-5
+"""Seconds of a round in which drafters are asked and have nothing."""
 
 _OVERHEAD_PROMPT, _OVERHEAD_ROUNDS = 16, 12
 _DRAFT_WIDTHS, _DRAFT_LIMIT = (1, 2), 0.02
@@ -73,20 +63,28 @@ class Automatic:
         below: smaller models, the largest first; the last one drafts.
         chances: what is believed of them before they were tried.
         costs: the target's; measured when not given.
+        datastore: what retrieving drafters read, opened.
+        tree: how the draft model grows trees, if it does.
     """
 
     target: LanguageModel
     below: Sequence[LanguageModel] = ()
     chances: Chances = field(default_factory=Chances)
     costs: Costs | None = None
+    datastore: Any = None
+    tree: str | None = None
 
     def strategy(self, kind: str = "auto") -> Strategy:
-        """One of `DRAFTERS`; undrafted where the target's window has no room to measure in."""
+        """One of `KINDS`; undrafted where the target's window has no room to measure in."""
         if kind == "none" or self.target.context_length < 3:
             return Strategy(target=self.target)
         costs = self.costs or Costs.of(self.target)
-        if kind == "lookup" or not self.below:
-            return self._built(costs, LOOKUP, _lookups())
+        if kind in FREE:
+            return self._free(costs, free_parts(kind, self.target, self.datastore))
+        if not self.below:
+            return self._without_draft(costs)
+        if self.tree is not None:
+            return self._free(costs, tree_parts(self.tree, self.below[-1], rejecting=False))
         draft = ModelDrafter(model=self.below[-1])
         each = measure_costs(draft.model, _DRAFT_WIDTHS, limit=_DRAFT_LIMIT).seconds(1)
         alone = Source(
@@ -99,10 +97,23 @@ class Automatic:
             return self._built(costs, nest, (source,))
         chosen = self._qualifier(each, costs)
         if chosen is None:
-            return self._built(costs, Fallback(first=LOOKUP, second=draft), (*_lookups(), alone))
+            line = Fallback(first=LOOKUP, second=draft)
+            return self._built(costs, line, (*lookup_sources(), alone))
         nest, source = self._level(draft, alone, costs, *chosen, name="qualifier")
         line = Fallback(first=LOOKUP, second=Bypass(qualified=nest))
-        return self._built(costs, line, (*_lookups(), alone, source))
+        return self._built(costs, line, (*lookup_sources(), alone, source))
+
+    def _without_draft(self, costs: Costs) -> Strategy:
+        """Copies where they promise more, else what the target last thought likely."""
+        rows = TokenRecycling()
+        line = Fallback(first=LOOKUP, second=rows)
+        return self._built(costs, line, (*lookup_sources(), recycling_source(rows)))
+
+    def _free(self, costs: Costs, parts: Parts) -> Strategy:
+        """A drafter of its own kind, asked for as much as pays."""
+        if parts.policy is not None:
+            return Strategy(target=self.target, drafter=parts.drafter, policy=parts.policy)
+        return self._built(costs, parts.drafter, parts.sources)
 
     def _built(self, costs: Costs, drafter: Drafter, sources: tuple[Source, ...]) -> Strategy:
         policy = _policy(costs.target, costs, sources)
@@ -157,7 +168,11 @@ class Automatic:
 
 def _policy(verify: CostCurve, costs: Costs, sources: tuple[Source, ...]) -> ExpectedGain:
     return ExpectedGain(
-        verify=verify, sources=sources, overhead=costs.overhead, handling=costs.overhead
+        verify=verify,
+        sources=sources,
+        overhead=costs.overhead,
+        handling=costs.overhead,
+        asking=_ASKING,
     )
 
 
@@ -180,10 +195,3 @@ def round_overhead(target: LanguageModel) -> float:
 
 def _qualifier_costs(qualifier: LanguageModel) -> CostCurve:
     return measure_costs(qualifier, _QUALIFIER_WIDTHS, limit=_QUALIFIER_LIMIT)
-
-
-def _lookups() -> tuple[Source, ...]:
-    return tuple(
-        Source(name=origin, accept=LOOKUP_CHANCES[n], longest=_LONGEST_COPY, lucky=True, **_COPY)
-        for n, origin in LOOKUP.origins.items()
-    )

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from outrider.acceptance import Match, RecursiveRejection
 from outrider.acceptance.calibration import Calibration, ModelId, Subject, Threshold
-from outrider.drafters import Lookup
-from outrider.engine.automatic import DRAFTERS, Automatic
+from outrider.engine.automatic import Automatic
+from outrider.engine.catalogue import FREE, KINDS
+from outrider.engine.free import free_parts
+from outrider.engine.trees import check_tree, tree_parts
 from outrider.errors import OptionError, nearest
-from outrider.policies import FixedLength
-from outrider.protocols import LanguageModel
+from outrider.policies import FixedLength, FixedTree
+from outrider.protocols import DraftPolicy, LanguageModel
 from outrider.sampling import SamplingParams
 from outrider.strategy import (
     DEFAULT_THRESHOLD_QUALIFIER,
@@ -18,6 +21,9 @@ from outrider.strategy import (
     Strategy,
     pyramid,
 )
+
+_NODES = 16
+"""Tokens of a tree where lengths are fixed and none was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,39 +61,70 @@ class Thresholds:
         return DEFAULT_THRESHOLD_TARGET if self.target.value is None else self.target.value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Who drafts, and whether at lengths that stay as they are."""
+    """Who drafts, and whether at lengths that stay as they are.
+
+    Attributes:
+        drafter: one of `KINDS`.
+        config: modes, lengths and thresholds.
+        fixed: whether lengths stay as they are.
+        tree: how the draft model grows trees, one of `TREES`; None drafts chains.
+        nodes: tokens of a tree, where that was given.
+        datastore: what retrieving drafters read, opened.
+
+    Raises:
+        OptionError: an unknown drafter or tree, one whose tokens the mode can not judge, or a
+            size of trees for a drafter of chains.
+    """
 
     drafter: str
     config: PyramidConfig
     fixed: bool
+    tree: str | None = None
+    nodes: int | None = None
+    datastore: Any = None
 
-    @classmethod
-    def of(cls, drafter: str, config: PyramidConfig, length: int | None) -> "Recipe":
-        """Raises `OptionError` for an unknown drafter, or one whose tokens the mode can not judge.
-
-        `length` is a draft length that was given, or None.
-        """
-        if drafter not in DRAFTERS:
-            raise OptionError(f"unknown drafter {drafter!r}", hint=nearest(drafter, DRAFTERS))
-        if drafter == "lookup" and config.mode in ("assisted", "fuzzy"):
+    def __post_init__(self) -> None:
+        if self.drafter not in KINDS:
             raise OptionError(
-                f"mode {config.mode!r} compares the laws of two models, and a lookup has none",
-                hint="Use mode exact, or another drafter",
+                f"unknown drafter {self.drafter!r}", hint=nearest(self.drafter, KINDS)
             )
-        return cls(drafter, config, length is not None or config.mode != "exact")
+        if self.drafter in FREE and self.config.mode in ("assisted", "fuzzy"):
+            raise OptionError(
+                f"mode {self.config.mode!r} compares the laws of two models, and drafter "
+                f"{self.drafter!r} has none",
+                hint="Use mode exact, or drafter model or pyramid",
+            )
+        self._check_tree()
+
+    def _check_tree(self) -> None:
+        if self.tree is not None:
+            check_tree(self.tree)
+            if self.drafter != "model" or self.config.mode in ("assisted", "fuzzy"):
+                raise OptionError(
+                    f"tree {self.tree!r} is given with drafter {self.drafter!r} in mode "
+                    f"{self.config.mode!r}",
+                    hint="Trees are grown by drafter model, in mode exact or distribution",
+                )
+        if self.nodes is not None and self.tree is None and not KINDS[self.drafter].tree:
+            raise OptionError(
+                f"num_draft_nodes is {self.nodes}, and drafter {self.drafter!r} drafts chains",
+                hint="Give num_speculative_tokens, or a tree",
+            )
+        if self.nodes is not None and self.nodes < 1:
+            raise OptionError(f"num_draft_nodes is {self.nodes}", hint="Draft at least 1 token")
 
     def tiers(self, found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
         """The tiers that take part: target first, draft model last."""
-        if self.drafter in ("lookup", "none"):
+        if self.drafter in FREE or self.drafter == "none":
             return found[:1]
         return [found[0], *found[1:][-1:]] if self.drafter == "model" else found
 
     def check(self, tiers: int) -> None:
         """Raise `OptionError` when there are too few tiers."""
         mode, drafter = self.config.mode, self.drafter
-        if mode == "none" or drafter in ("lookup", "none"):
+        if mode == "none" or drafter in FREE or drafter == "none":
             return
         if drafter == "pyramid" and tiers < 3:
             raise OptionError(
@@ -106,11 +143,29 @@ class Recipe:
         if config.mode == "none" or self.drafter == "none":
             return Strategy(target=target)
         if not self.fixed:
-            return Automatic(target, below).strategy(self.drafter)
-        if below:
+            return Automatic(target, below, datastore=self.datastore, tree=self.tree).strategy(
+                self.drafter
+            )
+        if below and self.tree is None:
             return pyramid(target, below[-1], below[:-1], config)
-        length = FixedLength(config.num_speculative_tokens)
-        return Strategy(target=target, drafter=Lookup(), rule=config.outer_rule, policy=length)
+        return self._fixed(target, below, config)
+
+    def _fixed(
+        self, target: LanguageModel, below: Sequence[LanguageModel], config: PyramidConfig
+    ) -> Strategy:
+        """Drafts of one size by a drafter that is no pyramid."""
+        if self.tree is not None:
+            parts = tree_parts(self.tree, below[-1], rejecting=config.mode == "distribution")
+        else:
+            name = "lookup" if self.drafter == "auto" else self.drafter
+            parts = free_parts(name, target, self.datastore)
+        depth = config.num_speculative_tokens
+        policy: DraftPolicy = FixedLength(depth)
+        if parts.tree:
+            nodes = self.nodes or max(_NODES, depth)
+            policy = FixedTree(depth=min(depth, nodes), nodes=nodes)
+        rule = RecursiveRejection() if config.mode == "distribution" else Match()
+        return Strategy(target=target, drafter=parts.drafter, rule=rule, policy=policy)
 
 
 @dataclass(frozen=True, slots=True)

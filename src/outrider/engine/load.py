@@ -42,6 +42,9 @@ def load(
     drafter: str = "auto",
     num_speculative_tokens: int | None = None,
     num_qualified_tokens: int | None = None,
+    tree: str | None = None,
+    num_draft_nodes: int | None = None,
+    datastore: str | Path | None = None,
     divergence: str = "js",
     threshold_qualifier: float | str | None = None,
     threshold_target: float | str | None = None,
@@ -64,14 +67,17 @@ def load(
             a family's out.
         draft: the smallest model; likewise.
         mode: `exact`, `distribution`, `assisted`, `fuzzy` or `none`; see `strategy.MODES`.
-        drafter: `auto`, `lookup`, `model`, `pyramid` or `none`; see `automatic.DRAFTERS`. `auto`
-            needs no draft model. Where a mode other than `exact` or a length below is given, it
-            means the draft model and every qualifier, at fixed lengths.
+        drafter: `auto`, `lookup`, `recycling`, `model`, ...; see `catalogue.KINDS`, or
+            `outrider drafters`. `auto` needs no draft model. Where a mode other than `exact` or a
+            length below is given, it means the draft model and every qualifier, at fixed lengths.
         num_speculative_tokens: what the draft model drafts at once, always. In mode `exact`, when
             neither length is given, lengths follow costs measured here and acceptance tracked
             while writing; elsewhere the default is 5.
         num_qualified_tokens: what the qualifier collects before the target is called; likewise,
             the default is 10.
+        tree: how the draft model grows trees: one of `trees.TREES`; None drafts chains.
+        num_draft_nodes: tokens of a tree, for drafters of trees; likewise, the default is 16.
+        datastore: what `outrider datastore build` wrote, for the drafters `rest` and `sam`.
         divergence: what the fuzzy rules measure.
         threshold_qualifier: the qualifier's tolerance: a divergence, or a share of positions to
             accept such as `"80%"`, looked up in a calibration.
@@ -108,7 +114,14 @@ def load(
         raise OptionError(f"context is {context}", hint="Leave room for a prompt and an answer")
     if threads is not None:
         _use_threads(threads)
-    recipe = Recipe.of(drafter, config, num_speculative_tokens or num_qualified_tokens)
+    lengths = (num_speculative_tokens, num_qualified_tokens, num_draft_nodes)
+    recipe = Recipe(
+        drafter=drafter,
+        config=config,
+        fixed=mode != "exact" or any(length is not None for length in lengths),
+        tree=tree,
+        nodes=num_draft_nodes,
+    )
     tiers = recipe.tiers(_sources(target, qualifier, draft, mode))
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)

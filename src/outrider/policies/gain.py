@@ -16,6 +16,11 @@ from outrider.types import Budget
 _NEVER = Tally()
 _BELIEF, _RECALLED = 4, 16
 """Rounds for which it is believed that both kinds have one pace; most rounds that count."""
+_PATIENCE, _NAP, _LONGEST_NAP = 16, 8, 64
+"""Rounds in which lucky sources may be asked in vain; rounds they are then left alone, at first and
+at most."""
+_TRIFLE = 0.01
+"""Share of a round that asking may take unnoticed."""
 _STANDING = 8
 """Rounds for which measured paces, and decisions that nothing contradicts, stand."""
 
@@ -39,6 +44,8 @@ class ExpectedGain:
         sources: whose drafts it deals with; it asks for nothing where there are none.
         overhead: seconds of a round beside drafting and the verifier's forward.
         handling: what comes on top in rounds that verify a draft.
+        asking: what it takes to ask lucky sources that have nothing. Where that counts beside a
+            round, those that had nothing for 16 rounds are left alone for 8, then for ever longer.
         margin: share by which drafting must promise more than not drafting.
         probe_after: rounds after which a source left out is tried again, at the earliest.
         probe_within: the same, at the latest.
@@ -49,6 +56,7 @@ class ExpectedGain:
     sources: tuple[Source, ...]
     overhead: float = 1e-4
     handling: float = 0.0
+    asking: float = 0.0
     margin: float = 0.05
     probe_after: int = 8
     probe_within: int = 256
@@ -76,16 +84,14 @@ class ExpectedGain:
 
         A decision stands until a draft was verified, or for a few rounds.
         """
-        desk = counters.plan
+        desk, now = counters.plan, counters.now
         if not isinstance(desk, _Desk) or desk.batch != batch:
             desk = counters.plan = _Desk(batch)
         drafts = sum(tally.drafts for tally in counters.tallies.values())
-        if (
-            desk.budget is None
-            or drafts != desk.drafts
-            or not desk.since <= counters.rounds < desk.until
-        ):
-            desk.drafts, desk.since = drafts, counters.rounds
+        desk.vain += desk.asks
+        stands = drafts == desk.drafts and desk.since <= now < desk.until
+        if desk.budget is None or not stands or desk.vain >= desk.patience:
+            desk.drafts, desk.since = drafts, now
             desk.budget, desk.until = self._decide(counters, desk)
         return desk.budget
 
@@ -98,12 +104,39 @@ class ExpectedGain:
         if now >= desk.fresh or not desk.verify:
             desk.verify, desk.fresh = self._here(counters, desk.batch), now + _STANDING
             desk.plans.clear()
+        asleep = self._naps(counters, desk)
         shares = self._shares(counters, self._plans(counters, desk), desk.verify)
-        until = min(plain, now + _STANDING)
+        if asleep:
+            shares |= dict.fromkeys((source.name for source in self.sources if source.lucky), 0)
+        desk.asks = any(shares[source.name] for source in self.sources if source.lucky)
+        until = now + _STANDING
         if not any(shares.values()):
-            due = [self._due_at(source, counters) for source in self.sources]
-            until = min(plain, *due) if due else plain
-        return self._budget(shares), max(until, now + 1)
+            until = min(
+                (
+                    desk.asleep if source.lucky and asleep else self._due_at(source, counters)
+                    for source in self.sources
+                ),
+                default=plain,
+            )
+        return self._budget(shares), max(min(until, plain), now + 1)
+
+    def _naps(self, counters: Counters, desk: "_Desk") -> bool:
+        """Whether lucky sources are not asked for a while, having had nothing for long.
+
+        Asking costs little, but a round of a small model is short.
+        """
+        if self.asking <= _TRIFLE * desk.verify[0]:
+            return False
+        tallies = [counters.tallies.get(s.name, _NEVER) for s in self.sources if s.lucky]
+        found, kept = sum(t.drafts for t in tallies), sum(t.accepted for t in tallies)
+        if found != desk.found:
+            desk.found, desk.vain = found, 0
+        if kept != desk.kept:
+            desk.kept, desk.nap, desk.patience, desk.asleep = kept, _NAP, _PATIENCE, 0
+        if desk.vain >= desk.patience:
+            desk.asleep, desk.vain = counters.now + desk.nap, 0
+            desk.nap, desk.patience = min(2 * desk.nap, _LONGEST_NAP), _NAP
+        return counters.now < desk.asleep
 
     def _shares(
         self, counters: Counters, plans: Sequence[tuple[Source, Plan]], verify: Sequence[float]
@@ -198,6 +231,10 @@ class _Desk:
             request's verified drafts are `drafts` in number.
         verify: by the size of a draft, seconds of a round beside drafting; until round `fresh`.
         plans: by source, its drafts when it was planned for, and the plan.
+        asks: whether lucky sources have a share; `vain` rounds they had nothing in a row, of which
+            `patience` are borne before they are left alone, until round `asleep`; next time for
+            `nap` rounds. Any of their tokens that is kept wakes them for good.
+        found: their drafts when last looked at; `kept` of their tokens were accepted by then.
     """
 
     batch: int
@@ -208,3 +245,10 @@ class _Desk:
     verify: Sequence[float] = ()
     fresh: int = 0
     plans: dict[str, tuple[int, Plan]] = field(default_factory=dict)
+    asks: bool = False
+    vain: int = 0
+    patience: int = _PATIENCE
+    nap: int = _NAP
+    asleep: int = 0
+    found: int = 0
+    kept: int = 0
