@@ -148,7 +148,7 @@ class Writer(Protocol):
         than the model knows, or it can not stop early.
 
         With a `confidence`, writing ends after a token that was chosen where no token had this
-        probability before the warps.
+        probability, at the sampler's temperature (1 where that is 0) and before the other warps.
         """
         ...
 

@@ -20,6 +20,7 @@ from outrider.drafters.model_state import (
 from outrider.errors import LogitsError
 from outrider.models.cache import attach
 from outrider.noise import Purpose
+from outrider.policies.stop import BelowThreshold
 from outrider.protocols import NO_NEEDS, LanguageModel, Needs, Request, Segment
 from outrider.sampling import NOT_FINITE
 from outrider.tree import chain_parents
@@ -98,12 +99,14 @@ class ModelDrafter:
         write = getattr(self.model, "write", None)
         if write is None or self.needs != NO_NEEDS or not chains:
             return False
-        if any(chain.stop is not None for chain in chains):  # it writes to the end
+        floors = {_floor(chain.stop) for chain in chains}
+        floor = floors.pop()
+        if floors or floor is None:  # it can do with a probability, the same for all
             return False
         requests = [chain.state.request for chain in chains]
         before = [chain.state.written(chain.tail) for chain in chains]
         samplers, depths = [r.sampler for r in requests], [c.depth for c in chains]
-        written = write(segments, samplers, before, depths)
+        written = write(segments, samplers, before, depths, floor)
         if written is None:
             return False
         for chain, tokens in zip(chains, written, strict=True):
@@ -115,7 +118,8 @@ class ModelDrafter:
         state = chain.state
         chain.tokens = tokens
         ended = bool(tokens) and tokens[-1] in state.request.sampler.end_ids
-        broken = len(tokens) < chain.depth and not ended
+        stopped = bool(tokens) and chain.stop is not None
+        broken = len(tokens) < chain.depth and not ended and not stopped
         if broken:
             state.off = f"model {self.model.name}: {NOT_FINITE}"
         state.counters.forwards += len(tokens) + broken
@@ -188,3 +192,10 @@ class ModelDrafter:
             law=tuple(chain.laws) if self.needs.law else None,
             reference=tuple(chain.references) if self.needs.reference else None,
         )
+
+
+def _floor(stop: Stop | None) -> float | None:
+    """The probability below which `stop` ends a draft; None where it goes by something else."""
+    if stop is None:
+        return 0.0
+    return stop.threshold if isinstance(stop, BelowThreshold) else None

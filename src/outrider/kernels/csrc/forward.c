@@ -274,7 +274,7 @@ static void answer_rows(const Work *work, int chunk) {
     }
 }
 
-/* -- parts -------------------------------------------------------------------------------------- */
+/* -- parts ----------------------------------------------------------------------------------- */
 
 /* Steps of a part that is left out have no chunks; but the first layer is always entered. */
 static int is_run(const Work *work, int index, int step) {

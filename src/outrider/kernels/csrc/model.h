@@ -50,8 +50,8 @@ typedef struct {
     float *logits;          /* [wanted, logits_stride] */
     float *hidden;          /* [wanted, hidden] or NULL */
     int64_t logits_stride;  /* at least the head's panels * 16 */
-    float *streams;   /* [num_layers - 1, rows, hidden] or NULL: what each layer hands to the next */
-    float confidence; /* writing stops after a token before which none had this probability */
+    float *streams;   /* [num_layers - 1, rows, hidden] or NULL: what layers hand to the next */
+    float confidence; /* writing stops where no token has this probability */
 } Batch;
 
 /* Reads the batch. Returns 0, 1 when memory ran out, or 2 for a token outside the vocabulary. */

@@ -34,12 +34,16 @@ static void advance(Next *next) {
     else next->base++;
 }
 
-/* Whether some token has at least this probability before any warp. */
-static int is_sure(const float *scores, int32_t vocab, float confidence) {
+/* Whether some token has at least this probability, at the temperature in use (1 where the best
+ * token is taken) and before the other warps. */
+static int is_sure(const float *scores, int32_t vocab, float temperature, float confidence) {
+    const float factor = temperature > 0 ? 1.0f / temperature : 1.0f;
     float best = scores[0], sum = 0;
     for (int i = 1; i < vocab; i++) best = scores[i] > best ? scores[i] : best;
-    for (int i = 0; i < vocab; i++) /* what is 16 below the best weighs nothing */
-        if (scores[i] > best - 16.0f) sum += expf(scores[i] - best);
+    for (int i = 0; i < vocab; i++) { /* what is 16 below the best weighs nothing */
+        float below = (scores[i] - best) * factor;
+        if (below > -16.0f) sum += expf(below);
+    }
     return sum * confidence <= 1.0f;
 }
 
@@ -73,7 +77,8 @@ int32_t outrider_write(const Model *model, Pool *pool, int32_t threads, int32_t 
             }
             written[count++] = next.token;
             if (count == depth || ends(next.token, end_ids, num_end_ids)) break;
-            if (batch->confidence > 0 && !is_sure(batch->logits, model->vocab, batch->confidence))
+            if (batch->confidence > 0 &&
+                !is_sure(batch->logits, model->vocab, sampler->temperature, batch->confidence))
                 break;
             advance(&next);
             *trouble = outrider_forward(model, pool, threads_for_one, &one);
