@@ -92,6 +92,7 @@ class Tally:
         ranks: how the nodes of trees fared, by their place; empty for chains.
         newest: when the newest draft was verified, in rounds of the tier (`Counters.now`).
         clean: whether all of the newest draft was kept.
+        run: tokens kept of the newest draft.
     """
 
     drafts: int = 0
@@ -105,6 +106,7 @@ class Tally:
     ranks: Ranks = field(default_factory=Ranks)
     newest: int = 0
     clean: bool = False
+    run: int = 0
 
     def note(self, drafted: int, accepted: int, refused: bool, round: int) -> None:
         """Add the fate of one draft."""
@@ -116,7 +118,7 @@ class Tally:
         self.hits = self.hits * faded + accepted
         self.trials = self.trials * faded + accepted + refused
         self.belief *= faded
-        self.newest, self.clean = round, accepted == drafted
+        self.newest, self.clean, self.run = round, accepted == drafted, accepted
 
     def carried(self) -> "Tally":
         """What the next request may start from: nothing counted, part of it remembered."""

@@ -265,8 +265,8 @@ def test_sources_that_have_nothing_are_asked_ever_more_rarely() -> None:
     for _ in range(400):
         asked.append(by.budget(counters).depth > 0)
         counters.rounds += 1
-    assert all(asked[:16])
-    assert sum(asked[16:]) < 0.25 * len(asked[16:])
+    assert all(asked[:8])
+    assert sum(asked[8:]) < 0.25 * len(asked[8:])
     assert any(asked[-80:]), "but always again"
     counters.tallies["lookup5"] = Tally()
     counters.tallies["lookup5"].note(4, 4, False, counters.now)

@@ -16,7 +16,7 @@ from outrider.types import Budget
 _NEVER = Tally()
 _BELIEF, _RECALLED = 4, 16
 """Rounds for which it is believed that both kinds have one pace; most rounds that count."""
-_PATIENCE, _NAP, _LONGEST_NAP = 16, 8, 64
+_PATIENCE, _NAP, _LONGEST_NAP = 8, 8, 64
 """Rounds in which lucky sources may be asked in vain; rounds they are then left alone, at first and
 at most."""
 _TRIFLE = 0.01
@@ -45,7 +45,7 @@ class ExpectedGain:
         overhead: seconds of a round beside drafting and the verifier's forward.
         handling: what comes on top in rounds that verify a draft.
         asking: what it takes to ask lucky sources that have nothing. Where that counts beside a
-            round, those that had nothing for 16 rounds are left alone for 8, then for ever longer.
+            round, those that had nothing for 8 rounds are left alone for 8, then for ever longer.
         margin: share by which drafting must promise more than not drafting.
         probe_after: rounds after which a source left out is tried again, at the earliest.
         probe_within: the same, at the latest.

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from outrider.counters import Ranks, Tally
 from outrider.errors import OptionError
 
+_FIRST_COPY = 6
+"""Longest draft of a lucky source until one of its drafts was kept; then twice what was kept."""
 _SURE = 3.0
 """Kept nodes that the belief about one block of a tree counts for."""
 
@@ -97,7 +99,10 @@ class Source:
         """
         if self.reach:
             return best_tree(self.reached(tally.ranks), self.costs(tally), verify)
-        return best_length(self.chance(tally), self.costs(tally), verify, self.longest)
+        longest = self.longest
+        if self.lucky:  # texts differ in how far they copy: each must show it
+            longest = min(longest, max(_FIRST_COPY, 2 * tally.run))
+        return best_length(self.chance(tally), self.costs(tally), verify, longest)
 
     def costs(self, tally: Tally) -> tuple[float, float]:
         """Seconds of a draft beside its tokens, and of each token.
