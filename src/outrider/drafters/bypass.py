@@ -40,6 +40,11 @@ class Bypass:
         return self.qualified.learns
 
     @property
+    def origins(self) -> tuple[str, str]:
+        """What its drafts are booked under."""
+        return self.name, self.below
+
+    @property
     def below(self) -> str:
         """The name that stands for drafting without the qualifier."""
         return self.qualified.drafter.name

@@ -115,8 +115,6 @@ def wants(drafter: Drafter, budget: Budget) -> bool:
     """Whether `budget` leaves `drafter` anything, as far as it names its origins."""
     if budget.depth < 1 or budget.shares is None:
         return budget.depth > 0
-    origins = getattr(drafter, "origins", None)
-    if origins is None:
-        return True
+    origins = getattr(drafter, "origins", (drafter.name,))
     named = origins.values() if isinstance(origins, dict) else origins
     return any(budget.shares.get(origin, 1) for origin in named)

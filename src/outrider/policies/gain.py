@@ -135,7 +135,7 @@ class ExpectedGain:
             desk.kept, desk.nap, desk.patience, desk.asleep = kept, _NAP, _PATIENCE, 0
         if desk.vain >= desk.patience:
             desk.asleep, desk.vain = counters.now + desk.nap, 0
-            desk.nap, desk.patience = min(2 * desk.nap, _LONGEST_NAP), _NAP
+            desk.nap, desk.patience = min(2 * desk.nap, _LONGEST_NAP), _PATIENCE // 2
         return counters.now < desk.asleep
 
     def _shares(
