@@ -76,10 +76,10 @@ def _test(
 
 
 def _without(law: Float[Tensor, " wide"], seen: list[int]) -> Float[Tensor, " wide"]:
-    """The law of the next draw when the tokens `seen` are gone."""
+    """The law of the next draw when the tokens `seen` are gone; NaN where nothing is left."""
     if not seen:
         return law
     rest = law.clone()
     rest[[token for token in seen if token < rest.numel()]] = 0.0
     mass = rest.sum()
-    return rest / mass if float(mass) > 0 else torch.zeros_like(rest)
+    return rest / mass if float(mass) > 0 else torch.full_like(rest, torch.nan)

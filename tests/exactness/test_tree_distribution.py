@@ -1,0 +1,191 @@
+"""I2 for trees: the joint law of the first tokens is the target's, however siblings were drawn.
+
+As in `test_distribution.py`, on a tabular target whose law is computed exactly; the same test must
+fail for trees that misreport how they were drawn.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from outrider.acceptance import KSeq, Match, RecursiveRejection, Rejection
+from outrider.decoding import generate
+from outrider.drafters import Lookup, ModelDrafter, Qualified, TreeDrafter
+from outrider.drafters.growth import (
+    DySpec,
+    DySpecLevels,
+    Eagle2,
+    Growth,
+    IidTree,
+    RsdC,
+    RsdS,
+    TopK,
+)
+from outrider.policies import ConfidenceStop, FixedTree, SpecDecPlus
+from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy
+from outrider.sampling import Sampler, SamplingParams
+from outrider.types import Draft, Draw, as_ids
+from tests.exactness.rigs import generation, stage
+from tests.exactness.test_distribution import (
+    DRAFT,
+    LENGTH,
+    PROMPT,
+    QUALIFIER,
+    TARGET,
+    VOCAB,
+    WARPS,
+)
+
+
+def grown(growth: Growth) -> TreeDrafter:
+    return TreeDrafter(model=DRAFT, growth=growth)
+
+
+def counts(
+    drafter: Drafter,
+    rule: AcceptanceRule,
+    samples: int,
+    policy: DraftPolicy | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """How often each continuation of `LENGTH` tokens was written."""
+    policy = policy or FixedTree(depth=LENGTH, nodes=7)
+    whole = stage(TARGET, drafter, rule, policy=policy)
+    table = np.zeros([VOCAB] * LENGTH)
+    gs = [
+        generation(PROMPT, sample=i, max_new_tokens=LENGTH, **{**WARPS, **options})
+        for i in range(samples)
+    ]
+    for _ in generate(whole, gs):
+        pass
+    for g in gs:
+        table[tuple(g.output)] += 1
+    return table
+
+
+def surplus(table: np.ndarray, **options: Any) -> float:
+    """Chi-square against the target's exact law, in standard deviations above its mean. What is
+    expected less than five times is counted together."""
+    sampler = Sampler(SamplingParams.of(**{**WARPS, **options}))
+    law = TARGET.sequence_law(PROMPT.token_ids, LENGTH, sampler).numpy()
+    assert table[law == 0].sum() == 0
+    expected = law * table.sum()
+    rare = expected < 5
+    seen = np.append(table[~rare], table[rare].sum())
+    wanted = np.append(expected[~rare], max(expected[rare].sum(), 1e-9))
+    freedom = len(seen) - 1
+    return float((((seen - wanted) ** 2 / wanted).sum() - freedom) / np.sqrt(2 * freedom))
+
+
+def confirmed(drafter: Drafter, inner: AcceptanceRule) -> Qualified:
+    policy = FixedTree(depth=2, nodes=5)
+    return Qualified(drafter=drafter, qualifier=QUALIFIER, rule=inner, policy=policy)
+
+
+RRS = RecursiveRejection
+EXACT: dict[str, tuple[Drafter, AcceptanceRule]] = {
+    "rsd_c": (grown(RsdC((3, 2, 1))), RRS()),
+    "rsd_s": (grown(RsdS(3)), RRS()),
+    "dyspec": (grown(DySpec()), RRS()),
+    "dyspec_levels": (grown(DySpecLevels(threshold=0.2)), RRS()),
+    "iid": (grown(IidTree(3)), RRS()),
+    "iid_first_only": (grown(IidTree(3)), Rejection()),
+    "kseq": (grown(IidTree(3)), KSeq()),
+    "kseq_two": (grown(IidTree(2)), KSeq()),
+    "kseq_chain": (ModelDrafter(model=DRAFT), KSeq()),
+    "top_k": (grown(TopK((2, 2, 1))), RRS()),
+    "eagle2": (grown(Eagle2(width=2)), RRS()),
+    "lookup": (Lookup(min_ngram=1), RRS()),
+    "chain": (ModelDrafter(model=DRAFT), RRS()),
+    "inner": (confirmed(grown(DySpec()), RRS()), Rejection()),
+    "inner_kseq": (confirmed(grown(IidTree(2)), KSeq()), RRS()),
+    "inner_match": (confirmed(grown(RsdS(2)), Match()), RRS()),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_joint_law_is_the_targets(name: str) -> None:
+    assert surplus(counts(*EXACT[name], 1200)) < 4.0
+
+
+@pytest.mark.parametrize("name", ["rsd_s", "kseq"])
+def test_joint_law_with_a_warp(name: str) -> None:
+    options = {"top_p": 0.85}
+    assert surplus(counts(*EXACT[name], 800, **options), **options) < 4.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXACT)
+def test_joint_law_is_the_targets_at_length(name: str) -> None:
+    assert surplus(counts(*EXACT[name], 40_000)) < 4.0
+
+
+STOPS: dict[str, DraftPolicy] = {
+    "confidence": ConfidenceStop(threshold=0.6, longest=3),
+    "specdec": SpecDecPlus(eta=0.5, least=1, longest=3),
+}
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("name", ["chain", "dyspec", "kseq"])
+def test_a_stop_biases_no_rule(name: str, stop: str) -> None:
+    drafter, rule = EXACT[name]
+    assert surplus(counts(drafter, rule, 1200, policy=STOPS[stop])) < 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Twisted(TreeDrafter):
+    """Does something to its drafts that it does not tell."""
+
+    twist: Callable[[Draft], Draft] = lambda draft: draft
+
+    def propose(self, states: Sequence, tails: Sequence, budgets: Sequence) -> list[Draft]:
+        drafts = TreeDrafter.propose(self, states, tails, budgets)
+        return [self.twist(draft) if len(draft) else draft for draft in drafts]
+
+
+def flattered(draft: Draft) -> Draft:
+    """Claims a flatter law than the one it drew from."""
+    flat = torch.full((VOCAB,), 1.0 / VOCAB, dtype=torch.float64)
+    return replace(draft, law=(flat,) * len(draft))
+
+
+def turned(draft: Draft) -> Draft:
+    """The first two siblings change places."""
+    first, second, *_ = draft.children(-1)
+    tokens, parents = draft.tokens.copy(), draft.parents.copy()
+    tokens[[first, second]] = tokens[[second, first]]
+    for node, parent in enumerate(draft.parents):
+        parents[node] = {first: second, second: first}.get(int(parent), parent)
+    return replace(draft, tokens=tokens, parents=as_ids(parents))
+
+
+def likeliest_first(draft: Draft) -> Draft:
+    """Sorts what was drawn by its probability."""
+    first, second, *_ = draft.children(-1)
+    assert draft.law is not None and draft.law[first] is not None
+    law, tokens = draft.law[first], draft.tokens
+    return turned(draft) if law[tokens[second]] > law[tokens[first]] else draft
+
+
+def independent(draft: Draft) -> Draft:
+    """Calls siblings drawn without replacement independent."""
+    return replace(draft, draw=Draw.IID)
+
+
+LIARS = {
+    "flattered": (flattered, RsdC((3, 1, 1)), RRS()),
+    "out of order": (likeliest_first, RsdC((2, 1, 1)), RRS()),
+    "called independent": (independent, RsdC((3, 2)), KSeq()),
+}
+
+
+@pytest.mark.parametrize("liar", LIARS)
+def test_a_tree_that_lies_is_caught(liar: str) -> None:
+    twist, growth, rule = LIARS[liar]
+    drafter = Twisted(model=DRAFT, growth=growth, twist=twist)
+    assert surplus(counts(drafter, rule, 3000)) > 8.0
