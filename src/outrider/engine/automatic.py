@@ -13,7 +13,7 @@ from outrider.decoding import generate
 from outrider.drafters import Bypass, Fallback, ModelDrafter, Qualified
 from outrider.drafters.recycling import TokenRecycling
 from outrider.engine.catalogue import FREE
-from outrider.engine.free import LOOKUP, Parts, free_parts, lookup_sources, recycling_source
+from outrider.engine.free import LOOKUP, Given, Parts, free_parts, lookup_sources, recycling_source
 from outrider.engine.trees import tree_parts
 from outrider.generation import Generation
 from outrider.models.costs import measure_costs
@@ -80,13 +80,13 @@ class Automatic:
             return Strategy(target=self.target)
         costs = self.costs or Costs.of(self.target)
         if kind in FREE:
-            return self._free(costs, free_parts(kind, self.target, self.datastore))
+            return self._free(costs, free_parts(kind, self._given(costs)))
         if not self.below:
             return self._without_draft(costs)
         if self.tree is not None:
-            return self._free(costs, tree_parts(self.tree, self.below[-1], rejecting=False))
+            return self._free(costs, tree_parts(self.tree, self.below[-1], _each(self.below[-1])))
         draft = ModelDrafter(model=self.below[-1])
-        each = measure_costs(draft.model, _DRAFT_WIDTHS, limit=_DRAFT_LIMIT).seconds(1)
+        each = _each(draft.model)
         alone = Source(
             name=draft.name, seconds=each, fixed=costs.overhead, accept=self.chances.draft
         )
@@ -102,6 +102,13 @@ class Automatic:
         nest, source = self._level(draft, alone, costs, *chosen, name="qualifier")
         line = Fallback(first=LOOKUP, second=Bypass(qualified=nest))
         return self._built(costs, line, (*lookup_sources(), alone, source))
+
+    def _given(self, costs: Costs) -> Given:
+        return Given(
+            target=self.target,
+            datastore=self.datastore,
+            forward_seconds=costs.target.seconds(1),
+        )
 
     def _without_draft(self, costs: Costs) -> Strategy:
         """Copies where they promise more, else what the target last thought likely."""
@@ -191,6 +198,11 @@ def round_overhead(target: LanguageModel) -> float:
     models = sum(spent.get(part, 0.0) for part in ("prefill", "verify", "accept"))
     elapsed = generation.ended - generation.begun
     return max(elapsed - models, 0.0) / max(generation.counters.rounds, 1)
+
+
+def _each(draft: LanguageModel) -> float:
+    """Seconds of a forward of the draft model over one row."""
+    return measure_costs(draft, _DRAFT_WIDTHS, limit=_DRAFT_LIMIT).seconds(1)
 
 
 def _qualifier_costs(qualifier: LanguageModel) -> CostCurve:

@@ -8,7 +8,7 @@ from outrider.acceptance import Match, RecursiveRejection
 from outrider.acceptance.calibration import Calibration, ModelId, Subject, Threshold
 from outrider.engine.automatic import Automatic
 from outrider.engine.catalogue import FREE, KINDS
-from outrider.engine.free import free_parts
+from outrider.engine.free import Given, free_parts
 from outrider.engine.trees import check_tree, tree_parts
 from outrider.errors import OptionError, nearest
 from outrider.policies import FixedLength, FixedTree
@@ -155,10 +155,10 @@ class Recipe:
     ) -> Strategy:
         """Drafts of one size by a drafter that is no pyramid."""
         if self.tree is not None:
-            parts = tree_parts(self.tree, below[-1], rejecting=config.mode == "distribution")
+            parts = tree_parts(self.tree, below[-1])
         else:
             name = "lookup" if self.drafter == "auto" else self.drafter
-            parts = free_parts(name, target, self.datastore)
+            parts = free_parts(name, Given(target=target, datastore=self.datastore))
         depth = config.num_speculative_tokens
         policy: DraftPolicy = FixedLength(depth)
         if parts.tree:

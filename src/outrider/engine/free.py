@@ -4,7 +4,7 @@ What is believed (how often copied tokens are kept, how often a node of a tree) 
 `ExpectedGain` begins; a few rounds tell more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,20 @@ import numpy as np
 from outrider.drafters.aded import Aded
 from outrider.drafters.aggressive import Aggressive
 from outrider.drafters.copyspec import CopySpec
+from outrider.drafters.lookahead import Lookahead
 from outrider.drafters.lookup import Lookup
+from outrider.drafters.own_layers import OwnLayers
 from outrider.drafters.recycling import TokenRecycling
+from outrider.drafters.rest import Rest
+from outrider.drafters.sam import Sam
+from outrider.drafters.skip import EvenSkip
 from outrider.drafters.stand import Stand
+from outrider.drafters.suffix import Suffix
+from outrider.drafters.swift import Swift
 from outrider.drafters.template import CHANCES, Template
-from outrider.policies import Source
-from outrider.protocols import Drafter, DraftPolicy, LanguageModel
+from outrider.errors import OptionError
+from outrider.policies import FixedTree, Source
+from outrider.protocols import Drafter, DraftPolicy, LanguageModel, Layered
 
 LOOKUP = Lookup(min_ngram=1)
 """Guesses after a single token too: the policy asks for them only where they pay."""
@@ -27,11 +35,13 @@ LOOKUP_CHANCES = {1: 0.25, 2: 0.45, 3: 0.55, 4: 0.7, 5: 0.85}
 """By length of the match, how often copied tokens were kept (greedy and sampled text of `tiny`)."""
 
 _LONGEST_COPY = 32
-_COPY = {"fixed": 2e-5, "seconds": 1e-6}
-"""What a copy takes, in seconds, until it is measured."""
+_COPY_FIXED, _TREE_FIXED, _EACH = 2e-5, 5e-5, 1e-6
+"""What a copy and a tree take beside their tokens, and a token, in seconds, until measured."""
 
-_TREE = {"fixed": 5e-5, "seconds": 1e-6}
-_MOST_NODES = 64
+MOST_NODES = 64
+"""Nodes of the largest tree."""
+_OWN_SHARE, _MOST_OWN = 0.55, 12
+"""Of a forward of the target, what a token takes by half its layers and the head; longest draft."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,21 +61,37 @@ class Parts:
     policy: DraftPolicy | None = None
 
 
-Builder = Callable[[LanguageModel, Any], Parts]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What drafters are made from.
 
-
-def free_parts(name: str, target: LanguageModel, datastore: Any = None) -> Parts:
-    """The drafter of this name over `target`; `datastore` is an opened one, where it reads one.
-
-    Raises `OptionError` where something that it needs is missing.
+    Attributes:
+        target: the model they draft for.
+        datastore: an opened one, for those that retrieve.
+        forward_seconds: of one row of the target, where that was measured.
     """
-    return _BUILDERS[name](target, datastore)
+
+    target: LanguageModel
+    datastore: Any = None
+    forward_seconds: float = 0.0
+
+
+def free_parts(name: str, given: Given) -> Parts:
+    """The drafter of this name. Raises `OptionError` where something that it needs is missing."""
+    return _BUILDERS[name](given)
 
 
 def lookup_sources(lookup: Lookup = LOOKUP) -> tuple[Source, ...]:
     """What is believed of copies, by the length of their match."""
     return tuple(
-        Source(name=origin, accept=LOOKUP_CHANCES[n], longest=_LONGEST_COPY, lucky=True, **_COPY)
+        Source(
+            name=origin,
+            accept=LOOKUP_CHANCES[n],
+            longest=_LONGEST_COPY,
+            lucky=True,
+            fixed=_COPY_FIXED,
+            seconds=_EACH,
+        )
         for n, origin in lookup.origins.items()
     )
 
@@ -78,57 +104,127 @@ def recycling_source(drafter: TokenRecycling) -> Source:
 def template_reach(template: Template) -> tuple[float, ...]:
     """By its place in a template, the chance that a node is kept: a product of chances by rank."""
     chances = [float(np.prod([CHANCES[rank] for rank in path])) for path in template.paths]
-    return tuple(chances[:_MOST_NODES])
+    return tuple(chances[:MOST_NODES])
 
 
 def even_reach(first: float) -> tuple[float, ...]:
     """The chance of each node of a tree of which nothing is known: falling like 1 / place."""
-    return tuple(first / (place + 1) for place in range(_MOST_NODES))
+    return tuple(first / (place + 1) for place in range(MOST_NODES))
 
 
 def _tree(name: str, reach: tuple[float, ...], *, lucky: bool = False) -> Source:
-    return Source(name=name, reach=reach, longest=_MOST_NODES, lucky=lucky, **_TREE)
+    return Source(
+        name=name, reach=reach, longest=MOST_NODES, lucky=lucky, fixed=_TREE_FIXED, seconds=_EACH
+    )
 
 
 def _copies(name: str, accept: float, longest: int = _LONGEST_COPY) -> Source:
-    return Source(name=name, accept=accept, longest=longest, lucky=True, **_COPY)
+    return Source(
+        name=name, accept=accept, longest=longest, lucky=True, fixed=_COPY_FIXED, seconds=_EACH
+    )
 
 
-def _lookup(target: LanguageModel, datastore: Any) -> Parts:
+def _levels(
+    origins: Mapping[int, str], chances: Callable[[int], float], *, tree: bool
+) -> tuple[Source, ...]:
+    """What is believed of copies that are booked by the length of their match."""
+    if tree:
+        return tuple(_tree(o, even_reach(chances(n)), lucky=True) for n, o in origins.items())
+    return tuple(_copies(origin, chances(n)) for n, origin in origins.items())
+
+
+def matched(length: int) -> float:
+    """How often copied tokens are kept, by the length of the match."""
+    return LOOKUP_CHANCES[min(length, max(LOOKUP_CHANCES))]
+
+
+def _lookup(given: Given) -> Parts:
     return Parts(drafter=LOOKUP, sources=lookup_sources())
 
 
-def _copyspec(target: LanguageModel, datastore: Any) -> Parts:
+def _copyspec(given: Given) -> Parts:
     drafter = CopySpec(copy_length=_LONGEST_COPY)
-    return Parts(drafter=drafter, sources=(_copies(drafter.name, LOOKUP_CHANCES[3]),))
+    return Parts(drafter=drafter, sources=(_copies(drafter.name, matched(3)),))
 
 
-def _iad(target: LanguageModel, datastore: Any) -> Parts:
-    drafter = Aggressive()
-    return Parts(drafter=drafter, sources=(_copies(drafter.name, 0.6),))
+def _sam(given: Given) -> Parts:
+    drafter = Sam(static=given.datastore)
+    return Parts(drafter=drafter, sources=_levels(drafter.origins, matched, tree=False))
 
 
-def _recycling(target: LanguageModel, datastore: Any) -> Parts:
+def _suffix(given: Given) -> Parts:
+    drafter = Suffix()
+    return Parts(drafter=drafter, sources=_levels(drafter.origins, matched, tree=True), tree=True)
+
+
+def _recycling(given: Given) -> Parts:
     drafter = TokenRecycling()
     return Parts(drafter=drafter, sources=(recycling_source(drafter),), tree=True)
 
 
-def _aded(target: LanguageModel, datastore: Any) -> Parts:
+def _aded(given: Given) -> Parts:
     drafter = Aded()
     return Parts(drafter=drafter, sources=(_tree(drafter.name, even_reach(0.3)),), tree=True)
 
 
-def _stand(target: LanguageModel, datastore: Any) -> Parts:
+def _stand(given: Given) -> Parts:
     drafter = Stand()
     reach = template_reach(drafter.template)
     return Parts(drafter=drafter, sources=(_tree(drafter.name, reach, lucky=True),), tree=True)
 
 
-_BUILDERS: dict[str, Builder] = {
+def _iad(given: Given) -> Parts:
+    drafter = Aggressive()
+    return Parts(drafter=drafter, sources=(_copies(drafter.name, 0.6),))
+
+
+def _rest(given: Given) -> Parts:
+    drafter = Rest(corpus=given.datastore)
+    return Parts(drafter=drafter, sources=_levels(drafter.origins, matched, tree=True), tree=True)
+
+
+def _lookahead(given: Given) -> Parts:
+    """Its window has to be read every round, so its size stays as it is."""
+    drafter = Lookahead(ngram=4, window=4)
+    return Parts(drafter=drafter, tree=True, policy=FixedTree(depth=8, nodes=24))
+
+
+def _own_layers(drafter: OwnLayers, given: Given) -> Parts:
+    """`OwnLayers` draft chains, at about half the target's cost a token."""
+    seconds = _OWN_SHARE * given.forward_seconds
+    source = Source(name=drafter.name, seconds=seconds, accept=0.5, longest=_MOST_OWN)
+    return Parts(drafter=drafter, sources=(source,))
+
+
+def _swift(given: Given) -> Parts:
+    return _own_layers(Swift(model=layered(given.target)), given)
+
+
+def _skip(given: Given) -> Parts:
+    return _own_layers(EvenSkip(model=layered(given.target)), given)
+
+
+def layered(target: LanguageModel) -> Layered:
+    """`target`, if it can run a part of its layers. Raises `OptionError`."""
+    if not isinstance(target, Layered):
+        raise OptionError(
+            f"{type(target).__name__} can not draft with a part of its own layers",
+            hint="Use another drafter",
+        )
+    return target
+
+
+_BUILDERS: dict[str, Callable[[Given], Parts]] = {
     "lookup": _lookup,
     "copyspec": _copyspec,
-    "iad": _iad,
+    "sam": _sam,
+    "suffix": _suffix,
     "recycling": _recycling,
     "aded": _aded,
     "stand": _stand,
+    "iad": _iad,
+    "rest": _rest,
+    "lookahead": _lookahead,
+    "swift": _swift,
+    "skip": _skip,
 }

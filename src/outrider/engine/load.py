@@ -1,6 +1,7 @@
 """`outrider.load`: from names and numbers to a `Generator`."""
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from outrider.acceptance.calibration import Calibration, load_calibrations
 from outrider.engine.cascade import Cascade, Recipe, Thresholds
+from outrider.engine.datastores import open_datastore
 from outrider.engine.generator import Generator, ModelDefaults
 from outrider.errors import OptionError, reject_unknown
 from outrider.models.checkpoint import open_checkpoint
@@ -131,10 +133,11 @@ def load(
     plan_memory(demands, context=context or PLANNED_CONTEXT, device=place)
     trust = {"trust_remote_code": trust_remote_code}
     how: dict[str, Any] = {"dtype": dtype, "device": place, "threads": threads} | trust
-    models = [load_model(source, name=_called(name, source), **how) for name, source in tiers]
     given = tokenizer_for(tokenizer, **trust)
     codec, *others = [tokenizer_for(source, **trust) or given for _, source in tiers]
     codec = given or codec
+    recipe = replace(recipe, datastore=open_datastore(drafter, datastore, codec))
+    models = [load_model(source, name=_called(name, source), **how) for name, source in tiers]
     for (name, _), other, model in zip(tiers[1:], others, models[1:], strict=True):
         check_vocabularies(codec, other, models[0], model, name)
     known = _calibrations(calibration, target) if thresholds.calibrated else []
