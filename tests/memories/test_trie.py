@@ -159,9 +159,10 @@ def twin_tree(texts, context: list[int], nodes: int, depth: int, least: float, e
     known = []
     for gram, count in counts.items():
         path = gram[len(context) :]
-        if gram[: len(context)] == tuple(context) and path and count >= least * total:
-            if not any(t in ends for t in path[:-1]):
-                known.append((count, path))
+        if gram[: len(context)] != tuple(context) or not path or count < least * total:
+            continue
+        if not any(t in ends for t in path[:-1]):
+            known.append((count, path))
     return sorted((count for count, _ in known), reverse=True)[:nodes]
 
 

@@ -13,6 +13,7 @@ from outrider.cli import failures, interrupt
 from outrider.cli.bench import bench
 from outrider.cli.calibrate import calibrate
 from outrider.cli.chat import chat
+from outrider.cli.datastore import datastore
 from outrider.cli.demo import demo
 from outrider.cli.drafters import drafters
 from outrider.cli.generate import generate
@@ -36,6 +37,7 @@ app.command()(grouped(drafters))
 app.command()(grouped(calibrate))
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")
+app.add_typer(datastore, name="datastore")
 
 
 def _print_version(asked: bool) -> bool:

@@ -67,7 +67,7 @@ class Corpus:
     # -- reading ----------------------------------------------------------------------------
 
     def find(self, gram: Sequence[int]) -> Match:
-        """All places of `gram`, of 1 to `SORTED_DEPTH` tokens; an empty match where there is none."""
+        """All places of `gram`, of 1 to `SORTED_DEPTH` tokens; an empty match if it has none."""
         wanted, places = list(gram), range(len(self))
         key = self._key(len(wanted))
         begin = bisect_left(places, wanted, key=key)

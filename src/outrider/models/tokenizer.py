@@ -1,5 +1,7 @@
 """Text to token ids and back, by the tokenizer that a checkpoint carries."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +64,10 @@ class Tokenizer:
         """Ids of `text`, with what this tokenizer puts first (such as BOS)."""
         return tuple(self.tokenizer.encode(text))
 
+    def encode_plain(self, text: str) -> tuple[int, ...]:
+        """Ids of `text` alone, as it would stand in the middle of another; of any length."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of `ids`; ids beyond the vocabulary (padding rows of the logits) have none."""
         known = [int(i) for i in ids if i < len(self.table)]
@@ -117,6 +123,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """One more than the highest id that has an entry."""
         return len(self.table)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when an id means something else: a hash of the vocabulary's entries."""
+        return hashlib.sha256(json.dumps(self.table).encode()).hexdigest()
 
     @cached_property
     def table(self) -> tuple[str | None, ...]:
