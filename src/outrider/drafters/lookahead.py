@@ -200,13 +200,15 @@ def _hang_window(tree: _Nodes, window: Window, columns: int) -> None:
 def _last_row(draft: Draft, window: Window) -> list[int]:
     """The nodes in the window's last row, by column, as far as they were verified.
 
-    They are found by what they spell: whoever merges or cuts drafts renumbers nodes. -1 is the
-    text itself, the first column of a window of one row.
+    They are found by what they spell: whoever merges or cuts drafts renumbers nodes, and of nodes
+    that spell the same one will do. -1 is the text itself, the first column of a window of one row.
     """
-    known = {
-        (int(draft.parents[node]), int(draft.tokens[node])): int(node)
-        for node in (np.flatnonzero(draft.probe) if draft.probe is not None else ())
-    }
+    known: dict[tuple[int, int], int] = {}
+    same = {-1: -1}
+    for node in np.flatnonzero(draft.probe).tolist() if draft.probe is not None else ():
+        parent = same.get(int(draft.parents[node]))
+        if parent is not None:
+            same[node] = known.setdefault((parent, int(draft.tokens[node])), node)
     found: list[int] = []
     above: int | None = -1
     for column in range(window.shown):

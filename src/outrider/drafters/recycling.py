@@ -13,6 +13,7 @@ import numpy as np
 
 from outrider.counters import Counters
 from outrider.drafters.template import Template, recycling_template
+from outrider.errors import OptionError
 from outrider.memories.adjacency import Adjacency
 from outrider.protocols import Needs, Request
 from outrider.types import EMPTY_DRAFT, BoolArray, Budget, Draft, Draw, IntArray, Verified, as_ids
@@ -41,6 +42,9 @@ class TokenRecycling:
         memory: the matrix, shared by all requests of this drafter and kept between them.
         warm: learn the pairs of each prompt.
         name: the source its tokens are counted under.
+
+    Raises:
+        OptionError: the template asks for more children than the memory keeps.
     """
 
     template: Template = field(default_factory=recycling_template)
@@ -52,6 +56,14 @@ class TokenRecycling:
     gives = Needs(law=True)
     """A deterministic choice is its own law, a point mass; nobody vouched for it."""
     learns = True
+
+    def __post_init__(self) -> None:
+        if self.template.width > self.memory.k:
+            raise OptionError(
+                f"a template with {self.template.width} children of a node, and a memory of "
+                f"{self.memory.k}",
+                hint="Give a memory with a larger k, or a narrower template",
+            )
 
     def bind(self, needs: Needs, tier: int) -> "TokenRecycling":
         """Nothing to prepare: laws are point masses, and there are no references to give."""

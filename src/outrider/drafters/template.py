@@ -90,6 +90,11 @@ class Template:
         """Tokens on its longest path."""
         return max(map(len, self.paths), default=0)
 
+    @property
+    def width(self) -> int:
+        """Most children of a node."""
+        return max((path[-1] + 1 for path in self.paths), default=0)
+
     def cut(self, nodes: int, depth: int) -> Cut:
         """Its best `nodes` nodes that are at most `depth` deep; laid out once and kept."""
         key = (min(nodes, len(self)), min(depth, self.depth))

@@ -78,7 +78,8 @@ class Adjacency:
         ids = best_tokens(logits, self.k).ids
         if ids[:, 0].min() >= 0 and tokens.max() < self.vocab_size and tokens.min() >= 0:
             self._table[tokens] = ids  # of repeated indices NumPy leaves the last value behind
-            self._table[tokens[accepted]] = ids[accepted]
+            last = list(accepted)
+            self._table[tokens[last]] = ids[last]
             return
         good = (ids[:, 0] >= 0) & (tokens >= 0) & (tokens < self.vocab_size)
         self._table[tokens[good]] = ids[good]

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+
+from outrider.errors import OptionError
+from outrider.memories.distributions import Distributions
+from outrider.memories.rows import best_probabilities
+
+
+def learn(memory: Distributions, context: tuple[int, ...], logits: torch.Tensor) -> None:
+    best = best_probabilities(logits, memory.entries)
+    memory.learn([context] * len(logits), best, logits.shape[1])
+
+
+def mean_of(memory: Distributions, slot: int) -> dict[int, float]:
+    [ids], [means] = memory.ids([slot]).tolist(), memory.means([slot]).tolist()
+    return {i: p for i, p in zip(ids, means, strict=True) if i >= 0}
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_running_mean_equals_the_batch_mean_on_a_replay(batched: bool) -> None:
+    """With as many entries as tokens nothing is cut, and the two are the same."""
+    memory, logits = Distributions(), torch.randn(30, 9) * 2
+    for rows in [logits] if batched else logits.split(1):
+        learn(memory, (1, 2, 3, 4), rows)
+    slot = memory.find((1, 2, 3, 4))
+    expected = logits.double().softmax(-1).mean(0)
+    assert memory.count(slot) == 30
+    found = mean_of(memory, slot)
+    assert set(found) == set(range(9))
+    for token, mean in found.items():
+        assert mean == pytest.approx(float(expected[token]), rel=1e-4)
+
+
+def test_row_sums_and_entries_are_bounded() -> None:
+    memory = Distributions()
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        context = tuple(rng.integers(0, 3, 4).tolist())
+        learn(memory, context, torch.randn(2, 500) * 4)
+    slots = list(range(len(memory)))
+    means = memory.means(slots)
+    assert means.shape[1] == 10
+    assert (means.sum(1) <= 1 + 1e-5).all() and (means >= 0).all()
+    assert (np.diff(means, axis=1) <= 0).all()  # likeliest first
+    for ids in memory.ids(slots).tolist():
+        known = [i for i in ids if i >= 0]
+        assert len(set(known)) == len(known)
+
+
+def test_the_longest_key_wins() -> None:
+    memory = Distributions()
+    learn(memory, (1, 2, 3, 4), torch.randn(1, 9))
+    learn(memory, (9, 9, 3, 4), torch.randn(1, 9))
+    longest = memory.find((0, 1, 2, 3, 4))
+    assert memory.count(longest) == 1
+    assert memory.count(memory.find((7, 7, 3, 4))) == 2
+    assert memory.find((3, 4)) == memory.find((7, 7, 3, 4))
+    assert memory.find((4,)) == -1 and memory.find(()) == -1
+    assert len(memory) == 5
+
+
+def test_several_keys_in_one_batch() -> None:
+    """One call and several teach the same, also where keys repeat."""
+    logits = torch.randn(40, 30)
+    contexts = [tuple(c) for c in np.random.default_rng(1).integers(0, 2, (40, 4)).tolist()]
+    once, often = Distributions(), Distributions()
+    once.learn(contexts, best_probabilities(logits, 10), 30)
+    for i, context in enumerate(contexts):
+        learn(often, context, logits[i : i + 1])
+    assert len(once) == len(often)
+    for context in contexts:
+        for n in (4, 3, 2):
+            a, b = once.find(context[-n:]), often.find(context[-n:])
+            assert once.count(a) == often.count(b)
+            assert mean_of(once, a) == pytest.approx(mean_of(often, b), rel=1e-5)
+
+
+def test_the_store_is_bounded_and_the_oldest_goes_first() -> None:
+    memory = Distributions(max_keys=90)
+    for i in range(300):
+        learn(memory, (i, i, i, i), torch.randn(1, 20))
+    assert len(memory) == 90
+    assert memory.find((0, 0)) == -1 and memory.find((299, 299)) >= 0
+    tables = memory.ids([0]).itemsize + memory.means([0]).itemsize
+    assert memory.nbytes == 90 * (10 * tables + 4) + 260 * 90
+    slots = [memory.find((299,) * n) for n in (4, 3, 2)]
+    assert len(set(slots)) == 3 and max(slots) < 90
+    learn(memory, (5, 5, 5, 5), torch.randn(100, 20))  # more rows than keys
+    assert memory.count(memory.find((5, 5))) == 100
+
+
+def test_rows_that_are_not_finite_are_not_learnt() -> None:
+    memory, logits = Distributions(), torch.randn(2, 30)
+    logits[0, 5] = torch.nan
+    learn(memory, (1, 2, 3, 4), logits)
+    assert memory.count(memory.find((1, 2, 3, 4))) == 1
+    assert mean_of(memory, 0).keys() == set(logits[1].topk(10).indices.tolist())
+
+
+def test_wide_vocabularies() -> None:
+    memory = Distributions()
+    learn(memory, (255_999, 1, 2), torch.randn(1, 256_000))
+    assert memory.vocab_size == 256_000
+    assert memory.find((255_999, 1, 2)) >= 0
+
+
+def test_settings_out_of_range() -> None:
+    with pytest.raises(OptionError, match="longest first"):
+        Distributions(orders=(2, 3))
+    with pytest.raises(OptionError, match="entries"):
+        Distributions(entries=0)
