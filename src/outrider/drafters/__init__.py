@@ -1,19 +1,31 @@
 """Whatever proposes: one method a file."""
 
+from outrider.drafters.aded import Aded
 from outrider.drafters.bypass import Bypass
 from outrider.drafters.fallback import Fallback
+from outrider.drafters.lookahead import Lookahead
 from outrider.drafters.lookup import Lookup
 from outrider.drafters.model import ModelDrafter
 from outrider.drafters.none import NoDrafter
 from outrider.drafters.qualified import Qualified
+from outrider.drafters.recorded import Recorded
+from outrider.drafters.recycling import TokenRecycling
+from outrider.drafters.stand import Stand
+from outrider.drafters.template import Template
 from outrider.drafters.tree_model import TreeDrafter
 
 __all__ = [
+    "Aded",
     "Bypass",
     "Fallback",
+    "Lookahead",
     "Lookup",
     "ModelDrafter",
     "NoDrafter",
     "Qualified",
+    "Recorded",
+    "Stand",
+    "Template",
+    "TokenRecycling",
     "TreeDrafter",
 ]
