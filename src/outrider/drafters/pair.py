@@ -1,5 +1,6 @@
 """What combinators of two drafters share: names, promises, states, and who is told what when."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -73,6 +74,12 @@ class Pair:
         firsts = self.first.begin(requests, [s and s.first for s in old])
         seconds = self.second.begin(requests, [s and s.second for s in old])
         return [PairState(a, b) for a, b in zip(firsts, seconds, strict=True)]
+
+    @abstractmethod
+    def propose(
+        self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        """One draft a request, out of those of both."""
 
     def observe(self, states: Sequence[PairState], verified: Sequence[Verified]) -> None:
         """Both learn, whoever drafted."""
