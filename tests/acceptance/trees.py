@@ -16,6 +16,24 @@ from outrider.view import View
 from tests.acceptance.hand import tree, view
 
 
+class Asking(float):
+    """A number that passes its test, and notes how likely a test number is to pass."""
+
+    chance = 0.0
+
+    def __mul__(self, drawn: float) -> "Asking":
+        self.drawn = drawn
+        self.product = Asking(0.0)
+        self.product.asker = self
+        return self.product
+
+    def __lt__(self, allowed: float) -> bool:
+        drawn = self.asker.drawn
+        if not math.isnan(drawn) and allowed > 0:
+            self.asker.chance = min(1.0, allowed / drawn) if drawn > 0 else 1.0
+        return self.asker.chance > 0
+
+
 @dataclass
 class Scripted(View):
     """Test i is made with the number told; shows what the token after the tests is drawn from."""
@@ -40,47 +58,22 @@ def scripted(draft: Draft, target: Tensor, passes: Sequence[float]) -> Scripted:
 
 def emitted(rule: AcceptanceRule, draft: Draft, target: Tensor) -> tuple[Tensor, float]:
     """The exact law of the first token emitted for one draft of siblings, and the chance that one
-    of them is kept. The chance that a test passes is found by bisection, test after test."""
+    of them is kept: the tests are made one after the other, each after all before it failed."""
     tests = max((1 + s for own in draft.samples or () for s in own), default=len(draft))
     law, kept, refused = torch.zeros_like(target), 0.0, 1.0
-    failed: list[float] = []
-    for _ in range(tests):
-        chance = _chance(rule, draft, target, failed, tests)
-        if chance > 0:
-            verdict = rule(draft, scripted(draft, target, _script(failed, 0.0, tests)))
-            law[verdict.tokens[0]] += refused * chance
-            kept += refused * chance
-        refused *= 1 - chance
-        failed.append(math.inf)
-    seen = scripted(draft, target, failed)
+    for place in range(tests):
+        asking = Asking(0.0)
+        numbers = [math.inf] * place + [asking] + [math.inf] * (tests - place - 1)
+        verdict = rule(draft, scripted(draft, target, numbers))
+        if verdict.path:
+            law[verdict.tokens[0]] += refused * asking.chance
+        kept += refused * asking.chance
+        refused *= 1 - asking.chance
+    seen = scripted(draft, target, [math.inf] * tests)
     if refused > 0:
         rule(draft, seen)
         law += refused * seen.law_drawn
     return law, kept
-
-
-def _script(failed: list[float], number: float, tests: int) -> list[float]:
-    return [*failed, number, *[math.inf] * (tests - len(failed) - 1)]
-
-
-def _chance(
-    rule: AcceptanceRule, draft: Draft, target: Tensor, failed: list[float], tests: int
-) -> float:
-    """How likely the next test is to pass after those that failed: the largest number that does."""
-
-    def passes(number: float) -> bool:
-        seen = scripted(draft, target, _script(failed, number, tests))
-        return bool(rule(draft, seen).path)
-
-    if not passes(0.0):
-        return 0.0
-    low, high = 0.0, 1.0
-    if passes(1.0 - 1e-15):
-        return 1.0
-    for _ in range(52):
-        middle = (low + high) / 2
-        low, high = (middle, high) if passes(middle) else (low, middle)
-    return low
 
 
 def siblings(tokens: Sequence[int], law: Tensor | None, draw: Draw) -> Draft:
