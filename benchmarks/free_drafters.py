@@ -160,9 +160,8 @@ def measure(
         b = perf_counter()
         verdict = judged(draft, words[place : place + budget.depth + 1])
         rows = logits[: len(draft) + 1].clone()
-        for row, token in ((n + 1, t) for n, t in zip(verdict.path, verdict.emitted[1:])):
-            rows[row, token] = 20.0
-        rows[0, verdict.emitted[0]] = 20.0
+        for node, token in zip((-1, *verdict.path), verdict.emitted, strict=True):
+            rows[node + 1, token] = 20.0
         seen = [Verified("target", NO_IDS, draft, Rows(rows), verdict)]
         emitted = as_ids(verdict.emitted)
         request.output.extend(verdict.emitted)

@@ -107,3 +107,17 @@ def test_damaged_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
     with pytest.raises(CheckpointError, match="can not load the tokenizer"):
         Tokenizer.load(folder)
+
+
+def test_fingerprint(tokenizer: Tokenizer, folder: Path) -> None:
+    """The same for the same vocabulary, another one when an entry means something else."""
+    assert tokenizer.fingerprint == Tokenizer.load(folder).fingerprint
+    assert len(tokenizer.fingerprint) == 64
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace("<|endoftext|>", "<|endofpage|>"))
+    assert Tokenizer.load(folder).fingerprint != tokenizer.fingerprint
+
+
+def test_plain_ids_have_no_marks_and_any_length(tokenizer: Tokenizer) -> None:
+    assert len(tokenizer.encode_plain("a" * 5000)) == 5000
+    assert tokenizer.encode_plain("") == ()

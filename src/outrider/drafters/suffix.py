@@ -20,6 +20,12 @@ LEVELS = (1, 2, 3, 5, 9, 17)
 
 SHAPES = ("tree", "chain")
 
+_ENOUGH = 0.9
+"""A draft that promises so much of the most a shorter match could is kept."""
+
+_TRIES = 8
+"""Matches that are grown at most; in a loop every suffix is another one."""
+
 
 class _Best(NamedTuple):
     """The best growth so far, and the match it came from."""
@@ -49,9 +55,9 @@ class Suffix(Copier[SuffixState]):
 
     For a match of p tokens at most `factor * p + offset` nodes are grown, the likeliest first,
     none below `least`. The draft whose chances sum to most (`Draft.score`: the tokens expected to
-    be kept) wins; of equal ones that of the longer match. The paper asks another drafter where
-    that sum is small; `Draft.score` is there for it. The end of the text itself has no follower
-    yet and does not count as an occurrence.
+    be kept) wins; of nearly equal ones that of the longer match. The paper asks another drafter
+    where that sum is small; `Draft.score` is there for it. The end of the text itself has no
+    follower yet and does not count as an occurrence.
 
     Attributes:
         memory: outputs of all requests, bounded, the oldest evicted first; None keeps to the text.
@@ -59,7 +65,7 @@ class Suffix(Copier[SuffixState]):
         offset: nodes in any case.
         least: the smallest chance of a node.
         shape: `tree`, or `chain` for the most frequent follower only.
-        depth: longest match.
+        depth: longest match; twice as much of the text is counted, to grow from it.
         max_tokens: tokens of one request's own text.
         levels: shortest matches of each origin (`suffix3` for 3 and 4, ...); a match below the
             first is not used.
@@ -100,7 +106,7 @@ class Suffix(Copier[SuffixState]):
         if isinstance(old, SuffixState) and old.text.kept and goes_on(prompt, old.text.tokens):
             own, text = old.own, old.text
         else:
-            own, text = SuffixTrie(self.depth, self.max_tokens), Text()
+            own, text = SuffixTrie(2 * self.depth, self.max_tokens), Text()
         own.append(text, prompt[len(text.tokens) :])
         cursor = Cursor(edition=-1)
         if self.memory is not None:
@@ -144,18 +150,21 @@ class Suffix(Copier[SuffixState]):
 
         Of suffixes up to `written` tokens the trie knows the end of the text itself.
         """
-        for node, match, count in trie.suffixes(cursor):
+        tries = 0
+        for node, match, count in trie.suffixes(cursor, min(self.depth, trie.depth - 1)):
+            if match < self.levels[0] or tries == _TRIES:
+                break
             size = self._size(match, budget)
-            if not size:
-                continue
-            if size < best.score or (size == best.score and match <= best.match):
+            if best.score >= _ENOUGH * size:
                 if budget.shares is None:
                     break  # shorter matches may draft even less
                 continue
+            tries += 1
             total = count - (match <= written)
             if total < 1:
                 continue
-            grown = self._grow(trie, node, total, size, budget.depth, state.ends)
+            deepest = min(budget.depth, trie.depth - match)  # longer ones are not counted
+            grown = self._grow(trie, node, total, size, deepest, state.ends)
             if (grown.score, match) > (best.score, best.match):
                 best = _Best(grown, match, grown.score)
         return best
@@ -179,6 +188,7 @@ class Suffix(Copier[SuffixState]):
         ends: frozenset[int],
     ) -> Grown:
         if self.shape == "chain":
+            size = min(size, depth)
             return grow_chain(node, total, trie.children, size=size, least=self.least, ends=ends)
         return grow_tree(
             node, total, trie.children, nodes=size, depth=depth, least=self.least, ends=ends

@@ -65,14 +65,14 @@ class SuffixTrie:
     empty.
 
     Args:
-        depth: longest substring that is counted.
+        depth: longest substring that is counted: a match, and what grows from it.
         max_tokens: tokens of all texts; about 500 bytes each, and up to twice that until `compact`.
 
     Raises:
         OptionError: a depth or limit below 1.
     """
 
-    def __init__(self, depth: int = 64, max_tokens: int = 1 << 17) -> None:
+    def __init__(self, depth: int = 128, max_tokens: int = 1 << 17) -> None:
         if min(depth, max_tokens) < 1:
             raise OptionError(
                 f"depth is {depth} and max_tokens {max_tokens}", hint="Give at least 1 for both"
@@ -169,14 +169,17 @@ class SuffixTrie:
             state, length = self._settled(state, min(length, self.depth))
         return Cursor(state, length, self.edition)
 
-    def suffixes(self, cursor: Cursor) -> Iterator[tuple[int, int, int]]:
-        """`(node, length, count)` of the suffixes at the cursor, the longest first.
+    def suffixes(
+        self, cursor: Cursor, longest: int | None = None
+    ) -> Iterator[tuple[int, int, int]]:
+        """`(node, length, count)` of the suffixes at the cursor, up to `longest`, longest first.
 
         Shorter suffixes that end at the same places as a longer one have the same followers, and
         are passed over.
         """
         links, lengths, counts = self._states.links, self._states.lengths, self._states.counts
-        state, length = self._settled(cursor.state, cursor.length)
+        most = cursor.length if longest is None else min(cursor.length, longest)
+        state, length = self._settled(cursor.state, most)
         while state != ROOT:
             if counts[state]:
                 yield state, length, counts[state]
