@@ -127,4 +127,4 @@ def test_a_long_prompt_is_indexed_fast_and_its_size_is_told() -> None:
     index.extend(tokens)
     assert perf_counter() - begun < 1.0  # 0.1 s on an idle machine
     entries = sum(map(len, index.tables.values()))
-    assert 100 * entries < index.nbytes < 300 * entries
+    assert 90 * entries < index.nbytes < 300 * entries

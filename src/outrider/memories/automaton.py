@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = 0
 _STATE_BYTES = 96
-_EDGE_BYTES = 208
+_EDGE_BYTES = 176
 
 
 class SuffixStates(ABC):
@@ -171,7 +171,7 @@ class TextAutomaton(Automaton):
     what is known, and copied from.
 
     Args:
-        max_tokens: tokens that are learned; about 450 bytes each.
+        max_tokens: tokens that are learned; about 550 bytes each.
 
     Attributes:
         text: all tokens so far.

@@ -17,7 +17,7 @@ KIND = "sam"
 _ARRAYS = ("text", "offsets", "labels", "targets", "links", "lengths", "firsts")
 _EACH = 1 << 14
 MAX_TOKENS = 1 << 22
-"""Most tokens of a corpus: while it is built an automaton needs about 450 bytes for each."""
+"""Most tokens of a corpus: while it is built an automaton needs about 550 bytes for each."""
 
 
 class FrozenAutomaton(SuffixStates):

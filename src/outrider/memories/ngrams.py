@@ -21,7 +21,7 @@ _MASK = (1 << 64) - 1
 _BULK = 64
 """From so many tokens on, whole arrays are faster than one token after the other."""
 _SEVERAL = -1
-_ENTRY_BYTES = 140
+_ENTRY_BYTES = 100
 """About what a table needs for an entry: two integers and, on average, 1.5 slots."""
 
 
