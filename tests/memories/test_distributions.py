@@ -2,9 +2,22 @@ import numpy as np
 import pytest
 import torch
 
+from outrider import kernels
 from outrider.errors import OptionError
 from outrider.memories.distributions import Distributions
 from outrider.memories.rows import best_probabilities
+
+
+@pytest.fixture(params=["kernel", "numpy"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds with and without compiled kernels."""
+    if request.param == "numpy":
+        monkeypatch.setattr(kernels, "available", lambda: False)
+    elif not kernels.available():
+        pytest.skip(kernels.reason_missing())
+
+
+ORDERS = (4, 3, 2)
 
 
 def learn(memory: Distributions, context: tuple[int, ...], logits: torch.Tensor) -> None:
@@ -20,7 +33,7 @@ def mean_of(memory: Distributions, slot: int) -> dict[int, float]:
 @pytest.mark.parametrize("batched", [True, False])
 def test_running_mean_equals_the_batch_mean_on_a_replay(batched: bool) -> None:
     """With as many entries as tokens nothing is cut, and the two are the same."""
-    memory, logits = Distributions(), torch.randn(30, 9) * 2
+    memory, logits = Distributions(orders=ORDERS), torch.randn(30, 9) * 2
     for rows in [logits] if batched else logits.split(1):
         learn(memory, (1, 2, 3, 4), rows)
     slot = memory.find((1, 2, 3, 4))
@@ -33,7 +46,7 @@ def test_running_mean_equals_the_batch_mean_on_a_replay(batched: bool) -> None:
 
 
 def test_row_sums_and_entries_are_bounded() -> None:
-    memory = Distributions()
+    memory = Distributions(orders=ORDERS)
     rng = np.random.default_rng(0)
     for _ in range(60):
         context = tuple(rng.integers(0, 3, 4).tolist())
@@ -49,7 +62,7 @@ def test_row_sums_and_entries_are_bounded() -> None:
 
 
 def test_the_longest_key_wins() -> None:
-    memory = Distributions()
+    memory = Distributions(orders=ORDERS)
     learn(memory, (1, 2, 3, 4), torch.randn(1, 9))
     learn(memory, (9, 9, 3, 4), torch.randn(1, 9))
     longest = memory.find((0, 1, 2, 3, 4))
@@ -64,7 +77,7 @@ def test_several_keys_in_one_batch() -> None:
     """One call and several teach the same, also where keys repeat."""
     logits = torch.randn(40, 30)
     contexts = [tuple(c) for c in np.random.default_rng(1).integers(0, 2, (40, 4)).tolist()]
-    once, often = Distributions(), Distributions()
+    once, often = Distributions(orders=ORDERS), Distributions(orders=ORDERS)
     once.learn(contexts, best_probabilities(logits, 10), 30)
     for i, context in enumerate(contexts):
         learn(often, context, logits[i : i + 1])
@@ -77,7 +90,7 @@ def test_several_keys_in_one_batch() -> None:
 
 
 def test_the_store_is_bounded_and_the_oldest_goes_first() -> None:
-    memory = Distributions(max_keys=90)
+    memory = Distributions(orders=ORDERS, max_keys=90)
     for i in range(300):
         learn(memory, (i, i, i, i), torch.randn(1, 20))
     assert len(memory) == 90
@@ -91,15 +104,34 @@ def test_the_store_is_bounded_and_the_oldest_goes_first() -> None:
 
 
 def test_rows_that_are_not_finite_are_not_learnt() -> None:
-    memory, logits = Distributions(), torch.randn(2, 30)
+    memory, logits = Distributions(orders=ORDERS), torch.randn(2, 30)
     logits[0, 5] = torch.nan
     learn(memory, (1, 2, 3, 4), logits)
     assert memory.count(memory.find((1, 2, 3, 4))) == 1
     assert mean_of(memory, 0).keys() == set(logits[1].topk(10).indices.tolist())
 
 
+def test_the_kernel_blends_as_numpy_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, also where keys repeat and rows tie."""
+    if not kernels.available():
+        pytest.skip(kernels.reason_missing())
+    rng = np.random.default_rng(3)
+    pair = Distributions(entries=6), Distributions(entries=6)
+    for _ in range(80):
+        contexts = [tuple(c) for c in rng.integers(0, 3, (12, 4)).tolist()]
+        best = best_probabilities(torch.from_numpy(rng.integers(0, 4, (12, 15))).float(), 6)
+        pair[0].learn(contexts, best, 15)
+        with monkeypatch.context() as patch:
+            patch.setattr(kernels, "available", lambda: False)
+            pair[1].learn(contexts, best, 15)
+    slots = list(range(len(pair[0])))
+    assert len(slots) == len(pair[1]) > 50
+    assert np.array_equal(pair[0].ids(slots), pair[1].ids(slots))
+    assert np.array_equal(pair[0].means(slots), pair[1].means(slots))
+
+
 def test_wide_vocabularies() -> None:
-    memory = Distributions()
+    memory = Distributions(orders=ORDERS)
     learn(memory, (255_999, 1, 2), torch.randn(1, 256_000))
     assert memory.vocab_size == 256_000
     assert memory.find((255_999, 1, 2)) >= 0

@@ -4,6 +4,7 @@
 has another way, so a missing compiler costs speed and nothing else.
 """
 
+from outrider.kernels.blend import blend
 from outrider.kernels.choose import NOT_FINITE, NOTHING_ALLOWED, PlainSampler, choose
 from outrider.kernels.library import available, library, pool, reason_missing
 from outrider.kernels.topk import topk
@@ -13,6 +14,7 @@ __all__ = [
     "NOT_FINITE",
     "PlainSampler",
     "available",
+    "blend",
     "choose",
     "library",
     "pool",

@@ -73,6 +73,8 @@ def _declare(loaded: ctypes.CDLL) -> None:
     best = [address, i64, i32, i32, i32, address, address, address]
     loaded.outrider_topk.argtypes = best
     loaded.outrider_topk.restype = None
+    loaded.outrider_blend.argtypes = [i32, address, address, i32, *[address] * 5]
+    loaded.outrider_blend.restype = None
     writing = [model, address, i32, i32, batch, sampler, u64, i32, address, i32, address, address]
     loaded.outrider_write.argtypes = writing
     loaded.outrider_write.restype = i32

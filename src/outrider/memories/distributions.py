@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from outrider import kernels
 from outrider.errors import OptionError
 from outrider.memories.rows import Best
 from outrider.types import IntArray
@@ -29,7 +30,8 @@ class Distributions:
     longest go first.
 
     Attributes:
-        orders: lengths n of the keys, longest first.
+        orders: lengths n of the keys, longest first. The paper has 4, 3, 2; a single token as last
+            resort adds what Token Recycling knows.
         entries: tokens kept for each key.
         max_keys: most keys.
 
@@ -37,7 +39,7 @@ class Distributions:
         OptionError: no lengths, or no room.
     """
 
-    orders: tuple[int, ...] = (4, 3, 2)
+    orders: tuple[int, ...] = (4, 3, 2, 1)
     entries: int = 10
     max_keys: int = 100_000
     vocab_size: int = field(default=0, init=False)
@@ -99,9 +101,11 @@ class Distributions:
     def learn(self, contexts: Sequence[Context], rows: Best, vocab_size: int) -> None:
         """Take the likeliest tokens after each context into the means of its keys.
 
-        `rows` holds at most `entries` probabilities a row; rows of -1 are passed over.
+        `rows` holds `entries` probabilities a row; rows of -1 are passed over.
         """
         self.vocab_size = max(self.vocab_size, vocab_size)
+        if rows.ids.shape[1] != self.entries:
+            raise ValueError(f"rows of {rows.ids.shape[1]} tokens, and means of {self.entries}")
         good = np.flatnonzero(rows.ids[:, 0] >= 0)
         share = self.max_keys // len(self.orders)  # so that no key is evicted in its own batch
         for begin in range(0, len(good), share):
@@ -118,6 +122,13 @@ class Distributions:
                     slots.append(self._slot(context[size - n :]))
                     source.append(number)
         at, of = np.array(slots, dtype=np.int64), np.array(source, dtype=np.int64)
+        if kernels.available():
+            kernels.blend(at, of, rows.ids, rows.values, self._ids, self._means, self._counts)
+        else:
+            self._blend(at, of, rows)
+
+    def _blend(self, at: IntArray, of: IntArray, rows: Best) -> None:
+        """What the kernel does, by NumPy."""
         while len(at):  # a key that occurs twice is met twice, one row after the other
             _, first = np.unique(at, return_index=True)
             self._merge(at[first], rows.ids[of[first]], rows.values[of[first]])
