@@ -63,11 +63,13 @@ class Strategy:
 
     @property
     def exactness(self) -> Exactness:
-        """What the text is promised to be: only the outermost rule can lower it."""
+        """What the text is promised to be: only the outermost rule can lower it, and a target that
+        itself stands for another model (`SkippingModel`)."""
+        own: Exactness = getattr(self.target, "exactness", Exactness.IDENTICAL)
         changes_nothing = isinstance(self.drafter, NoDrafter)
         if changes_nothing and self.rule.exactness is Exactness.LOSSY:
-            return Exactness.IDENTICAL
-        return self.rule.exactness
+            return own
+        return max(own, self.rule.exactness, key=lambda promise: promise.rank)
 
     @property
     def windows(self) -> tuple[int, ...]:

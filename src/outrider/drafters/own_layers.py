@@ -9,7 +9,7 @@ an exit that is chosen every round (`dynamic_exit.py`).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, TypeVar, cast
 
 from outrider.counters import Counters
 from outrider.drafters.model import ModelDrafter, ModelState
@@ -17,8 +17,10 @@ from outrider.errors import OptionError, StrategyError
 from outrider.layers import LayerSet
 from outrider.models.cache import CacheBook
 from outrider.policies.stop import BelowThreshold
-from outrider.protocols import NO_NEEDS, Layered, Needs, Request
+from outrider.protocols import NO_NEEDS, LanguageModel, Layered, Needs, Request
 from outrider.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified
+
+D = TypeVar("D", bound="OwnLayers")
 
 _MOST_PARTS = 64
 """Parts of the model that are kept ready; a search asks for many once."""
@@ -29,7 +31,6 @@ class OwnState(ModelState):
     """One request; `layers` are those that read the rows its borrowed cache holds."""
 
     layers: LayerSet | None = None
-    rounds: int = 0
     drafted: bool = False
 
 
@@ -39,8 +40,8 @@ class OwnLayers:
 
     Attributes:
         model: the target itself.
-        confidence: a draft ends with a token that was drawn where no token had this probability;
-            0 never ends one. A stop in the budget takes its place.
+        confidence: a draft ends with a token that was drawn where no token had this probability.
+            None leaves that to the method. A stop in the budget takes its place.
         name: the source its tokens are counted under.
 
     Raises:
@@ -48,8 +49,8 @@ class OwnLayers:
         OptionError: a confidence outside 0 to 1.
     """
 
-    model: Layered
-    confidence: float = 0.0
+    model: LanguageModel
+    confidence: float | None = None
     name: str = "own"
     needs: Needs = NO_NEEDS
     parts: dict[LayerSet, ModelDrafter] = field(
@@ -66,10 +67,15 @@ class OwnLayers:
                 f"{type(self.model).__name__} can not draft with a part of its own layers",
                 hint="Use a model that has subset() and borrow(), or another drafter",
             )
-        if not 0.0 <= self.confidence <= 1.0:
+        if self.confidence is not None and not 0.0 <= self.confidence <= 1.0:
             raise OptionError(f"confidence is {self.confidence}", hint="Give a chance from 0 to 1")
 
-    def bind(self, needs: Needs, tier: int) -> Self:
+    @property
+    def layered(self) -> Layered:
+        """The target, as what it was found to be."""
+        return cast(Layered, self.model)
+
+    def bind(self: D, needs: Needs, tier: int) -> D:
         """Fill laws and references only where the rule above reads them."""
         return replace(self, needs=needs)
 
@@ -90,7 +96,7 @@ class OwnLayers:
                 "cache",
                 hint="Set Request.target_cache, as Strategy does",
             )
-        return OwnState(request, self.model.borrow(request.target_cache))
+        return OwnState(request, self.layered.borrow(request.target_cache))
 
     def propose(
         self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
@@ -102,10 +108,10 @@ class OwnLayers:
             if state.drafted:
                 asked.append(i)
         if asked:
-            chosen = (states, tails, budgets)
-            if len(asked) < len(states):
-                chosen = tuple([given[i] for i in asked] for given in chosen)
-            for i, draft in zip(asked, self._propose(*chosen), strict=True):
+            written = self._propose(
+                [states[i] for i in asked], [tails[i] for i in asked], [budgets[i] for i in asked]
+            )
+            for i, draft in zip(asked, written, strict=True):
                 drafts[i] = draft
         return drafts
 
@@ -134,7 +140,7 @@ class OwnLayers:
         if found is None:
             if len(self.parts) >= _MOST_PARTS:
                 self.parts.clear()
-            model = self.model.subset(layers)
+            model = self.layered.subset(layers)
             found = ModelDrafter(model=model, name=self.name, needs=self.needs)
             self.parts[layers] = found
         return found
@@ -145,11 +151,10 @@ class OwnLayers:
         states: Sequence[OwnState],
         tails: Sequence[IntArray],
         budgets: Sequence[Budget],
-        confidence: float,
+        confidence: float | None,
     ) -> list[Draft]:
         """Chains written by `layers`."""
         for state in states:
-            state.rounds += 1
             if state.layers != layers:  # rows that other layers have read lack keys of these
                 state.cache.commit(())
                 state.layers = layers
@@ -166,7 +171,7 @@ def full_cache(state: OwnState) -> CacheBook:
     return state.request.target_cache
 
 
-def _stopping(budget: Budget, confidence: float) -> Budget:
-    if budget.stop is not None or confidence <= 0.0:
+def _stopping(budget: Budget, confidence: float | None) -> Budget:
+    if budget.stop is not None or not confidence:
         return budget
     return replace(budget, stop=BelowThreshold(confidence))

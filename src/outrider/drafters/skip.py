@@ -36,7 +36,7 @@ class EvenSkip(OwnLayers):
 
     def __post_init__(self) -> None:
         OwnLayers.__post_init__(self)
-        count = self.model.num_layers
+        count = self.layered.num_layers
         layers = self.layers or LayerSet.for_speedup(count, self.speedup)
         object.__setattr__(self, "layers", layers)
         self.part(layers)

@@ -1,0 +1,222 @@
+"""I1, I3 and I6 for drafters that are a part of the target, in every runner."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from outrider import kernels
+from outrider.acceptance import Rejection
+from outrider.decoding import generate
+from outrider.drafters import Fallback, Lookup, NoDrafter, Qualified
+from outrider.drafters.dynamic_exit import DynamicExit
+from outrider.drafters.layer_search import LayerSetSearch, SearchSettings
+from outrider.drafters.skip import EvenSkip
+from outrider.drafters.swift import Swift
+from outrider.layers import LayerSet
+from outrider.models.decoder import Decoder
+from outrider.models.native import NativeDecoder
+from outrider.models.static.decoder import StaticDecoder
+from outrider.models.transformers import TransformersModel
+from outrider.policies import FixedLength
+from outrider.types import Prompt
+from tests.exactness.rigs import SAMPLINGS, generation, outputs, run, stage
+from tests.models.checkpoints import make_checkpoint
+from tests.models.invariants import assert_equals_fresh_prefill
+
+LAYERS = 4
+PROMPTS = [(5, 9, 40, 3), (7,), (11, 12, 13, 14, 15, 16, 17), (1, 2), (30, 31, 32)]
+RUNNERS: dict[str, Any] = {
+    "eager": lambda path: Decoder.load(path, dtype=torch.float64),
+    "static": lambda path: StaticDecoder.load(path, dtype=torch.float64),
+    "transformers": lambda path: TransformersModel.load(path, dtype=torch.float64),
+}
+if kernels.available():
+    RUNNERS["native"] = lambda path: NativeDecoder.load(path, dtype=torch.float32, threads=2)
+    RUNNERS["int8"] = lambda path: NativeDecoder.load(path, dtype=torch.int8, threads=1)
+
+
+def checkpoint(path: Path) -> Path:
+    """Layers whose say grows less with depth, so that some of them can be spared."""
+    made = make_checkpoint(
+        path, "llama", num_hidden_layers=LAYERS, vocab_size=48, std=0.25, dtype=torch.float64
+    )
+    model = AutoModelForCausalLM.from_pretrained(made, dtype=torch.float64)
+    with torch.no_grad():
+        for layer in model.model.layers[1:]:
+            layer.self_attn.o_proj.weight.mul_(0.4)
+            layer.mlp.down_proj.weight.mul_(0.4)
+    model.save_pretrained(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: Any) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module", params=RUNNERS)
+def target(request: Any, folder: Path) -> Any:
+    return RUNNERS[request.param](folder)
+
+
+@pytest.fixture(scope="module")
+def eager(folder: Path) -> Decoder:
+    return RUNNERS["eager"](folder)
+
+
+def drafters(target: Any) -> dict[str, Any]:
+    """One of each, the searching ones in the midst of it all the time."""
+    search = SearchSettings(skip_ratio=0.5, context=4, good=2.0, surrogate_every=3)
+    return {
+        "skip": EvenSkip(model=target, speedup=2),
+        "halves": EvenSkip(model=target, layers=LayerSet.skipping(4, attention=[0, 2], mlp=[1])),
+        "swift": Swift(model=target, settings=search, confidence=0.1),
+        "del": DynamicExit(model=target, every=1, confidence=0.1),
+    }
+
+
+NAMES = ("skip", "halves", "swift", "del")
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("name", NAMES)
+def test_drafted_equals_undrafted(target: Any, name: str, sampling: str) -> None:
+    options: dict[str, Any] = {**SAMPLINGS[sampling], "max_new_tokens": 14, "end_ids": (0,)}
+    whole = stage(target, drafters(target)[name], window=4)
+    plain = run(stage(target, NoDrafter()), PROMPTS, **options)
+    drafted = run(whole, PROMPTS, **options)
+    assert outputs(drafted) == outputs(plain)
+    assert outputs(run(whole, PROMPTS[2:3], **options)) == outputs(plain[2:3])
+    for g in drafted:
+        assert g.counters.tokens == len(g.output) == sum(g.counters.sources.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_drafts_are_accepted_and_refused(target: Any, name: str) -> None:
+    made = drafters(target)[name]
+    [g] = run(stage(target, made, window=4), PROMPTS[:1], max_new_tokens=60, temperature=0.7)
+    assert 3 < g.counters.accepted < g.counters.drafted
+    assert set(g.sources) == {made.name, "target"} and set(g.counters.tallies) == {made.name}
+    if name == "swift":
+        assert made.search.tries == 6  # all sets of two halves of the four
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_caches_are_the_targets_own_after_every_round(target: Any, name: str) -> None:
+    tolerance = 1e-9 if target.dtype == torch.float64 else 0.0
+    made = [generation(p, temperature=0.8, max_new_tokens=12) for p in PROMPTS[:3]]
+    whole = stage(target, drafters(target)[name], window=3)
+    for active in generate(whole, made):
+        for g in active:
+            assert_equals_fresh_prefill(target, g.lane.cache, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_that_share_a_prompt(target: Any, name: str) -> None:
+    prompt = Prompt(token_ids=(5, 9, 40, 3))
+
+    def four(drafter: Any) -> list[tuple[int, ...]]:
+        made = [generation(prompt, temperature=1.0, sample=i, max_new_tokens=14) for i in range(4)]
+        for _ in generate(stage(target, drafter, window=3), made):
+            pass
+        return outputs(made)
+
+    texts = four(drafters(target)[name])
+    assert texts == four(NoDrafter()) and len(set(texts)) == 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_next_turn(target: Any, name: str) -> None:
+    whole = stage(target, drafters(target)[name], window=3)
+    [first] = run(whole, PROMPTS[:1], max_new_tokens=12, temperature=0.8)
+    turn = (*PROMPTS[0], *first.output[:9], 4, 4)
+    [second] = run(whole, [turn], previous=[first.lane], max_new_tokens=12, temperature=0.8)
+    [fresh] = run(stage(target, NoDrafter()), [turn], max_new_tokens=12, temperature=0.8)
+    assert second.output == fresh.output and second.lane.cache is first.lane.cache
+    assert_equals_fresh_prefill(
+        target, second.lane.cache, tolerance=1e-9 if target.dtype == torch.float64 else 0.0
+    )
+
+
+def test_skipping_nothing_is_always_right(target: Any) -> None:
+    whole = stage(target, EvenSkip(model=target, speedup=1), window=4)
+    for temperature in (0.0, 1.0):
+        [g] = run(whole, PROMPTS[:1], max_new_tokens=30, temperature=temperature)
+        assert g.counters.accepted == g.counters.drafted == 24 and g.counters.rounds == 6
+
+
+@settings(max_examples=30)
+@given(
+    kept=st.tuples(st.sets(st.integers(0, 3)), st.sets(st.integers(0, 3))).filter(any),
+    confidence=st.sampled_from([None, 0.3]),
+    window=st.integers(1, 6),
+    seed=st.integers(0, 2**30),
+    temperature=st.sampled_from([0.0, 0.8]),
+    prompts=st.lists(st.lists(st.integers(0, 47), min_size=1, max_size=5), min_size=1, max_size=3),
+)
+def test_any_set_of_layers(
+    eager: Decoder, kept, confidence, window, seed, temperature, prompts
+) -> None:
+    layers = LayerSet(num_layers=LAYERS, attention=tuple(kept[0]), mlp=tuple(kept[1]))
+    drafter = EvenSkip(model=eager, layers=layers, confidence=confidence)
+    options = {"seed": seed, "temperature": temperature, "max_new_tokens": 10, "end_ids": (0,)}
+    drafted = run(stage(eager, drafter, window=window), prompts, **options)
+    for prompt, g in zip(prompts, drafted, strict=True):
+        [alone] = run(stage(eager, NoDrafter()), [prompt], **options)
+        assert g.output == alone.output
+        assert len(g.counters.drafted_at) <= window
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_below_a_qualifier(target: Any, folder: Path, name: str, temperature: float) -> None:
+    """Tails: the part of the target drafts on from tokens that only the qualifier has accepted."""
+    qualifier = Decoder.load(folder, dtype=torch.float32)
+    nest = Qualified(drafter=drafters(target)[name], qualifier=qualifier, policy=FixedLength(2))
+    options: dict[str, Any] = {"temperature": temperature, "max_new_tokens": 14}
+    plain = run(stage(target, NoDrafter()), PROMPTS, **options)
+    drafted = run(stage(target, nest, window=7), PROMPTS, **options)
+    assert outputs(drafted) == outputs(plain)
+    assert sum(g.counters.sources.get(nest.drafter.name, 0) for g in drafted) > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_beside_other_drafters(target: Any, name: str) -> None:
+    """Two that borrow the same cache, and one that asks no model, in turns."""
+    second = Fallback(first=drafters(target)[name], second=EvenSkip(model=target, name="other"))
+    whole = stage(target, Fallback(first=Lookup(), second=second), window=3)
+    plain = run(stage(target, NoDrafter()), PROMPTS, max_new_tokens=20)
+    assert outputs(run(whole, PROMPTS, max_new_tokens=20)) == outputs(plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_drafts_under_rejection(eager: Decoder, name: str) -> None:
+    """The laws that it names are those of the part: with all layers, nothing is ever refused."""
+    made = drafters(eager)[name]
+    [g] = run(
+        stage(eager, made, Rejection(), window=3), PROMPTS[:1], max_new_tokens=30, temperature=1.0
+    )
+    assert 0 < g.counters.accepted < g.counters.drafted
+    everything = EvenSkip(model=eager, speedup=1)
+    [g] = run(
+        stage(eager, everything, Rejection(), window=3),
+        PROMPTS[:1],
+        max_new_tokens=28,
+        temperature=1.0,
+    )
+    assert g.counters.accepted == g.counters.drafted == 21
+
+
+def test_a_search_goes_on_from_text_to_text(eager: Decoder) -> None:
+    search = SearchSettings(skip_ratio=0.5, context=4, good=2.0, most_tries=7, most_misses=50)
+    drafter = Swift(model=eager, settings=search, search=LayerSetSearch(LAYERS, search))
+    plain = run(stage(eager, NoDrafter()), PROMPTS, max_new_tokens=20)
+    for prompt, expected in zip(PROMPTS, outputs(plain), strict=True):
+        [g] = run(stage(eager, drafter, window=2), [prompt], max_new_tokens=20)
+        assert tuple(g.output) == expected
+    assert drafter.search.tries == 6 and drafter.search.done  # of six sets of two halves in four
