@@ -13,7 +13,7 @@ from outrider.errors import CheckpointError, OptionError, nearest
 if TYPE_CHECKING:
     from outrider.memories.corpus import Corpus
     from outrider.memories.frozen import FrozenAutomaton
-    from outrider.memories.store import StorePage
+    from outrider.memories.store import Document, StorePage
     from outrider.models.tokenizer import Tokenizer
 
 KINDS = {"rest": "a suffix array, for --drafter rest", "sam": "an automaton, for --drafter sam"}
@@ -130,10 +130,9 @@ def _tokenizer(source: str) -> "Tokenizer":
     return found
 
 
-def _encoded(
-    files: Sequence[Path], words: "Tokenizer", screen: Screen
-) -> Iterator[tuple[int, ...]]:
+def _encoded(files: Sequence[Path], words: "Tokenizer", screen: Screen) -> "Iterator[Document]":
     """The ids of each document that has any, behind a progress bar."""
+    import numpy as np
     from rich.progress import Progress
 
     with Progress(console=screen.err, transient=True, disable=not screen.err.is_terminal) as bar:
@@ -142,13 +141,11 @@ def _encoded(
             for text in read_documents(file):
                 ids = words.encode_plain(text)
                 if ids:
-                    yield ids
+                    yield np.array(ids, dtype=np.int32)
             bar.advance(task, file.stat().st_size)
 
 
-def _built(
-    kind: str, documents: list[tuple[int, ...]], screen: Screen
-) -> "Corpus | FrozenAutomaton":
+def _built(kind: str, documents: "list[Document]", screen: Screen) -> "Corpus | FrozenAutomaton":
     """The store of this kind, behind a progress bar."""
     from rich.progress import Progress
 

@@ -1,7 +1,7 @@
 """A suffix automaton of a corpus, made once, mapped into memory, read by any number of requests."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from outrider.errors import StoreError
 from outrider.memories.automaton import ROOT, Automaton, SuffixStates
-from outrider.memories.store import SEPARATOR, StorePage, open_store, write_store
+from outrider.memories.store import SEPARATOR, Document, StorePage, open_store, write_store
 
 KIND = "sam"
 _ARRAYS = ("text", "offsets", "labels", "targets", "links", "lengths", "firsts")
@@ -65,7 +65,7 @@ class FrozenAutomaton(SuffixStates):
     @classmethod
     def build(
         cls,
-        documents: Iterable[Sequence[int]],
+        documents: Iterable[Document],
         *,
         max_tokens: int = MAX_TOKENS,
         progress: Callable[[int], None] | None = None,
@@ -89,9 +89,9 @@ class FrozenAutomaton(SuffixStates):
                     hint="Build a store of kind 'rest', or give a part of the corpus",
                 )
             for begin in range(0, len(document), _EACH):
-                for token in document[begin : begin + _EACH]:
-                    text.append(int(token))
-                    last = automaton.grow(last, int(token), len(text))
+                for token in np.asarray(document[begin : begin + _EACH]).tolist():
+                    text.append(token)
+                    last = automaton.grow(last, token, len(text))
                 if progress is not None:
                     progress(min(_EACH, len(document) - begin))
             text.append(SEPARATOR)

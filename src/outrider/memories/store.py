@@ -8,7 +8,7 @@ page names the tokenizer: ids of another one would be nonsense, and are refused.
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outrider.errors import StoreError, VocabularyError
+
+Document = Sequence[int] | NDArray[np.int32]
+"""Token ids of one text."""
 
 VERSION = 1
 PAGE = "store.json"
