@@ -11,6 +11,7 @@ EXECUTED = [
     ("docs/guide-adding-a-drafter.md", "# Adding a drafter"),
     ("docs/guide-python.md", "## Put it together yourself"),
     ("docs/guide-who-drafts.md", "## By hand"),
+    ("docs/guide-drafters.md", "## Trees"),
 ]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from outrider.drafters.aded import Aded
 from outrider.drafters.aggressive import Aggressive
 from outrider.drafters.copyspec import CopySpec
+from outrider.drafters.dynamic_exit import DynamicExit
 from outrider.drafters.lookahead import Lookahead
 from outrider.drafters.lookup import Lookup
 from outrider.drafters.own_layers import OwnLayers
@@ -200,6 +201,10 @@ def _swift(given: Given) -> Parts:
     return _own_layers(Swift(model=layered(given.target)), given)
 
 
+def _del(given: Given) -> Parts:
+    return _own_layers(DynamicExit(model=layered(given.target)), given)
+
+
 def _skip(given: Given) -> Parts:
     return _own_layers(EvenSkip(model=layered(given.target)), given)
 
@@ -226,5 +231,6 @@ _BUILDERS: dict[str, Callable[[Given], Parts]] = {
     "rest": _rest,
     "lookahead": _lookahead,
     "swift": _swift,
+    "del": _del,
     "skip": _skip,
 }
