@@ -88,7 +88,8 @@ def _children(plot: Plot, one: _Beam, width: int) -> list[_Child]:
 
 def shifted(g: float, largest: float, value: float) -> float:
     """-log(exp(-value) - exp(-largest) + exp(-g)), for g up to `largest`, without overflow."""
-    if g >= largest:
+    missing = -math.expm1(g - largest)
+    if missing <= 0.0:
         return value
-    v = value - g + math.log1p(-math.exp(g - largest))
+    v = value - g + math.log(missing)
     return value - max(v, 0.0) - math.log1p(math.exp(-abs(v)))
