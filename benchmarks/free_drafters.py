@@ -25,11 +25,15 @@ from typing import Any
 import torch
 
 from outrider.bench.environment import environment
+from outrider.drafters.aded import Aded
 from outrider.drafters.aggressive import Aggressive
 from outrider.drafters.copyspec import CopySpec
+from outrider.drafters.lookahead import Lookahead
 from outrider.drafters.lookup import Lookup
+from outrider.drafters.recycling import TokenRecycling
 from outrider.drafters.rest import Rest
 from outrider.drafters.sam import Sam
+from outrider.drafters.stand import Stand
 from outrider.drafters.suffix import Suffix
 from outrider.memories.corpus import Corpus
 from outrider.memories.frozen import FrozenAutomaton
@@ -54,6 +58,11 @@ FACTORIES: dict[str, Callable[[int], Drafter]] = {
     "suffix": lambda vocab: Suffix(),
     "suffix-chain": lambda vocab: Suffix(shape="chain"),
     "rest": lambda vocab: Rest(corpus=Corpus.build(corpus(vocab))),
+    "recycling": lambda vocab: TokenRecycling(),
+    "aded": lambda vocab: Aded(),
+    "stand": lambda vocab: Stand(),
+    "lookahead": lambda vocab: Lookahead(),
+    "lookahead-pool": lambda vocab: Lookahead(window=0),
 }
 """By name, from the size of the vocabulary. A drafter more is one line more."""
 

@@ -153,20 +153,20 @@ class _Tree:
             return ids.tolist()
         with np.errstate(divide="ignore"):
             scores = np.log(means.astype(np.float64)) / self._sampler.params.temperature
-        keys = [self._key(cut.codes[node + 1]) for node in nodes]
+        keys = self._keys([cut.codes[node + 1] for node in nodes])
         order = np.argsort(-(scores + gumbel_arrays(keys, ids)), axis=1, kind="stable")
         if self._drafter.needs.law:
             for node, own, score in zip(nodes, ids, scores, strict=True):
                 self._laws[node] = _law(own, score, self._memory.vocab_size)
         return np.take_along_axis(ids, order, axis=1).tolist()
 
-    def _key(self, code: int) -> int:
-        """The stream of one node's draws."""
-        seed, sample = self._sampler.seed, self._sampler.sample
+    def _keys(self, codes: list[int]) -> list[int]:
+        """The streams of the draws at nodes of these codes; a single one serves them all."""
+        place = self._sampler.seed, self._sampler.sample, self._index
         if not self._drafter.needs.law:
-            return stream_key(seed, sample, self._index, Purpose.CHOICE)
+            return [stream_key(*place, Purpose.CHOICE)]
         tier = self._drafter.tier
-        return stream_key(seed, sample, self._index, Purpose.BRANCH, tier, code)
+        return [stream_key(*place, Purpose.BRANCH, tier, code) for code in codes]
 
     def _finish(self, tokens: list[int], cut: Cut) -> Draft:
         kept = [node for node, token in enumerate(tokens) if token >= 0]
