@@ -83,3 +83,28 @@ def test_a_wider_row_makes_room_and_keeps_what_is_known() -> None:
 def test_settings_out_of_range() -> None:
     with pytest.raises(OptionError, match="k is 0"):
         Adjacency(k=0)
+
+
+def test_rows_that_wait_are_learned_before_anybody_looks() -> None:
+    now, later = Adjacency(k=3), Adjacency(k=3)
+    rows = torch.randn(200, 17, generator=torch.Generator().manual_seed(3))
+    tokens = [int(t) for t in np.random.default_rng(3).integers(0, 17, 200)]
+    for token, row in zip(tokens, rows, strict=True):
+        now.learn(np.array([token]), row[None])
+        later.learn_later(token, row[None])
+        assert later.nbytes <= now.nbytes + 64 * 17 * 4
+    assert [later.successors(t) for t in range(17)] == [now.successors(t) for t in range(17)]
+
+
+def test_few_wide_rows_wait() -> None:
+    memory = Adjacency()
+    for token in range(20):
+        memory.learn_later(token, torch.randn(1, 256_000))
+        assert memory.nbytes <= 256_001 * 8 * 4 + (4 << 20)
+
+
+def test_a_waiting_row_that_is_not_finite_is_passed_over() -> None:
+    memory = Adjacency(k=2)
+    memory.learn_later(1, torch.tensor([[0.0, 1.0, 2.0]]))
+    memory.learn_later(1, torch.full((1, 3), torch.nan))
+    assert memory.successors(1) == [2, 1]

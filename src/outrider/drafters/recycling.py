@@ -13,6 +13,7 @@ import numpy as np
 
 from outrider.counters import Counters
 from outrider.drafters.template import Template, recycling_template
+from outrider.drafters.unread import unread
 from outrider.errors import OptionError
 from outrider.memories.adjacency import Adjacency
 from outrider.protocols import Needs, Request
@@ -73,8 +74,12 @@ class TokenRecycling:
         self, requests: Sequence[Request], previous: Sequence[RecyclingState | None] | None = None
     ) -> list[RecyclingState]:
         """Learn each prompt; what `previous` shares with it is not read again."""
-        old = previous or [None] * len(requests)
-        return [self._begin(*pair) for pair in zip(requests, old, strict=True)]
+        if self.warm:
+            old = previous or [None] * len(requests)
+            known = [s.prompt if isinstance(s, RecyclingState) else () for s in old]
+            for part in unread(requests, known, overlap=1):
+                self.memory.learn_text(as_ids(part))
+        return [_begin(request) for request in requests]
 
     def propose(
         self,
@@ -101,19 +106,14 @@ class TokenRecycling:
         """No model is called: what it drafts is counted by the tier that verifies it."""
         return {}
 
-    def _begin(self, request: Request, old: RecyclingState | None) -> RecyclingState:
-        prompt = request.prompt.token_ids
-        if self.warm:
-            known = len(old.prompt) if isinstance(old, RecyclingState) else 0
-            same = old is not None and prompt[:known] == old.prompt
-            self.memory.learn_text(as_ids(prompt[max(known - 1, 0) if same else 0 :]))
-        return RecyclingState(request.sampler.end_ids, prompt, prompt[-1])
-
     def _draft(self, state: RecyclingState, tail: IntArray, budget: Budget) -> Draft:
         nodes = budget.nodes_of(self.name)
         last = int(tail[-1]) if len(tail) else state.last
         memory = self.memory
-        if nodes < 1 or not 0 <= last < memory.vocab_size:
+        if nodes < 1:
+            return EMPTY_DRAFT
+        memory.settle()
+        if not 0 <= last < memory.vocab_size:
             return EMPTY_DRAFT
         cut, flat, k = self.template.cut(nodes, budget.depth), memory.flat, memory.k
         found = np.empty(len(cut) + 1, dtype=np.int64)
@@ -137,9 +137,17 @@ class TokenRecycling:
     def _learn(self, state: RecyclingState, seen: Verified) -> None:
         tail = seen.tail
         last = int(tail[-1]) if len(tail) else state.last
+        if not len(seen.draft):
+            self.memory.learn_later(last, seen.rows.logits)
+            return
         tokens = np.append(last, seen.draft.tokens)
         accepted = [0, *(node + 1 for node in seen.verdict.path)]
         self.memory.learn(tokens, seen.rows.logits, accepted)
+
+
+def _begin(request: Request) -> RecyclingState:
+    prompt = request.prompt.token_ids
+    return RecyclingState(request.sampler.end_ids, prompt, prompt[-1])
 
 
 def _writable(tokens: IntArray, parents: IntArray, ends: frozenset[int]) -> BoolArray | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +16,9 @@ from torch import Tensor
 from outrider.errors import OptionError
 from outrider.memories.rows import best_tokens
 from outrider.types import IntArray
+
+_MOST_WAITING, _WAITING_NUMBERS = 64, 1 << 20
+"""Rows that wait to be learned together, at most; and numbers in them."""
 
 LARGEST_VOCABULARY = 1 << 22
 """Ids from here on are not remembered: one stray id should not claim gigabytes."""
@@ -36,6 +40,7 @@ class Adjacency:
 
     k: int = 8
     _table: NDArray[np.int32] = field(init=False, repr=False)
+    _waiting: list[tuple[int, Tensor]] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= 64:
@@ -49,16 +54,19 @@ class Adjacency:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: `(vocab_size + 1) * k * 4`, the row of blanks included."""
-        return self._table.nbytes
+        """Bytes held: `(vocab_size + 1) * k * 4`, the row of blanks included, and the rows of
+        logits that wait, 4 MiB of them at most."""
+        return self._table.nbytes + sum(row.nbytes for _, row in self._waiting)
 
     @property
     def flat(self) -> NDArray[np.int32]:
         """The matrix in one row, a view: the successor of rank r of token t is at `t * k + r`."""
+        self.settle()
         return self._table.reshape(-1)
 
     def successors(self, token: int) -> list[int]:
         """What is known to follow `token`, best first."""
+        self.settle()
         if not 0 <= token < self.vocab_size:
             return []
         return [t for t in self._table[token].tolist() if t >= 0]
@@ -74,6 +82,7 @@ class Adjacency:
         Of equal tokens the last wins, but those in the rows `accepted` win over all others. Rows
         that are not finite, and ids outside of the vocabulary, are passed over.
         """
+        self.settle()
         self.reserve(logits.shape[1])
         ids = best_tokens(logits, self.k).ids
         if ids[:, 0].min() >= 0 and tokens.max() < self.vocab_size and tokens.min() >= 0:
@@ -86,9 +95,26 @@ class Adjacency:
         last = [row for row in accepted if good[row]]
         self._table[tokens[last]] = ids[last]
 
+    def learn_later(self, token: int, logits: Float[Tensor, "1 vocab"]) -> None:
+        """The same for one row, before anybody looks: many rows together cost little more."""
+        self._waiting.append((token, logits))
+        if len(self._waiting) >= min(_MOST_WAITING, max(_WAITING_NUMBERS // logits.shape[1], 1)):
+            self.settle()
+
+    def settle(self) -> None:
+        """Learn the rows that wait, in their order."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        width = waiting[-1][1].shape[1]
+        same = [(token, row) for token, row in waiting if row.shape[1] == width]
+        rows = torch.cat([row for _, row in same])
+        self.learn(np.array([token for token, _ in same]), rows, accepted=())
+
     def learn_text(self, text: IntArray) -> None:
         """Put what followed each token in `text` in front: the more often and the newer, the
         further."""
+        self.settle()
         text = text[(text >= 0) & (text < LARGEST_VOCABULARY)]
         if len(text) < 2:
             return
