@@ -10,6 +10,7 @@ from random import Random
 
 from outrider.counters import Counters
 from outrider.drafters.puct import Puct, PuctNode
+from outrider.drafters.unread import unread
 from outrider.errors import OptionError
 from outrider.memories.trigrams import Trigrams
 from outrider.protocols import Needs, Request
@@ -21,9 +22,11 @@ _WINDOW = 16
 
 @dataclass(slots=True)
 class AdedState:
-    """One request: its end ids, the end of its text, and how many tokens were written."""
+    """One request: its end ids, the prompt that the memory has read, the end of its text, and how
+    many tokens were written."""
 
     ends: frozenset[int]
+    prompt: tuple[int, ...]
     recent: list[int]
     written: int = 0
 
@@ -88,8 +91,13 @@ class Aded:
     def begin(
         self, requests: Sequence[Request], previous: Sequence[AdedState | None] | None = None
     ) -> list[AdedState]:
-        """Learn each prompt."""
-        return [self._begin(request) for request in requests]
+        """Learn each prompt; what `previous` shares with it is not read again."""
+        if self.warm:
+            old = previous or [None] * len(requests)
+            known = [s.prompt if isinstance(s, AdedState) else () for s in old]
+            for part in unread(requests, known, overlap=2):
+                self.memory.bump(part)
+        return [_begin(request) for request in requests]
 
     def propose(
         self, states: Sequence[AdedState], tails: Sequence[IntArray], budgets: Sequence[Budget]
@@ -113,12 +121,6 @@ class Aded:
         """No model is called: what it drafts is counted by the tier that verifies it."""
         return {}
 
-    def _begin(self, request: Request) -> AdedState:
-        prompt = list(request.prompt.token_ids)
-        if self.warm:
-            self.memory.bump(prompt)
-        return AdedState(request.sampler.end_ids, prompt[-_WINDOW:])
-
     def _draft(self, state: AdedState, tail: IntArray, budget: Budget) -> Draft:
         nodes = min(budget.nodes_of(self.name), self.nodes)
         if nodes < 1:
@@ -141,6 +143,11 @@ class Aded:
             sources=(self.name,) * len(number),
             origin=self.name,
         )
+
+
+def _begin(request: Request) -> AdedState:
+    prompt = request.prompt.token_ids
+    return AdedState(request.sampler.end_ids, prompt, list(prompt[-_WINDOW:]))
 
 
 class _Walk:

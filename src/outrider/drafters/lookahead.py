@@ -13,6 +13,7 @@ from random import Random
 import numpy as np
 
 from outrider.counters import Counters
+from outrider.drafters.unread import unread
 from outrider.drafters.window import Window
 from outrider.errors import OptionError
 from outrider.memories.pool import Ngram, NgramPool
@@ -23,9 +24,11 @@ from outrider.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified,
 
 @dataclass(slots=True)
 class LookaheadState:
-    """One request: its end ids, the end of its text, and its window of guesses."""
+    """One request: its end ids, the prompt that the pool has read, the end of its text, and its
+    window of guesses."""
 
     ends: frozenset[int]
+    prompt: tuple[int, ...]
     recent: list[int]
     window: Window
 
@@ -95,7 +98,13 @@ class Lookahead:
     def begin(
         self, requests: Sequence[Request], previous: Sequence[LookaheadState | None] | None = None
     ) -> list[LookaheadState]:
-        """Pool each prompt's n-grams and fill each window with tokens of the prompt."""
+        """Pool each prompt's n-grams, those that `previous` shares with it once, and fill each
+        window with tokens of the prompt."""
+        if self.text:
+            old = previous or [None] * len(requests)
+            known = [s.prompt if isinstance(s, LookaheadState) else () for s in old]
+            for part in unread(requests, known, overlap=self.ngram - 1):
+                self.memory.add_text(part, self.ngram)
         return [self._begin(request) for request in requests]
 
     def propose(
@@ -127,11 +136,10 @@ class Lookahead:
 
     def _begin(self, request: Request) -> LookaheadState:
         prompt = request.prompt.token_ids
-        if self.text:
-            self.memory.add_text(prompt, self.ngram)
         columns = self.window if self.tier == 1 else 0
         window = Window(self.ngram - 1, columns, prompt, Random(self.seed))
-        return LookaheadState(request.sampler.end_ids, list(prompt[1 - self.ngram :]), window)
+        recent = list(prompt[1 - self.ngram :])
+        return LookaheadState(request.sampler.end_ids, prompt, recent, window)
 
     def _draft(self, state: LookaheadState, tail: IntArray, budget: Budget) -> Draft:
         nodes, last = budget.nodes_of(self.name), int(tail[-1]) if len(tail) else state.recent[-1]
