@@ -59,7 +59,7 @@ def check_equality(drafter: Drafter, policy: Any = None) -> int:
     accepted = 0
     nest = Qualified(drafter=drafter, qualifier=FAMILY.qualifier, policy=FixedLength(3))
     for options in SAMPLINGS.values():
-        options = {**options, **NEAR_ENDS, "max_new_tokens": 60}
+        options = {**options, **NEAR_ENDS, "max_new_tokens": 40}
         plain = outputs(run(stage(FAMILY.target, NoDrafter()), PROMPTS, **options))
         for one in (drafter, nest):
             drafted = run(stage(FAMILY.target, one, policy=policy), PROMPTS, **options)

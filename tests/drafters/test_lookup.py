@@ -88,6 +88,25 @@ def test_longest_match_then_latest_or_first() -> None:
     assert propose(Lookup(), begin(Lookup(), longer), size=2).tokens.tolist() == [5, 5]
 
 
+@given(text=st.lists(st.integers(0, 2), min_size=1, max_size=60))
+def test_strict_mode_drafts_nothing_or_ten_tokens(text: list[int]) -> None:
+    """Spec B1 (d): as published, by sliding over all windows; the suffix never finds itself."""
+    expected: list[int] = []
+    for n in (3, 2, 1):
+        windows = [
+            p
+            for p in range(n, len(text) - 9)
+            if len(text) >= n and text[p - n : p] == text[len(text) - n :]
+        ]
+        if windows:
+            expected = text[windows[0] : windows[0] + 10]
+            break
+    strict = Lookup(max_ngram=3, min_ngram=1, occurrence="first", behind=10)
+    draft = propose(strict, begin(strict, text), size=10)
+    assert draft.tokens.tolist() == expected
+    assert len(draft) in (0, 10)
+
+
 def test_a_loop_is_proposed_at_full_length() -> None:
     state = begin(Lookup(), [7, 1, 2, 3, 1, 2, 3])
     assert propose(Lookup(), state, size=8).tokens.tolist() == [1, 2, 3, 1, 2, 3, 1, 2]
@@ -180,7 +199,7 @@ def test_rules_that_need_a_reference_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"min_ngram": 0}, {"min_ngram": 4, "max_ngram": 3}, {"occurrence": "newest"}],
+    [{"min_ngram": 0}, {"min_ngram": 4, "max_ngram": 3}, {"occurrence": "newest"}, {"behind": 0}],
 )
 def test_bad_options_are_refused(options) -> None:
     with pytest.raises(OptionError):

@@ -82,6 +82,7 @@ class Growing(RuleBasedStateMachine):
         """Spec B4 (d): counts equal brute force; evict restores counts."""
         texts = [text.tokens for text in self.trie.texts]
         assert self.trie.num_tokens == sum(map(len, texts)) <= self.trie.max_tokens
+        assert self.trie.num_states <= 2 * 3 * self.trie.max_tokens + 2
         check(self.trie, texts)
 
 
@@ -135,6 +136,14 @@ def test_after_compacting_a_text_is_looked_up_again() -> None:
     trie.compact()
     assert trie.num_states < states and trie.edition == 1
     assert trie.follow(cursor, [7, 1], [2]).length == 2
+
+
+def test_a_text_that_never_ends_is_bounded_too() -> None:
+    trie, text = SuffixTrie(DEPTH, max_tokens=50), Text()
+    for i in range(40):
+        trie.append(text, [(i * i + j * j * i) % 3 for j in range(20)])
+        assert trie.num_tokens <= 50 and trie.num_states <= 2 * 150 + 2
+        check(trie, [text.tokens])
 
 
 def test_memory_is_bounded_and_reported() -> None:

@@ -28,8 +28,8 @@ class LookupState:
 class Lookup(Copier[LookupState]):
     """Proposes the continuation of the longest n-gram at the end of the text that occurred before.
 
-    The published code takes the earliest occurrence with ten tokens after it, for n = 3, 2, 1.
-    Here the newest occurrence is the default (what was said last is likelier to be said again), a
+    The published code takes the earliest occurrence with ten tokens after it, for n = 3, 2, 1
+    (`Lookup(max_ngram=3, min_ngram=1, occurrence="first", behind=10)`). Here the newest occurrence is the default (what was said last is likelier to be said again), a
     short continuation will do, and single tokens do not count: they match by chance. A copy that
     reaches the end of the text goes on with itself, so a loop is proposed at full length.
 
@@ -43,15 +43,18 @@ class Lookup(Copier[LookupState]):
         max_ngram: longest suffix looked up.
         min_ngram: shortest suffix looked up.
         occurrence: `latest` or `first`.
+        behind: an occurrence with fewer tokens of the text after it does not count.
         name: the source its tokens are counted under.
 
     Raises:
-        OptionError: lengths that are not 1 <= min_ngram <= max_ngram, or an unknown occurrence.
+        OptionError: lengths that are not 1 <= min_ngram <= max_ngram, an unknown occurrence, or
+            `behind` below 1.
     """
 
     max_ngram: int = 5
     min_ngram: int = 2
     occurrence: str = "latest"
+    behind: int = 1
     name: str = "lookup"
 
     def __post_init__(self) -> None:
@@ -61,6 +64,8 @@ class Lookup(Copier[LookupState]):
                 hint="Give 1 <= min_ngram <= max_ngram",
             )
         check_occurrence(self.occurrence)
+        if self.behind < 1:
+            raise OptionError(f"behind is {self.behind}", hint="Give at least 1")
 
     @property
     def lengths(self) -> range:
@@ -80,7 +85,7 @@ class Lookup(Copier[LookupState]):
 
     def _draft(self, state: LookupState, tail: IntArray, budget: Budget) -> Draft:
         rest = tail.tolist() if len(tail) else []
-        hit = state.index.find(rest)
+        hit = state.index.find(rest, behind=self.behind)
         if hit is None:
             return EMPTY_DRAFT
         origin = origin_of(self.name, hit.length)

@@ -83,16 +83,17 @@ class NGramIndex:
             for token in tokens:
                 self._add(token)
 
-    def find(self, tail: Sequence[int] = ()) -> Hit | None:
+    def find(self, tail: Sequence[int] = (), *, behind: int = 1) -> Hit | None:
         """The longest n-gram at the end of `text + tail` that stands in the index.
 
-        The tail itself is not indexed. Of the occurrence `only` an ambiguous n-gram is no hit.
+        The tail itself is not indexed. Of the occurrence `only` an ambiguous n-gram is no hit, and
+        none is where fewer than `behind` tokens of the text follow it.
         """
         text = self.text
         recent = text if not len(tail) else [*text[-self.lengths[0] :], *tail]
         for n in self.lengths:
             place = self._place(recent, n, hashed=not len(tail))
-            if place is not None and place >= 0:
+            if place is not None and 0 <= place <= len(text) - behind:
                 return Hit(place, n)
         return None
 
