@@ -1,12 +1,13 @@
 /* The best tokens of rows of scores, best first, for memories of rows.
  *
- * A row is read in blocks. The k-th best of the blocks' maxima is a floor: at least k scores are as
- * good, so nothing below it belongs to the best k, and most blocks are never looked into. */
+ * A row is cut into groups: those scores of a stretch that share a lane. The k-th best of the
+ * groups' maxima is a floor: at least k scores are as good, so nothing below it belongs to the best
+ * k, and most groups are never looked into. */
 #include <math.h>
 
 #include "vectors.h"
 
-enum { MOST = 64, BLOCKS = 1024 };
+enum { MOST = 64, STRETCHES = 256 };
 
 typedef struct {
     float score[MOST];
@@ -14,19 +15,23 @@ typedef struct {
     int count, most;
 } Best;
 
-/* Keep the best `most`; of equal scores the one that came first stays in front. */
-static void offer(Best *best, float score, int32_t id) {
-    if (best->count == best->most && !(score > best->score[best->most - 1])) return;
-    int place = best->count < best->most ? best->count++ : best->most - 1;
-    for (; place > 0 && score > best->score[place - 1]; place--) {
-        best->score[place] = best->score[place - 1];
-        best->id[place] = best->id[place - 1];
+/* Keep the best `most`; of equal scores the lowest id stands in front. */
+INLINE void offer(Best *best, float score, int32_t id) {
+    int last = best->most - 1;
+    if (best->count > last &&
+        (score < best->score[last] || (score == best->score[last] && id > best->id[last])))
+        return;
+    int place = best->count <= last ? best->count++ : last;
+    for (; place > 0; place--) {
+        float before = best->score[place - 1];
+        if (score < before || (score == before && id > best->id[place - 1])) break;
+        best->score[place] = before, best->id[place] = best->id[place - 1];
     }
     best->score[place] = score, best->id[place] = id;
 }
 
-/* The maximum of scores[from .. to); `nan` gets bits where one is NaN. */
-static float highest(const float *scores, int from, int to, i32x16 *nan) {
+/* The maximum of each lane of scores[from .. to); `nan` gets bits where one is NaN. */
+INLINE f32x16 highest(const float *scores, int from, int to, i32x16 *nan) {
     f32x16 high = splat(-INFINITY);
     int i = from;
     for (; i + LANES <= to; i += LANES) {
@@ -34,12 +39,13 @@ static float highest(const float *scores, int from, int to, i32x16 *nan) {
         *nan |= x != x;
         high = max16(x, high);
     }
-    float best = highest16(high);
-    for (; i < to; i++) {
-        if (scores[i] != scores[i]) *nan |= -1;
-        best = scores[i] > best ? scores[i] : best;
+    if (i < to) {
+        f32x16 x = splat(-INFINITY);
+        memcpy(&x, scores + i, sizeof(float) * (to - i));
+        *nan |= x != x;
+        high = max16(x, high);
     }
-    return best;
+    return high;
 }
 
 /* log of the sum of e^score. */
@@ -56,24 +62,25 @@ static float log_total(const float *scores, int vocab, float top) {
  * unless it is null. A row with NaN or +inf, or with nothing above -inf, gets ids of -1. */
 void outrider_topk(const float *logits, int64_t stride, int32_t rows, int32_t vocab, int32_t k,
                    int32_t *ids, float *values, float *totals) {
-    int width = LANES * 4;
-    while ((vocab + width - 1) / width > BLOCKS) width *= 2;
-    float high[BLOCKS];
+    int width = LANES * 16;
+    while ((vocab + width - 1) / width > STRETCHES) width *= 2;
+    float high[STRETCHES * LANES];
     for (int row = 0; row < rows; row++, ids += k, values += k) {
         const float *scores = logits + row * stride;
         Best floor = {.most = k}, best = {.most = k};
         i32x16 nan = {0};
-        for (int i = 0, block = 0; i < vocab; i += width, block++) {
-            high[block] = highest(scores, i, i + width < vocab ? i + width : vocab, &nan);
-            offer(&floor, high[block], block);
-        }
+        int groups = 0;
+        for (int i = 0; i < vocab; i += width, groups += LANES)
+            store(high + groups, highest(scores, i, i + width < vocab ? i + width : vocab, &nan));
+        for (int i = 0; i < groups; i++)
+            if (floor.count < k || high[i] > floor.score[k - 1]) offer(&floor, high[i], i);
         int bad = !isfinite(floor.score[0]);
         for (int i = 0; i < LANES; i++) bad |= nan[i];
         float least = floor.count == k ? floor.score[k - 1] : -INFINITY;
-        for (int i = 0, block = 0; i < vocab && !bad; i += width, block++) {
-            if (high[block] < least) continue;
-            int end = i + width < vocab ? i + width : vocab;
-            for (int j = i; j < end; j++)
+        for (int i = 0; i < groups && !bad; i++) {
+            if (high[i] < least) continue;
+            int begin = i / LANES * width, end = begin + width < vocab ? begin + width : vocab;
+            for (int j = begin + i % LANES; j < end; j += LANES)
                 if (scores[j] >= least) offer(&best, scores[j], j);
         }
         for (int i = 0; i < k; i++) {
