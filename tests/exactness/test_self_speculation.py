@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from outrider import kernels
-from outrider.acceptance import Rejection
+from outrider.acceptance import Match, RecursiveRejection, Rejection
 from outrider.decoding import generate
 from outrider.drafters import Fallback, Lookup, NoDrafter, Qualified
 from outrider.drafters.dynamic_exit import DynamicExit
+from outrider.drafters.growth import Eagle2, Spine
 from outrider.drafters.layer_search import LayerSetSearch, SearchSettings
 from outrider.drafters.skip import EvenSkip
 from outrider.drafters.swift import Swift
@@ -22,7 +23,7 @@ from outrider.models.decoder import Decoder
 from outrider.models.native import NativeDecoder
 from outrider.models.static.decoder import StaticDecoder
 from outrider.models.transformers import TransformersModel
-from outrider.policies import FixedLength
+from outrider.policies import FixedLength, FixedTree
 from outrider.types import Prompt
 from tests.exactness.rigs import SAMPLINGS, generation, outputs, run, stage
 from tests.models.checkpoints import make_checkpoint
@@ -77,10 +78,11 @@ def drafters(target: Any) -> dict[str, Any]:
         "halves": EvenSkip(model=target, layers=LayerSet.skipping(4, attention=[0, 2], mlp=[1])),
         "swift": Swift(model=target, settings=search, confidence=0.1),
         "del": DynamicExit(model=target, every=1, confidence=0.1),
+        "tree": Swift(model=target, settings=search, confidence=0.1, growth=Spine()),
     }
 
 
-NAMES = ("skip", "halves", "swift", "del")
+NAMES = ("skip", "halves", "swift", "del", "tree")
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -102,7 +104,7 @@ def test_drafts_are_accepted_and_refused(target: Any, name: str) -> None:
     [g] = run(stage(target, made, window=4), PROMPTS[:1], max_new_tokens=60, temperature=0.7)
     assert 3 < g.counters.accepted < g.counters.drafted
     assert set(g.sources) == {made.name, "target"} and set(g.counters.tallies) == {made.name}
-    if name == "swift":
+    if name in ("swift", "tree"):
         assert made.search.tries == 6  # all sets of two halves of the four
 
 
@@ -194,7 +196,25 @@ def test_beside_other_drafters(target: Any, name: str) -> None:
     assert outputs(run(whole, PROMPTS, max_new_tokens=20)) == outputs(plain)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("growth", [Spine(), Spine((1, 1, 2, 3)), Eagle2()])
+@pytest.mark.parametrize("rule", [Match(), RecursiveRejection()])
+def test_trees(eager: Decoder, growth: Any, rule: Any) -> None:
+    """Branches are drafted, verified and kept, and the target's cache stays its own."""
+    layers = LayerSet.skipping(LAYERS, attention=[2], mlp=[3])
+    drafter = EvenSkip(model=eager, layers=layers, growth=growth)
+    whole = stage(eager, drafter, rule, policy=FixedTree(depth=3, nodes=12))
+    made = [generation(p, temperature=1.5, max_new_tokens=20) for p in PROMPTS[:3]]
+    for active in generate(whole, made):
+        for g in active:
+            assert_equals_fresh_prefill(eager, g.lane.cache)
+    assert sum(g.counters.accepted for g in made) > 5
+    assert sum(g.counters.drafted for g in made) > sum(g.counters.rounds for g in made)
+    if isinstance(rule, Match):
+        plain = run(stage(eager, NoDrafter()), PROMPTS[:3], temperature=1.5, max_new_tokens=20)
+        assert outputs(made) == outputs(plain)
+
+
+@pytest.mark.parametrize("name", ["skip", "halves", "swift", "del"])
 def test_drafts_under_rejection(eager: Decoder, name: str) -> None:
     """The laws that it names are those of the part: with all layers, nothing is ever refused."""
     made = drafters(eager)[name]

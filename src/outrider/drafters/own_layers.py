@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from outrider.counters import Counters
+from outrider.drafters.growth import Growth
 from outrider.drafters.model import ModelDrafter, ModelState
+from outrider.drafters.tree_model import TreeDrafter
 from outrider.errors import OptionError, StrategyError
 from outrider.layers import LayerSet
 from outrider.models.cache import CacheBook
@@ -42,6 +44,7 @@ class OwnLayers:
         model: the target itself.
         confidence: a draft ends with a token that was drawn where no token had this probability.
             None leaves that to the method. A stop in the budget takes its place.
+        growth: how trees of drafts grow; None drafts chains.
         name: the source its tokens are counted under.
 
     Raises:
@@ -51,13 +54,14 @@ class OwnLayers:
 
     model: LanguageModel
     confidence: float | None = None
+    growth: Growth | None = None
     name: str = "own"
     needs: Needs = NO_NEEDS
-    parts: dict[LayerSet, ModelDrafter] = field(
+    tier: int = 1
+    parts: dict[LayerSet, ModelDrafter | TreeDrafter] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    draw = Draw.IID
     gives = Needs(law=True, reference=True)
     learns = False
 
@@ -77,7 +81,12 @@ class OwnLayers:
 
     def bind(self: D, needs: Needs, tier: int) -> D:
         """Fill laws and references only where the rule above reads them."""
-        return replace(self, needs=needs)
+        return replace(self, needs=needs, tier=tier)
+
+    @property
+    def draw(self) -> Draw:
+        """As the growth picks siblings."""
+        return Draw.IID if self.growth is None else self.growth.draw
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
@@ -101,7 +110,7 @@ class OwnLayers:
     def propose(
         self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """One chain a request; nothing is done for those whose budget is empty."""
+        """One draft a request; nothing is done for those whose budget is empty."""
         drafts, asked = [EMPTY_DRAFT] * len(states), []
         for i, (state, budget) in enumerate(zip(states, budgets, strict=True)):
             state.drafted = self.wanted(budget) > 0
@@ -134,16 +143,27 @@ class OwnLayers:
         state.counters.off = state.off
         return {self.name: state.counters}
 
-    def part(self, layers: LayerSet) -> ModelDrafter:
+    def part(self, layers: LayerSet) -> ModelDrafter | TreeDrafter:
         """The drafter that runs `layers`."""
         found = self.parts.get(layers)
         if found is None:
             if len(self.parts) >= _MOST_PARTS:
                 self.parts.clear()
-            model = self.layered.subset(layers)
-            found = ModelDrafter(model=model, name=self.name, needs=self.needs)
+            found = self._make(self.layered.subset(layers))
             self.parts[layers] = found
         return found
+
+    def _make(self, model: LanguageModel) -> ModelDrafter | TreeDrafter:
+        if self.growth is None:
+            return ModelDrafter(model=model, name=self.name, needs=self.needs)
+        return TreeDrafter(
+            model=model,
+            growth=self.growth,
+            name=self.name,
+            origin=self.name,
+            needs=self.needs,
+            tier=self.tier,
+        )
 
     def draft(
         self,
@@ -153,7 +173,7 @@ class OwnLayers:
         budgets: Sequence[Budget],
         confidence: float | None,
     ) -> list[Draft]:
-        """Chains written by `layers`."""
+        """Chains or trees written by `layers`."""
         for state in states:
             if state.layers != layers:  # rows that other layers have read lack keys of these
                 state.cache.commit(())
@@ -161,7 +181,9 @@ class OwnLayers:
         return self.part(layers).propose(states, tails, [_stopping(b, confidence) for b in budgets])
 
     def wanted(self, budget: Budget) -> int:
-        """Tokens that a draft may have."""
+        """Tokens that a draft may have on its longest path."""
+        if self.growth is not None:
+            return min(budget.depth, budget.nodes_of(self.name))
         return min(budget.share(self.name), budget.nodes)
 
 

@@ -37,8 +37,9 @@ class Swift(OwnLayers):
     on nothing is spent. While it goes on, the
     prompt's rows of that one request are kept twice.
 
-    The paper drafts up to 25 tokens, in a tree of the best tokens around its chain; here it is the
-    chain, as long as the budget allows, which ends where the set is less sure than `confidence`.
+    The paper drafts up to 25 tokens, and a tree of the best tokens around its chain. Here drafts
+    are as deep as the budget allows, end where the set is less sure than `confidence`, and are
+    chains unless `growth` is given: `Spine()` is the paper's tree.
 
     Attributes:
         confidence: 0.8 in the paper; 0 never ends a draft.

@@ -8,6 +8,7 @@ from outrider.drafters.growth.iid import IidTree
 from outrider.drafters.growth.outlook import Outlook, Picking
 from outrider.drafters.growth.plot import Plot
 from outrider.drafters.growth.rsd import RsdS
+from outrider.drafters.growth.spine import Spine
 
 __all__ = [
     "DySpec",
@@ -22,6 +23,7 @@ __all__ = [
     "Plot",
     "RsdC",
     "RsdS",
+    "Spine",
     "TopK",
     "grow_all",
 ]
