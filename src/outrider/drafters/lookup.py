@@ -29,9 +29,10 @@ class Lookup(Copier[LookupState]):
     """Proposes the continuation of the longest n-gram at the end of the text that occurred before.
 
     The published code takes the earliest occurrence with ten tokens after it, for n = 3, 2, 1
-    (`Lookup(max_ngram=3, min_ngram=1, occurrence="first", behind=10)`). Here the newest occurrence is the default (what was said last is likelier to be said again), a
-    short continuation will do, and single tokens do not count: they match by chance. A copy that
-    reaches the end of the text goes on with itself, so a loop is proposed at full length.
+    (`Lookup(max_ngram=3, min_ngram=1, occurrence="first", behind=10)`). Here the newest occurrence
+    is the default (what was said last is likelier to be said again), a short continuation will do,
+    and single tokens do not count: they match by chance. A copy that reaches the end of the text
+    goes on with itself, so a loop is proposed at full length.
 
     How far a match can be trusted depends on its length, so drafts are booked by it (`origins`),
     and a policy can ask for long copies after long matches and for none after short ones.
