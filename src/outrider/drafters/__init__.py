@@ -4,6 +4,7 @@ from outrider.drafters.aded import Aded
 from outrider.drafters.aggressive import Aggressive
 from outrider.drafters.bypass import Bypass
 from outrider.drafters.copyspec import CopySpec
+from outrider.drafters.dynamic_exit import DynamicExit
 from outrider.drafters.fallback import Fallback
 from outrider.drafters.lookahead import Lookahead
 from outrider.drafters.lookup import Lookup
@@ -14,8 +15,10 @@ from outrider.drafters.recorded import Recorded
 from outrider.drafters.recycling import TokenRecycling
 from outrider.drafters.rest import Rest
 from outrider.drafters.sam import Sam
+from outrider.drafters.skip import EvenSkip
 from outrider.drafters.stand import Stand
 from outrider.drafters.suffix import Suffix
+from outrider.drafters.swift import Swift
 from outrider.drafters.template import Template
 from outrider.drafters.tree_model import TreeDrafter
 
@@ -24,6 +27,8 @@ __all__ = [
     "Aggressive",
     "Bypass",
     "CopySpec",
+    "DynamicExit",
+    "EvenSkip",
     "Fallback",
     "Lookahead",
     "Lookup",
@@ -35,6 +40,7 @@ __all__ = [
     "Sam",
     "Stand",
     "Suffix",
+    "Swift",
     "Template",
     "TokenRecycling",
     "TreeDrafter",
