@@ -139,6 +139,32 @@ def test_nothing_grows_under_an_end_token_or_below_the_depth(
     assert all(parent < 0 or own.tokens[parent] != 1 for parent in own.parents)
 
 
+@given(PICKINGS, st.integers(0, 50), st.sampled_from([0.5, 1.0, 2.0]), st.integers(1, 6))
+def test_many_rows_at_once_are_no_different(
+    picking: Picking, seed: int, spread: float, most: int
+) -> None:
+    rows = torch.from_numpy(tables(seed)[0])
+    keys = [seed + row for row in range(len(rows))]
+    rows[1, 2] = torch.nan
+    together = Outlook.of_rows(
+        rows,
+        picking,
+        keys=keys,
+        most=most,
+        spread=spread,
+        logits=rows,
+        kept=[None] * len(rows),
+    )
+    assert together[1] is None
+    for row in (0, 2, 3):
+        support = Support(torch.arange(VOCAB), rows[row])
+        alone = Outlook.of(support, picking, key=keys[row], most=most, spread=spread)
+        many = together[row]
+        assert many is not None and many.tokens.tolist() == alone.tokens.tolist()
+        for part in ("logs", "keys", "chances", "spent"):
+            assert np.allclose(getattr(many, part), getattr(alone, part), atol=1e-12)
+
+
 # -- EAGLE-2 ------------------------------------------------------------------------------------
 
 

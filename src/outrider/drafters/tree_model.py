@@ -19,7 +19,7 @@ from outrider.drafters.model_state import (
 from outrider.errors import LogitsError, OptionError
 from outrider.models.cache import attach
 from outrider.protocols import NO_NEEDS, LanguageModel, Needs, Request, Segment
-from outrider.sampling import Sampler
+from outrider.sampling import NOT_FINITE, Sampler
 from outrider.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Rows, Verified, as_ids
 from outrider.warps import Support
 
@@ -171,11 +171,27 @@ class _Reader:
         return Segment(cache, tokens, parents), first + torch.arange(len(nodes)).numpy()
 
     def _outlooks(self, i: int, nodes: Sequence[int], rows: Rows) -> list[Outlook | None]:
-        self._states[i].counters.forwards += 1
-        return [self._outlook(i, node, rows, place) for place, node in enumerate(nodes)]
+        """What follows the nodes; None, and no more drafts for the request, where that is NaN."""
+        plot, state, drafter = self._plots[i], self._states[i], self._drafter
+        state.counters.forwards += 1
+        params = plot.sampler.params
+        if not _all_in_play(plot.sampler, len(plot.generated)):
+            return [self._outlook(i, node, rows, place) for place, node in enumerate(nodes)]
+        logits = rows.logits.float() if rows.logits.dtype != torch.float64 else rows.logits
+        outlooks = Outlook.of_rows(
+            (logits / params.temperature if params.temperature else logits).cpu(),
+            plot.picking,
+            keys=[plot.key(node) for node in nodes],
+            most=drafter.growth.breadth,
+            spread=drafter.spread,
+            logits=rows.logits,
+            kept=[self._kept(i, node, rows, place) for place, node in enumerate(nodes)],
+        )
+        if None in outlooks:
+            state.off = f"model {drafter.model.name}: {NOT_FINITE}"
+        return outlooks
 
     def _outlook(self, i: int, node: int, rows: Rows, place: int) -> Outlook | None:
-        """What follows one node; None, and no more drafts for the request, where that is NaN."""
         plot, state, drafter = self._plots[i], self._states[i], self._drafter
         logits = rows.logits[place]
         try:
@@ -183,7 +199,6 @@ class _Reader:
         except LogitsError as error:
             state.off = f"model {drafter.model.name}: {error.problem}"
             return None
-        headed = plot.stop is not None and plot.stop.head is not None and node >= 0
         return Outlook.of(
             support,
             plot.picking,
@@ -191,10 +206,23 @@ class _Reader:
             most=drafter.growth.breadth,
             spread=drafter.spread,
             logits=logits,
-            kept=head_chance(plot.stop, rows, place, drafter.model.name)
-            if headed and plot.stop is not None
-            else None,
+            kept=self._kept(i, node, rows, place),
         )
+
+    def _kept(self, i: int, node: int, rows: Rows, place: int) -> float | None:
+        """What a trained head says of the node itself."""
+        stop = self._plots[i].stop
+        if stop is None or stop.head is None or node < 0:
+            return None
+        return head_chance(stop, rows, place, self._drafter.model.name)
+
+
+def _all_in_play(sampler: Sampler, index: int) -> bool:
+    """Whether the law after generated index `index` and later ones is that of the logits divided by
+    the temperature, no token left out."""
+    p = sampler.params
+    cut = p.temperature > 0 and (p.top_k > 0 or p.top_p < 1.0 or p.min_p > 0.0)
+    return sampler.plain(index) and not cut
 
 
 def in_play(sampler: Sampler, logits: Float[Tensor, " vocab"], generated: Sequence[int]) -> Support:

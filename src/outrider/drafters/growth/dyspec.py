@@ -95,7 +95,7 @@ class DySpecLevels:
             found: list[int] = []
             for parent in level:
                 for rank in range(plot.candidates(parent) if plot.may_grow(parent) else 0):
-                    if plot.place(parent, rank) < least:
+                    if plot.tried(parent, rank) < least:
                         break
                     found.append(plot.add(parent, rank))
             plot.prune()

@@ -1,9 +1,11 @@
 """What may follow a node of a growing tree, put in the order in which siblings are drawn."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -37,6 +39,7 @@ class Outlook:
         logs: `[candidates]` their log-probabilities under the drafter's own law.
         keys: `[candidates]` the same, noise added where there is any; descending.
         chances: `[candidates]` estimated chance that the verifier keeps this one of them.
+        spent: `[candidates]` the sum of the chances of those before each.
         support: the law itself, log-probabilities for scores.
         logits: the raw row it was read from, where there is one.
         kept: estimated chance that the verifier keeps the node itself, where a trained head tells.
@@ -46,14 +49,10 @@ class Outlook:
     logs: FloatArray
     keys: FloatArray
     chances: FloatArray
+    spent: FloatArray
     support: Support
     logits: Float[Tensor, " vocab"] | None = None
     kept: float | None = None
-
-    @property
-    def spent(self) -> FloatArray:
-        """`[candidates]` the sum of the chances of those before each."""
-        return np.concatenate(([0.0], np.cumsum(self.chances[:-1])))
 
     @classmethod
     def of(
@@ -97,10 +96,62 @@ class Outlook:
             logs=own.numpy()[order],
             keys=keys[order],
             chances=chances,
+            spent=_before(chances),
             support=Support(support.ids, own),
             logits=logits,
             kept=kept,
         )
+
+    @classmethod
+    def of_rows(
+        cls,
+        scores: Float[Tensor, "rows vocab"],
+        picking: Picking,
+        *,
+        keys: Sequence[int],
+        most: int,
+        spread: float = 1.0,
+        logits: Float[Tensor, "rows vocab"],
+        kept: Sequence[float | None],
+    ) -> list["Outlook | None"]:
+        """The same for many rows of which every token is in play, in a few operators; None for rows
+        with NaN."""
+        own = scores.double().log_softmax(-1)
+        usable = (own == own).all(-1).tolist()
+        ids = torch.arange(scores.shape[-1])
+        noisy = own
+        if picking is not Picking.BEST:
+            own_keys = torch.tensor([[signed(key)] for key in keys])
+            noisy = own + gumbel(own_keys, ids.expand_as(own))
+        top = noisy.topk(min(most, scores.shape[-1]), dim=-1)
+        logs = own.gather(-1, top.indices)
+        if picking is Picking.DRAWN or (picking is Picking.BEST and spread == 1.0):
+            chances = logs.exp()
+        else:
+            total = (noisy / spread).logsumexp(-1, keepdim=True)
+            chances = (top.values / spread - total).exp()
+        parts = [part.numpy() for part in (top.indices, logs, top.values, chances)]
+        return [
+            cls(
+                tokens=parts[0][row],
+                logs=parts[1][row],
+                keys=parts[2][row],
+                chances=parts[3][row],
+                spent=_before(parts[3][row]),
+                support=Support(ids, own[row]),
+                logits=logits[row],
+                kept=kept[row],
+            )
+            if fine
+            else None
+            for row, fine in enumerate(usable)
+        ]
+
+
+def _before(chances: FloatArray) -> FloatArray:
+    spent = np.zeros_like(chances)
+    np.cumsum(chances[:-1], out=spent[1:])
+    return spent
 
 
 def _largest(keys: FloatArray, most: int) -> IntArray:

@@ -49,14 +49,8 @@ class Plot:
     reach: list[float] = field(default_factory=list)
     samples: list[list[int]] = field(default_factory=list)
     outlooks: dict[int, Outlook | None] = field(default_factory=dict)
-    _keys: list[int] = field(default_factory=list)
-    _root_key: int = 0
+    _keys: dict[int, int] = field(default_factory=dict)
     _floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        s = self.sampler
-        index = len(self.generated)
-        self._root_key = stream_key(s.seed, s.sample, index, Purpose.BRANCH, self.tier)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -89,7 +83,15 @@ class Plot:
 
     def branch_key(self, node: int) -> int:
         """A key that no other node has: made of the path to it."""
-        return self._root_key if node < 0 else self._keys[node]
+        if node not in self._keys:
+            s = self.sampler
+            if node < 0:
+                key = stream_key(s.seed, s.sample, len(self.generated), Purpose.BRANCH, self.tier)
+            else:
+                above = self.branch_key(self.parents[node])
+                key = stream_key(above, self.tokens[node], 0, Purpose.BRANCH, self.tier)
+            self._keys[node] = key
+        return self._keys[node]
 
     def may_grow(self, node: int) -> bool:
         """Whether `node` may have children."""
@@ -126,16 +128,20 @@ class Plot:
         outlook = self.outlooks.get(node)
         return 0 if outlook is None else len(outlook.tokens)
 
-    def place(self, parent: int, rank: int) -> float:
-        """What the child of `parent` that is picked after `rank` others would be worth."""
+    def tried(self, parent: int, rank: int) -> float:
+        """Estimated chance that the verifier comes to the child of `parent` picked after `rank`
+        others: `parent` accepted, and its children so far refused."""
         outlook = self.outlooks[parent]
         assert outlook is not None
-        return self._worth(parent, float(outlook.chances[rank]), float(outlook.spent[rank]))
+        return self.reach_of(parent) * max(1.0 - float(outlook.spent[rank]), 0.0)
 
-    def _worth(self, parent: int, chance: float, spent: float) -> float:
+    def place(self, parent: int, rank: int) -> float:
+        """What that child would be worth."""
         if self.picking is Picking.DRAWN:
-            return self.reach_of(parent) * max(1.0 - spent, 0.0)
-        return self.reach_of(parent) * chance
+            return self.tried(parent, rank)
+        outlook = self.outlooks[parent]
+        assert outlook is not None
+        return self.reach_of(parent) * float(outlook.chances[rank])
 
     def add(self, parent: int, rank: int) -> int:
         """The child of `parent` that is picked after `rank` others; its number."""
@@ -153,7 +159,6 @@ class Plot:
         self.worth.append(worth)
         self.reach.append(reach)
         self.samples.append([])
-        self._keys.append(stream_key(self.branch_key(parent), token, 0, Purpose.BRANCH, self.tier))
         return len(self.tokens) - 1
 
     def add_children(self, parent: int, width: int) -> list[int]:
