@@ -8,8 +8,9 @@ MEMORY = 32
 """Tested tokens after which what a tally remembers has faded to half."""
 
 _KEPT = 0.5 ** (1.0 / MEMORY)
+_KEPT_DRAFT = 0.5 ** (1.0 / 12)
 _KEPT_TREE = 0.5 ** (1.0 / 16)
-_CARRIED = 16.0
+_CARRIED, _CARRIED_DRAFTS = 16.0, 6.0
 
 
 @dataclass(slots=True)
@@ -85,8 +86,10 @@ class Tally:
         drafted: tokens in them.
         accepted: tokens kept.
         refused: drafts of which a token was turned down.
-        hits: kept tokens, faded.
-        trials: tested tokens (kept or turned down), faded.
+        begun: drafts of which the first token was kept, faded.
+        tested: drafts of which any token was kept or turned down, faded.
+        hits: kept tokens after the first of their draft, faded.
+        trials: tested ones (kept or turned down), faded.
         belief: what is left, from 1 down, of what was believed before anything was tested.
         pace: what drafts take, by their tokens.
         ranks: how the nodes of trees fared, by their place; empty for chains.
@@ -101,6 +104,8 @@ class Tally:
     refused: int = 0
     hits: float = 0.0
     trials: float = 0.0
+    begun: float = 0.0
+    tested: float = 0.0
     belief: float = 1.0
     pace: Pace = field(default_factory=Pace)
     ranks: Ranks = field(default_factory=Ranks)
@@ -114,16 +119,22 @@ class Tally:
         self.drafted += drafted
         self.accepted += accepted
         self.refused += refused
-        faded = _KEPT ** (accepted + refused)
-        self.hits = self.hits * faded + accepted
-        self.trials = self.trials * faded + accepted + refused
+        faded, later = _KEPT ** (accepted + refused), max(accepted - 1, 0)
+        self.hits = self.hits * faded + later
+        self.trials = self.trials * faded + later + (refused and accepted > 0)
         self.belief *= faded
+        if accepted or refused:
+            self.begun = self.begun * _KEPT_DRAFT + (accepted > 0)
+            self.tested = self.tested * _KEPT_DRAFT + 1.0
         self.newest, self.clean, self.run = round, accepted == drafted, accepted
 
     def carried(self) -> "Tally":
         """What the next request may start from: nothing counted, part of it remembered."""
         share = min(1.0, _CARRIED / self.trials) if self.trials else 0.0
+        drafts = min(1.0, _CARRIED_DRAFTS / self.tested) if self.tested else 0.0
         return Tally(
+            begun=self.begun * drafts,
+            tested=self.tested * drafts,
             hits=self.hits * share,
             trials=self.trials * share,
             belief=self.belief,

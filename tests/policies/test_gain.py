@@ -45,15 +45,17 @@ def play(
     return budgets, counters
 
 
-@given(CHANCES, st.floats(0.0, 2.0), st.floats(0.0, 2.0), POINTS, st.integers(0, 20))
-def test_best_length_is_the_best(accept, fixed, each, points, longest) -> None:
+@given(CHANCES, CHANCES, st.floats(0.0, 2.0), st.floats(0.0, 2.0), POINTS, st.integers(0, 20))
+def test_best_length_is_the_best(first, accept, fixed, each, points, longest) -> None:
     curve = CostCurve.of(points)
     verify = [curve.seconds(k + 1) for k in range(longest + 1)]
     speeds = [
-        expected_tokens(accept, k) / (fixed + k * each + verify[k]) if k else 1.0 / verify[0]
+        (1.0 + first * expected_tokens(accept, k - 1)) / (fixed + k * each + verify[k])
+        if k
+        else 1.0 / verify[0]
         for k in range(longest + 1)
     ]
-    plan = best_length(accept, (fixed, each), verify, longest)
+    plan = best_length((first, accept), (fixed, each), verify, longest)
     assert plan.speed == pytest.approx(max(speeds), rel=1e-9)
     assert speeds[plan.length] == pytest.approx(max(speeds), rel=1e-9)
 
@@ -112,8 +114,8 @@ def test_probes_come_back_ever_more_rarely_but_always() -> None:
     budgets, _ = play(policy(DRAFT), {"draft": 0.0}, 3000)
     tried = [i for i, b in enumerate(budgets) if b.depth]
     gaps = [b - a for a, b in pairwise(tried) if b - a > 1]
-    assert gaps == sorted(gaps)
-    assert gaps[0] <= 16 and max(gaps) <= 257
+    assert all(a <= b + 1 for a, b in pairwise(gaps)), "but for a round that must be undrafted"
+    assert gaps[0] <= 16 and max(gaps) <= 258
     assert gaps[-1] >= 255
     assert len(tried) < 30
 
@@ -348,3 +350,17 @@ def test_ranks_count_by_blocks() -> None:
     assert chances[1] < source.reach[1]
     assert chances[7] / source.reach[7] == pytest.approx(chances[3] / source.reach[3])
     assert source.reached(Ranks()) == pytest.approx(list(source.reach))
+
+
+def test_copies_that_go_wrong_at_once_are_told_from_those_that_end() -> None:
+    """One long run must not make many false starts look good."""
+    tally = Tally()
+    for i in range(12):
+        right = i % 6 == 5
+        tally.note(20, 20 if right else 0, not right, i)
+    source = Source(name="copy", accept=0.5, lucky=True, longest=20)
+    assert source.first(tally) < 0.35 < 0.8 < source.chance(tally)
+    even = Tally()
+    for i in range(12):
+        even.note(4, 3, True, i)
+    assert source.first(even) > 0.8 and 0.6 < source.chance(even) < 0.8

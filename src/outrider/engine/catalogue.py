@@ -42,22 +42,22 @@ KINDS: dict[str, Kind] = {
     ),
     "lookup": Kind(
         summary="what followed the last few tokens earlier in the text",
-        memory="12n for each length of n-gram",
+        memory="100n for each length of n-gram",
         paper="prompt lookup decoding, Saxena 2023",
     ),
     "copyspec": Kind(
         summary="the same by one hash of the last three tokens, copied at length",
-        memory="12n",
+        memory="100n",
         paper="CopySpec, arXiv 2502.08923",
     ),
     "sam": Kind(
         summary="what followed the longest match in the text, or in a datastore",
-        memory="about 200n",
+        memory="about 550n, up to 2^18 tokens",
         paper="SAM-Decoding, arXiv 2411.10666",
     ),
     "suffix": Kind(
         summary="the likeliest continuations by counts, of this text and of earlier requests",
-        memory="bounded; old requests are dropped",
+        memory="about 550n, up to 2^17 tokens of all requests, then the oldest are dropped",
         paper="SuffixDecoding, arXiv 2411.04975",
         tree=True,
     ),
@@ -81,7 +81,7 @@ KINDS: dict[str, Kind] = {
     ),
     "iad": Kind(
         summary="the rest of the prompt, re-aligned after each change: for edits and corrections",
-        memory="12n for each length of n-gram",
+        memory="100n for each length of n-gram",
         paper="Aggressive Decoding, arXiv 2205.10350",
     ),
     "rest": Kind(

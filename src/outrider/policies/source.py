@@ -1,7 +1,9 @@
 """What one origin of drafts promises: expected tokens per second by the size of its draft.
 
 A round that drafts k tokens in a chain, each kept with chance a when the one before it was, is
-expected to write E(k) = (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al. 2023). A tree whose nodes
+expected to write E(k) = (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al. 2023). The first token has
+a chance b of its own, so 1 + b (1 - a^k) / (1 - a): a copy is either right for long or wrong at
+once. A tree whose nodes
 stand in the order of their promise writes 1 + p_1 + ... + p_n, p_i being the chance that its i-th
 node is kept. Either takes draft + verify + overhead seconds. The best size may be 0.
 """
@@ -12,6 +14,8 @@ from dataclasses import dataclass
 from outrider.counters import Ranks, Tally
 from outrider.errors import OptionError
 
+_DRAFTS_BELIEVED = 3.0
+"""Drafts that the belief about first tokens counts for, until it fades."""
 _FIRST_COPY = 6
 """Longest draft of a lucky source until one of its drafts was kept; then twice what was kept."""
 _SURE = 3.0
@@ -26,7 +30,8 @@ class Source:
         name: the `Draft.origin` it is booked under.
         seconds: what drafting one token more takes.
         fixed: what a draft takes beside its tokens, until it is measured in place.
-        accept: chance that a token is kept, its parent having been kept.
+        accept: chance that the first token of a draft is kept.
+        goes_on: chance that a later one is, its parent having been kept; None: the same.
         weight: tested tokens that this belief counts for, until it fades like them.
         longest: most tokens drafted at once.
         lucky: it drafts only where it happens to find something, and costs nothing elsewhere. It
@@ -40,6 +45,7 @@ class Source:
     seconds: float = 0.0
     fixed: float = 0.0
     accept: float = 0.6
+    goes_on: float | None = None
     weight: float = 6.0
     longest: int = 16
     lucky: bool = False
@@ -47,7 +53,8 @@ class Source:
     depth: int = 8
 
     def __post_init__(self) -> None:
-        if not (0.0 <= self.accept <= 1.0 and self.weight > 0):
+        goes_on = 0.0 if self.goes_on is None else self.goes_on
+        if not (0.0 <= self.accept <= 1.0 and 0.0 <= goes_on <= 1.0 and self.weight > 0):
             raise OptionError(
                 f"source {self.name!r} has accept {self.accept} and weight {self.weight}",
                 hint="Give a chance from 0 to 1 and a weight above 0",
@@ -66,10 +73,16 @@ class Source:
         if self.longest < 1:
             raise OptionError(f"longest is {self.longest}", hint="Draft at least 1 token")
 
+    def first(self, tally: Tally) -> float:
+        """Tracked chance that the first token of a draft is kept."""
+        weight = _DRAFTS_BELIEVED * tally.belief
+        return (self.accept * weight + tally.begun) / (weight + tally.tested)
+
     def chance(self, tally: Tally) -> float:
-        """Tracked acceptance: the belief and the faded counts, weighed."""
+        """Tracked chance that a token is kept once its parent was; the root is no parent."""
         weight = self.weight * tally.belief
-        return (self.accept * weight + tally.hits) / (weight + tally.trials)
+        believed = self.accept if self.goes_on is None else self.goes_on
+        return (believed * weight + tally.hits) / (weight + tally.trials)
 
     @property
     def most(self) -> int:
@@ -102,7 +115,8 @@ class Source:
         longest = self.longest
         if self.lucky:  # texts differ in how far they copy: each must show it
             longest = min(longest, max(_FIRST_COPY, 2 * tally.run))
-        return best_length(self.chance(tally), self.costs(tally), verify, longest)
+        chances = self.first(tally), self.chance(tally)
+        return best_length(chances, self.costs(tally), verify, longest)
 
     def costs(self, tally: Tally) -> tuple[float, float]:
         """Seconds of a draft beside its tokens, and of each token.
@@ -128,23 +142,25 @@ class Plan:
 
 
 def best_length(
-    accept: float, draft: tuple[float, float], verify: Sequence[float], longest: int
+    accept: tuple[float, float], draft: tuple[float, float], verify: Sequence[float], longest: int
 ) -> Plan:
     """The k from 0 to `longest` with the most expected tokens per second; the least, if tied.
 
     Args:
-        accept: chance that a drafted token is kept once its parent was.
+        accept: chance that the first drafted token is kept, and that a later one is once its
+            parent was.
         draft: seconds of a draft beside its tokens, and of each token.
         verify: by k, seconds of a round beside drafting; above 0 and never falling.
         longest: largest k; below the length of `verify`.
     """
     fixed, each = draft
     length, speed = 0, 1.0 / verify[0]
-    reach = expected = 1.0
-    most = 1.0 / (1.0 - accept) if accept < 1.0 else float("inf")
+    reach, later = accept
+    expected = 1.0
+    most = 1.0 + reach / (1.0 - later) if later < 1.0 else float("inf")
     for k in range(1, longest + 1):
-        reach *= accept
         expected += reach
+        reach *= later
         seconds = fixed + k * each + verify[k]
         if expected > speed * seconds:
             length, speed = k, expected / seconds
