@@ -23,7 +23,7 @@ class RecursiveRejection:
     is tested against that. If none passes, the next token is drawn from the last r. What s is:
 
     - *without replacement*: the law of the first draw, without the siblings before x (RSD, Jeon et
-      al. 2024, arXiv 2402.14160; also Sequoia, SpecTr and EAGLE-1's trees);
+      al. 2024, arXiv 2402.14160; also Sequoia, and the trees of EAGLE-1);
     - *independent*: the same for all siblings (SpecInfer, Miao et al. 2023). A child that several
       continuations drew is tested once for each of them (`Draft.samples`);
     - *deterministic*: a point mass, so x is accepted with probability r(x), else struck from r

@@ -84,6 +84,8 @@ class TreeDrafter:
         self, states: Sequence[ModelState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         """One tree a request, as large as its budget, its window and end tokens allow."""
+        if not any(budget.nodes_of(self.origin) > 0 for budget in budgets):
+            return [EMPTY_DRAFT] * len(states)
         plots = [self._plot(*parts) for parts in zip(states, tails, budgets, strict=True)]
         if any(plot.depth for plot in plots):
             grow_all(self.growth, plots, _Reader(self, states, tails, plots))
