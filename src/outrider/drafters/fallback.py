@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from outrider.drafters.pair import Pair, PairState, wants
+from outrider.drafters.pair import Pair, PairState
 from outrider.types import EMPTY_DRAFT, Budget, Draft, IntArray
 
 
@@ -19,15 +19,11 @@ class Fallback(Pair):
         self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         """The first drafter's drafts, the gaps filled by the second."""
-        if any(wants(self.first, budget) for budget in budgets):
+        drafts = [EMPTY_DRAFT] * len(states)
+        if any(self._wanted(budgets, second=False)):
             drafts = list(self._ask_first(states, tails, budgets))
-        else:
-            drafts = [EMPTY_DRAFT] * len(states)
-        gaps = [
-            i
-            for i, (draft, budget) in enumerate(zip(drafts, budgets, strict=True))
-            if not len(draft) and wants(self.second, budget)
-        ]
+        wanted = self._wanted(budgets, second=True)
+        gaps = [i for i, draft in enumerate(drafts) if wanted[i] and not len(draft)]
         if gaps:
             filled = self._ask_second(
                 [states[i] for i in gaps], [tails[i] for i in gaps], [budgets[i] for i in gaps]

@@ -30,8 +30,10 @@ class Pair:
 
     first: Drafter
     second: Drafter
+    _origins: tuple[tuple[str, ...], tuple[str, ...]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_origins", (origins(self.first), origins(self.second)))
         if self.first.name == self.second.name:
             raise StrategyError(
                 f"both drafters are named {self.first.name!r}", hint="Name one of them otherwise"
@@ -99,6 +101,15 @@ class Pair:
         """What the tiers inside either counted."""
         return self.first.counters(state.first) | self.second.counters(state.second)
 
+    def _wanted(self, budgets: Sequence[Budget], second: bool) -> list[bool]:
+        """Which of `budgets` leave the second drafter (or the first) anything."""
+        named = self._origins[second]
+        return [
+            budget.depth > 0
+            and (budget.shares is None or any(budget.shares.get(origin, 1) for origin in named))
+            for budget in budgets
+        ]
+
     def _ask_first(
         self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
@@ -118,10 +129,7 @@ class Pair:
                 state.owed = []
 
 
-def wants(drafter: Drafter, budget: Budget) -> bool:
-    """Whether `budget` leaves `drafter` anything, as far as it names its origins."""
-    if budget.depth < 1 or budget.shares is None:
-        return budget.depth > 0
-    origins = getattr(drafter, "origins", (drafter.name,))
-    named = origins.values() if isinstance(origins, dict) else origins
-    return any(budget.shares.get(origin, 1) for origin in named)
+def origins(drafter: Drafter) -> tuple[str, ...]:
+    """What its drafts are booked under; a drafter that does not say so has its name alone."""
+    named = getattr(drafter, "origins", (drafter.name,))
+    return tuple(named.values() if isinstance(named, dict) else named)
