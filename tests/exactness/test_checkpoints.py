@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from outrider import kernels
-from outrider.decoding import generate
+from outrider.decoding import generate, settle
 from outrider.models.decoder import Decoder
 from outrider.models.native import NativeDecoder
 from outrider.models.transformers import TransformersModel
@@ -116,7 +116,9 @@ def tiers(lane: Any) -> list[tuple[Any, str]]:
 def test_every_cache_is_fresh_after_every_round(family: Family, nest: str) -> None:
     """I3, at every tier."""
     gs = [generation(p, max_new_tokens=14, temperature=0.8, end_ids=(0,)) for p in PROMPTS[:2]]
-    for active in generate(stage(family.target, nests(family)[nest]), gs):
+    whole = stage(family.target, nests(family)[nest])
+    for active in generate(whole, gs):
+        settle(whole, [g.lane for g in active])
         for g in active:
             for cache, member in tiers(g.lane):
                 assert_equals_fresh_prefill(getattr(family, member), cache)
