@@ -7,7 +7,7 @@ nothing.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -24,6 +24,7 @@ from outrider.types import (
     NO_IDS,
     Budget,
     Draft,
+    Exactness,
     IntArray,
     Prompt,
     Rows,
@@ -80,22 +81,26 @@ def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Rou
     ]
     begun = perf_counter()
     drafts = [EMPTY_DRAFT] * len(lanes)
-    if asked := any(budget.depth for budget in budgets):
+    if any(budget.depth for budget in budgets):
         settle(stage, lanes)
         proposed = stage.drafter.propose(states, tails, budgets)  # 1 propose
         drafts = [
-            _fitting(draft, budget, stage.model.vocab_size)
+            _fitting(draft, budget, stage.model.vocab_size, keep_strange=_refuses(stage.rule))
             for draft, budget in zip(proposed, budgets, strict=True)
         ]
     drafted = perf_counter()
-    pairs = [attach(lane.cache, lane.tail, d) for lane, d in zip(lanes, drafts, strict=True)]
+    size = stage.model.vocab_size
+    pairs = [
+        attach(lane.cache, lane.tail, _readable(draft, size))
+        for lane, draft in zip(lanes, drafts, strict=True)
+    ]
     rows = stage.model.forward([s for s, _ in pairs], [w for _, w in pairs])  # 2 verify
     verified = perf_counter()
     verdicts = [  # 3 accept
         _judge(stage, lane, draft, row)
         for lane, draft, row in zip(lanes, drafts, rows, strict=True)
     ]
-    if asked or stage.drafter.learns:
+    if stage.drafter.learns:
         seen = zip(tails, drafts, rows, verdicts, strict=True)
         stage.drafter.observe(states, [Verified(stage.name, *parts) for parts in seen])  # 4 learn
     accepted = perf_counter()
@@ -181,7 +186,20 @@ def _within_horizon(lane: Lane, limit: int) -> int:
     return limit if horizon is None else min(limit, horizon - len(lane.tail))
 
 
-def _fitting(draft: Draft, budget: Budget, vocab_size: int) -> Draft:
+def _refuses(rule: AcceptanceRule) -> bool:
+    """Whether the rule must see tokens that the verifier does not have: that one was drawn and is
+    refused is part of the law of what follows."""
+    return rule.needs.law and rule.exactness is Exactness.DISTRIBUTION
+
+
+def _readable(draft: Draft, vocab_size: int) -> Draft:
+    """`draft` as the verifier can read it; nobody looks at rows of tokens that it does not have."""
+    if not len(draft) or draft.tokens.max() < vocab_size:
+        return draft
+    return replace(draft, tokens=np.minimum(draft.tokens, vocab_size - 1))
+
+
+def _fitting(draft: Draft, budget: Budget, vocab_size: int, keep_strange: bool = False) -> Draft:
     """The part of `draft` that keeps to the budget and the verifier's vocabulary.
 
     Whatever a drafter hands up, the text must not suffer; a child goes with its parent.
@@ -193,9 +211,10 @@ def _fitting(draft: Draft, budget: Budget, vocab_size: int) -> Draft:
         and tokens.max() < vocab_size
     ):
         return draft
-    fits = (tokens >= 0) & (tokens < vocab_size) & (depths(draft.parents) < budget.depth)
+    known = (tokens >= 0) & (tokens < vocab_size)
+    fits = (known | (tokens >= 0) & keep_strange) & (depths(draft.parents) < budget.depth)
     for node, parent in enumerate(draft.parents):
-        fits[node] &= parent < 0 or fits[parent]
+        fits[node] &= parent < 0 or (fits[parent] and known[parent])
     nodes = np.flatnonzero(fits)[: budget.nodes]
     return draft.only(nodes)
 

@@ -278,9 +278,9 @@ class Drafter(Protocol):
 
     @property
     def learns(self) -> bool:
-        """Whether its drafts may depend on tokens that a verifier turned down (it remembers rows in
-        `observe`). Where an outer rule draws such tokens again by the same noise, the pairing is
-        refused."""
+        """Whether it learns from rows in `observe`, so that its drafts may depend on tokens that a
+        verifier turned down. Where an outer rule draws such tokens again by the same noise, the
+        pairing is refused."""
         ...
 
     def bind(self, needs: Needs, tier: int) -> "Drafter":
@@ -301,7 +301,7 @@ class Drafter(Protocol):
         ...
 
     def observe(self, states: Sequence[Any], verified: Sequence[Verified]) -> None:
-        """Learn from a verification; called once for every verifying tier."""
+        """Learn from a verification; called once for every verifying tier, if it `learns`."""
         ...
 
     def commit(self, states: Sequence[Any], tokens: Sequence[IntArray]) -> None:

@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from outrider.acceptance import Fuzzy, Match, Rejection
+from outrider.acceptance import Fuzzy, Match, RecursiveRejection, Rejection
 from outrider.counters import Counters
 from outrider.decoding import generate
-from outrider.drafters import Fallback, Lookup, ModelDrafter, Qualified
+from outrider.drafters import Fallback, Lookup, ModelDrafter, Qualified, Sam, Suffix, TokenRecycling
+from outrider.drafters.merge import Merge
+from outrider.drafters.switch import Switch
 from outrider.models.tabular import TabularModel
-from outrider.policies import CostCurve, ExpectedGain, FixedLength, Source
-from outrider.protocols import Drafter, DraftPolicy
+from outrider.policies import CostCurve, ExpectedGain, FixedLength, FixedTree, Source
+from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy
 from outrider.sampling import Sampler, SamplingParams
 from outrider.types import Budget, Draft, Prompt
 from tests.exactness.rigs import generation, stage
+from tests.exactness.roster import free
 
 VOCAB, LENGTH = 3, 3
 PROMPT = Prompt(token_ids=(0, 1, 1, 2, 0, 2, 2, 1, 2))
@@ -38,9 +41,15 @@ DRAFT = model(3, QUALIFIER)
 WARPS = {"temperature": 0.9}
 
 
-def counts(drafter: Drafter, samples: int, **options: Any) -> np.ndarray:
+def counts(
+    drafter: Drafter,
+    samples: int,
+    rule: AcceptanceRule | None = None,
+    policy: DraftPolicy | None = None,
+    **options: Any,
+) -> np.ndarray:
     """How often each continuation of `LENGTH` tokens was written."""
-    whole = stage(TARGET, drafter, Rejection(), window=LENGTH)
+    whole = stage(TARGET, drafter, rule or Rejection(), window=LENGTH, policy=policy)
     table = np.zeros([VOCAB] * LENGTH)
     gs = [
         generation(PROMPT, sample=i, max_new_tokens=LENGTH, **{**WARPS, **options})
@@ -88,6 +97,16 @@ EXACT: dict[str, Drafter] = {
 }
 
 
+WIDE = ModelDrafter(model=TabularModel.random(vocab_size=VOCAB + 2, order=2, seed=9))
+"""A draft model with tokens that the target does not have; it often draws them."""
+
+
+@pytest.mark.parametrize("rule", [Rejection(), RecursiveRejection()])
+def test_drawn_tokens_outside_the_targets_vocabulary_are_refused(rule: Any) -> None:
+    """Refused, not left out: what follows is drawn from the residual."""
+    assert surplus(counts(WIDE, 3000, rule)) < 4.0
+
+
 @pytest.mark.parametrize("name", EXACT)
 def test_joint_law_is_the_targets(name: str) -> None:
     assert surplus(counts(EXACT[name], 1500)) < 4.0
@@ -102,6 +121,21 @@ def test_joint_law_with_a_warp() -> None:
 @pytest.mark.parametrize("name", EXACT)
 def test_joint_law_is_the_targets_at_length(name: str) -> None:
     assert surplus(counts(EXACT[name], 60_000)) < 4.0
+
+
+FREE_TREES = {
+    **{name: make for name, make in free().items() if name != "rest"},
+    "merge": lambda: Merge(first=TokenRecycling(), second=Lookup(min_ngram=1)),
+    "switch": lambda: Switch(first=Sam(), second=Suffix(), at_least=3),
+}
+
+
+@pytest.mark.parametrize("name", FREE_TREES)
+def test_trees_of_free_drafters_keep_the_law(name: str) -> None:
+    """Picked deterministically, judged by recursive rejection: point masses, one by one."""
+    tree = FixedTree(depth=3, nodes=7)
+    table = counts(FREE_TREES[name](), 1000, RecursiveRejection(), tree)
+    assert surplus(table) < 4.0
 
 
 @dataclass(frozen=True)
