@@ -41,8 +41,14 @@ class Puppet(NoDrafter):
 
     name: str = "puppet"
     draft: Draft = field(default_factory=lambda: Draft(tokens=NO_IDS, parents=NO_IDS, sources=()))
+    learns: bool = False
+    began: list[int] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     heard: list[list[int]] = field(default_factory=list)
+
+    def begin(self, requests: Sequence, previous: Sequence | None = None) -> list[Any]:
+        self.began.append(len(requests))
+        return [None] * len(requests)
 
     def propose(self, states: Sequence, tails: Sequence, budgets: Sequence) -> list[Draft]:
         self.asked.append(len(states))
@@ -123,7 +129,7 @@ def test_an_unsure_draft_is_better_than_none() -> None:
     assert both.propose(both.begin([REQUEST]), [NO_IDS], [Budget.chain(3)]) == [draft]
 
 
-def test_the_second_hears_all_when_it_is_asked() -> None:
+def test_the_second_begins_and_hears_all_when_it_is_asked() -> None:
     """It is told late, in one piece, and misses nothing, not even across turns."""
     first = Puppet(name="a", draft=tree("a", [1], [-1]))
     second = Puppet(name="b")
@@ -132,15 +138,27 @@ def test_the_second_hears_all_when_it_is_asked() -> None:
     for token in (3, 4, 5):
         both.propose(states, [NO_IDS], [Budget.chain(2)])
         both.commit(states, [as_ids([token])])
-    assert first.heard == [[3], [4], [5]] and second.heard == [] == second.asked
-    both.begin([REQUEST], states)
-    assert second.heard == [[3, 4, 5]]
+    assert first.heard == [[3], [4], [5]]
+    assert second.heard == second.asked == second.began == []
     quiet = Fallback(first=Puppet(name="a"), second=second)
     states = quiet.begin([REQUEST])
     quiet.commit(states, [as_ids([6])])
     quiet.commit(states, [as_ids([7])])
     quiet.propose(states, [NO_IDS], [Budget.chain(2)])
-    assert second.heard[1:] == [[6, 7]] and second.asked == [1]
+    assert second.began == [1] and second.heard == [[6, 7]] and second.asked == [1]
+    quiet.commit(states, [as_ids([8])])
+    assert second.heard == [[6, 7]]
+    quiet.begin([REQUEST], states)
+    assert second.heard == [[6, 7], [8]], "before the next turn takes its state over"
+
+
+def test_a_second_that_learns_is_there_from_the_start() -> None:
+    second = Puppet(name="b", learns=True)
+    both = Fallback(first=Puppet(name="a", draft=tree("a", [1], [-1])), second=second)
+    states = both.begin([REQUEST])
+    both.propose(states, [NO_IDS], [Budget.chain(2)])
+    both.commit(states, [as_ids([3])])
+    assert second.began == [1] and second.heard == [[3]] and second.asked == []
 
 
 def test_shares_say_who_is_asked() -> None:

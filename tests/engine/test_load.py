@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, NoDrafter, Qualified
+from outrider.drafters import (
+    Bypass,
+    Fallback,
+    Lookup,
+    ModelDrafter,
+    NoDrafter,
+    Qualified,
+    TokenRecycling,
+)
 from outrider.engine.load import load
 from outrider.errors import (
     CheckpointError,
@@ -97,7 +105,8 @@ def test_two_tiers(folders: Folders, nothing: Any) -> None:
         with pytest.raises(OptionError, match="needs a draft model or a qualifier"):
             load(folders.target, qualifier=nothing, draft="none", mode="fuzzy")
         alone = load(folders.target, qualifier=nothing, draft="none").strategy
-        assert isinstance(alone.drafter, Lookup), "the text itself can be copied from"
+        assert isinstance(alone.drafter, Fallback), "no model is needed to draft"
+        assert isinstance(alone.drafter.second, TokenRecycling)
 
 
 def test_mode_none_reads_the_target_alone(folders: Folders, tmp_path: Path) -> None:

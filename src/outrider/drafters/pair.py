@@ -13,16 +13,29 @@ from outrider.types import Budget, Draft, Draw, IntArray, Verified, as_ids
 
 @dataclass(slots=True)
 class PairState:
-    """One request at both drafters. `owed` was emitted; the second is told before it is asked."""
+    """One request at both drafters.
+
+    Attributes:
+        first: its state.
+        second: likewise; what it was in an earlier turn (or None) until `begun`.
+        request: what the second begins with, when it is first asked.
+        begun: whether it has.
+        owed: was emitted, and the second is told before it is next asked.
+    """
 
     first: Any
     second: Any
+    request: Request
+    begun: bool = False
     owed: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     """Two drafters that see every commit; subclasses say whose draft is taken.
+
+    The second begins when it is first asked, unless it learns from rows: to read a prompt with a
+    model that then is never asked would be for nothing.
 
     Raises:
         StrategyError: the two share a name, which would mix up their counters.
@@ -74,8 +87,13 @@ class Pair:
         old += [None] * (len(requests) - len(old))
         self._settle([state for state in old if state])
         firsts = self.first.begin(requests, [s and s.first for s in old])
-        seconds = self.second.begin(requests, [s and s.second for s in old])
-        return [PairState(a, b) for a, b in zip(firsts, seconds, strict=True)]
+        states = [
+            PairState(first, before.second if before and before.begun else None, request)
+            for first, before, request in zip(firsts, old, requests, strict=True)
+        ]
+        if self.second.learns:
+            self._begin_second(states)
+        return states
 
     @abstractmethod
     def propose(
@@ -99,7 +117,8 @@ class Pair:
 
     def counters(self, state: PairState) -> dict[str, Counters]:
         """What the tiers inside either counted."""
-        return self.first.counters(state.first) | self.second.counters(state.second)
+        own = self.second.counters(state.second) if state.begun else {}
+        return self.first.counters(state.first) | own
 
     def _wanted(self, budgets: Sequence[Budget], second: bool) -> list[bool]:
         """Which of `budgets` leave the second drafter (or the first) anything."""
@@ -118,12 +137,19 @@ class Pair:
     def _ask_second(
         self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
+        if new := [state for state in states if not state.begun]:
+            self._begin_second(new)
         self._settle(states)
         return self.second.propose([s.second for s in states], tails, budgets)
 
+    def _begin_second(self, states: Sequence[PairState]) -> None:
+        begun = self.second.begin([s.request for s in states], [s.second for s in states])
+        for state, second in zip(states, begun, strict=True):
+            state.second, state.begun = second, True
+
     def _settle(self, states: Sequence[PairState]) -> None:
         """Tell the second drafter what it has not been told yet."""
-        if owing := [state for state in states if state.owed]:
+        if owing := [state for state in states if state.owed and state.begun]:
             self.second.commit([s.second for s in owing], [as_ids(s.owed) for s in owing])
             for state in owing:
                 state.owed = []

@@ -21,7 +21,7 @@ _PATIENCE, _NAP, _LONGEST_NAP = 8, 8, 64
 at most."""
 _TRIFLE = 0.01
 """Share of a round that asking may take unnoticed."""
-_STANDING = 8
+_STANDING = 16
 """Rounds for which measured paces, and decisions that nothing contradicts, stand."""
 
 
