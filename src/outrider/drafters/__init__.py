@@ -8,6 +8,7 @@ from outrider.drafters.dynamic_exit import DynamicExit
 from outrider.drafters.fallback import Fallback
 from outrider.drafters.lookahead import Lookahead
 from outrider.drafters.lookup import Lookup
+from outrider.drafters.merge import Merge
 from outrider.drafters.model import ModelDrafter
 from outrider.drafters.none import NoDrafter
 from outrider.drafters.qualified import Qualified
@@ -19,6 +20,7 @@ from outrider.drafters.skip import EvenSkip
 from outrider.drafters.stand import Stand
 from outrider.drafters.suffix import Suffix
 from outrider.drafters.swift import Swift
+from outrider.drafters.switch import Switch
 from outrider.drafters.template import Template
 from outrider.drafters.tree_model import TreeDrafter
 
@@ -32,6 +34,7 @@ __all__ = [
     "Fallback",
     "Lookahead",
     "Lookup",
+    "Merge",
     "ModelDrafter",
     "NoDrafter",
     "Qualified",
@@ -41,6 +44,7 @@ __all__ = [
     "Stand",
     "Suffix",
     "Swift",
+    "Switch",
     "Template",
     "TokenRecycling",
     "TreeDrafter",
