@@ -1,11 +1,13 @@
 """`outrider datastore`: from files to a store that a drafter opens, and what is refused."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from outrider.errors import VocabularyError
+from outrider.cli.corpus_files import corpus_files, read_documents
+from outrider.errors import OptionError, VocabularyError
 from outrider.memories.corpus import Corpus
 from outrider.memories.frozen import FrozenAutomaton
 from outrider.models.loading import family
@@ -50,6 +52,59 @@ def test_a_corpus_for_rest(run: Run, corpus: Path, tmp_path: Path, tiny: Tokeniz
     for ids in expected:
         assert len(store.find(ids[:20])) >= 1
     assert "tiny" in run("datastore", "info", place).out
+
+
+def test_a_folder_gives_its_texts_and_says_what_it_does_not(
+    run: Run, corpus: Path, tmp_path: Path
+) -> None:
+    """Hidden files, READMEs and other types are passed over, unless they are named."""
+    (corpus / "README.md").write_text("about the corpus")
+    (corpus / ".git").mkdir()
+    (corpus / ".git" / "words.txt").write_text("not for reading")
+    (corpus / "deep" / ".words.txt").write_text("nor this")
+    options = ("--out", tmp_path / "store", "--tokenizer", "tiny", "--force")
+    told = run("datastore", "build", corpus, *options).out
+    assert "3 files (1 .jsonl, 1 .jsonl.zst, 1 .txt)" in told
+    assert all(name in told for name in (".git", "README.md", ".words.txt", "picture.png"))
+    assert run("datastore", "info", tmp_path / "store", "--json").json["documents"] == 5
+    told = run("datastore", "build", corpus / "README.md", corpus, corpus / "a.txt", *options).out
+    assert "4 files" in told and told.count("README.md") == 0
+    assert run("datastore", "info", tmp_path / "store", "--json").json["documents"] == 6
+
+
+def test_packed_files_of_several_frames_are_read_whole_or_refused(tmp_path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    pack = zstandard.ZstdCompressor().compress
+    file = tmp_path / "a.jsonl.zst"
+    lines = [b'{"text": "one"}\n', b'{"text": "two"}\n', b'{"text": "%s"}\n' % (b"x" * 99_999)]
+    file.write_bytes(b"".join(map(pack, lines)))
+    assert [len(text) for text in read_documents(file)] == [3, 3, 99_999]
+    noise = "".join(f"{i * i}" for i in range(40_000))
+    packed = pack(noise.encode())
+    whole, cut = tmp_path / "b.txt.zst", tmp_path / "c.txt.zst"
+    whole.write_bytes(packed)
+    assert list(read_documents(whole)) == [noise]
+    for size in (1, 5, len(packed) // 2, len(packed) - 1):
+        cut.write_bytes(packed[:size])
+        with pytest.raises(OptionError, match="ends in the middle"):
+            list(read_documents(cut))
+
+
+def test_a_mark_at_the_beginning_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfwords")
+    assert list(read_documents(tmp_path / "a.txt")) == ["words"]
+
+
+def test_a_folder_that_can_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(place: str) -> None:
+        raise PermissionError(13, "Permission denied", str(place))
+
+    (tmp_path / "a.txt").write_text("words")
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(OptionError, match="can not be read: Permission denied"):
+        corpus_files([tmp_path])
 
 
 def test_an_automaton_for_sam(run: Run, corpus: Path, tmp_path: Path, tiny: Tokenizer) -> None:
@@ -109,6 +164,12 @@ def test_wrong_input_is_one_clear_line(run: Run, corpus: Path, tmp_path: Path, k
     (tmp_path / "empty.txt").write_text("")
     assert "no token" in error(tmp_path / "empty.txt")
     assert "UTF-8" in error(corpus / "picture.png")
+    (tmp_path / "zeros.txt").write_bytes(bytes(99))
+    assert "zero bytes" in error(tmp_path / "zeros.txt")
+    deep, half = "[" * 100_000, '{"text": "\\ud800"}'
+    for line in (deep, half, '{"text": 3}', "null", "{"):
+        (tmp_path / "d.jsonl").write_text(line)
+        assert "line 1 of" in error(tmp_path / "d.jsonl")
     (corpus / "d.jsonl").write_text('{"text": "x"}\n{"words": 3}\n')
     assert "line 2 of" in error(corpus)
     (corpus / "d.jsonl.zst").write_bytes(b"not packed")

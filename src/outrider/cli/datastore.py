@@ -1,12 +1,13 @@
 """`outrider datastore`: corpora made ready for the drafters that copy from one."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outrider.cli.corpus_files import corpus_files, read_documents
+from outrider.cli.corpus_files import CorpusFiles, corpus_files, read_documents
 from outrider.cli.render import Screen, print_json
 from outrider.errors import CheckpointError, OptionError, nearest
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from outrider.memories.frozen import FrozenAutomaton
     from outrider.memories.store import Document, StorePage
     from outrider.models.tokenizer import Tokenizer
+
+_NAMED = 5
+"""Files that were passed over, named at most."""
 
 KINDS = {"rest": "a suffix array, for --drafter rest", "sam": "an automaton, for --drafter sam"}
 
@@ -46,6 +50,7 @@ def build(
     """Build a datastore from a corpus, in the tokens of the target.
 
     JSON lines hold their text under "text", or under "prompt" and "response".
+    In folders hidden files and READMEs are passed over.
     A store fits targets with the same tokenizer, and no others.
 
     For example:
@@ -61,7 +66,7 @@ def build(
     files = corpus_files(corpus)
     words = _tokenizer(tokenizer)
     screen = Screen()
-    documents = list(_encoded(files, words, screen))
+    documents = list(_encoded(files.read, words, screen))
     page = StorePage(
         kind=kind,
         fingerprint=words.fingerprint,
@@ -71,7 +76,7 @@ def build(
         tokenizer=tokenizer,
     )
     _built(kind, documents, screen).write(out, page, force=force)
-    _print(out, page, screen)
+    _print(out, page, screen, _sources(files))
 
 
 @datastore.command("info")
@@ -111,10 +116,30 @@ def facts(path: Path, page: "StorePage") -> dict[str, Any]:
     }
 
 
-def _print(path: Path, page: "StorePage", screen: Screen) -> None:
+def _sources(files: CorpusFiles) -> dict[str, str]:
+    """What was read and what was not, in a few words."""
+    kinds = Counter(_ending(file) for file in files.read)
+    read = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    sources = {"read": f"{len(files.read)} file{'s' * (len(files.read) > 1)} ({read})"}
+    if files.passed_over:
+        first = ", ".join(file.name for file in files.passed_over[:_NAMED])
+        more = len(files.passed_over) - _NAMED
+        sources["passed over"] = first + (f" and {more} more" if more > 0 else "")
+    return sources
+
+
+def _ending(file: Path) -> str:
+    packed = "".join(file.suffixes[-2:]) if file.suffix == ".zst" else file.suffix
+    return packed or "without an ending"
+
+
+def _print(
+    path: Path, page: "StorePage", screen: Screen, sources: "dict[str, str] | None" = None
+) -> None:
     row = {name: str(value) for name, value in facts(path, page).items()}
     row["bytes"] = f"{int(row['bytes']) / 1e6:.1f} MB"
     row["fingerprint"] = row["fingerprint"][:12]
+    row |= sources or {}
     screen.table("Datastore", [{"": name, "value": value} for name, value in row.items()], labels=2)
 
 
