@@ -112,6 +112,77 @@ def test_what_can_not_be_used_is_refused(tmp_path: Path) -> None:
         corpus.write(tmp_path / "mine", PAGE, force=True)
 
 
+def test_a_damaged_store_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    """Cut short in copying, mixed up, of other types, or with a page that says anything."""
+    place, other = tmp_path / "store", tmp_path / "other"
+    corpus = Corpus.build([[1, 2, 3, 1, 2]])
+    corpus.write(place, PAGE)
+    Corpus.build([list(range(50))]).write(other, PAGE)
+    whole = {file: file.read_bytes() for file in place.iterdir()}
+
+    def refused(name: str, content: bytes, match: str) -> None:
+        (place / name).write_bytes(content)
+        with pytest.raises(StoreError, match=match):
+            Corpus.open(place)
+        (place / name).write_bytes(whole[place / name])
+
+    refused("order.npy", whole[place / "order.npy"][:-4], "damaged")
+    refused("tokens.npy", b"", "damaged")
+    refused("order.npy", (other / "order.npy").read_bytes(), "different stores")
+    np.save(tmp_path / "wide.npy", corpus.arrays["order"].astype(np.int64))
+    refused("order.npy", (tmp_path / "wide.npy").read_bytes(), "int64")
+    np.save(tmp_path / "table.npy", corpus.arrays["order"][:, None])
+    refused("order.npy", (tmp_path / "table.npy").read_bytes(), "one row")
+    for page in (b"[1]", b"null", b"{}", b'"x"', b"\xff"):
+        refused(store.PAGE, page, "damaged")
+    newer = json.dumps({"version": 2, "unheard_of": True}).encode()
+    refused(store.PAGE, newer, "version 2")
+    (place / "tokens.npy").unlink()
+    with pytest.raises(StoreError, match="missing"):
+        Corpus.open(place)
+
+
+def test_a_store_that_can_not_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "store"
+    Corpus.build([[1, 2]]).write(place, PAGE)
+    rename = Path.rename
+
+    def stuck(self: Path, target: Path) -> Path:
+        if self.suffix == ".part":
+            raise OSError(16, "Device or resource busy")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stuck)
+    with pytest.raises(StoreError, match="busy"):
+        Corpus.build([[3, 4, 5]]).write(place, PAGE, force=True)
+    monkeypatch.undo()
+    assert len(Corpus.open(place)) == 2 and list(tmp_path.iterdir()) == [place]
+    Corpus.build([[3, 4, 5]]).write(place, PAGE, force=True)
+    assert len(Corpus.open(place)) == 3 and list(tmp_path.iterdir()) == [place]
+
+
+def test_of_a_link_the_folder_behind_it_is_replaced(tmp_path: Path) -> None:
+    place, link = tmp_path / "store", tmp_path / "link"
+    Corpus.build([[1, 2]]).write(place, PAGE)
+    link.symlink_to(place)
+    Corpus.build([[3, 4, 5]]).write(link, PAGE, force=True)
+    assert link.is_symlink() and len(Corpus.open(place)) == 3
+
+
+def test_a_place_that_can_not_be_written_is_known_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match="not a folder"):
+        store.refuse_taken(tmp_path / "file" / "store", force=False)
+    store.refuse_taken(tmp_path / "new" / "deep", force=False)
+    monkeypatch.setattr(store.os, "access", lambda place, mode: place != tmp_path)
+    with pytest.raises(StoreError, match="read-only"):
+        store.refuse_taken(tmp_path / "new" / "deep", force=False)
+
+
 def test_nothing_half_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = Corpus.build([[1, 2]])
 

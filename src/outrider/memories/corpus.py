@@ -14,10 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outrider.errors import OptionError, StoreError
-from outrider.memories.store import SEPARATOR, Document, StorePage, open_store, write_store
+from outrider.memories.store import (
+    SEPARATOR,
+    Document,
+    StorePage,
+    check_together,
+    open_store,
+    write_store,
+)
 
 KIND = "rest"
-_ARRAYS = ("tokens", "order")
+_ARRAYS = {"tokens": "int32", "order": "int32"}
 SORTED_DEPTH = 32
 """Suffixes are sorted by so many tokens: the longest query and what may follow it."""
 
@@ -151,6 +158,8 @@ class Corpus:
     def open(cls, path: Path, *, fingerprint: str | None = None) -> "Corpus":
         """Map the store at `path`; see `open_store` for what is refused."""
         _, arrays = open_store(path, KIND, _ARRAYS, fingerprint=fingerprint)
+        tokens, order = arrays["tokens"], arrays["order"]
+        check_together(path, 0 < len(order) < len(tokens) and int(tokens[-1]) == SEPARATOR)
         return cls(arrays)
 
 

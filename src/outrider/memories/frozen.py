@@ -11,10 +11,20 @@ from numpy.typing import NDArray
 
 from outrider.errors import StoreError
 from outrider.memories.automaton import ROOT, Automaton, SuffixStates
-from outrider.memories.store import SEPARATOR, Document, StorePage, open_store, write_store
+from outrider.memories.store import (
+    SEPARATOR,
+    Document,
+    StorePage,
+    check_together,
+    open_store,
+    write_store,
+)
 
 KIND = "sam"
-_ARRAYS = ("text", "offsets", "labels", "targets", "links", "lengths", "firsts")
+_ARRAYS = {
+    **dict.fromkeys(("text", "labels", "targets", "links", "lengths", "firsts"), "int32"),
+    "offsets": "int64",
+}
 _EACH = 1 << 14
 MAX_TOKENS = 1 << 22
 """Most tokens of a corpus: while it is built an automaton needs about 550 bytes for each."""
@@ -107,6 +117,14 @@ class FrozenAutomaton(SuffixStates):
     def open(cls, path: Path, *, fingerprint: str | None = None) -> "FrozenAutomaton":
         """Map the store at `path`; see `open_store` for what is refused."""
         _, arrays = open_store(path, KIND, _ARRAYS, fingerprint=fingerprint)
+        sizes = {name: len(array) for name, array in arrays.items()}
+        states = sizes["offsets"] - 1
+        check_together(
+            path,
+            states > 0
+            and all(sizes[name] == states for name in ("links", "lengths", "firsts"))
+            and sizes["labels"] == sizes["targets"] == int(arrays["offsets"][-1]),
+        )
         return cls(arrays)
 
 

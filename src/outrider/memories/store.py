@@ -23,6 +23,7 @@ Document = Sequence[int] | NDArray[np.int32]
 
 VERSION = 1
 PAGE = "store.json"
+_AGAIN = "Build the store again"
 SEPARATOR = -1
 """Stands between the documents of a corpus; no token."""
 
@@ -66,7 +67,8 @@ def write_store(
             no store, or the folder can not be written.
     """
     refuse_taken(path, force)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path = path.resolve()  # of a link, the folder it leads to
+    draft, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -74,17 +76,28 @@ def write_store(
             np.save(draft / f"{name}.npy", array, allow_pickle=False)
         (draft / PAGE).write_text(json.dumps(asdict(page), indent=1) + "\n", encoding="utf-8")
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(old)
         draft.rename(path)
     except OSError as error:
         raise StoreError(f"{path} can not be written: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        for left in (draft, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def refuse_taken(path: Path, force: bool) -> None:
-    """Raise `StoreError` where writing to `path` would destroy what should stay."""
+    """Raise `StoreError` where writing to `path` would destroy what should stay, or is bound to
+    fail; to be asked before the work is done that makes a store."""
     if not path.exists():
+        parent = next(place for place in path.resolve().parents if place.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise StoreError(
+                f"{path} can not be written: {parent} is "
+                + ("read-only" if parent.is_dir() else "not a folder"),
+                hint="Name another place",
+            )
         return
     if not force:
         raise StoreError(f"{path} is there already", hint="Give --force to replace it")
@@ -99,31 +112,37 @@ def read_page(path: Path) -> StorePage:
         StoreError: there is none, it is damaged, or of another version.
     """
     file = path / PAGE
-    if not file.is_file():
+    try:
+        if not file.is_file():
+            raise StoreError(
+                f"no store at {path}",
+                hint="Make one with: outrider datastore build CORPUS --out PATH --tokenizer TARGET",
+            )
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise StoreError(f"{path} can not be read: {error.strerror}") from None
+    except (OSError, ValueError):
+        raise StoreError(f"{file} is damaged", hint=_AGAIN) from None
+    version = record.get("version", VERSION) if isinstance(record, dict) else VERSION
+    if version != VERSION:
         raise StoreError(
-            f"no store at {path}", hint="Make one with: outrider datastore build CORPUS --out PATH"
+            f"{path} is a store of version {version}, and this is version {VERSION}", hint=_AGAIN
         )
     try:
-        page = StorePage(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise StoreError(f"{file} is damaged", hint="Build the store again") from None
-    if page.version != VERSION:
-        raise StoreError(
-            f"{path} is a store of version {page.version}, and this is version {VERSION}",
-            hint="Build the store again",
-        )
-    return page
+        return StorePage(**record)
+    except TypeError:
+        raise StoreError(f"{file} is damaged", hint=_AGAIN) from None
 
 
 def open_store(
-    path: Path, kind: str, names: tuple[str, ...], *, fingerprint: str | None = None
+    path: Path, kind: str, arrays: Mapping[str, str], *, fingerprint: str | None = None
 ) -> tuple[StorePage, dict[str, NDArray[Any]]]:
     """Map the arrays of a store into memory.
 
     Args:
         path: its folder.
         kind: what it must be.
-        names: the arrays it must have.
+        arrays: names and types of the arrays it must have, each of one dimension.
         fingerprint: of the tokenizer whose ids will be looked up; None trusts the caller.
 
     Raises:
@@ -142,14 +161,26 @@ def open_store(
             f"fingerprint {page.fingerprint[:12]}; the target's is {fingerprint[:12]})",
             hint="Build it again with --tokenizer of the target",
         )
-    return page, {name: _mapped(path / f"{name}.npy") for name in names}
+    return page, {name: _mapped(path / f"{name}.npy", dtype) for name, dtype in arrays.items()}
 
 
-def _mapped(file: Path) -> NDArray[Any]:
+def check_together(path: Path, belong: bool) -> None:
+    """Raise `StoreError` unless the arrays of the store at `path` `belong` together."""
+    if not belong:
+        raise StoreError(f"{path} is damaged: its arrays are of different stores", hint=_AGAIN)
+
+
+def _mapped(file: Path, dtype: str) -> NDArray[Any]:
     try:
-        return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{file} is missing or damaged: {error}") from None
+        array = np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise StoreError(f"{file} is missing or damaged: {error}", hint=_AGAIN) from None
+    if array.ndim != 1 or array.dtype != np.dtype(dtype):
+        raise StoreError(
+            f"{file} holds {array.dtype} {list(array.shape)}, and one row of {dtype} is expected",
+            hint=_AGAIN,
+        )
+    return array
 
 
 def size_on_disk(path: Path) -> int:

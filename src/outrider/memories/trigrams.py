@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from outrider.errors import OptionError
-from outrider.memories.store import StorePage, open_store, write_store
+from outrider.memories.store import StorePage, check_together, open_store, write_store
 from outrider.types import IntArray, as_ids
 
 _KEY_BYTES, _ENTRY_BYTES = 420, 56
@@ -142,6 +142,8 @@ class Trigrams:
         """
         _, arrays = open_store(path, _KIND, _ARRAYS, fingerprint=fingerprint)
         keys, bounds, ids, weights = (arrays[name].tolist() for name in _ARRAYS)
+        fits = len(bounds) == len(keys) + 1 and bounds[-1] == len(ids) == len(weights)
+        check_together(path, fits)
         for key, begin, end in zip(keys, bounds[:-1], bounds[1:], strict=True):
             ranked = sorted(zip(weights[begin:end], ids[begin:end], strict=True), reverse=True)
             best = ranked[: self.successors]
@@ -149,7 +151,7 @@ class Trigrams:
 
 
 _KIND = "trigrams"
-_ARRAYS = ("keys", "bounds", "ids", "weights")
+_ARRAYS = {"keys": "int64", "bounds": "int64", "ids": "int32", "weights": "float32"}
 _LOW = 0xFFFFFFFF
 _NOTHING: Mapping[int, float] = {}
 
