@@ -53,6 +53,15 @@ def test_takes_the_longest_path_then_the_likeliest() -> None:
     assert Typical(epsilon=1e-6)(deeper, view(deeper, ROWS, temperature=1.0)).path == (1, 2)
 
 
+def test_a_choice_that_is_not_typical_is_no_likelier_for_it() -> None:
+    """The choice passes in any case; of two paths of one length it wins only if it is likelier."""
+    draft = tree([3, 0], [-1, -1])
+    samples = [view(draft, ROWS, temperature=1.0, sample=i) for i in range(200)]
+    unlikely = [seen for seen in samples if seen.choose(-1) == 3]
+    assert unlikely and all(Typical()(draft, seen).path == (1,) for seen in unlikely)
+    assert all(Typical()(chain([3]), seen).path == (0,) for seen in unlikely)
+
+
 def test_a_change_is_counted_and_the_choice_never_is() -> None:
     for seed in range(40):
         draft = chain([0, 1, 0])

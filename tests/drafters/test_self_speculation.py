@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.acceptance import Match
-from outrider.drafters import NoDrafter
+from outrider.drafters import NoDrafter, Qualified
 from outrider.drafters.dynamic_exit import DynamicExit
 from outrider.drafters.exit_rates import Exit, ExitRates, tokens_per_layer
 from outrider.drafters.layer_search import LayerSetSearch, SearchSettings
@@ -23,6 +23,7 @@ from outrider.layers import LayerSet
 from outrider.models.decoder import Decoder
 from outrider.models.skipping import SkippingModel
 from outrider.models.tabular import TabularModel
+from outrider.policies import FixedLength
 from outrider.protocols import Drafter, LanguageModel, Request, Segment
 from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy import Strategy
@@ -95,6 +96,21 @@ def test_an_empty_budget_searches_nothing(model: Decoder) -> None:
     drafter = Swift(model=model, settings=QUICK)
     run(stage(model, drafter, policy=Nothing()), PROMPTS, max_new_tokens=20)
     assert drafter.search.tries == 0
+
+
+class Once:
+    """A policy that drafts in the first rounds only."""
+
+    adaptive = False
+
+    def budget(self, counters: Any, batch: int = 1) -> Budget:
+        return Budget.chain(2 if counters.rounds < 8 else 0)
+
+
+def test_rounds_that_do_not_draft_search_nothing(model: Decoder) -> None:
+    drafter = Swift(model=model, settings=QUICK)
+    [g] = run(stage(model, drafter, policy=Once()), PROMPTS[:1], max_new_tokens=40)
+    assert 0 < drafter.search.tries <= 8 < g.counters.undrafted_rounds
 
 
 def test_models_without_layers_and_foreign_targets_are_refused(model: Decoder, folder) -> None:
@@ -306,6 +322,12 @@ def test_a_saved_set_can_be_loaded(model: Decoder, folder: Path, tmp_path: Path)
         path.write_text(wrong)
         with pytest.raises(OptionError, match=words):
             other.load(path)
+    drafter.save(path)
+    sparser = Swift(model=other.model, settings=SearchSettings(skip_ratio=0.25))
+    before = sparser.search.layers
+    with pytest.raises(OptionError, match="leaves out 3 halves, this search 2"):
+        sparser.load(path)
+    assert sparser.search.layers == before
     with pytest.raises(OptionError):
         other.load(tmp_path / "missing.json")
 
@@ -424,6 +446,14 @@ def test_statistics_are_taken_every_so_often(model: Decoder) -> None:
         noted.append(int(drafter.rates.tested[0]) - 1)
         assert noted[-1] <= len(g.output)
     assert 31 >= noted[0] > 25 and noted[0] > 2 * noted[1] > 10
+
+
+def test_statistics_are_taken_below_a_qualifier(model: Decoder) -> None:
+    """Several drafts come before one verification by the target, which is watched for any of them."""
+    drafter = DynamicExit(model=model, every=4, confidence=0.0)
+    nest = Qualified(drafter=drafter, qualifier=model, policy=FixedLength(2))
+    run(stage(model, nest, window=12), PROMPTS[:1], max_new_tokens=40)
+    assert drafter.rates.tested[0] > 4
 
 
 # -- layers left out for good ------------------------------------------------------------------

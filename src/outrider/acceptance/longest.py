@@ -8,9 +8,9 @@ from outrider.acceptance.verdicts import Walk
 from outrider.types import Draft, Verdict
 from outrider.view import View
 
-Judge = Callable[[View, int, int], float | None]
-"""`(view, node, token) -> log-likelihood`, or None when `token` may not stand after `node` unless
-it is the verifier's choice."""
+Judge = Callable[[View, int, int], tuple[bool, float]]
+"""`(view, node, token)` -> whether `token` may stand after `node` though it is not the verifier's
+choice, and its log-likelihood there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,16 @@ def _longer(
     for child in draft.children(node):
         token = int(draft.tokens[child])
         changed = token != view.choose(node)
-        passes = judge(view, node, token)
+        passes, likelihood = judge(view, node, token)
         if changed and (
-            passes is None
-            or not has_room(max_changed, view.ledger, len(path.nodes), sum(path.changed))
+            not passes or not has_room(max_changed, view.ledger, len(path.nodes), sum(path.changed))
         ):
             continue
         found.append(
             _Path(
                 (*path.nodes, child),
                 (*path.changed, changed),
-                path.likelihood + (0.0 if passes is None else passes),
+                path.likelihood + likelihood,
             )
         )
     return found

@@ -66,14 +66,14 @@ class TopBeta:
         """The longest path of `draft` within the tolerance."""
         return longest_path(draft, view, self._judge, self.max_changed)
 
-    def _judge(self, view: View, node: int, token: int) -> float | None:
-        """Minus the gap of `token` to the best, or None where it is not within the tolerance."""
+    def _judge(self, view: View, node: int, token: int) -> tuple[bool, float]:
+        """Whether `token` is within the tolerance, and minus its gap to the best."""
         if self.strict:
-            return None
+            return False, 0.0
         contest = view.contest(node)
         own = contest.scores[contest.ids == token]
         if not own.numel():
-            return None
+            return False, -math.inf
         better = int((contest.scores > own).sum())
         gap = float(torch.max(contest.scores) - own)
-        return -gap if better < self.beta and gap <= self.tau and math.isfinite(gap) else None
+        return better < self.beta and gap <= self.tau and math.isfinite(gap), -gap

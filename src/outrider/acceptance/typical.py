@@ -54,12 +54,12 @@ class Typical:
         """The longest path of `draft` that is typical throughout."""
         thresholds: dict[int, float] = {}
 
-        def judge(seen: View, node: int, token: int) -> float | None:
+        def judge(seen: View, node: int, token: int) -> tuple[bool, float]:
             law = seen.law(node)
             if node not in thresholds:
                 entropy = -float(torch.special.xlogy(law, law).sum())
                 thresholds[node] = min(self.epsilon, self.delta * math.exp(-entropy))
             allowed = float(law[token]) if token < law.numel() else 0.0
-            return math.log(allowed) if allowed > thresholds[node] else None
+            return allowed > thresholds[node], math.log(allowed) if allowed > 0 else -math.inf
 
         return longest_path(draft, view, judge, self.max_changed)

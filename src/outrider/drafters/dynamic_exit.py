@@ -101,7 +101,8 @@ class DynamicExit(OwnLayers):
         groups: dict[tuple[int, float], list[int]] = {}
         lengths: list[int] = []
         for i, (state, budget) in enumerate(zip(states, budgets, strict=True)):
-            self._watch(state, state.rounds % self.every == 0)
+            if state.rounds % self.every == 0:  # stays on until the target has read
+                self._watch(state, True)
             state.rounds += 1
             chosen = self.rates.best(min(self.wanted(budget), self.longest), self.head)
             lengths.append(chosen.length if chosen else 0)

@@ -238,7 +238,13 @@ class LayerSetSearch:
         except (KeyError, TypeError, ValueError) as error:
             raise OptionError("this is no saved search for layers") from error
         layers.check(self.num_layers, "of this search")
-        self.best = self._bits(layers)
+        bits = self._bits(layers)
+        if int(bits.sum()) != self.budget:
+            raise OptionError(
+                f"the saved set leaves out {int(bits.sum())} halves, this search {self.budget}",
+                hint="Search with the skip_ratio of the saved one, or search again",
+            )
+        self.best = bits
         self.score, self.tries, self.misses = numbers
 
     def _bits(self, layers: LayerSet) -> BoolArray:

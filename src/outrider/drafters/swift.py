@@ -114,10 +114,11 @@ class Swift(OwnLayers):
             self.search.prompt = None
             return
         enough = self.settings.context + 1
+        ready = [s for s in states if s.drafted and len(s.request.output) >= enough]
+        if ready:
+            self._try(ready[0])
         for state in states:
-            if state.drafted and len(state.request.output) >= enough:
-                self._try(state)
-                return
+            state.drafted = False
 
     # -- one try ----------------------------------------------------------------------------
 
