@@ -126,6 +126,24 @@ def test_evicted_requests_are_forgotten_and_the_others_go_on() -> None:
         assert tokens(propose(drafter, state))[:1] == [23]
 
 
+@given(
+    pieces=st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=12),
+    own=st.integers(1, 12),
+    shared=st.integers(1, 12),
+)
+def test_texts_that_outgrow_their_limits_many_times(pieces, own, shared) -> None:
+    """A text that was evicted, and whose states were compacted away, has no end to draft from."""
+    drafter = Suffix(memory=SuffixTrie(max_tokens=shared), max_tokens=own, depth=4)
+    state = begin(drafter, [1, 2, 1, 2])
+    for piece in pieces:
+        for tail in ([], [1], [2, 2]):
+            draft = propose(drafter, state, tail=tail)
+            assert all(token <= 2 for token in tokens(draft))
+        drafter._commit(state, piece)
+        assert state.own.num_tokens <= own
+        assert drafter.memory is not None and drafter.memory.num_tokens <= shared
+
+
 def test_no_budget_no_draft_and_shares() -> None:
     drafter = alone(factor=4.0)
     state = begin(drafter, [1, 2, 3, 4, 5, 1, 2, 3])

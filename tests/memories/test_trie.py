@@ -85,6 +85,16 @@ class Growing(RuleBasedStateMachine):
         assert self.trie.num_states <= 2 * 3 * self.trie.max_tokens + 2
         check(self.trie, texts)
 
+    @invariant()
+    def each_text_knows_its_end(self) -> None:
+        """Evicted ones too, whose states are gone: nothing is found at their end."""
+        for text in self.texts:
+            cursor = self.trie.end(text)
+            assert cursor.length == (min(len(text.tokens), DEPTH) if text.kept else 0)
+            expected = counted([t.tokens for t in self.trie.texts])
+            for _, length, count in self.trie.suffixes(cursor):
+                assert count == expected[tuple(text.tokens[len(text.tokens) - length :])]
+
 
 Growing.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
 TestGrowing = Growing.TestCase

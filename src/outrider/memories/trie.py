@@ -103,9 +103,9 @@ class SuffixTrie:
         for token in tokens:
             if not text.kept:
                 self._open(text)
-            text.tokens.append(token)
             text.last = self._states.grow(text.last, token, 0)
             text.state, text.length = self._step(text.state, text.length, token)
+            text.tokens.append(token)  # only now: what is evicted must be known to the states
             self._count(text.state, 1)
             self.num_tokens += 1
             while self.num_tokens > self.max_tokens:
@@ -117,7 +117,8 @@ class SuffixTrie:
         """Take out the oldest text, all of its counts with it."""
         text = self.texts.popleft()
         text.kept = False
-        state, length = ROOT, 0
+        text.last = text.state = state = ROOT
+        text.length = length = 0
         for token in text.tokens:
             state, length = self._step(state, length, token)
             self._count(state, -1)
