@@ -102,6 +102,8 @@ def test_a_match_in_the_corpus_is_handicapped_by_five() -> None:
     end = [*range(70, 90)]
     assert not len(propose(drafter, begin(drafter, end)))
     assert tokens(propose(drafter, begin(drafter, end[:-1]), size=30)) == [89]
+    # Where its document ends with the match, a shorter one in the text still counts.
+    assert tokens(propose(drafter, begin(drafter, [88, 89, 3, 4, *end]), size=2)) == [3, 4]
 
 
 def test_a_new_request_leaves_the_corpus_as_it_is() -> None:

@@ -26,7 +26,8 @@ LEVELS = (2, 3, 5, 9, 17)
 """Lengths of a match from which on a copy is trusted more."""
 
 _READ_BACK = 256
-"""Tokens of a prompt that are matched with the corpus: no match is that long."""
+"""Tokens at the end of a prompt that are matched with the corpus. A longer match would draft no
+more: `longest` is reached much sooner."""
 
 
 @dataclass(slots=True)
@@ -101,7 +102,9 @@ class Sam(Copier[SamState]):
         if self.static is not None:
             known, static = self.static.walk(state.state, state.length, rest)
             if static - self.handicap > length:
-                return self._from_corpus(state, known, static, budget)
+                draft = self._from_corpus(state, known, static, budget)
+                if len(draft):  # else the document ends there
+                    return draft
         size, _ = self._size(length, budget)
         if size < 1:
             return EMPTY_DRAFT
