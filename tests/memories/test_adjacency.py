@@ -103,6 +103,16 @@ def test_few_wide_rows_wait() -> None:
         assert memory.nbytes <= 256_001 * 8 * 4 + (4 << 20)
 
 
+def test_a_waiting_row_does_not_keep_its_forward_alive() -> None:
+    """A batch in which others draft trees has many rows beside the one that waits."""
+    memory = Adjacency()
+    for token in range(20):
+        rows = torch.randn(80, 4096)
+        memory.learn_later(token, rows[79:])
+        held = sum(row.untyped_storage().nbytes() for _, row in memory._waiting)
+        assert held == sum(row.nbytes for _, row in memory._waiting) == (token + 1) * 4096 * 4
+
+
 def test_a_waiting_row_that_is_not_finite_is_passed_over() -> None:
     memory = Adjacency(k=2)
     memory.learn_later(1, torch.tensor([[0.0, 1.0, 2.0]]))

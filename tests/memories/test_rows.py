@@ -31,3 +31,10 @@ def test_rows_that_are_not_finite(dtype: torch.dtype) -> None:
         assert (best.ids[:3] == -1).all()
         assert (best.ids[3] >= 0).all()
     assert (best_probabilities(logits, 8).values[:3] == 0).all()
+
+
+def test_more_tokens_than_the_kernel_keeps() -> None:
+    logits = torch.randn(2, 300)
+    for best in (best_tokens(logits, 100), best_probabilities(logits, 100)):
+        expected = logits.sort(descending=True, stable=True).indices[:, :100]
+        assert np.array_equal(best.ids, expected.numpy())

@@ -97,6 +97,8 @@ class Adjacency:
 
     def learn_later(self, token: int, logits: Float[Tensor, "1 vocab"]) -> None:
         """The same for one row, before anybody looks: many rows together cost little more."""
+        if logits.untyped_storage().nbytes() > 2 * logits.nbytes:
+            logits = logits.clone()  # else it keeps alive all rows of its forward
         self._waiting.append((token, logits))
         if len(self._waiting) >= min(_MOST_WAITING, max(_WAITING_NUMBERS // logits.shape[1], 1)):
             self.settle()

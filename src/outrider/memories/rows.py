@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider import kernels
+from outrider.kernels.topk import MOST
 
 
 class Best(NamedTuple):
@@ -26,7 +27,7 @@ class Best(NamedTuple):
 
 def best_tokens(logits: Float[Tensor, "rows vocab"], k: int) -> Best:
     """The k best tokens of each row and their logits."""
-    if _compiled(logits):
+    if _compiled(logits, k):
         ids, values, _ = kernels.topk(logits, k)
         return Best(ids, values)
     return _plain(logits, k)
@@ -34,7 +35,7 @@ def best_tokens(logits: Float[Tensor, "rows vocab"], k: int) -> Best:
 
 def best_probabilities(logits: Float[Tensor, "rows vocab"], k: int) -> Best:
     """The k most likely tokens of each row and their probabilities at temperature 1."""
-    if _compiled(logits):
+    if _compiled(logits, k):
         ids, values, totals = kernels.topk(logits, k, totals=True)
     else:
         ids, values = _plain(logits, k)
@@ -44,9 +45,10 @@ def best_probabilities(logits: Float[Tensor, "rows vocab"], k: int) -> Best:
     return Best(ids, np.where(ids >= 0, likely, np.float32(0.0)))
 
 
-def _compiled(logits: Tensor) -> bool:
+def _compiled(logits: Tensor, k: int) -> bool:
     return (
-        logits.dtype is torch.float32
+        k <= MOST
+        and logits.dtype is torch.float32
         and logits.is_cpu
         and logits.stride(-1) == 1
         and kernels.available()
