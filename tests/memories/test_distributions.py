@@ -1,6 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from outrider import kernels
 from outrider.errors import OptionError
@@ -142,3 +150,51 @@ def test_settings_out_of_range() -> None:
         Distributions(orders=(2, 3))
     with pytest.raises(OptionError, match="entries"):
         Distributions(entries=0)
+
+
+class Growing(RuleBasedStateMachine):
+    """Rows after contexts of any length, in a memory of seven keys; nothing is cut from a row."""
+
+    ORDERS, KEYS, VOCAB = (3, 1), 7, 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Distributions(orders=self.ORDERS, entries=self.VOCAB, max_keys=self.KEYS)
+        self.twin: dict[tuple[int, ...], list[np.ndarray]] = {}
+
+    @rule(
+        contexts=st.lists(st.lists(st.integers(0, 2), max_size=4), min_size=1, max_size=6),
+        seed=st.integers(0, 99),
+        broken=st.booleans(),
+    )
+    def learn(self, contexts: list[list[int]], seed: int, broken: bool) -> None:
+        rows = torch.randn(len(contexts), self.VOCAB, generator=torch.Generator().manual_seed(seed))
+        if broken:
+            rows[0, 1] = torch.nan
+        best = best_probabilities(rows, self.VOCAB)
+        self.memory.learn([tuple(c) for c in contexts], best, self.VOCAB)
+        for context, row in zip(contexts, rows, strict=True):
+            for n in self.ORDERS:
+                if n <= len(context) and not row.isnan().any():
+                    key = tuple(context[len(context) - n :])
+                    seen = self.twin.pop(key, [])
+                    self.twin[key] = [*seen, row.double().softmax(-1).numpy()]
+                    if len(self.twin) > self.KEYS:
+                        del self.twin[next(iter(self.twin))]
+
+    @invariant()
+    def the_keys_seen_last_are_held_with_their_means(self) -> None:
+        assert list(self.memory._slots) == list(self.twin)
+        assert len(self.memory) <= self.KEYS
+        assert self.memory.nbytes <= self.KEYS * (self.VOCAB * 8 + 4 + 260)
+        for key, rows in self.twin.items():
+            slot = self.memory._slots[key]
+            assert self.memory.count(slot) == len(rows)
+            known = mean_of(self.memory, slot)
+            means = [known[token] for token in range(self.VOCAB)]
+            assert means == pytest.approx(np.mean(rows, axis=0), abs=1e-5)
+
+
+def test_growth_and_eviction() -> None:
+    few = settings(max_examples=25, stateful_step_count=15, deadline=None)
+    run_state_machine_as_test(Growing, settings=few)

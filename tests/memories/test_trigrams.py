@@ -3,8 +3,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from outrider.errors import OptionError, StoreError, VocabularyError
 from outrider.memories.trigrams import Trigrams
@@ -51,6 +52,50 @@ def test_a_bump_adds_the_increment() -> None:
     assert memory.after(7, 8) == {9: pytest.approx(0.08)}
     memory.bump([7, 8])
     assert memory.after(8, 9) == {}
+
+
+class Growing(RuleBasedStateMachine):
+    """Texts are read and corpora counted, far more than there is room for."""
+
+    KEYS, SUCCESSORS = 6, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Trigrams(successors=self.SUCCESSORS, max_keys=self.KEYS, increment=0.5)
+        self.twin: dict[tuple[int, int], dict[int, float]] = {}
+
+    def room(self, known: dict, most: int) -> None:
+        while len(known) > most:
+            del known[next(iter(known))]
+
+    @rule(text=st.lists(st.integers(0, 3), max_size=12))
+    def read(self, text: list[int]) -> None:
+        self.memory.bump(text)
+        for a, b, c in zip(text, text[1:], text[2:], strict=False):
+            weights = self.twin.pop((a, b), {})
+            if c not in weights and len(weights) == self.SUCCESSORS:
+                del weights[min(weights, key=weights.__getitem__)]
+            weights[c] = min(weights.get(c, 0.0) + 0.5, 3.0)
+            self.twin[a, b] = weights
+            self.room(self.twin, self.KEYS)
+
+    @rule(a=st.integers(0, 3), b=st.integers(0, 3), c=st.integers(0, 3))
+    def count_a_corpus(self, a: int, b: int, c: int) -> None:
+        self.memory.build([[a, b, c]])
+        self.twin.pop((a, b), None)
+        self.twin[a, b] = {c: 1.0}
+        self.room(self.twin, self.KEYS)
+
+    @invariant()
+    def it_holds_what_was_touched_last(self) -> None:
+        held = [(key, dict(weights)) for key, weights in self.memory.items()]
+        assert held == list(self.twin.items())
+        assert len(self.memory) <= self.KEYS
+        assert self.memory.nbytes == 420 * len(held) + 56 * sum(len(w) for _, w in held)
+
+
+Growing.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestGrowing = Growing.TestCase
 
 
 def test_the_store_is_bounded() -> None:

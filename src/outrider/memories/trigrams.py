@@ -75,8 +75,8 @@ class Trigrams:
                 self._admit(weights, c, step)
             else:
                 weights[c] = min(weight + step, cap)
-        while len(table) > self.max_keys:
-            self._entries -= len(table.pop(next(iter(table))))
+            if len(table) > self.max_keys:
+                self._entries -= len(table.pop(next(iter(table))))
 
     def _admit(self, weights: Weights, token: int, weight: float) -> None:
         if len(weights) >= self.successors:
