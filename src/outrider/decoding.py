@@ -104,12 +104,14 @@ def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Rou
         seen = zip(tails, drafts, rows, verdicts, strict=True)
         stage.drafter.observe(states, [Verified(stage.name, *parts) for parts in seen])  # 4 learn
     accepted = perf_counter()
+    once = sum(draft.once for draft in drafts)
+    drafting = max(drafted - begun - once, 0.0)
     for lane, draft, verdict in zip(lanes, drafts, verdicts, strict=True):
         _count(lane.counters, draft, verdict)
         lane.counters.add_seconds(
-            draft=drafted - begun, verify=verified - drafted, accept=accepted - verified
+            prefill=once, draft=drafting, verify=verified - drafted, accept=accepted - verified
         )
-    _note_pace(lanes, drafts, drafted - begun, accepted - drafted)
+    _note_pace(lanes, drafts, drafting, accepted - drafted)
     return Round(drafts, rows, verdicts)
 
 

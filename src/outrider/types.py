@@ -186,6 +186,7 @@ class Draft:
             drafter was; empty: the source of the first node.
         match: how many tokens at the end of the text were found elsewhere, for copies.
         score: how many of its tokens the drafter expects to be kept; None where it can not tell.
+        once: seconds of making it that later drafts will not need, such as reading the prompt.
         samples: per node, which of several independent continuations, numbered in draw order,
             pass through it; for rules that judge those (`KSeq`). None: each node is one of its own.
     """
@@ -200,6 +201,7 @@ class Draft:
     origin: str = ""
     match: int = 0
     score: float | None = None
+    once: float = 0.0
     samples: tuple[tuple[int, ...], ...] | None = None
 
     def __len__(self) -> int:

@@ -152,6 +152,14 @@ def test_the_second_begins_and_hears_all_when_it_is_asked() -> None:
     assert second.heard == [[6, 7], [8]], "before the next turn takes its state over"
 
 
+def test_beginning_late_is_not_the_price_of_drafting() -> None:
+    second = Puppet(name="b", draft=tree("b", [1], [-1]))
+    both = Fallback(first=Puppet(name="a"), second=second)
+    states = both.begin([REQUEST])
+    once = [both.propose(states, [NO_IDS], [Budget.chain(2)])[0].once for _ in range(3)]
+    assert once[0] > 0.0 == once[1] == once[2]
+
+
 def test_a_second_that_learns_is_there_from_the_start() -> None:
     second = Puppet(name="b", learns=True)
     both = Fallback(first=Puppet(name="a", draft=tree("a", [1], [-1])), second=second)

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Any
 
 from outrider.counters import Counters
@@ -137,10 +138,16 @@ class Pair:
     def _ask_second(
         self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        if new := [state for state in states if not state.begun]:
-            self._begin_second(new)
+        new = [state for state in states if not state.begun]
+        if not new:
+            self._settle(states)
+            return self.second.propose([s.second for s in states], tails, budgets)
+        started = perf_counter()
+        self._begin_second(new)
         self._settle(states)
-        return self.second.propose([s.second for s in states], tails, budgets)
+        once = (perf_counter() - started) / len(states)
+        drafts = self.second.propose([s.second for s in states], tails, budgets)
+        return [replace(draft, once=once) if len(draft) else draft for draft in drafts]
 
     def _begin_second(self, states: Sequence[PairState]) -> None:
         begun = self.second.begin([s.request for s in states], [s.second for s in states])
