@@ -30,6 +30,7 @@ from outrider.sampling import Sampler, SamplingParams
 from outrider.tree import depths
 from outrider.types import NO_IDS, Budget, Draft, Draw, IntArray, Prompt, Rows, as_ids
 from tests.exactness.rigs import PROMPTS, SAMPLINGS, outputs, run, stage, tabular_family
+from tests.exactness.sparse import sparse
 from tests.exactness.test_identical import check_counters
 
 FAMILY = tabular_family()
@@ -54,8 +55,7 @@ def nest(name: str) -> Qualified:
     return Qualified(drafter=tree(name), qualifier=FAMILY.qualifier, policy=inner)
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("name", GROWTHS)
+@pytest.mark.parametrize(("name", "sampling"), sparse(GROWTHS, SAMPLINGS, 4))
 def test_drafted_equals_undrafted(name: str, sampling: str) -> None:
     options = SAMPLINGS[sampling]
     plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS, end_ids=(0,), **options)

@@ -26,6 +26,7 @@ from outrider.models.transformers import TransformersModel
 from outrider.policies import FixedLength, FixedTree
 from outrider.types import Prompt
 from tests.exactness.rigs import SAMPLINGS, generation, outputs, run, stage
+from tests.exactness.sparse import sparse
 from tests.models.checkpoints import make_checkpoint
 from tests.models.invariants import assert_equals_fresh_prefill
 
@@ -85,8 +86,7 @@ def drafters(target: Any) -> dict[str, Any]:
 NAMES = ("skip", "halves", "swift", "del", "tree")
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "sampling"), sparse(NAMES, SAMPLINGS, 4))
 def test_drafted_equals_undrafted(target: Any, name: str, sampling: str) -> None:
     options: dict[str, Any] = {**SAMPLINGS[sampling], "max_new_tokens": 14, "end_ids": (0,)}
     whole = stage(target, drafters(target)[name], window=4)

@@ -18,6 +18,7 @@ from outrider.drafters.growth import (
 )
 from outrider.policies import FixedLength, FixedTree
 from tests.exactness.rigs import Family, generation, outputs, run, stage
+from tests.exactness.sparse import sparse
 from tests.exactness.test_checkpoints import PROMPTS, family, folders, skip_int8
 from tests.models.invariants import assert_equals_fresh_prefill
 
@@ -40,8 +41,7 @@ WARPS = {
 }
 
 
-@pytest.mark.parametrize("sampling", WARPS)
-@pytest.mark.parametrize("name", GROWTHS)
+@pytest.mark.parametrize(("name", "sampling"), sparse(GROWTHS, WARPS, 3))
 def test_drafted_equals_undrafted(family: Family, name: str, sampling: str) -> None:
     options: dict[str, Any] = {**WARPS[sampling], "max_new_tokens": 14, "end_ids": (0,)}
     drafter = TreeDrafter(model=family.draft, growth=GROWTHS[name])
