@@ -1,7 +1,5 @@
 """Prompt lookup: against a brute-force twin, and what it costs."""
 
-from time import perf_counter
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -153,22 +151,6 @@ def test_the_next_turn_is_added_to_the_index() -> None:
     assert tables(after) == tables(begin(drafter, [1, 2, 3, 4, 5, 6, 1, 2]))
     other = begin(drafter, [2, 2, 3, 4, 5], previous=[old])
     assert tables(other) == tables(begin(drafter, [2, 2, 3, 4, 5]))
-
-
-def test_proposing_costs_the_same_in_a_long_text() -> None:
-    """64 times the text; a scan would take 64 times as long."""
-    drafter = Lookup()
-
-    def cost(length: int) -> float:
-        state = begin(drafter, [(i * i + i // 7) % 4001 for i in range(length)] + [5000, 5001])
-        times = []
-        for _ in range(200):
-            begun = perf_counter()
-            propose(drafter, state)
-            times.append(perf_counter() - begun)
-        return sorted(times)[20]
-
-    assert cost(64_000) < 8 * cost(1_000)
 
 
 def test_copies_are_accepted() -> None:
