@@ -92,7 +92,7 @@ class Tally:
         trials: tested ones (kept or turned down), faded.
         belief: what is left, from 1 down, of what was believed before anything was tested.
         pace: what drafts take, by their tokens.
-        ranks: how the nodes of trees fared, by their place; empty for chains.
+        ranks: how its nodes fared, by their place in the order of the draft.
         newest: when the newest draft was verified, in rounds of the tier (`Counters.now`).
         clean: whether all of the newest draft was kept.
         run: tokens kept of the newest draft.

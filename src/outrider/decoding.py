@@ -262,8 +262,7 @@ def _count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
         _add_at(counters.accepted_at, depth[list(verdict.path)])
         tally = counters.tallies.setdefault(_origin(draft), Tally())
         tally.note(len(draft) - probes, len(verdict.tokens), refused, counters.now)
-        if depth[-1] < len(draft) - 1:
-            tally.ranks.note(len(draft), verdict.path)
+        tally.ranks.note(len(draft), verdict.path)
 
 
 def _origin(draft: Draft) -> str:
