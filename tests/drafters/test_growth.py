@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from outrider.drafters.growth import (
@@ -22,6 +22,7 @@ from outrider.drafters.growth import (
     Plot,
     RsdC,
     RsdS,
+    Spine,
     TopK,
     grow_all,
 )
@@ -41,6 +42,7 @@ GROWTHS: dict[str, Growth] = {
     "rsd_c": RsdC((3, 2, 2)),
     "rsd_s": RsdS(3),
     "iid": IidTree(3),
+    "spine": Spine(widths=(1, 2, 3, 3), sampled=(1, 2, 3, 3)),
 }
 
 
@@ -207,6 +209,7 @@ def eagle_key(own: Plot, path: tuple[int, ...]) -> int:
     st.integers(1, 14),
     st.sampled_from([Picking.BEST, Picking.COUPLED]),
 )
+@example(0, 2, 14, Picking.BEST)  # room for all nodes: those of other leaves would come in
 def test_eagle2_keeps_the_best_of_all_nodes(
     seed: int, width: int, nodes: int, picking: Picking
 ) -> None:
@@ -400,6 +403,19 @@ def test_the_budget_of_independent_continuations_takes_depth_first() -> None:
         grown(IidTree(3), [own], tables(0))
         assert max(own.depths) == min(nodes // count, 4)
         assert len({s for node in own.samples for s in node}) == count
+
+
+@pytest.mark.parametrize("growth", [TopK((4, 4, 4)), RsdC((4, 4, 4)), RsdS(4), Eagle2(width=4)])
+@pytest.mark.parametrize("picking", Picking)
+def test_nodes_that_the_draft_is_cut_without_are_not_read(growth: Growth, picking: Picking) -> None:
+    """More nodes than allowed are drawn at each level, and only the best of them are led on."""
+    for seed in range(5):
+        own = plot(picking, depth=3, nodes=4)
+        assert grown(growth, [own], tables(seed)).rows <= 1 + 4 + 4
+        free = plot(picking, depth=3, nodes=1000)
+        grown(growth, [free], tables(seed))
+        kept = drafted(own)
+        assert kept.tokens.tolist() == drafted(free).tokens[:4].tolist()
 
 
 @pytest.mark.parametrize("nodes", [0, -3])

@@ -23,10 +23,12 @@ from outrider.drafters.growth import (
     IidTree,
     RsdC,
     RsdS,
+    Spine,
     TopK,
 )
 from outrider.drafters.merge import Merge
 from outrider.drafters.switch import Switch
+from outrider.models.tabular import TabularModel
 from outrider.policies import ConfidenceStop, FixedTree, SpecDecPlus
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy
 from outrider.sampling import Sampler, SamplingParams
@@ -41,6 +43,9 @@ from tests.exactness.test_distribution import (
     VOCAB,
     WARPS,
 )
+
+WIDE = TabularModel.random(vocab_size=VOCAB + 3, order=1, seed=3)
+"""Draws tokens that the target does not have."""
 
 
 def grown(growth: Growth) -> TreeDrafter:
@@ -102,7 +107,10 @@ EXACT: dict[str, tuple[Drafter, AcceptanceRule]] = {
     "rsd_s": (grown(RsdS(3)), RRS()),
     "dyspec": (grown(DySpec()), RRS()),
     "dyspec_levels": (grown(DySpecLevels(threshold=0.2)), RRS()),
+    "spine": (grown(Spine(sampled=(1, 2, 2, 3))), RRS()),
     "iid": (grown(IidTree(3)), RRS()),
+    "wider": (TreeDrafter(model=WIDE, growth=RsdC((3, 2, 1))), RRS()),
+    "wider_kseq": (TreeDrafter(model=WIDE, growth=IidTree(2)), KSeq()),
     "iid_first_only": (grown(IidTree(3)), Rejection()),
     "kseq": (grown(IidTree(3)), KSeq()),
     "kseq_two": (grown(IidTree(2)), KSeq()),
@@ -123,7 +131,7 @@ EXACT: dict[str, tuple[Drafter, AcceptanceRule]] = {
 }
 
 
-OFTEN = ("rsd_c", "rsd_s", "dyspec_levels", "kseq", "eagle2", "fallback", "merge_two", "inner")
+OFTEN = ("rsd_c", "rsd_s", "dyspec_levels", "kseq", "fallback", "merge_two", "inner", "wider")
 
 
 @pytest.mark.parametrize("name", OFTEN)
