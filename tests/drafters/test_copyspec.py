@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outrider.drafters import Lookup
 from outrider.drafters.copyspec import CopySpec
 from outrider.errors import OptionError
 from outrider.types import NO_IDS, Budget
@@ -84,6 +85,15 @@ def test_the_next_turn_is_added_to_the_index() -> None:
     assert new.index is old.index
     assert tokens(propose(drafter, new, size=3)) == [5, 6, 7]
     assert begin(drafter, [9, 2, 3, 4, 5, 6, 7], previous=old).index is not old.index
+
+
+def test_another_drafters_index_is_not_taken_over() -> None:
+    """A generator may change its strategy from call to call; both remember an index."""
+    old = begin(Lookup(max_ngram=2, min_ngram=1), [1, 2, 3, 1, 2])
+    for drafter in (CopySpec(match_length=3), CopySpec(match_length=2)):
+        new = begin(drafter, [1, 2, 3, 1, 2], previous=old)
+        assert new.index.lengths == (drafter.match_length,)
+        assert new.index.occurrence == "first" and new.index.text == [1, 2, 3, 1, 2]
 
 
 def test_drafted_equals_undrafted() -> None:

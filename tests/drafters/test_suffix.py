@@ -10,6 +10,7 @@ from outrider.drafters.suffix import Suffix
 from outrider.errors import OptionError
 from outrider.memories.trie import SuffixTrie
 from outrider.policies import FixedTree
+from outrider.tree import depths
 from outrider.types import NO_IDS, Budget
 from tests.drafters.copy_rigs import begin, check_equality, counting, propose, tokens
 from tests.exactness.rigs import run, stage
@@ -97,6 +98,15 @@ def test_what_was_written_before_shortens_the_next_request() -> None:
     assert not len(propose(alone(), begin(alone(), [9, 4, 5])))
 
 
+def test_of_equal_drafts_that_of_the_longer_match_is_taken() -> None:
+    """Spec B4: ties go to the longer match, here the one in the memory."""
+    drafter = Suffix()
+    drafter._commit(begin(drafter, [0]), [7, 8, 5])
+    draft = propose(drafter, begin(drafter, [8, 4, 7, 8]))
+    assert (tokens(draft), draft.match, draft.score) == ([5], 2, 1.0)
+    assert tokens(propose(alone(), begin(alone(), [8, 4, 7, 8]))) == [4]
+
+
 def test_a_request_does_not_find_its_own_end_in_the_memory() -> None:
     drafter = Suffix(levels=(1,))
     state = begin(drafter, [1])
@@ -142,6 +152,23 @@ def test_texts_that_outgrow_their_limits_many_times(pieces, own, shared) -> None
         drafter._commit(state, piece)
         assert state.own.num_tokens <= own
         assert drafter.memory is not None and drafter.memory.num_tokens <= shared
+
+
+def test_no_draft_is_deeper_than_what_is_counted() -> None:
+    """Match and draft together are at most `2 * depth` tokens, the longest substrings counted."""
+    for depth in (1, 2, 3):
+        drafter = alone(depth=depth, offset=9.0, least=0.0)
+        draft = propose(drafter, begin(drafter, [1, 2, 3, 4] * 6), size=20)
+        assert max(depths(draft.parents)) + 1 == 2 * depth - draft.match
+        assert draft.match == 1 or depth > 1
+
+
+def test_another_drafters_counts_are_not_taken_over() -> None:
+    """A generator may change its strategy from call to call."""
+    short, long = alone(depth=2), alone(depth=8)
+    old = begin(short, [1, 2, 3, 1, 2, 3])
+    new = begin(long, [1, 2, 3, 1, 2, 3, 1, 2], previous=old)
+    assert new.own.depth == 16 and new.own.num_tokens == 8
 
 
 def test_no_budget_no_draft_and_shares() -> None:

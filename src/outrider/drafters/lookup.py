@@ -109,9 +109,8 @@ def indexed(
 ) -> NGramIndex:
     """The index of a prompt; an earlier turn's index, with the same text so far, is grown."""
     prompt = request.prompt.token_ids
-    if isinstance(old, LookupState) and goes_on(prompt, old.index.text):
-        index = old.index
-    else:
-        index = NGramIndex(lengths, occurrence)
+    index = NGramIndex(lengths, occurrence)
+    if isinstance(old, LookupState) and old.index.is_like(index):  # not another drafter's
+        index = old.index if goes_on(prompt, old.index.text) else index
     index.extend(prompt[len(index.text) :])
     return index

@@ -103,10 +103,10 @@ class Suffix(Copier[SuffixState]):
 
     def _begin(self, request: Request, old: SuffixState | None) -> SuffixState:
         prompt = request.prompt.token_ids
-        if isinstance(old, SuffixState) and old.text.kept and goes_on(prompt, old.text.tokens):
+        own, text = SuffixTrie(2 * self.depth, self.max_tokens), Text()
+        ours = isinstance(old, SuffixState) and old.own.is_like(own)  # not another drafter's
+        if ours and old and old.text.kept and goes_on(prompt, old.text.tokens):
             own, text = old.own, old.text
-        else:
-            own, text = SuffixTrie(2 * self.depth, self.max_tokens), Text()
         own.append(text, prompt[len(text.tokens) :])
         cursor = Cursor(edition=-1)
         if self.memory is not None:

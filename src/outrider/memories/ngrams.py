@@ -42,7 +42,7 @@ class NGramIndex:
     """A text, and for each of its n-grams the place after one of its occurrences.
 
     An n-gram enters the index when the token after it arrives, so the end of the text never finds
-    itself.
+    itself. There is one entry at most for each token and length, so the text bounds what is held.
 
     Args:
         lengths: the n, longest first in every look-up.
@@ -74,6 +74,10 @@ class NGramIndex:
     def nbytes(self) -> int:
         """Bytes held, by formula: a list slot and an integer a token, tables by their entries."""
         return 40 * len(self.text) + _ENTRY_BYTES * sum(map(len, self.tables.values()))
+
+    def is_like(self, other: "NGramIndex") -> bool:
+        """Whether both index the same lengths and keep the same occurrence."""
+        return (self.lengths, self.occurrence) == (other.lengths, other.occurrence)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Append to the text and index the n-grams that now have a follower."""
