@@ -36,9 +36,9 @@ def twin(source: list[int], output: list[int]) -> int | None:
 
 
 @given(
-    source=st.lists(st.integers(0, 5), min_size=1, max_size=30),
-    pieces=st.lists(st.lists(st.integers(0, 5), max_size=8), max_size=4),
-    tail=st.lists(st.integers(0, 5), max_size=5),
+    source=st.lists(st.integers(0, 2), min_size=1, max_size=20),
+    pieces=st.lists(st.lists(st.integers(0, 2), max_size=8), max_size=4),
+    tail=st.lists(st.integers(0, 2), max_size=5),
     size=st.integers(1, 9),
 )
 def test_equals_its_brute_force_twin(source, pieces, tail, size) -> None:
@@ -49,6 +49,20 @@ def test_equals_its_brute_force_twin(source, pieces, tail, size) -> None:
     place = twin(source, list(chain.from_iterable(pieces)) + tail)
     expected = [] if place is None else source[place : place + size]
     assert tokens(propose(drafter, state, tail, size)) == expected
+
+
+def test_the_walk_widens_to_three_tokens_and_no_further() -> None:
+    """`3` and `2 3` stand twice in the source, `1 2 3` once."""
+    drafter = Aggressive()
+    state = begin(drafter, [1, 2, 3, 4, 1, 2, 6, 0, 2, 3, 5, 9])
+    for token in (7, 1, 2):
+        drafter._commit(state, [token])
+        assert not len(propose(drafter, state))
+    drafter._commit(state, [3])
+    assert tokens(propose(drafter, state, size=2)) == [4, 1]
+    state = begin(drafter, [1, 2, 3, 4, 1, 2, 3, 5, 9])
+    drafter._commit(state, [7, 1, 2, 3])
+    assert not len(propose(drafter, state))
 
 
 SOURCE = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6, 4, 3]

@@ -27,6 +27,16 @@ def test_after_one_step_each_row_is_the_top_k_of_its_logits() -> None:
         assert drafter.memory.successors(token) == logits[row].topk(8).indices.tolist()
 
 
+def test_duplicates_are_deterministic_and_accepted_rows_win() -> None:
+    """Spec A1 (d): one token on several nodes; of refused ones the last in the order wins."""
+    for path, row in (((), 4), ((0,), 4), ((0, 1), 2), ((0, 1, 2), 2), ((0, 1, 2, 3), 4)):
+        drafter = TokenRecycling(warm=False)
+        [state] = drafter.begin([request([3, 7])])
+        logits = torch.randn(5, 60)
+        observe(drafter, state, chain([11, 12, 13, 12]), logits, path=path)
+        assert drafter.memory.successors(12) == logits[row].topk(8).indices.tolist()
+
+
 def test_a_draft_walks_the_matrix_along_the_template() -> None:
     drafter = TokenRecycling(warm=False)
     [state] = drafter.begin([request([3, 7])])

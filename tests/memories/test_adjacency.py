@@ -103,6 +103,15 @@ def test_few_wide_rows_wait() -> None:
         assert memory.nbytes <= 256_001 * 8 * 4 + (4 << 20)
 
 
+def test_rows_wider_than_the_largest_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No id is remembered that can not be looked up."""
+    monkeypatch.setattr("outrider.memories.adjacency.LARGEST_VOCABULARY", 10)
+    memory = Adjacency(k=2)
+    memory.learn(np.array([3, 12]), torch.arange(40.0).reshape(2, 20))
+    assert memory.vocab_size == 10 and memory.successors(3) == [9, 8]
+    assert memory.flat.max() < 10
+
+
 def test_a_waiting_row_does_not_keep_its_forward_alive() -> None:
     """A batch in which others draft trees has many rows beside the one that waits."""
     memory = Adjacency()

@@ -118,6 +118,26 @@ def test_a_loop_is_kept_for_the_copy_goes_on_with_itself() -> None:
     assert automaton.occurrence(automaton.state, automaton.length, wanted=9, known=6) == (3, 3)
 
 
+@pytest.mark.parametrize(("least", "expected"), [(1, (3, 1)), (2, (9, 2))])
+def test_a_match_one_shorter_than_a_loop_gives_way(least: int, expected: tuple[int, int]) -> None:
+    """`2 9` stood at 7 with two tokens behind it: a loop. With one it is none, and `9` at 2 is
+    copied from, unless a single token will not do."""
+    loop, text = TextAutomaton(), TextAutomaton()
+    loop.extend([8, 7, 9, 4, 5, 6, 2, 9, 2, 9])
+    assert loop.occurrence(loop.state, loop.length, wanted=3, known=10) == (8, 2)
+    text.extend([8, 7, 9, 4, 5, 6, 0, 2, 9, 3, 2, 9])
+    assert text.length == 2
+    found = text.occurrence(text.state, text.length, wanted=4, known=12, least=least)
+    assert found == expected
+
+
+def test_the_shortest_suffix_that_will_do_is_used() -> None:
+    automaton = TextAutomaton()
+    automaton.extend([1, 2, 3, 4, 5, 6, 0, 9, 1, 2, 7, 9, 1, 2])
+    state, length = automaton.state, automaton.length
+    assert automaton.occurrence(state, length, wanted=5, known=14, least=2) == (2, 2)
+
+
 @given(text=TEXTS, more=TEXTS, limit=st.integers(0, 40))
 def test_a_full_automaton_goes_on_matching(text, more, limit) -> None:
     automaton = TextAutomaton(max_tokens=limit)

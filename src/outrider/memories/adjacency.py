@@ -83,6 +83,7 @@ class Adjacency:
         that are not finite, and ids outside of the vocabulary, are passed over.
         """
         self.settle()
+        logits = logits[:, :LARGEST_VOCABULARY]
         self.reserve(logits.shape[1])
         ids = best_tokens(logits, self.k).ids
         if ids[:, 0].min() >= 0 and tokens.max() < self.vocab_size and tokens.min() >= 0:
