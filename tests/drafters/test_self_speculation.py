@@ -449,7 +449,7 @@ def test_statistics_are_taken_every_so_often(model: Decoder) -> None:
 
 
 def test_statistics_are_taken_below_a_qualifier(model: Decoder) -> None:
-    """Several drafts come before one verification by the target, which is watched for any of them."""
+    """Several drafts come before one verification, which is watched for any of them."""
     drafter = DynamicExit(model=model, every=2, confidence=0.0)
     drafter.rates.fade = 1.0
     nest = Qualified(drafter=drafter, qualifier=model, policy=FixedLength(1))

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 from outrider import kernels
 from outrider.acceptance import Match, RecursiveRejection, Rejection
 from outrider.decoding import generate
-from outrider.drafters import Fallback, Lookup, NoDrafter, Qualified
+from outrider.drafters import Fallback, Lookup, NoDrafter, Qualified, TreeDrafter
 from outrider.drafters.dynamic_exit import DynamicExit
-from outrider.drafters.growth import Eagle2, Spine
+from outrider.drafters.growth import DySpec, Eagle2, Spine
 from outrider.drafters.layer_search import LayerSetSearch, SearchSettings
 from outrider.drafters.skip import EvenSkip
 from outrider.drafters.swift import Swift
@@ -194,6 +194,26 @@ def test_beside_other_drafters(target: Any, name: str) -> None:
     whole = stage(target, Fallback(first=Lookup(), second=second), window=3)
     plain = run(stage(target, NoDrafter()), PROMPTS, max_new_tokens=20)
     assert outputs(run(whole, PROMPTS, max_new_tokens=20)) == outputs(plain)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_trees_larger_than_the_window(runner: str, tmp_path: Path) -> None:
+    """Trees of more nodes than the window has places, up to its last one: texts end where they
+    would without, and one that starts there is drafted for as far as it goes."""
+    made = make_checkpoint(
+        tmp_path, num_hidden_layers=LAYERS, vocab_size=48, max_position_embeddings=32
+    )
+    model = RUNNERS[runner](made)
+    assert model.context_length == 32
+    prompts = [PROMPTS[2] * 4, (*PROMPTS[2] * 4, 1, 2), (*PROMPTS[2] * 4, 1, 2, 3), PROMPTS[0]]
+    plain = run(stage(model, NoDrafter()), prompts, max_new_tokens=50)
+    assert [len(g.output) for g in plain] == [4, 2, 1, 28]
+    for drafter in (
+        EvenSkip(model=model, growth=Eagle2(width=6)),
+        TreeDrafter(model=model, growth=DySpec()),
+    ):
+        whole = stage(model, drafter, policy=FixedTree(depth=40, nodes=60))
+        assert outputs(run(whole, prompts, max_new_tokens=50)) == outputs(plain)
 
 
 @pytest.mark.parametrize("growth", [Spine(), Spine((1, 1, 2, 3)), Eagle2()])
