@@ -88,6 +88,23 @@ def test_a_childs_worth_is_that_of_the_formula() -> None:
     assert puct.pick(root) is children[-1]  # never visited
 
 
+def test_the_search_steps_into_the_last_child_of_what_it_expands() -> None:
+    """Spec A2: select, expand all successors, step into the last one, judge, book."""
+    judged: list[tuple[int, ...]] = []
+
+    def reward(path: Sequence[int]) -> float:
+        judged.append(tuple(path))
+        return 1.0
+
+    def expand(path: Sequence[int]) -> list[tuple[int, float]]:
+        return [(1, 0.5), (2, 0.3), (3, 0.2)] if not path else []
+
+    root = Puct(iterations=3, depth=2).search(expand, reward)
+    assert judged == [(3,), (1,), (2,)]
+    assert root.children and [c.visits for c in root.children] == [1, 1, 1]
+    assert (root.visits, root.score) == (3, 3.0)
+
+
 @pytest.mark.parametrize("nodes", [1, 7, 64, 500])
 def test_at_most_64_nodes_and_depth_5(nodes: int) -> None:
     drafter = filled([zipfian(20_000), [400, 401, 402, 403, 404, 405, 406, 407]])

@@ -122,6 +122,14 @@ def test_it_begins_with_one_row_and_warms_up() -> None:
     assert heights == [2, 3, 4, 4, 4]
 
 
+def test_only_whole_ngrams_are_pooled() -> None:
+    """Columns of a window that is not full yet spell shorter ones."""
+    drafter = Lookahead(ngram=4, window=5, text=False)
+    run(stage(model(vocab=7), drafter, policy=TREE), [(1, 2), (3,)], max_new_tokens=30)
+    ngrams = [ngram for token in range(7) for ngram in drafter.memory.after(token)]
+    assert ngrams and {len(ngram) for ngram in ngrams} == {3}
+
+
 def test_pool_size_is_at_most_g_for_each_key() -> None:
     drafter = Lookahead(memory=NgramPool(per_key=3))
     run(stage(model(vocab=7), drafter, policy=TREE), [(1, 2), (3, 3)], max_new_tokens=200)

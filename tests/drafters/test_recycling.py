@@ -159,6 +159,17 @@ def test_a_template_fitted_to_what_was_accepted_keeps_more() -> None:
     )
 
 
+def test_drafts_of_others_are_learnt_from_and_not_recorded() -> None:
+    inner = TokenRecycling(warm=False)
+    drafter = Recorded(drafter=inner)
+    [state] = drafter.begin([request([3, 7])])
+    observe(drafter, state, chain([11, 12]), torch.randn(3, 60), path=(0,))
+    assert inner.memory.successors(11) and not drafter.statistics.trials
+    observe(drafter, state, chain([11, 12], origin="recycling"), torch.randn(3, 60), path=(0,))
+    assert drafter.statistics.trials == {(0,): 1, (0, 0): 1}
+    assert drafter.statistics.hits == {(0,): 1}
+
+
 def test_under_a_qualifier_the_targets_rows_are_learnt() -> None:
     model = TabularModel.random(vocab_size=20, order=1, seed=5)
     drafter = TokenRecycling(warm=False)

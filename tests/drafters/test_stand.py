@@ -138,6 +138,34 @@ def test_laws_are_drawn_with_noise_of_their_own() -> None:
     assert sum(len(set(t)) > 1 for t in tokens) > 40
 
 
+def test_nodes_with_the_same_law_are_drawn_apart() -> None:
+    """One stream for all nodes of a level would give them the same children."""
+    drafter = Stand(memory=Distributions(orders=(1,)))
+    [state] = drafter.begin([request((0,))])
+    flat = torch.zeros(VOCAB, VOCAB)
+    observe(drafter, state, chain(list(range(1, VOCAB))), flat)
+    differ = 0
+    for seed in range(30):
+        [state] = drafter.begin([request((3, 4), temperature=1.0, seed=seed)])
+        spelt = paths(propose(drafter.bind(LAW, 1), state, nodes=80))
+        firsts = {p[:1]: p[1] for p in reversed(spelt) if len(p) == 2}
+        assert len(firsts) == 8
+        differ += len(set(firsts.values())) > 1
+    assert differ == 30
+
+
+@pytest.mark.parametrize("needs", [Needs(), LAW])
+def test_a_tail_is_drafted_for_with_the_noise_of_its_end(needs: Needs) -> None:
+    drafter, _ = taught()
+    drafter = drafter.bind(needs, 1)
+    for seed in range(10):
+        before, after = drafter.begin([request((3, 4), temperature=1.5, seed=seed)] * 2)
+        drafter.commit([after], [as_ids([5, 6])])
+        expected = propose(drafter, after)
+        assert paths(propose(drafter, before, tail=as_ids([5, 6]))) == paths(expected)
+        assert len(expected) > 8
+
+
 def test_a_branch_stops_on_a_miss_and_at_an_end() -> None:
     drafter = Stand(memory=Distributions(orders=(2,)))
     [state] = drafter.begin([request((1, 2), end_ids=(5,))])
