@@ -99,7 +99,8 @@ class Stop(Protocol):
     @property
     def head(self) -> Callable[[Tensor], float] | None:
         """From the draft model's last hidden state `[hidden]` after a token to the chance that the
-        token is kept; None: the drafter's own probability of its best token stands for it."""
+        token is kept; None: the drafter's own probability of its best token stands for it, in
+        trees that of the token itself."""
         ...
 
     def __call__(self, chances: Sequence[float]) -> bool:
