@@ -18,7 +18,7 @@ LAW = Needs(law=True)
 VOCAB = 12
 
 
-def taught(rows: int = 3000, **options) -> tuple[Stand, TabularModel]:
+def taught(rows: int = 1000, **options) -> tuple[Stand, TabularModel]:
     """A drafter that has seen the rows of an order-2 model after random texts."""
     model = TabularModel.random(vocab_size=VOCAB, order=2, seed=1)
     drafter = Stand(memory=Distributions(orders=(2,)), **options)
@@ -99,7 +99,7 @@ def test_without_temperature_there_is_no_noise() -> None:
 
 
 def test_the_shape_does_not_depend_on_the_noise() -> None:
-    drafter, _ = taught()
+    drafter, _ = taught(3000)
     shapes = set()
     for seed in range(50):
         [state] = drafter.begin([request((3, 4), temperature=1.0, seed=seed)])

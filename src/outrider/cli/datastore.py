@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 _NAMED = 5
 """Files that were passed over, named at most."""
 
-KINDS = {"rest": "a suffix array, for --drafter rest", "sam": "an automaton, for --drafter sam"}
+KINDS = {
+    "rest": "a suffix array, for --drafter rest",
+    "sam": "an automaton of at most 4 million tokens, for --drafter sam",
+}
 
 datastore = typer.Typer(
     help="Make a corpus ready for the drafters that copy from one: rest and sam.\n\n"

@@ -27,7 +27,8 @@ _ARRAYS = {
 }
 _EACH = 1 << 14
 MAX_TOKENS = 1 << 22
-"""Most tokens of a corpus: while it is built an automaton needs about 550 bytes for each."""
+"""Most tokens of a corpus: while it is built, in plain Python, an automaton needs about 550 bytes
+and 2 microseconds for each."""
 
 
 class FrozenAutomaton(SuffixStates):
