@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from outrider.drafters import Qualified, Recorded, TokenRecycling
+from outrider.drafters import Fallback, Lookup, NoDrafter, Qualified, Recorded, TokenRecycling
 from outrider.drafters.shape import optimise_template
 from outrider.errors import OptionError
 from outrider.memories.adjacency import Adjacency
 from outrider.models.tabular import TabularModel
 from outrider.policies import FixedTree
-from outrider.types import NO_IDS, Budget, as_ids
+from outrider.types import NO_IDS, Budget, Draft, Rows, Verdict, Verified, as_ids
 from tests.drafters.row_rigs import chain, observe, paths, propose, request
-from tests.exactness.rigs import run, stage
+from tests.exactness.rigs import generation, run, stage, tabular_family
 
 TREE = FixedTree(depth=6, nodes=80)
 
@@ -187,3 +187,29 @@ def test_under_a_qualifier_the_targets_rows_are_learnt() -> None:
 def test_a_memory_narrower_than_the_template_is_refused() -> None:
     with pytest.raises(OptionError, match="8 children of a node, and a memory of 2"):
         TokenRecycling(memory=Adjacency(k=2))
+
+
+def test_most_rows_bounds_what_is_learned_at_once() -> None:
+    """The first rows of a long copy; its far end tells little."""
+    target = tabular_family().target
+    few, all_rows = TokenRecycling(most_rows=3), TokenRecycling()
+    for drafter in (few, all_rows):
+        whole = stage(target, Fallback(first=Lookup(min_ngram=1), second=drafter), window=9)
+        [g] = run(whole, [(1, 2)], temperature=0.8, max_new_tokens=80)
+        [plain] = run(stage(target, NoDrafter()), [(1, 2)], temperature=0.8, max_new_tokens=80)
+        assert g.output == plain.output
+    logits = torch.randn(6, 40, generator=torch.Generator().manual_seed(1))
+    draft = Draft(
+        tokens=as_ids([1, 2, 3, 4, 5]), parents=as_ids([-1, 0, 1, 2, 3]), sources=("x",) * 5
+    )
+    verdict = Verdict(path=(0, 1, 2, 3, 4), tokens=(1, 2, 3, 4, 5), next_token=6)
+    seen = Verified("target", as_ids([]), draft, Rows(logits), verdict)
+    for drafter, known in (
+        (TokenRecycling(most_rows=3, warm=False), 3),
+        (TokenRecycling(warm=False), 6),
+    ):
+        [state] = drafter.begin([generation((9, 0)).request])
+        drafter.observe([state], [seen])
+        assert [bool(drafter.memory.successors(t)) for t in range(6)] == [
+            t < known for t in range(6)
+        ]

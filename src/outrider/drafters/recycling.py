@@ -42,6 +42,8 @@ class TokenRecycling:
         template: the shape, its nodes in the order of their promise; a budget cuts its end.
         memory: the matrix, shared by all requests of this drafter and kept between them.
         warm: learn the pairs of each prompt.
+        most_rows: rows of one verification that are learned; None, as published, learns all. Where
+            another drafter copies long passages, the rest of them tells little.
         name: the source its tokens are counted under.
 
     Raises:
@@ -51,6 +53,7 @@ class TokenRecycling:
     template: Template = field(default_factory=recycling_template)
     memory: Adjacency = field(default_factory=Adjacency)
     warm: bool = True
+    most_rows: int | None = None
     name: str = "recycling"
 
     draw = Draw.DETERMINISTIC
@@ -135,14 +138,18 @@ class TokenRecycling:
         )
 
     def _learn(self, state: RecyclingState, seen: Verified) -> None:
+        """Learn the rows of one verification, the first `most_rows` of them."""
         tail = seen.tail
         last = int(tail[-1]) if len(tail) else state.last
         if not len(seen.draft):
             self.memory.learn_later(last, seen.rows.logits)
             return
-        tokens = np.append(last, seen.draft.tokens)
+        tokens, logits = np.append(last, seen.draft.tokens), seen.rows.logits
         accepted = [0, *(node + 1 for node in seen.verdict.path)]
-        self.memory.learn(tokens, seen.rows.logits, accepted)
+        if self.most_rows is not None and len(tokens) > self.most_rows:
+            tokens, logits = tokens[: self.most_rows], logits[: self.most_rows]
+            accepted = [row for row in accepted if row < self.most_rows]
+        self.memory.learn(tokens, logits, accepted)
 
 
 def _begin(request: Request) -> RecyclingState:

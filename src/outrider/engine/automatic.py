@@ -27,6 +27,9 @@ from outrider.types import Prompt
 FURTHER_TIER = 0.1
 """How much more a qualifier must promise before it takes part: its prompt has to be read, too."""
 
+_ROWS_LEARNED = 8
+"""Rows of a long copy that Token Recycling learns, in line behind lookups."""
+
 _ASKING = 2e-5
 """Seconds of a round in which drafters are asked and have nothing."""
 
@@ -112,7 +115,7 @@ class Automatic:
 
     def _without_draft(self, costs: Costs) -> Strategy:
         """Copies where they promise more, else what the target last thought likely."""
-        rows = TokenRecycling()
+        rows = TokenRecycling(most_rows=_ROWS_LEARNED)
         line = Fallback(first=LOOKUP, second=rows)
         return self._built(costs, line, (*lookup_sources(), recycling_source(rows)))
 
