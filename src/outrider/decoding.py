@@ -49,8 +49,17 @@ class Stage:
 
 @dataclass(slots=True)
 class Lane:
-    """One request at one stage. `tail` is what inner rounds accepted but nobody committed yet.
-    `owed` was emitted, and the drafter is told of it before it is next asked."""
+    """One request at one stage.
+
+    Attributes:
+        request: what is asked.
+        cache: the verifier's.
+        state: the drafter's, once it has `begun`; until then what it was in the turn before.
+        tail: what inner rounds accepted but nobody committed yet.
+        owed: was emitted, and the drafter is told of it before it is next asked.
+        counters: of this tier.
+        begun: whether the drafter has read the prompt.
+    """
 
     request: Request
     cache: Any
@@ -58,6 +67,7 @@ class Lane:
     tail: IntArray = field(default_factory=lambda: NO_IDS)
     owed: list[int] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
+    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +84,7 @@ def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Rou
 
     `limits` are the deepest drafts allowed: what is left of the token limit or the window.
     """
-    states, tails = [lane.state for lane in lanes], [lane.tail for lane in lanes]
+    tails, once = [lane.tail for lane in lanes], 0.0
     budgets = [
         stage.policy.budget(lane.counters, len(lanes)).clipped(_within_horizon(lane, limit))
         for lane, limit in zip(lanes, limits, strict=True)
@@ -82,7 +92,8 @@ def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Rou
     begun = perf_counter()
     drafts = [EMPTY_DRAFT] * len(lanes)
     if any(budget.depth for budget in budgets):
-        settle(stage, lanes)
+        once = settle(stage, lanes)
+        states = [lane.state for lane in lanes]
         proposed = stage.drafter.propose(states, tails, budgets)  # 1 propose
         drafts = [
             _fitting(draft, budget, stage.model.vocab_size, keep_strange=_refuses(stage.rule))
@@ -102,9 +113,10 @@ def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Rou
     ]
     if stage.drafter.learns:
         seen = zip(tails, drafts, rows, verdicts, strict=True)
-        stage.drafter.observe(states, [Verified(stage.name, *parts) for parts in seen])  # 4 learn
+        verifications = [Verified(stage.name, *parts) for parts in seen]
+        stage.drafter.observe([lane.state for lane in lanes], verifications)  # 4 learn
     accepted = perf_counter()
-    once = sum(draft.once for draft in drafts)
+    once += sum(draft.once for draft in drafts)
     drafting = max(drafted - begun - once, 0.0)
     for lane, draft, verdict in zip(lanes, drafts, verdicts, strict=True):
         _count(lane.counters, draft, verdict)
@@ -121,15 +133,25 @@ def open_lanes(
     prompts: Sequence[Prompt],
     previous: Sequence[Lane | None] | None = None,
 ) -> list[Lane]:
-    """Read the prompts and let the drafter begin. Lanes in `previous` lend what they remember."""
+    """Read the prompts. Lanes in `previous` lend what they remember.
+
+    At the outermost stage a drafter that does not learn from rows begins when it is first asked: a
+    prompt that it need not know is not read, or indexed, for nothing.
+    """
     old = previous or [None] * len(requests)
     begun = perf_counter()
     caches = stage.model.start(prompts, [lane.cache if lane else None for lane in old])
     if stage.tier == 0:
         for request, cache in zip(requests, caches, strict=True):
             request.target_cache = cache
-    states = stage.drafter.begin(requests, [lane.state if lane else None for lane in old])
-    lanes = [Lane(r, c, s) for r, c, s in zip(requests, caches, states, strict=True)]
+    states = [lane.state if lane else None for lane in old]
+    late = stage.tier == 0 and not stage.drafter.learns
+    if not late:
+        states = stage.drafter.begin(requests, states)
+    lanes = [
+        Lane(request, cache, state, begun=not late)
+        for request, cache, state in zip(requests, caches, states, strict=True)
+    ]
     for lane, before in zip(lanes, old, strict=True):
         if before is not None:
             lane.counters = before.counters.carried()
@@ -165,22 +187,33 @@ def generate(
             uncount(lane.counters, verdict, len(tokens))
             lane.cache.commit(tokens)
             lane.owed += tokens.tolist()
-        if stage.drafter.learns or not all(g.running for g in active):
+        if stage.drafter.learns:
             settle(stage, lanes)
+        else:
+            settle(stage, [g.lane for g in active if g.lane.begun and not g.running])
         yield active
 
 
-def settle(stage: Stage, lanes: Sequence[Lane]) -> None:
-    """Tell the drafter what was emitted since it was last told.
+def settle(stage: Stage, lanes: Sequence[Lane]) -> float:
+    """Let the drafter begin, and tell it what was emitted since it was last told.
 
     Rounds that ask it for nothing leave that for later: a small model's round is short. Drafters
-    that learn from rows are told at once, since the next row follows these very tokens.
+    that learn from rows are told at once, since the next row follows these very tokens. Returns
+    the seconds that beginning took.
     """
+    once = 0.0
+    if new := [lane for lane in lanes if not lane.begun]:
+        started = perf_counter()
+        states = stage.drafter.begin([lane.request for lane in new], [lane.state for lane in new])
+        for lane, state in zip(new, states, strict=True):
+            lane.state, lane.begun = state, True
+        once = perf_counter() - started
     if owing := [lane for lane in lanes if lane.owed]:
         tokens = [as_ids(lane.owed) for lane in owing]
         stage.drafter.commit([lane.state for lane in owing], tokens)
         for lane in owing:
             lane.owed = []
+    return once
 
 
 def _within_horizon(lane: Lane, limit: int) -> int:

@@ -288,7 +288,9 @@ def test_a_decision_stands_until_something_happens() -> None:
     by, counters = policy(DRAFT), Counters(past=1000)
     first = by.budget(counters)
     counters.rounds += 1
+    counters.undrafted_rounds += 1
     assert by.budget(counters) is first
+    counters.rounds += 1
     counters.tallies["draft"] = Tally()
     counters.tallies["draft"].note(5, 0, True, counters.now)
     assert by.budget(counters) is not first

@@ -159,7 +159,8 @@ class Generator:
         """The result of a finished generation."""
         make = ResultMaker(mode=self.mode, exactness=strategy.exactness, windows=strategy.windows)
         lane = generation.lane
-        return make(generation, strategy.drafter.counters(lane.state) if lane else {})
+        begun = lane is not None and lane.begun
+        return make(generation, strategy.drafter.counters(lane.state) if begun else {})
 
     def reset(self) -> None:
         """Forget the caches kept for the next turn. What policies have learned is kept."""
@@ -218,7 +219,7 @@ class Generator:
 
 def _without_caches(lane: Lane) -> Lane:
     """What a lane says about drafting in general, nothing of its text."""
-    return Lane(lane.request, None, None, counters=lane.counters)
+    return Lane(lane.request, None, None, counters=lane.counters, begun=False)
 
 
 class Stream:

@@ -6,6 +6,7 @@ did not pay is tried again.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from outrider.counters import Counters, Pace, Tally
 from outrider.errors import OptionError
@@ -16,9 +17,12 @@ from outrider.types import Budget
 _NEVER = Tally()
 _BELIEF, _RECALLED = 4, 16
 """Rounds for which it is believed that both kinds have one pace; most rounds that count."""
-_PATIENCE, _NAP, _LONGEST_NAP = 8, 8, 64
-"""Rounds in which lucky sources may be asked in vain; rounds they are then left alone, at first and
-at most."""
+_PATIENCE, _NAP, _LONGEST_NAP = 0.4, 8, 64
+"""What lucky sources that have nothing may cost in a row, in rounds; rounds they are then left
+alone, at first and at most."""
+_DEAR, _LATE = 0.05, 12
+"""Share of a round from which asking is dear; the first rounds of a text, in which it is not asked
+then: most short texts have nothing to copy."""
 _TRIFLE = 0.01
 """Share of a round that asking may take unnoticed."""
 _STANDING = 16
@@ -45,7 +49,7 @@ class ExpectedGain:
         overhead: seconds of a round beside drafting and the verifier's forward.
         handling: what comes on top in rounds that verify a draft.
         asking: what it takes to ask lucky sources that have nothing. Where that counts beside a
-            round, those that had nothing for 8 rounds are left alone for 8, then for ever longer.
+            round, those that had nothing for some rounds rest for 8, then for ever longer.
         margin: share by which drafting must promise more than not drafting.
         probe_after: rounds after which a source left out is tried again, at the earliest.
         probe_within: the same, at the latest.
@@ -87,7 +91,7 @@ class ExpectedGain:
         desk, now = counters.plan, counters.now
         if not isinstance(desk, _Desk) or desk.batch != batch:
             desk = counters.plan = _Desk(batch)
-        drafts = sum(tally.drafts for tally in counters.tallies.values())
+        drafts = counters.rounds - counters.undrafted_rounds
         desk.vain += desk.asks
         stands = drafts == desk.drafts and desk.since <= now < desk.until
         if desk.budget is None or not stands or desk.vain >= desk.patience:
@@ -125,17 +129,22 @@ class ExpectedGain:
 
         Asking costs little, but a round of a small model is short.
         """
-        if self.asking <= _TRIFLE * desk.verify[0]:
+        share = self.asking / desk.verify[0]
+        if share <= _TRIFLE:
             return False
+        patience = max(_PATIENCE // share, 2)
+        if desk.patience == inf:
+            desk.patience = patience
+            desk.asleep = counters.past + _LATE if share > _DEAR else 0
         tallies = [counters.tallies.get(s.name, _NEVER) for s in self.sources if s.lucky]
         found, kept = sum(t.drafts for t in tallies), sum(t.accepted for t in tallies)
         if found != desk.found:
             desk.found, desk.vain = found, 0
         if kept != desk.kept:
-            desk.kept, desk.nap, desk.patience, desk.asleep = kept, _NAP, _PATIENCE, 0
+            desk.kept, desk.nap, desk.patience, desk.asleep = kept, _NAP, patience, 0
         if desk.vain >= desk.patience:
             desk.asleep, desk.vain = counters.now + desk.nap, 0
-            desk.nap, desk.patience = min(2 * desk.nap, _LONGEST_NAP), _PATIENCE // 2
+            desk.nap, desk.patience = min(2 * desk.nap, _LONGEST_NAP), max(patience // 2, 1)
         return counters.now < desk.asleep
 
     def _shares(
@@ -227,8 +236,8 @@ class _Desk:
 
     Attributes:
         batch: requests that share a forward.
-        budget: the decision that stands; from round `since`, before round `until`, while the
-            request's verified drafts are `drafts` in number.
+        budget: the decision that stands; from round `since`, before round `until`, while rounds
+            with a draft are `drafts` in number.
         verify: by the size of a draft, seconds of a round beside drafting; until round `fresh`.
         plans: by source, its drafts when it was planned for, and the plan.
         asks: whether lucky sources have a share; `vain` rounds they had nothing in a row, of which
@@ -247,7 +256,7 @@ class _Desk:
     plans: dict[str, tuple[int, Plan]] = field(default_factory=dict)
     asks: bool = False
     vain: int = 0
-    patience: int = _PATIENCE
+    patience: float = inf
     nap: int = _NAP
     asleep: int = 0
     found: int = 0
