@@ -10,7 +10,7 @@ MEMORY = 32
 _KEPT = 0.5 ** (1.0 / MEMORY)
 _KEPT_DRAFT = 0.5 ** (1.0 / 12)
 _KEPT_TREE = 0.5 ** (1.0 / 16)
-_CARRIED, _CARRIED_DRAFTS = 16.0, 6.0
+_CARRIED, _CARRIED_DRAFTS = 16.0, 12.0
 
 
 @dataclass(slots=True)
@@ -177,7 +177,8 @@ class Counters:
     checked: Pace = field(default_factory=Pace)
     """The same in rounds with one."""
     plan: Any = None
-    """What the policy of this tier keeps between rounds; nobody else reads it."""
+    """What the policy of this tier keeps between rounds; nobody else reads it. Its `carried()` is
+    what the next request begins with."""
     off: str | None = None
     """Why this tier no longer drafts for the request; None while it does."""
 
@@ -195,6 +196,7 @@ class Counters:
         """Fresh counters that remember what policies go by."""
         return Counters(
             past=self.now,
+            plan=self.plan and self.plan.carried(),
             tallies={origin: tally.carried() for origin, tally in self.tallies.items()},
             plain=replace(self.plain),
             checked=replace(self.checked),

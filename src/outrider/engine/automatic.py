@@ -30,6 +30,9 @@ FURTHER_TIER = 0.1
 _ROWS_LEARNED = 8
 """Rows of a long copy that Token Recycling learns, in line behind lookups."""
 
+_MARGIN = 0.1
+"""How much more than undrafted rounds drafted ones must promise."""
+
 _ASKING = 2e-5
 """Seconds of a round in which drafters are asked and have nothing."""
 
@@ -183,6 +186,7 @@ def _policy(verify: CostCurve, costs: Costs, sources: tuple[Source, ...]) -> Exp
         overhead=costs.overhead,
         handling=costs.overhead,
         asking=_ASKING,
+        margin=_MARGIN,
     )
 
 

@@ -102,6 +102,9 @@ class ExpectedGain:
     def _decide(self, counters: Counters, desk: "_Desk") -> tuple[Budget, int]:
         """The budget, and the round at which it is to be looked at again."""
         now = counters.now
+        if desk.quiet and self.asking > _DEAR * self._alone[0]:
+            desk.quiet = False
+            return self._budget(dict.fromkeys((s.name for s in self.sources), 0)), now + _LATE
         plain = now + self.plain_every - 1 - now % self.plain_every
         if now == plain:
             return self._budget({source.name: 0 for source in self.sources}), now + 1
@@ -122,6 +125,7 @@ class ExpectedGain:
                 ),
                 default=plain,
             )
+        desk.pays = any(shares[source.name] for source in self.sources if not source.lucky)
         return self._budget(shares), max(min(until, plain), now + 1)
 
     def _naps(self, counters: Counters, desk: "_Desk") -> bool:
@@ -244,6 +248,9 @@ class _Desk:
             `patience` are borne before they are left alone, until round `asleep`; next time for
             `nap` rounds. Any of their tokens that is kept wakes them for good.
         found: their drafts when last looked at; `kept` of their tokens were accepted by then.
+        pays: whether a source that can always draft had a share at last.
+        quiet: whether the text before ended with nobody drafting. Where asking is dear, this one
+            begins so, without a thought.
     """
 
     batch: int
@@ -261,3 +268,9 @@ class _Desk:
     asleep: int = 0
     found: int = 0
     kept: int = 0
+    pays: bool = False
+    quiet: bool = False
+
+    def carried(self) -> "_Desk":
+        """What the next text begins with."""
+        return _Desk(self.batch, quiet=not (self.pays or self.asks))
