@@ -25,9 +25,8 @@ from outrider.drafters.stand import Stand
 from outrider.drafters.suffix import Suffix
 from outrider.drafters.swift import Swift
 from outrider.drafters.template import CHANCES, Template
-from outrider.errors import OptionError
 from outrider.policies import FixedTree, Source
-from outrider.protocols import Drafter, DraftPolicy, LanguageModel, Layered
+from outrider.protocols import Drafter, DraftPolicy, LanguageModel
 
 LOOKUP = Lookup(min_ngram=1)
 """Guesses after a single token too: the policy asks for them only where they pay."""
@@ -197,25 +196,15 @@ def _own_layers(drafter: OwnLayers, given: Given) -> Parts:
 
 
 def _swift(given: Given) -> Parts:
-    return _own_layers(Swift(model=layered(given.target)), given)
+    return _own_layers(Swift(model=given.target), given)
 
 
 def _del(given: Given) -> Parts:
-    return _own_layers(DynamicExit(model=layered(given.target)), given)
+    return _own_layers(DynamicExit(model=given.target), given)
 
 
 def _skip(given: Given) -> Parts:
-    return _own_layers(EvenSkip(model=layered(given.target)), given)
-
-
-def layered(target: LanguageModel) -> Layered:
-    """`target`, if it can run a part of its layers. Raises `OptionError`."""
-    if not isinstance(target, Layered):
-        raise OptionError(
-            f"{type(target).__name__} can not draft with a part of its own layers",
-            hint="Use another drafter",
-        )
-    return target
+    return _own_layers(EvenSkip(model=given.target), given)
 
 
 _BUILDERS: dict[str, Callable[[Given], Parts]] = {

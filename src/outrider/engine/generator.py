@@ -159,8 +159,9 @@ class Generator:
         """The result of a finished generation."""
         make = ResultMaker(mode=self.mode, exactness=strategy.exactness, windows=strategy.windows)
         lane = generation.lane
-        begun = lane is not None and lane.begun
-        return make(generation, strategy.drafter.counters(lane.state) if begun else {})
+        if lane is None or not lane.begun:
+            return make(generation, {})
+        return make(generation, strategy.drafter.counters(lane.state))
 
     def reset(self) -> None:
         """Forget the caches kept for the next turn. What policies have learned is kept."""
