@@ -259,3 +259,26 @@ def test_the_best_of_both_sides_meet(tmp_path: Path) -> None:
     assert best["rival"] == best["lookup_rival"] == "seeker"
     assert best["against_rival"] == best["against_lookup_rival"]
     assert best["against_rival"]["pairs"] == 2
+
+
+def test_each_repeat_has_a_drafter_that_knows_nothing() -> None:
+    """Or one that remembers would copy the answers of the repeat before, and of the warm-up."""
+    from outrider.bench.measure import Place, StrategySystem
+    from outrider.drafters import Suffix
+    from outrider.engine.generator import Generator
+    from outrider.policies import FixedTree
+    from outrider.strategy import Strategy
+    from tests.exactness.rigs import tabular_family
+
+    target = tabular_family(vocab_size=50).target
+
+    def build() -> Generator:
+        return Generator(
+            Strategy(target=target, drafter=Suffix(), policy=FixedTree(depth=8, nodes=8))
+        )
+
+    system = StrategySystem("suffix", build, {"max_new_tokens": 40, "temperature": 1.0, "seed": 1})
+    first, again, fresh = (system.write(Place("w", "t", (1, 2, 3), repeat)) for repeat in (0, 0, 1))
+    assert again.accepted > first.accepted, "within a repeat it remembers"
+    assert fresh.accepted == first.accepted
+    assert fresh.token_ids == again.token_ids == first.token_ids

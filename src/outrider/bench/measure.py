@@ -1,6 +1,6 @@
 """One text written by one system, timed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
@@ -117,16 +117,32 @@ class System(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StrategySystem:
-    """One of our strategies, over the models that all of them share."""
+    """One of our strategies, over the models that all of them share.
+
+    Each repeat has a generator of its own: a drafter that remembers what was written would copy
+    the answers of the repeat before. What it learns from one prompt helps with the next.
+
+    Attributes:
+        name: as the report calls it.
+        build: makes the generator.
+        sampling: of every text.
+    """
 
     name: str
-    generator: Generator
+    build: Callable[[], Generator]
     sampling: Mapping[str, Any]
+    generator: Generator = field(init=False)
+    _repeat: int | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.generator = self.build()
 
     def write(self, place: Place) -> Run:
         """Write one text. Raises `LogitsError` when the target's logits are unusable."""
+        if place.repeat != self._repeat:
+            self.generator, self._repeat = self.build(), place.repeat
         self.generator.reset()
         reset_peak()
         begun = perf_counter()

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,7 +89,7 @@ class Bench:
         opened = open_models(settings.models, tiers)
         places, left_out = _places(tasks, opened, settings)
         ours = [
-            StrategySystem(named.name, opened.build(named), settings.sampling)
+            StrategySystem(named.name, partial(opened.build, named), settings.sampling)
             for named in settings.strategies
         ]
         exactness = {s.name: _exactness(s) for s in ours}
@@ -153,6 +154,10 @@ def order_of(
                 yield system, now
 
 
+_WARM_UP = -1
+"""The repeat of texts that nobody times."""
+
+
 def _write_all(
     systems: Sequence[System],
     places: Sequence[Place],
@@ -167,7 +172,7 @@ def _write_all(
     done = len(plan) - len(todo)
     for system in {s.name: s for s, _ in todo}.values():
         progress(done, len(plan), f"warming up {system.name}")
-        line_up.write(system, places[0])
+        line_up.write(system, replace(places[0], repeat=_WARM_UP))
     for system, place in todo:
         progress(done, len(plan), f"{system.name}, {place.workload}")
         run = line_up.write(system, place)
