@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from outrider.decoding import generate
-from outrider.drafters import Bypass, Fallback, ModelDrafter, Qualified
+from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, Qualified
 from outrider.drafters.recycling import TokenRecycling
 from outrider.engine.catalogue import FREE
 from outrider.engine.free import LOOKUP, Given, Parts, free_parts, lookup_sources, recycling_source
@@ -18,6 +18,7 @@ from outrider.engine.trees import tree_parts
 from outrider.generation import Generation
 from outrider.models.costs import measure_costs
 from outrider.policies import CostCurve, ExpectedGain, Source
+from outrider.policies.gain import DEAR
 from outrider.policies.windows import Chances, best_windows, token_seconds
 from outrider.protocols import Drafter, LanguageModel, Request
 from outrider.sampling import Sampler, SamplingParams
@@ -103,11 +104,13 @@ class Automatic:
             return self._built(costs, nest, (source,))
         chosen = self._qualifier(each, costs)
         if chosen is None:
-            line = Fallback(first=LOOKUP, second=draft)
-            return self._built(costs, line, (*lookup_sources(), alone))
+            copies = _copies(costs)
+            line = Fallback(first=copies, second=draft)
+            return self._built(costs, line, (*lookup_sources(copies), alone))
         nest, source = self._level(draft, alone, costs, *chosen, name="qualifier")
-        line = Fallback(first=LOOKUP, second=Bypass(qualified=nest))
-        return self._built(costs, line, (*lookup_sources(), alone, source))
+        copies = _copies(costs)
+        line = Fallback(first=copies, second=Bypass(qualified=nest))
+        return self._built(costs, line, (*lookup_sources(copies), alone, source))
 
     def _given(self, costs: Costs) -> Given:
         return Given(
@@ -118,9 +121,9 @@ class Automatic:
 
     def _without_draft(self, costs: Costs) -> Strategy:
         """Copies where they promise more, else what the target last thought likely."""
-        rows = TokenRecycling(most_rows=_ROWS_LEARNED)
-        line = Fallback(first=LOOKUP, second=rows)
-        return self._built(costs, line, (*lookup_sources(), recycling_source(rows)))
+        rows, copies = TokenRecycling(most_rows=_ROWS_LEARNED), _copies(costs)
+        line = Fallback(first=copies, second=rows)
+        return self._built(costs, line, (*lookup_sources(copies), recycling_source(rows)))
 
     def _free(self, costs: Costs, parts: Parts) -> Strategy:
         """A drafter of its own kind, asked for as much as pays."""
@@ -177,6 +180,12 @@ class Automatic:
             fixed=costs.overhead,
             accept=self.chances.qualifier,
         )
+
+
+def _copies(costs: Costs) -> Lookup:
+    """Lookups; where a round is so short that asking is dear, after three matching tokens only."""
+    round_seconds = costs.target.seconds(1) + costs.overhead
+    return LOOKUP if DEAR * round_seconds > _ASKING else replace(LOOKUP, min_ngram=3)
 
 
 def _policy(verify: CostCurve, costs: Costs, sources: tuple[Source, ...]) -> ExpectedGain:

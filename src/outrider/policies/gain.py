@@ -20,7 +20,7 @@ _BELIEF, _RECALLED = 4, 16
 _PATIENCE, _NAP, _LONGEST_NAP = 0.4, 8, 64
 """What lucky sources that have nothing may cost in a row, in rounds; rounds they are then left
 alone, at first and at most."""
-_DEAR, _LATE = 0.05, 12
+DEAR, _LATE = 0.05, 12
 """Share of a round from which asking is dear; the first rounds of a text, in which it is not asked
 then: most short texts have nothing to copy."""
 _TRIFLE = 0.01
@@ -102,7 +102,7 @@ class ExpectedGain:
     def _decide(self, counters: Counters, desk: "_Desk") -> tuple[Budget, int]:
         """The budget, and the round at which it is to be looked at again."""
         now = counters.now
-        if desk.quiet and self.asking > _DEAR * self._alone[0]:
+        if desk.quiet and self.asking > DEAR * self._alone[0]:
             desk.quiet = False
             return self._budget(dict.fromkeys((s.name for s in self.sources), 0)), now + _LATE
         plain = now + self.plain_every - 1 - now % self.plain_every
@@ -139,7 +139,7 @@ class ExpectedGain:
         patience = max(_PATIENCE // share, 2)
         if desk.patience == inf:
             desk.patience = patience
-            desk.asleep = counters.past + _LATE if share > _DEAR else 0
+            desk.asleep = counters.past + _LATE if share > DEAR else 0
         tallies = [counters.tallies.get(s.name, _NEVER) for s in self.sources if s.lucky]
         found, kept = sum(t.drafts for t in tallies), sum(t.accepted for t in tallies)
         if found != desk.found:
