@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from outrider.acceptance import Match
+from outrider.counters import Counters
 from outrider.decoding import Lane, Stage, generate
 from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, NoDrafter, Qualified
 from outrider.generation import Generation
@@ -112,6 +113,19 @@ def run(
     for _ in generate(stage, generations, previous):
         pass
     return generations
+
+
+def check_counters(counters: Counters, written: int) -> None:
+    """I6, and that every draft is booked under its origin."""
+    assert counters.tokens == written
+    assert sum(counters.sources.values()) == written
+    assert counters.accepted == sum(counters.accepted_at)
+    assert counters.drafted == sum(counters.drafted_at)
+    assert counters.changed == 0
+    assert counters.rounds <= max(written, 1)
+    tallies = counters.tallies.values()
+    assert sum(t.drafted for t in tallies) == counters.drafted
+    assert sum(t.accepted for t in tallies) == counters.accepted
 
 
 def outputs(generations: Sequence[Generation]) -> list[tuple[int, ...]]:

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.counters import Counters
 from outrider.types import FinishReason
 from tests.exactness.rigs import (
     PROMPTS,
     SAMPLINGS,
     adaptive,
+    check_counters,
     nests,
     outputs,
     run,
@@ -20,15 +20,6 @@ from tests.exactness.rigs import (
 FAMILY = tabular_family()
 NESTS = nests(FAMILY)
 DRAFTING = [name for name in NESTS if name != "none"]
-
-
-def check_counters(counters: Counters, written: int) -> None:
-    assert counters.tokens == written
-    assert sum(counters.sources.values()) == written
-    assert counters.accepted == sum(counters.accepted_at)
-    assert counters.drafted == sum(counters.drafted_at)
-    assert counters.changed == 0
-    assert counters.rounds <= max(written, 1)
 
 
 @pytest.mark.parametrize("batch", [1, 5])

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outrider.counters import Counters
 from outrider.decoding import generate
 from outrider.drafters import NoDrafter
 from outrider.policies import (
@@ -22,6 +21,7 @@ from outrider.protocols import DraftPolicy
 from tests.exactness.rigs import (
     PROMPTS,
     SAMPLINGS,
+    check_counters,
     generation,
     outputs,
     run,
@@ -34,17 +34,6 @@ FAMILY = tabular_family()
 ROSTER = roster(FAMILY)
 TREE = FixedTree(depth=6, nodes=24)
 OFTEN = ("greedy", "t0.7", "t1.3", "top_p", "penalties")
-
-
-def check_counters(counters: Counters, written: int) -> None:
-    assert counters.tokens == written
-    assert sum(counters.sources.values()) == written
-    assert counters.accepted == sum(counters.accepted_at)
-    assert counters.drafted == sum(counters.drafted_at)
-    assert counters.changed == 0
-    tallies = counters.tallies.values()
-    assert sum(t.drafted for t in tallies) == counters.drafted
-    assert sum(t.accepted for t in tallies) == counters.accepted
 
 
 @pytest.mark.parametrize("sampling", OFTEN)
