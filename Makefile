@@ -31,7 +31,7 @@ demo: $(INSTALLED)
 	$(BIN)/outrider demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

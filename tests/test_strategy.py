@@ -58,7 +58,9 @@ class WithoutReplacement(NoDrafter):
 
 
 @pytest.mark.parametrize(
-    ("rule", "what"), [(Rejection(), "law"), (Fuzzy("js", 0.1), "reference")], ids=str
+    ("rule", "what"),
+    [(Rejection(), "law"), (Fuzzy("js", 0.1), "reference")],
+    ids=["rejection", "fuzzy"],
 )
 def test_a_rule_that_reads_what_the_drafter_can_not_give(rule: AcceptanceRule, what: str) -> None:
     with pytest.raises(StrategyError, match=f"needs the {what} .*'mute' does not give"):

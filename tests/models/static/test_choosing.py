@@ -110,7 +110,7 @@ def test_unusable_rows_are_left_to_the_host(sampling: str) -> None:
         {"min_new_tokens": 9},
         {"top_k": 2000},
     ],
-    ids=str,
+    ids=lambda options: next(iter(options)),
 )
 def test_what_is_not_plain_is_left_to_the_host(options: dict[str, Any]) -> None:
     params = SamplingParams(temperature=1.0, **options)
