@@ -10,7 +10,18 @@ from torch import Tensor
 from outrider.counters import Counters
 from outrider.layers import LayerSet
 from outrider.sampling import Sampler
-from outrider.types import Budget, Draft, Draw, Exactness, IntArray, Prompt, Rows, Verdict, Verified
+from outrider.types import (
+    Budget,
+    Draft,
+    Draw,
+    Exactness,
+    IntArray,
+    Piece,
+    Prompt,
+    Rows,
+    Verdict,
+    Verified,
+)
 from outrider.view import View
 
 
@@ -183,6 +194,49 @@ class Layered(Protocol):
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         """Final norm and head: what the model would answer if a layer that left these states were
         its last."""
+        ...
+
+
+@runtime_checkable
+class Segmented(Protocol):
+    """A model whose caches can be taken apart: committed rows are dropped, moved, and computed in
+    between others that stay."""
+
+    @property
+    def reads_gaps(self) -> bool:
+        """Whether positions may have gaps (`Prompt.positions`)."""
+        ...
+
+    def rearrange(self, caches: Sequence[Any], texts: Sequence[Sequence[Piece]]) -> None:
+        """Make the text of each cache what its pieces spell, in order; they ascend in position.
+
+        Rows of `Kept` tokens stay as they are, whatever now stands before them; of the other tokens
+        all but the last are read, each seeing the rows before it. Rows that are not kept are gone
+        before new ones are made: a cache never holds more than it held before or holds after.
+        Speculative rows are forgotten; the last token is pending.
+
+        Raises:
+            ContextError: the text does not fit into the window.
+            ValueError: kept tokens are not in order, or would have to turn to another position.
+        """
+        ...
+
+
+@runtime_checkable
+class ContextSelector(Protocol):
+    """A `LanguageModel` that reads only parts of a prompt's long input (`Prompt.context`), and
+    other parts while the answer is being written.
+
+    On the target it changes the target; on a drafter it can only cost acceptance.
+    """
+
+    @property
+    def inner(self) -> LanguageModel:
+        """The model that reads what is selected."""
+        ...
+
+    def reads(self, prompt: Prompt) -> int:
+        """Most ids of `prompt` that it holds at a time."""
         ...
 
 

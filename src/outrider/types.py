@@ -7,6 +7,7 @@ code, and a device round trip for each would cost more than the decision it serv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -47,6 +48,80 @@ class Draw(StrEnum):
     WITHOUT_REPLACEMENT = "without_replacement"
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of text, as characters and as ids. Without a tokenizer there is no `text`."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
+class LongContext:
+    """The part of a prompt that a model may read in parts (`context/`).
+
+    Two of them are equal only if they are the same object: what was learned of one, such as the
+    embeddings of its chunks, is kept with it.
+
+    Attributes:
+        start: where in the prompt's ids the first chunk begins.
+        chunks: they follow each other without gaps: texts and ids concatenate to the input.
+        query: what is asked of it: the instruction.
+        names: what each chunk is from (a file); empty for a single nameless input.
+        decode: ids to text, to know what is being written; None where there is no tokenizer.
+        pinned: chunks that are always read, whatever their score.
+        banned: chunks that are never read.
+    """
+
+    start: int
+    chunks: tuple[Passage, ...]
+    query: Passage
+    names: tuple[str, ...] = ()
+    decode: Callable[[Sequence[int]], str] | None = None
+    pinned: frozenset[int] = frozenset()
+    banned: frozenset[int] = frozenset()
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where in the prompt's ids each chunk begins, and after the last one where it ends."""
+        return tuple(accumulate((len(chunk) for chunk in self.chunks), initial=self.start))
+
+    @property
+    def num_tokens(self) -> int:
+        """Ids in all chunks."""
+        return sum(len(chunk) for chunk in self.chunks)
+
+    def pin(self, *chunks: int) -> "LongContext":
+        """The same input with these chunks always read."""
+        return self._with(pinned=self.pinned | self._known(chunks))
+
+    def ban(self, *chunks: int) -> "LongContext":
+        """The same input with these chunks never read."""
+        return self._with(banned=self.banned | self._known(chunks))
+
+    def only(self, *chunks: int) -> "LongContext":
+        """The same input, of which exactly these chunks are read, from beginning to end."""
+        kept = self._known(chunks)
+        return self._with(pinned=kept, banned=frozenset(range(len(self.chunks))) - kept)
+
+    def _with(self, **settings: frozenset[int]) -> "LongContext":
+        new = replace(self, **settings)
+        if both := new.pinned & new.banned:
+            raise ValueError(f"chunk {min(both)} is to be read always, and never")
+        return new
+
+    def _known(self, chunks: Sequence[int]) -> frozenset[int]:
+        for chunk in chunks:
+            if not 0 <= chunk < len(self.chunks):
+                raise ValueError(
+                    f"there is no chunk {chunk}: they go from 0 to {len(self.chunks) - 1}"
+                )
+        return frozenset(chunks)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """What one model reads before it writes.
@@ -55,10 +130,17 @@ class Prompt:
         token_ids: at least one id. Penalties and conversation reuse look at these.
         embeddings: `[len(token_ids), hidden]`, read instead of the ids (images, soft prompts).
             The last position is always read as its token id.
+        positions: the place of each id for position embeddings, ascending; None: its index. There
+            are gaps where parts of a longer text were left out. What is written goes on from the
+            last of them.
+        context: which ids are a long input that may be read in parts; models that do not select
+            read all of it.
     """
 
     token_ids: tuple[int, ...]
     embeddings: Tensor | None = None
+    positions: tuple[int, ...] | None = None
+    context: LongContext | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -275,6 +357,26 @@ class Verified:
     draft: Draft
     rows: Rows
     verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Tokens `[start, stop)` of a cache's text; their rows, where there are any, stay as they are."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """Tokens to be read anew; `positions` None: their index in the new text."""
+
+    token_ids: tuple[int, ...]
+    positions: tuple[int, ...] | None = None
+
+
+Piece = Kept | Fresh
+"""A part of the text that a cache is rearranged to (`protocols.Segmented`)."""
 
 
 class FinishReason(StrEnum):

@@ -1,0 +1,1 @@
+"""Which parts of a long input a model reads."""

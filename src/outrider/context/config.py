@@ -1,0 +1,117 @@
+"""What a context selector is asked to do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from outrider.errors import OptionError, nearest, reject_unknown
+
+SELECTORS: dict[str, str] = {
+    "apce": "the chunks nearest in meaning to the instruction and to what is being written",
+    "static": "the chunks nearest in meaning to the instruction, never refreshed",
+    "bm25": "the chunks that share rare words with the instruction and what is being written",
+    "first": "the first chunks",
+    "ends": "as many chunks from the end as from the beginning",
+    "random": "chunks drawn by the seed",
+}
+RECOMPUTE: dict[str, str] = {
+    "suffix": "everything after the first change is read again, as a fresh prefill would",
+    "new_only": "only new chunks are read; what stands after them has not seen them",
+    "partial": "new chunks, and a share of what stands after them, nearest to the change first",
+}
+POSITIONS: dict[str, str] = {
+    "auto": "original where the whole input fits the model's window, else compact",
+    "original": "each token keeps its place in the whole input",
+    "compact": "what is read is numbered without gaps",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextConfig:
+    """Which part of a long input is read, and how often that is thought over.
+
+    APCE (arXiv 2510.12051): chunks are scored against a query that is refreshed while writing, and
+    the best ones are read.
+
+    Attributes:
+        keep_ratio: share of the chunks that is read (the paper's 0.5 to 0.7), in (0, 1].
+        budget: most tokens of the prompt that are held at a time, the instruction included; None
+            sets no limit beyond `keep_ratio`.
+        chunk_size: tokens of a chunk, cut at the nearest end of a sentence.
+        refresh: generated tokens between two looks at the scores (m); 0 never looks again.
+        query_mix: share of the instruction in the query, the rest is what was written last
+            (lambda).
+        query_window: how many of the last generated tokens the query looks at (w).
+        hysteresis: a chunk is admitted only if it scores this much more than the one it replaces
+            (delta).
+        max_swaps: most chunks replaced in one refresh.
+        growth: chunks added at each refresh, as far as the budget goes (g).
+        pin_ends: always read the first and the last chunk.
+        recompute: what is read again after a swap, one of `RECOMPUTE`.
+        recompute_share: for `partial`, how much of what follows the change is read again.
+        positions: one of `POSITIONS`.
+        selector: how chunks are scored, one of `SELECTORS`.
+        encoder: what turns text into vectors: `auto`, `minilm`, `embeddings` (the model's own input
+            embeddings), a folder or hub name for sentence-transformers, or an `Encoder`.
+        seed: of the selector `random`.
+
+    Raises:
+        OptionError: a value out of range, or an unknown name.
+    """
+
+    keep_ratio: float = 0.6
+    budget: int | None = None
+    chunk_size: int = 256
+    refresh: int = 64
+    query_mix: float = 0.5
+    query_window: int = 128
+    hysteresis: float = 0.02
+    max_swaps: int = 2
+    growth: int = 0
+    pin_ends: bool = True
+    recompute: str = "suffix"
+    recompute_share: float = 0.25
+    positions: str = "auto"
+    selector: str = "apce"
+    encoder: Any = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("selector", SELECTORS),
+            ("recompute", RECOMPUTE),
+            ("positions", POSITIONS),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                raise OptionError(f"unknown {name} {value!r}", hint=nearest(str(value), known))
+        for name, fits, expected in _RANGES:
+            value = getattr(self, name)
+            if not fits(value):
+                raise OptionError(f"{name} is {value}", hint=f"Give {expected}")
+
+    @classmethod
+    def of(cls, **settings: Any) -> "ContextConfig":
+        """From keywords. Raises `OptionError` for an unknown one, with the nearest name."""
+        reject_unknown(
+            "context option",
+            {k: v for k, v in settings.items() if k not in _NAMES},
+            _NAMES,
+        )
+        return cls(**settings)
+
+
+_NAMES = tuple(field.name for field in fields(ContextConfig))
+
+_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("keep_ratio", lambda x: 0 < x <= 1, "a share above 0, at most 1"),
+    ("budget", lambda x: x is None or x >= 1, "at least 1 token"),
+    ("chunk_size", lambda x: x >= 1, "at least 1 token"),
+    ("refresh", lambda x: x >= 0, "a number of tokens, or 0 for never"),
+    ("query_mix", lambda x: 0 <= x <= 1, "a share from 0 to 1"),
+    ("query_window", lambda x: x >= 1, "at least 1 token"),
+    ("hysteresis", lambda x: x >= 0, "0 or more"),
+    ("max_swaps", lambda x: x >= 0, "0 or more"),
+    ("growth", lambda x: x >= 0, "0 or more chunks"),
+    ("recompute_share", lambda x: 0 <= x <= 1, "a share from 0 to 1"),
+)
