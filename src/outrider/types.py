@@ -361,7 +361,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Tokens `[start, stop)` of a cache's text; their rows, where there are any, stay as they are."""
+    """Tokens `[start, stop)` of a cache's text; their rows, where there are any, stay."""
 
     start: int
     stop: int
