@@ -179,6 +179,8 @@ class Counters:
     plan: Any = None
     """What the policy of this tier keeps between rounds; nobody else reads it. Its `carried()` is
     what the next request begins with."""
+    reading: Any = None
+    """Which parts of a long input this tier has read (`context.reading.Reading`); None: all."""
     off: str | None = None
     """Why this tier no longer drafts for the request; None while it does."""
 

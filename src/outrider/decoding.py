@@ -17,7 +17,14 @@ from outrider.counters import Counters, Tally
 from outrider.errors import LogitsError
 from outrider.generation import Generation
 from outrider.models.cache import attach
-from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
+from outrider.protocols import (
+    AcceptanceRule,
+    ContextSelector,
+    Drafter,
+    DraftPolicy,
+    LanguageModel,
+    Request,
+)
 from outrider.tree import depths
 from outrider.types import (
     EMPTY_DRAFT,
@@ -85,8 +92,9 @@ def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Rou
     `limits` are the deepest drafts allowed: what is left of the token limit or the window.
     """
     tails, once = [lane.tail for lane in lanes], 0.0
+    _refresh(stage, lanes)
     budgets = [
-        stage.policy.budget(lane.counters, len(lanes)).clipped(_within_horizon(lane, limit))
+        stage.policy.budget(lane.counters, len(lanes)).clipped(_reach(stage, lane, limit))
         for lane, limit in zip(lanes, limits, strict=True)
     ]
     begun = perf_counter()
@@ -156,6 +164,7 @@ def open_lanes(
         if before is not None:
             lane.counters = before.counters.carried()
         lane.counters.add_seconds(prefill=perf_counter() - begun)
+        lane.counters.reading = getattr(lane.cache, "reading", None)
     return lanes
 
 
@@ -216,9 +225,27 @@ def settle(stage: Stage, lanes: Sequence[Lane]) -> float:
     return once
 
 
-def _within_horizon(lane: Lane, limit: int) -> int:
-    horizon = lane.cache.horizon
-    return limit if horizon is None else min(limit, horizon - len(lane.tail))
+def _refresh(stage: Stage, lanes: Sequence[Lane]) -> None:
+    """Let a verifier that reads parts of its prompt (`context/`) choose others, where that is due.
+
+    Booked apart from the round: policies go by what a round costs.
+    """
+    due = [lane for lane in lanes if lane.cache.horizon == 0]
+    if due and isinstance(stage.model, ContextSelector):
+        begun = perf_counter()
+        stage.model.refresh([lane.cache for lane in due])
+        for lane in due:
+            lane.counters.add_seconds(refresh=perf_counter() - begun)
+
+
+def _reach(stage: Stage, lane: Lane, limit: int) -> int:
+    """The deepest draft that ends, next token included, before the target itself changes.
+
+    Below the target a change can cost acceptance but not alter the text, and comes with the next
+    commit.
+    """
+    horizon = lane.cache.horizon if stage.tier == 0 else None
+    return limit if horizon is None else min(limit, horizon - 1)
 
 
 def _refuses(rule: AcceptanceRule) -> bool:

@@ -236,7 +236,12 @@ class ContextSelector(Protocol):
         ...
 
     def reads(self, prompt: Prompt) -> int:
-        """Most ids of `prompt` that it holds at a time."""
+        """Places of its window that `prompt` takes, at most. Raises `ContextError` when not even
+        the instruction fits."""
+        ...
+
+    def refresh(self, caches: Sequence[Any]) -> None:
+        """Choose again for caches whose `horizon` is 0; the others are left as they are."""
         ...
 
 

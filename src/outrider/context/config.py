@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from math import ceil
 from typing import Any
 
 from outrider.errors import OptionError, nearest, reject_unknown
@@ -24,6 +25,9 @@ POSITIONS: dict[str, str] = {
     "original": "each token keeps its place in the whole input",
     "compact": "what is read is numbered without gaps",
 }
+
+_ROUNDING = 1e-9
+"""0.6 of 5 chunks are 3, though 0.6 * 5 is a little more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +93,10 @@ class ContextConfig:
             value = getattr(self, name)
             if not fits(value):
                 raise OptionError(f"{name} is {value}", hint=f"Give {expected}")
+
+    def kept(self, chunks: int) -> int:
+        """How many of `chunks` are read (k)."""
+        return min(ceil(self.keep_ratio * chunks - _ROUNDING), chunks)
 
     @classmethod
     def of(cls, **settings: Any) -> "ContextConfig":

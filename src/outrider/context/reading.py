@@ -1,6 +1,6 @@
 """What one model has read of one long input: the figures that users see."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from outrider.context.selection import Selection
@@ -40,6 +40,10 @@ class Reading:
     def swaps(self) -> int:
         """Chunks admitted after the first choice."""
         return sum(len(look.admitted) for look in self.selection.looks[1:])
+
+    def of(self, selection: Selection) -> "Reading":
+        """The same record, going on with another selection."""
+        return replace(self, selection=selection)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for JSON."""

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from outrider.counters import Counters
-from outrider.errors import OptionError
-from outrider.protocols import LanguageModel, Request
+from outrider.errors import ContextError, OptionError
+from outrider.protocols import ContextSelector, LanguageModel, Request
 from outrider.sampling import Sampler
 from outrider.types import IntArray, Prompt, Rows, Stop
 
@@ -46,6 +46,7 @@ def open_states(
     for i, cache in zip(fitting, caches, strict=True):
         states[i].cache = cache
         states[i].counters.add_seconds(prefill=perf_counter() - begun)
+        states[i].counters.reading = getattr(cache, "reading", None)
     for state in states:
         if state.cache is None:
             state.off = f"the prompt does not fit {model.name}"
@@ -105,8 +106,12 @@ def own_prompt(request: Request) -> Prompt:
 
 
 def fits(model: LanguageModel, prompt: Prompt) -> bool:
-    """Whether the model can read the prompt and at least one token more."""
-    return len(prompt) < model.context_length and max(prompt.token_ids) < model.vocab_size
+    """Whether the model can read the prompt, or what it selects of it, and a token more."""
+    try:
+        length = model.reads(prompt) if isinstance(model, ContextSelector) else len(prompt)
+    except ContextError:
+        return False
+    return length < model.context_length and max(prompt.token_ids) < model.vocab_size
 
 
 def unreadable(model: LanguageModel, tokens: IntArray) -> str | None:

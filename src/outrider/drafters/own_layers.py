@@ -7,6 +7,7 @@ layers are left out: a fixed even set (`skip.py`), a set that is searched (`swif
 an exit that is chosen every round (`dynamic_exit.py`).
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
@@ -17,6 +18,7 @@ from outrider.drafters.model import ModelDrafter, ModelState
 from outrider.drafters.tree_model import TreeDrafter
 from outrider.errors import OptionError, StrategyError
 from outrider.layers import LayerSet
+from outrider.models.borrowed import Borrowed
 from outrider.models.cache import CacheBook
 from outrider.policies.stop import BelowThreshold
 from outrider.protocols import NO_NEEDS, LanguageModel, Layered, Needs, Request
@@ -124,11 +126,11 @@ class OwnLayers:
                 drafts[i] = draft
         return drafts
 
+    @abstractmethod
     def _propose(
         self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         """Drafts of requests that all want some."""
-        raise NotImplementedError
 
     def observe(self, states: Sequence[Any], verified: Sequence[Verified]) -> None:
         """A fixed part of a model learns nothing."""
@@ -189,8 +191,8 @@ class OwnLayers:
 
 def full_cache(state: OwnState) -> CacheBook:
     """The target's cache."""
-    assert isinstance(state.request.target_cache, CacheBook)
-    return state.request.target_cache
+    assert isinstance(state.cache, Borrowed)
+    return state.cache.lender
 
 
 def _stopping(budget: Budget, confidence: float | None) -> Budget:

@@ -125,7 +125,7 @@ class Swift(OwnLayers):
     def _try(self, state: SwiftState) -> None:
         if state.key is not self.search.key:
             prompt = full_cache(state).fork()
-            prompt.truncate(len(state.request.prompt))
+            prompt.truncate(len(prompt.text) - len(state.request.output))
             self.search.begin(state.key, prompt)
         bits = self.search.propose()
         self.search.note(bits, self._score(state, self.part(self.search.layers_of(bits)).model))

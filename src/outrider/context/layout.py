@@ -1,0 +1,106 @@
+"""A text made of parts of a longer one, and how to get from one such text to another.
+
+A token is known by its *place* in the whole text: all of the prompt, then what was written. What a
+model reads is a list of spans of places, ascending: the head, the chosen chunks, and the rest.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from math import floor
+
+from outrider.context.config import ContextConfig
+from outrider.types import Fresh, Kept, LongContext, Piece, Prompt
+
+Spans = tuple[range, ...]
+
+
+def spans_of(context: LongContext, chosen: Sequence[int], length: int) -> Spans:
+    """The places read of a whole text of `length` tokens when `chosen` chunks are."""
+    starts = context.starts
+    chunks = (range(starts[i], starts[i + 1]) for i in chosen)
+    spans = (range(starts[0]), *chunks, range(starts[-1], length))
+    return tuple(span for span in spans if len(span))
+
+
+def selected_prompt(prompt: Prompt, spans: Spans, *, compact: bool) -> Prompt:
+    """What a model reads of `prompt`: the tokens of `spans`, at their places unless `compact`."""
+    places = tuple(chain.from_iterable(spans))
+    ids = prompt.token_ids
+    return Prompt(
+        token_ids=tuple(ids[place] for place in places), positions=None if compact else places
+    )
+
+
+def pieces_between(
+    old: Spans, new: Spans, whole: Sequence[int], config: ContextConfig, *, compact: bool
+) -> tuple[Piece, ...]:
+    """How a cache that holds `old` is to hold `new`: which rows stay, which tokens are read.
+
+    Args:
+        old: the spans its text spells.
+        new: the spans it is to spell.
+        whole: ids of the whole text.
+        config: `recompute`, and the share for `partial`.
+        compact: places are numbered anew in the new text.
+
+    `suffix` reads everything after the first change, `new_only` just what was not there, `partial`
+    a share of what follows the first change in addition, nearest to it first.
+    """
+    offsets = _offsets(old)
+    first = _first_change(old, new)
+    behind = sum(len(span) for span in new if span.start >= first and span.start in offsets)
+    again = {
+        "suffix": behind,
+        "new_only": 0,
+        "partial": floor(config.recompute_share * behind),
+    }[config.recompute]
+    pieces: list[Piece] = []
+    for span in new:
+        offset = offsets.get(span.start)
+        if offset is None:
+            pieces.append(_fresh(span, whole, compact=compact))
+            continue
+        stale = 0 if span.start < first else min(len(span), again)
+        again -= stale
+        if stale:
+            pieces.append(_fresh(span[:stale], whole, compact=compact))
+        if stale < len(span):
+            pieces.append(Kept(offset + stale, offset + len(span)))
+    return _merged(pieces)
+
+
+def _offsets(spans: Spans) -> dict[int, int]:
+    """Where in the text each span begins, by its first place."""
+    found, offset = {}, 0
+    for span in spans:
+        found[span.start] = offset
+        offset += len(span)
+    return found
+
+
+def _first_change(old: Spans, new: Spans) -> int:
+    """The first place that only one of the two has."""
+    changed = {span.start for span in old} ^ {span.start for span in new}
+    return min(changed, default=new[-1].stop)
+
+
+def _fresh(span: range, whole: Sequence[int], *, compact: bool) -> Fresh:
+    ids = tuple(whole[place] for place in span)
+    return Fresh(ids, None if compact else tuple(span))
+
+
+def _merged(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """The same text in as few pieces as possible."""
+    out: list[Piece] = []
+    for piece in pieces:
+        last = out[-1] if out else None
+        if isinstance(last, Kept) and isinstance(piece, Kept) and last.stop == piece.start:
+            out[-1] = Kept(last.start, piece.stop)
+        elif isinstance(last, Fresh) and isinstance(piece, Fresh):
+            places = None
+            if last.positions is not None and piece.positions is not None:
+                places = last.positions + piece.positions
+            out[-1] = Fresh(last.token_ids + piece.token_ids, places)
+        else:
+            out.append(piece)
+    return tuple(out)
