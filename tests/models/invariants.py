@@ -2,17 +2,18 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from outrider.protocols import Segment
-from outrider.types import NO_IDS, Prompt, as_ids
+from outrider.types import NO_IDS, IntArray, Prompt, as_ids
 
 
 def assert_equals_fresh_prefill(
     model: Any, cache: Any, *, tolerance: float = 1e-9, embeddings: Tensor | None = None
 ) -> None:
-    """I3: `cache` equals a fresh prefill of its text, minus what is pending.
+    """I3: `cache` equals a fresh prefill of its text at its places, minus what is pending.
 
     Compares the keys and values of committed rows where the cache shows them (`keys`, `values`,
     `[layers, heads, length, dim]`), and the logits after the text. The cache is left as it was.
@@ -26,8 +27,9 @@ def assert_equals_fresh_prefill(
     text = tuple(cache.text)
     assert 1 <= len(cache.pending) <= len(text)
     assert tuple(cache.pending) == text[len(text) - len(cache.pending) :]
-    readable = text[: model.context_length - 1]
-    [fresh] = model.start([_prompt(model, readable, embeddings)])
+    places = cache.places.between(0, len(text))
+    readable = text[: int(np.searchsorted(places, model.context_length - 1))]
+    [fresh] = model.start([_prompt(model, readable, places, embeddings)])
     committed = min(len(text) - len(cache.pending), len(readable) - 1)
     for name in ("keys", "values"):
         if hasattr(cache, name):
@@ -43,11 +45,16 @@ def assert_equals_fresh_prefill(
         _assert_close(ours, theirs, tolerance, "next logits")
 
 
-def _prompt(model: Any, text: tuple[int, ...], embeddings: Tensor | None) -> Prompt:
+def _prompt(
+    model: Any, text: tuple[int, ...], places: IntArray, embeddings: Tensor | None
+) -> Prompt:
+    given = places[: len(text)]
+    positions = None if np.array_equal(given, np.arange(len(text))) else tuple(given.tolist())
     if embeddings is None:
-        return Prompt(token_ids=text)
+        return Prompt(token_ids=text, positions=positions)
     rest = model.embed(text[len(embeddings) :])
-    return Prompt(token_ids=text, embeddings=torch.cat((embeddings, rest)))
+    rows = torch.cat((embeddings, rest))
+    return Prompt(token_ids=text, embeddings=rows, positions=positions)
 
 
 def _assert_close(ours: Tensor, theirs: Tensor, tolerance: float, what: str) -> None:

@@ -212,10 +212,10 @@ def test_equal_prompts_are_read_once(pair: Pair) -> None:
 def test_chunked_prefill(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     model, reference = pair
     text = random_ids(70)
-    monkeypatch.setattr("outrider.models.cache.PREFILL_CHUNK", 9)
+    monkeypatch.setattr("outrider.models.prefill.PREFILL_CHUNK", 9)
     chunked = begin(model, text)
     close(next_logits(model, chunked), reference.logits(text)[-1])
-    monkeypatch.setattr("outrider.models.cache.PREFILL_CHUNK", 1000)
+    monkeypatch.setattr("outrider.models.prefill.PREFILL_CHUNK", 1000)
     whole = begin(model, text)
     close(chunked.keys[:, :, :69], whole.keys, 1e-5)
     close(chunked.values[:, :, :69], whole.values, 1e-5)
@@ -245,7 +245,7 @@ def test_cache_of_another_model_is_not_reused(pair: Pair, tmp_path: Path) -> Non
 @pytest.mark.parametrize("chunk", [4, 512])
 def test_embeddings_instead_of_ids(pair: Pair, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, reference = pair
-    monkeypatch.setattr("outrider.models.cache.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr("outrider.models.prefill.PREFILL_CHUNK", chunk)
     text = random_ids(10)
     rows = 0.1 * torch.randn(10, 32, generator=torch.Generator().manual_seed(1))
     rows[-1] = model.embed(text[-1:])[0]

@@ -180,7 +180,7 @@ def test_reuse_of_a_cache(pair: Pair) -> None:
 @pytest.mark.parametrize("chunk", [4, 512])
 def test_embeddings_instead_of_ids(pair: Pair, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, reference = pair
-    monkeypatch.setattr("outrider.models.cache.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr("outrider.models.prefill.PREFILL_CHUNK", chunk)
     rows = torch.randn(10, model.hidden_size)
     text = random_ids(10)
     rows[-1] = model.embed(text[-1:])[0]
@@ -194,7 +194,7 @@ def test_embeddings_instead_of_ids(pair: Pair, chunk: int, monkeypatch: pytest.M
 
 def test_chunked_prefill(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     model, reference = pair
-    monkeypatch.setattr("outrider.models.cache.PREFILL_CHUNK", 9)
+    monkeypatch.setattr("outrider.models.prefill.PREFILL_CHUNK", 9)
     text = random_ids(70)
     close(next_logits(model, begin(model, text)), reference.logits(text)[-1])
 

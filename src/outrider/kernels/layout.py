@@ -72,6 +72,12 @@ class CacheLayout(ctypes.Structure):
     _fields_ = [("keys", _ADDRESS), ("values", _ADDRESS), ("capacity", _I64)]
 
 
+class Places(ctypes.Structure):
+    """Positions of the tokens of one text."""
+
+    _fields_ = [("given", _ADDRESS), ("count", _I32), ("shift", _I32)]
+
+
 class Batch(ctypes.Structure):
     """Rows to read in one forward."""
 
@@ -88,6 +94,7 @@ class Batch(ctypes.Structure):
         ("given", _ADDRESS),
         ("want", _ADDRESS),
         ("caches", _ADDRESS),
+        ("places", _ADDRESS),
         ("cos", _ADDRESS),
         ("sin", _ADDRESS),
         ("logits", _ADDRESS),

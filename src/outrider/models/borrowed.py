@@ -48,7 +48,7 @@ class Borrowed(CacheBook):
         """Look up where the owner stands; what was read before it moved on is gone."""
         owner = self._owner
         self._text, self._length = owner._text, owner._length
-        self.embeddings = owner.embeddings
+        self.places, self.embeddings = owner.places, owner.embeddings
         if self._fed and owner.borrower is not self._mark:
             self._forget_round()
 
@@ -120,6 +120,10 @@ class Borrowed(CacheBook):
     def truncate(self, length: int) -> None:
         """Refused: only the owner's text can be cut."""
         raise RuntimeError("a borrowed cache has no text of its own; cut the owner's")
+
+    def check_own(self) -> NoReturn:
+        """Refused: only the owner's text can be rearranged."""
+        raise RuntimeError("a borrowed cache has no text of its own; rearrange the owner's")
 
     def fork(self) -> NoReturn:
         """Refused: a copy would write to the same slots."""

@@ -2,11 +2,12 @@
 keeps. Runners add the tensors.
 
 Three numbers stay apart: a row's *position* (its place in the text, for rotary embeddings), its
-*slot* (where its keys and values lie in memory) and the committed *length*.
+*slot* (where its keys and values lie in memory) and the committed *length*. Slots count without
+gaps, positions may have some (`Prompt.positions`); both ascend.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -14,14 +15,12 @@ import numpy as np
 from torch import Tensor
 
 from outrider.errors import ContextError
-from outrider.protocols import LanguageModel, Segment
+from outrider.models.places import Places
+from outrider.protocols import Segment
 from outrider.tree import ancestor_mask, chain_parents, check_parents, depths, is_chain
-from outrider.types import NO_IDS, BoolArray, Draft, IntArray, Prompt, as_ids
+from outrider.types import BoolArray, Draft, IntArray, as_ids
 
 C = TypeVar("C", bound="CacheBook")
-
-PREFILL_CHUNK = 512
-"""Prompt tokens of one request that one forward reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,9 @@ class CacheBook:
     Slots: committed rows lie at `0 .. length`, fed pending rows follow up to `len(text)`, then
     come the speculative rows in the order they were fed.
 
-    `watched`: forwards return `Rows.streams`. `borrower`: the mark of the `Borrowed` cache whose
-    rows lie behind the committed ones; None once this cache has moved on.
+    `places`: where its tokens stand. `watched`: forwards return `Rows.streams`. `borrower`: the
+    mark of the `Borrowed` cache whose rows lie behind the committed ones; None once this cache has
+    moved on. `sound`: how many rows are those of a fresh prefill of the ids; None: all.
     """
 
     def __init__(self, context_length: int) -> None:
@@ -71,8 +71,9 @@ class CacheBook:
         self._tokens: list[int] = []
         self._parents: list[int] = []
         self._is_chain = True
+        self.places = Places()
         self.embeddings: Tensor | None = None
-        self.reusable = True
+        self.sound: int | None = None
         self.watched = False
         self.borrower: object | None = None
 
@@ -106,7 +107,12 @@ class CacheBook:
     @property
     def room(self) -> int:
         """Tokens that may still follow the text."""
-        return self.context_length - len(self._text)
+        return self.context_length - self.places.at(len(self._text))
+
+    @property
+    def reusable(self) -> bool:
+        """Whether a later text may build on all of its rows."""
+        return self.sound is None
 
     @property
     def horizon(self) -> int | None:
@@ -148,8 +154,9 @@ class CacheBook:
             parents[:1] = old - 1
         check_parents(parents, first=old)
         tree = as_ids([*self._parents, *parents.tolist()])
+        first = self.places.at(text_end)
         positions = np.concatenate(
-            (np.arange(text_end - len(unread), text_end), depths(tree)[old:] + text_end)
+            (self.places.between(text_end - len(unread), text_end), depths(tree)[old:] + first)
         )
         if len(positions):
             self._check_position(int(positions.max()))
@@ -169,16 +176,16 @@ class CacheBook:
         return plan
 
     def _feed_chain(self, segment: Segment, want: IntArray) -> Feed:
-        """The same for the common case, in which rows, slots and positions all count together."""
+        """The same for the common case, in which rows, slots and positions count together."""
         text_end, old, new = len(self._text), len(self._tokens), segment.tokens
         unread = [] if self._fed else self._text[self._length :]
         start = text_end + old - len(unread)
         end = text_end + old + len(new)
         if end > start:
-            self._check_position(end - 1)
+            self._check_position(self.places.at(end - 1))
         plan = Feed(
             tokens=np.concatenate((unread, new)) if unread else new,
-            positions=np.arange(start, end),
+            positions=self.places.between(start, end),
             start=start,
             base=text_end,
             tree=None,
@@ -219,28 +226,75 @@ class CacheBook:
         """Forget all but the first `length` tokens of the text, and the round."""
         if not 1 <= length <= len(self._text):
             raise ValueError(f"length must be from 1 to {len(self._text)}, got {length}")
-        del self._text[length:]
-        self._length = min(self._length, length - 1)
-        self._forget_round()
+        self._keep(length, min(self._length, length - 1))
 
     def _forget_round(self) -> None:
         self._fed = False
         self._tokens, self._parents, self._is_chain = [], [], True
         self.borrower = None
 
+    def _keep(self, length: int, rows: int) -> None:
+        """Keep the first `length` tokens, of which the first `rows` have rows."""
+        del self._text[length:]
+        self._length = rows
+        self.places = self.places.cut(length)
+        if self.sound is not None and rows <= self.sound:
+            self.sound = None
+        self._forget_round()
+
+    def slot_positions(self, end: int) -> IntArray:
+        """The position of the token in each of the first `end` slots."""
+        text = len(self._text)
+        speculative = depths(as_ids(self._parents)) + self.places.at(text)
+        return np.concatenate((self.places.between(0, text), speculative))[:end]
+
     # -- what a prefill does ----------------------------------------------------------------
 
-    def extend(self, tokens: Sequence[int], embeddings: Tensor | None = None) -> None:
-        """Append prompt tokens as pending."""
+    def expect(self, slots: int) -> None:
+        """Make room for a text of `slots` tokens at once, where storage grows."""
+
+    def extend(
+        self,
+        tokens: Sequence[int],
+        positions: IntArray | None = None,
+        embeddings: Tensor | None = None,
+    ) -> None:
+        """Append tokens as pending. Without `positions` they go on from the last one."""
+        if positions is not None:
+            self.places = self.places.joined(len(self._text), positions)
         self._text.extend(tokens)
         self.embeddings = embeddings
-        self.reusable = self.reusable and embeddings is None
+        if embeddings is not None:
+            self.sound = 0
 
     def settle(self) -> None:
-        """Count the pending tokens just read as committed, all of them: more prompt follows."""
+        """Count all tokens as committed; more follow. Those pending have just been read."""
         self._length = len(self._text)
         self.embeddings = None
         self._forget_round()
+
+    # -- what a rearrangement does ----------------------------------------------------------
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are left when the round is forgotten."""
+        return len(self._text) - 1 if self._fed else self._length
+
+    def check_own(self) -> None:
+        """Raise `RuntimeError` unless the text is this cache's own."""
+
+    def take_apart(self, kept: Sequence["Run"], slots: int) -> None:
+        """Drop all rows but those of `kept`, which go to where they are to stand in a text of
+        `slots` tokens, and all of the text but what stays in front."""
+        self._lay_out(kept, slots)
+        front = kept[0].stop if kept and kept[0].is_front else 0
+        self._keep(front, front)
+
+    def resume(self, run: "Run", tokens: Sequence[int], positions: IntArray) -> None:
+        """Go on with rows that `take_apart` has kept; everything before them has been read."""
+        self._stand(run)
+        self.extend(tokens, positions)
+        self.settle()
 
     def fork(self: C) -> C:
         """An independent copy that shares storage until one side writes."""
@@ -249,7 +303,7 @@ class CacheBook:
         twin._length, twin._fed = self._length, self._fed
         twin._tokens, twin._parents = list(self._tokens), list(self._parents)
         twin._is_chain = self._is_chain
-        twin.embeddings, twin.reusable = self.embeddings, self.reusable
+        twin.places, twin.sound, twin.embeddings = self.places, self.sound, self.embeddings
         return twin
 
     # -- storage ----------------------------------------------------------------------------
@@ -259,8 +313,32 @@ class CacheBook:
         """Copy the rows at `slots` (ascending) to `start`, `start + 1`, ..."""
 
     @abstractmethod
+    def _lay_out(self, kept: Sequence["Run"], slots: int) -> None:
+        """Bring the rows of `kept` to their new slots, or set them aside; there will be `slots`."""
+
+    def _stand(self, run: "Run") -> None:
+        """Put the rows of `run` behind those that stand, if they were set aside."""
+
+    @abstractmethod
     def _share(self) -> "CacheBook":
         """A cache of the same kind that shares this one's storage until either writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows that stay: those of the tokens `start .. stop`, which were at `source` and after."""
+
+    start: int
+    stop: int
+    source: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def is_front(self) -> bool:
+        """Whether nothing stands before them, now or then."""
+        return self.start == self.source == 0
 
 
 def _visible(tree: IntArray, unread: int, old: int) -> BoolArray:
@@ -300,100 +378,3 @@ def _shift(rest: IntArray, first: int) -> IntArray:
     shift = np.full(len(rest), first, dtype=np.int64)
     shift[:1] = 0
     return shift
-
-
-def start_caches(
-    model: LanguageModel,
-    prompts: Sequence[Prompt],
-    reuse: Sequence[C | None] | None,
-    make: Callable[[], C],
-) -> list[C]:
-    """`LanguageModel.start` for caches built on `CacheBook`: check, share, reuse, prefill."""
-    for prompt in prompts:
-        check_prompt(model, prompt)
-    firsts: dict[int, C] = {}
-    caches: list[C | None] = []
-    for i, prompt in enumerate(prompts):
-        if id(prompt) in firsts:
-            caches.append(None)
-            continue
-        old = reuse[i] if reuse else None
-        cache = make() if old is None else _cut_to_common(old, prompt) or make()
-        firsts[id(prompt)] = cache
-        caches.append(cache)
-    own = [(p, c) for p, c in zip(prompts, caches, strict=True) if c is not None]
-    _prefill(model, [p for p, _ in own], [c for _, c in own])
-    return [firsts[id(p)].fork() if c is None else c for p, c in zip(prompts, caches, strict=True)]
-
-
-def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
-    """Raise `ContextError` for a prompt that is empty, leaves no room to write, or has ids that
-    the model does not know."""
-    if not len(prompt):
-        raise ContextError("the prompt is empty", hint="Give at least one token, such as BOS")
-    low, high = min(prompt.token_ids), max(prompt.token_ids)
-    if low < 0 or high >= model.vocab_size:
-        raise ContextError(
-            f"the prompt holds token {low if low < 0 else high}; model {model.name} knows ids "
-            f"from 0 to {model.vocab_size - 1}",
-            hint="Encode the prompt with this model's own tokenizer",
-        )
-    if prompt.embeddings is not None:
-        _check_embeddings(model, prompt)
-    over = len(prompt) + 1 - model.context_length
-    if over > 0:
-        raise ContextError(
-            f"the prompt has {len(prompt)} tokens; model {model.name} reads "
-            f"{model.context_length} and needs one for its answer",
-            hint=f"Shorten the prompt by {over} token{'s' if over > 1 else ''}",
-        )
-
-
-def _check_embeddings(model: LanguageModel, prompt: Prompt) -> None:
-    embed = getattr(model, "embed", None)
-    if embed is None:
-        raise ContextError(f"model {model.name} reads token ids only, not embeddings")
-    assert prompt.embeddings is not None
-    given = tuple(prompt.embeddings.shape)
-    expected = (len(prompt), embed(prompt.token_ids[:1]).shape[-1])
-    if given != expected:
-        raise ContextError(
-            f"the prompt's embeddings have shape {given}; model {model.name} expects {expected}",
-            hint="Give one row for each token id, as wide as the model",
-        )
-
-
-def _cut_to_common(cache: C, prompt: Prompt) -> C | None:
-    """`cache` cut to what it shares with `prompt`, or None when that is nothing."""
-    if prompt.embeddings is not None or not cache.reusable:
-        return None
-    shared = 0
-    for ours, theirs in zip(cache.text, prompt.token_ids, strict=False):
-        if ours != theirs:
-            break
-        shared += 1
-    if not shared:
-        return None
-    cache.truncate(min(shared, cache.length + 1))
-    return cache
-
-
-def _prefill(model: LanguageModel, prompts: Sequence[Prompt], caches: Sequence[CacheBook]) -> None:
-    """Read all but the last token of each prompt, a chunk of each at a time."""
-    while True:
-        segments: list[Segment] = []
-        for prompt, cache in zip(prompts, caches, strict=True):
-            done = cache.length
-            end = min(done + PREFILL_CHUNK, len(prompt) - 1)
-            missing = prompt.token_ids[len(cache.text) : end]
-            if done < end:
-                rows = prompt.embeddings
-                cache.extend(missing, None if rows is None else rows[done:end])
-                segments.append(Segment(cache, NO_IDS))
-        if not segments:
-            break
-        model.forward(segments, [NO_IDS] * len(segments))
-        for segment in segments:
-            segment.cache.settle()
-    for prompt, cache in zip(prompts, caches, strict=True):
-        cache.extend(prompt.token_ids[len(cache.text) :])

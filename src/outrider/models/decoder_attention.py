@@ -47,7 +47,7 @@ def visible(feed: Feed, cache: DecoderCache, window: int | None) -> BoolArray:
 
 def reach(feed: Feed, cache: DecoderCache, window: int | None) -> Reach:
     """`visible`, cut to the slots that any row reads."""
-    if len(feed.tokens) == 1 and feed.tree is None:
+    if len(feed.tokens) == 1 and feed.tree is None and (window is None or not cache.places.shift):
         return Reach(0 if window is None else max(0, feed.end - window), None)
     mask = visible(feed, cache, window)
     first = int(mask.any(axis=0).argmax())

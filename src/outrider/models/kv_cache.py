@@ -1,19 +1,22 @@
-"""Keys and values of one text, in tensors that grow by doubling and are shared until written."""
+"""Keys and values of one text, in tensors that grow in steps and are shared until written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakSet
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.models.cache import CacheBook
-from outrider.tree import depths
-from outrider.types import IntArray, as_ids
+from outrider.models.cache import CacheBook, Run
 
 _FIRST_CAPACITY = 128
+_LARGE = 4096
+"""Slots from which on storage grows by a quarter, not to the double."""
+_SPARE = 16
+"""Of a text of known length, one in so many slots is left for its answer, and as many again."""
+_BLOCK = 256
+"""Rows that are moved at a time: a copy of them is made on the way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,8 +36,13 @@ class CacheLayout:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
     def capacity_for(self, slots: int, capacity: int) -> int:
-        """Double, but not beyond the context; wide trees alone may need more slots than that."""
-        return max(slots, min(max(2 * capacity, _FIRST_CAPACITY), self.context_length))
+        """The next step, but not beyond the context; wide trees alone may need more slots."""
+        step = 2 * capacity if capacity < _LARGE else capacity + capacity // 4
+        return max(slots, min(max(step, _FIRST_CAPACITY), self.context_length))
+
+    def with_spare(self, slots: int) -> int:
+        """Slots for a text of `slots` tokens and for some that follow."""
+        return max(slots, min(slots + slots // _SPARE + _SPARE, self.context_length))
 
 
 class Storage:
@@ -65,6 +73,13 @@ class Storage:
         self.keys[:, :, :count] = source.keys[:, :, :count]
         self.values[:, :, :count] = source.values[:, :, :count]
 
+    def move_run(self, source: "Storage", run: Run) -> None:
+        """Take over the rows of `run`, a block at a time; `source` may be this storage."""
+        firsts = range(0, len(run), _BLOCK)
+        for first in firsts if run.start < run.source else reversed(firsts):
+            slots = range(run.source + first, run.source + min(first + _BLOCK, len(run)))
+            self.move_rows(source, slots, run.start + first)
+
     def move_rows(self, source: "Storage", slots: Sequence[int], start: int) -> None:
         """Take over `slots` of `source` as `start`, `start + 1`, ..."""
         index = torch.tensor(slots, device=self.keys.device)
@@ -78,7 +93,7 @@ class DecoderCache(CacheBook):
     def __init__(self, layout: CacheLayout, storage: Storage | None = None) -> None:
         super().__init__(layout.context_length)
         self.layout = layout
-        self.storage = self._allocate(layout, 0) if storage is None else storage
+        self.storage = self._make(layout, 0) if storage is None else storage
         self.storage.readers.add(self)
 
     @property
@@ -96,7 +111,8 @@ class DecoderCache(CacheBook):
         """Slots allocated, shared ones included."""
         return self.storage.capacity
 
-    def _allocate(self, layout: CacheLayout, capacity: int) -> Storage:
+    def _make(self, layout: CacheLayout, capacity: int) -> Storage:
+        """Storage that nobody reads, with room for `capacity` rows."""
         return Storage(layout, capacity)
 
     def reserve(self, start: int, end: int) -> None:
@@ -105,23 +121,47 @@ class DecoderCache(CacheBook):
         if start != end and (end > old.capacity or len(old.readers) > 1):
             self._renew(start, end)
 
-    @torch.inference_mode()
+    def expect(self, slots: int) -> None:
+        """Make room for a text of `slots` tokens at once."""
+        if slots > self.storage.capacity:
+            self._renew(self.length, self._with_spare(slots))
+
+    def _with_spare(self, slots: int) -> int:
+        return self.layout.with_spare(slots)
+
     def _renew(self, start: int, end: int) -> None:
-        """Move to storage of its own, large enough."""
-        old = self.storage
-        capacity = old.capacity
+        """Move to storage of its own, large enough and no smaller than before."""
+        capacity = self.storage.capacity
+        kept = [Run(0, min(start, capacity), 0)]
         if end > capacity:
             capacity = self.layout.capacity_for(end, capacity)
-        self.storage = self._allocate(self.layout, capacity)
-        self.storage.copy_rows(old, min(start, old.capacity))
+        self._exchange(kept, capacity)
+
+    @torch.inference_mode()
+    def _exchange(self, runs: Sequence[Run], capacity: int) -> None:
+        """Move to storage of its own, which gets these rows."""
+        old = self.storage
+        self.storage = self._make(self.layout, capacity)
+        for run in runs:
+            if run.is_front:
+                self.storage.copy_rows(old, run.stop)
+            else:
+                self.storage.move_run(old, run)
         self.storage.readers.add(self)
         old.readers.discard(self)
 
-    def slot_positions(self, end: int) -> IntArray:
-        """Place in the text of the token in each of the first `end` slots."""
-        text = len(self._text)
-        speculative = depths(as_ids(self._parents)) + text
-        return np.concatenate((np.arange(text), speculative))[:end]
+    @torch.inference_mode()
+    def _lay_out(self, kept: Sequence[Run], slots: int) -> None:
+        storage = self.storage
+        if slots > storage.capacity or len(storage.readers) > 1:
+            self._exchange(kept, self.layout.capacity_for(self._with_spare(slots), 0))
+            return
+        for run in kept:  # what moves down never meets a row that has yet to move
+            if run.start < run.source:
+                storage.move_run(storage, run)
+        for run in reversed(kept):  # nor does, after that, what moves up, the last rows first
+            if run.start > run.source:
+                storage.move_run(storage, run)
 
     @torch.inference_mode()
     def _move(self, slots: Sequence[int], start: int) -> None:

@@ -293,7 +293,7 @@ class NativeDecoder(OwnModel):
         end = 0
         for feed, cache in zip(feeds, caches, strict=True):
             cache.reserve(feed.start, feed.end + ahead)
-            end = max(end, feed.end + ahead)
+            end = max(end, feed.end + ahead + cache.places.shift)  # no position is beyond
         arrays.fill(feeds, caches)
         arrays.batch.logits_stride = self._stride
         arrays.batch.cos, arrays.batch.sin = self._rotary.addresses(end)

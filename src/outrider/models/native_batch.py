@@ -10,6 +10,7 @@ from torch import Tensor
 
 from outrider.kernels.layout import Batch
 from outrider.kernels.layout import CacheLayout as CachePointers
+from outrider.kernels.layout import Places as PlacePointers
 from outrider.models.cache import Feed
 from outrider.models.native_cache import NativeCache
 
@@ -64,6 +65,7 @@ class RowArrays:
         addresses = (states.data_ptr() + row * np.arange(count)).astype(np.uint64)
         self._keep(states, 0)
         self.batch.given = self._keep(addresses, addresses.ctypes.data)
+        self.batch.places = None
 
     def _fill_tree(self, feed: Feed, start: int, extras: list[int]) -> None:
         """Rows of a draft see the text, and then the path of their ancestors; unread rows of the
@@ -84,11 +86,23 @@ class RowArrays:
         else:
             pointers = (CachePointers * len(caches))(*(c.storage.pointers for c in caches))
             batch.caches = self._keep(pointers, ctypes.addressof(pointers))
+        batch.places = None
+        if any(cache.places.shift for cache in caches):
+            batch.places = self._places(caches)
         path = np.asarray(extras or [0], dtype=np.int32)
         batch.extra = self._keep(path, path.ctypes.data)
         batch.given = None
         if any(feed.embeddings is not None for feed in feeds):
             batch.given = self._embeddings(feeds)
+
+    def _places(self, caches: Sequence[NativeCache]) -> int:
+        """Positions of the slots of each cache, where some have gaps."""
+        pointers = (PlacePointers * len(caches))()
+        for pointer, cache in zip(pointers, caches, strict=True):
+            given = cache.places.given.astype(np.int32)
+            pointer.given = self._keep(given, given.ctypes.data)
+            pointer.count, pointer.shift = len(given), cache.places.shift
+        return self._keep(pointers, ctypes.addressof(pointers))
 
     def _embeddings(self, feeds: Sequence[Feed]) -> int:
         """One address a row: where its embedding lies, or 0."""

@@ -60,5 +60,5 @@ class NativeCache(DecoderCache):
 
     storage: NativeStorage
 
-    def _allocate(self, layout: CacheLayout, capacity: int) -> NativeStorage:
+    def _make(self, layout: CacheLayout, capacity: int) -> NativeStorage:
         return NativeStorage(layout, capacity)

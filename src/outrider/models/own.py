@@ -6,13 +6,14 @@ from typing import Any
 import torch
 
 from outrider.models.borrowed import Borrowed, BorrowedCache, not_lent
-from outrider.models.cache import start_caches
 from outrider.models.checkpoint import Checkpoint
 from outrider.models.decoder_config import DecoderConfig
 from outrider.models.defaults import end_ids, recommended
 from outrider.models.kv_cache import CacheLayout, DecoderCache
+from outrider.models.prefill import start_caches
+from outrider.models.segments import rearrange
 from outrider.protocols import Cache
-from outrider.types import Prompt
+from outrider.types import Piece, Prompt
 
 
 class OwnModel:
@@ -75,6 +76,20 @@ class OwnModel:
         """One cache a prompt, all but its last token read. Raises `ContextError`."""
         old = None if reuse is None else [self._own(cache) for cache in reuse]
         return start_caches(self, prompts, old, self._fresh_cache)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def reads_gaps(self) -> bool:
+        """True: rotary embeddings and windows go by the position, not by the slot."""
+        return True
+
+    def rearrange(self, caches: Sequence[Any], texts: Sequence[Sequence[Piece]]) -> None:
+        """Make the text of each cache what its pieces spell; see `protocols.Segmented`.
+
+        Raises:
+            ContextError: a text does not fit into the window.
+            ValueError: kept tokens are not in order, or would have to turn to another position.
+        """
+        rearrange(self, caches, texts)  # pyright: ignore[reportArgumentType]
 
     def borrow(self, cache: Cache) -> BorrowedCache:
         """A cache over the committed rows of `cache`; see `models/borrowed.py`.

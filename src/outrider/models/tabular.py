@@ -12,16 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from outrider.models.borrowed import Borrowed
-from outrider.models.cache import CacheBook, start_caches
+from outrider.models.cache import CacheBook, Run
+from outrider.models.prefill import start_caches
+from outrider.models.segments import rearrange
 from outrider.protocols import Cache, Segment
 from outrider.sampling import Sampler
-from outrider.types import IntArray, Prompt, Rows
+from outrider.types import IntArray, Piece, Prompt, Rows
 
 
 class TabularCache(CacheBook):
     """Only the books: a table remembers nothing."""
 
     def _move(self, slots: list[int], start: int) -> None: ...
+
+    def _lay_out(self, kept: Sequence[Run], slots: int) -> None: ...
 
     def _share(self) -> "TabularCache":
         return type(self)(self.context_length)
@@ -87,6 +91,15 @@ class TabularModel:
         """One cache a prompt."""
         old = [c if isinstance(c, TabularCache) else None for c in reuse] if reuse else None
         return start_caches(self, prompts, old, lambda: TabularCache(self.context_length))
+
+    @property
+    def reads_gaps(self) -> bool:
+        """True: positions make no difference to a table."""
+        return True
+
+    def rearrange(self, caches: Sequence[TabularCache], texts: Sequence[Sequence[Piece]]) -> None:
+        """Make the text of each cache what its pieces spell; see `protocols.Segmented`."""
+        rearrange(self, caches, texts)
 
     def borrow(self, cache: TabularCache) -> "BorrowedTabularCache":
         """A cache over the text of `cache`, with books of its own."""

@@ -19,15 +19,17 @@ from transformers import PreTrainedModel
 
 from outrider.layers import LayerSet
 from outrider.models.borrowed import Borrowed, not_lent
-from outrider.models.cache import Feed, start_caches
+from outrider.models.cache import Feed
 from outrider.models.defaults import context_limit, end_ids, recommended
 from outrider.models.masks import AttentionLayout
+from outrider.models.prefill import start_caches
 from outrider.models.pretrained import load_pretrained, refuse_unfit, sampled_fingerprint
+from outrider.models.segments import rearrange
 from outrider.models.selfcheck import WINDOW, check_trees
 from outrider.models.transformers_cache import BorrowedTransformersCache, TransformersCache
 from outrider.models.transformers_layers import LayerModules, find_layers
 from outrider.protocols import Cache, Segment
-from outrider.types import IntArray, Prompt, Rows, as_ids
+from outrider.types import IntArray, Piece, Prompt, Rows, as_ids
 
 
 class TransformersModel:
@@ -149,6 +151,22 @@ class TransformersModel:
         return start_caches(
             self, prompts, old, lambda: TransformersCache(self.context_length, self)
         )
+
+    @property
+    def reads_gaps(self) -> bool:
+        """True: positions are given with each row."""
+        return True
+
+    def rearrange(
+        self, caches: Sequence[TransformersCache], texts: Sequence[Sequence[Piece]]
+    ) -> None:
+        """Make the text of each cache what its pieces spell; see `protocols.Segmented`.
+
+        Raises:
+            ContextError: a text does not fit into the window.
+            ValueError: kept tokens are not in order, or would have to turn to another position.
+        """
+        rearrange(self, caches, texts)
 
     # -- a part of its layers ---------------------------------------------------------------
 

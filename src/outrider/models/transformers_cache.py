@@ -1,16 +1,15 @@
 """The cache of `TransformersModel`: a `DynamicCache` kept by our own books."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 from outrider.models.borrowed import Borrowed
-from outrider.models.cache import CacheBook
-from outrider.tree import depths
-from outrider.types import IntArray, as_ids
+from outrider.models.cache import CacheBook, Run
 
 
 class TransformersCache(CacheBook):
@@ -24,6 +23,7 @@ class TransformersCache(CacheBook):
         super().__init__(context_length)
         self.owner = owner
         self.storage = DynamicCache()
+        self._aside: dict[Run, list[tuple[Tensor, Tensor]]] = {}
 
     @property
     def nbytes(self) -> int:
@@ -34,12 +34,6 @@ class TransformersCache(CacheBook):
     def _layers(self) -> list[Any]:
         layers: list[Any] = self.storage.layers
         return [layer for layer in layers if layer.is_initialized]
-
-    def slot_positions(self, end: int) -> IntArray:
-        """Positions of slots `0 .. end`: their own number up to the text's end, then by depth."""
-        text_end = len(self.text)
-        speculative = depths(as_ids(self._parents)) + text_end
-        return np.concatenate((np.arange(text_end), speculative))[:end]
 
     def cut(self, length: int) -> None:
         """Drop the rows from slot `length` on: they are stale."""
@@ -53,6 +47,24 @@ class TransformersCache(CacheBook):
             index = kept.to(layer.keys.device)
             layer.keys = layer.keys.index_select(-2, index)
             layer.values = layer.values.index_select(-2, index)
+
+    def _lay_out(self, kept: Sequence[Run], slots: int) -> None:
+        """These tensors only grow at their end: what stands further on waits aside, copied out
+        layer by layer so that nothing else is held."""
+        self._aside = {run: [] for run in kept if not run.is_front}
+        front = kept[0].stop if kept and kept[0].is_front else 0
+        for layer in self._layers:
+            for run, pairs in self._aside.items():
+                slots_kept = slice(run.source, run.source + len(run))
+                both = (layer.keys, layer.values)
+                pairs.append(tuple(t[..., slots_kept, :].clone() for t in both))
+            layer.keys = layer.keys[..., :front, :].clone()
+            layer.values = layer.values[..., :front, :].clone()
+
+    def _stand(self, run: Run) -> None:
+        for layer, (keys, values) in zip(self._layers, self._aside.pop(run), strict=True):
+            layer.keys = torch.cat((layer.keys, keys), dim=-2)
+            layer.values = torch.cat((layer.values, values), dim=-2)
 
     def adopt(self, other: "TransformersCache") -> None:
         """Hold the tensors that `other` holds."""

@@ -197,8 +197,20 @@ static void remember(const Work *work, const Layer *layer, int row, int head) {
     memcpy(cache->values + place + (int64_t)slot * D, value, sizeof(float) * D);
 }
 
-/* The slots that a row may see. Positions of text slots are their numbers; the extra slots end at
- * the row's own position. */
+/* The first slot of a text that stands at `position` or later. */
+static int slot_from(const Places *places, int position) {
+    if (!places) return position;
+    int low = 0, high = places->count, beyond = position - places->shift;
+    if (beyond > places->count) return beyond;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (places->given[middle] < position) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* The slots that a row may see. The extra slots end at the row's own position. */
 static Reach reach_of(const Work *work, const Layer *layer, int row, int head) {
     const Model *m = work->model;
     const Batch *b = work->batch;
@@ -207,7 +219,8 @@ static Reach reach_of(const Work *work, const Layer *layer, int row, int head) {
     int start = b->extra_start[row], extras = b->extra_start[row + 1] - start;
     int first = 0;
     if (layer->window) {
-        int open = b->positions[row] - layer->window + 1;
+        const Places *places = b->places ? b->places + b->cache[row] : NULL;
+        int open = slot_from(places, b->positions[row] - layer->window + 1);
         first = open < 0 ? 0 : open < b->base[row] ? open : b->base[row];
         if (extras > layer->window) start += extras - layer->window, extras = layer->window;
     }

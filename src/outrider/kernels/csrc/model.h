@@ -36,8 +36,14 @@ typedef struct {
     int64_t capacity; /* slots; a multiple of 64 */
 } Cache;
 
+/* Positions of the tokens of a text: slot s stands at given[s], from `count` on at s + shift. */
+typedef struct {
+    const int32_t *given; /* ascending */
+    int32_t count, shift;
+} Places;
+
 /* `rows` tokens to read, each with its place in the text and in memory. Row i sees slots
- * 0 .. base[i] - 1, whose positions are their numbers, then `extra` slots, an ancestor path. */
+ * 0 .. base[i] - 1, then `extra` slots, an ancestor path. */
 typedef struct {
     int32_t rows, wanted;
     const int32_t *tokens, *positions, *slots, *cache, *base;
@@ -46,6 +52,7 @@ typedef struct {
     const float *const *given;  /* [rows] embeddings to read instead of the token, or NULLs */
     const int32_t *want;        /* [wanted] rows to return */
     const Cache *caches;
+    const Places *places;   /* one for each cache; NULL: all slots stand at their numbers */
     const float *cos, *sin; /* [positions, head_dim], the sine signed */
     float *logits;          /* [wanted, logits_stride] */
     float *hidden;          /* [wanted, hidden] or NULL */

@@ -124,7 +124,8 @@ class StaticDecoder(Decoder):
     def _inputs_for(self, width: int, capacity: int) -> Inputs:
         key = (width, capacity)
         if key not in self._inputs:
-            self._inputs[key] = Inputs(width, capacity, self.device)
+            windowed = any(self.config.windows)
+            self._inputs[key] = Inputs(width, capacity, self.device, windowed=windowed)
         return self._inputs[key]
 
     def _outputs_for(self, width: int) -> Outputs:

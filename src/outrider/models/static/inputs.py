@@ -26,6 +26,12 @@ class Inputs:
     stands on. Chains need no marks, so one small upload is all that a round of them costs.
     Padding rows write to the scratch slot, which is no row's to read, and see slot 0 alone.
 
+    Args:
+        width: rows.
+        capacity: slots that hold rows.
+        device: where the model runs.
+        windowed: whether any layer has a window, and asks for the places of slots.
+
     Attributes:
         tokens: `[width]` ids.
         positions: `[width]` places in the text.
@@ -36,8 +42,10 @@ class Inputs:
         places: `[capacity + 1]` place in the text of each slot.
     """
 
-    def __init__(self, width: int, capacity: int, device: torch.device) -> None:
-        self.width, self.capacity = width, capacity
+    def __init__(
+        self, width: int, capacity: int, device: torch.device, *, windowed: bool = True
+    ) -> None:
+        self.width, self.capacity, self._windowed = width, capacity, windowed
         self._packed = torch.zeros(5, width, dtype=torch.int64, device=device)
         self.tokens, self.positions, self.slots, self.limits, self.take = self._packed
         self.extra = torch.zeros(width, capacity + 1, dtype=torch.bool, device=device)
@@ -64,7 +72,7 @@ class Inputs:
         self._clear()
         if feed.tree is not None:
             upload(self.extra[:rows, feed.base : feed.end], feed.tree)
-            self._place(cache, feed.base, feed.end)
+        self._place(cache, feed.end if feed.tree is None else feed.base, feed.end)
 
     def follow(self, frontier: Frontier, cache: StaticCache) -> None:
         """Inputs for a single row at `frontier`, without its token; it may be moved on."""
@@ -75,7 +83,7 @@ class Inputs:
         self._marked = True  # `advance` marks
         if frontier.beyond is not None:
             upload(self.extra[0, frontier.limit : frontier.slot], frontier.beyond)
-            self._place(cache, frontier.limit, frontier.slot)
+        self._place(cache, frontier.limit, frontier.slot)
 
     def mark(self) -> None:
         """Let all rows see the slots now written. Part of a captured program."""
@@ -99,8 +107,11 @@ class Inputs:
         self._marked = False
 
     def _place(self, cache: StaticCache, start: int, end: int) -> None:
-        upload(self.places[start:end], cache.slot_positions(end)[start:])
-        self._marked = True
+        """Note the places of slots `start .. end`; of all before them too if there are gaps."""
+        first = 0 if self._windowed and cache.places.shift else start
+        if first < end:
+            upload(self.places[first:end], cache.slot_positions(end)[first:])
+            self._marked = True
 
 
 class Outputs:

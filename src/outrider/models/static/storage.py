@@ -114,25 +114,20 @@ class StaticCache(DecoderCache):
         assert isinstance(self.storage, StaticStorage)
         return self.storage
 
-    @torch.inference_mode()
-    def reserve(self, start: int, end: int) -> None:
-        """Make `storage` this cache's own, with room for slots `start .. end`; others stay."""
-        old = self.storage
-        if start == end or (end <= old.capacity and len(old.readers) == 1):
-            return
-        new = self.pool.take(max(end, old.capacity))
-        new.copy_rows(old, min(start, old.capacity))
-        new.readers.add(self)
-        old.readers.discard(self)
-        self.storage = new
+    def _make(self, layout: CacheLayout, capacity: int) -> StaticStorage:
+        return self.pool.take(capacity)
+
+    def _with_spare(self, slots: int) -> int:
+        return slots  # capacities are rounded up as it is
 
     def frontier(self) -> Frontier:
         """The place behind the newest row; everything pending must have been read."""
         text, parents = len(self._text), as_ids(self._parents)
         slot = text + len(parents)
+        position = self.places.at(slot)
         if is_chain(parents):
-            return Frontier(slot, slot, slot, None)
-        position = text + int(depths(parents)[-1]) + 1
+            return Frontier(slot, position, slot, None)
+        position += int(depths(parents)[-1]) + 1 - len(parents)
         return Frontier(slot, position, text, ancestor_mask(parents)[-1])
 
     def _share(self) -> "StaticCache":
