@@ -169,7 +169,7 @@ def test_an_error_is_not_kept() -> None:
 
 
 def test_a_context_limits_prompt_and_answer() -> None:
-    generator = tabular(context=10)
+    generator = tabular(context_length=10)
     result = generator.generate([1] * 6, max_new_tokens=50, min_new_tokens=30)
     assert (result.completion_tokens, result.finish_reason) == (4, "length")
     assert generator.generate([1] * 9).completion_tokens == 1

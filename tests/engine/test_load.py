@@ -202,7 +202,7 @@ def test_all_end_tokens_end_the_text(tmp_path: Path) -> None:
         ({"device": "cup"}, "unknown device 'cup'"),
         ({"threads": 0}, "threads is 0"),
         ({"treads": 2}, "unknown option 'treads'. Did you mean 'threads'?"),
-        ({"context": 0}, "context is 0"),
+        ({"context_length": 0}, "context_length is 0"),
     ],
 )
 def test_before_any_weight_is_read(
@@ -220,7 +220,7 @@ def test_what_can_not_fit_is_refused_with_the_arithmetic(
     monkeypatch.setattr("outrider.models.memory.available_memory", lambda _: 1 << 20)
     monkeypatch.setattr("outrider.engine.load.load_model", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(MemoryPlanError) as refusal:
-        load(folders.target, draft=folders.draft, context=100)
+        load(folders.target, draft=folders.draft, context_length=100)
     said = str(refusal.value)
     for term in ("target weights", "draft cache at 100 tokens", "1.0 MiB available on cpu"):
         assert term in said
@@ -285,7 +285,7 @@ def test_remote_code_is_trusted_for_tokenizers_too(
 
 
 def test_a_context_limit(folders: Folders) -> None:
-    generator = load(folders.target, draft=folders.draft, context=12)
+    generator = load(folders.target, draft=folders.draft, context_length=12)
     assert generator.generate("12345678", max_new_tokens=99, ignore_eos=True).completion_tokens == 4
     with pytest.raises(ContextError, match="limited to 12"):
         generator.generate("123456789012")

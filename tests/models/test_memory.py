@@ -56,7 +56,7 @@ def test_refusal_shows_the_arithmetic_in_one_line() -> None:
         "not enough memory: 15.0 GiB target weights + 2.0 GiB target cache at 8192 tokens + "
         "2.0 GiB draft weights + 0.1 GiB draft cache at 4096 tokens + 0.2 GiB overhead = "
         "19.4 GiB, 16.0 GiB available on cpu. Use --dtype int8 (CPU) or bfloat16, a shorter "
-        "--context, smaller models or another device"
+        "--context-length, smaller models or another device"
     )
 
 

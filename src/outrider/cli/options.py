@@ -170,7 +170,7 @@ class Speculation:
             help="Most tokens that may differ from the target's choice, such as 0.02 or 2%.",
         ),
     ] = None
-    context: Annotated[
+    context_length: Annotated[
         int | None,
         option(
             panel="Runtime",

@@ -59,7 +59,7 @@ class Generator:
         tokenizer: TextCodec | None = None,
         defaults: ModelDefaults | None = None,
         mode: str = "exact",
-        context: int | None = None,
+        context_length: int | None = None,
     ) -> None:
         """Build a generator.
 
@@ -69,13 +69,13 @@ class Generator:
             tokenizer: for text prompts, text results and stop strings.
             defaults: the checkpoint's end tokens and sampling defaults.
             mode: the name results carry.
-            context: most tokens of prompt and answer together; None leaves it to the target.
+            context_length: most tokens of prompt and answer; None leaves it to the target.
         """
         self._strategy = strategy
         self.tokenizer = tokenizer
         self.defaults = defaults or ModelDefaults()
         self.mode = mode
-        self.context = context
+        self.context_length = context_length
         self._kept: Lane | None = None
 
     @property
@@ -185,13 +185,13 @@ class Generator:
     def _for_prompt(self, prompt: Prompt, params: SamplingParams) -> SamplingParams:
         """Parameters of one prompt: a seed of its own if none was given, and what room is left."""
         seed = secrets.randbits(48) if params.seed is None else params.seed
-        if self.context is None:
+        if self.context_length is None:
             return replace(params, seed=seed)
-        room = self.context - len(prompt)
+        room = self.context_length - len(prompt)
         if room < 1:
             raise ContextError(
-                f"the prompt has {len(prompt)} tokens; the context is limited to {self.context} "
-                "and one is needed for the answer",
+                f"the prompt has {len(prompt)} tokens; the context is limited to "
+                f"{self.context_length} and one is needed for the answer",
                 hint=f"Shorten the prompt by {1 - room} tokens, or raise the limit",
             )
         return replace(

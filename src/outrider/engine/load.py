@@ -53,7 +53,7 @@ def load(
     max_changed: float | None = None,
     dtype: str = "auto",
     device: str = "auto",
-    context: int | None = None,
+    context_length: int | None = None,
     calibration: str | Path | None = None,
     threads: int | None = None,
     tokenizer: Any = None,
@@ -88,7 +88,7 @@ def load(
         dtype: of the weights: `auto`, `int8`, `float32`, `bfloat16`, `float16`, `float64`. `auto`
             is bfloat16 on CUDA; on the CPU int8 if that costs less than 1 % of loss, or float32.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-        context: most tokens of prompt and answer together.
+        context_length: most tokens of prompt and answer together.
         calibration: a file written by `outrider calibrate`; a family brings its own.
         threads: CPU threads; None measures what is best for each model (and leaves PyTorch's
             choice where PyTorch runs it).
@@ -112,8 +112,10 @@ def load(
         threshold_qualifier=thresholds.plain_qualifier,
         threshold_target=thresholds.plain_target,
     )
-    if context is not None and context < 2:
-        raise OptionError(f"context is {context}", hint="Leave room for a prompt and an answer")
+    if context_length is not None and context_length < 2:
+        raise OptionError(
+            f"context_length is {context_length}", hint="Leave room for a prompt and an answer"
+        )
     if threads is not None:
         _use_threads(threads)
     lengths = (num_speculative_tokens, num_qualified_tokens, num_draft_nodes)
@@ -130,7 +132,7 @@ def load(
     tiers = [(name, _wrapped(name, source)) for name, source in tiers]
     demands = [_demand(name, source, kind) for name, source in tiers]
     recipe.check(len(tiers))
-    plan_memory(demands, context=context or PLANNED_CONTEXT, device=place)
+    plan_memory(demands, context=context_length or PLANNED_CONTEXT, device=place)
     trust = {"trust_remote_code": trust_remote_code}
     how: dict[str, Any] = {"dtype": dtype, "device": place, "threads": threads} | trust
     given = tokenizer_for(tokenizer, **trust)
@@ -150,7 +152,7 @@ def load(
             sampling=sampling_defaults(getattr(models[0], "generation_defaults", {})),
         ),
         mode=mode if drafter != "none" else "none",
-        context=context,
+        context_length=context_length,
     )
 
 

@@ -16,7 +16,10 @@ GIB = 1 << 30
 OVERHEAD = 256 << 20
 """Bytes for activations, masks, logits and the allocator's waste."""
 
-_HINT = "Use --dtype int8 (CPU) or bfloat16, a shorter --context, smaller models or another device"
+_HINT = (
+    "Use --dtype int8 (CPU) or bfloat16, a shorter --context-length, smaller models or another "
+    "device"
+)
 _FLOATING = {"F64", "F32", "F16", "BF16"}
 
 
