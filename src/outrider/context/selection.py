@@ -1,12 +1,14 @@
 """Which chunks are read now: top-k by score, pins, a budget, and swaps with hysteresis."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float64
 
 from outrider.context.config import ContextConfig
 from outrider.context.ranking import Index
+from outrider.errors import ContextError
 from outrider.types import LongContext, Passage
 
 
@@ -16,7 +18,7 @@ class Look:
 
     Attributes:
         generated: tokens written before it.
-        scores: `[chunks]`.
+        scores: `[chunks]`; those of the look before, or 0, where there was nothing to decide.
         admitted: chunks that are read from now on.
         evicted: chunks that are not.
         chosen: all that are read from now on, ascending.
@@ -52,15 +54,124 @@ class Selection:
         """Chunks that are read now, ascending."""
         return self.looks[-1].chosen
 
+    @property
+    def pins(self) -> frozenset[int]:
+        """Chunks that are never swapped: those that the context pins and, with `pin_ends`, the
+        first and the last, if they leave a place for one that is chosen by its score."""
+        pinned, last = self.context.pinned, len(self.context.chunks) - 1
+        if not self.config.pin_ends or last < 0:
+            return pinned
+        pins = pinned | ({0, last} - self.context.banned)
+        others = [len(self.context.chunks[i]) for i in self._allowed() - pins]
+        tokens = self._tokens(pins) + min(others, default=0)
+        fits = len(pins) + bool(others) <= self._places_at(0) and tokens <= self.room
+        return pins if fits else pinned
+
     def begin(self) -> Look:
         """The first choice: pins, then the best by the instruction. Raises `ContextError` when the
         pinned chunks, or where there are none a single chunk, do not fit into `room`."""
-        raise NotImplementedError
+        self.looks.clear()
+        self._check()
+        chosen, allowed = set(self.pins), self._allowed()
+        if len(allowed) <= self._places and self._tokens(allowed) <= self.room:
+            scores = np.zeros(len(self.context.chunks))
+            chosen |= allowed
+        else:
+            scores = self._scores(None)
+            self._fill(chosen, scores)
+        return self._note(0, scores, set(), chosen)
 
     def look(self, generated: int, recent: Passage) -> Look:
-        """Score again by the instruction and what was written last, and swap where that pays."""
-        raise NotImplementedError
+        """Score again by the instruction and what was written last, and swap where that pays.
+
+        First free places are filled, of which `growth` adds some at each look. Then the best
+        chunk that is not read takes the place of the worst that is, or of the few worst where it
+        is larger, if it scores more than each of them by more than `hysteresis`.
+        """
+        before, after = set(self.chosen), set(self.chosen)
+        if before >= self._allowed():
+            return self._note(generated, self.looks[-1].scores, before, after)
+        scores = self._scores(recent)
+        self._fill(after, scores)
+        for _ in range(self.config.max_swaps):
+            if not self._swap(after, scores):
+                break
+        return self._note(generated, scores, before, after)
 
     def fork(self) -> "Selection":
         """An independent copy of the state."""
-        raise NotImplementedError
+        return replace(self, looks=list(self.looks))
+
+    # -- what there is ----------------------------------------------------------------------
+
+    @property
+    def _places(self) -> int:
+        """Most chunks that may be chosen at the next look."""
+        return self._places_at(len(self.looks))
+
+    def _places_at(self, look: int) -> int:
+        """Most chunks that may be chosen at that look (k_j)."""
+        chunks = len(self.context.chunks)
+        grown = self.config.kept(chunks) + self.config.growth * look
+        return min(max(grown, len(self.context.pinned)), chunks)
+
+    def _allowed(self) -> frozenset[int]:
+        return frozenset(range(len(self.context.chunks))) - self.context.banned
+
+    def _tokens(self, chunks: Iterable[int]) -> int:
+        return sum(len(self.context.chunks[i]) for i in chunks)
+
+    def _scores(self, recent: Passage | None) -> Float64[np.ndarray, " chunks"]:
+        return self.index.scores(self.context.query, recent, self.config.query_mix)
+
+    def _check(self) -> None:
+        pinned, allowed = self.context.pinned, self._allowed()
+        hint = f"Raise the budget, or lower chunk_size below {self.config.chunk_size}"
+        if (size := self._tokens(pinned)) > self.room:
+            raise ContextError(
+                f"the {len(pinned)} pinned chunks have {size} tokens, and there is room for "
+                f"{self.room}",
+                hint=f"{hint}, or pin fewer",
+            )
+        smallest = min((len(self.context.chunks[i]) for i in allowed), default=0)
+        if smallest > self.room:
+            raise ContextError(
+                f"the smallest chunk has {smallest} tokens, and there is room for {self.room}",
+                hint=hint,
+            )
+
+    # -- deciding ---------------------------------------------------------------------------
+
+    def _outside(self, chosen: set[int], scores: np.ndarray) -> list[int]:
+        """What may be admitted, best first."""
+        return sorted(self._allowed() - chosen, key=lambda i: (-scores[i], i))
+
+    def _fill(self, chosen: set[int], scores: np.ndarray) -> None:
+        """Admit the best while there are places; one that does not fit is passed over."""
+        free, room = self._places - len(chosen), self.room - self._tokens(chosen)
+        for chunk in self._outside(chosen, scores):
+            if free > 0 and (size := len(self.context.chunks[chunk])) <= room:
+                chosen.add(chunk)
+                free, room = free - 1, room - size
+
+    def _swap(self, chosen: set[int], scores: np.ndarray) -> bool:
+        """Admit the best chunk for which enough worse ones can go; false where there is none."""
+        worst = sorted(chosen - self.pins, key=lambda i: (scores[i], -i))
+        for chunk in self._outside(chosen, scores):
+            worse = [i for i in worst if scores[chunk] > scores[i] + self.config.hysteresis]
+            for gone in range(len(worse) + 1):
+                rest = chosen.difference(worse[:gone]) | {chunk}
+                if self._fits(rest):
+                    chosen.intersection_update(rest)
+                    chosen.add(chunk)
+                    return True
+        return False
+
+    def _fits(self, chunks: set[int]) -> bool:
+        return len(chunks) <= self._places and self._tokens(chunks) <= self.room
+
+    def _note(self, generated: int, scores: np.ndarray, before: set[int], after: set[int]) -> Look:
+        admitted, evicted = tuple(sorted(after - before)), tuple(sorted(before - after))
+        look = Look(generated, scores, admitted, evicted, tuple(sorted(after)))
+        self.looks.append(look)
+        return look

@@ -1,0 +1,77 @@
+"""Rankers by name: what a `ContextConfig` asks for."""
+
+from collections.abc import Callable
+from typing import Any
+
+from outrider.context import baselines
+from outrider.context.config import SELECTORS, ContextConfig
+from outrider.context.cosine import CosineRanker
+from outrider.context.embeddings import Embed, EmbeddingEncoder
+from outrider.context.encoders import Encoder
+from outrider.context.lexical import Bm25Ranker
+from outrider.context.ranking import Ranker
+from outrider.context.sentence import MINILM, SentenceEncoder
+from outrider.errors import OptionError
+
+
+def make_ranker(config: ContextConfig, embed: Embed | None = None) -> Ranker:
+    """The ranker of `config.selector`, with the encoder of `config.encoder`.
+
+    Nothing is loaded yet. One ranker may serve several models: what it learns of an input is kept
+    for all of them.
+
+    Args:
+        config: names the selector and the encoder.
+        embed: the input embeddings of a model, for the encoder `embeddings`.
+
+    Raises:
+        MissingExtraError: a package that this ranker needs is not installed.
+        OptionError: there is no such encoder, or it can not be had without `embed`.
+    """
+    return _RANKERS[config.selector](config, embed)
+
+
+def make_encoder(encoder: Any, embed: Embed | None = None) -> Encoder:
+    """`auto`, `minilm`, `embeddings`, a folder or hub name; or an `Encoder`, which is returned.
+
+    `auto` is `minilm` where that is installed, else `embeddings` where `embed` is given. Raises
+    what `make_ranker` does.
+    """
+    if not isinstance(encoder, str):
+        if isinstance(encoder, Encoder):
+            return encoder
+        raise OptionError(
+            f"encoder is {encoder!r}", hint="Give a name, or an object with `name` and `encode`"
+        )
+    if encoder == "embeddings" or (
+        encoder == "auto" and embed is not None and not SentenceEncoder.installed()
+    ):
+        if embed is None:
+            raise OptionError(
+                "the encoder 'embeddings' needs the input embeddings of a model, which this one "
+                "does not give",
+                hint=f"Use encoder={MINILM!r}",
+            )
+        return EmbeddingEncoder(embed)
+    found = SentenceEncoder(MINILM if encoder == "auto" else encoder)
+    found.check()
+    return found
+
+
+def _apce(config: ContextConfig, embed: Embed | None) -> Ranker:
+    return CosineRanker(make_encoder(config.encoder, embed))
+
+
+def _static(config: ContextConfig, embed: Embed | None) -> Ranker:
+    return CosineRanker(make_encoder(config.encoder, embed), name="static", refreshes=False)
+
+
+_RANKERS: dict[str, Callable[[ContextConfig, Embed | None], Ranker]] = {
+    "apce": _apce,
+    "static": _static,
+    "bm25": lambda config, embed: Bm25Ranker(),
+    "first": lambda config, embed: baselines.first(),
+    "ends": lambda config, embed: baselines.ends(),
+    "random": lambda config, embed: baselines.random(config.seed),
+}
+assert _RANKERS.keys() == SELECTORS.keys()
