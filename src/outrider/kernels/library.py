@@ -5,7 +5,7 @@ import os
 from functools import lru_cache
 
 from outrider.kernels.compile import KernelBuildError, shared_library
-from outrider.kernels.layout import Batch, Model, SamplerLayout
+from outrider.kernels.layout import Batch, CacheLayout, Model, SamplerLayout
 
 _SWITCH = "OUTRIDER_KERNELS"
 """Set to `off`, everything runs without compiled kernels."""
@@ -75,6 +75,9 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.outrider_topk.restype = None
     loaded.outrider_blend.argtypes = [i32, address, address, i32, *[address] * 5]
     loaded.outrider_blend.restype = None
+    cache = ctypes.POINTER(CacheLayout)
+    loaded.outrider_move.argtypes = [cache, cache, *[i32] * 5]
+    loaded.outrider_move.restype = None
     writing = [model, address, i32, i32, batch, sampler, u64, i32, address, i32, address, address]
     loaded.outrider_write.argtypes = writing
     loaded.outrider_write.restype = i32

@@ -77,8 +77,11 @@ class Storage:
         """Take over the rows of `run`, a block at a time; `source` may be this storage."""
         firsts = range(0, len(run), _BLOCK)
         for first in firsts if run.start < run.source else reversed(firsts):
-            slots = range(run.source + first, run.source + min(first + _BLOCK, len(run)))
-            self.move_rows(source, slots, run.start + first)
+            count = min(_BLOCK, len(run) - first)
+            old = slice(run.source + first, run.source + first + count)
+            new = slice(run.start + first, run.start + first + count)
+            self.keys[:, :, new] = source.keys[:, :, old].clone()  # the two may overlap
+            self.values[:, :, new] = source.values[:, :, old].clone()
 
     def move_rows(self, source: "Storage", slots: Sequence[int], start: int) -> None:
         """Take over `slots` of `source` as `start`, `start + 1`, ..."""

@@ -1,12 +1,16 @@
 """Keys and values as the compiled kernels read them."""
 
+import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.kernels import library
 from outrider.kernels.layout import CacheLayout as CachePointers
+from outrider.models.cache import Run
 from outrider.models.kv_cache import CacheLayout, DecoderCache, Storage
 
 LANES = 16
@@ -46,6 +50,21 @@ class NativeStorage(Storage):
         blocks = -(-count // LANES)
         self.keys[:, :, :blocks] = source.keys[:, :, :blocks]
         self.values[:, :, :count] = source.values[:, :, :count]
+
+    def move_run(self, source: Storage, run: Run) -> None:
+        """Take over the rows of `run`; `source` may be this storage. Takes no memory."""
+        assert isinstance(source, NativeStorage)
+        layers, heads, _, head_dim = self.values.shape
+        loaded: Any = library()
+        loaded.outrider_move(
+            ctypes.byref(self.pointers),
+            ctypes.byref(source.pointers),
+            layers * heads,
+            head_dim,
+            run.start,
+            run.source,
+            len(run),
+        )
 
     def move_rows(self, source: Storage, slots: Sequence[int], start: int) -> None:
         """Take over `slots` of `source` as `start`, `start + 1`, ...; slots ascend."""
