@@ -2,19 +2,13 @@
 
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from outrider.context.folders import TEXT_SUFFIXES, files_below, is_about, is_hidden
 from outrider.errors import MissingExtraError, OptionError
-
-TEXT_SUFFIXES = (".txt", ".md", ".text", ".py", ".rst")
-"""Files of a folder that are read as plain text."""
-
-ABOUT = ("readme", "license", "licence", "changelog", "contributing", "notice")
-"""Files of a folder that speak about the others, by their name without its end."""
 
 _ANSWERS = ("response", "completion", "output", "answer")
 _CONVERT = "Convert it, or leave it out"
@@ -27,7 +21,7 @@ class CorpusFiles:
     Attributes:
         read: the files, each once.
         passed_over: what else is in the folders: hidden files and folders, other types, and
-            `ABOUT`.
+            `folders.ABOUT`.
     """
 
     read: tuple[Path, ...]
@@ -44,7 +38,7 @@ def corpus_files(places: Sequence[Path]) -> CorpusFiles:
     passed_over: dict[Path, Path] = {}
     for place in places:
         if place.is_dir():
-            inside = list(_inside(place))
+            inside = list(files_below(place))
             texts = [file for file in inside if _is_text(file, place)]
             if not texts:
                 raise OptionError(
@@ -88,23 +82,10 @@ def read_documents(file: Path) -> Iterator[str]:
         raise OptionError(f"{file} can not be read: {error.strerror or error}") from None
 
 
-def _inside(folder: Path) -> Iterator[Path]:
-    """All files below, by name; of hidden folders only the folders."""
-
-    def refuse(error: OSError) -> None:
-        raise OptionError(f"{error.filename} can not be read: {error.strerror}") from None
-
-    for place, folders, names in os.walk(folder, onerror=refuse):
-        yield from (Path(place, name) for name in folders if name.startswith("."))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (file for name in sorted(names) if (file := Path(place, name)).is_file())
-
-
 def _is_text(file: Path, folder: Path) -> bool:
     plain = _unpacked_name(file)
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    about = plain.stem.lower() in ABOUT
-    return plain.suffix in (".jsonl", *TEXT_SUFFIXES) and not hidden and not about
+    told = not is_hidden(file, folder) and not is_about(plain.stem)
+    return told and plain.suffix in (".jsonl", *TEXT_SUFFIXES)
 
 
 def _unpacked_name(file: Path) -> Path:
