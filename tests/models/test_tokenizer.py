@@ -121,3 +121,38 @@ def test_fingerprint(tokenizer: Tokenizer, folder: Path) -> None:
 def test_plain_ids_have_no_marks_and_any_length(tokenizer: Tokenizer) -> None:
     assert len(tokenizer.encode_plain("a" * 5000)) == 5000
     assert tokenizer.encode_plain("") == ()
+
+
+# -- documents ---------------------------------------------------------------------------------
+
+DOCUMENT = "First one. <|end|> Größe 漢字 😀!\n\n" + "x" * 900 + " end <|endoftext|>"
+
+
+def test_spans_of_a_document(folder: Path) -> None:
+    codec = Tokenizer.load(folder)
+    ids, ends = codec.encode_spans(DOCUMENT)
+    assert len(ids) == len(ends) and ends[-1] == len(DOCUMENT)
+    assert list(ends) == sorted(ends)
+    assert not set(ids) & codec.special_ids
+    for at in range(1, len(ids)):
+        if ends[at - 1] < ends[at]:  # between two characters
+            assert codec.decode(ids[:at]) == DOCUMENT[: ends[at - 1]]
+    assert codec.encode_spans("") == ((), ())
+    assert set(codec.encode_plain("<|end|>")) == {259}, "the setting must not stay"
+
+
+def test_spans_without_offsets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = Tokenizer.load(folder)
+    whole, _ = codec.encode_spans(DOCUMENT)
+    monkeypatch.setattr(type(codec.tokenizer), "is_fast", False)
+    ids, ends = codec.encode_spans(DOCUMENT)
+    assert codec.decode(ids) == DOCUMENT and len(ids) == len(whole)
+    assert list(ends) == sorted(ends) and ends[-1] == len(DOCUMENT)
+    assert ends[0] == len("First one. ") and len(set(ends)) > 4
+    assert all(codec.decode(ids[: ends.index(e)]) == DOCUMENT[:p] for p, e in _steps(ends))
+
+
+def _steps(ends: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Each end, after the one before it."""
+    stops = sorted(set(ends))
+    return list(zip([0, *stops], stops, strict=False))

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
+
+_SENTENCE = re.compile(r".{0,400}?(?:[.!?]\s+|\n\s*|$)|.{1,400}", re.DOTALL)
+"""A sentence with the white space behind it, or 400 characters of a longer one."""
 
 
 class Tokenizer:
@@ -68,6 +73,27 @@ class Tokenizer:
         """Ids of `text` alone, as it would stand in the middle of another; of any length."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
+    def encode_spans(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids of `text` as a document in the middle of another, and where in it each of them ends.
+
+        A document is nothing but text: the marks of a conversation that it may hold (`<|end|>`) are
+        spelled by ordinary tokens. Ends never descend; tokens that share a character end together.
+        Tokenizers without offsets read sentence by sentence, and all tokens of one end where it
+        ends.
+        """
+        settings: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True}
+        if self.tokenizer.is_fast:
+            found = self.tokenizer(text, return_offsets_mapping=True, verbose=False, **settings)
+            ends = accumulate((end for _, end in found["offset_mapping"]), max)
+            return tuple(found["input_ids"]), tuple(ends)
+        ids: list[int] = []
+        stops: list[int] = []
+        for sentence, stop in _sentences(text):
+            fresh = self.tokenizer.encode(sentence, verbose=False, **settings)
+            ids += fresh
+            stops += [stop] * len(fresh)
+        return tuple(ids), tuple(stops)
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of `ids`; ids beyond the vocabulary (padding rows of the logits) have none."""
         known = [int(i) for i in ids if i < len(self.table)]
@@ -83,12 +109,25 @@ class Tokenizer:
         Raises:
             OptionError: there is no template, or it refuses these messages.
         """
-        if not self.tokenizer.chat_template:
+        text = self.chat_text(messages, add_generation_prompt=add_generation_prompt)
+        # The template writes BOS itself.
+        return self.encode_plain(text)
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether there is a chat template."""
+        return bool(self.tokenizer.chat_template)
+
+    def chat_text(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as the chat template spells it. Raises what `chat` does."""
+        if not self.has_chat:
             raise OptionError(
                 f"{self.name} has no chat template", hint="Give the prompt as a plain string"
             )
         try:
-            text = self.tokenizer.apply_chat_template(
+            return self.tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
@@ -99,10 +138,16 @@ class Tokenizer:
                 f"the chat template of {self.name} refuses these messages: {reason}",
                 hint="Give a list of {'role': 'user' or 'assistant', 'content': text}",
             ) from error
-        # The template writes BOS itself.
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     # -- vocabulary -------------------------------------------------------------------------
+
+    @cached_property
+    def opening_ids(self) -> tuple[int, ...]:
+        """What this tokenizer puts before every text (such as BOS)."""
+        whole, plain = self.encode("a"), self.encode_plain("a")
+        size = len(plain)
+        starts = (i for i in range(len(whole) - size + 1) if whole[i : i + size] == plain)
+        return whole[: next(starts, 0)]
 
     @property
     def bos_id(self) -> int | None:
@@ -137,6 +182,13 @@ class Tokenizer:
         for entry, token in vocabulary.items():
             entries[token] = entry
         return tuple(entries)
+
+
+def _sentences(text: str) -> Iterator[tuple[str, int]]:
+    """Pieces of `text`, and where each ends."""
+    for found in _SENTENCE.finditer(text):
+        if found.group():
+            yield found.group(), found.end()
 
 
 def has_tokenizer(folder: Path) -> bool:
