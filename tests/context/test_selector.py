@@ -274,9 +274,10 @@ def test_pinned_and_banned_chunks(model: LanguageModel) -> None:
     [g] = texts(selected, [prompt])
     for look in g.lane.cache.selection.looks:
         assert 2 in look.chosen and not {0, 5} & set(look.chosen)
-    only = replace(PROMPT, context=PROMPT.context.only(1, 6))
-    [g] = texts(selected, [only])
-    assert {look.chosen for look in g.lane.cache.selection.looks} == {(1, 6)}
+    for chunks in ((1, 6), (0, 1, 2, 4, 5)):
+        only = replace(PROMPT, context=PROMPT.context.only(*chunks))
+        [g] = texts(selected, [only])
+        assert {look.chosen for look in g.lane.cache.selection.looks} == {chunks}
 
 
 def test_the_record(model: LanguageModel) -> None:

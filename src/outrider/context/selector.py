@@ -107,7 +107,7 @@ class Selected:
         room = context.num_tokens
         if not self.config.growth:
             sizes = sorted((len(chunk) for chunk in context.chunks), reverse=True)
-            room = sum(sizes[: self.config.kept(len(sizes))])
+            room = sum(sizes[: max(self.config.kept(len(sizes)), len(context.pinned))])
         if self.config.budget is not None:
             room = min(room, self._within(self.config.budget, fixed, "the budget"))
         if compact:
