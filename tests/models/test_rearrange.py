@@ -17,6 +17,7 @@ from outrider.errors import ContextError
 from outrider.layers import LayerSet
 from outrider.models.cache import Run
 from outrider.models.kv_cache import CacheLayout, DecoderCache, Storage
+from outrider.models.native import NativeDecoder
 from outrider.models.native_cache import NativeStorage
 from outrider.models.segments import plan
 from outrider.models.tabular import TabularModel
@@ -407,3 +408,24 @@ def test_runs_that_go_on_are_one() -> None:
     found = plan(model, cache, [Kept(0, 2), Kept(2, 3), Fresh(()), Kept(3, 3), Kept(4, 5)])
     assert found.kept == [Run(0, 3, 0)] and found.sound is None
     assert plan(model, cache, [Kept(1, 3), Kept(3, 5)]).kept == [Run(0, 3, 1)]
+
+
+# -- int8 -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not kernels.available(), reason="no compiled kernels")
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_in_int8_too_rows_are_equal_to_the_bit(kind: str, tmp_path: Path) -> None:
+    path = opened(kind, "native", tmp_path).path
+    model = NativeDecoder.load(path, dtype=torch.int8, threads=1)
+    [cache] = model.start([Prompt(token_ids=IDS, positions=PLACES)])
+    before = stored(cache)
+    model.rearrange([cache], [[Kept(0, 10), Fresh((1, 2, 3), (12, 13, 14)), Kept(20, 30)]])
+    after = stored(cache)
+    assert torch.equal(after[..., 13:, :], before[..., 20:, :])
+    ids, places = (7, 8, 9, 10, 4), (15, 16, 40, 41, 90)
+    model.rearrange([cache], [[Kept(0, 13), Fresh(ids, places)]])
+    whole = Prompt(token_ids=tuple(cache.text), positions=(*PLACES[:10], 12, 13, 14, *places))
+    [fresh] = model.start([whole])
+    assert torch.equal(stored(cache), stored(fresh))
+    assert torch.equal(next_logits(model, cache), next_logits(model, fresh))
