@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from outrider.context.config import ContextConfig
     from outrider.engine.compat import generate
     from outrider.engine.generator import Generator, Stream
     from outrider.engine.load import load
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from outrider.types import Prompt
 
 _HOMES = {
+    "ContextConfig": "outrider.context.config",
     "Generator": "outrider.engine.generator",
     "OutriderError": "outrider.errors",
     "OutriderWarning": "outrider.errors",
@@ -41,6 +43,7 @@ except PackageNotFoundError:
     __version__ = "0"
 
 __all__ = [
+    "ContextConfig",
     "Generator",
     "OutriderError",
     "OutriderWarning",

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+from outrider.context.config import ContextConfig
 from outrider.decoding import Lane, generate
-from outrider.engine.prompts import is_batch, read_prompt
+from outrider.engine.prompts import is_batch, read_documents, read_long_prompt, read_prompt
 from outrider.engine.result import Result, ResultMaker, spans
+from outrider.engine.room import places_of
 from outrider.errors import ContextError, OptionError
 from outrider.generation import Generation
-from outrider.protocols import Request
+from outrider.protocols import LanguageModel, Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy import Strategy
 from outrider.text import TextStream
@@ -60,6 +62,7 @@ class Generator:
         defaults: ModelDefaults | None = None,
         mode: str = "exact",
         context_length: int | None = None,
+        context: ContextConfig | None = None,
     ) -> None:
         """Build a generator.
 
@@ -70,12 +73,14 @@ class Generator:
             defaults: the checkpoint's end tokens and sampling defaults.
             mode: the name results carry.
             context_length: most tokens of prompt and answer; None leaves it to the target.
+            context: how documents are cut into chunks; the strategy's models read by it.
         """
         self._strategy = strategy
         self.tokenizer = tokenizer
         self.defaults = defaults or ModelDefaults()
         self.mode = mode
         self.context_length = context_length
+        self.context = context or ContextConfig()
         self._kept: Lane | None = None
 
     @property
@@ -87,12 +92,15 @@ class Generator:
         """The strategy for requests with these parameters."""
         return self._strategy if isinstance(self._strategy, Strategy) else self._strategy(params)
 
-    def generate(self, prompt: Any, *, n: int = 1, **sampling: Any) -> Any:
+    def generate(self, prompt: Any, *, context: Any = None, n: int = 1, **sampling: Any) -> Any:
         """Write a continuation or an answer.
 
         Args:
             prompt: a string, a `Prompt`, a list of chat messages, or a list of any of these (or of
                 lists of token ids), which are decoded together.
+            context: documents that come before the prompt, which is then the instruction: a text,
+                a `Path` of a file or folder, `(name, text)`, or a list of these. How much of them
+                is read was said to `outrider.load`.
             n: samples of each prompt; its text is read once.
             **sampling: see `SamplingParams`; what is not given follows the checkpoint's
                 generation_config.json.
@@ -105,10 +113,10 @@ class Generator:
             ContextError: a prompt does not fit.
         """
         batch = is_batch(prompt)
-        prompts = [self._read(p) for p in (prompt if batch else [prompt])]
+        prompts = self._read(prompt if batch else [prompt], context)
         params = self.params(**sampling)
         strategy = self.strategy_for(params)
-        generations = self._generations(prompts, n, params)
+        generations = self._generations(prompts, n, params, strategy.target)
         for _ in self.run(generations, strategy):
             pass
         results = [self.result(g, strategy) for g in generations]
@@ -116,7 +124,7 @@ class Generator:
         out = grouped if n > 1 else results
         return out if batch else out[0]
 
-    def stream(self, prompt: Any, **sampling: Any) -> "Stream":
+    def stream(self, prompt: Any, *, context: Any = None, **sampling: Any) -> "Stream":
         """Write one continuation; iterate over the returned stream for its text, as it comes."""
         if self.tokenizer is None:
             raise OptionError(
@@ -124,14 +132,19 @@ class Generator:
             )
         params = self.params(**sampling)
         strategy = self.strategy_for(params)
-        [generation] = self._generations([self._read(prompt)], 1, params)
+        prompts = self._read([prompt], context)
+        [generation] = self._generations(prompts, 1, params, strategy.target)
         return Stream(self, generation, strategy)
 
-    def start(self, prompt: Any, **sampling: Any) -> tuple[Generation, Iterator[list[Generation]]]:
+    def start(
+        self, prompt: Any, *, context: Any = None, **sampling: Any
+    ) -> tuple[Generation, Iterator[list[Generation]]]:
         """One request and the rounds that write it, for callers that read tokens as they come."""
         params = self.params(**sampling)
-        [generation] = self._generations([self._read(prompt)], 1, params)
-        return generation, self.run([generation], self.strategy_for(params))
+        strategy = self.strategy_for(params)
+        prompts = self._read([prompt], context)
+        [generation] = self._generations(prompts, 1, params, strategy.target)
+        return generation, self.run([generation], strategy)
 
     def params(self, **sampling: Any) -> SamplingParams:
         """Sampling parameters: the checkpoint's defaults with `sampling` over them."""
@@ -157,7 +170,12 @@ class Generator:
 
     def result(self, generation: Generation, strategy: Strategy) -> Result:
         """The result of a finished generation."""
-        make = ResultMaker(mode=self.mode, exactness=strategy.exactness, windows=strategy.windows)
+        make = ResultMaker(
+            mode=self.mode,
+            exactness=strategy.exactness,
+            windows=strategy.windows,
+            bytes_per_token=getattr(strategy.target, "bytes_per_token", 0),
+        )
         lane = generation.lane
         if lane is None or not lane.begun:
             return make(generation, {})
@@ -167,30 +185,36 @@ class Generator:
         """Forget the caches kept for the next turn. What policies have learned is kept."""
         self._kept = self._kept and _without_caches(self._kept)
 
-    def _read(self, prompt: Any) -> Prompt:
-        return read_prompt(prompt, self.tokenizer)
+    def _read(self, prompts: Sequence[Any], context: Any) -> list[Prompt]:
+        if context is None:
+            return [read_prompt(prompt, self.tokenizer) for prompt in prompts]
+        documents, size = read_documents(context), self.context.chunk_size
+        return [read_long_prompt(prompt, documents, self.tokenizer, size) for prompt in prompts]
 
     def _generations(
-        self, prompts: Sequence[Prompt], n: int, params: SamplingParams
+        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, target: LanguageModel
     ) -> list[Generation]:
         if n < 1:
             raise OptionError(f"n is {n}", hint="Ask for at least 1 sample")
-        seeded = [self._for_prompt(prompt, params) for prompt in prompts]
+        seeded = [self._for_prompt(prompt, params, target) for prompt in prompts]
         return [
             self._generation(prompt, own, sample)
             for prompt, own in zip(prompts, seeded, strict=True)
             for sample in range(n)
         ]
 
-    def _for_prompt(self, prompt: Prompt, params: SamplingParams) -> SamplingParams:
+    def _for_prompt(
+        self, prompt: Prompt, params: SamplingParams, target: LanguageModel
+    ) -> SamplingParams:
         """Parameters of one prompt: a seed of its own if none was given, and what room is left."""
         seed = secrets.randbits(48) if params.seed is None else params.seed
+        length = places_of(prompt, target)
         if self.context_length is None:
             return replace(params, seed=seed)
-        room = self.context_length - len(prompt)
+        room = self.context_length - length
         if room < 1:
             raise ContextError(
-                f"the prompt has {len(prompt)} tokens; the context is limited to "
+                f"the prompt has {length} tokens; the context is limited to "
                 f"{self.context_length} and one is needed for the answer",
                 hint=f"Shorten the prompt by {1 - room} tokens, or raise the limit",
             )

@@ -11,6 +11,7 @@ from outrider.acceptance.calibration import Calibration, load_calibrations
 from outrider.engine.cascade import Cascade, Recipe, Thresholds
 from outrider.engine.datastores import open_datastore
 from outrider.engine.generator import Generator, ModelDefaults
+from outrider.engine.long_inputs import context_config, limited, selecting
 from outrider.errors import OptionError, reject_unknown
 from outrider.models.checkpoint import open_checkpoint
 from outrider.models.defaults import sampling_defaults
@@ -54,6 +55,8 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     context_length: int | None = None,
+    context: Any = None,
+    context_on: str = "target",
     calibration: str | Path | None = None,
     threads: int | None = None,
     tokenizer: Any = None,
@@ -89,6 +92,11 @@ def load(
             is bfloat16 on CUDA; on the CPU int8 if that costs less than 1 % of loss, or float32.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         context_length: most tokens of prompt and answer together.
+        context: a `ContextConfig`, or a mapping of its fields: what is read of long inputs
+            (`Generator.generate(..., context=...)`); None reads everything.
+        context_on: `target`: every tier reads a selection. The text is then that of the selected
+            target, which is what `mode` promises to keep. `drafters`: the target reads everything,
+            and the text does not change.
         calibration: a file written by `outrider calibrate`; a family brings its own.
         threads: CPU threads; None measures what is best for each model (and leaves PyTorch's
             choice where PyTorch runs it).
@@ -132,6 +140,8 @@ def load(
     tiers = [(name, _wrapped(name, source)) for name, source in tiers]
     demands = [_demand(name, source, kind) for name, source in tiers]
     recipe.check(len(tiers))
+    reading = context_config(context, context_on, len(tiers) - 1)
+    demands = limited(demands, reading, context_on)
     plan_memory(demands, context=context_length or PLANNED_CONTEXT, device=place)
     trust = {"trust_remote_code": trust_remote_code}
     how: dict[str, Any] = {"dtype": dtype, "device": place, "threads": threads} | trust
@@ -143,6 +153,7 @@ def load(
     for (name, _), other, model in zip(tiers[1:], others, models[1:], strict=True):
         check_vocabularies(codec, other, models[0], model, name)
     known = _calibrations(calibration, target) if thresholds.calibrated else []
+    models = selecting(models, reading, context_on)
     cascade = Cascade(tuple(models), recipe, thresholds, tuple(known))
     return Generator(
         cascade.strategy if thresholds.calibrated else cascade.strategy(SamplingParams()),
@@ -153,6 +164,7 @@ def load(
         ),
         mode=mode if drafter != "none" else "none",
         context_length=context_length,
+        context=reading,
     )
 
 

@@ -1,10 +1,16 @@
 """The forms a prompt may come in."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from outrider.context.files import Document, read_files
+from outrider.context.prompts import Codec, long_prompt
 from outrider.errors import OptionError
 from outrider.types import Prompt
+
+_LONGEST_PATH = 256
+"""Characters; what is longer is text."""
 
 
 def is_batch(prompt: Any) -> bool:
@@ -31,6 +37,76 @@ def read_prompt(prompt: Any, tokenizer: Any) -> Prompt:
     raise OptionError(
         f"a prompt can not be {prompt!r:.60}",
         hint="Give a string, chat messages ({'role': ..., 'content': ...}), or token ids",
+    )
+
+
+def read_documents(context: Any) -> list[Document]:
+    """Documents: a text, a `Path` of a file or folder, `(name, text)`, or a list of any of these.
+
+    Raises:
+        OptionError: it is none of these, or a file can not be read.
+    """
+    is_pair = isinstance(context, tuple) and _is_document(context)
+    if isinstance(context, str | Path) or is_pair:
+        context = [context]
+    if not isinstance(context, Sequence):
+        raise _no_document(context)
+    found: list[Document] = []
+    for part in context:
+        if isinstance(part, Path):
+            found += read_files([part])
+        elif isinstance(part, str):
+            found.append(("", _not_a_path(part)))
+        elif isinstance(part, tuple) and _is_document(part):
+            found.append((part[0], part[1]))
+        else:
+            raise _no_document(part)
+    return found
+
+
+def read_long_prompt(
+    prompt: Any, documents: Sequence[Document], tokenizer: Any, chunk_size: int
+) -> Prompt:
+    """One prompt behind documents: a string, or chat messages of which the last one is the
+    instruction. Raises `OptionError`."""
+    codec = _needed(tokenizer, "documents and an instruction")
+    if not isinstance(codec, Codec):
+        raise OptionError(
+            "the tokenizer can not tell where in a document its tokens end",
+            hint="Load the target with a tokenizer of transformers",
+        )
+    is_chat = (
+        isinstance(prompt, Sequence)
+        and bool(prompt)
+        and all(isinstance(part, Mapping) for part in prompt)
+    )
+    if not isinstance(prompt, str) and not is_chat:
+        raise OptionError(
+            f"with context the prompt is the instruction, and it is {prompt!r:.60}",
+            hint="Give a string, or chat messages",
+        )
+    return long_prompt(codec, documents, prompt, chunk_size=chunk_size)
+
+
+def _is_document(pair: tuple[Any, ...]) -> bool:
+    return len(pair) == 2 and all(isinstance(part, str) for part in pair)
+
+
+def _not_a_path(text: str) -> str:
+    """`text`, unless it names a file."""
+    may_be = 0 < len(text) < _LONGEST_PATH and not set(text) & {"\n", "\0"}
+    if may_be and Path(text).expanduser().exists():
+        raise OptionError(
+            f"context is the text {text!r}, and there is a file of this name",
+            hint="Give Path(...) to read the file, or (name, text)",
+        )
+    return text
+
+
+def _no_document(what: Any) -> OptionError:
+    return OptionError(
+        f"context can not be {what!r:.60}",
+        hint="Give a text, a Path, (name, text), or a list of these",
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from outrider import metrics
 from outrider.counters import Counters
+from outrider.engine.readings import context_figures, reading_of
 from outrider.generation import Generation, TokenLogprob
 from outrider.types import Exactness
 
@@ -81,6 +82,9 @@ class Result:
         changed: per token, whether it differs from the target's choice given the text before it.
         seed: what reproduces it.
         error: the problem, when `finish_reason` is `error`.
+        context: figures of a long input, and `on`: who read a selection of it, `target` or
+            `drafters`, or None where everything was read; None without a long input.
+        reading: the record of the selection (`context.reading.Reading`), if there was one.
     """
 
     text: str
@@ -97,6 +101,8 @@ class Result:
     logprobs: tuple[TokenLogprob, ...] = ()
     seed: int = 0
     error: str | None = None
+    context: dict[str, Any] | None = None
+    reading: Any = None
 
     @property
     def completion_tokens(self) -> int:
@@ -122,6 +128,8 @@ class Result:
             "token_sources": list(self.sources),
             "token_changed": list(self.changed),
         }
+        if self.context is not None:
+            out["context"] = self.context
         if self.logprobs:
             out["logprobs"] = [
                 {"token": lp.token, "logprob": lp.logprob, "top": [list(t) for t in lp.top]}
@@ -158,6 +166,8 @@ class ResultMaker:
     exactness: Exactness
     windows: tuple[int, ...] = field(default=())
     """Draft lengths per stage, outermost first; one for two tiers, two for three."""
+    bytes_per_token: int = 0
+    """Of the target's keys and values."""
 
     def __call__(self, generation: Generation, stages: dict[str, Counters]) -> Result:
         """The result of one generation; `stages` are the counters of the tiers inside."""
@@ -186,6 +196,8 @@ class ResultMaker:
             logprobs=tuple(generation.logprobs),
             seed=generation.request.sampler.seed,
             error=str(generation.error) if generation.error else None,
+            context=context_figures(generation, stages, self.bytes_per_token),
+            reading=reading_of(counters, stages)[0],
         )
 
     def _predict(self, target: Counters, stages: dict[str, Counters]) -> float | None:

@@ -1,0 +1,101 @@
+"""Which tiers read a selection of long inputs, and what that says about the memory plan."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from outrider.context.config import ContextConfig
+from outrider.context.rankers import make_ranker
+from outrider.context.ranking import Ranker
+from outrider.context.selector import select
+from outrider.errors import OptionError, nearest
+from outrider.models.memory import Demand
+from outrider.protocols import LanguageModel
+from outrider.types import IntArray
+
+CONTEXT_ON: dict[str, str] = {
+    "target": "every tier reads a selection: fast, and the text is that of the selected input",
+    "drafters": "the target reads everything, the tiers below a selection: the text is the same",
+}
+
+_ANSWER = 1024
+"""Tokens of an answer in the memory plan, where a budget limits the prompt."""
+
+
+def context_config(given: Any, on: str, below: int) -> ContextConfig | None:
+    """What was given as `context`, checked as far as one can before weights are read.
+
+    Args:
+        given: a `ContextConfig`, its fields as a mapping, or None to read everything.
+        on: one of `CONTEXT_ON`.
+        below: how many models there are below the target.
+
+    Raises:
+        OptionError: it is neither, a name is unknown, or nothing is left that would select.
+        MissingExtraError: a package that scores chunks is not installed.
+    """
+    if on not in CONTEXT_ON:
+        raise OptionError(f"unknown context_on {on!r}", hint=nearest(on, CONTEXT_ON))
+    if given is None:
+        if on != "target":
+            raise OptionError(
+                f"context_on is {on!r}, and nothing says what is to be read",
+                hint="Give context=ContextConfig(...)",
+            )
+        return None
+    config = ContextConfig.of(**given) if isinstance(given, Mapping) else given
+    if not isinstance(config, ContextConfig):
+        raise OptionError(
+            f"context is {given!r:.60}",
+            hint="Give a ContextConfig; context_length limits the tokens of prompt and answer",
+        )
+    if on == "drafters" and not below:
+        raise OptionError(
+            "context_on is 'drafters', and no model drafts: everything would be read",
+            hint="Give a draft model, or use context_on 'target'",
+        )
+    make_ranker(config, _unread)
+    return config
+
+
+def selecting(
+    models: Sequence[LanguageModel], config: ContextConfig | None, on: str
+) -> list[LanguageModel]:
+    """`models`, largest first, of which all that `on` names read a selection.
+
+    They share one ranker, so that chunks are scored once; with the encoder `embeddings` each has
+    its own. Raises `OptionError` when one of them can not do what `config` asks for.
+    """
+    if config is None:
+        return list(models)
+    whole = list(models[:1]) if on == "drafters" else []
+    shared: Ranker | None = None
+    found: list[LanguageModel] = whole
+    for model in models[len(whole) :]:
+        ranker = shared or make_ranker(config, getattr(model, "embed", None))
+        if ranker.encoder_name != "embeddings":
+            shared = ranker
+        found.append(select(model, ranker, config))
+    return found
+
+
+def limited(demands: Sequence[Demand], config: ContextConfig | None, on: str) -> list[Demand]:
+    """`demands`, largest first; what selects within a budget holds no more than that and an
+    answer."""
+    if config is None or config.budget is None:
+        return list(demands)
+    most = config.budget + _ANSWER
+    whole = 1 if on == "drafters" else 0
+    return [
+        demand
+        if i < whole
+        else replace(demand, context_length=min(demand.context_length or most, most))
+        for i, demand in enumerate(demands)
+    ]
+
+
+def _unread(ids: IntArray) -> Tensor:
+    """Stands for the embeddings of a model that is not loaded yet."""
+    raise AssertionError("nothing is encoded before the models are loaded")

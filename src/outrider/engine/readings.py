@@ -1,0 +1,58 @@
+"""What was read of a long input, as results report it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from outrider.context.reading import Reading
+from outrider.counters import Counters
+from outrider.generation import Generation
+
+
+def reading_of(
+    target: Counters, stages: Mapping[str, Counters]
+) -> tuple[Reading | None, str | None]:
+    """The record of the outermost tier that read a selection, and who that was: `target` or
+    `drafters`; None twice where everything was read."""
+    if target.reading is not None:
+        return target.reading, "target"
+    for counters in stages.values():
+        if counters.reading is not None:
+            return counters.reading, "drafters"
+    return None, None
+
+
+def context_figures(
+    generation: Generation, stages: Mapping[str, Counters], bytes_per_token: int
+) -> dict[str, Any] | None:
+    """Figures of a request with a long input; None for others.
+
+    Args:
+        generation: the request.
+        stages: counters of the tiers below the target.
+        bytes_per_token: of the target's keys and values.
+    """
+    context = generation.request.prompt.context
+    if context is None:
+        return None
+    reading, on = reading_of(generation.counters, stages)
+    if reading is not None:
+        return reading.to_dict() | {"on": on}
+    # The last token that was written has not been read.
+    held = len(generation.request.prompt) + max(len(generation.output) - 1, 0)
+    everything = len(context.chunks), context.num_tokens
+    counts = dict.fromkeys(("swaps", "refreshes", "recomputed_tokens"), 0)
+    seconds = dict.fromkeys(("refresh_seconds", "select_seconds"), 0.0)
+    return {
+        "tokens": everything[1],
+        "chunks": everything[0],
+        "kept_chunks": everything[0],
+        "kept_tokens": everything[1],
+        "kv_tokens": held,
+        "kv_bytes": held * bytes_per_token,
+        **counts,
+        **seconds,
+        "selector": None,
+        "encoder": None,
+        "looks": [],
+        "on": None,
+    }
