@@ -76,6 +76,9 @@ def test_what_all_passages_have_in_common_is_gone() -> None:
     assert together.min() > 0.9
     vectors = EmbeddingEncoder(embed).encode(passages(20))
     assert abs((vectors @ vectors.T - np.eye(20)).mean()) < 0.1
+    common = EmbeddingEncoder(embed).fit(passages(20)).common
+    assert common is not None and np.linalg.norm(common) == pytest.approx(1.0)
+    np.testing.assert_allclose(vectors @ common, 0.0, atol=1e-9)
 
 
 def test_a_rare_token_weighs_more() -> None:

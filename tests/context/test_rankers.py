@@ -261,3 +261,11 @@ def test_bm25_that_is_not_installed(monkeypatch: Any) -> None:
 
 def test_every_selector_has_a_ranker() -> None:
     assert rankers._RANKERS.keys() == SELECTORS.keys()
+
+
+def test_what_is_public_can_be_had_from_the_room() -> None:
+    import outrider.context as room
+
+    assert all(getattr(room, name).__name__ == name for name in room.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = room.nothing
