@@ -14,8 +14,8 @@ from outrider.context.encoders import Encoder, fitted, unit
 from outrider.types import LongContext, Passage
 
 WINDOW = 32
-"""Tokens of a window. The vector of a whole chunk hides a single sentence in it, and MiniLM reads no
-more than 256 word pieces."""
+"""Tokens of a window. The vector of a whole chunk hides a single sentence in it, and MiniLM reads
+no more than 256 word pieces."""
 
 
 @dataclass(frozen=True, eq=False)
