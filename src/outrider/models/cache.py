@@ -16,7 +16,7 @@ from torch import Tensor
 
 from outrider.errors import ContextError
 from outrider.models.places import Places
-from outrider.protocols import Segment
+from outrider.protocols import Cache, Segment
 from outrider.tree import ancestor_mask, chain_parents, check_parents, depths, is_chain
 from outrider.types import BoolArray, Draft, IntArray, as_ids
 
@@ -347,7 +347,7 @@ def _visible(tree: IntArray, unread: int, old: int) -> BoolArray:
     return np.concatenate((np.zeros((unread, len(tree)), dtype=np.bool_), rows))
 
 
-def attach(cache: CacheBook, tail: IntArray, draft: Draft) -> tuple[Segment, IntArray]:
+def attach(cache: Cache, tail: IntArray, draft: Draft) -> tuple[Segment, IntArray]:
     """The segment that verifies `draft` after `tail`, and the rows to ask for.
 
     The part of the tail without rows is fed first. The rows wanted are the one that ends text and
