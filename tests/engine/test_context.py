@@ -182,7 +182,7 @@ def test_a_window_too_small_for_original_positions(folders: Folders) -> None:
 
 def test_a_budget_below_the_instruction(folders: Folders) -> None:
     config = ContextConfig(chunk_size=24, budget=10, encoder="embeddings")
-    with pytest.raises(ContextError, match="the instruction takes 22 tokens.*limited to 10"):
+    with pytest.raises(ContextError, match=r"the instruction takes 22 tokens.*limited to 10"):
         loaded(folders, 1, context=config).generate(ASK, context=STORY)
 
 

@@ -19,6 +19,7 @@ from outrider.cli.drafters import drafters
 from outrider.cli.generate import generate
 from outrider.cli.groups import grouped
 from outrider.cli.info import info
+from outrider.cli.summarize import summarize
 from outrider.cli.train import train
 from outrider.errors import OutriderError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(grouped(generate))
+app.command()(grouped(summarize))
 app.command()(grouped(chat))
 app.command()(grouped(demo))
 app.command()(grouped(info))

@@ -1,12 +1,21 @@
 """`outrider generate`: a continuation, or an answer."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from outrider.cli import interrupt
+from outrider.cli.long_input import (
+    STDIN,
+    LongInput,
+    check_budget,
+    explain_result,
+    read_places,
+)
 from outrider.cli.options import (
     Runtime,
     Sampling,
@@ -17,11 +26,14 @@ from outrider.cli.options import (
 )
 from outrider.cli.render import COLORS, Screen, print_json, summary
 from outrider.cli.samples import combined
+from outrider.cli.waiting import Waiting
 from outrider.errors import LogitsError, OptionError
 
 if TYPE_CHECKING:
+    from outrider.context.config import ContextConfig
     from outrider.engine.generator import Generator
     from outrider.engine.result import Result
+    from outrider.types import Prompt
 
 Color = Annotated[
     str,
@@ -40,6 +52,16 @@ def generate(
     speculation: Speculation,
     sampling: Sampling,
     runtime: Runtime,
+    long_input: LongInput,
+    context: Annotated[
+        list[Path] | None,
+        option(
+            panel="Long input",
+            metavar="FILE|DIR",
+            help="Read this before PROMPT, which is then the instruction: text, Markdown, HTML, "
+            "PDF, or a folder of them; '-' is stdin. Repeatable.",
+        ),
+    ] = None,
     n: Annotated[int, option("--n", panel="Output", help="Samples of the prompt.", min=1)] = 1,
     logprobs: Annotated[
         int | None,
@@ -79,20 +101,57 @@ def generate(
       outrider generate "Name a river." --chat --temperature 0.7 --n 3
       echo "Once upon a time" | outrider generate - --json
       outrider generate "It was" --mode fuzzy --max-changed 2%
+      outrider generate "Who pays?" --context deal.pdf --keep-ratio 0.6
     """
     _check_stream(stream, n, json)
+    _check_context(prompt, context, long_input)
     settings = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
     screen = Screen(color)
     text = read_prompt(prompt)
-    generator = load_generator(tiers, runtime, speculation)
     request: Any = [{"role": "user", "content": text}] if chat else text
-    if n > 1:
-        results = generator.generate(request, n=n, **settings)
-        finish(results, screen, json, streamed=False)
-        return
-    streamed = not json and (sys.stdout.isatty() if stream is None else stream)
-    result = run_stream(generator, request, settings, screen if streamed else None)
-    finish([result], screen, json, streamed)
+    how: dict[str, Any] = {}
+    with Waiting(screen) as waiting:
+        if context:
+            config = long_input.config()
+            if config is not None:
+                how = {"context": config, "context_on": long_input.context_on or "target"}
+            request = _long_request(text, chat, context, tiers.target, config, waiting)
+            waiting.say("loading models")
+        generator = load_generator(tiers, runtime, speculation, **how)
+        streamed = n == 1 and not json and (sys.stdout.isatty() if stream is None else stream)
+        if n > 1:
+            results: list[Result] = generator.generate(request, n=n, **settings)
+        else:
+            shown = screen if streamed else None
+            if context:
+                waiting.say("reading")
+            results = [run_stream(generator, request, settings, shown, waiting.end)]
+    try:
+        finish(results, screen, json, streamed)
+    finally:  # Ctrl-C ends with what is written
+        explain_result(results[0], long_input.explain, screen)
+
+
+def _long_request(
+    text: str,
+    chat: bool,
+    places: Sequence[Path],
+    target: str,
+    config: "ContextConfig | None",
+    waiting: Waiting,
+) -> "Prompt":
+    """Files and instruction as a prompt, before any weight is read."""
+    from outrider.context.config import ContextConfig
+    from outrider.context.prompts import long_prompt
+    from outrider.engine.load import target_tokenizer
+
+    documents = read_places(places, waiting)
+    waiting.say("splitting into tokens")
+    size = (config or ContextConfig()).chunk_size
+    codec = target_tokenizer(target)
+    prompt = long_prompt(codec, documents, text, chunk_size=size, chat=chat)
+    check_budget(prompt, config)
+    return prompt
 
 
 def read_prompt(prompt: str) -> str:
@@ -109,20 +168,37 @@ def read_prompt(prompt: str) -> str:
 
 
 def run_stream(
-    generator: "Generator", request: Any, settings: dict[str, Any], screen: Screen | None
+    generator: "Generator",
+    request: Any,
+    settings: dict[str, Any],
+    screen: Screen | None,
+    begins: Callable[[], None] = lambda: None,
 ) -> "Result":
-    """Write one text, to the screen as it comes if there is one; Ctrl-C ends it early."""
+    """Write one text, to the screen as it comes if there is one; Ctrl-C ends it early.
+
+    `begins` is called before something is written to the screen.
+    """
     stream = generator.stream(request, **settings)
     with interrupt.cancelling(stream.cancel):
         for piece, source in stream.spans():
             if screen is not None:
+                begins()
                 screen.write(piece, source)
     return stream.result
 
 
-def finish(results: Sequence["Result"], screen: Screen, json: bool, streamed: bool) -> None:
-    """Print what is not printed yet; raise for faulty logits, exit 130 after Ctrl-C."""
-    figures = combined(results)
+def finish(
+    results: Sequence["Result"],
+    screen: Screen,
+    json: bool,
+    streamed: bool,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Print what is not printed yet; raise for faulty logits, exit 130 after Ctrl-C.
+
+    `more` is printed with the figures, where those are.
+    """
+    figures = combined(results) | dict(more)
     if json:
         print_json(figures)
     else:
@@ -151,4 +227,17 @@ def _check_stream(stream: bool | None, n: int, json: bool) -> None:
         raise OptionError(
             f"--stream can not be combined with {'--json' if json else '--n above 1'}",
             hint="Leave one of them out",
+        )
+
+
+def _check_context(prompt: str, context: Sequence[Path] | None, long_input: LongInput) -> None:
+    given = long_input.any
+    if given is not None and not context:
+        raise OptionError(
+            f"{given} is given, and there is no long input",
+            hint="Give --context FILE, or leave it out",
+        )
+    if context and prompt == STDIN and STDIN in map(str, context):
+        raise OptionError(
+            "prompt and --context are both standard input", hint="Give one of them in words"
         )

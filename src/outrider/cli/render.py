@@ -106,7 +106,22 @@ def summary(figures: Mapping[str, Any]) -> str:
         parts.append(changes(speculation["changed_tokens"], figures["completion_tokens"]))
     else:
         parts.append(f"{speculation['mode']} ({speculation['exactness']})")
+    if figures.get("context"):
+        parts.append(share_read(figures["context"]))
     return ", ".join(parts)
+
+
+def share_read(context: Mapping[str, Any]) -> str:
+    """How much of a long input was held at the end, and by whom."""
+    total = context["tokens"]
+    if context["on"] is None:
+        return f"read all {total:,} tokens of the input"
+    swaps = f"{context['swaps']} swap{'' if context['swaps'] == 1 else 's'}"
+    who = "drafters read" if context["on"] == "drafters" else "read"
+    return (
+        f"{who} {context['kept_tokens'] / max(total, 1):.0%} of {total:,} tokens of the input "
+        f"({context['kept_chunks']} of {context['chunks']} chunks, {swaps})"
+    )
 
 
 def changes(changed: int, tokens: int) -> str:

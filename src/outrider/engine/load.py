@@ -12,7 +12,7 @@ from outrider.engine.cascade import Cascade, Recipe, Thresholds
 from outrider.engine.datastores import open_datastore
 from outrider.engine.generator import Generator, ModelDefaults
 from outrider.engine.long_inputs import context_config, limited, selecting
-from outrider.errors import OptionError, reject_unknown
+from outrider.errors import CheckpointError, OptionError, reject_unknown
 from outrider.models.checkpoint import open_checkpoint
 from outrider.models.defaults import sampling_defaults
 from outrider.models.loading import (
@@ -25,6 +25,7 @@ from outrider.models.loading import (
     tokenizer_for,
 )
 from outrider.models.memory import Demand, plan_memory
+from outrider.models.tokenizer import Tokenizer
 from outrider.models.vocabulary import check_vocabularies
 from outrider.sampling import SamplingParams
 from outrider.strategy import PyramidConfig, tier_names
@@ -166,6 +167,23 @@ def load(
         context_length=context_length,
         context=reading,
     )
+
+
+def target_tokenizer(target: str | Path) -> Tokenizer:
+    """The tokenizer of a target as `load` takes it, without reading a weight.
+
+    Raises:
+        CheckpointError: there is no such model, or it has no tokenizer.
+    """
+    source = family(str(target))["target"] if _is_family(target) else local_folder(target)
+    open_checkpoint(source)
+    found = tokenizer_for(source)
+    if found is None:
+        raise CheckpointError(
+            f"{source} has no tokenizer",
+            hint="Copy tokenizer.json and tokenizer_config.json of the original model into it",
+        )
+    return found
 
 
 OPTIONS = tuple(name for name in inspect.signature(load).parameters if name != "unknown")

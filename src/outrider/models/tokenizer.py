@@ -141,7 +141,7 @@ class Tokenizer:
 
     # -- vocabulary -------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def opening_ids(self) -> tuple[int, ...]:
         """What this tokenizer puts before every text (such as BOS)."""
         whole, plain = self.encode("a"), self.encode_plain("a")

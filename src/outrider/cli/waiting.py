@@ -1,0 +1,48 @@
+"""What is being done before the first word: one line on standard error that goes away."""
+
+from types import TracebackType
+from typing import Any
+
+from outrider.cli.render import Screen
+
+
+class Waiting:
+    """A progress bar on a terminal; nothing elsewhere. A context manager, which may end early."""
+
+    def __init__(self, screen: Screen) -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TimeElapsedColumn(),
+            console=screen.err,
+            transient=True,
+            disable=not screen.err.is_terminal,
+        )
+        self._task: Any = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> "Waiting":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end()
+
+    def say(self, what: str) -> None:
+        """Something begins that takes as long as it takes."""
+        self._bar.reset(self._task, total=None, description=what)
+
+    def file(self, done: int, total: int, name: str) -> None:
+        """So many files, or pages of a file, are read."""
+        self._bar.update(self._task, completed=done, total=total, description=f"reading {name}")
+
+    def end(self) -> None:
+        """Clear the line."""
+        self._bar.stop()
