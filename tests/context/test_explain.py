@@ -27,7 +27,9 @@ class Scripted:
 
 
 def reading(
-    names: tuple[str, ...] = (), text: str = "Piece {} & more.\n", **options: int
+    names: tuple[str, ...] = (),
+    text: str = "Piece {} & more.\n",
+    looks: tuple[int, ...] = (10, 20),
 ) -> Reading:
     chunks = tuple(Passage(text.format(i), (7,) * (5 + i)) for i in range(4))
     context = LongContext(

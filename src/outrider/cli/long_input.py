@@ -177,8 +177,11 @@ def check_budget(prompt: "Prompt", config: ContextConfig | None) -> None:
 
 
 def explain_result(result: "Result", folder: Path | None, screen: Screen) -> None:
-    """Write what was read into `folder`, if one was asked for and something was read."""
-    if folder is None or result.reading is None or result.error:
+    """Write what was read into `folder`, if one was asked for and something was selected."""
+    if folder is None or result.error:
+        return
+    if result.reading is None:
+        screen.note("nothing to explain: no drafter was asked, and the target reads everything")
         return
     from outrider.context.explain import explain
 
