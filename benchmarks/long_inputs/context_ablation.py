@@ -1,0 +1,243 @@
+"""Which settings of a selection find most, and swap least: one setting at a time.
+
+    python -m benchmarks.long_inputs.context_ablation --data DIR --out runs/ablation
+
+No model runs. Around the defaults (`--base` changes them) each row varies one setting, at
+`--keep-ratio`, over a sample of the documents of `planted_facts`, of 8k to 15k tokens:
+
+- found: share of the cases whose needed chunks are all read, for a need that the instruction states
+  (`stated`) and for one that the writing turns to (`turned`, after the second look), and how many
+  tokens it takes from the turn until its chunk is read, where it is found.
+- swaps per 1,000 tokens of human summaries of SQuALITY stories that are forced to be written, and
+  tokens read again for them, per 1,000 written, by each way to recompute (from sizes; the
+  instruction is left out). These are people's texts: a model may wander more, or less.
+
+`--also chunk_size=128,hysteresis=0.05` adds a row with several settings at once.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from benchmarks.long_inputs.documents import known_cases, own_cases
+from benchmarks.long_inputs.intervals import wilson
+from benchmarks.long_inputs.needs import Case, delay, judge, length_needed, need_of
+from benchmarks.long_inputs.planted_facts import token_counter
+from benchmarks.long_inputs.records import Records
+from benchmarks.long_inputs.selecting import Workshop, begun, changed, settings_of, write
+from benchmarks.long_inputs.summaries import Summary, read_summaries
+
+from outrider.context.config import RECOMPUTE, ContextConfig
+from outrider.context.layout import pieces_between, spans_of
+from outrider.context.selection import Look
+from outrider.types import Fresh, LongContext
+
+WINDOW = "window"
+"""Tokens of a passage window: a setting of the ranker, 0 for whole chunks."""
+VARIED: dict[str, tuple[float, ...]] = {
+    "chunk_size": (128, 256, 512),
+    "refresh": (32, 64, 128),
+    "hysteresis": (0.0, 0.02, 0.05, 0.1, 0.15),
+    "query_mix": (0.0, 0.25, 0.5, 0.75, 1.0),
+    "query_window": (64, 128, 256),
+    "max_swaps": (1, 2, 4),
+    WINDOW: (0, 64, 128),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        label: what is varied.
+        config: of the selection.
+        window: of the ranker; None for whole chunks.
+    """
+
+    label: str
+    config: ContextConfig
+    window: int | None = 64
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one row has found so far."""
+
+    stated: list[bool] = field(default_factory=list)
+    turned: list[bool] = field(default_factory=list)
+    delays: list[int] = field(default_factory=list)
+    written: int = 0
+    swaps: int = 0
+    again: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RECOMPUTE, 0))
+
+
+def parsed(text: str) -> dict[str, float]:
+    """`name=value,name=value`. Raises `ValueError` for an unknown name."""
+    found: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if name not in VARIED:
+            raise ValueError(f"{name!r} is not one of {', '.join(VARIED)}")
+        whole = isinstance(VARIED[name][-1], int)
+        found[name] = int(value) if whole else float(value)
+    return found
+
+
+def row(base: Row, label: str, settings: dict[str, float]) -> Row:
+    """`base` with other settings."""
+    own = dict(settings)
+    window = int(own.pop(WINDOW, base.window or 0)) or None
+    return Row(label=label, config=changed(base.config, **own), window=window)
+
+
+def rows(base: Row, also: Sequence[str]) -> Iterator[Row]:
+    """The base, then each setting by itself, then the combinations asked for."""
+    yield base
+    for name, values in VARIED.items():
+        now = (base.window or 0) if name == WINDOW else getattr(base.config, name)
+        for value in values:
+            if value != now:
+                yield row(base, f"{name}={value}", {name: value})
+    for text in also:
+        yield row(base, text, parsed(text))
+
+
+def measure(
+    shop: Workshop, selector: str, cases: Sequence[Case], stories: Sequence[Summary], own: Row
+) -> dict[str, Any]:
+    """All figures of one row."""
+    tally = Tally()
+    ranker = shop.ranker(selector, 0, own.window)
+    for case in cases:
+        _find(shop, ranker, case, own.config, tally)
+    for story in stories:
+        chunks = shop.library.chunks(story.text, own.config.chunk_size)
+        context = shop.library.context(chunks, story.asked)
+        ids = shop.library.passage("\n\n".join(story.references)).token_ids
+        looks = write(begun(context, ranker, own.config), ids)
+        tally.written += len(ids)
+        tally.swaps += sum(len(look.admitted) for look in looks[1:])
+        for mode in RECOMPUTE:
+            config = changed(own.config, recompute=mode)
+            tally.again[mode] += read_again(context, looks, config)
+    return figures(tally)
+
+
+def _find(shop: Workshop, ranker: Any, case: Case, config: ContextConfig, tally: Tally) -> None:
+    chunks = shop.library.chunks(case.text, config.chunk_size)
+    tokens_at = token_counter(shop, case)
+    ids = shop.library.passage(case.written).token_ids
+    ids = ids[: length_needed(case, tokens_at, config.refresh)]
+    needs = [need_of(want, chunks, tokens_at, config.refresh) for want in case.wants]
+    looks = write(begun(shop.library.context(chunks, case.asked), ranker, config), ids)
+    chosen = [look.chosen for look in looks]
+    found, _ = judge(needs, chosen)
+    if not case.wants[0].looks:
+        tally.stated.append(found)
+        return
+    tally.turned.append(found)
+    begin = tokens_at(case.wants[0].begin)
+    looked = delay(needs[0], begin // config.refresh, chosen)
+    if looked is not None:
+        tally.delays.append(max((begin // config.refresh + looked) * config.refresh - begin, 0))
+
+
+def read_again(context: LongContext, looks: Sequence[Look], config: ContextConfig) -> int:
+    """Tokens that are read for the swaps of these looks."""
+    total = 0
+    for before, after in pairwise(looks):
+        if before.chosen == after.chosen:
+            continue
+        length = context.starts[-1] + after.generated
+        pieces = pieces_between(
+            spans_of(context, before.chosen, length),
+            spans_of(context, after.chosen, length),
+            range(length),
+            config,
+            compact=False,
+        )
+        total += sum(len(piece.token_ids) for piece in pieces if isinstance(piece, Fresh))
+    return total
+
+
+def figures(tally: Tally) -> dict[str, Any]:
+    """Plain numbers."""
+    per = 1000 / max(tally.written, 1)
+    return {
+        "stated": mean(tally.stated or [0]),
+        "stated_interval": wilson(sum(tally.stated), len(tally.stated)),
+        "turned": mean(tally.turned or [0]),
+        "turned_interval": wilson(sum(tally.turned), len(tally.turned)),
+        "delay": median(tally.delays) if tally.delays else None,
+        "cases": [len(tally.stated), len(tally.turned)],
+        "written": tally.written,
+        "swaps_per_1000": tally.swaps * per,
+        "read_again_per_1000": {mode: count * per for mode, count in tally.again.items()},
+    }
+
+
+def run(args: argparse.Namespace, records: Records) -> None:
+    """All rows; those that are there already are left out."""
+    shop = Workshop.open(args.kept)
+    known = known_cases(args.data, args.per_task, files=("w08000",))
+    own = own_cases(args.data, args.per_haystack, files=("w08000",))
+    cases = [*known, *own]
+    stories = [
+        story
+        for story in read_summaries(args.data, args.stories, 1)
+        if story.dataset == "eval_squality"
+    ]
+    base = row(
+        Row(label="base", config=changed(ContextConfig(), keep_ratio=args.keep_ratio)),
+        "base",
+        parsed(args.base),
+    )
+    for one in rows(base, args.also):
+        if one.label not in records.keys:
+            found = measure(shop, args.selector, cases, stories, one)
+            line = records.add("row", key=one.label, **found)
+            print(_told(line), flush=True)
+
+
+def _told(line: dict[str, Any]) -> str:
+    again = line["read_again_per_1000"]
+    late = "none" if line["delay"] is None else f"{line['delay']:.0f}"
+    return (
+        f"{line['key']:32} stated {line['stated']:.3f}  turned {line['turned']:.3f} after {late}"
+        f"  swaps {line['swaps_per_1000']:5.1f}  read again "
+        + "  ".join(f"{mode} {count:.0f}" for mode, count in again.items())
+    )
+
+
+def main() -> None:
+    """Measure all of it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--kept", type=Path, default=Path("runs/vectors"), help="for vectors")
+    parser.add_argument("--selector", default="apce (minilm)")
+    parser.add_argument("--keep-ratio", type=float, default=0.5)
+    parser.add_argument("--base", default="", help="settings that all rows have")
+    parser.add_argument("--also", nargs="*", default=[], help="rows of several settings")
+    parser.add_argument("--per-task", type=int, default=2)
+    parser.add_argument("--per-haystack", type=int, default=1)
+    parser.add_argument("--stories", type=int, default=8)
+    args = parser.parse_args()
+    given = settings_of(args)
+    given.pop("also")
+    records = Records(args.out / "context_ablation.jsonl", given)
+    run(args, records)
+    print("\nall rows")
+    for line in records.of("row"):
+        print(_told(line))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Selections without a model: a forced continuation, and what is read after each look."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.long_inputs.encoding import Remembered
+from benchmarks.long_inputs.texts import Library
+
+from outrider.context import baselines
+from outrider.context.config import ContextConfig
+from outrider.context.cosine import CosineRanker
+from outrider.context.embeddings import EmbeddingEncoder
+from outrider.context.encoders import Encoder
+from outrider.context.lexical import Bm25Ranker
+from outrider.context.ranking import Ranker
+from outrider.context.selection import Look, Selection
+from outrider.context.sentence import SentenceEncoder
+from outrider.models.decoder import Decoder
+from outrider.models.loading import family
+from outrider.models.tokenizer import Tokenizer
+from outrider.types import LongContext, Passage
+
+SELECTORS = (
+    "first",
+    "ends",
+    "random",
+    "bm25",
+    "static (minilm)",
+    "static (embeddings)",
+    "apce (minilm)",
+    "apce (embeddings)",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What all selections share.
+
+    Attributes:
+        library: texts, tokenised by the family's tokenizer.
+        encoders: by name: `minilm` with vectors kept on disk, `embeddings` of the tiny target.
+    """
+
+    library: Library
+    encoders: dict[str, Encoder]
+
+    @classmethod
+    def open(cls, kept: Path) -> "Workshop":
+        """With vectors of MiniLM kept in the folder `kept`."""
+        import logging
+
+        import torch
+
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index
+        target = Decoder.load(family("tiny")["target"], dtype=torch.float32)
+        minilm = Remembered(SentenceEncoder(device="cpu"), kept / "minilm.vectors")
+        return cls(
+            library=Library(Tokenizer.load(family("tiny")["target"])),
+            encoders={"minilm": minilm, "embeddings": EmbeddingEncoder(target.embed)},
+        )
+
+    def ranker(self, selector: str, seed: int, window: int | None = 64) -> Ranker:
+        """A ranker by its name in `SELECTORS`.
+
+        Args:
+            selector: the name.
+            seed: of `random`.
+            window: tokens of a passage window, for rankers by cosine.
+        """
+        name, _, encoder = selector.partition(" (")
+        simple: dict[str, Callable[[], Ranker]] = {
+            "first": baselines.first,
+            "ends": baselines.ends,
+            "random": lambda: baselines.random(seed),
+            "bm25": Bm25Ranker,
+        }
+        if name in simple:
+            return simple[name]()
+        refreshes = name == "apce"
+        own = self.encoders[encoder.rstrip(")")]
+        return CosineRanker(own, window=window, name=name, refreshes=refreshes)
+
+
+def begun(context: LongContext, ranker: Ranker, config: ContextConfig) -> Selection:
+    """A selection that has made its first choice. Room is that of the k largest chunks."""
+    sizes = sorted((len(chunk) for chunk in context.chunks), reverse=True)
+    selection = Selection(
+        context, ranker.index(context), config, sum(sizes[: config.kept(len(sizes))])
+    )
+    selection.begin()
+    return selection
+
+
+def write(selection: Selection, ids: Sequence[int]) -> list[Look]:
+    """Force `ids` to be written; all looks, the first choice included."""
+    config, context = selection.config, selection.context
+    assert context.decode is not None
+    every = config.refresh
+    for due in range(every, len(ids) + 1, every) if every else ():
+        recent = tuple(ids[max(due - config.query_window, 0) : due])
+        selection.look(due, Passage(context.decode(recent), recent))
+    return selection.looks
+
+
+def settings_of(args: Any) -> dict[str, Any]:
+    """The options of a script that decide about its figures."""
+    return {k: v for k, v in sorted(vars(args).items()) if k not in ("out", "data", "kept")}
+
+
+def changed(config: ContextConfig, **settings: Any) -> ContextConfig:
+    """`config` with other settings."""
+    return replace(config, **settings)
