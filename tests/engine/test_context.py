@@ -1,5 +1,6 @@
 """Documents in front of prompts: what is read of them, by whom, and what is reported."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from outrider.engine.long_inputs import limited
 from outrider.errors import ContextError, MissingExtraError, OptionError
 from outrider.models.memory import Demand
 from outrider.protocols import ContextSelector
+from outrider.types import LongContext
 from tests.engine.conftest import Folders
 
 CONFIG = ContextConfig(chunk_size=24, keep_ratio=0.5, refresh=8, encoder="embeddings")
@@ -121,6 +123,22 @@ def test_streams_chats_samples_and_lists(folders: Folders) -> None:
     assert chat.prompt_tokens == first.prompt_tokens + 3
 
 
+def test_chunks_that_are_pinned_banned_and_chosen_by_hand(folders: Folders) -> None:
+    generator = loaded(folders, 2, context=CONFIG)
+    prompt = generator.prompt(ASK, context=STORY)
+    assert prompt == generator.prompt(prompt) and prompt.context is not None
+
+    def read(context: LongContext) -> list[tuple[int, ...]]:
+        result = generator.generate(replace(prompt, context=context), **WRITE)
+        return [look.chosen for look in result.reading.selection.looks]
+
+    assert all(3 in chosen for chosen in read(prompt.context.pin(3)))
+    assert all(0 not in chosen for chosen in read(prompt.context.ban(0)))
+    assert read(prompt.context.only(1, 6)) == [(1, 6)]
+    target: Any = generator.strategy.target
+    assert target.selection(prompt).chosen == read(prompt.context)[0]
+
+
 def test_forms_of_documents(folders: Folders, tmp_path: Path) -> None:
     generator = loaded(folders, 1, context=CONFIG)
     (tmp_path / "a.txt").write_text(FACTS[0])
@@ -154,7 +172,7 @@ def test_room_for_the_answer(folders: Folders) -> None:
     wide = loaded(folders, 1, context=config, context_length=160)
     result = wide.generate(ASK, context=STORY, max_new_tokens=500, ignore_eos=True)
     target: Any = wide.strategy.target
-    prompt = wide._read([ASK], STORY)[0]
+    prompt = wide.prompt(ASK, context=STORY)
     assert result.completion_tokens == 160 - target.reads(prompt) > 0
     dense = loaded(folders, 1, context_length=160)
     with pytest.raises(ContextError, match="limited to 160"):

@@ -146,6 +146,14 @@ class Generator:
         [generation] = self._generations(prompts, 1, params, strategy.target)
         return generation, self.run([generation], strategy)
 
+    def prompt(self, prompt: Any, *, context: Any = None) -> Prompt:
+        """What `generate` would read, as a `Prompt` that it takes as well.
+
+        To look at the chunks of a long input first, and to pin some of them:
+        `replace(prompt, context=prompt.context.pin(3))`.
+        """
+        return self._read([prompt], context)[0]
+
     def params(self, **sampling: Any) -> SamplingParams:
         """Sampling parameters: the checkpoint's defaults with `sampling` over them."""
         return SamplingParams.of(**{**(self.defaults.sampling or {}), **sampling})
