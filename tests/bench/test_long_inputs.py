@@ -263,9 +263,8 @@ def test_the_cases_of_a_document():
 def test_what_is_written_moves_the_selection():
     own = context("a a", "b b", "c c", "d d")
     config = ContextConfig(keep_ratio=0.25, refresh=4, query_mix=0.2, pin_ends=False)
-    looks = write(
-        begun(own, CosineRanker(Words(), window=None), config), list(map(ord, "a a c c "))
-    )
+    ranker = CosineRanker(Words(), window=None)
+    looks = write(begun(own, ranker, config), list(map(ord, "a a c c ")))
     assert [look.generated for look in looks] == [0, 4, 8]
     assert looks[0].chosen == (0,) and len(looks[-1].chosen) == 1
     more = write(begun(own, ranker, config), list(map(ord, " c c" * 3)))
