@@ -248,6 +248,14 @@ def test_an_encoder_that_is_not_installed(
         load(folders.target, draft=folders.draft, context=ContextConfig(encoder="minilm"))
 
 
+def test_an_encoder_that_is_not_there(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("outrider.engine.load.load_model", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(OptionError, match="can not load the encoder"):
+        load(folders.target, context=ContextConfig(encoder=str(tmp_path)))
+
+
 def test_instructions_must_be_text(folders: Folders) -> None:
     generator = loaded(folders, 1)
     for prompt in ([1, 2], outrider.Prompt(token_ids=(1,))):

@@ -11,7 +11,7 @@ from outrider.acceptance.calibration import Calibration, load_calibrations
 from outrider.engine.cascade import Cascade, Recipe, Thresholds
 from outrider.engine.datastores import open_datastore
 from outrider.engine.generator import Generator, ModelDefaults
-from outrider.engine.long_inputs import context_config, limited, selecting
+from outrider.engine.long_inputs import context_config, limited, selecting, shared_ranker
 from outrider.errors import CheckpointError, OptionError, reject_unknown
 from outrider.models.checkpoint import open_checkpoint
 from outrider.models.defaults import sampling_defaults
@@ -150,11 +150,12 @@ def load(
     codec, *others = [tokenizer_for(source, **trust) or given for _, source in tiers]
     codec = given or codec
     recipe = replace(recipe, datastore=open_datastore(drafter, datastore, codec))
+    ranker = shared_ranker(reading)
     models = [load_model(source, name=_called(name, source), **how) for name, source in tiers]
     for (name, _), other, model in zip(tiers[1:], others, models[1:], strict=True):
         check_vocabularies(codec, other, models[0], model, name)
     known = _calibrations(calibration, target) if thresholds.calibrated else []
-    models = selecting(models, reading, context_on)
+    models = selecting(models, reading, context_on, ranker)
     cascade = Cascade(tuple(models), recipe, thresholds, tuple(known))
     return Generator(
         cascade.strategy if thresholds.calibrated else cascade.strategy(SamplingParams()),

@@ -10,6 +10,7 @@ from outrider.context.config import ContextConfig
 from outrider.context.rankers import make_ranker
 from outrider.context.ranking import Ranker
 from outrider.context.selector import select
+from outrider.context.sentence import SentenceEncoder
 from outrider.errors import OptionError, nearest
 from outrider.models.memory import Demand
 from outrider.protocols import LanguageModel
@@ -19,6 +20,8 @@ CONTEXT_ON: dict[str, str] = {
     "target": "every tier reads a selection: fast, and the text is that of the selected input",
     "drafters": "the target reads everything, the tiers below a selection: the text is the same",
 }
+
+_EMBEDDINGS = "embeddings"
 
 _ANSWER = 1024
 """Tokens of an answer in the memory plan, where a budget limits the prompt."""
@@ -60,25 +63,38 @@ def context_config(given: Any, on: str, below: int) -> ContextConfig | None:
     return config
 
 
+def shared_ranker(config: ContextConfig | None) -> Ranker | None:
+    """A ranker for all models, its sentence encoder loaded, so that no prompt waits for that and
+    an unknown one is refused before weights are read; None where each model needs its own.
+
+    Raises what `make_ranker` does, and `OptionError` for an encoder that can not be loaded.
+    """
+    if config is None:
+        return None
+    ranker = make_ranker(config, _unread)
+    if ranker.encoder_name == _EMBEDDINGS:
+        return None
+    encoder = getattr(ranker, "encoder", None)
+    if isinstance(encoder, SentenceEncoder):
+        encoder.encode([])
+    return ranker
+
+
 def selecting(
-    models: Sequence[LanguageModel], config: ContextConfig | None, on: str
+    models: Sequence[LanguageModel], config: ContextConfig | None, on: str, shared: Ranker | None
 ) -> list[LanguageModel]:
     """`models`, largest first, of which all that `on` names read a selection.
 
-    They share one ranker, so that chunks are scored once; with the encoder `embeddings` each has
-    its own. Raises `OptionError` when one of them can not do what `config` asks for.
+    They share one ranker, so that chunks are scored once; where it needs the input embeddings of
+    a model, each has its own. Raises `OptionError` when one can not do what `config` asks for.
     """
     if config is None:
         return list(models)
-    whole = list(models[:1]) if on == "drafters" else []
-    shared: Ranker | None = None
-    found: list[LanguageModel] = whole
-    for model in models[len(whole) :]:
-        ranker = shared or make_ranker(config, getattr(model, "embed", None))
-        if ranker.encoder_name != "embeddings":
-            shared = ranker
-        found.append(select(model, ranker, config))
-    return found
+    whole = 1 if on == "drafters" else 0
+    return list(models[:whole]) + [
+        select(model, shared or make_ranker(config, getattr(model, "embed", None)), config)
+        for model in models[whole:]
+    ]
 
 
 def limited(demands: Sequence[Demand], config: ContextConfig | None, on: str) -> list[Demand]:
