@@ -163,6 +163,15 @@ def test_the_last_token_is_pending_and_other_pending_ones_are_read(one: Opened) 
     twin.check(one.tolerance)
 
 
+def test_kept_tokens_may_all_be_pending(one: Opened) -> None:
+    twin = start(one)
+    twin.cache.commit([1, 2, 3])
+    rearrange(twin, [Kept(0, 10), Fresh((7, 8), (12, 13)), Kept(30, 32), Kept(32, 33)])
+    assert len(twin.cache.pending) == 1 and twin.cache.length == 14
+    twin.check(one.tolerance)
+    assert_equals_fresh_prefill(one.model, twin.cache)
+
+
 def test_speculative_rows_are_forgotten_and_read_pending_ones_stay(one: Opened) -> None:
     twin = start(one)
     twin.cache.commit([1, 2, 3])

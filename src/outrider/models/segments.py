@@ -71,7 +71,7 @@ def plan(model: LanguageModel, cache: CacheBook, pieces: Sequence[Piece]) -> Rea
             end = piece.stop
             tokens += cache.text[piece.start : piece.stop]
             positions.append(cache.places.between(piece.start, piece.stop))
-            held = min(piece.stop, rows) - piece.start
+            held = max(min(piece.stop, rows) - piece.start, 0)  # some may be pending
             _append(runs, Run(start, start + held, piece.start))
         elif piece.token_ids:
             check_ids(model, piece.token_ids, "the new text")
@@ -121,7 +121,7 @@ def _check_places(model: LanguageModel, places: IntArray) -> None:
 
 def _append(runs: list[Run], run: Run) -> None:
     """Add `run`; joined to the last one where it goes on in both texts."""
-    if len(run) <= 0:
+    if not run:
         return
     last = runs[-1] if runs else None
     if last and last.stop == run.start and last.source + len(last) == run.source:
