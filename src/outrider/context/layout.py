@@ -5,7 +5,7 @@ model reads is a list of spans of places, ascending: the head, the chosen chunks
 """
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, groupby
 from math import floor
 
 from outrider.context.config import ContextConfig
@@ -92,15 +92,21 @@ def _fresh(span: range, whole: Sequence[int], *, compact: bool) -> Fresh:
 def _merged(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
     """The same text in as few pieces as possible."""
     out: list[Piece] = []
-    for piece in pieces:
-        last = out[-1] if out else None
-        if isinstance(last, Kept) and isinstance(piece, Kept) and last.stop == piece.start:
-            out[-1] = Kept(last.start, piece.stop)
-        elif isinstance(last, Fresh) and isinstance(piece, Fresh):
-            places = None
-            if last.positions is not None and piece.positions is not None:
-                places = last.positions + piece.positions
-            out[-1] = Fresh(last.token_ids + piece.token_ids, places)
-        else:
-            out.append(piece)
+    for is_fresh, group in groupby(pieces, lambda piece: isinstance(piece, Fresh)):
+        if is_fresh:
+            out.append(_joined([piece for piece in group if isinstance(piece, Fresh)]))
+            continue
+        for piece in group:
+            last = out[-1] if out else None
+            if isinstance(last, Kept) and isinstance(piece, Kept) and last.stop == piece.start:
+                out[-1] = Kept(last.start, piece.stop)
+            else:
+                out.append(piece)
     return tuple(out)
+
+
+def _joined(pieces: Sequence[Fresh]) -> Fresh:
+    """One piece of several, in time that grows with their tokens alone."""
+    ids = tuple(chain.from_iterable(piece.token_ids for piece in pieces))
+    places = [piece.positions for piece in pieces if piece.positions is not None]
+    return Fresh(ids, tuple(chain.from_iterable(places)) if places else None)
