@@ -152,6 +152,17 @@ def test_spans_without_offsets(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert all(codec.decode(ids[: ends.index(e)]) == DOCUMENT[:p] for p, e in _steps(ends))
 
 
+def test_marks_that_are_not_called_special(folder: Path) -> None:
+    codec = Tokenizer.load(folder)
+    codec.tokenizer.add_tokens(["<think>", "</think>", "  "])
+    text = "a <think>b</think><think>  c"
+    assert 260 in codec.encode_plain(text)
+    ids, ends = codec.encode_spans(text)
+    assert not {260, 261} & set(ids) and 262 in ids
+    assert codec.decode(ids) == text
+    assert ends == (*range(1, 26), 27, 28)
+
+
 def _steps(ends: tuple[int, ...]) -> list[tuple[int, int]]:
     """Each end, after the one before it."""
     stops = sorted(set(ends))

@@ -1,5 +1,6 @@
 """What is being done before the first word: one line on standard error that goes away."""
 
+import sys
 from types import TracebackType
 from typing import Any
 
@@ -7,7 +8,10 @@ from outrider.cli.render import Screen
 
 
 class Waiting:
-    """A progress bar on a terminal; nothing elsewhere. A context manager, which may end early."""
+    """A progress bar on a terminal; nothing elsewhere. It shows once there is something to say.
+
+    A context manager; it may end early.
+    """
 
     def __init__(self, screen: Screen) -> None:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -19,12 +23,11 @@ class Waiting:
             TimeElapsedColumn(),
             console=screen.err,
             transient=True,
-            disable=not screen.err.is_terminal,
+            disable=not sys.stderr.isatty(),  # colours may be asked for in a file
         )
         self._task: Any = self._bar.add_task("", total=None)
 
     def __enter__(self) -> "Waiting":
-        self._bar.start()
         return self
 
     def __exit__(
@@ -37,10 +40,12 @@ class Waiting:
 
     def say(self, what: str) -> None:
         """Something begins that takes as long as it takes."""
+        self._bar.start()
         self._bar.reset(self._task, total=None, description=what)
 
     def file(self, done: int, total: int, name: str) -> None:
         """So many files, or pages of a file, are read."""
+        self._bar.start()
         self._bar.update(self._task, completed=done, total=total, description=f"reading {name}")
 
     def end(self) -> None:

@@ -24,6 +24,9 @@ TOKENIZER_FILES = (
 _SENTENCE = re.compile(r".{0,400}?(?:[.!?]\s+|\n\s*|$)|.{1,400}", re.DOTALL)
 """A sentence with the white space behind it, or 400 characters of a longer one."""
 
+_MARK = re.compile(r"<\S+>$")
+"""Other added tokens are words and white space."""
+
 
 class Tokenizer:
     """A tokenizer of `transformers`, reduced to what decoding needs.
@@ -82,17 +85,36 @@ class Tokenizer:
         ends.
         """
         settings: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True}
-        if self.tokenizer.is_fast:
-            found = self.tokenizer(text, return_offsets_mapping=True, verbose=False, **settings)
-            ends = accumulate((end for _, end in found["offset_mapping"]), max)
-            return tuple(found["input_ids"]), tuple(ends)
         ids: list[int] = []
-        stops: list[int] = []
-        for sentence, stop in _sentences(text):
-            fresh = self.tokenizer.encode(sentence, verbose=False, **settings)
-            ids += fresh
-            stops += [stop] * len(fresh)
-        return tuple(ids), tuple(stops)
+        ends: list[int] = []
+        for piece, start in self._pieces(text):
+            if self.tokenizer.is_fast:
+                found = self.tokenizer(
+                    piece, return_offsets_mapping=True, verbose=False, **settings
+                )
+                ids += found["input_ids"]
+                ends += [start + end for _, end in found["offset_mapping"]]
+            else:
+                for sentence, stop in _sentences(piece):
+                    fresh = self.tokenizer.encode(sentence, verbose=False, **settings)
+                    ids += fresh
+                    ends += [start + stop] * len(fresh)
+        return tuple(ids), tuple(accumulate(ends, max))
+
+    def _pieces(self, text: str) -> Iterator[tuple[str, int]]:
+        """`text` cut within each mark that is not called special (`<think>`), for no setting
+        splits those; and where each piece begins."""
+        start = 0
+        for found in self._marks.finditer(text) if self._marks else ():
+            yield text[start : found.start() + 1], start
+            start = found.start() + 1
+        yield text[start:], start
+
+    @cached_property
+    def _marks(self) -> re.Pattern[str] | None:
+        added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
+        marks = [re.escape(t.content) for t in added if not t.special and _MARK.match(t.content)]
+        return re.compile("|".join(marks)) if marks else None
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of `ids`; ids beyond the vocabulary (padding rows of the logits) have none."""
