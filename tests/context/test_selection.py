@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from outrider.context.config import ContextConfig
 from outrider.context.selection import Selection
-from outrider.errors import ContextError
+from outrider.errors import ContextError, OptionError
 from outrider.types import LongContext, Passage
 
 NOTHING = Passage("", ())
@@ -117,6 +117,24 @@ def test_what_does_not_fit_is_named() -> None:
         ContextError, match=r"smallest chunk has 10 tokens.* room for 9.*chunk_size"
     ):
         begun([0.0] * 3, sizes=[10, 20, 30], room=9)
+
+
+def test_scores_that_are_no_numbers_are_the_lowest() -> None:
+    nan, inf = float("nan"), float("inf")
+    selection, index = begun([nan, 0.1, nan, -0.5], keep_ratio=0.5, **FREE)
+    assert selection.chosen == (1, 3)
+    index.now = [0.2, nan, inf, nan]
+    look = selection.look(4, NOTHING)
+    assert look.chosen == (0, 2)
+    assert look.scores.tolist() == [0.2, -1.0, 1.0, -1.0]
+
+
+@pytest.mark.parametrize("scores", [[0.1, 0.2], [0.1] * 4, [[0.1], [0.2], [0.3]], None])
+def test_a_ranker_that_gives_another_number_of_scores_is_named(scores: Any) -> None:
+    context = long_context([10] * 3)
+    selection = Selection(context, Told(scores), ContextConfig(keep_ratio=0.4), 10**6)
+    with pytest.raises(OptionError, match=r"scores of shape .* for 3 chunks"):
+        selection.begin()
 
 
 # -- later looks -------------------------------------------------------------------------------

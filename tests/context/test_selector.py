@@ -224,6 +224,60 @@ def test_what_does_not_fit_is_said_before_anything_is_read(folder: Path) -> None
         tight.selection(Prompt(token_ids=(1, 2)))
 
 
+@pytest.mark.parametrize("recompute", ["suffix", "new_only"])
+def test_a_long_input_that_ends_the_prompt_is_refused(folder: Path, recompute: str) -> None:
+    """What is written would stand behind the last chunk that is read, until another one is."""
+    selected = select(
+        Decoder.load(folder, dtype=torch.float64),
+        Wandering(2),
+        replace(CONFIG, recompute=recompute),
+    )
+    with pytest.raises(ContextError, match="nothing follows"):
+        selected.start([long_prompt(2, chunks=7, tail=0)])
+
+
+@pytest.mark.parametrize("start", [-1, 0, 3, 30])
+def test_a_long_input_that_the_prompt_does_not_hold_is_refused(folder: Path, start: int) -> None:
+    selected = select(Decoder.load(folder), Wandering(), CONFIG)
+    assert PROMPT.context is not None
+    wrong = replace(PROMPT, context=replace(PROMPT.context, start=start))
+    with pytest.raises(ContextError, match="not what the prompt holds"):
+        selected.start([wrong])
+
+
+def test_embeddings_and_positions_of_its_own_are_refused_not_dropped(folder: Path) -> None:
+    model = Decoder.load(folder)
+    selected = select(model, Wandering(), CONFIG)
+    embeddings = model.embed(as_ids(PROMPT.token_ids))
+    for prompt in (
+        replace(PROMPT, embeddings=embeddings),
+        replace(PROMPT, positions=tuple(range(5, 5 + len(PROMPT)))),
+    ):
+        with pytest.raises(ContextError, match="of its own"):
+            selected.start([prompt])
+
+
+def test_what_does_not_fit_is_known_before_it_is_read(folder: Path) -> None:
+    """`reads` is asked by those who would rather not read than fail."""
+    model = Decoder.load(folder)
+    assert PROMPT.context is not None
+    pinned = replace(PROMPT, context=PROMPT.context.pin(*range(7)))
+    with pytest.raises(ContextError, match="7 pinned chunks"):
+        select(model, Wandering(), replace(CONFIG, budget=14)).reads(pinned)
+    with pytest.raises(ContextError, match="smallest chunk"):
+        select(model, Wandering(), replace(CONFIG, budget=6)).reads(PROMPT)
+
+
+def test_rows_that_were_written_in_one_go_are_counted(model: LanguageModel) -> None:
+    selected = select(model, Wandering(), CONFIG)
+    [cache] = selected.start([PROMPT])
+    sampler = generation(PROMPT).request.sampler
+    written = selected.write([Segment(cache, NO_IDS)], [sampler], [()], [3])
+    if written is not None:
+        assert len(written[0]) == 3
+        assert cache.reading.kv_tokens == cache.reading.held_tokens + 2
+
+
 def test_what_a_model_can_not_do_is_refused(folder: Path) -> None:
     unsegmented: Any = Plain(Decoder.load(folder, dtype=torch.float64))
     with pytest.raises(OptionError, match="new_only"):
@@ -233,6 +287,8 @@ def test_what_a_model_can_not_do_is_refused(folder: Path) -> None:
     with pytest.raises(OptionError, match="compact"):
         model = Decoder.load(folder, dtype=torch.float64)
         select(model, Wandering(), replace(CONFIG, recompute="partial", positions="compact"))
+    with pytest.raises(OptionError, match="already"):
+        select(select(model, Wandering(), CONFIG), Wandering(), CONFIG)
 
 
 class Plain:

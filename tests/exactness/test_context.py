@@ -186,6 +186,20 @@ def test_selection_below_the_target_changes_no_text(
     assert sum(g.counters.accepted for g in drafted) > 5
 
 
+@pytest.mark.parametrize("budget", [4, 8, 20])
+def test_a_drafter_into_which_nothing_fits_stands_aside(family: Family, budget: int) -> None:
+    """Not even its smallest chunk, or not what is pinned; the request goes on undrafted."""
+    context = PROMPTS[1].context
+    assert context is not None
+    prompts = [replace(PROMPTS[1], context=context.pin(*range(len(context.chunks)))), PROMPTS[0]]
+    small = selecting(family.draft, replace(SWAPPING, budget=budget))
+    model = ModelDrafter(model=small)
+    nest = Qualified(drafter=model, qualifier=small, policy=FixedLength(3))
+    plain = written(family.target, NoDrafter(), prompts)
+    for drafter in (model, TreeDrafter(model=small, growth=Eagle2(width=3)), nest):
+        assert outputs(written(family.target, drafter, prompts)) == outputs(plain)
+
+
 @pytest.mark.parametrize("name", list(free()))
 def test_free_drafters_over_a_selection(family: Family, name: str) -> None:
     once_with_transformers(family, name, "sam")

@@ -8,7 +8,7 @@ from jaxtyping import Float64
 
 from outrider.context.config import ContextConfig
 from outrider.context.ranking import Index
-from outrider.errors import ContextError
+from outrider.errors import ContextError, OptionError
 from outrider.types import LongContext, Passage
 
 
@@ -71,7 +71,7 @@ class Selection:
         """The first choice: pins, then the best by the instruction. Raises `ContextError` when the
         pinned chunks, or where there are none a single chunk, do not fit into `room`."""
         self.looks.clear()
-        self._check()
+        self.check()
         chosen, allowed = set(self.pins), self._allowed()
         if len(allowed) <= self._places and self._tokens(allowed) <= self.room:
             scores = np.zeros(len(self.context.chunks))
@@ -122,9 +122,20 @@ class Selection:
         return sum(len(self.context.chunks[i]) for i in chunks)
 
     def _scores(self, recent: Passage | None) -> Float64[np.ndarray, " chunks"]:
-        return self.index.scores(self.context.query, recent, self.config.query_mix)
+        """What the ranker says; a chunk that it can not score does not matter."""
+        found = self.index.scores(self.context.query, recent, self.config.query_mix)
+        scores, chunks = np.asarray(found, dtype=np.float64), len(self.context.chunks)
+        if scores.shape != (chunks,):
+            raise OptionError(
+                f"the ranker gave scores of shape {scores.shape} for {chunks} chunks",
+                hint="Let Index.scores return one number for each chunk, in their order",
+            )
+        if np.isfinite(scores).all():
+            return scores
+        return np.nan_to_num(scores, nan=-1.0, posinf=1.0, neginf=-1.0)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise `ContextError` unless there is something that can be chosen; nothing is scored."""
         pinned, allowed = self.context.pinned, self._allowed()
         hint = f"Raise the budget, or lower chunk_size below {self.config.chunk_size}"
         if (size := self._tokens(pinned)) > self.room:

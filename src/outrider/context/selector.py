@@ -7,6 +7,7 @@ that has read less; below it, the text can not change.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from time import perf_counter
 from typing import Any
 
@@ -21,7 +22,14 @@ from outrider.context.reading import Reading
 from outrider.context.selection import Selection
 from outrider.errors import ContextError, OptionError
 from outrider.layers import LayerSet
-from outrider.protocols import Cache, LanguageModel, Layered, Segment, Segmented
+from outrider.protocols import (
+    Cache,
+    ContextSelector,
+    LanguageModel,
+    Layered,
+    Segment,
+    Segmented,
+)
 from outrider.sampling import Sampler
 from outrider.types import IntArray, LongContext, Prompt, Rows
 
@@ -78,10 +86,12 @@ class Selected:
     # -- choosing ---------------------------------------------------------------------------
 
     def reads(self, prompt: Prompt) -> int:
-        """Places of the window that `prompt` takes, at most."""
+        """Places of the window that `prompt` takes, at most. Raises `ContextError` where `start`
+        would."""
         if prompt.context is None:
             return len(prompt)
         plan = self._plan(prompt, prompt.context)
+        self._selection(prompt.context, plan).check()
         return plan.fixed + plan.room if plan.compact else len(prompt)
 
     def selection(self, prompt: Prompt) -> Selection:
@@ -97,11 +107,15 @@ class Selected:
         return self._choose(prompt.context, self._plan(prompt, prompt.context))
 
     def _choose(self, context: LongContext, plan: _Plan) -> Selection:
-        selection = Selection(context, self.ranker.index(context), self.config, plan.room)
+        selection = self._selection(context, plan)
         selection.begin()
         return selection
 
+    def _selection(self, context: LongContext, plan: _Plan) -> Selection:
+        return Selection(context, self.ranker.index(context), self.config, plan.room)
+
     def _plan(self, prompt: Prompt, context: LongContext) -> _Plan:
+        _check_prompt(prompt, context)
         fixed = len(prompt) - context.num_tokens
         compact = self._is_compact(prompt)
         room = context.num_tokens
@@ -196,9 +210,7 @@ class Selected:
         caches = [segment.cache for segment in segments]
         self.refresh(caches)
         rows = self.inner.forward([_opened(segment) for segment in segments], want)
-        for cache in caches:
-            if isinstance(cache, SelectedCache):
-                cache.note_rows()
+        _note_rows(segments)
         return rows
 
     def write(
@@ -216,6 +228,7 @@ class Selected:
         self.refresh([segment.cache for segment in segments])
         opened = [_opened(segment) for segment in segments]
         written: list[IntArray] | None = write(opened, samplers, generated, depths, confidence)
+        _note_rows(segments)
         return written
 
     # -- looking again ----------------------------------------------------------------------
@@ -292,7 +305,39 @@ def _opened(segment: Segment) -> Segment:
     return Segment(segment.cache.inner, segment.tokens, segment.parents)
 
 
+def _note_rows(segments: Sequence[Segment]) -> None:
+    for segment in segments:
+        if isinstance(segment.cache, SelectedCache):
+            segment.cache.note_rows()
+
+
+def _check_prompt(prompt: Prompt, context: LongContext) -> None:
+    """Raise `ContextError` unless `context` is a part of `prompt` that has an end."""
+    begin, end = context.start, context.start + context.num_tokens
+    chunks = chain.from_iterable(chunk.token_ids for chunk in context.chunks)
+    if begin < 0 or prompt.token_ids[begin:end] != tuple(chunks):
+        raise ContextError(
+            f"the chunks of the long input are not what the prompt holds at {begin} to {end}",
+            hint="Let LongContext.start be where the ids of the first chunk begin in the prompt",
+        )
+    if end == len(prompt):
+        raise ContextError(
+            "nothing follows the long input",
+            hint="Let the prompt end with an instruction, at least one token, after the chunks",
+        )
+    if prompt.embeddings is not None or prompt.positions is not None:
+        raise ContextError(
+            "the prompt has a long input, and embeddings or positions of its own",
+            hint="Give a prompt that is to be read in parts as token ids alone",
+        )
+
+
 def _check(model: LanguageModel, config: ContextConfig) -> None:
+    if isinstance(model, ContextSelector):
+        raise OptionError(
+            f"{model.name} selects what it reads already",
+            hint="Select from the model inside, `inner`",
+        )
     segmented = isinstance(model, Segmented)
     if config.recompute != "suffix" and not segmented:
         raise OptionError(
