@@ -6,8 +6,9 @@ No model runs. Around the defaults (`--base` changes them) each row varies one s
 `--keep-ratio`, over a sample of the documents of `planted_facts`, of 8k to 15k tokens:
 
 - found: share of the cases whose needed chunks are all read, for a need that the instruction states
-  (`stated`) and for one that the writing turns to (`turned`, after the second look), and how many
-  tokens it takes from the turn until its chunk is read, where it is found.
+  (`stated`) and for one that the writing turns to (`turned`, after the second look); of the latter,
+  where the chunk is not read by chance when the writing turns, the share that is found (`admitted`)
+  and the tokens from the turn until it is read.
 - swaps per 1,000 tokens of human summaries of SQuALITY stories that are forced to be written, and
   tokens read again for them, per 1,000 written, by each way to recompute (from sizes; the
   instruction is left out). These are people's texts: a model may wander more, or less.
@@ -70,6 +71,7 @@ class Tally:
 
     stated: list[bool] = field(default_factory=list)
     turned: list[bool] = field(default_factory=list)
+    admitted: list[bool] = field(default_factory=list)
     delays: list[int] = field(default_factory=list)
     written: int = 0
     swaps: int = 0
@@ -143,8 +145,11 @@ def _find(shop: Workshop, ranker: Any, case: Case, config: ContextConfig, tally:
     tally.turned.append(found)
     begin = tokens_at(case.wants[0].begin)
     looked = delay(needs[0], begin // config.refresh, chosen)
+    if looked == 0:
+        return
+    tally.admitted.append(found)
     if looked is not None:
-        tally.delays.append(max((begin // config.refresh + looked) * config.refresh - begin, 0))
+        tally.delays.append((begin // config.refresh + looked) * config.refresh - begin)
 
 
 def read_again(context: LongContext, looks: Sequence[Look], config: ContextConfig) -> int:
@@ -173,8 +178,10 @@ def figures(tally: Tally) -> dict[str, Any]:
         "stated_interval": wilson(sum(tally.stated), len(tally.stated)),
         "turned": mean(tally.turned or [0]),
         "turned_interval": wilson(sum(tally.turned), len(tally.turned)),
+        "admitted": mean(tally.admitted or [0]),
+        "admitted_interval": wilson(sum(tally.admitted), len(tally.admitted)),
         "delay": median(tally.delays) if tally.delays else None,
-        "cases": [len(tally.stated), len(tally.turned)],
+        "cases": [len(tally.stated), len(tally.turned), len(tally.admitted)],
         "written": tally.written,
         "swaps_per_1000": tally.swaps * per,
         "read_again_per_1000": {mode: count * per for mode, count in tally.again.items()},
@@ -208,7 +215,8 @@ def _told(line: dict[str, Any]) -> str:
     again = line["read_again_per_1000"]
     late = "none" if line["delay"] is None else f"{line['delay']:.0f}"
     return (
-        f"{line['key']:32} stated {line['stated']:.3f}  turned {line['turned']:.3f} after {late}"
+        f"{line['key']:32} stated {line['stated']:.3f}  turned {line['turned']:.3f}"
+        f"  admitted {line['admitted']:.3f} after {late}"
         f"  swaps {line['swaps_per_1000']:5.1f}  read again "
         + "  ".join(f"{mode} {count:.0f}" for mode, count in again.items())
     )
@@ -227,7 +235,7 @@ def main() -> None:
     parser.add_argument("--base", default="", help="settings that all rows have")
     parser.add_argument("--also", nargs="*", default=[], help="rows of several settings")
     parser.add_argument("--per-task", type=int, default=2)
-    parser.add_argument("--per-haystack", type=int, default=1)
+    parser.add_argument("--per-haystack", type=int, default=2)
     parser.add_argument("--stories", type=int, default=8)
     args = parser.parse_args()
     given = settings_of(args)

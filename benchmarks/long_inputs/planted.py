@@ -1,15 +1,16 @@
 """Own long documents: novels with facts about invented people, planted anywhere.
 
-A document holds facts about six people, one line each, and four lines about a seventh. Four cases
-ask of it: one fact; all four; and twice the writing turns to somebody whom the instruction has not
-named: after an instruction that names another (`turn_named`), and after one that names nobody
-(`turn_generic`).
+A document holds facts about six people, one line each, and four lines about a seventh. Five cases
+ask of it: one fact; all four; to copy one of the novel's own paragraphs; and twice the writing
+turns to somebody whom the instruction has not named: after an instruction that names another
+(`turn_named`), and after one that names nobody (`turn_generic`).
 """
 
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmarks.long_inputs.known_tasks import copied
 from benchmarks.long_inputs.needs import Case, Span, Want
 
 _FIRST = (
@@ -44,6 +45,9 @@ _PLACES = (
 )
 _TOWNS = ("Tarnwick", "Ostrava Bay", "Port Selby", "Grennick", "Lower Fallow", "Saint Orla")
 _FEARS = ("geese", "thunder", "church bells", "mirrors", "deep water", "the smell of tar")
+
+_COPIED = range(60, 161)
+"""Words of a paragraph to copy."""
 
 TURN = (
     "Another who deserves a word is {}. There is something to be told of {}, and it should not be "
@@ -148,6 +152,7 @@ def cases(name: str, haystack: str, seed: int) -> Iterator[Case]:
     want = Want(spans=spans[len(singles) :], end=len(told))
     question = f"What does the text say about {seventh.title}? Name everything."
     yield _case("own_multi", name, text, question, told, want)
+    yield from _copying(name, text, random.Random(f"{seed} copied"))
     before = singles[first]
     opening = f"{before.fact} " + FILLER[: rng.randint(0, len(FILLER))].rsplit(" ", 1)[0] + " "
     for task, number, instruction in (
@@ -164,6 +169,27 @@ def _asked(name: str, text: str, person: Person, span: Span) -> Case:
     question = f"Where does {person.title}, keep the {person.thing}?"
     want = Want(spans=(span,), end=len(person.fact))
     return _case("own_single", name, text, question, person.fact, want)
+
+
+def _copying(name: str, text: str, rng: random.Random) -> Iterator[Case]:
+    """A paragraph to copy, if there is one that is not too short, not too long and unlike others;
+    asked for as the known tasks do."""
+    paragraphs = [p for p in text.split("\n\n") if len(p.split()) in _COPIED]
+    openings = [" ".join(p.split(" ")[:8]) for p in paragraphs]
+    alone = [i for i, opening in enumerate(openings) if text.count(opening) == 1]
+    if not alone:
+        return
+    picked = rng.choice(alone)
+    paragraph, opening = paragraphs[picked], openings[picked]
+    yield Case(
+        name=f"{name}-own_copy",
+        task="own_copy",
+        document=name,
+        text=text,
+        asked=f'Repeat, word for word, the paragraph that begins with "{opening}".',
+        written=paragraph,
+        wants=copied(text, paragraph),
+    )
 
 
 def _case(task: str, document: str, text: str, asked: str, written: str, want: Want) -> Case:

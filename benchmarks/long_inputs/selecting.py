@@ -51,6 +51,7 @@ class Workshop:
         """With vectors of MiniLM kept in the folder `kept`."""
         import logging
 
+        import bm25s  # noqa: F401  # sets the level of its log when it is imported
         import torch
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index
