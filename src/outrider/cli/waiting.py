@@ -26,6 +26,7 @@ class Waiting:
             disable=not sys.stderr.isatty(),  # colours may be asked for in a file
         )
         self._task: Any = self._bar.add_task("", total=None)
+        self._shown = False
 
     def __enter__(self) -> "Waiting":
         return self
@@ -40,14 +41,21 @@ class Waiting:
 
     def say(self, what: str) -> None:
         """Something begins that takes as long as it takes."""
-        self._bar.start()
+        self._show()
         self._bar.reset(self._task, total=None, description=what)
 
     def file(self, done: int, total: int, name: str) -> None:
         """So many files, or pages of a file, are read."""
-        self._bar.start()
+        self._show()
         self._bar.update(self._task, completed=done, total=total, description=f"reading {name}")
 
     def end(self) -> None:
         """Clear the line."""
-        self._bar.stop()
+        if self._shown:
+            self._bar.stop()
+        self._shown = False
+
+    def _show(self) -> None:
+        if not self._bar.disable and not self._shown:
+            self._bar.start()
+            self._shown = True
