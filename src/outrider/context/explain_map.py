@@ -37,7 +37,7 @@ def picture(history: History, reading: Reading) -> bytes:
     _name(axes, history)
     axes.set_xlabel("generated tokens")
     axes.set_ylabel("tokens of the input")
-    axes.set_title(_title(reading), loc="left", fontsize=11, color=_INK)
+    axes.set_title(_title(reading), loc="left", fontsize=11, color=_INK, pad=24)
     out = BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()
@@ -102,8 +102,8 @@ def _mark_swaps(axes: Any, history: History) -> None:
     handles.append(Patch(color=_pale()(0.5), label="not read"))
     axes.legend(
         handles=handles,
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.0),
         ncols=3,
         frameon=False,
         fontsize=9,
