@@ -257,6 +257,17 @@ def test_the_cases_of_a_document():
     assert len({person.name for person in people(7, random.Random(1))}) == 7
 
 
+def test_a_paragraph_of_the_document_is_copied_if_there_is_one():
+    long = " ".join(f"Word{i} is said. So." for i in range(25))
+    haystack = "\n\n".join(["Short."] * 9 + [long] + ["Short."] * 9)
+    found = {one.task: one for one in cases("d", haystack, 5)}
+    copy = found["own_copy"]
+    assert copy.written == long and '"Word0 is said. So. Word1 is said. So."' in copy.asked
+    assert "".join(copy.text[slice(*want.spans[0])] for want in copy.wants) == long
+    others = {one.task: one for one in cases("d", haystack.replace(long, "Short."), 5)}
+    assert "own_copy" not in others and others["turn_named"].written == found["turn_named"].written
+
+
 # -- selections --------------------------------------------------------------------------------
 
 
