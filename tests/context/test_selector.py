@@ -220,6 +220,9 @@ def test_what_does_not_fit_is_said_before_anything_is_read(folder: Path) -> None
         tight.start([PROMPT])
     with pytest.raises(ContextError):
         select(model, Wandering(), replace(CONFIG, budget=6)).start([PROMPT])
+    long_tail = select(model, Wandering(), replace(CONFIG, positions="compact"))
+    with pytest.raises(ContextError, match=r"limited to 192.*larger context, or shorten"):
+        long_tail.start([long_prompt(4, tail=200)])
     with pytest.raises(ContextError, match="no long input"):
         tight.selection(Prompt(token_ids=(1, 2)))
 

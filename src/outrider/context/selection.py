@@ -1,7 +1,9 @@
 """Which chunks are read now: top-k by score, pins, a budget, and swaps with hysteresis."""
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import numpy as np
 from jaxtyping import Float64
@@ -168,18 +170,17 @@ class Selection:
     def _swap(self, chosen: set[int], scores: np.ndarray) -> bool:
         """Admit the best chunk for which enough worse ones can go; false where there is none."""
         worst = sorted(chosen - self.pins, key=lambda i: (scores[i], -i))
+        bars = scores[worst] + self.config.hysteresis
+        freed = [0, *accumulate(len(self.context.chunks[i]) for i in worst)]
+        places, room = self._places - len(chosen), self.room - self._tokens(chosen)
         for chunk in self._outside(chosen, scores):
-            worse = [i for i in worst if scores[chunk] > scores[i] + self.config.hysteresis]
-            for gone in range(len(worse) + 1):
-                rest = chosen.difference(worse[:gone]) | {chunk}
-                if self._fits(rest):
-                    chosen.intersection_update(rest)
-                    chosen.add(chunk)
-                    return True
+            size = len(self.context.chunks[chunk])
+            gone = max(0, 1 - places, bisect_left(freed, size - room))
+            if gone <= np.searchsorted(bars, scores[chunk]):
+                chosen.difference_update(worst[:gone])
+                chosen.add(chunk)
+                return True
         return False
-
-    def _fits(self, chunks: set[int]) -> bool:
-        return len(chunks) <= self._places and self._tokens(chunks) <= self.room
 
     def _note(self, generated: int, scores: np.ndarray, before: set[int], after: set[int]) -> Look:
         admitted, evicted = tuple(sorted(after - before)), tuple(sorted(before - after))

@@ -123,18 +123,20 @@ class Selected:
             sizes = sorted((len(chunk) for chunk in context.chunks), reverse=True)
             room = sum(sizes[: max(self.config.kept(len(sizes)), len(context.pinned))])
         if self.config.budget is not None:
-            room = min(room, self._within(self.config.budget, fixed, "the budget"))
+            mend = f"Raise the budget above {fixed} tokens"
+            room = min(room, self._within(self.config.budget, fixed, "the budget", mend))
         if compact:
             window = self.context_length - self.context_length // _ROOM_FOR_TEXT
-            room = min(room, self._within(window, fixed, f"what {self.name} reads"))
+            what, mend = f"what {self.name} reads", "Use a model with a larger context"
+            room = min(room, self._within(window, fixed, what, mend))
         return _Plan(compact, fixed, room)
 
     @staticmethod
-    def _within(limit: int, fixed: int, what: str) -> int:
+    def _within(limit: int, fixed: int, what: str, mend: str) -> int:
         if fixed >= limit:
             raise ContextError(
                 f"the instruction takes {fixed} tokens, and {what} is limited to {limit}",
-                hint=f"Raise the budget above {fixed} tokens, or shorten the instruction",
+                hint=f"{mend}, or shorten the instruction",
             )
         return limit - fixed
 
