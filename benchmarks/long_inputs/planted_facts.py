@@ -50,7 +50,12 @@ def token_counter(shop: Workshop, case: Case) -> Callable[[int], int]:
 
 
 def measure(
-    shop: Workshop, case: Case, chunks: tuple[Passage, ...], config: ContextConfig, seed: int
+    shop: Workshop,
+    case: Case,
+    chunks: tuple[Passage, ...],
+    config: ContextConfig,
+    seed: int,
+    selectors: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     """One case, by each selector and keep ratio."""
     tokens_at = token_counter(shop, case)
@@ -59,7 +64,7 @@ def measure(
     needs = [need_of(want, chunks, tokens_at, config.refresh) for want in case.wants]
     context = shop.library.context(chunks, case.asked)
     found: dict[str, dict[str, Any]] = {}
-    for selector in SELECTORS:
+    for selector in selectors:
         ranker = shop.ranker(selector, seed)
         for ratio in RATIOS:
             selection = begun(context, ranker, changed(config, keep_ratio=ratio))
@@ -83,7 +88,12 @@ def run(args: argparse.Namespace, records: Records) -> None:
     shop = Workshop.open(args.kept)
     cases = [*known_cases(args.data, args.per_task), *own_cases(args.data, args.per_haystack)]
     lengths = check_lengths(cases, shop.library)
-    config = ContextConfig(chunk_size=args.chunk_size, refresh=args.refresh)
+    config = ContextConfig(
+        chunk_size=args.chunk_size,
+        refresh=args.refresh,
+        hysteresis=args.hysteresis,
+        max_swaps=args.max_swaps,
+    )
     records.add(
         "documents",
         documents=len(lengths),
@@ -96,7 +106,7 @@ def run(args: argparse.Namespace, records: Records) -> None:
         if case.name in records.keys:
             continue
         chunks = shop.library.chunks(case.text, args.chunk_size)
-        found = measure(shop, case, chunks, config, seed)
+        found = measure(shop, case, chunks, config, seed, args.selectors)
         records.add(
             "case",
             key=case.name,
@@ -124,7 +134,8 @@ def summarise(records: Records) -> None:
         for name, members in groups.items():
             own = [r for r in flat if r["task"] in members and r["keep_ratio"] == ratio]
             _summarise_group(records, name, ratio, own)
-    swaps = {s: _rate([r for r in flat if r["selector"] == s]) for s in SELECTORS}
+    selectors = dict.fromkeys(row["selector"] for row in flat)
+    swaps = {s: _rate([r for r in flat if r["selector"] == s]) for s in selectors}
     records.add("swaps", per_1000_forced_tokens=swaps)
     print(f"\nswaps per 1,000 forced tokens: {swaps}")
 
@@ -132,7 +143,9 @@ def summarise(records: Records) -> None:
 def _summarise_group(
     records: Records, name: str, ratio: float, rows: Sequence[dict[str, Any]]
 ) -> None:
-    runs = {s: {r["case"]: r for r in rows if r["selector"] == s} for s in SELECTORS}
+    runs: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        runs.setdefault(row["selector"], {})[row["case"]] = row
     cases = len(next(iter(runs.values())))
     print(f"\n{name}, keep ratio {ratio}, {cases} cases (dense reads everything: 1)")
     for selector, own in runs.items():
@@ -152,7 +165,7 @@ def _summarise_group(
         }
         encoder = "embeddings" if "embeddings" in selector else "minilm"
         for base in (f"static ({encoder})", "bm25"):
-            if base != selector:
+            if base != selector and base in runs:
                 line[f"over {base}"] = _difference(own, runs[base])
         if name in GOALS and selector == "apce (minilm)" and ratio == 0.5:
             line["goal"] = 0.95
@@ -188,6 +201,9 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, default=Path("runs/vectors"), help="for vectors")
     parser.add_argument("--chunk-size", type=int, default=ContextConfig().chunk_size)
     parser.add_argument("--refresh", type=int, default=ContextConfig().refresh)
+    parser.add_argument("--selectors", nargs="+", default=list(SELECTORS))
+    parser.add_argument("--hysteresis", type=float, default=ContextConfig().hysteresis)
+    parser.add_argument("--max-swaps", type=int, default=ContextConfig().max_swaps)
     parser.add_argument("--per-task", type=int, help="cases of each task and length; default: all")
     parser.add_argument("--per-haystack", type=int, help="own documents of each haystack")
     args = parser.parse_args()

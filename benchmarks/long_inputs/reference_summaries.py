@@ -39,16 +39,20 @@ BASES = ("random", "static (minilm)", "static (embeddings)")
 
 
 def likelihood(
-    shop: Workshop, model: LanguageModel, item: Summary, config: ContextConfig, tokens: int
+    shop: Workshop,
+    model: LanguageModel,
+    item: Summary,
+    config: ContextConfig,
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Mean nats per token, by selector."""
-    ids = shop.library.passage(item.references[0]).token_ids[:tokens]
+    ids = shop.library.passage(item.references[0]).token_ids[: args.tokens]
     bare = shop.library.bare(item.asked)
     nats, _ = log_likelihoods(model, bare, ids, config.refresh)
     found: dict[str, Any] = {NOTHING: {"nats": -sum(nats) / len(ids)}}
     prompt = shop.library.prompt(item.text, item.asked, config.chunk_size)
-    for selector in SELECTORS:
-        selected = select(model, shop.ranker(selector, seed=_seed(item)), config)
+    for selector in args.selectors:
+        selected = select(model, shop.ranker(selector, _seed(item)), config)
         nats, cache = log_likelihoods(selected, prompt, ids, config.refresh)
         reading = cache.reading.to_dict()
         found[selector] = {
@@ -60,7 +64,9 @@ def likelihood(
     return {"tokens": len(ids), "prompt": len(prompt), "by": found}
 
 
-def extracts(shop: Workshop, item: Summary, config: ContextConfig) -> dict[str, Any]:
+def extracts(
+    shop: Workshop, item: Summary, config: ContextConfig, selectors: Sequence[str]
+) -> dict[str, Any]:
     """ROUGE-L and likeness of extracts, by selector."""
     room = len(shop.library.passage(item.references[0]))
     own = tuple(shop.library.passage(s) for s in sentences(item.text))
@@ -68,8 +74,8 @@ def extracts(shop: Workshop, item: Summary, config: ContextConfig) -> dict[str, 
     minilm = shop.encoders["minilm"]
     theirs = [sentences(reference) for reference in item.references]
     found: dict[str, Any] = {}
-    for selector in SELECTORS:
-        index = shop.ranker(selector, seed=_seed(item), window=None).index(context)
+    for selector in selectors:
+        index = shop.ranker(selector, _seed(item)).index(context)
         taken = extract(
             context,
             index,
@@ -113,10 +119,10 @@ def run(args: argparse.Namespace, records: Records) -> None:
     for number, item in enumerate(items):
         about = {"dataset": item.dataset, "document": item.document}
         if args.likelihood and f"likelihood {item.name}" not in records.keys:
-            found = likelihood(shop, model, item, config, args.tokens)
+            found = likelihood(shop, model, item, config, args)
             records.add("likelihood", key=f"likelihood {item.name}", **about, **found)
         if args.extracts and f"extract {item.name}" not in records.keys:
-            found = extracts(shop, item, config)
+            found = extracts(shop, item, config, args.selectors)
             records.add("extract", key=f"extract {item.name}", **about, **found)
         if number % 5 == 0:
             print(f"{number + 1}/{len(items)}, {perf_counter() - begin:.0f} s", flush=True)
@@ -142,7 +148,7 @@ def _table(
         mean, low, high = bootstrap(values, documents)
         row: dict[str, Any] = {"mean": mean, "interval": [low, high]}
         for base in (*BASES, "bm25"):
-            if base == selector:
+            if base == selector or base not in lines[0]["by"]:
                 continue
             others = [line["by"][base][figure] for line in lines]
             gains = [a - b for a, b in zip(values, others, strict=True)]
@@ -163,6 +169,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--kept", type=Path, default=Path("runs/vectors"), help="for vectors")
+    parser.add_argument("--selectors", nargs="+", default=list(SELECTORS))
     parser.add_argument("--documents", type=int, default=20, help="of each set")
     parser.add_argument("--questions", type=int, default=2, help="about each document")
     parser.add_argument("--tokens", type=int, default=256, help="of a summary")

@@ -1,6 +1,6 @@
 """Selections without a model: a forced continuation, and what is read after each look."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,11 @@ from typing import Any
 from benchmarks.long_inputs.encoding import Remembered
 from benchmarks.long_inputs.texts import Library
 
-from outrider.context import baselines
 from outrider.context.config import ContextConfig
-from outrider.context.cosine import CosineRanker
+from outrider.context.cosine import WINDOW, CosineRanker
 from outrider.context.embeddings import EmbeddingEncoder
 from outrider.context.encoders import Encoder
-from outrider.context.lexical import Bm25Ranker
+from outrider.context.rankers import make_ranker
 from outrider.context.ranking import Ranker
 from outrider.context.selection import Look, Selection
 from outrider.context.sentence import SentenceEncoder
@@ -62,26 +61,19 @@ class Workshop:
             encoders={"minilm": minilm, "embeddings": EmbeddingEncoder(target.embed)},
         )
 
-    def ranker(self, selector: str, seed: int, window: int | None = 64) -> Ranker:
-        """A ranker by its name in `SELECTORS`.
+    def ranker(self, selector: str, seed: int, window: int | None = WINDOW) -> Ranker:
+        """A ranker by its name as in `SELECTORS`: one of the package's, and its encoder.
 
         Args:
             selector: the name.
             seed: of `random`.
-            window: tokens of a passage window, for rankers by cosine.
+            window: tokens of a passage window, for `apce` and `static`; None for whole chunks.
         """
-        name, _, encoder = selector.partition(" (")
-        simple: dict[str, Callable[[], Ranker]] = {
-            "first": baselines.first,
-            "ends": baselines.ends,
-            "random": lambda: baselines.random(seed),
-            "bm25": Bm25Ranker,
-        }
-        if name in simple:
-            return simple[name]()
-        refreshes = name == "apce"
-        own = self.encoders[encoder.rstrip(")")]
-        return CosineRanker(own, window=window, name=name, refreshes=refreshes)
+        name, _, rest = selector.partition(" (")
+        encoder = self.encoders.get(rest.rstrip(")"), self.encoders["minilm"])
+        if window != WINDOW and name in ("apce", "static"):
+            return CosineRanker(encoder, window=window, name=name, refreshes=name == "apce")
+        return make_ranker(ContextConfig(selector=name, encoder=encoder, seed=seed))
 
 
 def begun(context: LongContext, ranker: Ranker, config: ContextConfig) -> Selection:
