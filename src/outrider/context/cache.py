@@ -20,6 +20,7 @@ class SelectedCache:
         compact: whether its positions are numbered without gaps.
         longest: most prompt tokens that it may come to hold.
         every: generated tokens between two looks; 0 looks never again.
+        held: prompt tokens that its text begins with.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class SelectedCache:
     @property
     def generated(self) -> Sequence[int]:
         """What was written since the prompt."""
-        return self.inner.text[self.reading.held_tokens :]
+        return self.inner.text[self.held :]
 
     @property
     def whole(self) -> list[int]:
@@ -59,7 +60,7 @@ class SelectedCache:
     def spans(self) -> Spans:
         """The places that its text spells."""
         context = self.selection.context
-        length = len(self.prompt) + len(self.inner.text) - self.reading.held_tokens
+        length = len(self.prompt) + len(self.inner.text) - self.held
         return spans_of(context, self.selection.chosen, length)
 
     @property
@@ -67,7 +68,7 @@ class SelectedCache:
         """Generated tokens until the next look; 0 when it is due, None when there is none."""
         if not self.every:
             return None
-        written = len(self.inner.text) - self.reading.held_tokens
+        written = len(self.inner.text) - self.held
         return max(self._looked + self.every - written, 0)
 
     def recent(self) -> tuple[int, Passage]:
@@ -86,7 +87,7 @@ class SelectedCache:
         """Note how many prompt tokens the choice of the moment has, and how many rows there are."""
         context, reading = self.selection.context, self.reading
         chosen = sum(len(context.chunks[i]) for i in self.selection.chosen)
-        reading.held_tokens = len(self.prompt) - context.num_tokens + chosen
+        self.held = reading.held_tokens = len(self.prompt) - context.num_tokens + chosen
         self.note_rows()
 
     def note_swap(self, pieces: Sequence[Piece]) -> None:
@@ -125,7 +126,7 @@ class SelectedCache:
     @property
     def room(self) -> int:
         """Tokens that may still follow the text, whatever is chosen later."""
-        spare = self.longest - self.reading.held_tokens if self.compact else 0
+        spare = self.longest - self.held if self.compact else 0
         return self.inner.room - spare
 
     def spell(self, tokens: Sequence[int] | IntArray) -> list[int]:
@@ -138,8 +139,8 @@ class SelectedCache:
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens of the text, none of the prompt's."""
-        if length < self.reading.held_tokens:
-            raise ValueError(f"the prompt holds {self.reading.held_tokens} tokens, not {length}")
+        if length < self.held:
+            raise ValueError(f"the prompt holds {self.held} tokens, not {length}")
         self.inner.truncate(length)
 
     def fork(self) -> "SelectedCache":

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from outrider.context.cache import SelectedCache
 from outrider.context.config import ContextConfig
-from outrider.context.layout import pieces_between, selected_prompt, spans_of
+from outrider.context.layout import Spans, pieces_between, selected_prompt, spans_of
 from outrider.context.ranking import Ranker
 from outrider.context.reading import Reading
 from outrider.context.selection import Selection
@@ -50,6 +50,16 @@ class _Plan:
     compact: bool
     fixed: int
     room: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A cache, the spans it holds and is to hold, and ids of the whole text by place."""
+
+    cache: SelectedCache
+    before: Spans
+    after: Spans
+    whole: Sequence[int]
 
 
 class Selected:
@@ -236,32 +246,49 @@ class Selected:
     # -- looking again ----------------------------------------------------------------------
 
     def refresh(self, caches: Sequence[Any]) -> None:
-        """Look again at what is due, and swap where that pays.
+        """Look again at what is due, and swap where that pays; what is to be read for all of them
+        shares its forwards.
 
         The chunks that go are freed before others are read. Between two rounds only: speculative
         rows are forgotten.
         """
-        for cache in caches:
-            if isinstance(cache, SelectedCache) and cache.horizon == 0:
-                begun = perf_counter()
-                self._refresh(cache)
-                cache.reading.refresh_seconds += perf_counter() - begun
+        due = [c for c in caches if isinstance(c, SelectedCache) and c.horizon == 0]
+        if not due:
+            return
+        begun = perf_counter()
+        self._rearrange([change for cache in due if (change := self._look(cache)) is not None])
+        for cache in due:
+            cache.reading.refresh_seconds += perf_counter() - begun
 
-    def _refresh(self, cache: SelectedCache) -> None:
+    def _look(self, cache: SelectedCache) -> _Change | None:
+        """What a cache is to hold from now on; None where that does not change."""
         before, whole = cache.spans, cache.whole
         due, recent = cache.recent()
         look = cache.selection.look(due, recent)
         cache.looked(due)
         if not look.admitted and not look.evicted:
-            return
+            return None
         after = spans_of(cache.selection.context, look.chosen, len(whole))
-        pieces = pieces_between(before, after, whole, self.config, compact=cache.compact)
-        if isinstance(self.inner, Segmented):
-            self.inner.rearrange([cache.inner], [pieces])
-        else:
-            text = selected_prompt(Prompt(token_ids=tuple(whole)), after, compact=cache.compact)
-            [cache.inner] = self.inner.start([text], [cache.inner])
-        cache.note_swap(pieces)
+        return _Change(cache, before, after, whole)
+
+    def _rearrange(self, changes: Sequence[_Change]) -> None:
+        texts = [
+            pieces_between(c.before, c.after, c.whole, self.config, compact=c.cache.compact)
+            for c in changes
+        ]
+        if not isinstance(self.inner, Segmented):
+            for change in changes:
+                self._read_again(change)
+        elif changes:
+            self.inner.rearrange([change.cache.inner for change in changes], texts)
+        for change, pieces in zip(changes, texts, strict=True):
+            change.cache.note_swap(pieces)
+
+    def _read_again(self, change: _Change) -> None:
+        """Read the new text from the first change on, as a new prompt."""
+        cache, whole = change.cache, Prompt(token_ids=tuple(change.whole))
+        text = selected_prompt(whole, change.after, compact=cache.compact)
+        [cache.inner] = self.inner.start([text], [cache.inner])
 
 
 class SelectedLayered(Selected):
