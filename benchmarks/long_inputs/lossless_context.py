@@ -40,6 +40,7 @@ from outrider.types import Prompt
 UNDRAFTED = "undrafted"
 EVERYTHING = "draft model reads everything"
 PACE = "decode_seconds_per_token"
+_WARM = 1500
 
 
 def systems(args: argparse.Namespace) -> dict[str, Generator]:
@@ -85,12 +86,10 @@ def measure(args: argparse.Namespace, records: Records) -> None:
     library = Library(Tokenizer.load(family("tiny")["target"]))
     label = cost_scaled_label(args.out / f"target-{args.scale}") if args.scale != "x1" else None
     records.add("models", target=label, stretched=f"{args.kind}, {args.factor:g} times")
-    prompts = [
-        library.prompt(*long_story(library, args.data, number, args.input)[:2], args.chunk_size)
-        for number in range(args.texts)
-    ]
+    prompts = [_prompt(library, args, number, args.input) for number in range(args.texts)]
+    short = _prompt(library, args, 0, min(args.input, _WARM))
     for name, generator in own.items():  # kernels and encoders are warm from here on
-        _write(generator, prompts[0], 8, args)
+        _write(generator, short, 8, args)
         print(f"warm: {name}", flush=True)
     for repeat in range(args.repeats):
         for number, prompt in enumerate(prompts):
@@ -101,6 +100,11 @@ def measure(args: argparse.Namespace, records: Records) -> None:
                     about = {"system": name, "text": number, "repeat": repeat}
                     records.add("run", key=key, **about, prompt_tokens=len(prompt), **line)
                     print(key, {k: v for k, v in line.items() if k != "token_ids"}, flush=True)
+
+
+def _prompt(library: Library, args: argparse.Namespace, number: int, tokens: int) -> Prompt:
+    text, asked, _ = long_story(library, args.data, number, tokens)
+    return library.prompt(text, asked, args.chunk_size)
 
 
 def _write(
