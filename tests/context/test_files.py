@@ -1,6 +1,7 @@
 """Users' files as documents: what is read, what is passed over, and what is refused."""
 
 import codecs
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -188,6 +189,33 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
         (tmp_path / folder / "x.txt").write_text(folder)
     found = dict(read_files([tmp_path / "a" / "x.txt", str(tmp_path / "b" / "x.txt")]))
     assert found == {str(tmp_path / name / "x.txt"): name for name in ("a", "b")}
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    name = tmp_path / os.fsdecode(b"na\xffme.txt")
+    try:
+        name.write_text("one")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    [(called, text)] = read_files([name])
+    assert (called, text) == ("na\N{REPLACEMENT CHARACTER}me.txt", "one")
+
+
+@pytest.mark.parametrize("place", ["a" * 300, "~nobody-of-this-name/x", "a\0b"])
+def test_places_that_can_not_be(place: str) -> None:
+    with pytest.raises(OptionError, match="can not be read"):
+        read_files([place])
+
+
+def test_a_text_about_pdf_is_a_text(tmp_path: Path) -> None:
+    assert text_of(tmp_path, b"A PDF begins with %PDF-1.4.") == "A PDF begins with %PDF-1.4."
+
+
+def test_damaged_pdfs_are_refused_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusal(tmp_path, b"%PDF-1.4\n garbage", "a.pdf")
+    assert not caplog.records
 
 
 def test_places_that_hold_nothing(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from outrider.engine.prompts import is_batch, read_prompt
+from outrider.engine.prompts import is_batch, read_documents, read_prompt
 from outrider.errors import OptionError
 from outrider.types import Prompt
 
@@ -66,3 +66,8 @@ def test_what_is_no_prompt_is_named(prompt: Any) -> None:
 def test_text_without_a_tokenizer(prompt: Any, what: str) -> None:
     with pytest.raises(OptionError, match=f"the prompt is {what}, but the target has no tokenizer"):
         read_prompt(prompt, None)
+
+
+@pytest.mark.parametrize("text", ["\u5b57" * 100, "~roughly five of them"])
+def test_documents_that_can_be_no_path(text: str) -> None:
+    assert read_documents(text) == [("", text)]

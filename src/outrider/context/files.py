@@ -1,5 +1,7 @@
 """Files as documents: plain text, Markdown, HTML and PDF, one by one or in folders."""
 
+import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,15 +36,15 @@ def read_files(places: Sequence[str | Path], progress: Progress | None = None) -
             in an unknown encoding, or a folder holds nothing to read.
         MissingExtraError: a package that reads HTML or PDF is not installed.
     """
-    found = _files([Path(place).expanduser() for place in places])
-    names = [name for name, _ in found.values()]
+    found = _files([_path(place) for place in places])
+    names = Counter(name for name, _ in found.values())
     documents: list[Document] = []
     for done, (name, file) in enumerate(found.values()):
         if progress is not None:
             progress(done, len(found), name)
         pages = None if progress is None or len(found) > 1 else _paged(progress, name)
         text = read_bytes(_bytes(file), str(file), pages)
-        documents.append((name if names.count(name) == 1 else str(file), text))
+        documents.append((_spelled(name if names[name] == 1 else str(file)), text))
     return documents
 
 
@@ -51,9 +53,11 @@ def read_bytes(data: bytes, name: str, page_read: Callable[[int, int], None] | N
 
     Raises what `read_files` does.
     """
-    if _PDF in data[:1024]:
+    suffix = Path(name).suffix.lower()
+    # Something may stand before the mark, but a text may also speak of it.
+    if data.startswith(_PDF) or (suffix == ".pdf" and _PDF in data[:1024]):
         text = pdf_text(data, name, page_read)
-    elif Path(name).suffix.lower() in HTML_SUFFIXES:
+    elif suffix in HTML_SUFFIXES:
         text = html_text(data, name)
     else:
         text = decoded(data, name).replace("\r\n", "\n")
@@ -81,6 +85,23 @@ def _files(places: Sequence[Path]) -> dict[Path, tuple[str, Path]]:
         for name, file in inside:
             found.setdefault(file.resolve(), (name, file))
     return found
+
+
+def _path(place: str | Path) -> Path:
+    try:
+        path = Path(place).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # what is missing is refused by name
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop, no such home, ...
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"{place!s:.80} can not be read: {reason}") from None
+    return path
+
+
+def _spelled(name: str) -> str:
+    """A file's name as text, though it may be in no encoding."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _told(file: Path, folder: Path) -> bool:

@@ -66,8 +66,9 @@ def _encrypted(name: str) -> OptionError:
 def _quiet() -> Iterator[None]:
     """Silence: pypdf logs every small fault of a file."""
     log = logging.getLogger("pypdf")
-    before, log.disabled = log.disabled, True
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)  # its modules log by loggers below this one
     try:
         yield
     finally:
-        log.disabled = before
+        log.setLevel(before)

@@ -94,13 +94,19 @@ def _is_document(pair: tuple[Any, ...]) -> bool:
 
 def _not_a_path(text: str) -> str:
     """`text`, unless it names a file."""
-    may_be = 0 < len(text) < _LONGEST_PATH and not set(text) & {"\n", "\0"}
-    if may_be and Path(text).expanduser().exists():
+    if 0 < len(text) < _LONGEST_PATH and not set(text) & {"\n", "\0"} and _exists(text):
         raise OptionError(
             f"context is the text {text!r}, and there is a file of this name",
             hint="Give Path(...) to read the file, or (name, text)",
         )
     return text
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long for a name, no such home, ...
+        return False
 
 
 def _no_document(what: Any) -> OptionError:
