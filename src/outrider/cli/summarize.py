@@ -83,7 +83,7 @@ def summarize(
 
     A share of the text (--keep-ratio, 0.6 unless given) is read at a time,
     and other parts as the summary comes to them. A keep ratio of 1 reads
-    everything. The text goes to standard output, figures to standard error.
+    all that the window holds. The text goes to standard output, figures to standard error.
 
     For example:
 
