@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pypdf import PdfWriter
 
+from outrider.cli.app import main
 from outrider.cli.long_input import CONTEXT_ON
 from outrider.cli.summarize import INSTRUCTION
 from outrider.engine.long_inputs import CONTEXT_ON as KNOWN_ON
@@ -298,3 +299,20 @@ def test_a_long_line_and_a_window_too_small(tmp_path: Path, family: Family, run:
     found = run(*words, *(w for pair in settings.items() for w in pair), "--json").json
     assert found["context"]["tokens"] == 100_000 and found["completion_tokens"] == 12
     assert found["context"]["kv_tokens"] < 256
+
+
+@pytest.mark.parametrize("command", [["summarize", "-"], ["generate", "-"]])
+def test_standard_input_that_is_closed(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(command) == 2
+    assert "standard input is closed" in capsys.readouterr().err
+
+
+def test_a_folder_that_can_not_be_written_to(
+    story: Path, family: Family, run: Run, monkeypatch: pytest.MonkeyPatch, unread: None
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    found = run("summarize", story, *family.alone, *PART, "--explain", story.parent / "sub" / "why")
+    assert found.code == 2 and "read-only" in found.err

@@ -158,6 +158,8 @@ def read_prompt(prompt: str) -> str:
     """The prompt; from standard input for `-`, without the line break that ends it."""
     try:
         if prompt == "-":
+            if sys.stdin is None:
+                raise OptionError("standard input is closed", hint="Give the prompt in words")
             prompt = sys.stdin.read().removesuffix("\n").removesuffix("\r")
         prompt.encode()
     except UnicodeError as error:

@@ -47,7 +47,7 @@ class LongInput:
         int | None,
         option(
             panel="Long input",
-            help="Think over what is read after this many generated tokens; 0: never. Default: 64.",
+            help="Think over what is read after this many generated tokens; 0: never. Default: 128.",
             min=0,
         ),
     ] = None
@@ -71,9 +71,9 @@ class LongInput:
             panel="Long input",
             metavar=f"[{'|'.join(SELECTORS)}]",
             autocompletion=lambda: list(SELECTORS),
-            help="How chunks are scored. apce: by meaning, against the instruction and what was "
-            "written last. static: by the instruction alone. bm25: by shared words. first, ends, "
-            "random: to compare with. Default: apce.",
+            help="How chunks are scored. apce: by meaning and words, against the instruction and "
+            "what was written last. static: by the instruction alone. cosine: by meaning alone. "
+            "bm25: by words alone. first, ends, random: to compare with. Default: apce.",
         ),
     ] = None
     encoder: Annotated[
@@ -81,8 +81,8 @@ class LongInput:
         option(
             panel="Long input",
             metavar="NAME|FOLDER",
-            help="What turns text into vectors: minilm, embeddings (the model's own), or a model "
-            "of sentence-transformers. Default: minilm where it is installed.",
+            help="What turns text into vectors: embeddings (the model's own), minilm, or a model "
+            "of sentence-transformers. Default: embeddings.",
         ),
     ] = None
     recompute: Annotated[
@@ -92,7 +92,8 @@ class LongInput:
             metavar=f"[{'|'.join(RECOMPUTE)}]",
             autocompletion=lambda: list(RECOMPUTE),
             help="What is read again after a swap. suffix: all that follows it. new_only: the new "
-            "chunks. partial: these and a share of what follows. Default: suffix.",
+            "chunks. partial: these and a share of what follows. Default: new_only, or suffix "
+            "where positions are compact.",
         ),
     ] = None
     positions: Annotated[
@@ -190,5 +191,10 @@ def explain_result(result: "Result", folder: Path | None, screen: Screen) -> Non
 
 
 def _stdin() -> bytes:
+    if sys.stdin is None:  # closed by whoever started us
+        raise OptionError("standard input is closed", hint="Name a file, or pipe a text")
     raw = getattr(sys.stdin, "buffer", None)
-    return sys.stdin.read().encode() if raw is None else raw.read()
+    try:
+        return sys.stdin.read().encode() if raw is None else raw.read()
+    except OSError as error:
+        raise OptionError(f"standard input can not be read: {error.strerror or error}") from None

@@ -1,6 +1,7 @@
 """What was read of a long input, when, and why: as a picture, a page and figures."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,11 @@ def check_folder(folder: Path) -> None:
     if not at.is_dir():
         raise OptionError(
             f"explanations can not be written to {folder}: {at} is a file", hint="Give a folder"
+        )
+    if not os.access(at, os.W_OK | os.X_OK):
+        raise OptionError(
+            f"explanations can not be written to {folder}: {at} is read-only",
+            hint="Give another folder",
         )
 
 
