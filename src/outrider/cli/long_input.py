@@ -47,7 +47,7 @@ class LongInput:
         int | None,
         option(
             panel="Long input",
-            help="Think over what is read after this many generated tokens; 0: never. Default: 128.",
+            help="Think over what is read after so many generated tokens; 0: never. Default: 128.",
             min=0,
         ),
     ] = None

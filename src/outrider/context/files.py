@@ -90,10 +90,8 @@ def _files(places: Sequence[Path]) -> dict[Path, tuple[str, Path]]:
 def _path(place: str | Path) -> Path:
     try:
         path = Path(place).expanduser()
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # what is missing is refused by name
-    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop, no such home, ...
+        path.exists()
+    except (OSError, RuntimeError) as error:  # too long a name, no such home, ...
         reason = getattr(error, "strerror", None) or error
         raise OptionError(f"{place!s:.80} can not be read: {reason}") from None
     return path
