@@ -17,7 +17,7 @@ No model runs. Around the defaults (`--base` changes them) each row varies one s
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -32,21 +32,26 @@ from benchmarks.long_inputs.records import Records
 from benchmarks.long_inputs.selecting import Workshop, begun, changed, settings_of, write
 from benchmarks.long_inputs.summaries import Summary, read_summaries
 
+from outrider.context.blend import SUCCESSION, WORDS
 from outrider.context.config import RECOMPUTE, ContextConfig
+from outrider.context.cosine import WINDOW
 from outrider.context.layout import pieces_between, spans_of
 from outrider.context.selection import Look
 from outrider.types import Fresh, LongContext
 
-WINDOW = "window"
-"""Tokens of a passage window: a setting of the ranker, 0 for whole chunks."""
+RANKER: dict[str, float] = {"window": WINDOW, "words": WORDS, "succession": SUCCESSION}
+"""Settings of the ranker, and their defaults: tokens of a passage window, 0 for whole chunks; share
+of the score by words; what a chunk lends to the next one."""
 VARIED: dict[str, tuple[float, ...]] = {
     "chunk_size": (128, 256, 512),
-    "refresh": (32, 64, 128),
-    "hysteresis": (0.0, 0.02, 0.05, 0.1, 0.15),
+    "refresh": (32, 64, 128, 256),
+    "hysteresis": (0.0, 0.02, 0.05, 0.1, 0.15, 0.2),
     "query_mix": (0.0, 0.25, 0.5, 0.75, 1.0),
     "query_window": (64, 128, 256),
     "max_swaps": (1, 2, 4),
-    WINDOW: (0, 64, 128),
+    "window": (0, 32, 64, 128),
+    "words": (0.0, 0.2, 0.35, 0.5, 1.0),
+    "succession": (0.0, 0.3, 0.6, 0.9),
 }
 
 
@@ -57,12 +62,12 @@ class Row:
     Attributes:
         label: what is varied.
         config: of the selection.
-        window: of the ranker; None for whole chunks.
+        ranker: settings as in `RANKER`.
     """
 
     label: str
     config: ContextConfig
-    window: int | None = 64
+    ranker: Mapping[str, float] = field(default_factory=lambda: dict(RANKER))
 
 
 @dataclass(slots=True)
@@ -92,16 +97,16 @@ def parsed(text: str) -> dict[str, float]:
 
 def row(base: Row, label: str, settings: dict[str, float]) -> Row:
     """`base` with other settings."""
-    own = dict(settings)
-    window = int(own.pop(WINDOW, base.window or 0)) or None
-    return Row(label=label, config=changed(base.config, **own), window=window)
+    ranker = dict(base.ranker) | {k: v for k, v in settings.items() if k in RANKER}
+    own = {k: v for k, v in settings.items() if k not in RANKER}
+    return Row(label=label, config=changed(base.config, **own), ranker=ranker)
 
 
 def rows(base: Row, also: Sequence[str]) -> Iterator[Row]:
     """The base, then each setting by itself, then the combinations asked for."""
     yield base
     for name, values in VARIED.items():
-        now = (base.window or 0) if name == WINDOW else getattr(base.config, name)
+        now = base.ranker[name] if name in RANKER else getattr(base.config, name)
         for value in values:
             if value != now:
                 yield row(base, f"{name}={value}", {name: value})
@@ -114,7 +119,7 @@ def measure(
 ) -> dict[str, Any]:
     """All figures of one row."""
     tally = Tally()
-    ranker = shop.ranker(selector, 0, own.window)
+    ranker = shop.ranker(selector, 0, **own.ranker)
     for case in cases:
         _find(shop, ranker, case, own.config, tally)
     for story in stories:
@@ -230,7 +235,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--kept", type=Path, default=Path("runs/vectors"), help="for vectors")
-    parser.add_argument("--selector", default="apce (minilm)")
+    parser.add_argument("--selector", default="apce (embeddings)")
     parser.add_argument("--keep-ratio", type=float, default=0.5)
     parser.add_argument("--base", default="", help="settings that all rows have")
     parser.add_argument("--also", nargs="*", default=[], help="rows of several settings")

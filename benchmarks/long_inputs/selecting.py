@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.long_inputs.encoding import Remembered
 from benchmarks.long_inputs.texts import Library
 
+from outrider.context.blend import SUCCESSION, WORDS, BlendedRanker
 from outrider.context.config import ContextConfig
 from outrider.context.cosine import WINDOW, CosineRanker
 from outrider.context.embeddings import EmbeddingEncoder
@@ -28,6 +29,8 @@ SELECTORS = (
     "bm25",
     "static (minilm)",
     "static (embeddings)",
+    "cosine (minilm)",
+    "cosine (embeddings)",
     "apce (minilm)",
     "apce (embeddings)",
 )
@@ -61,19 +64,31 @@ class Workshop:
             encoders={"minilm": minilm, "embeddings": EmbeddingEncoder(target.embed)},
         )
 
-    def ranker(self, selector: str, seed: int, window: int | None = WINDOW) -> Ranker:
+    def ranker(
+        self,
+        selector: str,
+        seed: int,
+        *,
+        window: float = WINDOW,
+        words: float = WORDS,
+        succession: float = SUCCESSION,
+    ) -> Ranker:
         """A ranker by its name as in `SELECTORS`: one of the package's, and its encoder.
 
         Args:
             selector: the name.
             seed: of `random`.
-            window: tokens of a passage window, for `apce` and `static`; None for whole chunks.
+            window: tokens of a passage window, for blends; 0 for whole chunks.
+            words: share of words, for blends.
+            succession: what a chunk lends to the next, for blends.
         """
         name, _, rest = selector.partition(" (")
         encoder = self.encoders.get(rest.rstrip(")"), self.encoders["minilm"])
-        if window != WINDOW and name in ("apce", "static"):
-            return CosineRanker(encoder, window=window, name=name, refreshes=name == "apce")
-        return make_ranker(ContextConfig(selector=name, encoder=encoder, seed=seed))
+        made = make_ranker(ContextConfig(selector=name, encoder=encoder, seed=seed))
+        if not isinstance(made, BlendedRanker):
+            return made
+        meaning = CosineRanker(encoder, window=int(window) or None)
+        return replace(made, meaning=meaning, words=words, succession=succession)
 
 
 def begun(context: LongContext, ranker: Ranker, config: ContextConfig) -> Selection:

@@ -3,7 +3,7 @@
 import gc
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.context import lexical, rankers, sentence
+from outrider.context.blend import BlendedRanker
 from outrider.context.config import SELECTORS, ContextConfig
 from outrider.context.cosine import CosineRanker
 from outrider.context.embeddings import EmbeddingEncoder
@@ -105,12 +106,14 @@ def test_the_fact_that_is_asked_for_comes_first(selector: str, context: LongCont
     assert int(scores.argmax()) == holding(context, BELL)
 
 
-@pytest.mark.parametrize("selector", ["apce", "bm25"])
+@pytest.mark.parametrize(("selector", "kept"), [("apce", 0.4), ("bm25", 0.3)])
 @pytest.mark.parametrize("asked", [BELL, RECIPE])
-def test_the_need_turns_to_another_fact(selector: str, asked: str, words: Words) -> None:
+def test_the_need_turns_to_another_fact(
+    selector: str, kept: float, asked: str, words: Words
+) -> None:
     """A forced continuation: what is written depends on no model."""
     context = document(words, FACTS, QUESTION)
-    config = ContextConfig(keep_ratio=0.3, refresh=16, query_window=24, selector=selector)
+    config = ContextConfig(keep_ratio=kept, refresh=16, query_window=24, selector=selector)
     selection = Selection(context, make_ranker(config).index(context), config, context.num_tokens)
     wanted = holding(context, RECIPE)
     assert holding(context, BELL) in selection.begin().chosen and wanted not in selection.chosen
@@ -120,6 +123,41 @@ def test_the_need_turns_to_another_fact(selector: str, asked: str, words: Words)
         selection.look(16 * looks, Passage(words.decode(tokens), tokens))
     assert (wanted in selection.chosen) == (asked == RECIPE)
     assert len(selection.looks) == 3
+
+
+# -- blends ---------------------------------------------------------------------------------------
+
+
+def test_a_blend_by_hand() -> None:
+    """Of what a chunk scores, its successor has a part."""
+    told = [np.array([0.1, 0.8, 0.2, -0.5]), np.array([0.0, 1.0, 0.5, 0.0])]
+
+    class Told:
+        encoder_name = None
+        name = "told"
+        refreshes = True
+
+        def __init__(self, scores: np.ndarray) -> None:
+            self.told, self.seen = scores, []
+
+        def index(self, context: LongContext) -> "Told":
+            return self
+
+        def scores(self, query: Passage, recent: Passage | None, mix: float) -> np.ndarray:
+            self.seen.append(recent)
+            return self.told
+
+    context, nothing = one_each(4), Passage("", ())
+    blend = BlendedRanker(Told(told[0]), Told(told[1]), words=0.25, succession=0.5)
+    scores = blend.index(context).scores(nothing, nothing, 0.5)
+    np.testing.assert_allclose(scores, [0.075, 0.85, 0.425, 0.1375])
+    alone = replace(blend, lexical=None, succession=0.0, refreshes=False)
+    meaning = alone.meaning
+    assert isinstance(meaning, Told)
+    np.testing.assert_array_equal(
+        alone.index(context).scores(nothing, nothing, 0.5), [0.1, 0.8, 0.2, 0.0]
+    )
+    assert meaning.seen == [nothing, None]
 
 
 # -- cosines -----------------------------------------------------------------------------------
@@ -235,9 +273,9 @@ def test_random_follows_the_seed() -> None:
 
 
 def test_auto_takes_what_is_there(monkeypatch: Any) -> None:
-    assert make_encoder("auto", embed).name == "minilm"
-    monkeypatch.setattr(sentence, "find_spec", lambda name: None)
     assert make_encoder("auto", embed).name == "embeddings"
+    assert make_encoder("auto").name == "minilm"
+    monkeypatch.setattr(sentence, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"outrider\[context\]"):
         make_ranker(ContextConfig())
 

@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_named() -> None:
 
 def test_scores_that_are_no_numbers_are_the_lowest() -> None:
     nan, inf = float("nan"), float("inf")
-    selection, index = begun([nan, 0.1, nan, -0.5], keep_ratio=0.5, **FREE)
+    selection, index = begun([nan, 0.1, nan, -0.5], keep_ratio=0.5, **FREE, max_swaps=2)
     assert selection.chosen == (1, 3)
     index.now = [0.2, nan, inf, nan]
     look = selection.look(4, NOTHING)

@@ -25,7 +25,9 @@ from tests.exactness.rigs import generation, outputs, stage
 from tests.models.checkpoints import make_checkpoint
 
 PROMPT = long_prompt(4, chunks=7)
-CONFIG = ContextConfig(keep_ratio=0.5, refresh=4, hysteresis=0.0, pin_ends=False)
+CONFIG = ContextConfig(
+    keep_ratio=0.5, refresh=4, hysteresis=0.0, max_swaps=2, recompute="suffix", pin_ends=False
+)
 RUNNERS: dict[str, Any] = {
     "decoder": lambda path: Decoder.load(path, dtype=torch.float64),
     "transformers": lambda path: TransformersModel.load(path, dtype=torch.float64),

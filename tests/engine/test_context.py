@@ -193,7 +193,7 @@ def test_what_a_dense_target_can_not_read(folders: Folders) -> None:
 @pytest.mark.parametrize("asked", [{"positions": "original"}, {"recompute": "new_only"}])
 def test_a_window_too_small_for_original_positions(folders: Folders, asked: dict[str, Any]) -> None:
     config = ContextConfig(chunk_size=24, keep_ratio=0.2, encoder="embeddings", **asked)
-    with pytest.raises(ContextError, match="Leave positions at 'auto' and recompute at 'suffix'"):
+    with pytest.raises(ContextError, match="Leave positions and recompute at 'auto'"):
         loaded(folders, 1, context=config).generate(ASK, context=STORY * 3)
 
 

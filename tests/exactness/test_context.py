@@ -33,7 +33,15 @@ from tests.exactness.test_checkpoints import SHAPE, noisy
 from tests.models.checkpoints import make_checkpoint
 
 PROMPTS = [long_prompt(1), long_prompt(2, chunks=9, head=0), long_prompt(3, chunks=2, tail=1)]
-SWAPPING = ContextConfig(keep_ratio=0.5, refresh=4, hysteresis=0.0, pin_ends=False, chunk_size=4)
+SWAPPING = ContextConfig(
+    keep_ratio=0.5,
+    refresh=4,
+    hysteresis=0.0,
+    max_swaps=2,
+    recompute="suffix",
+    pin_ends=False,
+    chunk_size=4,
+)
 CONFIGS = {
     "suffix": SWAPPING,
     "compact": replace(SWAPPING, positions="compact"),

@@ -30,7 +30,15 @@ ALIASES = {
     "q": "num_qualified_tokens",
     "n": "num_draft_nodes",
 }
-RESERVED = ("target", "dtype", "device", "threads", "tokenizer", "context_length", "trust_remote_code")
+RESERVED = (
+    "target",
+    "dtype",
+    "device",
+    "threads",
+    "tokenizer",
+    "context_length",
+    "trust_remote_code",
+)
 """Options of `load` that belong to the run, since all of its strategies share them."""
 
 

@@ -8,14 +8,17 @@ from typing import Any
 from outrider.errors import OptionError, nearest, reject_unknown
 
 SELECTORS: dict[str, str] = {
-    "apce": "the chunks nearest in meaning to the instruction and to what is being written",
-    "static": "the chunks nearest in meaning to the instruction, never refreshed",
+    "apce": "the chunks nearest to the instruction and to what is being written, in meaning and in "
+    "words",
+    "static": "the same by the instruction alone, never refreshed",
+    "cosine": "the chunks nearest in meaning, as the paper has it",
     "bm25": "the chunks that share rare words with the instruction and what is being written",
     "first": "the first chunks",
     "ends": "as many chunks from the end as from the beginning",
     "random": "chunks drawn by the seed",
 }
 RECOMPUTE: dict[str, str] = {
+    "auto": "new_only where positions are original, else suffix",
     "suffix": "everything after the first change is read again, as a fresh prefill would",
     "new_only": "only new chunks are read; what stands after them has not seen them",
     "partial": "new chunks, and a share of what stands after them, nearest to the change first",
@@ -55,8 +58,9 @@ class ContextConfig:
         recompute_share: for `partial`, how much of what follows the change is read again.
         positions: one of `POSITIONS`.
         selector: how chunks are scored, one of `SELECTORS`.
-        encoder: what turns text into vectors: `auto`, `minilm`, `embeddings` (the model's own input
-            embeddings), a folder or hub name for sentence-transformers, or an `Encoder`.
+        encoder: what turns text into vectors: `embeddings` (the model's own input embeddings),
+            `minilm`, a folder or hub name for sentence-transformers, or an `Encoder`; `auto` is
+            `embeddings` where the model gives them, else `minilm`.
         seed: of the selector `random`.
 
     Raises:
@@ -66,14 +70,14 @@ class ContextConfig:
     keep_ratio: float = 0.6
     budget: int | None = None
     chunk_size: int = 256
-    refresh: int = 64
+    refresh: int = 128
     query_mix: float = 0.5
     query_window: int = 128
-    hysteresis: float = 0.02
-    max_swaps: int = 2
+    hysteresis: float = 0.15
+    max_swaps: int = 1
     growth: int = 0
     pin_ends: bool = True
-    recompute: str = "suffix"
+    recompute: str = "auto"
     recompute_share: float = 0.25
     positions: str = "auto"
     selector: str = "apce"
@@ -97,6 +101,12 @@ class ContextConfig:
     def kept(self, chunks: int) -> int:
         """How many of `chunks` are read (k)."""
         return min(ceil(self.keep_ratio * chunks - _ROUNDING), chunks)
+
+    def recompute_for(self, compact: bool) -> str:
+        """`suffix`, `new_only` or `partial`: `auto` depends on whether positions are compact."""
+        if self.recompute != "auto":
+            return self.recompute
+        return "suffix" if compact else "new_only"
 
     @classmethod
     def of(cls, **settings: Any) -> "ContextConfig":

@@ -34,7 +34,7 @@ class CosineRanker:
 
     encoder: Encoder
     window: int | None = WINDOW
-    name: str = "apce"
+    name: str = "cosine"
     refreshes: bool = True
     _known: WeakKeyDictionary[LongContext, "CosineIndex"] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False

@@ -53,7 +53,7 @@ def pieces_between(
         "suffix": behind,
         "new_only": 0,
         "partial": floor(config.recompute_share * behind),
-    }[config.recompute]
+    }[config.recompute_for(compact)]
     pieces: list[Piece] = []
     for span in new:
         offset = offsets.get(span.start)

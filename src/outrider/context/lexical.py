@@ -33,8 +33,13 @@ class Bm25Ranker:
         default_factory=WeakKeyDictionary, init=False, repr=False
     )
 
+    @staticmethod
+    def installed() -> bool:
+        """Whether the package is there."""
+        return find_spec("bm25s") is not None
+
     def __post_init__(self) -> None:
-        if find_spec("bm25s") is None:
+        if not self.installed():
             raise MissingExtraError("bm25s", "context")
 
     def index(self, context: LongContext) -> "Bm25Index":

@@ -1,9 +1,11 @@
 """Rankers by name: what a `ContextConfig` asks for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from outrider.context import baselines
+from outrider.context.blend import BlendedRanker
 from outrider.context.config import SELECTORS, ContextConfig
 from outrider.context.cosine import CosineRanker
 from outrider.context.embeddings import Embed, EmbeddingEncoder
@@ -34,7 +36,8 @@ def make_ranker(config: ContextConfig, embed: Embed | None = None) -> Ranker:
 def make_encoder(encoder: Any, embed: Embed | None = None) -> Encoder:
     """`auto`, `minilm`, `embeddings`, a folder or hub name; or an `Encoder`, which is returned.
 
-    `auto` is `minilm` where that is installed, else `embeddings` where `embed` is given. Raises
+    `auto` is `embeddings` where `embed` is given, which takes no package and next to no time and
+    finds as much (docs/results.md), else `minilm`. Raises
     what `make_ranker` does.
     """
     if not isinstance(encoder, str):
@@ -43,9 +46,7 @@ def make_encoder(encoder: Any, embed: Embed | None = None) -> Encoder:
         raise OptionError(
             f"encoder is {encoder!r}", hint="Give a name, or an object with `name` and `encode`"
         )
-    if encoder == "embeddings" or (
-        encoder == "auto" and embed is not None and not SentenceEncoder.installed()
-    ):
+    if encoder == "embeddings" or (encoder == "auto" and embed is not None):
         if embed is None:
             raise OptionError(
                 "the encoder 'embeddings' needs the input embeddings of a model, which this one "
@@ -58,17 +59,21 @@ def make_encoder(encoder: Any, embed: Embed | None = None) -> Encoder:
     return found
 
 
-def _apce(config: ContextConfig, embed: Embed | None) -> Ranker:
-    return CosineRanker(make_encoder(config.encoder, embed))
+def _apce(config: ContextConfig, embed: Embed | None) -> BlendedRanker:
+    return BlendedRanker(
+        CosineRanker(make_encoder(config.encoder, embed)),
+        Bm25Ranker() if Bm25Ranker.installed() else None,
+    )
 
 
 def _static(config: ContextConfig, embed: Embed | None) -> Ranker:
-    return CosineRanker(make_encoder(config.encoder, embed), name="static", refreshes=False)
+    return replace(_apce(config, embed), name="static", refreshes=False)
 
 
 _RANKERS: dict[str, Callable[[ContextConfig, Embed | None], Ranker]] = {
     "apce": _apce,
     "static": _static,
+    "cosine": lambda config, embed: CosineRanker(make_encoder(config.encoder, embed)),
     "bm25": lambda config, embed: Bm25Ranker(),
     "first": lambda config, embed: baselines.first(),
     "ends": lambda config, embed: baselines.ends(),

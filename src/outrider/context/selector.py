@@ -33,6 +33,9 @@ from outrider.protocols import (
 from outrider.sampling import Sampler
 from outrider.types import IntArray, LongContext, Prompt, Rows
 
+_NEEDS_ROWS = ("new_only", "partial")
+"""Ways to swap in which rows stay behind others that change."""
+
 _ROOM_FOR_TEXT = 4
 """A prompt takes at most all but a fourth of the window: what remains is for the answer."""
 
@@ -153,7 +156,7 @@ class Selected:
     def _is_compact(self, prompt: Prompt) -> bool:
         if self.config.positions != "auto":
             return self.config.positions == "compact"
-        if self.config.recompute != "suffix":
+        if self.config.recompute in _NEEDS_ROWS:
             return False
         gaps = isinstance(self.inner, Segmented) and self.inner.reads_gaps
         window = self.context_length - self.context_length // _ROOM_FOR_TEXT
@@ -368,13 +371,13 @@ def _check(model: LanguageModel, config: ContextConfig) -> None:
             hint="Select from the model inside, `inner`",
         )
     segmented = isinstance(model, Segmented)
-    if config.recompute != "suffix" and not segmented:
+    if config.recompute in _NEEDS_ROWS and not segmented:
         raise OptionError(
             f"recompute is {config.recompute!r}, and {model.name} can only read a text on from a "
             "beginning",
             hint="Use recompute 'suffix'",
         )
-    if config.recompute != "suffix" and config.positions == "compact":
+    if config.recompute in _NEEDS_ROWS and config.positions == "compact":
         raise OptionError(
             f"recompute is {config.recompute!r}, and positions are 'compact': what stays would "
             "have to turn to other positions",

@@ -16,8 +16,8 @@ def places_of(prompt: Prompt, target: LanguageModel) -> int:
     if prompt.context is None or places < target.context_length:
         return places
     hint = (
-        "Leave positions at 'auto' and recompute at 'suffix': what is read is then numbered "
-        "without gaps where it must"
+        "Leave positions and recompute at 'auto': what is read is then numbered without gaps "
+        "where it must"
         if selects
         else "Let the target read a part of it: --keep-ratio 0.6 or --context-budget N, with "
         "--context-on target (in Python context=ContextConfig(...))"
