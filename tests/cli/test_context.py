@@ -219,6 +219,7 @@ def test_files(
         (["--keep-ratio", "1.5"], "keep_ratio is '1.5'"),
         (["--keep-ratio", "half"], "keep_ratio is 'half'"),
         (["--context-budget", "20"], "tokens, and the budget is 20. Raise --context-budget above"),
+        (["--context-budget", "130"], "and the smallest chunk"),
         (["--context-budget", "0"], "greater than or equal to 1"),
         (["--keep-ratio", "0.5", "--selector", "bm26"], "unknown selector 'bm26'. Did you mean"),
         (["--keep-ratio", "0.5", "--recompute", "all"], "unknown recompute 'all'"),

@@ -225,3 +225,8 @@ def test_places_that_hold_nothing(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"holds nothing to read\. Files end in .*\.pdf"):
         read_files([tmp_path])
     assert {".txt", ".md", ".html", ".pdf"} <= set(SUFFIXES)
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in() -> None:
+    with pytest.raises(OptionError, match="name of a file is empty"):
+        read_files([""])

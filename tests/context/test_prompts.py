@@ -117,6 +117,8 @@ def test_several_documents_are_named_and_kept_apart(codec: Tokenizer) -> None:
         ([("a", " \n")], ASK, "the document a is empty"),
         ([("", "x"), ("", "")], ASK, "the document 2 is empty"),
         ([("", "x")], " ", "the instruction is empty"),
+        ([("a", "x\udcff")], ASK, "the document a is not text.*character 1"),
+        ([("a", "x")], "\ud800?", "the instruction is not text"),
         ([("", "x")], [], "the instruction is empty"),
         ([("", "x")], [{"role": "assistant", "content": "x"}], "the last message is"),
         ([("", "x")], [{"role": "user", "content": [{"type": "text"}]}], "the last message is"),

@@ -166,7 +166,8 @@ def read_places(places: Sequence[str | Path], waiting: Waiting) -> list[tuple[st
 
 
 def check_budget(prompt: "Prompt", config: ContextConfig | None) -> None:
-    """Raise `ContextError` when not even the instruction fits, before weights are loaded."""
+    """Raise `ContextError` when not even the instruction and a chunk fit, before weights are
+    loaded."""
     if config is None or config.budget is None or prompt.context is None:
         return
     fixed = len(prompt) - prompt.context.num_tokens
@@ -174,6 +175,13 @@ def check_budget(prompt: "Prompt", config: ContextConfig | None) -> None:
         raise ContextError(
             f"the instruction takes {fixed} tokens, and the budget is {config.budget}",
             hint=f"Raise --context-budget above {fixed} tokens, or shorten the instruction",
+        )
+    smallest = min(len(chunk) for chunk in prompt.context.chunks)
+    if fixed + smallest > config.budget:
+        raise ContextError(
+            f"the instruction takes {fixed} tokens and the smallest chunk {smallest}, and the "
+            f"budget is {config.budget}",
+            hint=f"Raise --context-budget to {fixed + smallest} tokens, or lower --chunk-size",
         )
 
 

@@ -88,6 +88,8 @@ def _files(places: Sequence[Path]) -> dict[Path, tuple[str, Path]]:
 
 
 def _path(place: str | Path) -> Path:
+    if place == "":  # as a path it would be the folder where one happens to be
+        raise OptionError("the name of a file is empty", hint="Give a file or a folder")
     try:
         path = Path(place).expanduser()
         path.exists()

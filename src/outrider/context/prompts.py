@@ -96,6 +96,7 @@ def _sources(codec: Codec, documents: Sequence[Document]) -> list[Source]:
     for number, (name, text) in enumerate(documents, start=1):
         if not text.strip():
             raise OptionError(f"the document {name or number} is empty")
+        _check_text(text, f"the document {name or number}")
         if len(documents) > 1:
             text = f"{name or f'Document {number}'}:\n{text.rstrip()}"
             text += _GAP if number < len(documents) else ""
@@ -119,7 +120,19 @@ def _asked(instruction: str | Messages) -> tuple[str, list[dict[str, Any]]]:
         raise OptionError(
             "the instruction is empty", hint="Say what is to be done with the documents"
         )
+    _check_text(asked, "the instruction")
     return asked, messages
+
+
+def _check_text(text: str, what: str) -> None:
+    """Raise `OptionError` for what Python calls a string and no encoding can spell."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise OptionError(
+            f"{what} is not text: {error.reason} at character {error.start}",
+            hint="Decode it with the encoding that it was written in",
+        ) from None
 
 
 def _around(
