@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,36 +18,9 @@ from outrider.context.cosine import CosineRanker
 from outrider.context.selector import select
 from outrider.models.decoder import Decoder
 from outrider.protocols import Segment
-from outrider.types import NO_IDS, LongContext, Passage, Prompt, as_ids
+from outrider.types import NO_IDS, Prompt, as_ids
+from tests.bench.long_input_rigs import Words, context, passages
 from tests.models.checkpoints import make_checkpoint
-
-
-class Words:
-    """An encoder of the words `a` to `e`; it counts what it is asked."""
-
-    name = "words"
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def encode(self, passages: Any) -> np.ndarray:
-        self.asked += len(passages)
-        found = [[float(letter in p.text.split()) for letter in "abcde"] for p in passages]
-        return np.array(found)
-
-
-def passages(*texts: str) -> tuple[Passage, ...]:
-    return tuple(Passage(text, tuple(map(ord, text))) for text in texts)
-
-
-def context(*texts: str, asked: str = "a") -> LongContext:
-    return LongContext(
-        start=0,
-        chunks=passages(*texts),
-        query=Passage(asked, tuple(map(ord, asked))),
-        decode=lambda ids: "".join(map(chr, ids)),
-    )
-
 
 # -- extracts ----------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ from outrider.context import baselines
 from outrider.context.config import ContextConfig
 from outrider.context.cosine import CosineRanker
 from outrider.context.selection import Look
-from outrider.types import LongContext, Passage
+from tests.bench.long_input_rigs import Words, context, passages
 
 FACTS = (
     "Mary moved to the office.",
@@ -45,33 +45,6 @@ FACTS = (
     "John went back to the bedroom.",
     "John gave the football to Mary.",
 )
-
-
-class Words:
-    """An encoder of the words `a` to `e`; it counts what it is asked."""
-
-    name = "words"
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def encode(self, passages: Any) -> np.ndarray:
-        self.asked += len(passages)
-        found = [[float(letter in p.text.split()) for letter in "abcde"] for p in passages]
-        return np.array(found)
-
-
-def passages(*texts: str) -> tuple[Passage, ...]:
-    return tuple(Passage(text, tuple(map(ord, text))) for text in texts)
-
-
-def context(*texts: str, asked: str = "a") -> LongContext:
-    return LongContext(
-        start=0,
-        chunks=passages(*texts),
-        query=Passage(asked, tuple(map(ord, asked))),
-        decode=lambda ids: "".join(map(chr, ids)),
-    )
 
 
 def case(written: str, *wants: Want) -> Case:

@@ -13,16 +13,8 @@ from outrider.cli.long_input import CONTEXT_ON
 from outrider.cli.summarize import INSTRUCTION
 from outrider.engine.long_inputs import CONTEXT_ON as KNOWN_ON
 from tests.cli.conftest import Family, Run
+from tests.context.story import FACTS, STORY
 
-FACTS = [
-    "The bakery of Anna sells rye bread.",
-    "A red boat lies in the harbour.",
-    "On Sundays the bells ring at nine.",
-    "The old bridge is closed to cars.",
-    "Tom keeps bees behind the mill.",
-    "Rain fell on the fields all day.",
-]
-STORY = " ".join(FACTS)
 SHORT = ["--max-new-tokens", "12", "--seed", "1", "--dtype", "float64"]
 PART = ["--keep-ratio", "0.5", "--chunk-size", "24", "--encoder", "embeddings", "--refresh", "4"]
 COUNTED = {

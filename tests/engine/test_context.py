@@ -15,18 +15,10 @@ from outrider.errors import ContextError, MissingExtraError, OptionError
 from outrider.models.memory import Demand
 from outrider.protocols import ContextSelector
 from outrider.types import LongContext
+from tests.context.story import FACTS, STORY
 from tests.engine.conftest import Folders
 
 CONFIG = ContextConfig(chunk_size=24, keep_ratio=0.5, refresh=8, encoder="embeddings")
-FACTS = [
-    "The bakery of Anna sells rye bread.",
-    "A red boat lies in the harbour.",
-    "On Sundays the bells ring at nine.",
-    "The old bridge is closed to cars.",
-    "Tom keeps bees behind the mill.",
-    "Rain fell on the fields all day.",
-]
-STORY = " ".join(FACTS)
 ASK = "What about the bees?"
 WRITE: dict[str, Any] = {"max_new_tokens": 20, "ignore_eos": True}
 
