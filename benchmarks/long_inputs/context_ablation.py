@@ -20,7 +20,6 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
@@ -28,7 +27,7 @@ from benchmarks.long_inputs.documents import known_cases, own_cases
 from benchmarks.long_inputs.intervals import wilson
 from benchmarks.long_inputs.needs import Case, delay, judge, length_needed, need_of
 from benchmarks.long_inputs.planted_facts import token_counter
-from benchmarks.long_inputs.records import Records
+from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import Workshop, begun, changed, settings_of, write
 from benchmarks.long_inputs.summaries import Summary, read_summaries
 
@@ -229,12 +228,7 @@ def _told(line: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure all of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--kept", type=Path, default=Path("runs/vectors"), help="for vectors")
+    parser = options(__doc__)
     parser.add_argument("--selector", default="apce (embeddings)")
     parser.add_argument("--keep-ratio", type=float, default=0.5)
     parser.add_argument("--base", default="", help="settings that all rows have")

@@ -17,11 +17,10 @@ their window. The input: stories of SQuALITY, one after the other.
 import argparse
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.long_inputs.records import Records
+from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import settings_of
 from benchmarks.long_inputs.stories import long_story
 from benchmarks.long_inputs.stretched import KIND, KINDS, stretch
@@ -196,11 +195,7 @@ def _told(ratio: Mapping[str, float] | None) -> str:
 
 def main() -> None:
     """Measure all of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder for models and results")
+    parser = options(__doc__)
     parser.add_argument("--encoder", default=MINILM)
     parser.add_argument("--input", type=int, default=16_384, help="tokens of the long input")
     parser.add_argument("--tokens", type=int, default=192, help="to write")

@@ -19,14 +19,13 @@ bootstrap intervals over documents, and swaps per 1,000 forced tokens. Vectors o
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from benchmarks.long_inputs.documents import check_lengths, known_cases, own_cases
 from benchmarks.long_inputs.intervals import bootstrap, wilson
 from benchmarks.long_inputs.needs import Case, judge, length_needed, need_of
-from benchmarks.long_inputs.records import Records
+from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import (
     SELECTORS,
     Workshop,
@@ -193,12 +192,7 @@ def _rate(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def main() -> None:
     """Measure all of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--kept", type=Path, default=Path("runs/vectors"), help="for vectors")
+    parser = options(__doc__)
     parser.add_argument("--chunk-size", type=int, default=ContextConfig().chunk_size)
     parser.add_argument("--refresh", type=int, default=ContextConfig().refresh)
     parser.add_argument("--selectors", nargs="+", default=list(SELECTORS))

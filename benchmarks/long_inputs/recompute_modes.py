@@ -11,12 +11,11 @@ asked for. Intervals are 95 %, by bootstrap over documents; differences are pair
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from benchmarks.long_inputs.intervals import bootstrap
 from benchmarks.long_inputs.likelihood import log_likelihoods
-from benchmarks.long_inputs.records import Records
+from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import Workshop, settings_of
 from benchmarks.long_inputs.stretched import KIND, stretch
 from benchmarks.long_inputs.summaries import Summary, read_summaries
@@ -94,12 +93,7 @@ def summarise(records: Records) -> None:
 
 def main() -> None:
     """Measure all of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--kept", type=Path, default=Path("runs/vectors"), help="for vectors")
+    parser = options(__doc__)
     parser.add_argument("--documents", type=int, default=10, help="of each set")
     parser.add_argument("--read", type=int, default=6000, help="tokens of a document")
     parser.add_argument("--tokens", type=int, default=256, help="of a summary")

@@ -1,5 +1,6 @@
 """JSON lines on disk: measurements by key, so that an interrupted run goes on where it stopped."""
 
+import argparse
 import json
 import shlex
 import sys
@@ -60,6 +61,17 @@ class Records:
         self.keys = set()
 
     keys: set[str] = set()
+
+
+def options(about: str | None) -> argparse.ArgumentParser:
+    """What every script asks for: data, a folder for results, one for vectors that are kept."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--kept", type=Path, default=Path("runs/vectors"), help="for vectors")
+    return parser
 
 
 def described() -> dict[str, Any]:

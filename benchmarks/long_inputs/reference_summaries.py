@@ -18,14 +18,13 @@ Intervals are 95 %, by bootstrap over documents; differences are paired.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from benchmarks.long_inputs.extracts import extract, likeness, rouge_l, sentences
 from benchmarks.long_inputs.intervals import bootstrap
 from benchmarks.long_inputs.likelihood import log_likelihoods
-from benchmarks.long_inputs.records import Records
+from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import SELECTORS, Workshop, changed, settings_of
 from benchmarks.long_inputs.summaries import DATASETS, Summary, read_summaries
 
@@ -163,12 +162,7 @@ def _table(
 
 def main() -> None:
     """Measure all of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--kept", type=Path, default=Path("runs/vectors"), help="for vectors")
+    parser = options(__doc__)
     parser.add_argument("--selectors", nargs="+", default=list(SELECTORS))
     parser.add_argument("--documents", type=int, default=20, help="of each set")
     parser.add_argument("--questions", type=int, default=2, help="about each document")

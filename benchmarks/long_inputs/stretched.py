@@ -21,7 +21,7 @@ from benchmarks.long_inputs.documents import FOLDER
 from benchmarks.long_inputs.intervals import bootstrap
 from benchmarks.long_inputs.known_tasks import without_lines
 from benchmarks.long_inputs.likelihood import log_likelihoods
-from benchmarks.long_inputs.records import Records
+from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import settings_of
 from benchmarks.long_inputs.texts import Library, read_lines
 
@@ -111,11 +111,7 @@ def measure(args: argparse.Namespace, records: Records) -> None:
 
 def main() -> None:
     """Measure all of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder for copies and results")
+    parser = options(__doc__)
     parser.add_argument("--tier", default="target")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--factors", nargs="+", type=float, default=[10.0])
