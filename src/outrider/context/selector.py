@@ -7,7 +7,6 @@ that has read less; below it, the text can not change.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from time import perf_counter
 from typing import Any
 
@@ -17,14 +16,14 @@ from torch import Tensor
 from outrider.context.cache import SelectedCache
 from outrider.context.config import ContextConfig
 from outrider.context.layout import Spans, pieces_between, selected_prompt, spans_of
+from outrider.context.plan import Plan, check_model, plan_for
 from outrider.context.ranking import Ranker
 from outrider.context.reading import Reading
 from outrider.context.selection import Selection
-from outrider.errors import ContextError, OptionError
+from outrider.errors import ContextError
 from outrider.layers import LayerSet
 from outrider.protocols import (
     Cache,
-    ContextSelector,
     LanguageModel,
     Layered,
     Segment,
@@ -33,26 +32,15 @@ from outrider.protocols import (
 from outrider.sampling import Sampler
 from outrider.types import IntArray, LongContext, Prompt, Rows
 
-_NEEDS_ROWS = ("new_only", "partial")
-"""Ways to swap in which rows stay behind others that change."""
-
-_ROOM_FOR_TEXT = 4
-"""A prompt takes at most all but a fourth of the window: what remains is for the answer."""
-
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """How one prompt will be read.
+class _Choice:
+    """What a prompt is read as: the choice, the tokens that makes, and what choosing took."""
 
-    Attributes:
-        compact: positions are numbered without gaps.
-        fixed: tokens that are always held: head and instruction.
-        room: most tokens that all chosen chunks may have together.
-    """
-
-    compact: bool
-    fixed: int
-    room: int
+    selection: Selection
+    plan: Plan
+    part: Prompt
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +69,7 @@ class Selected:
     """
 
     def __init__(self, inner: LanguageModel, ranker: Ranker, config: ContextConfig) -> None:
-        _check(inner, config)
+        check_model(inner, config)
         self.inner = inner
         self.ranker = ranker
         self.config = config
@@ -105,7 +93,7 @@ class Selected:
             return len(prompt)
         plan = self._plan(prompt, prompt.context)
         self._selection(prompt.context, plan).check()
-        return plan.fixed + plan.room if plan.compact else len(prompt)
+        return plan.longest if plan.compact else len(prompt)
 
     def selection(self, prompt: Prompt) -> Selection:
         """What would be read of `prompt` first, without reading it.
@@ -119,48 +107,16 @@ class Selected:
             )
         return self._choose(prompt.context, self._plan(prompt, prompt.context))
 
-    def _choose(self, context: LongContext, plan: _Plan) -> Selection:
+    def _choose(self, context: LongContext, plan: Plan) -> Selection:
         selection = self._selection(context, plan)
         selection.begin()
         return selection
 
-    def _selection(self, context: LongContext, plan: _Plan) -> Selection:
+    def _selection(self, context: LongContext, plan: Plan) -> Selection:
         return Selection(context, self.ranker.index(context), self.config, plan.room)
 
-    def _plan(self, prompt: Prompt, context: LongContext) -> _Plan:
-        _check_prompt(prompt, context)
-        fixed = len(prompt) - context.num_tokens
-        compact = self._is_compact(prompt)
-        room = context.num_tokens
-        if not self.config.growth:
-            sizes = sorted((len(chunk) for chunk in context.chunks), reverse=True)
-            room = sum(sizes[: max(self.config.kept(len(sizes)), len(context.pinned))])
-        if self.config.budget is not None:
-            mend = f"Raise the budget above {fixed} tokens"
-            room = min(room, self._within(self.config.budget, fixed, "the budget", mend))
-        if compact:
-            window = self.context_length - self.context_length // _ROOM_FOR_TEXT
-            what, mend = f"what {self.name} reads", "Use a model with a larger context"
-            room = min(room, self._within(window, fixed, what, mend))
-        return _Plan(compact, fixed, room)
-
-    @staticmethod
-    def _within(limit: int, fixed: int, what: str, mend: str) -> int:
-        if fixed >= limit:
-            raise ContextError(
-                f"the instruction takes {fixed} tokens, and {what} is limited to {limit}",
-                hint=f"{mend}, or shorten the instruction",
-            )
-        return limit - fixed
-
-    def _is_compact(self, prompt: Prompt) -> bool:
-        if self.config.positions != "auto":
-            return self.config.positions == "compact"
-        if self.config.recompute in _NEEDS_ROWS:
-            return False
-        gaps = isinstance(self.inner, Segmented) and self.inner.reads_gaps
-        window = self.context_length - self.context_length // _ROOM_FOR_TEXT
-        return not gaps or len(prompt) > window
+    def _plan(self, prompt: Prompt, context: LongContext) -> Plan:
+        return plan_for(prompt, context, self.inner, self.config)
 
     # -- reading ----------------------------------------------------------------------------
 
@@ -169,48 +125,41 @@ class Selected:
     ) -> list[Any]:
         """Choose, and read what is chosen; one cache a prompt. Raises `ContextError`."""
         old = None if reuse is None else [_unwrapped(cache) for cache in reuse]
-        firsts: dict[int, tuple[Selection, _Plan, Prompt, float]] = {}
-        for prompt in prompts:
-            if prompt.context is not None and id(prompt) not in firsts:
-                begun = perf_counter()
-                plan = self._plan(prompt, prompt.context)
-                chosen = self._choose(prompt.context, plan)
-                spans = spans_of(prompt.context, chosen.chosen, len(prompt))
-                part = selected_prompt(prompt, spans, compact=plan.compact)
-                firsts[id(prompt)] = (chosen, plan, part, perf_counter() - begun)
-        parts = [firsts[id(p)][2] if id(p) in firsts else p for p in prompts]
+        once = {id(prompt): prompt for prompt in prompts}.values()
+        choices = {id(p): self._choice(p, p.context) for p in once if p.context is not None}
+        parts = [choices[id(p)].part if id(p) in choices else p for p in prompts]
         caches: list[Any] = self.inner.start(parts, old)
         for i, prompt in enumerate(prompts):
-            if id(prompt) in firsts:
-                caches[i] = self._wrapped(caches[i], prompt, *firsts[id(prompt)])
+            if id(prompt) in choices:
+                caches[i] = self._wrapped(caches[i], prompt, choices[id(prompt)])
         return caches
 
-    def _wrapped(
-        self,
-        cache: Any,
-        prompt: Prompt,
-        selection: Selection,
-        plan: _Plan,
-        part: Prompt,
-        seconds: float,
-    ) -> SelectedCache:
-        own = selection.fork()
+    def _choice(self, prompt: Prompt, context: LongContext) -> _Choice:
+        begun = perf_counter()
+        plan = self._plan(prompt, context)
+        selection = self._choose(context, plan)
+        spans = spans_of(context, selection.chosen, len(prompt))
+        part = selected_prompt(prompt, spans, compact=plan.compact)
+        return _Choice(selection, plan, part, perf_counter() - begun)
+
+    def _wrapped(self, cache: Any, prompt: Prompt, choice: _Choice) -> SelectedCache:
+        own = choice.selection.fork()
         reading = Reading(
             selection=own,
             selector=self.ranker.name,
             encoder=self.ranker.encoder_name,
             prompt_tokens=len(prompt),
             bytes_per_token=self.bytes_per_token,
-            select_seconds=seconds,
+            select_seconds=choice.seconds,
         )
         return SelectedCache(
             cache,
             prompt,
             own,
             reading,
-            compact=plan.compact,
-            longest=plan.fixed + plan.room,
-            every=self._interval(selection),
+            compact=choice.plan.compact,
+            longest=choice.plan.longest,
+            every=self._interval(own),
         )
 
     def _interval(self, selection: Selection) -> int:
@@ -341,50 +290,3 @@ def _note_rows(segments: Sequence[Segment]) -> None:
     for segment in segments:
         if isinstance(segment.cache, SelectedCache):
             segment.cache.note_rows()
-
-
-def _check_prompt(prompt: Prompt, context: LongContext) -> None:
-    """Raise `ContextError` unless `context` is a part of `prompt` that has an end."""
-    begin, end = context.start, context.start + context.num_tokens
-    chunks = chain.from_iterable(chunk.token_ids for chunk in context.chunks)
-    if begin < 0 or prompt.token_ids[begin:end] != tuple(chunks):
-        raise ContextError(
-            f"the chunks of the long input are not what the prompt holds at {begin} to {end}",
-            hint="Let LongContext.start be where the ids of the first chunk begin in the prompt",
-        )
-    if end == len(prompt):
-        raise ContextError(
-            "nothing follows the long input",
-            hint="Let the prompt end with an instruction, at least one token, after the chunks",
-        )
-    if prompt.embeddings is not None or prompt.positions is not None:
-        raise ContextError(
-            "the prompt has a long input, and embeddings or positions of its own",
-            hint="Give a prompt that is to be read in parts as token ids alone",
-        )
-
-
-def _check(model: LanguageModel, config: ContextConfig) -> None:
-    if isinstance(model, ContextSelector):
-        raise OptionError(
-            f"{model.name} selects what it reads already",
-            hint="Select from the model inside, `inner`",
-        )
-    segmented = isinstance(model, Segmented)
-    if config.recompute in _NEEDS_ROWS and not segmented:
-        raise OptionError(
-            f"recompute is {config.recompute!r}, and {model.name} can only read a text on from a "
-            "beginning",
-            hint="Use recompute 'suffix'",
-        )
-    if config.recompute in _NEEDS_ROWS and config.positions == "compact":
-        raise OptionError(
-            f"recompute is {config.recompute!r}, and positions are 'compact': what stays would "
-            "have to turn to other positions",
-            hint="Use positions 'original', or recompute 'suffix'",
-        )
-    if config.positions == "original" and not (segmented and model.reads_gaps):
-        raise OptionError(
-            f"positions are 'original', and {model.name} reads no gaps between positions",
-            hint="Use positions 'compact'",
-        )

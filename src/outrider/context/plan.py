@@ -1,0 +1,130 @@
+"""How a prompt will be read by a model that selects: how many tokens, and numbered how."""
+
+from dataclasses import dataclass
+from itertools import chain
+
+from outrider.context.config import ContextConfig
+from outrider.errors import ContextError, OptionError
+from outrider.protocols import ContextSelector, LanguageModel, Segmented
+from outrider.types import LongContext, Prompt
+
+_NEEDS_ROWS = ("new_only", "partial")
+"""Ways to swap in which rows stay behind others that change."""
+
+_ROOM_FOR_TEXT = 4
+"""A prompt takes at most all but a fourth of the window: what remains is for the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one prompt will be read.
+
+    Attributes:
+        compact: positions are numbered without gaps.
+        fixed: tokens that are always held: head and instruction.
+        room: most tokens that all chosen chunks may have together.
+    """
+
+    compact: bool
+    fixed: int
+    room: int
+
+    @property
+    def longest(self) -> int:
+        """Most prompt tokens that are ever held."""
+        return self.fixed + self.room
+
+
+def plan_for(
+    prompt: Prompt, context: LongContext, model: LanguageModel, config: ContextConfig
+) -> Plan:
+    """The plan of `prompt`, whose long input is `context`, for `model`.
+
+    Raises:
+        ContextError: the two do not fit together, or there is no room for a chunk.
+    """
+    _check_prompt(prompt, context)
+    fixed = len(prompt) - context.num_tokens
+    compact = _is_compact(prompt, model, config)
+    room = context.num_tokens
+    if not config.growth:
+        sizes = sorted((len(chunk) for chunk in context.chunks), reverse=True)
+        room = sum(sizes[: max(config.kept(len(sizes)), len(context.pinned))])
+    if config.budget is not None:
+        mend = f"Raise the budget above {fixed} tokens"
+        room = min(room, _within(config.budget, fixed, "the budget", mend))
+    if compact:
+        what, mend = f"what {model.name} reads", "Use a model with a larger context"
+        room = min(room, _within(_window(model), fixed, what, mend))
+    return Plan(compact, fixed, room)
+
+
+def _window(model: LanguageModel) -> int:
+    """Places that a prompt may take."""
+    return model.context_length - model.context_length // _ROOM_FOR_TEXT
+
+
+def _within(limit: int, fixed: int, what: str, mend: str) -> int:
+    if fixed >= limit:
+        raise ContextError(
+            f"the instruction takes {fixed} tokens, and {what} is limited to {limit}",
+            hint=f"{mend}, or shorten the instruction",
+        )
+    return limit - fixed
+
+
+def _is_compact(prompt: Prompt, model: LanguageModel, config: ContextConfig) -> bool:
+    if config.positions != "auto":
+        return config.positions == "compact"
+    if config.recompute in _NEEDS_ROWS:
+        return False
+    gaps = isinstance(model, Segmented) and model.reads_gaps
+    return not gaps or len(prompt) > _window(model)
+
+
+def _check_prompt(prompt: Prompt, context: LongContext) -> None:
+    """Raise `ContextError` unless `context` is a part of `prompt` that has an end."""
+    begin, end = context.start, context.start + context.num_tokens
+    chunks = chain.from_iterable(chunk.token_ids for chunk in context.chunks)
+    if begin < 0 or prompt.token_ids[begin:end] != tuple(chunks):
+        raise ContextError(
+            f"the chunks of the long input are not what the prompt holds at {begin} to {end}",
+            hint="Let LongContext.start be where the ids of the first chunk begin in the prompt",
+        )
+    if end == len(prompt):
+        raise ContextError(
+            "nothing follows the long input",
+            hint="Let the prompt end with an instruction, at least one token, after the chunks",
+        )
+    if prompt.embeddings is not None or prompt.positions is not None:
+        raise ContextError(
+            "the prompt has a long input, and embeddings or positions of its own",
+            hint="Give a prompt that is to be read in parts as token ids alone",
+        )
+
+
+def check_model(model: LanguageModel, config: ContextConfig) -> None:
+    """Raise `OptionError` where `model` can not do what `config` asks for."""
+    if isinstance(model, ContextSelector):
+        raise OptionError(
+            f"{model.name} selects what it reads already",
+            hint="Select from the model inside, `inner`",
+        )
+    segmented = isinstance(model, Segmented)
+    if config.recompute in _NEEDS_ROWS and not segmented:
+        raise OptionError(
+            f"recompute is {config.recompute!r}, and {model.name} can only read a text on from a "
+            "beginning",
+            hint="Use recompute 'suffix'",
+        )
+    if config.recompute in _NEEDS_ROWS and config.positions == "compact":
+        raise OptionError(
+            f"recompute is {config.recompute!r}, and positions are 'compact': what stays would "
+            "have to turn to other positions",
+            hint="Use positions 'original', or recompute 'suffix'",
+        )
+    if config.positions == "original" and not (segmented and model.reads_gaps):
+        raise OptionError(
+            f"positions are 'original', and {model.name} reads no gaps between positions",
+            hint="Use positions 'compact'",
+        )
