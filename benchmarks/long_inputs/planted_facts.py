@@ -85,8 +85,12 @@ def measure(
 def run(args: argparse.Namespace, records: Records) -> None:
     """All cases; those that are there already are left out."""
     shop = Workshop.open(args.kept)
-    cases = [*known_cases(args.data, args.per_task), *own_cases(args.data, args.per_haystack)]
-    lengths = check_lengths(cases, shop.library)
+    if args.files:
+        cases = list(known_cases(args.data, args.per_task, args.files))
+        lengths = {case.document: len(shop.library.ids(case.text)) for case in cases}
+    else:
+        cases = [*known_cases(args.data, args.per_task), *own_cases(args.data, args.per_haystack)]
+        lengths = check_lengths(cases, shop.library)
     config = ContextConfig(
         chunk_size=args.chunk_size,
         refresh=args.refresh,
@@ -199,6 +203,11 @@ def main() -> None:
     parser.add_argument("--hysteresis", type=float, default=ContextConfig().hysteresis)
     parser.add_argument("--max-swaps", type=int, default=ContextConfig().max_swaps)
     parser.add_argument("--per-task", type=int, help="cases of each task and length; default: all")
+    parser.add_argument(
+        "--files",
+        nargs="+",
+        help="only these of the set (w04000), of whatever length, none of ours",
+    )
     parser.add_argument("--per-haystack", type=int, help="own documents of each haystack")
     args = parser.parse_args()
     records = Records(args.out / "planted_facts.jsonl", settings_of(args))

@@ -9,9 +9,7 @@ import pytest
 from pypdf import PdfWriter
 
 from outrider.cli.app import main
-from outrider.cli.long_input import CONTEXT_ON
 from outrider.cli.summarize import INSTRUCTION
-from outrider.engine.long_inputs import CONTEXT_ON as KNOWN_ON
 from tests.cli.conftest import Family, Run
 from tests.context.story import FACTS, STORY
 
@@ -27,10 +25,6 @@ COUNTED = {
 def story(tmp_path: Path) -> Path:
     (tmp_path / "story.txt").write_text(STORY)
     return tmp_path / "story.txt"
-
-
-def test_names_of_tiers() -> None:
-    assert tuple(KNOWN_ON) == CONTEXT_ON
 
 
 # -- generate ----------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from outrider.cli import interrupt
 from outrider.cli.long_input import (
     STDIN,
     LongInput,
-    check_budget,
     explain_result,
+    prompt_around,
     read_places,
 )
 from outrider.cli.options import (
@@ -42,6 +42,15 @@ Color = Annotated[
         metavar=f"[{'|'.join(COLORS)}]",
         autocompletion=lambda: list(COLORS),
         help="Colour the text by the tier that wrote it; auto: on a terminal.",
+    ),
+]
+
+Stream = Annotated[
+    bool | None,
+    option(
+        "--stream/--no-stream",
+        panel="Output",
+        help="Print text as it is written. Default: on a terminal.",
     ),
 ]
 
@@ -75,14 +84,7 @@ def generate(
             "--chat/--raw", panel="Output", help="Read PROMPT as a user's message, or as it is."
         ),
     ] = False,
-    stream: Annotated[
-        bool | None,
-        option(
-            "--stream/--no-stream",
-            panel="Output",
-            help="Print text as it is written. Default: on a terminal.",
-        ),
-    ] = None,
+    stream: Stream = None,
     color: Color = "auto",
     json: Annotated[
         bool, option("--json", panel="Output", help="Print one JSON object with all figures.")
@@ -103,7 +105,7 @@ def generate(
       outrider generate "It was" --mode fuzzy --max-changed 2%
       outrider generate "Who pays?" --context deal.pdf --keep-ratio 0.6
     """
-    _check_stream(stream, n, json)
+    check_stream(stream, n, json)
     _check_context(prompt, context, long_input)
     settings = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
     screen = Screen(color)
@@ -141,17 +143,11 @@ def _long_request(
     waiting: Waiting,
 ) -> "Prompt":
     """Files and instruction as a prompt, before any weight is read."""
-    from outrider.context.config import ContextConfig
-    from outrider.context.prompts import long_prompt
     from outrider.engine.load import target_tokenizer
 
     documents = read_places(places, waiting)
     waiting.say("splitting into tokens")
-    size = (config or ContextConfig()).chunk_size
-    codec = target_tokenizer(target)
-    prompt = long_prompt(codec, documents, text, chunk_size=size, chat=chat)
-    check_budget(prompt, config)
-    return prompt
+    return prompt_around(target_tokenizer(target), documents, text, config, chat=chat)
 
 
 def read_prompt(prompt: str) -> str:
@@ -224,7 +220,8 @@ def _print_texts(results: Sequence["Result"], screen: Screen) -> None:
         screen.write("\n" if len(results) > 1 else "")
 
 
-def _check_stream(stream: bool | None, n: int, json: bool) -> None:
+def check_stream(stream: bool | None, n: int, json: bool) -> None:
+    """Raise `OptionError` where nothing could be streamed."""
     if stream and (n > 1 or json):
         raise OptionError(
             f"--stream can not be combined with {'--json' if json else '--n above 1'}",

@@ -11,14 +11,19 @@ from outrider.cli.numbers import share
 from outrider.cli.options import option
 from outrider.cli.render import Screen
 from outrider.cli.waiting import Waiting
-from outrider.context.config import POSITIONS, RECOMPUTE, SELECTORS, ContextConfig
+from outrider.context.config import (
+    CONTEXT_ON,
+    POSITIONS,
+    RECOMPUTE,
+    SELECTORS,
+    ContextConfig,
+)
 from outrider.errors import ContextError, OptionError, nearest
 
 if TYPE_CHECKING:
     from outrider.engine.result import Result
+    from outrider.models.tokenizer import Tokenizer
     from outrider.types import Prompt
-
-CONTEXT_ON = ("target", "drafters")
 
 STDIN = "-"
 
@@ -165,7 +170,25 @@ def read_places(places: Sequence[str | Path], waiting: Waiting) -> list[tuple[st
     return [*found, *(read_files(named, waiting.file) if named else [])]
 
 
-def check_budget(prompt: "Prompt", config: ContextConfig | None) -> None:
+def prompt_around(
+    codec: "Tokenizer",
+    documents: Sequence[tuple[str, str]],
+    instruction: str,
+    config: ContextConfig | None,
+    *,
+    chat: bool,
+) -> "Prompt":
+    """Documents and what is asked of them, before any weight is read: what does not fit should not
+    wait for models. Raises `OptionError`, and `ContextError` for a budget that is too small."""
+    from outrider.context.prompts import long_prompt
+
+    size = (config or ContextConfig()).chunk_size
+    prompt = long_prompt(codec, documents, instruction, chunk_size=size, chat=chat)
+    _check_budget(prompt, config)
+    return prompt
+
+
+def _check_budget(prompt: "Prompt", config: ContextConfig | None) -> None:
     """Raise `ContextError` when not even the instruction and a chunk fit, before weights are
     loaded."""
     if config is None or config.budget is None or prompt.context is None:

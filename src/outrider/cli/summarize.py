@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from outrider.cli.generate import Color, finish, run_stream
-from outrider.cli.long_input import LongInput, check_budget, explain_result, read_places
+from outrider.cli.generate import Color, Stream, check_stream, finish, run_stream
+from outrider.cli.long_input import LongInput, explain_result, prompt_around, read_places
 from outrider.cli.options import Runtime, Sampling, Speculation, Tiers, load_generator, option
 from outrider.cli.render import Screen
 from outrider.cli.waiting import Waiting
@@ -65,14 +65,7 @@ def summarize(
             "Default: as a message, where the model has a chat template.",
         ),
     ] = None,
-    stream: Annotated[
-        bool | None,
-        option(
-            "--stream/--no-stream",
-            panel="Output",
-            help="Print text as it is written. Default: on a terminal.",
-        ),
-    ] = None,
+    stream: Stream = None,
     color: Color = "auto",
     json: Annotated[
         bool,
@@ -92,8 +85,7 @@ def summarize(
       outrider summarize a.html b.md --instruction "What do they disagree on?"
       cat log.txt | outrider summarize - --context-budget 1500 --explain why
     """
-    if stream and json:
-        raise OptionError("--stream can not be combined with --json", hint="Leave one of them out")
+    check_stream(stream, 1, json)
     if not instruction.strip():
         raise OptionError("the instruction is empty", hint="Leave --instruction out, or say more")
     ratio = {} if long_input.context_budget else {"keep_ratio": KEEP_RATIO}
@@ -145,20 +137,17 @@ def _jobs(
     waiting: Waiting,
 ) -> list[Job]:
     """Prompts, before any weight is read: what does not fit should not wait for models."""
-    from outrider.context.prompts import long_prompt
     from outrider.engine.load import target_tokenizer
 
     waiting.say("loading the tokenizer")
     codec = target_tokenizer(asking.tiers.target)
     chat = codec.has_chat if asking.chat is None else asking.chat
-    size = (asking.config or ContextConfig()).chunk_size
     jobs: list[Job] = []
     folders = _folders(explain, [documents[0][0] for documents in groups])
     for documents, folder in zip(groups, folders, strict=True):
         names = tuple(name for name, _ in documents)
         waiting.say(f"splitting {', '.join(names)} into tokens")
-        prompt = long_prompt(codec, documents, instruction, chunk_size=size, chat=chat)
-        check_budget(prompt, asking.config)
+        prompt = prompt_around(codec, documents, instruction, asking.config, chat=chat)
         jobs.append(Job(names, prompt, folder))
     return jobs
 

@@ -23,6 +23,10 @@ RECOMPUTE: dict[str, str] = {
     "new_only": "only new chunks are read; what stands after them has not seen them",
     "partial": "new chunks, and a share of what stands after them, nearest to the change first",
 }
+CONTEXT_ON: dict[str, str] = {
+    "target": "every tier reads a selection: fast, and the text is that of the selected input",
+    "drafters": "the target reads everything, the tiers below a selection: the text is the same",
+}
 POSITIONS: dict[str, str] = {
     "auto": "original where the whole input fits the model's window, else compact",
     "original": "each token keeps its place in the whole input",

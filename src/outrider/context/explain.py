@@ -118,6 +118,7 @@ def explain(reading: Reading, folder: Path, *, written: int, answer: str = "") -
 def recorded(reading: Reading, history: History) -> dict[str, Any]:
     """Everything as plain data: figures, chunks, and all looks with their scores."""
     context = history.context
+    starts = context.starts  # counted anew each time it is asked for
     return reading.to_dict() | {
         "instruction": context.query.text,
         "generated": history.times[-1],
@@ -125,7 +126,7 @@ def recorded(reading: Reading, history: History) -> dict[str, Any]:
             {
                 "chunk": i,
                 "name": history.name(i),
-                "start": context.starts[i] - context.start,
+                "start": starts[i] - context.start,
                 "tokens": len(chunk),
                 "read": round(float(share), 4),
                 "text": chunk.text,

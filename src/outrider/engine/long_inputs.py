@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from outrider.context.config import ContextConfig
+from outrider.context.config import CONTEXT_ON, ContextConfig
 from outrider.context.rankers import make_ranker
 from outrider.context.ranking import Ranker
 from outrider.context.selector import select
@@ -15,11 +15,6 @@ from outrider.errors import OptionError, nearest
 from outrider.models.memory import Demand
 from outrider.protocols import LanguageModel
 from outrider.types import IntArray
-
-CONTEXT_ON: dict[str, str] = {
-    "target": "every tier reads a selection: fast, and the text is that of the selected input",
-    "drafters": "the target reads everything, the tiers below a selection: the text is the same",
-}
 
 _EMBEDDINGS = "embeddings"
 
