@@ -76,7 +76,8 @@ class Result:
         text: what was written; end tokens and stop strings are not part of it.
         token_ids: generated ids, the end token included.
         finish_reason: `stop`, `length`, `cancelled` or `error`.
-        seconds: wall-clock parts: prefill, draft, verify, accept, total.
+        seconds: wall-clock parts: prefill, draft, verify, accept, total; refresh, where the target
+            chose again what it reads.
         tokens_per_second: tokens per second after the prefill.
         sources: per token, the tier that wrote it.
         changed: per token, whether it differs from the target's choice given the text before it.
