@@ -53,6 +53,14 @@ class Stage:
     policy: DraftPolicy
     tier: int = 0
 
+    @property
+    def unspoken(self) -> frozenset[int]:
+        """Ids that stand for images and are never drafted (`models/sighted.py`)."""
+        return getattr(self.model, "unspoken", _NONE)
+
+
+_NONE: frozenset[int] = frozenset()
+
 
 @dataclass(slots=True)
 class Lane:
@@ -104,8 +112,7 @@ def run_round(stage: Stage, lanes: Sequence[Lane], limits: Sequence[int]) -> Rou
         states = [lane.state for lane in lanes]
         proposed = stage.drafter.propose(states, tails, budgets)  # 1 propose
         drafts = [
-            _fitting(draft, budget, stage.model.vocab_size, keep_strange=_refuses(stage.rule))
-            for draft, budget in zip(proposed, budgets, strict=True)
+            _fitting(draft, budget, stage) for draft, budget in zip(proposed, budgets, strict=True)
         ]
     drafted = perf_counter()
     size = stage.model.vocab_size
@@ -163,7 +170,10 @@ def open_lanes(
     for lane, before in zip(lanes, old, strict=True):
         if before is not None:
             lane.counters = before.counters.carried()
-        lane.counters.add_seconds(prefill=perf_counter() - begun)
+        looked = getattr(lane.cache, "looked", 0.0)
+        lane.counters.add_seconds(prefill=perf_counter() - begun - looked)
+        if looked:
+            lane.counters.add_seconds(vision=looked)
         lane.counters.reading = getattr(lane.cache, "reading", None)
     return lanes
 
@@ -261,19 +271,23 @@ def _readable(draft: Draft, vocab_size: int) -> Draft:
     return replace(draft, tokens=np.minimum(draft.tokens, vocab_size - 1))
 
 
-def _fitting(draft: Draft, budget: Budget, vocab_size: int, keep_strange: bool = False) -> Draft:
-    """The part of `draft` that keeps to the budget and the verifier's vocabulary.
+def _fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:
+    """The part of `draft` that keeps to the budget and to what the verifier may write.
 
     Whatever a drafter hands up, the text must not suffer; a child goes with its parent.
     """
-    tokens = draft.tokens
+    tokens, vocab_size, unspoken = draft.tokens, stage.model.vocab_size, stage.unspoken
     if not len(tokens) or (
         len(tokens) <= min(budget.depth, budget.nodes)
         and tokens.min() >= 0
         and tokens.max() < vocab_size
+        and (not unspoken or unspoken.isdisjoint(tokens.tolist()))
     ):
         return draft
     known = (tokens >= 0) & (tokens < vocab_size)
+    keep_strange = _refuses(stage.rule)
+    if unspoken and not keep_strange:
+        known &= ~np.isin(tokens, list(unspoken))
     fits = (known | (tokens >= 0) & keep_strange) & (depths(draft.parents) < budget.depth)
     for node, parent in enumerate(draft.parents):
         fits[node] &= parent < 0 or (fits[parent] and known[parent])

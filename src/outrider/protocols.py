@@ -16,6 +16,7 @@ from outrider.types import (
     Draw,
     Exactness,
     IntArray,
+    Pictured,
     Piece,
     Prompt,
     Rows,
@@ -242,6 +243,25 @@ class ContextSelector(Protocol):
 
     def refresh(self, caches: Sequence[Any]) -> None:
         """Choose again for caches whose `horizon` is 0; the others are left as they are."""
+        ...
+
+
+@runtime_checkable
+class Eyes(Protocol):
+    """What makes images readable for one model."""
+
+    @property
+    def unspoken(self) -> frozenset[int]:
+        """Ids that stand for images. They are read, and never drafted."""
+        ...
+
+    def views(self, pictured: Sequence[Pictured]) -> list[Prompt]:
+        """What this model reads of each: `token_ids` with placeholders, `embeddings` with the
+        features of the images, and `axes` where it has them. Images are encoded together.
+
+        Raises:
+            OptionError: a question that its template can not spell, or too many images for it.
+        """
         ...
 
 

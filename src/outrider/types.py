@@ -122,6 +122,29 @@ class LongContext:
         return frozenset(chunks)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
+class Pictured:
+    """Images and what is asked of them, as a user gave them.
+
+    Every model that sees makes its own view of them when it starts (`models/sighted.py`): its own
+    placeholders, features and positions. Models that do not see never look at this.
+
+    Attributes:
+        messages: chat messages. The content of each is a text, or a list of parts
+            `{"type": "image"}` and `{"type": "text", "text": ...}`.
+        images: the images (`PIL.Image.Image`, RGB) of the image parts, in order.
+        blank: their features are zeros, as if nothing could be seen: what guidance compares with.
+    """
+
+    messages: tuple[Mapping[str, Any], ...]
+    images: tuple[Any, ...]
+    blank: bool = False
+
+    def blanked(self) -> "Pictured":
+        """The same question about nothing."""
+        return replace(self, blank=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """What one model reads before it writes.
@@ -135,12 +158,19 @@ class Prompt:
             last of them.
         context: which ids are a long input that may be read in parts; models that do not select
             read all of it.
+        axes: `[3][len(token_ids)]` the place of each id in time, height and width, for models that
+            turn by rows and columns of an image (mRoPE); None: all three are its position. The last
+            token stands at one place on all axes, and what is written goes on from there.
+        pictured: images and a question. `token_ids` are then the question alone, which is what
+            models that do not see read.
     """
 
     token_ids: tuple[int, ...]
     embeddings: Tensor | None = None
     positions: tuple[int, ...] | None = None
     context: LongContext | None = None
+    axes: tuple[tuple[int, ...], ...] | None = None
+    pictured: Pictured | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -1,0 +1,1 @@
+"""Mixing what several readings of a text say next."""
