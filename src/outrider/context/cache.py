@@ -78,7 +78,7 @@ class SelectedCache:
         ids = tuple(generated[max(due - self.selection.config.query_window, 0) : due])
         return due, Passage(context.decode(ids) if context.decode else "", ids)
 
-    def looked(self, due: int) -> None:
+    def note_look(self, due: int) -> None:
         """Note that a look has been taken; the next one falls due later."""
         self._looked = due
         self.reading.refreshes += 1

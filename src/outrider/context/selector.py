@@ -217,7 +217,7 @@ class Selected:
         before, whole = cache.spans, cache.whole
         due, recent = cache.recent()
         look = cache.selection.look(due, recent)
-        cache.looked(due)
+        cache.note_look(due)
         if not look.admitted and not look.evicted:
             return None
         after = spans_of(cache.selection.context, look.chosen, len(whole))
