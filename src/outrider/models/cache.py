@@ -3,7 +3,8 @@ keeps. Runners add the tensors.
 
 Three numbers stay apart: a row's *position* (its place in the text, for rotary embeddings), its
 *slot* (where its keys and values lie in memory) and the committed *length*. Slots count without
-gaps, positions may have some (`Prompt.positions`); both ascend.
+gaps, positions may have some (`Prompt.positions`); both ascend. Only tokens of images share
+positions, and each stands at several places (`Prompt.axes`).
 """
 
 from abc import abstractmethod
@@ -29,13 +30,14 @@ class Feed:
 
     Attributes:
         tokens: `[n]` ids to read: unread pending ones, then the segment's.
-        positions: `[n]` their places in the text.
+        positions: `[n]` their places in the text; of a token at several, the largest.
         start: slot of the first of them; the others follow.
         base: slots before `base` are visible to every speculative row.
         tree: `[n, start + n - base]` which slots from `base` on each row sees, or None when every
             row sees exactly the slots up to its own (plain causal attention).
         take: rows of the feed to return, in the order wanted.
         embeddings: `[n, hidden]` to read instead of the ids, or None.
+        axes: `[3, n]` the places of each in time, height and width; None: all are its position.
     """
 
     tokens: IntArray
@@ -45,6 +47,7 @@ class Feed:
     tree: BoolArray | None
     take: IntArray
     embeddings: Tensor | None = None
+    axes: IntArray | None = None
 
     @property
     def end(self) -> int:
@@ -107,7 +110,7 @@ class CacheBook:
     @property
     def room(self) -> int:
         """Tokens that may still follow the text."""
-        return self.context_length - self.places.at(len(self._text))
+        return self.context_length - self.places.at(len(self._text)) - self.places.lag
 
     @property
     def reusable(self) -> bool:
@@ -154,10 +157,9 @@ class CacheBook:
             parents[:1] = old - 1
         check_parents(parents, first=old)
         tree = as_ids([*self._parents, *parents.tolist()])
-        first = self.places.at(text_end)
-        positions = np.concatenate(
-            (self.places.between(text_end - len(unread), text_end), depths(tree)[old:] + first)
-        )
+        drafted = depths(tree)[old:] + self.places.at(text_end)
+        start = text_end - len(unread)
+        positions = np.concatenate((self.places.between(start, text_end), drafted))
         if len(positions):
             self._check_position(int(positions.max()))
         self._is_chain = self._is_chain and is_chain(tree)
@@ -169,6 +171,7 @@ class CacheBook:
             tree=None if self._is_chain else _visible(tree, len(unread), old),
             take=self._take(want, len(unread), old, len(new)),
             embeddings=self.embeddings if unread else None,
+            axes=_with_rows(self.places.spread(start, text_end), drafted),
         )
         self._tokens += new
         self._parents = tree.tolist()
@@ -191,6 +194,7 @@ class CacheBook:
             tree=None,
             take=self._take(want, len(unread), old, len(new)),
             embeddings=self.embeddings if unread else None,
+            axes=self.places.spread(start, end),
         )
         self._tokens += new.tolist()
         self._parents += range(old - 1, old + len(new) - 1)
@@ -198,6 +202,7 @@ class CacheBook:
         return plan
 
     def _check_position(self, last: int) -> None:
+        last += self.places.lag  # neither its place nor its number may lie beyond
         if last >= self.context_length:
             raise ContextError(f"position {last} is outside the context window")
 
@@ -248,6 +253,11 @@ class CacheBook:
         speculative = depths(as_ids(self._parents)) + self.places.at(text)
         return np.concatenate((self.places.between(0, text), speculative))[:end]
 
+    @property
+    def pending_axes(self) -> IntArray | None:
+        """`[3, pending]` places of the pending tokens; None where each stands at one."""
+        return self.places.spread(self._length, len(self._text))
+
     # -- what a prefill does ----------------------------------------------------------------
 
     def expect(self, slots: int) -> None:
@@ -259,7 +269,8 @@ class CacheBook:
         positions: IntArray | None = None,
         embeddings: Tensor | None = None,
     ) -> None:
-        """Append tokens as pending. Without `positions` they go on from the last one."""
+        """Append tokens as pending. Without `positions` (`[n]`, or `[3, n]` where they stand at
+        several places) they go on from the last one."""
         if positions is not None:
             self.places = self.places.joined(len(self._text), positions)
         self._text.extend(tokens)
@@ -339,6 +350,14 @@ class Run:
     def is_front(self) -> bool:
         """Whether nothing stands before them, now or then."""
         return self.start == self.source == 0
+
+
+def _with_rows(axes: IntArray | None, positions: IntArray) -> IntArray | None:
+    """`axes` and, behind them, rows that stand at one place each."""
+    if axes is None:
+        return None
+    rows = np.broadcast_to(positions, (len(axes), len(positions)))
+    return np.concatenate((axes, rows), axis=1)
 
 
 def _visible(tree: IntArray, unread: int, old: int) -> BoolArray:

@@ -101,10 +101,20 @@ def load_tensors(
         try:
             with safe_open(str(file), framework="pt", device="cpu") as opened:
                 for name in wanted:
-                    loaded[name] = opened.get_tensor(name).to(device, dtype, copy=True)
+                    info = checkpoint.tensors[name]
+                    loaded[name] = _loaded(opened.get_tensor(info.name), info, dtype, device)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file} can not be read: {error}") from error
     return loaded
+
+
+def _loaded(
+    tensor: Tensor, info: TensorInfo, dtype: torch.dtype, device: torch.device | str
+) -> Tensor:
+    if info.change is None:
+        return tensor.to(device, dtype, copy=True)
+    wide = torch.promote_types(dtype, torch.float32)  # rounded once, after the change
+    return info.change(tensor.to(device, wide)).to(dtype)
 
 
 # -- what a folder must look like ------------------------------------------------------------

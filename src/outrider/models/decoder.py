@@ -19,7 +19,7 @@ from outrider.models.decoder_attention import Part, reach
 from outrider.models.decoder_config import DecoderConfig, read_config, supports
 from outrider.models.decoder_layers import Batch, DecoderLayer, rms_norm
 from outrider.models.decoder_weights import DecoderWeights, load_weights
-from outrider.models.feeds import packed_rows, packed_starts, with_streams
+from outrider.models.feeds import packed_rows, packed_starts, turns, with_streams
 from outrider.models.kv_cache import DecoderCache
 from outrider.models.own import OwnModel
 from outrider.models.rope import RotaryTable
@@ -144,10 +144,7 @@ class Decoder(OwnModel):
         return hidden
 
     def _batch(self, feeds: Sequence[Feed], caches: Sequence[DecoderCache]) -> Batch:
-        positions = np.concatenate([feed.positions for feed in feeds])
-        cos, sin = self._rotary.at(
-            torch.from_numpy(positions).to(self.device), int(positions.max()) + 1
-        )
+        cos, sin = turns(self._rotary, feeds, self.device)
         for feed, cache in zip(feeds, caches, strict=True):
             cache.reserve(feed.start, feed.end)
         parts = [

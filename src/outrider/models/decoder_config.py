@@ -99,6 +99,17 @@ def read_config(config: Mapping[str, Any]) -> DecoderConfig:
             f"{heads} heads of {head_dim} dimensions do not fit {kv_heads} key-value heads"
         )
     bias = bool(config.get("attention_bias", False))
+    rope = read_rope(
+        config,
+        head_dim=head_dim,
+        default_theta=family.theta,
+        max_positions=config.get("max_position_embeddings", family.max_positions),
+    )
+    windows = _windows(config, family, sizes["num_layers"])
+    if rope.sections and any(windows):
+        raise UnsupportedCheckpointError(
+            "sliding windows are not supported with positions in three axes (mrope_section)"
+        )
     return DecoderConfig(
         **sizes,
         num_kv_heads=kv_heads,
@@ -110,14 +121,9 @@ def read_config(config: Mapping[str, Any]) -> DecoderConfig:
         output_bias=bias and family.qkv_bias is None,
         mlp_bias=family.mlp_bias and bool(config.get("mlp_bias", False)),
         qk_norm=family.qk_norm,
-        windows=_windows(config, family, sizes["num_layers"]),
+        windows=windows,
         rotary=_rotary(config, family, sizes["num_layers"]),
-        rope=read_rope(
-            config,
-            head_dim=head_dim,
-            default_theta=family.theta,
-            max_positions=config.get("max_position_embeddings", family.max_positions),
-        ),
+        rope=rope,
     )
 
 

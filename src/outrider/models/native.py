@@ -35,7 +35,7 @@ from outrider.models.decoder_weights import (
     load_layer,
     parameter_count,
 )
-from outrider.models.feeds import packed_rows, with_streams
+from outrider.models.feeds import packed_rows, turns, with_streams
 from outrider.models.kv_cache import DecoderCache
 from outrider.models.native_batch import RowArrays
 from outrider.models.native_cache import NativeCache
@@ -216,7 +216,8 @@ class NativeDecoder(OwnModel):
         last = cache.num_speculative + len(segment.tokens) - 1 if len(segment.tokens) else -1
         feed = cache.feed(segment, as_ids([last]))
         rows = len(feed.tokens)
-        depth = min(depth, self.context_length - int(feed.positions[-1]))
+        last_place = int(feed.positions[-1]) + cache.places.lag
+        depth = min(depth, self.context_length - last_place)
         arrays = self._rows if rows <= _FEW else RowArrays(rows)
         self._prepare(arrays, [feed], [cache], ahead=depth)
         logits = torch.empty(self._stride)
@@ -293,10 +294,13 @@ class NativeDecoder(OwnModel):
         end = 0
         for feed, cache in zip(feeds, caches, strict=True):
             cache.reserve(feed.start, feed.end + ahead)
-            end = max(end, feed.end + ahead + cache.places.shift)  # no position is beyond
+            end = max(end, feed.end + ahead + max(cache.places.shift, 0))  # no position is beyond
         arrays.fill(feeds, caches)
         arrays.batch.logits_stride = self._stride
-        arrays.batch.cos, arrays.batch.sin = self._rotary.addresses(end)
+        if any(feed.axes is not None for feed in feeds):
+            arrays.turn_by(*turns(self._rotary, [*feeds, *_following(feeds, ahead)], self.device))
+        else:
+            arrays.batch.cos, arrays.batch.sin = self._rotary.addresses(end)
 
     def _call(self, arrays: RowArrays, rows: int, packed: PackedModel) -> None:
         loaded: Any = library()
@@ -310,6 +314,15 @@ class NativeDecoder(OwnModel):
             raise IndexError(f"a token is outside the vocabulary of {self.name}")
         if trouble > 0:
             raise MemoryError(f"no memory for a forward of {rows} rows of {self.name}")
+
+
+def _following(feeds: Sequence[Feed], count: int) -> list[Feed]:
+    """`count` rows that stand behind the last one of all feeds."""
+    if not count:
+        return []
+    last = feeds[-1]
+    places = np.arange(count) + last.positions[-1] + 1
+    return [Feed(np.zeros_like(places), places, last.end, last.base, None, NO_IDS)]
 
 
 def pack_checkpoint(

@@ -53,6 +53,18 @@ class RowArrays:
         self.batch.rows, self.batch.wanted = start, wanted
         self._point(feeds, caches, extras)
 
+    def turn_by(
+        self, cos: Float[Tensor, "rows 1 head_dim"], sin: Float[Tensor, "rows 1 head_dim"]
+    ) -> None:
+        """Let each row filled in turn by a row of its own in these tables, which may go on.
+
+        Positions then number the rows. Nothing else may read them: there are no windows.
+        """
+        count = int(self.batch.rows)
+        self._arrays["positions"][:count] = np.arange(count)
+        self.batch.cos = self._keep(cos, cos.data_ptr())
+        self.batch.sin = self._keep(sin, sin.data_ptr())
+
     def fill_states(self, states: Float[Tensor, "rows hidden"]) -> None:
         """Rows that read no text: `states` (float32, contiguous) are what the first layer gets."""
         count, row = len(states), states.shape[1] * 4
@@ -87,7 +99,7 @@ class RowArrays:
             pointers = (CachePointers * len(caches))(*(c.storage.pointers for c in caches))
             batch.caches = self._keep(pointers, ctypes.addressof(pointers))
         batch.places = None
-        if any(cache.places.shift for cache in caches):
+        if any(cache.places.shift and cache.places.axes is None for cache in caches):
             batch.places = self._places(caches)
         path = np.asarray(extras or [0], dtype=np.int32)
         batch.extra = self._keep(path, path.ctypes.data)

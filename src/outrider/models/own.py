@@ -82,6 +82,11 @@ class OwnModel:
         """True: rotary embeddings and windows go by the position, not by the slot."""
         return True
 
+    @property
+    def reads_axes(self) -> bool:
+        """Whether a token may stand at several places (`Prompt.axes`)."""
+        return self.config.rope.sections is not None
+
     def rearrange(self, caches: Sequence[Any], texts: Sequence[Sequence[Piece]]) -> None:
         """Make the text of each cache what its pieces spell; see `protocols.Segmented`.
 

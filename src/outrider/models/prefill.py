@@ -25,7 +25,7 @@ class Reading:
     Attributes:
         cache: the cache.
         tokens: all of the text; the last one is not read.
-        positions: `[len(tokens)]` their places; None: their indices.
+        positions: `[len(tokens)]` their places, or `[3, len(tokens)]`; None: their indices.
         embeddings: `[len(tokens), hidden]` to read instead of the ids.
         kept: rows that stand, or lie ready, further on, in order.
     """
@@ -60,10 +60,10 @@ class Reading:
         self.cache.extend(self.tokens[known:end], self._given(known, end), embeddings)
 
     def _places(self, start: int, stop: int) -> IntArray:
-        return np.arange(start, stop) if self.positions is None else self.positions[start:stop]
+        return np.arange(start, stop) if self.positions is None else self.positions[..., start:stop]
 
     def _given(self, start: int, stop: int) -> IntArray | None:
-        return None if self.positions is None else self.positions[start:stop]
+        return None if self.positions is None else self.positions[..., start:stop]
 
 
 def read(model: LanguageModel, readings: Sequence[Reading]) -> None:
@@ -94,8 +94,7 @@ def start_caches(
         cache = make() if old is None else _cut_to_common(old, prompt) or make()
         cache.expect(len(prompt))
         firsts[id(prompt)] = cache
-        positions = None if prompt.positions is None else as_ids(prompt.positions)
-        readings.append(Reading(cache, prompt.token_ids, positions, prompt.embeddings))
+        readings.append(Reading(cache, prompt.token_ids, _places(prompt), prompt.embeddings))
     read(model, readings)
     taken: set[int] = set()
     caches: list[C] = []
@@ -106,17 +105,25 @@ def start_caches(
     return caches
 
 
+def _places(prompt: Prompt) -> IntArray | None:
+    """`[n]` or `[3, n]`, where its tokens stand; None: at their indices."""
+    given = prompt.positions if prompt.axes is None else prompt.axes
+    return None if given is None else np.asarray(given, dtype=np.int64)
+
+
 def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
     """Raise `ContextError` for a prompt that is empty, leaves no room to write, has ids that the
-    model does not know, or positions that do not ascend."""
+    model does not know, positions that do not ascend, or axes that it does not read."""
     if not len(prompt):
         raise ContextError("the prompt is empty", hint="Give at least one token, such as BOS")
     check_ids(model, prompt.token_ids, "the prompt")
     if prompt.embeddings is not None:
         _check_embeddings(model, prompt)
-    if prompt.positions is not None:
+    if prompt.positions is not None and prompt.axes is None:
         _check_positions(model, prompt.token_ids, prompt.positions)
         return
+    if prompt.axes is not None:
+        _check_axes(model, prompt.token_ids, prompt.axes)
     over = len(prompt) + 1 - model.context_length
     if over > 0:
         raise ContextError(
@@ -159,6 +166,36 @@ def _check_positions(model: LanguageModel, ids: Sequence[int], positions: Sequen
         )
 
 
+def _check_axes(
+    model: LanguageModel, ids: Sequence[int], axes: Sequence[Sequence[int]]
+) -> None:
+    if not getattr(model, "reads_axes", False):
+        raise ContextError(
+            f"model {model.name} reads one position for each token, the prompt has three",
+            hint="Use the positions of this very model's processor",
+        )
+    if len(axes) != 3 or any(len(axis) != len(ids) for axis in axes):
+        given = ", ".join(str(len(axis)) for axis in axes)
+        raise ContextError(
+            f"the prompt has {len(ids)} tokens and axes of {given or 'no'} places",
+            hint="Give each token its place in time, height and width",
+        )
+    places = np.asarray(axes, dtype=np.int64)
+    last = places[:, -1].tolist()
+    if len(set(last)) > 1:
+        raise ContextError(
+            f"the prompt's last token stands at {last}, not at one place",
+            hint="End the prompt with text, behind its last image",
+        )
+    low, high = int(places.min()), int(places.max())
+    if low < 0 or high + 1 >= model.context_length:
+        raise ContextError(
+            f"the prompt has a token at place {low if low < 0 else high}; model {model.name} "
+            f"reads {model.context_length} from 0 on and needs one for its answer",
+            hint="Use smaller or fewer images, or a model with a larger context",
+        )
+
+
 def _check_embeddings(model: LanguageModel, prompt: Prompt) -> None:
     embed = getattr(model, "embed", None)
     if embed is None:
@@ -182,8 +219,8 @@ def _cut_to_common(cache: C, prompt: Prompt) -> C | None:
         if ours != theirs:
             break
         shared += 1
-    theirs = np.arange(shared) if prompt.positions is None else as_ids(prompt.positions[:shared])
-    moved = np.flatnonzero(cache.places.between(0, shared) != theirs)
+    places = _places(prompt)
+    moved = cache.places.differ(np.arange(shared) if places is None else places[..., :shared])
     shared = int(moved[0]) if len(moved) else shared
     shared = shared if cache.sound is None else min(shared, cache.sound)
     if not shared:

@@ -4,7 +4,7 @@ Each pair of head dimensions turns by `position * frequency`.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from outrider.models.rope_scaling import Rope
@@ -23,16 +23,35 @@ class RotaryTable:
         self, positions: Tensor, bound: int
     ) -> tuple[Float[Tensor, "tokens 1 head_dim"], Float[Tensor, "tokens 1 head_dim"]]:
         """Cosines and signed sines for `positions` `[tokens]`, all of them below `bound`."""
-        if bound > len(self._cos):
-            self._grow(max(bound, min(2 * bound, self._rope.context_length)))
+        self._reach(bound)
         return self._cos[positions], self._sin[positions]
+
+    def spread(
+        self, axes: Int[Tensor, "axes tokens"], bound: int
+    ) -> tuple[Float[Tensor, "tokens 1 head_dim"], Float[Tensor, "tokens 1 head_dim"]]:
+        """The same for tokens that stand at several places: the sections of a head take turns at
+        the axes."""
+        sections = self._rope.sections
+        assert sections is not None  # prompts with axes are refused by models without
+        self._reach(bound)
+        widths = 2 * sections  # both halves of a head are shared out alike
+
+        def shared_out(table: Tensor) -> Tensor:
+            parts = table[axes].split(widths, dim=-1)
+            turns = [i % len(sections) % len(axes) for i in range(len(parts))]
+            return torch.cat([part[axis] for part, axis in zip(parts, turns, strict=True)], dim=-1)
+
+        return shared_out(self._cos), shared_out(self._sin)
 
     def addresses(self, bound: int) -> tuple[int, int]:
         """Where the two tables lie, `[positions, head_dim]`, with at least `bound` positions; valid
         until the next call."""
+        self._reach(bound)
+        return self._cos.data_ptr(), self._sin.data_ptr()
+
+    def _reach(self, bound: int) -> None:
         if bound > len(self._cos):
             self._grow(max(bound, min(2 * bound, self._rope.context_length)))
-        return self._cos.data_ptr(), self._sin.data_ptr()
 
     def _grow(self, length: int) -> None:
         # float32 as in transformers; float64 models get float64 angles

@@ -4,8 +4,8 @@ The rules are those of `transformers`, in float32 as there, so that the angles a
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,11 +23,14 @@ class Rope:
         frequencies: radians a position, one for each pair of dimensions, float32 on the CPU.
         amplitude: factor on queries and keys (YaRN's attention factor, eq. 15 of the paper).
         context_length: positions it was made for.
+        sections: how many pairs turn by time, how many by height, and so on in turn (Qwen2-VL's
+            mRoPE, Wang et al. 2024); None: all turn by one position.
     """
 
     frequencies: Float[Tensor, " pairs"]
     amplitude: float
     context_length: int
+    sections: tuple[int, ...] | None = None
 
 
 def read_rope(
@@ -46,10 +49,21 @@ def read_rope(
         raise UnsupportedCheckpointError(
             f"RoPE scaling {kind!r} is not supported; known: {', '.join(_VARIANTS)}"
         )
+    sections = _sections(parameters.get("mrope_section"), head_dim)
     try:
-        return _VARIANTS[kind](parameters, head_dim, max_positions)
+        return replace(_VARIANTS[kind](parameters, head_dim, max_positions), sections=sections)
     except KeyError as missing:
         raise UnsupportedCheckpointError(f"RoPE scaling {kind!r} lacks {missing}") from None
+
+
+def _sections(given: Sequence[int] | None, head_dim: int) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    if min(given, default=0) < 0 or sum(given) != head_dim // 2:
+        raise UnsupportedCheckpointError(
+            f"mrope_section {list(given)} does not share out the {head_dim // 2} pairs of a head"
+        )
+    return tuple(given)
 
 
 def _parameters(
@@ -60,6 +74,8 @@ def _parameters(
     if any(isinstance(value, Mapping) for value in parameters.values()):
         raise UnsupportedCheckpointError("RoPE parameters that differ by layer are not supported")
     parameters.setdefault("rope_type", parameters.get("type", "default"))
+    if parameters["rope_type"] == "mrope":  # says how positions are shared out, nothing else
+        parameters["rope_type"] = "default"
     parameters.setdefault("rope_theta", config.get("rope_theta", default_theta))
     partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if partial not in (None, 1.0):

@@ -6,9 +6,12 @@ and byte range) and the data. Checking the three lengths finds truncated downloa
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from torch import Tensor
 
 from outrider.errors import CheckpointError
 
@@ -24,17 +27,21 @@ class TensorInfo:
 
     Attributes:
         file: the safetensors file that holds it.
+        name: what the file calls it; a checkpoint may call it otherwise.
         dtype: as the header spells it, such as `BF16`.
         shape: its axes.
         offset: its first byte, counted from the start of the file.
         nbytes: its length in bytes.
+        change: what is done to it when it is loaded, in float32 or float64; None: nothing.
     """
 
     file: Path
+    name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    change: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
 
     @property
     def num_elements(self) -> int:
@@ -49,7 +56,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         start, header = _parse(stream, file, size)
     try:
         tensors = {
-            name: _info(file, start, entry)
+            name: _info(file, name, start, entry)
             for name, entry in header.items()
             if name != "__metadata__"
         }
@@ -82,12 +89,13 @@ def _parse(stream: BinaryIO, file: Path, size: int) -> tuple[int, dict[str, Any]
     return start, header
 
 
-def _info(file: Path, start: int, entry: dict[str, Any]) -> TensorInfo:
+def _info(file: Path, name: str, start: int, entry: dict[str, Any]) -> TensorInfo:
     first, last = entry["data_offsets"]
     if not 0 <= first <= last:
         raise ValueError
     return TensorInfo(
         file=file,
+        name=name,
         dtype=str(entry["dtype"]),
         shape=tuple(int(axis) for axis in entry["shape"]),
         offset=start + first,

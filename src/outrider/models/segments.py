@@ -41,8 +41,8 @@ def rearrange(
     """`Segmented.rearrange` for caches built on `CacheBook`.
 
     Raises:
-        ContextError: a text does not fit into the window, is empty, or holds unknown ids. As all
-            of these, before anything is changed.
+        ContextError: a text does not fit into the window, is empty, holds unknown ids or tokens
+            at several places. As all of these, before anything is changed.
         ValueError: kept tokens are not in order, or would have to turn to another position.
         RuntimeError: a borrowed cache, which has no text of its own.
     """
@@ -60,6 +60,11 @@ def rearrange(
 def plan(model: LanguageModel, cache: CacheBook, pieces: Sequence[Piece]) -> Rearrangement:
     """What `cache` becomes; nothing is changed. Raises as `rearrange` does."""
     cache.check_own()
+    if cache.places.axes is not None:
+        raise ContextError(
+            f"{model.name} has read images, whose rows can not be rearranged",
+            hint="Read prompts with images whole, without a context selection",
+        )
     tokens: list[int] = []
     positions: list[IntArray] = []
     runs: list[Run] = []

@@ -151,7 +151,8 @@ class StaticDecoder(Decoder):
         written: list[int] = []
         while len(written) < depth:
             logits = self._read_end(segment)
-            depth = min(depth, len(written) + self.context_length - cache.frontier().position + 1)
+            left = self.context_length - cache.frontier().position - cache.places.lag
+            depth = min(depth, len(written) + left + 1)
             before = [*generated, *written]
             run = self._run(cache, logits, chooser, len(before), min(depth - len(written), RUN))
             sure = _sure(run, ends)
@@ -197,7 +198,7 @@ def _are_short(segments: Sequence[Segment], want: Sequence[IntArray]) -> bool:
 def _is_short(segment: Segment, want: IntArray) -> bool:
     cache: StaticCache = segment.cache
     unread = 0 if cache.fed else len(cache.pending)
-    if unread and cache.embeddings is not None:
+    if unread and (cache.embeddings is not None or cache.pending_axes is not None):
         return False
     rows = unread + len(segment.tokens)
     return 0 < len(want) <= (width_for(rows) or 0)
