@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+)
 from transformers.utils import logging
 
 from outrider.errors import CheckpointError
@@ -38,12 +44,15 @@ def load_pretrained(
     folder = Path(source).expanduser()
     fingerprint = open_checkpoint(folder).fingerprint if folder.is_dir() else None
     place = str(folder) if folder.is_dir() else str(source)
-    with _reading(place), _quiet():
+    with reading(place), quiet():
         config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
-        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        sees = has_eyes(config)
+        mapping = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees else MODEL_FOR_CAUSAL_LM_MAPPING
+        kind: Any = mapping.get(type(config), None)
         refuse_unfit(config, name, kind)
         AttentionLayout.of(config, name)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        make = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        loaded: Any = make.from_pretrained(
             place,
             config=config,
             dtype=dtype,
@@ -59,6 +68,12 @@ def load_pretrained(
             hint="Download it again, or check that its config.json belongs to it",
         )
     return model.to(device), fingerprint
+
+
+def has_eyes(config: Any) -> bool:
+    """Whether a configuration is that of an image-text model with a vision part."""
+    known = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return known and getattr(config, "vision_config", None) is not None
 
 
 def refuse_unfit(config: Any, name: str, kind: type | None) -> None:
@@ -113,7 +128,7 @@ def _sample(weight: Tensor) -> Tensor:
 
 
 @contextmanager
-def _reading(place: str) -> Iterator[None]:
+def reading(place: str, what: str = "a causal language model") -> Iterator[None]:
     """Turn what `transformers` raises for a bad source into one line."""
     try:
         yield
@@ -121,12 +136,12 @@ def _reading(place: str) -> Iterator[None]:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"transformers can not load {place}: {reason[:200]}",
-            hint="Give a folder or hub name of a causal language model with safetensors weights",
+            hint=f"Give a folder or hub name of {what} with safetensors weights",
         ) from error
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar and no load report: what matters is raised."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -23,7 +23,7 @@ SIBLINGS = 8
 WINDOW = 3
 """Sliding windows are narrowed to this during the check, so that a path of four leaves it."""
 
-_TOLERANCE = {
+TOLERANCE = {
     torch.float64: 1e-8,
     torch.float32: 1e-3,
     torch.float16: 1e-2,
@@ -61,7 +61,7 @@ def check_trees(model: Checkable) -> None:
             f"model {model.name} gives logits that are not numbers in {model.dtype}",
             hint="Check its weights; float16 overflows where bfloat16 does not",
         )
-    if error > _TOLERANCE.get(model.dtype, _TOLERANCE[torch.bfloat16]):
+    if error > TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16]):
         raise _refusal(
             model.name,
             f"its logits are off by {error:.1%} of their spread, so it ignores masks or positions",

@@ -1,11 +1,12 @@
 """Any causal language model that `transformers` runs: one sequence at a time, correct before fast.
 
+Of an image-text model it runs the text stack; `models/eyes.py` makes what that reads of images.
 Which tokens see which is said with explicit positions and 4D masks. Models that do not honour
 both, or whose state can not be rolled back, are refused when they are loaded, by name.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from functools import cached_property
@@ -157,6 +158,12 @@ class TransformersModel:
         """True: positions are given with each row."""
         return True
 
+    @property
+    def reads_axes(self) -> bool:
+        """Whether a row may stand at three places at once (mRoPE)."""
+        rope = getattr(self._text, "rope_parameters", None) or {}
+        return "mrope_section" in rope
+
     def rearrange(
         self, caches: Sequence[TransformersCache], texts: Sequence[Sequence[Piece]]
     ) -> None:
@@ -244,7 +251,7 @@ class TransformersModel:
             heard = stack.enter_context(self._modules.heard()) if cache.watched else []
             logits = self.model(
                 **self._inputs(feed),
-                position_ids=self._ids(feed.positions)[None],
+                position_ids=self._places(feed),
                 attention_mask=self.layout.masks(feed, slots, self.dtype, self.device),
                 past_key_values=cache.storage,
                 use_cache=True,
@@ -257,10 +264,23 @@ class TransformersModel:
         streams = torch.stack([state[0, take.to(state.device)] for state in heard[:-1]])
         return Rows(logits[0, rows], hidden, streams=streams)
 
+    def _places(self, feed: Feed) -> Tensor:
+        """`[1, n]`, or `[3, 1, n]` where rows stand at several places."""
+        if feed.axes is None:
+            return self._ids(feed.positions)[None]
+        return self._ids(feed.axes)[:, None]
+
     def _inputs(self, feed: Feed) -> dict[str, Tensor]:
         if feed.embeddings is None:
             return {"input_ids": self._ids(feed.tokens)[None]}
         return {"inputs_embeds": feed.embeddings.to(self.device, self.dtype)[None]}
+
+    @torch.no_grad()
+    def forward_plainly(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "1 length vocab"]:
+        """Logits of one pass of the model's own forward over what its processor makes."""
+        given = {key: value.to(self.device) for key, value in inputs.items()}
+        given = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in given.items()}
+        return self.model(**given, use_cache=False).logits
 
     @torch.no_grad()
     def plain_logits(self, texts: list[list[int]]) -> Float[Tensor, "texts length vocab"]:
