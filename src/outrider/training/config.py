@@ -4,9 +4,11 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from outrider.errors import OptionError, reject_unknown
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,7 +157,12 @@ class FamilyConfig:
 
 
 def load_config(path: Path) -> FamilyConfig:
-    """Read a family configuration.
+    """Read a family configuration. Raises what `read_table` does."""
+    return read_table(path, FamilyConfig)
+
+
+def read_table(path: Path, kind: type[T]) -> T:
+    """Read a TOML file into the dataclass `kind`.
 
     Raises `OptionError` for a missing file, broken TOML, and unknown, missing or ill-typed keys.
     """
@@ -166,7 +173,7 @@ def load_config(path: Path) -> FamilyConfig:
         raise OptionError(f"no configuration at {path}", hint=hint) from error
     except tomllib.TOMLDecodeError as error:
         raise OptionError(f"{path} is not valid TOML: {error}", hint="Mend that line") from error
-    return _build(FamilyConfig, tables, where="")
+    return _build(kind, tables, where="")
 
 
 def _build(kind: Any, table: dict[str, Any], where: str) -> Any:
@@ -189,11 +196,10 @@ def _value(hint: Any, value: Any, where: str, key: str) -> Any:
         if not isinstance(value, dict):
             raise OptionError(f"{name} is {value!r}", hint=f"Make [{name}] a table")
         return _build(hint, value, name)
-    for kind in (Source, PromptSource):
-        if hint == tuple[kind, ...]:
-            return tuple(_build(kind, item, name) for item in value)
     if hint == tuple[float, ...]:
         return tuple(float(item) for item in value)
+    if get_origin(hint) is tuple:
+        return tuple(_build(get_args(hint)[0], item, name) for item in value)
     return _scalar(hint, value, name)
 
 

@@ -1,0 +1,255 @@
+"""Training a captioner, and a draft model that knows what its captions sound like."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from outrider.training.config import Stage
+from outrider.training.formats import END_OF_TURN
+from outrider.training.loop import StageRun, StopSignal, run_stage
+from outrider.training.optim import make_optimizers
+from outrider.training.pictures import Pairs
+from outrider.training.vision_models import AROUND, IMAGE, WHOLE
+from outrider.vision.attributes import all_facts
+from outrider.vision.scenes import Scenes
+
+_IGNORED = -100
+_HELD_OUT = 192
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How a question and its answer are spelled: ids before and after the image, and the end.
+
+    Attributes:
+        before: from the beginning to the image's first mark.
+        image: ids of the image tokens.
+        after: the question, up to where the caption begins.
+        end: what ends a caption.
+    """
+
+    before: tuple[int, ...]
+    image: tuple[int, ...]
+    after: tuple[int, ...]
+    end: int
+
+    @classmethod
+    def of(cls, tokenizer: Any, question: str, image_tokens: int) -> "Spelling":
+        """As the processor of the exported model spells it."""
+        message = {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": question}],
+        }
+        text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        before, after = text.split(IMAGE)
+        ids = [
+            tuple(tokenizer.encode(part, add_special_tokens=False))
+            for part in (f"{before}{AROUND}{WHOLE}", f"{AROUND}{after}")
+        ]
+        image = tokenizer.convert_tokens_to_ids(IMAGE)
+        return cls(
+            ids[0], (image,) * image_tokens, ids[1], tokenizer.convert_tokens_to_ids(END_OF_TURN)
+        )
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """All ids before the caption."""
+        return (*self.before, *self.image, *self.after)
+
+
+def answers(tokenizer: Any, texts: Sequence[str], end: int) -> tuple[Tensor, Tensor]:
+    """Ids of captions with their end `[n, longest]`, and what is to be learned of them: the same
+    ids, `_IGNORED` in the padding."""
+    ids = [[*tokenizer.encode(text, add_special_tokens=False), end] for text in texts]
+    longest = max(len(row) for row in ids)
+    padded = torch.tensor([row + [end] * (longest - len(row)) for row in ids])
+    lengths = torch.tensor([len(row) for row in ids])
+    inside = torch.arange(longest)[None] < lengths[:, None]
+    return padded, padded.masked_fill(~inside, _IGNORED)
+
+
+def caption_loss(
+    model: Any, spelling: Spelling, pixels: Tensor, ids: Tensor, labels: Tensor
+) -> Tensor:
+    """Mean cross-entropy of captions given their images, over the captions' tokens."""
+    inner = model.model
+    features = inner.connector(inner.vision_model(pixel_values=pixels).last_hidden_state)
+    embed = inner.text_model.get_input_embeddings()
+    count = len(pixels)
+    parts = [
+        embed(torch.tensor(spelling.before)).expand(count, -1, -1),
+        features,
+        embed(torch.tensor(spelling.after)).expand(count, -1, -1),
+        embed(ids[:, :-1]),
+    ]
+    hidden = inner.text_model(
+        inputs_embeds=torch.cat(parts, dim=1), use_cache=False
+    ).last_hidden_state[:, -ids.shape[1] :]
+    return _cross_entropy(model.lm_head, hidden, labels)
+
+
+def text_loss(model: Any, prompt: Sequence[int], ids: Tensor, labels: Tensor) -> Tensor:
+    """The same for a model that sees nothing and reads the question alone."""
+    whole = torch.cat((torch.tensor(prompt).expand(len(ids), -1), ids[:, :-1]), dim=1)
+    hidden = model.model(input_ids=whole, use_cache=False).last_hidden_state
+    return _cross_entropy(model.lm_head, hidden[:, -ids.shape[1] :], labels)
+
+
+def _cross_entropy(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
+    inside = labels != _IGNORED
+    return F.cross_entropy(head(hidden[inside]), labels[inside])
+
+
+def train_captioner(
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    spelling: Spelling,
+    pairs: Pairs,
+    stage: Stage,
+    stop: StopSignal,
+    **where: Any,
+) -> dict[str, Any]:
+    """Train eyes and language model together; `where` goes to `StageRun`."""
+
+    def step(row: int) -> dict[str, float]:
+        pixels, texts = pairs.batch(row, stage.batch)
+        loss = caption_loss(model, spelling, pixels, *answers(tokenizer, texts, spelling.end))
+        loss.backward()
+        return {"loss": float(loss.detach())}
+
+    model.train()
+    return run_stage(
+        StageRun(
+            name=name,
+            stage=stage,
+            models={name: model},
+            optimizers=make_optimizers(model, name),
+            step=step,
+            evaluate=lambda: scene_figures(model, tokenizer, spelling, _HELD_OUT),
+            stop=stop,
+            **where,
+        )
+    )
+
+
+def train_draft(
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    prompt: Sequence[int],
+    pairs: Pairs,
+    stage: Stage,
+    stop: StopSignal,
+    **where: Any,
+) -> dict[str, Any]:
+    """Train a language model on captions alone."""
+    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+
+    def step(row: int) -> dict[str, float]:
+        texts = pairs.texts(row, stage.batch)
+        loss = text_loss(model, prompt, *answers(tokenizer, texts, end))
+        loss.backward()
+        return {"loss": float(loss.detach())}
+
+    model.train()
+    return run_stage(
+        StageRun(
+            name=name,
+            stage=stage,
+            models={name: model},
+            optimizers=make_optimizers(model, name),
+            step=step,
+            evaluate=dict,
+            stop=stop,
+            **where,
+        )
+    )
+
+
+@torch.no_grad()
+def write_captions(
+    model: Any,
+    tokenizer: Any,
+    spelling: Spelling,
+    pixels: Tensor,
+    *,
+    longest: int = 48,
+    temperature: float = 0.0,
+    batch: int = 64,
+    generator: torch.Generator | None = None,
+) -> list[str]:
+    """Captions of `pixels` `[n, 3, side, side]`, greedy or sampled, a batch at a time."""
+    texts: list[str] = []
+    for part in pixels.split(batch):
+        rows = caption_ids(
+            model, spelling, part, longest=longest, temperature=temperature, generator=generator
+        )
+        texts += [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    return texts
+
+
+@torch.no_grad()
+def caption_ids(
+    model: Any,
+    spelling: Spelling,
+    pixels: Tensor,
+    *,
+    longest: int = 48,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> list[list[int]]:
+    """Ids of one caption an image, without their end."""
+    was_training = model.training
+    model.eval()
+    inner = model.model
+    features = inner.connector(inner.vision_model(pixel_values=pixels).last_hidden_state)
+    embed = inner.text_model.get_input_embeddings()
+    count = len(pixels)
+    inputs = torch.cat(
+        (
+            embed(torch.tensor(spelling.before)).expand(count, -1, -1),
+            features,
+            embed(torch.tensor(spelling.after)).expand(count, -1, -1),
+        ),
+        dim=1,
+    )
+    rows: list[list[int]] = [[] for _ in range(count)]
+    running = torch.ones(count, dtype=torch.bool)
+    cache = None
+    for _ in range(longest):
+        out = inner.text_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        logits = model.lm_head(out.last_hidden_state[:, -1]).float()
+        if temperature:
+            law = (logits / temperature).softmax(dim=-1)
+            chosen = torch.multinomial(law, 1, generator=generator)[:, 0]
+        else:
+            chosen = logits.argmax(dim=-1)
+        running &= chosen != spelling.end
+        for i in running.nonzero().flatten().tolist():
+            rows[i].append(int(chosen[i]))
+        if not running.any():
+            break
+        inputs = embed(chosen)[:, None]
+    model.train(was_training)
+    return rows
+
+
+def scene_figures(
+    model: Any, tokenizer: Any, spelling: Spelling, count: int, seed: int = 999
+) -> dict[str, float]:
+    """Recall and hallucination rate of greedy captions over `count` held-out scenes."""
+    from outrider.training.pictures import pixel_values
+
+    scenes = Scenes(seed=seed)
+    images = [scenes.image(i) for i in range(count)]
+    side = images[0].width
+    texts = write_captions(model, tokenizer, spelling, pixel_values(images, side))
+    found = all_facts(texts, [scenes.truth(i) for i in range(count)])
+    words = sum(len(text.split()) for text in texts) / count
+    return {"recall": found.recall, "hallucination": found.hallucination_rate, "words": words}
