@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from outrider.counters import Counters
+from outrider.errors import ContextError
 from outrider.protocols import Request
 from outrider.text import TextStream
 from outrider.types import FinishReason, IntArray, Rows, Verdict, as_ids
@@ -36,6 +37,8 @@ class Generation:
         error: what was wrong with the target's logits, when `finish` is `error`.
         ends: per token, the length of the text once it was read.
         token_times: per token, `perf_counter` when its round ended.
+        window: most tokens of prompt and text, for prompts whose length is known only once they
+            are read (images); None leaves it to the model.
     """
 
     request: Request
@@ -52,6 +55,7 @@ class Generation:
     ended: float = 0.0
     ends: list[int] = field(default_factory=list)
     token_times: list[float] = field(default_factory=list)
+    window: int | None = None
     _cancelled: bool = False
 
     @property
@@ -81,8 +85,21 @@ class Generation:
         self._cancelled = True
 
     def open(self, lane: Any, counters: Counters, room: int) -> None:
-        """Take a place in the batch; `room` is what the target's window leaves."""
+        """Take a place in the batch; `room` is what the target's window leaves.
+
+        Raises:
+            ContextError: the prompt, as the target reads it, leaves no room in `window`.
+        """
         self.lane, self.counters = lane, counters
+        if self.window is not None:
+            length = len(lane.cache.text)
+            room = min(room, self.window - length)
+            if room < 1:
+                raise ContextError(
+                    f"the prompt has {length} tokens with its images; the context is limited to "
+                    f"{self.window} and one is needed for the answer",
+                    hint="Give fewer or smaller images, or raise the limit",
+                )
         self.limit = min(self.request.sampler.params.max_new_tokens, room)
 
     def advance(self, verdict: Verdict, rows: Rows) -> IntArray:

@@ -41,8 +41,12 @@ SIZE = 16
 """Pixels along a side of what a vision tower reads."""
 PATCH = 4
 
-_TILES = ("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>") + tuple(
-    f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)
+_TILES = (
+    "<fake_token_around_image>",
+    "<image>",
+    "<end_of_utterance>",
+    "<global-img>",
+    *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
 )
 _PADS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
@@ -171,7 +175,7 @@ _TEXT: dict[str, Any] = {
     "pad_token_id": None,
 }
 
-_VISION: dict[str, Any] = {
+_VISION: Any = {
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 2,
@@ -182,8 +186,11 @@ _VISION: dict[str, Any] = {
 
 
 def _config(family: str, text: dict[str, Any]) -> tuple[Any, Any]:
-    own = _TEXT | text
-    ids = {"image_token_id": image_id(family), "tie_word_embeddings": own["tie_word_embeddings"]}
+    own: Any = _TEXT | text
+    ids: Any = {
+        "image_token_id": image_id(family),
+        "tie_word_embeddings": own["tie_word_embeddings"],
+    }
     if family in ("idefics3", "smolvlm"):
         kinds: Any = {
             "idefics3": (Idefics3Config, Idefics3ForConditionalGeneration),
@@ -199,14 +206,14 @@ def _config(family: str, text: dict[str, Any]) -> tuple[Any, Any]:
             **ids,
         )
         return config, LlavaForConditionalGeneration
-    section = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1000.0}
+    section: Any = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1000.0}
     own = own | {"rope_parameters": section}
     ids |= {
         "video_token_id": image_id(family) + 1,
         "vision_start_token_id": image_id(family) - 2,
         "vision_end_token_id": image_id(family) - 1,
     }
-    common = {"depth": 2, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": 2}
+    common: Any = {"depth": 2, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": 2}
     if family == "qwen2_vl":
         eyes = common | {"embed_dim": 16, "hidden_size": own["hidden_size"], "mlp_ratio": 2}
         config: Any = Qwen2VLConfig(text_config=own, vision_config=eyes, **ids)

@@ -78,6 +78,7 @@ class Selected:
         self.bytes_per_token: int = getattr(inner, "bytes_per_token", 0)
         self.end_ids: tuple[int, ...] = getattr(inner, "end_ids", ())
         self.generation_defaults: dict[str, Any] = getattr(inner, "generation_defaults", {})
+        self.unspoken: frozenset[int] = getattr(inner, "unspoken", frozenset())
 
     @property
     def fingerprint(self) -> str:

@@ -1,7 +1,7 @@
 """What drafters that run a model of their own have in common: one cache for each request."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -38,12 +38,16 @@ def open_states(
     states = [ModelState(request) for request in requests]
     old = previous or [None] * len(requests)
     begun = perf_counter()
-    fitting = [i for i, r in enumerate(requests) if fits(model, own_prompt(r))]
-    caches = model.start(
-        [own_prompt(requests[i]) for i in fitting],
+    prompts = [own_prompt(request, model) for request in requests]
+    fitting = [i for i, prompt in enumerate(prompts) if fits(model, prompt)]
+    caches = start_fitting(
+        model,
+        [prompts[i] for i in fitting],
         [b.cache if isinstance(b := old[i], ModelState) else None for i in fitting],
     )
     for i, cache in zip(fitting, caches, strict=True):
+        if cache is None:
+            continue
         states[i].cache = cache
         states[i].counters.add_seconds(prefill=perf_counter() - begun)
         states[i].counters.reading = getattr(cache, "reading", None)
@@ -96,13 +100,39 @@ def head_chance(stop: Stop, rows: Rows, row: int, model: str) -> float:
     return float(stop.head(rows.hidden[row]))
 
 
-def own_prompt(request: Request) -> Prompt:
-    """What a lower tier reads: its own prompt, or the target's as plain token ids."""
+def start_fitting(
+    model: LanguageModel, prompts: Sequence[Prompt], reuse: Sequence[Any]
+) -> list[Any]:
+    """`model.start`, with None for prompts that turn out too long once their images are seen."""
+    try:
+        return model.start(prompts, reuse)
+    except ContextError:
+        if all(prompt.pictured is None for prompt in prompts):
+            raise
+    return [_started(model, prompt) for prompt in prompts]
+
+
+def _started(model: LanguageModel, prompt: Prompt) -> Any:
+    try:
+        return model.start([prompt])[0]
+    except ContextError:
+        return None
+
+
+def own_prompt(request: Request, model: LanguageModel) -> Prompt:
+    """What `model`, a lower tier, reads: its own prompt, or the target's as plain token ids.
+
+    A question about images loses the marks that the model does not have.
+    """
     if request.draft_prompt is not None:
         return request.draft_prompt
-    if request.prompt.embeddings is not None:
-        return Prompt(token_ids=request.prompt.token_ids)
-    return request.prompt
+    prompt = request.prompt
+    if prompt.embeddings is not None:
+        return Prompt(token_ids=prompt.token_ids)
+    if prompt.pictured is None or max(prompt.token_ids) < model.vocab_size:
+        return prompt
+    known = tuple(token for token in prompt.token_ids if token < model.vocab_size)
+    return replace(prompt, token_ids=known or prompt.token_ids)
 
 
 def fits(model: LanguageModel, prompt: Prompt) -> bool:

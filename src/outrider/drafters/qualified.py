@@ -16,7 +16,7 @@ from outrider.counters import Counters
 from outrider.decoding import Lane, Stage, open_lanes, run_round, uncount
 from outrider.drafters.fit import check_fit
 from outrider.drafters.model import fits, own_prompt, unreadable
-from outrider.errors import StrategyError
+from outrider.errors import ContextError, StrategyError
 from outrider.policies.fixed import FixedLength
 from outrider.protocols import (
     NO_NEEDS,
@@ -35,6 +35,7 @@ from outrider.types import (
     Draw,
     Exactness,
     IntArray,
+    Prompt,
     Rows,
     Verdict,
     Verified,
@@ -156,19 +157,40 @@ class Qualified:
         """Read each prompt that fits, at the qualifier and below."""
         states = [QualifiedState(request) for request in requests]
         old = previous or [None] * len(requests)
-        fitting = [i for i, r in enumerate(requests) if fits(self.qualifier, own_prompt(r))]
-        lanes = open_lanes(
-            self.stage,
+        prompts = [own_prompt(request, self.qualifier) for request in requests]
+        fitting = [i for i, prompt in enumerate(prompts) if fits(self.qualifier, prompt)]
+        lanes = self._open(
             [requests[i] for i in fitting],
-            [own_prompt(requests[i]) for i in fitting],
+            [prompts[i] for i in fitting],
             [b.lane if isinstance(b := old[i], QualifiedState) else None for i in fitting],
         )
         for i, lane in zip(fitting, lanes, strict=True):
-            states[i].lane, states[i].counters = lane, lane.counters
+            if lane is not None:
+                states[i].lane, states[i].counters = lane, lane.counters
         for state in states:
             if state.lane is None:
                 state.off = f"the prompt does not fit {self.qualifier.name}"
         return states
+
+    def _open(
+        self,
+        requests: Sequence[Request],
+        prompts: Sequence[Prompt],
+        previous: Sequence[Lane | None],
+    ) -> Sequence[Lane | None]:
+        """Lanes, with None for prompts that turn out too long once their images are seen."""
+        try:
+            return open_lanes(self.stage, requests, prompts, previous)
+        except ContextError:
+            if all(prompt.pictured is None for prompt in prompts):
+                raise
+        lanes: list[Lane | None] = []
+        for request, prompt in zip(requests, prompts, strict=True):
+            try:
+                lanes += open_lanes(self.stage, [request], [prompt])
+            except ContextError:
+                lanes.append(None)
+        return lanes
 
     def propose(
         self,

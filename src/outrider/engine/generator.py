@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from outrider.context.config import ContextConfig
 from outrider.decoding import Lane, generate
+from outrider.engine.images import check_sees, images_of
 from outrider.engine.prompts import is_batch, read_documents, read_long_prompt, read_prompt
 from outrider.engine.result import Result, ResultMaker, spans
 from outrider.engine.room import places_of
@@ -92,12 +93,18 @@ class Generator:
         """The strategy for requests with these parameters."""
         return self._strategy if isinstance(self._strategy, Strategy) else self._strategy(params)
 
-    def generate(self, prompt: Any, *, context: Any = None, n: int = 1, **sampling: Any) -> Any:
+    def generate(
+        self, prompt: Any, *, images: Any = None, context: Any = None, n: int = 1, **sampling: Any
+    ) -> Any:
         """Write a continuation or an answer.
 
         Args:
             prompt: a string, a `Prompt`, a list of chat messages, or a list of any of these (or of
-                lists of token ids), which are decoded together.
+                lists of token ids), which are decoded together. Image parts of messages may hold
+                an `image` of their own, as in `transformers`.
+            images: for targets that see: images (`PIL.Image.Image`) or paths of files, before the
+                string or at the image parts of the messages; a list of such lists for a list of
+                prompts.
             context: documents that come before the prompt, which is then the instruction: a text,
                 a `Path` of a file or folder, `(name, text)`, or a list of these. How much of them
                 is read was said to `outrider.load`.
@@ -109,11 +116,12 @@ class Generator:
             A `Result`; a list of them for a list of prompts; for `n` above one, a list for each.
 
         Raises:
-            OptionError: an option is unknown or out of range.
+            OptionError: an option is unknown or out of range, an image can not be read, there are
+                more images than places for them or fewer, or the target sees none.
             ContextError: a prompt does not fit.
         """
         batch = is_batch(prompt)
-        prompts = self._read(prompt if batch else [prompt], context)
+        prompts = self._read(prompt if batch else [prompt], context, images if batch else [images])
         params = self.params(**sampling)
         strategy = self.strategy_for(params)
         generations = self._generations(prompts, n, params, strategy.target)
@@ -124,7 +132,9 @@ class Generator:
         out = grouped if n > 1 else results
         return out if batch else out[0]
 
-    def stream(self, prompt: Any, *, context: Any = None, **sampling: Any) -> "Stream":
+    def stream(
+        self, prompt: Any, *, images: Any = None, context: Any = None, **sampling: Any
+    ) -> "Stream":
         """Write one continuation; iterate over the returned stream for its text, as it comes."""
         if self.tokenizer is None:
             raise OptionError(
@@ -132,27 +142,27 @@ class Generator:
             )
         params = self.params(**sampling)
         strategy = self.strategy_for(params)
-        prompts = self._read([prompt], context)
+        prompts = self._read([prompt], context, [images])
         [generation] = self._generations(prompts, 1, params, strategy.target)
         return Stream(self, generation, strategy)
 
     def start(
-        self, prompt: Any, *, context: Any = None, **sampling: Any
+        self, prompt: Any, *, images: Any = None, context: Any = None, **sampling: Any
     ) -> tuple[Generation, Iterator[list[Generation]]]:
         """One request and the rounds that write it, for callers that read tokens as they come."""
         params = self.params(**sampling)
         strategy = self.strategy_for(params)
-        prompts = self._read([prompt], context)
+        prompts = self._read([prompt], context, [images])
         [generation] = self._generations(prompts, 1, params, strategy.target)
         return generation, self.run([generation], strategy)
 
-    def prompt(self, prompt: Any, *, context: Any = None) -> Prompt:
+    def prompt(self, prompt: Any, *, images: Any = None, context: Any = None) -> Prompt:
         """What `generate` would read, as a `Prompt` that it takes as well.
 
         To look at the chunks of a long input first, and to pin some of them:
         `replace(prompt, context=prompt.context.pin(3))`.
         """
-        return self._read([prompt], context)[0]
+        return self._read([prompt], context, [images])[0]
 
     def params(self, **sampling: Any) -> SamplingParams:
         """Sampling parameters: the checkpoint's defaults with `sampling` over them."""
@@ -193,9 +203,15 @@ class Generator:
         """Forget the caches kept for the next turn. What policies have learned is kept."""
         self._kept = self._kept and _without_caches(self._kept)
 
-    def _read(self, prompts: Sequence[Any], context: Any) -> list[Prompt]:
+    def _read(self, prompts: Sequence[Any], context: Any, images: Any) -> list[Prompt]:
+        images = images_of(prompts, images)
         if context is None:
-            return [read_prompt(prompt, self.tokenizer) for prompt in prompts]
+            pairs = zip(prompts, images, strict=True)
+            return [read_prompt(prompt, self.tokenizer, own) for prompt, own in pairs]
+        if any(own is not None for own in images):
+            raise OptionError(
+                "images and context are given together", hint="Give documents, or images"
+            )
         documents, size = read_documents(context), self.context.chunk_size
         return [read_long_prompt(prompt, documents, self.tokenizer, size) for prompt in prompts]
 
@@ -204,6 +220,7 @@ class Generator:
     ) -> list[Generation]:
         if n < 1:
             raise OptionError(f"n is {n}", hint="Ask for at least 1 sample")
+        check_sees(target, prompts)
         seeded = [self._for_prompt(prompt, params, target) for prompt in prompts]
         return [
             self._generation(prompt, own, sample)
@@ -217,7 +234,7 @@ class Generator:
         """Parameters of one prompt: a seed of its own if none was given, and what room is left."""
         seed = secrets.randbits(48) if params.seed is None else params.seed
         length = places_of(prompt, target)
-        if self.context_length is None:
+        if self.context_length is None or prompt.pictured is not None:
             return replace(params, seed=seed)
         room = self.context_length - length
         if room < 1:
@@ -242,7 +259,10 @@ class Generator:
             end_ids=self.defaults.end_ids,
             sample=sample,
         )
-        return Generation(Request(prompt, sampler), self._text_stream(prompt, params))
+        window = self.context_length if prompt.pictured is not None else None
+        return Generation(
+            Request(prompt, sampler), self._text_stream(prompt, params), window=window
+        )
 
     def _text_stream(self, prompt: Prompt, params: SamplingParams) -> TextStream | None:
         if self.tokenizer is None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from outrider.context.files import Document, read_files
 from outrider.context.prompts import Codec, long_prompt
+from outrider.engine.images import needs_eyes, read_pictured
 from outrider.errors import OptionError
 from outrider.types import Prompt
 
@@ -23,8 +24,11 @@ def is_batch(prompt: Any) -> bool:
     return not (prompt and all(isinstance(part, Mapping | int) for part in prompt))
 
 
-def read_prompt(prompt: Any, tokenizer: Any) -> Prompt:
-    """One prompt as token ids. Raises `OptionError` for anything that is not a prompt."""
+def read_prompt(prompt: Any, tokenizer: Any, images: Any = None) -> Prompt:
+    """One prompt as token ids, or with images. Raises `OptionError` for anything that is not a
+    prompt."""
+    if needs_eyes(prompt, images):
+        return read_pictured(prompt, images, tokenizer)
     if isinstance(prompt, Prompt):
         return prompt
     if isinstance(prompt, str):

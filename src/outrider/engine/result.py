@@ -180,9 +180,11 @@ class ResultMaker:
             text=generation.text,
             token_ids=tuple(generation.output),
             finish_reason=str(generation.finish),
-            prompt_tokens=len(generation.request.prompt),
+            prompt_tokens=_prompt_tokens(generation),
             seconds=seconds,
-            tokens_per_second=metrics.ratio(tokens, total - seconds["prefill"]),
+            tokens_per_second=metrics.ratio(
+                tokens, total - seconds["prefill"] - seconds.get("vision", 0.0)
+            ),
             speculation=Speculation(
                 mode=self.mode,
                 exactness=self.exactness,
@@ -220,3 +222,11 @@ class ResultMaker:
             accept_target=accept,
         )
         return metrics.predicted_speed(costs, self.windows[1], self.windows[0])
+
+
+def _prompt_tokens(generation: Generation) -> int:
+    """Tokens of the prompt as the target reads it, those that stand for images included."""
+    prompt, lane = generation.request.prompt, generation.lane
+    if prompt.pictured is None or lane is None:
+        return len(prompt)
+    return len(lane.cache.text) - len(generation.output)

@@ -30,7 +30,8 @@ def sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `SamplingParams` that generation_config.json sets.
 
     As in `transformers`, warps count only where `do_sample` is true, and a temperature that is
-    not given is then 1. Without `do_sample` decoding is greedy.
+    not given is then 1. Without `do_sample` decoding is greedy. `suppress_tokens` and single
+    tokens among `bad_words_ids` (marks of images, often) are never chosen.
     """
     names = _ALWAYS
     defaults: dict[str, Any] = {}
@@ -38,7 +39,16 @@ def sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
         names = (*_WHEN_SAMPLING, *_ALWAYS)
         defaults["temperature"] = 1.0
     given = {name: generation[name] for name in names if generation.get(name) is not None}
+    if banned := _banned(generation):
+        given["banned_tokens"] = banned
     return defaults | given
+
+
+def _banned(generation: Mapping[str, Any]) -> tuple[int, ...]:
+    """Ids that are never chosen; longer words are left to the user."""
+    words = generation.get("bad_words_ids") or ()
+    found = {int(word[0]) for word in words if len(word) == 1}
+    return tuple(sorted(found.union(map(int, generation.get("suppress_tokens") or ()))))
 
 
 def context_limit(text: Any) -> int:

@@ -14,7 +14,9 @@ from outrider.models.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.decoder import Decoder, supports
 from outrider.models.native import NativeDecoder
 from outrider.models.quality import checkable, int8_quality
+from outrider.models.seeing import shows_images, with_eyes
 from outrider.models.static import decoder_for
+from outrider.models.text_stack import TextStack, text_stack
 from outrider.models.tokenizer import Tokenizer, has_tokenizer
 from outrider.protocols import LanguageModel
 
@@ -51,7 +53,8 @@ def load_model(
     """The model that `source` names, ready to run.
 
     Folders that `Decoder` supports run there; the others fall back to `transformers`, with one
-    `FallbackWarning` that says why.
+    `FallbackWarning` that says why. Of an image-text model the text stack is run, behind its eyes
+    (`Sighted`), or without them, with one `BlindWarning` that says why.
 
     Args:
         source: a folder, a hub name, a built `transformers` model (which keeps its dtype and
@@ -70,28 +73,59 @@ def load_model(
         return _wrap(source, name)
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
-    folder = local_folder(source)
-    checkpoint = open_checkpoint(folder)
+    checkpoint = open_checkpoint(local_folder(source))
     _refuse_few_bits(checkpoint)
+    sees, trust = shows_images(checkpoint), {"trust_remote_code": trust_remote_code}
+    text = text_stack(checkpoint) if sees else _whole(checkpoint)
+    if text.checkpoint is None:
+        model = _through_transformers(checkpoint, kind, place, name, text.reason, **trust)
+    elif place.type == "cpu":
+        model = _on_cpu(text.checkpoint, dtype, name, threads)
+    else:
+        model = _on_device(text.checkpoint, kind, place, name)
+    if not sees:
+        return model
+    called = name or str(source)
+    return with_eyes(model, checkpoint, dtype=kind, device=place, name=called, **trust)
+
+
+def _whole(checkpoint: Checkpoint) -> TextStack:
+    """A checkpoint that is a text model, or why `Decoder` does not run it."""
     reason = supports(checkpoint.config)
-    if reason is None and place.type == "cpu":
-        return _on_cpu(checkpoint, dtype, name, threads)
-    if reason is None:
-        if kind == torch.int8:
-            kind = _without_int8(name or str(source), f"int8 runs on the CPU, not on {place}")
-        return decoder_for(place).load(checkpoint, dtype=kind, device=place, name=name)
+    return TextStack(checkpoint if reason is None else None, reason)
+
+
+def _on_device(
+    checkpoint: Checkpoint, kind: torch.dtype, place: torch.device, name: str | None
+) -> LanguageModel:
+    if kind == torch.int8:
+        called = name or str(checkpoint.path)
+        kind = _without_int8(called, f"int8 runs on the CPU, not on {place}")
+    return decoder_for(place).load(checkpoint, dtype=kind, device=place, name=name)
+
+
+def _through_transformers(
+    checkpoint: Checkpoint,
+    kind: torch.dtype,
+    place: torch.device,
+    name: str | None,
+    reason: str | None,
+    *,
+    trust_remote_code: bool,
+) -> LanguageModel:
+    """The runner that is correct before fast, and one line that says why."""
     from outrider.models.transformers import TransformersModel  # takes seconds to import
 
     brief = kind == torch.int8
     kind = torch.float32 if brief else kind
     model = TransformersModel.load(
-        folder, dtype=kind, device=place, name=name, trust_remote_code=trust_remote_code
+        checkpoint.path, dtype=kind, device=place, name=name, trust_remote_code=trust_remote_code
     )
     warnings.warn(
-        f"{name or source} runs through transformers{', in float32' if brief else ''}, which is "
-        f"slower: {reason}",
+        f"{name or checkpoint.path} runs through transformers{', in float32' if brief else ''}, "
+        f"which is slower: {reason}",
         FallbackWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
     return model
 

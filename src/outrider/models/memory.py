@@ -10,6 +10,8 @@ import torch
 
 from outrider.errors import MemoryPlanError
 from outrider.models.checkpoint import Checkpoint
+from outrider.models.safetensors_header import TensorInfo
+from outrider.models.text_stack import text_checkpoint
 from outrider.protocols import LanguageModel
 
 GIB = 1 << 30
@@ -48,10 +50,9 @@ class Demand:
     def of_checkpoint(cls, tier: str, checkpoint: Checkpoint, dtype: torch.dtype) -> "Demand":
         """From the headers and config.json, without reading a weight."""
         config = text_config(checkpoint.config)
-        weights = sum(
-            t.num_elements * dtype.itemsize if t.dtype in _FLOATING else t.nbytes
-            for t in checkpoint.tensors.values()
-        )
+        weights = sum(_bytes(t, dtype) for t in checkpoint.tensors.values())
+        if (text := text_checkpoint(checkpoint)) is not None:
+            weights = _with_eyes(checkpoint, text, dtype)
         return cls(
             tier=tier,
             weights=weights,
@@ -64,6 +65,21 @@ class Demand:
         """Of a model whose weights are in memory already."""
         cache = getattr(model, "bytes_per_token", 0)
         return cls(tier=tier, weights=0, cache=cache, context_length=model.context_length)
+
+
+def _bytes(tensor: TensorInfo, dtype: torch.dtype) -> int:
+    return tensor.num_elements * dtype.itemsize if tensor.dtype in _FLOATING else tensor.nbytes
+
+
+def _with_eyes(checkpoint: Checkpoint, text: Checkpoint, dtype: torch.dtype) -> int:
+    """Bytes of a text stack, and of eyes that have embeddings of their own and no int8."""
+    own = {(info.file, info.offset) for info in text.tensors.values()}
+    sight = [t for t in checkpoint.tensors.values() if (t.file, t.offset) not in own]
+    sight += [t for name, t in text.tensors.items() if name.endswith("embed_tokens.weight")]
+    wide = _cache_dtype(dtype)
+    return sum(_bytes(t, dtype) for t in text.tensors.values()) + sum(
+        _bytes(t, wide) for t in sight
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

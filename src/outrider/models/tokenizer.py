@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from outrider.errors import CheckpointError, OptionError
+from outrider.models.messages import Reads
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -64,6 +65,7 @@ class Tokenizer:
                 f"transformers can not load the tokenizer of {place}: {reason}",
                 hint="Download its files again",
             ) from error
+        _add_template(found, folder)
         return cls(found, name=place)
 
     # -- text -------------------------------------------------------------------------------
@@ -149,17 +151,22 @@ class Tokenizer:
                 f"{self.name} has no chat template", hint="Give the prompt as a plain string"
             )
         try:
-            return self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-            )
+            return self._render(self._reads.fit(messages), add_generation_prompt)
         except Exception as error:  # templates raise what they like
             reason = " ".join(str(error).split())[:200]
             raise OptionError(
                 f"the chat template of {self.name} refuses these messages: {reason}",
                 hint="Give a list of {'role': 'user' or 'assistant', 'content': text}",
             ) from error
+
+    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+        return self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+
+    @cached_property
+    def _reads(self) -> Reads:
+        return Reads.of(self._render)
 
     # -- vocabulary -------------------------------------------------------------------------
 
@@ -186,6 +193,11 @@ class Tokenizer:
         """Ids that are marks, not text."""
         return frozenset(self.tokenizer.all_special_ids)
 
+    @cached_property
+    def marks(self) -> frozenset[int]:
+        """Ids that were added to the vocabulary, special or not."""
+        return frozenset(getattr(self.tokenizer, "added_tokens_decoder", {}))
+
     @property
     def vocab_size(self) -> int:
         """One more than the highest id that has an entry."""
@@ -211,6 +223,16 @@ def _sentences(text: str) -> Iterator[tuple[str, int]]:
     for found in _SENTENCE.finditer(text):
         if found.group():
             yield found.group(), found.end()
+
+
+def _add_template(tokenizer: Any, folder: Path) -> None:
+    """Older image-text checkpoints keep the chat template with the processor's files."""
+    file = folder / "chat_template.json"
+    if not tokenizer.chat_template and file.is_file():
+        try:
+            tokenizer.chat_template = json.loads(file.read_text(encoding="utf-8"))["chat_template"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{file} holds no chat template: {error!r:.80}") from None
 
 
 def has_tokenizer(folder: Path) -> bool:

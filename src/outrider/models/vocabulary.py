@@ -24,8 +24,10 @@ def check_vocabularies(
 ) -> int:
     """Check that ids mean the same to the target and to the tier called `tier`.
 
-    Where a tokenizer is missing, only the widths of the logits can be compared, and must be equal.
-    The same tokenizer given twice speaks for both models; it must fit where their widths differ.
+    The target may have further marks (of images, say) behind all that the other one has; those are
+    never drafted by it. Where a tokenizer is missing, only the widths of the logits can be
+    compared, and must be equal. The same tokenizer given twice speaks for both models; it must fit
+    where their widths differ.
 
     Returns:
         Ids below this number can be read by both models.
@@ -41,6 +43,8 @@ def check_vocabularies(
         _check_fit(target, target_model.vocab_size, other_model.vocab_size, tier)
         return shared
     first = first_difference(target, other)
+    if first is not None and only_marks_from(target, other, first):
+        return min(shared, first)
     if first is not None:
         ours, theirs = spelling(target, first), spelling(other, first)
         raise VocabularyError(
@@ -76,6 +80,17 @@ def first_difference(ours: Tokenizer, theirs: Tokenizer) -> int | None:
     pairs = enumerate(zip_longest(ours.table, theirs.table))
     differing = (token for token, (mine, other) in pairs if mine != other)
     return next((token for token in differing if not _same_text(ours, theirs, token)), None)
+
+
+def only_marks_from(ours: Tokenizer, theirs: Tokenizer, first: int) -> bool:
+    """Whether `theirs` ends at `first`, and all that `ours` has from there on was added to its
+    vocabulary as a mark."""
+    if first != len(theirs.table):
+        return False
+    marks = ours.marks
+    return all(
+        ours.table[token] is None or token in marks for token in range(first, len(ours.table))
+    )
 
 
 def _same_text(ours: Tokenizer, theirs: Tokenizer, token: int) -> bool:
