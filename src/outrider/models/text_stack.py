@@ -123,6 +123,14 @@ def text_stack(checkpoint: Checkpoint) -> TextStack:
     return TextStack(replace(checkpoint, config=config, tensors=tensors))
 
 
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether config.json says that the head and the token embeddings are one, in plain and in
+    image-text models."""
+    inner = config.get("text_config")
+    wrapper = WRAPPERS.get(str(config.get("model_type")), Wrapper())
+    return _tied(config, inner if isinstance(inner, Mapping) else {}, wrapper)
+
+
 # -- names -------------------------------------------------------------------------------------
 
 
@@ -136,9 +144,7 @@ def text_prefix(names: Collection[str]) -> str | None:
 
 def text_names(names: Collection[str], prefix: str) -> dict[str, str]:
     """The decoder's tensors among `names`: what the files call them -> their plain name."""
-    own = {
-        name: "model." + name.removeprefix(prefix) for name in names if _is_inside(name, prefix)
-    }
+    own = {name: "model." + name.removeprefix(prefix) for name in names if _is_inside(name, prefix)}
     heads = [name for name in names if name == _HEAD or name.endswith(f".{_HEAD}")]
     return own | dict.fromkeys(heads[:1], _HEAD)
 
