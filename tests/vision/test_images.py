@@ -85,7 +85,9 @@ def test_images_stand_upright(orientation: int, tmp_path: Path) -> None:
         path = save(tmp_path / f"turned.{kind}", halves(), exif=exif, quality=95)
         with Image.open(path) as file:
             expected = ImageOps.exif_transpose(file).convert("RGB")
-        assert np.array_equal(np.asarray(read_image(path)), np.asarray(expected))
+        found = read_image(path)
+        assert np.array_equal(np.asarray(found), np.asarray(expected))
+        assert np.array_equal(np.asarray(as_rgb(found)), np.asarray(expected))  # once is enough
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -155,6 +157,8 @@ def test_what_is_transparent_lies_on_white(tmp_path: Path) -> None:
         found = read_image(save(tmp_path / name, image, **settings))
         assert near(found, (4, 8), WHITE, by=0), name
         assert near(found, (28, 8), right, by=0), name
+    see_through.load()
+    assert see_through.mode == "RGBA"  # what was given stays as it was
     half = as_rgb(Image.new("RGBA", (2, 2), (0, 0, 0, 128)))
     assert near(half, (0, 0), (127, 127, 127), by=1)
 

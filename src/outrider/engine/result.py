@@ -86,6 +86,7 @@ class Result:
         context: figures of a long input, and `on`: who read a selection of it, `target` or
             `drafters`, or None where everything was read; None without a long input.
         reading: the record of the selection (`context.reading.Reading`), if there was one.
+        guidance: the scale of classifier-free guidance; None where the text was not guided.
     """
 
     text: str
@@ -104,6 +105,7 @@ class Result:
     error: str | None = None
     context: dict[str, Any] | None = None
     reading: Any = None
+    guidance: float | None = None
 
     @property
     def completion_tokens(self) -> int:
@@ -131,6 +133,8 @@ class Result:
         }
         if self.context is not None:
             out["context"] = self.context
+        if self.guidance is not None:
+            out["guidance"] = self.guidance
         if self.logprobs:
             out["logprobs"] = [
                 {"token": lp.token, "logprob": lp.logprob, "top": [list(t) for t in lp.top]}
@@ -201,6 +205,7 @@ class ResultMaker:
             error=str(generation.error) if generation.error else None,
             context=context_figures(generation, stages, self.bytes_per_token),
             reading=reading_of(counters, stages)[0],
+            guidance=getattr(generation.lane and generation.lane.cache, "guidance", None),
         )
 
     def _predict(self, target: Counters, stages: dict[str, Counters]) -> float | None:

@@ -51,7 +51,7 @@ def read_image(path: str | Path) -> Any:
             damaged or cut off, or has too many pixels. One line, naming the file.
         MissingExtraError: pillow is not installed.
     """
-    _need_pillow()
+    need_pillow()
     path = Path(path)
     try:
         with _opened(path) as file:
@@ -211,7 +211,8 @@ def _is_one_scan(file: BinaryIO) -> bool:
     return False
 
 
-def _need_pillow() -> None:
+def need_pillow() -> None:
+    """Raise `MissingExtraError` where pillow is not installed."""
     try:
         import PIL  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError:

@@ -39,8 +39,10 @@ def as_rgb(image: Any) -> Any:
         image = image.reduce(halves)
     if image.has_transparency_data:
         image = _on_white(image.convert("RGBA"))
-    image = image.convert("RGB")
-    return image if turn is None else image.transpose(turn)
+    image = image.convert("RGB")  # a copy, if it is
+    image = image if turn is None else image.transpose(turn)
+    image.info = {}  # what was said of the old one: it would be turned again
+    return image
 
 
 def halvings(size: tuple[int, int]) -> int:

@@ -1,0 +1,80 @@
+"""The cache of a guided model: one text, read with its images and without."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from outrider.types import IntArray
+
+
+class GuidedCache:
+    """A `Cache` made of two, which are fed, committed and cut together.
+
+    Attributes:
+        seen: that of the prompt as it is; what is shown of the two.
+        unseen: that of the same prompt, of whose images nothing can be seen.
+        guidance: the scale, for reports.
+    """
+
+    def __init__(self, seen: Any, unseen: Any, guidance: float) -> None:
+        self.seen = seen
+        self.unseen = unseen
+        self.guidance = guidance
+
+    @property
+    def text(self) -> Sequence[int]:
+        """Prompt and committed output, as the model reads them that sees."""
+        return self.seen.text
+
+    @property
+    def pending(self) -> Sequence[int]:
+        """Tokens of the text without a committed row."""
+        return self.seen.pending
+
+    @property
+    def fed(self) -> bool:
+        """Whether `pending` has been read since the last commit."""
+        return self.seen.fed
+
+    @property
+    def num_speculative(self) -> int:
+        """Speculative rows since the last commit; both have the same."""
+        return self.seen.num_speculative
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still follow both texts."""
+        return min(self.seen.room, self.unseen.room)
+
+    @property
+    def horizon(self) -> int | None:
+        """Generated tokens until the model changes for either."""
+        return min(
+            (h for h in (self.seen.horizon, self.unseen.horizon) if h is not None), default=None
+        )
+
+    @property
+    def looked(self) -> float:
+        """Seconds that encoding the images took; both texts were begun together."""
+        return getattr(self.seen, "looked", 0.0)
+
+    def spell(self, tokens: Sequence[int] | IntArray) -> list[int]:
+        """Rows that spell the longest proper prefix of `tokens`."""
+        return self.seen.spell(tokens)
+
+    def commit(self, tokens: Sequence[int] | IntArray) -> None:
+        """Append emitted tokens to both texts."""
+        self.seen.commit(tokens)
+        self.unseen.commit(tokens)
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` tokens of the text, and as many of the other one."""
+        gone = len(self.seen.text) - length
+        left = len(self.unseen.text) - gone
+        if gone < 0 or length < 1 or left < 1:
+            raise ValueError(f"length must be from 1 to {len(self.seen.text)}, got {length}")
+        self.seen.truncate(length)
+        self.unseen.truncate(left)
+
+    def fork(self) -> "GuidedCache":
+        """An independent copy; storage is shared until one of the two writes."""
+        return GuidedCache(self.seen.fork(), self.unseen.fork(), self.guidance)

@@ -1,0 +1,173 @@
+"""Classifier-free guidance: write what the images make likelier than it would be without them.
+
+Kornblith et al., "Guiding image captioning models toward more specific captions" (arXiv
+2307.16686). Their gamma is `scale` here. A guided model is a `LanguageModel` like any other, so
+whatever drafts for it is verified against the guided choice, and the text stays the same.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.errors import OptionError
+from outrider.guidance.cache import GuidedCache
+from outrider.guidance.mix import mix
+from outrider.layers import LayerSet
+from outrider.protocols import Cache, LanguageModel, Layered, Segment
+from outrider.types import IntArray, Prompt, Rows
+
+
+class Guided:
+    """A `LanguageModel` around `inner`, whose logits are `null + scale * (seen - null)`.
+
+    `seen` are the logits after the prompt with its images, `null` those after the same prompt with
+    `Pictured.blanked()` images. Each text is read twice, in one forward of the model inside. A
+    scale of 1 gives the model's own rows bit for bit, 0 those without images; above 1 captions
+    name more of what is there, and read less well. Prompts without images are read once and are
+    not guided. Made by `guide`, which keeps what else the model inside can do.
+
+    Where a token is excluded (-inf) after the images, it stays excluded; one that is excluded
+    without them alone makes the row unusable, which ends that request with an error.
+
+    Args:
+        inner: the model that sees.
+        scale: how much; finite and at least 0.
+
+    Raises:
+        OptionError: the scale is out of range.
+    """
+
+    def __init__(self, inner: LanguageModel, scale: float) -> None:
+        check_scale(scale)
+        self.inner = inner
+        self.guidance = float(scale)
+        self.name = inner.name
+        self.vocab_size, self.context_length = inner.vocab_size, inner.context_length
+        self.bytes_per_token: int = 2 * getattr(inner, "bytes_per_token", 0)
+        self.end_ids: tuple[int, ...] = getattr(inner, "end_ids", ())
+        self.generation_defaults: dict[str, Any] = getattr(inner, "generation_defaults", {})
+        self.unspoken: frozenset[int] = getattr(inner, "unspoken", frozenset())
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the model inside, and the scale: thresholds calibrated for one do not fit
+        another."""
+        return f"{self.inner.fingerprint}-guided-{self.guidance:g}"
+
+    def start(
+        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
+    ) -> list[Any]:
+        """Read the prompts, those with images also as if nothing could be seen on them."""
+        old = list(reuse) if reuse is not None else [None] * len(prompts)
+        blanks = {id(p): _blank(p) for p in prompts if p.pictured is not None}
+        twins = [i for i, prompt in enumerate(prompts) if id(prompt) in blanks]
+        caches = self.inner.start(
+            [*prompts, *(blanks[id(prompts[i])] for i in twins)],
+            [*map(_seen, old), *(_unseen(old[i]) for i in twins)],
+        )
+        out: list[Any] = caches[: len(prompts)]
+        for i, unseen in zip(twins, caches[len(prompts) :], strict=True):
+            out[i] = GuidedCache(out[i], unseen, self.guidance)
+        return out
+
+    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
+        """Read the segments, behind both texts where there are two; one forward for all."""
+        twins = [i for i, segment in enumerate(segments) if isinstance(segment.cache, GuidedCache)]
+        rows = self.inner.forward(
+            [
+                *(_on(segment, _seen(segment.cache)) for segment in segments),
+                *(_on(segments[i], segments[i].cache.unseen) for i in twins),
+            ],
+            [*want, *(want[i] for i in twins)],
+        )
+        out = rows[: len(segments)]
+        for i, null in zip(twins, rows[len(segments) :], strict=True):
+            out[i] = self._mixed(out[i], null)
+        return out
+
+    def _mixed(self, seen: Rows, null: Rows) -> Rows:
+        if self.guidance == 1.0:
+            return seen
+        # The model's own chooser would choose from rows that are not mixed.
+        logits = mix((seen.logits, null.logits), (self.guidance, 1.0 - self.guidance))
+        return replace(seen, logits=logits, chooser=None)
+
+
+class GuidedLayered(Guided):
+    """The same around a model that drafts with its own layers (`protocols.Layered`).
+
+    Those drafts are not guided: they are made behind the text with its images alone, at half the
+    cost. Verification is.
+    """
+
+    inner: Any
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the whole model."""
+        return self.inner.num_layers
+
+    def subset(self, layers: LayerSet) -> LanguageModel:
+        """A part of the model inside, not guided."""
+        return self.inner.subset(layers)
+
+    def borrow(self, cache: Cache) -> Cache:
+        """A cache over the committed rows of the text with its images."""
+        return self.inner.borrow(_seen(cache))
+
+    def watch(self, cache: Cache, on: bool) -> None:
+        """Whether forwards over `cache` return `Rows.streams`, with the images in view."""
+        self.inner.watch(_seen(cache), on)
+
+    def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
+        """The final norm and the head over residual streams."""
+        return self.inner.read_out(states)
+
+
+def guide(model: LanguageModel, scale: float) -> LanguageModel:
+    """`model`, guided by the images of its prompts; `model` itself where the scale is 1.
+
+    Raises:
+        OptionError: the scale is out of range, or the model sees no images.
+    """
+    check_scale(scale)
+    if scale == 1.0:
+        return model
+    if not getattr(model, "unspoken", None):
+        raise OptionError(
+            f"guidance is {scale:g}, and model {model.name} sees no images",
+            hint="Leave guidance out, or load an image-text model with its processor",
+        )
+    return GuidedLayered(model, scale) if isinstance(model, Layered) else Guided(model, scale)
+
+
+def check_scale(scale: Any) -> None:
+    """Raise `OptionError` unless `scale` is a finite number of at least 0."""
+    is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not is_number or not math.isfinite(scale) or scale < 0.0:
+        raise OptionError(
+            f"guidance is {scale!r}",
+            hint="Give a number of at least 0: 1 is none, 1.5 to 3 make captions more specific",
+        )
+
+
+def _blank(prompt: Prompt) -> Prompt:
+    """The same prompt, of whose images nothing can be seen."""
+    assert prompt.pictured is not None
+    return replace(prompt, pictured=prompt.pictured.blanked())
+
+
+def _on(segment: Segment, cache: Any) -> Segment:
+    return Segment(cache, segment.tokens, segment.parents)
+
+
+def _seen(cache: Any) -> Any:
+    return cache.seen if isinstance(cache, GuidedCache) else cache
+
+
+def _unseen(cache: Any) -> Any:
+    return cache.unseen if isinstance(cache, GuidedCache) else None

@@ -1,0 +1,88 @@
+"""Next-token scores of several sources mixed into one: the operation that guidance consists of.
+
+Contrastive decoding, classifier-free guidance, proxy tuning and their relatives differ in where
+scores come from, in which space they are added, with which weights, and where that is left off.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Space = Literal["logits", "logprob", "prob"]
+
+
+def mix(
+    sources: Sequence[Float[Tensor, "rows vocab"]],
+    weights: Sequence[float],
+    *,
+    space: Space = "logits",
+    alpha: float = 0.0,
+    reference: int = 0,
+    gate: Bool[Tensor, " rows"] | None = None,
+) -> Float[Tensor, "rows vocab"]:
+    """The weighted sum of sources, as scores whose softmax is the mixed law.
+
+    Sources without weight are not looked at. A token that a source with a positive weight
+    excludes (-inf) is excluded. One that only a source with a negative weight excludes would be
+    infinitely good: it comes out as +inf, from which no sampler chooses. Sums are made in float32
+    at least, operation by operation, so that a row does not depend on its neighbours.
+
+    Args:
+        sources: logits of each over one vocabulary; the first is the base.
+        weights: one for each source.
+        space: what is added: logits, log-probabilities, or probabilities; of the last, what falls
+            below 0 is 0.
+        alpha: tokens less than `alpha` times as likely as the likeliest one are excluded, both by
+            the source `reference` (Li et al., arXiv 2210.15097); 0 keeps all.
+        reference: which source that is.
+        gate: rows to mix; the others are the base as it is. None: all.
+
+    Raises:
+        ValueError: sources differ in their vocabularies, or lack a weight each.
+    """
+    if len(sources) != len(weights) or not sources:
+        raise ValueError(f"{len(sources)} sources have {len(weights)} weights")
+    sizes = {source.shape[-1] for source in sources}
+    if len(sizes) > 1:
+        raise ValueError(f"the sources have vocabularies of {sorted(sizes)} tokens")
+    parts = [(s, w) for s, w in zip(sources, weights, strict=True) if w != 0.0]
+    if len(parts) == 1 and parts[0][1] == 1.0:
+        scores = parts[0][0]
+    else:
+        scores = _sum(parts, space, like=sources[0])
+    if alpha > 0.0:
+        law = torch.softmax(_wide(sources[reference]), dim=-1)
+        unlikely = law < alpha * law.amax(dim=-1, keepdim=True)
+        scores = scores.masked_fill(unlikely, -torch.inf)
+    if gate is not None:
+        scores = torch.where(gate[:, None], scores, sources[0].to(scores.dtype))
+    return scores
+
+
+def _sum(parts: Sequence[tuple[Tensor, float]], space: Space, like: Tensor) -> Tensor:
+    total = torch.zeros_like(_wide(like))
+    excluded = torch.zeros_like(total, dtype=torch.bool)
+    for logits, weight in parts:
+        term = _in_space(_wide(logits), space) * weight
+        total = total + term
+        if weight > 0.0:
+            excluded |= term == -torch.inf
+    if space == "prob":
+        return total.clamp(min=0.0).log()
+    return total.masked_fill(excluded, -torch.inf)
+
+
+def _in_space(logits: Tensor, space: Space) -> Tensor:
+    if space == "logits":
+        return logits
+    if space == "logprob":
+        return torch.log_softmax(logits, dim=-1)
+    return torch.softmax(logits, dim=-1)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """In float32, or float64 where it is."""
+    return logits if logits.dtype is torch.float64 else logits.float()

@@ -1,0 +1,282 @@
+"""A guided model is any other model: its law is the mixed one, and no draft changes its text."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outrider.acceptance import Rejection
+from outrider.decoding import generate
+from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified
+from outrider.drafters.growth import Eagle2
+from outrider.drafters.tree_model import TreeDrafter
+from outrider.errors import OptionError
+from outrider.guidance.cache import GuidedCache
+from outrider.guidance.guided import Guided, check_scale, guide
+from outrider.models.cache import attach
+from outrider.models.tabular import TabularModel
+from outrider.policies import FixedLength, FixedTree
+from outrider.protocols import Cache, Drafter, LanguageModel, Segment
+from outrider.types import NO_IDS, Draft, FinishReason, Prompt, as_ids
+from tests.exactness.rigs import SAMPLINGS, check_counters, generation, outputs, run, stage
+from tests.exactness.roster import free
+from tests.guidance.toys import SeeingTable, mixed_table, pictured, seeing_table
+
+PROMPTS = [
+    pictured(1, 2, 3),
+    Prompt(token_ids=(4, 4)),
+    pictured(5, 5, 5, 5, 5),
+    pictured(6),
+    Prompt(token_ids=(2, 6)),
+]
+SEES = seeing_table()
+DRAFT = TabularModel.random(vocab_size=7, near=mixed_table(SEES, 2.0), distance=2.0, seed=3)
+
+
+SOME = ("greedy", "t1.3", "penalties")
+
+
+def plain(prompts: list[Prompt], scale: float, **options: Any) -> list[tuple[int, ...]]:
+    """What the laws say, each prompt alone and undrafted: with images the mixed one."""
+    out: list[tuple[int, ...]] = []
+    for prompt in prompts:
+        model = SEES if prompt.pictured is None else mixed_table(SEES, scale)
+        # Penalties look at the question, so the table is given what the model sees.
+        out += outputs(run(stage(model, NoDrafter()), [prompt], **options))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("scale", "sampling"), [*zip((0.0, 0.5, 1.0, 1.5, 1.5, 3.0, 3.0, 2.0), SAMPLINGS, strict=True)]
+)
+def test_the_law_is_the_mixed_one(scale: float, sampling: str) -> None:
+    options = SAMPLINGS[sampling] | {"end_ids": (0,), "max_new_tokens": 20}
+    guided = run(stage(Guided(SEES, scale), NoDrafter()), PROMPTS, **options)
+    assert outputs(guided) == plain(PROMPTS, scale, **options)
+
+
+def test_rows_are_mixed_by_the_formula_of_the_paper() -> None:
+    [cache] = Guided(SEES, 1.0).start(PROMPTS[:1])
+    for scale in (0.0, 0.7, 2.0):
+        twin = cache.fork()
+        segment, want = Segment(twin, as_ids((1, 2))), as_ids((-1, 0, 1))
+        [rows] = Guided(SEES, scale).forward([segment], [want])
+        text = (*twin.text, 1, 2)
+        for row, end in enumerate((len(text) - 2, len(text) - 1, len(text))):
+            seen, null = SEES.logits_after(text[:end]), SEES.null.logits_after(text[:end])
+            torch.testing.assert_close(rows.logits[row], null + scale * (seen - null))
+        assert rows.chooser is None
+
+
+def test_a_scale_of_one_is_the_model_bit_for_bit_and_of_zero_the_blind_one() -> None:
+    segments: list[Any] = [NO_IDS, as_ids((3, 1))]
+    for tokens in segments:
+        want = as_ids(range(-1, len(tokens)))
+        [cache], [alone] = Guided(SEES, 1.0).start(PROMPTS[:1]), SEES.start(PROMPTS[:1])
+        [expected] = SEES.forward([Segment(alone, tokens)], [want])
+        [rows] = Guided(SEES, 1.0).forward([Segment(cache.fork(), tokens)], [want])
+        assert torch.equal(rows.logits, expected.logits)
+        [rows] = Guided(SEES, 0.0).forward([Segment(cache.fork(), tokens)], [want])
+        texts = [(*cache.text, *tokens[: i + 1].tolist()) for i in want.tolist()]
+        null = [SEES.null.logits_after(text) for text in texts]
+        assert torch.equal(rows.logits, torch.stack(null))
+    assert guide(SEES, 1.0) is SEES
+    assert guide(SEES, 1) is SEES
+
+
+def test_both_texts_are_read_in_one_forward_and_prompts_without_images_once() -> None:
+    sees = seeing_table()
+    run(stage(Guided(sees, 2.0), NoDrafter()), PROMPTS, max_new_tokens=3)
+    assert set(sees.batches) == {len(PROMPTS) + 3}
+    sees.batches.clear()
+    run(stage(Guided(sees, 2.0), NoDrafter()), PROMPTS[1:2], max_new_tokens=3)
+    assert set(sees.batches) == {1}
+
+
+def test_samples_of_one_prompt_share_its_blank_twin() -> None:
+    sees = seeing_table()
+    Guided(sees, 2.0).start([PROMPTS[0], PROMPTS[0]])
+    assert len(sees.read) == 4
+    assert len({id(prompt) for prompt in sees.read}) == 2
+    assert [prompt.pictured.blank for prompt in sees.read if prompt.pictured] == [0, 0, 1, 1]
+
+
+# -- drafting -------------------------------------------------------------------------------
+
+
+def drafters() -> dict[str, Callable[[], Drafter]]:
+    two = ModelDrafter(model=DRAFT)
+    blind = Guided(seeing_table(seed=1), 2.0)
+    nest = Qualified(drafter=two, qualifier=blind, policy=FixedLength(3))
+    return free() | {
+        "two": lambda: two,
+        "tree": lambda: TreeDrafter(model=DRAFT, growth=Eagle2(width=3)),
+        "guided-draft": lambda: ModelDrafter(model=blind),
+        "nest": lambda: nest,
+        "nest-lookup": lambda: Qualified(drafter=Lookup(min_ngram=1), qualifier=blind),
+    }
+
+
+@pytest.mark.parametrize("sampling", SOME)
+@pytest.mark.parametrize("name", drafters())
+def test_no_draft_changes_a_guided_text(name: str, sampling: str) -> None:
+    options = SAMPLINGS[sampling] | {"end_ids": (0,), "max_new_tokens": 24}
+    policy = FixedTree(depth=4, nodes=9) if name in ("tree", "aded", "recycling") else None
+    drafted = run(stage(Guided(SEES, 2.0), drafters()[name](), policy=policy), PROMPTS, **options)
+    assert outputs(drafted) == plain(PROMPTS, 2.0, **options)
+    assert sum(g.counters.drafted for g in drafted) > 0
+    for g in drafted:
+        check_counters(g.counters, len(g.output))
+
+
+@given(
+    scale=st.floats(0, 4),
+    seed=st.integers(0, 2**40),
+    temperature=st.sampled_from([0.0, 0.6, 1.3]),
+    window=st.integers(1, 8),
+    images=st.lists(st.booleans(), min_size=1, max_size=3),
+    limit=st.integers(1, 12),
+)
+def test_any_batch_any_window(
+    scale: float, seed: int, temperature: float, window: int, images: list[bool], limit: int
+) -> None:
+    options = {"seed": seed, "temperature": temperature, "max_new_tokens": limit, "end_ids": (0,)}
+    prompts = [
+        pictured(i + 1, 2) if has else Prompt(token_ids=(i + 1, 2)) for i, has in enumerate(images)
+    ]
+    whole = stage(Guided(SEES, scale), ModelDrafter(model=DRAFT), window=window)
+    assert outputs(run(whole, prompts, **options)) == plain(prompts, scale, **options)
+
+
+def test_drafts_are_accepted_and_refused() -> None:
+    [g] = run(
+        stage(Guided(SEES, 2.0), ModelDrafter(model=DRAFT)),
+        PROMPTS[:1],
+        temperature=1.0,
+        max_new_tokens=200,
+    )
+    assert 20 < g.counters.accepted < g.counters.drafted - 20
+
+
+def test_rejection_draws_from_the_mixed_law() -> None:
+    """A law of the first two tokens, against many draws."""
+    sees, prompt, draws = seeing_table(vocab_size=4, order=1), pictured(1), 600
+    mixed = mixed_table(sees, 2.0)
+    drafter = ModelDrafter(model=TabularModel.random(vocab_size=4, order=1, seed=9))
+    whole = stage(Guided(sees, 2.0), drafter, rule=Rejection(), window=2)
+    counts = torch.zeros(4, 4, dtype=torch.float64)
+    options = {"temperature": 1.0, "max_new_tokens": 2}
+    for start in range(0, draws, 200):
+        seeds = range(start, start + 200)
+        batch = [generation(prompt, seed=seed, **options) for seed in seeds]
+        for _ in generate(whole, batch):
+            pass
+        for g in batch:
+            counts[tuple(g.output)] += 1
+    law = mixed.sequence_law((1,), 2, generation(prompt, **options).request.sampler)
+    distance = 0.5 * (counts / draws - law).abs().sum()
+    blind = 0.5 * (sees.sequence_law((1,), 2, generation(prompt, **options).request.sampler) - law)
+    assert distance < 0.1
+    assert blind.abs().sum() > 0.2
+
+
+# -- the cache ------------------------------------------------------------------------------
+
+
+def guided_cache(scale: float = 2.0) -> tuple[Guided, GuidedCache]:
+    model = Guided(SEES, scale)
+    return model, model.start(PROMPTS[:1])[0]
+
+
+def test_it_is_a_cache_and_the_model_a_model() -> None:
+    model, cache = guided_cache()
+    assert isinstance(cache, Cache)
+    assert isinstance(model, LanguageModel)
+    assert list(cache.text) == [0, 0, 0, 1, 2, 3]
+    assert list(cache.unseen.text) == [0, 1, 2, 3]
+    assert list(cache.pending) == [3]
+    assert cache.horizon is None
+    assert model.bytes_per_token == 0
+    assert "guided-2" in model.fingerprint
+
+
+def test_both_caches_keep_the_same_of_a_tree() -> None:
+    model, cache = guided_cache()
+    tree = Draft(tokens=as_ids((1, 2, 3, 4)), parents=as_ids((-1, -1, 0, 1)), sources=("x",) * 4)
+    segment, want = attach(cache, as_ids((5, 6)), tree)
+    [rows] = model.forward([segment], [want])
+    assert rows.logits.shape[0] == 5
+    assert cache.fed
+    assert cache.num_speculative == cache.unseen.num_speculative == 6
+    assert cache.spell(as_ids((5, 6, 2, 4, 1))) == [0, 1, 3, 5]
+    cache.commit((5, 6, 2, 4, 1))
+    assert list(cache.text[-5:]) == list(cache.unseen.text[-5:]) == [5, 6, 2, 4, 1]
+    assert list(cache.pending) == list(cache.unseen.pending) == [1]
+
+
+def test_truncating_cuts_as_much_of_both() -> None:
+    _, cache = guided_cache()
+    cache.commit((4, 5, 6))
+    twin = cache.fork()
+    cache.truncate(7)
+    assert list(cache.text) == [0, 0, 0, 1, 2, 3, 4]
+    assert list(cache.unseen.text) == [0, 1, 2, 3, 4]
+    assert len(twin.text) == 9
+    for length in (0, 2, 8):  # the blind text has two tokens less
+        with pytest.raises(ValueError, match="length must be"):
+            cache.truncate(length)
+
+
+def test_room_is_that_of_the_longer_text() -> None:
+    small = SeeingTable(SEES.table, SEES.null.table, context_length=10)
+    [cache] = Guided(small, 2.0).start(PROMPTS[:1])
+    assert cache.room == 4
+    [g] = run(stage(Guided(small, 2.0), ModelDrafter(model=DRAFT)), PROMPTS[:1])
+    assert len(g.output) == 4
+
+
+# -- what goes wrong ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [-0.1, float("nan"), float("inf"), True, "2", None])
+def test_scales_that_are_none(scale: Any) -> None:
+    with pytest.raises(OptionError, match="guidance is"):
+        check_scale(scale)
+
+
+def test_a_scale_out_of_range_builds_nothing() -> None:
+    for make in (guide, Guided):
+        with pytest.raises(OptionError, match="guidance is -1"):
+            make(SEES, -1.0)
+
+
+def test_models_that_do_not_see_are_not_guided() -> None:
+    assert guide(DRAFT, 1.0) is DRAFT
+    with pytest.raises(OptionError, match="guidance is 2, and model tabular sees no images"):
+        guide(DRAFT, 2.0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_rows_that_can_not_be_mixed_end_their_request_alone(bad: float) -> None:
+    table = SEES.null.table.clone()
+    table[5, 5, 2] = bad
+    sees = SeeingTable(SEES.table, table)
+    gs = run(stage(Guided(sees, 2.0), ModelDrafter(model=DRAFT)), PROMPTS, max_new_tokens=12)
+    ended = [g.finish is FinishReason.ERROR for g in gs]
+    assert ended[2]
+    assert not ended[1] and not ended[4]
+    expected = plain(PROMPTS, 2.0, max_new_tokens=12)
+    for g, text, failed in zip(gs, expected, ended, strict=True):
+        assert tuple(g.output) == text[: len(g.output)]
+        assert failed or tuple(g.output) == text
+
+
+def test_tokens_that_neither_allows_are_never_written() -> None:
+    sees = seeing_table()
+    for table in (sees.table, sees.null.table):
+        table[..., 3:] = -torch.inf
+    gs = run(stage(Guided(sees, 3.0), Lookup(min_ngram=1)), PROMPTS, temperature=2.0)
+    assert all(max(g.output) < 3 and g.finish is FinishReason.LENGTH for g in gs)

@@ -1,0 +1,163 @@
+"""Guidance over runners with real weights: images are embeddings, and blank ones are zeros."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified
+from outrider.drafters.growth import Eagle2
+from outrider.drafters.skip import EvenSkip
+from outrider.drafters.swift import Swift
+from outrider.drafters.tree_model import TreeDrafter
+from outrider.guidance.guided import Guided, GuidedLayered, guide
+from outrider.models.decoder import Decoder
+from outrider.models.sighted import sighted
+from outrider.models.transformers import TransformersModel
+from outrider.policies import FixedLength, FixedTree
+from outrider.protocols import Drafter, LanguageModel, Layered, Segment
+from outrider.types import Pictured, Prompt, as_ids
+from tests.exactness.rigs import outputs, run, stage
+from tests.exactness.test_checkpoints import SHAPE, noisy
+from tests.guidance.toys import pictured
+from tests.models.checkpoints import make_checkpoint
+from tests.models.invariants import assert_equals_fresh_prefill
+
+IMAGE = 47
+"""The id that stands for an image."""
+
+PROMPTS = [
+    pictured(5, 9, 40, 3, image=1),
+    Prompt(token_ids=(7, 7, 2)),
+    pictured(11, 12, 13, 14, 15, image=2),
+    pictured(5, 9, 40, 3, image=3),
+]
+
+
+class NumberEyes:
+    """Sees an image, which is a number, as three random rows; blank ones as zeros."""
+
+    unspoken = frozenset({IMAGE})
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    def views(self, pictured: Sequence[Pictured]) -> list[Prompt]:
+        return [self._view(one) for one in pictured]
+
+    def _view(self, one: Pictured) -> Prompt:
+        words = [len(part["text"]) for m in one.messages for part in m["content"] if "text" in part]
+        ids = (4, *[IMAGE] * 3, *words, 6)
+        embeddings = self.table[list(ids)].clone()
+        generator = torch.Generator().manual_seed(one.images[0])
+        features = torch.randn(3, self.table.shape[1], generator=generator, dtype=self.table.dtype)
+        embeddings[1:4] = 0.0 if one.blank else features
+        return Prompt(token_ids=ids, embeddings=embeddings)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: Any) -> list[Path]:
+    """A target of four layers, so that some can be left out, and a copy with noise."""
+    root = tmp_path_factory.mktemp("guided")
+    shape = SHAPE | {"num_hidden_layers": 4, "dtype": torch.float64}
+    paths = [make_checkpoint(root / name, **shape) for name in ("target", "draft")]
+    noisy(paths[1], 1, 0.3)
+    return paths
+
+
+@pytest.fixture(scope="module", params=[Decoder, TransformersModel])
+def models(folders: list[Path], request: Any) -> list[Any]:
+    """Both see."""
+    loaded = [request.param.load(path, dtype=torch.float64) for path in folders]
+    table = Decoder.load(folders[0], dtype=torch.float64).embed(as_ids(range(48)))
+    return [sighted(model, NumberEyes(table)) for model in loaded]
+
+
+def drafters(models: Sequence[Any]) -> dict[str, Drafter]:
+    target, draft = models
+    two = ModelDrafter(model=draft)
+    return {
+        "two": two,
+        "guided draft": ModelDrafter(model=guide(draft, 2.0)),
+        "tree": TreeDrafter(model=draft, growth=Eagle2(width=3)),
+        "lookup": Lookup(max_ngram=3, min_ngram=1),
+        "nest": Qualified(drafter=two, qualifier=guide(draft, 1.5), policy=FixedLength(3)),
+        "skip": EvenSkip(model=guide(target, 2.0)),
+        "swift": Swift(model=guide(target, 2.0)),
+    }
+
+
+NAMES = ("two", "guided draft", "tree", "lookup", "nest", "skip", "swift")
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.9}], ids=["greedy", "t0.9"])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_draft_changes_a_guided_text(
+    models: list[Any], name: str, options: dict[str, Any]
+) -> None:
+    options = options | {"max_new_tokens": 14, "end_ids": (0,)}
+    target = guide(models[0], 2.0)
+    alone = [outputs(run(stage(target, NoDrafter()), [p], **options))[0] for p in PROMPTS]
+    policy = FixedTree(depth=4, nodes=9) if name == "tree" else None
+    drafted = run(stage(target, drafters(models)[name], policy=policy), PROMPTS, **options)
+    assert outputs(drafted) == alone
+    assert sum(g.counters.drafted for g in drafted) > 0
+    for g in drafted:
+        if (picture := g.request.prompt.pictured) is not None:
+            caches = {g.lane.cache.seen: picture, g.lane.cache.unseen: picture.blanked()}
+            assert g.lane.cache.looked > 0.0
+            for cache, view in caches.items():
+                [read] = models[0].eyes.views([view])
+                assert_equals_fresh_prefill(models[0], cache, embeddings=read.embeddings)
+
+
+def test_guidance_changes_texts_and_only_those_with_images(models: list[Any]) -> None:
+    texts = {
+        scale: outputs(run(stage(guide(models[0], scale), NoDrafter()), PROMPTS, max_new_tokens=14))
+        for scale in (0.0, 1.0, 2.0)
+    }
+    for with_image in (0, 2, 3):
+        assert len({texts[scale][with_image] for scale in texts}) > 1
+    assert len({texts[scale][1] for scale in texts}) == 1
+    assert texts[1.0][0] != texts[1.0][3]  # the same question about another image
+    assert texts[0.0][0] == texts[0.0][3]
+
+
+def test_rows_are_mixed_by_the_formula_of_the_paper(models: list[Any]) -> None:
+    prompt = PROMPTS[0]
+    assert prompt.pictured is not None
+    blank = Prompt(token_ids=prompt.token_ids, pictured=prompt.pictured.blanked())
+    want = as_ids((-1, 0, 1))
+    seen, null = (
+        model_rows.logits
+        for p in (prompt, blank)
+        for model_rows in models[0].forward(
+            [Segment(models[0].start([p])[0], as_ids((8, 9)))], [want]
+        )
+    )
+    for scale in (0.0, 1.0, 2.5):
+        model = Guided(models[0], scale)
+        [rows] = model.forward([Segment(model.start([prompt])[0], as_ids((8, 9)))], [want])
+        torch.testing.assert_close(rows.logits, null + scale * (seen - null))
+
+
+def test_layers_of_a_guided_model_are_drafted_with_unguided(models: list[Any]) -> None:
+    model = guide(models[0], 2.0)
+    assert isinstance(model, GuidedLayered)
+    assert isinstance(model, Layered)
+    assert model.num_layers == 4
+    assert getattr(model, "unspoken", None) == {IMAGE}
+
+
+def test_the_next_turn_builds_on_both_caches(models: list[Any]) -> None:
+    whole = stage(guide(models[0], 2.0), ModelDrafter(model=models[1]))
+    options = {"max_new_tokens": 8, "temperature": 0.7}
+    [first] = run(whole, PROMPTS[:1], **options)
+    for prompt in (PROMPTS[0], PROMPTS[3], PROMPTS[1]):
+        [again] = run(whole, [prompt], previous=[first.lane], **options)
+        [fresh] = run(whole, [prompt], **options)
+        assert again.output == fresh.output
+        first = again

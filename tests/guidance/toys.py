@@ -1,0 +1,72 @@
+"""A table that sees: one law with images, another without."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outrider.models.prefill import start_caches
+from outrider.models.tabular import TabularCache, TabularModel
+from outrider.protocols import Cache, Segment
+from outrider.types import IntArray, Pictured, Prompt, Rows
+
+
+class BlankCache(TabularCache):
+    """Of a prompt on whose images nothing can be seen."""
+
+
+class SeeingTable(TabularModel):
+    """Reads images as three tokens, nothing as one; `null` is its law for the latter.
+
+    `batches` notes how many texts each forward since the start has read, `read` what was started.
+    """
+
+    unspoken = frozenset({99})
+
+    def __init__(self, table: Tensor, null: Tensor, **settings: Any) -> None:
+        super().__init__(table, **settings)
+        self.null = TabularModel(null)
+        self.batches: list[int] = []
+        self.read: list[Prompt] = []
+
+    def start(
+        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
+    ) -> list[TabularCache]:
+        self.read += prompts
+        caches = [self._begun(prompt) for prompt in prompts]
+        self.batches.clear()
+        return caches
+
+    def _begun(self, prompt: Prompt) -> TabularCache:
+        pictured = prompt.pictured
+        blank = pictured is not None and pictured.blank
+        ahead = 0 if pictured is None else 1 if blank else 3
+        view = Prompt(token_ids=(0,) * ahead + prompt.token_ids)
+        kind = BlankCache if blank else TabularCache
+        return start_caches(self, [view], None, lambda: kind(self.context_length))[0]
+
+    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
+        self.batches.append(len(segments))
+        out: list[Rows] = []
+        for segment, rows in zip(segments, want, strict=True):
+            model = self.null if isinstance(segment.cache, BlankCache) else super()
+            out += model.forward([segment], [rows])
+        return out
+
+
+def seeing_table(vocab_size: int = 7, order: int = 2, seed: int = 0) -> SeeingTable:
+    generator = torch.Generator().manual_seed(seed)
+    shape = [vocab_size] * (order + 1)
+    table, null = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in "12")
+    return SeeingTable(1.5 * table, 1.5 * null)
+
+
+def mixed_table(model: SeeingTable, scale: float) -> TabularModel:
+    """What guidance makes of the two laws, by the paper's formula."""
+    return TabularModel(model.null.table + scale * (model.table - model.null.table))
+
+
+def pictured(*token_ids: int, image: object = "image") -> Prompt:
+    part = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
+    return Prompt(token_ids=token_ids, pictured=Pictured(messages=(part,), images=(image,)))
