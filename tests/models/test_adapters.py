@@ -10,14 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-from outrider.errors import CheckpointError
+from outrider import load
+from outrider.errors import CheckpointError, OptionError
 from outrider.models.adapters import CONFIG, WEIGHTS, Adapter, add_to_modules, with_adapter
 from outrider.models.checkpoint import open_checkpoint
 from outrider.models.decoder import Decoder
+from outrider.models.loading import FallbackWarning, load_model
 from outrider.models.text_stack import text_checkpoint
 from tests.models.adapting import adapted
 from tests.models.checkpoints import make_checkpoint
-from tests.models.reference import all_logits, close, random_ids
+from tests.models.reference import all_logits, close, edited, random_ids
 from tests.models.sighted_checkpoints import FAMILIES, make_sighted
 
 IDS = random_ids(9)
@@ -218,3 +220,48 @@ def test_names_with_the_adapters_own_are_known(adapter: Path, tmp_path: Path) ->
     )
     with pytest.raises(CheckpointError, match="no LoRA update of a matrix"):
         Adapter.load(folder)
+
+
+def test_loading_takes_an_adapter(plain: Path, adapter: Path) -> None:
+    bare = load_model(plain, dtype="float32", threads=1)
+    model = load_model(plain, dtype="float32", threads=1, adapter=adapter)
+    assert model.fingerprint != bare.fingerprint
+    whole = _model(plain)
+    add_to_modules(whole, Adapter.load(adapter), "it")
+    with torch.no_grad():
+        close(all_logits(model, IDS).double(), whole(torch.tensor([IDS])).logits[0], 1e-3)
+    with pytest.raises(OptionError, match="built already"):
+        load_model(model, adapter=adapter)
+
+
+def test_the_runner_of_transformers_takes_an_adapter(
+    plain: Path, adapter: Path, tmp_path: Path
+) -> None:
+    """A checkpoint that no own runner knows: its activation is an odd one."""
+    odd = edited(plain, tmp_path / "odd", hidden_act="mish")
+    with pytest.warns(FallbackWarning, match="mish"):
+        model = load_model(odd, dtype="float64", adapter=adapter)
+    with pytest.warns(FallbackWarning, match="mish"):
+        bare = load_model(odd, dtype="float64")
+    assert model.fingerprint != bare.fingerprint
+    whole = _model(odd)
+    add_to_modules(whole, Adapter.load(adapter), "it")
+    with torch.no_grad():
+        close(all_logits(model, IDS), whole(torch.tensor([IDS])).logits[0], 1e-8)
+
+
+def test_generators_take_an_adapter_of_the_target(adapter: Path, tmp_path: Path) -> None:
+    target = make_checkpoint(tmp_path / "target", tokenizer=True)
+    draft = make_checkpoint(tmp_path / "draft", tokenizer=True, num_hidden_layers=1)
+    how: dict[str, Any] = {"draft": draft, "drafter": "model", "dtype": "float64"}
+    plain, changed = load(target, **how), load(target, adapter=adapter, **how)
+    asked: dict[str, Any] = {"max_new_tokens": 12}
+    text = plain.generate("hello", **asked).token_ids
+    assert changed.generate("hello", **asked).token_ids != text
+    alone = load(target, adapter=adapter, drafter="none", dtype="float64")
+    assert (
+        alone.generate("hello", **asked).token_ids == changed.generate("hello", **asked).token_ids
+    )
+    wide = make_checkpoint(tmp_path / "wide", tokenizer=True, intermediate_size=64)
+    with pytest.raises(CheckpointError, match="for another model"):
+        load(wide, adapter=adapter)

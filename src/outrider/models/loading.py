@@ -10,6 +10,7 @@ import torch
 
 from outrider import kernels
 from outrider.errors import CheckpointError, OptionError, OutriderWarning, nearest
+from outrider.models.adapters import Adapter, add_to_modules, with_adapter
 from outrider.models.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.decoder import Decoder, supports
 from outrider.models.native import NativeDecoder
@@ -49,6 +50,7 @@ def load_model(
     device: str | torch.device = "auto",
     trust_remote_code: bool = False,
     threads: int | None = None,
+    adapter: str | Path | None = None,
 ) -> LanguageModel:
     """The model that `source` names, ready to run.
 
@@ -64,21 +66,28 @@ def load_model(
         device: see `resolve_device`.
         trust_remote_code: run Python that comes with the checkpoint.
         threads: CPU threads of the compiled runner; None measures what is best.
+        adapter: the folder of a LoRA adapter that is added to the weights; see `adapters.py`.
 
     Raises:
-        OptionError: an unknown dtype or device, or one that is not there.
-        CheckpointError: it can not be read, or no runner can run it.
+        OptionError: an unknown dtype or device, or one that is not there; an adapter for a built
+            model.
+        CheckpointError: it can not be read, or no runner can run it; the adapter is for another
+            model.
     """
+    check_adapter(source, adapter)
     if not isinstance(source, str | Path):
         return _wrap(source, name)
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     checkpoint = open_checkpoint(local_folder(source))
     _refuse_few_bits(checkpoint)
+    added = None if adapter is None else Adapter.load(adapter)
+    if added is not None:
+        checkpoint = with_adapter(checkpoint, added)
     sees, trust = shows_images(checkpoint), {"trust_remote_code": trust_remote_code}
     text = text_stack(checkpoint) if sees else _whole(checkpoint)
     if text.checkpoint is None:
-        model = _through_transformers(checkpoint, kind, place, name, text.reason, **trust)
+        model = _through_transformers(checkpoint, kind, place, name, text.reason, added, **trust)
     elif place.type == "cpu":
         model = _on_cpu(text.checkpoint, dtype, name, threads)
     else:
@@ -87,6 +96,23 @@ def load_model(
         return model
     called = name or str(source)
     return with_eyes(model, checkpoint, dtype=kind, device=place, name=called, **trust)
+
+
+def check_adapter(source: Any, adapter: str | Path | None) -> None:
+    """Look whether `adapter` fits the model that `source` names, without reading its weights.
+
+    Raises:
+        OptionError: that model is built already.
+        CheckpointError: the adapter can not be read, or is for another model.
+    """
+    if adapter is None:
+        return
+    if not isinstance(source, str | Path):
+        raise OptionError(
+            f"the adapter {adapter} can not be added to a model that is built already",
+            hint="Give the model's folder, or merge the adapter first",
+        )
+    with_adapter(open_checkpoint(local_folder(source)), Adapter.load(adapter))
 
 
 def _whole(checkpoint: Checkpoint) -> TextStack:
@@ -110,6 +136,7 @@ def _through_transformers(
     place: torch.device,
     name: str | None,
     reason: str | None,
+    adapter: Adapter | None,
     *,
     trust_remote_code: bool,
 ) -> LanguageModel:
@@ -121,6 +148,9 @@ def _through_transformers(
     model = TransformersModel.load(
         checkpoint.path, dtype=kind, device=place, name=name, trust_remote_code=trust_remote_code
     )
+    if adapter is not None:
+        add_to_modules(model.model, adapter, model.name)
+        model = TransformersModel(model.model, name=model.name, fingerprint=checkpoint.fingerprint)
     warnings.warn(
         f"{name or checkpoint.path} runs through transformers{', in float32' if brief else ''}, "
         f"which is slower: {reason}",
