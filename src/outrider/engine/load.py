@@ -13,9 +13,11 @@ from outrider.engine.datastores import open_datastore
 from outrider.engine.generator import Generator, ModelDefaults
 from outrider.engine.long_inputs import context_config, limited, selecting, shared_ranker
 from outrider.errors import CheckpointError, OptionError, reject_unknown
+from outrider.guidance.guided import check_scale, guide
 from outrider.models.checkpoint import open_checkpoint
 from outrider.models.defaults import sampling_defaults
 from outrider.models.loading import (
+    check_adapter,
     families_folder,
     family,
     load_model,
@@ -58,6 +60,8 @@ def load(
     context_length: int | None = None,
     context: Any = None,
     context_on: str = "target",
+    guidance: float = 1.0,
+    adapter: str | Path | None = None,
     calibration: str | Path | None = None,
     threads: int | None = None,
     tokenizer: Any = None,
@@ -98,6 +102,10 @@ def load(
         context_on: `target`: every tier reads a selection. The text is then that of the selected
             target, which is what `mode` promises to keep. `drafters`: the target reads everything,
             and the text does not change.
+        guidance: how far the target's choices are pushed towards what its images make likelier
+            than it would be unseen (classifier-free guidance; `guidance/guided.py`); 1 is none.
+            Each text is read twice. The guided text is what `mode` promises to keep.
+        adapter: the folder of a LoRA adapter of the target, in peft's format.
         calibration: a file written by `outrider calibrate`; a family brings its own.
         threads: CPU threads; None measures what is best for each model (and leaves PyTorch's
             choice where PyTorch runs it).
@@ -125,6 +133,7 @@ def load(
         raise OptionError(
             f"context_length is {context_length}", hint="Leave room for a prompt and an answer"
         )
+    check_scale(guidance)
     if threads is not None:
         _use_threads(threads)
     lengths = (num_speculative_tokens, num_qualified_tokens, num_draft_nodes)
@@ -138,11 +147,14 @@ def load(
     tiers = recipe.tiers(_sources(target, qualifier, draft, mode))
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
+    check_adapter(tiers[0][1], adapter)
     tiers = [(name, _wrapped(name, source)) for name, source in tiers]
     demands = [_demand(name, source, kind) for name, source in tiers]
     recipe.check(len(tiers))
     reading = context_config(context, context_on, len(tiers) - 1)
     demands = limited(demands, reading, context_on)
+    if guidance != 1.0:  # two texts for each
+        demands[0] = replace(demands[0], cache=2 * demands[0].cache)
     plan_memory(demands, context=context_length or PLANNED_CONTEXT, device=place)
     trust = {"trust_remote_code": trust_remote_code}
     how: dict[str, Any] = {"dtype": dtype, "device": place, "threads": threads} | trust
@@ -151,10 +163,15 @@ def load(
     codec = given or codec
     recipe = replace(recipe, datastore=open_datastore(drafter, datastore, codec))
     ranker = shared_ranker(reading)
-    models = [load_model(source, name=_called(name, source), **how) for name, source in tiers]
+    adapters = [adapter, *[None] * len(others)]  # the target alone has one
+    models = [
+        load_model(source, name=_called(name, source), adapter=own, **how)
+        for (name, source), own in zip(tiers, adapters, strict=True)
+    ]
     for (name, _), other, model in zip(tiers[1:], others, models[1:], strict=True):
         check_vocabularies(codec, other, models[0], model, name)
     known = _calibrations(calibration, target) if thresholds.calibrated else []
+    models[0] = guide(models[0], guidance)
     models = selecting(models, reading, context_on, ranker)
     cascade = Cascade(tuple(models), recipe, thresholds, tuple(known))
     return Generator(
