@@ -109,6 +109,7 @@ def train_mapper(
         nn.utils.clip_grad_norm_(mapper.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+    optimizer.zero_grad(set_to_none=True)
     after = mapper_figures(mapper, held_out, config)
     named = {f"{key}_untrained": value for key, value in before.items()}
     return mapper.eval().requires_grad_(False), {**after, **named}

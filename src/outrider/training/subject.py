@@ -4,6 +4,7 @@ The vision encoder, the projector, the embeddings and the head are never trained
 attention of the text stack alone; with it switched off, the model is the base, bit for bit.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,27 +69,13 @@ class Subject:
     """
 
     def __init__(self, model: Any, pictures: Pictures, config: VizerConfig, *, name: str) -> None:
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError as error:
-            raise MissingExtraError("peft", "vision") from error
         self.config, self.pictures = config, pictures
         model.requires_grad_(False)
         self.eyes = TransformersEyes(model, pictures, name=name)
         self.base = model
         self._stack: Any = self.eyes.stack
         self._projector = _projector(model, name)
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            self.adapted: Any = get_peft_model(
-                model,
-                LoraConfig(
-                    r=config.rank,
-                    lora_alpha=config.alpha,
-                    lora_dropout=config.dropout,
-                    target_modules=_targets(model, self._stack),
-                ),
-            )
+        self.adapted: Any = _with_lora(model, _targets(model, self._stack), config)
         self.adapted.eval()
         self.ends = frozenset(_ends(model))
 
@@ -256,6 +243,24 @@ class Subject:
         places = [_places(p, 0) for p in prompts]
         padded = [nn.functional.pad(p, (longest - p.shape[-1], 0)) for p in places]
         return inputs, mask, _stacked(padded).to(self.device)
+
+
+def _with_lora(model: Any, targets: list[str], config: VizerConfig) -> Any:
+    """`model`, its `targets` wrapped in LoRA, which begins as nothing."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise MissingExtraError("peft", "vision") from error
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks by a name that is going
+        torch.manual_seed(config.seed)
+        return get_peft_model(model, lora)
 
 
 @contextmanager
