@@ -9,6 +9,7 @@ from statistics import mean
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     SiglipConfig,
     SiglipModel,
@@ -187,6 +188,16 @@ def test_words_of_the_caption_alone_are_reported(tiny, images) -> None:
     for caption, own in zip(CAPTIONS, found, strict=True):
         assert tuple(caption[a:b] for a, b in own.spans) == own.words
         assert own.unread == ()
+
+
+def test_tokenizers_without_a_beginning_lose_no_word(images) -> None:
+    other = tiny_clip.tokenizer()
+    other.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {tiny_clip.END}", special_tokens=[(tiny_clip.END, other.eos_token_id)]
+    )
+    own = replace(tiny_clip.scorer(), tokenizer=other)
+    [found] = word_scores(own, images[:1], ["red picture"], prefix="")
+    assert found.words == ("red", "picture")
 
 
 def slow_relevance(scorer: ClipScorer, image, caption: str, layers: int) -> list[float]:

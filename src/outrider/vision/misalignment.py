@@ -120,7 +120,7 @@ def word_scores(
         for i, caption in enumerate(own):
             if not bool(relevance[i].isfinite().all()):
                 raise LogitsError(f"{scorer.name} gives NaN for caption {start + i}")
-            pieces = list(zip(encoded.spans[i], relevance[i].tolist(), strict=True))[1 : ends[i]]
+            pieces = list(zip(encoded.spans[i], relevance[i].tolist(), strict=True))[: ends[i]]
             found.append(_by_word(caption, len(prefix), pieces, float(similar[i])))
         if progress is not None:
             progress(start + len(own), len(captions))
