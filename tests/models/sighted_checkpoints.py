@@ -19,18 +19,22 @@ from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     LlamaConfig,
+    LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
 
+from outrider.types import Pictured, Prompt
 from tests.models.checkpoints import EOS_ID, SPECIAL_TOKENS, _byte_symbols
 
 FAMILIES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "llava")
@@ -95,11 +99,7 @@ def make_sighted(
     """
     path = Path(path)
     model = make_sighted_model(family, std=std, seed=seed, text=text)
-    if shake:
-        noise = torch.Generator().manual_seed(seed + 1)
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight += shake * weight.std() * torch.randn(weight.shape, generator=noise)
+    _shake(model, shake, seed + 1)
     model.to(dtype)  # pyright: ignore[reportArgumentType]
     model.save_pretrained(path)
     write_marked_tokenizer(path, family, template=template)
@@ -108,6 +108,34 @@ def make_sighted(
     found = json.loads(target.read_text()) if target.is_file() else {}
     target.write_text(json.dumps(found | {"eos_token_id": EOS_ID} | dict(generation or {})))
     return path
+
+
+def make_text_sibling(
+    path: Path | str, family: str, *, shake: float = 0.0, dtype: torch.dtype = torch.float32
+) -> Path:
+    """Write the text stack of `make_sighted` alone, as a text-only model with its vocabulary."""
+    path = Path(path)
+    whole: Any = make_sighted_model(family)
+    text: Any = whole.config.get_text_config(decoder=True)
+    if family.startswith("qwen"):
+        rope = {"rope_type": "default", "rope_theta": text.rope_parameters["rope_theta"]}
+        settings: Any = _TEXT | {"rope_parameters": rope}
+        model: Any = Qwen2ForCausalLM(Qwen2Config(**settings))
+    else:
+        model = LlamaForCausalLM(text)
+    model.model.load_state_dict(whole.get_decoder().state_dict())
+    model.lm_head.load_state_dict(whole.get_output_embeddings().state_dict())
+    _shake(model, shake, seed=2)
+    model.to(dtype).save_pretrained(path)
+    write_marked_tokenizer(path, family)
+    return path
+
+
+def _shake(model: Any, amount: float, seed: int) -> None:
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += amount * weight.std() * torch.randn(weight.shape, generator=noise)
 
 
 def make_sighted_model(
@@ -268,3 +296,15 @@ def _write_processor(path: Path, family: str) -> None:
     kind = {"processor_class": f"{name}Processor"}
     (path / "preprocessor_config.json").write_text(json.dumps(images | kind))
     (path / "processor_config.json").write_text(json.dumps(processor | kind))
+
+
+def asked(*images: Image.Image, question: str = "What?", blank: bool = False) -> Pictured:
+    """Images, then a question, by one user."""
+    parts = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
+    return Pictured(messages=({"role": "user", "content": parts},), images=images, blank=blank)
+
+
+def asking(*images: Image.Image, question: str = "What?") -> Prompt:
+    """The same as a prompt; tiers without eyes read the bytes of the question."""
+    ids = tuple(question.encode())
+    return Prompt(token_ids=ids, pictured=asked(*images, question=question))
