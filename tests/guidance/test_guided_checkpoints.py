@@ -13,12 +13,13 @@ from outrider.drafters.growth import Eagle2
 from outrider.drafters.skip import EvenSkip
 from outrider.drafters.swift import Swift
 from outrider.drafters.tree_model import TreeDrafter
+from outrider.generation import Generation
 from outrider.guidance.guided import Guided, GuidedLayered, guide
 from outrider.models.decoder import Decoder
 from outrider.models.sighted import sighted
 from outrider.models.transformers import TransformersModel
 from outrider.policies import FixedLength, FixedTree
-from outrider.protocols import Drafter, LanguageModel, Layered, Segment
+from outrider.protocols import Drafter, Layered, Segment
 from outrider.types import Pictured, Prompt, as_ids
 from tests.exactness.rigs import outputs, run, stage
 from tests.exactness.test_checkpoints import SHAPE, noisy
@@ -93,25 +94,35 @@ def drafters(models: Sequence[Any]) -> dict[str, Drafter]:
 NAMES = ("two", "guided draft", "tree", "lookup", "nest", "skip", "swift")
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.9}], ids=["greedy", "t0.9"])
+@pytest.fixture(scope="module", params=[{}, {"temperature": 0.9}], ids=["greedy", "t0.9"])
+def plain(models: list[Any], request: Any) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
+    """Settings, and what is written with them: each prompt alone and undrafted."""
+    options = request.param | {"max_new_tokens": 10, "end_ids": (0,)}
+    target = stage(guide(models[0], 2.0), NoDrafter())
+    return options, [outputs(run(target, [prompt], **options))[0] for prompt in PROMPTS]
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_no_draft_changes_a_guided_text(
-    models: list[Any], name: str, options: dict[str, Any]
-) -> None:
-    options = options | {"max_new_tokens": 14, "end_ids": (0,)}
-    target = guide(models[0], 2.0)
-    alone = [outputs(run(stage(target, NoDrafter()), [p], **options))[0] for p in PROMPTS]
+def test_no_draft_changes_a_guided_text(models: list[Any], plain: Any, name: str) -> None:
+    options, texts = plain
     policy = FixedTree(depth=4, nodes=9) if name == "tree" else None
-    drafted = run(stage(target, drafters(models)[name], policy=policy), PROMPTS, **options)
-    assert outputs(drafted) == alone
+    whole = stage(guide(models[0], 2.0), drafters(models)[name], policy=policy)
+    drafted = run(whole, PROMPTS, **options)
+    assert outputs(drafted) == texts
     assert sum(g.counters.drafted for g in drafted) > 0
-    for g in drafted:
-        if (picture := g.request.prompt.pictured) is not None:
-            caches = {g.lane.cache.seen: picture, g.lane.cache.unseen: picture.blanked()}
-            assert g.lane.cache.looked > 0.0
-            for cache, view in caches.items():
-                [read] = models[0].eyes.views([view])
-                assert_equals_fresh_prefill(models[0], cache, embeddings=read.embeddings)
+    if name == "tree":
+        assert_fresh(models[0], drafted[0])
+
+
+def assert_fresh(model: Any, generation: Generation) -> None:
+    """Both caches are those of a fresh reading."""
+    picture = generation.request.prompt.pictured
+    assert picture is not None
+    both = generation.lane.cache
+    assert both.looked > 0.0
+    for cache, view in ((both.seen, picture), (both.unseen, picture.blanked())):
+        [read] = model.eyes.views([view])
+        assert_equals_fresh_prefill(model, cache, embeddings=read.embeddings)
 
 
 def test_guidance_changes_texts_and_only_those_with_images(models: list[Any]) -> None:

@@ -12,6 +12,7 @@ from typer.main import get_command
 from outrider.cli import failures, interrupt
 from outrider.cli.bench import bench
 from outrider.cli.calibrate import calibrate
+from outrider.cli.caption import caption
 from outrider.cli.chat import chat
 from outrider.cli.datastore import datastore
 from outrider.cli.demo import demo
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(grouped(generate))
 app.command()(grouped(summarize))
+app.command()(grouped(caption))
 app.command()(grouped(chat))
 app.command()(grouped(demo))
 app.command()(grouped(info))

@@ -20,13 +20,13 @@ EXIT_CODE = 2
 
 def report(error: OutriderError) -> int:
     """Print an error of ours; returns the exit code."""
-    _say("error", str(error))
+    say("error", str(error))
     return EXIT_CODE
 
 
 def report_usage(error: Any) -> int:
     """Print a complaint of the parser; returns the exit code."""
-    _say("error", _usage(error))
+    say("error", _usage(error))
     return EXIT_CODE
 
 
@@ -44,7 +44,7 @@ def reported_warnings() -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if issubclass(category, OutriderWarning):
-            _say("warning", str(message))
+            say("warning", str(message))
         else:
             usual(message, category, filename, lineno, file, line)
 
@@ -59,7 +59,8 @@ def close_broken_pipe() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _say(kind: str, text: str) -> None:
+def say(kind: str, text: str) -> None:
+    """Print one line on standard error: `kind` is `error` or `warning`."""
     print(f"{kind}: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
 

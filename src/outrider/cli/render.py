@@ -133,7 +133,12 @@ def changes(changed: int, tokens: int) -> str:
 def print_json(value: Any) -> None:
     """One JSON object on standard output; escaped where the terminal knows no Unicode."""
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(_plain(value), ensure_ascii=not unicode, allow_nan=False))
+    print(json_line(value, escaped=not unicode))
+
+
+def json_line(value: Any, *, escaped: bool = False) -> str:
+    """One JSON object in one line, its characters beyond ASCII as they are or escaped."""
+    return json.dumps(_plain(value), ensure_ascii=escaped, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
