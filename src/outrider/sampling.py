@@ -218,12 +218,17 @@ class Sampler:
             or bool(params.logits_processors)
         )
         p = params
-        self._reads_scores = bool(p.logit_bias or p.banned_tokens or p.forced_tokens)
+        self._reads_scores = bool(p.logit_bias or p.forced_tokens)
         self._kernel: kernels.PlainSampler | None = None
 
     def plain(self, index: int) -> bool:
         """Whether the choice at generated index `index` follows from its scores by temperature,
         top-k, top-p and min-p alone; short cuts know these."""
+        return self.quick(index) and not self.params.banned_tokens
+
+    def quick(self, index: int) -> bool:
+        """Whether it is plain but for banned tokens: what is compiled or captured knows these too.
+        Image-text models ban their image tokens."""
         p = self.params
         return not (
             self._reads_text or self._reads_scores or index < p.min_new_tokens or p.typical_p < 1.0
@@ -241,6 +246,7 @@ class Sampler:
                 min_p=p.min_p,
                 seed=self.seed,
                 sample=self.sample,
+                banned=p.banned_tokens,
             )
         return self._kernel
 
@@ -251,7 +257,7 @@ class Sampler:
         if (
             logits.dtype is not torch.float32
             or not logits.is_cpu
-            or not self.plain(index)
+            or not self.quick(index)
             or not kernels.available()
         ):
             return None

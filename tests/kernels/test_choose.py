@@ -66,6 +66,34 @@ def test_bad_logits_are_refused(bad: float, place: int, temperature: float) -> N
         Sampler(SamplingParams(seed=1, temperature=temperature)).choose_at(logits, 0)
 
 
+@pytest.mark.parametrize("name", WARPS)
+@pytest.mark.parametrize("size", [5, 16, 33, 500])
+def test_banned_tokens_are_never_chosen(name: str, size: int) -> None:
+    """The best ones are banned, and some that the vocabulary does not have."""
+    generator = torch.Generator().manual_seed(size)
+    for seed in range(20):
+        logits = torch.randn(size, generator=generator) * 3
+        best = logits.topk(size // 2).indices.tolist()
+        banned = (*best, size, 1 << 31, 1 << 40)
+        sampler = Sampler(SamplingParams(seed=seed, banned_tokens=banned, **WARPS[name]))
+        kept = logits.clone()
+        chosen = sampler.choose_at(logits, seed)
+        assert torch.equal(logits, kept)
+        assert chosen not in best and chosen == by_the_book(sampler, logits, seed)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_bad_logits_of_banned_tokens_are_refused(temperature: float) -> None:
+    logits = torch.zeros(40)
+    logits[3] = float("nan")
+    banned = SamplingParams(seed=1, temperature=temperature, banned_tokens=(3,))
+    with pytest.raises(LogitsError, match="NaN"):
+        Sampler(banned).choose_at(logits, 0)
+    everything = SamplingParams(seed=1, temperature=temperature, banned_tokens=tuple(range(40)))
+    with pytest.raises(LogitsError, match="no token is allowed"):
+        Sampler(everything).choose_at(torch.zeros(40), 0)
+
+
 def test_draws_follow_the_law() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
     counts = torch.zeros(4)
@@ -81,7 +109,6 @@ def test_draws_follow_the_law() -> None:
     [
         {"repetition_penalty": 1.2},
         {"logit_bias": {3: 1.0}},
-        {"banned_tokens": (1,)},
         {"forced_tokens": {0: 2}},
         {"typical_p": 0.5, "temperature": 1.0},
         {"logits_processors": (lambda ids, scores: scores,)},

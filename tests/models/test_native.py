@@ -83,10 +83,14 @@ def test_rows_do_not_depend_on_the_batch_or_on_threads(model: NativeDecoder) -> 
     model.threads = before
 
 
+@pytest.mark.parametrize("banned", [(), (*range(0, 288, 2), 999)], ids=["all", "odd"])
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_writes_what_a_loop_would(model: NativeDecoder, temperature: float) -> None:
+def test_writes_what_a_loop_would(
+    model: NativeDecoder, temperature: float, banned: tuple[int, ...]
+) -> None:
     """A chain in one call, on a plain text and below a branch of a draft."""
-    params = SamplingParams(temperature=temperature, top_p=0.9 if temperature else 1.0, seed=3)
+    top_p = 0.9 if temperature else 1.0
+    params = SamplingParams(temperature=temperature, top_p=top_p, seed=3, banned_tokens=banned)
     sampler = Sampler(params, end_ids=(1,))
     for branch in (False, True):
         looped, written = begin(model, TEXT), begin(model, TEXT)

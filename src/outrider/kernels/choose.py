@@ -1,8 +1,10 @@
 """A token from a row of scores, by the compiled kernel."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +16,8 @@ NOT_FINITE, NOTHING_ALLOWED = -1, -2
 """What `choose` returns for NaN or +inf, and where every score is -inf."""
 
 _MASK = (1 << 64) - 1
+_LARGEST = (1 << 31) - 1
+"""No vocabulary has larger ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,8 @@ class PlainSampler:
     """The settings the kernel knows, laid out for it."""
 
     layout: SamplerLayout
+    kept: object
+    """What the layout points to."""
 
     @classmethod
     def of(
@@ -32,9 +38,15 @@ class PlainSampler:
         min_p: float,
         seed: int,
         sample: int,
+        banned: Sequence[int] = (),
     ) -> "PlainSampler":
         """Lay out the settings; the names are those of `SamplingParams`."""
-        return cls(SamplerLayout(temperature, top_k, top_p, min_p, seed & _MASK, sample & _MASK))
+        ids = np.array([i for i in banned if i <= _LARGEST], dtype=np.int32)
+        streams = seed & _MASK, sample & _MASK
+        layout = SamplerLayout(
+            temperature, top_k, top_p, min_p, *streams, ids.ctypes.data, len(ids)
+        )
+        return cls(layout, ids)
 
 
 def choose(scores: Float[Tensor, " vocab"], sampler: PlainSampler, index: int) -> int:
@@ -47,7 +59,7 @@ def choose(scores: Float[Tensor, " vocab"], sampler: PlainSampler, index: int) -
     assert loaded is not None
     size = scores.shape[0]
     desk = 0
-    if sampler.layout.temperature:
+    if sampler.layout.temperature or sampler.layout.num_banned:
         room = torch.empty(3 * size + 64)
         desk = room.data_ptr()
     return loaded.outrider_choose(

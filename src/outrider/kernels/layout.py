@@ -115,4 +115,6 @@ class SamplerLayout(ctypes.Structure):
         ("min_p", _F64),
         ("seed", _U64),
         ("sample", _U64),
+        ("banned", _ADDRESS),
+        ("num_banned", _I32),
     ]

@@ -197,7 +197,7 @@ class NativeDecoder(OwnModel):
             ContextError: a token of the segments would stand beyond the context window.
         """
         texts = list(zip(segments, samplers, generated, depths, strict=True))
-        if not all(sampler.plain(len(before)) for _, sampler, before, _ in texts):
+        if not all(sampler.quick(len(before)) for _, sampler, before, _ in texts):
             return None
         with self._lock:
             return [self._write(*text, confidence) for text in texts]

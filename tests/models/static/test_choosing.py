@@ -27,6 +27,8 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
     "top_p small": {"temperature": 1.0, "top_p": 1e-6},
     "min_p": {"temperature": 1.0, "min_p": 0.1},
     "all": {"temperature": 0.9, "top_k": 40, "top_p": 0.8, "min_p": 0.02},
+    "bans": {"banned_tokens": (*range(0, 300, 2), 5000)},
+    "bans and noise": {"temperature": 1.0, "top_p": 0.9, "banned_tokens": tuple(range(5))},
 }
 
 
@@ -103,7 +105,6 @@ def test_unusable_rows_are_left_to_the_host(sampling: str) -> None:
         {"presence_penalty": 0.1},
         {"frequency_penalty": -0.1},
         {"logit_bias": {3: 1.0}},
-        {"banned_tokens": (3,)},
         {"forced_tokens": {9: 3}},
         {"typical_p": 0.9},
         {"logits_processors": (lambda ids, scores: scores,)},
@@ -168,4 +169,19 @@ def test_float64_weighs_in_float64() -> None:
     chooser = chooser_for(Sampler(SamplingParams()), 0)
     assert chooser is not None
     weights = torch.from_numpy(chooser.weights)
-    assert choose(chooser.recipe, rows, torch.zeros(1, dtype=torch.int64), weights).item() == 2
+    keys, none = torch.zeros(1, dtype=torch.int64), torch.zeros(4, dtype=torch.bool)
+    assert choose(chooser.recipe, rows, keys, weights, none).item() == 2
+
+
+def test_bans_follow_the_sampler() -> None:
+    """One after the other through the same buffers: other bans, none, all."""
+    rows = logits(4, 50)
+    choices, indices = RowChoices(EagerRunner(), 50, rows), np.arange(4)
+    best = tuple(rows.argmax(dim=-1).tolist())
+    for banned in (best, (), (1, 2, 3), best):
+        sampler = Sampler(SamplingParams(banned_tokens=banned))
+        found = choices.of(rows, sampler, indices)
+        assert found is not None and found.tolist() == on_host(sampler, rows, indices)
+    everything = Sampler(SamplingParams(banned_tokens=tuple(range(50))))
+    found = choices.of(rows, everything, indices)
+    assert found is not None and found.tolist() == [UNDECIDED] * 4

@@ -164,6 +164,13 @@ int32_t outrider_choose(const float *scores, int32_t vocab, const Sampler *sampl
                         float *desk) {
     float top = inspect(scores, vocab);
     if (top != top) return NOT_FINITE;
+    if (sampler->num_banned) {
+        memcpy(desk, scores, sizeof(float) * vocab);
+        for (int b = 0; b < sampler->num_banned; b++)
+            if (sampler->banned[b] < vocab) desk[sampler->banned[b]] = -INFINITY;
+        scores = desk;
+        top = inspect(scores, vocab);
+    }
     if (top == -INFINITY) return NOTHING_ALLOWED;
     /* a temperature so low that scores overflow is none */
     if (sampler->temperature == 0 || !isfinite(top / sampler->temperature))

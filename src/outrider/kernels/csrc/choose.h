@@ -11,10 +11,12 @@ typedef struct {
     int32_t top_k;     /* 0 keeps all */
     double top_p, min_p;
     uint64_t seed, sample;
+    const int32_t *banned; /* ids that are never chosen; those beyond the vocabulary are none */
+    int32_t num_banned;
 } Sampler;
 
 /* The token that stands at generated index `index`, or a negative number from above. `desk` holds
- * 3 * vocab + 64 floats. */
+ * 3 * vocab + 64 floats; at temperature 0 it is used for bans alone. */
 int32_t outrider_choose(const float *scores, int32_t vocab, const Sampler *sampler, uint64_t index,
                         float *desk);
 

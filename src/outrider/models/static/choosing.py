@@ -11,10 +11,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from outrider.models.static.transfer import upload
 from outrider.noise import Purpose, gumbel, signed, stream_key
 from outrider.sampling import Sampler
 from outrider.types import IntArray
@@ -39,12 +40,14 @@ class Recipe:
         top_k: as in `SamplingParams`; 0 keeps all.
         nucleus: whether top-p cuts.
         floor: whether min-p cuts.
+        banned: whether some tokens are never chosen.
     """
 
     sampled: bool = False
     top_k: int = 0
     nucleus: bool = False
     floor: bool = False
+    banned: bool = False
 
     @property
     def candidates(self) -> int | None:
@@ -64,9 +67,10 @@ class Chooser:
     def recipe(self) -> Recipe:
         """Its shape."""
         p = self.sampler.params
+        banned = bool(p.banned_tokens)
         if p.temperature == 0:
-            return Recipe()
-        return Recipe(True, p.top_k, p.top_p < 1.0, p.min_p > 0.0)
+            return Recipe(banned=banned)
+        return Recipe(True, p.top_k, p.top_p < 1.0, p.min_p > 0.0, banned)
 
     @cached_property
     def weights(self) -> FloatArray:
@@ -82,11 +86,32 @@ class Chooser:
         return np.array([signed(key) for key in found], dtype=np.int64)
 
 
+class Bans:
+    """Which tokens are never chosen, where a program reads them.
+
+    Attributes:
+        mask: `[vocab]`, true where a token is banned.
+    """
+
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        self.mask = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+        self._ids: tuple[int, ...] = ()
+
+    def load(self, chooser: Chooser) -> None:
+        """Those of `chooser`; nothing is sent to the device if they are those of the last one."""
+        ids = chooser.sampler.params.banned_tokens
+        if ids != self._ids:
+            banned = np.zeros(len(self.mask), dtype=np.bool_)
+            banned[[i for i in ids if i < len(banned)]] = True
+            upload(self.mask, banned)
+            self._ids = ids
+
+
 def chooser_for(sampler: Sampler, first_index: int) -> Chooser | None:
     """How the device chooses for `sampler` from generated index `first_index` on; None when it
-    is not plain, or keeps more tokens than a fixed shape should hold."""
+    does more than warp and ban, or keeps more tokens than a fixed shape should hold."""
     wide = 2 * sampler.params.top_k > _MOST_CANDIDATES
-    known = type(sampler) is Sampler and sampler.plain(first_index)
+    known = type(sampler) is Sampler and sampler.quick(first_index)
     return Chooser(sampler) if known and not wide else None
 
 
@@ -95,10 +120,14 @@ def choose(
     logits: Float[Tensor, "rows vocab"],
     keys: Int[Tensor, " rows"],
     weights: Float[Tensor, "3"],
+    banned: Bool[Tensor, " vocab"],
 ) -> Int[Tensor, " rows"]:
     """The choice after each row, or `UNDECIDED`."""
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
     usable = scores.amax(dim=-1).isfinite()  # NaN wins every comparison
+    if recipe.banned:
+        scores = scores.masked_fill(banned, -torch.inf)
+        usable = usable & scores.amax(dim=-1).isfinite()
     if not recipe.sampled:
         return scores.argmax(dim=-1).masked_fill(~usable, UNDECIDED)
     temperature, mass, floor = weights

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.models.static.choosing import Chooser, Recipe, choose
+from outrider.models.static.choosing import Bans, Chooser, Recipe, choose
 from outrider.models.static.inputs import Inputs, Outputs
 from outrider.models.static.network import Network
 from outrider.models.static.runner import Runner, Work
@@ -32,6 +32,7 @@ class Pen:
         self._step = torch.zeros(1, dtype=torch.int64, device=logits.device)
         self._keys = torch.zeros(RUN, dtype=torch.int64, device=logits.device)
         self._weights = torch.ones(3, dtype=torch.float64, device=logits.device)
+        self._bans = Bans(logits.shape[-1], logits.device)
         self._written = torch.zeros(RUN, dtype=torch.int64, device=logits.device)
         self._rows = logits.new_zeros(RUN, logits.shape[-1])
         self._choosing: dict[Recipe, Work] = {}
@@ -58,6 +59,7 @@ class Pen:
         keys[:count] = chooser.keys(range(index, index + count))
         upload(self._keys, keys)
         upload(self._weights, chooser.weights)
+        self._bans.load(chooser)
         self._step.zero_()
         for _ in range(count - 1):
             step()
@@ -83,7 +85,8 @@ class Pen:
     def _choose(self, recipe: Recipe) -> None:
         """Choose and note the choice."""
         logits = self._outputs.logits
-        choice = choose(recipe, logits, self._keys.index_select(0, self._step), self._weights)
+        keys = self._keys.index_select(0, self._step)
+        choice = choose(recipe, logits, keys, self._weights, self._bans.mask)
         self._written.index_copy_(0, self._step, choice)
         self._rows.index_copy_(0, self._step, logits)
 

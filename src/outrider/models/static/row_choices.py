@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.models.static.choosing import Chooser, Recipe, choose, chooser_for
+from outrider.models.static.choosing import Bans, Chooser, Recipe, choose, chooser_for
 from outrider.models.static.inputs import width_for
 from outrider.models.static.runner import Runner, Work
 from outrider.models.static.transfer import fetch, upload
@@ -21,6 +21,7 @@ class RowChoices:
     def __init__(self, runner: Runner, vocab_size: int, like: Tensor) -> None:
         self._runner = runner
         self._vocab_size, self._like = vocab_size, like
+        self._bans = Bans(vocab_size, like.device)
         self._desks: dict[int, _Desk] = {}
         self._programs: dict[tuple[int, Recipe], Work] = {}
 
@@ -33,7 +34,9 @@ class RowChoices:
         chooser = chooser_for(sampler, int(indices.min())) if len(indices) else None
         if chooser is None or width is None or len(logits) != len(indices):
             return None
-        desk = self._desks.setdefault(width, _Desk(width, self._vocab_size, self._like))
+        desk = self._desks.get(width)
+        if desk is None:
+            desk = self._desks[width] = _Desk(width, self._vocab_size, self._like, self._bans)
         program = self._program(width, desk, chooser.recipe)
         desk.load(logits, chooser, indices)
         program()
@@ -49,8 +52,8 @@ class RowChoices:
 class _Desk:
     """Buffers of one width: what is chosen from, and the choices."""
 
-    def __init__(self, width: int, vocab_size: int, like: Tensor) -> None:
-        self._width = width
+    def __init__(self, width: int, vocab_size: int, like: Tensor, bans: Bans) -> None:
+        self._width, self._bans = width, bans
         self._logits = like.new_zeros(width, vocab_size)
         self._keys = torch.zeros(width, dtype=torch.int64, device=like.device)
         self._weights = torch.ones(3, dtype=torch.float64, device=like.device)
@@ -61,7 +64,9 @@ class _Desk:
         keys[: len(indices)] = chooser.keys(indices)
         upload(self._keys, keys)
         upload(self._weights, chooser.weights)
+        self._bans.load(chooser)
         self._logits[: len(logits)].copy_(logits)
 
     def choose(self, recipe: Recipe) -> None:
-        self.choices.copy_(choose(recipe, self._logits, self._keys, self._weights))
+        found = choose(recipe, self._logits, self._keys, self._weights, self._bans.mask)
+        self.choices.copy_(found)
