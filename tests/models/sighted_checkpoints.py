@@ -119,7 +119,7 @@ def make_text_sibling(
     text: Any = whole.config.get_text_config(decoder=True)
     if family.startswith("qwen"):
         rope = {"rope_type": "default", "rope_theta": text.rope_parameters["rope_theta"]}
-        settings: Any = _TEXT | {"rope_parameters": rope}
+        settings: Any = _TEXT | {"rope_parameters": rope, "rms_norm_eps": text.rms_norm_eps}
         model: Any = Qwen2ForCausalLM(Qwen2Config(**settings))
     else:
         model = LlamaForCausalLM(text)
