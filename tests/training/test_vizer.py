@@ -230,8 +230,8 @@ def test_the_adapter_is_peft_s_and_holds_the_text_stack_s_attention_alone(
     checkpoint: Checkpoint, examples: list[Example], tmp_path: Path
 ) -> None:
     from peft import PeftModel
-    from transformers import AutoModelForImageTextToText
     from safetensors import safe_open
+    from transformers import AutoModelForImageTextToText
 
     folder = checkpoint("idefics3")
     train_vizer(folder, examples, tmp_path, SMALL, say=lambda _: None)

@@ -155,9 +155,9 @@ def draw(truth: SceneTruth, places: tuple[Place, ...], random: Random, side: int
         mask = Image.new("L", (size, size), 0)
         _shape(ImageDraw.Draw(mask), thing.shape, place, size)
         picture.paste(_fill(ink, thing.texture, size, place), (0, 0), mask)
-    small = picture.reduce(_FINE)
-    noise = Image.effect_noise((side, side), random.uniform(2, 9)).convert("RGB")
-    return Image.blend(small, noise, 0.06)
+    noise = Image.frombytes("L", (side, side), random.randbytes(side * side))
+    faint = noise.point([128 + (level - 128) // 8 for level in range(256)]).convert("RGB")
+    return Image.blend(picture.reduce(_FINE), faint, 0.06)
 
 
 def _jitter(color: tuple[int, int, int], random: Random, by: int) -> tuple[int, int, int]:
