@@ -1,16 +1,14 @@
 """Reading a scorer through `transformers`: quietly, whole, from safetensors, or refused by name."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
-from transformers.utils import logging
 
 from outrider.errors import CheckpointError, MissingExtraError
+from outrider.models.pretrained import quiet, reading
 
 
 def load_parts(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
@@ -24,7 +22,7 @@ def load_parts(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
         raise MissingExtraError("pillow", "vision")
     folder = Path(source).expanduser()
     place = str(folder) if folder.is_dir() else str(source)
-    with _reading(place), _quiet():
+    with reading(place, "a CLIP model"), quiet():
         config = AutoConfig.from_pretrained(place)
         if not hasattr(config, "text_config") or not hasattr(config, "vision_config"):
             raise CheckpointError(
@@ -44,29 +42,3 @@ def load_parts(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
             hint="Download it again, or check that its config.json belongs to it",
         )
     return model, processor, tokenizer
-
-
-@contextmanager
-def _reading(place: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"transformers can not load {place}: {reason[:200]}",
-            hint="Give a folder or hub name of a CLIP model with safetensors weights",
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar and no load report: what matters is raised."""
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()

@@ -12,7 +12,7 @@ from outrider.vision.attributes import Facts, facts
 from outrider.vision.clip import ClipScorer, clip_score
 from outrider.vision.diversity import Diversity
 from outrider.vision.intervals import Mean
-from outrider.vision.misalignment import WordScores, word_scores
+from outrider.vision.misalignment import PREFIX, WordScores, word_scores
 from outrider.vision.reference_scores import References, bleu, check_references, cider
 from outrider.vision.retrieval import Retrieval, retrieval_rate
 from outrider.vision.things import SceneTruth
@@ -149,6 +149,7 @@ def score_captions(
     truths: Sequence[SceneTruth] | None = None,
     blame: bool = False,
     threshold: float | None = None,
+    prefix: str = PREFIX,
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> CaptionReport:
@@ -164,6 +165,8 @@ def score_captions(
         truths: what scenes hold, where they are known.
         blame: score words by CLIP4DM as well.
         threshold: what a word is blamed below; see `misalignment.calibrate`.
+        prefix: put before captions whose words are scored; scorers that never read one like it
+            blame better with none.
         batch: images that a caption has to tell its own from.
         progress: told of everything that takes a while.
 
@@ -185,7 +188,8 @@ def score_captions(
             rare = Mean.of(each["cider"])
     clip = None
     if scorer is not None and images is not None:
-        clip = _against_images(captions, images, scorer, blame, threshold, batch, each, progress)
+        words = _Words(blame=blame, threshold=threshold, prefix=prefix)
+        clip = _against_images(captions, images, scorer, words, batch, each, progress)
     return CaptionReport(
         captions=len(captions),
         diversity=Diversity.of(captions),
@@ -195,6 +199,15 @@ def score_captions(
         facts=None if truths is None else FactReport.of(captions, truths),
         each=each,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Words:
+    """How words are scored: whether, below what they are blamed, and what stands before them."""
+
+    blame: bool
+    threshold: float | None
+    prefix: str
 
 
 def _check_scorer(
@@ -214,8 +227,7 @@ def _against_images(
     captions: Sequence[str],
     images: Sequence[Any] | Tensor,
     scorer: ClipScorer,
-    blame: bool,
-    threshold: float | None,
+    words: _Words,
     batch: int,
     each: dict[str, list[Any]],
     progress: Progress | None,
@@ -229,17 +241,17 @@ def _against_images(
     told = scorer.embed_captions(captions, progress=telling("captions"))
     each["clip_score"] = clip_score(seen, told.vectors).tolist()
     blamed = list[WordScores]()
-    if blame:
-        blamed = word_scores(scorer, seen, captions, progress=telling("words"))
+    if words.blame:
+        blamed = word_scores(scorer, seen, captions, prefix=words.prefix, progress=telling("words"))
         each["words"] = list(blamed)
     return ClipReport(
         scorer=scorer.name,
         clip_score=Mean.of(each["clip_score"]),
         truncated=len(told.truncated),
         retrieval=(retrieval_rate(told.vectors, seen, batch) if len(captions) >= batch else None),
-        f_score=Mean.of([own.f_score for own in blamed]) if blame else None,
-        blamed_words=_blamed(blamed, threshold),
-        threshold=threshold,
+        f_score=Mean.of([own.f_score for own in blamed]) if words.blame else None,
+        blamed_words=_blamed(blamed, words.threshold),
+        threshold=words.threshold,
     )
 
 
