@@ -23,8 +23,8 @@ from tests.models.reference import close
 from tests.models.sighted_checkpoints import make_sighted
 from tests.models.test_decoder_state import random_draft, random_emission
 
-Spot = tuple[int, int, int]
-"""The places of one token."""
+Spot = tuple[int, ...]
+"""The three places of one token."""
 
 
 def spots_of(parts: list[tuple[int, int, int]]) -> list[Spot]:
