@@ -12,7 +12,7 @@ from outrider.training.config import Stage
 from outrider.training.formats import END_OF_TURN
 from outrider.training.loop import StageRun, StopSignal, run_stage
 from outrider.training.optim import make_optimizers
-from outrider.training.pictures import Pairs
+from outrider.training.pictures import Pairs, pixel_values
 from outrider.training.vision_models import AROUND, IMAGE, WHOLE
 from outrider.vision.attributes import all_facts
 from outrider.vision.scenes import Scenes
@@ -244,8 +244,6 @@ def scene_figures(
     model: Any, tokenizer: Any, spelling: Spelling, count: int, seed: int = 999
 ) -> dict[str, float]:
     """Recall and hallucination rate of greedy captions over `count` held-out scenes."""
-    from outrider.training.pictures import pixel_values
-
     scenes = Scenes(seed=seed)
     images = [scenes.image(i) for i in range(count)]
     side = images[0].width

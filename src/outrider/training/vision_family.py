@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -12,11 +13,18 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from outrider.errors import OptionError
-from outrider.training.captioner import Spelling, train_captioner, train_draft
+from outrider.training.captioner import (
+    Spelling,
+    scene_figures,
+    train_captioner,
+    train_draft,
+    write_captions,
+)
 from outrider.training.contrast import TwoEncoders, train_contrast
 from outrider.training.loop import StopSignal
-from outrider.training.pictures import LoadedSet, Pairs, load_sets
+from outrider.training.pictures import LoadedSet, Pairs, load_sets, pixel_values
 from outrider.training.state import load_checkpoint, only_run, read_json, write_json
+from outrider.training.vision_card import write_card
 from outrider.training.vision_config import Manners, VisionFamilyConfig, load_vision_config
 from outrider.training.vision_models import (
     LONGEST_SENTENCE,
@@ -29,11 +37,13 @@ from outrider.training.vision_models import (
     export_scorer,
     language_folder,
 )
-from outrider.vision.phrases import Manner
+from outrider.vision.phrases import Detail, Manner, caption
+from outrider.vision.scenes import Scenes
 
-STAGES = ("contrast", "see", "speak", "scoring", "draft")
+STAGES = ("contrast", "see", "speak", "scoring", "draft", "card")
 _SEEDS = {"contrast": 1, "see": 2, "speak": 3, "scoring": 4, "draft": 5}
 _HELD_OUT_SEED = 900
+_CARD_SEED, _CARD_SCENES, _SAMPLES = 998, 512, 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,12 +240,31 @@ def _draft(work: VisionWorkspace) -> dict[str, Any]:
     return result
 
 
+def _card(work: VisionWorkspace) -> dict[str, Any]:
+    """Measure the exported captioner, in bfloat16 as it ships, and write the card."""
+    from transformers import Idefics3ForConditionalGeneration
+
+    folder = work.folder / "family"
+    model: Any = Idefics3ForConditionalGeneration.from_pretrained(
+        folder / "target", dtype=torch.float32
+    )
+    figures = scene_figures(model, work.tokenizer, work.spelling, _CARD_SCENES, seed=_CARD_SEED)
+    scenes = Scenes(seed=_CARD_SEED, side=work.config.image_size)
+    pixels = pixel_values([scenes.image(i) for i in range(_SAMPLES)], work.config.image_size)
+    said = write_captions(model, work.tokenizer, work.spelling, pixels)
+    exact = [caption(scenes.truth(i), Detail.EXACT, Random(i)) for i in range(_SAMPLES)]
+    stages = {name: read_json(work.folder / f"{name}.done.json")[name] for name in STAGES[:-1]}
+    write_card(work.config, folder, stages, figures, list(zip(said, exact, strict=True)))
+    return figures
+
+
 _RUNS: dict[str, Callable[[VisionWorkspace], dict[str, Any]]] = {
     "contrast": _contrast,
     "see": _see,
     "speak": _speak,
     "scoring": _scoring,
     "draft": _draft,
+    "card": _card,
 }
 
 
