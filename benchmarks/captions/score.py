@@ -70,12 +70,25 @@ def threshold(
 
 
 def differences(first: CaptionReport, other: CaptionReport) -> dict[str, Any]:
-    """Means of what each caption gained, by score."""
-    return {
-        name: Mean.of([b - a for a, b in zip(values, other.each[name], strict=True)]).to_dict()
-        for name, values in first.each.items()
-        if name != "words"
+    """What captions gained, by score, with paired intervals."""
+    gains: dict[str, Mean | None] = {
+        name: Mean.of([b - a for a, b in zip(first.each[name], other.each[name], strict=True)])
+        for name in ("clip_score", "cider")
+        if name in first.each
     }
+    if "facts" in first.each:
+        old, new = (report.each["facts"] for report in (first, other))
+        gains["recall"] = Mean.of_share_gain(_said(old), _said(new))
+        gains["hallucination_rate"] = Mean.of_share_gain(_invented(old), _invented(new))
+    return {name: gain and gain.to_dict() for name, gain in gains.items()}
+
+
+def _said(found: list[Any]) -> tuple[list[float], list[float]]:
+    return [f.true for f in found], [f.there for f in found]
+
+
+def _invented(found: list[Any]) -> tuple[list[float], list[float]]:
+    return [f.said - f.true for f in found], [f.said for f in found]
 
 
 def main() -> None:

@@ -405,6 +405,7 @@ def test_a_report_holds_all_that_is_given(tiny, images) -> None:
     assert len(plain_data["bleu"]) == 4
     assert plain_data["cider"]["count"] == 2
     assert [len(plain_data["each"][name]) for name in ("clip_score", "cider", "words")] == [2] * 3
+    assert plain_data["each"]["facts"][0] == {"there": 4, "said": 3, "true": 3}
     assert plain_data["each"]["words"][0]["words"] == ["a", "small", "red", "circle"]
     assert "each" not in report.to_dict()
 

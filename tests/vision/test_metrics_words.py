@@ -97,6 +97,16 @@ def test_mean_of_shares_weighs_by_the_whole() -> None:
     assert Mean.of_shares([0, 0], [0, 0]) is None
 
 
+def test_gains_of_shares_are_paired() -> None:
+    """What differs from image to image, alike before and after, does not widen the interval."""
+    wholes = [4.0] * 50
+    before, after = [float(i % 4) for i in range(50)], [float(i % 4) + 1 for i in range(50)]
+    found = Mean.of_share_gain((before, wholes), (after, wholes))
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+    assert Mean.of_share_gain(([1.0], [1.0]), ([0.0], [0.0])) is None
+
+
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
 def test_means_of_nothing_or_nan_are_refused(values) -> None:
     with pytest.raises(OptionError):

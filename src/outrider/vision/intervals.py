@@ -4,11 +4,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
 
 from outrider.errors import OptionError
+from outrider.metrics import ratio
 from outrider.types import IntArray
 
 RESAMPLES = 2000
+
+Shares = tuple[Sequence[float], Sequence[float]]
+"""Of each caption a part, and the whole it is a part of."""
+
+
+def _share(both: Float64[ndarray, "2 values"]) -> float:
+    parts, wholes = both.sum(axis=1)
+    return float(ratio(parts, wholes))
 
 
 def _draws(count: int, seed: int) -> Iterator[IntArray]:
@@ -68,14 +79,31 @@ class Mean:
             wholes: of each caption, such as the facts there are.
             seed: of the resampling.
         """
-        part, whole = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
-        if not whole.sum():
+        both = np.asarray((parts, wholes), dtype=np.float64)
+        if not both[1].sum():
             return None
-        shares = [part[d].sum() / max(whole[d].sum(), 1e-300) for d in _draws(len(whole), seed)]
+        shares = [_share(both[:, drawn]) for drawn in _draws(both.shape[1], seed)]
         low, high = np.quantile(shares, (0.025, 0.975))
-        return cls(
-            mean=float(part.sum() / whole.sum()), low=float(low), high=float(high), count=len(whole)
-        )
+        return cls(mean=_share(both), low=float(low), high=float(high), count=both.shape[1])
+
+    @classmethod
+    def of_share_gain(cls, first: Shares, second: Shares, *, seed: int = 0) -> "Mean | None":
+        """What the share of `second` is above that of `first`; captions are drawn in pairs.
+
+        None where the wholes of one of them sum to 0.
+
+        Args:
+            first: parts and wholes of each caption.
+            second: the same of other captions of the same images, in the same order.
+            seed: of the resampling.
+        """
+        before, after = (np.asarray(each, dtype=np.float64) for each in (first, second))
+        if not before[1].sum() or not after[1].sum():
+            return None
+        gains = [_share(after[:, d]) - _share(before[:, d]) for d in _draws(before.shape[1], seed)]
+        low, high = np.quantile(gains, (0.025, 0.975))
+        gain = _share(after) - _share(before)
+        return cls(mean=gain, low=float(low), high=float(high), count=before.shape[1])
 
     def to_dict(self) -> dict[str, float]:
         """Plain numbers."""

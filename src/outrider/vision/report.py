@@ -43,7 +43,11 @@ class FactReport:
     def of(cls, captions: Sequence[str], truths: Sequence[SceneTruth]) -> "FactReport":
         """Raises `OptionError` for unequal numbers."""
         check_captions(captions, truths=truths)
-        found = [facts(c, truth) for c, truth in zip(captions, truths, strict=True)]
+        return cls.of_facts([facts(c, truth) for c, truth in zip(captions, truths, strict=True)])
+
+    @classmethod
+    def of_facts(cls, found: Sequence[Facts]) -> "FactReport":
+        """From counts of each caption."""
         total = sum(found, start=Facts())
         true, said = [f.true for f in found], [f.said for f in found]
         return cls(
@@ -107,7 +111,8 @@ class CaptionReport:
         bleu: BLEU-1 to BLEU-4, from 0 to 1; None without references, as `cider`.
         cider: CIDEr-D, from 0 to 10; None also for a single image.
         facts: against known scenes; None without truths.
-        each: for each caption its `clip_score`, `cider` and `words`, where there are any.
+        each: for each caption its `clip_score`, `cider`, `words` and counts of `facts`, where there
+            are any.
     """
 
     captions: int
@@ -134,10 +139,17 @@ class CaptionReport:
         }
         if each:
             out["each"] = {
-                name: [own.to_dict() if isinstance(own, WordScores) else own for own in values]
-                for name, values in self.each.items()
+                name: [_plain(own) for own in values] for name, values in self.each.items()
             }
         return out
+
+
+def _plain(own: Any) -> Any:
+    if isinstance(own, WordScores):
+        return own.to_dict()
+    if isinstance(own, Facts):
+        return {"there": own.there, "said": own.said, "true": own.true}
+    return own
 
 
 def score_captions(
@@ -186,6 +198,9 @@ def score_captions(
         if len(captions) > 1:
             each["cider"] = cider(captions, references)
             rare = Mean.of(each["cider"])
+    if truths is not None:
+        pairs = zip(captions, truths, strict=True)
+        each["facts"] = [facts(caption, truth) for caption, truth in pairs]
     clip = None
     if scorer is not None and images is not None:
         words = _Words(blame=blame, threshold=threshold, prefix=prefix)
@@ -196,7 +211,7 @@ def score_captions(
         clip=clip,
         bleu=grams,
         cider=rare,
-        facts=None if truths is None else FactReport.of(captions, truths),
+        facts=None if truths is None else FactReport.of_facts(each["facts"]),
         each=each,
     )
 
