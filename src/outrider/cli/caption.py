@@ -46,7 +46,7 @@ def caption(
     images: Annotated[
         list[str],
         typer.Argument(
-            metavar="IMAGE...",
+            metavar="IMAGE",
             help="JPEG, PNG, WebP and GIF files; folders, searched at any depth; patterns such as "
             "'photos/*.jpg'.",
             show_default=False,
