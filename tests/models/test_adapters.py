@@ -19,7 +19,8 @@ from outrider.models.loading import FallbackWarning, load_model
 from outrider.models.text_stack import text_checkpoint
 from tests.models.adapting import adapted
 from tests.models.checkpoints import make_checkpoint
-from tests.models.reference import all_logits, close, edited, random_ids
+from tests.models.looking import PICTURES, Looker
+from tests.models.reference import all_logits, close, edited, next_logits, random_ids
 from tests.models.sighted_checkpoints import FAMILIES, make_sighted
 
 IDS = random_ids(9)
@@ -265,3 +266,16 @@ def test_generators_take_an_adapter_of_the_target(adapter: Path, tmp_path: Path)
     wide = make_checkpoint(tmp_path / "wide", tokenizer=True, intermediate_size=64)
     with pytest.raises(CheckpointError, match="for another model"):
         load(wide, adapter=adapter)
+
+
+def test_models_that_see_take_an_adapter(tmp_path: Path) -> None:
+    path = make_sighted(tmp_path / "whole", "qwen2_vl")
+    whole = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float64).eval()
+    merged = adapted(whole, tmp_path / "adapter")
+    model: Any = load_model(path, dtype="float64", adapter=tmp_path / "adapter")
+    bare: Any = load_model(path, dtype="float64")
+    assert model.fingerprint != bare.fingerprint
+    look = Looker(path).look("what", PICTURES["one"])
+    look.whole = merged
+    [cache] = model.inner.start([look.prompt])
+    close(next_logits(model.inner, cache), look.after(), 5e-5)
