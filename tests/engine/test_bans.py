@@ -22,9 +22,10 @@ def test_drafted_is_undrafted(tmp_path: Path, dtype: str, temperature: float) ->
         "seed": 4,
         "ignore_eos": True,
     }
-    texts = []
+    texts: list[Any] = []
+    one: Any = None
     for drafter in ("none", "model", "lookup"):
-        tiers = {"draft": draft} if drafter == "model" else {}
+        tiers: dict[str, Any] = {"draft": draft} if drafter == "model" else {}
         one = load(target, drafter=drafter, dtype=dtype, threads=1, **tiers)
         texts.append(one.generate("banned", banned_tokens=BANNED, **asked).token_ids)
     assert texts[0] == texts[1] == texts[2]
