@@ -76,13 +76,14 @@ def test_captions_are_those_of_transformers(family: str, folder: Folder) -> None
         [picture(40, 40), picture(10, 60, seed=2)],
     ]
     questions = ["What?", "Describe it.", "Compare"]
-    whole = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float64).eval()
+    whole: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float64).eval()
     for runner in ("own", "transformers"):
         mine = ours(path, runner)
+        target: Any = mine.strategy.target
         results = mine.generate(questions, images=images, max_new_tokens=NEW)
         for question, shown, result in zip(questions, images, results, strict=True):
             pictured = mine.prompt(question, images=shown).pictured
-            inputs = mine.strategy.target.eyes.pictures.inputs(pictured)
+            inputs = target.eyes.pictures.inputs(pictured)
             inputs["pixel_values"] = inputs["pixel_values"].double()
             start = inputs["input_ids"].shape[1]
             theirs = whole.generate(**inputs, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
