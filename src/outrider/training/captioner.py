@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import torch
@@ -73,11 +74,22 @@ def answers(tokenizer: Any, texts: Sequence[str], end: int) -> tuple[Tensor, Ten
 
 
 def caption_loss(
-    model: Any, spelling: Spelling, pixels: Tensor, ids: Tensor, labels: Tensor
+    model: Any,
+    spelling: Spelling,
+    pixels: Tensor,
+    ids: Tensor,
+    labels: Tensor,
+    blind: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of captions given their images, over the captions' tokens."""
+    """Mean cross-entropy of captions given their images, over the captions' tokens.
+
+    Where `blind` `[n]` is true the features are zeros: so the model learns what is said blindly,
+    which guidance compares with (arXiv 2307.16686).
+    """
     inner = model.model
     features = inner.connector(inner.vision_model(pixel_values=pixels).last_hidden_state)
+    if blind is not None:
+        features = features.masked_fill(blind[:, None, None], 0.0)
     embed = inner.text_model.get_input_embeddings()
     count = len(pixels)
     parts = [
@@ -112,13 +124,18 @@ def train_captioner(
     pairs: Pairs,
     stage: Stage,
     stop: StopSignal,
+    *,
+    blind: float = 0.0,
     **where: Any,
 ) -> dict[str, Any]:
-    """Train eyes and language model together; `where` goes to `StageRun`."""
+    """Train eyes and language model together, a share of the examples `blind`; `where` goes to
+    `StageRun`."""
 
     def step(row: int) -> dict[str, float]:
         pixels, texts = pairs.batch(row, stage.batch)
-        loss = caption_loss(model, spelling, pixels, *answers(tokenizer, texts, spelling.end))
+        hidden = torch.tensor([Random(r).random() < blind for r in range(row, row + len(texts))])
+        answer = answers(tokenizer, texts, spelling.end)
+        loss = caption_loss(model, spelling, pixels, *answer, hidden if blind else None)
         loss.backward()
         return {"loss": float(loss.detach())}
 

@@ -62,6 +62,7 @@ class VisionFamilyConfig:
         draft: the draft model learns what captions sound like, without seeing anything.
         question: what the captioner is asked.
         scenes: share of drawn scenes among the training images.
+        blind: share of the last stage's examples without image features, for guidance.
     """
 
     name: str
@@ -79,6 +80,7 @@ class VisionFamilyConfig:
     speak_manner: Manners
     sets: tuple[ImageSet, ...] = field(default=())
     scenes: float = 0.8
+    blind: float = 0.15
     question: str = "Describe the image in one sentence."
     image_size: int = 64
     patch_size: int = 8

@@ -212,6 +212,7 @@ def _captioner_stage(
         work.pairs(name, manners),
         getattr(work.config, name),
         work.stop,
+        blind=work.config.blind if name == "speak" else 0.0,
         **work.where,
     )
     place = work.folder / ("family/target" if name == "speak" else f"provisional/{name}")
