@@ -31,9 +31,16 @@ def save_checkpoint(
         for index, entries in optimizer.state_dict()["state"].items():
             for key, value in entries.items():
                 tensors[f"optimizer/{name}/{index}/{key}"] = torch.as_tensor(value).contiguous()
+    save_tensors(path, tensors, {"counters": json.dumps(dict(counters))})
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write one file of tensors, completely or not at all."""
     partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, partial, metadata={"counters": json.dumps(dict(counters))})
+    save_file(dict(tensors), partial, metadata=metadata)
     os.replace(partial, path)
 
 

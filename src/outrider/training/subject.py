@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from outrider.errors import CheckpointError, MissingExtraError
+from outrider.models.checkpoint import open_checkpoint
 from outrider.models.eyes import TransformersEyes
 from outrider.models.pictures import Pictures
+from outrider.models.seeing import shows_images
 from outrider.training.vizer_config import VizerConfig
 from outrider.types import Pictured, Prompt
 
@@ -47,11 +49,12 @@ class Said:
 
     Attributes:
         states: `[n, hidden]` last hidden states, averaged over the captions' tokens.
-        logits: `[tokens, vocab]` at every place whose next token is the caption's or its end.
+        before: `[tokens, hidden]` those at every place whose next token is the caption's or its
+            end, caption after caption (see `Subject.logits`).
     """
 
     states: Float[Tensor, "n hidden"]
-    logits: Float[Tensor, "tokens vocab"]
+    before: Float[Tensor, "tokens hidden"]
 
 
 class Subject:
@@ -75,23 +78,24 @@ class Subject:
         self.base = model
         self._stack: Any = self.eyes.stack
         self._projector = _projector(model, name)
-        self.adapted: Any = _with_lora(model, _targets(model, self._stack), config)
+        self.adapted: Any = _with_lora(model, _targets(model, self._stack, name), config)
         self.adapted.eval()
-        self.ends = frozenset(_ends(model))
+        self.ends = _ends(model, pictures, name)
 
     @classmethod
     def load(cls, folder: Path, config: VizerConfig, device: torch.device) -> "Subject":
         """Load a checkpoint. Raises what the class does, and `CheckpointError` for a bad one."""
-        from transformers import AutoModelForImageTextToText
+        from outrider.models.pretrained import load_pretrained
 
-        from outrider.models.pretrained import quiet, reading
-
-        with reading(str(folder), "an image-text model"), quiet():
-            model: Any = AutoModelForImageTextToText.from_pretrained(
-                str(folder), dtype=torch.float32, use_safetensors=True
+        name = folder.name
+        if not shows_images(open_checkpoint(folder)):
+            raise CheckpointError(
+                f"{folder} has no vision part", hint="Give an image-text model, such as tiny-vision"
             )
-        pictures = Pictures.load(folder, model.config, name=folder.name)
-        return cls(model.to(device), pictures, config, name=folder.name)
+        model, _ = load_pretrained(
+            folder, name=name, dtype=torch.float32, device=device, trust_remote_code=False
+        )
+        return cls(model, Pictures.load(folder, model.config, name=name), config, name=name)
 
     # -- what is trained ------------------------------------------------------------------------
 
@@ -116,9 +120,23 @@ class Subject:
         with self.adapted.disable_adapter():
             yield
 
+    @contextmanager
+    def dropping_out(self) -> Iterator[None]:
+        """Inside, LoRA's dropout is on; what the base has of its own never is."""
+        named = self.adapted.named_modules()
+        drops = [module for name, module in named if "lora_dropout" in name]
+        for module in drops:
+            module.train()
+        try:
+            yield
+        finally:
+            for module in drops:
+                module.eval()
+
     def save(self, folder: Path) -> None:
         """Write the adapter in peft's format."""
-        self.adapted.save_pretrained(str(folder))
+        # Left to itself, peft asks the hub whether the embeddings have changed.
+        self.adapted.save_pretrained(str(folder), save_embedding_layers=False)
 
     # -- seeing -----------------------------------------------------------------------------------
 
@@ -188,7 +206,7 @@ class Subject:
 
         A caption without tokens is read as its end alone.
         """
-        rows = [list(caption) or [self._end] for caption in captions]
+        rows = [list(caption) or [self.end] for caption in captions]
         embeddings, places, starts = [], [], []
         for prompt, ids in zip(prompts, rows, strict=True):
             given = self._given(prompt)
@@ -202,22 +220,27 @@ class Subject:
         ).last_hidden_state
         spans = list(zip(starts, (len(ids) for ids in rows), strict=True))
         states = [out[i, s : s + n].mean(dim=0) for i, (s, n) in enumerate(spans)]
-        heads = [out[i, s - 1 : s + n] for i, (s, n) in enumerate(spans)]
-        return Said(torch.stack(states), self._head(torch.cat(heads)))
+        before = [out[i, s - 1 : s + n] for i, (s, n) in enumerate(spans)]
+        return Said(torch.stack(states), torch.cat(before))
+
+    def logits(self, said: Said) -> Float[Tensor, "tokens vocab"]:
+        """What comes next, at every place that `Said.before` is of."""
+        return self._head(said.before)
 
     def decode(self, captions: Sequence[Sequence[int]]) -> list[str]:
         """Captions as text."""
         tokenizer = self.pictures.processor.tokenizer
         return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in captions]
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Captions as ids, cut at the longest."""
+    def encode(self, texts: Sequence[str], *, cut: bool = True) -> list[list[int]]:
+        """Captions as ids, cut at the longest unless they are to be whole."""
         tokenizer = self.pictures.processor.tokenizer
-        longest = self.config.longest
+        longest = self.config.longest if cut else None
         return [tokenizer.encode(t, add_special_tokens=False)[:longest] for t in texts]
 
     @property
-    def _end(self) -> int:
+    def end(self) -> int:
+        """The token that ends a caption; of several the last one, which chat models close with."""
         return max(self.ends)
 
     def _head(self, states: Tensor) -> Tensor:
@@ -307,9 +330,16 @@ def _by_size(images: Sequence[Any]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _ends(model: Any) -> list[int]:
+def _ends(model: Any, pictures: Pictures, name: str) -> frozenset[int]:
     found = model.generation_config.eos_token_id
-    return [found] if isinstance(found, int) else list(found or ())
+    if found is None:
+        found = pictures.processor.tokenizer.eos_token_id
+    if found is None:
+        raise CheckpointError(
+            f"{name} names no token that ends a caption",
+            hint="Write eos_token_id into its generation_config.json",
+        )
+    return frozenset([found] if isinstance(found, int) else found)
 
 
 def _projector(model: Any, name: str) -> nn.Module:
@@ -325,11 +355,17 @@ def _projector(model: Any, name: str) -> nn.Module:
     )
 
 
-def _targets(model: Any, stack: nn.Module) -> list[str]:
+def _targets(model: Any, stack: nn.Module, name: str) -> list[str]:
     """Names of the attention projections of the text stack."""
     inside = {id(module) for module in stack.modules()}
-    return [
-        name
-        for name, module in model.named_modules()
-        if id(module) in inside and name.rsplit(".", 1)[-1] in _PROJECTIONS
+    found = [
+        path
+        for path, module in model.named_modules()
+        if id(module) in inside and path.rsplit(".", 1)[-1] in _PROJECTIONS
     ]
+    if not found:
+        raise CheckpointError(
+            f"the text stack of {name} has no attention projections that LoRA is known to fit",
+            hint=f"Known names: {', '.join(_PROJECTIONS)}",
+        )
+    return found

@@ -12,29 +12,24 @@ decides when to stop and which adapter is kept.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from outrider.training.mapper import (
-    Mapper,
-    Vectors,
-    mapper_figures,
-    train_mapper,
-)
-from outrider.training.subject import Sights, Subject
+from outrider.errors import LogitsError, OptionError
+from outrider.training.mapper import Mapper, Vectors, mapper_figures, train_mapper
+from outrider.training.subject import Said, Sights, Subject
 from outrider.training.vizer_config import VizerConfig
+from outrider.types import Prompt
 from outrider.vision.diversity import distinct
 from outrider.vision.words import words
 
 _WEIGHT_DECAY = 0.01
 _WARM_UP = 0.03
 _CLIP = 1.0
-_READ_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +52,7 @@ class Mappers:
 
 @torch.no_grad()
 def collect(
-    subject: Subject, images: Sequence[Any], captions: Sequence[str] | None, first: int
+    subject: Subject, sights: Sights, captions: Sequence[str] | None, first: int
 ) -> tuple[Vectors, Vectors]:
     """What the guide and the judge are to learn from some images: numbers `first` and after.
 
@@ -65,7 +60,6 @@ def collect(
     their image by the guide (ViZer_G), and as text by the judge.
     """
     config = subject.config
-    sights = subject.look(images)
     if captions is None:
         ids = subject.write(
             sights.prompts, temperature=config.mapper_temperature, seed=_seed(config, first)
@@ -123,76 +117,143 @@ def make_optimizer(subject: Subject) -> torch.optim.Optimizer:
 
 def adapt_step(
     subject: Subject,
-    guide: Mapper,
+    mappers: Mappers,
     optimizer: torch.optim.Optimizer,
-    images: Sequence[Any],
+    sights: Sights,
     captions: Sequence[str] | None,
     *,
     step: int,
     steps: int,
 ) -> dict[str, float]:
-    """One step of phase B over some images; `captions` are for the method `labels` alone."""
+    """One step of phase B over some images; `captions` are for the method `labels` alone.
+
+    Raises:
+        LogitsError: the loss or its gradient is not finite. No weight has been changed.
+    """
     config = subject.config
-    sights = subject.look(images)
-    subject.adapted.eval()
-    if captions is None:
-        ids = subject.write(
-            sights.prompts, temperature=config.temperature, seed=_seed(config, step)
-        )
+    if config.shuffle:
+        sights = replace(sights, features=sights.features.roll(1, dims=0))
+    if captions is not None:
+        loss, figures = _likelihood(subject, sights, subject.encode(captions), step)
+    elif config.through == "words":
+        loss, figures = _preference(subject, mappers.judge, sights, step)
     else:
-        ids = subject.encode(captions)
-    torch.manual_seed(_seed(config, step))  # of LoRA's dropout: a resumed run draws the same
-    subject.adapted.train()
-    loss, figures = (
-        _alignment(subject, guide, sights, ids)
-        if captions is None
-        else _likelihood(subject, sights, ids)
-    )
+        loss, figures = _alignment(subject, mappers.guide, sights, step)
     loss.backward()
-    subject.adapted.eval()
     rate = learning_rate(config, step, steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
     norm = nn.utils.clip_grad_norm_(list(subject.trained.values()), _CLIP)
+    if not (loss.isfinite() and norm.isfinite()):
+        raise LogitsError(
+            f"the loss of step {step} is {float(loss.detach()):g}, its gradient {float(norm):g}",
+            hint="Give a smaller --learning-rate",
+        )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {**figures, "grad_norm": float(norm), "learning_rate": rate}
 
 
 def _alignment(
-    subject: Subject, guide: Mapper, sights: Sights, ids: Sequence[Sequence[int]]
+    subject: Subject, guide: Mapper, sights: Sights, step: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """The guide's loss, and how far LoRA may lead away from the base."""
+    """The guide's loss over hidden states, as in the paper: 1 - cos(F, h(H))."""
     config = subject.config
-    features = sights.features
-    if config.shuffle:
-        features = features.roll(1, dims=0)
-    said = subject.read(sights.prompts, ids)
-    align = guide.loss(said.states, features, config)
-    figures = {"align": float(align.detach())}
-    if not config.kappa:
-        return align, figures
-    with torch.no_grad(), subject.as_base():
-        base = subject.read(sights.prompts, ids).logits
-    drift = F.kl_div(
-        base.log_softmax(dim=-1),
-        said.logits.log_softmax(dim=-1),
-        log_target=True,
-        reduction="batchmean",
-    )
-    figures["drift"] = float(drift.detach())
-    return align + config.kappa * drift, figures
+    ids = subject.write(sights.prompts, temperature=config.temperature, seed=_seed(config, step))
+    said = _read_in_training(subject, sights.prompts, ids, step)
+    align = guide.loss(said.states, sights.features, config)
+    loss, drift = _held(subject, align, said, sights.prompts, ids)
+    return loss, {"align": float(align.detach()), "drift": drift}
+
+
+def _preference(
+    subject: Subject, judge: Mapper, sights: Sights, step: int
+) -> tuple[Tensor, dict[str, float]]:
+    """Samples that the judge, reading text alone, finds nearer to the image become likelier.
+
+    The gradient of the expected score by REINFORCE, each sample against the mean of the others
+    of its image (leave one out; Kool et al. 2019). Nothing can be gained but by words.
+    """
+    config, count = subject.config, subject.config.samples
+    prompts = [prompt for prompt in sights.prompts for _ in range(count)]
+    ids = subject.write(prompts, temperature=config.temperature or 1.0, seed=_seed(config, step))
+    with torch.no_grad():
+        told = judge(read_as_text(subject, ids))
+        scores = _scores(told, judge.aims(sights.features), config).view(-1, count)
+    others = (scores.sum(dim=1, keepdim=True) - scores) / (count - 1)
+    better = (scores - others) / scores.std().clamp_min(1e-6)
+    said = _read_in_training(subject, prompts, ids, step)
+    likely = _log_likelihoods(subject, said, ids, config.temperature or 1.0)
+    align = -(better.flatten() * likely).mean()
+    loss, drift = _held(subject, align, said, prompts, ids)
+    return loss, {"align": 1 - float(scores.mean()), "drift": drift}
+
+
+def _scores(told: Tensor, seen: Tensor, config: VizerConfig) -> Tensor:
+    """How near each caption is to its image, `[images * samples]`; with `infonce`, how much nearer
+    than to the other images of the batch: its log-probability among them."""
+    own = torch.arange(len(seen), device=seen.device).repeat_interleave(config.samples)
+    near = told @ seen.T
+    if config.loss == "infonce":
+        near = (near / config.temperature_scale).log_softmax(dim=-1)
+    return near.gather(1, own[:, None])[:, 0]
 
 
 def _likelihood(
-    subject: Subject, sights: Sights, ids: Sequence[Sequence[int]]
+    subject: Subject, sights: Sights, ids: Sequence[Sequence[int]], step: int
 ) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy of given captions and their ends."""
-    said = subject.read(sights.prompts, ids)
-    end = max(subject.ends)
-    labels = torch.tensor([t for row in ids for t in ((*row, end) if row else (end, end))])
-    loss = F.cross_entropy(said.logits, labels.to(said.logits.device))
+    said = _read_in_training(subject, sights.prompts, ids, step)
+    tokens = sum(max(len(row), 1) + _is_whole(subject, row) for row in ids)
+    loss = -_log_likelihoods(subject, said, ids, 1.0).sum() / tokens
     return loss, {"loss": float(loss.detach())}
+
+
+def _read_in_training(
+    subject: Subject, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]], step: int
+) -> Said:
+    """`read` with LoRA's dropout, drawn by the step, so that a resumed run draws the same."""
+    torch.manual_seed(_seed(subject.config, step))
+    with subject.dropping_out():
+        return subject.read(prompts, ids)
+
+
+def _log_likelihoods(
+    subject: Subject, said: Said, ids: Sequence[Sequence[int]], temperature: float
+) -> Tensor:
+    """`[n]` of each caption with its end, which one that was cut at the longest has not."""
+    end, logits = subject.end, subject.logits(said)
+    rows = [[*(row or [end]), end] for row in ids]
+    labels = torch.tensor([token for row in rows for token in row], device=logits.device)
+    law = (logits / temperature).log_softmax(dim=-1)
+    each = law.gather(1, labels[:, None])[:, 0].split([len(row) for row in rows])
+    whole = [_is_whole(subject, row) for row in ids]
+    return torch.stack([p.sum() if w else p[:-1].sum() for p, w in zip(each, whole, strict=True)])
+
+
+def _is_whole(subject: Subject, ids: Sequence[int]) -> bool:
+    return len(ids) < subject.config.longest
+
+
+def _held(
+    subject: Subject,
+    loss: Tensor,
+    said: Said,
+    prompts: Sequence[Prompt],
+    ids: Sequence[Sequence[int]],
+) -> tuple[Tensor, float]:
+    """`loss` with what it costs to lead away from the base's words: kappa KL(adapted || base)."""
+    if not subject.config.kappa:
+        return loss, 0.0
+    with torch.no_grad(), subject.as_base():
+        base = subject.logits(subject.read(prompts, ids))
+    drift = F.kl_div(  # which takes its arguments the other way round
+        base.log_softmax(dim=-1),
+        subject.logits(said).log_softmax(dim=-1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    return loss + subject.config.kappa * drift, float(drift.detach())
 
 
 # -- held-out images ----------------------------------------------------------------------------
@@ -215,19 +276,27 @@ class Look:
 
 @torch.no_grad()
 def look_again(
-    subject: Subject, judge: Mapper, images: Sequence[Any], base: Sequence[str] | None
+    subject: Subject, judge: Mapper, held_out: Iterable[Sights], base: Sequence[str] | None
 ) -> Look:
-    """Write greedy captions of held-out images and read them as text."""
+    """Write greedy captions of held-out images and read them as text.
+
+    Raises:
+        OptionError: there are not as many images as `base` has captions.
+    """
     ids: list[list[int]] = []
     states, features = [], []
-    for start in range(0, len(images), _READ_AT_ONCE):
-        sights = subject.look(images[start : start + _READ_AT_ONCE])
+    for sights in held_out:
         part = subject.write(sights.prompts)
         ids += part
         states.append(read_as_text(subject, part))
         features.append(sights.features)
     found = mapper_figures(judge, Vectors(torch.cat(states), torch.cat(features)), subject.config)
     texts = subject.decode(ids)
+    if base is not None and len(base) != len(texts):
+        raise OptionError(
+            f"{len(texts)} held-out images can be used; at the beginning there were {len(base)}",
+            hint="Put the images back, or begin a run in another folder",
+        )
     changed = sum(a != b for a, b in zip(texts, base or texts, strict=True)) / len(texts)
     spoken = [tuple(words(text)) for text in texts]
     figures = {

@@ -10,12 +10,18 @@ METHODS = {
     "labels": "the model is trained on given captions: what labels would bring, to compare with",
 }
 LOSSES = ("cosine", "infonce")
+WAYS = {
+    "states": "the paper's: the gradient of the mapper's loss goes through hidden states",
+    "words": "the mapper reads samples as mere text; those it finds nearer to the image than the "
+    "others become likelier",
+}
 
 _POSITIVE = (
     "mapper_images",
     "mapper_width",
     "mapper_epochs",
     "mapper_learning_rate",
+    "epochs",
     "learning_rate",
     "batch",
     "rank",
@@ -35,6 +41,7 @@ class VizerConfig:
     Attributes:
         method: one of `METHODS`.
         question: what the model is asked about each image.
+        through: how phase B learns, one of `WAYS`.
         loss: `cosine` is the paper's, over centred features; `infonce` adds the other images of the
             batch as negatives, so that a constant answer does not pay.
         centre: subtract the mean of the image features; False is the paper's loss to the letter.
@@ -50,7 +57,8 @@ class VizerConfig:
         rank: of LoRA, on the query, key, value and output projections of the text stack.
         alpha: of LoRA: updates are scaled by alpha / rank.
         dropout: of LoRA's inputs.
-        temperature: at which captions are written in phase B.
+        temperature: at which captions are written in phase B; through words 0 means 1.
+        samples: captions of an image that are compared, through words.
         kappa: weight of KL(adapted || base) at the caption's tokens.
         temperature_scale: of `infonce`.
         longest: tokens of a caption.
@@ -65,6 +73,7 @@ class VizerConfig:
 
     method: str = "g"
     question: str = "Describe the image in one sentence."
+    through: str = "states"
     loss: str = "cosine"
     centre: bool = True
     mapper_images: int = 10_000
@@ -80,6 +89,7 @@ class VizerConfig:
     alpha: int = 64
     dropout: float = 0.05
     temperature: float = 0.0
+    samples: int = 4
     kappa: float = 0.05
     temperature_scale: float = 0.07
     longest: int = 32
@@ -96,12 +106,20 @@ class VizerConfig:
             raise OptionError(f"unknown method {self.method!r}", hint=nearest(self.method, METHODS))
         if self.loss not in LOSSES:
             raise OptionError(f"unknown loss {self.loss!r}", hint=nearest(self.loss, LOSSES))
+        if self.through not in WAYS:
+            raise OptionError(f"unknown way {self.through!r}", hint=nearest(self.through, WAYS))
+        if self.samples < 2:
+            raise OptionError(f"samples is {self.samples}", hint="Compare 2 or more")
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise OptionError(f"{name} is {getattr(self, name)}", hint="Give more than 0")
-        for name in ("images", "kappa", "temperature", "mapper_temperature", "epochs"):
+        for name in ("images", "kappa", "temperature", "mapper_temperature"):
             if getattr(self, name) < 0:
                 raise OptionError(f"{name} is {getattr(self, name)}", hint="Give 0 or more")
+        if self.held_out < 2:
+            raise OptionError("held_out is 1", hint="Hold out at least 2: they are told apart")
+        if self.shuffle and self.batch < 2:
+            raise OptionError("shuffle with a batch of 1 has nothing to shuffle", hint="Give 2")
         if not 0 <= self.dropout < 1:
             raise OptionError(f"dropout is {self.dropout}", hint="Give a share below 1")
         if not self.question.strip():

@@ -2,6 +2,7 @@
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,10 +10,11 @@ from random import Random
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from outrider.errors import OptionError
+from outrider.errors import OptionError, OutriderWarning
+from outrider.models.checkpoint import open_checkpoint
 from outrider.models.loading import families_folder, local_folder, resolve_device
 from outrider.training.loop import StopSignal, TrainingStopped
 from outrider.training.mapper import Mapper, Vectors
@@ -21,9 +23,10 @@ from outrider.training.state import (
     only_run,
     read_json,
     save_checkpoint,
+    save_tensors,
     write_json,
 )
-from outrider.training.subject import Subject
+from outrider.training.subject import Sights, Subject
 from outrider.training.vizer import (
     Mappers,
     adapt_step,
@@ -33,66 +36,48 @@ from outrider.training.vizer import (
     make_optimizer,
 )
 from outrider.training.vizer_config import VizerConfig
+from outrider.training.vizer_data import Example, Gallery, Say, Split, fingerprint, read_captions
 
-Say = Callable[[str], None]
-"""Told of progress, a line at a time."""
+__all__ = ["Example", "Split", "VizerRun", "read_captions", "train_vizer"]
 
-_COLLECTED_AT_ONCE = 32
-_SHOWN = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """An image that is read when it is needed, and its caption where one is given."""
-
-    path: Path
-    caption: str | None = None
-
-    def image(self) -> Any:
-        """The RGB image. Raises `OptionError` for a bad file."""
-        from outrider.vision.images import read_image
-
-        return read_image(self.path)
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """Examples of each phase; held-out ones are in neither."""
-
-    held_out: list[Example]
-    mapper: list[Example]
-    adapt: list[Example]
-
-    @classmethod
-    def of(cls, examples: Sequence[Example], config: VizerConfig) -> "Split":
-        """A split that depends on the seed and the names alone.
-
-        Raises:
-            OptionError: too few examples for a step beside those held out.
-        """
-        order = sorted(examples, key=lambda e: str(e.path))
-        Random(f"vizer {config.seed}").shuffle(order)
-        if len(order) < config.held_out + config.batch:
-            raise OptionError(
-                f"{len(order)} images are given; {config.held_out} are held out and a step takes "
-                f"{config.batch}",
-                hint="Give more images, or lower held_out and batch",
-            )
-        rest = order[config.held_out :]
-        adapt = rest[-config.images :] if config.images else rest
-        return cls(order[: config.held_out], rest[: config.mapper_images], adapt)
+_LOOKED_AT_ONCE = 32
 
 
 @dataclass(slots=True)
 class _Progress:
-    """Where phase B is."""
+    """Where phase B is.
+
+    Attributes:
+        step: steps done.
+        seconds: that they took.
+        base: score of the base.
+        best: of the looks after it, whose adapter is kept; None before the first.
+        best_step: when that was.
+        stale: looks since the last score above all before it, the base's included.
+        done: whether there were too many of them.
+    """
 
     step: int = 0
     seconds: float = 0.0
-    best: float = float("-inf")
+    base: float = float("-inf")
+    best: float | None = None
     best_step: int = -1
     stale: int = 0
     done: bool = False
+
+    @property
+    def helped(self) -> bool:
+        """Whether a look was better than the base."""
+        return self.best is not None and self.best > self.base
+
+    def judge(self, score: float) -> bool:
+        """Take a look's score; whether its adapter is the one to keep."""
+        keep = self.best is None or score > self.best
+        rose = score > self.base and keep
+        self.stale = 0 if rose else self.stale + 1
+        if keep:
+            self.best, self.best_step = score, self.step
+        return keep
 
 
 @dataclass(slots=True)
@@ -105,6 +90,7 @@ class VizerRun:
         folder: checkpoints, curve, card and adapter lie here.
         say: told of progress.
         stop: asked between two steps.
+        gallery: reads images, and knows which were left out.
     """
 
     subject: Subject
@@ -112,6 +98,7 @@ class VizerRun:
     folder: Path
     say: Say
     stop: StopSignal
+    gallery: Gallery
     _saved: float = field(default_factory=time.monotonic)
 
     @property
@@ -126,11 +113,16 @@ class VizerRun:
         given = self.config.method == "gt"
         data = self._vectors("mapper", self.split.mapper, given)
         held_out = self._vectors("held_out", self.split.held_out, given)
+        if len(held_out[0]) < 2:
+            raise OptionError(
+                f"{len(held_out[0])} of the images that are held out can be used",
+                hint="Give more images that can be read, or hold more of them out",
+            )
         mappers = fit_mappers(data, held_out, self.config)
         for name, found in mappers.figures.items():
             self.say(f"{name}: " + "  ".join(f"{k} {v:.4f}" for k, v in found.items()))
         for name, mapper in (("guide", mappers.guide), ("judge", mappers.judge)):
-            save_file(mapper.state_dict(), self.folder / f"{name}.safetensors")
+            save_tensors(self.folder / f"{name}.safetensors", mapper.state_dict())
         write_json(self.folder / "mappers.json", mappers.figures)
         return mappers
 
@@ -138,21 +130,30 @@ class VizerRun:
         self, name: str, examples: Sequence[Example], given: bool
     ) -> tuple[Vectors, Vectors]:
         file = self.folder / f"{name}.vectors.safetensors"
-        kept = load_file(file) if file.is_file() else {}
-        done = len(kept["features"]) if kept else 0
-        rows: dict[str, list[torch.Tensor]] = {k: [v] for k, v in kept.items()}
+        rows = {k: [v] for k, v in load_file(file).items()} if file.is_file() else {}
+        done = int(rows.pop("done")[0]) if rows else 0
+
+        def save() -> None:
+            if rows:
+                save_tensors(file, _joined(rows, done))
+
         while done < len(examples):
-            part = examples[done : done + _COLLECTED_AT_ONCE]
-            texts = [e.caption or "" for e in part] if given else None
-            guide, judge = collect(self.subject, [e.image() for e in part], texts, done)
-            found = (("guide", guide.states), ("judge", judge.states), ("features", guide.features))
-            for key, tensor in found:
-                rows.setdefault(key, []).append(tensor.cpu())
-            done += len(part)
-            self._pause(lambda: save_file(_joined(rows), file))
+            kept, sights = self.gallery.look(examples[done : done + _LOOKED_AT_ONCE])
+            if sights is not None:
+                texts = [e.caption or "" for e in kept] if given else None
+                guide, judge = collect(self.subject, sights, texts, done)
+                parts = {"guide": guide.states, "judge": judge.states, "features": sights.features}
+                for key, tensor in parts.items():
+                    rows.setdefault(key, []).append(tensor.cpu())
+            done = min(done + _LOOKED_AT_ONCE, len(examples))
             self.say(f"phase A, {name}: {done} of {len(examples)} images")
-        whole = _joined(rows)
-        save_file(whole, file)
+            self._pause(save)
+        if not rows:
+            raise OptionError(
+                f"none of {len(examples)} images can be used", hint="Look at why they were left out"
+            )
+        save()
+        whole = _joined(rows, done)
         device = self.subject.device
         return (
             Vectors(whole["guide"].to(device), whole["features"].to(device)),
@@ -172,8 +173,8 @@ class VizerRun:
         if path.is_file():
             at = _Progress(**load_checkpoint(path, {"lora": trained}, {"adamw": optimizer}))
             self.say(f"phase B goes on at step {at.step}")
-        images = [e.image() for e in self.split.held_out]
-        base = self._look(mappers.judge, images, at) if at.step == 0 else self._first_captions()
+        self._cut_curve(at.step)
+        base = self._look(mappers.judge, at) if at.step == 0 else self._first_captions()
         clock = time.monotonic()
 
         def save() -> None:
@@ -181,26 +182,22 @@ class VizerRun:
             save_checkpoint(path, {"lora": trained}, {"adamw": optimizer}, counters)
 
         while at.step < steps and not at.done:
-            part = self._batch(at.step, per_epoch)
-            texts = [e.caption or "" for e in part] if config.method == "labels" else None
-            found = adapt_step(
-                subject,
-                mappers.guide,
-                optimizer,
-                [e.image() for e in part],
-                texts,
-                step=at.step,
-                steps=steps,
-            )
+            kept, sights = self.gallery.look(self._batch(at.step, per_epoch))
+            texts = [e.caption or "" for e in kept] if config.method == "labels" else None
+            found = dict[str, float]()
+            if sights is not None:
+                found = adapt_step(
+                    subject, mappers, optimizer, sights, texts, step=at.step, steps=steps
+                )
             at.step += 1
             at.seconds += time.monotonic() - clock
             clock = time.monotonic()
             self._note({"step": at.step, "seconds": at.seconds, **found})
             if at.step % config.evaluate_every == 0 or at.step == steps:
-                self._look(mappers.judge, images, at, base)
+                self._look(mappers.judge, at, base)
             self._pause(save)
         save()
-        return asdict(at) | {"steps_planned": steps}
+        return asdict(at) | {"helped": at.helped, "steps_planned": steps}
 
     def _batch(self, step: int, per_epoch: int) -> list[Example]:
         epoch, at = divmod(step, per_epoch)
@@ -208,27 +205,29 @@ class VizerRun:
         Random(f"vizer {self.config.seed} {epoch}").shuffle(order)
         return order[at * self.config.batch : (at + 1) * self.config.batch]
 
-    def _look(
-        self, judge: Mapper, images: Sequence[Any], at: _Progress, base: list[str] | None = None
-    ) -> list[str]:
+    def _look(self, judge: Mapper, at: _Progress, base: list[str] | None = None) -> list[str]:
         """Judge captions of held-out images; keep the adapter if they are the best so far."""
-        look = look_again(self.subject, judge, images, base)
+        look = look_again(self.subject, judge, self._held_out(), base)
         self._note({"step": at.step, "seconds": at.seconds, **look.figures})
         shown = "  ".join(f"{k} {v:.4f}" for k, v in look.figures.items())
         self.say(f"step {at.step}: {shown}  e.g. {look.captions[0]!r}")
         if at.step == 0:
             write_json(self.folder / "base_captions.json", look.captions)
-            at.best = look.score
-        elif look.score > at.best or at.best_step < 0:
-            at.best = max(at.best, look.score)
-            at.stale = at.stale if look.score < at.best else 0
-            at.best_step = at.step
+            at.base = look.score
+            return look.captions
+        if at.judge(look.score):
             self.subject.save(self.folder / "adapter")
             write_json(self.folder / "captions.json", look.captions)
-        else:
-            at.stale += 1
-            at.done = at.stale >= self.config.patience
+        at.done = at.stale >= self.config.patience
         return look.captions
+
+    def _held_out(self) -> Iterator[Sights]:
+        """Read anew for each look: all at once would need much memory."""
+        images = self.split.held_out
+        for start in range(0, len(images), _LOOKED_AT_ONCE):
+            _, sights = self.gallery.look(images[start : start + _LOOKED_AT_ONCE])
+            if sights is not None:
+                yield sights
 
     def _first_captions(self) -> list[str]:
         return read_json(self.folder / "base_captions.json")
@@ -236,6 +235,15 @@ class VizerRun:
     def _note(self, row: dict[str, Any]) -> None:
         with (self.folder / "curve.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: round(v, 6) for k, v in row.items()}) + "\n")
+
+    def _cut_curve(self, step: int) -> None:
+        """Forget what was noted after the checkpoint: it is done again."""
+        file = self.folder / "curve.jsonl"
+        if not file.is_file():
+            return
+        *whole, _ = file.read_text(encoding="utf-8").split("\n")
+        kept = [line + "\n" for line in whole if step and json.loads(line)["step"] <= step]
+        file.write_text("".join(kept), encoding="utf-8")
 
     def _pause(self, save: Callable[[], None]) -> None:
         """Save when it is time to, or when a stop is asked for."""
@@ -257,8 +265,9 @@ class _Trained(nn.Module):
         )
 
 
-def _joined(rows: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
-    return {key: torch.cat(tensors) for key, tensors in rows.items()}
+def _joined(rows: dict[str, list[torch.Tensor]], done: int) -> dict[str, torch.Tensor]:
+    """Rows, and of how many images they are what could be used."""
+    return {k: torch.cat(tensors) for k, tensors in rows.items()} | {"done": torch.tensor(done)}
 
 
 def train_vizer(
@@ -282,24 +291,43 @@ def train_vizer(
     """
     _check(examples, config)
     split = Split.of(examples, config)
-    out.mkdir(parents=True, exist_ok=True)
+    folder = _folder(model)
+    reads = config.method != "g"
+    settings = asdict(config) | {
+        "model": str(model),
+        "model_fingerprint": open_checkpoint(folder).fingerprint,
+        "images_given": len(examples),
+        "images_fingerprint": fingerprint(examples, captions=reads),
+    }
+    _make_folder(out)
     with only_run(out), StopSignal() as stop:
-        settings = asdict(config) | {"model": str(model), "images_given": len(examples)}
-        _same_settings(out, settings)
-        subject = Subject.load(_folder(model), config, resolve_device(config.device))
-        run = VizerRun(subject, split, out, say, stop)
+        _check_settings(out, settings)
+        subject = Subject.load(folder, config, resolve_device(config.device))
+        write_json(out / "settings.json", settings)
+        if reads:
+            _tell_of_cuts(subject, [*split.mapper, *split.adapt, *split.held_out], say)
+        run = VizerRun(subject, split, out, say, stop, Gallery(subject, say))
         mappers = run.mappers()
         finished = run.adapt(mappers)
         card = {
             "settings": settings,
             "torch": torch.__version__,
             "trained_parameters": sum(p.numel() for p in subject.trained.values()),
+            "images_left_out": run.gallery.left_out,
             "mappers": mappers.figures,
             "phase_b": finished,
         }
         write_json(out / "run.json", card)
-    if finished["best_step"] < 0:
-        raise OptionError("no adapter was written", hint="Give images for at least one step")
+    if left_out := len(run.gallery.left_out):
+        say(f"{left_out} images were left out; run.json says why")
+    if not finished["helped"]:
+        warnings.warn(
+            f"no look at held-out captions was better than the base ({finished['base']:.4f}): the "
+            f"adapter, of step {finished['best_step']}, is the best of them "
+            f"({finished['best']:.4f}), and the base is better",
+            OutriderWarning,
+            stacklevel=2,
+        )
     return card
 
 
@@ -319,7 +347,16 @@ def _check(examples: Sequence[Example], config: VizerConfig) -> None:
         )
 
 
-def _same_settings(out: Path, settings: dict[str, Any]) -> None:
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"{out} can not be made: {error.strerror or error}", hint="Give another --out"
+        ) from None
+
+
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     known = read_json(out / "settings.json")
     if known and known != settings:
         odd = next(k for k in settings if known.get(k) != settings[k])
@@ -327,26 +364,11 @@ def _same_settings(out: Path, settings: dict[str, Any]) -> None:
             f"{out} holds a run with {odd} {known.get(odd)!r}, not {settings[odd]!r}",
             hint="Give another --out, or the same settings to go on",
         )
-    write_json(out / "settings.json", settings)
 
 
-def read_captions(file: Path) -> Iterator[Example]:
-    """Examples of a file of JSON lines, `{"image": ..., "caption": ...}`; paths are relative to it.
-
-    Raises:
-        OptionError: there is no such file, or a line is something else.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise OptionError(f"{file} can not be read: {error}", hint="Give JSON lines") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            path, caption = Path(record["image"]), str(record["caption"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise OptionError(
-                f"line {number} of {file} is no caption ({type(error).__name__}: {error})",
-                hint='Write {"image": "a.png", "caption": "a red star."}',
-            ) from None
-        yield Example(path if path.is_absolute() else file.parent / path, caption)
+def _tell_of_cuts(subject: Subject, examples: Sequence[Example], say: Say) -> None:
+    captions = {e.path: e.caption or "" for e in examples}
+    longest = subject.config.longest
+    whole = subject.encode(list(captions.values()), cut=False)
+    if long := sum(len(ids) > longest for ids in whole):
+        say(f"{long} of {len(captions)} captions are longer than {longest} tokens: cut there")
