@@ -22,7 +22,13 @@ from outrider.vision.scenes import Scenes
 from .vizer_scenes import TEST_SEED
 
 SIDE = 128
-COLORS = {"g": "#1b6ca8", "gt": "#2a9d5c", "shuffled": "#8a8a8a", "labels": "#c9802b"}
+COLORS = {
+    "g": "#1b6ca8",
+    "gt": "#2a9d5c",
+    "g-states": "#b04a8f",
+    "shuffled": "#8a8a8a",
+    "labels": "#c9802b",
+}
 CLEAN_SEED, CLEAN = 88, 200
 
 
@@ -83,7 +89,7 @@ def curves(args: argparse.Namespace) -> None:
         ("score", "judge's cosine"),
         ("retrieval", "retrieval, 1 of 32"),
         ("words", "words a caption"),
-        ("align", "training loss"),
+        ("align", "1 - cosine in training"),
     )
     for method, color in COLORS.items():
         for file in sorted(args.run.glob(f"{method}-*/curve.jsonl")):

@@ -5,12 +5,14 @@
 Draws scenes that the base was never trained on, trains an adapter for each method and seed, and
 captions scenes that no adapter has seen, greedily. Methods:
 
-    base      the published captioner, as it is
-    mapper    phase A alone: nothing that writes is trained
-    g         ViZer_G: images alone
-    gt        ViZer_GT: the mapper has read exact captions, the model has not
-    shuffled  ViZer_G, each image with the features of another: the control
-    labels    plain training with as many exact captions as `g` has images: the upper bound
+    base       the published captioner, as it is
+    mapper     phase A alone: nothing that writes is trained
+    g-states   ViZer_G as published: images alone, the gradient through hidden states
+    gt-states  ViZer_GT as published: the mapper has read exact captions, the model has not
+    g          ViZer_G through words: images alone
+    gt         ViZer_GT through words
+    shuffled   ViZer_G through words, each image with the features of another: the control
+    labels     plain training with as many exact captions as `g` has images: the upper bound
 
 Writes a line for each, then a table: attribute recall and hallucination rate against what the
 scenes hold, CLIPScore and retrieval by a scorer that was trained on its own, length and variety.
@@ -32,17 +34,40 @@ import outrider
 from outrider.models.loading import families_folder
 from outrider.training.subject import Subject
 from outrider.training.vizer_config import VizerConfig
-from outrider.training.vizer_run import Example, train_vizer
+from outrider.training.vizer_data import Example
+from outrider.training.vizer_run import train_vizer
 from outrider.vision.captioner import Captioner
 from outrider.vision.clip import ClipScorer
 from outrider.vision.phrases import Detail, caption
 from outrider.vision.report import CaptionReport, score_captions
 from outrider.vision.scenes import Scenes
 
-RECIPE = VizerConfig()
+RECIPE = VizerConfig(
+    mapper_images=1200,
+    mapper_epochs=30,
+    mapper_temperature=1.0,
+    images=640,
+    batch=8,
+    learning_rate=6e-4,
+    longest=40,
+    held_out=128,
+    evaluate_every=20,
+    patience=4,
+)
 """What all methods share."""
 
-METHODS = ("mapper", "g", "gt", "shuffled", "labels")
+WAYS: dict[str, dict[str, Any]] = {
+    "mapper": {},
+    "g-states": {"learning_rate": 1e-4},
+    "gt-states": {"learning_rate": 1e-4, "method": "gt"},
+    "g": {"through": "words"},
+    "gt": {"through": "words", "method": "gt"},
+    "shuffled": {"through": "words", "shuffle": True},
+    "labels": {"method": "labels"},
+}
+"""What each has of its own. Settings were chosen on scenes of another seed."""
+
+METHODS = tuple(WAYS)
 TRAIN_SEED, TEST_SEED = 50, 71
 """Of the scenes: to train adapters on, and to measure them by. The base has seen neither."""
 
@@ -61,22 +86,21 @@ def drawn(folder: Path, seed: int, count: int) -> list[Example]:
 
 def config_of(method: str, seed: int) -> VizerConfig:
     """The recipe of one method."""
-    if method == "shuffled":
-        return dataclasses.replace(RECIPE, method="g", shuffle=True, seed=seed)
-    return dataclasses.replace(RECIPE, method=method, seed=seed)
+    return dataclasses.replace(RECIPE, seed=seed, **WAYS[method])
 
 
 def train(method: str, seed: int, base: Path, out: Path, examples: Sequence[Example]) -> Path:
     """Train one adapter, or find it trained; its folder."""
     folder = out / f"{method}-{seed}"
-    given = examples if method in ("gt", "labels") else [Example(e.path) for e in examples]
+    reads = config_of(method, seed).method != "g"
+    given = examples if reads else [Example(e.path) for e in examples]
     train_vizer(base, given, folder, config_of(method, seed), say=lambda line: print("  ", line))
     return folder / "adapter"
 
 
 def untrained(seed: int, base: Path, folder: Path) -> Path:
     """An adapter as phase A leaves it: LoRA that has not begun."""
-    subject = Subject.load(base, config_of("g", seed), torch.device("cpu"))
+    subject = Subject.load(base, config_of("mapper", seed), torch.device("cpu"))
     subject.save(folder)
     return folder
 
@@ -120,6 +144,7 @@ def main() -> None:
             "train": args.train,
             "test": args.test,
             "recipe": dataclasses.asdict(RECIPE),
+            "ways": WAYS,
         },
     )
     examples = drawn(args.out / "images", TRAIN_SEED, args.train)
@@ -184,7 +209,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and results")
     parser.add_argument("--base", type=Path, default=family / "target", help="the captioner")
     parser.add_argument("--scorer", type=Path, default=family / "scorer", help="a CLIP")
-    parser.add_argument("--train", type=int, default=3000, help="scenes to train on")
+    parser.add_argument("--train", type=int, default=1800, help="scenes to train on")
     parser.add_argument("--test", type=int, default=512, help="scenes to measure by")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))

@@ -94,6 +94,16 @@ def vizer(
             "paths are relative to the file."
         ),
     ] = None,
+    through: Annotated[
+        str | None,
+        typer.Option(
+            help="states: as published, through hidden states. words: samples that a reader of "
+            "text alone finds nearer to the image become likelier."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Captions of an image that are compared, through words.")
+    ] = None,
     question: Annotated[str | None, typer.Option(help="What the model is asked.")] = None,
     loss: Annotated[str | None, typer.Option(help="cosine or infonce.")] = None,
     mapper_images: Annotated[int | None, typer.Option(help="Images of phase A.")] = None,
@@ -142,6 +152,8 @@ def vizer(
     from outrider.vision.images import find_images
 
     given: dict[str, Any] = {
+        "through": through,
+        "samples": samples,
         "question": question,
         "loss": loss,
         "mapper_images": mapper_images,
@@ -169,14 +181,20 @@ def vizer(
         )
     known = {e.path.resolve(): e for e in read_captions(captions)} if captions else {}
     paths = find_images(images)
-    examples = [known.get(path.resolve(), Example(path)) for path in paths]
+    examples = [known.pop(path.resolve(), Example(path)) for path in paths]
+    if known:
+        _say(f"{len(known)} captions are of other images, such as {next(iter(known))}: not read")
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
     with _stoppable():
         card = train_vizer(model, examples, out, config, _say)
-    _say(f"adapter of step {card['phase_b']['best_step']} in {out / 'adapter'}")
+    found = card["phase_b"]
+    _say(
+        f"adapter of step {found['best_step']} in {out / 'adapter'}: score {found['best']:.4f}, "
+        f"that of the base is {found['base']:.4f}"
+    )
 
 
 def _say(line: str) -> None:
