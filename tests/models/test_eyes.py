@@ -1,9 +1,10 @@
 """What an image-text model of `transformers` hands to its text stack, as a prompt."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -274,6 +275,29 @@ def test_a_mask_of_its_own_is_refused(folder: Any, monkeypatch: pytest.MonkeyPat
             TransformersEyes(eyes.model, eyes.pictures, name="wide")
     finally:
         hook.remove()
+
+
+def test_windows_over_several_places_are_refused(tmp_path: Path) -> None:
+    """Also where they are so wide that a small image stays inside."""
+    sliding = {"use_sliding_window": True, "sliding_window": 100, "max_window_layers": 0}
+    path = make_sighted(tmp_path / "qwen", "qwen2_vl", text=sliding)
+    model = TransformersModel.load(path, dtype=DOUBLE)
+    pictures = TransformersEyes.load(open_checkpoint(path)).pictures
+    eyes = TransformersEyes(model.model, pictures, name="wide")
+    with pytest.raises(CheckpointError, match="sliding windows do not go by the places"):
+        check_sight(model, eyes)
+
+
+def test_threads_see_their_own(eyes: TransformersEyes) -> None:
+    """Where forwards of two threads overlap, neither catches what the other's is given."""
+    looks = [questions()[0], questions()[3]]
+    alone = [eyes.views([look])[0] for look in looks]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda i: eyes.views([looks[i % 2]])[0], range(24)))
+    for i, view in enumerate(found):
+        assert view.token_ids == alone[i % 2].token_ids
+        assert view.embeddings is not None
+        assert torch.equal(view.embeddings, cast(torch.Tensor, alone[i % 2].embeddings))
 
 
 def test_views_leave_the_model_as_it_was(whole: TransformersModel, eyes: TransformersEyes) -> None:

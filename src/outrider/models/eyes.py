@@ -8,6 +8,7 @@ runs the text stack. Models whose text stacks need more than that are refused.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ class TransformersEyes:
         self.model = model.eval()
         self.pictures = pictures
         self.name = name
+        self._lock = Lock()  # what one thread catches is not for another
         self._base = getattr(model, "base_model", model)
         self.stack = _text_stack(self._base, name)
         self._image_id = _image_id(model.config, name)
@@ -127,7 +129,7 @@ class TransformersEyes:
     def _read(self, inputs: Sequence[Inputs]) -> list[tuple[Tensor, Tensor | None]]:
         """Embeddings `[length, hidden]` and positions `[3, length]` of each prompt."""
         batch = self._batched(inputs)
-        with _caught(self._base, self.stack) as caught:
+        with self._lock, _caught(self._base, self.stack) as caught:
             self._base(**batch, use_cache=False)
         self._refuse_more(caught, batch["attention_mask"])
         lengths = [found["input_ids"].shape[1] for found in inputs]

@@ -22,8 +22,11 @@ def check_sight(model: TransformersModel, eyes: TransformersEyes) -> None:
     """Compare logits behind a small image, and behind a few tokens of an answer.
 
     Raises:
-        CheckpointError: they differ, or the model fails.
+        CheckpointError: they differ, or the model fails, or it has sliding windows over tokens that
+            stand at several places: its own count indices, which a small image would not show.
     """
+    if model.reads_axes and model.layout.window is not None:
+        raise _refusal(model.name, "its sliding windows do not go by the places of tokens")
     try:
         error = _largest_error(model, eyes)
     except Exception as failure:
