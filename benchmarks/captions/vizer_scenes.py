@@ -46,7 +46,7 @@ RECIPE = VizerConfig(
     mapper_images=1200,
     mapper_epochs=30,
     mapper_temperature=1.0,
-    images=640,
+    images=480,
     batch=8,
     learning_rate=6e-4,
     longest=40,
@@ -56,13 +56,16 @@ RECIPE = VizerConfig(
 )
 """What all methods share."""
 
+WORDS: dict[str, Any] = {"through": "words", "samples": 6, "kappa": 3.0}
+STATES: dict[str, Any] = {"through": "states", "learning_rate": 2e-4}
+
 WAYS: dict[str, dict[str, Any]] = {
     "mapper": {},
-    "g-states": {"learning_rate": 1e-4},
-    "gt-states": {"learning_rate": 1e-4, "method": "gt"},
-    "g": {"through": "words"},
-    "gt": {"through": "words", "method": "gt"},
-    "shuffled": {"through": "words", "shuffle": True},
+    "g-states": STATES,
+    "gt-states": STATES | {"method": "gt"},
+    "g": WORDS,
+    "gt": WORDS | {"method": "gt"},
+    "shuffled": WORDS | {"shuffle": True},
     "labels": {"method": "labels"},
 }
 """What each has of its own. Settings were chosen on scenes of another seed."""
