@@ -28,6 +28,7 @@ from tests.cli.conftest import Family, Run
 from tests.models.adapting import adapted
 from tests.models.checkpoints import make_checkpoint
 from tests.models.sighted_checkpoints import make_sighted, picture
+from tests.vision import tiny_clip
 
 
 @pytest.fixture(scope="session")
@@ -151,6 +152,45 @@ def test_every_option_of_generate_about_models_and_sampling_is_there() -> None:
     assert len(theirs) > 25
     assert theirs <= ours
     assert theirs <= set(inspect.signature(grouped(generate)).parameters)
+
+
+def test_scores_stand_in_lines_and_in_figures(
+    run: Run, sees: list[str], album: Path, tmp_path: Path
+) -> None:
+    clip = tiny_clip.save(tiny_clip.scorer(), tmp_path / "clip")
+    plain, scored = (
+        run("caption", album, *sees, "--json", *more) for more in ([], ["--score", str(clip)])
+    )
+    found = lines(scored.out)
+    assert [r["caption"] for r in found] == [r["caption"] for r in lines(plain.out)]
+    values = [r["clip_score"] for r in found if "clip_score" in r]
+    assert values
+    assert f", CLIPScore {sum(values) / len(values):.3f}" in scored.err
+    assert "CLIPScore" not in plain.err
+    out = tmp_path / "captions.jsonl"
+    run("caption", album, *sees, "--out", out, "--score", clip)
+    assert [r.get("clip_score") for r in lines(out.read_text())] == pytest.approx(
+        [r.get("clip_score") for r in found]
+    )
+    wrong = run("caption", album, *sees, "--score", sees[1])
+    assert (wrong.code, wrong.out) == (2, "")
+
+
+def test_names_that_are_no_unicode_and_names_of_two_lines(
+    run: Run, sees: list[str], album: Path, tmp_path: Path
+) -> None:
+    (album / "a.png").rename(album / "two\nlines.png")
+    try:
+        (album / "b.jpg").rename(os.fsdecode(os.fsencode(album) + b"/b\xff.jpg"))
+    except OSError:
+        pytest.skip("this file system has names in Unicode alone")
+    out = tmp_path / "captions.jsonl"
+    assert run("caption", album, *sees, "--out", out).code == 0
+    records = lines(out.read_text("utf-8"))
+    assert {record["image"] for record in records} == {str(p) for p in album.rglob("*.*")}
+    again = run("caption", album, "--target", "nowhere", "--out", out)
+    assert (again.code, "3 images of 3" in again.err) == (0, True)
+    assert len(run("caption", album, *sees).out.splitlines()) == 3
 
 
 # -- a file that is gone on with ------------------------------------------------------------

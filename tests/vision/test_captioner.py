@@ -1,5 +1,6 @@
 """Many images: each has the caption that it has alone, or an error of its own."""
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from outrider.errors import MissingExtraError, OptionError
 from outrider.vision.captioner import QUESTION, Caption, Captioner
 from tests.models.checkpoints import make_checkpoint
 from tests.models.sighted_checkpoints import make_sighted, picture
+from tests.vision import tiny_clip
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 7, "temperature": 0.8, "seed": 3}
 
@@ -163,3 +165,48 @@ def test_guidance_is_told_and_changes_captions(
     assert texts(off.caption(album)) == plain
     with pytest.raises(OptionError, match="guidance is -1"):
         load(folder, guidance=-1.0, **how)
+
+
+def let_say(monkeypatch: pytest.MonkeyPatch, *said: str) -> None:
+    """Let the generator say this, one after the other."""
+    real, texts = Generator.generate, iter(said)
+
+    def generate(self: Generator, prompts: Any, **sampling: Any) -> Any:
+        found: Any = real(self, prompts, **sampling)
+        return [dataclasses.replace(one, text=next(texts)) for one in found]
+
+    monkeypatch.setattr(Generator, "generate", generate)
+
+
+def test_captions_are_scored_and_what_can_not_be_scored_is_kept(
+    generator: Generator, album: list[Path], bad: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = tiny_clip.scorer()
+    let_say(monkeypatch, "red", " ?", "a blue picture")
+    captioner = Captioner(generator, batch_size=3, scorer=scorer, **SETTINGS)
+    given = [album[0], bad[0], album[1], album[2]]
+    first, failed, silent, last = captioner.caption(given)
+    images = [Image.open(path).convert("RGB") for path in (album[0], album[2])]
+    expected = scorer.score(images, ["red", "a blue picture"]).tolist()
+    assert [first.clip_score, last.clip_score] == pytest.approx(expected)
+    assert first.to_dict()["clip_score"] == first.clip_score
+    assert (silent.text, silent.clip_score, failed.clip_score) == ("?", None, None)
+    assert "clip_score" not in silent.to_dict()
+
+
+def test_a_scorer_that_fails_costs_no_caption(
+    generator: Generator, album: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = tiny_clip.scorer()
+    real = tiny_clip.ClipScorer.embed_captions
+
+    def embed(self: Any, captions: Any) -> Any:
+        if "green" in captions:
+            raise RuntimeError("no memory")
+        return real(self, captions)
+
+    monkeypatch.setattr(tiny_clip.ClipScorer, "embed_captions", embed)
+    let_say(monkeypatch, "red", "green", "blue")
+    told = list(Captioner(generator, scorer=scorer, **SETTINGS).caption(album[:3]))
+    assert [one.text for one in told] == ["red", "green", "blue"]
+    assert [one.clip_score is None for one in told] == [False, True, False]

@@ -21,6 +21,7 @@ from outrider.errors import OptionError
 
 if TYPE_CHECKING:
     from outrider.vision.captioner import Caption
+    from outrider.vision.clip import ClipScorer
 
 QUESTION = "Describe the image in one sentence."
 
@@ -88,6 +89,15 @@ def caption(
             "vizer` writes it.",
         ),
     ] = None,
+    score: Annotated[
+        str | None,
+        option(
+            panel="Captions",
+            metavar="CLIP",
+            help="Give each caption its CLIPScore by this model (a folder or a hub name), and "
+            "their mean.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         option(
@@ -116,7 +126,8 @@ def caption(
       outrider caption photos/ more/*.png --out captions.jsonl --batch-size 16
       outrider caption photo.jpg --question "What colour is the door?"
       outrider caption photos/ --guidance 2 --temperature 0.7 --seed 1
-      outrider caption photos/ --target ./smolvlm --draft ./smollm --adapter runs/vizer
+      outrider caption photos/ --target ./smolvlm --draft ./smollm --adapter runs/vizer/adapter
+      outrider caption photos/ --out captions.jsonl --score openai/clip-vit-base-patch32
     """
     from outrider.vision.captioner import Captioner
     from outrider.vision.images import find_images, need_pillow
@@ -142,7 +153,13 @@ def caption(
         how = {"guidance": guidance, "adapter": adapter}
         how = {name: value for name, value in how.items() if value is not None}
         generator = load_generator(tiers, runtime, speculation, **how)
-        captioner = Captioner(generator, question, batch_size=batch_size, **settings)
+        captioner = Captioner(
+            generator,
+            question,
+            batch_size=batch_size,
+            scorer=None if score is None else _scorer(score, runtime),
+            **settings,
+        )
         waiting.end()
         bar = stack.enter_context(ImageProgress(screen, len(todo)))
         report = _Report(screen, bar, file, json=json, alone=len(found) == 1)
@@ -154,6 +171,12 @@ def caption(
     report.end()
     if report.failed:
         raise typer.Exit(FAILED)
+
+
+def _scorer(source: str, runtime: Runtime) -> "ClipScorer":
+    from outrider.vision.clip import ClipScorer
+
+    return ClipScorer.load(source, device=runtime.device or "auto")
 
 
 def _not_done(found: Sequence[str], file: CaptionFile, screen: Screen) -> list[str]:
@@ -178,6 +201,7 @@ class _Report:
         self.screen, self.bar, self.file = screen, bar, file
         self.json, self.alone = json, alone
         self.done = self.failed = 0
+        self._scores: list[float] = []
         self._begun = perf_counter()
 
     def all(self, captions: Iterator["Caption"]) -> None:
@@ -185,6 +209,8 @@ class _Report:
             self._put(one)
             self.done += one.error is None
             self.failed += one.error is not None
+            if one.clip_score is not None:
+                self._scores.append(one.clip_score)
             self.bar.step(self.failed)
 
     def end(self) -> None:
@@ -195,6 +221,8 @@ class _Report:
         line = f"{_images(self.done)} captioned in {perf_counter() - self._begun:.1f} s"
         if self.failed:
             line += f", {self.failed} failed"
+        if self._scores:
+            line += _score(sum(self._scores) / len(self._scores))
         self.screen.note(line if self.file is None else f"{line}; see {self.file.path}")
 
     def _put(self, one: "Caption") -> None:
@@ -210,15 +238,25 @@ class _Report:
             elif self.alone:
                 self.screen.write(f"{one.text}\n")
                 assert one.result is not None
-                self.screen.note(summary(one.result.to_dict()))
+                scored = "" if one.clip_score is None else _score(one.clip_score)
+                self.screen.note(summary(one.result.to_dict()) + scored)
             else:
-                self.screen.write(f"{one.image}: {' '.join(one.text.split())}\n")
+                self.screen.write(f"{_one_line(one.image)}: {' '.join(one.text.split())}\n")
 
 
 def _named(one: "Caption") -> str:
     """The error of an image, which may have named the image itself."""
     error, image = str(one.error), str(one.image)
     return error if image in error else f"{image}: {error}"
+
+
+def _one_line(image: object) -> str:
+    """The name of an image, in which a line break would end the line."""
+    return str(image).replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _score(value: float) -> str:
+    return f", CLIPScore {value:.3f}"
 
 
 def _images(count: int) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ _OTHERS = ("cyan", "blue", "red")
 """For the further qualifiers of deeper cascades."""
 
 COLORS = ("auto", "always", "never")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _FILE_WIDTH = 120
 """Columns of a table that no terminal limits."""
@@ -137,8 +140,14 @@ def print_json(value: Any) -> None:
 
 
 def json_line(value: Any, *, escaped: bool = False) -> str:
-    """One JSON object in one line, its characters beyond ASCII as they are or escaped."""
-    return json.dumps(_plain(value), ensure_ascii=escaped, allow_nan=False)
+    """One JSON object in one line, its characters beyond ASCII as they are or escaped.
+
+    Names of files that are no Unicode are escaped in any case: they can not be written otherwise.
+    """
+    line = json.dumps(_plain(value), ensure_ascii=escaped, allow_nan=False)
+    if escaped or not _SURROGATE.search(line):
+        return line
+    return json.dumps(_plain(value), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

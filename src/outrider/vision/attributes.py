@@ -3,7 +3,8 @@
 A caption is read into facts: shape, colour, size and texture of each thing, where the first thing
 is, and the ground. Things that are said are matched with things that are there so that most facts
 agree; recall is the share of facts there that are said, the hallucination rate the share of facts
-said that are not so.
+said that are not so. That a thing is plain is no fact to name: said where it is so, it counts
+neither way, and said of a thing with a texture it is wrong.
 """
 
 import re
@@ -122,11 +123,13 @@ def facts(caption: str, truth: SceneTruth) -> Facts:
     """Compare one caption with its scene."""
     said = read_caption(caption)
     matches = max(
-        _matchings(len(said.things), len(truth.things)), key=lambda m: _agree(said, truth, m)
+        _matchings(len(said.things), len(truth.things)),
+        key=lambda m: (_agree(said, truth, m), _rightly_plain(said, truth, m)),
     )
     true_of = _true_of(said, truth, matches)
     there_of = _there_of(truth)
     named = sum(len(thing) for thing in said.things) + bool(said.relation) + bool(said.background)
+    named -= _rightly_plain(said, truth, matches)
     return Facts(sum(there_of.values()), named, sum(true_of.values()), there_of, true_of)
 
 
@@ -168,6 +171,17 @@ def _true_of(said: Said, truth: SceneTruth, matches: tuple[int, ...]) -> dict[st
     if said.background == truth.background:
         true["background"] = 1
     return true
+
+
+def _rightly_plain(said: Said, truth: SceneTruth, matches: tuple[int, ...]) -> int:
+    """Things that are said to be plain, and are."""
+    pairs = zip(said.things, matches, strict=False)
+    plain = [truth.things[match] for thing, match in pairs if match >= 0 and _says_plain(thing)]
+    return sum(not _is_textured(thing) for thing in plain)
+
+
+def _says_plain(said: dict[str, str]) -> bool:
+    return said.get("texture") == "plain"
 
 
 def _there_of(truth: SceneTruth) -> dict[str, int]:

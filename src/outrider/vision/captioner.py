@@ -4,9 +4,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outrider.engine.generator import Generator
 from outrider.engine.images import check_sees
@@ -15,6 +15,10 @@ from outrider.errors import MissingExtraError, OptionError, OutriderError
 from outrider.types import Pictured, Prompt
 from outrider.vision.images import need_pillow, read_image
 from outrider.vision.pixels import as_rgb
+from outrider.vision.words import words
+
+if TYPE_CHECKING:
+    from outrider.vision.clip import ClipScorer
 
 QUESTION = "Describe the image in one sentence."
 
@@ -31,22 +35,27 @@ class Caption:
         error: one line.
         result: figures and tokens; None where nothing was written. Its seconds are those of the
             batch, whose images share their forwards.
+        clip_score: how well it fits its image; None without a scorer, or a word to score.
     """
 
     image: Any
     text: str = ""
     error: str | None = None
     result: Result | None = None
+    clip_score: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: `image` and `error`, or `image`, `caption`, `seconds` and
-        `speculation`, and `guidance` where there is some."""
+        `speculation`, and `clip_score` and `guidance` where there is some."""
         name = {"image": str(self.image)}
         if self.error is not None or self.result is None:
             return name | {"error": self.error}
         figures = self.result.to_dict()
         kept = ("seconds", "speculation", "guidance")
-        return name | {"caption": self.text} | {k: figures[k] for k in kept if k in figures}
+        told: dict[str, Any] = {"caption": self.text}
+        if self.clip_score is not None:
+            told["clip_score"] = self.clip_score
+        return name | told | {k: figures[k] for k in kept if k in figures}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +78,7 @@ class Captioner:
         generator: of a model that sees.
         question: what it is asked about each image.
         batch_size: images that share their forwards.
+        scorer: gives each caption its CLIPScore; of a long one, by as much as it reads.
         **sampling: as for `Generator.generate`.
 
     Raises:
@@ -82,6 +92,7 @@ class Captioner:
         question: str = QUESTION,
         *,
         batch_size: int = 8,
+        scorer: "ClipScorer | None" = None,
         **sampling: Any,
     ) -> None:
         need_pillow()
@@ -94,6 +105,7 @@ class Captioner:
         self.generator = generator
         self.question = question
         self.batch_size = batch_size
+        self.scorer = scorer
         self.sampling = sampling
 
     def caption(self, images: Iterable[Any]) -> Iterator[Caption]:
@@ -125,7 +137,28 @@ class Captioner:
             if len(looks) > 1:
                 return [caption for look in looks for caption in self._written([look])]
             return [Caption(image=looks[0].given, error=_line(error))]
-        return [_told(look, result) for look, result in zip(looks, results, strict=True)]
+        told = [_told(look, result) for look, result in zip(looks, results, strict=True)]
+        return told if self.scorer is None else self._scored(looks, told)
+
+    def _scored(self, looks: Sequence[_Look], captions: list[Caption]) -> list[Caption]:
+        """With their scores; one that can not be scored keeps its caption."""
+        from outrider.vision.clip import clip_score
+
+        assert self.scorer is not None
+        able = [i for i, caption in enumerate(captions) if words(caption.text)]
+        if not able:
+            return captions
+        images, texts = [looks[i].image for i in able], [captions[i].text for i in able]
+        try:
+            seen = self.scorer.embed_images(images)
+            scores = clip_score(seen, self.scorer.embed_captions(texts).vectors).tolist()
+        except Exception:
+            if len(captions) == 1:
+                return captions
+            pairs = zip(looks, captions, strict=True)
+            return [one for look, own in pairs for one in self._scored([look], [own])]
+        found = dict(zip(able, scores, strict=True))
+        return [replace(own, clip_score=found.get(i)) for i, own in enumerate(captions)]
 
     def _ask(self, images: Sequence[Any]) -> list[Result]:
         prompts = [self.generator.prompt(self.question, images=[image]) for image in images]
