@@ -184,8 +184,8 @@ def generate(
     """Run rounds until every request has ended; yields those that advanced, round by round.
 
     A request leaves the batch when it ends, is cancelled between two rounds, or when the target's
-    logits for it are unusable; the others go on. Raises `ContextError` before any work when a
-    prompt does not fit.
+    logits for it are unusable; the others go on. Raises `ContextError` before a token is written
+    when a prompt does not fit: one with images is known to fit once it has been read.
     """
     requests = [g.request for g in generations]
     if any(request.output for request in requests):

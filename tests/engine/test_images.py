@@ -159,6 +159,14 @@ def test_samples_of_one_prompt(generator: Generator) -> None:
         (["a", "b"], picture(8, 8), "2 prompts are given"),
         ("What is <image>?", [picture(8, 8)], "2 places"),
         ("What?", ["/nowhere.png"], "nowhere.png"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
+            None,
+            "the part",
+        ),
+        ([{"role": "user", "content": [{"type": "video"}, {"type": "image"}]}], None, "the part"),
+        ([{"role": "user", "content": ["Hi", {"type": "image"}]}], [picture(8, 8)], "the part 'Hi"),
+        ([{"role": "user", "content": [{"type": "text"}]}], None, "the part"),
     ],
 )
 def test_what_is_refused(generator: Generator, prompt: Any, images: Any, problem: str) -> None:
@@ -242,6 +250,30 @@ def test_a_vision_draft_with_a_small_window_leaves_a_request_undrafted(
     assert [r.token_ids for r in both] == [r.token_ids for r in alone]
     assert "does not fit" in str(both[1].speculation.stages["draft"].off)
     assert both[0].speculation.target.drafted > 0
+
+
+def test_a_vision_draft_that_refuses_an_image_leaves_a_request_undrafted(
+    folder: Folder, tmp_path: Path
+) -> None:
+    """As draft model and as qualifier: a lower tier costs speed at most."""
+    other = Path(shutil.copytree(folder("smolvlm"), tmp_path / "other"))
+    template = other / "chat_template.jinja"
+    refusal = "{% if messages[0]['content'] | length > 2 %}{{ raise_exception('two!') }}{% endif %}"
+    template.write_text(refusal + template.read_text())
+    small = make_checkpoint(tmp_path / "small", tokenizer=True, vocab_size=260)
+    plain = load(folder("smolvlm"), mode="none", dtype="float64")
+    prompts, shown = ["What?", "What?"], [[picture(40, 20)], [picture(16, 16), picture(16, 16)]]
+    alone = plain.generate(prompts, images=shown, max_new_tokens=6)
+    for tier, tiers in {"draft": {}, "qualifier": {"draft": small}}.items():
+        mine = load(
+            folder("smolvlm"), dtype="float64", num_speculative_tokens=3, **{tier: other}, **tiers
+        )
+        both = mine.generate(prompts, images=shown, max_new_tokens=6)
+        assert [r.token_ids for r in both] == [r.token_ids for r in alone]
+        assert "does not fit" in str(both[1].speculation.stages[tier].off)
+        assert both[0].speculation.target.drafted > 0
+        seconds = both[0].speculation.stages[tier].seconds
+        assert min(seconds["vision"], seconds["prefill"]) > 0
 
 
 def test_without_its_processor_a_model_is_blind(folder: Folder, tmp_path: Path) -> None:

@@ -216,6 +216,16 @@ def test_generation_defaults_become_sampling_options() -> None:
     assert SamplingParams.of(**sampling_defaults(given | {"temperature": 0.6})).temperature == 0.6
 
 
+def test_words_that_are_never_chosen() -> None:
+    """An end token among bad words is let through, and -1 stands for no token, as there."""
+    given = {"bad_words_ids": [[7], [2], [3, 4]], "eos_token_id": [2, 9], "suppress_tokens": [-1]}
+    assert sampling_defaults(given) == {"banned_tokens": (7,)}
+    assert sampling_defaults({"suppress_tokens": [5, 2], "eos_token_id": 2}) == {
+        "banned_tokens": (2, 5)
+    }
+    assert sampling_defaults({"bad_words_ids": None, "suppress_tokens": [-1]}) == {}
+
+
 @pytest.mark.parametrize(
     ("rope", "limit"),
     [

@@ -13,6 +13,9 @@ from outrider.protocols import ContextSelector, LanguageModel, Request
 from outrider.sampling import Sampler
 from outrider.types import IntArray, Prompt, Rows, Stop
 
+UNFIT = (ContextError, OptionError)
+"""What a model that sees raises for images that are too much for it."""
+
 
 @dataclass(slots=True)
 class ModelState:
@@ -49,7 +52,10 @@ def open_states(
         if cache is None:
             continue
         states[i].cache = cache
-        states[i].counters.add_seconds(prefill=perf_counter() - begun)
+        looked = getattr(cache, "looked", 0.0)
+        states[i].counters.add_seconds(prefill=perf_counter() - begun - looked)
+        if looked:
+            states[i].counters.add_seconds(vision=looked)
         states[i].counters.reading = getattr(cache, "reading", None)
     for state in states:
         if state.cache is None:
@@ -103,10 +109,11 @@ def head_chance(stop: Stop, rows: Rows, row: int, model: str) -> float:
 def start_fitting(
     model: LanguageModel, prompts: Sequence[Prompt], reuse: Sequence[Any]
 ) -> list[Any]:
-    """`model.start`, with None for prompts that turn out too long once their images are seen."""
+    """`model.start`, with None for prompts whose images, once seen, are too much for the window, or
+    which the model's processor or template refuses."""
     try:
         return model.start(prompts, reuse)
-    except ContextError:
+    except UNFIT:
         if all(prompt.pictured is None for prompt in prompts):
             raise
     return [_started(model, prompt) for prompt in prompts]
@@ -115,7 +122,7 @@ def start_fitting(
 def _started(model: LanguageModel, prompt: Prompt) -> Any:
     try:
         return model.start([prompt])[0]
-    except ContextError:
+    except UNFIT:
         return None
 
 
@@ -129,7 +136,7 @@ def own_prompt(request: Request, model: LanguageModel) -> Prompt:
     prompt = request.prompt
     if prompt.embeddings is not None:
         return Prompt(token_ids=prompt.token_ids)
-    if prompt.pictured is None or max(prompt.token_ids) < model.vocab_size:
+    if prompt.pictured is None or max(prompt.token_ids, default=0) < model.vocab_size:
         return prompt
     known = tuple(token for token in prompt.token_ids if token < model.vocab_size)
     return replace(prompt, token_ids=known or prompt.token_ids)

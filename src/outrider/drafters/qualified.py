@@ -16,7 +16,8 @@ from outrider.counters import Counters
 from outrider.decoding import Lane, Stage, open_lanes, run_round, uncount
 from outrider.drafters.fit import check_fit
 from outrider.drafters.model import fits, own_prompt, unreadable
-from outrider.errors import ContextError, StrategyError
+from outrider.drafters.model_state import UNFIT
+from outrider.errors import StrategyError
 from outrider.policies.fixed import FixedLength
 from outrider.protocols import (
     NO_NEEDS,
@@ -178,17 +179,17 @@ class Qualified:
         prompts: Sequence[Prompt],
         previous: Sequence[Lane | None],
     ) -> Sequence[Lane | None]:
-        """Lanes, with None for prompts that turn out too long once their images are seen."""
+        """Lanes, with None for prompts with images that do not fit (`start_fitting`)."""
         try:
             return open_lanes(self.stage, requests, prompts, previous)
-        except ContextError:
+        except UNFIT:
             if all(prompt.pictured is None for prompt in prompts):
                 raise
         lanes: list[Lane | None] = []
         for request, prompt in zip(requests, prompts, strict=True):
             try:
                 lanes += open_lanes(self.stage, [request], [prompt])
-            except ContextError:
+            except UNFIT:
                 lanes.append(None)
         return lanes
 

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from outrider.errors import OptionError
-from outrider.models.messages import images_in, is_image, spoken_text, without_images
+from outrider.models.messages import (
+    check_parts,
+    images_in,
+    is_image,
+    spoken_text,
+    without_images,
+)
 from outrider.protocols import LanguageModel
 from outrider.types import Pictured, Prompt
 from outrider.vision.images import read_image
@@ -15,8 +21,12 @@ _ASK = "Give a string with images=[...], or chat messages with image parts"
 
 
 def needs_eyes(prompt: Any, images: Any) -> bool:
-    """Whether a prompt comes with images, or with places for them."""
-    return images is not None or (_is_chat(prompt) and any(True for _ in images_in(prompt)))
+    """Whether a prompt comes with images, or with places for them. Raises `OptionError` for parts
+    of messages that are neither images nor texts."""
+    if not _is_chat(prompt):
+        return images is not None
+    check_parts(prompt)
+    return images is not None or any(True for _ in images_in(prompt))
 
 
 def images_of(prompts: Sequence[Any], images: Any) -> Sequence[Any]:

@@ -31,7 +31,8 @@ def sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
 
     As in `transformers`, warps count only where `do_sample` is true, and a temperature that is
     not given is then 1. Without `do_sample` decoding is greedy. `suppress_tokens` and single
-    tokens among `bad_words_ids` (marks of images, often) are never chosen.
+    tokens among `bad_words_ids` (marks of images, often; end tokens are let through) are never
+    chosen.
     """
     names = _ALWAYS
     defaults: dict[str, Any] = {}
@@ -45,10 +46,11 @@ def sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _banned(generation: Mapping[str, Any]) -> tuple[int, ...]:
-    """Ids that are never chosen; longer words are left to the user."""
+    """Ids that are never chosen; longer words are left to the user, and -1 stands for none."""
     words = generation.get("bad_words_ids") or ()
-    found = {int(word[0]) for word in words if len(word) == 1}
-    return tuple(sorted(found.union(map(int, generation.get("suppress_tokens") or ()))))
+    found = {int(word[0]) for word in words if len(word) == 1} - set(end_ids(generation, {}))
+    found |= set(map(int, generation.get("suppress_tokens") or ()))
+    return tuple(sorted(token for token in found if token >= 0))
 
 
 def context_limit(text: Any) -> int:

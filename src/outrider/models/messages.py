@@ -9,11 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from outrider.errors import OptionError
+
 Message = Mapping[str, Any]
 Render = Callable[[list[dict[str, Any]]], str]
 """What a template makes of messages; it raises what it likes."""
 
 _PROBE = "outrider-probe"
+
+_OTHERS = ("image_url", "input_image", "video", "video_url", "audio", "input_audio")
+"""Parts of chats elsewhere. Templates leave out what they do not know, without a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,19 @@ def _spells(render: Render, content: Any) -> bool:
 def is_image(part: Any) -> bool:
     """Whether a part of a message is an image."""
     return isinstance(part, Mapping) and part.get("type") == "image"
+
+
+def check_parts(messages: Sequence[Message]) -> None:
+    """Raise `OptionError` for parts that would be lost: of other media, and texts without one."""
+    for message in messages:
+        for part in _parts(message.get("content")) or ():
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            no_text = kind == "text" and not isinstance(part.get("text"), str)
+            if not isinstance(part, Mapping) or kind in _OTHERS or no_text:
+                raise OptionError(
+                    f"a message has the part {part!r:.60}",
+                    hint='Give {"type": "text", "text": ...} or {"type": "image", "image": ...}',
+                )
 
 
 def images_in(messages: Sequence[Message]) -> Iterator[Mapping[str, Any]]:
