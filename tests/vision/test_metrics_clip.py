@@ -82,6 +82,11 @@ def test_a_checkpoint_on_disk_scores_the_same(tiny, images, tmp_path) -> None:
     assert own.scores == pytest.approx(word_scores(tiny, images, CAPTIONS)[0].scores)
 
 
+def test_a_scorer_that_is_not_there_is_named(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="there is no model folder at"):
+        ClipScorer.load(tmp_path / "none", device="cpu")
+
+
 def test_long_captions_are_cut_and_counted(images) -> None:
     short = tiny_clip.scorer(window=12)
     told = short.embed_captions([*CAPTIONS, "x " * 9, "x " * 20])

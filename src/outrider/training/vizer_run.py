@@ -324,7 +324,7 @@ def train_vizer(
         warnings.warn(
             f"no look at held-out captions was better than the base ({finished['base']:.4f}): the "
             f"adapter, of step {finished['best_step']}, is the best of them "
-            f"({finished['best']:.4f}), and the base is better",
+            f"({finished['best']:.4f}), and no gain over none",
             OutriderWarning,
             stacklevel=2,
         )

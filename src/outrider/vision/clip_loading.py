@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from outrider.errors import CheckpointError, MissingExtraError
+from outrider.models.loading import local_folder
 from outrider.models.pretrained import quiet, reading
 
 
@@ -20,8 +21,10 @@ def load_parts(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
     """
     if find_spec("PIL") is None:
         raise MissingExtraError("pillow", "vision")
-    folder = Path(source).expanduser()
-    place = str(folder) if folder.is_dir() else str(source)
+    folder = local_folder(source)
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no model folder at {folder}", hint="Give one of a CLIP")
+    place = str(folder)
     with reading(place, "a CLIP model"), quiet():
         config = AutoConfig.from_pretrained(place)
         if not hasattr(config, "text_config") or not hasattr(config, "vision_config"):
