@@ -26,6 +26,7 @@ COLORS = {
     "g": "#1b6ca8",
     "gt": "#2a9d5c",
     "g-states": "#b04a8f",
+    "gt-states": "#e0a3cf",
     "shuffled": "#8a8a8a",
     "labels": "#c9802b",
 }
@@ -92,7 +93,7 @@ def curves(args: argparse.Namespace) -> None:
         ("align", "1 - cosine in training"),
     )
     for method, color in COLORS.items():
-        for file in sorted(args.run.glob(f"{method}-*/curve.jsonl")):
+        for file in sorted(args.run.glob(f"{method}-[0-9]*/curve.jsonl")):
             rows = [json.loads(line) for line in file.read_text().splitlines()]
             label = method if file.parent.name.endswith("-1") else None
             for axis, (key, _) in zip(axes, names, strict=True):
@@ -104,7 +105,7 @@ def curves(args: argparse.Namespace) -> None:
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(fontsize=8, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
     figure.savefig(args.out / "curves.png", dpi=110)
 
 
