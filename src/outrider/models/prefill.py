@@ -166,9 +166,7 @@ def _check_positions(model: LanguageModel, ids: Sequence[int], positions: Sequen
         )
 
 
-def _check_axes(
-    model: LanguageModel, ids: Sequence[int], axes: Sequence[Sequence[int]]
-) -> None:
+def _check_axes(model: LanguageModel, ids: Sequence[int], axes: Sequence[Sequence[int]]) -> None:
     if not getattr(model, "reads_axes", False):
         raise ContextError(
             f"model {model.name} reads one position for each token, the prompt has three",
