@@ -257,3 +257,15 @@ def test_equal_axes_are_plain_positions(qwen: Decoder) -> None:
     close(caches[0].keys, caches[1].keys, 1e-12)
     assert caches[0].places.axes is None
     assert as_ids(caches[0].text).tolist() == list(IDS)
+
+
+def test_drafted_rows_follow_unread_rows_of_an_image_on_all_axes() -> None:
+    """A cache cut into an image has image rows pending; a draft may come in the same forward."""
+    book = CacheBook(50)
+    image = np.array([[0, 1, 1, 1, 1, 3], [0, 1, 1, 2, 2, 3], [0, 1, 2, 1, 2, 3]])
+    book.extend([9, 7, 7, 7, 7, 8], image)
+    tree = book.feed(Segment(book, as_ids([4, 5, 6]), as_ids([-1, -1, 0])), as_ids([-1]))
+    assert tree.axes is not None
+    assert tree.axes[:, :6].tolist() == image.tolist()
+    assert tree.axes[:, 6:].tolist() == [[4, 4, 5]] * 3
+    assert tree.positions[6:].tolist() == [4, 4, 5]

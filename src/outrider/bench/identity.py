@@ -109,7 +109,8 @@ def float32_texts(
 
 
 def _tolerance(opened: OpenModels) -> float:
-    same_rows = isinstance(opened.models["target"], NativeDecoder)
+    target = opened.models["target"]
+    same_rows = isinstance(getattr(target, "inner", target), NativeDecoder)
     return 0.0 if same_rows else _NEAR.get(opened.dtype, 0.0)
 
 

@@ -82,9 +82,10 @@ def _loss_rise(tier: Tier) -> float | None:
 
 def _chosen(model: LanguageModel, widths: Iterable[int]) -> dict[str, int] | None:
     """Threads of a forward by its rows, of the runner that measures which are best."""
-    if not isinstance(model, NativeDecoder):
+    runner = getattr(model, "inner", model)  # of the text stack, where a model sees
+    if not isinstance(runner, NativeDecoder):
         return None
-    return {str(n): model.threads.of(n) for n in widths}
+    return {str(n): runner.threads.of(n) for n in widths}
 
 
 def tier_costs(
