@@ -27,20 +27,7 @@ from outrider.vision.metrics import (
 )
 from outrider.vision.misalignment import PREFIX
 from tests.vision import tiny_clip
-from tests.vision.tiny_clip import COLORS, noisy
-
-CAPTIONS = ["a red picture", "blue, green; and it's a yellow t-shirt!", "x"]
-
-
-@pytest.fixture(scope="module")
-def tiny() -> ClipScorer:
-    return tiny_clip.scorer()
-
-
-@pytest.fixture
-def images() -> list:
-    return [noisy(i) for i in range(len(CAPTIONS))]
-
+from tests.vision.tiny_clip import CAPTIONS, COLORS, noisy
 
 # -- CLIPScore ---------------------------------------------------------------------------------
 

@@ -6,25 +6,10 @@ import pytest
 
 from outrider.errors import OptionError
 from outrider.vision.metrics import (
-    ClipScorer,
     score_captions,
 )
 from outrider.vision.things import SceneTruth, Thing
-from tests.vision import tiny_clip
 from tests.vision.tiny_clip import noisy
-
-CAPTIONS = ["a red picture", "blue, green; and it's a yellow t-shirt!", "x"]
-
-
-@pytest.fixture(scope="module")
-def tiny() -> ClipScorer:
-    return tiny_clip.scorer()
-
-
-@pytest.fixture
-def images() -> list:
-    return [noisy(i) for i in range(len(CAPTIONS))]
-
 
 # -- the report --------------------------------------------------------------------------------
 

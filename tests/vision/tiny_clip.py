@@ -15,6 +15,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from outrider.vision.clip import ClipScorer
 
+CAPTIONS = ["a red picture", "blue, green; and it's a yellow t-shirt!", "x"]
+"""What tests score."""
+
 COLORS = ("red", "green", "blue", "yellow")
 SIZE = 16
 

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
 from outrider.context.cache import SelectedCache
 from outrider.context.config import ContextConfig
 from outrider.context.layout import Spans, pieces_between, selected_prompt, spans_of
@@ -21,7 +18,7 @@ from outrider.context.ranking import Ranker
 from outrider.context.reading import Reading
 from outrider.context.selection import Selection
 from outrider.errors import ContextError
-from outrider.layers import LayerSet
+from outrider.models.around import LayeredAround
 from outrider.protocols import (
     Cache,
     LanguageModel,
@@ -244,31 +241,13 @@ class Selected:
         [cache.inner] = self.inner.start([text], [cache.inner])
 
 
-class SelectedLayered(Selected):
+class SelectedLayered(LayeredAround, Selected):
     """The same around a model that drafts with its own layers (`protocols.Layered`)."""
 
     inner: Any
 
-    @property
-    def num_layers(self) -> int:
-        """Layers of the whole model."""
-        return self.inner.num_layers
-
-    def subset(self, layers: LayerSet) -> LanguageModel:
-        """A part of the model inside: it reads what the whole one has selected."""
-        return self.inner.subset(layers)
-
-    def borrow(self, cache: Cache) -> Cache:
-        """A cache over the committed rows of `cache`."""
-        return self.inner.borrow(_unwrapped(cache))
-
-    def watch(self, cache: Cache, on: bool) -> None:
-        """Whether forwards over `cache` return `Rows.streams` from now on."""
-        self.inner.watch(_unwrapped(cache), on)
-
-    def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        """The final norm and the head over residual streams."""
-        return self.inner.read_out(states)
+    def _inside(self, cache: Cache) -> Cache:
+        return _unwrapped(cache)
 
 
 def select(model: LanguageModel, ranker: Ranker, config: ContextConfig) -> Selected:

@@ -10,13 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
 from outrider.errors import OptionError
 from outrider.guidance.cache import GuidedCache
 from outrider.guidance.mix import mix
-from outrider.layers import LayerSet
+from outrider.models.around import LayeredAround
 from outrider.protocols import Cache, LanguageModel, Layered, Segment
 from outrider.types import IntArray, Prompt, Rows
 
@@ -97,7 +94,7 @@ class Guided:
         return replace(seen, logits=logits, chooser=None)
 
 
-class GuidedLayered(Guided):
+class GuidedLayered(LayeredAround, Guided):
     """The same around a model that drafts with its own layers (`protocols.Layered`).
 
     Those drafts are not guided: they are made behind the text with its images alone, at half the
@@ -106,26 +103,8 @@ class GuidedLayered(Guided):
 
     inner: Any
 
-    @property
-    def num_layers(self) -> int:
-        """Layers of the whole model."""
-        return self.inner.num_layers
-
-    def subset(self, layers: LayerSet) -> LanguageModel:
-        """A part of the model inside, not guided."""
-        return self.inner.subset(layers)
-
-    def borrow(self, cache: Cache) -> Cache:
-        """A cache over the committed rows of the text with its images."""
-        return self.inner.borrow(_seen(cache))
-
-    def watch(self, cache: Cache, on: bool) -> None:
-        """Whether forwards over `cache` return `Rows.streams`, with the images in view."""
-        self.inner.watch(_seen(cache), on)
-
-    def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        """The final norm and the head over residual streams."""
-        return self.inner.read_out(states)
+    def _inside(self, cache: Cache) -> Cache:
+        return _seen(cache)
 
 
 def guide(model: LanguageModel, scale: float) -> LanguageModel:

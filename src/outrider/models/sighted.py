@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
-from outrider.layers import LayerSet
+from outrider.models.around import LayeredAround
 from outrider.protocols import Cache, Eyes, LanguageModel, Layered, Segment, Segmented
 from outrider.sampling import Sampler
 from outrider.types import IntArray, Piece, Prompt, Rows
@@ -88,33 +85,6 @@ class Sighted:
         return write(segments, samplers, generated, depths, confidence)
 
 
-class _Layers:
-    """Delegates `protocols.Layered`."""
-
-    inner: Any
-
-    @property
-    def num_layers(self) -> int:
-        """Layers of the whole model."""
-        return self.inner.num_layers
-
-    def subset(self, layers: LayerSet) -> LanguageModel:
-        """A part of the model inside: what it reads has been seen by the whole one."""
-        return self.inner.subset(layers)
-
-    def borrow(self, cache: Cache) -> Cache:
-        """A cache over the committed rows of `cache`."""
-        return self.inner.borrow(cache)
-
-    def watch(self, cache: Cache, on: bool) -> None:
-        """Whether forwards over `cache` return `Rows.streams` from now on."""
-        self.inner.watch(cache, on)
-
-    def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        """The final norm and the head over residual streams."""
-        return self.inner.read_out(states)
-
-
 class _Segments:
     """Delegates `protocols.Segmented`."""
 
@@ -130,7 +100,7 @@ class _Segments:
         self.inner.rearrange(caches, texts)
 
 
-class SightedLayered(_Layers, Sighted):
+class SightedLayered(LayeredAround, Sighted):
     """The same around a model that drafts with its own layers (`protocols.Layered`)."""
 
 
@@ -138,7 +108,7 @@ class SightedSegmented(_Segments, Sighted):
     """The same around a model whose caches can be taken apart (`protocols.Segmented`)."""
 
 
-class SightedRunner(_Layers, _Segments, Sighted):
+class SightedRunner(LayeredAround, _Segments, Sighted):
     """The same around a model that can do both, as all runners of this package can."""
 
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from outrider.training.config import Stage
 from outrider.training.formats import END_OF_TURN
-from outrider.training.loop import StageRun, StopSignal, run_stage
-from outrider.training.optim import make_optimizers
+from outrider.training.loop import StopSignal, train_one
 from outrider.training.pictures import Pairs, pixel_values
 from outrider.training.vision_models import AROUND, IMAGE, WHOLE
 from outrider.vision.attributes import all_facts
@@ -139,19 +138,10 @@ def train_captioner(
         loss.backward()
         return {"loss": float(loss.detach())}
 
-    model.train()
-    return run_stage(
-        StageRun(
-            name=name,
-            stage=stage,
-            models={name: model},
-            optimizers=make_optimizers(model, name),
-            step=step,
-            evaluate=lambda: scene_figures(model, tokenizer, spelling, _HELD_OUT),
-            stop=stop,
-            **where,
-        )
-    )
+    def evaluate() -> dict[str, float]:
+        return scene_figures(model, tokenizer, spelling, _HELD_OUT)
+
+    return train_one(name, model, stage, stop, step, evaluate, **where)
 
 
 def train_draft(
@@ -173,19 +163,7 @@ def train_draft(
         loss.backward()
         return {"loss": float(loss.detach())}
 
-    model.train()
-    return run_stage(
-        StageRun(
-            name=name,
-            stage=stage,
-            models={name: model},
-            optimizers=make_optimizers(model, name),
-            step=step,
-            evaluate=dict,
-            stop=stop,
-            **where,
-        )
-    )
+    return train_one(name, model, stage, stop, step, **where)
 
 
 @torch.no_grad()

@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from outrider.training.config import Stage
-from outrider.training.loop import StageRun, StopSignal, run_stage
-from outrider.training.optim import make_optimizers
+from outrider.training.loop import StopSignal, train_one
 from outrider.training.pictures import Pairs
 
 _HELD_OUT = 256
@@ -93,16 +92,4 @@ def train_contrast(
             "heldout_hits": hit_rate(images, texts),
         }
 
-    model.train()
-    return run_stage(
-        StageRun(
-            name=name,
-            stage=stage,
-            models={name: model},
-            optimizers=make_optimizers(model, name),
-            step=step,
-            evaluate=evaluate,
-            stop=stop,
-            **where,
-        )
-    )
+    return train_one(name, model, stage, stop, step, evaluate, **where)

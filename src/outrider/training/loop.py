@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from outrider.errors import OutriderError
 from outrider.training.config import Stage
+from outrider.training.optim import make_optimizers
 from outrider.training.state import load_checkpoint, save_checkpoint
 
 
@@ -82,6 +83,31 @@ def run_stage(run: StageRun) -> dict[str, Any]:
     once the checkpoint is on disk.
     """
     return _Loop(run).run()
+
+
+def train_one(
+    name: str,
+    model: nn.Module,
+    stage: Stage,
+    stop: StopSignal,
+    step: Callable[[int], dict[str, float]],
+    evaluate: Callable[[], dict[str, float]] = dict,
+    **where: Any,
+) -> dict[str, Any]:
+    """`run_stage` for a single model with the usual optimisers; `where` goes to `StageRun`."""
+    model.train()
+    return run_stage(
+        StageRun(
+            name=name,
+            stage=stage,
+            models={name: model},
+            optimizers=make_optimizers(model, name),
+            step=step,
+            evaluate=evaluate,
+            stop=stop,
+            **where,
+        )
+    )
 
 
 def learning_rate(stage: Stage, tokens: int, seconds: float) -> float:
