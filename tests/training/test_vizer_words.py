@@ -129,3 +129,13 @@ def test_settings_are_checked() -> None:
         VizerConfig(through="word")
     with pytest.raises(OptionError, match="samples"):
         VizerConfig(samples=1)
+
+
+def test_what_is_not_given_follows_the_way() -> None:
+    states, words = VizerConfig(), VizerConfig(through="words")
+    assert (states.leash, states.hearing) == (0.05, 0.0)
+    assert (words.leash, words.hearing) == (3.0, 1.0)
+    given = VizerConfig(through="words", kappa=0.0, mapper_temperature=0.5)
+    assert (given.leash, given.hearing) == (0.0, 0.5)
+    with pytest.raises(OptionError, match="kappa"):
+        VizerConfig(kappa=-1.0)

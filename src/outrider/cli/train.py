@@ -122,7 +122,8 @@ def vizer(
         float | None, typer.Option(help="At which captions of phase B are written.")
     ] = None,
     kappa: Annotated[
-        float | None, typer.Option(help="Weight of staying near the base's words.")
+        float | None,
+        typer.Option(help="Weight of staying near the base's words; 0.05, through words 3."),
     ] = None,
     longest: Annotated[int | None, typer.Option(help="Tokens of a caption.")] = None,
     held_out: Annotated[

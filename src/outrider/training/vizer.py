@@ -61,9 +61,7 @@ def collect(
     """
     config = subject.config
     if captions is None:
-        ids = subject.write(
-            sights.prompts, temperature=config.mapper_temperature, seed=_seed(config, first)
-        )
+        ids = subject.write(sights.prompts, temperature=config.hearing, seed=_seed(config, first))
         seen = subject.read(sights.prompts, ids).states
     else:
         ids = subject.encode(captions)
@@ -243,7 +241,7 @@ def _held(
     ids: Sequence[Sequence[int]],
 ) -> tuple[Tensor, float]:
     """`loss` with what it costs to lead away from the base's words: kappa KL(adapted || base)."""
-    if not subject.config.kappa:
+    if not subject.config.leash:
         return loss, 0.0
     with torch.no_grad(), subject.as_base():
         base = subject.logits(subject.read(prompts, ids))
@@ -253,7 +251,7 @@ def _held(
         log_target=True,
         reduction="batchmean",
     )
-    return loss + subject.config.kappa * drift, float(drift.detach())
+    return loss + subject.config.leash * drift, float(drift.detach())
 
 
 # -- held-out images ----------------------------------------------------------------------------

@@ -49,7 +49,8 @@ class VizerConfig:
         mapper_width: of the mapper's hidden layer.
         mapper_epochs: passes over the vectors of phase A; they are computed once.
         mapper_learning_rate: of AdamW in phase A.
-        mapper_temperature: at which the model writes captions in phase A (0: greedy).
+        mapper_temperature: at which the model writes captions in phase A (0: greedy); None: 0, and
+            1 through words, where the mapper must hear more than habits.
         images: images of phase B; 0 takes all that are given.
         epochs: passes over them.
         learning_rate: of AdamW on LoRA; warmed up over 3 % and then a cosine to 0.
@@ -59,7 +60,8 @@ class VizerConfig:
         dropout: of LoRA's inputs.
         temperature: at which captions are written in phase B; through words 0 means 1.
         samples: captions of an image that are compared, through words.
-        kappa: weight of KL(adapted || base) at the caption's tokens.
+        kappa: weight of KL(adapted || base) at the caption's tokens; None: 0.05, and 3 through
+            words, where a loose leash costs words that the mapper does not defend.
         temperature_scale: of `infonce`.
         longest: tokens of a caption.
         held_out: images that are never trained on; captions of these decide when to stop.
@@ -80,7 +82,7 @@ class VizerConfig:
     mapper_width: int = 256
     mapper_epochs: int = 1
     mapper_learning_rate: float = 1e-3
-    mapper_temperature: float = 0.0
+    mapper_temperature: float | None = None
     images: int = 0
     epochs: int = 1
     learning_rate: float = 2e-5
@@ -90,7 +92,7 @@ class VizerConfig:
     dropout: float = 0.05
     temperature: float = 0.0
     samples: int = 4
-    kappa: float = 0.05
+    kappa: float | None = None
     temperature_scale: float = 0.07
     longest: int = 32
     held_out: int = 256
@@ -114,7 +116,7 @@ class VizerConfig:
             if getattr(self, name) <= 0:
                 raise OptionError(f"{name} is {getattr(self, name)}", hint="Give more than 0")
         for name in ("images", "kappa", "temperature", "mapper_temperature"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise OptionError(f"{name} is {getattr(self, name)}", hint="Give 0 or more")
         if self.held_out < 2:
             raise OptionError("held_out is 1", hint="Hold out at least 2: they are told apart")
@@ -124,3 +126,14 @@ class VizerConfig:
             raise OptionError(f"dropout is {self.dropout}", hint="Give a share below 1")
         if not self.question.strip():
             raise OptionError("the question is empty", hint="Ask for a description")
+
+    @property
+    def leash(self) -> float:
+        """`kappa`, or what stands for it."""
+        return (3.0 if self.through == "words" else 0.05) if self.kappa is None else self.kappa
+
+    @property
+    def hearing(self) -> float:
+        """`mapper_temperature`, or what stands for it."""
+        default = 1.0 if self.through == "words" else 0.0
+        return default if self.mapper_temperature is None else self.mapper_temperature
