@@ -4,6 +4,10 @@ Phase A trains a mapper from the hidden states of captions to the features of th
 model frozen. Phase B trains LoRA on the model, the mapper frozen, so that what it says of an image
 lies nearer to what it sees of it. Captions of phase B are the model's own; no label is read.
 
+Through words (`VizerConfig.through`) the mapper reads captions as text alone, and samples that it
+finds nearer to their image become likelier. That is not the paper's; on the captioner that ships it
+is what works (docs/vizer.md).
+
 Two ways to go wrong are watched. A mapper may answer the mean image to everything: features are
 centred, and in-batch retrieval is reported. And LoRA may copy what it sees into hidden states
 without better words: so captions of held-out images are read again as mere text, by the base, and
