@@ -223,10 +223,10 @@ def test_a_loss_that_is_no_number_ends_training_and_touches_no_weight(folder: Pa
 def test_a_caption_that_was_cut_teaches_no_end(folder: Path) -> None:
     subject = Subject.load(folder, SMALL, torch.device("cpu"))
     ids = [[5, 6, 7, 8], [5, 6]]
-    question = subject.question()
+    question = subject.question
     with torch.no_grad():
         said = subject.read([question] * 2, ids)
-        found = _log_likelihoods(subject, said, ids, 1.0)
+        found = _log_likelihoods(subject, subject.logits(said), ids, 1.0)
         law = subject.logits(said).log_softmax(dim=-1)
     own = [law[i, token] for i, token in enumerate([5, 6, 7, 8])]
     short = [law[5 + i, token] for i, token in enumerate([5, 6, subject.end])]

@@ -107,7 +107,7 @@ def test_likelihoods_are_those_of_the_model_and_count_the_end(folder: Path) -> N
     ids = [[5, 6]]
     with torch.no_grad():
         said = subject.read(sights.prompts, ids)
-        found = _log_likelihoods(subject, said, ids, 1.0)
+        found = _log_likelihoods(subject, subject.logits(said), ids, 1.0)
         law = subject.logits(said).log_softmax(dim=-1)
     end = max(subject.ends)
     assert float(found[0]) == pytest.approx(float(law[0, 5] + law[1, 6] + law[2, end]), abs=1e-5)

@@ -19,6 +19,8 @@ from outrider.vision.scenes import Scenes
 
 _IGNORED = -100
 _HELD_OUT = 192
+_LONGEST = 48
+"""Tokens of a caption."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +88,25 @@ def caption_loss(
     which guidance compares with (arXiv 2307.16686).
     """
     inner = model.model
+    asked = _asked(inner, spelling, pixels, blind)
+    said = inner.text_model.get_input_embeddings()(ids[:, :-1])
+    hidden = inner.text_model(
+        inputs_embeds=torch.cat((asked, said), dim=1), use_cache=False
+    ).last_hidden_state[:, -ids.shape[1] :]
+    return _cross_entropy(model.lm_head, hidden, labels)
+
+
+def _asked(inner: Any, spelling: Spelling, pixels: Tensor, blind: Tensor | None = None) -> Tensor:
+    """`[n, length, hidden]` what the text stack reads of each image and the question."""
     features = inner.connector(inner.vision_model(pixel_values=pixels).last_hidden_state)
     if blind is not None:
         features = features.masked_fill(blind[:, None, None], 0.0)
     embed = inner.text_model.get_input_embeddings()
-    count = len(pixels)
-    parts = [
-        embed(torch.tensor(spelling.before)).expand(count, -1, -1),
-        features,
-        embed(torch.tensor(spelling.after)).expand(count, -1, -1),
-        embed(ids[:, :-1]),
-    ]
-    hidden = inner.text_model(
-        inputs_embeds=torch.cat(parts, dim=1), use_cache=False
-    ).last_hidden_state[:, -ids.shape[1] :]
-    return _cross_entropy(model.lm_head, hidden, labels)
+    before, after = (
+        embed(torch.tensor(ids)).expand(len(pixels), -1, -1)
+        for ids in (spelling.before, spelling.after)
+    )
+    return torch.cat((before, features, after), dim=1)
 
 
 def text_loss(model: Any, prompt: Sequence[int], ids: Tensor, labels: Tensor) -> Tensor:
@@ -168,70 +174,33 @@ def train_draft(
 
 @torch.no_grad()
 def write_captions(
-    model: Any,
-    tokenizer: Any,
-    spelling: Spelling,
-    pixels: Tensor,
-    *,
-    longest: int = 48,
-    temperature: float = 0.0,
-    batch: int = 64,
-    generator: torch.Generator | None = None,
+    model: Any, tokenizer: Any, spelling: Spelling, pixels: Tensor, batch: int = 64
 ) -> list[str]:
-    """Captions of `pixels` `[n, 3, side, side]`, greedy or sampled, a batch at a time."""
-    texts: list[str] = []
-    for part in pixels.split(batch):
-        rows = caption_ids(
-            model, spelling, part, longest=longest, temperature=temperature, generator=generator
-        )
-        texts += [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
-    return texts
-
-
-@torch.no_grad()
-def caption_ids(
-    model: Any,
-    spelling: Spelling,
-    pixels: Tensor,
-    *,
-    longest: int = 48,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> list[list[int]]:
-    """Ids of one caption an image, without their end."""
+    """Greedy captions of `pixels` `[n, 3, side, side]`, a batch at a time."""
     was_training = model.training
     model.eval()
+    rows = [ids for part in pixels.split(batch) for ids in _caption_ids(model, spelling, part)]
+    model.train(was_training)
+    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in rows]
+
+
+def _caption_ids(model: Any, spelling: Spelling, pixels: Tensor) -> list[list[int]]:
+    """Ids of one caption an image, without their end."""
     inner = model.model
-    features = inner.connector(inner.vision_model(pixel_values=pixels).last_hidden_state)
-    embed = inner.text_model.get_input_embeddings()
-    count = len(pixels)
-    inputs = torch.cat(
-        (
-            embed(torch.tensor(spelling.before)).expand(count, -1, -1),
-            features,
-            embed(torch.tensor(spelling.after)).expand(count, -1, -1),
-        ),
-        dim=1,
-    )
-    rows: list[list[int]] = [[] for _ in range(count)]
-    running = torch.ones(count, dtype=torch.bool)
+    inputs = _asked(inner, spelling, pixels)
+    rows: list[list[int]] = [[] for _ in pixels]
+    running = torch.ones(len(pixels), dtype=torch.bool)
     cache = None
-    for _ in range(longest):
+    for _ in range(_LONGEST):
         out = inner.text_model(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
-        logits = model.lm_head(out.last_hidden_state[:, -1]).float()
-        if temperature:
-            law = (logits / temperature).softmax(dim=-1)
-            chosen = torch.multinomial(law, 1, generator=generator)[:, 0]
-        else:
-            chosen = logits.argmax(dim=-1)
+        chosen = model.lm_head(out.last_hidden_state[:, -1]).argmax(dim=-1)
         running &= chosen != spelling.end
         for i in running.nonzero().flatten().tolist():
             rows[i].append(int(chosen[i]))
         if not running.any():
             break
-        inputs = embed(chosen)[:, None]
-    model.train(was_training)
+        inputs = inner.text_model.get_input_embeddings()(chosen)[:, None]
     return rows
 
 

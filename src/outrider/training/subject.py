@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,7 @@ class Subject:
         parts = [{"type": "image"}, {"type": "text", "text": self.config.question}]
         return Pictured(messages=({"role": "user", "content": parts},), images=(image,))
 
+    @cached_property
     def question(self) -> Prompt:
         """The question with nothing to see: what captions are read behind as mere text."""
         message = {"role": "user", "content": [{"type": "text", "text": self.config.question}]}

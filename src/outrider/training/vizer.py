@@ -77,7 +77,7 @@ def collect(
 @torch.no_grad()
 def read_as_text(subject: Subject, captions: Sequence[Sequence[int]]) -> Tensor:
     """`[n, hidden]` what the base makes of captions when it sees no image."""
-    question = subject.question()
+    question = subject.question
     with subject.as_base():
         return subject.read([question] * len(captions), captions).states
 
@@ -164,7 +164,9 @@ def _alignment(
     ids = subject.write(sights.prompts, temperature=config.temperature, seed=_seed(config, step))
     said = _read_in_training(subject, sights.prompts, ids, step)
     align = guide.loss(said.states, sights.features, config)
-    loss, drift = _held(subject, align, said, sights.prompts, ids)
+    if not config.leash:  # nobody else asks for logits of the whole vocabulary
+        return align, {"align": float(align.detach()), "drift": 0.0}
+    loss, drift = _held(subject, align, subject.logits(said), sights.prompts, ids)
     return loss, {"align": float(align.detach()), "drift": drift}
 
 
@@ -185,9 +187,10 @@ def _preference(
     others = (scores.sum(dim=1, keepdim=True) - scores) / (count - 1)
     better = (scores - others) / scores.std().clamp_min(1e-6)
     said = _read_in_training(subject, prompts, ids, step)
-    likely = _log_likelihoods(subject, said, ids, config.temperature or 1.0)
+    logits = subject.logits(said)
+    likely = _log_likelihoods(subject, logits, ids, config.temperature or 1.0)
     align = -(better.flatten() * likely).mean()
-    loss, drift = _held(subject, align, said, prompts, ids)
+    loss, drift = _held(subject, align, logits, prompts, ids)
     return loss, {"align": 1 - float(scores.mean()), "drift": drift}
 
 
@@ -207,7 +210,7 @@ def _likelihood(
     """Cross-entropy of given captions and their ends."""
     said = _read_in_training(subject, sights.prompts, ids, step)
     tokens = sum(max(len(row), 1) + _is_whole(subject, row) for row in ids)
-    loss = -_log_likelihoods(subject, said, ids, 1.0).sum() / tokens
+    loss = -_log_likelihoods(subject, subject.logits(said), ids, 1.0).sum() / tokens
     return loss, {"loss": float(loss.detach())}
 
 
@@ -221,10 +224,10 @@ def _read_in_training(
 
 
 def _log_likelihoods(
-    subject: Subject, said: Said, ids: Sequence[Sequence[int]], temperature: float
+    subject: Subject, logits: Tensor, ids: Sequence[Sequence[int]], temperature: float
 ) -> Tensor:
     """`[n]` of each caption with its end, which one that was cut at the longest has not."""
-    end, logits = subject.end, subject.logits(said)
+    end = subject.end
     rows = [[*(row or [end]), end] for row in ids]
     labels = torch.tensor([token for row in rows for token in row], device=logits.device)
     law = (logits / temperature).log_softmax(dim=-1)
@@ -240,7 +243,7 @@ def _is_whole(subject: Subject, ids: Sequence[int]) -> bool:
 def _held(
     subject: Subject,
     loss: Tensor,
-    said: Said,
+    logits: Tensor,
     prompts: Sequence[Prompt],
     ids: Sequence[Sequence[int]],
 ) -> tuple[Tensor, float]:
@@ -251,7 +254,7 @@ def _held(
         base = subject.logits(subject.read(prompts, ids))
     drift = F.kl_div(  # which takes its arguments the other way round
         base.log_softmax(dim=-1),
-        subject.logits(said).log_softmax(dim=-1),
+        logits.log_softmax(dim=-1),
         log_target=True,
         reduction="batchmean",
     )
