@@ -76,8 +76,8 @@ def caption(
         option(
             panel="Captions",
             metavar="SCALE",
-            help="Write what the image makes likelier than it would be unseen: 1.5 to 3 name more "
-            "of what is there, in rougher words, for twice the work. 1, the default, is off.",
+            help="Write what the image makes likelier than it would be unseen. With many captioners "
+            "1.5 to 3 name more of what is there, in rougher words. Twice the work; 1 is off.",
         ),
     ] = None,
     adapter: Annotated[

@@ -25,7 +25,8 @@ class Guided:
     `Pictured.blanked()` images. Each text is read twice, in one forward of the model inside. A
     scale of 1 gives the model's own rows bit for bit, 0 those without images. In the paper captions
     name more of what is there above 1, and read less well; `tiny-vision`'s name less
-    (docs/negative-results.md). Prompts without images are read once and are not guided. Made by `guide`, which keeps what else the model inside can do.
+    (docs/negative-results.md). Prompts without images are read once and are not guided. Made by
+    `guide`, which keeps what else the model inside can do.
 
     Where a token is excluded (-inf) after the images, it stays excluded; one that is excluded
     without them alone makes the row unusable, which ends that request with an error.
