@@ -76,7 +76,7 @@ def caption(
         option(
             panel="Captions",
             metavar="SCALE",
-            help="Write what the image makes likelier than it would be unseen. With many captioners "
+            help="Write what the image makes likelier than it would be unseen. Often "
             "1.5 to 3 name more of what is there, in rougher words. Twice the work; 1 is off.",
         ),
     ] = None,
