@@ -1,0 +1,1 @@
+"""Golden outputs: what fixed runs print and return, before and after a change."""
