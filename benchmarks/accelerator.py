@@ -34,16 +34,16 @@ import torch
 import outrider
 from outrider.bench.environment import environment
 from outrider.bench.memory import bandwidth_gb_s
+from outrider.bench.scaling.scale import cost_scale, scaled_decoder
 from outrider.bench.workloads import read_workloads
-from outrider.models.cache import attach
+from outrider.core.types import EMPTY_DRAFT, NO_IDS, Prompt
+from outrider.models.caches.bookkeeping import attach
+from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.costs import forward_seconds
-from outrider.models.decoder import Decoder
+from outrider.models.cuda import StaticDecoder
+from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import family, resolve_device, resolve_dtype
-from outrider.models.scaling import cost_scale, scaled_decoder
-from outrider.models.static import StaticDecoder
-from outrider.models.tokenizer import Tokenizer
 from outrider.sampling import Sampler, SamplingParams
-from outrider.types import EMPTY_DRAFT, NO_IDS, Prompt
 
 WORKLOADS = ("stories", "dialogue", "qa")
 DRAFT_DEPTH = 6

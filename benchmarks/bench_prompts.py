@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from outrider.models.loading import families_folder
-from outrider.training.copy_tasks import copy_task
-from outrider.training.corpus import read_records
-from outrider.training.prompts import messages
+from outrider.training.core.copy_tasks import copy_task
+from outrider.training.core.corpus import read_records
+from outrider.training.core.prompts import messages
 
 COUNT = 32
 MOST_CHARACTERS = 1200

@@ -26,12 +26,12 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from outrider.models.loading import families_folder
-from outrider.training.config import Source, Stage
-from outrider.training.corpus import documents
-from outrider.training.formats import ASSISTANT, question
-from outrider.training.loop import StageRun, StopSignal, run_stage
-from outrider.training.models import export_model
-from outrider.training.optim import make_optimizers
+from outrider.training.core.config import Source, Stage
+from outrider.training.core.corpus import documents
+from outrider.training.core.formats import ASSISTANT, question
+from outrider.training.core.loop import StageRun, StopSignal, run_stage
+from outrider.training.core.models import export_model
+from outrider.training.core.optim import make_optimizers
 
 BATCH = 8
 NOMINAL = 400

@@ -10,11 +10,11 @@ from time import perf_counter
 
 import torch
 
+from outrider.core.types import NO_IDS, Prompt
+from outrider.models.cpu.native import NativeDecoder
 from outrider.models.loading import family
-from outrider.models.native import NativeDecoder
 from outrider.protocols import Segment
 from outrider.sampling import Sampler, SamplingParams
-from outrider.types import NO_IDS, Prompt
 
 SAMPLINGS = {
     "temperature 0": SamplingParams(seed=1),

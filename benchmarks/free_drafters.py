@@ -25,21 +25,21 @@ from typing import Any
 import torch
 
 from outrider.bench.environment import environment
-from outrider.drafters.aded import Aded
-from outrider.drafters.aggressive import Aggressive
-from outrider.drafters.copyspec import CopySpec
-from outrider.drafters.lookahead import Lookahead
-from outrider.drafters.lookup import Lookup
-from outrider.drafters.recycling import TokenRecycling
-from outrider.drafters.rest import Rest
-from outrider.drafters.sam import Sam
-from outrider.drafters.stand import Stand
-from outrider.drafters.suffix import Suffix
+from outrider.core.types import NO_IDS, Budget, Draft, Prompt, Rows, Verdict, Verified, as_ids
+from outrider.drafters.copying.copyspec import CopySpec
+from outrider.drafters.copying.iad import Aggressive
+from outrider.drafters.copying.lookup import Lookup
+from outrider.drafters.copying.rest import Rest
+from outrider.drafters.copying.sam import Sam
+from outrider.drafters.copying.suffix import Suffix
+from outrider.drafters.statistics.aded import Aded
+from outrider.drafters.statistics.lookahead import Lookahead
+from outrider.drafters.statistics.recycling import TokenRecycling
+from outrider.drafters.statistics.stand import Stand
 from outrider.memories.corpus import Corpus
 from outrider.memories.frozen import FrozenAutomaton
 from outrider.protocols import Drafter, Request
 from outrider.sampling import Sampler, SamplingParams
-from outrider.types import NO_IDS, Budget, Draft, Prompt, Rows, Verdict, Verified, as_ids
 
 CORPUS_TOKENS = 200_000
 

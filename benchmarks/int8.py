@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 import outrider
+from outrider.core.types import Prompt, as_ids
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.cpu.native import NativeDecoder
 from outrider.models.loading import family
-from outrider.models.native import NativeDecoder
-from outrider.models.tokenizer import Tokenizer
 from outrider.protocols import Segment
-from outrider.training.corpus import read_records
-from outrider.types import Prompt, as_ids
+from outrider.training.core.corpus import read_records
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "auto": {},

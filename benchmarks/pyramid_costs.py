@@ -22,13 +22,13 @@ import torch
 from draft_tokens import draft_seconds
 
 import outrider
-from outrider import metrics
-from outrider.counters import Counters
+from outrider.bench.scaling.scale import cost_scale
+from outrider.core import metrics
+from outrider.core.counters import Counters
+from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.costs import forward_seconds
+from outrider.models.cpu.native import NativeDecoder
 from outrider.models.loading import family
-from outrider.models.native import NativeDecoder
-from outrider.models.scaling import cost_scale
-from outrider.models.tokenizer import Tokenizer
 from outrider.sampling import SamplingParams
 
 TIERS = ("target", "qualifier", "draft")

@@ -20,8 +20,8 @@ import torch
 from rich.progress import Progress
 
 import outrider
-from outrider import metrics
-from outrider.counters import Counters
+from outrider.core import metrics
+from outrider.core.counters import Counters
 from outrider.models.loading import families_folder
 
 TEMPERATURES = (0.0, 0.8)

@@ -1,6 +1,6 @@
 """An image-text model whose text part is cost-scaled: same captions, costs of a larger one.
 
-Layers that add nothing stand between those of the text part (`models/scaling_tensors.py`). Its
+Layers that add nothing stand between those of the text part (`bench/scaling/tensors.py`). Its
 width stays, so that vision part and connector fit as they are: the share of time that looking takes
 is then smaller than in a model that is large throughout.
 """
@@ -13,11 +13,17 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from outrider.errors import CheckpointError
-from outrider.models.checkpoint import INDEX, SINGLE, Checkpoint, load_tensors, open_checkpoint
-from outrider.models.scaling_plan import LABEL, ScaledPlan, make_plan
-from outrider.models.scaling_tensors import layer_tensors
-from outrider.models.text_stack import text_prefix, text_stack
+from outrider.bench.scaling.plan import LABEL, ScaledPlan, make_plan
+from outrider.bench.scaling.tensors import layer_tensors
+from outrider.core.errors import CheckpointError
+from outrider.models.checkpoints.checkpoint import (
+    INDEX,
+    SINGLE,
+    Checkpoint,
+    load_tensors,
+    open_checkpoint,
+)
+from outrider.models.llama.text_stack import text_prefix, text_stack
 
 _COPIED = (".json", ".jinja", ".txt", ".model")
 _KINDS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16}

@@ -20,9 +20,7 @@ from typing import Any
 
 from benchmarks.long_inputs.records import described
 
-from outrider.errors import OptionError
-from outrider.vision.images import read_image
-from outrider.vision.metrics import (
+from outrider.captioning.metrics import (
     CaptionReport,
     ClipScorer,
     Mean,
@@ -30,10 +28,12 @@ from outrider.vision.metrics import (
     score_captions,
     word_scores,
 )
-from outrider.vision.misalignment import PREFIX
-from outrider.vision.phrases import Detail
-from outrider.vision.phrases import caption as describe
-from outrider.vision.scenes import Scenes
+from outrider.captioning.metrics.misalignment import PREFIX
+from outrider.captioning.scenes.phrases import Detail
+from outrider.captioning.scenes.phrases import caption as describe
+from outrider.captioning.scenes.scenes import Scenes
+from outrider.core.errors import OptionError
+from outrider.inputs.images.files import read_image
 
 
 def read(file: Path) -> dict[str, str]:

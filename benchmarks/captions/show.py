@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from outrider.captioning.metrics.clip import ClipScorer
+from outrider.captioning.metrics.misalignment import WordScores, calibrate, word_scores
+from outrider.captioning.scenes.phrases import Detail, caption
+from outrider.captioning.scenes.scenes import Scenes
 from outrider.models.loading import families_folder
-from outrider.vision.clip import ClipScorer
-from outrider.vision.misalignment import WordScores, calibrate, word_scores
-from outrider.vision.phrases import Detail, caption
-from outrider.vision.scenes import Scenes
 
 from .vizer_scenes import TEST_SEED
 

@@ -26,13 +26,13 @@ from benchmarks.captions.scaled import scale_text_part
 from benchmarks.captions.systems import DRAFTERS, PARTS, RIVALS, Models, Writer, opened, reason
 from benchmarks.long_inputs.records import Records
 
+from outrider.bench.scaling.scale import cost_scaled_label
 from outrider.bench.statistics import Ratio, first_difference
-from outrider.metrics import ratio
+from outrider.captioning.captioner import QUESTION
+from outrider.captioning.scenes.scenes import Scenes
+from outrider.core.metrics import ratio
+from outrider.inputs.images.files import read_image
 from outrider.models.loading import load_model
-from outrider.models.scaling import cost_scaled_label
-from outrider.vision.captioner import QUESTION
-from outrider.vision.images import read_image
-from outrider.vision.scenes import Scenes
 
 PLAIN = "none"
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif")

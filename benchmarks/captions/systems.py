@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 import outrider
-from outrider.engine.images import read_pictured
 from outrider.engine.result import Result
-from outrider.models.pictures import Pictures
-from outrider.models.pretrained import quiet
-from outrider.models.tokenizer import Tokenizer
+from outrider.inputs.images.messages import read_pictured
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.transformers.pretrained import quiet
+from outrider.models.vision.processor import Pictures
 from outrider.protocols import LanguageModel
 
 PARTS = ("vision", "prefill", "draft", "verify", "accept")

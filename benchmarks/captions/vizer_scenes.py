@@ -31,16 +31,16 @@ import torch
 from benchmarks.long_inputs.records import Records
 
 import outrider
+from outrider.captioning.captioner import Captioner
+from outrider.captioning.metrics.clip import ClipScorer
+from outrider.captioning.metrics.report import CaptionReport, score_captions
+from outrider.captioning.scenes.phrases import Detail, caption
+from outrider.captioning.scenes.scenes import Scenes
 from outrider.models.loading import families_folder
-from outrider.training.subject import Subject
-from outrider.training.vizer_config import VizerConfig
-from outrider.training.vizer_data import Example
-from outrider.training.vizer_run import train_vizer
-from outrider.vision.captioner import Captioner
-from outrider.vision.clip import ClipScorer
-from outrider.vision.phrases import Detail, caption
-from outrider.vision.report import CaptionReport, score_captions
-from outrider.vision.scenes import Scenes
+from outrider.training.vizer.config import VizerConfig
+from outrider.training.vizer.data import Example
+from outrider.training.vizer.run import train_vizer
+from outrider.training.vizer.subject import Subject
 
 RECIPE = VizerConfig(
     mapper_images=1200,

@@ -23,20 +23,20 @@ from itertools import pairwise
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.long_inputs.documents import known_cases, own_cases
+from benchmarks.long_inputs.inputs.documents import known_cases, own_cases
+from benchmarks.long_inputs.inputs.needs import Case, delay, judge, length_needed, need_of
+from benchmarks.long_inputs.inputs.summaries import Summary, read_summaries
 from benchmarks.long_inputs.intervals import wilson
-from benchmarks.long_inputs.needs import Case, delay, judge, length_needed, need_of
 from benchmarks.long_inputs.planted_facts import token_counter
 from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import Workshop, begun, changed, settings_of, write
-from benchmarks.long_inputs.summaries import Summary, read_summaries
 
-from outrider.context.blend import SUCCESSION, WORDS
 from outrider.context.config import RECOMPUTE, ContextConfig
-from outrider.context.cosine import WINDOW
 from outrider.context.layout import pieces_between, spans_of
+from outrider.context.rankers.blend import SUCCESSION, WORDS
+from outrider.context.rankers.cosine import WINDOW
 from outrider.context.selection import Look
-from outrider.types import Fresh, LongContext
+from outrider.core.types import Fresh, LongContext
 
 RANKER: dict[str, float] = {"window": WINDOW, "words": WORDS, "succession": SUCCESSION}
 """Settings of the ranker, and their defaults: tokens of a passage window, 0 for whole chunks; share

@@ -24,21 +24,21 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from benchmarks.long_inputs.inputs.stories import long_story
+from benchmarks.long_inputs.inputs.texts import Library
 from benchmarks.long_inputs.records import Records
 from benchmarks.long_inputs.selecting import settings_of
-from benchmarks.long_inputs.stories import long_story
 from benchmarks.long_inputs.stretched import KIND, KINDS, stretch
-from benchmarks.long_inputs.texts import Library
 
 from outrider.bench.memory import peak_bytes, reset_peak
+from outrider.bench.scaling.scale import cost_scale, cost_scaled_label
 from outrider.context.config import ContextConfig
-from outrider.context.rankers import make_ranker
+from outrider.context.rankers.make import make_ranker
 from outrider.context.selector import select
+from outrider.core.types import NO_IDS, Passage, Prompt, as_ids
+from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import family, load_model
-from outrider.models.scaling import cost_scale, cost_scaled_label
-from outrider.models.tokenizer import Tokenizer
 from outrider.protocols import LanguageModel, Segment
-from outrider.types import NO_IDS, Passage, Prompt, as_ids
 
 DENSE = "dense"
 FIGURES = (

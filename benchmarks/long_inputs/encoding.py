@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from outrider.context.encoders import Encoder
-from outrider.types import Passage
+from outrider.context.rankers.encoders import Encoder
+from outrider.core.types import Passage
 
 _KEY = 16
 

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from outrider.context.borders import SENTENCE, borders
-from outrider.context.encoders import Encoder, unit
-from outrider.context.ranking import Index
-from outrider.types import LongContext, Passage
+from outrider.context.rankers.encoders import Encoder, unit
+from outrider.context.rankers.ranking import Index
+from outrider.core.types import LongContext, Passage
+from outrider.inputs.documents.borders import SENTENCE, borders
 
 
 def sentences(text: str) -> list[str]:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from outrider.core.types import Prompt, as_ids
 from outrider.protocols import LanguageModel, Segment
-from outrider.types import Prompt, as_ids
 
 
 def log_likelihoods(

@@ -20,21 +20,21 @@ from dataclasses import replace
 from statistics import mean, median
 from typing import Any
 
+from benchmarks.long_inputs.inputs.stories import long_story
+from benchmarks.long_inputs.inputs.texts import Library
 from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import settings_of
-from benchmarks.long_inputs.stories import long_story
 from benchmarks.long_inputs.stretched import KIND, KINDS, stretch
-from benchmarks.long_inputs.texts import Library
 
 import outrider
+from outrider.bench.scaling.scale import cost_scale, cost_scaled_label
 from outrider.bench.statistics import Ratio, first_difference, repeated_tokens
 from outrider.context.config import ContextConfig
-from outrider.context.sentence import MINILM, SentenceEncoder
+from outrider.context.rankers.sentence import MINILM, SentenceEncoder
+from outrider.core.types import Prompt
 from outrider.engine.generator import Generator
+from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import family, load_model
-from outrider.models.scaling import cost_scale, cost_scaled_label
-from outrider.models.tokenizer import Tokenizer
-from outrider.types import Prompt
 
 UNDRAFTED = "undrafted"
 EVERYTHING = "draft model reads everything"

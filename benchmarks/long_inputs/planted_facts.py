@@ -22,9 +22,9 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
-from benchmarks.long_inputs.documents import check_lengths, known_cases, own_cases
+from benchmarks.long_inputs.inputs.documents import check_lengths, known_cases, own_cases
+from benchmarks.long_inputs.inputs.needs import Case, judge, length_needed, need_of
 from benchmarks.long_inputs.intervals import bootstrap, wilson
-from benchmarks.long_inputs.needs import Case, judge, length_needed, need_of
 from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import (
     SELECTORS,
@@ -36,7 +36,7 @@ from benchmarks.long_inputs.selecting import (
 )
 
 from outrider.context.config import ContextConfig
-from outrider.types import Passage
+from outrider.core.types import Passage
 
 RATIOS = (0.3, 0.5, 0.7)
 GOALS = ("niah_single", "niah_multikey", "copy_paragraph")

@@ -13,12 +13,12 @@ asked for. Intervals are 95 %, by bootstrap over documents; differences are pair
 import argparse
 from typing import Any
 
+from benchmarks.long_inputs.inputs.summaries import Summary, read_summaries
 from benchmarks.long_inputs.intervals import bootstrap
 from benchmarks.long_inputs.likelihood import log_likelihoods
 from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import Workshop, settings_of
 from benchmarks.long_inputs.stretched import KIND, stretch
-from benchmarks.long_inputs.summaries import Summary, read_summaries
 
 from outrider.context.config import ContextConfig
 from outrider.context.selector import select

@@ -22,11 +22,11 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.long_inputs.extracts import extract, likeness, rouge_l, sentences
+from benchmarks.long_inputs.inputs.summaries import DATASETS, Summary, read_summaries
 from benchmarks.long_inputs.intervals import bootstrap
 from benchmarks.long_inputs.likelihood import log_likelihoods
 from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import SELECTORS, Workshop, changed, settings_of
-from benchmarks.long_inputs.summaries import DATASETS, Summary, read_summaries
 
 from outrider.context.config import ContextConfig
 from outrider.context.selector import select

@@ -6,21 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.long_inputs.encoding import Remembered
-from benchmarks.long_inputs.texts import Library
+from benchmarks.long_inputs.inputs.texts import Library
 
-from outrider.context.blend import SUCCESSION, WORDS, BlendedRanker
 from outrider.context.config import ContextConfig
-from outrider.context.cosine import WINDOW, CosineRanker
-from outrider.context.embeddings import EmbeddingEncoder
-from outrider.context.encoders import Encoder
-from outrider.context.rankers import make_ranker
-from outrider.context.ranking import Ranker
+from outrider.context.rankers.blend import SUCCESSION, WORDS, BlendedRanker
+from outrider.context.rankers.cosine import WINDOW, CosineRanker
+from outrider.context.rankers.embeddings import EmbeddingEncoder
+from outrider.context.rankers.encoders import Encoder
+from outrider.context.rankers.make import make_ranker
+from outrider.context.rankers.ranking import Ranker
+from outrider.context.rankers.sentence import SentenceEncoder
 from outrider.context.selection import Look, Selection
-from outrider.context.sentence import SentenceEncoder
-from outrider.models.decoder import Decoder
+from outrider.core.types import LongContext, Passage
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import family
-from outrider.models.tokenizer import Tokenizer
-from outrider.types import LongContext, Passage
 
 SELECTORS = (
     "first",

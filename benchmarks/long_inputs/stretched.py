@@ -17,17 +17,17 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.long_inputs.documents import FOLDER
+from benchmarks.long_inputs.inputs.documents import FOLDER
+from benchmarks.long_inputs.inputs.known_tasks import without_lines
+from benchmarks.long_inputs.inputs.texts import Library, read_lines
 from benchmarks.long_inputs.intervals import bootstrap
-from benchmarks.long_inputs.known_tasks import without_lines
 from benchmarks.long_inputs.likelihood import log_likelihoods
 from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import settings_of
-from benchmarks.long_inputs.texts import Library, read_lines
 
+from outrider.core.types import Prompt
+from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import family, load_model
-from outrider.models.tokenizer import Tokenizer
-from outrider.types import Prompt
 
 KINDS = ("yarn", "ntk", "linear")
 KIND = "yarn"

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from outrider.context.config import ContextConfig
+    from outrider.core.errors import OutriderError, OutriderWarning
+    from outrider.core.types import Prompt
     from outrider.engine.compat import generate
     from outrider.engine.generator import Generator, Stream
     from outrider.engine.load import load
     from outrider.engine.result import Result
-    from outrider.errors import OutriderError, OutriderWarning
     from outrider.sampling import SamplingParams
     from outrider.strategy import PyramidConfig, Strategy, pyramid
-    from outrider.types import Prompt
 
 _HOMES = {
     "ContextConfig": "outrider.context.config",
     "Generator": "outrider.engine.generator",
-    "OutriderError": "outrider.errors",
-    "OutriderWarning": "outrider.errors",
-    "Prompt": "outrider.types",
+    "OutriderError": "outrider.core.errors",
+    "OutriderWarning": "outrider.core.errors",
+    "Prompt": "outrider.core.types",
     "PyramidConfig": "outrider.strategy",
     "Result": "outrider.engine.result",
     "SamplingParams": "outrider.sampling",

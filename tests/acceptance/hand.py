@@ -9,11 +9,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from outrider.counters import Counters
+from outrider.core.counters import Counters
+from outrider.core.tree import chain_parents
+from outrider.core.types import Draft, Draw, Rows, as_ids
+from outrider.protocols.view import View
 from outrider.sampling import Sampler, SamplingParams
-from outrider.tree import chain_parents
-from outrider.types import Draft, Draw, Rows, as_ids
-from outrider.view import View
 
 NEVER = float("-inf")
 

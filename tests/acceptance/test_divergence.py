@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from outrider.acceptance import DIVERGENCES, divergence
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 
 LN2 = math.log(2.0)
 BY_LAW = [name for name, d in DIVERGENCES.items() if not d.reads_token]

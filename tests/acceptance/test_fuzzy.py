@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from outrider.acceptance import DIVERGENCES, Fuzzy, Match, divergence
-from outrider.counters import Counters
-from outrider.errors import OptionError
+from outrider.core.counters import Counters
+from outrider.core.errors import OptionError
+from outrider.core.types import Draft, Draw, Exactness
 from outrider.protocols import Needs
-from outrider.types import Draft, Draw, Exactness
 from tests.acceptance.hand import Seedling, chain, random_logits, seedlings, tree, view
 
 TEMPERATURES = st.sampled_from([0.0, 0.8])

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from outrider.acceptance import Fuzzy, Match, Rejection
+from outrider.core.types import Draft, Draw
 from outrider.protocols import AcceptanceRule
-from outrider.types import Draft, Draw
-from outrider.view import View
+from outrider.protocols.view import View
 from tests.acceptance.hand import chain, view
 
 LENGTH, VOCAB = 2, 3

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from outrider.acceptance import KSeq, Rejection
 from outrider.acceptance.kseq import allowance, chance, kept_mass, leftover
+from outrider.core.errors import StrategyError
+from outrider.core.types import Draft, Draw, as_ids
 from outrider.drafters import ModelDrafter, TreeDrafter
-from outrider.drafters.growth import IidTree, RsdC, TopK
-from outrider.errors import StrategyError
+from outrider.drafters.neural.growth import IidTree, RsdC, TopK
 from outrider.models.tabular import TabularModel
 from outrider.strategy import Strategy
-from outrider.types import Draft, Draw, as_ids
 from tests.acceptance.hand import chain, random_logits, view
 from tests.acceptance.trees import chances, emitted, independent, merged, over, scripted, siblings
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.acceptance import Match
-from outrider.errors import LogitsError
+from outrider.core.errors import LogitsError
 from tests.acceptance.hand import Seedling, chain, random_logits, seedlings, tree, view
 
 TEMPERATURES = st.sampled_from([0.0, 0.8])

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from outrider.acceptance import Match, RecursiveRejection, Rejection
+from outrider.core.errors import StrategyError
+from outrider.core.types import Draft, Draw, Exactness
 from outrider.drafters import ModelDrafter, TreeDrafter
-from outrider.drafters.growth import RsdC
-from outrider.errors import StrategyError
+from outrider.drafters.neural.growth import RsdC
 from outrider.models.tabular import TabularModel
 from outrider.strategy import Strategy
-from outrider.types import Draft, Draw, Exactness
 from tests.acceptance.hand import chain, random_logits, tree, view
 from tests.acceptance.trees import (
     chances,

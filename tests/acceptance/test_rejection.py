@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from outrider.acceptance import Rejection
-from outrider.noise import Purpose
-from outrider.types import Draft, Draw, Exactness, Verdict
-from outrider.view import View
+from outrider.core.types import Draft, Draw, Exactness, Verdict
+from outrider.protocols.view import View
+from outrider.sampling.noise import Purpose
 from tests.acceptance.hand import chain, random_logits, surplus, total_variation, tree, view
 
 TARGET = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)

@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.acceptance import Match, TopBeta
-from outrider.counters import Counters
+from outrider.core.counters import Counters
+from outrider.core.errors import OptionError
+from outrider.core.types import Draw, Exactness
 from outrider.drafters import NoDrafter, TreeDrafter
-from outrider.drafters.growth import TopK
-from outrider.errors import OptionError
+from outrider.drafters.neural.growth import TopK
 from outrider.models.tabular import TabularModel
 from outrider.policies import FixedTree
 from outrider.strategy import Strategy
-from outrider.types import Draw, Exactness
 from tests.acceptance.hand import Seedling, chain, random_logits, seedlings, tree, view
 from tests.acceptance.trees import chances
-from tests.exactness.rigs import PROMPTS, outputs, run, stage, tabular_family
+from tests.exactness.setups.rigs import PROMPTS, outputs, run, stage, tabular_family
 
 ROWS = chances(0.5, 0.3, 0.15, 0.05).log().expand(6, 4)
 

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.acceptance import Match, Rejection, Typical
-from outrider.counters import Counters
+from outrider.core.counters import Counters
+from outrider.core.errors import OptionError, StrategyError
+from outrider.core.types import Draft, Draw, Exactness
 from outrider.drafters import ModelDrafter, Qualified
-from outrider.errors import OptionError, StrategyError
 from outrider.models.tabular import TabularModel
 from outrider.policies import FixedTree
 from outrider.strategy import Strategy
-from outrider.types import Draft, Draw, Exactness
 from tests.acceptance.hand import Seedling, chain, random_logits, seedlings, tree, view
 from tests.acceptance.trees import chances
 

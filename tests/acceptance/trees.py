@@ -9,10 +9,10 @@ from dataclasses import replace as swapped
 import torch
 from torch import Tensor
 
-from outrider.noise import Purpose
+from outrider.core.types import Draft, Draw, as_ids
 from outrider.protocols import AcceptanceRule
-from outrider.types import Draft, Draw, as_ids
-from outrider.view import View
+from outrider.protocols.view import View
+from outrider.sampling.noise import Purpose
 from tests.acceptance.hand import tree, view
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from outrider.types import LongContext, Passage
+from outrider.core.types import LongContext, Passage
 
 
 class Words:

@@ -7,8 +7,8 @@ from pathlib import Path
 from time import perf_counter
 
 import outrider
-from outrider.bench.rival import RivalText
-from outrider.errors import CheckpointError
+from outrider.bench.rivals.rival import RivalText
+from outrider.core.errors import CheckpointError
 
 
 @dataclass

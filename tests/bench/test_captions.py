@@ -10,11 +10,11 @@ from benchmarks.captions import score, speed
 from benchmarks.captions.scaled import scale_text_part
 
 import outrider
-from outrider.errors import CheckpointError
-from outrider.models.scaling import cost_scaled_label
-from outrider.vision.scenes import Scenes
+from outrider.bench.scaling.scale import cost_scaled_label
+from outrider.captioning.scenes.scenes import Scenes
+from outrider.core.errors import CheckpointError
+from tests.captioning import tiny_clip
 from tests.models.sighted_checkpoints import make_sighted, make_text_sibling, picture
-from tests.vision import tiny_clip
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # libraries, of tiny models
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from outrider.bench.gguf_export import export_gguf
-from outrider.errors import CheckpointError, MissingExtraError, OptionError
-from outrider.models.checkpoint import load_tensors, open_checkpoint
-from outrider.models.decoder import Decoder
+from outrider.bench.rivals.gguf_export import export_gguf
+from outrider.core.errors import CheckpointError, MissingExtraError, OptionError
+from outrider.models.checkpoints.checkpoint import load_tensors, open_checkpoint
+from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import families_folder
-from tests.models.checkpoints import make_checkpoint
+from tests.models.make_checkpoints import make_checkpoint
 from tests.models.reference import all_logits, close, random_ids
 
 gguf = pytest.importorskip("gguf", reason="needs gguf")

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from outrider.bench.rival import OpenRival, Rival
 from outrider.bench.rivals import rivals
 from outrider.bench.rivals.llamacpp import LlamaCpp
-from outrider.models.checkpoint import open_checkpoint
-from outrider.models.decoder import Decoder
+from outrider.bench.rivals.rival import OpenRival, Rival
+from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import families_folder
 from tests.models.reference import begin, next_logits
 

@@ -14,13 +14,13 @@ from benchmarks.long_inputs.records import Records
 from benchmarks.long_inputs.stretched import rope_parameters, stretch
 
 from outrider.context.config import ContextConfig
-from outrider.context.cosine import CosineRanker
+from outrider.context.rankers.cosine import CosineRanker
 from outrider.context.selector import select
-from outrider.models.decoder import Decoder
+from outrider.core.types import NO_IDS, Prompt, as_ids
+from outrider.models.llama.decoder import Decoder
 from outrider.protocols import Segment
-from outrider.types import NO_IDS, Prompt, as_ids
 from tests.bench.long_input_rigs import Words, context, passages
-from tests.models.checkpoints import make_checkpoint
+from tests.models.make_checkpoints import make_checkpoint
 
 # -- extracts ----------------------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.long_inputs.babi import needed_facts
 from benchmarks.long_inputs.context_ablation import parsed, read_again
-from benchmarks.long_inputs.known_tasks import (
+from benchmarks.long_inputs.inputs.babi import needed_facts
+from benchmarks.long_inputs.inputs.known_tasks import (
     case_of,
     copied,
     line_with,
@@ -15,7 +15,7 @@ from benchmarks.long_inputs.known_tasks import (
     turned_keys,
     without_lines,
 )
-from benchmarks.long_inputs.needs import (
+from benchmarks.long_inputs.inputs.needs import (
     Case,
     Need,
     Want,
@@ -25,12 +25,12 @@ from benchmarks.long_inputs.needs import (
     length_needed,
     need_of,
 )
-from benchmarks.long_inputs.planted import cases, people, plant
+from benchmarks.long_inputs.inputs.planted import cases, people, plant
 from benchmarks.long_inputs.selecting import begun, write
 
-from outrider.context import baselines
 from outrider.context.config import ContextConfig
-from outrider.context.cosine import CosineRanker
+from outrider.context.rankers import baselines
+from outrider.context.rankers.cosine import CosineRanker
 from outrider.context.selection import Look
 from tests.bench.long_input_rigs import Words, context, passages
 

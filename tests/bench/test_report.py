@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from outrider.bench.environment import environment
-from outrider.bench.report import write_lines, write_report
+from outrider.bench.report.report import write_lines, write_report
+from outrider.bench.report.summary import summarise
 from outrider.bench.run import Bench, Measured
-from outrider.bench.summary import summarise
 from tests.bench.conftest import small
 from tests.bench.rivals import OwnEngine
 

@@ -11,10 +11,10 @@ import outrider
 from outrider.bench.identity import compare
 from outrider.bench.measure import PARTS, Place
 from outrider.bench.models import find_tiers, open_models
+from outrider.bench.report.summary import summarise
 from outrider.bench.run import Bench, Measured, order_of
 from outrider.bench.settings import Models
-from outrider.bench.summary import summarise
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 from tests.bench.conftest import Measure, small
 from tests.bench.rivals import OwnEngine
 
@@ -268,7 +268,7 @@ def test_each_repeat_has_a_drafter_that_knows_nothing() -> None:
     from outrider.engine.generator import Generator
     from outrider.policies import FixedTree
     from outrider.strategy import Strategy
-    from tests.exactness.rigs import tabular_family
+    from tests.exactness.setups.rigs import tabular_family
 
     target = tabular_family(vocab_size=50).target
 

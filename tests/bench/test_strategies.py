@@ -7,7 +7,7 @@ import pytest
 from outrider.bench.config import default_strategies, make_settings, read_config
 from outrider.bench.settings import Models, changes
 from outrider.bench.strategies import parse_strategies
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 
 
 def options_of(text: str) -> dict[str, dict]:

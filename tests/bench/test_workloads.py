@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from outrider.bench.workloads import WORKLOADS, read_workloads
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 
 SPEC_BENCH = Path(__file__).parents[2] / "../shared/data/eval_spec_bench/question.jsonl.zst"
 

@@ -16,19 +16,19 @@ pytest.importorskip("PIL")
 
 from PIL import Image
 
-from outrider.cli.caption import caption
-from outrider.cli.caption_file import CaptionFile
-from outrider.cli.generate import generate
-from outrider.cli.groups import grouped
-from outrider.cli.options import Runtime, Sampling, Speculation, Tiers
-from outrider.cli.progress import ImageProgress
-from outrider.cli.render import Screen
-from outrider.errors import OptionError
+from outrider.cli.commands.caption import caption
+from outrider.cli.commands.caption_file import CaptionFile
+from outrider.cli.commands.generate import generate
+from outrider.cli.options.groups import grouped
+from outrider.cli.options.options import Runtime, Sampling, Speculation, Tiers
+from outrider.cli.ui.progress import ImageProgress
+from outrider.cli.ui.render import Screen
+from outrider.core.errors import OptionError
+from tests.captioning import tiny_clip
 from tests.cli.conftest import Family, Run
 from tests.models.adapting import adapted
-from tests.models.checkpoints import make_checkpoint
+from tests.models.make_checkpoints import make_checkpoint
 from tests.models.sighted_checkpoints import make_sighted, picture
-from tests.vision import tiny_clip
 
 
 @pytest.fixture(scope="session")

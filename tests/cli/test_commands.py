@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from outrider.acceptance import load_calibrations
+from outrider.strategy.calibration import load_calibrations
 from tests.cli.conftest import Family, Run
 from tests.cli.test_wrong_input import unknown_architecture
 
@@ -150,7 +150,7 @@ def test_faulty_prompt_files(line: str, family: Family, tmp_path: Path, run: Run
 def test_demo_compares_two_and_three_tiers(
     family: Family, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outrider.cli.demo.REPEATS", 2)
+    monkeypatch.setattr("outrider.cli.commands.demo.REPEATS", 2)
     outcome = run("demo", *family.three, "--tokens", "6", "--dtype", "float64")
     assert outcome.code == 0, outcome.err
     assert "\x1b" not in outcome.out

@@ -9,7 +9,7 @@ import pytest
 from pypdf import PdfWriter
 
 from outrider.cli.app import main
-from outrider.cli.summarize import INSTRUCTION
+from outrider.cli.commands.summarize import INSTRUCTION
 from tests.cli.conftest import Family, Run
 from tests.context.story import FACTS, STORY
 
@@ -260,7 +260,7 @@ def test_a_file_where_a_folder_is_needed(story: Path, family: Family, run: Run) 
 def test_an_encoder_that_is_not_installed(
     story: Path, family: Family, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outrider.context.sentence.find_spec", lambda name: None)
+    monkeypatch.setattr("outrider.context.rankers.sentence.find_spec", lambda name: None)
     outcome = run("summarize", story, *family.alone, "--encoder", "minilm")
     assert outcome.code == 2 and 'pip install "outrider[context]"' in outcome.error
 

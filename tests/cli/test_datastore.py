@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from outrider.cli.corpus_files import corpus_files, read_documents
-from outrider.errors import OptionError, VocabularyError
+from outrider.core.errors import OptionError, VocabularyError
+from outrider.inputs.documents.corpora import corpus_files, read_documents
 from outrider.memories.corpus import Corpus
 from outrider.memories.frozen import FrozenAutomaton
+from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import family
-from outrider.models.tokenizer import Tokenizer
 from tests.cli.conftest import Family, Run
 
 TEXT = "The grey cat sat on the mat. The grey cat sat on the sofa."

@@ -2,7 +2,7 @@
 
 import pytest
 
-from outrider.engine.catalogue import FREE, KINDS
+from outrider.drafters.catalogue import FREE, KINDS
 from tests.cli.conftest import Family, Run
 
 LENGTH = ("--max-new-tokens", "12", "--seed", "3")

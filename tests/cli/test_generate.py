@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from outrider.cli.render import CAVEAT, STYLES, Screen
+from outrider.cli.ui.render import CAVEAT, STYLES, Screen
 from tests.cli.conftest import Family, Run
 
 PROMPT = "Once upon a time"

@@ -9,9 +9,9 @@ import pytest
 from typer.main import get_command
 
 from outrider.cli.app import app
-from outrider.cli.options import MODES, TREES
-from outrider.engine.trees import TREES as KNOWN_TREES
+from outrider.cli.options.options import MODES, TREES
 from outrider.strategy import MODES as KNOWN_MODES
+from outrider.strategy.trees import TREES as KNOWN_TREES
 from tests.cli.conftest import Run
 
 

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.context import sentence
-from outrider.context.embeddings import EmbeddingEncoder
-from outrider.context.encoders import Encoder, Fitting, fitted, unit
-from outrider.context.sentence import SentenceEncoder
-from outrider.errors import MissingExtraError, OptionError
-from outrider.types import IntArray, Passage
+from outrider.context.rankers import sentence
+from outrider.context.rankers.embeddings import EmbeddingEncoder
+from outrider.context.rankers.encoders import Encoder, Fitting, fitted, unit
+from outrider.context.rankers.sentence import SentenceEncoder
+from outrider.core.errors import MissingExtraError, OptionError
+from outrider.core.types import IntArray, Passage
 
 TABLE = torch.nn.functional.normalize(torch.randn(40, 16, generator=torch.manual_seed(3))) + 2.0
 
@@ -147,7 +147,7 @@ def test_what_is_not_installed_is_named(missing: str, monkeypatch: Any) -> None:
 
 def test_nothing_slow_is_imported_with_the_rankers() -> None:
     script = (
-        "import sys, outrider.context.rankers; "
+        "import sys, outrider.context.rankers.make; "
         "bad = {'sentence_transformers', 'bm25s', 'transformers'} & set(sys.modules); "
         "sys.exit(str(bad) if bad else 0)"
     )

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from outrider.context.config import ContextConfig
-from outrider.context.explain import FIGURES, MAP, PAGE, History, check_folder, explain
+from outrider.context.explain.folder import FIGURES, MAP, PAGE, check_folder, explain
+from outrider.context.explain.history import History
 from outrider.context.reading import Reading
 from outrider.context.selection import Selection
-from outrider.errors import MissingExtraError, OptionError
-from outrider.types import LongContext, Passage
+from outrider.core.errors import MissingExtraError, OptionError
+from outrider.core.types import LongContext, Passage
 
 SCORES = {0: [0.9, 0.1, 0.8, 0.2], 10: [0.1, 0.9, 0.8, 0.2], 20: [0.1, 0.9, 0.2, 0.8]}
 """Of four chunks, by the tokens written before."""

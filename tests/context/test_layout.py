@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from outrider.context.config import RECOMPUTE, ContextConfig
 from outrider.context.layout import pieces_between, selected_prompt, spans_of
-from outrider.types import Fresh, Kept, LongContext, Passage, Prompt
+from outrider.core.types import Fresh, Kept, LongContext, Passage, Prompt
 
 SUFFIX = ContextConfig(recompute="suffix")
 NEW_ONLY = ContextConfig(recompute="new_only")

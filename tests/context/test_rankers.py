@@ -11,18 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.context import lexical, rankers, sentence
-from outrider.context.blend import BlendedRanker
 from outrider.context.config import SELECTORS, ContextConfig
-from outrider.context.cosine import CosineRanker
-from outrider.context.embeddings import EmbeddingEncoder
-from outrider.context.lexical import Bm25Ranker
-from outrider.context.rankers import make_encoder, make_ranker
-from outrider.context.ranking import Index, Ranker
+from outrider.context.rankers import bm25 as lexical
+from outrider.context.rankers import make as rankers
+from outrider.context.rankers import sentence
+from outrider.context.rankers.blend import BlendedRanker
+from outrider.context.rankers.bm25 import Bm25Ranker
+from outrider.context.rankers.cosine import CosineRanker
+from outrider.context.rankers.embeddings import EmbeddingEncoder
+from outrider.context.rankers.make import make_encoder, make_ranker
+from outrider.context.rankers.ranking import Index, Ranker
+from outrider.context.rankers.sentence import SentenceEncoder
 from outrider.context.selection import Selection
-from outrider.context.sentence import SentenceEncoder
-from outrider.errors import MissingExtraError, OptionError
-from outrider.types import LongContext, Passage
+from outrider.core.errors import MissingExtraError, OptionError
+from outrider.core.types import LongContext, Passage
 from tests.context.test_encoders import embed, passages
 from tests.context.texts import Words, document, holding
 

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from outrider.context.config import ContextConfig
 from outrider.context.selection import Selection
-from outrider.errors import ContextError, OptionError
-from outrider.types import LongContext, Passage
+from outrider.core.errors import ContextError, OptionError
+from outrider.core.types import LongContext, Passage
 
 NOTHING = Passage("", ())
 

@@ -11,18 +11,18 @@ import torch
 from outrider import kernels
 from outrider.context.config import ContextConfig
 from outrider.context.selector import Selected, SelectedLayered, select
+from outrider.core.errors import ContextError, OptionError
+from outrider.core.types import NO_IDS, LongContext, Passage, Prompt, as_ids
 from outrider.decoding import generate
 from outrider.drafters import NoDrafter
-from outrider.errors import ContextError, OptionError
-from outrider.models.decoder import Decoder
-from outrider.models.native import NativeDecoder
+from outrider.models.cpu.native import NativeDecoder
+from outrider.models.llama.decoder import Decoder
 from outrider.models.tabular import TabularModel
-from outrider.models.transformers import TransformersModel
+from outrider.models.transformers.model import TransformersModel
 from outrider.protocols import ContextSelector, LanguageModel, Layered, Segment
-from outrider.types import NO_IDS, LongContext, Passage, Prompt, as_ids
 from tests.context.toys import Wandering, long_prompt
-from tests.exactness.rigs import generation, outputs, stage
-from tests.models.checkpoints import make_checkpoint
+from tests.exactness.setups.rigs import generation, outputs, stage
+from tests.models.make_checkpoints import make_checkpoint
 
 PROMPT = long_prompt(4, chunks=7)
 CONFIG = ContextConfig(

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate
 
-from outrider.context.chunks import cut
-from outrider.types import LongContext, Passage
+from outrider.core.types import LongContext, Passage
+from outrider.inputs.documents.chunks import cut
 
 TOPICS = (
     "The harbour was full of fishing boats, and gulls cried over the nets.",

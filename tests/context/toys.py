@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from outrider.types import LongContext, Passage, Prompt
+from outrider.core.types import LongContext, Passage, Prompt
 
 
 def long_prompt(

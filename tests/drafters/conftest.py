@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from outrider.models.decoder import Decoder
-from tests.drafters.own_rigs import LAYERS
-from tests.models.checkpoints import make_checkpoint
+from outrider.models.llama.decoder import Decoder
+from tests.drafters.layers.own_rigs import LAYERS
+from tests.models.make_checkpoints import make_checkpoint
 
 
 @pytest.fixture(scope="module")

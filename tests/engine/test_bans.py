@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from outrider import load
-from tests.models.checkpoints import make_checkpoint
+from tests.models.make_checkpoints import make_checkpoint
 
 BANNED = tuple(range(0, 256, 3))
 

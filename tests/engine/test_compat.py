@@ -14,12 +14,12 @@ from transformers import (
 )
 
 import outrider
+from outrider.core.errors import LogitsError, OptionError
 from outrider.engine.generator import Generator
-from outrider.errors import LogitsError, OptionError
+from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.tabular import TabularModel
-from outrider.models.tokenizer import Tokenizer
 from tests.models.built import RUNS, build
-from tests.models.checkpoints import write_tokenizer
+from tests.models.make_checkpoints import write_tokenizer
 
 END, PAD = 7, 3
 KINDS = ("llama", "gpt2")

@@ -8,13 +8,13 @@ import pytest
 
 import outrider
 from outrider.context.config import ContextConfig
+from outrider.core.errors import ContextError, MissingExtraError, OptionError
+from outrider.core.types import LongContext
 from outrider.engine.generator import Generator
 from outrider.engine.load import load
 from outrider.engine.long_inputs import limited
-from outrider.errors import ContextError, MissingExtraError, OptionError
 from outrider.models.memory import Demand
 from outrider.protocols import ContextSelector
-from outrider.types import LongContext
 from tests.context.story import FACTS, STORY
 from tests.engine.conftest import Folders
 
@@ -234,7 +234,7 @@ def test_an_encoder_that_is_not_installed(
     folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("outrider.engine.load.load_model", lambda *_, **__: pytest.fail("read"))
-    monkeypatch.setattr("outrider.context.sentence.find_spec", lambda name: None)
+    monkeypatch.setattr("outrider.context.rankers.sentence.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="context"):
         load(folders.target, draft=folders.draft, context=ContextConfig(encoder="minilm"))
 

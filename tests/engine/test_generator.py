@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 import torch
 
+from outrider.core.errors import ContextError, OptionError
+from outrider.core.types import Prompt
 from outrider.engine.generator import Generator
 from outrider.engine.result import Result
-from outrider.errors import ContextError, OptionError
 from outrider.models.tabular import TabularModel
 from outrider.strategy import Strategy, pyramid
-from outrider.types import Prompt
 from tests.engine.conftest import NOT_LETTERS, Load, Reads
-from tests.exactness.rigs import tabular_family
+from tests.exactness.setups.rigs import tabular_family
 
 FAMILY: Any = tabular_family(seed=6)
 PROMPTS = ["one day", "a", "the old king said: "]

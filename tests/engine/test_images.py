@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from outrider.core.errors import ContextError, OptionError, VocabularyError
 from outrider.engine.generator import Generator, ModelDefaults
 from outrider.engine.load import load
-from outrider.errors import ContextError, OptionError, VocabularyError
-from outrider.models.checkpoint import open_checkpoint
-from outrider.models.eyes import TransformersEyes
+from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.memory import Demand
-from outrider.models.seeing import BlindWarning
-from outrider.models.sighted import Sighted, sighted
-from outrider.models.tokenizer import Tokenizer
-from outrider.models.transformers import TransformersModel
+from outrider.models.transformers.model import TransformersModel
+from outrider.models.vision.encoder import TransformersEyes
+from outrider.models.vision.image_model import Sighted, sighted
+from outrider.models.vision.loading import BlindWarning
 from outrider.strategy import Strategy
-from tests.models.checkpoints import EOS_ID, make_checkpoint
+from tests.models.make_checkpoints import EOS_ID, make_checkpoint
 from tests.models.sighted_checkpoints import (
     FAMILIES,
     image_id,

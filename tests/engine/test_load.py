@@ -7,6 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from outrider.core.errors import (
+    CheckpointError,
+    ContextError,
+    MemoryPlanError,
+    OptionError,
+    OutriderError,
+    VocabularyError,
+)
 from outrider.drafters import (
     Bypass,
     Fallback,
@@ -17,22 +25,14 @@ from outrider.drafters import (
     TokenRecycling,
 )
 from outrider.engine.load import load
-from outrider.errors import (
-    CheckpointError,
-    ContextError,
-    MemoryPlanError,
-    OptionError,
-    OutriderError,
-    VocabularyError,
-)
-from outrider.models.decoder import Decoder
-from outrider.models.native import NativeDecoder
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.cpu.native import NativeDecoder
+from outrider.models.llama.decoder import Decoder
 from outrider.models.tabular import TabularModel
-from outrider.models.tokenizer import Tokenizer
-from outrider.models.transformers import TransformersModel
+from outrider.models.transformers.model import TransformersModel
 from outrider.strategy import Strategy
 from tests.engine.conftest import Folders, Load
-from tests.models.checkpoints import make_checkpoint, make_model
+from tests.models.make_checkpoints import make_checkpoint, make_model
 
 
 def tiers(strategy: Strategy) -> list[tuple[str, str]]:

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from outrider.acceptance import Calibration, Fuzzy, ModelId, Subject, save_calibrations
-from outrider.drafters import ModelDrafter, Qualified
-from outrider.engine.load import load
-from outrider.errors import (
+from outrider.acceptance import Fuzzy
+from outrider.core.errors import (
     OptionError,
 )
+from outrider.drafters import ModelDrafter, Qualified
+from outrider.engine.load import load
 from outrider.sampling import SamplingParams
 from outrider.strategy import Strategy
+from outrider.strategy.calibration import Calibration, ModelId, Subject, save_calibrations
 from tests.engine.conftest import WINDOWS, Folders, Load
 
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider import metrics
-from outrider.counters import Counters
+from outrider.core import metrics
+from outrider.core.counters import Counters
+from outrider.core.types import Exactness
 from outrider.engine.generator import Generator
 from outrider.engine.result import Result, Speculation, spans
 from outrider.strategy import PyramidConfig, pyramid
-from outrider.types import Exactness
-from tests.exactness.rigs import tabular_family
+from tests.exactness.setups.rigs import tabular_family
 
 FAMILY: Any = tabular_family(seed=7)
 CONFIG: dict[str, Any] = {"num_speculative_tokens": 3, "num_qualified_tokens": 5}

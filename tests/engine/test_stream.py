@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from outrider.core.errors import OptionError
 from outrider.engine.generator import Generator
-from outrider.errors import OptionError
 from outrider.models.tabular import TabularModel
 from outrider.strategy import Strategy
 from tests.engine.conftest import NOT_LETTERS, Load

@@ -9,12 +9,12 @@ from transformers import AutoModelForCausalLM
 
 from outrider import kernels
 from outrider.decoding import generate, settle
-from outrider.models.decoder import Decoder
-from outrider.models.native import NativeDecoder
-from outrider.models.transformers import TransformersModel
-from tests.exactness.rigs import SAMPLINGS, Family, generation, nests, outputs, run, stage
-from tests.models.checkpoints import make_checkpoint
+from outrider.models.cpu.native import NativeDecoder
+from outrider.models.llama.decoder import Decoder
+from outrider.models.transformers.model import TransformersModel
+from tests.exactness.setups.rigs import SAMPLINGS, Family, generation, nests, outputs, run, stage
 from tests.models.invariants import assert_equals_fresh_prefill
+from tests.models.make_checkpoints import make_checkpoint
 
 KINDS = ("llama", "qwen2", "qwen3")
 PROMPTS = [(5, 9, 40, 3), (7,), (11, 12, 13, 14, 15, 16, 17), (1, 2), (30, 31, 32)]

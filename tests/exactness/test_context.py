@@ -13,24 +13,24 @@ from outrider.acceptance import Fuzzy
 from outrider.context.config import ContextConfig
 from outrider.context.selector import Selected, select
 from outrider.decoding import generate
+from outrider.decoding.generation import Generation
 from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified
-from outrider.drafters.dynamic_exit import DynamicExit
-from outrider.drafters.growth import Eagle2
-from outrider.drafters.recycling import TokenRecycling
-from outrider.drafters.skip import EvenSkip
-from outrider.drafters.swift import Swift
-from outrider.drafters.tree_model import TreeDrafter
-from outrider.generation import Generation
-from outrider.models.decoder import Decoder
-from outrider.models.native import NativeDecoder
-from outrider.models.transformers import TransformersModel
+from outrider.drafters.layers.del_ import DynamicExit
+from outrider.drafters.layers.skip import EvenSkip
+from outrider.drafters.layers.swift import Swift
+from outrider.drafters.neural.growth import Eagle2
+from outrider.drafters.neural.tree import TreeDrafter
+from outrider.drafters.statistics.recycling import TokenRecycling
+from outrider.models.cpu.native import NativeDecoder
+from outrider.models.llama.decoder import Decoder
+from outrider.models.transformers.model import TransformersModel
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Drafter, LanguageModel
 from tests.context.toys import Wandering, long_prompt
-from tests.exactness.rigs import Family, generation, outputs, run, stage
-from tests.exactness.roster import free
+from tests.exactness.setups.rigs import Family, generation, outputs, run, stage
+from tests.exactness.setups.roster import free
 from tests.exactness.test_checkpoints import SHAPE, noisy
-from tests.models.checkpoints import make_checkpoint
+from tests.models.make_checkpoints import make_checkpoint
 
 PROMPTS = [long_prompt(1), long_prompt(2, chunks=9, head=0), long_prompt(3, chunks=2, tail=1)]
 SWAPPING = ContextConfig(

@@ -13,18 +13,18 @@ import pytest
 import torch
 
 from outrider.acceptance import Fuzzy, Match, RecursiveRejection, Rejection
-from outrider.counters import Counters
+from outrider.core.counters import Counters
+from outrider.core.types import Budget, Draft, Prompt
 from outrider.decoding import generate
 from outrider.drafters import Fallback, Lookup, ModelDrafter, Qualified, Sam, Suffix, TokenRecycling
-from outrider.drafters.merge import Merge
-from outrider.drafters.switch import Switch
+from outrider.drafters.combine.merge import Merge
+from outrider.drafters.combine.switch import Switch
 from outrider.models.tabular import TabularModel
 from outrider.policies import CostCurve, ExpectedGain, FixedLength, FixedTree, Source
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy
 from outrider.sampling import Sampler, SamplingParams
-from outrider.types import Budget, Draft, Prompt
-from tests.exactness.rigs import generation, stage
-from tests.exactness.roster import free
+from tests.exactness.setups.rigs import generation, stage
+from tests.exactness.setups.roster import free
 
 VOCAB, LENGTH = 3, 3
 PROMPT = Prompt(token_ids=(0, 1, 1, 2, 0, 2, 2, 1, 2))

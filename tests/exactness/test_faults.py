@@ -8,12 +8,20 @@ import pytest
 import torch
 
 from outrider.acceptance import Match
+from outrider.core.types import Draft, FinishReason, as_ids
 from outrider.decoding import generate
 from outrider.drafters import ModelDrafter, NoDrafter, Qualified
 from outrider.models.tabular import TabularModel
 from outrider.policies import FixedLength
-from outrider.types import Draft, FinishReason, as_ids
-from tests.exactness.rigs import PROMPTS, generation, nests, outputs, run, stage, tabular_family
+from tests.exactness.setups.rigs import (
+    PROMPTS,
+    generation,
+    nests,
+    outputs,
+    run,
+    stage,
+    tabular_family,
+)
 
 FAMILY = tabular_family(seed=3)
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.types import FinishReason
-from tests.exactness.rigs import (
+from outrider.core.types import FinishReason
+from tests.exactness.setups.rigs import (
     PROMPTS,
     SAMPLINGS,
     adaptive,
@@ -94,9 +94,9 @@ def test_a_policy_that_adapts_changes_no_text(nest: str, temperature: float) -> 
 
 
 def test_samples_differ_and_are_reproducible() -> None:
+    from outrider.core.types import Prompt
     from outrider.decoding import generate
-    from outrider.types import Prompt
-    from tests.exactness.rigs import generation
+    from tests.exactness.setups.rigs import generation
 
     prompt = Prompt(token_ids=(1, 2, 3))
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import outrider.decoding as decoding
+from outrider.core.types import Draft, Prompt
 from outrider.decoding import Stage, generate
+from outrider.decoding.generation import Generation
 from outrider.drafters import (
     EvenSkip,
     Lookup,
@@ -20,17 +22,15 @@ from outrider.drafters import (
     TokenRecycling,
     TreeDrafter,
 )
-from outrider.generation import Generation
-from outrider.models.checkpoint import open_checkpoint
-from outrider.models.decoder import Decoder
-from outrider.models.eyes import TransformersEyes
-from outrider.models.sighted import Sighted, sighted
-from outrider.models.text_stack import text_checkpoint
-from outrider.models.transformers import TransformersModel
+from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.llama.decoder import Decoder
+from outrider.models.llama.text_stack import text_checkpoint
+from outrider.models.transformers.model import TransformersModel
+from outrider.models.vision.encoder import TransformersEyes
+from outrider.models.vision.image_model import Sighted, sighted
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Drafter, LanguageModel
-from outrider.types import Draft, Prompt
-from tests.exactness.rigs import check_counters, generation, outputs, run, stage
+from tests.exactness.setups.rigs import check_counters, generation, outputs, run, stage
 from tests.models.sighted_checkpoints import (
     FAMILIES,
     asking,

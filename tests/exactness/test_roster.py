@@ -18,7 +18,7 @@ from outrider.policies import (
     SpecDecPlus,
 )
 from outrider.protocols import DraftPolicy
-from tests.exactness.rigs import (
+from tests.exactness.setups.rigs import (
     PROMPTS,
     SAMPLINGS,
     check_counters,
@@ -28,7 +28,7 @@ from tests.exactness.rigs import (
     stage,
     tabular_family,
 )
-from tests.exactness.roster import GROWTHS, free, roster
+from tests.exactness.setups.roster import GROWTHS, free, roster
 
 FAMILY = tabular_family()
 ROSTER = roster(FAMILY)
@@ -173,8 +173,8 @@ def test_ten_samples_of_one_prompt(name: str) -> None:
 def test_nothing_is_missing_from_the_roster() -> None:
     """A drafter that `load` knows has its row here (those of the target's layers have their own
     tests: tables have no layers)."""
-    from outrider.engine.catalogue import FREE
-    from outrider.engine.trees import TREES
+    from outrider.drafters.catalogue import FREE
+    from outrider.strategy.trees import TREES
 
     own_layers = {"swift", "del", "skip"}
     assert set(FREE) - own_layers <= set(free())

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.acceptance import RecursiveRejection
+from outrider.core.types import Draft, Prompt, as_ids
 from outrider.decoding import generate
 from outrider.drafters import Aded, Fallback, Lookahead, Lookup, Qualified, Stand, TokenRecycling
-from outrider.drafters.puct import Puct
+from outrider.drafters.statistics.puct import Puct
 from outrider.models.tabular import TabularModel
-from outrider.noise import Purpose, stream_key
 from outrider.policies import FixedTree
 from outrider.protocols import Drafter
 from outrider.sampling import Sampler, SamplingParams
-from outrider.types import Draft, Prompt, as_ids
-from tests.exactness.rigs import (
+from outrider.sampling.noise import Purpose, stream_key
+from tests.exactness.setups.rigs import (
     PROMPTS,
     SAMPLINGS,
     Family,
@@ -29,7 +29,7 @@ from tests.exactness.rigs import (
     stage,
     tabular_family,
 )
-from tests.exactness.rigs import nests as known_nests
+from tests.exactness.setups.rigs import nests as known_nests
 
 FAMILY = tabular_family()
 PLAIN = known_nests(FAMILY)["none"]
@@ -235,7 +235,7 @@ def test_noise_that_several_nodes_share_is_caught(monkeypatch: pytest.MonkeyPatc
         return stream_key(seed, sample, 0, Purpose.BRANCH)
 
     drafter = remembering()
-    monkeypatch.setattr("outrider.drafters.stand.stream_key", shared)
+    monkeypatch.setattr("outrider.drafters.statistics.stand.stream_key", shared)
     assert surplus(counts(drafter, 3000)) > 8.0
 
 

@@ -11,24 +11,24 @@ from transformers import AutoModelForCausalLM
 
 from outrider import kernels
 from outrider.acceptance import Match, RecursiveRejection, Rejection
+from outrider.core.layers import LayerSet
+from outrider.core.types import Prompt
 from outrider.decoding import generate
 from outrider.drafters import Fallback, Lookup, NoDrafter, Qualified, TreeDrafter
-from outrider.drafters.dynamic_exit import DynamicExit
-from outrider.drafters.growth import DySpec, Eagle2, Spine
-from outrider.drafters.layer_search import LayerSetSearch, SearchSettings
-from outrider.drafters.skip import EvenSkip
-from outrider.drafters.swift import Swift
-from outrider.layers import LayerSet
-from outrider.models.decoder import Decoder
-from outrider.models.native import NativeDecoder
-from outrider.models.static.decoder import StaticDecoder
-from outrider.models.transformers import TransformersModel
+from outrider.drafters.layers.del_ import DynamicExit
+from outrider.drafters.layers.layer_search import LayerSetSearch, SearchSettings
+from outrider.drafters.layers.skip import EvenSkip
+from outrider.drafters.layers.swift import Swift
+from outrider.drafters.neural.growth import DySpec, Eagle2, Spine
+from outrider.models.cpu.native import NativeDecoder
+from outrider.models.cuda.decoder import StaticDecoder
+from outrider.models.llama.decoder import Decoder
+from outrider.models.transformers.model import TransformersModel
 from outrider.policies import FixedLength, FixedTree
-from outrider.types import Prompt
-from tests.exactness.rigs import SAMPLINGS, generation, outputs, run, stage
-from tests.exactness.sparse import sparse
-from tests.models.checkpoints import make_checkpoint
+from tests.exactness.setups.rigs import SAMPLINGS, generation, outputs, run, stage
+from tests.exactness.setups.sparse import sparse
 from tests.models.invariants import assert_equals_fresh_prefill
+from tests.models.make_checkpoints import make_checkpoint
 
 LAYERS = 4
 PROMPTS = [(5, 9, 40, 3), (7,), (11, 12, 13, 14, 15, 16, 17), (1, 2), (30, 31, 32)]

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from outrider.models.cache import attach
-from outrider.models.decoder import Decoder
-from outrider.models.transformers import TransformersModel
-from outrider.tree import path_to
-from outrider.types import NO_IDS, Draft, Prompt, as_ids
-from tests.models.checkpoints import make_checkpoint, make_model
+from outrider.core.tree import path_to
+from outrider.core.types import NO_IDS, Draft, Prompt, as_ids
+from outrider.models.caches.bookkeeping import attach
+from outrider.models.llama.decoder import Decoder
+from outrider.models.transformers.model import TransformersModel
 from tests.models.invariants import assert_equals_fresh_prefill
+from tests.models.make_checkpoints import make_checkpoint, make_model
 
 VOCAB = 11
 SHAPE: dict[str, Any] = {

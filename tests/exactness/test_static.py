@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from outrider.models.decoder import Decoder
-from outrider.models.static import StaticDecoder
-from tests.exactness.rigs import SAMPLINGS, Family, nests, outputs, run, stage
+from outrider.models.cuda import StaticDecoder
+from outrider.models.llama.decoder import Decoder
+from tests.exactness.setups.rigs import SAMPLINGS, Family, nests, outputs, run, stage
 from tests.exactness.test_checkpoints import PROMPTS, noisy
 from tests.exactness.test_checkpoints import SHAPE as FAMILY_SHAPE
 from tests.exactness.test_state_fuzz import SHAPE, walk
-from tests.models.checkpoints import make_checkpoint
+from tests.models.make_checkpoints import make_checkpoint
 
 
 @pytest.fixture(scope="module", params=["llama", "mistral"])

@@ -6,7 +6,7 @@ import pytest
 
 from outrider.decoding import generate
 from outrider.drafters import NoDrafter, Qualified, TreeDrafter
-from outrider.drafters.growth import (
+from outrider.drafters.neural.growth import (
     DySpec,
     DySpecLevels,
     Eagle2,
@@ -17,8 +17,8 @@ from outrider.drafters.growth import (
     TopK,
 )
 from outrider.policies import FixedLength, FixedTree
-from tests.exactness.rigs import Family, generation, outputs, run, stage
-from tests.exactness.sparse import sparse
+from tests.exactness.setups.rigs import Family, generation, outputs, run, stage
+from tests.exactness.setups.sparse import sparse
 from tests.exactness.test_checkpoints import PROMPTS, family, folders, skip_int8
 from tests.models.invariants import assert_equals_fresh_prefill
 

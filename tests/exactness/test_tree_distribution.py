@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from outrider.acceptance import KSeq, Match, RecursiveRejection, Rejection
+from outrider.core.types import Draft, Draw, as_ids
 from outrider.decoding import generate
 from outrider.drafters import Fallback, Lookup, ModelDrafter, Qualified, TreeDrafter
-from outrider.drafters.growth import (
+from outrider.drafters.combine.merge import Merge
+from outrider.drafters.combine.switch import Switch
+from outrider.drafters.neural.growth import (
     DySpec,
     DySpecLevels,
     Eagle2,
@@ -26,14 +29,11 @@ from outrider.drafters.growth import (
     Spine,
     TopK,
 )
-from outrider.drafters.merge import Merge
-from outrider.drafters.switch import Switch
 from outrider.models.tabular import TabularModel
 from outrider.policies import ConfidenceStop, FixedTree, SpecDecPlus
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy
 from outrider.sampling import Sampler, SamplingParams
-from outrider.types import Draft, Draw, as_ids
-from tests.exactness.rigs import generation, stage
+from tests.exactness.setups.rigs import generation, stage
 from tests.exactness.test_distribution import (
     DRAFT,
     LENGTH,

@@ -9,20 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.acceptance import Rejection
+from outrider.core.errors import OptionError
+from outrider.core.types import NO_IDS, Draft, FinishReason, Prompt, as_ids
 from outrider.decoding import generate
 from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified
-from outrider.drafters.growth import Eagle2
-from outrider.drafters.tree_model import TreeDrafter
-from outrider.errors import OptionError
+from outrider.drafters.neural.growth import Eagle2
+from outrider.drafters.neural.tree import TreeDrafter
 from outrider.guidance.cache import GuidedCache
 from outrider.guidance.guided import Guided, check_scale, guide
-from outrider.models.cache import attach
+from outrider.models.caches.bookkeeping import attach
 from outrider.models.tabular import TabularModel
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Cache, Drafter, LanguageModel, Segment
-from outrider.types import NO_IDS, Draft, FinishReason, Prompt, as_ids
-from tests.exactness.rigs import SAMPLINGS, check_counters, generation, outputs, run, stage
-from tests.exactness.roster import free
+from tests.exactness.setups.rigs import SAMPLINGS, check_counters, generation, outputs, run, stage
+from tests.exactness.setups.roster import free
 from tests.guidance.toys import SeeingTable, mixed_table, pictured, seeing_table
 
 PROMPTS = [

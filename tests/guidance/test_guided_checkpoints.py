@@ -8,24 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
+from outrider.core.types import Pictured, Prompt, as_ids
+from outrider.decoding.generation import Generation
 from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified
-from outrider.drafters.growth import Eagle2
-from outrider.drafters.skip import EvenSkip
-from outrider.drafters.swift import Swift
-from outrider.drafters.tree_model import TreeDrafter
-from outrider.generation import Generation
+from outrider.drafters.layers.skip import EvenSkip
+from outrider.drafters.layers.swift import Swift
+from outrider.drafters.neural.growth import Eagle2
+from outrider.drafters.neural.tree import TreeDrafter
 from outrider.guidance.guided import Guided, GuidedLayered, guide
-from outrider.models.decoder import Decoder
-from outrider.models.sighted import sighted
-from outrider.models.transformers import TransformersModel
+from outrider.models.llama.decoder import Decoder
+from outrider.models.transformers.model import TransformersModel
+from outrider.models.vision.image_model import sighted
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Drafter, Layered, Segment
-from outrider.types import Pictured, Prompt, as_ids
-from tests.exactness.rigs import outputs, run, stage
+from tests.exactness.setups.rigs import outputs, run, stage
 from tests.exactness.test_checkpoints import SHAPE, noisy
 from tests.guidance.toys import pictured
-from tests.models.checkpoints import make_checkpoint
 from tests.models.invariants import assert_equals_fresh_prefill
+from tests.models.make_checkpoints import make_checkpoint
 
 IMAGE = 47
 """The id that stands for an image."""

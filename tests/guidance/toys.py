@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from outrider.models.prefill import start_caches
+from outrider.core.types import IntArray, Pictured, Prompt, Rows
+from outrider.models.caches.prefill import start_caches
 from outrider.models.tabular import TabularCache, TabularModel
 from outrider.protocols import Cache, Segment
-from outrider.types import IntArray, Pictured, Prompt, Rows
 
 
 class BlankCache(TabularCache):

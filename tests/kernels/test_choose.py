@@ -1,4 +1,4 @@
-"""The compiled choice is the one that `sampling.py` spells out."""
+"""The compiled choice is the one that `sampling/sampler.py` spells out."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider import kernels
-from outrider.errors import LogitsError
-from outrider.noise import Purpose
+from outrider.core.errors import LogitsError
 from outrider.sampling import Sampler, SamplingParams
+from outrider.sampling.noise import Purpose
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason=kernels.reason_missing())
 

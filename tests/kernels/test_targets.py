@@ -27,7 +27,7 @@ def test_the_runner_is_right(target: str, tmp_path: Path) -> None:
     compiler.write_text(f'#!/bin/bash\nexec gcc "${{@/-march=native/-march={target}}}"\n')
     compiler.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/models/test_native.py"],
+        [sys.executable, "-m", "pytest", "-q", "tests/models/cpu/test_native.py"],
         env=os.environ | {"CC": str(compiler), "OUTRIDER_CACHE": str(tmp_path / "cache")},
         cwd=Path(__file__).parents[2],
         capture_output=True,

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
+from outrider.core.types import as_ids
 from outrider.memories.adjacency import LARGEST_VOCABULARY, Adjacency
-from outrider.types import as_ids
 
 
 def test_a_row_is_the_top_k_of_its_logits() -> None:

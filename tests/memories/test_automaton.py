@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.errors import StoreError, VocabularyError
+from outrider.core.errors import StoreError, VocabularyError
 from outrider.memories.automaton import ROOT, Automaton, TextAutomaton
 from outrider.memories.frozen import FrozenAutomaton
 from outrider.memories.store import StorePage

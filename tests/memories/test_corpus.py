@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.errors import OptionError, StoreError, VocabularyError
+from outrider.core.errors import OptionError, StoreError, VocabularyError
 from outrider.memories import store
 from outrider.memories.corpus import Corpus, sorted_suffixes
 from outrider.memories.store import StorePage, read_page, size_on_disk

@@ -11,7 +11,7 @@ from hypothesis.stateful import (
 )
 
 from outrider import kernels
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 from outrider.memories.distributions import Distributions
 from outrider.memories.rows import best_probabilities
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 from outrider.memories import ngrams
 from outrider.memories.ngrams import Hit, NGramIndex, hash_of
 

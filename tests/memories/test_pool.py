@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 from outrider.memories.pool import NgramPool
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 from outrider.memories.frequent import grow_chain, grow_tree
 from outrider.memories.trie import WIDE, Cursor, SuffixTrie, Text
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from outrider.errors import OptionError, StoreError, VocabularyError
+from outrider.core.errors import OptionError, StoreError, VocabularyError
 from outrider.memories.trigrams import Trigrams
 
 TEXTS = st.lists(st.lists(st.integers(0, 4), max_size=30), max_size=5)

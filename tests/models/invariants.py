@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from outrider.core.types import NO_IDS, IntArray, Prompt, as_ids
 from outrider.protocols import Segment
-from outrider.types import NO_IDS, IntArray, Prompt, as_ids
 
 
 def assert_equals_fresh_prefill(

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from outrider.models.pictures import Pictures
-from outrider.tree import path_to
-from outrider.types import IntArray, Pictured, Prompt
+from outrider.core.tree import path_to
+from outrider.core.types import IntArray, Pictured, Prompt
+from outrider.models.vision.processor import Pictures
 from tests.models.sighted_checkpoints import picture
 
 PICTURES = {

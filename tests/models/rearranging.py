@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from outrider.types import Kept, Piece
+from outrider.core.types import Kept, Piece
 from tests.models.reference import random_ids
 from tests.models.seen import Opened, Twin
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from outrider import kernels
-from outrider.models.decoder import Decoder
-from outrider.models.kv_cache import DecoderCache
-from outrider.models.native import NativeDecoder
+from outrider.core.tree import path_to
+from outrider.core.types import NO_IDS, IntArray, Prompt, as_ids
+from outrider.models.caches.kv_cache import DecoderCache
+from outrider.models.cpu.native import NativeDecoder
+from outrider.models.llama.decoder import Decoder
 from outrider.protocols import Segment
-from outrider.tree import path_to
-from outrider.types import NO_IDS, IntArray, Prompt, as_ids
 
 RUNNERS: dict[str, Callable[[Path], Any]] = {
     "eager": Decoder.load,

@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from outrider import kernels
-from outrider.models.decoder import Decoder
-from outrider.models.native import NativeDecoder
-from outrider.models.transformers import TransformersModel
+from outrider.core.types import NO_IDS, Prompt, as_ids
+from outrider.models.cpu.native import NativeDecoder
+from outrider.models.llama.decoder import Decoder
+from outrider.models.transformers.model import TransformersModel
 from outrider.protocols import Segment
-from outrider.types import NO_IDS, Prompt, as_ids
-from tests.models.checkpoints import make_checkpoint
-from tests.models.static.models import static
+from tests.models.cuda.models import static
+from tests.models.make_checkpoints import make_checkpoint
 
 WINDOWS: dict[str, dict[str, Any]] = {
     "llama": {},

@@ -1,7 +1,7 @@
 """Tiny random checkpoints of image-text models, written through `transformers`.
 
 Every parameter is random. Their tokenizers spell bytes, then the tokens of the text-only
-checkpoints (`checkpoints.py`), then what stands for images: a text-only checkpoint with a
+checkpoints (`make_checkpoints.py`), then what stands for images: a text-only checkpoint with a
 tokenizer shares their vocabulary as far as it goes.
 """
 
@@ -34,8 +34,8 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-from outrider.types import Pictured, Prompt
-from tests.models.checkpoints import EOS_ID, SPECIAL_TOKENS, _byte_symbols
+from outrider.core.types import Pictured, Prompt
+from tests.models.make_checkpoints import EOS_ID, SPECIAL_TOKENS, _byte_symbols
 
 FAMILIES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "llava")
 

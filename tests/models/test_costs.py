@@ -2,7 +2,7 @@
 
 import pytest
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 from outrider.models.costs import forward_seconds, measure_costs
 from outrider.models.tabular import TabularModel
 

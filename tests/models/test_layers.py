@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from outrider import kernels
-from outrider.errors import OptionError, StrategyError
-from outrider.layers import LayerSet
-from outrider.models.decoder import Decoder
-from outrider.models.native import NativeDecoder
-from outrider.models.static.decoder import StaticDecoder
+from outrider.core.errors import OptionError, StrategyError
+from outrider.core.layers import LayerSet
+from outrider.core.types import NO_IDS, Prompt, as_ids
+from outrider.models.cpu.native import NativeDecoder
+from outrider.models.cuda.decoder import StaticDecoder
+from outrider.models.llama.decoder import Decoder
 from outrider.models.tabular import TabularModel
-from outrider.models.transformers import TransformersModel
+from outrider.models.transformers.model import TransformersModel
 from outrider.protocols import LanguageModel, Layered, Segment
 from outrider.sampling import Sampler, SamplingParams
-from outrider.types import NO_IDS, Prompt, as_ids
-from tests.models.checkpoints import make_checkpoint
 from tests.models.invariants import assert_equals_fresh_prefill
+from tests.models.make_checkpoints import make_checkpoint
 
 LAYERS = 4
 TEXT = (5, 9, 40, 3, 17, 21)

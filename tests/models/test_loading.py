@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from outrider import kernels
-from outrider.errors import CheckpointError, OptionError
-from outrider.models.decoder import Decoder
+from outrider.core.errors import CheckpointError, OptionError
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.cpu.native import NativeDecoder
+from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import (
     FallbackWarning,
     families_folder,
@@ -19,13 +21,11 @@ from outrider.models.loading import (
     resolve_dtype,
     tokenizer_for,
 )
-from outrider.models.native import NativeDecoder
 from outrider.models.quality import Quality
 from outrider.models.tabular import TabularModel
-from outrider.models.tokenizer import Tokenizer
-from outrider.models.transformers import TransformersModel
+from outrider.models.transformers.model import TransformersModel
 from tests.models.built import RUNS, build
-from tests.models.checkpoints import make_checkpoint
+from tests.models.make_checkpoints import make_checkpoint
 from tests.models.reference import edited
 
 CPU = torch.device("cpu")

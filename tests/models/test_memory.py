@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from outrider.errors import MemoryPlanError
-from outrider.models.checkpoint import open_checkpoint
-from outrider.models.decoder import Decoder
+from outrider.core.errors import MemoryPlanError
+from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.llama.decoder import Decoder
 from outrider.models.memory import (
     GIB,
     OVERHEAD,
@@ -20,9 +20,9 @@ from outrider.models.memory import (
 )
 from outrider.models.memory import _unused as unused
 from outrider.models.tabular import TabularModel
-from outrider.models.transformers import TransformersModel
+from outrider.models.transformers.model import TransformersModel
 from tests.models.built import ALSO_RUNS, RUNS, build
-from tests.models.checkpoints import make_checkpoint
+from tests.models.make_checkpoints import make_checkpoint
 
 LARGE = Demand(tier="target", weights=15 * GIB, cache=1 << 18, context_length=131_072)
 SMALL = Demand(tier="draft", weights=2 * GIB, cache=1 << 15, context_length=4096)

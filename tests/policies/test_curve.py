@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 from outrider.policies.curve import CostCurve
 
 MEASURED = st.dictionaries(st.integers(1, 64), st.floats(1e-6, 10.0), min_size=1, max_size=8)

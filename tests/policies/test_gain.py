@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.counters import Counters, Pace, Ranks, Tally
-from outrider.errors import OptionError
-from outrider.metrics import expected_tokens
+from outrider.core.counters import Counters, Pace, Ranks, Tally
+from outrider.core.errors import OptionError
+from outrider.core.metrics import expected_tokens
+from outrider.core.types import Budget
 from outrider.policies import CostCurve, ExpectedGain, Source
 from outrider.policies.source import best_length, best_tree
-from outrider.types import Budget
 
 CURVE = CostCurve.of({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.5, 16: 2.4, 32: 4.8})
 CHANCES = st.floats(0.0, 1.0)

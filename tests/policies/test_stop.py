@@ -8,16 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.counters import Counters
+from outrider.core.counters import Counters
+from outrider.core.errors import OptionError
+from outrider.core.types import IntArray, Rows
 from outrider.drafters import ModelDrafter, NoDrafter, Qualified, TreeDrafter
-from outrider.drafters.growth import DySpec, Eagle2
-from outrider.errors import OptionError
+from outrider.drafters.neural.growth import DySpec, Eagle2
 from outrider.models.tabular import TabularModel
 from outrider.policies import ConfidenceStop, FixedLength, SpecDecPlus
 from outrider.protocols import DraftPolicy, Segment
-from outrider.types import IntArray, Rows
-from tests.exactness.rigs import PROMPTS, SAMPLINGS, outputs, run, stage, tabular_family
-from tests.exactness.sparse import sparse
+from tests.exactness.setups.rigs import PROMPTS, SAMPLINGS, outputs, run, stage, tabular_family
+from tests.exactness.setups.sparse import sparse
 
 FAMILY = tabular_family()
 DRAFT = ModelDrafter(model=FAMILY.draft)

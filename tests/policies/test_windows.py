@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.metrics import PyramidCosts, predicted_speed, predicted_two_tier_speed
+from outrider.core.metrics import PyramidCosts, predicted_speed, predicted_two_tier_speed
 from outrider.policies import CostCurve
 from outrider.policies.windows import (
     Chances,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from outrider.training.family import train_family
+from outrider.training.family.family import train_family
 
 MICRO = """
 name = "micro"

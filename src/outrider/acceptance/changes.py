@@ -2,8 +2,8 @@
 
 import math
 
-from outrider.counters import Counters
-from outrider.errors import OptionError
+from outrider.core.counters import Counters
+from outrider.core.errors import OptionError
 
 
 def check_share(max_changed: float | None) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import log_softmax, pad
 
-from outrider.errors import OptionError, nearest
+from outrider.core.errors import OptionError, nearest
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """`(log d [rows, events], log v [rows, events]) -> [rows]`."""

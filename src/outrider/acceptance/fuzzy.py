@@ -10,10 +10,10 @@ from torch import Tensor
 from outrider.acceptance.changes import check_share, has_room
 from outrider.acceptance.divergence import Divergence, divergence
 from outrider.acceptance.verdicts import Walk
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
+from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
-from outrider.types import Draft, Draw, Exactness, Verdict
-from outrider.view import View
+from outrider.protocols.view import View
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from outrider.acceptance.laws import drawn_law, trials
 from outrider.acceptance.verdicts import Walk
-from outrider.noise import Purpose
+from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
-from outrider.types import Draft, Draw, Exactness, Verdict
-from outrider.view import View
+from outrider.protocols.view import View
+from outrider.sampling.noise import Purpose
 
 _HALVINGS = 55
 _ROUNDING = 1e-13

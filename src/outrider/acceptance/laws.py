@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.types import Draft
+from outrider.core.types import Draft
 
 
 def drawn_law(draft: Draft, node: int, vocab_size: int) -> Float[Tensor, " wide"]:

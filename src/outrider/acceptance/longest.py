@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from outrider.acceptance.changes import has_room
 from outrider.acceptance.verdicts import Walk
-from outrider.types import Draft, Verdict
-from outrider.view import View
+from outrider.core.types import Draft, Verdict
+from outrider.protocols.view import View
 
 Judge = Callable[[View, int, int], tuple[bool, float]]
 """`(view, node, token)` -> whether `token` may stand after `node` though it is not the verifier's

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from outrider.acceptance.verdicts import Walk
+from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
-from outrider.types import Draft, Draw, Exactness, Verdict
-from outrider.view import View
+from outrider.protocols.view import View
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from outrider.acceptance.laws import drawn_law, residual
 from outrider.acceptance.verdicts import Walk
-from outrider.noise import Purpose
+from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
-from outrider.types import Draft, Draw, Exactness, Verdict
-from outrider.view import View
+from outrider.protocols.view import View
+from outrider.sampling.noise import Purpose
 
 
 @dataclass(frozen=True, slots=True)

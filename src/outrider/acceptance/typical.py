@@ -7,10 +7,10 @@ import torch
 
 from outrider.acceptance.changes import check_share
 from outrider.acceptance.longest import longest_path
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
+from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
-from outrider.types import Draft, Draw, Exactness, Verdict
-from outrider.view import View
+from outrider.protocols.view import View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

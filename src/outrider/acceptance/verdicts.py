@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from outrider.types import Draft, Verdict
-from outrider.view import View
+from outrider.core.types import Draft, Verdict
+from outrider.protocols.view import View
 
 
 class Walk:

@@ -19,7 +19,7 @@ from typing import Any
 
 from outrider.bench.settings import Models, Settings
 from outrider.bench.strategies import Named, from_table, parse_strategies
-from outrider.errors import OptionError, reject_unknown
+from outrider.core.errors import OptionError, reject_unknown
 from outrider.models.loading import families_folder
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "max_new_tokens", "seed", "ignore_eos")

@@ -10,12 +10,12 @@ from outrider.bench.measure import Place, Run
 from outrider.bench.models import OpenModels
 from outrider.bench.statistics import first_difference
 from outrider.bench.strategies import BASELINE
+from outrider.core.types import NO_IDS, Exactness, Prompt, as_ids
 from outrider.engine.load import load
-from outrider.models.native import NativeDecoder
-from outrider.noise import Purpose, gumbel, stream_key
+from outrider.models.cpu.native import NativeDecoder
 from outrider.protocols import Segment
 from outrider.sampling import Sampler, SamplingParams
-from outrider.types import NO_IDS, Exactness, Prompt, as_ids
+from outrider.sampling.noise import Purpose, gumbel, stream_key
 
 _NEAR = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.25, "float16": 0.03}
 """Scores this close may change places between one row and several, where a model's rows depend on

@@ -10,7 +10,7 @@ from typing import Any
 
 from outrider.bench.measure import Run
 from outrider.bench.settings import changes
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 
 SETTINGS, RUNS = "settings.json", "runs.jsonl"
 

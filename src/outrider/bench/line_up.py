@@ -11,9 +11,9 @@ import torch
 
 from outrider.bench.measure import Place, RivalSystem, Run, System
 from outrider.bench.models import OpenModels
-from outrider.bench.rival import Rival
+from outrider.bench.rivals.rival import Rival
 from outrider.bench.verify import used_threads
-from outrider.errors import OutriderError
+from outrider.core.errors import OutriderError
 
 Progress = Callable[[int, int, str], None]
 """`(done, total, what runs now)`."""

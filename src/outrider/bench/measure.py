@@ -6,11 +6,11 @@ from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
 
 from outrider.bench.memory import device_peak_bytes, peak_bytes, reset_peak
-from outrider.bench.rival import OpenRival
+from outrider.bench.rivals.rival import OpenRival
 from outrider.bench.statistics import repeated_tokens
+from outrider.core.errors import LogitsError
 from outrider.engine.generator import Generator
 from outrider.engine.result import Result
-from outrider.errors import LogitsError
 
 PARTS = ("prefill", "draft", "verify", "accept", "other")
 """Where the time of a text goes; `other` is what none of our clocks counted."""

@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 
+from outrider.bench.scaling.plan import make_plan
+from outrider.bench.scaling.scale import cost_scale, cost_scaled_label, scaled_decoder
 from outrider.bench.settings import Models
 from outrider.bench.strategies import Named
+from outrider.core.errors import OptionError, OutriderError
 from outrider.engine.generator import Generator
 from outrider.engine.load import NO_TIER, load
-from outrider.errors import OptionError, OutriderError
-from outrider.models.checkpoint import Checkpoint, open_checkpoint
-from outrider.models.decoder import Decoder
+from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import (
     families_folder,
     family,
@@ -23,9 +26,6 @@ from outrider.models.loading import (
     resolve_dtype,
     tokenizer_for,
 )
-from outrider.models.scaling import cost_scale, cost_scaled_label, scaled_decoder
-from outrider.models.scaling_plan import make_plan
-from outrider.models.tokenizer import Tokenizer
 from outrider.protocols import LanguageModel
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"

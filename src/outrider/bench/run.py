@@ -12,14 +12,14 @@ from outrider.bench.journal import Journal
 from outrider.bench.line_up import LineUp, Progress
 from outrider.bench.measure import Place, RivalSystem, Run, StrategySystem, System
 from outrider.bench.models import OpenModels, Tier, find_tiers, open_models
-from outrider.bench.rival import Rival
+from outrider.bench.rivals.rival import Rival
 from outrider.bench.settings import Settings, fingerprint
 from outrider.bench.strategies import BASELINE
 from outrider.bench.verify import tier_costs, used_threads
 from outrider.bench.workloads import Task, read_workloads
-from outrider.engine.prompts import read_prompt
-from outrider.errors import OptionError
-from outrider.types import Exactness
+from outrider.core.errors import OptionError
+from outrider.core.types import Exactness
+from outrider.inputs.prompts.reading import read_prompt
 
 Writer = TypeVar("Writer")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from outrider.bench.strategies import Named, with_baseline
 from outrider.bench.workloads import WORKLOADS
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

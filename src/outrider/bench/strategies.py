@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from outrider.engine.catalogue import FREE
-from outrider.errors import OptionError, nearest, reject_unknown
+from outrider.core.errors import OptionError, nearest, reject_unknown
+from outrider.drafters.catalogue import FREE
 
 BASELINE = "none"
 

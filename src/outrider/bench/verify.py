@@ -12,10 +12,10 @@ import torch
 
 from outrider.bench.memory import bandwidth_gb_s
 from outrider.bench.models import OpenModels, Tier
-from outrider.errors import OptionError
-from outrider.models.checkpoint import open_checkpoint
+from outrider.core.errors import OptionError
+from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.costs import forward_seconds
-from outrider.models.native import NativeDecoder
+from outrider.models.cpu.native import NativeDecoder
 from outrider.models.quality import known_quality
 from outrider.protocols import LanguageModel
 

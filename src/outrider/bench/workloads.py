@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outrider.errors import MissingExtraError, OptionError, nearest
+from outrider.core.errors import MissingExtraError, OptionError, nearest
 
 WORKLOADS: dict[str, str] = {
     "stories": "beginnings of tales and novels, to be written on",

@@ -9,20 +9,20 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from outrider.cli import failures, interrupt
-from outrider.cli.bench import bench
-from outrider.cli.calibrate import calibrate
-from outrider.cli.caption import caption
-from outrider.cli.chat import chat
-from outrider.cli.datastore import datastore
-from outrider.cli.demo import demo
-from outrider.cli.drafters import drafters
-from outrider.cli.generate import generate
-from outrider.cli.groups import grouped
-from outrider.cli.info import info
-from outrider.cli.summarize import summarize
-from outrider.cli.train import train
-from outrider.errors import OutriderError
+from outrider.cli.commands.bench import bench
+from outrider.cli.commands.calibrate import calibrate
+from outrider.cli.commands.caption import caption
+from outrider.cli.commands.chat import chat
+from outrider.cli.commands.datastore import datastore
+from outrider.cli.commands.demo import demo
+from outrider.cli.commands.drafters import drafters
+from outrider.cli.commands.generate import generate
+from outrider.cli.commands.info import info
+from outrider.cli.commands.summarize import summarize
+from outrider.cli.commands.train import train
+from outrider.cli.options.groups import grouped
+from outrider.cli.ui import failures, interrupt
+from outrider.core.errors import OutriderError
 
 app = typer.Typer(
     name="outrider",

@@ -1,40 +1,44 @@
 """Which parts of a long input a model reads."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from outrider.core.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from outrider.context.chunks import Source, cut, cut_sources
     from outrider.context.config import ContextConfig
-    from outrider.context.cosine import CosineRanker
-    from outrider.context.embeddings import EmbeddingEncoder
-    from outrider.context.encoders import Encoder
-    from outrider.context.lexical import Bm25Ranker
-    from outrider.context.rankers import make_encoder, make_ranker
-    from outrider.context.ranking import Index, Ranker
+    from outrider.context.rankers.bm25 import Bm25Ranker
+    from outrider.context.rankers.cosine import CosineRanker
+    from outrider.context.rankers.embeddings import EmbeddingEncoder
+    from outrider.context.rankers.encoders import Encoder
+    from outrider.context.rankers.make import make_encoder, make_ranker
+    from outrider.context.rankers.ranking import Index, Ranker
+    from outrider.context.rankers.sentence import SentenceEncoder
     from outrider.context.selection import Look, Selection
     from outrider.context.selector import Selected, select
-    from outrider.context.sentence import SentenceEncoder
+    from outrider.inputs.documents.chunks import Source, cut, cut_sources
 
-_HOMES = {
-    "Bm25Ranker": "lexical",
-    "ContextConfig": "config",
-    "CosineRanker": "cosine",
-    "EmbeddingEncoder": "embeddings",
-    "Encoder": "encoders",
-    "Index": "ranking",
-    "Look": "selection",
-    "Ranker": "ranking",
-    "Selected": "selector",
-    "Selection": "selection",
-    "SentenceEncoder": "sentence",
-    "Source": "chunks",
-    "cut": "chunks",
-    "cut_sources": "chunks",
-    "make_encoder": "rankers",
-    "make_ranker": "rankers",
-    "select": "selector",
-}
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "Bm25Ranker": "rankers.bm25",
+        "ContextConfig": "config",
+        "CosineRanker": "rankers.cosine",
+        "EmbeddingEncoder": "rankers.embeddings",
+        "Encoder": "rankers.encoders",
+        "Index": "rankers.ranking",
+        "Look": "selection",
+        "Ranker": "rankers.ranking",
+        "Selected": "selector",
+        "Selection": "selection",
+        "SentenceEncoder": "rankers.sentence",
+        "Source": "outrider.inputs.documents.chunks",
+        "cut": "outrider.inputs.documents.chunks",
+        "cut_sources": "outrider.inputs.documents.chunks",
+        "make_encoder": "rankers.make",
+        "make_ranker": "rankers.make",
+        "select": "selector",
+    },
+)
 
 __all__ = [
     "Bm25Ranker",
@@ -55,9 +59,3 @@ __all__ = [
     "make_ranker",
     "select",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"outrider.context.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

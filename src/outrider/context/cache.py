@@ -6,7 +6,7 @@ from typing import Any
 from outrider.context.layout import Spans, spans_of
 from outrider.context.reading import Reading
 from outrider.context.selection import Selection
-from outrider.types import Fresh, IntArray, Passage, Piece, Prompt
+from outrider.core.types import Fresh, IntArray, Passage, Piece, Prompt
 
 
 class SelectedCache:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from math import ceil
 from typing import Any
 
-from outrider.errors import OptionError, nearest, reject_unknown
+from outrider.core.errors import OptionError, nearest, reject_unknown
 
 SELECTORS: dict[str, str] = {
     "apce": "the chunks nearest to the instruction and to what is being written, in meaning and in "

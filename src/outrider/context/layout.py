@@ -9,7 +9,7 @@ from itertools import chain, groupby
 from math import floor
 
 from outrider.context.config import ContextConfig
-from outrider.types import Fresh, Kept, LongContext, Piece, Prompt
+from outrider.core.types import Fresh, Kept, LongContext, Piece, Prompt
 
 Spans = tuple[range, ...]
 

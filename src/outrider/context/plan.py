@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 from outrider.context.config import ContextConfig
-from outrider.errors import ContextError, OptionError
+from outrider.core.errors import ContextError, OptionError
+from outrider.core.types import LongContext, Prompt
 from outrider.protocols import ContextSelector, LanguageModel, Segmented
-from outrider.types import LongContext, Prompt
 
 _NEEDS_ROWS = ("new_only", "partial")
 """Ways to swap in which rows stay behind others that change."""

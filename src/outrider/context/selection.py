@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from outrider.context.config import ContextConfig
-from outrider.context.ranking import Index
-from outrider.errors import ContextError, OptionError
-from outrider.types import LongContext, Passage
+from outrider.context.rankers.ranking import Index
+from outrider.core.errors import ContextError, OptionError
+from outrider.core.types import LongContext, Passage
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ from outrider.context.cache import SelectedCache
 from outrider.context.config import ContextConfig
 from outrider.context.layout import Spans, pieces_between, selected_prompt, spans_of
 from outrider.context.plan import Plan, check_model, plan_for
-from outrider.context.ranking import Ranker
+from outrider.context.rankers.ranking import Ranker
 from outrider.context.reading import Reading
 from outrider.context.selection import Selection
-from outrider.errors import ContextError
-from outrider.models.around import LayeredAround
+from outrider.core.errors import ContextError
+from outrider.core.types import IntArray, LongContext, Prompt, Rows
+from outrider.models.wrappers.layered import LayeredAround
 from outrider.protocols import (
     Cache,
     LanguageModel,
@@ -27,7 +28,6 @@ from outrider.protocols import (
     Segmented,
 )
 from outrider.sampling import Sampler
-from outrider.types import IntArray, LongContext, Prompt, Rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from outrider.counters import Counters
+from outrider.core.counters import Counters
+from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified
 from outrider.protocols import Needs, Request
-from outrider.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from outrider.core.errors import LogitsError, OptionError, reject_unknown
 from outrider.engine.generator import Generator
 from outrider.engine.load import OPTIONS, load
-from outrider.errors import LogitsError, OptionError, reject_unknown
 from outrider.sampling import SamplingParams
 from outrider.strategy import PyramidConfig
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 from outrider.memories.corpus import Corpus
 from outrider.memories.frozen import FrozenAutomaton
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from outrider.context.config import ContextConfig
+from outrider.core.errors import ContextError, OptionError
+from outrider.core.types import Prompt
 from outrider.decoding import Lane, generate
-from outrider.engine.images import check_sees, images_of
-from outrider.engine.prompts import is_batch, read_documents, read_long_prompt, read_prompt
+from outrider.decoding.generation import Generation
+from outrider.engine.prompt_size import places_of
 from outrider.engine.result import Result, ResultMaker, spans
-from outrider.engine.room import places_of
-from outrider.errors import ContextError, OptionError
-from outrider.generation import Generation
+from outrider.inputs.images.messages import check_sees, images_of
+from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_prompt, read_prompt
 from outrider.protocols import LanguageModel, Request
 from outrider.sampling import Sampler, SamplingParams
+from outrider.sampling.text import TextStream
 from outrider.strategy import Strategy
-from outrider.text import TextStream
-from outrider.types import Prompt
 
 StrategyFor = Callable[[SamplingParams], Strategy]
 

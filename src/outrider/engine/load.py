@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from outrider.acceptance.calibration import Calibration, load_calibrations
-from outrider.engine.cascade import Cascade, Recipe, Thresholds
+from outrider.core.errors import CheckpointError, OptionError, reject_unknown
 from outrider.engine.datastores import open_datastore
 from outrider.engine.generator import Generator, ModelDefaults
 from outrider.engine.long_inputs import context_config, limited, selecting, shared_ranker
-from outrider.errors import CheckpointError, OptionError, reject_unknown
 from outrider.guidance.guided import check_scale, guide
-from outrider.models.checkpoint import open_checkpoint
-from outrider.models.defaults import sampling_defaults
+from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.defaults import sampling_defaults
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.checkpoints.vocabulary import check_vocabularies
 from outrider.models.loading import (
     check_adapter,
     families_folder,
@@ -27,10 +27,10 @@ from outrider.models.loading import (
     tokenizer_for,
 )
 from outrider.models.memory import Demand, plan_memory
-from outrider.models.tokenizer import Tokenizer
-from outrider.models.vocabulary import check_vocabularies
 from outrider.sampling import SamplingParams
 from outrider.strategy import PyramidConfig, tier_names
+from outrider.strategy.calibration import Calibration, load_calibrations
+from outrider.strategy.recipe import Cascade, Recipe, Thresholds
 
 NO_TIER = "none"
 """Given as a qualifier or draft, it leaves that tier of a family out."""

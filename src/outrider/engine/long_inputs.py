@@ -7,14 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from outrider.context.config import CONTEXT_ON, ContextConfig
-from outrider.context.rankers import make_ranker
-from outrider.context.ranking import Ranker
+from outrider.context.rankers.make import make_ranker
+from outrider.context.rankers.ranking import Ranker
+from outrider.context.rankers.sentence import SentenceEncoder
 from outrider.context.selector import select
-from outrider.context.sentence import SentenceEncoder
-from outrider.errors import OptionError, nearest
+from outrider.core.errors import OptionError, nearest
+from outrider.core.types import IntArray
 from outrider.models.memory import Demand
 from outrider.protocols import LanguageModel
-from outrider.types import IntArray
 
 _EMBEDDINGS = "embeddings"
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from outrider.context.reading import Reading
-from outrider.counters import Counters
-from outrider.generation import Generation
+from outrider.core.counters import Counters
+from outrider.decoding.generation import Generation
 
 
 def reading_of(

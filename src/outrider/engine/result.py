@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from outrider import metrics
-from outrider.counters import Counters
+from outrider.core import metrics
+from outrider.core.counters import Counters
+from outrider.core.types import Exactness
+from outrider.decoding.generation import Generation, TokenLogprob
 from outrider.engine.readings import context_figures, reading_of
-from outrider.generation import Generation, TokenLogprob
-from outrider.types import Exactness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from outrider.types import IntArray
+from outrider.core.types import IntArray
 
 
 class GuidedCache:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
+from outrider.core.types import IntArray, Prompt, Rows
 from outrider.guidance.cache import GuidedCache
 from outrider.guidance.mix import mix
-from outrider.models.around import LayeredAround
+from outrider.models.wrappers.layered import LayeredAround
 from outrider.protocols import Cache, LanguageModel, Layered, Segment
-from outrider.types import IntArray, Prompt, Rows
 
 
 class Guided:

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
+from outrider.core.types import IntArray
 from outrider.memories.rows import best_tokens
-from outrider.types import IntArray
 
 _MOST_WAITING, _WAITING_NUMBERS = 64, 1 << 20
 """Rows that wait to be learned together, at most; and numbers in them."""

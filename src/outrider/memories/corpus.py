@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider.errors import OptionError, StoreError
+from outrider.core.errors import OptionError, StoreError
 from outrider.memories.store import (
     SEPARATOR,
     Document,

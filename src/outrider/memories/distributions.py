@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outrider import kernels
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
+from outrider.core.types import IntArray
 from outrider.memories.rows import Best
-from outrider.types import IntArray
 
 _KEY_BYTES = 260
 """What CPython takes for a key of up to four tokens and its place in a dictionary."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider.errors import StoreError
+from outrider.core.errors import StoreError
 from outrider.memories.automaton import ROOT, Automaton, SuffixStates
 from outrider.memories.store import (
     SEPARATOR,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 
 OCCURRENCES = ("latest", "first", "only")
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 
 _BYTES = (330, 130, 36)
 """What CPython takes for a key with its small dictionary, an n-gram in it, and a token."""

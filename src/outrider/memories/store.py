@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider.errors import StoreError, VocabularyError
+from outrider.core.errors import StoreError, VocabularyError
 
 Document = Sequence[int] | NDArray[np.int32]
 """Token ids of one text."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 from outrider.memories.automaton import ROOT, Automaton
 
 WIDE = 256

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
+from outrider.core.types import IntArray, as_ids
 from outrider.memories.store import StorePage, check_together, open_store, write_store
-from outrider.types import IntArray, as_ids
 
 _KEY_BYTES, _ENTRY_BYTES = 420, 56
 """What CPython takes for a key with its small dictionary, and for each id with its weight."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from outrider.core.types import Prompt, as_ids
 from outrider.policies.curve import CostCurve
 from outrider.protocols import LanguageModel, Segment
-from outrider.types import Prompt, as_ids
 
 __all__ = ["CostCurve", "forward_seconds", "measure_costs"]
 

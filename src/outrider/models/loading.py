@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 from outrider import kernels
-from outrider.errors import CheckpointError, OptionError, OutriderWarning, nearest
-from outrider.models.adapters import Adapter, add_to_modules, with_adapter
-from outrider.models.checkpoint import Checkpoint, open_checkpoint
-from outrider.models.decoder import Decoder, supports
-from outrider.models.native import NativeDecoder
+from outrider.core.errors import CheckpointError, OptionError, OutriderWarning, nearest
+from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from outrider.models.checkpoints.tokenizer import Tokenizer, has_tokenizer
+from outrider.models.cpu.native import NativeDecoder
+from outrider.models.cuda import decoder_for
+from outrider.models.llama.decoder import Decoder, supports
+from outrider.models.llama.lora import Adapter, add_to_modules, with_adapter
+from outrider.models.llama.text_stack import TextStack, text_stack
 from outrider.models.quality import checkable, int8_quality
-from outrider.models.seeing import shows_images, with_eyes
-from outrider.models.static import decoder_for
-from outrider.models.text_stack import TextStack, text_stack
-from outrider.models.tokenizer import Tokenizer, has_tokenizer
+from outrider.models.vision.loading import shows_images, with_eyes
 from outrider.protocols import LanguageModel
 
 DTYPES: dict[str, torch.dtype] = {
@@ -66,7 +66,7 @@ def load_model(
         device: see `resolve_device`.
         trust_remote_code: run Python that comes with the checkpoint.
         threads: CPU threads of the compiled runner; None measures what is best.
-        adapter: the folder of a LoRA adapter that is added to the weights; see `adapters.py`.
+        adapter: the folder of a LoRA adapter that is added to the weights; see `llama/lora.py`.
 
     Raises:
         OptionError: an unknown dtype or device, or one that is not there; an adapter for a built
@@ -141,7 +141,7 @@ def _through_transformers(
     trust_remote_code: bool,
 ) -> LanguageModel:
     """The runner that is correct before fast, and one line that says why."""
-    from outrider.models.transformers import TransformersModel  # takes seconds to import
+    from outrider.models.transformers.model import TransformersModel  # takes seconds to import
 
     brief = kind == torch.int8
     kind = torch.float32 if brief else kind
@@ -209,7 +209,7 @@ def _wrap(source: Any, name: str | None) -> LanguageModel:
             f"a model can not be {source!r:.60}",
             hint="Give a folder, a hub name, or a causal model of transformers",
         )
-    from outrider.models.transformers import TransformersModel
+    from outrider.models.transformers.model import TransformersModel
 
     return TransformersModel(source, name=name)  # pyright: ignore[reportArgumentType]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from outrider.errors import MemoryPlanError
-from outrider.models.checkpoint import Checkpoint
-from outrider.models.safetensors_header import TensorInfo
-from outrider.models.text_stack import text_checkpoint
+from outrider.core.errors import MemoryPlanError
+from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.checkpoints.safetensors_header import TensorInfo
+from outrider.models.llama.text_stack import text_checkpoint
 from outrider.protocols import LanguageModel
 
 GIB = 1 << 30

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
+from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.kernels.compile import cache_folder
-from outrider.models.checkpoint import Checkpoint
-from outrider.models.native import NativeDecoder
+from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.cpu.native import NativeDecoder
 from outrider.protocols import Segment
 from outrider.sampling import Sampler, SamplingParams
-from outrider.types import NO_IDS, Prompt, as_ids
 
 MOST_LOSS_RISE = 0.01
 """Int8 is taken by itself where the loss rises by less than this share."""

@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.models.borrowed import Borrowed
-from outrider.models.cache import CacheBook, Run
-from outrider.models.prefill import start_caches
-from outrider.models.segments import rearrange
+from outrider.core.types import IntArray, Piece, Prompt, Rows
+from outrider.models.caches.bookkeeping import CacheBook, Run
+from outrider.models.caches.borrowed import Borrowed
+from outrider.models.caches.prefill import start_caches
+from outrider.models.caches.rearranging import rearrange
 from outrider.protocols import Cache, Segment
 from outrider.sampling import Sampler
-from outrider.types import IntArray, Piece, Prompt, Rows
 
 
 class TabularCache(CacheBook):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from outrider.errors import OptionError
+from outrider.core.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from outrider.counters import Counters
-from outrider.errors import OptionError
-from outrider.types import Budget
+from outrider.core.counters import Counters
+from outrider.core.errors import OptionError
+from outrider.core.types import Budget
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from outrider.counters import Counters, Pace, Tally
-from outrider.errors import OptionError
+from outrider.core.counters import Counters, Pace, Tally
+from outrider.core.errors import OptionError
+from outrider.core.types import Budget
 from outrider.policies.curve import CostCurve
 from outrider.policies.source import Plan, Source
-from outrider.types import Budget
 
 _NEVER = Tally()
 _BELIEF, _RECALLED = 4, 16

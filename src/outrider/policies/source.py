@@ -11,8 +11,8 @@ node is kept. Either takes draft + verify + overhead seconds. The best size may 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from outrider.counters import Ranks, Tally
-from outrider.errors import OptionError
+from outrider.core.counters import Ranks, Tally
+from outrider.core.errors import OptionError
 
 _DRAFTS_BELIEVED = 3.0
 """Drafts that the belief about first tokens counts for, until it fades."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from outrider.counters import Counters
-from outrider.errors import OptionError
-from outrider.types import Budget
+from outrider.core.counters import Counters
+from outrider.core.errors import OptionError
+from outrider.core.types import Budget
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from outrider.metrics import (
+from outrider.core.metrics import (
     PyramidCosts,
     expected_tokens,
     predicted_speed,

@@ -1,9 +1,9 @@
 """Other systems, measured in the same run on the same weights and prompts."""
 
-from outrider.bench.rival import Rival
 from outrider.bench.rivals.hugging_face import HUGGING_FACE
 from outrider.bench.rivals.llamacpp import LLAMA_CPP
 from outrider.bench.rivals.openvino import OPENVINO
+from outrider.bench.rivals.rival import Rival
 
 __all__ = ["rivals"]
 

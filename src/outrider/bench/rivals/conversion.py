@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from outrider.bench.gguf_export import export_gguf
+from outrider.bench.rivals.gguf_export import export_gguf
 from outrider.kernels.compile import cache_folder
-from outrider.models.checkpoint import open_checkpoint
-from outrider.models.defaults import end_ids
+from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.defaults import end_ids
 
 _PACKAGES = {
     "llama_cpp": "llama-cpp-python",

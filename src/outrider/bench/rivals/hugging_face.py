@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from outrider.bench.rival import RivalText
 from outrider.bench.rivals.conversion import checkpoint_ends
+from outrider.bench.rivals.rival import RivalText
 from outrider.models.loading import DTYPES, resolve_device
-from outrider.models.pretrained import load_pretrained
+from outrider.models.transformers.pretrained import load_pretrained
 
 __all__ = ["HUGGING_FACE", "HuggingFace"]
 

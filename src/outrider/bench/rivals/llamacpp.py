@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from outrider.bench.rival import RivalText
 from outrider.bench.rivals.conversion import checkpoint_ends, gguf_file, install_line
 from outrider.bench.rivals.llamacpp_session import Session, open_session
+from outrider.bench.rivals.rival import RivalText
 
 __all__ = ["LLAMA_CPP", "LlamaCpp"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider.errors import CheckpointError, ContextError
+from outrider.core.errors import CheckpointError, ContextError
 
 __all__ = ["Session", "llama_cpp_forward_ms", "open_session"]
 

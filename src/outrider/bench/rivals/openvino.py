@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from outrider.bench.rival import RivalText
 from outrider.bench.rivals.conversion import checkpoint_ends, converted, install_line
 from outrider.bench.rivals.openvino_export import export_openvino
-from outrider.errors import CheckpointError
+from outrider.bench.rivals.rival import RivalText
+from outrider.core.errors import CheckpointError
 
 __all__ = ["OPENVINO", "OpenVino"]
 

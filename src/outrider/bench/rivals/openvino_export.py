@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider.bench.gguf_export import export_gguf
-from outrider.errors import CheckpointError
-from outrider.models.checkpoint import open_checkpoint
+from outrider.bench.rivals.gguf_export import export_gguf
+from outrider.core.errors import CheckpointError
+from outrider.models.checkpoints.checkpoint import open_checkpoint
 
 __all__ = ["export_openvino"]
 

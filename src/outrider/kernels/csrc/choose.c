@@ -1,6 +1,6 @@
 /* The choice of a token: argmax of warped score plus Gumbel noise.
  *
- * The same rule as `sampling.py`, for the plain warps. Exponentials are taken sixteen at a time,
+ * The same rule as `sampling/sampler.py`, for the plain warps. Exponentials are taken sixteen at a time,
  * top-p selects by buckets instead of sorting, and of the noise only the hash is computed for
  * every token: logarithms are taken for the few whose hash can still beat the best. */
 #include "choose.h"

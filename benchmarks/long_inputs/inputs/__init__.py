@@ -1,0 +1,1 @@
+"""Long inputs, and which parts of each are needed when."""

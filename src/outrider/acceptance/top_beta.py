@@ -1,0 +1,79 @@
+"""Top-beta tolerance: a drafted token may stand that is nearly the verifier's best."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from outrider.acceptance.changes import check_share
+from outrider.acceptance.longest import longest_path
+from outrider.core.errors import OptionError
+from outrider.core.types import Draft, Draw, Exactness, Verdict
+from outrider.protocols import Needs
+from outrider.protocols.view import View
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopBeta:
+    """Accept x where it is among the verifier's `beta` best and at most `tau` nats behind the best
+    (Generalized Aggressive Decoding, Xia et al. 2022, arXiv 2203.16487); of several paths the
+    longest, then the one with the smallest gaps.
+
+    Best by the scores from which the verifier chose: its log-probabilities, and above temperature 0
+    the noise of the choice with them, so that the best is the choice at any temperature. With
+    `beta` 1 or `tau` 0 nothing else can pass, and the rule is `Match`; else it is lossy.
+
+    Attributes:
+        beta: how many of the best tokens may pass.
+        tau: largest gap to the best that may pass, in nats of the warped scores.
+        max_changed: share of the emitted tokens, 0 to 1, that may differ from the verifier's
+            choice, rounded down; None sets no limit.
+
+    Raises:
+        OptionError: a number outside its range.
+    """
+
+    beta: int = 1
+    tau: float = 0.0
+    max_changed: float | None = None
+
+    needs = Needs()
+    draws = frozenset(Draw)
+
+    def __post_init__(self) -> None:
+        if self.beta < 1:
+            raise OptionError(f"beta is {self.beta}", hint="Give the number of tokens, at least 1")
+        if not self.tau >= 0.0:
+            raise OptionError(f"tau is {self.tau}", hint="Give a gap in nats of at least 0")
+        check_share(self.max_changed)
+
+    @property
+    def strict(self) -> bool:
+        """Whether nothing but the choice can pass."""
+        return self.beta == 1 or self.tau == 0
+
+    @property
+    def exactness(self) -> Exactness:
+        """Lossy, unless nothing but the choice can pass."""
+        return Exactness.IDENTICAL if self.strict else Exactness.LOSSY
+
+    @property
+    def tracks_law(self) -> bool:
+        """The decision reads the token: what is kept has no simple law."""
+        return False
+
+    def __call__(self, draft: Draft, view: View) -> Verdict:
+        """The longest path of `draft` within the tolerance."""
+        return longest_path(draft, view, self._judge, self.max_changed)
+
+    def _judge(self, view: View, node: int, token: int) -> tuple[bool, float]:
+        """Whether `token` is within the tolerance, and minus its gap to the best."""
+        if self.strict:
+            return False, 0.0
+        contest = view.contest(node)
+        own = contest.scores[contest.ids == token]
+        if not own.numel():
+            return False, -math.inf
+        better = int((contest.scores > own).sum())
+        gap = float(torch.max(contest.scores) - own)
+        return better < self.beta and gap <= self.tau and math.isfinite(gap), -gap

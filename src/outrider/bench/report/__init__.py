@@ -1,0 +1,1 @@
+"""What a run found: summary, plots, one HTML page."""

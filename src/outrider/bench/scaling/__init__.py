@@ -1,0 +1,1 @@
+"""Models of a larger cost with the same outputs, for measuring speed."""

@@ -1,0 +1,223 @@
+"""Cost-scaled models: the outputs of a small model at the cost of a large one.
+
+They give true costs with true acceptance where large weights are not at hand. Their config.json
+carries a label, and whatever prints a figure of theirs prints that label.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from outrider.bench.scaling.plan import (
+    LABEL,
+    ScaledPlan,
+    count_parameters,
+    make_plan,
+)
+from outrider.bench.scaling.tensors import layer_tensors, outer_tensors
+from outrider.core.errors import CheckpointError
+from outrider.models.checkpoints.checkpoint import INDEX, SINGLE, open_checkpoint
+from outrider.models.cuda import decoder_for
+from outrider.models.llama.decoder import Decoder
+from outrider.models.llama.weights import (
+    EMBED,
+    HEAD,
+    NORM,
+    DecoderWeights,
+    Linear,
+    fuse_layer,
+)
+
+__all__ = ["cost_scale", "cost_scaled_label", "scaled_decoder"]
+
+_SHARD_BYTES = 4 * 2**30
+_COPIED = (".json", ".jinja", ".txt", ".model")
+
+
+def cost_scale(folder: str | Path, spec: str, out: str | Path, *, widen: int | None = 1) -> Path:
+    """Write the checkpoint at `folder` cost-scaled into the folder `out`, and return that.
+
+    A folder written before from the same weights, spec and width is left as it is. Weights keep
+    the types of their files.
+
+    Args:
+        folder: a small checkpoint that `Decoder` runs.
+        spec: `30M`, `8B`: deepened until it has at least that many parameters (a tied head counts
+            once); `x4`: that many times its own.
+        out: the folder to write.
+        widen: copies of every channel, a power of two; None picks them for specs of 1B and more,
+            towards a hidden size of 4096, as suits an accelerator. Needs memory for one layer and
+            4 GB more.
+
+    Raises:
+        OptionError: a spec or a width that can not be read, or below the model's own size.
+        CheckpointError: a checkpoint that `Decoder` does not run, an `out` that holds something
+            else, or too little room on the disk.
+    """
+    plan = make_plan(open_checkpoint(folder), spec, widen)
+    target = Path(out).expanduser()
+    if _is_there(target, plan):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _check_room(target.parent, plan)
+    scratch = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    scratch.mkdir()
+    try:
+        _copy_files(plan, scratch)
+        _write_weights(plan, scratch)
+        _move(scratch, target, plan)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def scaled_decoder(
+    folder: str | Path,
+    spec: str,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    widen: int | None = None,
+    name: str | None = None,
+) -> Decoder:
+    """The same model built on `device` without a file written.
+
+    Args:
+        folder: a small checkpoint that `Decoder` runs.
+        spec: as for `cost_scale`.
+        device: where its weights are made. The noise of filler layers differs between kinds of
+            device; outputs do not depend on it.
+        dtype: of weights, cache and logits.
+        widen: as for `cost_scale`; automatic unless given.
+        name: how errors and reports call it; None takes the label.
+
+    Raises:
+        OptionError: a spec or a width that can not be read, or below the model's own size.
+        CheckpointError: a checkpoint that `Decoder` does not run.
+    """
+    plan = make_plan(open_checkpoint(folder), spec, widen)
+    checkpoint = replace(
+        plan.source,
+        config=plan.config,
+        fingerprint=f"{plan.source.fingerprint}-{plan.spec}-{plan.widen}",
+    )
+    weights = _weights(plan, torch.device(device), dtype)
+    kind = decoder_for(torch.device(device))
+    return kind(checkpoint, plan.large, weights, name=name or _spelled(plan.config[LABEL]))
+
+
+def cost_scaled_label(folder: str | Path) -> str | None:
+    """How to label figures of the model in `folder`: None unless it is cost-scaled."""
+    try:
+        config = json.loads((Path(folder).expanduser() / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    label = config.get(LABEL) if isinstance(config, dict) else None
+    return _spelled(label) if isinstance(label, dict) else None
+
+
+def _spelled(label: dict[str, Any]) -> str:
+    wide = f", widened {label['widen']} times" if label.get("widen", 1) > 1 else ""
+    return f"{label.get('from')} cost-scaled to {label.get('spec')}{wide}"
+
+
+def _weights(plan: ScaledPlan, device: torch.device, dtype: torch.dtype) -> DecoderWeights:
+    outer = outer_tensors(plan, device, dtype)
+    embed = outer.get(EMBED, outer.get(HEAD))
+    head = outer.get(HEAD, embed)
+    assert embed is not None and head is not None  # make_plan saw one of the two
+    if plan.large.tied and torch.equal(embed, head):
+        head = embed
+    layers = (layer_tensors(plan, layer, device, dtype) for layer in range(plan.large.num_layers))
+    extra = 0 if head is embed or not plan.large.tied else head.numel()
+    return DecoderWeights(
+        embed=embed,
+        layers=[fuse_layer(own, plan.large) for own in layers],
+        norm=outer[NORM],
+        head=Linear(head),
+        num_parameters=count_parameters(plan.large) + extra,
+    )
+
+
+# -- on disk ---------------------------------------------------------------------------------
+
+
+def _is_there(target: Path, plan: ScaledPlan) -> bool:
+    """Whether `target` holds just this model. Raises where it holds no cost-scaled one."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return False
+    try:
+        config = json.loads((target / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    if LABEL not in config:
+        raise CheckpointError(
+            f"{target} holds something else than a cost-scaled model",
+            hint="Name a folder that does not exist yet",
+        )
+    return config == plan.config
+
+
+def _check_room(folder: Path, plan: ScaledPlan) -> None:
+    widest = max(i.nbytes // max(i.num_elements, 1) for i in plan.source.tensors.values())
+    needed, free = plan.num_parameters * widest, shutil.disk_usage(folder).free
+    if needed > free:
+        raise CheckpointError(
+            f"cost scale {plan.spec} needs {needed / 1e9:.1f} GB in {folder}, "
+            f"which has {free / 1e9:.1f} GB",
+            hint="Give a smaller size or another folder",
+        )
+
+
+def _copy_files(plan: ScaledPlan, scratch: Path) -> None:
+    """Tokenizer and generation files as they are, then the new config.json."""
+    for file in sorted(plan.source.path.iterdir()):
+        if file.suffix in _COPIED and file.name not in ("config.json", INDEX):
+            shutil.copyfile(file, scratch / file.name)
+    (scratch / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n", "utf-8")
+
+
+def _write_weights(plan: ScaledPlan, scratch: Path) -> None:
+    """One file, or shards of about 4 GB and their index."""
+    placed: dict[str, str] = {}
+    for number, shard in enumerate(_shards(plan), 1):
+        file = f"model-{number:05}.safetensors"
+        save_file(shard, scratch / file, metadata={"format": "pt"})
+        placed |= dict.fromkeys(shard, file)
+    if len(set(placed.values())) == 1:
+        (scratch / "model-00001.safetensors").rename(scratch / SINGLE)
+        return
+    size = sum(file.stat().st_size for file in scratch.glob("*.safetensors"))
+    index = {"metadata": {"total_size": size}, "weight_map": placed}
+    (scratch / INDEX).write_text(json.dumps(index), "utf-8")
+
+
+def _shards(plan: ScaledPlan) -> Iterator[dict[str, Tensor]]:
+    shard = outer_tensors(plan, "cpu", None)
+    for layer in range(plan.large.num_layers):
+        if sum(tensor.nbytes for tensor in shard.values()) >= _SHARD_BYTES:
+            yield shard
+            shard = {}
+        own = layer_tensors(plan, layer, "cpu", None)
+        shard |= {f"model.layers.{layer}.{name}": tensor for name, tensor in own.items()}
+    yield shard
+
+
+def _move(scratch: Path, target: Path, plan: ScaledPlan) -> None:
+    """Put the finished folder in place; another process may have been faster."""
+    if target.exists() and not _is_there(target, plan):
+        shutil.rmtree(target)
+    try:
+        os.rename(scratch, target)
+    except OSError:
+        if not _is_there(target, plan):
+            raise

@@ -1,0 +1,47 @@
+"""Reading a scorer through `transformers`: quietly, whole, from safetensors, or refused by name."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+from outrider.core.errors import CheckpointError, MissingExtraError
+from outrider.models.loading import local_folder
+from outrider.models.transformers.pretrained import quiet, reading
+
+
+def load_parts(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    """Model, image processor and tokenizer of a folder or a hub name.
+
+    Raises:
+        CheckpointError: it can not be read, lacks weights, or is no model of images and texts.
+        MissingExtraError: pillow is not installed.
+    """
+    if find_spec("PIL") is None:
+        raise MissingExtraError("pillow", "vision")
+    folder = local_folder(source)
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no model folder at {folder}", hint="Give one of a CLIP")
+    place = str(folder)
+    with reading(place, "a CLIP model"), quiet():
+        config = AutoConfig.from_pretrained(place)
+        if not hasattr(config, "text_config") or not hasattr(config, "vision_config"):
+            raise CheckpointError(
+                f"{place} ({config.model_type}) is not a model of images and texts",
+                hint="Give a CLIP or SigLIP model",
+            )
+        loaded: Any = AutoModel.from_pretrained(
+            place, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+        # The backend without torchvision.
+        processor = AutoImageProcessor.from_pretrained(place, backend="pil")
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise CheckpointError(
+            f"{place} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}",
+            hint="Download it again, or check that its config.json belongs to it",
+        )
+    return model, processor, tokenizer

@@ -1,0 +1,159 @@
+"""Scores against captions that people wrote: BLEU through sacrebleu, and CIDEr-D.
+
+They count words that a reference happens to use. A true detail that no reference mentions lowers
+both, so they are read beside scores against the image.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from outrider.captioning.metrics.words import check_captions, grams, words
+from outrider.core.errors import MissingExtraError, OptionError
+
+References = Sequence[Sequence[str]]
+"""For each caption at least one text."""
+
+ORDERS = (1, 2, 3, 4)
+
+_SIGMA = 6.0
+_SCALE = 10.0
+
+_Weights = dict[tuple[str, ...], float]
+
+
+def bleu(captions: Sequence[str], references: References) -> tuple[float, ...]:
+    """BLEU-1 to BLEU-4 of all captions together, from 0 to 1 (Papineni et al. 2002).
+
+    By sacrebleu, in lower case, tokenised as `13a`. One point of sacrebleu is 0.01 here. The COCO
+    server tokenises otherwise, so that its figures differ by a little.
+
+    Raises:
+        OptionError: captions or references that can not be scored.
+        MissingExtraError: sacrebleu is not installed.
+    """
+    check_references(captions, references)
+    most = max(map(len, references))
+    streams = [[own[i] if i < len(own) else None for own in references] for i in range(most)]
+    scorers = [_sacrebleu()(max_ngram_order=order, lowercase=True) for order in ORDERS]
+    return tuple(s.corpus_score(list(captions), streams).score / 100 for s in scorers)
+
+
+def sentence_bleu(
+    captions: Sequence[str], references: References, *, order: int = 4
+) -> list[float]:
+    """BLEU of each caption by itself, from 0 to 1, over runs of up to `order` words.
+
+    Captions shorter than `order` are judged by the runs they have. For looking at examples: the
+    mean of these is not the BLEU of the whole.
+
+    Raises:
+        OptionError: captions or references that can not be scored.
+        MissingExtraError: sacrebleu is not installed.
+    """
+    check_references(captions, references)
+    scorer = _sacrebleu()(max_ngram_order=order, lowercase=True, effective_order=True)
+    pairs = zip(captions, references, strict=True)
+    return [scorer.sentence_score(caption, list(own)).score / 100 for caption, own in pairs]
+
+
+def cider(captions: Sequence[str], references: References) -> list[float]:
+    """CIDEr-D of each caption, from 0 to 10 (Vedantam et al. 2015, arXiv 1411.5726).
+
+    The mean over references and over runs of one to four words of the cosine between tf-idf
+    weights, the caption's clipped to the reference's, times exp(-d^2 / 72), d being the difference
+    in words, times 10. How rare a run is comes from these references, so values depend on the set:
+    compare captions of the same images only. A text of fewer than four words reaches less than 10,
+    and so does one of runs that all images share.
+
+    Words are cut as by `words`, without the Penn Treebank tokeniser of the COCO server.
+
+    Raises:
+        OptionError: captions or references that can not be scored, or a single image, for which
+            every weight would be zero.
+    """
+    check_references(captions, references)
+    if len(captions) < 2:
+        raise OptionError(
+            "CIDEr-D of a single image is zero whatever the caption says: it weighs words by how "
+            "many images' references have them",
+            hint="Give more images",
+        )
+    told = [[words(reference) for reference in own] for own in references]
+    images = _images_with(told)
+    scores: list[float] = []
+    for caption, own in zip(captions, told, strict=True):
+        said = words(caption)
+        similar = [_similar(said, reference, images, len(captions)) for reference in own]
+        scores.append(_SCALE * sum(similar) / len(similar))
+    return scores
+
+
+def check_references(captions: Sequence[str], references: References) -> None:
+    """Refuse captions without words, and images without a reference.
+
+    Raises:
+        OptionError: says which.
+    """
+    check_captions(captions, references=references)
+    for place, own in enumerate(references):
+        if isinstance(own, str):
+            raise OptionError(
+                f"references of caption {place} are one text", hint="Give a list of texts for each"
+            )
+        if not len(own):
+            raise OptionError(
+                f"caption {place} has no references",
+                hint="Leave its image out of scores against references",
+            )
+        try:
+            check_captions(own)
+        except OptionError as error:
+            raise OptionError(f"references of caption {place}: {error.problem}") from error
+
+
+def _sacrebleu() -> type:
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+    except ImportError as error:
+        raise MissingExtraError("sacrebleu", "vision") from error
+    return BLEU
+
+
+def _images_with(told: Sequence[Sequence[Sequence[str]]]) -> Counter[tuple[str, ...]]:
+    """For each run of words, how many images have a reference with it."""
+    found: Counter[tuple[str, ...]] = Counter()
+    for own in told:
+        found.update({g for reference in own for n in ORDERS for g in grams(reference, n)})
+    return found
+
+
+def _similar(
+    said: Sequence[str],
+    reference: Sequence[str],
+    images: Counter[tuple[str, ...]],
+    num_images: int,
+) -> float:
+    """The mean over orders, from 0 to 1."""
+    total = 0.0
+    for order in ORDERS:
+        mine = _weights(said, order, images, num_images)
+        theirs = _weights(reference, order, images, num_images)
+        lengths = _length(mine) * _length(theirs)
+        if lengths:
+            shared = (min(mine[g], theirs[g]) * theirs[g] for g in mine.keys() & theirs.keys())
+            total += math.fsum(shared) / lengths
+    longer = len(said) - len(reference)
+    return total / len(ORDERS) * math.exp(-(longer**2) / (2 * _SIGMA**2))
+
+
+def _weights(
+    spoken: Sequence[str], order: int, images: Counter[tuple[str, ...]], num_images: int
+) -> _Weights:
+    """How often a run occurs, times log(images / images whose references have it)."""
+    counts = Counter(grams(spoken, order))
+    return {g: n * math.log(num_images / max(images[g], 1)) for g, n in counts.items()}
+
+
+def _length(weights: _Weights) -> float:
+    return math.sqrt(math.fsum(w * w for w in weights.values()))

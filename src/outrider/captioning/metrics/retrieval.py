@@ -1,0 +1,95 @@
+"""Whether a caption tells its image from others."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.captioning.metrics.intervals import Mean
+from outrider.core.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieval:
+    """How often the nearest image of a batch is a caption's own.
+
+    Attributes:
+        rate: share of captions; of images that are equally near each gets its part.
+        low: lower end of the 95 % bootstrap interval of `rate` (captions drawn one by one).
+        high: its upper end.
+        chance: what embeddings that say nothing reach: 1 / batch.
+        batch: images to choose from.
+        pairs: captions judged; a last batch that is not full is left out.
+    """
+
+    rate: float
+    low: float
+    high: float
+    chance: float
+    batch: int
+    pairs: int
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain numbers."""
+        return asdict(self)
+
+
+def retrieval_rate(
+    text_embeddings: Float[Tensor, "pairs width"],
+    image_embeddings: Float[Tensor, "_ _"],
+    batch: int = 16,
+    *,
+    seed: int = 0,
+) -> Retrieval:
+    """Retrieval by cosine among neighbours: batches are cut in the order given.
+
+    Swapped arguments give retrieval of captions by images. Scale the features of each side to
+    taste first (subtract a mean): only lengths are taken out here.
+
+    Args:
+        text_embeddings: what the captions say; row i belongs to image i.
+        image_embeddings: what the images show, in the same space and order: [pairs, width].
+        batch: images to choose from, at least 2.
+        seed: of the interval.
+
+    Raises:
+        OptionError: unequal shapes, numbers that are not finite, or fewer pairs than a batch.
+    """
+    _check(text_embeddings, image_embeddings, batch)
+    pairs = len(text_embeddings) // batch * batch
+    texts, images = (
+        torch.nn.functional.normalize(each[:pairs].cpu().double(), dim=-1).unflatten(0, (-1, batch))
+        for each in (text_embeddings, image_embeddings)
+    )
+    # Dot products of equal vectors may differ in their last bits: rounded, they tie.
+    near = (texts @ images.mT).round(decimals=12)
+    best = near == near.amax(dim=-1, keepdim=True)
+    own = best.diagonal(dim1=-2, dim2=-1) / best.sum(dim=-1)
+    found = Mean.of(own.flatten().tolist(), seed=seed)
+    return Retrieval(
+        rate=found.mean,
+        low=found.low,
+        high=found.high,
+        chance=1 / batch,
+        batch=batch,
+        pairs=pairs,
+    )
+
+
+def _check(texts: Tensor, images: Tensor, batch: int) -> None:
+    if texts.shape != images.shape:
+        raise OptionError(
+            f"text embeddings are {tuple(texts.shape)}, image embeddings {tuple(images.shape)}",
+            hint="Give one of each for every pair, in one space",
+        )
+    if batch < 2:
+        raise OptionError(f"batch {batch} leaves nothing to choose from", hint="Give 2 or more")
+    if len(texts) < batch:
+        raise OptionError(
+            f"{len(texts)} pairs do not fill a batch of {batch}", hint="Give more, or a smaller one"
+        )
+    for name, given in (("text", texts), ("image", images)):
+        bad = (~given.isfinite()).any(dim=-1).nonzero()
+        if len(bad):
+            raise OptionError(f"{name} embedding {int(bad[0])} holds a number that is not finite")

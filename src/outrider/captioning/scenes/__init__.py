@@ -1,0 +1,1 @@
+"""Drawn scenes with everything that is true of them."""

@@ -1,0 +1,270 @@
+"""`outrider caption`: a sentence about each image."""
+
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from outrider.cli.commands.caption_file import CaptionFile
+from outrider.cli.options.options import (
+    Runtime,
+    Sampling,
+    Speculation,
+    Tiers,
+    load_generator,
+    option,
+)
+from outrider.cli.ui import failures, interrupt
+from outrider.cli.ui.progress import ImageProgress
+from outrider.cli.ui.render import Screen, print_json, summary
+from outrider.cli.ui.waiting import Waiting
+from outrider.core.errors import OptionError
+
+if TYPE_CHECKING:
+    from outrider.captioning.captioner import Caption
+    from outrider.captioning.metrics.clip import ClipScorer
+
+QUESTION = "Describe the image in one sentence."
+
+FAILED = 1
+"""Exit code where an image has no caption."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeeingTiers(Tiers):
+    """Which models take part; the target sees."""
+
+    target: Annotated[
+        str,
+        option(
+            panel="Models",
+            help="The image-text model whose captions you want: a family name, a folder or a hub "
+            "name. Qualifier and draft may see or not.",
+        ),
+    ] = "tiny-vision"
+
+
+def caption(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE",
+            help="JPEG, PNG, WebP and GIF files; folders, searched at any depth; patterns such as "
+            "'photos/*.jpg'.",
+            show_default=False,
+        ),
+    ],
+    tiers: SeeingTiers,
+    speculation: Speculation,
+    sampling: Sampling,
+    runtime: Runtime,
+    question: Annotated[
+        str,
+        option(
+            "--question",
+            "--prompt",
+            panel="Captions",
+            metavar="TEXT",
+            help="What is asked about each image.",
+        ),
+    ] = QUESTION,
+    batch_size: Annotated[
+        int,
+        option(panel="Captions", help="Images captioned at a time. Changes no caption.", min=1),
+    ] = 8,
+    guidance: Annotated[
+        float | None,
+        option(
+            panel="Captions",
+            metavar="SCALE",
+            help="Write what the image makes likelier than it would be unseen. Often "
+            "1.5 to 3 name more of what is there, in rougher words. Twice the work; 1 is off.",
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        option(
+            panel="Models",
+            metavar="DIR",
+            help="An adapter of the target (LoRA, in the format of peft), as `outrider train "
+            "vizer` writes it.",
+        ),
+    ] = None,
+    score: Annotated[
+        str | None,
+        option(
+            panel="Captions",
+            metavar="CLIP",
+            help="Give each caption its CLIPScore by this model (a folder or a hub name), and "
+            "their mean.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        option(
+            panel="Output",
+            metavar="FILE",
+            help="Append JSON lines to FILE instead of printing. Images that have a caption there "
+            "are skipped, so an interrupted run goes on when the command is given again.",
+        ),
+    ] = None,
+    json: Annotated[
+        bool,
+        option("--json", panel="Output", help="Print one JSON object an image, as soon as it is."),
+    ] = False,
+) -> None:
+    """Write a sentence about each image.
+
+    One image: its caption goes to standard output, one line of figures to standard error.
+    Several: a line `path: caption` each, in order. An image that can not be read or captioned
+    costs no other image anything: it is reported on standard error (with --json and --out in its
+    place, as {image, error}), and the exit code is 1. Ctrl-C keeps every caption that is there.
+
+    For example:
+
+      outrider caption photo.jpg
+      outrider caption photos/ --json > captions.jsonl
+      outrider caption photos/ more/*.png --out captions.jsonl --batch-size 16
+      outrider caption photo.jpg --question "What colour is the door?"
+      outrider caption photos/ --guidance 2 --temperature 0.7 --seed 1
+      outrider caption photos/ --target ./smolvlm --draft ./smollm --adapter runs/vizer/adapter
+      outrider caption photos/ --out captions.jsonl --score openai/clip-vit-base-patch32
+    """
+    from outrider.captioning.captioner import Captioner
+    from outrider.inputs.images.files import find_images, need_pillow
+
+    if out is not None and json:
+        raise OptionError("--out and --json can not be combined", hint="Leave --json out")
+    if not question.strip():
+        raise OptionError("the question is empty", hint="Leave --question out, or say more")
+    need_pillow()
+    settings = sampling.given()
+    # What pillow has to say of a file that it can read after all is no help here.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    screen = Screen()
+    with ExitStack() as stack:
+        waiting = stack.enter_context(Waiting(screen))
+        waiting.say("looking for images")
+        found = [str(path) for path in find_images(images)]
+        file = None if out is None else stack.enter_context(CaptionFile(out))
+        todo = found if file is None else _not_done(found, file, screen)
+        if not todo:
+            return
+        waiting.say("loading models")
+        how = {"guidance": guidance, "adapter": adapter}
+        how = {name: value for name, value in how.items() if value is not None}
+        generator = load_generator(tiers, runtime, speculation, **how)
+        captioner = Captioner(
+            generator,
+            question,
+            batch_size=batch_size,
+            scorer=None if score is None else _scorer(score, runtime),
+            **settings,
+        )
+        waiting.end()
+        bar = stack.enter_context(ImageProgress(screen, len(todo)))
+        report = _Report(screen, bar, file, json=json, alone=len(found) == 1)
+        try:
+            report.all(captioner.caption(todo))
+        except KeyboardInterrupt:
+            report.end()
+            raise typer.Exit(interrupt.EXIT_CODE) from None
+    report.end()
+    if report.failed:
+        raise typer.Exit(FAILED)
+
+
+def _scorer(source: str, runtime: Runtime) -> "ClipScorer":
+    from outrider.captioning.metrics.clip import ClipScorer
+
+    return ClipScorer.load(source, device=runtime.device or "auto")
+
+
+def _not_done(found: Sequence[str], file: CaptionFile, screen: Screen) -> list[str]:
+    todo = [image for image in found if image not in file.done]
+    if skipped := len(found) - len(todo):
+        screen.note(f"{_images(skipped)} of {len(found)} captioned in {file.path} already: skipped")
+    return todo
+
+
+class _Report:
+    """Puts captions where they are wanted, one by one, and counts them."""
+
+    def __init__(
+        self,
+        screen: Screen,
+        bar: ImageProgress,
+        file: CaptionFile | None,
+        *,
+        json: bool,
+        alone: bool,
+    ) -> None:
+        self.screen, self.bar, self.file = screen, bar, file
+        self.json, self.alone = json, alone
+        self.done = self.failed = 0
+        self._scores: list[float] = []
+        self._begun = perf_counter()
+
+    def all(self, captions: Iterator["Caption"]) -> None:
+        for one in captions:
+            self._put(one)
+            self.done += one.error is None
+            self.failed += one.error is not None
+            if one.clip_score is not None:
+                self._scores.append(one.clip_score)
+            self.bar.step(self.failed)
+
+    def end(self) -> None:
+        """One line about all of them; of a single image it has been said."""
+        self.bar.end()
+        if self.alone and not self.json and self.file is None:
+            return
+        line = f"{_images(self.done)} captioned in {perf_counter() - self._begun:.1f} s"
+        if self.failed:
+            line += f", {self.failed} failed"
+        if self._scores:
+            line += _score(sum(self._scores) / len(self._scores))
+        self.screen.note(line if self.file is None else f"{line}; see {self.file.path}")
+
+    def _put(self, one: "Caption") -> None:
+        if self.file is not None:
+            self.file.write(one.to_dict())
+            return
+        with self.bar.aside():
+            if self.json:
+                print_json(one.to_dict())
+                sys.stdout.flush()
+            elif one.error is not None:
+                failures.say("error", _named(one))
+            elif self.alone:
+                self.screen.write(f"{one.text}\n")
+                assert one.result is not None
+                scored = "" if one.clip_score is None else _score(one.clip_score)
+                self.screen.note(summary(one.result.to_dict()) + scored)
+            else:
+                self.screen.write(f"{_one_line(one.image)}: {' '.join(one.text.split())}\n")
+
+
+def _named(one: "Caption") -> str:
+    """The error of an image, which may have named the image itself."""
+    error, image = str(one.error), str(one.image)
+    return error if image in error else f"{image}: {error}"
+
+
+def _one_line(image: object) -> str:
+    """The name of an image, in which a line break would end the line."""
+    return str(image).replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _score(value: float) -> str:
+    return f", CLIPScore {value:.3f}"
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'' if count == 1 else 's'}"

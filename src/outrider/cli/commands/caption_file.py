@@ -1,0 +1,97 @@
+"""A file of captions that is written line by line, and gone on with after an interruption."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from outrider.cli.ui.render import json_line
+from outrider.core.errors import OptionError
+
+
+class CaptionFile:
+    """JSON lines `{image, caption, ...}` or `{image, error}`; new ones are appended.
+
+    A context manager. A last line that was cut off is taken away when the file is opened.
+
+    Attributes:
+        done: images that have a caption there; those with an error are tried again.
+
+    Args:
+        path: the file, made if missing; its folder exists.
+
+    Raises:
+        OptionError: it can not be read or written, or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done: set[str] = set()
+        self._whole = 0
+        try:
+            if path.exists():
+                self._read(path.read_bytes())
+            self._file = path.open("ab")
+            self._file.truncate(self._whole)
+        except OSError as error:
+            raise OptionError(
+                f"{path} can not be written: {error.strerror or error}",
+                hint="Give --out a file in a folder that exists",
+            ) from None
+
+    def __enter__(self) -> "CaptionFile":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one line, at once."""
+        self._file.write(json_line(record).encode() + b"\n")
+        self._file.flush()
+
+    def _read(self, data: bytes) -> None:
+        lines = data.split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                whole = number < len(lines)
+            elif (record := _record(line)) is not None:
+                self._note(record)
+                whole = True
+            elif number == len(lines):
+                whole = False  # cut off while it was written
+            else:
+                raise OptionError(
+                    f"{self.path} holds something else: line {number} is no caption",
+                    hint="Give --out a file of its own",
+                )
+            self._whole += (len(line) + 1) if whole else 0
+        if data and not data.endswith(b"\n") and self._whole > len(data):
+            self._mend_end()
+
+    def _mend_end(self) -> None:
+        """The last line is whole, but for the line break."""
+        with self.path.open("ab") as file:
+            file.write(b"\n")
+
+    def _note(self, record: Mapping[str, Any]) -> None:
+        if record.get("caption") is not None:
+            self.done.add(record["image"])
+        else:
+            self.done.discard(record["image"])
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A line of ours; None for any other."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    is_ours = isinstance(found, dict) and isinstance(found.get("image"), str)
+    return found if is_ours and ("caption" in found or "error" in found) else None

@@ -1,0 +1,120 @@
+"""`outrider chat`: a conversation in the terminal."""
+
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outrider.cli.commands.generate import Color, run_stream
+from outrider.cli.options.options import (
+    Runtime,
+    Sampling,
+    Speculation,
+    Tiers,
+    load_generator,
+    option,
+)
+from outrider.cli.ui import interrupt
+from outrider.cli.ui.render import Screen, summary
+from outrider.core.errors import ContextError, LogitsError, nearest
+
+if TYPE_CHECKING:
+    from outrider.engine.generator import Generator
+    from outrider.engine.result import Result
+
+COMMANDS = {
+    "/reset": "forget the conversation",
+    "/stats": "figures of the last answer",
+    "/quit": "end (so does the end of input)",
+}
+
+
+def chat(
+    tiers: Tiers,
+    speculation: Speculation,
+    sampling: Sampling,
+    runtime: Runtime,
+    system: Annotated[
+        str | None, option(panel="Output", help="A system message that opens the conversation.")
+    ] = None,
+    color: Color = "auto",
+) -> None:
+    """Talk with a model; it remembers the conversation.
+
+    Each turn reads only what is new. Ctrl-C ends an answer early.
+    /reset forgets the conversation, /stats shows figures, /quit ends.
+
+    For example:
+
+      outrider chat
+      outrider chat --target ./big --draft ./small --system "Be brief."
+    """
+    settings = sampling.given()
+    screen = Screen(color)
+    generator = load_generator(tiers, runtime, speculation)
+    talk = Conversation(generator, settings, screen, system)
+    screen.note("  ".join(f"{name}: {does}" for name, does in COMMANDS.items()))
+    while (line := _read_line()) is not None and talk.take(line.strip()):
+        pass
+
+
+@dataclass(slots=True)
+class Conversation:
+    """Messages so far, and how the last answer went."""
+
+    generator: "Generator"
+    settings: dict[str, Any]
+    screen: Screen
+    system: str | None = None
+    messages: list[dict[str, str]] = field(default_factory=list)
+    last: "Result | None" = None
+
+    def __post_init__(self) -> None:
+        self.reset()
+
+    def take(self, line: str) -> bool:
+        """Do what one line of input says; false ends the conversation."""
+        if line == "/quit":
+            return False
+        if line == "/reset":
+            self.reset()
+        elif line == "/stats":
+            self.screen.note(summary(self.last.to_dict()) if self.last else "no answer yet")
+        elif line.startswith("/"):
+            self.screen.note(f"unknown command {line}. {nearest(line, COMMANDS)}")
+        elif line:
+            self.answer(line)
+        return True
+
+    def reset(self) -> None:
+        """Forget all messages but the system's."""
+        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+        self.generator.reset()
+
+    def answer(self, line: str) -> None:
+        """Answer one message. What does not fit, or fails, leaves the conversation as it was."""
+        asked = [*self.messages, {"role": "user", "content": line}]
+        try:
+            self.last = run_stream(self.generator, asked, self.settings, self.screen)
+        except ContextError as error:
+            self.screen.note(f"error: {error} /reset forgets the conversation.")
+            return
+        self.screen.write("\n")
+        if self.last.error:
+            raise LogitsError(self.last.error)
+        self.messages = [*asked, {"role": "assistant", "content": self.last.text}]
+
+
+def _read_line() -> str | None:
+    """The next line of input; None at its end."""
+    if sys.stdin.isatty():
+        with suppress(ImportError):  # Windows has its own line editing
+            import readline  # noqa: F401
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None
+    except KeyboardInterrupt:
+        raise typer.Exit(interrupt.EXIT_CODE) from None

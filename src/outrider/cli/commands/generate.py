@@ -1,0 +1,242 @@
+"""`outrider generate`: a continuation, or an answer."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outrider.cli.options.long_inputs import (
+    STDIN,
+    LongInput,
+    explain_result,
+    prompt_around,
+    read_places,
+)
+from outrider.cli.options.options import (
+    Runtime,
+    Sampling,
+    Speculation,
+    Tiers,
+    load_generator,
+    option,
+)
+from outrider.cli.ui import interrupt
+from outrider.cli.ui.render import COLORS, Screen, print_json, summary
+from outrider.cli.ui.samples import combined
+from outrider.cli.ui.waiting import Waiting
+from outrider.core.errors import LogitsError, OptionError
+
+if TYPE_CHECKING:
+    from outrider.context.config import ContextConfig
+    from outrider.core.types import Prompt
+    from outrider.engine.generator import Generator
+    from outrider.engine.result import Result
+
+Color = Annotated[
+    str,
+    option(
+        panel="Output",
+        metavar=f"[{'|'.join(COLORS)}]",
+        autocompletion=lambda: list(COLORS),
+        help="Colour the text by the tier that wrote it; auto: on a terminal.",
+    ),
+]
+
+Stream = Annotated[
+    bool | None,
+    option(
+        "--stream/--no-stream",
+        panel="Output",
+        help="Print text as it is written. Default: on a terminal.",
+    ),
+]
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to go on from; '-' reads it from stdin.")],
+    tiers: Tiers,
+    speculation: Speculation,
+    sampling: Sampling,
+    runtime: Runtime,
+    long_input: LongInput,
+    context: Annotated[
+        list[Path] | None,
+        option(
+            panel="Long input",
+            metavar="FILE|DIR",
+            help="Read this before PROMPT, which is then the instruction: text, Markdown, HTML, "
+            "PDF, or a folder of them; '-' is stdin. Repeatable.",
+        ),
+    ] = None,
+    n: Annotated[int, option("--n", panel="Output", help="Samples of the prompt.", min=1)] = 1,
+    logprobs: Annotated[
+        int | None,
+        option(
+            panel="Output", help="With --json: this many best log-probabilities a token.", min=0
+        ),
+    ] = None,
+    chat: Annotated[
+        bool,
+        option(
+            "--chat/--raw", panel="Output", help="Read PROMPT as a user's message, or as it is."
+        ),
+    ] = False,
+    stream: Stream = None,
+    color: Color = "auto",
+    json: Annotated[
+        bool, option("--json", panel="Output", help="Print one JSON object with all figures.")
+    ] = False,
+) -> None:
+    """Write on from a prompt, or answer it.
+
+    Text goes to standard output, one line of figures to standard error.
+    Ctrl-C stops after the current round and keeps what is written
+    (of one sample).
+    What is left out follows the checkpoint's generation_config.json.
+
+    For example:
+
+      outrider generate "Once upon a time" --max-new-tokens 200
+      outrider generate "Name a river." --chat --temperature 0.7 --n 3
+      echo "Once upon a time" | outrider generate - --json
+      outrider generate "It was" --mode fuzzy --max-changed 2%
+      outrider generate "Who pays?" --context deal.pdf --keep-ratio 0.6
+    """
+    check_stream(stream, n, json)
+    _check_context(prompt, context, long_input)
+    settings = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
+    screen = Screen(color)
+    text = read_prompt(prompt)
+    request: Any = [{"role": "user", "content": text}] if chat else text
+    how: dict[str, Any] = {}
+    with Waiting(screen) as waiting:
+        if context:
+            config = long_input.config()
+            if config is not None:
+                how = {"context": config, "context_on": long_input.context_on or "target"}
+            request = _long_request(text, chat, context, tiers.target, config, waiting)
+            waiting.say("loading models")
+        generator = load_generator(tiers, runtime, speculation, **how)
+        streamed = n == 1 and not json and (sys.stdout.isatty() if stream is None else stream)
+        if n > 1:
+            results: list[Result] = generator.generate(request, n=n, **settings)
+        else:
+            shown = screen if streamed else None
+            if context:
+                waiting.say("reading")
+            results = [run_stream(generator, request, settings, shown, waiting.end)]
+    try:
+        finish(results, screen, json, streamed)
+    finally:  # Ctrl-C ends with what is written
+        explain_result(results[0], long_input.explain, screen)
+
+
+def _long_request(
+    text: str,
+    chat: bool,
+    places: Sequence[Path],
+    target: str,
+    config: "ContextConfig | None",
+    waiting: Waiting,
+) -> "Prompt":
+    """Files and instruction as a prompt, before any weight is read."""
+    from outrider.engine.load import target_tokenizer
+
+    documents = read_places(places, waiting)
+    waiting.say("splitting into tokens")
+    return prompt_around(target_tokenizer(target), documents, text, config, chat=chat)
+
+
+def read_prompt(prompt: str) -> str:
+    """The prompt; from standard input for `-`, without the line break that ends it."""
+    try:
+        if prompt == "-":
+            if sys.stdin is None:
+                raise OptionError("standard input is closed", hint="Give the prompt in words")
+            prompt = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+        prompt.encode()
+    except UnicodeError as error:
+        raise OptionError(f"the prompt is not text: {error}", hint="Send UTF-8") from None
+    if not prompt:
+        raise OptionError("the prompt is empty", hint="Give some text to go on from")
+    return prompt
+
+
+def run_stream(
+    generator: "Generator",
+    request: Any,
+    settings: dict[str, Any],
+    screen: Screen | None,
+    begins: Callable[[], None] = lambda: None,
+) -> "Result":
+    """Write one text, to the screen as it comes if there is one; Ctrl-C ends it early.
+
+    `begins` is called before something is written to the screen.
+    """
+    stream = generator.stream(request, **settings)
+    with interrupt.cancelling(stream.cancel):
+        for piece, source in stream.spans():
+            if screen is not None:
+                begins()
+                screen.write(piece, source)
+    return stream.result
+
+
+def finish(
+    results: Sequence["Result"],
+    screen: Screen,
+    json: bool,
+    streamed: bool,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Print what is not printed yet; raise for faulty logits, exit 130 after Ctrl-C.
+
+    `more` is printed with the figures, where those are.
+    """
+    figures = combined(results) | dict(more)
+    if json:
+        print_json(figures)
+    else:
+        if not streamed:
+            _print_texts(results, screen)
+        sys.stdout.write("\n" if len(results) == 1 else "")
+        screen.legend(figures["speculation"]["sources"])
+        screen.note(summary(figures))
+    for result in results:
+        if result.error:
+            raise LogitsError(result.error)
+    if any(r.finish_reason == "cancelled" for r in results):
+        raise typer.Exit(interrupt.EXIT_CODE)
+
+
+def _print_texts(results: Sequence["Result"], screen: Screen) -> None:
+    for number, result in enumerate(results, start=1):
+        if len(results) > 1:
+            screen.write(f"--- {number} of {len(results)} ---\n")
+        screen.write_spans(result.spans())
+        screen.write("\n" if len(results) > 1 else "")
+
+
+def check_stream(stream: bool | None, n: int, json: bool) -> None:
+    """Raise `OptionError` where nothing could be streamed."""
+    if stream and (n > 1 or json):
+        raise OptionError(
+            f"--stream can not be combined with {'--json' if json else '--n above 1'}",
+            hint="Leave one of them out",
+        )
+
+
+def _check_context(prompt: str, context: Sequence[Path] | None, long_input: LongInput) -> None:
+    given = long_input.any
+    if given is not None and not context:
+        raise OptionError(
+            f"{given} is given, and there is no long input",
+            hint="Give --context FILE, or leave it out",
+        )
+    if context and prompt == STDIN and STDIN in map(str, context):
+        raise OptionError(
+            "prompt and --context are both standard input", hint="Give one of them in words"
+        )

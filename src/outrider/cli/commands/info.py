@@ -1,0 +1,168 @@
+"""`outrider info`: what a model is, and what it needs."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outrider.cli.options.options import option
+from outrider.cli.ui.render import Screen, print_json
+from outrider.core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+    from outrider.models.checkpoints.checkpoint import Checkpoint
+
+CACHE_TOKENS = 1024
+"""The "1k tokens" that a cache's memory is given for."""
+
+_OURS = "outrider"
+_THEIRS = "transformers"
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="A folder, a hub name, or a family name.")],
+    dtype: Annotated[
+        str, option(panel="Runtime", help="Number type to reckon memory with.")
+    ] = "auto",
+    device: Annotated[
+        str, option(panel="Runtime", help="Device to reckon memory for, since auto depends on it.")
+    ] = "auto",
+    json: Annotated[bool, option("--json", panel="Output", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what a model is, what runs it, and how much memory it takes.
+
+    Only headers are read, no weights. A hub name is downloaded if it is not
+    there yet. A family name shows each of its models.
+
+    For example:
+
+      outrider info tiny
+      outrider info ./big --dtype bfloat16 --json
+    """
+    from outrider.models.checkpoints.checkpoint import open_checkpoint
+    from outrider.models.loading import resolve_device, resolve_dtype
+
+    kind = resolve_dtype(dtype, resolve_device(device))
+    found = [
+        facts(name, open_checkpoint(folder), kind) for name, folder in folders_of(model).items()
+    ]
+    if json:
+        print_json({"models": found})
+    else:
+        _print(found, Screen())
+
+
+def folders_of(model: str) -> dict[str, Path]:
+    """Names and folders: the tiers of a family, else the one model."""
+    from outrider.models.loading import families_folder, family, local_folder
+
+    if (families_folder() / model / "target").is_dir():
+        return {f"{model}/{tier}": folder for tier, folder in family(model).items()}
+    return {model: local_folder(model)}
+
+
+def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str, Any]:
+    """What config.json and the headers of the weights say."""
+    from outrider.models.checkpoints.defaults import end_ids
+    from outrider.models.memory import Demand, text_config
+    from outrider.models.quality import known_quality
+
+    config = text_config(checkpoint.config)
+    demand = Demand.of_checkpoint(name, checkpoint, dtype)
+    runner, reason = runner_of(checkpoint)
+    quality = known_quality(checkpoint)
+    stored = Counter[str]()
+    for tensor in checkpoint.tensors.values():
+        stored[tensor.dtype] += tensor.nbytes
+    return {
+        "name": name,
+        "path": str(checkpoint.path),
+        "architecture": (checkpoint.config.get("architectures") or [None])[0],
+        "model_type": checkpoint.config.get("model_type"),
+        "parameters": checkpoint.num_parameters,
+        "vocabulary": config.get("vocab_size"),
+        "context": demand.context_length,
+        "end_ids": list(end_ids(checkpoint.generation, checkpoint.config)),
+        "stored_dtype": stored.most_common(1)[0][0] if stored else None,
+        "stored_bytes": checkpoint.total_bytes,
+        "runner": runner,
+        "reason": reason,
+        "dtype": str(dtype).removeprefix("torch."),
+        "weights_bytes": demand.weights,
+        "cache_bytes_per_1k_tokens": demand.cache * CACHE_TOKENS,
+        "int8_loss_rise": None if quality is None else quality.share,
+        "int8_agreement": None if quality is None else quality.agreement,
+        "fingerprint": checkpoint.fingerprint,
+    }
+
+
+def runner_of(checkpoint: "Checkpoint") -> tuple[str | None, str]:
+    """What runs it and why: our decoder, else `transformers`, else None."""
+    from outrider.models.llama.decoder import supports
+
+    ours = supports(checkpoint.config)
+    if ours is None:
+        return _OURS, "its architecture is one that Outrider runs itself"
+    try:
+        _check_transformers(checkpoint)
+    except CheckpointError as error:
+        return None, f"{ours}; {error.problem}"
+    return _THEIRS, ours
+
+
+def _check_transformers(checkpoint: "Checkpoint") -> None:
+    """Raise `CheckpointError` when `transformers` can not run it for us."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    from outrider.models.transformers.pretrained import refuse_unfit
+
+    try:
+        config: Any = AutoConfig.from_pretrained(checkpoint.path)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"transformers does not know it: {reason[:160]}") from error
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    refuse_unfit(config, checkpoint.path.name, kind)
+    if kind is None:
+        raise CheckpointError(f"transformers has no causal language model of {config.model_type}")
+
+
+def _print(found: list[dict[str, Any]], screen: Screen) -> None:
+    from rich.table import Table
+
+    for figures in found:
+        table = Table(title=figures["name"], title_justify="left", show_header=False)
+        for label, value in _lines(figures).items():
+            table.add_row(label, value)
+        screen.out.print(table, markup=False)
+
+
+def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
+    dtype, rise = figures["dtype"], figures["int8_loss_rise"]
+    brief = "not measured yet: the first load with --dtype auto on the CPU does"
+    if rise is not None:
+        brief = f"loss +{rise:.2%}, the same best token at {figures['int8_agreement']:.1%}"
+    return {
+        "folder": figures["path"],
+        "architecture": str(figures["architecture"] or figures["model_type"]),
+        "parameters": f"{figures['parameters']:,}",
+        "vocabulary": f"{figures['vocabulary']:,} tokens" if figures["vocabulary"] else "unknown",
+        "context": f"{figures['context']:,} tokens" if figures["context"] else "unknown",
+        "ends at tokens": ", ".join(map(str, figures["end_ids"])) or "none",
+        "on disk": f"{_size(figures['stored_bytes'])}, mostly {figures['stored_dtype']}",
+        "runs through": f"{figures['runner'] or 'nothing'}: {figures['reason']}",
+        f"weights in {dtype}": _size(figures["weights_bytes"]),
+        "int8": brief,
+        f"cache in {dtype}": f"{_size(figures['cache_bytes_per_1k_tokens'])} for 1k tokens",
+    }
+
+
+def _size(nbytes: int) -> str:
+    for unit, exponent in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if nbytes >= 1 << exponent:
+            return f"{nbytes / (1 << exponent):.1f} {unit}"
+    return f"{nbytes} bytes"

@@ -1,0 +1,168 @@
+"""`outrider summarize`: long files in few words."""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outrider.cli.commands.generate import Color, Stream, check_stream, finish, run_stream
+from outrider.cli.options.long_inputs import LongInput, explain_result, prompt_around, read_places
+from outrider.cli.options.options import (
+    Runtime,
+    Sampling,
+    Speculation,
+    Tiers,
+    load_generator,
+    option,
+)
+from outrider.cli.ui.render import Screen
+from outrider.cli.ui.waiting import Waiting
+from outrider.context.config import ContextConfig
+from outrider.core.errors import OptionError
+
+if TYPE_CHECKING:
+    from outrider.core.types import Prompt
+
+INSTRUCTION = "Summarise the text above: what it is about, and what matters most in it."
+
+KEEP_RATIO = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One summary.
+
+    Attributes:
+        names: the files it is of.
+        prompt: their texts, and the instruction.
+        explain: where to explain it.
+    """
+
+    names: tuple[str, ...]
+    prompt: "Prompt"
+    explain: Path | None
+
+
+def summarize(
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Text, Markdown, HTML and PDF, and folders of them; '-' reads stdin."),
+    ],
+    long_input: LongInput,
+    tiers: Tiers,
+    speculation: Speculation,
+    sampling: Sampling,
+    runtime: Runtime,
+    instruction: Annotated[
+        str, option(panel="Output", metavar="TEXT", help="What to write of the files.")
+    ] = INSTRUCTION,
+    each: Annotated[
+        bool, option("--each", panel="Output", help="A summary of each file, not of all together.")
+    ] = False,
+    chat: Annotated[
+        bool | None,
+        option(
+            "--chat/--raw",
+            panel="Output",
+            help="Ask as a user's message, or write on from files and instruction as plain text. "
+            "Default: as a message, where the model has a chat template.",
+        ),
+    ] = None,
+    stream: Stream = None,
+    color: Color = "auto",
+    json: Annotated[
+        bool,
+        option("--json", panel="Output", help="Print one JSON object a summary, with all figures."),
+    ] = False,
+) -> None:
+    """Summarise files, of which the model reads what matters.
+
+    A share of the text (--keep-ratio, 0.6 unless given) is read at a time,
+    and other parts as the summary comes to them. A keep ratio of 1 reads
+    all that the window holds. The text goes to standard output, figures to standard error.
+
+    For example:
+
+      outrider summarize report.pdf
+      outrider summarize notes/ --each --keep-ratio 0.5 --json
+      outrider summarize a.html b.md --instruction "What do they disagree on?"
+      cat log.txt | outrider summarize - --context-budget 1500 --explain why
+    """
+    check_stream(stream, 1, json)
+    if not instruction.strip():
+        raise OptionError("the instruction is empty", hint="Leave --instruction out, or say more")
+    ratio = {} if long_input.context_budget else {"keep_ratio": KEEP_RATIO}
+    config = long_input.config(**ratio)
+    settings = sampling.given()
+    screen = Screen(color)
+    with Waiting(screen) as waiting:
+        documents = read_places(files, waiting)
+        jobs = _jobs(
+            [[document] for document in documents] if each else [documents],
+            instruction,
+            _Asking(tiers, runtime, config, chat),
+            long_input.explain,
+            waiting,
+        )
+        waiting.say("loading models")
+        how = {"context": config, "context_on": long_input.context_on or "target"}
+        generator = load_generator(tiers, runtime, speculation, **how)
+    for job in jobs:
+        if each and not json and len(jobs) > 1:
+            screen.write(f"--- {job.names[0]} ---\n")
+        streamed = not json and (sys.stdout.isatty() if stream is None else stream)
+        with Waiting(screen) as waiting:
+            waiting.say(f"reading {', '.join(job.names)}")
+            shown = screen if streamed else None
+            result = run_stream(generator, job.prompt, settings, shown, waiting.end)
+        more: dict[str, Any] = {"files": list(job.names)}
+        try:
+            finish([result], screen, json, streamed, more)
+        finally:  # Ctrl-C ends with what is written
+            explain_result(result, job.explain, screen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Whom to ask, and how."""
+
+    tiers: Tiers
+    runtime: Runtime
+    config: ContextConfig | None
+    chat: bool | None
+
+
+def _jobs(
+    groups: Sequence[list[tuple[str, str]]],
+    instruction: str,
+    asking: _Asking,
+    explain: Path | None,
+    waiting: Waiting,
+) -> list[Job]:
+    """Prompts, before any weight is read: what does not fit should not wait for models."""
+    from outrider.engine.load import target_tokenizer
+
+    waiting.say("loading the tokenizer")
+    codec = target_tokenizer(asking.tiers.target)
+    chat = codec.has_chat if asking.chat is None else asking.chat
+    jobs: list[Job] = []
+    folders = _folders(explain, [documents[0][0] for documents in groups])
+    for documents, folder in zip(groups, folders, strict=True):
+        names = tuple(name for name, _ in documents)
+        waiting.say(f"splitting {', '.join(names)} into tokens")
+        prompt = prompt_around(codec, documents, instruction, asking.config, chat=chat)
+        jobs.append(Job(names, prompt, folder))
+    return jobs
+
+
+def _folders(explain: Path | None, names: Sequence[str]) -> Iterator[Path | None]:
+    """Where each is explained: of several, in a folder for each."""
+    for number, name in enumerate(names, start=1):
+        if explain is None or len(names) == 1:
+            yield explain
+        else:
+            yield explain / f"{number}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}"

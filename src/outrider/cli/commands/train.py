@@ -1,0 +1,214 @@
+"""`outrider train`: recipes that make models."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from outrider.cli.ui import interrupt
+from outrider.core.errors import OptionError
+
+train = typer.Typer(
+    help="Train models: families of language models, captioners, adapters for captioners.",
+    no_args_is_help=True,
+)
+
+
+@train.command()
+def family(
+    config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny.toml.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets that the file names.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default: the one the file names.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume", help="Go on where an interrupted run stopped, or refuse to."
+        ),
+    ] = True,
+) -> None:
+    """Train a target, distil two small models from it, export all three.
+
+    Stopped by Ctrl-C and started again, it goes on from its last checkpoint.
+
+    For example:
+
+      outrider train family configs/tiny.toml --data data --out runs/tiny
+    """
+    from outrider.training.family.family import train_family
+
+    with _stoppable():
+        train_family(config, out=out, resume=resume, data=data)
+
+
+@train.command("vision-family")
+def vision_family(
+    config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny-vision.toml.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the image sets that the file names.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default: the one the file names.")
+    ] = None,
+) -> None:
+    """Train a captioner over a language family, its draft model, and a scorer.
+
+    Stopped by Ctrl-C and started again, it goes on from its last checkpoint.
+
+    For example:
+
+      outrider train vision-family configs/tiny-vision.toml --data data --out runs/tiny-vision
+    """
+    from outrider.training.vision_family.family import train_vision_family
+
+    with _stoppable():
+        train_vision_family(config, out=out, data=data)
+
+
+@train.command()
+def vizer(
+    model: Annotated[
+        str, typer.Argument(help="The captioner: a family (tiny-vision), a folder or a hub name.")
+    ],
+    images: Annotated[
+        list[str], typer.Argument(help="Images, folders or globs. No label is needed.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the adapter is OUT/adapter.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="g: from images alone. gt: its mapper reads the captions given. "
+            "labels: plain training on captions, to compare with."
+        ),
+    ] = "g",
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            help='For gt and labels: JSON lines, {"image": "a.png", "caption": "..."}; '
+            "paths are relative to the file."
+        ),
+    ] = None,
+    through: Annotated[
+        str | None,
+        typer.Option(
+            help="states: as published, through hidden states. words: samples that a reader of "
+            "text alone finds nearer to the image become likelier."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Captions of an image that are compared, through words.")
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="What the model is asked.")] = None,
+    loss: Annotated[str | None, typer.Option(help="cosine or infonce.")] = None,
+    mapper_images: Annotated[int | None, typer.Option(help="Images of phase A.")] = None,
+    mapper_epochs: Annotated[int | None, typer.Option(help="Passes over them.")] = None,
+    mapper_temperature: Annotated[
+        float | None, typer.Option(help="At which captions of phase A are written.")
+    ] = None,
+    train_images: Annotated[
+        int | None, typer.Option(help="Images of phase B; default: all that are given.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over them.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of LoRA.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images of a step.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Of LoRA; alpha is twice that.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="At which captions of phase B are written.")
+    ] = None,
+    kappa: Annotated[
+        float | None,
+        typer.Option(help="Weight of staying near the base's words; 0.05, through words 3."),
+    ] = None,
+    longest: Annotated[int | None, typer.Option(help="Tokens of a caption.")] = None,
+    held_out: Annotated[
+        int | None, typer.Option(help="Images that decide when to stop; never trained on.")
+    ] = None,
+    evaluate_every: Annotated[int | None, typer.Option(help="Steps between two looks.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Looks without a better score before it ends.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is drawn.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+) -> None:
+    """Improve a captioner from images alone (ViZer), and save an adapter.
+
+    Phase A fits a small mapper from what the model makes of captions to what it sees.
+    Phase B trains LoRA so that what it says lies nearer to what it sees.
+    Stopped by Ctrl-C and started again, it goes on.
+
+    For example:
+
+      outrider train vizer tiny-vision photos/ --out runs/mine
+      outrider caption photos/*.jpg --target tiny-vision --adapter runs/mine/adapter
+    """
+    from outrider.inputs.images.files import find_images
+    from outrider.training.vizer.config import VizerConfig
+    from outrider.training.vizer.run import Example, read_captions, train_vizer
+
+    given: dict[str, Any] = {
+        "through": through,
+        "samples": samples,
+        "question": question,
+        "loss": loss,
+        "mapper_images": mapper_images,
+        "mapper_epochs": mapper_epochs,
+        "mapper_temperature": mapper_temperature,
+        "images": train_images,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch": batch,
+        "rank": rank,
+        "alpha": None if rank is None else 2 * rank,
+        "temperature": temperature,
+        "kappa": kappa,
+        "longest": longest,
+        "held_out": held_out,
+        "evaluate_every": evaluate_every,
+        "patience": patience,
+        "seed": seed,
+        "device": device,
+    }
+    config = VizerConfig(method=method, **{k: v for k, v in given.items() if v is not None})
+    if captions is not None and method == "g":
+        raise OptionError(
+            "--captions are given, and method g reads none", hint="Leave them out, or use gt"
+        )
+    known = {e.path.resolve(): e for e in read_captions(captions)} if captions else {}
+    paths = find_images(images)
+    examples = [known.pop(path.resolve(), Example(path)) for path in paths]
+    if known:
+        _say(f"{len(known)} captions are of other images, such as {next(iter(known))}: not read")
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    with _stoppable():
+        card = train_vizer(model, examples, out, config, _say)
+    found = card["phase_b"]
+    _say(
+        f"adapter of step {found['best_step']} in {out / 'adapter'}: score {found['best']:.4f}, "
+        f"that of the base is {found['base']:.4f}"
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C ends training with a checkpoint, a line, and the exit code of an interruption."""
+    from outrider.training.core.loop import TrainingStopped
+
+    try:
+        yield
+    except TrainingStopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise typer.Exit(interrupt.EXIT_CODE) from None

@@ -1,0 +1,221 @@
+"""Options of the `outrider bench` commands, and how they become settings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from outrider.cli.options.groups import given_fields
+from outrider.cli.options.options import option
+from outrider.core.errors import OptionError
+
+if TYPE_CHECKING:
+    from outrider.bench.rivals.rival import Rival
+    from outrider.bench.settings import Settings
+
+MODELS, WORK, SAMPLING = "Models", "What is measured", "Sampling"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Costs:
+    """Which model, and at which size and precision it runs."""
+
+    target: Annotated[
+        str | None,
+        option(panel=MODELS, help="The same as MODEL: a family name, a folder or a hub name."),
+    ] = None
+    cost_scale: Annotated[
+        str | None,
+        option(
+            panel=MODELS,
+            metavar="30M|x4",
+            help="Deepen the target to this many parameters, or that many times its own, by "
+            "blocks that leave its outputs as they are. Figures are labelled so.",
+        ),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        option(panel=MODELS, help="Number type of the weights: auto, float32, int8, ..."),
+    ] = None
+    device: Annotated[
+        str | None, option(panel=MODELS, help="Where the models run: auto, cpu, cuda, ...")
+    ] = None
+    threads: Annotated[
+        int | None, option(panel=MODELS, help="CPU threads, the same for every system.", min=1)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drafts:
+    """The smaller models."""
+
+    qualifier: Annotated[
+        str | None,
+        option(panel=MODELS, help="The middle model; 'none' leaves out a family's own."),
+    ] = None
+    draft: Annotated[
+        str | None, option(panel=MODELS, help="The smallest model; 'none' leaves it out.")
+    ] = None
+    cost_scale_qualifier: Annotated[
+        str | None, option(panel=MODELS, metavar="10M|x4", help="The same for the qualifier.")
+    ] = None
+    cost_scale_draft: Annotated[
+        str | None, option(panel=MODELS, metavar="2M|x4", help="The same for the draft model.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """Strategies, workloads, and how often."""
+
+    strategies: Annotated[
+        str | None,
+        option(
+            panel=WORK,
+            metavar="NAME[:KEY=VALUE,...],...",
+            help="none, draft, pyramid, lookup, auto, distribution, assisted, fuzzy; with options "
+            "of `outrider.load`, such as draft:k=4 or fuzzy:max_changed=2%. The undrafted baseline "
+            "always takes part. Default: every exact one that the models allow.",
+        ),
+    ] = None
+    workloads: Annotated[
+        str | None,
+        option(
+            panel=WORK,
+            metavar="NAME|FILE,...",
+            help="stories, dialogue, qa, copy, or files of JSON lines with prompt, text, messages "
+            "or turns (Spec-Bench's format). Default: the four.",
+        ),
+    ] = None
+    config: Annotated[
+        Path | None,
+        option(
+            panel=WORK,
+            metavar="FILE",
+            help="A TOML file of these options (underscores for dashes) with a table "
+            "\\[strategies.NAME] for each strategy. Options given here win.",
+        ),
+    ] = None
+    prompts: Annotated[
+        int | None, option(panel=WORK, help="Prompts of each workload. Default: 8.", min=1)
+    ] = None
+    repeats: Annotated[
+        int | None,
+        option(panel=WORK, help="Times that every system writes every text. Default: 3.", min=1),
+    ] = None
+    least_tokens: Annotated[
+        int | None,
+        option(
+            panel=WORK,
+            help="Texts shorter than this are left out of the figures. Default: 8.",
+            min=1,
+        ),
+    ] = None
+    rivals: Annotated[
+        bool,
+        option(
+            "--rivals",
+            panel=WORK,
+            help="Measure Hugging Face, llama.cpp and OpenVINO in the same run; those that are not "
+            "installed are named with the command that installs them.",
+        ),
+    ] = False
+    rival: Annotated[
+        list[str] | None,
+        option(panel=WORK, metavar="NAME", help="Only this rival; repeatable."),
+    ] = None
+    max_new_tokens: Annotated[
+        int | None,
+        option(panel=SAMPLING, help="Each text is cut after this many tokens. Default: 64."),
+    ] = None
+    temperature: Annotated[
+        float | None, option(panel=SAMPLING, help="0, the default, takes the best token.")
+    ] = None
+    top_p: Annotated[
+        float | None, option(panel=SAMPLING, help="Keep the best tokens that hold this mass.")
+    ] = None
+    top_k: Annotated[
+        int | None, option(panel=SAMPLING, help="Keep this many best tokens; 0 keeps all.")
+    ] = None
+    seed: Annotated[int | None, option(panel=SAMPLING, help="Of every text. Default: 1.")] = None
+    ignore_eos: Annotated[
+        bool,
+        option(
+            "--ignore-eos",
+            panel=SAMPLING,
+            help="Write on after an end token, so that every text has --max-new-tokens.",
+        ),
+    ] = False
+
+
+def model_options(model: str | None, *groups: Any) -> dict[str, Any]:
+    """What the user set in these groups, and MODEL as the target.
+
+    Raises:
+        OptionError: MODEL and --target are both given.
+    """
+    given = {name: value for group in groups for name, value in given_fields(group).items()}
+    if model is not None and "target" in given:
+        raise OptionError(
+            f"MODEL is {model!r} and --target is {given['target']!r}", hint="Give one of them"
+        )
+    return given if model is None else given | {"target": model}
+
+
+def bench_settings(model: str | None, costs: Costs, drafts: Drafts, work: Work) -> "Settings":
+    """The settings of a run: the config file with the command line over it."""
+    from outrider.bench.config import make_settings, read_config
+
+    config = read_config(work.config) if work.config else {}
+    given = model_options(model, costs, drafts, work)
+    given.pop("config", None)
+    if not given["ignore_eos"]:
+        del given["ignore_eos"]  # not given: a config file may say otherwise
+    asked, named = given.pop("rivals", False), given.pop("rival", None)
+    if named or asked:
+        given["rivals"] = tuple(_known_rivals(named))
+    return make_settings(given, config)
+
+
+def rivals_of(settings: "Settings") -> "dict[str, Rival]":
+    """The rivals that the settings name."""
+    if not settings.rivals:
+        return {}
+    from outrider.bench.rivals import rivals
+
+    known = rivals()
+    _known_rivals(settings.rivals)
+    return {name: known[name] for name in settings.rivals}
+
+
+def _known_rivals(names: "Any") -> list[str]:
+    """All rivals, or those named. Raises `OptionError` for an unknown one."""
+    from outrider.bench.rivals import rivals
+    from outrider.core.errors import reject_unknown
+
+    known = rivals()
+    reject_unknown("rival", names or (), known)
+    return list(names or known)
+
+
+Model = Annotated[
+    str | None,
+    typer.Argument(help="A family name, a folder or a hub name. Default: tiny."),
+]
+Json = Annotated[
+    bool, option("--json", panel="Output", help="Print JSON lines, the summary last; no tables.")
+]
+Out = Annotated[
+    Path | None,
+    option(
+        panel="Output",
+        metavar="DIR|FILE.jsonl",
+        help="DIR keeps every run, and the same command goes on where it was stopped. FILE.jsonl "
+        "gets the JSON lines at the end.",
+    ),
+]
+ReportTo = Annotated[
+    Path | None,
+    option("--report", panel="Output", metavar="DIR", help="Write plots and one HTML page here."),
+]

@@ -1,0 +1,44 @@
+"""Prompts that belong to a model family."""
+
+from pathlib import Path
+
+from outrider.core.errors import OptionError
+from outrider.inputs.prompts.files import read_prompts
+
+OPENINGS = (
+    "Once upon a time, in a little house at the edge of a wood, there lived",
+    "Alice was beginning to get very tired of sitting by her sister on the bank, and of having "
+    "nothing to do:",
+)
+"""Where a family ships no prompts. The second is Lewis Carroll's, 1865."""
+
+FILE = "prompts.jsonl"
+
+
+def prompts_of(target: str) -> Path:
+    """The file of prompts that ships with the family of `target`.
+
+    Raises:
+        OptionError: it ships none.
+    """
+    file = _prompts_file(target)
+    if file is None:
+        raise OptionError(f"{target!r} comes with no prompts", hint="Give --prompts FILE")
+    return file
+
+
+def opening_prompts(target: str, count: int = 2) -> list[str]:
+    """A few texts to go on from: spread over the family's own, else the openings of two books."""
+    file = _prompts_file(target)
+    known = read_prompts(file) if file else OPENINGS
+    texts = [prompt for prompt in known if isinstance(prompt, str)]
+    return texts[:: max(len(texts) // count, 1)][:count]
+
+
+def _prompts_file(target: str) -> Path | None:
+    """`prompts.jsonl` of a shipped family, or of a folder or the one above it."""
+    from outrider.models.loading import families_folder
+
+    place = Path(target).expanduser()
+    found = [folder / FILE for folder in (families_folder() / target, place, place.parent)]
+    return next((file for file in found if file.is_file()), None)

@@ -1,0 +1,231 @@
+"""Options for long inputs, and what is done with files before a model is loaded."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from outrider.cli.options.groups import given_fields
+from outrider.cli.options.numbers import share
+from outrider.cli.options.options import option
+from outrider.cli.ui.render import Screen
+from outrider.cli.ui.waiting import Waiting
+from outrider.context.config import (
+    CONTEXT_ON,
+    POSITIONS,
+    RECOMPUTE,
+    SELECTORS,
+    ContextConfig,
+)
+from outrider.core.errors import ContextError, OptionError, nearest
+
+if TYPE_CHECKING:
+    from outrider.core.types import Prompt
+    from outrider.engine.result import Result
+    from outrider.models.checkpoints.tokenizer import Tokenizer
+
+STDIN = "-"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LongInput:
+    """How much of a long input is read."""
+
+    keep_ratio: Annotated[
+        str | None,
+        option(
+            panel="Long input",
+            metavar="SHARE",
+            help="Read this share of the chunks at a time, such as 0.6 or 60%.",
+        ),
+    ] = None
+    context_budget: Annotated[
+        int | None,
+        option(
+            panel="Long input",
+            help="Hold at most this many tokens of the prompt at a time, instruction included.",
+            min=1,
+        ),
+    ] = None
+    refresh: Annotated[
+        int | None,
+        option(
+            panel="Long input",
+            help="Think over what is read after so many generated tokens; 0: never. Default: 128.",
+            min=0,
+        ),
+    ] = None
+    context_on: Annotated[
+        str | None,
+        option(
+            panel="Long input",
+            metavar=f"[{'|'.join(CONTEXT_ON)}]",
+            autocompletion=lambda: list(CONTEXT_ON),
+            help="target: every model reads a selection. drafters: the target reads everything, "
+            "and the text does not change. Default: target.",
+        ),
+    ] = None
+    chunk_size: Annotated[
+        int | None,
+        option(panel="Long input", help="Tokens of a chunk. Default: 256.", min=1),
+    ] = None
+    selector: Annotated[
+        str | None,
+        option(
+            panel="Long input",
+            metavar=f"[{'|'.join(SELECTORS)}]",
+            autocompletion=lambda: list(SELECTORS),
+            help="How chunks are scored. apce: by meaning and words, against the instruction and "
+            "what was written last. static: by the instruction alone. cosine: by meaning alone. "
+            "bm25: by words alone. first, ends, random: to compare with. Default: apce.",
+        ),
+    ] = None
+    encoder: Annotated[
+        str | None,
+        option(
+            panel="Long input",
+            metavar="NAME|FOLDER",
+            help="What turns text into vectors: embeddings (the model's own), minilm, or a model "
+            "of sentence-transformers. Default: embeddings.",
+        ),
+    ] = None
+    recompute: Annotated[
+        str | None,
+        option(
+            panel="Long input",
+            metavar=f"[{'|'.join(RECOMPUTE)}]",
+            autocompletion=lambda: list(RECOMPUTE),
+            help="What is read again after a swap. suffix: all that follows it. new_only: the new "
+            "chunks. partial: these and a share of what follows. Default: new_only, or suffix "
+            "where positions are compact.",
+        ),
+    ] = None
+    positions: Annotated[
+        str | None,
+        option(
+            panel="Long input",
+            metavar=f"[{'|'.join(POSITIONS)}]",
+            autocompletion=lambda: list(POSITIONS),
+            help="original: tokens keep their places in the whole input. compact: no gaps. auto: "
+            "original where the whole input fits into the window. Default: auto.",
+        ),
+    ] = None
+    explain: Annotated[
+        Path | None,
+        option(
+            panel="Long input",
+            metavar="DIR",
+            help="Write a map of what was read, the shaded text and all scores into this folder.",
+        ),
+    ] = None
+
+    @property
+    def any(self) -> str | None:
+        """The first option that was given, as it is typed."""
+        return next((f"--{name.replace('_', '-')}" for name in given_fields(self)), None)
+
+    def config(self, **defaults: Any) -> ContextConfig | None:
+        """What is to be read; None for everything: no option says otherwise.
+
+        Raises:
+            OptionError: a value out of range, or an option that says nothing without another.
+        """
+        if self.context_on is not None and self.context_on not in CONTEXT_ON:
+            raise OptionError(
+                f"unknown context_on {self.context_on!r}", hint=nearest(self.context_on, CONTEXT_ON)
+            )
+        found = given_fields(replace(self, explain=None, context_on=None))
+        if "keep_ratio" in found:
+            found["keep_ratio"] = share("keep_ratio", found["keep_ratio"])
+        if "context_budget" in found:
+            found["budget"] = found.pop("context_budget")
+        if not found | defaults:
+            if self.any is not None:
+                raise OptionError(
+                    f"{self.any} is given, and everything is to be read",
+                    hint="Give --keep-ratio or --context-budget as well",
+                )
+            return None
+        if self.explain is not None:
+            from outrider.context.explain.folder import check_folder
+
+            check_folder(self.explain)
+        return ContextConfig.of(**(defaults | found))
+
+
+def read_places(places: Sequence[str | Path], waiting: Waiting) -> list[tuple[str, str]]:
+    """The documents at `places`; `-` is standard input. Raises `OptionError`."""
+    from outrider.inputs.documents.files import read_bytes, read_files
+
+    found: list[tuple[str, str]] = []
+    named: list[str | Path] = []
+    for place in places:
+        if str(place) == STDIN:
+            if any(name == "stdin" for name, _ in found):
+                raise OptionError("standard input is named twice", hint="Give '-' once")
+            found.append(("stdin", read_bytes(_stdin(), "standard input")))
+        else:
+            named.append(place)
+    return [*found, *(read_files(named, waiting.file) if named else [])]
+
+
+def prompt_around(
+    codec: "Tokenizer",
+    documents: Sequence[tuple[str, str]],
+    instruction: str,
+    config: ContextConfig | None,
+    *,
+    chat: bool,
+) -> "Prompt":
+    """Documents and what is asked of them, before any weight is read: what does not fit should not
+    wait for models. Raises `OptionError`, and `ContextError` for a budget that is too small."""
+    from outrider.inputs.prompts.long_prompts import long_prompt
+
+    size = (config or ContextConfig()).chunk_size
+    prompt = long_prompt(codec, documents, instruction, chunk_size=size, chat=chat)
+    _check_budget(prompt, config)
+    return prompt
+
+
+def _check_budget(prompt: "Prompt", config: ContextConfig | None) -> None:
+    """Raise `ContextError` when not even the instruction and a chunk fit, before weights are
+    loaded."""
+    if config is None or config.budget is None or prompt.context is None:
+        return
+    fixed = len(prompt) - prompt.context.num_tokens
+    if fixed >= config.budget:
+        raise ContextError(
+            f"the instruction takes {fixed} tokens, and the budget is {config.budget}",
+            hint=f"Raise --context-budget above {fixed} tokens, or shorten the instruction",
+        )
+    smallest = min(len(chunk) for chunk in prompt.context.chunks)
+    if fixed + smallest > config.budget:
+        raise ContextError(
+            f"the instruction takes {fixed} tokens and the smallest chunk {smallest}, and the "
+            f"budget is {config.budget}",
+            hint=f"Raise --context-budget to {fixed + smallest} tokens, or lower --chunk-size",
+        )
+
+
+def explain_result(result: "Result", folder: Path | None, screen: Screen) -> None:
+    """Write what was read into `folder`, if one was asked for and something was selected."""
+    if folder is None or result.error:
+        return
+    if result.reading is None:
+        screen.note("nothing to explain: no drafter was asked, and the target reads everything")
+        return
+    from outrider.context.explain.folder import explain
+
+    written = explain(result.reading, folder, written=result.completion_tokens, answer=result.text)
+    screen.note(f"explained in {', '.join(str(file) for file in written)}")
+
+
+def _stdin() -> bytes:
+    if sys.stdin is None:  # closed by whoever started us
+        raise OptionError("standard input is closed", hint="Name a file, or pipe a text")
+    raw = getattr(sys.stdin, "buffer", None)
+    try:
+        return sys.stdin.read().encode() if raw is None else raw.read()
+    except OSError as error:
+        raise OptionError(f"standard input can not be read: {error.strerror or error}") from None

@@ -1,0 +1,24 @@
+"""Numbers as people type them: 0.02 or 2%."""
+
+from outrider.core.errors import OptionError
+
+
+def share(name: str, text: str) -> float:
+    """A share of one: `0.02` and `2%` are the same."""
+    number = _percent(text)
+    number = _number(text) if number is None else number / 100
+    if number is None or not 0 <= number <= 1:
+        raise OptionError(f"{name} is {text!r}", hint="Give a share such as 0.02 or 2%")
+    return number
+
+
+def _percent(text: str) -> float | None:
+    text = text.strip()
+    return _number(text[:-1]) if text.endswith("%") else None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,67 @@
+"""How many of so many are done: a bar on standard error, where that is a terminal."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from outrider.cli.ui.render import Screen
+
+
+class ImageProgress:
+    """A progress bar over images; a context manager that clears it at the end."""
+
+    def __init__(self, screen: Screen, total: int) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=screen.err,
+            transient=True,
+            redirect_stdout=False,  # which may be a file
+            redirect_stderr=False,
+            disable=not sys.stderr.isatty() or total < 2,
+        )
+        self._task = self._bar.add_task("captioning", total=total)
+
+    def __enter__(self) -> "ImageProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end()
+
+    def step(self, failed: int) -> None:
+        """One more is done; so many have failed until now."""
+        said = f"captioning ({failed} failed)" if failed else "captioning"
+        self._bar.update(self._task, advance=1, description=said)
+
+    def end(self) -> None:
+        """Clear the bar."""
+        self._bar.stop()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the bar away while something else is written."""
+        if self._bar.disable:
+            yield
+            return
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()

@@ -1,0 +1,169 @@
+"""What people see: text coloured by the tier that wrote it, a legend, one line of figures."""
+
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.color import ColorSystem
+from rich.console import Console
+from rich.style import Style
+
+from outrider.core.errors import OptionError, nearest
+
+STYLES = {"draft": "green", "qualifier": "yellow", "target": "bold magenta"}
+_OTHERS = ("cyan", "blue", "red")
+"""For the further qualifiers of deeper cascades."""
+
+COLORS = ("auto", "always", "never")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+_FILE_WIDTH = 120
+"""Columns of a table that no terminal limits."""
+
+CAVEAT = "relative to the target's choice given the text so far, not to the undrafted text"
+"""What must stand wherever a number of changed tokens does."""
+
+
+def wants_color(choice: str, terminal: bool) -> bool:
+    """Whether to colour what is written.
+
+    Raises:
+        OptionError: `choice` is not one of `COLORS`.
+    """
+    if choice not in COLORS:
+        raise OptionError(f"unknown color {choice!r}", hint=nearest(choice, COLORS))
+    return choice == "always" or (choice == "auto" and terminal and not os.environ.get("NO_COLOR"))
+
+
+class Screen:
+    """Standard output for text, standard error for what is said about it."""
+
+    def __init__(self, color: str = "auto") -> None:
+        self.colored = wants_color(color, sys.stdout.isatty())
+        self.out = _console(sys.stdout, self.colored)
+        self.err = _console(sys.stderr, wants_color(color, sys.stderr.isatty()))
+
+    def write(self, text: str, source: str = "") -> None:
+        """Write a piece of text as it is, in the colour of the tier that wrote it."""
+        if self.colored and source:
+            # Not by `Console`, which drops control characters.
+            text = Style.parse(style_of(source)).render(text, color_system=ColorSystem.STANDARD)
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    def write_spans(self, spans: Iterable[tuple[str, str]]) -> None:
+        """Write pieces of text as they come."""
+        for piece, source in spans:
+            self.write(piece, source)
+
+    def note(self, text: str) -> None:
+        """Say something about the text, dimly."""
+        sys.stdout.flush()
+        self.err.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+    def table(self, title: str, rows: Sequence[Mapping[str, str]], labels: int = 1) -> None:
+        """Print records that share their keys: first `labels` columns of words, then figures."""
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left", box=box.SIMPLE)
+        for place, heading in enumerate(rows[0]):
+            words = place < labels
+            table.add_column(heading, justify="left" if words else "right", no_wrap=words)
+        for row in rows:
+            table.add_row(*row.values())
+        self.out.print(table, markup=False)
+
+    def legend(self, sources: Mapping[str, int]) -> None:
+        """Which colour is which tier, and how many tokens each wrote; nothing without colours."""
+        if not self.colored:
+            return
+        sys.stdout.flush()
+        for source, count in sources.items():
+            self.err.out(f"{source} {count}  ", style=style_of(source), highlight=False, end="")
+        self.err.out("tokens", style="dim", highlight=False)
+
+
+def style_of(source: str) -> str:
+    """The style of a tier's text."""
+    number = source.removeprefix("qualifier")
+    if source in STYLES:
+        return STYLES[source]
+    return _OTHERS[int(number) % len(_OTHERS)] if number.isdigit() else _OTHERS[0]
+
+
+def summary(figures: Mapping[str, Any]) -> str:
+    """One line about one result, from its `to_dict()`."""
+    parts = [f"{figures['completion_tokens']} tokens"]
+    parts.append(f"{figures['tokens_per_second']:.1f} tokens/s")
+    speculation = figures["speculation"]
+    if speculation["drafted"]:
+        parts.append(f"acceptance {speculation['acceptance_rate']:.0%}")
+    parts.append(f"{speculation['block_efficiency']:.2f} tokens per target forward")
+    if speculation["exactness"] == "lossy":
+        parts.append(changes(speculation["changed_tokens"], figures["completion_tokens"]))
+    else:
+        parts.append(f"{speculation['mode']} ({speculation['exactness']})")
+    if figures.get("context"):
+        parts.append(share_read(figures["context"]))
+    return ", ".join(parts)
+
+
+def share_read(context: Mapping[str, Any]) -> str:
+    """How much of a long input was held at the end, and by whom."""
+    total = context["tokens"]
+    if context["on"] is None:
+        return f"read all {total:,} tokens of the input"
+    swaps = f"{context['swaps']} swap{'' if context['swaps'] == 1 else 's'}"
+    who = "drafters read" if context["on"] == "drafters" else "read"
+    return (
+        f"{who} {context['kept_tokens'] / max(total, 1):.0%} of {total:,} tokens of the input "
+        f"({context['kept_chunks']} of {context['chunks']} chunks, {swaps})"
+    )
+
+
+def changes(changed: int, tokens: int) -> str:
+    """How many tokens a lossy rule changed, and what that means."""
+    percent = changed / tokens if tokens else 0.0
+    return f"{changed} changed tokens ({percent:.1%}; {CAVEAT})"
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output; escaped where the terminal knows no Unicode."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json_line(value, escaped=not unicode))
+
+
+def json_line(value: Any, *, escaped: bool = False) -> str:
+    """One JSON object in one line, its characters beyond ASCII as they are or escaped.
+
+    Names of files that are no Unicode are escaped in any case: they can not be written otherwise.
+    """
+    line = json.dumps(_plain(value), ensure_ascii=escaped, allow_nan=False)
+    if escaped or not _SURROGATE.search(line):
+        return line
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """`value` with null for numbers that JSON has not (a token without probability has -inf)."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
+def _console(stream: Any, colored: bool) -> Console:
+    return Console(
+        file=stream,
+        force_terminal=True if colored else None,
+        color_system="standard" if colored else None,
+        no_color=not colored,
+        width=None if stream.isatty() else _FILE_WIDTH,
+    )

@@ -1,0 +1,56 @@
+"""One selection over the time of its answer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from numpy import ndarray
+
+from outrider.context.reading import Reading
+from outrider.core.types import LongContext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """One selection over the time of its answer.
+
+    Attributes:
+        context: the long input.
+        times: `[looks + 1]` generated tokens at each look, then at the end.
+        scores: `[looks, chunks]`.
+        read: `[looks, chunks]` whether a chunk was read from that look to the next.
+    """
+
+    context: LongContext
+    times: tuple[int, ...]
+    scores: Float64[ndarray, "looks chunks"]
+    read: Bool[ndarray, "looks chunks"]
+
+    @classmethod
+    def of(cls, reading: Reading, written: int) -> "History":
+        """The history of `reading` after `written` generated tokens."""
+        looks = reading.selection.looks
+        chunks = len(reading.selection.context.chunks)
+        read = np.zeros((len(looks), chunks), dtype=bool)
+        for row, look in zip(read, looks, strict=True):
+            row[list(look.chosen)] = True
+        scores = np.array([look.scores for look in looks]).reshape(len(looks), chunks)
+        last = max(written, looks[-1].generated + 1)
+        times = (*(look.generated for look in looks), last)
+        return cls(context=reading.selection.context, times=times, scores=scores, read=read)
+
+    @property
+    def shares(self) -> Float64[ndarray, " chunks"]:
+        """For which share of the answer each chunk was read."""
+        spans = np.diff(self.times).astype(np.float64)
+        return spans @ self.read / spans.sum()
+
+    @property
+    def swaps(self) -> list[tuple[int, int, bool]]:
+        """Each change after the first choice: generated tokens, chunk, whether it came or went."""
+        changed = np.argwhere(self.read[1:] != self.read[:-1])
+        return [(self.times[i + 1], int(c), bool(self.read[i + 1, c])) for i, c in changed]
+
+    def name(self, chunk: int) -> str:
+        """What a chunk is from; empty for a nameless input."""
+        return self.context.names[chunk] if self.context.names else ""

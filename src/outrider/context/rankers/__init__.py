@@ -1,0 +1,1 @@
+"""How the chunks of a long input are scored."""

@@ -1,0 +1,61 @@
+"""Rankers that know nothing of meaning: what a selection must beat."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from outrider.core.types import LongContext, Passage
+
+Order = Callable[[int], ndarray]
+"""From the number of chunks to the place of each in the queue, 0 first."""
+
+
+@dataclass(frozen=True)
+class FixedRanker:
+    """Chunks in an order that is fixed before anything is read.
+
+    Attributes:
+        name: how reports call it.
+        order: the order.
+    """
+
+    name: str
+    order: Order
+    encoder_name: str | None = None
+    refreshes: bool = False
+
+    def index(self, context: LongContext) -> "FixedIndex":
+        """Nothing is read."""
+        places = self.order(len(context.chunks))
+        return FixedIndex(1.0 - places / max(len(places), 1))
+
+
+@dataclass(frozen=True)
+class FixedIndex:
+    """Scores from 1 downwards in equal steps, whatever is asked."""
+
+    order: Float64[ndarray, " chunks"]
+
+    def scores(
+        self, query: Passage, recent: Passage | None, mix: float
+    ) -> Float64[ndarray, " chunks"]:
+        """The same each time."""
+        return self.order
+
+
+def first() -> FixedRanker:
+    """The beginning."""
+    return FixedRanker("first", np.arange)
+
+
+def ends() -> FixedRanker:
+    """The beginning and the end: the first chunk, the last, the second, the last but one."""
+    return FixedRanker("ends", lambda n: np.minimum(2 * np.arange(n), 2 * np.arange(n)[::-1] + 1))
+
+
+def random(seed: int = 0) -> FixedRanker:
+    """Any chunks, the same for equal seeds and numbers of chunks."""
+    return FixedRanker("random", lambda n: np.random.default_rng(seed).permutation(n))

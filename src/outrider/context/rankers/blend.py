@@ -1,0 +1,78 @@
+"""Chunks by meaning, by words, and by what comes before them: the default score of APCE."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from outrider.context.rankers.ranking import Index, Ranker
+from outrider.core.types import LongContext, Passage
+
+WORDS = 0.35
+"""Share of the score by words. Cosines differ little from chunk to chunk and waver with every
+query; shared rare words are few and sure, so that fewer swaps find more (docs/results.md)."""
+
+SUCCESSION = 0.6
+"""What a chunk that matters lends to the next. A paragraph, or an answer, that runs on into a chunk
+which resembles nothing in the query is found by where it stands."""
+
+
+@dataclass(frozen=True, eq=False)
+class BlendedRanker:
+    """The paper's cosine mixed with BM25, and a part of its predecessor's score for each chunk.
+
+    score = (1 - words) cosine + words bm25;  score_i = max(score_i, succession score_(i-1)).
+
+    Attributes:
+        meaning: scores by an encoder.
+        lexical: scores by words, from 0 to 1; None leaves them out.
+        words: share of `lexical`.
+        succession: share of its score that a chunk lends to the next one.
+        name: how reports call it.
+        refreshes: whether it looks at what is written.
+    """
+
+    meaning: Ranker
+    lexical: Ranker | None = None
+    words: float = WORDS
+    succession: float = SUCCESSION
+    name: str = "apce"
+    refreshes: bool = True
+
+    @property
+    def encoder_name(self) -> str | None:
+        """The encoder's name."""
+        return self.meaning.encoder_name
+
+    @property
+    def encoder(self) -> Any:
+        """What turns text into vectors."""
+        return getattr(self.meaning, "encoder", None)
+
+    def index(self, context: LongContext) -> "BlendedIndex":
+        """Both indexes of `context`, which they keep."""
+        words = None if self.lexical is None else self.lexical.index(context)
+        return BlendedIndex(self.meaning.index(context), words, self)
+
+
+@dataclass(frozen=True, slots=True)
+class BlendedIndex:
+    """One long input, scored both ways."""
+
+    meaning: Index
+    lexical: Index | None
+    settings: BlendedRanker
+
+    def scores(
+        self, query: Passage, recent: Passage | None, mix: float
+    ) -> Float64[ndarray, " chunks"]:
+        """The blend, from -1 to 1."""
+        own, last = self.settings, recent if self.settings.refreshes else None
+        scores = self.meaning.scores(query, last, mix)
+        if self.lexical is not None:
+            scores = (1 - own.words) * scores + own.words * self.lexical.scores(query, last, mix)
+        out = scores.copy()
+        out[1:] = np.maximum(out[1:], own.succession * scores[:-1])
+        return out

@@ -1,0 +1,94 @@
+"""Chunks by the rare words they share with the query: BM25."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.util import find_spec
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from outrider.core.errors import MissingExtraError
+from outrider.core.types import LongContext, Passage
+
+# In scripts without spaces each character is a word.
+_WIDE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_WIDE}]|[^\W{_WIDE}]+")
+
+
+@dataclass(frozen=True, eq=False)
+class Bm25Ranker:
+    """Okapi BM25 (Robertson and Zaragoza 2009) over chunks, by the package bm25s.
+
+    It reads lower-case words where the input has text, and token ids where it has none.
+    """
+
+    name: str = "bm25"
+    encoder_name: str | None = None
+    refreshes: bool = True
+    _known: WeakKeyDictionary[LongContext, "Bm25Index"] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False
+    )
+
+    @staticmethod
+    def installed() -> bool:
+        """Whether the package is there."""
+        return find_spec("bm25s") is not None
+
+    def __post_init__(self) -> None:
+        if not self.installed():
+            raise MissingExtraError("bm25s", "context")
+
+    def index(self, context: LongContext) -> "Bm25Index":
+        """Words are counted when the first score is asked for."""
+        if context not in self._known:
+            self._known[context] = Bm25Index(context.chunks)
+        return self._known[context]
+
+
+class Bm25Index:
+    """The words of one long input."""
+
+    def __init__(self, chunks: Sequence[Passage]) -> None:
+        self._chunks = chunks
+        self._share: Callable[[Passage], ndarray] | None = None
+
+    def scores(
+        self, query: Passage, recent: Passage | None, mix: float
+    ) -> Float64[ndarray, " chunks"]:
+        """From 0 to 1: each chunk's share of the best chunk's score. The instruction and what was
+        written last are asked for apart, then mixed, so that the longer does not drown the other.
+        """
+        if self._share is None:
+            # Not a method: a cache of a method keeps the object alive.
+            self._share = lru_cache(maxsize=8)(_asker(self._chunks))
+        scores = self._share(query)
+        return scores if recent is None else mix * scores + (1 - mix) * self._share(recent)
+
+
+def _asker(chunks: Sequence[Passage]) -> Callable[[Passage], ndarray]:
+    """From a query to each chunk's share of the best score."""
+    from bm25s import BM25
+
+    text = any(chunk.text for chunk in chunks)
+    corpus = [_words(chunk, text) for chunk in chunks]
+    model = BM25(method="lucene")
+    if any(corpus):  # it can not count nothing
+        model.index(corpus, show_progress=False)
+
+    def ask(query: Passage) -> ndarray:
+        wanted = _words(query, text)
+        if not any(corpus) or not wanted:
+            return np.zeros(len(corpus))
+        scores = np.asarray(model.get_scores(wanted), dtype=np.float64)
+        return scores / best if (best := scores.max()) > 0 else scores
+
+    return ask
+
+
+def _words(passage: Passage, text: bool) -> list[str]:
+    """Lower-case words; without text the ids, spelt as words."""
+    return _WORD.findall(passage.text.lower()) if text else [str(i) for i in passage.token_ids]

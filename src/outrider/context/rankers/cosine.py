@@ -1,0 +1,93 @@
+"""Chunks by meaning: the best window of each, against a query that is refreshed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from outrider.context.rankers.encoders import Encoder, fitted, unit
+from outrider.core.types import LongContext, Passage
+from outrider.inputs.documents.chunks import windows
+
+WINDOW = 32
+"""Tokens of a window. The vector of a whole chunk hides a single sentence in it, and MiniLM reads
+no more than 256 word pieces."""
+
+
+@dataclass(frozen=True, eq=False)
+class CosineRanker:
+    """The paper's score: the cosine of a chunk and the query, which is refreshed while writing.
+
+    q = unit(mix f(instruction) + (1 - mix) f(last tokens)), as APCE (arXiv 2510.12051) has it. But
+    a chunk is scored by its best window.
+
+    Attributes:
+        encoder: f.
+        window: tokens of a window, cut at sentence ends; None scores whole chunks, as the paper.
+        name: how reports call it.
+        refreshes: whether it looks at what is written.
+    """
+
+    encoder: Encoder
+    window: int | None = WINDOW
+    name: str = "cosine"
+    refreshes: bool = True
+    _known: WeakKeyDictionary[LongContext, "CosineIndex"] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False
+    )
+
+    @property
+    def encoder_name(self) -> str:
+        """The encoder's name."""
+        return self.encoder.name
+
+    def index(self, context: LongContext) -> "CosineIndex":
+        """Chunks are encoded when the first score is asked for, once for each `context`."""
+        if context not in self._known:
+            self._known[context] = CosineIndex(
+                context.chunks, self.encoder, self.window, self.refreshes
+            )
+        return self._known[context]
+
+
+class CosineIndex:
+    """The vectors of one long input."""
+
+    def __init__(
+        self, chunks: Sequence[Passage], encoder: Encoder, window: int | None, refreshes: bool
+    ) -> None:
+        self._chunks, self._encoder = chunks, encoder
+        self._window, self._refreshes = window, refreshes
+        self._ready: tuple[ndarray, ndarray, Callable[[Passage], ndarray]] | None = None
+
+    def scores(
+        self, query: Passage, recent: Passage | None, mix: float
+    ) -> Float64[ndarray, " chunks"]:
+        """The cosine of the query and each chunk's best window."""
+        if not self._chunks:
+            return np.zeros(0)
+        if self._ready is None:
+            self._ready = self._encode()
+        vectors, firsts, vector = self._ready
+        asked = vector(query)
+        if recent is not None and self._refreshes:
+            asked = unit(mix * asked + (1 - mix) * vector(recent))
+        cosines = np.clip(vectors @ asked, -1.0, 1.0)
+        return np.maximum.reduceat(cosines, firsts)
+
+    def _encode(self) -> tuple[ndarray, ndarray, Callable[[Passage], ndarray]]:
+        """Vectors of all windows, the first window of each chunk, and what encodes queries."""
+        pieces = [[c] if self._window is None else windows(c, self._window) for c in self._chunks]
+        flat = [piece for of_chunk in pieces for piece in of_chunk]
+        encoder = fitted(self._encoder, flat)
+        firsts = np.cumsum([0, *(len(of_chunk) for of_chunk in pieces[:-1])])
+
+        def vector(passage: Passage) -> ndarray:
+            return unit(encoder.encode([passage])[0])
+
+        # A few, so that models that share an index do not encode the same words twice.
+        return unit(encoder.encode(flat)), firsts, lru_cache(maxsize=8)(vector)

@@ -1,0 +1,111 @@
+"""Text as vectors by the model's own input embeddings: no other model, no other package."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from torch import Tensor
+
+from outrider.context.rankers.encoders import unit
+from outrider.core.types import IntArray, Passage, as_ids
+
+Embed = Callable[[IntArray], Tensor]
+"""Token ids `[n]` to a model's input embeddings `[n, hidden]`."""
+
+_FEW = 10
+"""So few passages span little more than the direction they have in common: it is left in."""
+
+_NOISE = 1e-9
+"""A vector this small beside the mean is rounding, not meaning."""
+
+
+@dataclass(frozen=True)
+class EmbeddingEncoder:
+    """Means of a model's input embeddings, rare tokens weighing more.
+
+    Smooth inverse frequency (Arora et al. 2017, "A simple but tough-to-beat baseline for sentence
+    embeddings"), with inverse document frequencies of the input itself in place of a corpus's word
+    frequencies: each passage is the idf-weighted mean of its tokens, less the mean of all passages,
+    less their first principal component.
+
+    Attributes:
+        embed: the model's input embeddings.
+    """
+
+    embed: Embed
+
+    @property
+    def name(self) -> str:
+        """`embeddings`."""
+        return "embeddings"
+
+    def fit(self, passages: Sequence[Passage]) -> "FittedEmbeddings":
+        """Count the tokens of `passages`, and find what their vectors have in common."""
+        seen = [np.unique(as_ids(passage.token_ids)) for passage in passages]
+        ids, counts = np.unique(np.concatenate([as_ids(()), *seen]), return_counts=True)
+        idf = dict(zip(ids.tolist(), np.log1p(len(passages) / counts).tolist(), strict=True))
+        raw = FittedEmbeddings(self.embed, idf, float(np.log1p(max(len(passages), 1))))
+        vectors = raw.means(passages)
+        mean = vectors.mean(axis=0) if len(passages) > 1 else np.zeros(vectors.shape[1])
+        common = np.zeros_like(mean)
+        if len(passages) >= _FEW:
+            common = np.linalg.svd(vectors - mean, full_matrices=False)[2][0]
+        return FittedEmbeddings(self.embed, idf, raw.rarest, mean, common)
+
+    def encode(self, passages: Sequence[Passage]) -> Float64[ndarray, "passages width"]:
+        """Unit vectors of these passages, fitted to themselves."""
+        return self.fit(passages).encode(passages)
+
+
+@dataclass(frozen=True)
+class FittedEmbeddings:
+    """An `EmbeddingEncoder` that knows its input.
+
+    Attributes:
+        embed: the model's input embeddings.
+        idf: weight of each token of the input.
+        rarest: weight of all other tokens, the highest there is.
+        mean: of all passages, `[width]`.
+        common: their first principal component, `[width]`, a unit vector or zeros.
+    """
+
+    embed: Embed
+    idf: dict[int, float]
+    rarest: float
+    mean: Float64[ndarray, " width"] | None = None
+    common: Float64[ndarray, " width"] | None = None
+
+    @property
+    def name(self) -> str:
+        """`embeddings`."""
+        return "embeddings"
+
+    def encode(self, passages: Sequence[Passage]) -> Float64[ndarray, "passages width"]:
+        """Unit vectors; zeros for a passage without tokens, or of which nothing is its own."""
+        vectors = self.means(passages)
+        lengths = np.linalg.norm(vectors, axis=1)
+        if self.mean is not None and self.common is not None:
+            vectors = vectors - self.mean
+            vectors -= np.outer(vectors @ self.common, self.common)
+        nothing = np.linalg.norm(vectors, axis=1) <= _NOISE * lengths
+        vectors[nothing | (lengths == 0)] = 0.0
+        return unit(vectors)
+
+    def means(self, passages: Sequence[Passage]) -> Float64[ndarray, "passages width"]:
+        """The weighted mean of each passage, as it is."""
+        ids = np.unique(np.concatenate([as_ids(()), *(as_ids(p.token_ids) for p in passages)]))
+        table = self._table(ids)
+        weights = np.array([self.idf.get(token, self.rarest) for token in ids.tolist()])
+        vectors = np.zeros((len(passages), table.shape[1]))
+        for vector, passage in zip(vectors, passages, strict=True):
+            if passage.token_ids:
+                rows = np.searchsorted(ids, as_ids(passage.token_ids))
+                vector[:] = np.average(table[rows], axis=0, weights=weights[rows])
+        return vectors
+
+    def _table(self, ids: IntArray) -> Float64[ndarray, "ids width"]:
+        """Embeddings of each id; of id 0 where there is none, to learn the width."""
+        found = self.embed(ids if len(ids) else as_ids([0])).detach()
+        return found[: len(ids)].double().cpu().numpy()

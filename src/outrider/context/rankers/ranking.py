@@ -1,0 +1,49 @@
+"""How much each chunk of a long input matters to what is being written: the contract."""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float64
+from numpy import ndarray
+
+from outrider.core.types import LongContext, Passage
+
+
+@runtime_checkable
+class Index(Protocol):
+    """One long input, ready to be scored."""
+
+    def scores(
+        self, query: Passage, recent: Passage | None, mix: float
+    ) -> Float64[ndarray, " chunks"]:
+        """A score a chunk, from -1 to 1, higher for what matters more. Deterministic.
+
+        Args:
+            query: the instruction.
+            recent: the last generated tokens; None before anything was written.
+            mix: share of the instruction in the query; the rest is `recent`.
+        """
+        ...
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """A way of scoring chunks."""
+
+    @property
+    def name(self) -> str:
+        """How reports call it, one of `config.SELECTORS`."""
+        ...
+
+    @property
+    def encoder_name(self) -> str | None:
+        """Which encoder it asks; None for none."""
+        ...
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether its scores may change with what is written."""
+        ...
+
+    def index(self, context: LongContext) -> Index:
+        """Read the chunks. What is slow is done once for each `context` object."""
+        ...

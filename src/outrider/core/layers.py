@@ -1,0 +1,172 @@
+"""Which halves of which layers of a model are run: what a model that drafts for itself is made of.
+
+A layer of a decoder has two halves, attention and MLP, each of which adds something to a stream
+that passes through. Either can be left out, and the rest is a model still.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import floor
+from typing import Any
+
+from outrider.core.errors import OptionError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSet:
+    """The halves that are kept; layers are numbered from 0.
+
+    Attributes:
+        num_layers: layers of the whole model.
+        attention: layers whose attention is run, ascending.
+        mlp: layers whose MLP is run, ascending.
+
+    Raises:
+        OptionError: nothing is kept, or a layer is named that there is not.
+    """
+
+    num_layers: int
+    attention: tuple[int, ...]
+    mlp: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.num_layers < 1:
+            raise OptionError(f"a model has {self.num_layers} layers", hint="Give at least 1")
+        for half in ("attention", "mlp"):
+            object.__setattr__(self, half, self._sorted(half, getattr(self, half)))
+        if not self.attention and not self.mlp:
+            raise OptionError("no layer is kept", hint="Keep at least one half of one layer")
+
+    def _sorted(self, half: str, layers: Iterable[int]) -> tuple[int, ...]:
+        kept = sorted(set(layers))
+        if kept and not 0 <= kept[0] <= kept[-1] < self.num_layers:
+            raise OptionError(
+                f"{half} names layer {kept[0] if kept[0] < 0 else kept[-1]} of a model with "
+                f"{self.num_layers} layers",
+                hint=f"Layers are numbered from 0 to {self.num_layers - 1}",
+            )
+        return tuple(int(layer) for layer in kept)
+
+    # -- ways to name one -------------------------------------------------------------------
+
+    @classmethod
+    def of_layers(cls, num_layers: int, layers: Iterable[int]) -> "LayerSet":
+        """Whole layers."""
+        kept = tuple(layers)
+        return cls(num_layers=num_layers, attention=kept, mlp=kept)
+
+    @classmethod
+    def everything(cls, num_layers: int) -> "LayerSet":
+        """The model itself."""
+        return cls.of_layers(num_layers, range(num_layers))
+
+    @classmethod
+    def skipping(
+        cls, num_layers: int, *, attention: Iterable[int] = (), mlp: Iterable[int] = ()
+    ) -> "LayerSet":
+        """All but the halves named."""
+        less_attention, less_mlp, everything = set(attention), set(mlp), set(range(num_layers))
+        for half, skipped in (("attention", less_attention), ("mlp", less_mlp)):
+            if skipped - everything:
+                raise OptionError(
+                    f"{half} of layer {min(skipped - everything)} is to be skipped; there are "
+                    f"{num_layers} layers",
+                    hint=f"Layers are numbered from 0 to {num_layers - 1}",
+                )
+        return cls(
+            num_layers=num_layers,
+            attention=tuple(everything - less_attention),
+            mlp=tuple(everything - less_mlp),
+        )
+
+    @classmethod
+    def exit_at(cls, num_layers: int, depth: int) -> "LayerSet":
+        """The first `depth` layers."""
+        if not 1 <= depth <= num_layers:
+            raise OptionError(
+                f"the exit is after layer {depth} of {num_layers}",
+                hint=f"Give a number from 1 to {num_layers}",
+            )
+        return cls.of_layers(num_layers, range(depth))
+
+    @classmethod
+    def evenly(cls, num_layers: int, keep: int) -> "LayerSet":
+        """`keep` whole layers, the first and the last among them.
+
+        Unified Layer Skipping (arXiv 2404.06954): the multiples of floor(L / (n - 1)) from 0 up,
+        then the last layer, where L is `num_layers` and n is `keep`. The last gap is the widest.
+        """
+        if not 2 <= keep <= num_layers:
+            raise OptionError(
+                f"{keep} of {num_layers} layers are to be kept",
+                hint=f"Give a number from 2 (the first and the last) to {num_layers}",
+            )
+        step = num_layers // (keep - 1)
+        return cls.of_layers(num_layers, [*(i * step for i in range(keep - 1)), num_layers - 1])
+
+    @classmethod
+    def for_speedup(cls, num_layers: int, speedup: float) -> "LayerSet":
+        """`evenly` with floor(num_layers / speedup) layers; a speedup of 1 keeps all.
+
+        Raises:
+            OptionError: a speedup below 1, or one that leaves fewer than two layers.
+        """
+        most = num_layers / 2
+        if not 1 <= speedup <= most:
+            raise OptionError(
+                f"a speedup of {speedup:g} from {num_layers} layers",
+                hint=f"Give a number from 1 to {most:g}: the first and the last layer are kept",
+            )
+        return cls.evenly(num_layers, floor(num_layers / speedup))
+
+    # -- what it is -------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers of which anything is run, ascending."""
+        return tuple(sorted({*self.attention, *self.mlp}))
+
+    @property
+    def num_halves(self) -> int:
+        """Halves that are run, of `2 * num_layers`."""
+        return len(self.attention) + len(self.mlp)
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether nothing is skipped."""
+        return self.num_halves == 2 * self.num_layers
+
+    def check(self, num_layers: int, name: str) -> None:
+        """Raise `OptionError` unless this is a set of a model with `num_layers` layers."""
+        if self.num_layers != num_layers:
+            raise OptionError(
+                f"a set of {self.num_layers} layers for model {name}, which has {num_layers}",
+                hint="Make the set for this model's number of layers",
+            )
+
+    def __str__(self) -> str:
+        whole = self.attention == self.mlp
+        kept = f"{len(self.layers)} of {self.num_layers} layers"
+        return kept if whole else f"{self.num_halves} halves in {kept}"
+
+    # -- kept in a file ---------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads."""
+        return {
+            "num_layers": self.num_layers,
+            "attention": list(self.attention),
+            "mlp": list(self.mlp),
+        }
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "LayerSet":
+        """The set that `to_dict` wrote. Raises `OptionError` for anything else."""
+        try:
+            halves: list[Sequence[int]] = [saved["attention"], saved["mlp"]]
+            attention, mlp = (tuple(int(layer) for layer in half) for half in halves)
+            return cls(num_layers=int(saved["num_layers"]), attention=attention, mlp=mlp)
+        except (KeyError, TypeError, ValueError) as error:
+            raise OptionError(
+                f"{str(saved)[:60]} is no set of layers", hint="Give what to_dict wrote"
+            ) from error

@@ -1,0 +1,55 @@
+"""Draft trees as parent arrays: depth, ancestry and paths.
+
+A tree is an integer array `parents`, parents before children; -1 is the node the tree hangs on.
+"""
+
+import numpy as np
+
+from outrider.core.types import BoolArray, IntArray
+
+
+def chain_parents(length: int, root: int = -1) -> IntArray:
+    """Parents of a chain of `length` nodes whose first node hangs on `root`."""
+    parents = np.arange(-1, length - 1, dtype=np.int64)
+    if length:
+        parents[0] = root
+    return parents
+
+
+def is_chain(parents: IntArray) -> bool:
+    """Whether every node is the only child of the one before it."""
+    return bool(np.array_equal(parents, np.arange(-1, len(parents) - 1)))
+
+
+def check_parents(parents: IntArray, *, first: int = 0) -> None:
+    """Raise `ValueError` unless node `first + i` hangs on an earlier node or on -1."""
+    numbers = first + np.arange(len(parents))
+    if np.any(parents < -1) or np.any(parents >= numbers):
+        raise ValueError(f"parents must point to earlier nodes or -1, got {parents.tolist()}")
+
+
+def depths(parents: IntArray) -> IntArray:
+    """Depth of each node; a child of -1 has depth 0."""
+    depth: list[int] = []
+    for parent in parents.tolist():  # plain numbers: reading an array one by one is slow
+        depth.append(depth[parent] + 1 if parent >= 0 else 0)
+    return np.array(depth, dtype=np.int64)
+
+
+def ancestor_mask(parents: IntArray) -> BoolArray:
+    """`[nodes, nodes]`, true at `[i, j]` when j is i itself or an ancestor of i."""
+    mask = np.zeros((len(parents), len(parents)), dtype=np.bool_)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            mask[node] = mask[parent]
+        mask[node, node] = True
+    return mask
+
+
+def path_to(parents: IntArray, node: int) -> list[int]:
+    """Nodes from the root's child down to `node`; empty for -1."""
+    path: list[int] = []
+    while node >= 0:
+        path.append(node)
+        node = int(parents[node])
+    return path[::-1]

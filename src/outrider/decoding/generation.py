@@ -1,0 +1,166 @@
+"""The record of one request while it is being written: tokens, text, and where it must end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from outrider.core.counters import Counters
+from outrider.core.errors import ContextError
+from outrider.core.types import FinishReason, IntArray, Rows, Verdict, as_ids
+from outrider.protocols import Request
+from outrider.sampling.text import TextStream
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log-probability of an emitted token under the target's unwarped law, and of the best ones."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True)
+class Generation:
+    """One request in flight, and its result once `finish` is set.
+
+    Attributes:
+        request: what was asked; `request.output` holds the tokens written.
+        stream: turns tokens into text; None when there is no tokenizer.
+        sources: per token, the tier that wrote it.
+        changed: per token, whether it differs from the target's choice given the text before it.
+        logprobs: per token, when asked for.
+        finish: why it ended; None while it runs.
+        error: what was wrong with the target's logits, when `finish` is `error`.
+        ends: per token, the length of the text once it was read.
+        token_times: per token, `perf_counter` when its round ended.
+        window: most tokens of prompt and text, for prompts whose length is known only once they
+            are read (images); None leaves it to the model.
+    """
+
+    request: Request
+    stream: TextStream | None = None
+    sources: list[str] = field(default_factory=list)
+    changed: list[bool] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish: FinishReason | None = None
+    error: Exception | None = None
+    lane: Any = None
+    counters: Counters = field(default_factory=Counters)
+    limit: int = 0
+    begun: float = field(default_factory=perf_counter)
+    ended: float = 0.0
+    ends: list[int] = field(default_factory=list)
+    token_times: list[float] = field(default_factory=list)
+    window: int | None = None
+    _cancelled: bool = False
+
+    @property
+    def output(self) -> list[int]:
+        """Generated token ids."""
+        return self.request.output
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self.stream.text if self.stream else ""
+
+    @property
+    def running(self) -> bool:
+        """Whether another round may work on it; takes note of a cancellation."""
+        if self._cancelled and self.finish is None:
+            self._end(FinishReason.CANCELLED)
+        return self.finish is None
+
+    @property
+    def remaining(self) -> int:
+        """Tokens it may still write."""
+        return self.limit - len(self.output)
+
+    def cancel(self) -> None:
+        """End it before the next round."""
+        self._cancelled = True
+
+    def open(self, lane: Any, counters: Counters, room: int) -> None:
+        """Take a place in the batch; `room` is what the target's window leaves.
+
+        Raises:
+            ContextError: the prompt, as the target reads it, leaves no room in `window`.
+        """
+        self.lane, self.counters = lane, counters
+        if self.window is not None:
+            length = len(lane.cache.text)
+            room = min(room, self.window - length)
+            if room < 1:
+                raise ContextError(
+                    f"the prompt has {length} tokens with its images; the context is limited to "
+                    f"{self.window} and one is needed for the answer",
+                    hint="Give fewer or smaller images, or raise the limit",
+                )
+        self.limit = min(self.request.sampler.params.max_new_tokens, room)
+
+    def advance(self, verdict: Verdict, rows: Rows) -> IntArray:
+        """Take the emitted tokens up to where the text must end; returns the ones kept."""
+        if verdict.error is not None:
+            self.error = verdict.error
+            self._end(FinishReason.ERROR)
+            return as_ids(())
+        kept = 0
+        reason = None
+        for token in verdict.emitted:
+            self.output.append(token)
+            kept += 1
+            reason = self._finish_after(token)
+            self.ends.append(len(self.text))
+            if reason is not None:
+                break
+        self.sources += verdict.sources[:kept]
+        self.changed += verdict.changed[:kept]
+        self.token_times += [perf_counter()] * kept
+        self._note_logprobs(verdict, rows, kept)
+        if reason is not None:
+            self._end(reason)
+        return as_ids(verdict.emitted[:kept])
+
+    def _end(self, reason: FinishReason) -> None:
+        self.finish, self.ended = reason, perf_counter()
+        if self.stream is not None:
+            self.stream.close()
+            if self.ends:  # what closing releases belongs to the token that ends the text
+                self.ends[-1] = len(self.text)
+
+    def _finish_after(self, token: int) -> FinishReason | None:
+        sampler = self.request.sampler
+        if token in sampler.end_ids:
+            return FinishReason.STOP
+        if self.stream is not None and self.stream.push(token):
+            return FinishReason.STOP
+        if self._criteria_met():
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.remaining <= 0 else None
+
+    def _criteria_met(self) -> bool:
+        criteria = self.request.sampler.params.stopping_criteria
+        if not criteria:
+            return False
+        ids = torch.tensor([[*self.request.prompt.token_ids, *self.output]])
+        return any(bool(torch.as_tensor(met(ids, None)).all()) for met in criteria)
+
+    def _note_logprobs(self, verdict: Verdict, rows: Rows, kept: int) -> None:
+        top = self.request.sampler.params.logprobs
+        if top is None:
+            return
+        for parent, token in zip((-1, *verdict.path), verdict.emitted[:kept], strict=False):
+            self.logprobs.append(_logprob(rows.logits[parent + 1], token, top))
+
+
+def _logprob(logits: torch.Tensor, token: int, top: int) -> TokenLogprob:
+    logp = torch.log_softmax(
+        logits.double() if logits.dtype == torch.float64 else logits.float(), -1
+    )
+    values, ids = torch.topk(logp, min(top, logp.numel()))
+    best: Sequence[tuple[int, float]] = list(zip(ids.tolist(), values.tolist(), strict=True))
+    return TokenLogprob(token, float(logp[token]), tuple(best))

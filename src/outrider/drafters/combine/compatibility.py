@@ -1,0 +1,64 @@
+"""Whether a rule can judge what a drafter makes: asked when a strategy is built, at every level."""
+
+from collections.abc import Iterator
+
+from outrider.core.errors import StrategyError
+from outrider.core.types import Draw
+from outrider.drafters.combine.merge import Merge
+from outrider.drafters.combine.pair import Pair
+from outrider.drafters.combine.switch import Switch
+from outrider.protocols import AcceptanceRule, Drafter
+
+
+def check_fit(rule: AcceptanceRule, drafter: Drafter) -> None:
+    """Raise `StrategyError` when `rule` reads something that `drafter` can not give, or would be
+    biased by how its drafts come about."""
+    for one in _sources(drafter):
+        _check_draw(rule, one)
+    name = type(rule).__name__
+    for what in ("law", "reference"):
+        if getattr(rule.needs, what) and not getattr(drafter.gives, what):
+            raise StrategyError(
+                f"{name} needs the {what} of each drafted token, which {drafter.name!r} does not "
+                "give",
+                hint="Use Match, or draft with a model",
+            )
+    if rule.needs.law:
+        _check_choices(rule, drafter)
+
+
+def _sources(drafter: Drafter) -> Iterator[Drafter]:
+    """Those whose drafts the rule will see: each half of a pair hands up drafts of its own kind,
+    but for unions."""
+    if isinstance(drafter, Pair) and not isinstance(drafter, Merge):
+        yield from _sources(drafter.first)
+        yield from _sources(drafter.second)
+    else:
+        yield drafter
+
+
+def _check_draw(rule: AcceptanceRule, drafter: Drafter) -> None:
+    if drafter.draw in rule.draws:
+        return
+    law = "RecursiveRejection, which judges siblings however they were drawn, or "
+    raise StrategyError(
+        f"{type(rule).__name__} can not judge drafts drawn {drafter.draw}, as {drafter.name!r} "
+        f"draws them; it judges those drawn {' or '.join(sorted(rule.draws))}",
+        hint=f"Use {law if rule.needs.law else ''}Match, which judges any draft",
+    )
+
+
+def _check_choices(rule: AcceptanceRule, drafter: Drafter) -> None:
+    """A draft that is taken for what was drawn in it has no longer the law it was drawn from."""
+    if not isinstance(drafter, Pair):
+        return
+    first = drafter.first
+    sampled = any(one.draw is not Draw.DETERMINISTIC for one in _sources(first))
+    if isinstance(drafter, Switch) and drafter.by == "score" and sampled:
+        raise StrategyError(
+            f"{type(rule).__name__} needs the law of each drafted token, and a switch by score "
+            f"keeps or drops what {first.name!r} has drawn, by its value",
+            hint="Use Match, a switch by match, or a first drafter that does not sample",
+        )
+    for half in (first, drafter.second):
+        _check_choices(rule, half)

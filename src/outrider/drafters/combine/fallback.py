@@ -1,0 +1,33 @@
+"""Two drafters in line: the second is asked where the first proposes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray
+from outrider.drafters.combine.pair import Pair, PairState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback(Pair):
+    """Asks `first`; requests for which it has no draft ask `second`.
+
+    Both see every verification and every commit, whoever drafted: a memory goes on learning, and a
+    model reads what it missed when it is next asked. Nests, so that any number can stand in line.
+    """
+
+    def propose(
+        self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        """The first drafter's drafts, the gaps filled by the second."""
+        drafts = [EMPTY_DRAFT] * len(states)
+        if any(self._wanted(budgets, second=False)):
+            drafts = list(self._ask_first(states, tails, budgets))
+        wanted = self._wanted(budgets, second=True)
+        gaps = [i for i, draft in enumerate(drafts) if wanted[i] and not len(draft)]
+        if gaps:
+            filled = self._ask_second(
+                [states[i] for i in gaps], [tails[i] for i in gaps], [budgets[i] for i in gaps]
+            )
+            for i, draft in zip(gaps, filled, strict=True):
+                drafts[i] = draft
+        return drafts

@@ -1,0 +1,107 @@
+"""Two drafters at once: the union of their trees under one budget."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+
+from outrider.core.errors import StrategyError
+from outrider.core.types import EMPTY_DRAFT, BoolArray, Budget, Draft, Draw, IntArray, as_ids
+from outrider.drafters.combine.pair import Pair, PairState
+from outrider.protocols import NO_NEEDS, Needs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merge(Pair):
+    """Proposes what either proposes; what both propose stands once.
+
+    Nodes are taken in turns, each drafter's in its own order, until the budget is spent. A union of
+    sampled siblings was not drawn from any law, so it is a deterministic set: laws are point masses
+    and are given only where both drafters pick deterministically.
+    """
+
+    @property
+    def draw(self) -> Draw:
+        """A set of tokens, however they came about."""
+        return Draw.DETERMINISTIC
+
+    @property
+    def gives(self) -> Needs:
+        """Point masses, if neither drafter samples."""
+        picked = {self.first.draw, self.second.draw} == {Draw.DETERMINISTIC}
+        return Needs(law=picked and self.first.gives.law and self.second.gives.law)
+
+    def bind(self, needs: Needs, tier: int) -> "Pair":
+        """Bind both. Raises `StrategyError` for what a union can not give."""
+        if needs != NO_NEEDS and not self.gives.law:
+            raise StrategyError(
+                f"a union of drafts ({self.name}) has neither laws nor references",
+                hint="Use Match as the rule, or one of the two drafters",
+            )
+        return Pair.bind(self, needs, tier)
+
+    def propose(
+        self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        """The union of both drafts of each request."""
+        firsts = self._ask_first(states, tails, budgets)
+        seconds = self._ask_second(states, tails, budgets)
+        return [
+            self._union(a, b, budget.nodes)
+            for a, b, budget in zip(firsts, seconds, budgets, strict=True)
+        ]
+
+    def _union(self, a: Draft, b: Draft, most: int) -> Draft:
+        if not len(a) or not len(b):
+            alone = a if len(a) else b
+            return alone if len(alone) <= most else alone.only(np.arange(most))
+        found: dict[tuple[int, int], int] = {}
+        tokens: list[int] = []
+        parents: list[int] = []
+        sources: list[str] = []
+        probes: list[bool] = []
+        places = ({-1: -1}, {-1: -1})
+        for side, node in _in_turns(len(a), len(b)):
+            draft, place = (a, b)[side], places[side]
+            parent = place.get(int(draft.parents[node]))
+            if parent is None:
+                continue
+            token, probe = int(draft.tokens[node]), _is_probe(draft, node)
+            key = (parent, token if not probe else ~len(tokens))  # probes stand for themselves
+            if key not in found:
+                if len(tokens) == most:
+                    continue
+                found[key] = len(tokens)
+                tokens.append(token)
+                parents.append(parent)
+                sources.append(draft.sources[node])
+                probes.append(probe)
+            place[node] = found[key]
+        if not tokens:
+            return EMPTY_DRAFT
+        return Draft(
+            tokens=as_ids(tokens),
+            parents=as_ids(parents),
+            sources=tuple(sources),
+            probe=_mask(probes),
+            origin=self.name,
+            match=max(a.match, b.match),
+        )
+
+
+def _in_turns(a: int, b: int) -> Iterator[tuple[int, int]]:
+    """`(side, node)`, one of each side after the other."""
+    for first, second in zip_longest(range(a), range(b)):
+        if first is not None:
+            yield 0, first
+        if second is not None:
+            yield 1, second
+
+
+def _is_probe(draft: Draft, node: int) -> bool:
+    return draft.probe is not None and bool(draft.probe[node])
+
+
+def _mask(probes: list[bool]) -> BoolArray | None:
+    return np.array(probes) if any(probes) else None

@@ -1,0 +1,168 @@
+"""What combinators of two drafters share: names, promises, states, and who is told what when."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+from outrider.core.counters import Counters
+from outrider.core.errors import StrategyError
+from outrider.core.types import Budget, Draft, Draw, IntArray, Verified, as_ids
+from outrider.protocols import Drafter, Needs, Request
+
+
+@dataclass(slots=True)
+class PairState:
+    """One request at both drafters.
+
+    Attributes:
+        first: its state.
+        second: likewise; what it was in an earlier turn (or None) until `begun`.
+        request: what the second begins with, when it is first asked.
+        begun: whether it has.
+        owed: was emitted, and the second is told before it is next asked.
+    """
+
+    first: Any
+    second: Any
+    request: Request
+    begun: bool = False
+    owed: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two drafters that see every commit; subclasses say whose draft is taken.
+
+    The second begins when it is first asked, unless it learns from rows: to read a prompt with a
+    model that then is never asked would be for nothing.
+
+    Raises:
+        StrategyError: the two share a name, which would mix up their counters.
+    """
+
+    first: Drafter
+    second: Drafter
+    _origins: tuple[tuple[str, ...], tuple[str, ...]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_origins", (origins(self.first), origins(self.second)))
+        if self.first.name == self.second.name:
+            raise StrategyError(
+                f"both drafters are named {self.first.name!r}", hint="Name one of them otherwise"
+            )
+
+    @property
+    def name(self) -> str:
+        """Both names."""
+        return f"{self.first.name}+{self.second.name}"
+
+    @property
+    def draw(self) -> Draw:
+        """The least certain of the two ways: a rule must be able to judge either."""
+        order = list(Draw)
+        return max(self.first.draw, self.second.draw, key=order.index)
+
+    @property
+    def gives(self) -> Needs:
+        """What both can give."""
+        a, b = self.first.gives, self.second.gives
+        return Needs(law=a.law and b.law, reference=a.reference and b.reference)
+
+    @property
+    def learns(self) -> bool:
+        """Whether either does."""
+        return self.first.learns or self.second.learns
+
+    def bind(self, needs: Needs, tier: int) -> "Pair":
+        """Bind both."""
+        first, second = (drafter.bind(needs, tier) for drafter in (self.first, self.second))
+        return replace(self, first=first, second=second)
+
+    def begin(
+        self, requests: Sequence[Request], previous: Sequence[PairState | None] | None = None
+    ) -> list[PairState]:
+        """A state of each drafter for each request."""
+        old = [s if isinstance(s, PairState) else None for s in previous or ()]
+        old += [None] * (len(requests) - len(old))
+        self._settle([state for state in old if state])
+        firsts = self.first.begin(requests, [s and s.first for s in old])
+        states = [
+            PairState(first, before.second if before and before.begun else None, request)
+            for first, before, request in zip(firsts, old, requests, strict=True)
+        ]
+        if self.second.learns:
+            self._begin_second(states)
+        return states
+
+    @abstractmethod
+    def propose(
+        self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        """One draft a request, out of those of both."""
+
+    def observe(self, states: Sequence[PairState], verified: Sequence[Verified]) -> None:
+        """Both learn, whoever drafted."""
+        self.first.observe([s.first for s in states], verified)
+        if self.second.learns:
+            self.second.observe([s.second for s in states], verified)
+
+    def commit(self, states: Sequence[PairState], tokens: Sequence[IntArray]) -> None:
+        """Both take note; a second drafter that is rarely asked does so when it is."""
+        self.first.commit([s.first for s in states], tokens)
+        for state, emitted in zip(states, tokens, strict=True):
+            state.owed += emitted.tolist()
+        if self.second.learns:
+            self._settle(states)
+
+    def counters(self, state: PairState) -> dict[str, Counters]:
+        """What the tiers inside either counted."""
+        own = self.second.counters(state.second) if state.begun else {}
+        return self.first.counters(state.first) | own
+
+    def _wanted(self, budgets: Sequence[Budget], second: bool) -> list[bool]:
+        """Which of `budgets` leave the second drafter (or the first) anything."""
+        named = self._origins[second]
+        return [
+            budget.depth > 0
+            and (budget.shares is None or any(budget.shares.get(origin, 1) for origin in named))
+            for budget in budgets
+        ]
+
+    def _ask_first(
+        self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        return self.first.propose([s.first for s in states], tails, budgets)
+
+    def _ask_second(
+        self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        new = [state for state in states if not state.begun]
+        if not new:
+            self._settle(states)
+            return self.second.propose([s.second for s in states], tails, budgets)
+        started = perf_counter()
+        self._begin_second(new)
+        self._settle(states)
+        once = (perf_counter() - started) / len(states)
+        drafts = self.second.propose([s.second for s in states], tails, budgets)
+        return [replace(draft, once=once) if len(draft) else draft for draft in drafts]
+
+    def _begin_second(self, states: Sequence[PairState]) -> None:
+        begun = self.second.begin([s.request for s in states], [s.second for s in states])
+        for state, second in zip(states, begun, strict=True):
+            state.second, state.begun = second, True
+
+    def _settle(self, states: Sequence[PairState]) -> None:
+        """Tell the second drafter what it has not been told yet."""
+        if owing := [state for state in states if state.owed and state.begun]:
+            self.second.commit([s.second for s in owing], [as_ids(s.owed) for s in owing])
+            for state in owing:
+                state.owed = []
+
+
+def origins(drafter: Drafter) -> tuple[str, ...]:
+    """What its drafts are booked under; a drafter that does not say so has its name alone."""
+    named = getattr(drafter, "origins", (drafter.name,))
+    return tuple(named.values() if isinstance(named, dict) else named)

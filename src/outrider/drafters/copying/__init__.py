@@ -1,0 +1,1 @@
+"""Drafters that copy from the text, from earlier requests, or from a corpus."""

@@ -1,0 +1,64 @@
+"""CopySpec: where the last few tokens stood before, copy what followed.
+
+Dumitru et al., arXiv 2502.08923. Beside `Lookup` it knows one length of match alone (gamma), finds
+it by a rolling hash in constant time, and copies a fixed number of tokens. The more was said, the
+more there is to copy: it gains from turn to turn of a talk.
+"""
+
+from dataclasses import dataclass
+
+from outrider.core.errors import OptionError
+from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray
+from outrider.drafters.copying.copies import Copier, chain, copied
+from outrider.drafters.copying.lookup import LookupState, check_occurrence, indexed
+from outrider.protocols import Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopySpec(Copier[LookupState]):
+    """Proposes the tokens that followed the last `match_length` ones where they stood before.
+
+    The published code trusts the hash and takes the first occurrence; here the tokens are compared
+    on a hit. A copy ends where the known text ends, so a draft may be shorter than `copy_length`.
+    Where nothing is found another drafter may stand in (`Fallback`), as in the paper.
+
+    Attributes:
+        match_length: tokens that must be the same (gamma).
+        copy_length: most tokens copied.
+        occurrence: `first`, as published, or `latest`.
+        name: the source and origin of its drafts.
+
+    Raises:
+        OptionError: a length below 1, or an unknown occurrence.
+    """
+
+    match_length: int = 3
+    copy_length: int = 10
+    occurrence: str = "first"
+    name: str = "copyspec"
+
+    def __post_init__(self) -> None:
+        if min(self.match_length, self.copy_length) < 1:
+            raise OptionError(
+                f"match_length is {self.match_length} and copy_length {self.copy_length}",
+                hint="Give at least 1 for both",
+            )
+        check_occurrence(self.occurrence)
+
+    def _begin(self, request: Request, old: LookupState | None) -> LookupState:
+        lengths = range(self.match_length, self.match_length + 1)
+        return LookupState(request.sampler.end_ids, indexed(request, lengths, self.occurrence, old))
+
+    def _draft(self, state: LookupState, tail: IntArray, budget: Budget) -> Draft:
+        size = min(budget.share(self.name), budget.nodes, self.copy_length)
+        if size < 1:
+            return EMPTY_DRAFT
+        rest = tail.tolist() if len(tail) else []
+        hit = state.index.find(rest)
+        if hit is None:
+            return EMPTY_DRAFT
+        tokens = copied(state.index.text, rest, hit.place, size, repeat=False)
+        return chain(tokens, state.ends, self.name, origin=self.name, match=hit.length)
+
+    def _commit(self, state: LookupState, tokens: list[int]) -> None:
+        state.index.extend(tokens)

@@ -1,0 +1,94 @@
+"""Aggressive decoding: draft the rest of the input, and find one's place again after an edit.
+
+Input-guided aggressive decoding (IAD; Ge et al., arXiv 2205.10350), for outputs that nearly repeat
+their input: corrections, simplifications, edits of code. The drafter keeps a pointer into the
+source. While the output follows the source, all that is left of it is the draft; after a
+difference the newest output tokens are looked up in the source, and where they point to one place
+only, drafting goes on from there.
+"""
+
+from dataclasses import dataclass, field
+
+from outrider.core.errors import OptionError
+from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray
+from outrider.drafters.copying.copies import Copier, chain
+from outrider.memories.ngrams import NGramIndex
+from outrider.protocols import Request
+
+_LENGTHS = (1, 2, 3)
+
+
+@dataclass(slots=True)
+class AggressiveState:
+    """One request: the source, the newest output, and where the output stands in the source.
+
+    `place` is the index of the source token that should come next; None while that is unknown.
+    """
+
+    ends: frozenset[int]
+    source: NGramIndex
+    recent: list[int] = field(default_factory=list)
+    place: int | None = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggressive(Copier[AggressiveState]):
+    """Proposes the rest of the source from where the output stands in it (IAD).
+
+    The walk that finds the place: the last output token, in the source once? There. More often?
+    Then the last two, the last three; an n-gram that is absent, or a trigram that is still
+    ambiguous, gives no draft. An n-gram counts where a token follows it.
+
+    Attributes:
+        span: the part of the prompt that is the source, as the bounds of a slice; negative bounds
+            count from the end. The default is all of it.
+        longest: most tokens drafted at once; the paper drafts all that is left.
+        name: the source and origin of its drafts.
+
+    Raises:
+        OptionError: `longest` below 1.
+    """
+
+    span: tuple[int, int | None] = (0, None)
+    longest: int = 128
+    name: str = "iad"
+
+    def __post_init__(self) -> None:
+        if self.longest < 1:
+            raise OptionError(f"longest is {self.longest}", hint="Draft at least 1 token")
+
+    def _begin(self, request: Request, old: AggressiveState | None) -> AggressiveState:
+        source = request.prompt.token_ids[slice(*self.span)]
+        if isinstance(old, AggressiveState) and tuple(old.source.text) == source:
+            index = old.source
+        else:
+            index = NGramIndex(_LENGTHS, "only")
+            index.extend(source)
+        return AggressiveState(request.sampler.end_ids, index)
+
+    def _draft(self, state: AggressiveState, tail: IntArray, budget: Budget) -> Draft:
+        size = min(budget.share(self.name), budget.nodes, self.longest)
+        place = state.place
+        if len(tail):  # the tail may still be refused: nothing of it is kept
+            _, place = follow(state.source, state.recent, place, tail.tolist())
+        if place is None or size < 1:
+            return EMPTY_DRAFT
+        tokens = state.source.text[place : place + size]
+        return chain(tokens, state.ends, self.name, origin=self.name)
+
+    def _commit(self, state: AggressiveState, tokens: list[int]) -> None:
+        state.recent, state.place = follow(state.source, state.recent, state.place, tokens)
+
+
+def follow(
+    source: NGramIndex, recent: list[int], place: int | None, tokens: list[int]
+) -> tuple[list[int], int | None]:
+    """The newest output tokens and the place in the source after `tokens` were written."""
+    text = source.text
+    for token in tokens:
+        recent = [*recent[1 - _LENGTHS[-1] :], token]
+        if place is not None and place < len(text) and text[place] == token:
+            place += 1
+        else:
+            place = source.unique(recent)
+    return recent, place

@@ -1,0 +1,116 @@
+"""Prompt lookup: what followed these tokens the last time they stood in the text.
+
+Prompt lookup decoding (Saxena 2023): find the last few tokens of the text earlier in the text, and
+propose what followed them there. No model is called. It pays where the output repeats the prompt
+or itself: summaries, quotations, edits of code, lists, loops.
+"""
+
+from dataclasses import dataclass
+
+from outrider.core.errors import OptionError
+from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray
+from outrider.drafters.copying.copies import Copier, chain, copied, goes_on, origin_of
+from outrider.memories.ngrams import NGramIndex
+from outrider.protocols import Request
+
+OCCURRENCES = ("latest", "first")
+
+
+@dataclass(slots=True)
+class LookupState:
+    """The end tokens of one request, and the index of its text."""
+
+    ends: frozenset[int]
+    index: NGramIndex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup(Copier[LookupState]):
+    """Proposes the continuation of the longest n-gram at the end of the text that occurred before.
+
+    The published code takes the earliest occurrence with ten tokens after it, for n = 3, 2, 1
+    (`Lookup(max_ngram=3, min_ngram=1, occurrence="first", behind=10)`). Here the newest occurrence
+    is the default (what was said last is likelier to be said again), a short continuation will do,
+    and single tokens do not count: they match by chance. A copy that reaches the end of the text
+    goes on with itself, so a loop is proposed at full length.
+
+    How far a match can be trusted depends on its length, so drafts are booked by it (`origins`),
+    and a policy can ask for long copies after long matches and for none after short ones.
+
+    Proposing costs one look-up for each length, whatever the size of the text; the index grows in
+    `begin` and `commit` only, by one entry for each token and length.
+
+    Attributes:
+        max_ngram: longest suffix looked up.
+        min_ngram: shortest suffix looked up.
+        occurrence: `latest` or `first`.
+        behind: an occurrence with fewer tokens of the text after it does not count.
+        name: the source its tokens are counted under.
+
+    Raises:
+        OptionError: lengths that are not 1 <= min_ngram <= max_ngram, an unknown occurrence, or
+            `behind` below 1.
+    """
+
+    max_ngram: int = 5
+    min_ngram: int = 2
+    occurrence: str = "latest"
+    behind: int = 1
+    name: str = "lookup"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_ngram <= self.max_ngram:
+            raise OptionError(
+                f"n-grams from {self.min_ngram} to {self.max_ngram} are to be looked up",
+                hint="Give 1 <= min_ngram <= max_ngram",
+            )
+        check_occurrence(self.occurrence)
+        if self.behind < 1:
+            raise OptionError(f"behind is {self.behind}", hint="Give at least 1")
+
+    @property
+    def lengths(self) -> range:
+        """The lengths of n-grams, longest first."""
+        return range(self.max_ngram, self.min_ngram - 1, -1)
+
+    @property
+    def origins(self) -> dict[int, str]:
+        """What a draft is booked under, by the length of its match; `max_ngram` stands for longer
+        matches as well."""
+        return {n: origin_of(self.name, n) for n in self.lengths}
+
+    def _begin(self, request: Request, old: LookupState | None) -> LookupState:
+        return LookupState(
+            request.sampler.end_ids, indexed(request, self.lengths, self.occurrence, old)
+        )
+
+    def _draft(self, state: LookupState, tail: IntArray, budget: Budget) -> Draft:
+        rest = tail.tolist() if len(tail) else []
+        hit = state.index.find(rest, behind=self.behind)
+        if hit is None:
+            return EMPTY_DRAFT
+        origin = origin_of(self.name, hit.length)
+        size = min(budget.share(origin), budget.nodes)
+        tokens = copied(state.index.text, rest, hit.place, size)
+        return chain(tokens, state.ends, self.name, origin=origin, match=hit.length)
+
+    def _commit(self, state: LookupState, tokens: list[int]) -> None:
+        state.index.extend(tokens)
+
+
+def check_occurrence(occurrence: str) -> None:
+    """Raise `OptionError` unless it is one of `OCCURRENCES`."""
+    if occurrence not in OCCURRENCES:
+        raise OptionError(f"unknown occurrence {occurrence!r}", hint="Give 'latest' or 'first'")
+
+
+def indexed(
+    request: Request, lengths: range, occurrence: str, old: LookupState | None
+) -> NGramIndex:
+    """The index of a prompt; an earlier turn's index, with the same text so far, is grown."""
+    prompt = request.prompt.token_ids
+    index = NGramIndex(lengths, occurrence)
+    if isinstance(old, LookupState) and old.index.is_like(index):  # not another drafter's
+        index = old.index if goes_on(prompt, old.index.text) else index
+    index.extend(prompt[len(index.text) :])
+    return index

@@ -1,0 +1,157 @@
+"""REST: what follows the end of the text in a corpus, the most frequent continuations first.
+
+He et al., arXiv 2311.08252. The longest suffix of the text that the corpus has is found in its
+suffix array; the continuations there are counted as a tree, and its most frequent nodes proposed.
+The corpus is made once (`outrider datastore build`), mapped into memory and shared.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outrider.core.errors import OptionError
+from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray, as_ids
+from outrider.drafters.copying.copies import Copier, check_levels, level, origin_of
+from outrider.memories.corpus import SORTED_DEPTH, Corpus
+from outrider.memories.frequent import grow_tree
+from outrider.memories.store import SEPARATOR
+from outrider.protocols import Request
+
+LEVELS = (2, 3, 5, 9)
+"""Lengths of a match from which on a draft is trusted more."""
+
+_FEW = 24
+"""Rows that are compared one by one; more are compared as an array."""
+
+Rows = tuple[int, int, int]
+"""Continuations that agree so far: the first, behind the last, and how many tokens agree."""
+
+
+@dataclass(slots=True)
+class RestState:
+    """The end of one text."""
+
+    ends: frozenset[int]
+    recent: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest(Copier[RestState]):
+    """Proposes the most frequent continuations of the end of the text in a corpus, as a tree.
+
+    Attributes:
+        corpus: the datastore; `Corpus.open` refuses one of another tokenizer.
+        longest: longest suffix looked up; the published code has 16.
+        shortest: shortest suffix looked up.
+        hits: most places read, spread evenly over all; the published code has 5000.
+        following: tokens read at each place.
+        nodes: most nodes of a draft.
+        levels: shortest matches of each origin (`rest3` for 3 and 4, ...).
+        name: the source its tokens are counted under.
+
+    Raises:
+        OptionError: lengths that are not 1 <= shortest <= longest, more tokens than the corpus is
+            sorted by, a number below 1, or levels that do not rise.
+    """
+
+    corpus: Corpus
+    longest: int = 16
+    shortest: int = 2
+    hits: int = 512
+    following: int = 10
+    nodes: int = 64
+    levels: tuple[int, ...] = LEVELS
+    name: str = "rest"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest:
+            raise OptionError(
+                f"suffixes of {self.shortest} to {self.longest} tokens are to be looked up",
+                hint="Give 1 <= shortest <= longest",
+            )
+        if self.longest + self.following > SORTED_DEPTH:
+            raise OptionError(
+                f"longest is {self.longest} and following {self.following}",
+                hint=f"A corpus is sorted by {SORTED_DEPTH} tokens; give no more in all",
+            )
+        if min(self.hits, self.following, self.nodes) < 1:
+            raise OptionError(
+                f"hits is {self.hits}, following {self.following}, nodes {self.nodes}",
+                hint="Give at least 1 for each",
+            )
+        check_levels(self.levels)
+
+    @property
+    def origins(self) -> dict[int, str]:
+        """What a draft is booked under, by the length of its match, the longest first."""
+        return {n: origin_of(self.name, n) for n in reversed(self.levels)}
+
+    def _begin(self, request: Request, old: RestState | None) -> RestState:
+        recent = list(request.prompt.token_ids[-self.longest :])
+        return RestState(request.sampler.end_ids, recent)
+
+    def _draft(self, state: RestState, tail: IntArray, budget: Budget) -> Draft:
+        recent = [*state.recent, *tail.tolist()] if len(tail) else state.recent
+        match = self.corpus.longest(recent, most=self.longest, least=self.shortest)
+        if match is None:
+            return EMPTY_DRAFT
+        origin = origin_of(self.name, level(match.length, self.levels) or self.levels[0])
+        nodes = min(budget.nodes_of(origin), budget.nodes, self.nodes)
+        depth = min(budget.depth, self.following)
+        if nodes < 1:
+            return EMPTY_DRAFT
+        found = self.corpus.continuations(match, most=self.hits, size=depth)
+        grown = grow_tree(
+            (0, len(found), 0),
+            len(found),
+            followers(found),
+            nodes=nodes,
+            depth=depth,
+            ends=state.ends,
+        )
+        if not grown.tokens:  # documents end here
+            return EMPTY_DRAFT
+        return Draft(
+            tokens=as_ids(grown.tokens),
+            parents=as_ids(grown.parents),
+            sources=(self.name,) * len(grown.tokens),
+            origin=origin,
+            match=match.length,
+            score=grown.score,
+        )
+
+    def _commit(self, state: RestState, tokens: list[int]) -> None:
+        state.recent = [*state.recent, *tokens][-self.longest :]
+
+
+def followers(
+    continuations: NDArray[np.int32],
+) -> Callable[[Rows], list[tuple[int, int, Rows]]]:
+    """How often each token follows rows of `continuations` that agree so far.
+
+    The rows, `[places, size]`, are in order, so those that agree stand side by side.
+    """
+    cells: Any = memoryview(np.ascontiguousarray(continuations))  # pyright: ignore[reportArgumentType]
+
+    def bounds(begin: int, end: int, column: int) -> list[int]:
+        """Where another token begins, the end included."""
+        if end - begin > _FEW:
+            tokens = continuations[begin:end, column]
+            return [*(np.flatnonzero(tokens[1:] != tokens[:-1]) + begin + 1).tolist(), end]
+        row = range(begin + 1, end)
+        return [*(i for i in row if cells[i, column] != cells[i - 1, column]), end]
+
+    def children(rows: Rows) -> list[tuple[int, int, Rows]]:
+        begin, end, column = rows
+        found: list[tuple[int, int, Rows]] = []
+        for stop in bounds(begin, end, column):
+            token = cells[begin, column]
+            if token != SEPARATOR:
+                found.append((token, stop - begin, (begin, stop, column + 1)))
+            begin = stop
+        return found
+
+    return children

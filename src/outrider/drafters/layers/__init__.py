@@ -1,0 +1,1 @@
+"""Drafters that run some layers of the target."""

@@ -1,0 +1,201 @@
+"""Self-speculation: the target drafts for itself with a part of its own layers.
+
+The weights are the target's, and so are the keys and values of the text, which a borrowed cache
+reads where they lie; draft rows take the slots that the verification will write over
+(`models/caches/borrowed.py`). Memory: nothing worth naming. What differs between the methods is
+which layers are left out: a fixed even set (`skip.py`), a set that is searched (`swift.py`), or all
+after an exit that is chosen every round (`del_.py`).
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
+
+from outrider.core.counters import Counters
+from outrider.core.errors import OptionError, StrategyError
+from outrider.core.layers import LayerSet
+from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified
+from outrider.drafters.neural.growth import Growth
+from outrider.drafters.neural.model import ModelDrafter, ModelState
+from outrider.drafters.neural.tree import TreeDrafter
+from outrider.models.caches.bookkeeping import CacheBook
+from outrider.models.caches.borrowed import Borrowed
+from outrider.policies.stop import BelowThreshold
+from outrider.protocols import NO_NEEDS, LanguageModel, Layered, Needs, Request
+
+D = TypeVar("D", bound="OwnLayers")
+
+_MOST_PARTS = 64
+"""Parts of the model that are kept ready; a search asks for many once."""
+
+
+@dataclass(slots=True)
+class OwnState(ModelState):
+    """One request; `layers` are those that read the rows its borrowed cache holds."""
+
+    layers: LayerSet | None = None
+    drafted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnLayers:
+    """What the drafters of this kind share.
+
+    Attributes:
+        model: the target itself.
+        confidence: a draft ends with a token that was drawn where no token had this probability.
+            None leaves that to the method. A stop in the budget takes its place.
+        growth: how trees of drafts grow; None drafts chains.
+        name: the source its tokens are counted under.
+
+    Raises:
+        StrategyError: a model that can not run a part of its layers.
+        OptionError: a confidence outside 0 to 1.
+    """
+
+    model: LanguageModel
+    confidence: float | None = None
+    growth: Growth | None = None
+    name: str = "own"
+    needs: Needs = NO_NEEDS
+    tier: int = 1
+    parts: dict[LayerSet, ModelDrafter | TreeDrafter] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    gives = Needs(law=True, reference=True)
+    learns = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, Layered):
+            raise StrategyError(
+                f"{type(self.model).__name__} can not draft with a part of its own layers",
+                hint="Use a model that has subset() and borrow(), or another drafter",
+            )
+        if self.confidence is not None and not 0.0 <= self.confidence <= 1.0:
+            raise OptionError(f"confidence is {self.confidence}", hint="Give a chance from 0 to 1")
+
+    @property
+    def layered(self) -> Layered:
+        """The target, as what it was found to be."""
+        return cast(Layered, self.model)
+
+    def bind(self: D, needs: Needs, tier: int) -> D:
+        """Fill laws and references only where the rule above reads them."""
+        return replace(self, needs=needs, tier=tier)
+
+    @property
+    def draw(self) -> Draw:
+        """As the growth picks siblings."""
+        return Draw.IID if self.growth is None else self.growth.draw
+
+    def begin(
+        self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
+    ) -> list[Any]:
+        """Borrow the target's caches; what an earlier turn had borrowed is not needed.
+
+        Raises:
+            StrategyError: the target of these requests is another model.
+        """
+        return [self._state(request) for request in requests]
+
+    def _state(self, request: Request) -> OwnState:
+        if request.target_cache is None:
+            raise StrategyError(
+                f"{self.name!r} drafts with the target's layers, and nobody has named the target's "
+                "cache",
+                hint="Set Request.target_cache, as Strategy does",
+            )
+        return OwnState(request, self.layered.borrow(request.target_cache))
+
+    def propose(
+        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        """One draft a request; nothing is done for those whose budget is empty."""
+        drafts, asked = [EMPTY_DRAFT] * len(states), []
+        for i, (state, budget) in enumerate(zip(states, budgets, strict=True)):
+            state.drafted = self.wanted(budget) > 0
+            if state.drafted:
+                asked.append(i)
+        if asked:
+            written = self._propose(
+                [states[i] for i in asked], [tails[i] for i in asked], [budgets[i] for i in asked]
+            )
+            for i, draft in zip(asked, written, strict=True):
+                drafts[i] = draft
+        return drafts
+
+    @abstractmethod
+    def _propose(
+        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        """Drafts of requests that all want some."""
+
+    def observe(self, states: Sequence[Any], verified: Sequence[Verified]) -> None:
+        """A fixed part of a model learns nothing."""
+
+    def commit(self, states: Sequence[Any], tokens: Sequence[IntArray]) -> None:
+        """The target's cache has gone on; what was drafted is forgotten."""
+        for state in states:
+            state.cache.commit(())
+
+    def counters(self, state: Any) -> dict[str, Counters]:
+        """Forwards of the part, and drafted tokens."""
+        state.counters.off = state.off
+        return {self.name: state.counters}
+
+    def part(self, layers: LayerSet) -> ModelDrafter | TreeDrafter:
+        """The drafter that runs `layers`."""
+        found = self.parts.get(layers)
+        if found is None:
+            if len(self.parts) >= _MOST_PARTS:
+                self.parts.clear()
+            found = self._make(self.layered.subset(layers))
+            self.parts[layers] = found
+        return found
+
+    def _make(self, model: LanguageModel) -> ModelDrafter | TreeDrafter:
+        if self.growth is None:
+            return ModelDrafter(model=model, name=self.name, needs=self.needs)
+        return TreeDrafter(
+            model=model,
+            growth=self.growth,
+            name=self.name,
+            origin=self.name,
+            needs=self.needs,
+            tier=self.tier,
+        )
+
+    def draft(
+        self,
+        layers: LayerSet,
+        states: Sequence[OwnState],
+        tails: Sequence[IntArray],
+        budgets: Sequence[Budget],
+        confidence: float | None,
+    ) -> list[Draft]:
+        """Chains or trees written by `layers`."""
+        for state in states:
+            if state.layers != layers:  # rows that other layers have read lack keys of these
+                state.cache.commit(())
+                state.layers = layers
+        return self.part(layers).propose(states, tails, [_stopping(b, confidence) for b in budgets])
+
+    def wanted(self, budget: Budget) -> int:
+        """Tokens that a draft may have on its longest path."""
+        if self.growth is not None:
+            return min(budget.depth, budget.nodes_of(self.name))
+        return min(budget.share(self.name), budget.nodes)
+
+
+def full_cache(state: OwnState) -> CacheBook:
+    """The target's cache."""
+    assert isinstance(state.cache, Borrowed)
+    return state.cache.lender
+
+
+def _stopping(budget: Budget, confidence: float | None) -> Budget:
+    if budget.stop is not None or not confidence:
+        return budget
+    return replace(budget, stop=BelowThreshold(confidence))

@@ -1,0 +1,53 @@
+"""Unified Layer Skipping as a drafter: an even part of the layers, known from the start."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from outrider.core.layers import LayerSet
+from outrider.core.types import Budget, Draft, IntArray
+from outrider.drafters.layers.own_layers import OwnLayers
+
+__all__ = ["EvenSkip"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvenSkip(OwnLayers):
+    """The target drafts with evenly spread whole layers, its first and last among them.
+
+    Which layers follows from the target speed-up alone, as in Unified Layer Skipping (Liu et al.
+    2024, arXiv 2404.06954; L is `model.num_layers`, s is `speedup`). There the part *replaces* the
+    model, which changes the text (`models/wrappers/skipping.py`); here the whole model verifies
+    it, so it needs no training and loses nothing. No search and no statistics: what `swift` and
+    `del` are to be compared with.
+
+    Attributes:
+        speedup: how many times fewer layers a drafted token passes; from 1 (all layers) to half
+            their number.
+        layers: the set itself, in place of `speedup`.
+
+    Raises:
+        OptionError: a speedup that leaves fewer than two layers; a set of another model.
+    """
+
+    name: str = "skip"
+    speedup: float = 2.0
+    layers: LayerSet | None = None
+
+    def __post_init__(self) -> None:
+        OwnLayers.__post_init__(self)
+        count = self.layered.num_layers
+        layers = self.layers or LayerSet.for_speedup(count, self.speedup)
+        object.__setattr__(self, "layers", layers)
+        self.part(layers)
+
+    @property
+    def kept(self) -> LayerSet:
+        """The layers that draft."""
+        assert self.layers is not None
+        return self.layers
+
+    def _propose(
+        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        return self.draft(self.kept, states, tails, budgets, self.confidence)

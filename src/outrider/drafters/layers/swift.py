@@ -1,0 +1,153 @@
+"""SWIFT: the target drafts with the layers that a search, made while it writes, has left it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from outrider.core.errors import LogitsError, OptionError
+from outrider.core.types import Budget, Draft, IntArray, Rows, as_ids
+from outrider.drafters.layers.layer_search import LayerSetSearch, SearchSettings
+from outrider.drafters.layers.own_layers import OwnLayers, OwnState, full_cache
+from outrider.protocols import LanguageModel, Request, Segment
+
+_FORMAT = 1
+
+
+@dataclass(slots=True)
+class SwiftState(OwnState):
+    """One request; `key` names its text for the search."""
+
+    key: object = field(default_factory=object)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swift(OwnLayers):
+    """SWIFT (Xia et al. 2024, arXiv 2410.06916): layers are left out of the target to draft, and
+    which ones is searched during generation, with what was generated as the answer key.
+
+    A try is one forward of a candidate set over the first tokens that were generated (`context`,
+    the paper's W, and one more), behind the prompt as all layers have read it. Its score is the
+    share of them that the set would have drafted. The paper compares best tokens; here a set makes
+    the choice that it would make in a draft, so scores tell of sampled texts as well. One try
+    follows each round that drafted, for one request of the batch, until the search ends; from then
+    on nothing is spent. While it goes on, the
+    prompt's rows of that one request are kept twice.
+
+    The paper drafts up to 25 tokens, and a tree of the best tokens around its chain. Here drafts
+    are as deep as the budget allows, end where the set is less sure than `confidence`, and are
+    chains unless `growth` is given: `Spine()` is the paper's tree.
+
+    Attributes:
+        confidence: 0.8 in the paper; 0 never ends a draft.
+        settings: of the search.
+        search: what was found; kept across requests and turns, and shared by them. None starts one.
+
+    Raises:
+        StrategyError: a model that can not leave layers out.
+        OptionError: a model with too few layers for that.
+    """
+
+    confidence: float | None = 0.8
+    name: str = "swift"
+    settings: SearchSettings = field(default_factory=SearchSettings)
+    search: LayerSetSearch = None  # pyright: ignore[reportAssignmentType]
+
+    learns = True
+    """The set depends on the texts of other requests."""
+
+    def __post_init__(self) -> None:
+        OwnLayers.__post_init__(self)
+        if self.search is None:
+            search = LayerSetSearch(self.layered.num_layers, self.settings)
+            object.__setattr__(self, "search", search)
+        self.part(self.search.layers)
+
+    # -- what was found, in a file ----------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the best set, and how far the search got, as JSON."""
+        saved = {"format": _FORMAT, "model": self._fingerprint, **self.search.to_dict()}
+        Path(path).write_text(json.dumps(saved) + "\n", encoding="utf-8")
+
+    def load(self, path: str | Path) -> None:
+        """Go on from a file that `save` wrote.
+
+        Raises:
+            OptionError: it can not be read, or was found for another model.
+        """
+        try:
+            saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OptionError(f"{path} is no saved set of layers: {error}") from error
+        if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
+            raise OptionError(f"{path} is no saved set of layers", hint="Give a file of Swift.save")
+        if saved.get("model") != self._fingerprint:
+            raise OptionError(
+                f"the layers in {path} were found for another model",
+                hint="Search again: leave the file out",
+            )
+        self.search.restore(saved)
+
+    @property
+    def _fingerprint(self) -> str:
+        return self.model.fingerprint
+
+    # -- the verbs --------------------------------------------------------------------------
+
+    def _state(self, request: Request) -> SwiftState:
+        state = OwnLayers._state(self, request)
+        return SwiftState(request, state.cache)
+
+    def _propose(
+        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        return self.draft(self.search.layers, states, tails, budgets, self.confidence)
+
+    def commit(self, states: Sequence[Any], tokens: Sequence[IntArray]) -> None:
+        """The target has gone on; with enough text, another set is tried."""
+        OwnLayers.commit(self, states, tokens)
+        if self.search.done:
+            self.search.prompt = None
+            return
+        enough = self.settings.context + 1
+        ready = [s for s in states if s.drafted and len(s.request.output) >= enough]
+        if ready:
+            self._try(ready[0])
+        for state in states:
+            state.drafted = False
+
+    # -- one try ----------------------------------------------------------------------------
+
+    def _try(self, state: SwiftState) -> None:
+        if state.key is not self.search.key:
+            prompt = full_cache(state).fork()
+            prompt.truncate(len(prompt.text) - len(state.request.output))
+            self.search.begin(state.key, prompt)
+        bits = self.search.propose()
+        self.search.note(bits, self._score(state, self.part(self.search.layers_of(bits)).model))
+
+    def _score(self, state: SwiftState, model: LanguageModel) -> float:
+        """Share of the first generated tokens that `model` would have drafted."""
+        sampler, count = state.request.sampler, self.settings.context
+        written = state.request.output[: count + 1]
+        cache = self.layered.borrow(self.search.prompt)
+        segment = Segment(cache, as_ids(written[:-1]))
+        [rows] = model.forward([segment], [np.arange(-1, count)])
+        state.counters.forwards += 1
+        if sampler.params.temperature == 0 and all(sampler.plain(i) for i in (0, count)):
+            return float(np.mean(_best(rows) == as_ids(written)))
+        right = 0
+        for i, token in enumerate(written):
+            try:
+                right += sampler.choose(rows.logits[i], written[:i]) == token
+            except LogitsError:
+                return 0.0
+        return right / len(written)
+
+
+def _best(rows: Rows) -> IntArray:
+    return rows.logits.float().cpu().numpy().argmax(axis=-1)  # wakes no threads

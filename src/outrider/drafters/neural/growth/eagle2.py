@@ -1,0 +1,49 @@
+"""EAGLE-2: a tree that follows the drafter's confidence, and is ranked again as a whole."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from outrider.core.errors import OptionError
+from outrider.core.types import Draw
+from outrider.drafters.neural.growth.growing import Growing
+from outrider.drafters.neural.growth.plot import Plot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eagle2:
+    """Expand the `width` best nodes of each level by `width` children each; of all nodes keep the
+    best (EAGLE-2, Li et al. 2024, arXiv 2406.16858; K is `width`).
+
+    A node's score is the sum of the logs of the estimated chances on its path, and so never above
+    its parent's: the best n of all nodes are a tree. The budget says how deep (code depth + 1) and
+    how many (total tokens - 1). The nodes are a function of the law and are judged as deterministic
+    picks: accepting them with p / q would be a mistake.
+
+    Raises:
+        OptionError: a width below 1.
+    """
+
+    width: int = 10
+
+    draw = Draw.DETERMINISTIC
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise OptionError(f"width is {self.width}", hint="Give at least 1")
+
+    @property
+    def breadth(self) -> int:
+        """Children under one node."""
+        return self.width
+
+    def grow(self, plot: Plot) -> Growing:
+        """Level by level, the best leaves only."""
+        leaves = [-1]
+        while leaves:
+            yield leaves
+            level = [child for node in leaves for child in plot.add_children(node, self.width)]
+            plot.prune()
+            best = np.argsort([-plot.worth[node] for node in level], kind="stable")
+            leaves = [level[i] for i in best[: self.width]]
+            leaves = [node for node in leaves if plot.may_grow(node)]

@@ -1,0 +1,85 @@
+"""Independent continuations of the text, merged where they agree."""
+
+from dataclasses import dataclass
+
+from outrider.core.errors import OptionError
+from outrider.core.types import Draw
+from outrider.drafters.neural.growth.growing import Growing
+from outrider.drafters.neural.growth.outlook import Outlook, Picking
+from outrider.drafters.neural.growth.plot import Plot
+from outrider.sampling.noise import Purpose, gumbel, signed, stream_key
+
+
+@dataclass(frozen=True, slots=True)
+class IidTree:
+    """`samples` continuations of up to `depth` tokens, drawn independently of each other, as
+    `KSeq` judges them, and `RecursiveRejection` with replacement.
+
+    Equal beginnings are one path of the tree; which continuations pass through a node is kept
+    (`Draft.samples`). The nodes of the budget must do even where no two agree, so the depth gives
+    way first: a tree cut afterwards would keep a draw for being a repetition, and falsify the law.
+
+    Under `Match` the first continuation is drawn by the noise of the target's choices, the others
+    by their own. At temperature 0 there is but one.
+
+    Attributes:
+        samples: how many continuations.
+        depth: tokens of each; None leaves it to the budget.
+
+    Raises:
+        OptionError: a number below 1.
+    """
+
+    samples: int = 4
+    depth: int | None = None
+
+    draw = Draw.IID
+    breadth = 1
+
+    def __post_init__(self) -> None:
+        for name, value in (("samples", self.samples), ("depth", self.depth)):
+            if value is not None and value < 1:
+                raise OptionError(f"{name} is {value}", hint="Give at least 1")
+
+    def grow(self, plot: Plot) -> Growing:
+        """All continuations by one token at a time."""
+        count = 1 if plot.picking is Picking.BEST else min(self.samples, plot.nodes)
+        at = dict.fromkeys(range(count), -1)
+        for _ in range(min(self.depth or plot.depth, plot.depth, plot.nodes // count)):
+            at = {sample: node for sample, node in at.items() if plot.may_grow(node)}
+            if not at:
+                return
+            yield sorted(set(at.values()))
+            at = _next_level(plot, at)
+
+
+def _next_level(plot: Plot, at: dict[int, int]) -> dict[int, int]:
+    """Lead each continuation on by a token; those that can not be read or may not grow end."""
+    children: dict[tuple[int, int], int] = {}
+    after: dict[int, int] = {}
+    for sample, node in at.items():
+        outlook = plot.outlooks[node]
+        if outlook is None or not plot.may_grow(node):
+            continue
+        place = _drawn(plot, node, outlook, sample)
+        token = int(outlook.support.ids[place])
+        if (node, token) not in children:
+            chance = float(outlook.support.scores[place].exp())
+            worth = 1.0 / (2 + len(plot))  # the order of drawing
+            reach = plot.reach_of(node) * chance
+            children[node, token] = plot.append(node, token, worth, reach)
+        after[sample] = children[node, token]
+        plot.samples[after[sample]].append(sample)
+    return after
+
+
+def _drawn(plot: Plot, node: int, outlook: Outlook, sample: int) -> int:
+    """Where in the support the next token of this continuation lies."""
+    support = outlook.support
+    if plot.picking is Picking.BEST:
+        return int(support.scores.argmax())
+    if plot.picking is Picking.COUPLED and not sample:
+        key = plot.key(node)
+    else:
+        key = stream_key(plot.branch_key(node), sample, 1, Purpose.BRANCH, plot.tier)
+    return int((support.scores + gumbel(signed(key), support.ids)).argmax())

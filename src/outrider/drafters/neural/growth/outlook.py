@@ -1,0 +1,162 @@
+"""What may follow a node of a growing tree, put in the order in which siblings are drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from outrider.core.types import IntArray
+from outrider.sampling.noise import gumbel, signed
+from outrider.sampling.warps import Support
+
+FloatArray = NDArray[np.float64]
+
+
+class Picking(StrEnum):
+    """How the siblings of a tree are picked."""
+
+    BEST = "best"
+    """The likeliest first."""
+    COUPLED = "coupled"
+    """The likeliest first once the noise of the verifier's choices is added: where the two laws
+    agree, the first sibling is the choice."""
+    DRAWN = "drawn"
+    """A sample without replacement, with noise of the node's own: its law is known, and what is
+    picked here tells nothing of what is picked elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """The candidates after one node, in draw order.
+
+    Attributes:
+        tokens: `[candidates]` ids.
+        logs: `[candidates]` their log-probabilities under the drafter's own law.
+        keys: `[candidates]` the same, noise added where there is any; descending.
+        chances: `[candidates]` estimated chance that the verifier keeps this one of them.
+        spent: `[candidates]` the sum of the chances of those before each.
+        support: the law itself, log-probabilities for scores.
+        logits: the raw row it was read from, where there is one.
+        kept: estimated chance that the verifier keeps the node itself, where a trained head tells.
+    """
+
+    tokens: IntArray
+    logs: FloatArray
+    keys: FloatArray
+    chances: FloatArray
+    spent: FloatArray
+    support: Support
+    logits: Float[Tensor, " vocab"] | None = None
+    kept: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        support: Support,
+        picking: Picking,
+        *,
+        key: int,
+        most: int,
+        spread: float = 1.0,
+        logits: Float[Tensor, " vocab"] | None = None,
+        kept: float | None = None,
+    ) -> "Outlook":
+        """Put `support` in order.
+
+        The verifier chooses the best of log p + noise, the drafter knows log q + the same noise.
+        If log p - log q is Gumbel noise of scale `spread`, independent over tokens, then the choice
+        is x with probability softmax((log q + noise) / spread), which is the estimate of `COUPLED`;
+        without noise (temperature 0) it is that of `BEST`. Tokens `DRAWN` are estimated by q.
+
+        Args:
+            support: tokens in play and their scores, which need not be normalised.
+            picking: how siblings are picked.
+            key: of the stream of noise, where there is any.
+            most: most candidates to keep.
+            spread: scale of the disagreement between the two models, in nats.
+            logits: the raw row, passed on.
+            kept: passed on.
+        """
+        scores = support.scores.double()
+        own = scores.log_softmax(-1)
+        noisy = own if picking is Picking.BEST else own + gumbel(signed(key), support.ids)
+        keys = noisy.numpy()
+        order = _largest(keys, most)
+        if picking is Picking.DRAWN:
+            chances = own.exp().numpy()[order]
+        else:
+            chances = (noisy / spread).softmax(-1).numpy()[order]
+        return cls(
+            tokens=support.ids.numpy()[order],
+            logs=own.numpy()[order],
+            keys=keys[order],
+            chances=chances,
+            spent=_before(chances),
+            support=Support(support.ids, own),
+            logits=logits,
+            kept=kept,
+        )
+
+    @classmethod
+    def of_rows(
+        cls,
+        scores: Float[Tensor, "rows vocab"],
+        picking: Picking,
+        *,
+        keys: Sequence[int],
+        most: int,
+        spread: float = 1.0,
+        logits: Float[Tensor, "rows vocab"],
+        kept: Sequence[float | None],
+    ) -> list["Outlook | None"]:
+        """The same for many rows of which every token is in play, in a few operators; None for rows
+        with NaN."""
+        own = scores.double().log_softmax(-1)
+        usable = (own == own).all(-1).tolist()
+        ids = torch.arange(scores.shape[-1])
+        noisy = own
+        if picking is not Picking.BEST:
+            own_keys = torch.tensor([[signed(key)] for key in keys])
+            noisy = own + gumbel(own_keys, ids.expand_as(own))
+        top = noisy.topk(min(most, scores.shape[-1]), dim=-1)
+        logs = own.gather(-1, top.indices)
+        if picking is Picking.DRAWN or (picking is Picking.BEST and spread == 1.0):
+            chances = logs.exp()
+        else:
+            total = (noisy / spread).logsumexp(-1, keepdim=True)
+            chances = (top.values / spread - total).exp()
+        parts = [part.numpy() for part in (top.indices, logs, top.values, chances)]
+        return [
+            cls(
+                tokens=parts[0][row],
+                logs=parts[1][row],
+                keys=parts[2][row],
+                chances=parts[3][row],
+                spent=_before(parts[3][row]),
+                support=Support(ids, own[row]),
+                logits=logits[row],
+                kept=kept[row],
+            )
+            if fine
+            else None
+            for row, fine in enumerate(usable)
+        ]
+
+
+def _before(chances: FloatArray) -> FloatArray:
+    spent = np.zeros_like(chances)
+    np.cumsum(chances[:-1], out=spent[1:])
+    return spent
+
+
+def _largest(keys: FloatArray, most: int) -> IntArray:
+    """Places of the `most` largest keys, the largest first; ties to the lower place."""
+    if len(keys) <= 2 * most:
+        return np.argsort(-keys, kind="stable")[:most]
+    best = np.sort(np.argpartition(-keys, most)[:most])
+    return best[np.argsort(-keys[best], kind="stable")]

@@ -1,0 +1,240 @@
+"""The ground a tree grows on: one request's draft in the making."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from outrider.core.types import EMPTY_DRAFT, Draft, Draw, Stop, as_ids
+from outrider.drafters.neural.growth.outlook import Outlook, Picking
+from outrider.sampling import Sampler
+from outrider.sampling.noise import Purpose, stream_key
+
+HOPELESS = 1e-12
+"""A place whose estimated chance of being reached is below this is not worth a node."""
+
+
+@dataclass(slots=True)
+class Plot:
+    """One request's tree while it grows. Node -1 is the text.
+
+    Each node has a `worth`, by which the finished draft is ordered and cut. For siblings picked in
+    a fixed order it is the estimated chance `reach` that the node is accepted. For siblings drawn
+    at random it is the chance that the *place* is tried: the chance that its parent is accepted and
+    its elder siblings are not. That is known before the token is, and must be: a place kept or cut
+    by what was drawn there would falsify the law of the tokens that are kept.
+
+    Attributes:
+        sampler: the request's.
+        generated: tokens written before the draft.
+        depth: deepest node allowed, counted from 1.
+        nodes: most nodes allowed.
+        picking: how siblings are picked.
+        tier: keeps the noise of two stages apart.
+        stop: ends a path early.
+    """
+
+    sampler: Sampler
+    generated: Sequence[int]
+    depth: int
+    nodes: int
+    picking: Picking
+    tier: int = 0
+    stop: Stop | None = None
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    worth: list[float] = field(default_factory=list)
+    reach: list[float] = field(default_factory=list)
+    samples: list[list[int]] = field(default_factory=list)
+    outlooks: dict[int, Outlook | None] = field(default_factory=dict)
+    _keys: dict[int, int] = field(default_factory=dict)
+    _floor: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    # -- what a node is ---------------------------------------------------------------------
+
+    def depth_of(self, node: int) -> int:
+        """Tokens on the path to `node`, itself included."""
+        return 0 if node < 0 else self.depths[node]
+
+    def reach_of(self, node: int) -> float:
+        """Estimated chance that `node` is accepted."""
+        return 1.0 if node < 0 else self.reach[node]
+
+    def path(self, node: int) -> list[int]:
+        """Tokens from the first one drafted to `node`."""
+        tokens: list[int] = []
+        while node >= 0:
+            tokens.append(self.tokens[node])
+            node = self.parents[node]
+        return tokens[::-1]
+
+    def key(self, node: int) -> int:
+        """The key of the noise by which children of `node` are picked."""
+        if self.picking is Picking.COUPLED:
+            s = self.sampler
+            index = len(self.generated) + self.depth_of(node)
+            return stream_key(s.seed, s.sample, index, Purpose.CHOICE)
+        return self.branch_key(node)
+
+    def branch_key(self, node: int) -> int:
+        """A key that no other node has: made of the path to it."""
+        if node not in self._keys:
+            s = self.sampler
+            if node < 0:
+                key = stream_key(s.seed, s.sample, len(self.generated), Purpose.BRANCH, self.tier)
+            else:
+                above = self.branch_key(self.parents[node])
+                key = stream_key(above, self.tokens[node], 0, Purpose.BRANCH, self.tier)
+            self._keys[node] = key
+        return self._keys[node]
+
+    def may_grow(self, node: int) -> bool:
+        """Whether `node` may have children."""
+        if self.depth_of(node) >= self.depth or not self.nodes:
+            return False
+        if node < 0:
+            return True
+        if self.tokens[node] in self.sampler.end_ids or self.worth[node] < self._floor:
+            return False
+        return self.stop is None or not self.stop(self._chances(node))
+
+    def _chances(self, node: int) -> list[float]:
+        """What a `Stop` goes by: the chance of each token on the path to `node`."""
+        assert self.stop is not None
+        chances: list[float] = []
+        while node >= 0:
+            parent = self.parents[node]
+            if self.stop.head is not None:
+                read = self.outlooks.get(node)
+                chances.append(1.0 if read is None or read.kept is None else read.kept)
+            else:
+                chances.append(self.reach[node] / max(self.reach_of(parent), 1e-300))
+            node = parent
+        return chances[::-1]
+
+    # -- how it grows -----------------------------------------------------------------------
+
+    def take(self, node: int, outlook: Outlook | None) -> None:
+        """Note what may follow `node`; None: nothing that could be read."""
+        self.outlooks[node] = outlook
+
+    def candidates(self, node: int) -> int:
+        """How many children `node` could have."""
+        outlook = self.outlooks.get(node)
+        return 0 if outlook is None else len(outlook.tokens)
+
+    def tried(self, parent: int, rank: int) -> float:
+        """Estimated chance that the verifier comes to the child of `parent` picked after `rank`
+        others: `parent` accepted, and its children so far refused."""
+        outlook = self.outlooks[parent]
+        assert outlook is not None
+        return self.reach_of(parent) * max(1.0 - float(outlook.spent[rank]), 0.0)
+
+    def place(self, parent: int, rank: int) -> float:
+        """What that child would be worth."""
+        if self.picking is Picking.DRAWN:
+            return self.tried(parent, rank)
+        outlook = self.outlooks[parent]
+        assert outlook is not None
+        return self.reach_of(parent) * float(outlook.chances[rank])
+
+    def add(self, parent: int, rank: int) -> int:
+        """The child of `parent` that is picked after `rank` others; its number."""
+        outlook = self.outlooks[parent]
+        assert outlook is not None
+        worth = self.place(parent, rank)
+        reach = min(self.reach_of(parent) * float(outlook.chances[rank]), worth)
+        return self.append(parent, int(outlook.tokens[rank]), worth, reach)
+
+    def append(self, parent: int, token: int, worth: float, reach: float) -> int:
+        """A node with this token under `parent`; its number."""
+        self.tokens.append(token)
+        self.parents.append(parent)
+        self.depths.append(self.depth_of(parent) + 1)
+        self.worth.append(worth)
+        self.reach.append(reach)
+        self.samples.append([])
+        return len(self.tokens) - 1
+
+    def add_children(self, parent: int, width: int) -> list[int]:
+        """Up to `width` children of `parent`, in draw order; none where it may not have any."""
+        if not self.may_grow(parent):
+            return []
+        added: list[int] = []
+        for rank in range(min(width, self.candidates(parent))):
+            if self.place(parent, rank) < HOPELESS:
+                break
+            added.append(self.add(parent, rank))
+        return added
+
+    def prune(self) -> None:
+        """Let no node grow that the draft will be cut without: children are worth no more."""
+        if len(self.worth) > self.nodes:
+            self._floor = float(np.partition(np.array(self.worth), -self.nodes)[-self.nodes])
+
+    # -- what it becomes --------------------------------------------------------------------
+
+    def ranked(self) -> list[int]:
+        """The nodes to keep, the most worth first, parents and elder siblings before others."""
+        order = np.argsort(-np.array(self.worth), kind="stable")
+        return order[: self.nodes].tolist()
+
+    def draft(
+        self,
+        source: str,
+        *,
+        origin: str,
+        draw: Draw,
+        laws: bool = False,
+        references: bool = False,
+    ) -> Draft:
+        """The draft made of the nodes worth most.
+
+        Args:
+            source: who wrote the nodes.
+            origin: what the draft is booked under.
+            draw: how siblings were picked.
+            laws: whether nodes carry the law they were drawn from.
+            references: whether nodes carry the raw logits at their parent.
+        """
+        kept = self.ranked()
+        if not kept:
+            return EMPTY_DRAFT
+        new = {old: i for i, old in enumerate(kept)} | {-1: -1}
+        parents = [self.parents[node] for node in kept]
+        table = self._laws(set(parents)) if laws else {}
+        return Draft(
+            tokens=as_ids([self.tokens[node] for node in kept]),
+            parents=as_ids([new[parent] for parent in parents]),
+            sources=(source,) * len(kept),
+            draw=draw,
+            law=tuple(table.get(parent) for parent in parents) if laws else None,
+            reference=tuple(self._logits(p) for p in parents) if references else None,
+            origin=origin,
+            score=sum(self.reach[node] for node in kept),
+            samples=tuple(tuple(self.samples[node]) for node in kept)
+            if any(self.samples)
+            else None,
+        )
+
+    def _laws(self, nodes: set[int]) -> dict[int, Tensor]:
+        """The law after each of `nodes`; none for tokens that were not drawn."""
+        if self.picking is not Picking.DRAWN:
+            return {}
+        found: dict[int, Tensor] = {}
+        for node in nodes:
+            outlook = self.outlooks[node]
+            assert outlook is not None
+            ids = outlook.support.ids
+            width = int(ids.max()) + 1 if outlook.logits is None else outlook.logits.numel()
+            found[node] = outlook.support.law(width)
+        return found
+
+    def _logits(self, node: int) -> Tensor | None:
+        outlook = self.outlooks[node]
+        return None if outlook is None else outlook.logits

@@ -1,0 +1,95 @@
+"""RSD-S: stochastic beam search, so that unlikely branches are not drawn at all."""
+
+import math
+from dataclasses import dataclass
+
+from outrider.core.errors import OptionError
+from outrider.core.types import Draw
+from outrider.drafters.neural.growth.growing import Growing
+from outrider.drafters.neural.growth.outlook import Picking
+from outrider.drafters.neural.growth.plot import HOPELESS, Plot
+
+
+@dataclass(frozen=True, slots=True)
+class RsdS:
+    """RSD-S: of each level keep the `width` nodes with the largest perturbed value, so that a level
+    is a sample of paths without replacement (Jeon et al. 2024, arXiv 2402.14160, after Kool et al.
+    2019; W is `width`, the levels are the budget's depth).
+
+    A beam node has phi, the log-probability of its path, and a value G. Its children's
+    g = phi + log q + Gumbel noise are shifted so that the largest of them equals G:
+    G' = -log(exp(-G) - exp(-max g) + exp(-g)). Siblings stand in the order of G'. Pruning by value
+    leaves the law of what is kept alone, since which token comes next in that order does not depend
+    on the values. At temperature 0 there is no noise, and this is beam search.
+
+    Raises:
+        OptionError: a width below 1.
+    """
+
+    width: int = 4
+
+    draw = Draw.WITHOUT_REPLACEMENT
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise OptionError(f"width is {self.width}", hint="Give at least 1")
+
+    @property
+    def breadth(self) -> int:
+        """A level may descend from one node."""
+        return self.width
+
+    def grow(self, plot: Plot) -> Growing:
+        """Level by level, the beam only."""
+        beam = [_Beam(-1, 0.0, 0.0)]
+        while beam:
+            yield [one.node for one in beam]
+            found = [child for one in beam for child in _children(plot, one, self.width)]
+            found.sort(key=lambda child: -child.value)
+            beam = [
+                _Beam(plot.add(child.parent, child.rank), child.phi, child.value)
+                for child in found[: self.width]
+            ]
+            plot.prune()
+            beam = [one for one in beam if plot.may_grow(one.node)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Beam:
+    node: int
+    phi: float
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    parent: int
+    rank: int
+    phi: float
+    value: float
+
+
+def _children(plot: Plot, one: _Beam, width: int) -> list[_Child]:
+    """The children of one beam node with their values, in the order of siblings."""
+    outlook = plot.outlooks.get(one.node)
+    if outlook is None or not plot.may_grow(one.node):
+        return []
+    found: list[_Child] = []
+    largest = one.phi + float(outlook.keys[0])
+    for rank in range(min(width, len(outlook.tokens))):
+        if plot.place(one.node, rank) < HOPELESS:
+            break
+        phi = one.phi + float(outlook.logs[rank])
+        g = one.phi + float(outlook.keys[rank])
+        value = g if plot.picking is Picking.BEST else shifted(g, largest, one.value)
+        found.append(_Child(one.node, rank, phi, value))
+    return found
+
+
+def shifted(g: float, largest: float, value: float) -> float:
+    """-log(exp(-value) - exp(-largest) + exp(-g)), for g up to `largest`, without overflow."""
+    missing = -math.expm1(g - largest)
+    if missing <= 0.0:
+        return value
+    v = value - g + math.log(missing)
+    return value - max(v, 0.0) - math.log1p(math.exp(-abs(v)))

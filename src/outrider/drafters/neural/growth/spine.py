@@ -1,0 +1,62 @@
+"""A chain with alternatives beside it: the less sure the drafter, the more of them."""
+
+from dataclasses import dataclass
+
+from outrider.core.errors import OptionError
+from outrider.core.types import Draw
+from outrider.drafters.neural.growth.growing import Growing
+from outrider.drafters.neural.growth.plot import Plot
+
+_BOUNDS = (0.95, 0.8, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Spine:
+    """The tree of SWIFT (Xia et al. 2024, arXiv 2410.06916): one chain of first picks, and beside
+    each of its tokens so many siblings as the probability of the drafter's best token says.
+
+    One reading of the model for each token of the chain, as without siblings. A number of children
+    never depends on which tokens were drawn.
+
+    Attributes:
+        widths: children where the best token has a probability above 0.95, above 0.8, above 0.5,
+            and below, at temperature 0.
+        sampled: the same at other temperatures.
+
+    Raises:
+        OptionError: not four numbers, or one below 1.
+    """
+
+    widths: tuple[int, int, int, int] = (3, 5, 8, 10)
+    sampled: tuple[int, int, int, int] = (1, 3, 5, 10)
+
+    draw = Draw.WITHOUT_REPLACEMENT
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "sampled"):
+            given = getattr(self, name)
+            if len(given) != len(_BOUNDS) + 1 or min(given) < 1:
+                raise OptionError(f"{name} is {given!r}", hint="Give four numbers from 1")
+
+    @property
+    def breadth(self) -> int:
+        """The largest number of children."""
+        return max(*self.widths, *self.sampled)
+
+    def grow(self, plot: Plot) -> Growing:
+        """Down the chain."""
+        widths = self.widths if plot.sampler.params.temperature == 0 else self.sampled
+        node = -1
+        while True:
+            yield [node]
+            outlook = plot.outlooks[node]
+            if outlook is None:
+                return
+            best = float(outlook.support.scores.max().exp())
+            children = plot.add_children(node, widths[sum(best <= bound for bound in _BOUNDS)])
+            if not children:
+                return
+            plot.prune()
+            node = children[0]
+            if not plot.may_grow(node):
+                return

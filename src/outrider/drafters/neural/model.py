@@ -1,0 +1,211 @@
+"""A smaller language model as drafter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from outrider.core.counters import Counters
+from outrider.core.errors import LogitsError
+from outrider.core.tree import chain_parents
+from outrider.core.types import (
+    EMPTY_DRAFT,
+    Budget,
+    Draft,
+    Draw,
+    IntArray,
+    Rows,
+    Stop,
+    Verified,
+    as_ids,
+)
+from outrider.drafters.neural.model_state import (
+    ModelState,
+    commit_states,
+    fits,
+    head_chance,
+    open_states,
+    own_prompt,
+    top_chance,
+    unreadable,
+    window,
+)
+from outrider.models.caches.bookkeeping import attach
+from outrider.policies.stop import BelowThreshold
+from outrider.protocols import NO_NEEDS, LanguageModel, Needs, Request, Segment
+from outrider.sampling import NOT_FINITE
+from outrider.sampling.noise import Purpose
+
+__all__ = ["ModelDrafter", "ModelState", "fits", "own_prompt", "unreadable"]
+
+
+@dataclass(slots=True)
+class _Chain:
+    """A draft in the making."""
+
+    state: ModelState
+    tail: IntArray
+    depth: int
+    stop: Stop | None = None
+    tokens: list[int] = field(default_factory=list)
+    laws: list[Tensor | None] = field(default_factory=list)
+    references: list[Tensor | None] = field(default_factory=list)
+    chances: list[float] = field(default_factory=list)
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDrafter:
+    """Drafts a chain, token by token, all requests in one forward.
+
+    Tokens are drawn with the noise of the target's own choices (`noise.py`), which is what makes
+    a good draft match. The model reads what it missed through its cache's pending tokens. A
+    request whose text outgrows the model's window, or for which it returns NaN, goes on undrafted.
+    """
+
+    model: LanguageModel
+    name: str = "draft"
+    needs: Needs = NO_NEEDS
+
+    draw = Draw.IID
+    gives = Needs(law=True, reference=True)
+    learns = False
+
+    def bind(self, needs: Needs, tier: int) -> "ModelDrafter":
+        """Fill laws and references only where the rule above reads them."""
+        return replace(self, needs=needs)
+
+    def begin(
+        self, requests: Sequence[Request], previous: Sequence[ModelState | None] | None = None
+    ) -> list[ModelState]:
+        """Read each prompt that fits."""
+        return open_states(self.model, requests, previous)
+
+    def propose(
+        self, states: Sequence[ModelState], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        """One chain a request, as deep as its budget, its window and end tokens allow."""
+        if not any(budget.share(self.name) for budget in budgets):
+            return [EMPTY_DRAFT] * len(states)
+        chains = [
+            _Chain(state, tail, self._depth(state, tail, budget), budget.stop)
+            for state, tail, budget in zip(states, tails, budgets, strict=True)
+        ]
+        active = [chain for chain in chains if chain.depth > 0]
+        pairs = [attach(chain.state.cache, chain.tail, EMPTY_DRAFT) for chain in active]
+        segments, want = [s for s, _ in pairs], [w for _, w in pairs]
+        if self._write(active, segments):
+            active = []
+        while active:
+            for chain, rows in zip(active, self.model.forward(segments, want), strict=True):
+                self._extend(chain, rows)
+            active = [chain for chain in active if not chain.done]
+            segments = [Segment(c.state.cache, as_ids(c.tokens[-1:])) for c in active]
+            want = [as_ids([c.state.cache.num_speculative]) for c in active]
+        return [self._draft(chain) for chain in chains]
+
+    def _write(self, chains: Sequence[_Chain], segments: Sequence[Segment]) -> bool:
+        """Let the model write the chains in one go; false, with nothing done, if it can not."""
+        write = getattr(self.model, "write", None)
+        if write is None or self.needs != NO_NEEDS or not chains:
+            return False
+        floors = {_floor(chain.stop) for chain in chains}
+        floor = floors.pop()
+        if floors or floor is None:  # it can do with a probability, the same for all
+            return False
+        requests = [chain.state.request for chain in chains]
+        before = [chain.state.written(chain.tail) for chain in chains]
+        samplers, depths = [r.sampler for r in requests], [c.depth for c in chains]
+        written = write(segments, samplers, before, depths, floor)
+        if written is None:
+            return False
+        for chain, tokens in zip(chains, written, strict=True):
+            self._take(chain, tokens.tolist())
+        return True
+
+    def _take(self, chain: _Chain, tokens: list[int]) -> None:
+        """Note what the model wrote for one chain."""
+        state = chain.state
+        chain.tokens = tokens
+        ended = bool(tokens) and tokens[-1] in state.request.sampler.end_ids
+        stopped = bool(tokens) and chain.stop is not None
+        broken = len(tokens) < chain.depth and not ended and not stopped
+        if broken:
+            state.off = f"model {self.model.name}: {NOT_FINITE}"
+        state.counters.forwards += len(tokens) + broken
+        state.counters.drafted += len(tokens)
+
+    def observe(self, states: Sequence[ModelState], verified: Sequence[Verified]) -> None:
+        """A fixed model learns nothing."""
+
+    def commit(self, states: Sequence[ModelState], tokens: Sequence[IntArray]) -> None:
+        """Keep the rows that the emitted tokens spell; the rest is pending next time."""
+        commit_states(self.model, states, tokens)
+
+    def counters(self, state: ModelState) -> dict[str, Counters]:
+        """Forwards and drafted tokens of this model."""
+        state.counters.off = state.off
+        return {self.name: state.counters}
+
+    def _depth(self, state: ModelState, tail: IntArray, budget: Budget) -> int:
+        asked = min(budget.share(self.name), budget.nodes)
+        return min(asked, window(self.model, state, tail)) if asked > 0 else 0
+
+    def _extend(self, chain: _Chain, rows: Rows) -> None:
+        """Draw the next token of one chain from the newest row."""
+        state, logits = chain.state, rows.logits[0]
+        sampler, counters = state.request.sampler, state.counters
+        generated = [*state.written(chain.tail), *chain.tokens]
+        counters.forwards += 1
+        try:
+            support = sampler.support(logits, generated)
+        except LogitsError as error:
+            state.off = f"model {self.model.name}: {error.problem}"
+            chain.done = True
+            return
+        token = sampler.draw(support, len(generated), Purpose.CHOICE)
+        law = support.law(logits.numel()) if self.needs.law else None
+        counters.drafted += 1
+        chain.tokens.append(token)
+        chain.laws.append(law)
+        chain.references.append(logits if self.needs.reference else None)
+        chain.done = (
+            len(chain.tokens) >= chain.depth
+            or token in sampler.end_ids
+            or self._stops(chain, rows, generated)
+        )
+
+    def _stops(self, chain: _Chain, rows: Rows, generated: Sequence[int]) -> bool:
+        """Whether the chain ends with the token just drawn, which stays in it either way.
+
+        A trained head tells of a token once the model has read it, so of the newest one nothing is
+        known yet, and it counts as kept.
+        """
+        if chain.stop is None:
+            return False
+        if chain.stop.head is None:
+            chain.chances.append(top_chance(chain.state.request.sampler, rows.logits[0], generated))
+            return chain.stop(chain.chances)
+        if len(chain.tokens) > 1:
+            chain.chances.append(head_chance(chain.stop, rows, 0, self.model.name))
+        return chain.stop([*chain.chances, 1.0])
+
+    def _draft(self, chain: _Chain) -> Draft:
+        size = len(chain.tokens)
+        if not size:
+            return EMPTY_DRAFT
+        return Draft(
+            tokens=as_ids(chain.tokens),
+            parents=chain_parents(size),
+            sources=(self.name,) * size,
+            draw=Draw.IID,
+            law=tuple(chain.laws) if self.needs.law else None,
+            reference=tuple(chain.references) if self.needs.reference else None,
+        )
+
+
+def _floor(stop: Stop | None) -> float | None:
+    """The probability below which `stop` ends a draft; None where it goes by something else."""
+    if stop is None:
+        return 0.0
+    return stop.threshold if isinstance(stop, BelowThreshold) else None

@@ -1,0 +1,237 @@
+"""A smaller language model that drafts trees."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.core.counters import Counters
+from outrider.core.errors import LogitsError, OptionError
+from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Rows, Verified, as_ids
+from outrider.drafters.neural.growth import Eagle2, Growth, Outlook, Picking, Plot, grow_all
+from outrider.drafters.neural.model_state import (
+    ModelState,
+    commit_states,
+    head_chance,
+    open_states,
+    window,
+)
+from outrider.models.caches.bookkeeping import attach
+from outrider.protocols import NO_NEEDS, LanguageModel, Needs, Request, Segment
+from outrider.sampling import NOT_FINITE, Sampler
+from outrider.sampling.warps import Support
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeDrafter:
+    """Drafts a tree, which grows by `growth`: a reading of the model for each level (`DySpec`: for
+    each node), all requests in one forward.
+
+    How siblings are picked depends on what the rule above reads. If it reads no laws (`Match`), by
+    the noise of the target's own choices. If it does, the growths that draw use noise of their own
+    for each node (`Purpose.BRANCH`), since where a tree grows next must tell nothing of the draws
+    in other branches. At temperature 0 the best are taken, judged by their probability at
+    temperature 1.
+
+    A request whose text outgrows the model's window, or for which it returns NaN, goes on
+    undrafted.
+
+    Attributes:
+        model: the draft model.
+        growth: how trees grow.
+        spread: scale, in nats, of the disagreement between the two models; smaller makes trees
+            narrower (`Outlook.of`).
+        name: the source its tokens are counted under.
+        origin: what its drafts are booked under.
+
+    Raises:
+        OptionError: a spread that is not above 0.
+    """
+
+    model: LanguageModel
+    growth: Growth = field(default_factory=Eagle2)
+    spread: float = 1.0
+    name: str = "draft"
+    origin: str = "draft-tree"
+    needs: Needs = NO_NEEDS
+    tier: int = 1
+
+    gives = Needs(law=True, reference=True)
+    learns = False
+
+    def __post_init__(self) -> None:
+        if not self.spread > 0.0:
+            raise OptionError(f"spread is {self.spread}", hint="Give a number above 0, such as 1")
+
+    @property
+    def draw(self) -> Draw:
+        """As the growth picks siblings."""
+        return self.growth.draw
+
+    def bind(self, needs: Needs, tier: int) -> "TreeDrafter":
+        """Fill laws and references only where the rule above reads them."""
+        return replace(self, needs=needs, tier=tier)
+
+    def begin(
+        self, requests: Sequence[Request], previous: Sequence[ModelState | None] | None = None
+    ) -> list[ModelState]:
+        """Read each prompt that fits."""
+        return open_states(self.model, requests, previous)
+
+    def propose(
+        self, states: Sequence[ModelState], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        """One tree a request, as large as its budget, its window and end tokens allow."""
+        if not any(budget.nodes_of(self.origin) > 0 for budget in budgets):
+            return [EMPTY_DRAFT] * len(states)
+        plots = [self._plot(*parts) for parts in zip(states, tails, budgets, strict=True)]
+        if any(plot.depth for plot in plots):
+            grow_all(self.growth, plots, _Reader(self, states, tails, plots))
+        return [self._draft(*pair) for pair in zip(states, plots, strict=True)]
+
+    def observe(self, states: Sequence[ModelState], verified: Sequence[Verified]) -> None:
+        """A fixed model learns nothing."""
+
+    def commit(self, states: Sequence[ModelState], tokens: Sequence[IntArray]) -> None:
+        """Keep the rows that the emitted tokens spell; the rest is pending next time."""
+        commit_states(self.model, states, tokens)
+
+    def counters(self, state: ModelState) -> dict[str, Counters]:
+        """Forwards and drafted tokens of this model."""
+        state.counters.off = state.off
+        return {self.name: state.counters}
+
+    def picking(self, sampler: Sampler) -> Picking:
+        """How siblings are picked for this request."""
+        if sampler.params.temperature == 0:
+            return Picking.BEST
+        if not self.needs.law:
+            return Picking.COUPLED
+        return Picking.BEST if self.draw is Draw.DETERMINISTIC else Picking.DRAWN
+
+    def _plot(self, state: ModelState, tail: IntArray, budget: Budget) -> Plot:
+        nodes = budget.nodes_of(self.origin)
+        depth = min(budget.depth, nodes)
+        sampler = state.request.sampler
+        return Plot(
+            sampler=sampler,
+            generated=state.written(tail),
+            depth=min(depth, window(self.model, state, tail)) if depth > 0 else 0,
+            nodes=nodes,
+            picking=self.picking(sampler),
+            tier=self.tier,
+            stop=budget.stop,
+        )
+
+    def _draft(self, state: ModelState, plot: Plot) -> Draft:
+        draft = plot.draft(
+            self.name,
+            origin=self.origin,
+            draw=self.draw if plot.picking is not Picking.BEST else Draw.DETERMINISTIC,
+            laws=self.needs.law,
+            references=self.needs.reference,
+        )
+        state.counters.drafted += len(draft)
+        return draft if len(draft) else EMPTY_DRAFT
+
+
+class _Reader:
+    """What a model says may follow the nodes of the trees of one proposal (`NextLaws`)."""
+
+    def __init__(
+        self,
+        drafter: TreeDrafter,
+        states: Sequence[ModelState],
+        tails: Sequence[IntArray],
+        plots: Sequence[Plot],
+    ) -> None:
+        self._drafter = drafter
+        self._states, self._tails, self._plots = states, tails, plots
+        self._rows: list[dict[int, int]] = [{} for _ in plots]
+
+    def __call__(self, asked: Sequence[tuple[int, Sequence[int]]]) -> list[list[Outlook | None]]:
+        """One forward over the nodes asked about."""
+        model = self._drafter.model
+        pairs = [self._segment(i, nodes) for i, nodes in asked]
+        rows = model.forward([s for s, _ in pairs], [w for _, w in pairs])
+        return [self._outlooks(i, nodes, own) for (i, nodes), own in zip(asked, rows, strict=True)]
+
+    def _segment(self, i: int, nodes: Sequence[int]) -> tuple[Segment, IntArray]:
+        """What to feed for these nodes, and which rows to ask for; notes where the rows will be."""
+        cache, plot, rows = self._states[i].cache, self._plots[i], self._rows[i]
+        if nodes[0] < 0:
+            segment, want = attach(cache, self._tails[i], EMPTY_DRAFT)
+            rows[-1] = int(want[0])
+            return segment, want
+        first = cache.num_speculative
+        for place, node in enumerate(nodes):
+            rows[node] = first + place
+        parents = as_ids([rows[plot.parents[node]] for node in nodes])
+        tokens = as_ids([plot.tokens[node] for node in nodes])
+        return Segment(cache, tokens, parents), first + torch.arange(len(nodes)).numpy()
+
+    def _outlooks(self, i: int, nodes: Sequence[int], rows: Rows) -> list[Outlook | None]:
+        """What follows the nodes; None, and no more drafts for the request, where that is NaN."""
+        plot, state, drafter = self._plots[i], self._states[i], self._drafter
+        state.counters.forwards += 1
+        params = plot.sampler.params
+        if not _all_in_play(plot.sampler, len(plot.generated)):
+            return [self._outlook(i, node, rows, place) for place, node in enumerate(nodes)]
+        logits = rows.logits.float() if rows.logits.dtype != torch.float64 else rows.logits
+        outlooks = Outlook.of_rows(
+            (logits / params.temperature if params.temperature else logits).cpu(),
+            plot.picking,
+            keys=[plot.key(node) for node in nodes],
+            most=drafter.growth.breadth,
+            spread=drafter.spread,
+            logits=rows.logits,
+            kept=[self._kept(i, node, rows, place) for place, node in enumerate(nodes)],
+        )
+        if None in outlooks:
+            state.off = f"model {drafter.model.name}: {NOT_FINITE}"
+        return outlooks
+
+    def _outlook(self, i: int, node: int, rows: Rows, place: int) -> Outlook | None:
+        plot, state, drafter = self._plots[i], self._states[i], self._drafter
+        logits = rows.logits[place]
+        try:
+            support = in_play(plot.sampler, logits, [*plot.generated, *plot.path(node)])
+        except LogitsError as error:
+            state.off = f"model {drafter.model.name}: {error.problem}"
+            return None
+        return Outlook.of(
+            support,
+            plot.picking,
+            key=plot.key(node),
+            most=drafter.growth.breadth,
+            spread=drafter.spread,
+            logits=logits,
+            kept=self._kept(i, node, rows, place),
+        )
+
+    def _kept(self, i: int, node: int, rows: Rows, place: int) -> float | None:
+        """What a trained head says of the node itself."""
+        stop = self._plots[i].stop
+        if stop is None or stop.head is None or node < 0:
+            return None
+        return head_chance(stop, rows, place, self._drafter.model.name)
+
+
+def _all_in_play(sampler: Sampler, index: int) -> bool:
+    """Whether the law after generated index `index` and later ones is that of the logits divided by
+    the temperature, no token left out."""
+    p = sampler.params
+    cut = p.temperature > 0 and (p.top_k > 0 or p.top_p < 1.0 or p.min_p > 0.0)
+    return sampler.plain(index) and not cut
+
+
+def in_play(sampler: Sampler, logits: Float[Tensor, " vocab"], generated: Sequence[int]) -> Support:
+    """The support of the warped law; at temperature 0, where that is one token, all of them at
+    temperature 1. Raises `LogitsError`."""
+    if sampler.params.temperature > 0:
+        return sampler.support(logits, generated)
+    scores = sampler.process(logits, generated).cpu()
+    ids = torch.nonzero(scores > -torch.inf).flatten()
+    return Support(ids, scores[ids])

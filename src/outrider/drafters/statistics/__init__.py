@@ -1,0 +1,1 @@
+"""Drafters that remember which tokens followed which."""

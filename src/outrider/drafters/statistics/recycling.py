@@ -1,0 +1,178 @@
+"""Token Recycling: a tree of what the target last thought likely after each token.
+
+Luo et al., "Turning Trash into Treasure: Accelerating Inference of Large Language Models with Token
+Recycling" (arXiv 2408.08696). For every token an adjacency matrix keeps the k best successors in
+the newest row that the target computed for it, refused rows included. A draft walks that matrix
+along a fixed tree.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from outrider.core.counters import Counters
+from outrider.core.errors import OptionError
+from outrider.core.types import (
+    EMPTY_DRAFT,
+    BoolArray,
+    Budget,
+    Draft,
+    Draw,
+    IntArray,
+    Verified,
+    as_ids,
+)
+from outrider.drafters.statistics.new_prompt_parts import unread
+from outrider.drafters.statistics.template import Template, recycling_template
+from outrider.memories.adjacency import Adjacency
+from outrider.protocols import Needs, Request
+
+
+@dataclass(slots=True)
+class RecyclingState:
+    """One request: its end ids, the prompt that the memory has read, the last token of its text."""
+
+    ends: frozenset[int]
+    prompt: tuple[int, ...]
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRecycling:
+    """Drafts trees from an adjacency matrix that every verified row of the target refreshes.
+
+    The published code starts with a matrix of zeros and leaves the prompt out. Here a token of
+    which nothing is known has no children, and the prompt's own pairs are learnt in `begin`.
+    Committed text adds nothing: its rows were seen. Where one token stands on several nodes, rows
+    of accepted ones win, and of others the last in the order of the draft.
+
+    Attributes:
+        template: the shape, its nodes in the order of their promise; a budget cuts its end.
+        memory: the matrix, shared by all requests of this drafter and kept between them.
+        warm: learn the pairs of each prompt.
+        most_rows: rows of one verification that are learned; None, as published, learns all. Where
+            another drafter copies long passages, the rest of them tells little.
+        name: the source its tokens are counted under.
+
+    Raises:
+        OptionError: the template asks for more children than the memory keeps.
+    """
+
+    template: Template = field(default_factory=recycling_template)
+    memory: Adjacency = field(default_factory=Adjacency)
+    warm: bool = True
+    most_rows: int | None = None
+    name: str = "recycling"
+
+    draw = Draw.DETERMINISTIC
+    gives = Needs(law=True)
+    """A deterministic choice is its own law, a point mass; nobody vouched for it."""
+    learns = True
+
+    def __post_init__(self) -> None:
+        if self.template.width > self.memory.k:
+            raise OptionError(
+                f"a template with {self.template.width} children of a node, and a memory of "
+                f"{self.memory.k}",
+                hint="Give a memory with a larger k, or a narrower template",
+            )
+
+    def bind(self, needs: Needs, tier: int) -> "TokenRecycling":
+        """Nothing to prepare: laws are point masses, and there are no references to give."""
+        return self
+
+    def begin(
+        self, requests: Sequence[Request], previous: Sequence[RecyclingState | None] | None = None
+    ) -> list[RecyclingState]:
+        """Learn each prompt; what `previous` shares with it is not read again."""
+        if self.warm:
+            old = previous or [None] * len(requests)
+            known = [s.prompt if isinstance(s, RecyclingState) else () for s in old]
+            for part in unread(requests, known, overlap=1):
+                self.memory.learn_text(as_ids(part))
+        return [_begin(request) for request in requests]
+
+    def propose(
+        self,
+        states: Sequence[RecyclingState],
+        tails: Sequence[IntArray],
+        budgets: Sequence[Budget],
+    ) -> list[Draft]:
+        """One tree a request; empty where nothing is known of the last token."""
+        return [self._draft(*parts) for parts in zip(states, tails, budgets, strict=True)]
+
+    def observe(self, states: Sequence[RecyclingState], verified: Sequence[Verified]) -> None:
+        """Learn every row of the target."""
+        for state, seen in zip(states, verified, strict=True):
+            if seen.tier == "target" and seen.verdict.error is None:
+                self._learn(state, seen)
+
+    def commit(self, states: Sequence[RecyclingState], tokens: Sequence[IntArray]) -> None:
+        """Note the last token."""
+        for state, emitted in zip(states, tokens, strict=True):
+            if len(emitted):
+                state.last = int(emitted[-1])
+
+    def counters(self, state: RecyclingState) -> dict[str, Counters]:
+        """No model is called: what it drafts is counted by the tier that verifies it."""
+        return {}
+
+    def _draft(self, state: RecyclingState, tail: IntArray, budget: Budget) -> Draft:
+        nodes = budget.nodes_of(self.name)
+        last = int(tail[-1]) if len(tail) else state.last
+        memory = self.memory
+        if nodes < 1:
+            return EMPTY_DRAFT
+        memory.settle()
+        if not 0 <= last < memory.vocab_size:
+            return EMPTY_DRAFT
+        cut, flat, k = self.template.cut(nodes, budget.depth), memory.flat, memory.k
+        found = np.empty(len(cut) + 1, dtype=np.int64)
+        found[0] = last
+        for at, above, ranks in cut.gathers:  # a blank, -1, leads to the row of blanks
+            found[at] = flat.take(found.take(above) * k + ranks)
+        tokens, parents = found[1:], cut.parents
+        keep = _writable(tokens, parents, state.ends)
+        if keep is not None:
+            number = np.append(np.cumsum(keep) - 1, -1)
+            tokens, parents = tokens[keep], number[parents[keep]]
+            if not len(tokens):
+                return EMPTY_DRAFT
+        return Draft(
+            tokens=tokens,
+            parents=parents,
+            sources=(self.name,) * len(tokens),
+            origin=self.name,
+        )
+
+    def _learn(self, state: RecyclingState, seen: Verified) -> None:
+        """Learn the rows of one verification, the first `most_rows` of them."""
+        tail = seen.tail
+        last = int(tail[-1]) if len(tail) else state.last
+        if not len(seen.draft):
+            self.memory.learn_later(last, seen.rows.logits)
+            return
+        tokens, logits = np.append(last, seen.draft.tokens), seen.rows.logits
+        accepted = [0, *(node + 1 for node in seen.verdict.path)]
+        if self.most_rows is not None and len(tokens) > self.most_rows:
+            tokens, logits = tokens[: self.most_rows], logits[: self.most_rows]
+            accepted = [row for row in accepted if row < self.most_rows]
+        self.memory.learn(tokens, logits, accepted)
+
+
+def _begin(request: Request) -> RecyclingState:
+    prompt = request.prompt.token_ids
+    return RecyclingState(request.sampler.end_ids, prompt, prompt[-1])
+
+
+def _writable(tokens: IntArray, parents: IntArray, ends: frozenset[int]) -> BoolArray | None:
+    """Which nodes are known and stand after no end token, as a mask; None: all of them."""
+    if tokens.min() >= 0 and ends.isdisjoint(tokens.tolist()):
+        return None
+    keep = tokens >= 0
+    ended = np.isin(tokens, list(ends))
+    for node, parent in enumerate(parents.tolist()):
+        if parent >= 0 and (ended[parent] or not keep[parent]):
+            keep[node] = False
+    return keep

@@ -1,0 +1,195 @@
+"""STAND: drafts drawn from remembered distributions.
+
+Song et al., "Accelerated Test-Time Scaling with Model-Free Speculative Sampling" (arXiv
+2506.04708): n-grams that remember the laws that a target had after them, and Gumbel noise that
+draws several children of a node from them without replacement.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from outrider.core.counters import Counters
+from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified, as_ids
+from outrider.drafters.statistics.template import Cut, Template, recycling_template
+from outrider.memories.distributions import Context, Distributions
+from outrider.memories.rows import best_probabilities
+from outrider.protocols import NO_NEEDS, Needs, Request
+from outrider.sampling import Sampler
+from outrider.sampling.noise import Purpose, gumbel_arrays, stream_key
+
+
+@dataclass(slots=True)
+class StandState:
+    """One request: its sampler, the last tokens of its text, and how many were written."""
+
+    sampler: Sampler
+    recent: Context
+    written: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stand:
+    """Draws trees of a fixed shape from an n-gram memory of distributions.
+
+    At each node the longest known key gives a law q: the mean of the rows seen, sharpened to the
+    request's temperature and normalised over its ten tokens. Children are the best of log q plus
+    Gumbel noise, in order, which is drawing without replacement; without temperature there is no
+    noise. A rule that reads no laws (`Match`) is served best by the noise of the target's own
+    choices: where q is the target's law, the first child *is* its choice. A rule that reads laws
+    (`RecursiveRejection`) needs each node's draws to be independent of all other numbers, so there
+    every node has a stream of its own. The shape never depends on the noise.
+
+    Attributes:
+        template: the shape, its nodes in the order of their promise; a budget cuts its end.
+        memory: shared by all requests of this drafter and kept between them: much of the gain
+            comes from several samples of one prompt.
+        name: the source its tokens are counted under.
+    """
+
+    template: Template = field(default_factory=recycling_template)
+    memory: Distributions = field(default_factory=Distributions)
+    name: str = "stand"
+    needs: Needs = NO_NEEDS
+    tier: int = 1
+
+    draw = Draw.WITHOUT_REPLACEMENT
+    gives = Needs(law=True)
+    learns = True
+
+    def bind(self, needs: Needs, tier: int) -> "Stand":
+        """Draw with independent noise, and fill laws, where the rule above reads them."""
+        return replace(self, needs=needs, tier=tier)
+
+    def begin(
+        self, requests: Sequence[Request], previous: Sequence[StandState | None] | None = None
+    ) -> list[StandState]:
+        """Nothing is known of a prompt: its rows are not seen."""
+        longest = self.memory.longest
+        return [StandState(r.sampler, r.prompt.token_ids[-longest:]) for r in requests]
+
+    def propose(
+        self, states: Sequence[StandState], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        """One tree a request; empty where nothing is known of the last tokens."""
+        return [self._draft(*parts) for parts in zip(states, tails, budgets, strict=True)]
+
+    def observe(self, states: Sequence[StandState], verified: Sequence[Verified]) -> None:
+        """Learn every row of the target."""
+        for state, seen in zip(states, verified, strict=True):
+            if seen.tier == "target" and seen.verdict.error is None:
+                logits = seen.rows.logits
+                best = best_probabilities(logits, self.memory.entries)
+                self.memory.learn(self._contexts(state, seen), best, logits.shape[1])
+
+    def commit(self, states: Sequence[StandState], tokens: Sequence[IntArray]) -> None:
+        """Note the last tokens."""
+        for state, emitted in zip(states, tokens, strict=True):
+            state.recent = (*state.recent, *emitted.tolist())[-self.memory.longest :]
+            state.written += len(emitted)
+
+    def counters(self, state: StandState) -> dict[str, Counters]:
+        """No model is called: what it drafts is counted by the tier that verifies it."""
+        return {}
+
+    def _contexts(self, state: StandState, seen: Verified) -> list[Context]:
+        """What each row follows: the last tokens up to the text's end, then up to each node."""
+        longest = self.memory.longest
+        contexts = [(*state.recent, *seen.tail.tolist())[-longest:]]
+        pairs = zip(seen.draft.parents.tolist(), seen.draft.tokens.tolist(), strict=True)
+        for parent, token in pairs:
+            contexts.append((*contexts[parent + 1], token)[-longest:])
+        return contexts
+
+    def _draft(self, state: StandState, tail: IntArray, budget: Budget) -> Draft:
+        nodes = budget.nodes_of(self.name)
+        if nodes < 1:
+            return EMPTY_DRAFT
+        recent = (*state.recent, *tail.tolist())[-self.memory.longest :]
+        tree = _Tree(self, state.sampler, state.written + len(tail))
+        return tree.grow(self.template.cut(nodes, budget.depth), recent)
+
+
+class _Tree:
+    """One draft in the making."""
+
+    def __init__(self, drafter: Stand, sampler: Sampler, index: int) -> None:
+        self._drafter, self._memory, self._sampler = drafter, drafter.memory, sampler
+        self._index = index
+        self._sampled = sampler.params.temperature > 0
+        self._laws: dict[int, Tensor] = {}
+
+    def grow(self, cut: Cut, recent: Context) -> Draft:
+        """Fill the shape level by level; branches end where nothing is known, or at an end."""
+        tokens = [-1] * len(cut)
+        contexts: dict[int, Context] = {-1: recent}
+        ends, find, level = self._sampler.end_ids, self._memory.find, [-1]
+        while level:
+            slots = [find(contexts[node]) for node in level]
+            known = [(n, s) for n, s in zip(level, slots, strict=True) if s >= 0]
+            if not known:
+                break
+            level = []
+            drawn = self._children([n for n, _ in known], [s for _, s in known], cut)
+            for (node, _), ids in zip(known, drawn, strict=True):
+                for child, token in zip(cut.children[node + 1], ids, strict=False):
+                    if token < 0:
+                        break
+                    tokens[child] = token
+                    if cut.children[child + 1] and token not in ends:
+                        contexts[child] = (*contexts[node], token)[-self._memory.longest :]
+                        level.append(child)
+            self._index += 1
+        return self._finish(tokens, cut)
+
+    def _children(self, nodes: list[int], slots: list[int], cut: Cut) -> list[list[int]]:
+        """For each node its possible children in draw order, -1 after the last."""
+        ids, means = self._memory.ids(slots), self._memory.means(slots)
+        if not self._sampled:
+            return ids.tolist()
+        with np.errstate(divide="ignore"):
+            scores = np.log(means.astype(np.float64)) / self._sampler.params.temperature
+        keys = self._keys([cut.codes[node + 1] for node in nodes])
+        order = np.argsort(-(scores + gumbel_arrays(keys, ids)), axis=1, kind="stable")
+        if self._drafter.needs.law:
+            for node, own, score in zip(nodes, ids, scores, strict=True):
+                self._laws[node] = _law(own, score, self._memory.vocab_size)
+        return np.take_along_axis(ids, order, axis=1).tolist()
+
+    def _keys(self, codes: list[int]) -> list[int]:
+        """The streams of the draws at nodes of these codes; a single one serves them all."""
+        place = self._sampler.seed, self._sampler.sample, self._index
+        if not self._drafter.needs.law:
+            return [stream_key(*place, Purpose.CHOICE)]
+        tier = self._drafter.tier
+        return [stream_key(*place, Purpose.BRANCH, tier, code) for code in codes]
+
+    def _finish(self, tokens: list[int], cut: Cut) -> Draft:
+        kept = [node for node, token in enumerate(tokens) if token >= 0]
+        if not kept:
+            return EMPTY_DRAFT
+        parents = cut.parents.tolist()
+        number = {old: new for new, old in enumerate(kept)} | {-1: -1}
+        return Draft(
+            tokens=as_ids([tokens[node] for node in kept]),
+            parents=as_ids([number[parents[node]] for node in kept]),
+            sources=(self._drafter.name,) * len(kept),
+            draw=Draw.WITHOUT_REPLACEMENT,
+            law=tuple(self._laws.get(parents[node]) for node in kept)
+            if self._drafter.needs.law
+            else None,
+            origin=self._drafter.name,
+        )
+
+
+def _law(ids: NDArray[np.int32], scores: NDArray[np.float64], vocab_size: int) -> Tensor:
+    """The normalised law over the whole vocabulary that `scores` (-inf for none) stand for."""
+    law = torch.zeros(vocab_size, dtype=torch.float64)
+    known = scores > -np.inf
+    weights = np.exp(scores[known] - scores[known].max())
+    law[torch.from_numpy(ids[known].astype(np.int64))] = torch.from_numpy(weights / weights.sum())
+    return law

@@ -1,0 +1,29 @@
+"""How much of a window a prompt takes, and what to do where that is too much."""
+
+from outrider.core.errors import ContextError
+from outrider.core.types import Prompt
+from outrider.protocols import ContextSelector, LanguageModel
+
+
+def places_of(prompt: Prompt, target: LanguageModel) -> int:
+    """Places of the target's window that `prompt` takes: all its tokens, or what is selected.
+
+    Raises:
+        ContextError: it has a long input, and does not fit.
+    """
+    selects = isinstance(target, ContextSelector)
+    places = target.reads(prompt) if isinstance(target, ContextSelector) else len(prompt)
+    if prompt.context is None or places < target.context_length:
+        return places
+    hint = (
+        "Leave positions and recompute at 'auto': what is read is then numbered without gaps "
+        "where it must"
+        if selects
+        else "Let the target read a part of it: --keep-ratio 0.6 or --context-budget N, with "
+        "--context-on target (in Python context=ContextConfig(...))"
+    )
+    raise ContextError(
+        f"the prompt has {len(prompt)} tokens, {prompt.context.num_tokens} of them documents, and "
+        f"{target.name} reads at most {target.context_length}, one of which is for the answer",
+        hint=hint,
+    )

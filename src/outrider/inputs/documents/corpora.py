@@ -1,0 +1,162 @@
+"""Texts of a corpus: files of plain text or JSON lines, packed or not, and folders of them."""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from outrider.core.errors import MissingExtraError, OptionError
+from outrider.inputs.documents.folders import TEXT_SUFFIXES, files_below, is_about, is_hidden
+
+_ANSWERS = ("response", "completion", "output", "answer")
+_CONVERT = "Convert it, or leave it out"
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFiles:
+    """What a corpus is read from.
+
+    Attributes:
+        read: the files, each once.
+        passed_over: what else is in the folders: hidden files and folders, other types, and
+            `folders.ABOUT`.
+    """
+
+    read: tuple[Path, ...]
+    passed_over: tuple[Path, ...]
+
+
+def corpus_files(places: Sequence[Path]) -> CorpusFiles:
+    """The files named, whatever they are called, and the texts that folders hold at any depth.
+
+    Raises:
+        OptionError: a place is missing or can not be read, or a folder holds no text.
+    """
+    read: dict[Path, Path] = {}
+    passed_over: dict[Path, Path] = {}
+    for place in places:
+        if place.is_dir():
+            inside = list(files_below(place))
+            texts = [file for file in inside if _is_text(file, place)]
+            if not texts:
+                raise OptionError(
+                    f"{place} holds no text",
+                    hint=f"Files end in .jsonl, {', '.join(TEXT_SUFFIXES)}, or these and .zst; "
+                    "hidden ones and READMEs must be named",
+                )
+            passed_over |= {file.resolve(): file for file in set(inside) - set(texts)}
+        elif place.is_file():
+            texts = [place]
+        else:
+            raise OptionError(f"no corpus at {place}", hint="Give files of text, or a folder")
+        for file in texts:
+            read.setdefault(file.resolve(), file)
+    others = (file for real, file in passed_over.items() if real not in read)
+    return CorpusFiles(tuple(read.values()), tuple(sorted(others)))
+
+
+def read_documents(file: Path) -> Iterator[str]:
+    """The texts of a file: each line of a .jsonl has one, any other file is one.
+
+    A record is text under `text`, or under `prompt` and, where there is one, an answer under
+    `response`, `completion`, `output` or `answer`.
+
+    Raises:
+        OptionError: the file can not be read, or a line holds no text.
+        MissingExtraError: a .zst without the package that unpacks it.
+    """
+    try:
+        with file.open("rb") as raw:
+            stream: Any = io.BufferedReader(_Unpacked(raw)) if file.suffix == ".zst" else raw
+            with io.TextIOWrapper(stream, encoding="utf-8-sig") as lines:
+                if _unpacked_name(file).suffix == ".jsonl":
+                    numbered = enumerate(lines, start=1)
+                    yield from (_text(line, file, n) for n, line in numbered if line.strip())
+                else:
+                    yield _whole(lines.read(), file)
+    except UnicodeDecodeError:
+        raise OptionError(f"{file} is not text in UTF-8", hint=_CONVERT) from None
+    except OSError as error:
+        raise OptionError(f"{file} can not be read: {error.strerror or error}") from None
+
+
+def _is_text(file: Path, folder: Path) -> bool:
+    plain = _unpacked_name(file)
+    told = not is_hidden(file, folder) and not is_about(plain.stem)
+    return told and plain.suffix in (".jsonl", *TEXT_SUFFIXES)
+
+
+def _unpacked_name(file: Path) -> Path:
+    return file.with_suffix("") if file.suffix == ".zst" else file
+
+
+class _Unpacked(io.RawIOBase):
+    """A zstd file of any number of frames, of which the last one must be whole."""
+
+    def __init__(self, raw: io.BufferedReader) -> None:
+        try:
+            import zstandard
+        except ImportError as error:
+            raise MissingExtraError("zstandard", "train") from error
+        self._raw, self._new, self._damage = raw, zstandard.ZstdDecompressor, zstandard.ZstdError
+        self._frame: Any = None
+        self._packed = self._plain = b""
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill some of `buffer`; `OSError` of a damaged file, as of any other one."""
+        while not self._plain:
+            self._packed = self._packed or self._raw.read(1 << 14)
+            if not self._packed:
+                if self._frame is not None:
+                    raise OSError("it ends in the middle (zstd)")
+                return 0
+            self._next()
+        size = min(len(buffer), len(self._plain))
+        buffer[:size], self._plain = self._plain[:size], self._plain[size:]
+        return size
+
+    def _next(self) -> None:
+        """Unpack what was read last, up to the end of a frame."""
+        self._frame = self._frame or self._new().decompressobj()
+        try:
+            self._plain, self._packed = self._frame.decompress(self._packed), b""
+        except self._damage as error:
+            raise OSError(f"not a zstd file ({error})") from None
+        if self._frame.eof:
+            self._packed, self._frame = self._frame.unused_data, None
+
+
+def _whole(text: str, file: Path) -> str:
+    if "\0" in text:
+        raise OptionError(f"{file} holds zero bytes: it is not text", hint=_CONVERT)
+    return text
+
+
+def _text(line: str, file: Path, number: int) -> str:
+    try:
+        text = _text_of(json.loads(line))
+        if text is not None:
+            text.encode()  # half a surrogate pair is no text, but JSON can spell it
+            return text
+    except (ValueError, RecursionError):
+        pass
+    raise OptionError(
+        f"line {number} of {file} is {line.strip()!r:.60}",
+        hint='Expected {"text": "..."} or {"prompt": "...", "response": "..."}',
+    )
+
+
+def _text_of(record: Any) -> str | None:
+    if isinstance(record, dict):
+        if isinstance(record.get("text"), str):
+            return record["text"]
+        if isinstance(record.get("prompt"), str):
+            parts = [record["prompt"], *(record.get(name) for name in _ANSWERS)]
+            return "\n".join(part for part in parts if isinstance(part, str))
+    return None

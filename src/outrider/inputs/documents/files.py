@@ -1,0 +1,121 @@
+"""Files as documents: plain text, Markdown, HTML and PDF, one by one or in folders."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from outrider.core.errors import OptionError
+from outrider.inputs.documents.folders import TEXT_SUFFIXES, files_below, is_about, is_hidden
+from outrider.inputs.documents.html import html_text
+from outrider.inputs.documents.pdf import pdf_text
+from outrider.inputs.documents.plain import READ, decoded
+
+HTML_SUFFIXES = (".html", ".htm", ".xhtml")
+SUFFIXES = (*TEXT_SUFFIXES, ".markdown", *HTML_SUFFIXES, ".pdf")
+"""Files of a folder that are read. A file that is named is read whatever its name."""
+
+Document = tuple[str, str]
+"""Name and text."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with how much is done of how much (files, or pages of a file), and the file's name."""
+
+_PDF = b"%PDF-"
+
+
+def read_files(places: Sequence[str | Path], progress: Progress | None = None) -> list[Document]:
+    """The documents at `places`: files, and what folders hold at any depth, each file once.
+
+    In folders hidden files, READMEs and licences, other types (`SUFFIXES`) and empty files are
+    passed over. A document is called by its file's name, in folders by its path within; where two
+    would be called the same, by the path as it was given.
+
+    Raises:
+        OptionError: a place is missing or can not be read, a file is empty, binary, encrypted or
+            in an unknown encoding, or a folder holds nothing to read.
+        MissingExtraError: a package that reads HTML or PDF is not installed.
+    """
+    found = _files([_path(place) for place in places])
+    names = Counter(name for name, _ in found.values())
+    documents: list[Document] = []
+    for done, (name, file) in enumerate(found.values()):
+        if progress is not None:
+            progress(done, len(found), name)
+        pages = None if progress is None or len(found) > 1 else _paged(progress, name)
+        text = read_bytes(_bytes(file), str(file), pages)
+        documents.append((_spelled(name if names[name] == 1 else str(file)), text))
+    return documents
+
+
+def read_bytes(data: bytes, name: str, page_read: Callable[[int, int], None] | None = None) -> str:
+    """The text of one file, whose kind is told by its content and the end of its `name`.
+
+    Raises what `read_files` does.
+    """
+    suffix = Path(name).suffix.lower()
+    # Something may stand before the mark, but a text may also speak of it.
+    if data.startswith(_PDF) or (suffix == ".pdf" and _PDF in data[:1024]):
+        text = pdf_text(data, name, page_read)
+    elif suffix in HTML_SUFFIXES:
+        text = html_text(data, name)
+    else:
+        text = decoded(data, name).replace("\r\n", "\n")
+    if not text.strip():
+        raise OptionError(f"{name} is empty" if not data.strip() else f"{name} holds no text")
+    return text
+
+
+def _files(places: Sequence[Path]) -> dict[Path, tuple[str, Path]]:
+    """What is read, by the file itself: its name, and how it was given."""
+    found: dict[Path, tuple[str, Path]] = {}
+    for place in places:
+        if place.is_dir():
+            inside = [(str(f.relative_to(place)), f) for f in files_below(place) if _told(f, place)]
+            if not inside:
+                raise OptionError(
+                    f"{place} holds nothing to read",
+                    hint=f"Files end in {', '.join(SUFFIXES)}; hidden ones, empty ones and READMEs "
+                    "are passed over",
+                )
+        elif place.is_file():
+            inside = [(place.name, place)]
+        else:
+            raise OptionError(f"there is no file {place}", hint=f"{READ}, and folders of them")
+        for name, file in inside:
+            found.setdefault(file.resolve(), (name, file))
+    return found
+
+
+def _path(place: str | Path) -> Path:
+    if place == "":  # as a path it would be the folder where one happens to be
+        raise OptionError("the name of a file is empty", hint="Give a file or a folder")
+    try:
+        path = Path(place).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # too long a name, no such home, ...
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"{place!s:.80} can not be read: {reason}") from None
+    return path
+
+
+def _spelled(name: str) -> str:
+    """A file's name as text, though it may be in no encoding."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _told(file: Path, folder: Path) -> bool:
+    if is_hidden(file, folder) or is_about(file.stem) or file.suffix.lower() not in SUFFIXES:
+        return False
+    return file.stat().st_size > 0
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise OptionError(f"{file} can not be read: {error.strerror or error}") from None
+
+
+def _paged(progress: Progress, name: str) -> Callable[[int, int], None]:
+    return lambda page, pages: progress(page, pages, name)

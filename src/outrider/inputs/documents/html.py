@@ -1,0 +1,77 @@
+"""The visible text of a page, in paragraphs."""
+
+import re
+from typing import Any
+
+from outrider.core.errors import MissingExtraError
+from outrider.inputs.documents.plain import decoded
+
+_UNSEEN = {"head", "script", "style", "template", "noscript", "svg", "math", "iframe", "object"}
+_PARAGRAPHS = {
+    "address", "article", "aside", "blockquote", "body", "center", "dd", "details", "dialog",
+    "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3",
+    "h4", "h5", "h6", "header", "hr", "html", "legend", "main", "nav", "ol", "p", "pre",
+    "section", "summary", "table", "tbody", "tfoot", "thead", "ul",
+}  # fmt: skip
+_LINES = {"br", "caption", "li", "option", "tr"}
+_CELLS = {"td", "th"}
+_SPACE = re.compile(r"\s+")
+
+
+def html_text(data: bytes, name: str) -> str:
+    """Paragraphs with an empty line between them, list items and rows of tables on lines.
+
+    Scripts, styles and what the page hides are left out.
+
+    Raises:
+        MissingExtraError: beautifulsoup4 is not installed.
+        OptionError: it is not text in an encoding that is known.
+    """
+    try:
+        from bs4 import BeautifulSoup
+        from bs4.dammit import EncodingDetector
+    except ImportError as error:
+        raise MissingExtraError("beautifulsoup4", "context") from error
+    declared = EncodingDetector.find_declared_encoding(data, is_html=True)
+    page = BeautifulSoup(decoded(data, name, declared), "html.parser")
+    parts: list[str] = []
+    _collect(page, parts)
+    return _tidy("".join(parts))
+
+
+def _collect(page: Any, parts: list[str]) -> None:
+    """The text nodes of `page` in order, and breaks. Not by recursion: pages may be deep."""
+    from bs4.element import NavigableString, PreformattedString, Tag
+
+    todo: list[tuple[Any, bool]] = [(page, False)]
+    while todo:
+        node, kept = todo.pop()  # kept: white space is as it is
+        if isinstance(node, str) and not isinstance(node, NavigableString):
+            parts.append(node)  # a break that was put here to follow an element
+        elif isinstance(node, NavigableString):
+            if not isinstance(node, PreformattedString):  # comments and the like
+                parts.append(str(node) if kept else _SPACE.sub(" ", node))
+        elif isinstance(node, Tag) and not _unseen(node):
+            gap = _gap(node.name)
+            kept = kept or node.name == "pre"
+            parts.append(f"{gap}- " if node.name == "li" else gap)
+            if node.name in _PARAGRAPHS:
+                todo.append((gap, kept))
+            todo += [(child, kept) for child in reversed(node.contents)]
+
+
+def _gap(name: str) -> str:
+    if name in _PARAGRAPHS:
+        return "\n\n"
+    return "\n" if name in _LINES else " " if name in _CELLS else ""
+
+
+def _unseen(node: Any) -> bool:
+    style = _SPACE.sub("", str(node.get("style") or "")).lower()
+    return node.name in _UNSEEN or node.has_attr("hidden") or "display:none" in style
+
+
+def _tidy(text: str) -> str:
+    """No white space at the ends of lines, and one empty line at most. Indents of code stay."""
+    lines = [line[1:] if re.match(r" \S", line) else line for line in text.split("\n")]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(map(str.rstrip, lines))).strip()

@@ -1,0 +1,74 @@
+"""The text of a PDF, page by page."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+from outrider.core.errors import MissingExtraError, OptionError
+
+PageRead = Callable[[int, int], None]
+"""Called with the pages read and the pages there are."""
+
+
+def pdf_text(data: bytes, name: str, page_read: PageRead | None = None) -> str:
+    """The text of all pages, an empty line between two.
+
+    Raises:
+        MissingExtraError: pypdf is not installed.
+        OptionError: it is damaged or encrypted, or its pages are pictures.
+    """
+    try:
+        import pypdf
+        from pypdf.errors import DependencyError, PyPdfError
+    except ImportError as error:
+        raise MissingExtraError("pypdf", "context") from error
+    pages: list[str] = []
+    with _quiet():
+        try:
+            reader = pypdf.PdfReader(BytesIO(data))
+            _open(reader, name)
+            for number, page in enumerate(reader.pages, start=1):
+                pages.append(page.extract_text())
+                if page_read is not None:
+                    page_read(number, len(reader.pages))
+        except DependencyError:
+            raise _encrypted(name) from None
+        except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as bad:
+            reason = " ".join(str(bad).split())[:120]
+            raise OptionError(
+                f"{name} can not be read as PDF: {reason}", hint="Write it again, or give text"
+            ) from bad
+    text = "\n\n".join(page.strip() for page in pages if page.strip())
+    if not text:
+        raise OptionError(
+            f"{name} holds no text: its {len(pages)} pages are pictures, such as a scan",
+            hint="Read them with a program that recognises characters (OCR), and give the text",
+        )
+    # Fonts may name halves of characters, and nothing.
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def _open(reader: Any, name: str) -> None:
+    """Many are encrypted with no password, so that everybody can read them."""
+    if reader.is_encrypted and not reader.decrypt(""):
+        raise _encrypted(name)
+
+
+def _encrypted(name: str) -> OptionError:
+    return OptionError(
+        f"{name} is encrypted", hint="Remove the password, such as with qpdf --decrypt"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence: pypdf logs every small fault of a file."""
+    log = logging.getLogger("pypdf")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)  # its modules log by loggers below this one
+    try:
+        yield
+    finally:
+        log.setLevel(before)

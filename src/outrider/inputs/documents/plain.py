@@ -1,0 +1,64 @@
+"""Bytes of a file as text: which encoding, or why it is none."""
+
+import codecs
+
+from outrider.core.errors import OptionError
+
+READ = "Text, Markdown, HTML and PDF are read"
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins like UTF-16
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_MOST_CONTROL = 0.05
+"""Share of control characters above which bytes are no text in any encoding."""
+
+_TEXT_CONTROL = frozenset(b"\t\n\r\f\x0b\x1b")
+
+
+def decoded(data: bytes, name: str, declared: str | None = None) -> str:
+    """`data` as text: UTF-8, or what a byte order mark says, or else what the file itself has
+    `declared`.
+
+    Raises:
+        OptionError: it is not text, or in another encoding.
+    """
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return _strict(data, "utf-8-sig" if encoding == "utf-8" else encoding, name)
+    if is_binary(data):
+        raise OptionError(f"{name} is a binary file, not text", hint=READ)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        if declared is None:
+            raise _not_utf8(name) from None
+    return _strict(data, declared, name)
+
+
+def is_binary(data: bytes) -> bool:
+    """Whether `data` holds zero bytes, or too many control characters for a text."""
+    head = data[: 1 << 16]
+    control = sum(byte < 32 and byte not in _TEXT_CONTROL for byte in head)
+    return b"\0" in data or control > _MOST_CONTROL * len(head)
+
+
+def _strict(data: bytes, encoding: str, name: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeError:
+        raise OptionError(
+            f"{name} says that it is {encoding.upper().removesuffix('-SIG')}, and is not",
+            hint="Convert it to UTF-8",
+        ) from None
+    except LookupError:
+        raise _not_utf8(name) from None
+
+
+def _not_utf8(name: str) -> OptionError:
+    return OptionError(
+        f"{name} is not text in UTF-8", hint="Convert it, such as with iconv -t UTF-8"
+    )

@@ -1,0 +1,219 @@
+"""Image files, found and read: whatever they hold, one clear error or one RGB image.
+
+What a file says about itself is not believed: its kind is told by its first bytes, only the
+decoders of the kinds named here ever run, and its pixels are counted before they are decoded.
+"""
+
+import glob
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from outrider.core.errors import MissingExtraError, OptionError
+from outrider.inputs.documents.folders import files_below, is_hidden
+from outrider.inputs.images.pixels import as_rgb, halvings
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif")
+"""Files of a folder that are read. A file that is named is read whatever its name."""
+
+READ = "JPEG, PNG, WebP and GIF (its first frame) are read"
+
+MAX_PIXELS = 40_000_000
+"""Pixels that are decoded at once. Only plain JPEG files may have more: they are decoded row by
+row at a half, a quarter or an eighth of their size."""
+
+_JPEG_REDUCES = 8
+
+_LIMIT = f"{MAX_PIXELS // 10**6} million are decoded at most"
+_SMALLER = "Make it smaller, or save it as a plain JPEG, which is decoded at a part of its size"
+_MEND = "Fetch or save it again, or leave it out"
+
+_STRANGE = {
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"BM": "BMP",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+}
+
+
+def read_image(path: str | Path) -> Any:
+    """The image in a file, as a `PIL.Image.Image` in RGB.
+
+    It stands upright (EXIF), lies on white where it is transparent, and has at most 16 megapixels
+    (`pixels.LARGEST`). Of an animation it is the first frame. However large an image claims to be,
+    reading it takes at most 12 bytes for each of `MAX_PIXELS`: half a gigabyte.
+
+    Raises:
+        OptionError: there is no such file, it can not be read, is no image of a known kind, is
+            damaged or cut off, or has too many pixels. One line, naming the file.
+        MissingExtraError: pillow is not installed.
+    """
+    need_pillow()
+    path = Path(path)
+    try:
+        with _opened(path) as file:
+            kind = _kind(path, file)
+            return _decoded(path, file, kind)
+    except OSError as error:
+        raise OptionError(f"{path} can not be read: {error.strerror or error}") from None
+
+
+def find_images(places: Sequence[str | Path]) -> list[Path]:
+    """The image files at `places`: files, folders, and patterns such as `photos/*.jpg`.
+
+    Places keep their order; what a folder or a pattern holds is sorted by name. Folders are
+    searched at any depth for files that end in `SUFFIXES`; hidden files and folders are passed
+    over. A file stands in the list once, however often it is found. A file that is named is taken
+    as it is, even if it is missing: that is for `read_image` to say, so that the others are not
+    lost, unless there are no others.
+
+    Raises:
+        OptionError: nothing is found at all, or at a folder or pattern; a folder can not be read.
+    """
+    found: dict[Path, Path] = {}
+    for place in places:
+        for file in _files_at(place):
+            found.setdefault(Path(os.path.realpath(file)), file)
+    if not any(map(os.path.lexists, found)):
+        names = ", ".join(map(str, places)) or "an empty list"
+        raise OptionError(f"there is no image at {names:.200}", hint=f"{READ}, and folders of them")
+    return list(found.values())
+
+
+def _files_at(place: str | Path) -> Iterator[Path]:
+    name = os.path.expanduser(place)
+    if not name:  # as a path it would be the folder where one happens to be
+        raise OptionError("the name of an image is empty", hint="Give a file or a folder")
+    path = Path(name)
+    if os.path.isdir(name):
+        inside = [file for file in files_below(path) if _is_image(file, path)]
+        hint = f"Files end in {', '.join(SUFFIXES)}; hidden ones are passed over"
+    elif glob.has_magic(name) and not os.path.lexists(name):
+        matches = sorted(glob.glob(name, recursive=True))
+        inside = [Path(match) for match in matches if not os.path.isdir(match)]
+        hint = "Quote the pattern, or let the shell fill it in; ** is any folder"
+    else:
+        inside, hint = [path], ""
+    if not inside:
+        raise OptionError(f"{place} holds no images", hint=hint)
+    yield from inside
+
+
+def _is_image(file: Path, folder: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and not is_hidden(file, folder)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The file, which is one: a pipe or a device would never end."""
+    if path.is_dir():
+        raise OptionError(f"{path} is a folder", hint="Give an image, or let find_images look")
+    if not os.path.lexists(path):
+        raise OptionError(f"there is no file {path}", hint="Look at how its name is spelled")
+    if path.exists() and not path.is_file():
+        raise OptionError(f"{path} is no file", hint=READ)
+    return path.open("rb")
+
+
+def _kind(path: Path, file: BinaryIO) -> str:
+    """Which decoder reads the file, told by its first bytes."""
+    head = file.read(64)
+    file.seek(0)
+    if not head:
+        raise OptionError(f"{path} is empty (0 bytes)", hint="Fetch it again, or leave it out")
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WebP"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    raise OptionError(f"{path} is {_told(head)}", hint=f"{READ}; convert it, or leave it out")
+
+
+def _told(head: bytes) -> str:
+    """What a file is that is none of ours."""
+    for start, name in _STRANGE.items():
+        if head.startswith(start):
+            return f"a {name} file"
+    if head[4:8] == b"ftyp":
+        return f"a {head[8:12].decode('ascii', 'replace').strip().upper()} file (HEIC, AVIF, video)"
+    try:
+        head[:-4].decode()
+    except UnicodeDecodeError:
+        return "no image of a known kind"
+    return "no image but text" if b"\0" not in head else "no image of a known kind"
+
+
+def _decoded(path: Path, file: BinaryIO, kind: str) -> Any:
+    try:
+        image = _decoder(kind)(file)
+        width, height = image.size
+    except Exception as error:  # decoders raise anything over damaged headers
+        if "decompression bomb" in str(error):
+            raise OptionError(f"{path} has far too many pixels; {_LIMIT}", hint=_SMALLER) from None
+        raise OptionError(
+            f"{path} is damaged: its {kind} header can not be read, or a side has no pixels",
+            hint=_MEND,
+        ) from None
+    if kind == "JPEG" and (halves := halvings(image.size)) > 1:
+        if width * height <= MAX_PIXELS or _is_one_scan(file):
+            halves = min(halves, _JPEG_REDUCES)
+            image.draft(None, (max(width // halves, 1), max(height // halves, 1)))
+        file.seek(0)
+    if image.width * image.height > MAX_PIXELS:
+        raise OptionError(
+            f"{path} has too many pixels ({width} x {height}); {_LIMIT}", hint=_SMALLER
+        )
+    try:
+        image.load()
+        return as_rgb(image)
+    except MemoryError:
+        raise OptionError(f"{path} does not fit into memory: {width} x {height} pixels") from None
+    except Exception:
+        raise OptionError(f"{path} is damaged or cut off ({kind})", hint=_MEND) from None
+
+
+def _decoder(kind: str) -> Callable[[BinaryIO], Any]:
+    """The decoder of one kind. `Image.open` would try all that pillow has, and counts pixels by a
+    limit that is global."""
+    from PIL.GifImagePlugin import GifImageFile
+    from PIL.JpegImagePlugin import JpegImageFile
+    from PIL.PngImagePlugin import PngImageFile
+    from PIL.WebPImagePlugin import WebPImageFile
+
+    decoders: dict[str, Callable[[BinaryIO], Any]] = {
+        "JPEG": JpegImageFile,
+        "PNG": PngImageFile,
+        "WebP": WebPImageFile,
+        "GIF": GifImageFile,
+    }
+    return decoders[kind]
+
+
+def _is_one_scan(file: BinaryIO) -> bool:
+    """Whether a JPEG can be decoded row by row: sequential, all its colours in one scan. Of any
+    other all coefficients are held, at the full size."""
+    file.seek(2)
+    colors = 0
+    while len(head := file.read(4)) == 4:
+        marker, length = struct.unpack(">HH", head)
+        body = file.read(max(length - 2, 0))
+        if marker in (0xFFC0, 0xFFC1) and len(body) > 5:
+            colors = body[5]
+        elif marker == 0xFFDA:
+            return bool(body) and body[0] == colors
+        elif not 0xFFC0 <= marker <= 0xFFFE:
+            return False
+    return False
+
+
+def need_pillow() -> None:
+    """Raise `MissingExtraError` where pillow is not installed."""
+    try:
+        import PIL  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError:
+        raise MissingExtraError("pillow", "vision") from None

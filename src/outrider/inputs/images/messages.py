@@ -1,0 +1,139 @@
+"""Prompts with images: which image belongs where, and the question alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from outrider.core.errors import OptionError
+from outrider.core.types import Pictured, Prompt
+from outrider.inputs.images.files import read_image
+from outrider.inputs.images.pixels import as_rgb
+from outrider.models.checkpoints.messages import (
+    check_parts,
+    images_in,
+    is_image,
+    spoken_text,
+    without_images,
+)
+from outrider.protocols import LanguageModel
+
+_ASK = "Give a string with images=[...], or chat messages with image parts"
+
+
+def needs_eyes(prompt: Any, images: Any) -> bool:
+    """Whether a prompt comes with images, or with places for them. Raises `OptionError` for parts
+    of messages that are neither images nor texts."""
+    if not _is_chat(prompt):
+        return images is not None
+    check_parts(prompt)
+    return images is not None or any(True for _ in images_in(prompt))
+
+
+def images_of(prompts: Sequence[Any], images: Any) -> Sequence[Any]:
+    """What images each prompt of a list has. Raises `OptionError` when there are others."""
+    if images is None:
+        return [None] * len(prompts)
+    if not isinstance(images, list | tuple) or len(images) != len(prompts):
+        what = f"{len(images)} lists" if isinstance(images, list | tuple) else f"{images!r:.60}"
+        raise OptionError(
+            f"{len(prompts)} prompts are given, and {what} of images",
+            hint="Give a list of images, or None, for each prompt",
+        )
+    return images
+
+
+def read_pictured(prompt: Any, images: Any, tokenizer: Any) -> Prompt:
+    """One prompt with images.
+
+    Args:
+        prompt: a string, which becomes one user message behind all images, or chat messages whose
+            parts `{"type": "image"}` say where the images stand; a part may hold its own under
+            `image`, as in `transformers`.
+        images: one for each image part without its own: a `PIL.Image.Image` or a path, alone or in
+            a list.
+        tokenizer: the target's; it spells the question alone.
+
+    Raises:
+        OptionError: a prompt of another form, an image that can not be read, or numbers that do
+            not match.
+    """
+    if tokenizer is None:
+        raise OptionError(
+            "the prompt has images, but the target has no tokenizer",
+            hint="Load the target from a folder with a tokenizer",
+        )
+    given = _listed(images)
+    if isinstance(prompt, str):
+        parts = [{"type": "image"} for _ in given] + [{"type": "text", "text": prompt}]
+        prompt = [{"role": "user", "content": parts}]
+    if not _is_chat(prompt):
+        raise OptionError(f"images are given with the prompt {prompt!r:.60}", hint=_ASK)
+    messages, found = _placed(prompt, given)
+    pictured = Pictured(messages=tuple(messages), images=tuple(map(_opened, found)))
+    return Prompt(token_ids=_question(messages, tokenizer), pictured=pictured)
+
+
+def check_sees(model: LanguageModel, prompts: Sequence[Prompt]) -> None:
+    """Raise `OptionError` if there are images to see and the model has no eyes."""
+    seeing = any(prompt.pictured is not None for prompt in prompts)
+    if seeing and not getattr(model, "unspoken", None):
+        raise OptionError(
+            f"images are given, and model {model.name} sees none",
+            hint="Load an image-text model with its processor, such as SmolVLM or Qwen2-VL",
+        )
+
+
+def _is_chat(prompt: Any) -> bool:
+    is_list = isinstance(prompt, Sequence) and not isinstance(prompt, str)
+    return is_list and bool(prompt) and all(isinstance(part, Mapping) for part in prompt)
+
+
+def _listed(images: Any) -> list[Any]:
+    if images is None:
+        return []
+    return list(images) if isinstance(images, list | tuple) else [images]
+
+
+def _placed(
+    messages: Sequence[Mapping[str, Any]], images: Sequence[Any]
+) -> tuple[list[Mapping[str, Any]], list[Any]]:
+    """The messages with bare image parts, and the image of each part in order."""
+    parts = list(images_in(messages))
+    empty = sum(part.get("image") is None for part in parts)
+    if empty != len(images):
+        raise OptionError(
+            f"{len(images)} images are given, and the messages have {empty} image parts without "
+            "an image of their own",
+            hint='Give one image for each part {"type": "image"}',
+        )
+    waiting = iter(images)
+    found = [next(waiting) if part.get("image") is None else part["image"] for part in parts]
+    return [_bare(message) for message in messages], found
+
+
+def _bare(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    content = message.get("content")
+    if isinstance(content, list | tuple):
+        content = [{"type": "image"} if is_image(part) else part for part in content]
+    return {**message, "content": content}
+
+
+def _opened(image: Any) -> Any:
+    """In RGB and upright. Raises `OptionError` for what is neither an image nor a file of one."""
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if not callable(getattr(image, "convert", None)):
+        raise OptionError(
+            f"an image can not be {image!r:.60}", hint="Give a PIL.Image.Image, or a path"
+        )
+    return as_rgb(image)
+
+
+def _question(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> tuple[int, ...]:
+    """The messages without images, as the target's own template spells them."""
+    texts = without_images(messages)
+    has_template = getattr(tokenizer, "has_chat", True)
+    ids = tokenizer.chat(texts) if has_template else tokenizer.encode(spoken_text(texts))
+    if not len(ids):
+        raise OptionError("nothing is asked of the images", hint="Give a question, or a task")
+    return tuple(ids)

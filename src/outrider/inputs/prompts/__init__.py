@@ -1,0 +1,1 @@
+"""What a user gives, made into a `Prompt`."""

@@ -1,0 +1,129 @@
+"""The forms a prompt may come in."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from outrider.core.errors import OptionError
+from outrider.core.types import Prompt
+from outrider.inputs.documents.files import Document, read_files
+from outrider.inputs.images.messages import needs_eyes, read_pictured
+from outrider.inputs.prompts.long_prompts import Codec, long_prompt
+
+_LONGEST_PATH = 256
+"""Characters; what is longer is text."""
+
+
+def is_batch(prompt: Any) -> bool:
+    """Whether `prompt` is a list of prompts, rather than one.
+
+    A list of messages and a list of token ids are one prompt each.
+    """
+    if isinstance(prompt, str | Prompt) or not isinstance(prompt, Sequence):
+        return False
+    return not (prompt and all(isinstance(part, Mapping | int) for part in prompt))
+
+
+def read_prompt(prompt: Any, tokenizer: Any, images: Any = None) -> Prompt:
+    """One prompt as token ids, or with images. Raises `OptionError` for anything that is not a
+    prompt."""
+    if needs_eyes(prompt, images):
+        return read_pictured(prompt, images, tokenizer)
+    if isinstance(prompt, Prompt):
+        return prompt
+    if isinstance(prompt, str):
+        return Prompt(token_ids=_needed(tokenizer, "a string").encode(prompt))
+    if isinstance(prompt, Sequence) and prompt:
+        if all(isinstance(part, Mapping) for part in prompt):
+            return Prompt(token_ids=_needed(tokenizer, "chat messages").chat(prompt))
+        if all(isinstance(part, int) for part in prompt):
+            return Prompt(token_ids=tuple(prompt))
+    raise OptionError(
+        f"a prompt can not be {prompt!r:.60}",
+        hint="Give a string, chat messages ({'role': ..., 'content': ...}), or token ids",
+    )
+
+
+def read_documents(context: Any) -> list[Document]:
+    """Documents: a text, a `Path` of a file or folder, `(name, text)`, or a list of any of these.
+
+    Raises:
+        OptionError: it is none of these, or a file can not be read.
+    """
+    is_pair = isinstance(context, tuple) and _is_document(context)
+    if isinstance(context, str | Path) or is_pair:
+        context = [context]
+    if not isinstance(context, Sequence):
+        raise _no_document(context)
+    found: list[Document] = []
+    for part in context:
+        if isinstance(part, Path):
+            found += read_files([part])
+        elif isinstance(part, str):
+            found.append(("", _not_a_path(part)))
+        elif isinstance(part, tuple) and _is_document(part):
+            found.append((part[0], part[1]))
+        else:
+            raise _no_document(part)
+    return found
+
+
+def read_long_prompt(
+    prompt: Any, documents: Sequence[Document], tokenizer: Any, chunk_size: int
+) -> Prompt:
+    """One prompt behind documents: a string, or chat messages of which the last one is the
+    instruction. Raises `OptionError`."""
+    codec = _needed(tokenizer, "documents and an instruction")
+    if not isinstance(codec, Codec):
+        raise OptionError(
+            "the tokenizer can not tell where in a document its tokens end",
+            hint="Load the target with a tokenizer of transformers",
+        )
+    is_chat = (
+        isinstance(prompt, Sequence)
+        and bool(prompt)
+        and all(isinstance(part, Mapping) for part in prompt)
+    )
+    if not isinstance(prompt, str) and not is_chat:
+        raise OptionError(
+            f"with context the prompt is the instruction, and it is {prompt!r:.60}",
+            hint="Give a string, or chat messages",
+        )
+    return long_prompt(codec, documents, prompt, chunk_size=chunk_size)
+
+
+def _is_document(pair: tuple[Any, ...]) -> bool:
+    return len(pair) == 2 and all(isinstance(part, str) for part in pair)
+
+
+def _not_a_path(text: str) -> str:
+    """`text`, unless it names a file."""
+    if 0 < len(text) < _LONGEST_PATH and not set(text) & {"\n", "\0"} and _exists(text):
+        raise OptionError(
+            f"context is the text {text!r}, and there is a file of this name",
+            hint="Give Path(...) to read the file, or (name, text)",
+        )
+    return text
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long for a name, no such home, ...
+        return False
+
+
+def _no_document(what: Any) -> OptionError:
+    return OptionError(
+        f"context can not be {what!r:.60}",
+        hint="Give a text, a Path, (name, text), or a list of these",
+    )
+
+
+def _needed(tokenizer: Any, what: str) -> Any:
+    if tokenizer is None:
+        raise OptionError(
+            f"the prompt is {what}, but the target has no tokenizer",
+            hint="Give token ids, or load the target from a folder with a tokenizer",
+        )
+    return tokenizer

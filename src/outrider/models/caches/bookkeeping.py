@@ -1,0 +1,399 @@
+"""The bookkeeping of every cache: which rows it holds, which tokens are pending, what a commit
+keeps. Runners add the tensors.
+
+Three numbers stay apart: a row's *position* (its place in the text, for rotary embeddings), its
+*slot* (where its keys and values lie in memory) and the committed *length*. Slots count without
+gaps, positions may have some (`Prompt.positions`); both ascend. Only tokens of images share
+positions, and each stands at several places (`Prompt.axes`).
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import numpy as np
+from torch import Tensor
+
+from outrider.core.errors import ContextError
+from outrider.core.tree import ancestor_mask, chain_parents, check_parents, depths, is_chain
+from outrider.core.types import BoolArray, Draft, IntArray, as_ids
+from outrider.models.caches.positions import Places
+from outrider.protocols import Cache, Segment
+
+C = TypeVar("C", bound="CacheBook")
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """What one forward must do for one cache.
+
+    Attributes:
+        tokens: `[n]` ids to read: unread pending ones, then the segment's.
+        positions: `[n]` their places in the text; of a token at several, the largest.
+        start: slot of the first of them; the others follow.
+        base: slots before `base` are visible to every speculative row.
+        tree: `[n, start + n - base]` which slots from `base` on each row sees, or None when every
+            row sees exactly the slots up to its own (plain causal attention).
+        take: rows of the feed to return, in the order wanted.
+        embeddings: `[n, hidden]` to read instead of the ids, or None.
+        axes: `[3, n]` the places of each in time, height and width; None: all are its position.
+    """
+
+    tokens: IntArray
+    positions: IntArray
+    start: int
+    base: int
+    tree: BoolArray | None
+    take: IntArray
+    embeddings: Tensor | None = None
+    axes: IntArray | None = None
+
+    @property
+    def end(self) -> int:
+        """First slot after the feed."""
+        return self.start + len(self.tokens)
+
+
+class CacheBook:
+    """A `Cache` without tensors. Subclasses move and copy storage when told to.
+
+    Slots: committed rows lie at `0 .. length`, fed pending rows follow up to `len(text)`, then
+    come the speculative rows in the order they were fed.
+
+    `places`: where its tokens stand. `watched`: forwards return `Rows.streams`. `borrower`: the
+    mark of the `Borrowed` cache whose rows lie behind the committed ones; None once this cache has
+    moved on. `sound`: how many rows are those of a fresh prefill of the ids; None: all.
+    """
+
+    def __init__(self, context_length: int) -> None:
+        self.context_length = context_length
+        self._text: list[int] = []
+        self._length = 0
+        self._fed = False
+        self._tokens: list[int] = []
+        self._parents: list[int] = []
+        self._is_chain = True
+        self.places = Places()
+        self.embeddings: Tensor | None = None
+        self.sound: int | None = None
+        self.watched = False
+        self.borrower: object | None = None
+
+    # -- what the protocol shows ------------------------------------------------------------
+
+    @property
+    def text(self) -> Sequence[int]:
+        """Prompt and committed output."""
+        return self._text
+
+    @property
+    def pending(self) -> Sequence[int]:
+        """Tokens of the text without a committed row."""
+        return self._text[self._length :]
+
+    @property
+    def length(self) -> int:
+        """Committed rows."""
+        return self._length
+
+    @property
+    def fed(self) -> bool:
+        """Whether `pending` has been read since the last commit."""
+        return self._fed
+
+    @property
+    def num_speculative(self) -> int:
+        """Speculative rows since the last commit."""
+        return len(self._tokens)
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still follow the text."""
+        return self.context_length - self.places.at(len(self._text)) - self.places.lag
+
+    @property
+    def reusable(self) -> bool:
+        """Whether a later text may build on all of its rows."""
+        return self.sound is None
+
+    @property
+    def horizon(self) -> int | None:
+        """This cache never changes its model."""
+        return None
+
+    def spell(self, tokens: Sequence[int] | IntArray) -> list[int]:
+        """Rows that spell the longest proper prefix of `tokens`."""
+        path: list[int] = []
+        node = -1
+        for token in tokens[:-1]:
+            node = self._row_of(node, int(token))
+            if node < 0:
+                break
+            path.append(node)
+        return path
+
+    def _row_of(self, parent: int, token: int) -> int:
+        for row in range(parent + 1, len(self._tokens)):
+            if self._parents[row] == parent and self._tokens[row] == token:
+                return row
+        return -1
+
+    # -- what the round does ----------------------------------------------------------------
+
+    def feed(self, segment: Segment, want: IntArray) -> Feed:
+        """Plan a forward over `segment` and note its rows as read.
+
+        Raises `ContextError`, with nothing noted, when a row would lie outside the window.
+        """
+        if segment.parents is None and self._is_chain:
+            return self._feed_chain(segment, want)
+        text_end, old = len(self._text), len(self._tokens)
+        unread = [] if self._fed else self._text[self._length :]
+        new = [int(t) for t in segment.tokens]
+        parents = segment.parents
+        if parents is None:
+            parents = chain_parents(len(new)) + old
+            parents[:1] = old - 1
+        check_parents(parents, first=old)
+        tree = as_ids([*self._parents, *parents.tolist()])
+        drafted = depths(tree)[old:] + self.places.at(text_end)
+        start = text_end - len(unread)
+        positions = np.concatenate((self.places.between(start, text_end), drafted))
+        if len(positions):
+            self._check_position(int(positions.max()))
+        self._is_chain = self._is_chain and is_chain(tree)
+        plan = Feed(
+            tokens=as_ids(unread + new),
+            positions=positions,
+            start=text_end + old - len(unread),
+            base=text_end,
+            tree=None if self._is_chain else _visible(tree, len(unread), old),
+            take=self._take(want, len(unread), old, len(new)),
+            embeddings=self.embeddings if unread else None,
+            axes=_with_rows(self.places.spread(start, text_end), drafted),
+        )
+        self._tokens += new
+        self._parents = tree.tolist()
+        self._fed = True
+        return plan
+
+    def _feed_chain(self, segment: Segment, want: IntArray) -> Feed:
+        """The same for the common case, in which rows, slots and positions count together."""
+        text_end, old, new = len(self._text), len(self._tokens), segment.tokens
+        unread = [] if self._fed else self._text[self._length :]
+        start = text_end + old - len(unread)
+        end = text_end + old + len(new)
+        if end > start:
+            self._check_position(self.places.at(end - 1))
+        plan = Feed(
+            tokens=np.concatenate((unread, new)) if unread else new,
+            positions=self.places.between(start, end),
+            start=start,
+            base=text_end,
+            tree=None,
+            take=self._take(want, len(unread), old, len(new)),
+            embeddings=self.embeddings if unread else None,
+            axes=self.places.spread(start, end),
+        )
+        self._tokens += new.tolist()
+        self._parents += range(old - 1, old + len(new) - 1)
+        self._fed = True
+        return plan
+
+    def _check_position(self, last: int) -> None:
+        last += self.places.lag  # neither its place nor its number may lie beyond
+        if last >= self.context_length:
+            raise ContextError(f"position {last} is outside the context window")
+
+    @staticmethod
+    def _take(want: IntArray, unread: int, old: int, new: int) -> IntArray:
+        if not len(want):
+            return want
+        take = want + unread if not old else np.where(want < 0, unread - 1, unread + want - old)
+        if take.min() < 0 or take.max() >= unread + new or (want.min() < 0 and not unread):
+            raise ValueError(f"rows {want.tolist()} are not read by this forward")
+        return take
+
+    def commit(self, tokens: Sequence[int] | IntArray) -> None:
+        """Append emitted tokens; keep the rows that spell their longest proper prefix."""
+        kept = self.spell(tokens)
+        text_end = len(self._text)
+        self._text.extend(int(t) for t in tokens)
+        if self._fed:
+            if kept and kept[-1] != len(kept) - 1:  # rows ascend: else they lie where they should
+                self._move([text_end + row for row in kept], text_end)
+            self._length = min(text_end + len(kept), len(self._text) - 1)
+            self.embeddings = None
+        self._forget_round()
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` tokens of the text, and the round."""
+        if not 1 <= length <= len(self._text):
+            raise ValueError(f"length must be from 1 to {len(self._text)}, got {length}")
+        self._keep(length, min(self._length, length - 1))
+
+    def _forget_round(self) -> None:
+        self._fed = False
+        self._tokens, self._parents, self._is_chain = [], [], True
+        self.borrower = None
+
+    def _keep(self, length: int, rows: int) -> None:
+        """Keep the first `length` tokens, of which the first `rows` have rows."""
+        del self._text[length:]
+        self._length = rows
+        self.places = self.places.cut(length)
+        if self.sound is not None and rows <= self.sound:
+            self.sound = None
+        self._forget_round()
+
+    def slot_positions(self, end: int) -> IntArray:
+        """The position of the token in each of the first `end` slots."""
+        text = len(self._text)
+        speculative = depths(as_ids(self._parents)) + self.places.at(text)
+        return np.concatenate((self.places.between(0, text), speculative))[:end]
+
+    @property
+    def pending_axes(self) -> IntArray | None:
+        """`[3, pending]` places of the pending tokens; None where each stands at one."""
+        return self.places.spread(self._length, len(self._text))
+
+    # -- what a prefill does ----------------------------------------------------------------
+
+    def expect(self, slots: int) -> None:
+        """Make room for a text of `slots` tokens at once, where storage grows."""
+
+    def extend(
+        self,
+        tokens: Sequence[int],
+        positions: IntArray | None = None,
+        embeddings: Tensor | None = None,
+    ) -> None:
+        """Append tokens as pending. Without `positions` (`[n]`, or `[3, n]` where they stand at
+        several places) they go on from the last one."""
+        if positions is not None:
+            self.places = self.places.joined(len(self._text), positions)
+        self._text.extend(tokens)
+        self.embeddings = embeddings
+        if embeddings is not None:
+            self.sound = 0
+
+    def settle(self) -> None:
+        """Count all tokens as committed; more follow. Those pending have just been read."""
+        self._length = len(self._text)
+        self.embeddings = None
+        self._forget_round()
+
+    # -- what a rearrangement does ----------------------------------------------------------
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are left when the round is forgotten."""
+        return len(self._text) - 1 if self._fed else self._length
+
+    def check_own(self) -> None:
+        """Raise `RuntimeError` unless the text is this cache's own."""
+
+    def take_apart(self, kept: Sequence["Run"], slots: int) -> None:
+        """Drop all rows but those of `kept`, which go to where they are to stand in a text of
+        `slots` tokens, and all of the text but what stays in front."""
+        self._lay_out(kept, slots)
+        front = kept[0].stop if kept and kept[0].is_front else 0
+        self._keep(front, front)
+
+    def resume(self, run: "Run", tokens: Sequence[int], positions: IntArray) -> None:
+        """Go on with rows that `take_apart` has kept; everything before them has been read."""
+        self._stand(run)
+        self.extend(tokens, positions)
+        self.settle()
+
+    def fork(self: C) -> C:
+        """An independent copy that shares storage until one side writes."""
+        twin = cast(C, self._share())
+        twin._text = list(self._text)
+        twin._length, twin._fed = self._length, self._fed
+        twin._tokens, twin._parents = list(self._tokens), list(self._parents)
+        twin._is_chain = self._is_chain
+        twin.places, twin.sound, twin.embeddings = self.places, self.sound, self.embeddings
+        return twin
+
+    # -- storage ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def _move(self, slots: list[int], start: int) -> None:
+        """Copy the rows at `slots` (ascending) to `start`, `start + 1`, ..."""
+
+    @abstractmethod
+    def _lay_out(self, kept: Sequence["Run"], slots: int) -> None:
+        """Bring the rows of `kept` to their new slots, or set them aside; there will be `slots`."""
+
+    def _stand(self, run: "Run") -> None:
+        """Put the rows of `run` behind those that stand, if they were set aside."""
+
+    @abstractmethod
+    def _share(self) -> "CacheBook":
+        """A cache of the same kind that shares this one's storage until either writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows that stay: those of the tokens `start .. stop`, which were at `source` and after."""
+
+    start: int
+    stop: int
+    source: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def is_front(self) -> bool:
+        """Whether nothing stands before them, now or then."""
+        return self.start == self.source == 0
+
+
+def _with_rows(axes: IntArray | None, positions: IntArray) -> IntArray | None:
+    """`axes` and, behind them, rows that stand at one place each."""
+    if axes is None:
+        return None
+    rows = np.broadcast_to(positions, (len(axes), len(positions)))
+    return np.concatenate((axes, rows), axis=1)
+
+
+def _visible(tree: IntArray, unread: int, old: int) -> BoolArray:
+    """Which speculative slots each fed row sees: pending rows none, the others their ancestors."""
+    rows = ancestor_mask(tree)[old:]
+    return np.concatenate((np.zeros((unread, len(tree)), dtype=np.bool_), rows))
+
+
+def attach(cache: Cache, tail: IntArray, draft: Draft) -> tuple[Segment, IntArray]:
+    """The segment that verifies `draft` after `tail`, and the rows to ask for.
+
+    The part of the tail without rows is fed first. The rows wanted are the one that ends text and
+    tail, then one for each node.
+    """
+    if not len(tail):
+        if cache.fed:
+            cache.commit(())
+        if not len(draft) or is_chain(draft.parents):
+            return Segment(cache, draft.tokens), np.arange(-1, len(draft))
+    spelled = cache.spell(tail)
+    rest = tail[len(spelled) :]
+    first = cache.num_speculative
+    hook = spelled[-1] if spelled else -1
+    end = first + len(rest) - 1 if len(rest) else hook
+    nodes = np.where(draft.parents < 0, end, draft.parents + first + len(rest))
+    segment = Segment(
+        cache,
+        np.concatenate((rest, draft.tokens)),
+        np.concatenate((chain_parents(len(rest), hook) + _shift(rest, first), nodes)),
+    )
+    rows = first + len(rest) + np.arange(len(draft))
+    return segment, np.concatenate((as_ids([end]), rows))
+
+
+def _shift(rest: IntArray, first: int) -> IntArray:
+    """Chain parents count from the segment's own start; all but the first move up."""
+    shift = np.full(len(rest), first, dtype=np.int64)
+    shift[:1] = 0
+    return shift

@@ -1,0 +1,176 @@
+"""Keys and values of one text, in tensors that grow in steps and are shared until written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakSet
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.models.caches.bookkeeping import CacheBook, Run
+
+_FIRST_CAPACITY = 128
+_LARGE = 4096
+"""Slots from which on storage grows by a quarter, not to the double."""
+_SPARE = 16
+"""Of a text of known length, one in so many slots is left for its answer, and as many again."""
+_BLOCK = 256
+"""Rows that are moved at a time: a copy of them is made on the way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CacheLayout:
+    """The shape of one model's caches. Two models never share a layout, however alike."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    context_length: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values one token takes."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+
+    def capacity_for(self, slots: int, capacity: int) -> int:
+        """The next step, but not beyond the context; wide trees alone may need more slots."""
+        step = 2 * capacity if capacity < _LARGE else capacity + capacity // 4
+        return max(slots, min(max(step, _FIRST_CAPACITY), self.context_length))
+
+    def with_spare(self, slots: int) -> int:
+        """Slots for a text of `slots` tokens and for some that follow."""
+        return max(slots, min(slots + slots // _SPARE + _SPARE, self.context_length))
+
+
+class Storage:
+    """Keys and values, `[layers, kv_heads, capacity, head_dim]`, and the caches that read them."""
+
+    def __init__(self, layout: CacheLayout, capacity: int) -> None:
+        shape = (layout.num_layers, layout.num_kv_heads, capacity, layout.head_dim)
+        self.keys = torch.empty(shape, dtype=layout.dtype, device=layout.device)
+        self.values = torch.empty(shape, dtype=layout.dtype, device=layout.device)
+        self.readers: WeakSet[CacheBook] = WeakSet()
+
+    @property
+    def capacity(self) -> int:
+        """Slots it has."""
+        return self.keys.shape[2]
+
+    def first(
+        self, count: int
+    ) -> tuple[
+        Float[Tensor, "layers kv_heads count head_dim"],
+        Float[Tensor, "layers kv_heads count head_dim"],
+    ]:
+        """Keys and values in the first `count` slots."""
+        return self.keys[:, :, :count], self.values[:, :, :count]
+
+    def copy_rows(self, source: "Storage", count: int) -> None:
+        """Take over the first `count` slots of `source`."""
+        self.keys[:, :, :count] = source.keys[:, :, :count]
+        self.values[:, :, :count] = source.values[:, :, :count]
+
+    def move_run(self, source: "Storage", run: Run) -> None:
+        """Take over the rows of `run`, a block at a time; `source` may be this storage."""
+        firsts = range(0, len(run), _BLOCK)
+        for first in firsts if run.start < run.source else reversed(firsts):
+            count = min(_BLOCK, len(run) - first)
+            old = slice(run.source + first, run.source + first + count)
+            new = slice(run.start + first, run.start + first + count)
+            self.keys[:, :, new] = source.keys[:, :, old].clone()  # the two may overlap
+            self.values[:, :, new] = source.values[:, :, old].clone()
+
+    def move_rows(self, source: "Storage", slots: Sequence[int], start: int) -> None:
+        """Take over `slots` of `source` as `start`, `start + 1`, ..."""
+        index = torch.tensor(slots, device=self.keys.device)
+        self.keys[:, :, start : start + len(slots)] = source.keys[:, :, index]
+        self.values[:, :, start : start + len(slots)] = source.values[:, :, index]
+
+
+class DecoderCache(CacheBook):
+    """The cache of `Decoder`. Whoever writes to `storage` calls `reserve` first."""
+
+    def __init__(self, layout: CacheLayout, storage: Storage | None = None) -> None:
+        super().__init__(layout.context_length)
+        self.layout = layout
+        self.storage = self._make(layout, 0) if storage is None else storage
+        self.storage.readers.add(self)
+
+    @property
+    def keys(self) -> Float[Tensor, "layers kv_heads length head_dim"]:
+        """Keys of the committed rows, already turned."""
+        return self.storage.first(self.length)[0]
+
+    @property
+    def values(self) -> Float[Tensor, "layers kv_heads length head_dim"]:
+        """Values of the committed rows."""
+        return self.storage.first(self.length)[1]
+
+    @property
+    def capacity(self) -> int:
+        """Slots allocated, shared ones included."""
+        return self.storage.capacity
+
+    def _make(self, layout: CacheLayout, capacity: int) -> Storage:
+        """Storage that nobody reads, with room for `capacity` rows."""
+        return Storage(layout, capacity)
+
+    def reserve(self, start: int, end: int) -> None:
+        """Make `storage` this cache's own, with room for slots `start .. end`; others stay."""
+        old = self.storage
+        if start != end and (end > old.capacity or len(old.readers) > 1):
+            self._renew(start, end)
+
+    def expect(self, slots: int) -> None:
+        """Make room for a text of `slots` tokens at once."""
+        if slots > self.storage.capacity:
+            self._renew(self.length, self._with_spare(slots))
+
+    def _with_spare(self, slots: int) -> int:
+        return self.layout.with_spare(slots)
+
+    def _renew(self, start: int, end: int) -> None:
+        """Move to storage of its own, large enough and no smaller than before."""
+        capacity = self.storage.capacity
+        kept = [Run(0, min(start, capacity), 0)]
+        if end > capacity:
+            capacity = self.layout.capacity_for(end, capacity)
+        self._exchange(kept, capacity)
+
+    @torch.inference_mode()
+    def _exchange(self, runs: Sequence[Run], capacity: int) -> None:
+        """Move to storage of its own, which gets these rows."""
+        old = self.storage
+        self.storage = self._make(self.layout, capacity)
+        for run in runs:
+            if run.is_front:
+                self.storage.copy_rows(old, run.stop)
+            else:
+                self.storage.move_run(old, run)
+        self.storage.readers.add(self)
+        old.readers.discard(self)
+
+    @torch.inference_mode()
+    def _lay_out(self, kept: Sequence[Run], slots: int) -> None:
+        storage = self.storage
+        if slots > storage.capacity or len(storage.readers) > 1:
+            self._exchange(kept, self.layout.capacity_for(self._with_spare(slots), 0))
+            return
+        for run in kept:  # what moves down never meets a row that has yet to move
+            if run.start < run.source:
+                storage.move_run(storage, run)
+        for run in reversed(kept):  # nor does, after that, what moves up, the last rows first
+            if run.start > run.source:
+                storage.move_run(storage, run)
+
+    @torch.inference_mode()
+    def _move(self, slots: Sequence[int], start: int) -> None:
+        old = self.storage
+        self.reserve(start, start + len(slots))
+        self.storage.move_rows(old, slots, start)
+
+    def _share(self) -> "DecoderCache":
+        return type(self)(self.layout, self.storage)

@@ -1,0 +1,227 @@
+"""Reading a text into caches, a chunk of each at a time: prompts, and what is put between rows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from outrider.core.errors import ContextError
+from outrider.core.types import NO_IDS, IntArray, Prompt, as_ids
+from outrider.models.caches.bookkeeping import CacheBook, Run
+from outrider.protocols import LanguageModel, Segment
+
+C = TypeVar("C", bound=CacheBook)
+
+PREFILL_CHUNK = 512
+"""Tokens of one text that one forward reads."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one cache is to hold. It holds the beginning of it already, or nothing.
+
+    Attributes:
+        cache: the cache.
+        tokens: all of the text; the last one is not read.
+        positions: `[len(tokens)]` their places, or `[3, len(tokens)]`; None: their indices.
+        embeddings: `[len(tokens), hidden]` to read instead of the ids.
+        kept: rows that stand, or lie ready, further on, in order.
+    """
+
+    cache: CacheBook
+    tokens: Sequence[int]
+    positions: IntArray | None = None
+    embeddings: Tensor | None = None
+    kept: list[Run] = field(default_factory=list)
+
+    def chunk(self) -> Segment | None:
+        """Extend the cache by what is to be read next; None when nothing is left to read."""
+        cache = self.cache
+        while self.kept and self.kept[0].start == cache.length:
+            run = self.kept.pop(0)
+            tokens = self.tokens[run.start : run.stop]
+            cache.resume(run, tokens, self._places(run.start, run.stop))
+        done = cache.length
+        limit = self.kept[0].start if self.kept else len(self.tokens) - 1
+        end = min(done + PREFILL_CHUNK, limit)
+        if done >= end:
+            return None
+        self._extend(end, None if self.embeddings is None else self.embeddings[done:end])
+        return Segment(cache, NO_IDS)
+
+    def finish(self) -> None:
+        """Append what is left: the last token, pending."""
+        self._extend(len(self.tokens), None)
+
+    def _extend(self, end: int, embeddings: Tensor | None) -> None:
+        known = len(self.cache.text)
+        self.cache.extend(self.tokens[known:end], self._given(known, end), embeddings)
+
+    def _places(self, start: int, stop: int) -> IntArray:
+        return np.arange(start, stop) if self.positions is None else self.positions[..., start:stop]
+
+    def _given(self, start: int, stop: int) -> IntArray | None:
+        return None if self.positions is None else self.positions[..., start:stop]
+
+
+def read(model: LanguageModel, readings: Sequence[Reading]) -> None:
+    """Read all but the last token of each text, several texts in one forward."""
+    while segments := [s for s in (reading.chunk() for reading in readings) if s is not None]:
+        model.forward(segments, [NO_IDS] * len(segments))
+        for segment in segments:
+            segment.cache.settle()
+    for reading in readings:
+        reading.finish()
+
+
+def start_caches(
+    model: LanguageModel,
+    prompts: Sequence[Prompt],
+    reuse: Sequence[C | None] | None,
+    make: Callable[[], C],
+) -> list[C]:
+    """`LanguageModel.start` for caches built on `CacheBook`: check, share, reuse, prefill."""
+    for prompt in prompts:
+        check_prompt(model, prompt)
+    firsts: dict[int, C] = {}
+    readings: list[Reading] = []
+    for i, prompt in enumerate(prompts):
+        if id(prompt) in firsts:
+            continue
+        old = reuse[i] if reuse else None
+        cache = make() if old is None else _cut_to_common(old, prompt) or make()
+        cache.expect(len(prompt))
+        firsts[id(prompt)] = cache
+        readings.append(Reading(cache, prompt.token_ids, _places(prompt), prompt.embeddings))
+    read(model, readings)
+    taken: set[int] = set()
+    caches: list[C] = []
+    for prompt in prompts:
+        first = firsts[id(prompt)]
+        caches.append(first.fork() if id(prompt) in taken else first)
+        taken.add(id(prompt))
+    return caches
+
+
+def _places(prompt: Prompt) -> IntArray | None:
+    """`[n]` or `[3, n]`, where its tokens stand; None: at their indices."""
+    given = prompt.positions if prompt.axes is None else prompt.axes
+    return None if given is None else np.asarray(given, dtype=np.int64)
+
+
+def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
+    """Raise `ContextError` for a prompt that is empty, leaves no room to write, has ids that the
+    model does not know, positions that do not ascend, or axes that it does not read."""
+    if not len(prompt):
+        raise ContextError("the prompt is empty", hint="Give at least one token, such as BOS")
+    check_ids(model, prompt.token_ids, "the prompt")
+    if prompt.embeddings is not None:
+        _check_embeddings(model, prompt)
+    if prompt.positions is not None and prompt.axes is None:
+        _check_positions(model, prompt.token_ids, prompt.positions)
+        return
+    if prompt.axes is not None:
+        _check_axes(model, prompt.token_ids, prompt.axes)
+    over = len(prompt) + 1 - model.context_length
+    if over > 0:
+        raise ContextError(
+            f"the prompt has {len(prompt)} tokens; model {model.name} reads "
+            f"{model.context_length} and needs one for its answer",
+            hint=f"Shorten the prompt by {over} token{'s' if over > 1 else ''}",
+        )
+
+
+def check_ids(model: LanguageModel, ids: Sequence[int], what: str) -> None:
+    """Raise `ContextError` for ids that the model does not know."""
+    low, high = min(ids), max(ids)
+    if low < 0 or high >= model.vocab_size:
+        raise ContextError(
+            f"{what} holds token {low if low < 0 else high}; model {model.name} knows ids "
+            f"from 0 to {model.vocab_size - 1}",
+            hint="Encode the prompt with this model's own tokenizer",
+        )
+
+
+def _check_positions(model: LanguageModel, ids: Sequence[int], positions: Sequence[int]) -> None:
+    if len(positions) != len(ids):
+        raise ContextError(
+            f"the prompt has {len(ids)} tokens and {len(positions)} positions",
+            hint="Give one position for each token id, or none at all",
+        )
+    places = as_ids(positions)
+    back = np.flatnonzero(np.diff(places) <= 0)
+    if len(back) or places[0] < 0:
+        found = f"{places[back[0]]}, {places[back[0] + 1]}" if len(back) else str(places[0])
+        raise ContextError(
+            f"positions must ascend from 0 on, got {found}",
+            hint="Give each token its place in the whole text, in the order of the text",
+        )
+    if places[-1] + 1 >= model.context_length:
+        raise ContextError(
+            f"the prompt's last token stands at position {places[-1]}; model {model.name} reads "
+            f"{model.context_length} and needs one for its answer",
+            hint="Number what is read without gaps, or use a model with a larger context",
+        )
+
+
+def _check_axes(model: LanguageModel, ids: Sequence[int], axes: Sequence[Sequence[int]]) -> None:
+    if not getattr(model, "reads_axes", False):
+        raise ContextError(
+            f"model {model.name} reads one position for each token, the prompt has three",
+            hint="Use the positions of this very model's processor",
+        )
+    if len(axes) != 3 or any(len(axis) != len(ids) for axis in axes):
+        given = ", ".join(str(len(axis)) for axis in axes)
+        raise ContextError(
+            f"the prompt has {len(ids)} tokens and axes of {given or 'no'} places",
+            hint="Give each token its place in time, height and width",
+        )
+    places = np.asarray(axes, dtype=np.int64)
+    last = places[:, -1].tolist()
+    if len(set(last)) > 1:
+        raise ContextError(
+            f"the prompt's last token stands at {last}, not at one place",
+            hint="End the prompt with text, behind its last image",
+        )
+    low, high = int(places.min()), int(places.max())
+    if low < 0 or high + 1 >= model.context_length:
+        raise ContextError(
+            f"the prompt has a token at place {low if low < 0 else high}; model {model.name} "
+            f"reads {model.context_length} from 0 on and needs one for its answer",
+            hint="Use smaller or fewer images, or a model with a larger context",
+        )
+
+
+def _check_embeddings(model: LanguageModel, prompt: Prompt) -> None:
+    embed = getattr(model, "embed", None)
+    if embed is None:
+        raise ContextError(f"model {model.name} reads token ids only, not embeddings")
+    assert prompt.embeddings is not None
+    given = tuple(prompt.embeddings.shape)
+    expected = (len(prompt), embed(prompt.token_ids[:1]).shape[-1])
+    if given != expected:
+        raise ContextError(
+            f"the prompt's embeddings have shape {given}; model {model.name} expects {expected}",
+            hint="Give one row for each token id, as wide as the model",
+        )
+
+
+def _cut_to_common(cache: C, prompt: Prompt) -> C | None:
+    """`cache` cut to what it shares with `prompt`, or None when that is nothing."""
+    if prompt.embeddings is not None:
+        return None
+    shared = 0
+    for ours, theirs in zip(cache.text, prompt.token_ids, strict=False):
+        if ours != theirs:
+            break
+        shared += 1
+    places = _places(prompt)
+    moved = cache.places.differ(np.arange(shared) if places is None else places[..., :shared])
+    shared = int(moved[0]) if len(moved) else shared
+    shared = shared if cache.sound is None else min(shared, cache.sound)
+    if not shared:
+        return None
+    cache.truncate(min(shared, cache.length + 1))
+    return cache

@@ -1,0 +1,150 @@
+"""Taking caches apart: which rows stay, where they go, and what is read in between.
+
+A rearranged cache holds its text in order and without empty slots. Rows that stay are moved to
+their slots first, over those that do not; then the cache is filled from its beginning to its end,
+as a prompt is, and takes up the rows that stand already when it comes to them. So what is read sees
+everything before it and nothing after it, and a cache is in order at every moment.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from outrider.core.errors import ContextError
+from outrider.core.types import Fresh, IntArray, Kept, Piece, as_ids
+from outrider.models.caches.bookkeeping import CacheBook, Run
+from outrider.models.caches.prefill import Reading, check_ids, read
+from outrider.protocols import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class Rearrangement:
+    """What one cache is to become.
+
+    Attributes:
+        tokens: its new text.
+        positions: `[len(tokens)]`.
+        kept: which rows stay, in order.
+        sound: how many rows of the new text are those of a fresh prefill; None: all.
+    """
+
+    tokens: list[int]
+    positions: IntArray
+    kept: list[Run]
+    sound: int | None
+
+
+def rearrange(
+    model: LanguageModel, caches: Sequence[CacheBook], texts: Sequence[Sequence[Piece]]
+) -> None:
+    """`Segmented.rearrange` for caches built on `CacheBook`.
+
+    Raises:
+        ContextError: a text does not fit into the window, is empty, holds unknown ids or tokens
+            at several places. As all of these, before anything is changed.
+        ValueError: kept tokens are not in order, or would have to turn to another position.
+        RuntimeError: a borrowed cache, which has no text of its own.
+    """
+    pairs = list(zip(caches, texts, strict=True))
+    plans = [plan(model, cache, pieces) for cache, pieces in pairs]
+    readings: list[Reading] = []
+    for cache, new in zip(caches, plans, strict=True):
+        cache.take_apart(new.kept, len(new.tokens))
+        cache.sound = new.sound
+        kept = [run for run in new.kept if not run.is_front]
+        readings.append(Reading(cache, new.tokens, new.positions, kept=kept))
+    read(model, readings)
+
+
+def plan(model: LanguageModel, cache: CacheBook, pieces: Sequence[Piece]) -> Rearrangement:
+    """What `cache` becomes; nothing is changed. Raises as `rearrange` does."""
+    cache.check_own()
+    if cache.places.axes is not None:
+        raise ContextError(
+            f"{model.name} has read images, whose rows can not be rearranged",
+            hint="Read prompts with images whole, without a context selection",
+        )
+    tokens: list[int] = []
+    positions: list[IntArray] = []
+    runs: list[Run] = []
+    rows, end = cache.num_rows, 0
+    for piece in pieces:
+        start = len(tokens)
+        if isinstance(piece, Kept):
+            _check_kept(piece, end, len(cache.text))
+            end = piece.stop
+            tokens += cache.text[piece.start : piece.stop]
+            positions.append(cache.places.between(piece.start, piece.stop))
+            held = max(min(piece.stop, rows) - piece.start, 0)  # some may be pending
+            _append(runs, Run(start, start + held, piece.start))
+        elif piece.token_ids:
+            check_ids(model, piece.token_ids, "the new text")
+            tokens += piece.token_ids
+            positions.append(_fresh_positions(piece, start))
+    if not tokens:
+        raise ContextError("the new text is empty", hint="Keep or give at least one token")
+    places = np.concatenate(positions)
+    _check_places(model, places)
+    runs = _without_last(runs, len(tokens) - 1)
+    return Rearrangement(tokens, places, runs, _sound(cache, runs))
+
+
+def _check_kept(piece: Kept, end: int, length: int) -> None:
+    if not end <= piece.start <= piece.stop <= length:
+        raise ValueError(
+            f"kept tokens {piece.start} to {piece.stop} are not in order: they follow token {end} "
+            f"of {length}"
+        )
+
+
+def _fresh_positions(piece: Fresh, start: int) -> IntArray:
+    if piece.positions is None:
+        return np.arange(start, start + len(piece.token_ids))
+    if len(piece.positions) != len(piece.token_ids):
+        raise ValueError(
+            f"a piece has {len(piece.token_ids)} tokens and {len(piece.positions)} positions"
+        )
+    return as_ids(piece.positions)
+
+
+def _check_places(model: LanguageModel, places: IntArray) -> None:
+    back = np.flatnonzero(np.diff(places) <= 0)
+    if len(back) or places[0] < 0:
+        index = int(back[0]) + 1 if len(back) else 0
+        raise ValueError(
+            f"token {index} of the new text would stand at position {places[index]}, which does "
+            "not follow the one before it; kept tokens keep their positions"
+        )
+    if places[-1] >= model.context_length:
+        raise ContextError(
+            f"the new text ends at position {places[-1]}; model {model.name} reads "
+            f"{model.context_length}",
+            hint="Read less of the long input at a time, or number it without gaps",
+        )
+
+
+def _append(runs: list[Run], run: Run) -> None:
+    """Add `run`; joined to the last one where it goes on in both texts."""
+    if not run:
+        return
+    last = runs[-1] if runs else None
+    if last and last.stop == run.start and last.source + len(last) == run.source:
+        runs[-1] = Run(last.start, run.stop, last.source)
+    else:
+        runs.append(run)
+
+
+def _without_last(runs: Sequence[Run], last: int) -> list[Run]:
+    """The runs without the row of the last token, which is pending."""
+    cut = [Run(run.start, min(run.stop, last), run.source) for run in runs]
+    return [run for run in cut if len(run) > 0]
+
+
+def _sound(cache: CacheBook, runs: Sequence[Run]) -> int | None:
+    """How many rows of the new text have seen just what stands before them; None: all."""
+    front = runs[0].stop if runs and runs[0].is_front else 0
+    stale = [run.start for run in runs if not run.is_front]
+    if cache.sound is not None and cache.sound < front:
+        return cache.sound
+    return stale[0] if stale else None

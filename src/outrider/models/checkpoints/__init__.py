@@ -1,0 +1,1 @@
+"""What a checkpoint's files hold: weights, tokenizer, chat template, defaults."""

@@ -1,0 +1,240 @@
+"""Text to token ids and back, by the tokenizer that a checkpoint carries."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from outrider.core.errors import CheckpointError, OptionError
+from outrider.models.checkpoints.messages import Reads
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+
+_SENTENCE = re.compile(r".{0,400}?(?:[.!?]\s+|\n\s*|$)|.{1,400}", re.DOTALL)
+"""A sentence with the white space behind it, or 400 characters of a longer one."""
+
+_MARK = re.compile(r"<\S+>$")
+"""Other added tokens are words and white space."""
+
+
+class Tokenizer:
+    """A tokenizer of `transformers`, reduced to what decoding needs.
+
+    Args:
+        tokenizer: any object with the interface of `PreTrainedTokenizerBase`.
+        name: how errors call it.
+    """
+
+    def __init__(self, tokenizer: Any, *, name: str = "tokenizer") -> None:
+        self.tokenizer = tokenizer
+        self.name = name
+
+    @classmethod
+    def load(cls, source: str | Path, *, trust_remote_code: bool = False) -> "Tokenizer":
+        """Read it from a folder or by a hub name.
+
+        Raises:
+            CheckpointError: there is none, or it can not be read.
+        """
+        folder = Path(source).expanduser()
+        if folder.is_dir() and not has_tokenizer(folder):
+            raise CheckpointError(
+                f"{folder} has no tokenizer",
+                hint="Copy tokenizer.json and tokenizer_config.json of the original model into it",
+            )
+        from transformers import AutoTokenizer  # takes seconds to import
+
+        place = str(folder) if folder.is_dir() else str(source)
+        try:
+            found = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+        except Exception as error:  # whatever the many tokenizer classes raise on bad files
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"transformers can not load the tokenizer of {place}: {reason}",
+                hint="Download its files again",
+            ) from error
+        _add_template(found, folder)
+        return cls(found, name=place)
+
+    # -- text -------------------------------------------------------------------------------
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of `text`, with what this tokenizer puts first (such as BOS)."""
+        return tuple(self.tokenizer.encode(text))
+
+    def encode_plain(self, text: str) -> tuple[int, ...]:
+        """Ids of `text` alone, as it would stand in the middle of another; of any length."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
+    def encode_spans(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids of `text` as a document in the middle of another, and where in it each of them ends.
+
+        A document is nothing but text: the marks of a conversation that it may hold (`<|end|>`) are
+        spelled by ordinary tokens. Ends never descend; tokens that share a character end together.
+        Tokenizers without offsets read sentence by sentence, and all tokens of one end where it
+        ends.
+        """
+        settings: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True}
+        ids: list[int] = []
+        ends: list[int] = []
+        for piece, start in self._pieces(text):
+            if self.tokenizer.is_fast:
+                found = self.tokenizer(
+                    piece, return_offsets_mapping=True, verbose=False, **settings
+                )
+                ids += found["input_ids"]
+                ends += [start + end for _, end in found["offset_mapping"]]
+            else:
+                for sentence, stop in _sentences(piece):
+                    fresh = self.tokenizer.encode(sentence, verbose=False, **settings)
+                    ids += fresh
+                    ends += [start + stop] * len(fresh)
+        return tuple(ids), tuple(accumulate(ends, max))
+
+    def _pieces(self, text: str) -> Iterator[tuple[str, int]]:
+        """`text` cut within each mark that is not called special (`<think>`), for no setting
+        splits those; and where each piece begins."""
+        start = 0
+        for found in self._marks.finditer(text) if self._marks else ():
+            yield text[start : found.start() + 1], start
+            start = found.start() + 1
+        yield text[start:], start
+
+    @cached_property
+    def _marks(self) -> re.Pattern[str] | None:
+        added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
+        marks = [re.escape(t.content) for t in added if not t.special and _MARK.match(t.content)]
+        return re.compile("|".join(marks)) if marks else None
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of `ids`; ids beyond the vocabulary (padding rows of the logits) have none."""
+        known = [int(i) for i in ids if i < len(self.table)]
+        return self.tokenizer.decode(
+            known, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+    ) -> tuple[int, ...]:
+        """Ids of a conversation by the chat template, ready for the answer.
+
+        Raises:
+            OptionError: there is no template, or it refuses these messages.
+        """
+        text = self.chat_text(messages, add_generation_prompt=add_generation_prompt)
+        # The template writes BOS itself.
+        return self.encode_plain(text)
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether there is a chat template."""
+        return bool(self.tokenizer.chat_template)
+
+    def chat_text(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+    ) -> str:
+        """A conversation as the chat template spells it. Raises what `chat` does."""
+        if not self.has_chat:
+            raise OptionError(
+                f"{self.name} has no chat template", hint="Give the prompt as a plain string"
+            )
+        try:
+            return self._render(self._reads.fit(messages), add_generation_prompt)
+        except Exception as error:  # templates raise what they like
+            reason = " ".join(str(error).split())[:200]
+            raise OptionError(
+                f"the chat template of {self.name} refuses these messages: {reason}",
+                hint="Give a list of {'role': 'user' or 'assistant', 'content': text}",
+            ) from error
+
+    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+        return self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+
+    @cached_property
+    def _reads(self) -> Reads:
+        return Reads.of(self._render)
+
+    # -- vocabulary -------------------------------------------------------------------------
+
+    @property
+    def opening_ids(self) -> tuple[int, ...]:
+        """What this tokenizer puts before every text (such as BOS)."""
+        whole, plain = self.encode("a"), self.encode_plain("a")
+        size = len(plain)
+        starts = (i for i in range(len(whole) - size + 1) if whole[i : i + size] == plain)
+        return whole[: next(starts, 0)]
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a text."""
+        return self.tokenizer.bos_token_id
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends a text, by the tokenizer's own settings."""
+        return self.tokenizer.eos_token_id
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that are marks, not text."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    @cached_property
+    def marks(self) -> frozenset[int]:
+        """Ids that were added to the vocabulary, special or not."""
+        return frozenset(getattr(self.tokenizer, "added_tokens_decoder", {}))
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the highest id that has an entry."""
+        return len(self.table)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when an id means something else: a hash of the vocabulary's entries."""
+        return hashlib.sha256(json.dumps(self.table).encode()).hexdigest()
+
+    @cached_property
+    def table(self) -> tuple[str | None, ...]:
+        """Each id's entry as the vocabulary spells it (`Ġthe`, `▁the`); None for gaps."""
+        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+        entries: list[str | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
+        for entry, token in vocabulary.items():
+            entries[token] = entry
+        return tuple(entries)
+
+
+def _sentences(text: str) -> Iterator[tuple[str, int]]:
+    """Pieces of `text`, and where each ends."""
+    for found in _SENTENCE.finditer(text):
+        if found.group():
+            yield found.group(), found.end()
+
+
+def _add_template(tokenizer: Any, folder: Path) -> None:
+    """Older image-text checkpoints keep the chat template with the processor's files."""
+    file = folder / "chat_template.json"
+    if not tokenizer.chat_template and file.is_file():
+        try:
+            tokenizer.chat_template = json.loads(file.read_text(encoding="utf-8"))["chat_template"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{file} holds no chat template: {error!r:.80}") from None
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether `folder` holds files that a tokenizer can be read from."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)

@@ -1,0 +1,121 @@
+"""Whether two tiers speak of the same tokens.
+
+A draft model's token 17 is only worth proposing if the target's token 17 is the same text.
+Logits are often wider than the vocabulary, padded to a round number, and differently so for models
+of one family; such rows at the end do no harm.
+"""
+
+from itertools import zip_longest
+
+from outrider.core.errors import VocabularyError
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.protocols import LanguageModel
+
+_BROKEN = "\ufffd"
+_HINT = "Draft with a model of the target's own family, or leave this tier out"
+
+
+def check_vocabularies(
+    target: Tokenizer | None,
+    other: Tokenizer | None,
+    target_model: LanguageModel,
+    other_model: LanguageModel,
+    tier: str,
+) -> int:
+    """Check that ids mean the same to the target and to the tier called `tier`.
+
+    The target may have further marks (of images, say) behind all that the other one has; those are
+    never drafted by it. Where a tokenizer is missing, only the widths of the logits can be
+    compared, and must be equal. The same tokenizer given twice speaks for both models; it must fit
+    where their widths differ.
+
+    Returns:
+        Ids below this number can be read by both models.
+
+    Raises:
+        VocabularyError: naming the first id that differs and both texts.
+    """
+    shared = min(target_model.vocab_size, other_model.vocab_size)
+    if target is None or other is None:
+        _check_widths(target_model.vocab_size, other_model.vocab_size, tier)
+        return shared
+    if target is other:
+        _check_fit(target, target_model.vocab_size, other_model.vocab_size, tier)
+        return shared
+    first = first_difference(target, other)
+    if first is not None and only_marks_from(target, other, first):
+        return min(shared, first)
+    if first is not None:
+        ours, theirs = spelling(target, first), spelling(other, first)
+        raise VocabularyError(
+            f"the {tier} model does not share the target's vocabulary: token {first} is {ours} "
+            f"for the target and {theirs} for the {tier} model",
+            hint=_HINT,
+        )
+    return shared
+
+
+def _check_widths(ours: int, theirs: int, tier: str) -> None:
+    if ours != theirs:
+        raise VocabularyError(
+            f"the target gives {ours} logits, the {tier} model {theirs}, and without both "
+            "tokenizers nothing shows whether the rest is padding",
+            hint="Give tokenizer=..., which then speaks for both, or use models of one family",
+        )
+
+
+def _check_fit(tokenizer: Tokenizer, ours: int, theirs: int, tier: str) -> None:
+    """Refuse widths that differ by more than padding behind the tokenizer's last entry."""
+    entries = len(tokenizer.table)
+    if ours != theirs and entries > min(ours, theirs):
+        raise VocabularyError(
+            f"the target gives {ours} logits, the {tier} model {theirs}, and the tokenizer has "
+            f"{entries} entries, too many for one of them",
+            hint=_HINT,
+        )
+
+
+def first_difference(ours: Tokenizer, theirs: Tokenizer) -> int | None:
+    """The first id that means something else, or nothing, to one of the two; None if none does."""
+    pairs = enumerate(zip_longest(ours.table, theirs.table))
+    differing = (token for token, (mine, other) in pairs if mine != other)
+    return next((token for token in differing if not _same_text(ours, theirs, token)), None)
+
+
+def only_marks_from(ours: Tokenizer, theirs: Tokenizer, first: int) -> bool:
+    """Whether `theirs` ends at `first`, and all that `ours` has from there on was added to its
+    vocabulary as a mark."""
+    if first != len(theirs.table):
+        return False
+    marks = ours.marks
+    return all(
+        ours.table[token] is None or token in marks for token in range(first, len(ours.table))
+    )
+
+
+def _same_text(ours: Tokenizer, theirs: Tokenizer, token: int) -> bool:
+    """Whether entries that are spelled differently stand for the same text."""
+    if entry(ours, token) is None or entry(theirs, token) is None:
+        return False
+    texts = [_continuation(tokenizer, token) for tokenizer in (ours, theirs)]
+    return texts[0] == texts[1] and _BROKEN not in texts[0]
+
+
+def _continuation(tokenizer: Tokenizer, token: int) -> str:
+    """What `token` adds to a text; some decoders drop the space before the first token."""
+    once, twice = (tokenizer.decode([token] * times, skip_special_tokens=False) for times in (1, 2))
+    return twice[len(once) :]
+
+
+def entry(tokenizer: Tokenizer, token: int) -> str | None:
+    """The vocabulary's entry for `token`, None where there is none."""
+    return tokenizer.table[token] if token < len(tokenizer.table) else None
+
+
+def spelling(tokenizer: Tokenizer, token: int) -> str:
+    """How an error shows `token`: its text, or its entry where two texts would look alike."""
+    found = entry(tokenizer, token)
+    if found is None:
+        return "nothing"
+    text = tokenizer.decode([token], skip_special_tokens=False)
+    return repr(found if _BROKEN in text or not text.strip() else text)

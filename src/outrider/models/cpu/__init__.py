@@ -1,0 +1,1 @@
+"""The compiled runner for the CPU."""

@@ -1,0 +1,136 @@
+"""The rows of one forward, written into arrays that the compiled kernels read."""
+
+import ctypes
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.kernels.layout import Batch
+from outrider.kernels.layout import CacheLayout as CachePointers
+from outrider.kernels.layout import Places as PlacePointers
+from outrider.models.caches.bookkeeping import Feed
+from outrider.models.cpu.cache import NativeCache
+
+_ROWS = ("tokens", "positions", "slots", "cache", "base")
+
+
+class RowArrays:
+    """Arrays for up to `capacity` rows, and the structure that points to them; used again and
+    again, since to make them would cost more than a small model's forward."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.batch = Batch()
+        self._arrays = {name: np.zeros(capacity, dtype=np.int32) for name in (*_ROWS, "want")}
+        self._starts = np.zeros(capacity + 1, dtype=np.int32)
+        for name, array in self._arrays.items():
+            setattr(self.batch, name, array.ctypes.data)
+        self.batch.extra_start = self._starts.ctypes.data
+        self._kept: list[object] = []
+
+    def fill(self, feeds: Sequence[Feed], caches: Sequence[NativeCache]) -> None:
+        """Write the rows of all feeds, one feed below the other."""
+        self._kept = []
+        arrays, start, wanted = self._arrays, 0, 0
+        extras: list[int] = []
+        for i, feed in enumerate(feeds):
+            count = len(feed.tokens)
+            rows = slice(start, start + count)
+            arrays["tokens"][rows] = feed.tokens
+            arrays["positions"][rows] = feed.positions
+            arrays["slots"][rows] = np.arange(feed.start, feed.end)
+            arrays["cache"][rows] = i
+            arrays["base"][rows] = np.arange(feed.start + 1, feed.end + 1)
+            self._starts[start + 1 : start + count + 1] = len(extras)
+            if feed.tree is not None:
+                self._fill_tree(feed, start, extras)
+            arrays["want"][wanted : wanted + len(feed.take)] = feed.take + start
+            start += count
+            wanted += len(feed.take)
+        self.batch.rows, self.batch.wanted = start, wanted
+        self._point(feeds, caches, extras)
+
+    def turn_by(
+        self, cos: Float[Tensor, "rows 1 head_dim"], sin: Float[Tensor, "rows 1 head_dim"]
+    ) -> None:
+        """Let each row filled in turn by a row of its own in these tables, which may go on.
+
+        Positions then number the rows. Nothing else may read them: there are no windows.
+        """
+        count = int(self.batch.rows)
+        self._arrays["positions"][:count] = np.arange(count)
+        self.batch.cos = self._keep(cos, cos.data_ptr())
+        self.batch.sin = self._keep(sin, sin.data_ptr())
+
+    def fill_states(self, states: Float[Tensor, "rows hidden"]) -> None:
+        """Rows that read no text: `states` (float32, contiguous) are what the first layer gets."""
+        count, row = len(states), states.shape[1] * 4
+        self._kept = []
+        for array in self._arrays.values():
+            array[:count] = 0
+        self._arrays["want"][:count] = np.arange(count)
+        self._starts[: count + 1] = 0
+        self.batch.rows = self.batch.wanted = count
+        addresses = (states.data_ptr() + row * np.arange(count)).astype(np.uint64)
+        self._keep(states, 0)
+        self.batch.given = self._keep(addresses, addresses.ctypes.data)
+        self.batch.places = None
+
+    def _fill_tree(self, feed: Feed, start: int, extras: list[int]) -> None:
+        """Rows of a draft see the text, and then the path of their ancestors; unread rows of the
+        text itself see what stands before them."""
+        assert feed.tree is not None
+        for i, seen in enumerate(feed.tree):
+            if feed.start + i >= feed.base:
+                extras.extend((np.flatnonzero(seen) + feed.base).tolist())
+                self._arrays["base"][start + i] = feed.base
+            self._starts[start + i + 1] = len(extras)
+
+    def _point(
+        self, feeds: Sequence[Feed], caches: Sequence[NativeCache], extras: list[int]
+    ) -> None:
+        batch = self.batch
+        if len(caches) == 1:
+            batch.caches = ctypes.addressof(caches[0].storage.pointers)
+        else:
+            pointers = (CachePointers * len(caches))(*(c.storage.pointers for c in caches))
+            batch.caches = self._keep(pointers, ctypes.addressof(pointers))
+        batch.places = None
+        if any(cache.places.shift and cache.places.axes is None for cache in caches):
+            batch.places = self._places(caches)
+        path = np.asarray(extras or [0], dtype=np.int32)
+        batch.extra = self._keep(path, path.ctypes.data)
+        batch.given = None
+        if any(feed.embeddings is not None for feed in feeds):
+            batch.given = self._embeddings(feeds)
+
+    def _places(self, caches: Sequence[NativeCache]) -> int:
+        """Positions of the slots of each cache, where some have gaps."""
+        pointers = (PlacePointers * len(caches))()
+        for pointer, cache in zip(pointers, caches, strict=True):
+            given = cache.places.given.astype(np.int32)
+            pointer.given = self._keep(given, given.ctypes.data)
+            pointer.count, pointer.shift = len(given), cache.places.shift
+        return self._keep(pointers, ctypes.addressof(pointers))
+
+    def _embeddings(self, feeds: Sequence[Feed]) -> int:
+        """One address a row: where its embedding lies, or 0."""
+        addresses = np.zeros(int(self.batch.rows), dtype=np.uint64)
+        start = 0
+        for feed in feeds:
+            if feed.embeddings is not None:
+                given: Tensor = feed.embeddings.to("cpu", torch.float32).contiguous()
+                row = given.shape[1] * 4
+                self._keep(given, 0)
+                first = given.data_ptr()
+                addresses[start : start + len(given)] = first + row * np.arange(len(given))
+            start += len(feed.tokens)
+        return self._keep(addresses, addresses.ctypes.data)
+
+    def _keep(self, thing: object, address: int) -> int:
+        """`address`, of something that lives until the next `fill`."""
+        self._kept.append(thing)
+        return address

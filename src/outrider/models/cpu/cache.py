@@ -1,0 +1,83 @@
+"""Keys and values as the compiled kernels read them."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.kernels import library
+from outrider.kernels.layout import CacheLayout as CachePointers
+from outrider.models.caches.bookkeeping import Run
+from outrider.models.caches.kv_cache import CacheLayout, DecoderCache, Storage
+
+LANES = 16
+"""Keys whose scores the kernels compute side by side."""
+_BLOCK = 64
+"""Capacities are multiples of this."""
+
+
+class NativeStorage(Storage):
+    """Keys `[layers, kv_heads, capacity / 16, head_dim, 16]`; values as in `Storage`."""
+
+    def __init__(self, layout: CacheLayout, capacity: int) -> None:
+        capacity = -(-capacity // _BLOCK) * _BLOCK
+        super().__init__(layout, capacity)
+        shape = (layout.num_layers, layout.num_kv_heads, -1, layout.head_dim, LANES)
+        self.keys = self.keys.view(shape)
+        self.pointers = CachePointers(self.keys.data_ptr(), self.values.data_ptr(), capacity)
+
+    @property
+    def capacity(self) -> int:
+        """Slots it has."""
+        return self.values.shape[2]
+
+    def first(
+        self, count: int
+    ) -> tuple[
+        Float[Tensor, "layers kv_heads count head_dim"],
+        Float[Tensor, "layers kv_heads count head_dim"],
+    ]:
+        """Keys and values in the first `count` slots; the keys are a copy."""
+        blocks = -(-count // LANES)
+        keys = self.keys[:, :, :blocks].transpose(3, 4).flatten(2, 3)
+        return keys[:, :, :count], self.values[:, :, :count]
+
+    def copy_rows(self, source: Storage, count: int) -> None:
+        """Take over the first `count` slots of `source`."""
+        blocks = -(-count // LANES)
+        self.keys[:, :, :blocks] = source.keys[:, :, :blocks]
+        self.values[:, :, :count] = source.values[:, :, :count]
+
+    def move_run(self, source: Storage, run: Run) -> None:
+        """Take over the rows of `run`; `source` may be this storage. Takes no memory."""
+        assert isinstance(source, NativeStorage)
+        layers, heads, _, head_dim = self.values.shape
+        loaded: Any = library()
+        loaded.outrider_move(
+            ctypes.byref(self.pointers),
+            ctypes.byref(source.pointers),
+            layers * heads,
+            head_dim,
+            run.start,
+            run.source,
+            len(run),
+        )
+
+    def move_rows(self, source: Storage, slots: Sequence[int], start: int) -> None:
+        """Take over `slots` of `source` as `start`, `start + 1`, ...; slots ascend."""
+        old, index = torch.tensor(slots), torch.arange(start, start + len(slots))
+        moved = source.keys[:, :, old // LANES, :, old % LANES].clone()
+        self.keys[:, :, index // LANES, :, index % LANES] = moved
+        self.values[:, :, start : start + len(slots)] = source.values[:, :, old]
+
+
+class NativeCache(DecoderCache):
+    """The cache of `NativeDecoder`."""
+
+    storage: NativeStorage
+
+    def _make(self, layout: CacheLayout, capacity: int) -> NativeStorage:
+        return NativeStorage(layout, capacity)

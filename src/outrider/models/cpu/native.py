@@ -1,0 +1,349 @@
+"""Llama-shaped checkpoints on the CPU, through the compiled kernels: one call a forward.
+
+The layers, the attention and the head run in C (`kernels/csrc`), in int8 or float32. Each row is
+computed as if it were alone, bit for bit, so a text does not depend on how it was drafted, in
+whatever precision.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.core.errors import CheckpointError
+from outrider.core.layers import LayerSet
+from outrider.core.types import NO_IDS, IntArray, Rows, as_ids
+from outrider.kernels import library, pool
+from outrider.models.caches.bookkeeping import Feed
+from outrider.models.caches.kv_cache import DecoderCache
+from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors, open_checkpoint
+from outrider.models.cpu.batch import RowArrays
+from outrider.models.cpu.borrowed_cache import BorrowedNativeCache
+from outrider.models.cpu.cache import NativeCache
+from outrider.models.cpu.packed_weights import LANES, PackedModel, Packer, head_of, part_of
+from outrider.models.cpu.threads import Threads
+from outrider.models.llama.base import OwnModel
+from outrider.models.llama.config import DecoderConfig, read_config
+from outrider.models.llama.packing import packed_rows, turns, with_streams
+from outrider.models.llama.rope import RotaryTable
+from outrider.models.llama.weights import (
+    EMBED,
+    HEAD,
+    NORM,
+    Linear,
+    check_tensors,
+    load_layer,
+    parameter_count,
+)
+from outrider.protocols import Segment
+from outrider.sampling import Sampler
+
+_OUTSIDE = 2
+"""What a forward returns for a token that the model does not have."""
+
+_FEW = 64
+"""Rows for which the arrays are kept; a prefill makes its own."""
+
+
+@dataclass(slots=True, kw_only=True)
+class NativeParts:
+    """What a checkpoint is packed into."""
+
+    packed: PackedModel
+    embed: Float[Tensor, "vocab hidden"]
+    num_parameters: int
+
+
+class NativeDecoder(OwnModel):
+    """A `LanguageModel` like `Decoder`, in int8 or float32, on the CPU.
+
+    Attributes:
+        dtype: `torch.int8` or `torch.float32`: of the weights. Cache and logits are float32.
+        device: the CPU.
+        threads: how many threads share a forward, by its number of rows.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: DecoderConfig,
+        parts: NativeParts,
+        dtype: torch.dtype,
+        *,
+        name: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.dtype, self.device = dtype, torch.device("cpu")
+        super().__init__(
+            checkpoint, config, name=name, cache_dtype=torch.float32, device=self.device
+        )
+        self.num_parameters = parts.num_parameters
+        self._parts = parts
+        self._rotary = RotaryTable(config.rope, torch.float32, self.device)
+        self._packed = parts.packed
+        self._head = head_of(parts.packed)
+        self._stride = parts.packed.layout.head.panels * LANES
+        self._rows = RowArrays(_FEW)
+        self._lock = Lock()
+        self.threads = Threads.fixed(1)
+        self.threads = Threads.fixed(threads) if threads else Threads.measured(self)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | Checkpoint,
+        *,
+        dtype: torch.dtype = torch.int8,
+        name: str | None = None,
+        threads: int | None = None,
+    ) -> "NativeDecoder":
+        """Load the folder at `path`, a layer at a time.
+
+        Args:
+            path: the folder, or an opened checkpoint.
+            dtype: `torch.int8` or `torch.float32`.
+            name: how errors and reports call it.
+            threads: threads for every forward; None measures what is best.
+
+        Raises:
+            UnsupportedCheckpointError: an architecture that `Decoder` does not run either.
+            CheckpointError: the folder is missing, damaged or holds other tensors; or there are
+                no kernels.
+        """
+        from outrider.kernels import reason_missing
+
+        if library() is None:
+            raise CheckpointError(
+                f"the compiled kernels are missing: {reason_missing()}",
+                hint="Install a C compiler, or use --dtype float32",
+            )
+        checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
+        config = read_config(checkpoint.config)
+        parts = pack_checkpoint(checkpoint, config, dtype)
+        return cls(checkpoint, config, parts, dtype, name=name, threads=threads)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one forward reads."""
+        return self._packed.weight_bytes
+
+    def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
+        """The rows it reads for these ids."""
+        ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64))
+        return F.embedding(ids, self._parts.embed).float()
+
+    def _fresh_cache(self) -> NativeCache:
+        return NativeCache(self._layout)
+
+    def _borrowed(self, cache: DecoderCache) -> BorrowedNativeCache:
+        return BorrowedNativeCache(cache)
+
+    def subset(self, layers: LayerSet) -> "NativeDecoder":
+        """The model made of `layers` alone: the same weights, caches of the same kind."""
+        layers.check(self.num_layers, self.name)
+        part = copy(self)
+        part.name = f"{self.name} ({layers})"
+        part._packed = part_of(self._parts.packed, layers)
+        return part
+
+    def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
+        """The final norm and the head over residual streams."""
+        count, states = len(states), states.float().contiguous()
+        logits = torch.empty(count, self._stride)
+        with self._lock:
+            arrays = self._rows if count <= _FEW else RowArrays(count)
+            arrays.fill_states(states)
+            arrays.batch.logits_stride = self._stride
+            arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), None
+            arrays.batch.streams = None
+            if count:
+                self._call(arrays, count, self._head)
+        return logits[:, : self.vocab_size]
+
+    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
+        """Read the segments in one pass; `hidden` is the final normed state of the rows wanted.
+
+        Raises:
+            ContextError: a token would stand beyond the context window.
+        """
+        if not segments:
+            return []
+        caches = [segment.cache for segment in segments]
+        feeds = [s.cache.feed(s, rows) for s, rows in zip(segments, want, strict=True)]
+        with self._lock:
+            return self._run(feeds, caches)
+
+    def write(
+        self,
+        segments: Sequence[Segment],
+        samplers: Sequence[Sampler],
+        generated: Sequence[Sequence[int]],
+        depths: Sequence[int],
+        confidence: float = 0.0,
+    ) -> list[IntArray] | None:
+        """Continue each cache by up to `depths[i]` tokens, as the samplers choose them; see
+        `protocols.Writer`. Forwards, choices and cache in one compiled call.
+
+        Raises:
+            ContextError: a token of the segments would stand beyond the context window.
+        """
+        texts = list(zip(segments, samplers, generated, depths, strict=True))
+        if not all(sampler.quick(len(before)) for _, sampler, before, _ in texts):
+            return None
+        with self._lock:
+            return [self._write(*text, confidence) for text in texts]
+
+    def _write(
+        self,
+        segment: Segment,
+        sampler: Sampler,
+        generated: Sequence[int],
+        depth: int,
+        confidence: float,
+    ) -> IntArray:
+        if depth < 1:
+            return NO_IDS
+        cache: NativeCache = segment.cache
+        last = cache.num_speculative + len(segment.tokens) - 1 if len(segment.tokens) else -1
+        feed = cache.feed(segment, as_ids([last]))
+        rows = len(feed.tokens)
+        last_place = int(feed.positions[-1]) + cache.places.lag
+        depth = min(depth, self.context_length - last_place)
+        arrays = self._rows if rows <= _FEW else RowArrays(rows)
+        self._prepare(arrays, [feed], [cache], ahead=depth)
+        logits = torch.empty(self._stride)
+        arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), None
+        arrays.batch.streams, arrays.batch.confidence = None, confidence
+        written = np.empty(depth, dtype=np.int32)
+        trouble, ends = ctypes.c_int32(), np.fromiter(sampler.end_ids, dtype=np.int32)
+        loaded: Any = library()
+        count = loaded.outrider_write(
+            ctypes.byref(self._packed.layout),
+            pool(),
+            self.threads.of(rows),
+            self.threads.of(1),
+            ctypes.byref(arrays.batch),
+            ctypes.byref(sampler.kernel.layout),
+            len(generated),
+            depth,
+            ends.ctypes.data,
+            len(ends),
+            written.ctypes.data,
+            ctypes.addressof(trouble),
+        )
+        self._check(trouble.value, rows)
+        tokens = written[:count].astype(np.int64)
+        read = tokens if trouble.value < 0 else tokens[:-1]
+        if len(read):
+            cache.feed(Segment(cache, read), NO_IDS)
+        return tokens
+
+    def _run(self, feeds: Sequence[Feed], caches: Sequence[NativeCache]) -> list[Rows]:
+        rows = sum(len(feed.tokens) for feed in feeds)
+        wanted = sum(len(feed.take) for feed in feeds)
+        logits = torch.empty(wanted, self._stride)
+        hidden = torch.empty(wanted, self.config.hidden_size)
+        streams: Tensor | None = None
+        if rows:
+            arrays = self._rows if max(rows, wanted) <= _FEW else RowArrays(max(rows, wanted))
+            self._prepare(arrays, feeds, caches)
+            arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), hidden.data_ptr()
+            streams = self._streams(feeds, caches)
+            arrays.batch.streams = None if streams is None else streams.data_ptr()
+            self._call(arrays, rows, self._packed)
+        out = self._split(feeds, logits, hidden)
+        if streams is None:
+            return out
+        return with_streams(out, streams[:, torch.from_numpy(packed_rows(feeds))])
+
+    def _split(self, feeds: Sequence[Feed], logits: Tensor, hidden: Tensor) -> list[Rows]:
+        """The rows of each feed."""
+        if self._stride != self.vocab_size:
+            logits = logits[:, : self.vocab_size]
+        if len(feeds) == 1:
+            return [Rows(logits, hidden)]
+        counts = [len(feed.take) for feed in feeds]
+        split = zip(logits.split(counts), hidden.split(counts), strict=True)
+        return [Rows(own_logits, own_hidden) for own_logits, own_hidden in split]
+
+    def _streams(self, feeds: Sequence[Feed], caches: Sequence[NativeCache]) -> Tensor | None:
+        """Where all but the last layer leave their rows, if somebody watches."""
+        count = self._packed.layout.num_layers - 1
+        if not any(cache.watched for cache in caches) or count < 1:
+            return None
+        rows = sum(len(feed.tokens) for feed in feeds)
+        return torch.empty(count, rows, self.config.hidden_size)
+
+    def _prepare(
+        self,
+        arrays: RowArrays,
+        feeds: Sequence[Feed],
+        caches: Sequence[NativeCache],
+        ahead: int = 0,
+    ) -> None:
+        """Make room in the caches, for `ahead` rows more than are fed, and fill `arrays`."""
+        end = 0
+        for feed, cache in zip(feeds, caches, strict=True):
+            cache.reserve(feed.start, feed.end + ahead)
+            end = max(end, feed.end + ahead + max(cache.places.shift, 0))  # no position is beyond
+        arrays.fill(feeds, caches)
+        arrays.batch.logits_stride = self._stride
+        if any(feed.axes is not None for feed in feeds):
+            arrays.turn_by(*turns(self._rotary, [*feeds, *_following(feeds, ahead)], self.device))
+        else:
+            arrays.batch.cos, arrays.batch.sin = self._rotary.addresses(end)
+
+    def _call(self, arrays: RowArrays, rows: int, packed: PackedModel) -> None:
+        loaded: Any = library()
+        model, batch = ctypes.byref(packed.layout), ctypes.byref(arrays.batch)
+        trouble = loaded.outrider_forward(model, pool(), self.threads.of(rows), batch)
+        self._check(trouble, rows)
+
+    def _check(self, trouble: int, rows: int) -> None:
+        """Raise what a forward has reported; below 0 are choices, which are the caller's."""
+        if trouble == _OUTSIDE:
+            raise IndexError(f"a token is outside the vocabulary of {self.name}")
+        if trouble > 0:
+            raise MemoryError(f"no memory for a forward of {rows} rows of {self.name}")
+
+
+def _following(feeds: Sequence[Feed], count: int) -> list[Feed]:
+    """`count` rows that stand behind the last one of all feeds."""
+    if not count:
+        return []
+    last = feeds[-1]
+    places = np.arange(count) + last.positions[-1] + 1
+    return [Feed(np.zeros_like(places), places, last.end, last.base, None, NO_IDS)]
+
+
+def pack_checkpoint(
+    checkpoint: Checkpoint, config: DecoderConfig, dtype: torch.dtype
+) -> NativeParts:
+    """Read and pack the weights, a layer at a time. Raises `CheckpointError`."""
+    check_tensors(checkpoint, config)
+    names = [name for name in (EMBED, NORM, HEAD) if name in checkpoint.tensors]
+    brief = dtype == torch.int8 and checkpoint.tensors[names[0]].dtype == "BF16"
+    kind = torch.bfloat16 if brief else torch.float32
+    outer = load_tensors(checkpoint, names, kind, "cpu")
+    embed = outer.get(EMBED, outer.get(HEAD))
+    head = outer.get(HEAD, embed)
+    assert embed is not None and head is not None  # check_tensors saw one of the two
+    packer = Packer(config, dtype)
+    layers = [
+        packer.layer(i, load_layer(checkpoint, config, i, torch.float32, torch.device("cpu")))
+        for i in range(config.num_layers)
+    ]
+    packed = packer.model(embed, outer[NORM], Linear(head), layers)
+    tied = config.tied and torch.equal(embed, head)
+    return NativeParts(
+        packed=packed, embed=embed, num_parameters=parameter_count(config, tied=tied)
+    )

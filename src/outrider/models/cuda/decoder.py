@@ -1,0 +1,216 @@
+"""Llama-shaped checkpoints on an accelerator: forwards of static shape, captured and replayed."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.core.errors import LogitsError
+from outrider.core.types import NO_IDS, IntArray, Rows, as_ids
+from outrider.models.caches.bookkeeping import Feed
+from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.cuda.chain_writer import RUN, Pen
+from outrider.models.cuda.choosing import UNDECIDED, Chooser, chooser_for
+from outrider.models.cuda.inputs import Inputs, Outputs, width_for
+from outrider.models.cuda.network import Network
+from outrider.models.cuda.row_choices import RowChoices
+from outrider.models.cuda.runner import Runner, runner_for
+from outrider.models.cuda.storage import StaticCache, StoragePool
+from outrider.models.llama.config import DecoderConfig
+from outrider.models.llama.decoder import Decoder
+from outrider.models.llama.weights import DecoderWeights
+from outrider.protocols import Segment
+from outrider.sampling import Sampler
+
+MOST_TEXTS = 2
+"""Texts of one forward that are read one after the other; more share a packed one."""
+
+
+class StaticDecoder(Decoder):
+    """A `Decoder` for one text at a time, whose short forwards have static shapes.
+
+    Rows are padded to one of `WIDTHS`, caches have one of a few capacities, and each pair is one
+    program: captured where the device has graphs, called elsewhere. Prefill, batches and forwards
+    that return nothing go the way of `Decoder`, over the same caches, and so do models made of a
+    part of the layers (`subset`). Rows come with a `chooser`, and `write` drafts without the host.
+    Not for use by two threads at once.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: DecoderConfig,
+        weights: DecoderWeights,
+        *,
+        name: str | None = None,
+        runner: Runner | None = None,
+    ) -> None:
+        super().__init__(checkpoint, config, weights, name=name)
+        self.pool = StoragePool(self._layout)
+        self._runner = runner or runner_for(self.device)
+        self._network = Network(config, weights)
+        self._inputs: dict[tuple[int, int], Inputs] = {}
+        self._outputs: dict[int, Outputs] = {}
+        self._pen = Pen(self._network, self._runner, self._outputs_for(1))
+        self._choices = RowChoices(self._runner, config.vocab_size, weights.embed)
+
+    def _fresh_cache(self) -> StaticCache:
+        return StaticCache(self._layout, self.pool)
+
+    @torch.inference_mode()
+    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
+        """Read the segments; `hidden` is the final normed state of the rows wanted.
+
+        Raises:
+            ContextError: a token would stand beyond the context window.
+        """
+        if _are_short(segments, want):
+            feeds = [s.cache.feed(s, rows) for s, rows in zip(segments, want, strict=True)]
+            pairs = zip(feeds, segments, strict=True)
+            rows = [self._read_short(feed, segment.cache) for feed, segment in pairs]
+        else:
+            rows = super().forward(segments, want)
+        return [replace(r, chooser=partial(self._choose, r.logits)) for r in rows]
+
+    @torch.inference_mode()
+    def write(
+        self,
+        segments: Sequence[Segment],
+        samplers: Sequence[Sampler],
+        generated: Sequence[Sequence[int]],
+        depths: Sequence[int],
+        confidence: float = 0.0,
+    ) -> list[IntArray] | None:
+        """Continue each cache by up to `depths[i]` tokens, as the samplers choose them.
+
+        See `protocols.Writer`. None, with nothing done, also for more than a few texts, which are
+        better read together, and where a `confidence` is given.
+
+        Raises:
+            ContextError: a token of the segments would stand beyond the context window.
+        """
+        if confidence > 0:
+            return None
+        pairs = zip(samplers, generated, strict=True)
+        choosers = [chooser_for(sampler, len(before)) for sampler, before in pairs]
+        known = [chooser for chooser in choosers if chooser is not None]
+        if len(known) < len(segments) or len(segments) > MOST_TEXTS:
+            return None
+        texts = zip(segments, known, generated, depths, strict=True)
+        return [self._write_text(*text) for text in texts]
+
+    # -- one forward ------------------------------------------------------------------------
+
+    def _read_short(self, feed: Feed, cache: StaticCache) -> Rows:
+        width = width_for(len(feed.tokens))
+        assert width is not None  # _are_short saw to it
+        cache.reserve(feed.start, feed.end)
+        storage, outputs = cache.static_storage, self._outputs_for(width)
+        inputs = self._inputs_for(width, storage.capacity)
+        if width not in storage.programs:
+            inputs.park()
+            storage.programs[width] = self._runner.prepare(
+                partial(self._network.read, inputs, storage.keys, storage.values, outputs)
+            )
+        inputs.load(feed, cache)
+        storage.programs[width]()
+        rows = len(feed.take)
+        return Rows(outputs.logits[:rows].clone(), outputs.hidden[:rows].clone())
+
+    def _inputs_for(self, width: int, capacity: int) -> Inputs:
+        key = (width, capacity)
+        if key not in self._inputs:
+            windowed = any(self.config.windows)
+            self._inputs[key] = Inputs(width, capacity, self.device, windowed=windowed)
+        return self._inputs[key]
+
+    def _outputs_for(self, width: int) -> Outputs:
+        if width not in self._outputs:
+            self._outputs[width] = Outputs(width, self.config, self.weights.embed)
+        return self._outputs[width]
+
+    @torch.inference_mode()
+    def _choose(self, logits: Tensor, sampler: Any, indices: IntArray) -> IntArray | None:
+        return self._choices.of(logits, sampler, indices)
+
+    # -- one draft --------------------------------------------------------------------------
+
+    def _write_text(
+        self, segment: Segment, chooser: Chooser, generated: Sequence[int], depth: int
+    ) -> IntArray:
+        """Runs of the pen, until the depth, the window, an end token, or unusable logits.
+
+        Between two runs the host decides what the last one could not.
+        """
+        cache: StaticCache = segment.cache
+        ends = chooser.sampler.end_ids
+        written: list[int] = []
+        while len(written) < depth:
+            logits = self._read_end(segment)
+            left = self.context_length - cache.frontier().position - cache.places.lag
+            depth = min(depth, len(written) + left + 1)
+            before = [*generated, *written]
+            run = self._run(cache, logits, chooser, len(before), min(depth - len(written), RUN))
+            sure = _sure(run, ends)
+            if len(sure) < len(run) and not (sure and sure[-1] in ends):
+                cache.feed(Segment(cache, as_ids(sure)), NO_IDS)
+                try:
+                    row = self._pen.row(len(sure))
+                    sure.append(chooser.sampler.choose(row, [*before, *sure]))
+                except LogitsError:
+                    return as_ids([*written, *sure])
+            elif len(sure) > 1:
+                cache.feed(Segment(cache, as_ids(sure[:-1])), NO_IDS)
+            written += sure
+            if written[-1] in ends:
+                break
+            segment = Segment(cache, as_ids(written[-1:]))
+        return as_ids(written)
+
+    def _read_end(self, segment: Segment) -> Float[Tensor, "1 vocab"]:
+        """Read the segment; the logits after its last row."""
+        last = segment.cache.num_speculative + len(segment.tokens) - 1
+        want = as_ids([last if len(segment.tokens) else -1])
+        [rows] = self.forward([segment], [want])
+        return rows.logits
+
+    def _run(
+        self, cache: StaticCache, logits: Tensor, chooser: Chooser, index: int, count: int
+    ) -> IntArray:
+        slot = cache.frontier().slot
+        cache.reserve(slot, slot + count - 1)
+        inputs = self._inputs_for(1, cache.static_storage.capacity)
+        return self._pen.run(cache, inputs, logits, chooser, index, count)
+
+
+def _are_short(segments: Sequence[Segment], want: Sequence[IntArray]) -> bool:
+    """Whether these are few texts that each fit a program and return something."""
+    return 0 < len(segments) <= MOST_TEXTS and all(
+        not segment.cache.watched and _is_short(segment, rows)
+        for segment, rows in zip(segments, want, strict=True)
+    )
+
+
+def _is_short(segment: Segment, want: IntArray) -> bool:
+    cache: StaticCache = segment.cache
+    unread = 0 if cache.fed else len(cache.pending)
+    if unread and (cache.embeddings is not None or cache.pending_axes is not None):
+        return False
+    rows = unread + len(segment.tokens)
+    return 0 < len(want) <= (width_for(rows) or 0)
+
+
+def _sure(run: IntArray, ends: Collection[int]) -> list[int]:
+    """The tokens of a run up to the first end token, or before the first undecided one."""
+    tokens: list[int] = []
+    for token in run:
+        if token == UNDECIDED:
+            break
+        tokens.append(int(token))
+        if token in ends:
+            break
+    return tokens

@@ -1,0 +1,1 @@
+"""The readable decoder for Llama-shaped checkpoints."""

@@ -1,0 +1,225 @@
+"""What `Decoder` can run, read from config.json: exactly, or refused by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from outrider.core.errors import CheckpointError
+from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
+from outrider.models.llama.rope_scaling import Rope, read_rope
+
+ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What one `model_type` assumes where config.json is silent, and its own twists.
+
+    `qkv_bias` None means: as `attention_bias` says, for the output projection too.
+    """
+
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    max_positions: int = 32768
+    theta: float = 10_000.0
+    tied: bool = False
+    window: int | None = None
+    window_switch: bool = False
+    qkv_bias: bool | None = None
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    no_rope_every: int | None = None
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(max_positions=2048, mlp_bias=True),
+    "mistral": Family(kv_heads=8, max_positions=131_072, window=4096, qkv_bias=False),
+    "qwen2": Family(kv_heads=32, window=4096, window_switch=True, qkv_bias=True),
+    "qwen3": Family(kv_heads=32, head_dim=128, window=4096, window_switch=True, qk_norm=True),
+    "smollm3": Family(kv_heads=4, theta=2e6, tied=True, mlp_bias=True, no_rope_every=4),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderConfig:
+    """The shape of a Llama-shaped decoder.
+
+    Attributes:
+        windows: per layer the positions a row sees, itself included; None sees all.
+        rotary: per layer whether queries and keys are turned.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float
+    activation: str
+    tied: bool
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    windows: tuple[int | None, ...]
+    rotary: tuple[bool, ...]
+    rope: Rope
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens it can read."""
+        return self.rope.context_length
+
+
+def supports(config: Mapping[str, Any]) -> str | None:
+    """None when `Decoder` runs this config.json, else the reason why not."""
+    try:
+        read_config(config)
+    except CheckpointError as error:
+        return error.problem
+    return None
+
+
+def read_config(config: Mapping[str, Any]) -> DecoderConfig:
+    """The decoder that config.json describes.
+
+    Raises:
+        UnsupportedCheckpointError: something that another runner may know.
+        CheckpointError: sizes that are missing or do not fit together.
+    """
+    family = _family(config)
+    sizes = _sizes(config)
+    heads = sizes["num_heads"]
+    kv_heads = config.get("num_key_value_heads", family.kv_heads) or heads
+    head_dim = config.get("head_dim", family.head_dim) or sizes["hidden_size"] // heads
+    if heads % kv_heads or head_dim % 2:
+        raise CheckpointError(
+            f"{heads} heads of {head_dim} dimensions do not fit {kv_heads} key-value heads"
+        )
+    bias = bool(config.get("attention_bias", False))
+    rope = read_rope(
+        config,
+        head_dim=head_dim,
+        default_theta=family.theta,
+        max_positions=config.get("max_position_embeddings", family.max_positions),
+    )
+    windows = _windows(config, family, sizes["num_layers"])
+    if rope.sections and any(windows):
+        raise UnsupportedCheckpointError(
+            "sliding windows are not supported with positions in three axes (mrope_section)"
+        )
+    return DecoderConfig(
+        **sizes,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        activation=_activation(config),
+        tied=bool(config.get("tie_word_embeddings", family.tied)),
+        qkv_bias=bias if family.qkv_bias is None else family.qkv_bias,
+        output_bias=bias and family.qkv_bias is None,
+        mlp_bias=family.mlp_bias and bool(config.get("mlp_bias", False)),
+        qk_norm=family.qk_norm,
+        windows=windows,
+        rotary=_rotary(config, family, sizes["num_layers"]),
+        rope=rope,
+    )
+
+
+def _family(config: Mapping[str, Any]) -> Family:
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise UnsupportedCheckpointError(
+            f"model_type {kind!r} is not supported; known: {', '.join(FAMILIES)}"
+        )
+    quantized = config.get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method", "an unknown method")
+        raise UnsupportedCheckpointError(f"weights quantised with {method} are not supported")
+    known = f"{kind}ForCausalLM".lower()
+    architectures = config.get("architectures") or [known]
+    if known not in (str(name).lower() for name in architectures):
+        raise UnsupportedCheckpointError(
+            f"architecture {architectures[0]} of model_type {kind!r} is not supported"
+        )
+    return FAMILIES[kind]
+
+
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+}
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    for key in _SIZES.values():
+        value = config.get(key)
+        if not isinstance(value, int) or value < 1:
+            raise CheckpointError(f"config.json has {key} {value!r}, expected a positive integer")
+    return {ours: config[theirs] for ours, theirs in _SIZES.items()}
+
+
+def _activation(config: Mapping[str, Any]) -> str:
+    name = config.get("hidden_act", "silu")
+    if name not in ACTIVATIONS:
+        raise UnsupportedCheckpointError(
+            f"hidden_act {name!r} is not supported; known: {', '.join(ACTIVATIONS)}"
+        )
+    return name
+
+
+def _windows(config: Mapping[str, Any], family: Family, num_layers: int) -> tuple[int | None, ...]:
+    """Sliding windows: all layers or none (Mistral), or as `layer_types` says (the others)."""
+    window = config.get("sliding_window", family.window)
+    if family.window_switch and not config.get("use_sliding_window", False):
+        window = None
+    if family.window is None and family.no_rope_every is None:
+        window = None
+    assumed = _layer_types(config, family, window, num_layers)
+    types = config.get("layer_types") or assumed
+    if types != assumed and not family.window_switch and family.no_rope_every is None:
+        raise UnsupportedCheckpointError(f"layer_types {types} are not supported")
+    known = {"full_attention": None, "sliding_attention": window}
+    odd = [kind for kind in types if kind not in known]
+    if odd:
+        raise UnsupportedCheckpointError(f"layer type {odd[0]!r} is not supported")
+    windows = tuple(known[kind] for kind in types)
+    if len(types) != num_layers or ("sliding_attention" in types and window is None):
+        raise UnsupportedCheckpointError(
+            f"layer_types {types} do not fit {num_layers} layers and sliding window {window}"
+        )
+    return windows
+
+
+def _layer_types(
+    config: Mapping[str, Any], family: Family, window: int | None, num_layers: int
+) -> list[str]:
+    """What `transformers` assumes where config.json has no `layer_types`."""
+    if window is None:
+        return ["full_attention"] * num_layers
+    if family.no_rope_every is not None:
+        on = bool(config.get("use_sliding_window", False))
+        sliding = [on and not turned for turned in _rotary(config, family, num_layers)]
+    elif family.window_switch:
+        first = config.get("max_window_layers", 28)
+        sliding = [layer >= first for layer in range(num_layers)]
+    else:
+        sliding = [True] * num_layers
+    return ["sliding_attention" if slides else "full_attention" for slides in sliding]
+
+
+def _rotary(config: Mapping[str, Any], family: Family, num_layers: int) -> tuple[bool, ...]:
+    """SmolLM3 leaves every fourth layer without positions; the others turn in all layers."""
+    if family.no_rope_every is None:
+        return (True,) * num_layers
+    turned = config.get("no_rope_layers")
+    if turned is None:
+        every = config.get("no_rope_layer_interval", family.no_rope_every)
+        turned = [(layer + 1) % every for layer in range(num_layers)]
+    if len(turned) < num_layers:
+        raise CheckpointError(f"no_rope_layers has {len(turned)} entries for {num_layers} layers")
+    return tuple(bool(layer) for layer in turned[:num_layers])

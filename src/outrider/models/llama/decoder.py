@@ -1,0 +1,164 @@
+"""Llama-shaped checkpoints, run straight from their safetensors: the readable eager path.
+
+All texts of a forward share one packed matrix of rows; only attention looks at each text alone.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.core.layers import LayerSet
+from outrider.core.types import IntArray, Rows
+from outrider.models.caches.bookkeeping import Feed
+from outrider.models.caches.kv_cache import DecoderCache
+from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from outrider.models.llama.attention import Part, reach
+from outrider.models.llama.base import OwnModel
+from outrider.models.llama.config import DecoderConfig, read_config, supports
+from outrider.models.llama.layers import Batch, DecoderLayer, rms_norm
+from outrider.models.llama.packing import packed_rows, packed_starts, turns, with_streams
+from outrider.models.llama.rope import RotaryTable
+from outrider.models.llama.weights import DecoderWeights, load_weights
+from outrider.protocols import Segment
+
+__all__ = ["Decoder", "supports"]
+
+
+class Decoder(OwnModel):
+    """A `LanguageModel` for Llama, Mistral, Qwen2, Qwen3 and SmolLM3 checkpoints.
+
+    Attributes:
+        dtype: of weights, cache and logits.
+        device: where they lie.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: DecoderConfig,
+        weights: DecoderWeights,
+        *,
+        name: str | None = None,
+    ) -> None:
+        self.dtype, self.device = weights.embed.dtype, weights.embed.device
+        super().__init__(checkpoint, config, name=name, cache_dtype=self.dtype, device=self.device)
+        self.weights = weights
+        self._layers = [
+            DecoderLayer(index, layer, config) for index, layer in enumerate(weights.layers)
+        ]
+        self._rotary = RotaryTable(config.rope, self.dtype, self.device)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path | Checkpoint,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        name: str | None = None,
+    ) -> "Decoder":
+        """Load the folder at `path`.
+
+        Raises:
+            UnsupportedCheckpointError: an architecture, or a part of one, that this class does
+                not run exactly; see `supports`.
+            CheckpointError: the folder is missing, damaged or holds other tensors.
+        """
+        checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
+        config = read_config(checkpoint.config)
+        weights = load_weights(checkpoint, config, dtype, torch.device(device))
+        return cls(checkpoint, config, weights, name=name)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in its weights, a tied head counted once."""
+        return self.weights.num_parameters
+
+    def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
+        """The rows it reads for these ids."""
+        ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64)).to(self.device)
+        return F.embedding(ids, self.weights.embed)
+
+    @torch.inference_mode()
+    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
+        """Read the segments in one pass; `hidden` is the final normed state of the rows wanted.
+
+        Raises:
+            ContextError: a token would stand beyond the context window.
+        """
+        if not segments:
+            return []
+        caches = [segment.cache for segment in segments]
+        feeds = [s.cache.feed(s, rows) for s, rows in zip(segments, want, strict=True)]
+        hidden = self._read(feeds)
+        wanted = torch.from_numpy(packed_rows(feeds)).to(self.device)
+        watched = any(cache.watched for cache in caches)
+        streams: list[Tensor] = []
+        if len(hidden):
+            batch = self._batch(feeds, caches)
+            for layer in self._layers:
+                hidden = layer(hidden, batch)
+                if watched:
+                    streams.append(hidden[wanted])
+        hidden = rms_norm(hidden[wanted], self.weights.norm, self.config.norm_eps)
+        logits = self.weights.head(hidden)
+        counts = [len(feed.take) for feed in feeds]
+        out = [Rows(*pair) for pair in zip(logits.split(counts), hidden.split(counts), strict=True)]
+        return with_streams(out, torch.stack(streams[:-1])) if len(streams) > 1 else out
+
+    def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
+        """The final norm and the head over residual streams."""
+        return self.weights.head(rms_norm(states, self.weights.norm, self.config.norm_eps))
+
+    def subset(self, layers: LayerSet) -> "Decoder":
+        """The model made of `layers` alone: the same weights, caches of the same kind."""
+        layers.check(self.num_layers, self.name)
+        part = object.__new__(Decoder)  # programs of a subclass run all layers
+        part.__dict__.update(self.__dict__)
+        part.name = f"{self.name} ({layers})"
+        part._layers = [
+            DecoderLayer(
+                index,
+                self.weights.layers[index],
+                self.config,
+                attends=index in layers.attention,
+                feeds=index in layers.mlp,
+            )
+            for index in layers.layers
+        ]
+        return part
+
+    def _read(self, feeds: Sequence[Feed]) -> Float[Tensor, "tokens hidden"]:
+        """The packed input rows: embedded ids, or the embeddings given instead."""
+        hidden = self.embed(np.concatenate([feed.tokens for feed in feeds]))
+        start = 0
+        for feed in feeds:
+            if feed.embeddings is not None:
+                hidden[start : start + len(feed.embeddings)] = feed.embeddings.to(hidden)
+            start += len(feed.tokens)
+        return hidden
+
+    def _batch(self, feeds: Sequence[Feed], caches: Sequence[DecoderCache]) -> Batch:
+        cos, sin = turns(self._rotary, feeds, self.device)
+        for feed, cache in zip(feeds, caches, strict=True):
+            cache.reserve(feed.start, feed.end)
+        parts = [
+            self._part(feed, cache, int(start))
+            for feed, cache, start in zip(feeds, caches, packed_starts(feeds), strict=True)
+            if len(feed.tokens)
+        ]
+        return Batch(parts, cos, sin)
+
+    def _part(self, feed: Feed, cache: DecoderCache, first_row: int) -> Part:
+        return Part(
+            rows=slice(first_row, first_row + len(feed.tokens)),
+            start=feed.start,
+            end=feed.end,
+            storage=cache.storage,
+            reaches={window: reach(feed, cache, window) for window in set(self.config.windows)},
+        )

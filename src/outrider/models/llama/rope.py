@@ -1,0 +1,75 @@
+"""Rotary position embeddings (Su et al. 2021): turning queries and keys by their position.
+
+Each pair of head dimensions turns by `position * frequency`.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from outrider.models.llama.rope_scaling import Rope
+
+
+class RotaryTable:
+    """Cosines and sines of the positions met so far, made as they are needed."""
+
+    def __init__(self, rope: Rope, dtype: torch.dtype, device: torch.device) -> None:
+        self._rope = rope
+        self._dtype = dtype
+        self._device = device
+        self._cos = self._sin = torch.empty(0, dtype=dtype, device=device)
+
+    def at(
+        self, positions: Tensor, bound: int
+    ) -> tuple[Float[Tensor, "tokens 1 head_dim"], Float[Tensor, "tokens 1 head_dim"]]:
+        """Cosines and signed sines for `positions` `[tokens]`, all of them below `bound`."""
+        self._reach(bound)
+        return self._cos[positions], self._sin[positions]
+
+    def spread(
+        self, axes: Int[Tensor, "axes tokens"], bound: int
+    ) -> tuple[Float[Tensor, "tokens 1 head_dim"], Float[Tensor, "tokens 1 head_dim"]]:
+        """The same for tokens that stand at several places: the sections of a head take turns at
+        the axes."""
+        sections = self._rope.sections
+        assert sections is not None  # prompts with axes are refused by models without
+        self._reach(bound)
+        widths = 2 * sections  # both halves of a head are shared out alike
+
+        def shared_out(table: Tensor) -> Tensor:
+            parts = table[axes].split(widths, dim=-1)
+            turns = [i % len(sections) % len(axes) for i in range(len(parts))]
+            return torch.cat([part[axis] for part, axis in zip(parts, turns, strict=True)], dim=-1)
+
+        return shared_out(self._cos), shared_out(self._sin)
+
+    def addresses(self, bound: int) -> tuple[int, int]:
+        """Where the two tables lie, `[positions, head_dim]`, with at least `bound` positions; valid
+        until the next call."""
+        self._reach(bound)
+        return self._cos.data_ptr(), self._sin.data_ptr()
+
+    def _reach(self, bound: int) -> None:
+        if bound > len(self._cos):
+            self._grow(max(bound, min(2 * bound, self._rope.context_length)))
+
+    def _grow(self, length: int) -> None:
+        # float32 as in transformers; float64 models get float64 angles
+        dtype = torch.float64 if self._dtype == torch.float64 else torch.float32
+        positions = torch.arange(length, dtype=dtype, device=self._device)
+        angles = torch.outer(positions, self._rope.frequencies.to(self._device, dtype))
+        cos, sin = angles.cos() * self._rope.amplitude, angles.sin() * self._rope.amplitude
+        self._cos = torch.cat((cos, cos), dim=-1).to(self._dtype)[:, None]
+        self._sin = torch.cat((-sin, sin), dim=-1).to(self._dtype)[:, None]
+
+
+def rotate(
+    x: Float[Tensor, "tokens heads head_dim"],
+    cos: Float[Tensor, "tokens 1 head_dim"],
+    sin: Float[Tensor, "tokens 1 head_dim"],
+) -> Float[Tensor, "tokens heads head_dim"]:
+    """Turn each head; dimension i is paired with i + head_dim / 2.
+
+    The minus sign of the first half sits in the sines, so the partner is a mere roll.
+    """
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

@@ -1,0 +1,177 @@
+"""Frequencies of rotary position embeddings, and how they are slowed down for longer contexts.
+
+The rules are those of `transformers`, in float32 as there, so that the angles agree bit for bit.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """How a model turns its queries and keys.
+
+    Attributes:
+        frequencies: radians a position, one for each pair of dimensions, float32 on the CPU.
+        amplitude: factor on queries and keys (YaRN's attention factor, eq. 15 of the paper).
+        context_length: positions it was made for.
+        sections: how many pairs turn by time, how many by height, and so on in turn (Qwen2-VL's
+            mRoPE, Wang et al. 2024); None: all turn by one position.
+    """
+
+    frequencies: Float[Tensor, " pairs"]
+    amplitude: float
+    context_length: int
+    sections: tuple[int, ...] | None = None
+
+
+def read_rope(
+    config: Mapping[str, Any], *, head_dim: int, default_theta: float, max_positions: int
+) -> Rope:
+    """The embedding that config.json describes, in either spelling.
+
+    `transformers` 5 writes `rope_parameters`; before, there were `rope_theta` and `rope_scaling`.
+
+    Raises:
+        UnsupportedCheckpointError: a variant, or a partial rotation, that is not implemented.
+    """
+    parameters = _parameters(config, default_theta, max_positions)
+    kind = parameters["rope_type"]
+    if kind not in _VARIANTS:
+        raise UnsupportedCheckpointError(
+            f"RoPE scaling {kind!r} is not supported; known: {', '.join(_VARIANTS)}"
+        )
+    sections = _sections(parameters.get("mrope_section"), head_dim)
+    try:
+        return replace(_VARIANTS[kind](parameters, head_dim, max_positions), sections=sections)
+    except KeyError as missing:
+        raise UnsupportedCheckpointError(f"RoPE scaling {kind!r} lacks {missing}") from None
+
+
+def _sections(given: Sequence[int] | None, head_dim: int) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    if min(given, default=0) < 0 or sum(given) != head_dim // 2:
+        raise UnsupportedCheckpointError(
+            f"mrope_section {list(given)} does not share out the {head_dim // 2} pairs of a head"
+        )
+    return tuple(given)
+
+
+def _parameters(
+    config: Mapping[str, Any], default_theta: float, max_positions: int
+) -> dict[str, Any]:
+    """One flat dict with `rope_type`, `rope_theta` and the variant's own fields."""
+    parameters = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    if any(isinstance(value, Mapping) for value in parameters.values()):
+        raise UnsupportedCheckpointError("RoPE parameters that differ by layer are not supported")
+    parameters.setdefault("rope_type", parameters.get("type", "default"))
+    if parameters["rope_type"] == "mrope":  # says how positions are shared out, nothing else
+        parameters["rope_type"] = "default"
+    parameters.setdefault("rope_theta", config.get("rope_theta", default_theta))
+    partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if partial not in (None, 1.0):
+        raise UnsupportedCheckpointError(f"partial_rotary_factor {partial} is not supported")
+    original = config.get("original_max_position_embeddings")
+    if original is not None:
+        parameters["original_max_position_embeddings"] = original
+    parameters.setdefault("original_max_position_embeddings", max_positions)
+    return parameters
+
+
+def _powers(theta: float, dim: int) -> Float[Tensor, " pairs"]:
+    """`theta` to the power 0, 2/dim, 4/dim, ...: the wavelengths over 2 pi."""
+    return theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+
+
+def _default(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
+    return Rope(1.0 / _powers(parameters["rope_theta"], dim), 1.0, max_positions)
+
+
+def _linear(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
+    """Position interpolation (Chen et al. 2023): every frequency divided by the factor."""
+    frequencies = 1.0 / _powers(parameters["rope_theta"], dim)
+    return Rope(frequencies / parameters["factor"], 1.0, max_positions)
+
+
+def _dynamic(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
+    """Dynamic NTK: the base grows with texts longer than `max_positions`.
+
+    Beyond that length a row would depend on how long the text was when it was read, and no cache
+    could equal a fresh prefill. The context window therefore ends there, where the variant is
+    still the plain embedding.
+    """
+    factor = parameters["factor"]
+    growth = (factor * max_positions / max_positions) - (factor - 1)
+    theta = parameters["rope_theta"] * growth ** (dim / (dim - 2))
+    return Rope(1.0 / _powers(theta, dim), 1.0, max_positions)
+
+
+def _llama3(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
+    """Llama 3.1: long wavelengths are divided by the factor, short ones kept, a ramp between."""
+    factor, old = parameters["factor"], parameters["original_max_position_embeddings"]
+    low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
+    plain = 1.0 / _powers(parameters["rope_theta"], dim)
+    wavelength = 2 * math.pi / plain
+    ramp = (old / wavelength - low) / (high - low)
+    mixed = (1 - ramp) * plain / factor + ramp * plain
+    long, short = wavelength > old / low, wavelength < old / high
+    frequencies = torch.where(long, plain / factor, torch.where(short, plain, mixed))
+    return Rope(frequencies, 1.0, max_positions)
+
+
+def _yarn(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
+    """YaRN (Peng et al. 2023): interpolate slow pairs, keep fast ones, sharpen attention."""
+    original = parameters["original_max_position_embeddings"]
+    factor = parameters["factor"]
+    factor = float(max_positions / original if factor is None else factor)
+    powers = _powers(parameters["rope_theta"], dim)
+    kept = 1 - _yarn_ramp(parameters, dim, original)
+    frequencies = 1.0 / (factor * powers) * (1 - kept) + 1.0 / powers * kept
+    amplitude = parameters.get("attention_factor")
+    if amplitude is None:
+        amplitude = _yarn_amplitude(factor, parameters)
+    return Rope(frequencies, float(amplitude), max(max_positions, int(factor * original)))
+
+
+def _yarn_ramp(parameters: dict[str, Any], dim: int, original: int) -> Float[Tensor, " pairs"]:
+    """0 for pairs that turn often within the original context, 1 for those that hardly do."""
+    theta = parameters["rope_theta"]
+
+    def pair_turning(times: float) -> float:
+        return dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = pair_turning(float(parameters.get("beta_fast") or 32))
+    high = pair_turning(float(parameters.get("beta_slow") or 1))
+    if parameters.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    if low == high:
+        high += 0.001
+    ramp = (torch.arange(dim // 2, dtype=torch.float32) - low) / (high - low)
+    return ramp.clamp(0, 1)
+
+
+def _yarn_amplitude(factor: float, parameters: dict[str, Any]) -> float:
+    def scale(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    over, under = parameters.get("mscale"), parameters.get("mscale_all_dim")
+    return scale(float(over)) / scale(float(under)) if over and under else scale(1.0)
+
+
+_VARIANTS = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}

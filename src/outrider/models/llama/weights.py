@@ -1,0 +1,198 @@
+"""From tensor names to the matrices a decoder multiplies with.
+
+Matrices that read the same input are laid into one: queries, keys and values; gate and up.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.core.errors import CheckpointError
+from outrider.models.checkpoints.checkpoint import (
+    Checkpoint,
+    UnsupportedCheckpointError,
+    load_tensors,
+)
+from outrider.models.llama.config import DecoderConfig
+
+Projection = Callable[[Tensor], Tensor]
+"""`[tokens, inputs] -> [tokens, outputs]`; a quantised one fits as well."""
+
+EMBED, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """`x @ weight.T + bias`."""
+
+    weight: Float[Tensor, "outputs inputs"]
+    bias: Float[Tensor, " outputs"] | None = None
+
+    def __call__(self, x: Float[Tensor, "tokens inputs"]) -> Float[Tensor, "tokens outputs"]:
+        """Apply it to each row."""
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(slots=True, kw_only=True)
+class LayerWeights:
+    """One layer. `qk_norm` holds a row for each query head, then for each key head."""
+
+    input_norm: Float[Tensor, " hidden"]
+    qkv: Projection
+    qk_norm: Float[Tensor, "heads head_dim"] | None
+    output: Projection
+    mlp_norm: Float[Tensor, " hidden"]
+    gate_up: Projection
+    down: Projection
+
+
+@dataclass(slots=True, kw_only=True)
+class DecoderWeights:
+    """A whole model. A tied head shares the tensor of `embed`."""
+
+    embed: Float[Tensor, "vocab hidden"]
+    layers: list[LayerWeights]
+    norm: Float[Tensor, " hidden"]
+    head: Projection
+    num_parameters: int
+
+
+def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor the checkpoint must hold, a tied head's left out."""
+    hidden = config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {EMBED: (config.vocab_size, hidden)}
+    for layer in range(config.num_layers):
+        for name, shape in _layer_shapes(config).items():
+            shapes[f"model.layers.{layer}.{name}"] = shape
+    shapes[NORM] = (hidden,)
+    if not config.tied:
+        shapes[HEAD] = (config.vocab_size, hidden)
+    return shapes
+
+
+def _layer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    matrices = {
+        "self_attn.q_proj": (queries, hidden, config.qkv_bias),
+        "self_attn.k_proj": (keys, hidden, config.qkv_bias),
+        "self_attn.v_proj": (keys, hidden, config.qkv_bias),
+        "self_attn.o_proj": (hidden, queries, config.output_bias),
+        "mlp.gate_proj": (inner, hidden, config.mlp_bias),
+        "mlp.up_proj": (inner, hidden, config.mlp_bias),
+        "mlp.down_proj": (hidden, inner, config.mlp_bias),
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (outputs, inputs, biased) in matrices.items():
+        shapes[f"{name}.weight"] = (outputs, inputs)
+        if biased:
+            shapes[f"{name}.bias"] = (outputs,)
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        shapes[f"{name}.weight"] = (hidden,)
+    if config.qk_norm:
+        shapes["self_attn.q_norm.weight"] = shapes["self_attn.k_norm.weight"] = (config.head_dim,)
+    return shapes
+
+
+def parameter_count(config: DecoderConfig, *, tied: bool) -> int:
+    """Numbers in the weights, a tied head counted once."""
+    shapes = expected_shapes(config)
+    shapes.pop(HEAD, None)
+    head = () if tied else (shapes[EMBED],)
+    return sum(torch.Size(shape).numel() for shape in (*shapes.values(), *head))
+
+
+def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
+    """Raise `CheckpointError` unless names, shapes and types are those the config implies."""
+    expected = expected_shapes(config)
+    for name, info in checkpoint.tensors.items():
+        allowed = expected.get(name)
+        if name.endswith("rotary_emb.inv_freq"):  # a buffer that old checkpoints saved
+            continue
+        if name == HEAD:
+            allowed = expected[EMBED]
+        if allowed is None:
+            raise CheckpointError(f"{checkpoint.path} has an unexpected tensor {name}")
+        if info.shape != allowed:
+            raise CheckpointError(
+                f"tensor {name} has shape {list(info.shape)}, config.json implies {list(allowed)}"
+            )
+        if info.dtype not in _FLOATS:
+            raise UnsupportedCheckpointError(
+                f"tensor {name} is {info.dtype}; supported: {', '.join(_FLOATS)}"
+            )
+    missing = [name for name in expected if name not in checkpoint.tensors]
+    if config.tied and missing == [EMBED] and HEAD in checkpoint.tensors:
+        return
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.path} lacks tensor {missing[0]}", hint="Check that it is a whole model"
+        )
+
+
+def load_weights(
+    checkpoint: Checkpoint, config: DecoderConfig, dtype: torch.dtype, device: torch.device
+) -> DecoderWeights:
+    """Load and fuse, a layer at a time. Raises `CheckpointError`."""
+    check_tensors(checkpoint, config)
+    names = [name for name in (EMBED, NORM, HEAD) if name in checkpoint.tensors]
+    outer = load_tensors(checkpoint, names, dtype, device)
+    embed = outer.get(EMBED, outer.get(HEAD))
+    head = outer.get(HEAD, embed)
+    assert embed is not None and head is not None  # check_tensors saw one of the two
+    if config.tied and torch.equal(embed, head):
+        head = embed
+    return DecoderWeights(
+        embed=embed,
+        layers=[
+            load_layer(checkpoint, config, layer, dtype, device)
+            for layer in range(config.num_layers)
+        ],
+        norm=outer[NORM],
+        head=Linear(head),
+        num_parameters=parameter_count(config, tied=head is embed),
+    )
+
+
+def load_layer(
+    checkpoint: Checkpoint,
+    config: DecoderConfig,
+    layer: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> LayerWeights:
+    """The weights of one layer, fused. Raises `CheckpointError`."""
+    prefix = f"model.layers.{layer}."
+    names = [prefix + name for name in _layer_shapes(config)]
+    loaded = load_tensors(checkpoint, names, dtype, device)
+    return fuse_layer({name.removeprefix(prefix): t for name, t in loaded.items()}, config)
+
+
+def fuse_layer(own: dict[str, Tensor], config: DecoderConfig) -> LayerWeights:
+    """One layer from its tensors, which are named without `model.layers.N.`."""
+
+    def fused(*parts: str) -> Linear:
+        bias = [own[f"{part}.bias"] for part in parts if f"{part}.bias" in own]
+        weight = torch.cat([own[f"{part}.weight"] for part in parts])
+        return Linear(weight, torch.cat(bias) if bias else None)
+
+    return LayerWeights(
+        input_norm=own["input_layernorm.weight"],
+        qkv=fused("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        qk_norm=_qk_norm(own, config) if config.qk_norm else None,
+        output=fused("self_attn.o_proj"),
+        mlp_norm=own["post_attention_layernorm.weight"],
+        gate_up=fused("mlp.gate_proj", "mlp.up_proj"),
+        down=fused("mlp.down_proj"),
+    )
+
+
+def _qk_norm(own: dict[str, Tensor], config: DecoderConfig) -> Float[Tensor, "heads head_dim"]:
+    queries = own["self_attn.q_norm.weight"].expand(config.num_heads, -1)
+    keys = own["self_attn.k_norm.weight"].expand(config.num_kv_heads, -1)
+    return torch.cat((queries, keys))

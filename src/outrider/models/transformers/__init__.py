@@ -1,0 +1,1 @@
+"""Any other model of `transformers` as a `LanguageModel`."""

@@ -1,0 +1,154 @@
+"""Reading models through `transformers`: quietly, whole, from safetensors, or refused by name."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+)
+from transformers.utils import logging
+
+from outrider.core.errors import CheckpointError
+from outrider.models.caches.masks import AttentionLayout
+from outrider.models.checkpoints.checkpoint import open_checkpoint
+
+_MASKED_KERNELS = (None, "eager", "sdpa")
+_SAMPLES = 64
+
+
+def load_pretrained(
+    source: str | Path,
+    *,
+    name: str,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    trust_remote_code: bool,
+) -> tuple[Any, str | None]:
+    """The model and, for a folder, its checkpoint's fingerprint.
+
+    What can be refused by its configuration is refused before the weights are read.
+
+    Raises:
+        CheckpointError: it can not be read or run, or lacks weights.
+    """
+    folder = Path(source).expanduser()
+    fingerprint = open_checkpoint(folder).fingerprint if folder.is_dir() else None
+    place = str(folder) if folder.is_dir() else str(source)
+    with reading(place), quiet():
+        config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
+        sees = has_eyes(config)
+        mapping = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees else MODEL_FOR_CAUSAL_LM_MAPPING
+        kind: Any = mapping.get(type(config), None)
+        refuse_unfit(config, name, kind)
+        AttentionLayout.of(config, name)
+        make = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        loaded: Any = make.from_pretrained(
+            place,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{place} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}",
+            hint="Download it again, or check that its config.json belongs to it",
+        )
+    return model.to(device), fingerprint
+
+
+def has_eyes(config: Any) -> bool:
+    """Whether a configuration is that of an image-text model with a vision part."""
+    known = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return known and getattr(config, "vision_config", None) is not None
+
+
+def refuse_unfit(config: Any, name: str, kind: type | None) -> None:
+    """Raise `CheckpointError` for what no mask can mend.
+
+    `kind` is the model's class, where it is known. Drafts are rolled back when they are refused:
+    a cache of rows can be cut, a state that has swallowed them can not.
+    """
+    hint = "Use a decoder-only model with attention layers, such as Llama, Qwen or GPT-2"
+    what = f"model {name} ({config.model_type})"
+    if config.is_encoder_decoder:
+        raise CheckpointError(f"{what} is an encoder-decoder, not a causal model", hint=hint)
+    if getattr(kind, "_is_stateful", False):
+        raise CheckpointError(
+            f"{what} keeps a recurrent state, which can not be rolled back", hint=hint
+        )
+    if _has_alibi(config):
+        raise CheckpointError(
+            f"{what} counts distances by ALiBi in the order of reading, which siblings of a draft "
+            "tree break",
+            hint=hint,
+        )
+    kernel = getattr(config, "_attn_implementation", None)
+    if kernel not in _MASKED_KERNELS:
+        raise CheckpointError(
+            f"{what} uses attention {kernel!r}, which takes no tree masks",
+            hint='Call model.set_attn_implementation("sdpa") first',
+        )
+
+
+def _has_alibi(config: Any) -> bool:
+    """Whether attention is biased by distance: always in Bloom, by a switch elsewhere."""
+    nested = getattr(getattr(config, "attn_config", None), "alibi", False)
+    return config.model_type == "bloom" or bool(getattr(config, "alibi", nested))
+
+
+def sampled_fingerprint(model: torch.nn.Module) -> str:
+    """A hash over the configuration and evenly spaced numbers of each weight."""
+    config: Any = model.config
+    settings = {k: v for k, v in config.to_dict().items() if not k.startswith("_")}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, weight in sorted(model.named_parameters()):
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(_sample(weight.detach()).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _sample(weight: Tensor) -> Tensor:
+    flat = weight.flatten()
+    at = torch.linspace(0, len(flat) - 1, min(len(flat), _SAMPLES), dtype=torch.float64)
+    return flat[at.long().to(flat.device)].double().cpu()
+
+
+@contextmanager
+def reading(place: str, what: str = "a causal language model") -> Iterator[None]:
+    """Turn what `transformers` raises for a bad source into one line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"transformers can not load {place}: {reason[:200]}",
+            hint=f"Give a folder or hub name of {what} with safetensors weights",
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar and no load report: what matters is raised."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

@@ -1,0 +1,105 @@
+"""Whether a model of unknown make reads draft trees correctly: tried once, when it is loaded.
+
+Many models take positions and masks from outside, some ignore them, and a wrong tree gives no
+error but wrong text. So a small tree is read and compared with plain passes over the same texts,
+before and after a commit.
+"""
+
+import math
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.core.errors import CheckpointError
+from outrider.core.types import NO_IDS, Prompt, as_ids
+from outrider.protocols import LanguageModel, Segment
+
+PROMPT_LENGTH = 5
+SIBLINGS = 8
+"""Many, so that a model that counts slots for positions, or sees siblings, is far off."""
+WINDOW = 3
+"""Sliding windows are narrowed to this during the check, so that a path of four leaves it."""
+
+TOLERANCE = {
+    torch.float64: 1e-8,
+    torch.float32: 1e-3,
+    torch.float16: 1e-2,
+    torch.bfloat16: 3e-2,
+}
+"""Largest error allowed, as a share of the spread of the logits."""
+
+
+class Checkable(LanguageModel, Protocol):
+    """A model that can also read whole texts the plain way."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        ...
+
+    def plain_logits(self, texts: list[list[int]]) -> Float[Tensor, "texts length vocab"]:
+        """Logits of a pass over equally long texts with no cache, mask or positions given."""
+        ...
+
+
+def check_trees(model: Checkable) -> None:
+    """Compare a wide tree, and a commit into it, with plain passes.
+
+    Raises:
+        CheckpointError: naming the model and what went wrong.
+    """
+    try:
+        error = _largest_error(model)
+    except Exception as failure:
+        reason = f"{type(failure).__name__}: {' '.join(str(failure).split())[:120]}"
+        raise _refusal(model.name, f"it fails on one ({reason})") from failure
+    if math.isnan(error):
+        raise CheckpointError(
+            f"model {model.name} gives logits that are not numbers in {model.dtype}",
+            hint="Check its weights; float16 overflows where bfloat16 does not",
+        )
+    if error > TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16]):
+        raise _refusal(
+            model.name,
+            f"its logits are off by {error:.1%} of their spread, so it ignores masks or positions",
+        )
+
+
+def _largest_error(model: Checkable) -> float:
+    """Largest difference of any logit, as a share of the plain logits' spread."""
+    *ids, c, d, e = _distinct_ids(PROMPT_LENGTH + SIBLINGS + WINDOW, model.vocab_size)
+    prompt, siblings = ids[:PROMPT_LENGTH], ids[PROMPT_LENGTH:]
+    first, last = siblings[0], siblings[-1]
+    plain = model.plain_logits([[*prompt, first, c, d, e], [*prompt, last, c, d, e]])
+    [cache] = model.start([Prompt(token_ids=tuple(prompt))])
+    parents = as_ids([-1] * SIBLINGS + [SIBLINGS - 1, SIBLINGS, SIBLINGS + 1])
+    tree = Segment(cache, as_ids([*siblings, c, d, e]), parents)
+    [drafted] = model.forward([tree], [np.array([-1, 0, *range(SIBLINGS - 1, len(parents))])])
+    cache.commit([last, c, d, e])
+    [kept] = model.forward([Segment(cache, NO_IDS)], [as_ids([-1])])
+    read = torch.cat((drafted.logits, kept.logits)).double()
+    expected = torch.cat(
+        (
+            plain[1, PROMPT_LENGTH - 1 : PROMPT_LENGTH],
+            plain[0, PROMPT_LENGTH : PROMPT_LENGTH + 1],
+            plain[1, PROMPT_LENGTH:],
+            plain[1, -1:],
+        )
+    ).to(read)
+    spread = (expected.max() - expected.min()).clamp_min(torch.finfo(read.dtype).tiny)
+    return float((read - expected).abs().max() / spread)
+
+
+def _distinct_ids(count: int, vocab_size: int) -> list[int]:
+    """Ids spread over the vocabulary; repeated only where that is smaller than `count`."""
+    return [int(i) for i in np.linspace(1, vocab_size - 2, count).round() % vocab_size]
+
+
+def _refusal(name: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"model {name} can not read draft trees: {why}",
+        hint="Use a model that honours position_ids and 4D attention masks, such as Llama or Qwen",
+    )

@@ -1,0 +1,1 @@
+"""Image encoders in front of the runner of a text stack."""

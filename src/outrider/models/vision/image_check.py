@@ -1,0 +1,75 @@
+"""Whether a text stack that is read through eyes writes what its whole model writes: tried once.
+
+Some models show their text stacks more of an image than embeddings and positions, or let its
+tokens see each other. That gives no error but wrong text, so a small image is read both ways.
+"""
+
+import torch
+
+from outrider.core.errors import CheckpointError
+from outrider.core.types import as_ids
+from outrider.models.transformers.model import TransformersModel
+from outrider.models.transformers.tree_check import TOLERANCE
+from outrider.models.vision.encoder import TransformersEyes
+from outrider.models.vision.processor import Inputs
+from outrider.protocols import Segment
+
+_ANSWER = 3
+"""Tokens read after the question, to see where they stand."""
+
+
+def check_sight(model: TransformersModel, eyes: TransformersEyes) -> None:
+    """Compare logits behind a small image, and behind a few tokens of an answer.
+
+    Raises:
+        CheckpointError: they differ, or the model fails, or it has sliding windows over tokens that
+            stand at several places: its own count indices, which a small image would not show.
+    """
+    if model.reads_axes and model.layout.window is not None:
+        raise _refusal(model.name, "its sliding windows do not go by the places of tokens")
+    try:
+        error = _largest_error(model, eyes)
+    except Exception as failure:
+        reason = f"{type(failure).__name__}: {' '.join(str(failure).split())[:120]}"
+        raise _refusal(model.name, f"it fails on one ({reason})") from failure
+    if not error <= TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16]):
+        raise _refusal(
+            model.name,
+            f"its logits are off by {error:.1%} of their spread, so its text stack is shown more "
+            "than embeddings and positions",
+        )
+
+
+def _largest_error(model: TransformersModel, eyes: TransformersEyes) -> float:
+    """Largest difference of any logit, as a share of the plain logits' spread."""
+    trial = eyes.pictures.trial
+    answer = list(range(1, 1 + _ANSWER))
+    [view] = eyes.views([trial])
+    [cache] = model.start([view])
+    want = as_ids(range(-1, _ANSWER))
+    [rows] = model.forward([Segment(cache, as_ids(answer))], [want])
+    plain = model.forward_plainly(_followed(eyes.pictures.inputs(trial), answer))
+    expected = plain[0, -len(want) :].double()
+    spread = (expected.max() - expected.min()).clamp_min(1e-30)
+    return float((rows.logits.double() - expected).abs().max() / spread)
+
+
+def _followed(inputs: Inputs, answer: list[int]) -> Inputs:
+    """The same prompt with text behind it."""
+    more = torch.tensor([answer])
+    behind = {
+        "input_ids": more,
+        "attention_mask": torch.ones_like(more),
+        "mm_token_type_ids": torch.zeros_like(more),
+        "token_type_ids": torch.zeros_like(more),
+    }
+    added = {key: torch.cat((inputs[key], behind[key]), 1) for key in behind if key in inputs}
+    return {**inputs, **added}
+
+
+def _refusal(name: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"model {name} can not read images through its embeddings: {why}",
+        hint="Use an image-text model with a plain causal text stack, such as SmolVLM, Qwen2-VL "
+        "or LLaVA",
+    )

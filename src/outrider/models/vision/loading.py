@@ -1,0 +1,72 @@
+"""Eyes for a runner that was loaded from an image-text checkpoint, or one line why it has none."""
+
+import warnings
+from typing import Any
+
+import torch
+
+from outrider.core.errors import CheckpointError, MissingExtraError, OutriderWarning
+from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.vision.image_model import sighted
+from outrider.protocols import Eyes, LanguageModel
+
+
+class BlindWarning(OutriderWarning):
+    """A model that could see images runs without them."""
+
+
+def shows_images(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint has a vision part."""
+    return checkpoint.config.get("vision_config") is not None
+
+
+def with_eyes(
+    inner: LanguageModel,
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    name: str,
+    trust_remote_code: bool,
+) -> LanguageModel:
+    """`inner` with the eyes of its checkpoint; itself, with a `BlindWarning`, where its images can
+    not be turned into a prompt.
+
+    Args:
+        inner: runs the text stack; a `TransformersModel` lends its own vision tower.
+        checkpoint: the whole checkpoint.
+        dtype: of the eyes; int8 takes float32.
+        device: where they lie.
+        name: how errors call them.
+        trust_remote_code: run Python that comes with the checkpoint.
+    """
+    dtype = dtype if dtype.is_floating_point else torch.float32
+    how: dict[str, Any] = {"name": name, "trust_remote_code": trust_remote_code}
+    try:
+        eyes = _eyes(inner, checkpoint, {"dtype": dtype, "device": device}, how)
+    except (CheckpointError, MissingExtraError) as error:
+        warnings.warn(f"{name} sees no images: {error}", BlindWarning, stacklevel=3)
+        return inner
+    return sighted(inner, eyes)
+
+
+def _eyes(
+    inner: LanguageModel, checkpoint: Checkpoint, where: dict[str, Any], how: dict[str, Any]
+) -> Eyes:
+    """Raises `CheckpointError` and `MissingExtraError`."""
+    from outrider.models.transformers.model import TransformersModel
+    from outrider.models.vision.encoder import (  # takes seconds to import
+        TransformersEyes,
+        refuse_blind,
+    )
+    from outrider.models.vision.image_check import check_sight
+    from outrider.models.vision.processor import Pictures
+
+    if not isinstance(inner, TransformersModel):
+        return TransformersEyes.load(checkpoint, **where, **how)
+    config = inner.model.config
+    refuse_blind(config, how["name"])
+    pictures = Pictures.load(checkpoint.path, config, **how)
+    eyes = TransformersEyes(inner.model, pictures, name=how["name"])
+    check_sight(inner, eyes)
+    return eyes

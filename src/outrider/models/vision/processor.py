@@ -1,0 +1,197 @@
+"""From images and a question to what a model's forward takes: the checkpoint's own processor.
+
+Processors are built on their PIL backend, and without what they need for videos alone.
+"""
+
+import inspect
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from outrider.core.errors import CheckpointError, MissingExtraError, OptionError
+from outrider.core.types import Pictured
+from outrider.models.checkpoints.messages import Reads, spoken_text
+
+Inputs = dict[str, Tensor]
+"""What a forward takes for one prompt; `input_ids` is `[1, length]`."""
+
+
+class Pictures:
+    """A processor of `transformers`, reduced to what eyes need.
+
+    Args:
+        processor: a `ProcessorMixin` with an image processor and a tokenizer.
+        name: how errors call the model it belongs to.
+    """
+
+    def __init__(self, processor: Any, *, name: str) -> None:
+        self.processor = processor
+        self.name = name
+
+    @classmethod
+    def load(
+        cls, folder: Path, config: Any, *, name: str, trust_remote_code: bool = False
+    ) -> "Pictures":
+        """The processor of a checkpoint in `folder`, whose configuration is `config`.
+
+        Raises:
+            CheckpointError: there is none, or it can not be built.
+            MissingExtraError: Pillow is not installed.
+        """
+        try:
+            import PIL  # noqa: F401  # the image processors' backend
+        except ImportError:
+            raise MissingExtraError("pillow", "vision") from None
+        try:
+            processor = _still_processor(folder, config, trust_remote_code)
+        except Exception as error:  # whatever the many processor classes raise on bad files
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"the processor of {folder} can not be built: {reason}",
+                hint="Copy preprocessor_config.json, processor_config.json and the tokenizer of "
+                "the original model into it",
+            ) from error
+        return cls(processor, name=name)
+
+    @property
+    def _tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def _template(self) -> str | None:
+        return getattr(self.processor, "chat_template", None) or self._tokenizer.chat_template
+
+    @cached_property
+    def _reads(self) -> Reads:
+        return Reads.of(self._render)
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        return self._tokenizer.apply_chat_template(
+            messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+        )
+
+    def text(self, pictured: Pictured) -> str:
+        """The question with one mark for each image.
+
+        By the chat template, or, where there is none, the images and then the texts.
+
+        Raises:
+            OptionError: the template refuses the messages, or spells fewer images.
+        """
+        mark, count = self.processor.image_token, len(pictured.images)
+        if not self._template:
+            return mark * count + spoken_text(pictured.messages)
+        try:
+            text = self._render(self._reads.fit(pictured.messages, mark))
+        except Exception as error:  # templates raise what they like
+            reason = " ".join(str(error).split())[:200]
+            raise OptionError(
+                f"the chat template of {self.name} refuses these messages: {reason}",
+                hint="Give a list of {'role': 'user' or 'assistant', 'content': text or parts}",
+            ) from error
+        if (found := text.count(mark)) != count:
+            raise OptionError(
+                f"{count} images are given, and the chat template of {self.name} makes {found} "
+                f"places for them ({mark})",
+                hint="Give one image part for each image, and no such mark in a text",
+            )
+        return text
+
+    def inputs(self, pictured: Pictured) -> Inputs:
+        """What the model reads of it. Raises `OptionError` for images that it can not take."""
+        return self._processed(self.text(pictured), pictured.images)
+
+    def _processed(self, text: str, images: Sequence[Any]) -> Inputs:
+        try:
+            found = self.processor(
+                text=[text],
+                images=list(images) or None,
+                return_tensors="pt",
+                add_special_tokens=not self._begun(text),
+            )
+        except Exception as error:  # processors raise what they like, of ratios and sizes
+            reason = " ".join(str(error).split())[:200]
+            raise OptionError(
+                f"the processor of {self.name} refuses an image: {reason}",
+                hint="Give RGB images that are neither tiny nor very long",
+            ) from error
+        return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+
+    def _begun(self, text: str) -> bool:
+        """Whether a template has written BOS itself."""
+        first = self._tokenizer.bos_token
+        return bool(self._template) and first is not None and text.startswith(first)
+
+    @cached_property
+    def trial(self) -> Pictured:
+        """A small random image and a word, to try a model with."""
+        from PIL import Image
+
+        noise = torch.randint(0, 256, (24, 40, 3), generator=torch.Generator().manual_seed(0))
+        image = Image.fromarray(noise.to(torch.uint8).numpy(), "RGB")
+        parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
+        return Pictured(messages=({"role": "user", "content": parts},), images=(image,))
+
+
+def _still_processor(folder: Path, config: Any, trust_remote_code: bool) -> Any:
+    """The checkpoint's processor for images alone."""
+    from transformers import AutoImageProcessor, AutoTokenizer, ProcessorMixin
+
+    settings, _ = ProcessorMixin.get_processor_dict(str(folder))
+    kind: Any = _processor_class(settings, config)
+    if kind is None:
+        raise ValueError(f"no processor is known for model type {config.model_type}")
+    how: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    parts = {
+        "image_processor": AutoImageProcessor.from_pretrained(str(folder), backend="pil", **how),
+        "tokenizer": AutoTokenizer.from_pretrained(str(folder), **how),
+    }
+    return _built(kind, parts, _geometry(config) | settings)
+
+
+def _processor_class(settings: dict[str, Any], config: Any) -> Any:
+    from transformers.models.auto import processing_auto as known
+
+    if name := settings.get("processor_class"):
+        return known.processor_class_from_name(name)
+    return known.PROCESSOR_MAPPING.get(type(config), None)
+
+
+def _geometry(config: Any) -> dict[str, Any]:
+    """What old checkpoints leave to the model's configuration."""
+    found = {
+        "patch_size": getattr(getattr(config, "vision_config", None), "patch_size", None),
+        "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", None),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _built(kind: Any, parts: dict[str, Any], settings: dict[str, Any]) -> Any:
+    """A processor of `kind` with no other parts: none for videos or sounds."""
+    from transformers import ProcessorMixin
+
+    class Still(kind):
+        def __init__(self, **given: Any) -> None:
+            try:
+                super().__init__(**given)
+            except ImportError:  # SmolVLM's needs a package that spells the number of frames
+                names = (*kind.get_attributes(), "chat_template")
+                ProcessorMixin.__init__(self, **{n: given[n] for n in names if n in given})
+
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument is None and argument_name not in parts:
+                return type(None)
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return kind.get_attributes()
+
+    attributes = kind.get_attributes()
+    accepted = set(inspect.signature(kind.__init__).parameters) - {*attributes, "self", "kwargs"}
+    given = {name: settings[name] for name in accepted if settings.get(name) is not None}
+    return Still(**{**dict.fromkeys(attributes), **given, **parts})

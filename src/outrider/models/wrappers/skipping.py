@@ -1,0 +1,115 @@
+"""Unified Layer Skipping as a model: prompts are read by all layers, answers written by a few.
+
+Liu et al. 2024 (arXiv 2404.06954). The text is *not* the whole model's: nothing verifies it. A
+model that was fine-tuned with the kept layers loses little; others lose a lot. `EvenSkip`
+(`drafters/layers/skip.py`) uses the same layers and loses nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from outrider.core.errors import StrategyError
+from outrider.core.layers import LayerSet
+from outrider.core.types import NO_IDS, Exactness, IntArray, Prompt, Rows, as_ids
+from outrider.models.caches.bookkeeping import CacheBook
+from outrider.protocols import Cache, LanguageModel, Layered, Segment
+
+
+class SkippingModel:
+    """A `LanguageModel` that reads prompts like `model` and goes on with evenly spread layers.
+
+    All tokens of a prompt pass all layers, its last one too, so the first token is `model`'s own.
+    A generated token passes exactly `len(layers.layers)` layers. The next turn of a talk reads
+    again what the kept layers have written, with all layers.
+
+    Args:
+        model: the whole model.
+        speedup: how many times fewer layers a generated token passes; 1 is `model` itself.
+        name: how errors and reports call it.
+
+    Attributes:
+        exactness: `lossy`: the text is another than that of the whole model.
+
+    Raises:
+        StrategyError: `model` can not leave layers out.
+        OptionError: a speedup below 1, or one that leaves fewer than two layers.
+    """
+
+    exactness = Exactness.LOSSY
+
+    def __init__(self, model: Any, *, speedup: float, name: str | None = None) -> None:
+        if not isinstance(model, Layered) or not isinstance(model, LanguageModel):
+            raise StrategyError(
+                f"{type(model).__name__} can not leave layers out",
+                hint="Use a model that has subset() and borrow()",
+            )
+        self.layers = LayerSet.for_speedup(model.num_layers, speedup)
+        self.whole: LanguageModel = model
+        self.part = model.subset(self.layers)
+        self.name = name or self.part.name
+        self.vocab_size, self.context_length = self.whole.vocab_size, self.whole.context_length
+        self.end_ids: tuple[int, ...] = getattr(model, "end_ids", ())
+        self._read: WeakKeyDictionary[CacheBook, int] = WeakKeyDictionary()
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the whole model, and how many layers are kept."""
+        return f"{self.whole.fingerprint}-{len(self.layers.layers)}"
+
+    def start(
+        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
+    ) -> list[Any]:
+        """Read the prompts with all layers. Raises `ContextError`."""
+        old = None if reuse is None else [self._cut(cache) for cache in reuse]
+        caches = self.whole.start(prompts, old)
+        for cache, prompt in zip(caches, prompts, strict=True):
+            self._read[cache] = len(prompt)
+        return caches
+
+    def _cut(self, cache: Cache | None) -> Cache | None:
+        """`cache` without the rows that only the kept layers have read."""
+        read = self._read.get(cache) if isinstance(cache, CacheBook) else None
+        if cache is None or read is None:
+            return None
+        if len(cache.text) > read:
+            cache.truncate(read + 1)  # the last token of a text is always read again
+        return cache
+
+    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
+        """Read the segments; the end of a prompt with all layers, what follows with the kept ones.
+
+        Raises:
+            ContextError: a token would stand beyond the context window.
+        """
+        first = [i for i, segment in enumerate(segments) if self._is_first(segment.cache)]
+        if self.layers.is_everything or not first:
+            return self.part.forward(segments, want)
+        ends = self.whole.forward(
+            [Segment(segments[i].cache, NO_IDS) for i in first],
+            [as_ids([-1] * int((want[i] < 0).any())) for i in first],
+        )
+        rest = [w[w >= 0] if i in first else w for i, w in enumerate(want)]
+        out = self.part.forward(segments, rest)
+        for i, end in zip(first, ends, strict=True):
+            out[i] = _merged(want[i], end, out[i])
+        return out
+
+    def _is_first(self, cache: CacheBook) -> bool:
+        """Whether the pending tokens are the end of the prompt, and unread."""
+        return not cache.fed and len(cache.text) == self._read.get(cache)
+
+
+def _merged(want: IntArray, end: Rows, rest: Rows) -> Rows:
+    """Rows in the order wanted, of which those with number -1 come from `end`."""
+    places, old = [], 0
+    for row in want:
+        places.append(len(rest.logits) if row < 0 else old)
+        old += row >= 0
+    index = torch.tensor(places, dtype=torch.int64, device=rest.logits.device)
+    logits = torch.cat((rest.logits, end.logits))[index]
+    if rest.hidden is None or end.hidden is None:
+        return Rows(logits)
+    return Rows(logits, torch.cat((rest.hidden, end.hidden))[index])

@@ -1,0 +1,133 @@
+"""What an acceptance rule may see: the target's rows, read through the request's own sampler."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.core.counters import Counters
+from outrider.core.errors import LogitsError
+from outrider.core.tree import depths, path_to
+from outrider.core.types import Draft, RowChooser, Rows
+from outrider.sampling import NOT_FINITE, NOTHING_ALLOWED, Sampler
+from outrider.sampling.noise import Purpose
+from outrider.sampling.warps import Support
+
+_HINTS = {
+    NOT_FINITE: "Check its weights and dtype; float16 overflows where bfloat16 does not",
+    NOTHING_ALLOWED: "Loosen logit_bias, banned_tokens, forced_tokens or the logits processors",
+}
+
+
+@dataclass(slots=True)
+class View:
+    """One request at one verifying tier.
+
+    Row 0 of `rows` belongs to the text (node -1), row `i + 1` to node i. Choices and laws are
+    computed for visited nodes only, and once.
+
+    Attributes:
+        generated: committed output and tail: everything written before the draft.
+        tier: 0 for the target, counted inwards; keeps the noise of two stages apart.
+        name: the tier's name, the source of the tokens it writes itself.
+        model: the verifier's name, for errors.
+        ledger: what this tier has counted for the request so far.
+    """
+
+    sampler: Sampler
+    generated: Sequence[int]
+    draft: Draft
+    rows: Rows
+    tier: int
+    name: str
+    model: str
+    ledger: Counters
+    _supports: dict[int, Support] = field(default_factory=dict)
+    _choices: dict[int, int] = field(default_factory=dict)
+    _laws: dict[int, Tensor] = field(default_factory=dict)
+
+    def logits(self, node: int) -> Float[Tensor, " vocab"]:
+        """The verifier's raw logits for what follows `node`."""
+        return self.rows.logits[node + 1]
+
+    def context(self, node: int) -> list[int]:
+        """Generated tokens up to and including `node`."""
+        path = path_to(self.draft.parents, node)
+        return [*self.generated, *(int(t) for t in self.draft.tokens[path])]
+
+    def index(self, node: int) -> int:
+        """Generated index of the token that follows `node`."""
+        before = len(self.generated)
+        return before if node < 0 else before + len(path_to(self.draft.parents, node))
+
+    def choose(self, node: int) -> int:
+        """The verifier's own choice after `node`. Raises `LogitsError` naming the model."""
+        if self.rows.chooser is not None and not self._choices:
+            self._choices = self._choose_ahead(self.rows.chooser)
+        if node not in self._choices:
+            self._choices[node] = self._choose(node)
+        return self._choices[node]
+
+    def _choose(self, node: int) -> int:
+        index = self.index(node)
+        try:
+            quick = self.sampler.choose_at(self.rows.logits[node + 1], index)
+        except LogitsError as error:
+            raise _named(error, self.model) from None
+        if quick is not None:
+            return quick
+        return self.sampler.draw(self._support(node), index, Purpose.CHOICE)
+
+    def _choose_ahead(self, chooser: RowChooser) -> dict[int, int]:
+        """What the model can choose itself, for all nodes at once: one wait for its device."""
+        depth = np.concatenate(([0], depths(self.draft.parents) + 1))
+        chosen = chooser(self.sampler, len(self.generated) + depth)
+        return {} if chosen is None else {i - 1: int(t) for i, t in enumerate(chosen) if t >= 0}
+
+    def law(self, node: int) -> Float[Tensor, " vocab"]:
+        """The verifier's warped distribution after `node`, float64 on the CPU."""
+        if node not in self._laws:
+            self._laws[node] = self._support(node).law(self.rows.logits.shape[-1])
+        return self._laws[node]
+
+    def _support(self, node: int) -> Support:
+        if node not in self._supports:
+            try:
+                self._supports[node] = self.sampler.support(self.logits(node), self.context(node))
+            except LogitsError as error:
+                raise _named(error, self.model) from None
+        return self._supports[node]
+
+    def contest(self, node: int) -> Support:
+        """What the choice after `node` was made from: the tokens in play with their log-weights,
+        noise added where there is any. The choice is the best of them."""
+        sampler = self.sampler
+        if sampler.params.temperature == 0:
+            try:
+                scores = sampler.process(self.logits(node), self.context(node)).cpu()
+            except LogitsError as error:
+                raise _named(error, self.model) from None
+            ids = torch.nonzero(scores > -torch.inf).flatten()
+            return Support(ids, scores[ids].double())
+        support = self._support(node)
+        return Support(support.ids, sampler.perturbed(support, self.index(node), Purpose.CHOICE))
+
+    def ends(self, token: int) -> bool:
+        """Whether nothing may follow `token`."""
+        return token in self.sampler.end_ids
+
+    def draw(self, law: Float[Tensor, " vocab"], node: int, purpose: Purpose) -> int:
+        """A token for the place after `node`, from `law` (need not sum to one)."""
+        return self.sampler.draw_from(law, self.index(node), purpose, self.tier)
+
+    def uniform(self, node: int, sibling: int = 0) -> float:
+        """The number that decides whether a child of `node` is accepted."""
+        return self.sampler.uniform(self.index(node), Purpose.ACCEPT, self.tier, sibling)
+
+
+def _named(error: LogitsError, model: str) -> LogitsError:
+    """The error with the model's name, and the mend."""
+    return LogitsError(f"model {model}: {error.problem}", hint=_HINTS.get(error.problem, ""))

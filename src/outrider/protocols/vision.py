@@ -1,0 +1,28 @@
+"""What makes images readable for a model."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from outrider.core.types import (
+    Pictured,
+    Prompt,
+)
+
+
+@runtime_checkable
+class Eyes(Protocol):
+    """What makes images readable for one model."""
+
+    @property
+    def unspoken(self) -> frozenset[int]:
+        """Ids that stand for images. They are read, and never drafted."""
+        ...
+
+    def views(self, pictured: Sequence[Pictured]) -> list[Prompt]:
+        """What this model reads of each: `token_ids` with placeholders, `embeddings` with the
+        features of the images, and `axes` where it has them. Images are encoded together.
+
+        Raises:
+            OptionError: a question that its template can not spell, or too many images for it.
+        """
+        ...

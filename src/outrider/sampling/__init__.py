@@ -1,0 +1,13 @@
+"""From logits to the chosen token, and from tokens to text."""
+
+from outrider.sampling.params import LogitsProcessor, SamplingParams, StoppingCriterion
+from outrider.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED, Sampler
+
+__all__ = [
+    "NOTHING_ALLOWED",
+    "NOT_FINITE",
+    "LogitsProcessor",
+    "Sampler",
+    "SamplingParams",
+    "StoppingCriterion",
+]

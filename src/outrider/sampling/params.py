@@ -1,0 +1,186 @@
+"""How tokens are chosen and when to stop, as a user says it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+
+from torch import Tensor
+
+from outrider.core.errors import OptionError, reject_unknown
+
+LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
+"""`(input_ids [1, n], scores [1, vocab]) -> scores`, as in `transformers`."""
+
+
+StoppingCriterion = Callable[[Tensor, Tensor | None], object]
+"""`(input_ids [1, n], scores or None) -> bool or bool tensor`, as in `transformers`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are chosen and when to stop. Defaults: greedy, 128 tokens.
+
+    Attributes:
+        temperature: 0 takes the best token; otherwise scores are divided by it.
+        top_k: keep this many best tokens; 0 keeps all.
+        top_p: keep the best tokens that hold this mass.
+        min_p: keep tokens at least this share as likely as the best.
+        typical_p: keep the locally typical tokens of this mass.
+        repetition_penalty: divides positive and multiplies negative scores of tokens seen in
+            prompt or output.
+        presence_penalty: subtracted from scores of tokens seen in the output.
+        frequency_penalty: the same, times the count.
+        logit_bias: added to the scores of these ids.
+        banned_tokens: ids never chosen.
+        forced_tokens: generated index -> id that must stand there.
+        seed: equal seeds give equal texts; None draws one.
+        stop: strings that end the text and are not part of it.
+        stop_token_ids: end tokens beside the model's own.
+        ignore_eos: the model's own end tokens do not end the text.
+        min_new_tokens: end tokens are not chosen before this many tokens.
+        max_new_tokens: the text is cut after this many tokens.
+        logprobs: top log-probabilities reported for each token; None reports none.
+        logits_processors: called in order before the warps.
+        stopping_criteria: called after each token.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    banned_tokens: tuple[int, ...] = ()
+    forced_tokens: Mapping[int, int] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    min_new_tokens: int = 0
+    max_new_tokens: int = 128
+    logprobs: int | None = None
+    logits_processors: tuple[LogitsProcessor, ...] = ()
+    stopping_criteria: tuple[StoppingCriterion, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in _TUPLES:
+            if not isinstance(getattr(self, name), tuple):
+                raise OptionError(f"{name} is {getattr(self, name)!r:.60}", hint="Give a tuple")
+        for name, kind in _NUMBERS.items():
+            kind.check(name, getattr(self, name))
+        for name in ("stop_token_ids", "banned_tokens"):
+            _check_ids(name, getattr(self, name))
+        for name in ("logit_bias", "forced_tokens"):
+            _check_mapping(name, getattr(self, name))
+        _check_ids("forced_tokens", self.forced_tokens.values())
+        for bias in self.logit_bias.values():
+            _BIAS.check("a bias in logit_bias", bias)
+        for text in self.stop:
+            if not isinstance(text, str):
+                raise OptionError(f"stop holds {text!r}", hint="Give strings")
+            if not text:
+                raise OptionError("a stop string is empty", hint="Leave it out")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise OptionError(
+                f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens "
+                f"{self.max_new_tokens}",
+                hint="Lower one or raise the other",
+            )
+
+    @classmethod
+    def of(cls, **options: object) -> "SamplingParams":
+        """Build from keyword options; an unknown one raises with the nearest known name."""
+        reject_unknown("option", options, (f.name for f in fields(cls)))
+        tuples = {name: _as_tuple(options[name]) for name in _TUPLES if name in options}
+        return cls(**options | tuples)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def warps(self) -> dict[str, float]:
+        """The settings that shape the support, by name."""
+        names = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+        return {name: getattr(self, name) for name in names}
+
+
+_INF = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """What a numeric option may be."""
+
+    low: float = -_INF
+    high: float = _INF
+    above: bool = False
+    """`low` itself is not allowed."""
+    whole: bool = False
+    optional: bool = False
+    """None will do as well."""
+
+    def check(self, name: str, value: object) -> None:
+        """Raise `OptionError` unless `value` is one; a truth value is no number."""
+        if value is None and self.optional:
+            return
+        kind = Integral if self.whole else Real
+        if isinstance(value, bool) or not isinstance(value, kind):
+            hint = "Give a whole number" if self.whole else "Give a number"
+            raise OptionError(f"{name} is {value!r}", hint=hint)
+        number = float(value)
+        if not self.low <= number <= self.high or (self.above and number == self.low):
+            raise OptionError(f"{name} is {value}", hint=f"Give a value {self}")
+
+    def __str__(self) -> str:
+        lower = f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
+        return lower if self.high >= 1e6 else f"{lower} and at most {self.high:g}"
+
+
+_SHARE = _Number(0.0, 1.0, above=True)
+
+
+_COUNT = _Number(0, whole=True)
+
+
+_BIAS = _Number(high=1e30)
+
+
+_NUMBERS: dict[str, _Number] = {
+    "temperature": _Number(0.0, 1e6),
+    "top_k": _COUNT,
+    "top_p": _SHARE,
+    "min_p": _Number(0.0, 1.0),
+    "typical_p": _SHARE,
+    "repetition_penalty": _Number(0.0, above=True),
+    "presence_penalty": _Number(),
+    "frequency_penalty": _Number(),
+    "min_new_tokens": _COUNT,
+    "max_new_tokens": _Number(1, whole=True),
+    "logprobs": _Number(0, whole=True, optional=True),
+    "seed": _Number(whole=True, optional=True),
+}
+
+
+_TUPLES = ("banned_tokens", "stop", "stop_token_ids", "logits_processors", "stopping_criteria")
+
+
+def _check_ids(name: str, ids: Iterable[object]) -> None:
+    """Refuse what is no id; a negative one would count from the end of the vocabulary."""
+    for token in ids:
+        if isinstance(token, bool) or not isinstance(token, Integral) or int(token) < 0:
+            raise OptionError(f"{name} holds {token!r}", hint="Token ids are 0, 1, 2, ...")
+
+
+def _check_mapping(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise OptionError(f"{name} is {value!r:.60}", hint="Give a mapping, such as {17: 4}")
+    _check_ids(name, value)
+
+
+def _as_tuple(value: object) -> tuple[object, ...]:
+    """Several values as a tuple, a single one as a tuple of one."""
+    if value is None:
+        return ()
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (value,)
+    return tuple(value)

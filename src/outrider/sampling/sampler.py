@@ -1,0 +1,198 @@
+"""One sampler for drafted and undrafted decoding.
+
+A token is a function of its logits, the text so far, the seed and the index of the token alone:
+the argmax, over the warped support, of processed score plus Gumbel noise. At temperature 0 there
+is no noise.
+"""
+
+import secrets
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider import kernels
+from outrider.core.errors import LogitsError
+from outrider.core.types import IntArray
+from outrider.sampling.noise import Purpose, gumbel, stream_key, uniform
+from outrider.sampling.params import SamplingParams
+from outrider.sampling.warps import Support, warp
+
+NOT_FINITE = "logits hold NaN or +inf"
+
+
+NOTHING_ALLOWED = "no token is allowed"
+
+
+_TROUBLE = {kernels.NOT_FINITE: NOT_FINITE, kernels.NOTHING_ALLOWED: NOTHING_ALLOWED}
+
+
+class Sampler:
+    """Chooses tokens for one request; every tier of that request uses the same one."""
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        *,
+        prompt_ids: Sequence[int] = (),
+        end_ids: Sequence[int] = (),
+        sample: int = 0,
+    ) -> None:
+        self.params = params
+        self.seed = secrets.randbits(48) if params.seed is None else params.seed
+        self.sample = sample
+        self.prompt_ids = tuple(prompt_ids)
+        self._in_prompt = torch.tensor(sorted(set(self.prompt_ids)), dtype=torch.int64)
+        own = () if params.ignore_eos else tuple(end_ids)
+        self.end_ids = frozenset((*own, *params.stop_token_ids))
+        self._reads_text = (
+            params.repetition_penalty != 1.0
+            or params.presence_penalty != 0.0
+            or params.frequency_penalty != 0.0
+            or bool(params.logits_processors)
+        )
+        p = params
+        self._reads_scores = bool(p.logit_bias or p.forced_tokens)
+        self._kernel: kernels.PlainSampler | None = None
+
+    def plain(self, index: int) -> bool:
+        """Whether the choice at generated index `index` follows from its scores by temperature,
+        top-k, top-p and min-p alone; short cuts know these."""
+        return self.quick(index) and not self.params.banned_tokens
+
+    def quick(self, index: int) -> bool:
+        """Whether it is plain but for banned tokens: what is compiled or captured knows these too.
+        Image-text models ban their image tokens."""
+        p = self.params
+        return not (
+            self._reads_text or self._reads_scores or index < p.min_new_tokens or p.typical_p < 1.0
+        )
+
+    @property
+    def kernel(self) -> kernels.PlainSampler:
+        """The settings as the compiled kernels read them."""
+        if self._kernel is None:
+            p = self.params
+            self._kernel = kernels.PlainSampler.of(
+                temperature=p.temperature,
+                top_k=p.top_k,
+                top_p=p.top_p,
+                min_p=p.min_p,
+                seed=self.seed,
+                sample=self.sample,
+                banned=p.banned_tokens,
+            )
+        return self._kernel
+
+    def choose_at(self, logits: Float[Tensor, " vocab"], index: int) -> int | None:
+        """The choice at generated index `index` by the compiled kernel; None where that does not
+        apply, and `choose` must tell. Which of the two it is depends on settings, dtype and device
+        alone, so drafted and undrafted texts ask the same one. Raises `LogitsError`."""
+        if (
+            logits.dtype is not torch.float32
+            or not logits.is_cpu
+            or not self.quick(index)
+            or not kernels.available()
+        ):
+            return None
+        token = kernels.choose(logits.contiguous(), self.kernel, index)
+        if token < 0:
+            raise LogitsError(_TROUBLE[token])
+        return token
+
+    def process(
+        self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
+    ) -> Float[Tensor, " vocab"]:
+        """Scores after bias, penalties, bans and the user's processors, before the warps.
+
+        `generated` are the tokens written before this one, the drafted ones of its path included.
+        Raises `LogitsError` for logits from which nothing can be chosen.
+        """
+        if bool((logits.isnan() | (logits == torch.inf)).any()):
+            raise LogitsError(NOT_FINITE)
+        p = self.params
+        scores = logits if logits.dtype == torch.float64 else logits.float()
+        if p.logit_bias or p.banned_tokens or self._reads_text or p.min_new_tokens:
+            scores = scores.clone()
+        width = scores.numel()
+        for token, bias in p.logit_bias.items():
+            if token < width:
+                scores[token] += bias
+        if self._reads_text:
+            self._penalise(scores, generated)
+        if p.banned_tokens:
+            scores[[i for i in p.banned_tokens if i < width]] = -torch.inf
+        if len(generated) < p.min_new_tokens and self.end_ids:
+            scores[[i for i in self.end_ids if i < width]] = -torch.inf
+        for processor in p.logits_processors:
+            ids = torch.tensor([[*self.prompt_ids, *generated]], device=scores.device)
+            scores = processor(ids, scores[None])[0]
+        forced = p.forced_tokens.get(len(generated))
+        if forced is not None:
+            scores = torch.full_like(scores, -torch.inf)
+            scores[forced : forced + 1] = 0.0
+        if not bool((scores > -torch.inf).any()):
+            raise LogitsError(NOTHING_ALLOWED)
+        return scores
+
+    def _penalise(self, scores: Tensor, generated: Sequence[int] | IntArray) -> None:
+        p = self.params
+        device = scores.device
+        output = torch.tensor(list(generated), dtype=torch.int64, device=device)
+        if p.repetition_penalty != 1.0:
+            seen = torch.cat((self._in_prompt.to(device), output))
+            seen = seen[seen < scores.numel()]
+            s = scores[seen]  # an id that stands here twice is written twice, with one value
+            scores[seen] = torch.where(s < 0, s * p.repetition_penalty, s / p.repetition_penalty)
+        if output.numel() and (p.presence_penalty or p.frequency_penalty):
+            inside = output[output < scores.numel()]
+            seen, counts = torch.unique(inside, return_counts=True)
+            scores[seen] -= p.presence_penalty + p.frequency_penalty * counts.to(scores.dtype)
+
+    def support(
+        self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
+    ) -> Support:
+        """Tokens in play after processing and warping."""
+        warps = self.params.warps
+        return warp(self.process(logits, generated), **warps)  # pyright: ignore[reportArgumentType]
+
+    def choose(self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray) -> int:
+        """The token that stands after `generated`: the same for every tier and every draft."""
+        quick = self.choose_at(logits, len(generated))
+        if quick is not None:
+            return quick
+        return self.draw(self.support(logits, generated), len(generated), Purpose.CHOICE)
+
+    def law(
+        self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
+    ) -> Float[Tensor, " vocab"]:
+        """The warped distribution, float64 on the CPU, that `choose` draws from."""
+        return self.support(logits, generated).law(logits.numel())
+
+    def draw(
+        self, support: Support, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
+    ) -> int:
+        """One token of `support`, by the noise of the stream named."""
+        if support.ids.numel() == 1:
+            return int(support.ids[0])
+        return int(support.ids[self.perturbed(support, index, purpose, tier, sibling).argmax()])
+
+    def perturbed(
+        self, support: Support, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
+    ) -> Float[Tensor, " kept"]:
+        """Scores of `support` with the noise of the stream named; the largest is the draw, and the
+        order of all of them is one of draws without replacement."""
+        key = stream_key(self.seed, self.sample, index, purpose, tier, sibling)
+        return support.scores.double() + gumbel(key, support.ids)
+
+    def draw_from(
+        self, law: Float[Tensor, " vocab"], index: int, purpose: Purpose, tier: int
+    ) -> int:
+        """One token from a distribution given as probabilities."""
+        ids = torch.nonzero(law > 0).flatten()
+        return self.draw(Support(ids, law[ids].log()), index, purpose, tier)
+
+    def uniform(self, index: int, purpose: Purpose, tier: int, sibling: int = 0) -> float:
+        """A number in (0, 1) of the stream named."""
+        return uniform(stream_key(self.seed, self.sample, index, purpose, tier, sibling))

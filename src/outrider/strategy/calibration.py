@@ -1,0 +1,245 @@
+"""Thresholds by their effect: "accept 80 %" instead of "0.31".
+
+A calibration holds how large one divergence gets between one pair of models under one set of
+warps. It is refused for any other pair, divergence or warps: the same number means something else
+there. `strategy/calibrate.py` makes them; a JSON file holds a list of them.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.core.errors import OptionError
+from outrider.protocols import LanguageModel
+
+POINTS = 101
+"""Quantiles kept: one for each percent."""
+
+_MEND = "Run `outrider calibrate` with these models and settings, or give the threshold as a number"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelId:
+    """One model by its weights; the name is for people and does not count."""
+
+    name: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, model: LanguageModel) -> "ModelId":
+        """The identity of `model`."""
+        return cls(model.name, model.fingerprint)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.fingerprint})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What a calibration is about: the divergence of two models under some warps.
+
+    Attributes:
+        divergence: its name.
+        proposer: the model whose raw logits vouch for the draft.
+        verifier: the model that accepts.
+        warps: settings of the text that was walked, as `SamplingParams.warps` names them.
+    """
+
+    divergence: str
+    proposer: ModelId
+    verifier: ModelId
+    warps: Mapping[str, float]
+
+    def differences(self, wanted: "Subject") -> list[str]:
+        """Where `wanted` is about something else, in words: what this is, what was wanted."""
+        pairs = {
+            "divergence": (self.divergence, wanted.divergence),
+            "proposer": (self.proposer, wanted.proposer),
+            "verifier": (self.verifier, wanted.verifier),
+            "warps": (_warps(self.warps), _warps(wanted.warps)),
+        }
+        return [
+            f"{part} {ours}, not {theirs}"
+            for part, (ours, theirs) in pairs.items()
+            if getattr(ours, "fingerprint", ours) != getattr(theirs, "fingerprint", theirs)
+        ]
+
+
+def _warps(warps: Mapping[str, float]) -> str:
+    """Warps in words. At temperature 0 the others do nothing."""
+    active = {"temperature": 0.0} if warps.get("temperature") == 0 else dict(warps)
+    return " ".join(f"{name}={value:g}" for name, value in sorted(active.items()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """How one divergence is distributed along the verifier's own text.
+
+    Attributes:
+        subject: the divergence, the pair and the warps.
+        quantiles: `[POINTS]` ascending: entry i is the smallest divergence that a share
+            i / (POINTS - 1) of the positions does not exceed.
+        positions: tokens that were looked at.
+    """
+
+    subject: Subject
+    quantiles: tuple[float, ...]
+    positions: int
+
+    def __post_init__(self) -> None:
+        ascending = all(a <= b for a, b in zip(self.quantiles, self.quantiles[1:], strict=False))
+        if len(self.quantiles) < 2 or not ascending or self.positions < 1:
+            raise OptionError(
+                f"a calibration of {self.subject.divergence} has {len(self.quantiles)} quantiles "
+                f"of {self.positions} positions, and needs two that ascend, of one",
+                hint=_MEND,
+            )
+
+    @classmethod
+    def of(cls, subject: Subject, values: Float[Tensor, " positions"]) -> "Calibration":
+        """From the divergence at each position; NaN is within no threshold, so it counts as inf."""
+        return cls(subject=subject, quantiles=quantiles(values), positions=values.numel())
+
+    def threshold(self, accept_rate: float) -> float:
+        """The threshold that lets a share `accept_rate` of the positions pass.
+
+        Raises:
+            OptionError: the share is not above 0 and at most 1.
+        """
+        _check_rate(accept_rate)
+        place = accept_rate * (len(self.quantiles) - 1)
+        low, high = (self.quantiles[i] for i in (math.floor(place), math.ceil(place)))
+        if low == high or math.isinf(high):
+            return high
+        return low + (place - math.floor(place)) * (high - low)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Add this calibration to the file at `path`, in place of an older one of its subject."""
+        file = Path(path)
+        kept = load_calibrations(file) if file.exists() else []
+        save_calibrations(file, [c for c in kept if c.subject.differences(self.subject)] + [self])
+
+    @classmethod
+    def _read(cls, record: Mapping[str, Any]) -> "Calibration":
+        subject = record["subject"]
+        return cls(
+            subject=Subject(
+                divergence=str(subject["divergence"]),
+                proposer=ModelId(**subject["proposer"]),
+                verifier=ModelId(**subject["verifier"]),
+                warps={str(k): float(v) for k, v in subject["warps"].items()},
+            ),
+            quantiles=tuple(float(q) for q in record["quantiles"]),
+            positions=int(record["positions"]),
+        )
+
+    def _record(self) -> dict[str, Any]:
+        record = asdict(self)
+        record["quantiles"] = [q if math.isfinite(q) else str(q) for q in self.quantiles]
+        return record
+
+
+def quantiles(values: Float[Tensor, " positions"], points: int = POINTS) -> tuple[float, ...]:
+    """Order statistics of `values`, the lower ends of the empirical quantile function."""
+    ordered = values.double().nan_to_num(nan=math.inf, posinf=math.inf).sort().values
+    shares = torch.arange(points, dtype=torch.float64) / (points - 1)
+    # The epsilon undoes the rounding of shares such as 0.07 that should land on a whole number.
+    places = (shares * values.numel() - 1e-9).ceil().long() - 1
+    return tuple(ordered[places.clamp(min=0)].tolist())
+
+
+def save_calibrations(path: str | os.PathLike[str], calibrations: Iterable[Calibration]) -> None:
+    """Write a file that holds exactly `calibrations`; an older file stays whole until then."""
+    records = [calibration._record() for calibration in calibrations]
+    text = json.dumps({"version": 1, "calibrations": records}, indent=1, allow_nan=False)
+    draft = Path(f"{os.fspath(path)}.part")
+    draft.write_text(text + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def load_calibrations(path: str | os.PathLike[str]) -> list[Calibration]:
+    """The calibrations of a file. Raises `OptionError` when it is missing or not one."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [Calibration._read(c) for c in record["calibrations"]]
+    except OSError as error:
+        raise OptionError(
+            f"calibration file {os.fspath(path)} can not be read: {error.strerror}", hint=_MEND
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise OptionError(
+            f"{os.fspath(path)} is not a calibration file",
+            hint="Make one with `outrider calibrate`",
+        ) from None
+
+
+def find_calibration(calibrations: Sequence[Calibration], wanted: Subject) -> Calibration:
+    """The calibration of `wanted`; the newest one when several fit.
+
+    Raises:
+        OptionError: none fits; names how the nearest one differs.
+    """
+    misfits = [c.subject.differences(wanted) for c in calibrations]
+    for calibration, misfit in zip(reversed(calibrations), reversed(misfits), strict=True):
+        if not misfit:
+            return calibration
+    if not misfits:
+        raise OptionError(
+            f"no calibration of {wanted.divergence} for proposer {wanted.proposer} and verifier "
+            f"{wanted.verifier}",
+            hint=_MEND,
+        )
+    raise OptionError(f"the calibration is for {'; '.join(min(misfits, key=len))}", hint=_MEND)
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A threshold as people give it: a divergence, or the share of positions to accept."""
+
+    value: float | None = None
+    accept_rate: float | None = None
+
+    @classmethod
+    def parse(cls, given: float | str) -> "Threshold":
+        """Read `0.3`, `"0.3"`, `"80%"` or `"accept=0.8"`.
+
+        Raises:
+            OptionError: it is none of these, or the share is not above 0 and at most 1.
+        """
+        text = str(given).strip().removeprefix("accept=")
+        try:
+            if text.endswith("%"):
+                return cls(accept_rate=_check_rate(float(text[:-1]) / 100))
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number):
+            raise OptionError(
+                f"threshold is {given!r}", hint="Give a number such as 0.3, or a share such as 80%"
+            )
+        is_rate = text != str(given).strip()
+        return cls(accept_rate=_check_rate(number)) if is_rate else cls(value=number)
+
+    def resolve(self, calibrations: Sequence[Calibration], subject: Subject) -> float:
+        """The divergence meant; a share is looked up. Raises `OptionError` as the look-up does."""
+        if self.accept_rate is None:
+            assert self.value is not None
+            return self.value
+        return find_calibration(calibrations, subject).threshold(self.accept_rate)
+
+
+def _check_rate(rate: float) -> float:
+    if not 0.0 < rate <= 1.0:
+        raise OptionError(
+            f"the share to accept is {rate:g}",
+            hint="Give a share above 0 and at most 1; a negative threshold accepts none",
+        )
+    return rate

@@ -1,0 +1,136 @@
+"""Modes of a pyramid: which rule each level gets."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from outrider.acceptance import Fuzzy, Match, Rejection, divergence
+from outrider.core.errors import OptionError, OutriderWarning, nearest
+from outrider.drafters import ModelDrafter, Qualified
+from outrider.policies import FixedLength
+from outrider.protocols import AcceptanceRule, Drafter, LanguageModel
+from outrider.strategy.strategy import Strategy
+
+MODES: dict[str, str] = {
+    "exact": "the target's own text, token for token",
+    "distribution": "another sample of the target's law (outer rejection sampling)",
+    "assisted": "PSD_A: the qualifier writes its own text, the target accepts near misses",
+    "fuzzy": "PSD_F: near misses are accepted at every level",
+    "none": "undrafted decoding",
+}
+
+
+DEFAULT_THRESHOLD_QUALIFIER = 0.3
+
+
+DEFAULT_THRESHOLD_TARGET = 0.4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PyramidConfig:
+    """The knobs of a pyramid. Windows are lengths of drafts, in tokens.
+
+    Attributes:
+        mode: one of `MODES`.
+        num_speculative_tokens: the draft model's window (PyramidSD's LD).
+        num_qualified_tokens: tokens collected before the target is called (LQ).
+        divergence: what the fuzzy rules measure.
+        threshold_qualifier: tau_Q, the qualifier's tolerance of the draft model.
+        threshold_target: tau_T, the target's tolerance of what the qualifier vouched for.
+        max_changed: most changed tokens, as a share of the tokens written; None sets no budget.
+    """
+
+    mode: str = "exact"
+    num_speculative_tokens: int = 5
+    num_qualified_tokens: int = 10
+    divergence: str = "js"
+    threshold_qualifier: float = DEFAULT_THRESHOLD_QUALIFIER
+    threshold_target: float = DEFAULT_THRESHOLD_TARGET
+    max_changed: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise OptionError(f"unknown mode {self.mode!r}", hint=nearest(self.mode, MODES))
+        divergence(self.divergence)
+        for name in ("num_speculative_tokens", "num_qualified_tokens"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} is {getattr(self, name)}", hint="Give at least 1")
+        if self.max_changed is not None and self.mode not in ("assisted", "fuzzy"):
+            raise OptionError(
+                f"max_changed is given, but mode {self.mode!r} changes no token",
+                hint="Use mode assisted or fuzzy, or leave it out",
+            )
+
+    @property
+    def outer_rule(self) -> AcceptanceRule:
+        """How the target accepts."""
+        if self.mode in ("assisted", "fuzzy"):
+            return Fuzzy(
+                divergence=self.divergence,
+                threshold=self.threshold_target,
+                max_changed=self.max_changed,
+            )
+        return Rejection() if self.mode == "distribution" else Match()
+
+    @property
+    def inner_rule(self) -> AcceptanceRule:
+        """How every qualifier accepts."""
+        if self.mode == "fuzzy":
+            return Fuzzy(divergence=self.divergence, threshold=self.threshold_qualifier)
+        return Match()
+
+
+def pyramid(
+    target: LanguageModel,
+    draft: LanguageModel | None = None,
+    qualifiers: Sequence[LanguageModel] = (),
+    config: PyramidConfig | None = None,
+) -> Strategy:
+    """A cascade of any depth: `qualifiers` from the largest to the smallest, then `draft`.
+
+    With no qualifier it is two-tier speculative decoding; with mode `none`, or without a draft
+    model, plain decoding. The lowest qualifier drafts itself when there is no draft model.
+    """
+    config = config or PyramidConfig()
+    models = [*qualifiers, *([draft] if draft is not None else [])]
+    if config.mode == "none" or not models:
+        return Strategy(target=target)
+    if len(models) > 1 and config.mode == "fuzzy":
+        _check_thresholds(config)
+    drafter: Drafter = ModelDrafter(model=models[-1])
+    windows, names = _windows(config, len(models)), tier_names(len(models) - 1)
+    for depth, qualifier in reversed(list(enumerate(models[:-1]))):
+        drafter = Qualified(
+            drafter=drafter,
+            qualifier=qualifier,
+            rule=config.inner_rule,
+            policy=FixedLength(windows[depth + 1]),
+            name=names[depth],
+        )
+    return Strategy(
+        target=target, drafter=drafter, rule=config.outer_rule, policy=FixedLength(windows[0])
+    )
+
+
+def tier_names(qualifiers: int) -> list[str]:
+    """What qualifiers are called, from the largest to the smallest."""
+    return ["qualifier", *(f"qualifier{i}" for i in range(2, qualifiers + 1))][:qualifiers]
+
+
+def _check_thresholds(config: PyramidConfig) -> None:
+    """Warn of a qualifier more tolerant than the target."""
+    if config.threshold_qualifier > config.threshold_target:
+        warnings.warn(
+            f"the qualifier's threshold {config.threshold_qualifier:g} is above the target's "
+            f"{config.threshold_target:g}: much of what the qualifier lets pass will be refused",
+            OutriderWarning,
+            stacklevel=3,
+        )
+
+
+def _windows(config: PyramidConfig, stages: int) -> list[int]:
+    """A window for each stage, outermost first: from LQ down to LD in even steps."""
+    first, last = config.num_qualified_tokens, config.num_speculative_tokens
+    if stages == 1:
+        return [last]
+    return [round(first + (last - first) * i / (stages - 1)) for i in range(stages)]

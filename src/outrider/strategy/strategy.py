@@ -1,0 +1,78 @@
+"""A strategy: a frozen recipe of target, drafter, rule and policy, checked when it is built."""
+
+from dataclasses import dataclass, field
+
+from outrider.acceptance import Match
+from outrider.core.errors import StrategyError
+from outrider.core.types import Exactness
+from outrider.decoding import Stage
+from outrider.drafters import NoDrafter, Qualified
+from outrider.drafters.combine.compatibility import check_fit
+from outrider.policies import FixedLength
+from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """Who writes, who drafts, and who decides.
+
+    Raises `StrategyError` when the parts do not fit: a rule that judges other drafts than the
+    drafter makes, or that reads something the drafter can not give.
+    """
+
+    target: LanguageModel
+    drafter: Drafter = field(default_factory=NoDrafter)
+    rule: AcceptanceRule = field(default_factory=Match)
+    policy: DraftPolicy = field(default_factory=FixedLength)
+
+    def __post_init__(self) -> None:
+        check_fit(self.rule, self.drafter)
+        if self.rule.needs.law and self.policy.adaptive:
+            name = type(self.policy).__name__
+            raise StrategyError(
+                f"{type(self.rule).__name__} needs draft lengths that do not depend on tokens it "
+                f"discards, and {name} at the target goes by what drafting them took",
+                hint="Use FixedLength, or Match as the rule",
+            )
+        object.__setattr__(self, "drafter", self.drafter.bind(self.rule.needs, 1))
+
+    @property
+    def stage(self) -> Stage:
+        """The outermost level of the nest."""
+        return Stage(
+            name="target",
+            model=self.target,
+            drafter=self.drafter,
+            rule=self.rule,
+            policy=self.policy,
+            tier=0,
+        )
+
+    @property
+    def exactness(self) -> Exactness:
+        """What the text is promised to be: only the outermost rule can lower it, and a target that
+        itself stands for another model (`SkippingModel`)."""
+        own: Exactness = getattr(self.target, "exactness", Exactness.IDENTICAL)
+        changes_nothing = isinstance(self.drafter, NoDrafter)
+        if changes_nothing and self.rule.exactness is Exactness.LOSSY:
+            return own
+        return max(own, self.rule.exactness, key=lambda promise: promise.rank)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Draft lengths of the stages, outermost first; empty unless all of them are fixed."""
+        lengths: list[int] = []
+        drafter, policy = self.drafter, self.policy
+        while not isinstance(drafter, NoDrafter):
+            if not isinstance(policy, FixedLength):
+                return ()
+            lengths.append(policy.num_speculative_tokens)
+            if not isinstance(drafter, Qualified):
+                break
+            drafter, policy = drafter.drafter, drafter.policy
+        return tuple(lengths)
+
+    @property
+    def undrafted(self) -> "Strategy":
+        """The same target without a drafter: the baseline."""
+        return Strategy(target=self.target)

@@ -1,0 +1,150 @@
+"""Training text to token files: read, format, mix, tokenise, cut into windows."""
+
+import io
+import json
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from outrider.core.errors import MissingExtraError, OptionError, nearest
+from outrider.training.core.config import FamilyConfig, Source
+from outrider.training.core.copy_tasks import copy_task
+from outrider.training.core.formats import END_OF_TEXT, FORMATS, Format, Record
+
+_FORMATS: dict[str, Format] = {**FORMATS, "copy_task": copy_task}
+_SHUFFLE_BLOCK = 2048
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a `.jsonl` or `.jsonl.zst` file.
+
+    Raises `OptionError` where the file is missing, `MissingExtraError` without zstandard.
+    """
+    if not path.is_file():
+        raise OptionError(f"no data file at {path}", hint="Give the data directory with --data")
+    with path.open("rb") as raw:
+        stream: Any = _decompressed(raw) if path.suffix == ".zst" else raw
+        with io.TextIOWrapper(stream, encoding="utf-8") as lines:
+            yield from (json.loads(line) for line in lines if line.strip())
+
+
+def _decompressed(raw: io.BufferedReader) -> Any:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise MissingExtraError("zstandard", "train") from error
+    return zstandard.ZstdDecompressor().stream_reader(raw)
+
+
+def documents(source: Source, data: Path, seed: int) -> list[str]:
+    """All documents of a source, in file order; the format's choices depend on `seed` only."""
+    if source.format not in _FORMATS:
+        raise OptionError(
+            f"source {source.name!r} has unknown format {source.format!r}",
+            hint=nearest(source.format, _FORMATS),
+        )
+    rng = random.Random(f"{seed}/{source.name}")
+    make = _FORMATS[source.format]
+    found: list[str] = []
+    for record in read_records(data / source.file):
+        found += (document for document in make(record, rng) if document)
+    return found
+
+
+def sample_texts(config: FamilyConfig, data: Path) -> Iterator[str]:
+    """Documents of the mix by weight, up to the vocabulary's `sample_bytes`."""
+    total = sum(source.weight for source in config.corpus.sources)
+    for source in config.corpus.sources:
+        left = config.vocabulary.sample_bytes * source.weight / total
+        found = documents(source, data, config.seed)
+        random.Random(config.seed).shuffle(found)
+        for document in found:
+            if left <= 0:
+                break
+            left -= len(document)
+            yield document
+
+
+def build_corpus(config: FamilyConfig, data: Path, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write `train.npy` (tokens of the mix) and `heldout.<domain>.npy` below `folder`.
+
+    A source whose share of the corpus is p times its size is read p times (at most `passes`), and
+    its documents are spread evenly, so that any stretch of the stream has the same mix.
+    """
+    total = sum(source.weight for source in config.corpus.sources)
+    keys: list[np.ndarray] = []
+    pieces: list[np.ndarray] = []
+    for number, source in enumerate(config.corpus.sources):
+        encoded = _encode(documents(source, data, config.seed), tokenizer)
+        size = sum(map(len, encoded))
+        wanted = config.corpus.tokens * source.weight / total
+        passes = min(wanted / size, source.passes)
+        rng = np.random.default_rng([config.seed, number])
+        for round_number in range(math.ceil(passes)):
+            key = (round_number + rng.random(len(encoded))) / passes
+            chosen = np.flatnonzero(key < 1)
+            keys.append(key[chosen])
+            pieces += [encoded[index] for index in chosen]
+        print(f"corpus: {source.name}: {size} tokens, {passes:.2f} passes", flush=True)
+    order = np.argsort(np.concatenate(keys), kind="stable")
+    stream = np.concatenate([pieces[index] for index in order])
+    np.save(folder / "train.npy", stream)
+    for source in config.corpus.heldout:
+        _save_heldout(source, config, data, tokenizer, folder)
+
+
+def _save_heldout(
+    source: Source, config: FamilyConfig, data: Path, tokenizer: Tokenizer, folder: Path
+) -> None:
+    encoded = _encode(documents(source, data, config.seed)[:2000], tokenizer)
+    order = np.random.default_rng(config.seed).permutation(len(encoded))
+    stream = np.concatenate([encoded[index] for index in order])
+    np.save(folder / f"heldout.{source.name}.npy", stream[: config.corpus.heldout_tokens])
+
+
+def _encode(texts: list[str], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Token ids of each text, closed by the end-of-text token; uint16 where they fit."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    kind = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
+    encoded: list[np.ndarray] = []
+    for start in range(0, len(texts), 1000):
+        batch = tokenizer.encode_batch_fast(texts[start : start + 1000])
+        encoded += [np.array([*item.ids, end], dtype=kind) for item in batch]
+    return encoded
+
+
+class Windows:
+    """Fixed windows of a token stream, shuffled within blocks; position alone decides the data.
+
+    `batch(i)` therefore needs no random state, which makes training resumable by a step number.
+    """
+
+    def __init__(self, stream: np.ndarray, length: int, part: tuple[float, ...], seed: int) -> None:
+        begin, end = (int(fraction * len(stream)) for fraction in part)
+        self._stream = stream
+        self._begin = begin
+        self._length = length
+        self._seed = seed
+        self.count = (end - begin) // length
+        if self.count < 1:
+            raise OptionError(
+                f"{end - begin} corpus tokens hold no window of {length}",
+                hint="Raise corpus.tokens or lower sequence_length",
+            )
+
+    def rows(self, first: int, number: int) -> np.ndarray:
+        """Windows `first` to `first + number` as int64 [number, length]; wraps at the end."""
+        return np.stack([self._row(index % self.count) for index in range(first, first + number)])
+
+    def _row(self, index: int) -> np.ndarray:
+        block = index // _SHUFFLE_BLOCK
+        size = min(_SHUFFLE_BLOCK, self.count - block * _SHUFFLE_BLOCK)
+        order = np.random.default_rng([self._seed, block]).permutation(size)
+        window = block * _SHUFFLE_BLOCK + int(order[index % _SHUFFLE_BLOCK])
+        start = self._begin + window * self._length
+        return self._stream[start : start + self._length].astype(np.int64)

@@ -1,0 +1,1 @@
+"""Families of language models: a target, and smaller models distilled from it."""

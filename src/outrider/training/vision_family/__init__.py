@@ -1,0 +1,1 @@
+"""Families of captioners, trained on drawn scenes."""

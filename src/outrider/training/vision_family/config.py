@@ -1,0 +1,113 @@
+"""The configuration of a vision-language family's training, read from a TOML file."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from outrider.core.errors import OptionError
+from outrider.training.core.config import Stage, read_table
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TowerShape:
+    """The shape of one transformer that reads images or texts."""
+
+    hidden_size: int
+    layers: int
+    heads: int
+    ffn_size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manners:
+    """How often sentences of a stage are vague, partial and exact: weights."""
+
+    vague: float
+    partial: float
+    exact: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageSet:
+    """A tar of images and the JSON lines that describe them, relative to the data directory.
+
+    `text` is the field that holds the caption, `weight` the set's share of the training images.
+    Records with `only` (such as `split=train`, `label=true`) not fulfilled are left out, and one
+    record in `held_out` is never trained on (0: none).
+    """
+
+    name: str
+    images: str
+    records: str
+    text: str = "caption"
+    only: str = ""
+    weight: float = 1.0
+    held_out: int = 10
+    licence: str = ""
+    origin: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisionFamilyConfig:
+    """Everything that `outrider train vision-family` needs to know.
+
+    Attributes:
+        language: the family whose target is the language model, and whose draft model becomes the
+            draft model; a name or a folder.
+        eyes: the vision encoder.
+        reader: the text encoder that it is trained against; thrown away afterwards.
+        scorer: image and text encoder of the independent CLIP that captions are scored with.
+        contrast, scoring: contrastive training of eyes and scorer.
+        see: the captioner learns to see: exact sentences.
+        speak: and to speak in the manner of the base, which leaves room to improve.
+        draft: the draft model learns what captions sound like, without seeing anything.
+        question: what the captioner is asked.
+        scenes: share of drawn scenes among the training images.
+        blind: share of the last stage's examples without image features, for guidance.
+    """
+
+    name: str
+    language: str
+    eyes: TowerShape
+    reader: TowerShape
+    scorer: TowerShape
+    contrast: Stage
+    scoring: Stage
+    see: Stage
+    speak: Stage
+    draft: Stage
+    read_manner: Manners
+    see_manner: Manners
+    speak_manner: Manners
+    sets: tuple[ImageSet, ...] = field(default=())
+    scenes: float = 0.8
+    blind: float = 0.15
+    question: str = "Describe the image in one sentence."
+    image_size: int = 64
+    patch_size: int = 8
+    shuffle: int = 2
+    projection: int = 96
+    out: str = "runs/vision-family"
+    data: str | None = None
+    seed: int = 1
+    threads: int = 0
+    checkpoint_minutes: float = 3.0
+    evaluate_minutes: float = 4.0
+
+    def __post_init__(self) -> None:
+        side = self.image_size // self.patch_size
+        if self.image_size % self.patch_size or side % self.shuffle:
+            raise OptionError(
+                f"images of {self.image_size} pixels do not divide into patches of "
+                f"{self.patch_size}, {self.shuffle} by {self.shuffle} of which make a token",
+                hint="Choose divisors",
+            )
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens that an image takes."""
+        return (self.image_size // self.patch_size // self.shuffle) ** 2
+
+
+def load_vision_config(path: Path) -> VisionFamilyConfig:
+    """Read the configuration. Raises `OptionError`, as `read_table` does."""
+    return read_table(path, VisionFamilyConfig)

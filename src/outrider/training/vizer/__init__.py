@@ -1,0 +1,1 @@
+"""ViZer: a captioner that improves from images without labels."""

@@ -1,0 +1,144 @@
+"""The images of a ViZer run: which are for what, and those that can not be used."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from outrider.core.errors import OptionError
+from outrider.training.vizer.config import VizerConfig
+from outrider.training.vizer.subject import Sights, Subject
+
+Say = Callable[[str], None]
+"""Told of progress, a line at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An image that is read when it is needed, and its caption where one is given."""
+
+    path: Path
+    caption: str | None = None
+
+    def image(self) -> Any:
+        """The RGB image. Raises `OptionError` for a bad file."""
+        from outrider.inputs.images.files import read_image
+
+        return read_image(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Examples of each phase; held-out ones are in neither."""
+
+    held_out: list[Example]
+    mapper: list[Example]
+    adapt: list[Example]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], config: VizerConfig) -> "Split":
+        """A split that depends on the seed and the names alone.
+
+        Raises:
+            OptionError: too few examples for a step beside those held out.
+        """
+        order = sorted(examples, key=lambda e: str(e.path))
+        Random(f"vizer {config.seed}").shuffle(order)
+        if len(order) < config.held_out + config.batch:
+            raise OptionError(
+                f"{len(order)} images are given; {config.held_out} are held out and a step takes "
+                f"{config.batch}",
+                hint="Give more images, or lower held_out and batch",
+            )
+        rest = order[config.held_out :]
+        adapt = rest[-config.images :] if config.images else rest
+        if len(adapt) < config.batch:
+            raise OptionError(
+                f"phase B is given {len(adapt)} images, and a step takes {config.batch}",
+                hint="Train on more images, or lower batch",
+            )
+        return cls(order[: config.held_out], rest[: config.mapper_images], adapt)
+
+
+@dataclass(slots=True)
+class Gallery:
+    """Shows images to a model. One that can not be used is left out, and costs no other anything.
+
+    Attributes:
+        subject: the model.
+        say: told of each image that is left out, once.
+        left_out: why, by the name of the file.
+    """
+
+    subject: Subject
+    say: Say
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def look(self, examples: Sequence[Example]) -> tuple[list[Example], Sights | None]:
+        """The examples that the model has seen, and what it saw; None where there are none."""
+        kept, images = list[Example](), list[Any]()
+        for example in examples:
+            try:
+                images.append(example.image())
+            except OptionError as error:
+                self._leave(example, error)
+            else:
+                kept.append(example)
+        try:
+            return kept, self.subject.look(images) if images else None
+        except OptionError:  # of one of them: a side is too long, or the like
+            taken = [self._takes(e, image) for e, image in zip(kept, images, strict=True)]
+            if all(taken):
+                raise
+        kept = [e for e, fine in zip(kept, taken, strict=True) if fine]
+        images = [image for image, fine in zip(images, taken, strict=True) if fine]
+        return kept, self.subject.look(images) if images else None
+
+    def _takes(self, example: Example, image: Any) -> bool:
+        try:
+            self.subject.look([image])
+        except OptionError as error:
+            self._leave(example, error)
+            return False
+        return True
+
+    def _leave(self, example: Example, error: OptionError) -> None:
+        name = str(example.path)
+        if name not in self.left_out:
+            self.left_out[name] = str(error)
+            self.say(f"left out: {error}" if name in str(error) else f"left out: {name}: {error}")
+
+
+def fingerprint(examples: Sequence[Example], *, captions: bool) -> str:
+    """Of the names of images, and of their captions where these are read."""
+    lines = sorted([str(e.path), e.caption if captions else None] for e in examples)
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]
+
+
+def read_captions(file: Path) -> Iterator[Example]:
+    """Examples of a file of JSON lines, `{"image": ..., "caption": ...}`; paths are relative to it.
+
+    Raises:
+        OptionError: there is no such file, or a line is something else.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise OptionError(f"{file} can not be read: {error}", hint="Give JSON lines") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            path, caption = Path(record["image"]), record["caption"]
+            if not isinstance(caption, str):
+                raise TypeError(f"a caption is a text, not {caption!r:.40}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise OptionError(
+                f"line {number} of {file} is no caption ({type(error).__name__}: {error})",
+                hint='Write {"image": "a.png", "caption": "a red star."}',
+            ) from None
+        yield Example(path if path.is_absolute() else file.parent / path, caption)

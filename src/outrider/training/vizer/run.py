@@ -1,0 +1,374 @@
+"""`outrider train vizer`: a folder of images in, an adapter out. Interrupted runs go on."""
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from outrider.core.errors import OptionError, OutriderWarning
+from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.loading import families_folder, local_folder, resolve_device
+from outrider.training.core.loop import StopSignal, TrainingStopped
+from outrider.training.core.state import (
+    load_checkpoint,
+    only_run,
+    read_json,
+    save_checkpoint,
+    save_tensors,
+    write_json,
+)
+from outrider.training.vizer.config import VizerConfig
+from outrider.training.vizer.data import Example, Gallery, Say, Split, fingerprint, read_captions
+from outrider.training.vizer.mapper import Mapper, Vectors
+from outrider.training.vizer.subject import Sights, Subject
+from outrider.training.vizer.vizer import (
+    Mappers,
+    adapt_step,
+    collect,
+    fit_mappers,
+    look_again,
+    make_optimizer,
+)
+
+__all__ = ["Example", "Split", "VizerRun", "read_captions", "train_vizer"]
+
+_LOOKED_AT_ONCE = 32
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Where phase B is.
+
+    Attributes:
+        step: steps done.
+        seconds: that they took.
+        base: score of the base.
+        best: of the looks after it, whose adapter is kept; None before the first.
+        best_step: when that was.
+        stale: looks since the last score above all before it, the base's included.
+        done: whether there were too many of them.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    base: float = float("-inf")
+    best: float | None = None
+    best_step: int = -1
+    stale: int = 0
+    done: bool = False
+
+    @property
+    def helped(self) -> bool:
+        """Whether a look was better than the base."""
+        return self.best is not None and self.best > self.base
+
+    def judge(self, score: float) -> bool:
+        """Take a look's score; whether its adapter is the one to keep."""
+        keep = self.best is None or score > self.best
+        rose = score > self.base and keep
+        self.stale = 0 if rose else self.stale + 1
+        if keep:
+            self.best, self.best_step = score, self.step
+        return keep
+
+
+@dataclass(slots=True)
+class VizerRun:
+    """One run in its folder.
+
+    Attributes:
+        subject: the model with LoRA.
+        split: its images.
+        folder: checkpoints, curve, card and adapter lie here.
+        say: told of progress.
+        stop: asked between two steps.
+        gallery: reads images, and knows which were left out.
+    """
+
+    subject: Subject
+    split: Split
+    folder: Path
+    say: Say
+    stop: StopSignal
+    gallery: Gallery
+    _saved: float = field(default_factory=time.monotonic)
+
+    @property
+    def config(self) -> VizerConfig:
+        """Its settings."""
+        return self.subject.config
+
+    # -- phase A --------------------------------------------------------------------------------
+
+    def mappers(self) -> Mappers:
+        """Collect what captions and images are, and fit both mappers."""
+        given = self.config.method == "gt"
+        data = self._vectors("mapper", self.split.mapper, given)
+        held_out = self._vectors("held_out", self.split.held_out, given)
+        if len(held_out[0]) < 2:
+            raise OptionError(
+                f"{len(held_out[0])} of the images that are held out can be used",
+                hint="Give more images that can be read, or hold more of them out",
+            )
+        mappers = fit_mappers(data, held_out, self.config)
+        for name, found in mappers.figures.items():
+            self.say(f"{name}: " + "  ".join(f"{k} {v:.4f}" for k, v in found.items()))
+        for name, mapper in (("guide", mappers.guide), ("judge", mappers.judge)):
+            save_tensors(self.folder / f"{name}.safetensors", mapper.state_dict())
+        write_json(self.folder / "mappers.json", mappers.figures)
+        return mappers
+
+    def _vectors(
+        self, name: str, examples: Sequence[Example], given: bool
+    ) -> tuple[Vectors, Vectors]:
+        file = self.folder / f"{name}.vectors.safetensors"
+        rows = {k: [v] for k, v in load_file(file).items()} if file.is_file() else {}
+        done = int(rows.pop("done")[0]) if rows else 0
+
+        def save() -> None:
+            if rows:
+                save_tensors(file, _joined(rows, done))
+
+        while done < len(examples):
+            kept, sights = self.gallery.look(examples[done : done + _LOOKED_AT_ONCE])
+            if sights is not None:
+                texts = [e.caption or "" for e in kept] if given else None
+                guide, judge = collect(self.subject, sights, texts, done)
+                parts = {"guide": guide.states, "judge": judge.states, "features": sights.features}
+                for key, tensor in parts.items():
+                    rows.setdefault(key, []).append(tensor.cpu())
+            done = min(done + _LOOKED_AT_ONCE, len(examples))
+            self.say(f"phase A, {name}: {done} of {len(examples)} images")
+            self._pause(save)
+        if not rows:
+            raise OptionError(
+                f"none of {len(examples)} images can be used", hint="Look at why they were left out"
+            )
+        save()
+        whole = _joined(rows, done)
+        device = self.subject.device
+        return (
+            Vectors(whole["guide"].to(device), whole["features"].to(device)),
+            Vectors(whole["judge"].to(device), whole["features"].to(device)),
+        )
+
+    # -- phase B --------------------------------------------------------------------------------
+
+    def adapt(self, mappers: Mappers) -> dict[str, Any]:
+        """Train LoRA until the images are used up, or the score no longer rises."""
+        config, subject = self.config, self.subject
+        per_epoch = len(self.split.adapt) // config.batch
+        steps = per_epoch * config.epochs
+        optimizer, at = make_optimizer(subject), _Progress()
+        trained = _Trained(subject)
+        path = self.folder / "adapt.safetensors"
+        if path.is_file():
+            at = _Progress(**load_checkpoint(path, {"lora": trained}, {"adamw": optimizer}))
+            self.say(f"phase B goes on at step {at.step}")
+        self._cut_curve(at.step)
+        base = self._look(mappers.judge, at) if at.step == 0 else self._first_captions()
+        clock = time.monotonic()
+
+        def save() -> None:
+            counters = asdict(at)
+            save_checkpoint(path, {"lora": trained}, {"adamw": optimizer}, counters)
+
+        while at.step < steps and not at.done:
+            kept, sights = self.gallery.look(self._batch(at.step, per_epoch))
+            texts = [e.caption or "" for e in kept] if config.method == "labels" else None
+            found = dict[str, float]()
+            if sights is not None:
+                found = adapt_step(
+                    subject, mappers, optimizer, sights, texts, step=at.step, steps=steps
+                )
+            at.step += 1
+            at.seconds += time.monotonic() - clock
+            clock = time.monotonic()
+            self._note({"step": at.step, "seconds": at.seconds, **found})
+            if at.step % config.evaluate_every == 0 or at.step == steps:
+                self._look(mappers.judge, at, base)
+            self._pause(save)
+        save()
+        return asdict(at) | {"helped": at.helped, "steps_planned": steps}
+
+    def _batch(self, step: int, per_epoch: int) -> list[Example]:
+        epoch, at = divmod(step, per_epoch)
+        order = list(self.split.adapt)
+        Random(f"vizer {self.config.seed} {epoch}").shuffle(order)
+        return order[at * self.config.batch : (at + 1) * self.config.batch]
+
+    def _look(self, judge: Mapper, at: _Progress, base: list[str] | None = None) -> list[str]:
+        """Judge captions of held-out images; keep the adapter if they are the best so far."""
+        look = look_again(self.subject, judge, self._held_out(), base)
+        self._note({"step": at.step, "seconds": at.seconds, **look.figures})
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in look.figures.items())
+        self.say(f"step {at.step}: {shown}  e.g. {look.captions[0]!r}")
+        if at.step == 0:
+            write_json(self.folder / "base_captions.json", look.captions)
+            at.base = look.score
+            return look.captions
+        if at.judge(look.score):
+            self.subject.save(self.folder / "adapter")
+            write_json(self.folder / "captions.json", look.captions)
+        at.done = at.stale >= self.config.patience
+        return look.captions
+
+    def _held_out(self) -> Iterator[Sights]:
+        """Read anew for each look: all at once would need much memory."""
+        images = self.split.held_out
+        for start in range(0, len(images), _LOOKED_AT_ONCE):
+            _, sights = self.gallery.look(images[start : start + _LOOKED_AT_ONCE])
+            if sights is not None:
+                yield sights
+
+    def _first_captions(self) -> list[str]:
+        return read_json(self.folder / "base_captions.json")
+
+    def _note(self, row: dict[str, Any]) -> None:
+        with (self.folder / "curve.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({k: round(v, 6) for k, v in row.items()}) + "\n")
+
+    def _cut_curve(self, step: int) -> None:
+        """Forget what was noted after the checkpoint: it is done again."""
+        file = self.folder / "curve.jsonl"
+        if not file.is_file():
+            return
+        *whole, _ = file.read_text(encoding="utf-8").split("\n")
+        kept = [line + "\n" for line in whole if step and json.loads(line)["step"] <= step]
+        file.write_text("".join(kept), encoding="utf-8")
+
+    def _pause(self, save: Callable[[], None]) -> None:
+        """Save when it is time to, or when a stop is asked for."""
+        late = time.monotonic() - self._saved > 60 * self.config.checkpoint_minutes
+        if late or self.stop.asked:
+            save()
+            self._saved = time.monotonic()
+        if self.stop.asked:
+            raise TrainingStopped("stopped", hint="Run again to resume")
+
+
+class _Trained(nn.Module):
+    """LoRA's parameters under names that checkpoints can spell."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self.own = nn.ParameterDict(
+            {name.replace(".", ":"): p for name, p in subject.trained.items()}
+        )
+
+
+def _joined(rows: dict[str, list[torch.Tensor]], done: int) -> dict[str, torch.Tensor]:
+    """Rows, and of how many images they are what could be used."""
+    return {k: torch.cat(tensors) for k, tensors in rows.items()} | {"done": torch.tensor(done)}
+
+
+def train_vizer(
+    model: str | Path,
+    examples: Sequence[Example],
+    out: Path,
+    config: VizerConfig,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Train an adapter for `model` and write it to `out/adapter`, in peft's format.
+
+    An interrupted run goes on when it is started again with the same settings.
+
+    Returns:
+        What `out/run.json` says: settings, figures of both phases, seconds.
+
+    Raises:
+        OptionError: too few images, captions that are missing, or another run's folder.
+        CheckpointError: a model that can not be trained.
+        TrainingStopped: after a stop signal, with a checkpoint written.
+    """
+    _check(examples, config)
+    split = Split.of(examples, config)
+    folder = _folder(model)
+    reads = config.method != "g"
+    settings = asdict(config) | {
+        "model": str(model),
+        "model_fingerprint": open_checkpoint(folder).fingerprint,
+        "images_given": len(examples),
+        "images_fingerprint": fingerprint(examples, captions=reads),
+    }
+    _make_folder(out)
+    with only_run(out), StopSignal() as stop:
+        _check_settings(out, settings)
+        subject = Subject.load(folder, config, resolve_device(config.device))
+        write_json(out / "settings.json", settings)
+        if reads:
+            _tell_of_cuts(subject, [*split.mapper, *split.adapt, *split.held_out], say)
+        run = VizerRun(subject, split, out, say, stop, Gallery(subject, say))
+        mappers = run.mappers()
+        finished = run.adapt(mappers)
+        card = {
+            "settings": settings,
+            "torch": torch.__version__,
+            "trained_parameters": sum(p.numel() for p in subject.trained.values()),
+            "images_left_out": run.gallery.left_out,
+            "mappers": mappers.figures,
+            "phase_b": finished,
+        }
+        write_json(out / "run.json", card)
+    if left_out := len(run.gallery.left_out):
+        say(f"{left_out} images were left out; run.json says why")
+    if not finished["helped"]:
+        warnings.warn(
+            f"no look at held-out captions was better than the base ({finished['base']:.4f}): the "
+            f"adapter, of step {finished['best_step']}, is the best of them "
+            f"({finished['best']:.4f}), and no gain over none",
+            OutriderWarning,
+            stacklevel=2,
+        )
+    return card
+
+
+def _folder(model: str | Path) -> Path:
+    family = families_folder() / str(model) / "target"
+    return family if family.is_dir() else local_folder(model)
+
+
+def _check(examples: Sequence[Example], config: VizerConfig) -> None:
+    if config.method == "g":
+        return
+    missing = next((e.path for e in examples if not e.caption), None)
+    if missing is not None:
+        raise OptionError(
+            f"method {config.method!r} reads captions, and {missing} has none",
+            hint="Give --captions FILE with a line for each image, or use method g",
+        )
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"{out} can not be made: {error.strerror or error}", hint="Give another --out"
+        ) from None
+
+
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
+    known = read_json(out / "settings.json")
+    if known and known != settings:
+        odd = next(k for k in settings if known.get(k) != settings[k])
+        raise OptionError(
+            f"{out} holds a run with {odd} {known.get(odd)!r}, not {settings[odd]!r}",
+            hint="Give another --out, or the same settings to go on",
+        )
+
+
+def _tell_of_cuts(subject: Subject, examples: Sequence[Example], say: Say) -> None:
+    captions = {e.path: e.caption or "" for e in examples}
+    longest = subject.config.longest
+    whole = subject.encode(list(captions.values()), cut=False)
+    if long := sum(len(ids) > longest for ids in whole):
+        say(f"{long} of {len(captions)} captions are longer than {longest} tokens: cut there")

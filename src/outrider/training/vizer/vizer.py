@@ -1,0 +1,318 @@
+"""ViZer: a captioner that improves from images alone (arXiv 2510.12931).
+
+Phase A trains a mapper from the hidden states of captions to the features of their images, the
+model frozen. Phase B trains LoRA on the model, the mapper frozen, so that what it says of an image
+lies nearer to what it sees of it. Captions of phase B are the model's own; no label is read.
+
+Through words (`VizerConfig.through`) the mapper reads captions as text alone, and samples that it
+finds nearer to their image become likelier. That is not the paper's; on the captioner that ships it
+is what works (docs/vizer.md).
+
+Two ways to go wrong are watched. A mapper may answer the mean image to everything: features are
+centred, and in-batch retrieval is reported. And LoRA may copy what it sees into hidden states
+without better words: so captions of held-out images are read again as mere text, by the base, and
+a second mapper, which has only ever read text, says how well they tell of their images. That score
+decides when to stop and which adapter is kept.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from outrider.captioning.metrics.diversity import distinct
+from outrider.captioning.metrics.words import words
+from outrider.core.errors import LogitsError, OptionError
+from outrider.core.types import Prompt
+from outrider.training.vizer.config import VizerConfig
+from outrider.training.vizer.mapper import Mapper, Vectors, mapper_figures, train_mapper
+from outrider.training.vizer.subject import Said, Sights, Subject
+
+_WEIGHT_DECAY = 0.01
+_WARM_UP = 0.03
+_CLIP = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mappers:
+    """What phase A leaves.
+
+    Attributes:
+        guide: reads captions as phase B does; its loss is what LoRA is trained by.
+        judge: reads captions as text alone; its score decides when to stop.
+        figures: of both, on held-out images.
+    """
+
+    guide: Mapper
+    judge: Mapper
+    figures: dict[str, dict[str, float]]
+
+
+# -- phase A ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def collect(
+    subject: Subject, sights: Sights, captions: Sequence[str] | None, first: int
+) -> tuple[Vectors, Vectors]:
+    """What the guide and the judge are to learn from some images: numbers `first` and after.
+
+    Captions that are given are read as text by both (ViZer_GT). The model's own are read with
+    their image by the guide (ViZer_G), and as text by the judge.
+    """
+    config = subject.config
+    if captions is None:
+        ids = subject.write(sights.prompts, temperature=config.hearing, seed=_seed(config, first))
+        seen = subject.read(sights.prompts, ids).states
+    else:
+        ids = subject.encode(captions)
+        seen = None
+    read = read_as_text(subject, ids)
+    return Vectors(read if seen is None else seen, sights.features), Vectors(read, sights.features)
+
+
+@torch.no_grad()
+def read_as_text(subject: Subject, captions: Sequence[Sequence[int]]) -> Tensor:
+    """`[n, hidden]` what the base makes of captions when it sees no image."""
+    question = subject.question
+    with subject.as_base():
+        return subject.read([question] * len(captions), captions).states
+
+
+def fit_mappers(
+    data: tuple[Vectors, Vectors], held_out: tuple[Vectors, Vectors], config: VizerConfig
+) -> Mappers:
+    """Phase A over vectors that were collected."""
+    if config.shuffle:
+        data = shuffled(data[0], config), shuffled(data[1], config)
+    guide, guide_figures = train_mapper(data[0], config, held_out[0])
+    judge, judge_figures = train_mapper(data[1], config, held_out[1])
+    return Mappers(guide, judge, {"guide": guide_figures, "judge": judge_figures})
+
+
+def shuffled(vectors: Vectors, config: VizerConfig) -> Vectors:
+    """Each caption with the features of another image: nothing can be learned from these."""
+    turn = torch.Generator().manual_seed(config.seed + 1)
+    order = torch.randperm(len(vectors), generator=turn).to(vectors.features.device)
+    return replace(vectors, features=vectors.features[order])
+
+
+# -- phase B ------------------------------------------------------------------------------------
+
+
+def learning_rate(config: VizerConfig, step: int, steps: int) -> float:
+    """Warmed up over 3 % of the steps, then a cosine to 0."""
+    warm = max(1, round(_WARM_UP * steps))
+    if step < warm:
+        return config.learning_rate * (step + 1) / warm
+    progress = (step - warm) / max(1, steps - warm)
+    return config.learning_rate * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+
+
+def make_optimizer(subject: Subject) -> torch.optim.Optimizer:
+    """AdamW over LoRA alone."""
+    return torch.optim.AdamW(list(subject.trained.values()), lr=0.0, weight_decay=_WEIGHT_DECAY)
+
+
+def adapt_step(
+    subject: Subject,
+    mappers: Mappers,
+    optimizer: torch.optim.Optimizer,
+    sights: Sights,
+    captions: Sequence[str] | None,
+    *,
+    step: int,
+    steps: int,
+) -> dict[str, float]:
+    """One step of phase B over some images; `captions` are for the method `labels` alone.
+
+    Raises:
+        LogitsError: the loss or its gradient is not finite. No weight has been changed.
+    """
+    config = subject.config
+    if config.shuffle:
+        sights = replace(sights, features=sights.features.roll(1, dims=0))
+    if captions is not None:
+        loss, figures = _likelihood(subject, sights, subject.encode(captions), step)
+    elif config.through == "words":
+        loss, figures = _preference(subject, mappers.judge, sights, step)
+    else:
+        loss, figures = _alignment(subject, mappers.guide, sights, step)
+    loss.backward()
+    rate = learning_rate(config, step, steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    norm = nn.utils.clip_grad_norm_(list(subject.trained.values()), _CLIP)
+    if not (loss.isfinite() and norm.isfinite()):
+        raise LogitsError(
+            f"the loss of step {step} is {float(loss.detach()):g}, its gradient {float(norm):g}",
+            hint="Give a smaller --learning-rate",
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {**figures, "grad_norm": float(norm), "learning_rate": rate}
+
+
+def _alignment(
+    subject: Subject, guide: Mapper, sights: Sights, step: int
+) -> tuple[Tensor, dict[str, float]]:
+    """The guide's loss over hidden states, as in the paper: 1 - cos(F, h(H))."""
+    config = subject.config
+    ids = subject.write(sights.prompts, temperature=config.temperature, seed=_seed(config, step))
+    said = _read_in_training(subject, sights.prompts, ids, step)
+    align = guide.loss(said.states, sights.features, config)
+    if not config.leash:  # nobody else asks for logits of the whole vocabulary
+        return align, {"align": float(align.detach()), "drift": 0.0}
+    loss, drift = _held(subject, align, subject.logits(said), sights.prompts, ids)
+    return loss, {"align": float(align.detach()), "drift": drift}
+
+
+def _preference(
+    subject: Subject, judge: Mapper, sights: Sights, step: int
+) -> tuple[Tensor, dict[str, float]]:
+    """Samples that the judge, reading text alone, finds nearer to the image become likelier.
+
+    The gradient of the expected score by REINFORCE, each sample against the mean of the others
+    of its image (leave one out; Kool et al. 2019). Nothing can be gained but by words.
+    """
+    config, count = subject.config, subject.config.samples
+    prompts = [prompt for prompt in sights.prompts for _ in range(count)]
+    ids = subject.write(prompts, temperature=config.temperature or 1.0, seed=_seed(config, step))
+    with torch.no_grad():
+        told = judge(read_as_text(subject, ids))
+        scores = _scores(told, judge.aims(sights.features), config).view(-1, count)
+    others = (scores.sum(dim=1, keepdim=True) - scores) / (count - 1)
+    better = (scores - others) / scores.std().clamp_min(1e-6)
+    said = _read_in_training(subject, prompts, ids, step)
+    logits = subject.logits(said)
+    likely = _log_likelihoods(subject, logits, ids, config.temperature or 1.0)
+    align = -(better.flatten() * likely).mean()
+    loss, drift = _held(subject, align, logits, prompts, ids)
+    return loss, {"align": 1 - float(scores.mean()), "drift": drift}
+
+
+def _scores(told: Tensor, seen: Tensor, config: VizerConfig) -> Tensor:
+    """How near each caption is to its image, `[images * samples]`; with `infonce`, how much nearer
+    than to the other images of the batch: its log-probability among them."""
+    own = torch.arange(len(seen), device=seen.device).repeat_interleave(config.samples)
+    near = told @ seen.T
+    if config.loss == "infonce":
+        near = (near / config.temperature_scale).log_softmax(dim=-1)
+    return near.gather(1, own[:, None])[:, 0]
+
+
+def _likelihood(
+    subject: Subject, sights: Sights, ids: Sequence[Sequence[int]], step: int
+) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy of given captions and their ends."""
+    said = _read_in_training(subject, sights.prompts, ids, step)
+    tokens = sum(max(len(row), 1) + _is_whole(subject, row) for row in ids)
+    loss = -_log_likelihoods(subject, subject.logits(said), ids, 1.0).sum() / tokens
+    return loss, {"loss": float(loss.detach())}
+
+
+def _read_in_training(
+    subject: Subject, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]], step: int
+) -> Said:
+    """`read` with LoRA's dropout, drawn by the step, so that a resumed run draws the same."""
+    torch.manual_seed(_seed(subject.config, step))
+    with subject.dropping_out():
+        return subject.read(prompts, ids)
+
+
+def _log_likelihoods(
+    subject: Subject, logits: Tensor, ids: Sequence[Sequence[int]], temperature: float
+) -> Tensor:
+    """`[n]` of each caption with its end, which one that was cut at the longest has not."""
+    end = subject.end
+    rows = [[*(row or [end]), end] for row in ids]
+    labels = torch.tensor([token for row in rows for token in row], device=logits.device)
+    law = (logits / temperature).log_softmax(dim=-1)
+    each = law.gather(1, labels[:, None])[:, 0].split([len(row) for row in rows])
+    whole = [_is_whole(subject, row) for row in ids]
+    return torch.stack([p.sum() if w else p[:-1].sum() for p, w in zip(each, whole, strict=True)])
+
+
+def _is_whole(subject: Subject, ids: Sequence[int]) -> bool:
+    return len(ids) < subject.config.longest
+
+
+def _held(
+    subject: Subject,
+    loss: Tensor,
+    logits: Tensor,
+    prompts: Sequence[Prompt],
+    ids: Sequence[Sequence[int]],
+) -> tuple[Tensor, float]:
+    """`loss` with what it costs to lead away from the base's words: kappa KL(adapted || base)."""
+    if not subject.config.leash:
+        return loss, 0.0
+    with torch.no_grad(), subject.as_base():
+        base = subject.logits(subject.read(prompts, ids))
+    drift = F.kl_div(  # which takes its arguments the other way round
+        base.log_softmax(dim=-1),
+        logits.log_softmax(dim=-1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    return loss + subject.config.leash * drift, float(drift.detach())
+
+
+# -- held-out images ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Held-out captions after some steps, and what they are worth.
+
+    Attributes:
+        score: mean cosine of the judge's reading of the text with the image; higher is better.
+        figures: the same with retrieval, length, diversity and the share that has changed.
+        captions: the texts.
+    """
+
+    score: float
+    figures: dict[str, float]
+    captions: list[str]
+
+
+@torch.no_grad()
+def look_again(
+    subject: Subject, judge: Mapper, held_out: Iterable[Sights], base: Sequence[str] | None
+) -> Look:
+    """Write greedy captions of held-out images and read them as text.
+
+    Raises:
+        OptionError: there are not as many images as `base` has captions.
+    """
+    ids: list[list[int]] = []
+    states, features = [], []
+    for sights in held_out:
+        part = subject.write(sights.prompts)
+        ids += part
+        states.append(read_as_text(subject, part))
+        features.append(sights.features)
+    found = mapper_figures(judge, Vectors(torch.cat(states), torch.cat(features)), subject.config)
+    texts = subject.decode(ids)
+    if base is not None and len(base) != len(texts):
+        raise OptionError(
+            f"{len(texts)} held-out images can be used; at the beginning there were {len(base)}",
+            hint="Put the images back, or begin a run in another folder",
+        )
+    changed = sum(a != b for a, b in zip(texts, base or texts, strict=True)) / len(texts)
+    spoken = [tuple(words(text)) for text in texts]
+    figures = {
+        "score": found["cosine"],
+        "retrieval": found["retrieval"],
+        "changed": changed,
+        "words": sum(map(len, spoken)) / len(spoken),
+        "distinct_2": distinct(spoken, 2),
+    }
+    return Look(found["cosine"], figures, texts)
+
+
+def _seed(config: VizerConfig, step: int) -> int:
+    return config.seed * 1_000_003 + step

@@ -1,0 +1,151 @@
+"""A model that sees: views when it starts, everything else as the runner inside."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from outrider.core.errors import ContextError
+from outrider.core.types import NO_IDS, Pictured, Prompt, as_ids
+from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.llama.decoder import Decoder
+from outrider.models.llama.text_stack import text_checkpoint
+from outrider.models.tabular import TabularModel
+from outrider.models.vision.encoder import TransformersEyes
+from outrider.models.vision.image_model import Sighted, sighted
+from outrider.protocols import (
+    ContextSelector,
+    LanguageModel,
+    Layered,
+    Segment,
+    Segmented,
+    Writer,
+)
+from tests.models.sighted_checkpoints import asking, make_sighted, make_text_sibling, picture
+
+LAST = as_ids([-1])
+TALK = Prompt(token_ids=(72, 105, 33))
+
+
+class Counting:
+    """Eyes that count."""
+
+    def __init__(self, eyes: TransformersEyes) -> None:
+        self.eyes, self.unspoken = eyes, eyes.unspoken
+        self.seen: list[int] = []
+
+    def views(self, pictured: Sequence[Pictured]) -> list[Prompt]:
+        self.seen.append(len(pictured))
+        return self.eyes.views(pictured)
+
+
+@pytest.fixture(scope="module", params=["smolvlm", "qwen2_vl"])
+def parts(request: Any, tmp_path_factory: Any) -> tuple[Decoder, TransformersEyes]:
+    path = make_sighted(tmp_path_factory.mktemp("sighted"), request.param)
+    checkpoint = open_checkpoint(path)
+    text = text_checkpoint(checkpoint)
+    assert text is not None
+    return (
+        Decoder.load(text, dtype=torch.float64),
+        TransformersEyes.load(checkpoint, dtype=torch.float64),
+    )
+
+
+@pytest.fixture
+def eyes(parts: Any) -> Counting:
+    return Counting(parts[1])
+
+
+@pytest.fixture
+def model(parts: Any, eyes: Counting) -> Sighted:
+    return sighted(parts[0], eyes)
+
+
+def logits(model: LanguageModel, caches: Sequence[Any]) -> list[torch.Tensor]:
+    segments = [Segment(cache, NO_IDS) for cache in caches]
+    return [rows.logits[0] for rows in model.forward(segments, [LAST] * len(caches))]
+
+
+def test_it_is_what_the_runner_inside_is(model: Sighted) -> None:
+    for kind in (LanguageModel, Writer, Layered, Segmented):
+        assert isinstance(model, kind)
+    assert not isinstance(model, ContextSelector)
+    assert (model.dtype, model.fingerprint) == (torch.float64, model.inner.fingerprint)
+    assert model.end_ids == (256,)
+    with pytest.raises(AttributeError):
+        model.nonsense  # noqa: B018
+    table = sighted(TabularModel.random(vocab_size=7, order=1, seed=0), model.eyes)
+    assert not isinstance(table, Layered)
+    assert isinstance(table, Segmented)
+
+
+def test_equal_prompts_are_looked_at_once(model: Sighted, eyes: Counting) -> None:
+    prompt, other = asking(picture(40, 20)), asking(picture(16, 16))
+    caches = model.start([prompt, TALK, other, prompt])
+    assert eyes.seen == [2]
+    assert caches[0] is not caches[3]
+    first, _, second, again = logits(model, caches)
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, second)
+    caches[0].commit([5])
+    assert list(caches[3].text) != list(caches[0].text)
+
+
+def test_looking_is_timed_apart(model: Sighted) -> None:
+    caches = model.start([asking(picture(40, 20)), TALK])
+    assert caches[0].looked > 0 == caches[1].looked
+    [talk] = model.start([TALK], [caches[0]])
+    assert talk.looked == 0
+
+
+def test_text_alone_passes_through(model: Sighted, eyes: Counting) -> None:
+    [mine], [plain] = model.start([TALK]), model.inner.start([TALK])
+    assert eyes.seen in ([], [0])
+    assert torch.equal(*logits(model, [mine, plain]))
+
+
+def test_a_mixed_batch_is_each_alone(model: Sighted) -> None:
+    prompts = [asking(picture(40, 20)), TALK, asking(picture(16, 16), picture(30, 60))]
+    together = logits(model, model.start(prompts))
+    for prompt, row in zip(prompts, together, strict=True):
+        [alone] = logits(model, model.start([prompt]))
+        torch.testing.assert_close(row, alone, rtol=0, atol=1e-9)
+
+
+def test_nothing_of_an_image_is_taken_for_text(model: Sighted) -> None:
+    """The next turn has the same ids and another image, or none."""
+    prompt, other = asking(picture(40, 20)), asking(picture(40, 20, seed=9))
+    for turn in (other, TALK, prompt):
+        [fresh] = logits(model, model.start([turn]))
+        [old] = model.start([prompt])
+        [renewed] = logits(model, model.start([turn], [old]))
+        torch.testing.assert_close(renewed, fresh, rtol=0, atol=1e-9)
+    [old] = model.start([prompt])
+    view = Prompt(token_ids=tuple(old.text))
+    [blind] = logits(model, model.start([view]))
+    [old] = model.start([prompt])
+    [reused] = logits(model, model.start([view], [old]))
+    torch.testing.assert_close(reused, blind, rtol=0, atol=1e-9)
+
+
+def test_a_view_must_fit_the_window(tmp_path: Path) -> None:
+    path = make_sighted(tmp_path, "smolvlm", text={"max_position_embeddings": 48})
+    checkpoint = open_checkpoint(path)
+    text = text_checkpoint(checkpoint)
+    assert text is not None
+    model = sighted(Decoder.load(text), TransformersEyes.load(checkpoint))
+    assert model.start([asking(picture(16, 16), question="?")])[0].room > 0
+    with pytest.raises(ContextError, match="reads 48"):
+        model.start([asking(picture(40, 40), picture(40, 40))])
+
+
+def test_a_text_sibling_is_the_text_stack(tmp_path: Path) -> None:
+    whole = open_checkpoint(make_sighted(tmp_path / "whole", "qwen2_5_vl"))
+    text = text_checkpoint(whole)
+    assert text is not None
+    inner = Decoder.load(text, dtype=torch.float64)
+    alone = Decoder.load(make_text_sibling(tmp_path / "text", "qwen2_5_vl"), dtype=torch.float64)
+    mine, plain = (logits(m, m.start([TALK]))[0] for m in (inner, alone))
+    torch.testing.assert_close(mine, plain, rtol=0, atol=1e-9)
