@@ -6,9 +6,10 @@
 >>> print(result.text, result.speculation.to_dict()["acceptance_rate"])
 """
 
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from outrider.core.lazy import on_first_use
 
 if TYPE_CHECKING:
     from outrider.context.config import ContextConfig
@@ -20,22 +21,6 @@ if TYPE_CHECKING:
     from outrider.engine.result import Result
     from outrider.sampling import SamplingParams
     from outrider.strategy import PyramidConfig, Strategy, pyramid
-
-_HOMES = {
-    "ContextConfig": "outrider.context.config",
-    "Generator": "outrider.engine.generator",
-    "OutriderError": "outrider.core.errors",
-    "OutriderWarning": "outrider.core.errors",
-    "Prompt": "outrider.core.types",
-    "PyramidConfig": "outrider.strategy",
-    "Result": "outrider.engine.result",
-    "SamplingParams": "outrider.sampling",
-    "Strategy": "outrider.strategy",
-    "Stream": "outrider.engine.generator",
-    "generate": "outrider.engine.compat",
-    "load": "outrider.engine.load",
-    "pyramid": "outrider.strategy",
-}
 
 try:
     __version__ = version("outrider")
@@ -58,9 +43,21 @@ __all__ = [
     "pyramid",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import on first use: `outrider --help` must not wait for PyTorch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'outrider' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "ContextConfig": "context.config",
+        "Generator": "engine.generator",
+        "OutriderError": "core.errors",
+        "OutriderWarning": "core.errors",
+        "Prompt": "core.types",
+        "PyramidConfig": "strategy",
+        "Result": "engine.result",
+        "SamplingParams": "sampling",
+        "Strategy": "strategy",
+        "Stream": "engine.generator",
+        "generate": "engine.compat",
+        "load": "engine.load",
+        "pyramid": "strategy",
+    },
+)

@@ -1,13 +1,13 @@
 """Rivals made of our own engine, so that what they write is known."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
 import outrider
-from outrider.bench.rivals.rival import RivalText
+from outrider.bench.rivals.rival import RivalRequest, RivalText
 from outrider.core.errors import CheckpointError
 
 
@@ -47,28 +47,19 @@ class OpenEngine:
     fails_at: int | None
     calls: int = 0
 
-    def generate(
-        self,
-        token_ids: Sequence[int],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
-        seed: int,
-        ignore_eos: bool = False,
-    ) -> RivalText:
+    def generate(self, request: RivalRequest) -> RivalText:
         self.calls += 1
         if self.calls == self.fails_at:
             raise RuntimeError("out of everything")
         begun = perf_counter()
         self.generator.reset()
         result = self.generator.generate(
-            list(token_ids),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            ignore_eos=ignore_eos,
+            list(request.token_ids),
+            max_new_tokens=request.max_new_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            ignore_eos=request.ignore_eos,
         )
         ids = list(result.token_ids)
         if self.spoil is not None and len(ids) > self.spoil:

@@ -11,7 +11,7 @@ import pytest
 
 from outrider.bench.rivals import rivals
 from outrider.bench.rivals.llamacpp import LlamaCpp
-from outrider.bench.rivals.rival import OpenRival, Rival
+from outrider.bench.rivals.rival import OpenRival, Rival, RivalRequest
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import families_folder
@@ -56,14 +56,15 @@ def ours() -> tuple[int, ...]:
 def write(
     rival: OpenRival, temperature: float = 0.0, *, seed: int = 1, ignore_eos: bool = True
 ) -> tuple[int, ...]:
-    written = rival.generate(
-        PROMPT,
+    request = RivalRequest(
+        token_ids=PROMPT,
         max_new_tokens=LENGTH,
         temperature=temperature,
         top_p=0.95,
         seed=seed,
         ignore_eos=ignore_eos,
     )
+    written = rival.generate(request)
     assert 0 < written.ttft_seconds <= written.seconds
     return written.token_ids
 

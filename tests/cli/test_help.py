@@ -9,9 +9,6 @@ import pytest
 from typer.main import get_command
 
 from outrider.cli.app import app
-from outrider.cli.options.options import MODES, TREES
-from outrider.strategy import MODES as KNOWN_MODES
-from outrider.strategy.trees import TREES as KNOWN_TREES
 from tests.cli.conftest import Run
 
 
@@ -62,11 +59,6 @@ def test_help_loads_no_models() -> None:
         "sys.exit(code or bool(heavy))"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
-
-
-def test_what_is_offered_is_what_is_known() -> None:
-    assert set(MODES) == set(KNOWN_MODES)
-    assert list(TREES) == list(KNOWN_TREES)
 
 
 @pytest.mark.parametrize(

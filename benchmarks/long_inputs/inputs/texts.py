@@ -1,6 +1,5 @@
 """Data sets as they lie on disk, and long inputs made of them."""
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,18 +7,14 @@ from typing import Any
 
 from outrider.core.types import LongContext, Passage, Prompt
 from outrider.inputs.documents.chunks import cut
+from outrider.inputs.lines import numbered_lines
 from outrider.inputs.prompts.long_prompts import long_prompt
 from outrider.models.checkpoints.tokenizer import Tokenizer
 
 
 def read_lines(file: Path) -> Iterator[dict[str, Any]]:
     """The objects of a `.jsonl.zst` file."""
-    import zstandard
-
-    with file.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as plain:
-        for line in io.TextIOWrapper(plain, encoding="utf-8"):
-            if line.strip():
-                yield json.loads(line)
+    yield from (json.loads(line) for _, line in numbered_lines(file))
 
 
 class Library:

@@ -2,17 +2,13 @@
 
 import math
 
+from outrider.core.checks import Range
 from outrider.core.counters import Counters
-from outrider.core.errors import OptionError
 
-
-def check_share(max_changed: float | None) -> None:
-    """Raise `OptionError` unless `max_changed` is a share, or None for no limit."""
-    if max_changed is not None and not 0.0 <= max_changed <= 1.0:
-        raise OptionError(
-            f"max_changed is {max_changed}",
-            hint="Give a share of at least 0 and at most 1, such as 0.02",
-        )
+MAX_CHANGED = Range(
+    0.0, 1.0, optional=True, hint="Give a share of at least 0 and at most 1, such as 0.02"
+)
+"""What `max_changed` may be: a share, or None for no limit."""
 
 
 def has_room(max_changed: float | None, ledger: Counters, accepted: int, changes: int) -> bool:

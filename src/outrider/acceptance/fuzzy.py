@@ -1,19 +1,25 @@
 """Fuzzy: a drafted token may stand where the proposer's law is close enough to the verifier's."""
 
-import math
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.acceptance.changes import check_share, has_room
+from outrider.acceptance.changes import MAX_CHANGED, has_room
 from outrider.acceptance.divergence import Divergence, divergence
 from outrider.acceptance.verdicts import Walk
+from outrider.core.checks import Range, check_ranges
 from outrider.core.errors import OptionError
 from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
 from outrider.protocols.view import View
+
+_RANGES: Mapping[str, Range] = {
+    "threshold": Range(hint="Give a number; a negative one is `Match`"),
+    "max_changed": MAX_CHANGED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +64,7 @@ class Fuzzy:
     def __post_init__(self) -> None:
         if isinstance(self.divergence, str):
             object.__setattr__(self, "divergence", divergence(self.divergence))
-        if math.isnan(self.threshold):
-            raise OptionError("threshold is nan", hint="Give a number; a negative one is `Match`")
-        check_share(self.max_changed)
+        check_ranges(self, _RANGES)
         if self.with_laws and not self.tracks_law:
             reads = "the drafted token" if self.measure.reads_token else "past changes"
             raise OptionError(

@@ -1,16 +1,23 @@
 """Top-beta tolerance: a drafted token may stand that is nearly the verifier's best."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from outrider.acceptance.changes import check_share
+from outrider.acceptance.changes import MAX_CHANGED
 from outrider.acceptance.longest import longest_path
-from outrider.core.errors import OptionError
+from outrider.core.checks import Range, check_ranges
 from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
 from outrider.protocols.view import View
+
+_RANGES: Mapping[str, Range] = {
+    "beta": Range(1, hint="Give the number of tokens, at least 1"),
+    "tau": Range(0.0, hint="Give a gap in nats of at least 0"),
+    "max_changed": MAX_CHANGED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +48,7 @@ class TopBeta:
     draws = frozenset(Draw)
 
     def __post_init__(self) -> None:
-        if self.beta < 1:
-            raise OptionError(f"beta is {self.beta}", hint="Give the number of tokens, at least 1")
-        if not self.tau >= 0.0:
-            raise OptionError(f"tau is {self.tau}", hint="Give a gap in nats of at least 0")
-        check_share(self.max_changed)
+        check_ranges(self, _RANGES)
 
     @property
     def strict(self) -> bool:

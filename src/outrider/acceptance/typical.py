@@ -1,16 +1,23 @@
 """Typical acceptance: a drafted token may stand where the verifier finds it likely enough."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
-from outrider.acceptance.changes import check_share
+from outrider.acceptance.changes import MAX_CHANGED
 from outrider.acceptance.longest import longest_path
-from outrider.core.errors import OptionError
+from outrider.core.checks import Range, check_ranges
 from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
 from outrider.protocols.view import View
+
+_RANGES: Mapping[str, Range] = {
+    "epsilon": Range(0.0, 1.0, above=True, hint="Give a probability above 0, such as 0.09"),
+    "delta": Range(0.0, above=True, hint="Give a number above 0, such as 0.3"),
+    "max_changed": MAX_CHANGED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +49,7 @@ class Typical:
     tracks_law = False
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.epsilon <= 1.0:
-            raise OptionError(
-                f"epsilon is {self.epsilon}", hint="Give a probability above 0, such as 0.09"
-            )
-        if not self.delta > 0.0:
-            raise OptionError(f"delta is {self.delta}", hint="Give a number above 0, such as 0.3")
-        check_share(self.max_changed)
+        check_ranges(self, _RANGES)
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
         """The longest path of `draft` that is typical throughout."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from outrider.bench.settings import Models, Settings
 from outrider.bench.strategies import Named, from_table, parse_strategies
+from outrider.core.checks import AT_LEAST_ONE
 from outrider.core.errors import OptionError, reject_unknown
 from outrider.models.loading import families_folder
 
@@ -99,6 +100,5 @@ def _model_value(name: str, value: Any) -> Any:
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise OptionError(f"{name} is {value!r:.60}", hint="Give a whole number")
-    if value < 1:
-        raise OptionError(f"{name} is {value}", hint="Give at least 1")
+    AT_LEAST_ONE.check(name, value)
     return value

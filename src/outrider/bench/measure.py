@@ -6,7 +6,7 @@ from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
 
 from outrider.bench.memory import device_peak_bytes, peak_bytes, reset_peak
-from outrider.bench.rivals.rival import OpenRival
+from outrider.bench.rivals.rival import OpenRival, RivalRequest
 from outrider.bench.statistics import repeated_tokens
 from outrider.core.errors import LogitsError
 from outrider.engine.generator import Generator
@@ -185,12 +185,14 @@ class RivalSystem:
         """Write one text through the rival."""
         reset_peak()
         text = self.rival.generate(
-            place.token_ids,
-            max_new_tokens=self.sampling["max_new_tokens"],
-            temperature=self.sampling["temperature"],
-            top_p=self.sampling["top_p"],
-            seed=self.sampling["seed"],
-            ignore_eos=self.sampling.get("ignore_eos", False),
+            RivalRequest(
+                token_ids=place.token_ids,
+                max_new_tokens=self.sampling["max_new_tokens"],
+                temperature=self.sampling["temperature"],
+                top_p=self.sampling["top_p"],
+                seed=self.sampling["seed"],
+                ignore_eos=self.sampling.get("ignore_eos", False),
+            )
         )
         return Run(
             **_about(self.name, place),

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from outrider.bench.strategies import Named, with_baseline
 from outrider.bench.workloads import WORKLOADS
-from outrider.core.errors import OptionError
+from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,13 @@ class Models:
         return {tier: scale for tier, scale in scales.items() if scale}
 
 
+_RANGES: Mapping[str, Range] = {
+    "prompts": AT_LEAST_ONE,
+    "repeats": AT_LEAST_ONE,
+    "least_tokens": AT_LEAST_ONE,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """A whole run.
@@ -76,9 +83,7 @@ class Settings:
     def __post_init__(self) -> None:
         from outrider.sampling import SamplingParams
 
-        for name in ("prompts", "repeats", "least_tokens"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)}", hint="Give at least 1")
+        check_ranges(self, _RANGES)
         object.__setattr__(self, "sampling", _DEFAULTS | self.sampling)
         SamplingParams.of(**self.sampling)
 

@@ -1,12 +1,13 @@
 """What is decoded: the workloads that ship, and JSON lines of anyone's prompts."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outrider.core.errors import MissingExtraError, OptionError, nearest
+from outrider.core.errors import OptionError, nearest
+from outrider.inputs.lines import numbered_lines
 
 WORKLOADS: dict[str, str] = {
     "stories": "beginnings of tales and novels, to be written on",
@@ -75,37 +76,11 @@ def _file_tasks(file: Path) -> list[Task]:
     default = file.name.removesuffix(".zst").removesuffix(".jsonl")
     tasks = [
         _task(line, f"{file.name} line {number}", default, number)
-        for number, line in _lines(file)
-        if line.strip()
+        for number, line in numbered_lines(file, hint="Give JSON lines", extra="bench")
     ]
     if not tasks:
         raise OptionError(f"{file} holds no prompt", hint="Give one JSON object a line")
     return tasks
-
-
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers, from 1, and lines. Raises for what is no text."""
-    try:
-        data = file.read_bytes()
-        text = (_decompressed(data, file) if file.suffix == ".zst" else data).decode("utf-8")
-    except UnicodeDecodeError:
-        raise OptionError(f"{file} is not text in UTF-8", hint="Give JSON lines") from None
-    except OSError as error:
-        raise OptionError(f"{file} can not be read: {error.strerror}") from None
-    yield from enumerate(text.split("\n"), start=1)
-
-
-def _decompressed(data: bytes, file: Path) -> bytes:
-    try:
-        import zstandard
-    except ImportError:
-        raise MissingExtraError("zstandard", "bench") from None
-    try:
-        return zstandard.ZstdDecompressor().stream_reader(data).read()
-    except zstandard.ZstdError:
-        raise OptionError(
-            f"{file} is not compressed with zstd", hint="Drop .zst from its name"
-        ) from None
 
 
 def _task(line: str, where: str, default: str, number: int) -> Task:

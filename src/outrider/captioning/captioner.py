@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from outrider.captioning.metrics.words import words
+from outrider.core.checks import AT_LEAST_ONE
 from outrider.core.errors import MissingExtraError, OptionError, OutriderError
 from outrider.core.types import Pictured, Prompt
 from outrider.engine.generator import Generator
@@ -96,8 +97,7 @@ class Captioner:
         **sampling: Any,
     ) -> None:
         need_pillow()
-        if batch_size < 1:
-            raise OptionError(f"batch_size is {batch_size}", hint="Give at least 1")
+        AT_LEAST_ONE.check("batch_size", batch_size)
         if not question.strip():
             raise OptionError("the question is empty", hint=f"Ask something, such as {QUESTION!r}")
         generator.params(**sampling)

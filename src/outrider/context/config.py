@@ -1,10 +1,11 @@
 """What a context selector is asked to do."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from math import ceil
 from typing import Any
 
+from outrider.core.checks import SHARE, ZERO_OR_MORE, Range, check_ranges
 from outrider.core.errors import OptionError, nearest, reject_unknown
 
 SELECTORS: dict[str, str] = {
@@ -97,10 +98,7 @@ class ContextConfig:
             value = getattr(self, name)
             if value not in known:
                 raise OptionError(f"unknown {name} {value!r}", hint=nearest(str(value), known))
-        for name, fits, expected in _RANGES:
-            value = getattr(self, name)
-            if not fits(value):
-                raise OptionError(f"{name} is {value}", hint=f"Give {expected}")
+        check_ranges(self, _RANGES)
 
     def kept(self, chunks: int) -> int:
         """How many of `chunks` are read (k)."""
@@ -125,15 +123,17 @@ class ContextConfig:
 
 _NAMES = tuple(field.name for field in fields(ContextConfig))
 
-_RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("keep_ratio", lambda x: 0 < x <= 1, "a share above 0, at most 1"),
-    ("budget", lambda x: x is None or x >= 1, "at least 1 token"),
-    ("chunk_size", lambda x: x >= 1, "at least 1 token"),
-    ("refresh", lambda x: x >= 0, "a number of tokens, or 0 for never"),
-    ("query_mix", lambda x: 0 <= x <= 1, "a share from 0 to 1"),
-    ("query_window", lambda x: x >= 1, "at least 1 token"),
-    ("hysteresis", lambda x: x >= 0, "0 or more"),
-    ("max_swaps", lambda x: x >= 0, "0 or more"),
-    ("growth", lambda x: x >= 0, "0 or more chunks"),
-    ("recompute_share", lambda x: 0 <= x <= 1, "a share from 0 to 1"),
-)
+_TOKENS = Range(1, hint="Give at least 1 token")
+
+_RANGES: Mapping[str, Range] = {
+    "keep_ratio": Range(0.0, 1.0, above=True, hint="Give a share above 0, at most 1"),
+    "budget": replace(_TOKENS, optional=True),
+    "chunk_size": _TOKENS,
+    "refresh": Range(0, hint="Give a number of tokens, or 0 for never"),
+    "query_mix": SHARE,
+    "query_window": _TOKENS,
+    "hysteresis": ZERO_OR_MORE,
+    "max_swaps": ZERO_OR_MORE,
+    "growth": Range(0, hint="Give 0 or more chunks"),
+    "recompute_share": SHARE,
+}

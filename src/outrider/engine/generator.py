@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from outrider.context.config import ContextConfig
+from outrider.core.checks import Range
 from outrider.core.errors import ContextError, OptionError
 from outrider.core.types import Prompt
 from outrider.decoding import Lane, generate
@@ -46,6 +47,9 @@ class ModelDefaults:
 
     end_ids: tuple[int, ...] = ()
     sampling: Mapping[str, Any] | None = None
+
+
+_SAMPLES = Range(1, hint="Ask for at least 1 sample")
 
 
 class Generator:
@@ -218,8 +222,7 @@ class Generator:
     def _generations(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, target: LanguageModel
     ) -> list[Generation]:
-        if n < 1:
-            raise OptionError(f"n is {n}", hint="Ask for at least 1 sample")
+        _SAMPLES.check("n", n)
         check_sees(target, prompts)
         seeded = [self._for_prompt(prompt, params, target) for prompt in prompts]
         return [

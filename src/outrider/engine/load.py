@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from outrider.core.checks import AT_LEAST_ONE, Range
 from outrider.core.errors import CheckpointError, OptionError, reject_unknown
 from outrider.engine.datastores import open_datastore
 from outrider.engine.generator import Generator, ModelDefaults
@@ -37,6 +38,8 @@ NO_TIER = "none"
 
 PLANNED_CONTEXT = 4096
 """Tokens a text may grow to in the memory plan, where the user names no context."""
+
+_CONTEXT_LENGTH = Range(2, optional=True, hint="Leave room for a prompt and an answer")
 
 
 def load(
@@ -85,7 +88,7 @@ def load(
             while writing; elsewhere the default is 5.
         num_qualified_tokens: what the qualifier collects before the target is called; likewise,
             the default is 10.
-        tree: how the draft model grows trees: one of `trees.TREES`; None drafts chains.
+        tree: how the draft model grows trees: one of `catalogue.TREES`; None drafts chains.
         num_draft_nodes: tokens of a tree, for drafters of trees; likewise, the default is 16.
         datastore: what `outrider datastore build` wrote, for the drafters `rest` and `sam`.
         divergence: what the fuzzy rules measure.
@@ -129,10 +132,7 @@ def load(
         threshold_qualifier=thresholds.plain_qualifier,
         threshold_target=thresholds.plain_target,
     )
-    if context_length is not None and context_length < 2:
-        raise OptionError(
-            f"context_length is {context_length}", hint="Leave room for a prompt and an answer"
-        )
+    _CONTEXT_LENGTH.check("context_length", context_length)
     check_scale(guidance)
     if threads is not None:
         _use_threads(threads)
@@ -213,8 +213,7 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _use_threads(threads: int) -> None:
-    if threads < 1:
-        raise OptionError(f"threads is {threads}", hint="Give at least 1")
+    AT_LEAST_ONE.check("threads", threads)
     torch.set_num_threads(threads)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outrider.core.errors import OptionError
+from outrider.core.checks import Range
 from outrider.core.types import IntArray
 from outrider.memories.rows import best_tokens
 
@@ -22,6 +22,9 @@ _MOST_WAITING, _WAITING_NUMBERS = 64, 1 << 20
 
 LARGEST_VOCABULARY = 1 << 22
 """Ids from here on are not remembered: one stray id should not claim gigabytes."""
+
+
+_SUCCESSORS = Range(1, 64, hint="Keep 1 to 64 successors for each token")
 
 
 @dataclass(slots=True)
@@ -43,8 +46,7 @@ class Adjacency:
     _waiting: list[tuple[int, Tensor]] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.k <= 64:
-            raise OptionError(f"k is {self.k}", hint="Keep 1 to 64 successors for each token")
+        _SUCCESSORS.check("k", self.k)
         self._table = np.full((1, self.k), -1, dtype=np.int32)
 
     @property

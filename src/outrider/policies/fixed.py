@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+from outrider.core.checks import Range
 from outrider.core.counters import Counters
 from outrider.core.errors import OptionError
 from outrider.core.types import Budget
+
+_LENGTH = Range(1, hint="Draft at least 1 token, or use mode none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +17,7 @@ class FixedLength:
     num_speculative_tokens: int = 5
 
     def __post_init__(self) -> None:
-        if self.num_speculative_tokens < 1:
-            raise OptionError(
-                f"num_speculative_tokens is {self.num_speculative_tokens}",
-                hint="Draft at least 1 token, or use mode none",
-            )
+        _LENGTH.check("num_speculative_tokens", self.num_speculative_tokens)
 
     @property
     def adaptive(self) -> bool:

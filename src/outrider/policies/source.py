@@ -11,6 +11,7 @@ node is kept. Either takes draft + verify + overhead seconds. The best size may 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from outrider.core.checks import Range
 from outrider.core.counters import Ranks, Tally
 from outrider.core.errors import OptionError
 
@@ -20,6 +21,9 @@ _FIRST_COPY = 6
 """Longest draft of a lucky source until one of its drafts was kept; then twice what was kept."""
 _SURE = 3.0
 """Kept nodes that the belief about one block of a tree counts for."""
+
+
+_LONGEST = Range(1, hint="Draft at least 1 token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +74,7 @@ class Source:
                 f"source {self.name!r} reaches its nodes with chances {self.reach[:4]} ...",
                 hint="Give chances from 0 to 1",
             )
-        if self.longest < 1:
-            raise OptionError(f"longest is {self.longest}", hint="Draft at least 1 token")
+        _LONGEST.check("longest", self.longest)
 
     def first(self, tally: Tally) -> float:
         """Tracked chance that the first token of a draft is kept."""

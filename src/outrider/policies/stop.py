@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from outrider.core.checks import AT_LEAST_ONE, Range
 from outrider.core.counters import Counters
 from outrider.core.errors import OptionError
 from outrider.core.types import Budget
@@ -45,6 +46,9 @@ class LikelyRefused:
         return self.eta == 0.0 or 1.0 - math.prod(chances) > self.eta
 
 
+_CHANCE = Range(0.0, 1.0, hint="Give a chance of at least 0 and at most 1")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfidenceStop:
     """Draft until the drafter's best token is less likely than `threshold`, as in SWIFT and the
@@ -62,8 +66,8 @@ class ConfidenceStop:
     longest: int = 20
 
     def __post_init__(self) -> None:
-        _check_share("threshold", self.threshold)
-        _check_length("longest", self.longest, 1)
+        _CHANCE.check("threshold", self.threshold)
+        AT_LEAST_ONE.check("longest", self.longest)
 
     @property
     def adaptive(self) -> bool:
@@ -101,9 +105,10 @@ class SpecDecPlus:
     head: Callable[[Tensor], float] | None = None
 
     def __post_init__(self) -> None:
-        _check_share("eta", self.eta)
-        _check_length("least", self.least, 1)
-        _check_length("longest", self.longest, self.least)
+        _CHANCE.check("eta", self.eta)
+        AT_LEAST_ONE.check("least", self.least)
+        if not self.longest >= self.least:
+            raise OptionError(f"longest is {self.longest}", hint=f"Give at least {self.least}")
 
     @property
     def adaptive(self) -> bool:
@@ -114,13 +119,3 @@ class SpecDecPlus:
         """A chain of the longest length that may end early."""
         stop = LikelyRefused(self.eta, self.least, self.head)
         return Budget(depth=self.longest, nodes=self.longest, stop=stop)
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0.0 <= value <= 1.0:
-        raise OptionError(f"{name} is {value}", hint="Give a chance of at least 0 and at most 1")
-
-
-def _check_length(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise OptionError(f"{name} is {value}", hint=f"Give at least {least}")

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from numbers import Integral, Real
+from numbers import Integral
 
 from torch import Tensor
 
+from outrider.core.checks import Range, check_ranges
 from outrider.core.errors import OptionError, reject_unknown
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
@@ -69,8 +70,7 @@ class SamplingParams:
         for name in _TUPLES:
             if not isinstance(getattr(self, name), tuple):
                 raise OptionError(f"{name} is {getattr(self, name)!r:.60}", hint="Give a tuple")
-        for name, kind in _NUMBERS.items():
-            kind.check(name, getattr(self, name))
+        check_ranges(self, _RANGES)
         for name in ("stop_token_ids", "banned_tokens"):
             _check_ids(name, getattr(self, name))
         for name in ("logit_bias", "forced_tokens"):
@@ -104,60 +104,28 @@ class SamplingParams:
         return {name: getattr(self, name) for name in names}
 
 
-_INF = float("inf")
+_SHARE = Range(0.0, 1.0, above=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Number:
-    """What a numeric option may be."""
-
-    low: float = -_INF
-    high: float = _INF
-    above: bool = False
-    """`low` itself is not allowed."""
-    whole: bool = False
-    optional: bool = False
-    """None will do as well."""
-
-    def check(self, name: str, value: object) -> None:
-        """Raise `OptionError` unless `value` is one; a truth value is no number."""
-        if value is None and self.optional:
-            return
-        kind = Integral if self.whole else Real
-        if isinstance(value, bool) or not isinstance(value, kind):
-            hint = "Give a whole number" if self.whole else "Give a number"
-            raise OptionError(f"{name} is {value!r}", hint=hint)
-        number = float(value)
-        if not self.low <= number <= self.high or (self.above and number == self.low):
-            raise OptionError(f"{name} is {value}", hint=f"Give a value {self}")
-
-    def __str__(self) -> str:
-        lower = f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
-        return lower if self.high >= 1e6 else f"{lower} and at most {self.high:g}"
+_COUNT = Range(0, whole=True)
 
 
-_SHARE = _Number(0.0, 1.0, above=True)
+_BIAS = Range(high=1e30)
 
 
-_COUNT = _Number(0, whole=True)
-
-
-_BIAS = _Number(high=1e30)
-
-
-_NUMBERS: dict[str, _Number] = {
-    "temperature": _Number(0.0, 1e6),
+_RANGES: Mapping[str, Range] = {
+    "temperature": Range(0.0, 1e6),
     "top_k": _COUNT,
     "top_p": _SHARE,
-    "min_p": _Number(0.0, 1.0),
+    "min_p": Range(0.0, 1.0),
     "typical_p": _SHARE,
-    "repetition_penalty": _Number(0.0, above=True),
-    "presence_penalty": _Number(),
-    "frequency_penalty": _Number(),
+    "repetition_penalty": Range(0.0, above=True),
+    "presence_penalty": Range(),
+    "frequency_penalty": Range(),
     "min_new_tokens": _COUNT,
-    "max_new_tokens": _Number(1, whole=True),
-    "logprobs": _Number(0, whole=True, optional=True),
-    "seed": _Number(whole=True, optional=True),
+    "max_new_tokens": Range(1, whole=True),
+    "logprobs": Range(0, whole=True, optional=True),
+    "seed": Range(whole=True, optional=True),
 }
 
 

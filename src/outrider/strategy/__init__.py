@@ -1,14 +1,32 @@
 """Which target, drafter, rule and policy work together."""
 
-from outrider.strategy.modes import (
-    DEFAULT_THRESHOLD_QUALIFIER,
-    DEFAULT_THRESHOLD_TARGET,
-    MODES,
-    PyramidConfig,
-    pyramid,
-    tier_names,
+from typing import TYPE_CHECKING
+
+from outrider.core.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from outrider.strategy.catalogue import MODES
+    from outrider.strategy.modes import (
+        DEFAULT_THRESHOLD_QUALIFIER,
+        DEFAULT_THRESHOLD_TARGET,
+        PyramidConfig,
+        pyramid,
+        tier_names,
+    )
+    from outrider.strategy.strategy import Strategy
+
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "DEFAULT_THRESHOLD_QUALIFIER": "modes",
+        "DEFAULT_THRESHOLD_TARGET": "modes",
+        "MODES": "catalogue",
+        "PyramidConfig": "modes",
+        "Strategy": "strategy",
+        "pyramid": "modes",
+        "tier_names": "modes",
+    },
 )
-from outrider.strategy.strategy import Strategy
 
 __all__ = [
     "DEFAULT_THRESHOLD_QUALIFIER",

@@ -1,29 +1,26 @@
 """Modes of a pyramid: which rule each level gets."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from outrider.acceptance import Fuzzy, Match, Rejection, divergence
+from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
 from outrider.core.errors import OptionError, OutriderWarning, nearest
 from outrider.drafters import ModelDrafter, Qualified
 from outrider.policies import FixedLength
 from outrider.protocols import AcceptanceRule, Drafter, LanguageModel
+from outrider.strategy.catalogue import MODES
 from outrider.strategy.strategy import Strategy
 
-MODES: dict[str, str] = {
-    "exact": "the target's own text, token for token",
-    "distribution": "another sample of the target's law (outer rejection sampling)",
-    "assisted": "PSD_A: the qualifier writes its own text, the target accepts near misses",
-    "fuzzy": "PSD_F: near misses are accepted at every level",
-    "none": "undrafted decoding",
-}
-
-
 DEFAULT_THRESHOLD_QUALIFIER = 0.3
-
-
 DEFAULT_THRESHOLD_TARGET = 0.4
+
+
+_RANGES: Mapping[str, Range] = {
+    "num_speculative_tokens": AT_LEAST_ONE,
+    "num_qualified_tokens": AT_LEAST_ONE,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +49,7 @@ class PyramidConfig:
         if self.mode not in MODES:
             raise OptionError(f"unknown mode {self.mode!r}", hint=nearest(self.mode, MODES))
         divergence(self.divergence)
-        for name in ("num_speculative_tokens", "num_qualified_tokens"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)}", hint="Give at least 1")
+        check_ranges(self, _RANGES)
         if self.max_changed is not None and self.mode not in ("assisted", "fuzzy"):
             raise OptionError(
                 f"max_changed is given, but mode {self.mode!r} changes no token",

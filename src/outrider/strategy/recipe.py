@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from outrider.acceptance import Match, RecursiveRejection
+from outrider.core.checks import Range
 from outrider.core.errors import OptionError, nearest
 from outrider.drafters.catalogue import FREE, KINDS
 from outrider.policies import FixedLength, FixedTree
@@ -61,6 +62,9 @@ class Thresholds:
         return DEFAULT_THRESHOLD_TARGET if self.target.value is None else self.target.value
 
 
+_TREE_NODES = Range(1, optional=True, hint="Draft at least 1 token")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Who drafts, and whether at lengths that stay as they are.
@@ -112,8 +116,7 @@ class Recipe:
                 f"num_draft_nodes is {self.nodes}, and drafter {self.drafter!r} drafts chains",
                 hint="Give num_speculative_tokens, or a tree",
             )
-        if self.nodes is not None and self.nodes < 1:
-            raise OptionError(f"num_draft_nodes is {self.nodes}", hint="Draft at least 1 token")
+        _TREE_NODES.check("num_draft_nodes", self.nodes)
 
     def tiers(self, found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
         """The tiers that take part: target first, draft model last."""

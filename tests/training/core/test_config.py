@@ -11,7 +11,7 @@ MakeConfig = Callable[..., Path]
 
 
 def test_the_tiny_recipe_loads() -> None:
-    config = load_config(Path(__file__).parents[2] / "configs" / "tiny.toml")
+    config = load_config(Path(__file__).parents[3] / "configs" / "tiny.toml")
     assert config.name == "tiny"
     assert sum(source.count for source in config.prompts) == 80
     files = {source.file for source in config.corpus.sources}

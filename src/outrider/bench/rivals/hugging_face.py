@@ -6,7 +6,7 @@ confidence (its default), a constant one of five, and lookups of ten tokens.
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from outrider.bench.rivals.conversion import checkpoint_ends
-from outrider.bench.rivals.rival import RivalText
+from outrider.bench.rivals.rival import RivalRequest, RivalText
 from outrider.models.loading import DTYPES, resolve_device
 from outrider.models.transformers.pretrained import load_pretrained
 
@@ -93,23 +93,14 @@ class OpenHuggingFace:
     draft: Any
     ends: tuple[int, ...]
 
-    def generate(
-        self,
-        token_ids: Sequence[int],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
-        seed: int,
-        ignore_eos: bool = False,
-    ) -> RivalText:
+    def generate(self, request: RivalRequest) -> RivalText:
         """See `OpenRival`."""
-        prompt = torch.tensor([list(token_ids)], device=self.model.device)
-        ends = None if ignore_eos or not self.ends else list(self.ends)
+        prompt = torch.tensor([list(request.token_ids)], device=self.model.device)
+        ends = None if request.ignore_eos or not self.ends else list(self.ends)
         options: dict[str, Any] = {"eos_token_id": ends, "pad_token_id": (self.ends or (0,))[0]}
-        options |= {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
-        if temperature > 0:
-            options |= {"temperature": temperature, "top_p": top_p, "top_k": 0}
+        options |= {"do_sample": request.temperature > 0, "max_new_tokens": request.max_new_tokens}
+        if request.temperature > 0:
+            options |= {"temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
         if self.draft is not None:
             # lengths and confidences would else go on from the text before
             self.draft.generation_config.update(**self.setting.assistant, eos_token_id=ends)
@@ -117,12 +108,12 @@ class OpenHuggingFace:
         if self.setting.lookup is not None:
             options["prompt_lookup_num_tokens"] = self.setting.lookup
         clock = _Clock()
-        torch.manual_seed(seed)
+        torch.manual_seed(request.seed)
         with torch.inference_mode(), _quiet():
             start = time.perf_counter()
             mask = torch.ones_like(prompt)
             written = self.model.generate(prompt, attention_mask=mask, streamer=clock, **options)
-            new = written[0, len(token_ids) :].tolist()
+            new = written[0, prompt.shape[1] :].tolist()
             end = time.perf_counter()
         return RivalText(tuple(new), (clock.first or end) - start, end - start)
 

@@ -7,7 +7,7 @@ llama.cpp's own `llama-speculative`. Accepted is what the target samples itself.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ import numpy as np
 
 from outrider.bench.rivals.conversion import checkpoint_ends, gguf_file, install_line
 from outrider.bench.rivals.llamacpp_session import Session, open_session
-from outrider.bench.rivals.rival import RivalText
+from outrider.bench.rivals.rival import RivalRequest, RivalText
 
 __all__ = ["LLAMA_CPP", "LlamaCpp"]
 
@@ -81,25 +81,16 @@ class OpenLlamaCpp:
     start: Callable[[], Propose]
     ends: tuple[int, ...]
 
-    def generate(
-        self,
-        token_ids: Sequence[int],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
-        seed: int,
-        ignore_eos: bool = False,
-    ) -> RivalText:
+    def generate(self, request: RivalRequest) -> RivalText:
         """See `OpenRival`."""
-        ends = frozenset(() if ignore_eos else self.ends)
-        start = time.perf_counter()
-        with self.session.sampling(temperature, top_p, seed) as sample:
-            first, text = None, list(token_ids)
-            for _ in self._rounds(text, sample, len(token_ids) + max_new_tokens, ends):
+        ends = frozenset(() if request.ignore_eos else self.ends)
+        prompt, start = list(request.token_ids), time.perf_counter()
+        with self.session.sampling(request.temperature, request.top_p, request.seed) as sample:
+            first, text = None, list(prompt)
+            for _ in self._rounds(text, sample, len(prompt) + request.max_new_tokens, ends):
                 first = first or time.perf_counter()
         end = time.perf_counter()
-        return RivalText(tuple(text[len(token_ids) :]), (first or end) - start, end - start)
+        return RivalText(tuple(text[len(prompt) :]), (first or end) - start, end - start)
 
     def _rounds(
         self, text: list[int], sample: Callable[[int], int], limit: int, ends: frozenset[int]

@@ -7,7 +7,7 @@ import ctypes
 import gc
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from outrider.bench.rivals.conversion import checkpoint_ends, converted, install_line
 from outrider.bench.rivals.openvino_export import export_openvino
-from outrider.bench.rivals.rival import RivalText
+from outrider.bench.rivals.rival import RivalRequest, RivalText
 from outrider.core.errors import CheckpointError
 
 __all__ = ["OPENVINO", "OpenVino"]
@@ -100,22 +100,13 @@ class OpenOpenVino:
         self.pipeline = None
         gc.collect()
 
-    def generate(
-        self,
-        token_ids: Sequence[int],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
-        seed: int,
-        ignore_eos: bool = False,
-    ) -> RivalText:
+    def generate(self, request: RivalRequest) -> RivalText:
         """See `OpenRival`."""
         import openvino  # pyright: ignore[reportMissingImports]
         import openvino_genai as genai  # pyright: ignore[reportMissingImports]
 
-        config = self._config(max_new_tokens, temperature, top_p, seed, ignore_eos)
-        ids = np.asarray([token_ids], dtype=np.int64)
+        config = self._config(request)
+        ids = np.asarray([request.token_ids], dtype=np.int64)
         prompt = genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids)))
         start = time.perf_counter()
         written = self.pipeline.generate(prompt, config)
@@ -124,18 +115,17 @@ class OpenOpenVino:
         first = written.perf_metrics.get_ttft().mean / 1000
         return RivalText(new, min(first, seconds), seconds)
 
-    def _config(
-        self, max_new_tokens: int, temperature: float, top_p: float, seed: int, ignore_eos: bool
-    ) -> Any:
+    def _config(self, request: RivalRequest) -> Any:
         import openvino_genai as genai  # pyright: ignore[reportMissingImports]
 
         config = genai.GenerationConfig()
-        config.max_new_tokens = max_new_tokens
-        config.ignore_eos = ignore_eos
-        config.do_sample = temperature > 0
-        if temperature > 0:
-            config.temperature, config.top_p, config.rng_seed = temperature, top_p, seed
-        if self.ends and not ignore_eos:
+        config.max_new_tokens = request.max_new_tokens
+        config.ignore_eos = request.ignore_eos
+        config.do_sample = request.temperature > 0
+        if request.temperature > 0:
+            config.temperature, config.top_p = request.temperature, request.top_p
+            config.rng_seed = request.seed
+        if self.ends and not request.ignore_eos:
             config.eos_token_id, config.stop_token_ids = self.ends[0], set(self.ends)
         if self.method != "plain":
             config.num_assistant_tokens = _DRAFTED

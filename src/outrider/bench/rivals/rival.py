@@ -7,6 +7,27 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RivalRequest:
+    """A text that is asked for.
+
+    Attributes:
+        token_ids: the prompt, as Outrider reads it.
+        max_new_tokens: at least 1. The text ends there, or at one of the checkpoint's end tokens.
+        temperature: 0 takes the best token.
+        top_p: 1 keeps everything.
+        seed: of the system's own random numbers.
+        ignore_eos: whether the text ends at `max_new_tokens` only.
+    """
+
+    token_ids: Sequence[int]
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    ignore_eos: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class RivalText:
     """One text that a rival wrote.
@@ -28,26 +49,8 @@ class RivalText:
 class OpenRival(Protocol):
     """A rival with its models in memory. Each call starts from an empty cache."""
 
-    def generate(
-        self,
-        token_ids: Sequence[int],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-        top_p: float,
-        seed: int,
-        ignore_eos: bool = False,
-    ) -> RivalText:
-        """Write after `token_ids`, ending at `max_new_tokens` or the checkpoint's end tokens.
-
-        Args:
-            token_ids: the prompt, as Outrider reads it.
-            max_new_tokens: at least 1.
-            temperature: 0 takes the best token.
-            top_p: 1 keeps everything.
-            seed: of the system's own random numbers.
-            ignore_eos: end at `max_new_tokens` only.
-        """
+    def generate(self, request: RivalRequest) -> RivalText:
+        """Write the text that `request` asks for."""
         ...
 
 

@@ -18,7 +18,7 @@ from outrider.context.config import (
     SELECTORS,
     ContextConfig,
 )
-from outrider.core.errors import ContextError, OptionError, nearest
+from outrider.core.errors import OptionError, nearest
 
 if TYPE_CHECKING:
     from outrider.core.types import Prompt
@@ -180,32 +180,14 @@ def prompt_around(
 ) -> "Prompt":
     """Documents and what is asked of them, before any weight is read: what does not fit should not
     wait for models. Raises `OptionError`, and `ContextError` for a budget that is too small."""
-    from outrider.inputs.prompts.long_prompts import long_prompt
+    from outrider.inputs.prompts.long_prompts import check_budget
+    from outrider.inputs.prompts.reading import read_long_prompt
 
     size = (config or ContextConfig()).chunk_size
-    prompt = long_prompt(codec, documents, instruction, chunk_size=size, chat=chat)
-    _check_budget(prompt, config)
+    prompt = read_long_prompt(instruction, documents, codec, size, chat=chat)
+    if config is not None and config.budget is not None:
+        check_budget(prompt, config.budget)
     return prompt
-
-
-def _check_budget(prompt: "Prompt", config: ContextConfig | None) -> None:
-    """Raise `ContextError` when not even the instruction and a chunk fit, before weights are
-    loaded."""
-    if config is None or config.budget is None or prompt.context is None:
-        return
-    fixed = len(prompt) - prompt.context.num_tokens
-    if fixed >= config.budget:
-        raise ContextError(
-            f"the instruction takes {fixed} tokens, and the budget is {config.budget}",
-            hint=f"Raise --context-budget above {fixed} tokens, or shorten the instruction",
-        )
-    smallest = min(len(chunk) for chunk in prompt.context.chunks)
-    if fixed + smallest > config.budget:
-        raise ContextError(
-            f"the instruction takes {fixed} tokens and the smallest chunk {smallest}, and the "
-            f"budget is {config.budget}",
-            hint=f"Raise --context-budget to {fixed + smallest} tokens, or lower --chunk-size",
-        )
 
 
 def explain_result(result: "Result", folder: Path | None, screen: Screen) -> None:

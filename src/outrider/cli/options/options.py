@@ -13,12 +13,10 @@ import typer
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
 from outrider.drafters.catalogue import KINDS
+from outrider.strategy.catalogue import MODES, TREES
 
 if TYPE_CHECKING:
     from outrider.engine.generator import Generator
-
-MODES = ("exact", "distribution", "assisted", "fuzzy", "none")
-TREES = ("top-k", "eagle2", "dyspec", "rsd-c", "rsd-s")
 
 
 def option(*names: str, panel: str, help: str, **settings: Any) -> Any:

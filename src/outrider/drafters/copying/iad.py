@@ -9,7 +9,7 @@ only, drafting goes on from there.
 
 from dataclasses import dataclass, field
 
-from outrider.core.errors import OptionError
+from outrider.core.checks import Range
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray
 from outrider.drafters.copying.copies import Copier, chain
 from outrider.memories.ngrams import NGramIndex
@@ -29,6 +29,9 @@ class AggressiveState:
     source: NGramIndex
     recent: list[int] = field(default_factory=list)
     place: int | None = 0
+
+
+_LONGEST = Range(1, hint="Draft at least 1 token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +57,7 @@ class Aggressive(Copier[AggressiveState]):
     name: str = "iad"
 
     def __post_init__(self) -> None:
-        if self.longest < 1:
-            raise OptionError(f"longest is {self.longest}", hint="Draft at least 1 token")
+        _LONGEST.check("longest", self.longest)
 
     def _begin(self, request: Request, old: AggressiveState | None) -> AggressiveState:
         source = request.prompt.token_ids[slice(*self.span)]

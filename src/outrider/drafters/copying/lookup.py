@@ -7,6 +7,7 @@ or itself: summaries, quotations, edits of code, lists, loops.
 
 from dataclasses import dataclass
 
+from outrider.core.checks import AT_LEAST_ONE
 from outrider.core.errors import OptionError
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray
 from outrider.drafters.copying.copies import Copier, chain, copied, goes_on, origin_of
@@ -65,8 +66,7 @@ class Lookup(Copier[LookupState]):
                 hint="Give 1 <= min_ngram <= max_ngram",
             )
         check_occurrence(self.occurrence)
-        if self.behind < 1:
-            raise OptionError(f"behind is {self.behind}", hint="Give at least 1")
+        AT_LEAST_ONE.check("behind", self.behind)
 
     @property
     def lengths(self) -> range:

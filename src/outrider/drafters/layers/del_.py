@@ -1,6 +1,6 @@
 """DEL: the target drafts with its first layers; how many, and how long, is chosen every round."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outrider.core.errors import LogitsError, OptionError
+from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
+from outrider.core.errors import LogitsError
 from outrider.core.layers import LayerSet
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray, Verified, as_ids
 from outrider.drafters.layers.exit_rates import ExitRates, Floats
@@ -24,6 +25,14 @@ class ExitState(OwnState):
 
     rounds: int = 0
     watched: bool = False
+
+
+_RANGES: Mapping[str, Range] = {
+    "longest": AT_LEAST_ONE,
+    "every": AT_LEAST_ONE,
+    "most_rows": AT_LEAST_ONE,
+    "head": Range(0.0, hint="Give at least 0"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +85,7 @@ class DynamicExit(OwnLayers):
 
     def __post_init__(self) -> None:
         OwnLayers.__post_init__(self)
-        for name in ("longest", "every", "most_rows"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)}", hint="Give at least 1")
-        if self.head < 0.0:
-            raise OptionError(f"head is {self.head}", hint="Give at least 0")
+        check_ranges(self, _RANGES)
         if self.rates is None:
             wide = self.model.vocab_size > self.wide_vocabulary
             rates = ExitRates(self.layered.num_layers, step=2 if wide else 1)

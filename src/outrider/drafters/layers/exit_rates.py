@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from outrider.core.checks import Range
 from outrider.core.errors import OptionError
 from outrider.core.types import BoolArray, IntArray
 
@@ -25,6 +26,9 @@ class Exit:
     depth: int
     length: int
     confidence: float
+
+
+_FADE = Range(0.0, 1.0, above=True, hint="Give a number above 0, at most 1")
 
 
 @dataclass(slots=True)
@@ -58,8 +62,7 @@ class ExitRates:
             raise OptionError(
                 "a model with one layer has no earlier exit", hint="Use another drafter"
             )
-        if not 0.0 < self.fade <= 1.0:
-            raise OptionError(f"fade is {self.fade}", hint="Give a number above 0, at most 1")
+        _FADE.check("fade", self.fade)
         exits = len(self.depths)
         self.right, self.tested = np.full(exits, _RIGHT), np.full(exits, _TESTED)
         self.sure, self.counts = np.zeros((2, exits)), np.zeros((2, exits))

@@ -3,6 +3,7 @@
 It only proposes sets and remembers what they scored; `swift.py` does the scoring.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import comb
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
 from outrider.core.errors import OptionError
 from outrider.core.layers import LayerSet
 from outrider.core.types import BoolArray
@@ -18,6 +20,16 @@ _MOST_OBSERVED = 256
 """Scores that the surrogate is fitted to, the newest ones; its cost grows with their cube."""
 _RIVALS = 256
 """Sets among which the surrogate picks one."""
+
+
+_RANGES: Mapping[str, Range] = {
+    "skip_ratio": Range(0.0, 1.0, above=True, below=True, hint="Give a share above 0 and below 1"),
+    "context": AT_LEAST_ONE,
+    "surrogate_every": AT_LEAST_ONE,
+    "most_misses": AT_LEAST_ONE,
+    "most_tries": AT_LEAST_ONE,
+    "noise": Range(0.0, above=True, hint="Give a number above 0"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,15 +62,7 @@ class SearchSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.skip_ratio < 1.0:
-            raise OptionError(
-                f"skip_ratio is {self.skip_ratio}", hint="Give a share above 0 and below 1"
-            )
-        for name in ("context", "surrogate_every", "most_misses", "most_tries"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)}", hint="Give at least 1")
-        if not self.noise > 0.0:
-            raise OptionError(f"noise is {self.noise}", hint="Give a number above 0")
+        check_ranges(self, _RANGES)
 
 
 @dataclass(slots=True)

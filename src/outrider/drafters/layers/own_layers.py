@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
+from outrider.core.checks import Range
 from outrider.core.counters import Counters
-from outrider.core.errors import OptionError, StrategyError
+from outrider.core.errors import StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified
 from outrider.drafters.neural.growth import Growth
@@ -36,6 +37,9 @@ class OwnState(ModelState):
 
     layers: LayerSet | None = None
     drafted: bool = False
+
+
+_CONFIDENCE = Range(0.0, 1.0, optional=True, hint="Give a chance from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +77,7 @@ class OwnLayers:
                 f"{type(self.model).__name__} can not draft with a part of its own layers",
                 hint="Use a model that has subset() and borrow(), or another drafter",
             )
-        if self.confidence is not None and not 0.0 <= self.confidence <= 1.0:
-            raise OptionError(f"confidence is {self.confidence}", hint="Give a chance from 0 to 1")
+        _CONFIDENCE.check("confidence", self.confidence)
 
     @property
     def layered(self) -> Layered:

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.core.checks import Range
 from outrider.core.counters import Counters
-from outrider.core.errors import LogitsError, OptionError
+from outrider.core.errors import LogitsError
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Rows, Verified, as_ids
 from outrider.drafters.neural.growth import Eagle2, Growth, Outlook, Picking, Plot, grow_all
 from outrider.drafters.neural.model_state import (
@@ -22,6 +23,8 @@ from outrider.models.caches.bookkeeping import attach
 from outrider.protocols import NO_NEEDS, LanguageModel, Needs, Request, Segment
 from outrider.sampling import NOT_FINITE, Sampler
 from outrider.sampling.warps import Support
+
+_SPREAD = Range(0.0, above=True, hint="Give a number above 0, such as 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +65,7 @@ class TreeDrafter:
     learns = False
 
     def __post_init__(self) -> None:
-        if not self.spread > 0.0:
-            raise OptionError(f"spread is {self.spread}", hint="Give a number above 0, such as 1")
+        _SPREAD.check("spread", self.spread)
 
     @property
     def draw(self) -> Draw:

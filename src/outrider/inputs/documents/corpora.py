@@ -1,14 +1,14 @@
 """Texts of a corpus: files of plain text or JSON lines, packed or not, and folders of them."""
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outrider.core.errors import MissingExtraError, OptionError
+from outrider.core.errors import OptionError
 from outrider.inputs.documents.folders import TEXT_SUFFIXES, files_below, is_about, is_hidden
+from outrider.inputs.lines import numbered_lines, open_text, unpacked_name
 
 _ANSWERS = ("response", "completion", "output", "answer")
 _CONVERT = "Convert it, or leave it out"
@@ -67,69 +67,18 @@ def read_documents(file: Path) -> Iterator[str]:
         OptionError: the file can not be read, or a line holds no text.
         MissingExtraError: a .zst without the package that unpacks it.
     """
-    try:
-        with file.open("rb") as raw:
-            stream: Any = io.BufferedReader(_Unpacked(raw)) if file.suffix == ".zst" else raw
-            with io.TextIOWrapper(stream, encoding="utf-8-sig") as lines:
-                if _unpacked_name(file).suffix == ".jsonl":
-                    numbered = enumerate(lines, start=1)
-                    yield from (_text(line, file, n) for n, line in numbered if line.strip())
-                else:
-                    yield _whole(lines.read(), file)
-    except UnicodeDecodeError:
-        raise OptionError(f"{file} is not text in UTF-8", hint=_CONVERT) from None
-    except OSError as error:
-        raise OptionError(f"{file} can not be read: {error.strerror or error}") from None
+    if unpacked_name(file).suffix == ".jsonl":
+        lines = numbered_lines(file, hint=_CONVERT)
+        yield from (_text(line, file, number) for number, line in lines)
+    else:
+        with open_text(file, hint=_CONVERT) as stream:
+            yield _whole(stream.read(), file)
 
 
 def _is_text(file: Path, folder: Path) -> bool:
-    plain = _unpacked_name(file)
+    plain = unpacked_name(file)
     told = not is_hidden(file, folder) and not is_about(plain.stem)
     return told and plain.suffix in (".jsonl", *TEXT_SUFFIXES)
-
-
-def _unpacked_name(file: Path) -> Path:
-    return file.with_suffix("") if file.suffix == ".zst" else file
-
-
-class _Unpacked(io.RawIOBase):
-    """A zstd file of any number of frames, of which the last one must be whole."""
-
-    def __init__(self, raw: io.BufferedReader) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise MissingExtraError("zstandard", "train") from error
-        self._raw, self._new, self._damage = raw, zstandard.ZstdDecompressor, zstandard.ZstdError
-        self._frame: Any = None
-        self._packed = self._plain = b""
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Fill some of `buffer`; `OSError` of a damaged file, as of any other one."""
-        while not self._plain:
-            self._packed = self._packed or self._raw.read(1 << 14)
-            if not self._packed:
-                if self._frame is not None:
-                    raise OSError("it ends in the middle (zstd)")
-                return 0
-            self._next()
-        size = min(len(buffer), len(self._plain))
-        buffer[:size], self._plain = self._plain[:size], self._plain[size:]
-        return size
-
-    def _next(self) -> None:
-        """Unpack what was read last, up to the end of a frame."""
-        self._frame = self._frame or self._new().decompressobj()
-        try:
-            self._plain, self._packed = self._frame.decompress(self._packed), b""
-        except self._damage as error:
-            raise OSError(f"not a zstd file ({error})") from None
-        if self._frame.eof:
-            self._packed, self._frame = self._frame.unused_data, None
 
 
 def _whole(text: str, file: Path) -> str:

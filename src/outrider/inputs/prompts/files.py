@@ -1,10 +1,12 @@
 """Files of prompts: JSON lines with a `prompt`, or plain lines of text."""
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from outrider.core.errors import OptionError
+from outrider.inputs.lines import numbered_lines
 
 Prompt = str | list[dict[str, str]]
 """Text to go on from, or chat messages to answer."""
@@ -19,21 +21,12 @@ def read_prompts(file: Path, limit: int | None = None) -> list[Prompt]:
     Raises:
         OptionError: the file can not be read, a line is not a prompt, or there is none.
     """
-    lines = [line for line in _text(file).splitlines() if line.strip()][:limit]
+    lines = [line.rstrip("\n") for _, line in islice(numbered_lines(file), limit)]
     if not lines:
         raise OptionError(f"{file} holds no prompt", hint="Give one prompt a line")
     if file.suffix != ".jsonl":
         return list(lines)
     return [_prompt(line, file, number) for number, line in enumerate(lines, start=1)]
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise OptionError(f"{file} can not be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise OptionError(f"{file} is not text in UTF-8") from None
 
 
 def _prompt(line: str, file: Path, number: int) -> Prompt:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import ContextError, OptionError
 from outrider.core.types import LongContext, Passage, Prompt
 from outrider.inputs.documents.chunks import Source, cut_sources
 from outrider.inputs.documents.files import Document
@@ -87,6 +87,25 @@ def long_prompt(
     )
     ids = (*head, *(token for chunk in chunks for token in chunk.token_ids), *tail)
     return Prompt(token_ids=ids, context=context)
+
+
+def check_budget(prompt: Prompt, budget: int) -> None:
+    """Raise `ContextError` when not even the instruction and a chunk fit into `budget` tokens."""
+    if prompt.context is None:
+        return
+    fixed = len(prompt) - prompt.context.num_tokens
+    if fixed >= budget:
+        raise ContextError(
+            f"the instruction takes {fixed} tokens, and the budget is {budget}",
+            hint=f"Raise --context-budget above {fixed} tokens, or shorten the instruction",
+        )
+    smallest = min(len(chunk) for chunk in prompt.context.chunks)
+    if fixed + smallest > budget:
+        raise ContextError(
+            f"the instruction takes {fixed} tokens and the smallest chunk {smallest}, and the "
+            f"budget is {budget}",
+            hint=f"Raise --context-budget to {fixed + smallest} tokens, or lower --chunk-size",
+        )
 
 
 def _sources(codec: Codec, documents: Sequence[Document]) -> list[Source]:

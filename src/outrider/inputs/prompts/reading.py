@@ -69,10 +69,15 @@ def read_documents(context: Any) -> list[Document]:
 
 
 def read_long_prompt(
-    prompt: Any, documents: Sequence[Document], tokenizer: Any, chunk_size: int
+    prompt: Any,
+    documents: Sequence[Document],
+    tokenizer: Any,
+    chunk_size: int,
+    *,
+    chat: bool = False,
 ) -> Prompt:
-    """One prompt behind documents: a string, or chat messages of which the last one is the
-    instruction. Raises `OptionError`."""
+    """One prompt behind documents: a string, a user's message if `chat`, or chat messages of which
+    the last one is the instruction. Raises `OptionError`."""
     codec = _needed(tokenizer, "documents and an instruction")
     if not isinstance(codec, Codec):
         raise OptionError(
@@ -89,7 +94,7 @@ def read_long_prompt(
             f"with context the prompt is the instruction, and it is {prompt!r:.60}",
             hint="Give a string, or chat messages",
         )
-    return long_prompt(codec, documents, prompt, chunk_size=chunk_size)
+    return long_prompt(codec, documents, prompt, chunk_size=chunk_size, chat=chat)
 
 
 def _is_document(pair: tuple[Any, ...]) -> bool:

@@ -1,17 +1,16 @@
 """Training text to token files: read, format, mix, tokenise, cut into windows."""
 
-import io
 import json
 import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from outrider.core.errors import MissingExtraError, OptionError, nearest
+from outrider.core.errors import OptionError, nearest
+from outrider.inputs.lines import numbered_lines
 from outrider.training.core.config import FamilyConfig, Source
 from outrider.training.core.copy_tasks import copy_task
 from outrider.training.core.formats import END_OF_TEXT, FORMATS, Format, Record
@@ -27,18 +26,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     if not path.is_file():
         raise OptionError(f"no data file at {path}", hint="Give the data directory with --data")
-    with path.open("rb") as raw:
-        stream: Any = _decompressed(raw) if path.suffix == ".zst" else raw
-        with io.TextIOWrapper(stream, encoding="utf-8") as lines:
-            yield from (json.loads(line) for line in lines if line.strip())
-
-
-def _decompressed(raw: io.BufferedReader) -> Any:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise MissingExtraError("zstandard", "train") from error
-    return zstandard.ZstdDecompressor().stream_reader(raw)
+    yield from (json.loads(line) for _, line in numbered_lines(path))
 
 
 def documents(source: Source, data: Path, seed: int) -> list[str]:

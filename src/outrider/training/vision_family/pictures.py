@@ -1,6 +1,5 @@
 """Pairs of images and sentences: drawn scenes without end, and sets of published images."""
 
-import gzip
 import io
 import json
 import tarfile
@@ -18,6 +17,7 @@ from torch import Tensor
 from outrider.captioning.scenes.phrases import Manner, caption
 from outrider.captioning.scenes.scenes import Scenes
 from outrider.core.errors import MissingExtraError, OptionError
+from outrider.inputs.lines import numbered_lines
 from outrider.training.vision_family.config import ImageSet, VisionFamilyConfig
 
 Pixels = NDArray[np.uint8]
@@ -84,8 +84,7 @@ def _records(which: ImageSet, data: Path) -> list[dict[str, Any]]:
     file = data / which.records
     if not file.is_file():
         raise OptionError(f"there are no records at {file}", hint="Give --data DIR that holds them")
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        records = [json.loads(line) for line in lines]
+    records = [json.loads(line) for _, line in numbered_lines(file, extra="vision")]
     key, _, value = which.only.partition("=")
     return [r for r in records if not key or str(r.get(key)).lower() == value.lower()]
 

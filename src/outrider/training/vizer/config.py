@@ -1,7 +1,9 @@
 """The configuration of ViZer: how a captioner learns from images alone."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from outrider.core.checks import ZERO_OR_MORE, Range, check_ranges
 from outrider.core.errors import OptionError, nearest
 
 METHODS = {
@@ -16,22 +18,33 @@ WAYS = {
     "others become likelier",
 }
 
-_POSITIVE = (
-    "mapper_images",
-    "mapper_width",
-    "mapper_epochs",
-    "mapper_learning_rate",
-    "epochs",
-    "learning_rate",
-    "batch",
-    "rank",
-    "alpha",
-    "longest",
-    "held_out",
-    "patience",
-    "evaluate_every",
-    "temperature_scale",
-)
+_POSITIVE = Range(0, above=True, hint="Give more than 0")
+
+_RANGES: Mapping[str, Range] = {
+    "samples": Range(2, hint="Compare 2 or more"),
+    "mapper_images": _POSITIVE,
+    "mapper_width": _POSITIVE,
+    "mapper_epochs": _POSITIVE,
+    "mapper_learning_rate": _POSITIVE,
+    "epochs": _POSITIVE,
+    "learning_rate": _POSITIVE,
+    "batch": _POSITIVE,
+    "rank": _POSITIVE,
+    "alpha": _POSITIVE,
+    "longest": _POSITIVE,
+    "held_out": _POSITIVE,
+    "patience": _POSITIVE,
+    "evaluate_every": _POSITIVE,
+    "temperature_scale": _POSITIVE,
+    "images": ZERO_OR_MORE,
+    "kappa": replace(ZERO_OR_MORE, optional=True),
+    "temperature": ZERO_OR_MORE,
+    "mapper_temperature": replace(ZERO_OR_MORE, optional=True),
+    "dropout": Range(0, 1, below=True, hint="Give a share below 1"),
+}
+
+_HELD_OUT = Range(2, hint="Hold out at least 2: they are told apart")
+"""Checked after `_RANGES`, which has a hint of its own for 0 and less."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,20 +123,10 @@ class VizerConfig:
             raise OptionError(f"unknown loss {self.loss!r}", hint=nearest(self.loss, LOSSES))
         if self.through not in WAYS:
             raise OptionError(f"unknown way {self.through!r}", hint=nearest(self.through, WAYS))
-        if self.samples < 2:
-            raise OptionError(f"samples is {self.samples}", hint="Compare 2 or more")
-        for name in _POSITIVE:
-            if getattr(self, name) <= 0:
-                raise OptionError(f"{name} is {getattr(self, name)}", hint="Give more than 0")
-        for name in ("images", "kappa", "temperature", "mapper_temperature"):
-            if (getattr(self, name) or 0) < 0:
-                raise OptionError(f"{name} is {getattr(self, name)}", hint="Give 0 or more")
-        if self.held_out < 2:
-            raise OptionError("held_out is 1", hint="Hold out at least 2: they are told apart")
+        check_ranges(self, _RANGES)
+        _HELD_OUT.check("held_out", self.held_out)
         if self.shuffle and self.batch < 2:
             raise OptionError("shuffle with a batch of 1 has nothing to shuffle", hint="Give 2")
-        if not 0 <= self.dropout < 1:
-            raise OptionError(f"dropout is {self.dropout}", hint="Give a share below 1")
         if not self.question.strip():
             raise OptionError("the question is empty", hint="Ask for a description")
 

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from outrider.core.errors import OptionError
+from outrider.inputs.lines import numbered_lines
 from outrider.training.vizer.config import VizerConfig
 from outrider.training.vizer.subject import Sights, Subject
 
@@ -124,13 +125,7 @@ def read_captions(file: Path) -> Iterator[Example]:
     Raises:
         OptionError: there is no such file, or a line is something else.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise OptionError(f"{file} can not be read: {error}", hint="Give JSON lines") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(file, hint="Give JSON lines"):
         try:
             record = json.loads(line)
             path, caption = Path(record["image"]), record["caption"]

@@ -3,7 +3,7 @@
 import heapq
 from dataclasses import dataclass
 
-from outrider.core.errors import OptionError
+from outrider.core.checks import Range
 from outrider.core.types import Draw
 from outrider.drafters.neural.growth.growing import Growing
 from outrider.drafters.neural.growth.plot import HOPELESS, Plot
@@ -58,6 +58,9 @@ def _open(heap: list[tuple[float, int, int, int]], plot: Plot, parent: int, rank
         heapq.heappush(heap, (-worth, len(plot), parent, rank))
 
 
+_THRESHOLD = Range(0.0, 1.0, above=True, optional=True, hint="Give a chance above 0, such as 0.05")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DySpecLevels:
     """DySpec's threshold form: level by level, every place worth at least `threshold`.
@@ -76,10 +79,7 @@ class DySpecLevels:
     draw = Draw.WITHOUT_REPLACEMENT
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0.0 < self.threshold <= 1.0:
-            raise OptionError(
-                f"threshold is {self.threshold}", hint="Give a chance above 0, such as 0.05"
-            )
+        _THRESHOLD.check("threshold", self.threshold)
 
     @property
     def breadth(self) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from outrider.core.errors import OptionError
+from outrider.core.checks import AT_LEAST_ONE
 from outrider.core.types import Draw
 from outrider.drafters.neural.growth.growing import Growing
 from outrider.drafters.neural.growth.plot import Plot
@@ -29,8 +29,7 @@ class Eagle2:
     draw = Draw.DETERMINISTIC
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise OptionError(f"width is {self.width}", hint="Give at least 1")
+        AT_LEAST_ONE.check("width", self.width)
 
     @property
     def breadth(self) -> int:

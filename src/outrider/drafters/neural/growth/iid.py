@@ -1,13 +1,19 @@
 """Independent continuations of the text, merged where they agree."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from outrider.core.errors import OptionError
+from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
 from outrider.core.types import Draw
 from outrider.drafters.neural.growth.growing import Growing
 from outrider.drafters.neural.growth.outlook import Outlook, Picking
 from outrider.drafters.neural.growth.plot import Plot
 from outrider.sampling.noise import Purpose, gumbel, signed, stream_key
+
+_RANGES: Mapping[str, Range] = {
+    "samples": AT_LEAST_ONE,
+    "depth": replace(AT_LEAST_ONE, optional=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +43,7 @@ class IidTree:
     breadth = 1
 
     def __post_init__(self) -> None:
-        for name, value in (("samples", self.samples), ("depth", self.depth)):
-            if value is not None and value < 1:
-                raise OptionError(f"{name} is {value}", hint="Give at least 1")
+        check_ranges(self, _RANGES)
 
     def grow(self, plot: Plot) -> Growing:
         """All continuations by one token at a time."""

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from outrider.core.errors import OptionError
+from outrider.core.checks import AT_LEAST_ONE
 from outrider.core.types import Draw
 from outrider.drafters.neural.growth.growing import Growing
 from outrider.drafters.neural.growth.outlook import Picking
@@ -31,8 +31,7 @@ class RsdS:
     draw = Draw.WITHOUT_REPLACEMENT
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise OptionError(f"width is {self.width}", hint="Give at least 1")
+        AT_LEAST_ONE.check("width", self.width)
 
     @property
     def breadth(self) -> int:

@@ -1,0 +1,95 @@
+"""Lines of text files, compressed or not: the one reader of JSON lines."""
+
+import gzip
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from outrider.core.errors import MissingExtraError, OptionError
+
+
+def numbered_lines(
+    file: Path, *, hint: str = "", extra: str = "train"
+) -> Iterator[tuple[int, str]]:
+    """The lines of `file` that are not blank, each with its number, from 1.
+
+    Args:
+        file: text in UTF-8; `.gz` and `.zst` are unpacked.
+        hint: what an error advises where the file is no text.
+        extra: the extra of the package that an error names where `zstandard` is missing.
+
+    Raises:
+        OptionError: the file can not be read, unpacked or decoded.
+        MissingExtraError: a `.zst` file without `zstandard`.
+    """
+    with open_text(file, hint=hint, extra=extra) as lines:
+        yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+@contextmanager
+def open_text(file: Path, *, hint: str = "", extra: str = "train") -> Iterator[TextIO]:
+    """`file` as a stream of text; see `numbered_lines`. Errors of reading are raised inside too."""
+    try:
+        with (
+            file.open("rb") as raw,
+            io.TextIOWrapper(_plain(raw, file, extra), "utf-8-sig") as text,
+        ):
+            yield text
+    except UnicodeDecodeError:
+        raise OptionError(f"{file} is not text in UTF-8", hint=hint) from None
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"{file} can not be read: {reason}") from None
+
+
+def unpacked_name(file: Path) -> Path:
+    """The name of a file without the suffix of its compression."""
+    return file.with_suffix("") if file.suffix in (".zst", ".gz") else file
+
+
+def _plain(raw: io.BufferedReader, file: Path, extra: str) -> Any:
+    if file.suffix == ".zst":
+        return io.BufferedReader(_Zstd(raw, extra))
+    return gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw
+
+
+class _Zstd(io.RawIOBase):
+    """A zstd file of any number of frames, of which the last one must be whole."""
+
+    def __init__(self, raw: io.BufferedReader, extra: str) -> None:
+        try:
+            import zstandard
+        except ImportError as error:
+            raise MissingExtraError("zstandard", extra) from error
+        self._raw, self._new, self._damage = raw, zstandard.ZstdDecompressor, zstandard.ZstdError
+        self._frame: Any = None
+        self._packed = self._plain = b""
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill some of `buffer`; `OSError` of a damaged file, as of any other one."""
+        while not self._plain:
+            self._packed = self._packed or self._raw.read(1 << 14)
+            if not self._packed:
+                if self._frame is not None:
+                    raise OSError("it ends in the middle (zstd)")
+                return 0
+            self._next()
+        size = min(len(buffer), len(self._plain))
+        buffer[:size], self._plain = self._plain[:size], self._plain[size:]
+        return size
+
+    def _next(self) -> None:
+        """Unpack what was read last, up to the end of a frame."""
+        self._frame = self._frame or self._new().decompressobj()
+        try:
+            self._plain, self._packed = self._frame.decompress(self._packed), b""
+        except self._damage as error:
+            raise OSError(f"it is not compressed with zstd ({error})") from None
+        if self._frame.eof:
+            self._packed, self._frame = self._frame.unused_data, None
