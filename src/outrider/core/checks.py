@@ -68,11 +68,7 @@ class Range:
 
 
 AT_LEAST_ONE = Range(1, hint="Give at least 1")
-
-
 ZERO_OR_MORE = Range(0, hint="Give 0 or more")
-
-
 SHARE = Range(0.0, 1.0, hint="Give a share from 0 to 1")
 
 

@@ -10,12 +10,14 @@ def on_first_use(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]
 
     Args:
         package: its `__name__`.
-        homes: name -> the module of the package that defines it.
+        homes: name -> the module that defines it: below `package`, or from `outrider.` on.
     """
 
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{homes[name]}"), name)
+        home = homes[name]
+        module = home if home.startswith("outrider.") else f"{package}.{home}"
+        return getattr(import_module(module), name)
 
     return get

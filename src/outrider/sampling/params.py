@@ -105,13 +105,8 @@ class SamplingParams:
 
 
 _SHARE = Range(0.0, 1.0, above=True)
-
-
 _COUNT = Range(0, whole=True)
-
-
 _BIAS = Range(high=1e30)
-
 
 _RANGES: Mapping[str, Range] = {
     "temperature": Range(0.0, 1e6),
