@@ -3,10 +3,12 @@
     git clone . /tmp/before && git -C /tmp/before checkout REVISION
     python -m benchmarks.two_checkouts --before /tmp/before --out runs/two.jsonl
 
-Each checkout runs in a process of its own that stays alive, so that loading is not measured. Every
-text is written by both, the one that is first changes from pair to pair, and both texts must be
-equal. The ratio of a pair is the speed after the change divided by the speed before it: above 1 is
-faster. A line for each pair goes to the file as soon as it is measured.
+Each checkout runs in a process of its own that stays alive, so that loading is not measured. One
+process may be a few percent faster than another one of the same code (where its memory lies, which
+core it got), so both are started anew several times, the one that is first in turn. Every text is
+written by both, the one that is first changes from pair to pair, and both texts must be equal. The
+ratio of a pair is the speed after the change divided by the speed before it: above 1 is faster. A
+line for each pair goes to the file as soon as it is measured.
 """
 
 import argparse
@@ -82,10 +84,10 @@ class Worker:
 
 
 def pairs(
-    before: Worker, after: Worker, prompts: list[Any], count: int
+    before: Worker, after: Worker, prompts: list[Any], numbers: range
 ) -> Iterator[dict[str, Any]]:
-    """Every prompt by both, under each strategy, `count` pairs of each."""
-    for number in range(count):
+    """Every prompt by both, under each strategy, a pair of each for every number."""
+    for number in numbers:
         for strategy in STRATEGIES:
             asked = {"strategy": strategy, "prompt": prompts[number % len(prompts)]}
             order = [("before", before), ("after", after)]
@@ -102,12 +104,35 @@ def pairs(
             }
 
 
+def block(
+    options: argparse.Namespace,
+    settings: dict[str, Any],
+    prompts: list[Any],
+    numbers: range,
+    *,
+    swapped: bool,
+) -> Iterator[dict[str, Any]]:
+    """The pairs of two fresh processes, the second checkout started first if `swapped`."""
+    folders = {"before": options.before, "after": options.after}
+    order = list(folders)[:: -1 if swapped else 1]
+    workers = {name: Worker.start(folders[name], settings) for name in order}
+    for strategy in STRATEGIES:  # what is loaded lazily is not measured
+        for worker in workers.values():
+            worker.ask({"strategy": strategy, "prompt": prompts[0]})
+    yield from pairs(workers["before"], workers["after"], prompts, numbers)
+    for worker in workers.values():
+        worker.stop()
+
+
 def summary(rows: list[dict[str, Any]], strategy: str) -> dict[str, Any]:
-    """Median ratio, and its 95 % interval by resampling pairs."""
+    """Median of the medians of all restarts, and its 95 % interval by resampling restarts."""
     import numpy as np
 
     own = [row for row in rows if row["strategy"] == strategy]
-    ratios = np.array([row["ratio"] for row in own])
+    blocks = sorted({row["restart"] for row in own})
+    ratios = np.array(
+        [np.median([row["ratio"] for row in own if row["restart"] == b]) for b in blocks]
+    )
     picked = np.random.default_rng(0).integers(len(ratios), size=(10_000, len(ratios)))
     low, high = np.quantile(np.median(ratios[picked], axis=1), (0.025, 0.975))
     speeds = {
@@ -117,6 +142,7 @@ def summary(rows: list[dict[str, Any]], strategy: str) -> dict[str, Any]:
     return {
         "strategy": strategy,
         "pairs": len(own),
+        "restarts": [round(float(ratio), 4) for ratio in ratios],
         "ratio": round(float(np.median(ratios)), 4),
         "interval": [round(float(low), 4), round(float(high), 4)],
         "tokens_per_second": speeds,
@@ -140,18 +166,15 @@ def measure(options: argparse.Namespace) -> int:
         "sampling": {"max_new_tokens": options.max_new_tokens, "temperature": 0.0, "seed": 1},
     }
     prompts = [task.prompt for task in read_workloads(list(WORKLOADS))]
-    workers = [Worker.start(folder, settings) for folder in (options.before, options.after)]
     rows: list[dict[str, Any]] = []
-    for strategy in STRATEGIES:  # what is loaded lazily is not measured
-        for worker in workers:
-            worker.ask({"strategy": strategy, "prompt": prompts[0]})
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    each = -(-options.pairs // options.restarts)
     with options.out.open("w", encoding="utf-8") as file:
-        for row in pairs(*workers, prompts, options.pairs):
-            rows.append(row)
-            print(json.dumps(row), file=file, flush=True)
-    for worker in workers:
-        worker.stop()
+        for restart in range(options.restarts):
+            numbers = range(restart * each, min((restart + 1) * each, options.pairs))
+            for row in block(options, settings, prompts, numbers, swapped=bool(restart % 2)):
+                rows.append(row | {"restart": restart})
+                print(json.dumps(rows[-1]), file=file, flush=True)
     found = [summary(rows, strategy) for strategy in STRATEGIES]
     for line in found:
         print(json.dumps(line))
@@ -170,6 +193,7 @@ def main() -> int:
     parser.add_argument("--dtype", default="int8")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=200, help="pairs for each strategy")
+    parser.add_argument("--restarts", type=int, default=10, help="times both are started anew")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     options = parser.parse_args()
     if options.work:
