@@ -90,3 +90,4 @@ class BuiltReference(Reference):
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self._known = {}

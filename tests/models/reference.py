@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,47 +11,55 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from outrider import kernels
 from outrider.core.tree import path_to
 from outrider.core.types import NO_IDS, IntArray, Prompt, as_ids
 from outrider.models.caches.kv_cache import DecoderCache
-from outrider.models.cpu.native import NativeDecoder
-from outrider.models.llama.decoder import Decoder
 from outrider.protocols import Segment
-
-RUNNERS: dict[str, Callable[[Path], Any]] = {
-    "eager": Decoder.load,
-    "native": lambda path: NativeDecoder.load(path, dtype=torch.float32),
-}
-"""Two ways to run one checkpoint in float32."""
-
-if not kernels.available():
-    del RUNNERS["native"]
 
 
 class Reference:
-    """The checkpoint at `path`, run by `transformers` with plain eager attention."""
+    """The checkpoint at `path`, run by `transformers` with plain eager attention.
+
+    Logits of a text are computed once: the weights must not change afterwards.
+    """
 
     def __init__(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
-        self.model = AutoModelForCausalLM.from_pretrained(
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, attn_implementation="eager"
         ).eval()
+        self._known: dict[tuple[int, ...], Tensor] = {}
 
     @torch.no_grad()
     def logits(self, tokens: Sequence[int]) -> Tensor:
         """`[len(tokens), vocab]`."""
-        return self.model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
+        text = tuple(int(token) for token in tokens)
+        if text not in self._known:
+            self._known[text] = self.model(torch.tensor([text]), use_cache=False).logits[0]
+        return self._known[text]
 
     @torch.no_grad()
     def embedded(self, rows: Tensor) -> Tensor:
         """`[len(rows), vocab]` after embeddings instead of ids."""
         return self.model(inputs_embeds=rows[None], use_cache=False).logits[0]
 
+    @torch.no_grad()
+    def head(self, hidden: Tensor) -> Tensor:
+        """`[rows, vocab]` of what the head reads."""
+        logits = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return cap * torch.tanh(logits / cap) if cap else logits
+
     def node_logits(self, text: Sequence[int], tokens: IntArray, parents: IntArray) -> Tensor:
-        """Row 0 after the text; row i + 1 after the path from the text to node i."""
-        paths = [path_to(parents, node) for node in range(-1, len(tokens))]
-        rows = [self.logits([*text, *(int(tokens[n]) for n in path)])[-1] for path in paths]
-        return torch.stack(rows)
+        """Row 0 after the text; row i + 1 after the path from the text to node i.
+
+        One pass for each leaf gives the rows of all nodes on its path.
+        """
+        rows: dict[int, Tensor] = {}
+        for leaf in sorted({*range(-1, len(tokens))} - {int(parent) for parent in parents}):
+            path = path_to(parents, leaf)
+            logits = self.logits([*text, *(int(tokens[node]) for node in path)])
+            rows |= zip([-1, *path], logits[len(text) - 1 :], strict=True)
+        return torch.stack([rows[node] for node in range(-1, len(tokens))])
 
 
 def random_ids(count: int, seed: int = 0, vocab_size: int = 288) -> tuple[int, ...]:

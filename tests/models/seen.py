@@ -1,6 +1,6 @@
 """The judge of caches that were taken apart: every row ever read, with what it saw."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from outrider import kernels
 from outrider.core.types import NO_IDS, Prompt, as_ids
-from outrider.models.cpu.native import NativeDecoder
-from outrider.models.llama.decoder import Decoder
-from outrider.models.transformers.model import TransformersModel
 from outrider.protocols import Segment
-from tests.models.cuda.models import static
 from tests.models.make_checkpoints import make_checkpoint
+from tests.models.runners import load, pair_cases
 
 WINDOWS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -25,16 +21,7 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "qwen2": {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
 }
 
-RUNNERS: dict[str, Callable[[Path], Any]] = {
-    "decoder": lambda path: Decoder.load(path, dtype=torch.float64),
-    "native": lambda path: NativeDecoder.load(path, dtype=torch.float32, threads=1),
-    "static": static,
-    "transformers": lambda path: TransformersModel.load(path, dtype=torch.float64),
-}
-if not kernels.available():
-    del RUNNERS["native"]
-
-PAIRS = [(kind, runner) for runner in RUNNERS for kind in WINDOWS]
+PAIRS = pair_cases(WINDOWS, ("decoder", "native", "static", "transformers"))
 TOLERANCE = {"decoder": 1e-5, "native": 1e-4, "static": 1e-5, "transformers": 1e-5}
 """How near the judge's logits must be; its angles and shares are float32."""
 
@@ -94,35 +81,35 @@ def _additive(seen: np.ndarray) -> Tensor:
     return mask.masked_fill(torch.from_numpy(~seen), torch.finfo(torch.float64).min)[None, None]
 
 
-def judge(path: Path, kind: str) -> Judge:
-    """The judge of the checkpoint at `path`."""
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float64, attn_implementation="eager"
-    ).eval()
+def windows_of(kind: str) -> dict[str, int | None]:
+    """The window of each kind of layer; None sees all."""
     window = WINDOWS[kind].get("sliding_window")
     if kind == "qwen2":
-        return Judge(model, {"full_attention": None, "sliding_attention": window})
-    return Judge(model, {"all": window})
+        return {"full_attention": None, "sliding_attention": window}
+    return {"all": window}
 
 
 @dataclass
 class Opened:
-    """A model, its judge, and how near they must be."""
+    """A model, the model of `transformers` that judges it, and how near they must be."""
 
     model: Any
-    path: Path
+    judging: Any
     kind: str
     tolerance: float
 
     def judge(self) -> Judge:
         """A judge that has seen nothing yet."""
-        return judge(self.path, self.kind)
+        return Judge(self.judging, windows_of(self.kind))
 
 
 def opened(kind: str, runner: str, folder: Path) -> Opened:
     """A random checkpoint of `kind`, opened by `runner`."""
     path = make_checkpoint(folder, kind, std=0.2, **WINDOWS[kind])
-    return Opened(RUNNERS[runner](path), path, kind, TOLERANCE[runner])
+    judging = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float64, attn_implementation="eager"
+    ).eval()
+    return Opened(load(runner, path), judging, kind, TOLERANCE[runner])
 
 
 @dataclass

@@ -202,7 +202,7 @@ def test_families(tmp_path: Path) -> None:
 
 def test_families_ship_with_the_package() -> None:
     assert families_folder().name == "families"
-    assert families_folder().parent.joinpath("errors.py").is_file()
+    assert families_folder().parent.joinpath("__main__.py").is_file()
 
 
 # -- devices and dtypes ------------------------------------------------------------------------

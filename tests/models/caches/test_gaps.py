@@ -19,15 +19,13 @@ from outrider.models.tabular import TabularModel
 from outrider.models.wrappers.skipping import SkippingModel
 from outrider.protocols import Segment
 from outrider.sampling import Sampler, SamplingParams
+from tests.models.drafts import TREE_PARENTS, TREE_TOKENS, random_draft, random_emission
 from tests.models.invariants import assert_equals_fresh_prefill
-from tests.models.llama.test_state import random_draft, random_emission
 from tests.models.reference import next_logits, random_ids, tree_logits
 from tests.models.seen import PAIRS, Opened, Twin, opened
 
 IDS = random_ids(20)
 PLACES = (0, 1, 2, 3, 9, 10, 11, 13, 20, 21, 22, 23, 24, 40, 41, 42, 50, 51, 52, 53)
-TREE_PARENTS = as_ids([-1, -1, 0, 0, 1, 2, 2, -1, 5, 4])
-TREE_TOKENS = as_ids([11, 12, 13, 14, 15, 16, 17, 18, 19, 20])
 
 Ascending = st.sets(st.integers(0, 60), min_size=1, max_size=20).map(sorted)
 
@@ -55,7 +53,7 @@ def test_places_without_gaps_are_not_kept() -> None:
     assert Places.of(NO_IDS).at(3) == 3
 
 
-@pytest.fixture(scope="module", params=PAIRS, ids="-".join)
+@pytest.fixture(scope="module", params=PAIRS)
 def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Opened:
     kind, runner = request.param
     return opened(kind, runner, tmp_path_factory.mktemp(kind))
@@ -91,7 +89,7 @@ def test_chunks_of_a_gapped_prompt(
     Twin.start(one, IDS, PLACES).check(one.tolerance)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_random_rounds(one: Opened, seed: int) -> None:
     """Drafts, commits, forks, truncations and the next turn, over prompts with gaps and none."""
     rng, model = np.random.default_rng(seed), one.model

@@ -18,7 +18,7 @@ from tests.models.reference import next_logits, tree_logits
 from tests.models.seen import PAIRS, Opened, Twin, opened
 
 
-@pytest.fixture(scope="module", params=PAIRS, ids="-".join)
+@pytest.fixture(scope="module", params=PAIRS)
 def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Opened:
     kind, runner = request.param
     return opened(kind, runner, tmp_path_factory.mktemp(kind))
@@ -241,7 +241,7 @@ def pieces_of(rng: np.random.Generator, cache: Any, places: Sequence[int]) -> li
     return pieces or [Fresh((1, 2), (0, 5))]
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_random_walks(one: Opened, seed: int) -> None:
     """Rearrangements, drafts, commits, forks and truncations, before a judge who saw it all."""
     rng = np.random.default_rng(seed)

@@ -16,12 +16,13 @@ from outrider.models.caches.bookkeeping import Run
 from outrider.models.caches.kv_cache import CacheLayout, DecoderCache, Storage
 from outrider.models.caches.rearranging import plan
 from outrider.models.cpu.cache import NativeStorage
-from outrider.models.cpu.native import NativeDecoder
 from outrider.models.tabular import TabularModel
 from outrider.protocols import Segment
+from tests.models.make_checkpoints import make_checkpoint
 from tests.models.rearranging import IDS, PLACES, rearrange, start, stored
 from tests.models.reference import next_logits, random_ids
-from tests.models.seen import Twin, opened
+from tests.models.runners import load
+from tests.models.seen import WINDOWS, Twin, opened
 
 SMALL = CacheLayout(
     num_layers=1,
@@ -132,8 +133,7 @@ def test_runs_that_go_on_are_one() -> None:
 @pytest.mark.skipif(not kernels.available(), reason="no compiled kernels")
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_in_int8_too_rows_are_equal_to_the_bit(kind: str, tmp_path: Path) -> None:
-    path = opened(kind, "native", tmp_path).path
-    model = NativeDecoder.load(path, dtype=torch.int8, threads=1)
+    model = load("int8", make_checkpoint(tmp_path / "model", kind, std=0.2, **WINDOWS[kind]))
     [cache] = model.start([Prompt(token_ids=IDS, positions=PLACES)])
     before = stored(cache)
     model.rearrange([cache], [[Kept(0, 10), Fresh((1, 2, 3), (12, 13, 14)), Kept(20, 30)]])

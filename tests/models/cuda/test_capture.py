@@ -16,7 +16,7 @@ from outrider.protocols import Segment
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.cuda.models import static
 from tests.models.cuda.tape import TapeRunner
-from tests.models.llama.test_rounds import TREE_PARENTS, TREE_TOKENS
+from tests.models.drafts import TREE_PARENTS, TREE_TOKENS
 from tests.models.make_checkpoints import make_checkpoint
 from tests.models.reference import Reference, begin, close, random_ids, tree_logits
 

@@ -26,10 +26,11 @@ from outrider.protocols.view import View
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.cuda.test_choosing import SAMPLINGS
 from tests.models.cuda.test_write import by_loop
+from tests.models.drafts import TREE_PARENTS, TREE_TOKENS
 from tests.models.invariants import assert_equals_fresh_prefill
-from tests.models.llama.test_rounds import KINDS, TREE_PARENTS, TREE_TOKENS
 from tests.models.make_checkpoints import make_checkpoint
 from tests.models.reference import begin, random_ids, tree_logits
+from tests.models.runners import KINDS
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),

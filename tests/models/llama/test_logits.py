@@ -8,7 +8,8 @@ import torch
 
 from outrider.models.llama.decoder import Decoder
 from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import RUNNERS, Reference, all_logits, close, edited, random_ids
+from tests.models.reference import Reference, all_logits, close, edited, random_ids
+from tests.models.runners import load, runner_cases
 
 SLIDING = {"use_sliding_window": True, "sliding_window": 6}
 WIDE = {"hidden_size": 64, "head_dim": 32, "rms_norm_eps": 1e-5}
@@ -84,16 +85,23 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "rope yarn amplitude": ("llama", yarn(attention_factor=1.3)),
 }
 
+TEXT = random_ids(150)
+Judged = tuple[Path, torch.Tensor]
+"""A checkpoint, and what `transformers` makes of `TEXT`."""
 
-@pytest.mark.parametrize("runner", RUNNERS)
-@pytest.mark.parametrize("case", CASES)
-def test_equals_transformers(case: str, runner: str, tmp_path: Path) -> None:
-    kind, overrides = CASES[case]
-    path = make_checkpoint(tmp_path / "model", kind, **overrides)
-    text = random_ids(150)
-    model = RUNNERS[runner](path)
-    logits = all_logits(model, text)
-    close(logits, Reference(path).logits(text))
+
+@pytest.fixture(scope="module", params=CASES)
+def judged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    kind, overrides = CASES[request.param]
+    path = make_checkpoint(tmp_path_factory.mktemp("model"), kind, **overrides)
+    return path, Reference(path).logits(TEXT)
+
+
+@pytest.mark.parametrize("runner", runner_cases(("decoder", "native")))
+def test_equals_transformers(judged: Judged, runner: str) -> None:
+    path, expected = judged
+    logits = all_logits(load(runner, path, torch.float32), TEXT)
+    close(logits, expected)
     assert logits.dtype == torch.float32
 
 

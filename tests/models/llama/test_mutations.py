@@ -1,4 +1,4 @@
-"""The comparisons of `test_decoder_logits` can fail: each mutation moves the logits by > 1e-3."""
+"""The comparisons of `test_logits` can fail: each mutation moves the logits by > 1e-3."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,8 +14,8 @@ from outrider.models.llama import attention as decoder_attention
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.weights import Linear
 from outrider.protocols import Segment
+from tests.models.drafts import TREE_PARENTS, TREE_TOKENS
 from tests.models.llama.test_logits import CASES
-from tests.models.llama.test_rounds import TREE_PARENTS, TREE_TOKENS
 from tests.models.make_checkpoints import make_checkpoint
 from tests.models.reference import (
     Reference,

@@ -13,26 +13,15 @@ from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.caches.bookkeeping import attach
 from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.cpu.native import NativeDecoder
-from outrider.models.cuda import StaticDecoder
-from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.protocols import Segment
 from outrider.sampling import Sampler, SamplingParams
-from tests.models.llama.test_state import random_draft, random_emission
+from tests.models.drafts import TREE_PARENTS, TREE_TOKENS, random_draft, random_emission
 from tests.models.looking import PICTURES, Look, Looker
 from tests.models.reference import close, next_logits, random_ids, tree_logits
+from tests.models.runners import load, runner_cases
 from tests.models.sighted_checkpoints import FAMILIES, image_id, make_sighted
 
-TREE_PARENTS = as_ids([-1, -1, 0, 0, 1, 2, 2, -1])
-TREE_TOKENS = as_ids([11, 12, 13, 14, 15, 16, 17, 18])
-
-RUNNERS: dict[str, Any] = {
-    "decoder": lambda text: Decoder.load(text, dtype=torch.float64),
-    "static": lambda text: StaticDecoder.load(text, dtype=torch.float64),
-    "native": lambda text: NativeDecoder.load(text, dtype=torch.float32, threads=1),
-}
-if not kernels.available():
-    del RUNNERS["native"]
 TOLERANCE = {"decoder": 5e-5, "static": 5e-5, "native": 1e-3}
 """How near `transformers` in float64 must be, whose angles are float32."""
 
@@ -60,14 +49,14 @@ def text(path: Path) -> Checkpoint:
     return found
 
 
-@pytest.fixture(scope="module", params=RUNNERS)
+@pytest.fixture(scope="module", params=runner_cases(TOLERANCE))
 def runner(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(scope="module")
 def model(text: Checkpoint, runner: str) -> Any:
-    return RUNNERS[runner](text)
+    return load(runner, text)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
-"""Chains, trees, ragged batches and rollbacks give what a sequential pass gives."""
+"""Chains, trees, ragged batches, rollbacks and forks give what plain `transformers` passes give.
 
-from pathlib import Path
-from typing import Any
+One suite for every runner. What only runners of checkpoints can do is in
+`test_rounds_checkpoints.py`.
+"""
 
 import numpy as np
 import pytest
@@ -9,41 +10,20 @@ import torch
 
 from outrider.core.errors import ContextError
 from outrider.core.types import NO_IDS, Prompt, as_ids
-from outrider.models.llama.decoder import Decoder
 from outrider.protocols import Segment
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import (
-    RUNNERS,
-    Reference,
-    all_logits,
-    begin,
-    close,
-    next_logits,
-    random_ids,
-    tree_logits,
-)
+from tests.models.built import RUNS
+from tests.models.drafts import TREE_PARENTS, TREE_TOKENS
+from tests.models.pairs import Pair, Pairs
+from tests.models.rearranging import stored
+from tests.models.reference import begin, close, next_logits, random_ids, tree_logits
+from tests.models.runners import KINDS, pair_cases
 
-KINDS = {
-    "llama": {},
-    "mistral": {"sliding_window": 3},
-    "qwen2": {"use_sliding_window": True, "sliding_window": 2, "max_window_layers": 1},
-    "qwen3": {},
-    "smollm3": {"no_rope_layers": [1, 0]},
-}
-
-TREE_PARENTS = as_ids([-1, -1, 0, 0, 1, 2, 2, -1, 5, 4])
-TREE_TOKENS = as_ids([11, 12, 13, 14, 15, 16, 17, 18, 19, 20])
+CASES = pair_cases(KINDS, ("decoder", "native", "static")) + pair_cases(RUNS, ("transformers",))
 
 
-@pytest.fixture(scope="module", params=[(kind, run) for kind in KINDS for run in RUNNERS])
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    kind, runner = request.param
-    path = tmp_path_factory.mktemp(kind)
-    make_checkpoint(path, kind, **KINDS[kind])
-    return RUNNERS[runner](path), Reference(path)
-
-
-Pair = tuple[Any, Reference]
+@pytest.fixture(scope="module", params=CASES)
+def pair(request: pytest.FixtureRequest, pairs: Pairs) -> Pair:
+    return pairs.of(*request.param)
 
 
 def test_chain_in_pieces(pair: Pair) -> None:
@@ -86,11 +66,11 @@ def test_tree_behind_several_pending_tokens_and_in_two_forwards(pair: Pair) -> N
     [rows] = model.forward([first], [np.arange(-1, 4)])
     close(rows.logits, expected[:5])
     second = Segment(cache, TREE_TOKENS[4:], TREE_PARENTS[4:])
-    [rows] = model.forward([second], [np.arange(4, 10)])
+    [rows] = model.forward([second], [np.arange(4, 13)])
     close(rows.logits, expected[5:])
 
 
-def test_rows_come_in_the_order_wanted(pair: Pair) -> None:
+def test_rows_come_in_the_order_wanted_with_what_the_head_read(pair: Pair) -> None:
     model, reference = pair
     text = random_ids(8)
     whole = tree_logits(model, begin(model, text), TREE_TOKENS, TREE_PARENTS)
@@ -98,9 +78,9 @@ def test_rows_come_in_the_order_wanted(pair: Pair) -> None:
     segment = Segment(begin(model, text), TREE_TOKENS, TREE_PARENTS)
     [rows] = model.forward([segment], [want])
     close(rows.logits, whole[want + 1], 1e-5)
-    assert rows.hidden is not None and rows.hidden.shape == (4, model.config.hidden_size)
-    with torch.no_grad():
-        close(reference.model.lm_head(rows.hidden), rows.logits, 1e-5)
+    assert rows.hidden is not None
+    assert rows.hidden.shape == (4, reference.model.config.hidden_size)
+    close(reference.head(rows.hidden), rows.logits, 1e-5)
 
 
 def test_ragged_batch(pair: Pair) -> None:
@@ -117,9 +97,9 @@ def test_ragged_batch(pair: Pair) -> None:
         Segment(caches[3], chain),
         Segment(caches[4], NO_IDS),
     ]
-    want = [np.arange(-1, 10), as_ids([2, 0]), as_ids([-1]), NO_IDS, NO_IDS]
+    want = [np.arange(-1, 13), as_ids([2, 0]), as_ids([-1]), NO_IDS, NO_IDS]
     rows = model.forward(segments, want)
-    assert [len(r.logits) for r in rows] == [11, 2, 1, 0, 0]
+    assert [len(r.logits) for r in rows] == [14, 2, 1, 0, 0]
     close(rows[0].logits, reference.node_logits(texts[0], TREE_TOKENS, TREE_PARENTS))
     close(rows[1].logits, reference.logits([*texts[1], 5, 6, 7])[[-1, -3]])
     close(rows[2].logits, reference.logits(texts[2]))
@@ -151,6 +131,7 @@ def test_two_segments_of_one_cache(pair: Pair) -> None:
     "emitted",
     [
         (11, 13, 16, 19, 99),  # nodes 0, 2, 5, 8: a path that is not contiguous
+        (11, 13, 16, 19, 21, 22, 23, 99),  # beyond the windows
         (12, 15, 20, 99),  # nodes 1, 4, 9
         (11, 13, 16),  # a whole path without a next token: its end is read again
         (11, 99, 98),  # leaves the tree early, two tokens pending
@@ -164,7 +145,8 @@ def test_commit_after_a_tree(pair: Pair, emitted: tuple[int, ...]) -> None:
     cache = begin(model, text)
     tree_logits(model, cache, TREE_TOKENS, TREE_PARENTS)
     cache.commit(as_ids(emitted))
-    close(next_logits(model, cache), reference.logits([*text, *emitted])[-1])
+    expected = reference.node_logits([*text, *emitted], TREE_TOKENS, TREE_PARENTS)
+    close(tree_logits(model, cache, TREE_TOKENS, TREE_PARENTS), expected)
 
 
 def test_forgetting_a_round_and_truncating(pair: Pair) -> None:
@@ -197,11 +179,21 @@ def test_forks_diverge(pair: Pair, part: str) -> None:
             twin.commit(())
 
 
+def share_rows(first: object, second: object) -> bool:
+    """Whether two caches hold the same memory: one storage, or storages of the same tensors."""
+    ours, theirs = (getattr(cache, "storage", None) for cache in (first, second))
+    layers = [getattr(storage, "layers", None) for storage in (ours, theirs)]
+    if layers[0] is None or layers[1] is None:
+        return ours is theirs
+    pairs = list(zip(layers[0], layers[1], strict=True))
+    return all(a is not b and a.keys is b.keys and a.values is b.values for a, b in pairs)
+
+
 def test_equal_prompts_are_read_once(pair: Pair) -> None:
     model, reference = pair
     prompt = Prompt(token_ids=random_ids(10))
     first, second = model.start([prompt, prompt])
-    assert first.storage is second.storage
+    assert share_rows(first, second)
     first.commit([1])
     second.commit([2])
     rows = model.forward([Segment(first, NO_IDS), Segment(second, NO_IDS)], [as_ids([-1])] * 2)
@@ -214,11 +206,9 @@ def test_chunked_prefill(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     text = random_ids(70)
     monkeypatch.setattr("outrider.models.caches.prefill.PREFILL_CHUNK", 9)
     chunked = begin(model, text)
-    close(next_logits(model, chunked), reference.logits(text)[-1])
     monkeypatch.setattr("outrider.models.caches.prefill.PREFILL_CHUNK", 1000)
-    whole = begin(model, text)
-    close(chunked.keys[:, :, :69], whole.keys, 1e-5)
-    close(chunked.values[:, :, :69], whole.values, 1e-5)
+    close(stored(chunked), stored(begin(model, text)), 1e-5)
+    close(next_logits(model, chunked), reference.logits(text)[-1])
 
 
 def test_reuse_of_a_cache(pair: Pair) -> None:
@@ -232,22 +222,12 @@ def test_reuse_of_a_cache(pair: Pair) -> None:
     close(next_logits(model, cache), reference.logits(longer)[-1])
 
 
-def test_cache_of_another_model_is_not_reused(pair: Pair, tmp_path: Path) -> None:
-    model, reference = pair
-    other = Decoder.load(make_checkpoint(tmp_path / "other", "llama", seed=7))
-    text = random_ids(10)
-    foreign = begin(other, text)
-    [cache] = model.start([Prompt(token_ids=text)], [foreign])
-    assert cache is not foreign
-    close(next_logits(model, cache), reference.logits(text)[-1])
-
-
 @pytest.mark.parametrize("chunk", [4, 512])
 def test_embeddings_instead_of_ids(pair: Pair, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, reference = pair
     monkeypatch.setattr("outrider.models.caches.prefill.PREFILL_CHUNK", chunk)
     text = random_ids(10)
-    rows = 0.1 * torch.randn(10, 32, generator=torch.Generator().manual_seed(1))
+    rows = torch.randn(10, 32, generator=torch.Generator().manual_seed(1))
     rows[-1] = model.embed(text[-1:])[0]
     plain = Prompt(token_ids=random_ids(6))
     cache, other = model.start([Prompt(token_ids=text, embeddings=rows), plain])
@@ -255,20 +235,6 @@ def test_embeddings_instead_of_ids(pair: Pair, chunk: int, monkeypatch: pytest.M
     expected = reference.embedded(torch.cat((rows, model.embed([4]))))[-1]
     close(answers[0].logits[0], expected)
     close(answers[1].logits[0], reference.logits([*plain.token_ids, 4])[-1])
-
-
-def test_growth(pair: Pair) -> None:
-    model, reference = pair
-    text = random_ids(240)
-    cache = begin(model, text[:100])
-    sizes = {cache.capacity}
-    for start in range(100, 240, 10):
-        segment = Segment(cache, as_ids(text[start : start + 10]))
-        model.forward([segment], [NO_IDS])
-        cache.commit(as_ids(text[start : start + 10]))
-        sizes.add(cache.capacity)
-    assert sizes == {128, 256}
-    close(next_logits(model, cache), reference.logits(text)[-1])
 
 
 def test_wide_tree_at_the_end_of_the_context(pair: Pair) -> None:
@@ -282,18 +248,9 @@ def test_wide_tree_at_the_end_of_the_context(pair: Pair) -> None:
 
 def test_context_is_bounded(pair: Pair) -> None:
     model, _ = pair
+    assert model.context_length == 256
     with pytest.raises(ContextError):
         begin(model, random_ids(256))
     cache = begin(model, random_ids(255))
     with pytest.raises(ContextError):
         tree_logits(model, cache, as_ids([1, 2]), as_ids([-1, 0]))
-
-
-def test_prefill_equals_transformers_with_its_own_cache(pair: Pair) -> None:
-    """A cached step of `transformers` agrees too, windows included."""
-    model, reference = pair
-    text = random_ids(30)
-    with torch.no_grad():
-        past = reference.model(torch.tensor([text[:29]]), use_cache=True).past_key_values
-        step = reference.model(torch.tensor([text[29:]]), past_key_values=past).logits[0, -1]
-    close(all_logits(model, text)[-1], step)
