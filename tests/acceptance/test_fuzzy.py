@@ -73,6 +73,7 @@ def test_disjoint_laws_pass_at_the_maximum() -> None:
         assert Fuzzy(name, below)(draft, view(draft, rows)).path == ()
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("with_laws", [False, True])
 def test_a_larger_threshold_keeps_no_less(temperature: float, with_laws: bool) -> None:
@@ -107,6 +108,7 @@ def kept(rule: Fuzzy, token: int, reference: Tensor, rows: Tensor, temperature: 
     return bool(rule(draft, view(draft, rows, temperature=temperature)).path)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_the_decision_reads_distributions_alone(temperature: float) -> None:
     by_token = 0

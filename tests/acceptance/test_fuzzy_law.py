@@ -120,6 +120,7 @@ def distance(law: dict[Text, float]) -> float:
     return float((found - JOINT).abs().sum() / 2)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("threshold", [-1.0, 0.02, 0.05, 9.0])
 def test_the_tracked_law_is_exact(threshold: float, greedy: bool) -> None:
@@ -127,10 +128,12 @@ def test_the_tracked_law_is_exact(threshold: float, greedy: bool) -> None:
     assert distance(emitted(rule, greedy=greedy)) < 1e-12
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_so_is_match_below() -> None:
     assert distance(emitted(Match(with_laws=True))) < 1e-12
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("threshold", "least"), [(0.02, 0.02), (9.0, 0.08)])
 def test_claiming_the_qualifiers_law_throughout_is_caught(threshold: float, least: float) -> None:
     assert distance(emitted(Fuzzy("js", threshold, with_laws=True), lie=True)) > least

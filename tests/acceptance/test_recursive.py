@@ -45,6 +45,7 @@ def repeated(law: Tensor, count: int, counted: bool = True) -> Iterator[tuple[Dr
         yield merged(tokens, law, counted=counted), chance
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("pair", PAIRS)
 def test_emits_the_targets_law_exactly(pair: str, count: int) -> None:
@@ -65,6 +66,7 @@ def test_a_fixed_choice_keeps_its_mass_in_the_target(tokens: tuple[int, ...]) ->
     assert kept == pytest.approx(float(P[list(set(tokens))].sum()))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("count", "without", "with_replacement"),
     [(1, 0.5, 0.5), (2, 0.67976, 0.65), (3, 0.7809, 0.685), (4, 1.0, 0.7165)],
@@ -113,6 +115,7 @@ def test_a_tree_called_independent_is_caught() -> None:
     assert float((law - P).abs().sum()) > 0.01
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("known", [True, False])
 def test_on_chains_it_is_rejection(known: bool) -> None:
     """Draw for draw, with the same noise."""

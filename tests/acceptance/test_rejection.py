@@ -126,6 +126,7 @@ def sampled(claimed: Tensor, samples: int = 700) -> np.ndarray:
     return counts
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_noise_of_its_decisions_is_independent() -> None:
     assert surplus(sampled(FAR), TARGET.numpy()) < 3.5
     lied = sampled(FAR.flip(0))
@@ -133,6 +134,7 @@ def test_the_noise_of_its_decisions_is_independent() -> None:
     assert total_variation(lied, TARGET.numpy()) > 0.1
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_joint_law_of_two_steps() -> None:
     tables = random_logits(8, 3, seed=4, scale=1.0)
     target, drafter = tables[:4], tables[4:]  # row 0 after the text, row 1 + x after token x

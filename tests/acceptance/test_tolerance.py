@@ -115,6 +115,7 @@ def test_what_it_promises() -> None:
     assert Strategy(target=model, drafter=drafter, rule=TopBeta()).exactness is Exactness.IDENTICAL
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_over_whole_texts(temperature: float) -> None:
     family = tabular_family()

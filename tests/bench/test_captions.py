@@ -16,7 +16,10 @@ from outrider.core.errors import CheckpointError
 from tests.captioning import tiny_clip
 from tests.models.sighted_checkpoints import make_sighted, make_text_sibling, picture
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # libraries, of tiny models
+pytestmark = [
+    pytest.mark.usefixtures("unchecked"),
+    pytest.mark.filterwarnings("ignore"),  # libraries, of tiny models
+]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.models.reference import begin, next_logits
 
 TINY = families_folder() / "tiny"
 TARGET, DRAFT = TINY / "qualifier", TINY / "draft"
-LENGTH = 40
+LENGTH = 24
 PROMPT = (1826, 816, 262, 554, 15, 465, 326, 262, 545, 870) * 2
 
 
@@ -32,7 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(params=list(rivals()))
+@pytest.fixture(scope="module", params=list(rivals()))
 def opened(request: pytest.FixtureRequest, cache: Path) -> Iterator[tuple[Rival, OpenRival]]:
     rival = rivals()[request.param]
     if (line := rival.available()) is not None:
@@ -153,6 +153,7 @@ def test_names_and_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert known["openvino-int8"].available() == "pip install openvino-genai gguf"
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_early() -> None:
     code = (
         "import sys; from outrider.bench.rivals import rivals; "

@@ -13,6 +13,7 @@ from outrider.bench.memory import (
 )
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_peak_rises_with_what_is_held() -> None:
     if not reset_peak():
         pytest.skip("this system does not forget its peak")
@@ -25,6 +26,7 @@ def test_the_peak_rises_with_what_is_held() -> None:
     assert peak_bytes() < before + 30 * MIB
 
 
+@pytest.mark.slow
 def test_bandwidth_is_that_of_a_memory() -> None:
     threads = torch.get_num_threads()
     assert 0.2 < bandwidth_gb_s(1, seconds=0.05) < 5000

@@ -15,6 +15,8 @@ from outrider.bench.run import Bench, Measured
 from tests.bench.conftest import small
 from tests.bench.rivals import OwnEngine
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 pytest.importorskip("matplotlib")
 
 
@@ -31,6 +33,7 @@ def summary(measured: Measured) -> dict[str, Any]:
     return environment("outrider bench <tiny>") | summarise(measured)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_summary_is_plain_data(summary: dict[str, Any]) -> None:
     assert json.loads(json.dumps(summary)) == summary
 

@@ -18,6 +18,8 @@ from outrider.core.errors import OptionError
 from tests.bench.conftest import Measure, small
 from tests.bench.rivals import OwnEngine
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def test_every_system_writes_every_text(measure: Measure) -> None:
     measured = measure(repeats=2, strategies="draft:k=3,pyramid")
@@ -238,6 +240,7 @@ def test_a_rival_that_fails_is_dropped_and_the_run_goes_on(tmp_path: Path) -> No
     assert len(measured.runs) == 3 * 2
 
 
+@pytest.mark.slow
 def test_float32_rivals_are_compared_in_float32_whatever_the_run_computes_in(
     tmp_path: Path,
 ) -> None:

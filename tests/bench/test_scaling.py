@@ -12,6 +12,7 @@ from outrider.bench.scaling.scale import cost_scale, cost_scaled_label, scaled_d
 from outrider.core.errors import CheckpointError, OptionError
 from outrider.models.checkpoints.checkpoint import load_tensors, open_checkpoint
 from outrider.models.llama.decoder import Decoder
+from tests.matrix import matrix
 from tests.models.make_checkpoints import make_checkpoint
 from tests.models.reference import (
     Reference,
@@ -44,8 +45,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("widen", [1, 2, 4])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("case", "widen"), matrix(CASES, [1, 2, 4]))
 def test_outputs_are_those_of_the_small_model(case: str, widen: int, tmp_path: Path) -> None:
     kind, overrides = CASES[case]
     small = make_checkpoint(tmp_path / "small", kind, **overrides)
@@ -79,16 +80,17 @@ def test_it_reads_on_from_its_cache(tmp_path: Path) -> None:
     close(next_logits(model, cache), next_logits(plain, begin(plain, text)), 1e-9)
 
 
-@pytest.mark.parametrize(
-    ("spec", "least"), [("0.2M", 200_000), ("300K", 300_000), ("1M", 1_000_000), ("0.0002B", 2e5)]
-)
-@pytest.mark.parametrize("tied", [False, True])
-def test_number_of_parameters(spec: str, least: float, tied: bool, tmp_path: Path) -> None:
+SIZES = {"0.2M": 200_000, "300K": 300_000, "1M": 1_000_000, "0.0002B": 2e5}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("spec", "tied"), matrix(SIZES, [False, True]))
+def test_number_of_parameters(spec: str, tied: bool, tmp_path: Path) -> None:
     small = make_checkpoint(tmp_path / "small", tie_word_embeddings=tied)
     model = Decoder.load(cost_scale(small, spec, tmp_path / "large"))
     own = Decoder.load(small)
     layer = (own.num_parameters - (1 + (not tied)) * 288 * 32 - 32) // 2
-    assert least <= model.num_parameters < least + layer
+    assert SIZES[spec] <= model.num_parameters < SIZES[spec] + layer
     assert model.num_parameters == scaled_decoder(small, spec, "cpu", torch.float32).num_parameters
     assert (
         model.num_parameters

@@ -61,7 +61,8 @@ def texts(captions: Any) -> list[str]:
     return [one.text for one in found]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 8])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 2, 8])
 def test_a_caption_does_not_depend_on_its_batch(
     generator: Generator, album: list[Path], batch_size: int
 ) -> None:
@@ -80,7 +81,8 @@ def test_paths_names_and_images_may_be_mixed(generator: Generator, album: list[P
     assert [one.text for one in captions] == [alone(generator, path) for path in album[:3]]
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 20])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, 20])
 def test_a_bad_image_costs_the_others_nothing(
     generator: Generator, album: list[Path], bad: list[Path], batch_size: int
 ) -> None:

@@ -16,6 +16,11 @@ from outrider.cli.app import main
 from tests.models.make_checkpoints import make_checkpoint
 
 
+@pytest.fixture(autouse=True)
+def all_unchecked(unchecked: None) -> None:
+    """What the commands run is checked in the tests of `engine`, `captioning` and `bench`."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How one call ended."""

@@ -38,13 +38,20 @@ def test_speed_prints_one_object(run: Run) -> None:
     assert summary["settings"]["sampling"]["max_new_tokens"] == 8
 
 
-def test_the_full_bench_is_meant_when_no_command_is_named(run: Run) -> None:
-    for start in (["bench"], ["bench", "tiny"], ["bench", "--target", "tiny"]):
-        outcome = run(*start, *FAST, "--json")
-        assert outcome.code == 0, outcome.err
-        kinds = [line["kind"] for line in lines(outcome)]
-        assert kinds == ["run", "run", "summary"]
-        assert set(lines(outcome)[-1]["costs"]) == {"target", "qualifier", "draft"}
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(["bench"], marks=pytest.mark.slow),
+        ["bench", "tiny"],
+        pytest.param(["bench", "--target", "tiny"], marks=pytest.mark.slow),
+    ],
+)
+def test_the_full_bench_is_meant_when_no_command_is_named(start: list[str], run: Run) -> None:
+    outcome = run(*start, *FAST, "--json")
+    assert outcome.code == 0, outcome.err
+    kinds = [line["kind"] for line in lines(outcome)]
+    assert kinds == ["run", "run", "summary"]
+    assert set(lines(outcome)[-1]["costs"]) == {"target", "qualifier", "draft"}
 
 
 def test_tables_are_for_people(run: Run) -> None:
@@ -69,6 +76,7 @@ def test_verify_cost_prints_one_object(run: Run) -> None:
     assert found["cost_scale"] is None
 
 
+@pytest.mark.slow
 def test_verify_cost_deepens_to_at_least_the_size_asked_for(run: Run) -> None:
     outcome = run(
         "bench", "verify-cost", "tiny", *ONE, "--cost-scale", "8M", "--repeats", "1", "--json"
@@ -105,6 +113,7 @@ def test_text_that_should_be_equal_and_is_not_is_loud(run: Run, tmp_path: Path) 
     assert outcome.json["mismatches"][0]["index"] == 4
 
 
+@pytest.mark.slow
 def test_a_report_is_written(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     outcome = run("bench", *FAST, "--report", tmp_path / "report")
@@ -178,6 +187,7 @@ def test_what_is_not_installed_is_named_with_its_line(
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     arguments = [*ONE, "--workloads", "stories", "--repeats", "200", "--out", str(folder)]

@@ -145,6 +145,7 @@ def test_what_is_not_installed_is_named(missing: str, monkeypatch: Any) -> None:
         SentenceEncoder().encode([text("a")])
 
 
+@pytest.mark.slow
 def test_nothing_slow_is_imported_with_the_rankers() -> None:
     script = (
         "import sys, outrider.context.rankers.make; "

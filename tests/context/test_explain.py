@@ -126,6 +126,7 @@ def test_a_page_that_is_safe(tmp_path: Path) -> None:
     assert re.findall("prefers-color-scheme: dark", page)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_inputs_of_ids_alone_and_large_ones(tmp_path: Path) -> None:
     explain(reading(text=""), tmp_path, written=40)
     assert "5 tokens" in (tmp_path / PAGE).read_text()

@@ -77,6 +77,7 @@ def one_each(count: int) -> LongContext:
 # -- all of them -------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_scores_are_finite_and_repeatable(selector: str, context: LongContext) -> None:
     ranker = made(selector)

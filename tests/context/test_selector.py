@@ -24,6 +24,8 @@ from tests.context.toys import Wandering, long_prompt
 from tests.exactness.setups.rigs import generation, outputs, stage
 from tests.models.make_checkpoints import make_checkpoint
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 PROMPT = long_prompt(4, chunks=7)
 CONFIG = ContextConfig(
     keep_ratio=0.5, refresh=4, hysteresis=0.0, max_swaps=2, recompute="suffix", pin_ends=False

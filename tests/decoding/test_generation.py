@@ -26,6 +26,9 @@ from outrider.engine.result import spans
 from outrider.protocols import Drafter
 from outrider.sampling.text import TextStream
 from tests.exactness.setups.rigs import PROMPTS, generation, nests, run, stage, tabular_family
+from tests.matrix import matrix
+
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 FAMILY: Any = tabular_family(seed=4)
 NESTS = nests(FAMILY)
@@ -117,8 +120,7 @@ def ended(end: str, nest: str) -> list[Generation]:
     return write({**DRAFTED, "none": NoDrafter()}[nest], logprobs=2, **ENDS[end])
 
 
-@pytest.mark.parametrize("nest", DRAFTED)
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(("end", "nest"), matrix(ENDS, DRAFTED))
 def test_drafted_ends_where_undrafted_does(end: str, nest: str) -> None:
     drafted, plain = ended(end, nest), ended(end, "none")
     assert [seen(g) for g in drafted] == [seen(g) for g in plain]

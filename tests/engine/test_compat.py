@@ -21,6 +21,8 @@ from outrider.models.tabular import TabularModel
 from tests.models.built import RUNS, build
 from tests.models.make_checkpoints import write_tokenizer
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 END, PAD = 7, 3
 KINDS = ("llama", "gpt2")
 

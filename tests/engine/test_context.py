@@ -18,6 +18,8 @@ from outrider.protocols import ContextSelector
 from tests.context.story import FACTS, STORY
 from tests.engine.conftest import Folders
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 CONFIG = ContextConfig(chunk_size=24, keep_ratio=0.5, refresh=8, encoder="embeddings")
 ASK = "What about the bees?"
 WRITE: dict[str, Any] = {"max_new_tokens": 20, "ignore_eos": True}

@@ -63,6 +63,7 @@ def test_prompts_of_all_forms_in_one_batch(loaded: Load) -> None:
 # -- the same text -----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("tiers", "temperature"), [(2, 0.8), (3, 0.0), (3, 0.8), (4, 0.8)])
 def test_drafted_equals_undrafted(loaded: Load, tiers: int, temperature: float) -> None:
     options = {"max_new_tokens": 12, "temperature": temperature, "seed": 3, "stop": "e"}
@@ -74,6 +75,7 @@ def test_drafted_equals_undrafted(loaded: Load, tiers: int, temperature: float) 
     assert sum(r.speculation.target.accepted for r in drafted) > 0
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_batch_is_its_requests() -> None:
     generator = tabular()
     prompts = [[1, 2, 3], [4], [5, 5], [6, 1]]
@@ -84,6 +86,7 @@ def test_a_batch_is_its_requests() -> None:
         assert [r.token_ids for r in both] == [r.token_ids for r in alone]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_seeds() -> None:
     generator = tabular()
     options: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 16}
@@ -140,6 +143,7 @@ def test_the_next_turn_reads_only_what_is_new(loaded: Load, reads: Reads) -> Non
     assert fresh.token_ids == second.token_ids
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_kept_never_changes_a_text(loaded: Load) -> None:
     """Turns, forks, other prompts, batches and cancelled streams in between."""
     generator, plain = loaded(), loaded(1)

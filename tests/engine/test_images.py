@@ -23,6 +23,7 @@ from outrider.models.vision.encoder import TransformersEyes
 from outrider.models.vision.image_model import Sighted, sighted
 from outrider.models.vision.loading import BlindWarning
 from outrider.strategy import Strategy
+from tests.matrix import matrix
 from tests.models.make_checkpoints import EOS_ID, make_checkpoint
 from tests.models.sighted_checkpoints import (
     FAMILIES,
@@ -32,7 +33,9 @@ from tests.models.sighted_checkpoints import (
     picture,
 )
 
-NEW = 24
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+NEW = 12
 Folder = Callable[[str], Path]
 
 
@@ -66,9 +69,10 @@ def ours(path: Path, runner: str) -> Generator:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_captions_are_those_of_transformers(family: str, folder: Folder) -> None:
-    """Greedy, in batches, several sizes, two images in one prompt, by both runners."""
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("family", "runner"), matrix(FAMILIES, ["own", "transformers"]))
+def test_captions_are_those_of_transformers(family: str, runner: str, folder: Folder) -> None:
+    """Greedy, in batches, several sizes, two images in one prompt."""
     path = folder(family)
     images = [
         [picture(40, 20)],
@@ -77,18 +81,17 @@ def test_captions_are_those_of_transformers(family: str, folder: Folder) -> None
     ]
     questions = ["What?", "Describe it.", "Compare"]
     whole: Any = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float64).eval()
-    for runner in ("own", "transformers"):
-        mine = ours(path, runner)
-        target: Any = mine.strategy.target
-        results = mine.generate(questions, images=images, max_new_tokens=NEW)
-        for question, shown, result in zip(questions, images, results, strict=True):
-            pictured = mine.prompt(question, images=shown).pictured
-            inputs = target.eyes.pictures.inputs(pictured)
-            inputs["pixel_values"] = inputs["pixel_values"].double()
-            start = inputs["input_ids"].shape[1]
-            theirs = whole.generate(**inputs, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
-            assert list(result.token_ids) == theirs[0, start:].tolist()
-            assert result.prompt_tokens == start
+    mine = ours(path, runner)
+    target: Any = mine.strategy.target
+    results = mine.generate(questions, images=images, max_new_tokens=NEW)
+    for question, shown, result in zip(questions, images, results, strict=True):
+        pictured = mine.prompt(question, images=shown).pictured
+        inputs = target.eyes.pictures.inputs(pictured)
+        inputs["pixel_values"] = inputs["pixel_values"].double()
+        start = inputs["input_ids"].shape[1]
+        theirs = whole.generate(**inputs, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
+        assert list(result.token_ids) == theirs[0, start:].tolist()
+        assert result.prompt_tokens == start
 
 
 def test_forms_of_a_prompt_with_images(generator: Generator, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ from outrider.strategy import Strategy
 from tests.engine.conftest import Folders, Load
 from tests.models.make_checkpoints import make_checkpoint, make_model
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def tiers(strategy: Strategy) -> list[tuple[str, str]]:
     """Name and model of each tier inside, outermost first."""
@@ -97,6 +99,7 @@ def test_without_a_draft_model_the_qualifier_drafts(folders: Folders) -> None:
     assert tiers(strategy) == [("draft", "qualifier")]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("nothing", [None, "none", [], ["none"]])
 def test_two_tiers(folders: Folders, nothing: Any) -> None:
     strategy = load(folders.target, qualifier=nothing, draft=folders.draft).strategy
@@ -116,6 +119,7 @@ def test_mode_none_reads_the_target_alone(folders: Folders, tmp_path: Path) -> N
     assert result.speculation.mode == "none" and result.speculation.stages == {}
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.usefixtures("family")
 def test_a_family_brings_its_tiers(folders: Folders) -> None:
     both = [("qualifier", "qualifier"), ("draft", "draft")]

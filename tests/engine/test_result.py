@@ -15,6 +15,7 @@ from outrider.engine.generator import Generator
 from outrider.engine.result import Result, Speculation, spans
 from outrider.strategy import PyramidConfig, pyramid
 from tests.exactness.setups.rigs import tabular_family
+from tests.matrix import matrix
 
 FAMILY: Any = tabular_family(seed=7)
 CONFIG: dict[str, Any] = {"num_speculative_tokens": 3, "num_qualified_tokens": 5}
@@ -68,8 +69,10 @@ def test_spans_spell_the_text(pieces: list[tuple[str, str]], cut: int) -> None:
 # -- numbers -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["exact", "distribution", "assisted", "fuzzy", "none"])
-@pytest.mark.parametrize("tiers", [2, 3, 4])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("mode", "tiers"), matrix(["exact", "distribution", "assisted", "fuzzy", "none"], [2, 3, 4])
+)
 def test_counts_add_up(mode: str, tiers: int) -> None:
     result = write(tiers, mode)
     spec, c = result.speculation, result.speculation.target

@@ -10,6 +10,7 @@ from outrider.engine.generator import Generator
 from outrider.models.tabular import TabularModel
 from outrider.strategy import Strategy
 from tests.engine.conftest import NOT_LETTERS, Load
+from tests.matrix import matrix
 
 OPTIONS: dict[str, Any] = {"max_new_tokens": 20, "temperature": 0.9, "seed": 5}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -21,8 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("tiers", [1, 3])
+@pytest.mark.parametrize(("settings", "tiers"), matrix(SETTINGS, [1, 3]))
 def test_the_pieces_are_the_text(loaded: Load, settings: str, tiers: int) -> None:
     options = OPTIONS | SETTINGS[settings]
     stream = loaded(tiers).stream("once", **options)

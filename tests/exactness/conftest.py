@@ -1,14 +1,8 @@
-"""Exactness tests run thousands of rounds: shape checks, on in all other tests, are off here."""
-
-from collections.abc import Iterator
+"""Exactness tests run thousands of rounds: shape checks, on in most other tests, are off here."""
 
 import pytest
-from jaxtyping import config
 
 
 @pytest.fixture(autouse=True)
-def unchecked() -> Iterator[None]:
-    """Without shape checks a round takes a quarter of the time."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
+def all_unchecked(unchecked: None) -> None:
+    """The rounds that these tests run are checked in the tests of each part."""

@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from outrider import kernels
 from outrider.acceptance import Fuzzy
 from outrider.context.config import ContextConfig
 from outrider.context.selector import Selected, select
-from outrider.decoding import generate
 from outrider.decoding.generation import Generation
 from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified
 from outrider.drafters.layers.del_ import DynamicExit
@@ -21,16 +20,13 @@ from outrider.drafters.layers.swift import Swift
 from outrider.drafters.neural.growth import Eagle2
 from outrider.drafters.neural.tree import TreeDrafter
 from outrider.drafters.statistics.recycling import TokenRecycling
-from outrider.models.cpu.native import NativeDecoder
-from outrider.models.llama.decoder import Decoder
-from outrider.models.transformers.model import TransformersModel
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Drafter, LanguageModel
 from tests.context.toys import Wandering, long_prompt
-from tests.exactness.setups.rigs import Family, generation, outputs, run, stage
+from tests.exactness.setups.checkpoints import load_family, make_tiers
+from tests.exactness.setups.rigs import Family, outputs, run, samples, stage
 from tests.exactness.setups.roster import free
-from tests.exactness.test_checkpoints import SHAPE, noisy
-from tests.models.make_checkpoints import make_checkpoint
+from tests.matrix import matrix
 
 PROMPTS = [long_prompt(1), long_prompt(2, chunks=9, head=0), long_prompt(3, chunks=2, tail=1)]
 SWAPPING = ContextConfig(
@@ -56,31 +52,29 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
 }
 
 
+RUNNERS = ("eager", "native", "transformers") if kernels.available() else ("eager", "transformers")
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: Any) -> list[Path]:
     """Target, qualifier, small and draft: each further from the target."""
-    root, made = tmp_path_factory.mktemp("context"), []
-    for i, amount in enumerate((0.0, 0.1, 0.2, 0.3)):
-        path = make_checkpoint(
-            root / str(i), "llama", dtype=torch.float64, num_hidden_layers=4, **SHAPE
-        )
-        if amount:
-            noisy(path, i, amount)
-        made.append(path)
-    return made
+    return make_tiers(
+        tmp_path_factory.mktemp("context"), "llama", (0.0, 0.1, 0.2, 0.3), num_hidden_layers=4
+    )
 
 
-RUNNERS: dict[str, Any] = {
-    "decoder": lambda path: Decoder.load(path, dtype=torch.float64),
-    "transformers": lambda path: TransformersModel.load(path, dtype=torch.float64),
-}
-if kernels.available():
-    RUNNERS["native"] = lambda path: NativeDecoder.load(path, dtype=torch.float32, threads=1)
-
-
-@pytest.fixture(scope="module", params=RUNNERS)
+@pytest.fixture(
+    scope="module",
+    params=["eager", *(pytest.param(r, marks=pytest.mark.slow) for r in RUNNERS[1:])],
+)
 def family(request: Any, folders: list[Path]) -> Family:
-    return Family(*(RUNNERS[request.param](folder) for folder in folders))
+    return load_family(folders, request.param)
+
+
+def cases(names: str, *axes: Any, crossed: int = 1) -> pytest.MarkDecorator:
+    """With runners for `family`."""
+    table = matrix(*axes, crossed=crossed)
+    return pytest.mark.parametrize(names.split(), table, indirect=["family"], scope="module")
 
 
 def selecting(model: LanguageModel, config: ContextConfig = SWAPPING, seed: int = 0) -> Selected:
@@ -126,31 +120,24 @@ NAMES = (
 TREE = FixedTree(depth=7, nodes=12)
 
 
-def once_with_transformers(family: Family, name: str, chosen: str) -> None:
-    """Its forwards are slow: one case of each kind is enough."""
-    if name != chosen and isinstance(family.target, TransformersModel):
-        pytest.skip(f"{chosen} alone, for time")
-
-
 def written(
     target: LanguageModel, drafter: Drafter, prompts: Sequence[Any] = PROMPTS, **options: Any
 ) -> list[Generation]:
-    whole = stage(target, drafter, policy=TREE)
-    gs = [generation(p, **{"max_new_tokens": 26, **options}) for p in prompts]
-    for _ in generate(whole, gs):
-        pass
-    return gs
+    return run(stage(target, drafter, policy=TREE), prompts, **{"max_new_tokens": 11, **options})
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_drafted_equals_undrafted_on_a_target_that_selects(
-    family: Family, sampling: str, name: str
-) -> None:
-    once_with_transformers(family, sampling, "t0.8")
+@cache
+def undrafted(family: Family, sampling: str) -> tuple[Selected, list[Generation]]:
     target = selecting(family.target)
+    return target, written(target, NoDrafter(), **SAMPLINGS[sampling])
+
+
+@cases("name family sampling", NAMES, RUNNERS, SAMPLINGS)
+def test_drafted_equals_undrafted_on_a_target_that_selects(
+    family: Family, name: str, sampling: str
+) -> None:
+    target, plain = undrafted(family, sampling)
     drafter = drafters(family, target)[name]
-    plain = written(target, NoDrafter(), **SAMPLINGS[sampling])
     drafted = written(target, drafter, **SAMPLINGS[sampling])
     assert outputs(drafted) == outputs(plain)
     alone = written(target, drafter, PROMPTS[1:2], **SAMPLINGS[sampling])
@@ -160,10 +147,19 @@ def test_drafted_equals_undrafted_on_a_target_that_selects(
         assert [look.chosen for look in ours] == [look.chosen for look in theirs]
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("name", ["model", "pyramid", "recycling", "skip"])
+@pytest.mark.slow
+@cases("family name", RUNNERS, NAMES)
+def test_after_many_swaps(family: Family, name: str) -> None:
+    """Texts long enough for six looks."""
+    target = selecting(family.target)
+    options = {"temperature": 0.8, "max_new_tokens": 26}
+    plain = written(target, NoDrafter(), **options)
+    assert outputs(written(target, drafters(family, target)[name], **options)) == outputs(plain)
+    assert plain[0].lane.cache.reading.refreshes == 6
+
+
+@cases("config family name", CONFIGS, RUNNERS, ["model", "pyramid", "recycling", "skip"])
 def test_however_swaps_are_made(family: Family, config: str, name: str) -> None:
-    once_with_transformers(family, name, "pyramid")
     target = selecting(family.target, CONFIGS[config])
     drafter = drafters(family, target)[name]
     options = {"temperature": 0.7, "end_ids": (0,)}
@@ -174,27 +170,26 @@ def test_however_swaps_are_made(family: Family, config: str, name: str) -> None:
 def test_the_matrix_swaps_and_its_texts_depend_on_it(family: Family) -> None:
     """Otherwise it would prove nothing."""
     dense = outputs(written(family.target, NoDrafter()))
-    moving = written(selecting(family.target), NoDrafter())
+    moving = undrafted(family, "greedy")[1]
     still = outputs(written(selecting(family.target, replace(SWAPPING, refresh=0)), NoDrafter()))
     for g in moving[:2]:
         reading = g.lane.cache.reading
-        assert reading.refreshes == 6 and reading.swaps >= 4
+        assert reading.refreshes == 2 and reading.swaps >= 2
     assert len({dense[1], outputs(moving)[1], still[1]}) == 3
 
 
-@pytest.mark.parametrize("name", ["model", "tree", "pyramid", "deep"])
-@pytest.mark.parametrize("sampling", SAMPLINGS)
+@cases("name family sampling", ["model", "tree", "pyramid", "deep"], RUNNERS, SAMPLINGS)
 def test_selection_below_the_target_changes_no_text(
-    family: Family, sampling: str, name: str
+    family: Family, name: str, sampling: str
 ) -> None:
-    once_with_transformers(family, sampling, "t0.8")
-    plain = written(family.target, NoDrafter(), **SAMPLINGS[sampling])
-    drafted = written(family.target, drafters(family, family.target)[name], **SAMPLINGS[sampling])
+    options = {**SAMPLINGS[sampling], "max_new_tokens": 26}
+    plain = written(family.target, NoDrafter(), **options)
+    drafted = written(family.target, drafters(family, family.target)[name], **options)
     assert outputs(drafted) == outputs(plain)
     assert sum(g.counters.accepted for g in drafted) > 5
 
 
-@pytest.mark.parametrize("budget", [4, 8, 20])
+@cases("budget family", [4, 8, 20], RUNNERS)
 def test_a_drafter_into_which_nothing_fits_stands_aside(family: Family, budget: int) -> None:
     """Not even its smallest chunk, or not what is pinned; the request goes on undrafted."""
     context = PROMPTS[1].context
@@ -208,9 +203,8 @@ def test_a_drafter_into_which_nothing_fits_stands_aside(family: Family, budget: 
         assert outputs(written(family.target, drafter, prompts)) == outputs(plain)
 
 
-@pytest.mark.parametrize("name", list(free()))
+@cases("name family", list(free()), RUNNERS)
 def test_free_drafters_over_a_selection(family: Family, name: str) -> None:
-    once_with_transformers(family, name, "sam")
     target = selecting(family.target)
     plain = written(target, NoDrafter(), temperature=0.6)
     assert outputs(written(target, free()[name](), temperature=0.6)) == outputs(plain)
@@ -220,9 +214,7 @@ def test_a_fuzzy_rule_works_over_a_selection(family: Family) -> None:
     target = selecting(family.target)
     nest = drafters(family, target)["pyramid"]
     rule = Fuzzy(divergence="js", threshold=0.2)
-    gs = [generation(p, max_new_tokens=20, temperature=0.8) for p in PROMPTS]
-    for _ in generate(stage(target, nest, rule), gs):
-        pass
+    gs = run(stage(target, nest, rule), PROMPTS, max_new_tokens=20, temperature=0.8)
     assert all(len(g.output) == 20 for g in gs)
     assert sum(g.counters.changed for g in gs) > 0
 
@@ -232,12 +224,8 @@ def test_samples_of_one_prompt_choose_for_themselves(family: Family) -> None:
     nest = drafters(family, target)["pyramid"]
 
     def five(drafter: Drafter) -> list[Generation]:
-        gs = [
-            generation(PROMPTS[1], temperature=1.0, sample=i, max_new_tokens=17) for i in range(5)
-        ]
-        for _ in generate(stage(target, drafter), gs):
-            pass
-        return gs
+        whole = stage(target, drafter)
+        return samples(whole, PROMPTS[1], 5, temperature=1.0, max_new_tokens=17)
 
     plain, drafted = five(NoDrafter()), five(nest)
     assert outputs(drafted) == outputs(plain)
@@ -245,16 +233,14 @@ def test_samples_of_one_prompt_choose_for_themselves(family: Family) -> None:
     assert len(chosen) > 1
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@cases("config family", CONFIGS, RUNNERS)
 def test_the_next_turn_reads_what_a_fresh_start_would(family: Family, config: str) -> None:
     target = selecting(family.target, CONFIGS[config])
     nest = drafters(family, target)["pyramid"]
     [first] = written(target, nest, PROMPTS[1:2])
     ids = (*PROMPTS[1].token_ids, *first.output, 5, 6)
     turn = replace(PROMPTS[1], token_ids=ids)
-    again = generation(turn, max_new_tokens=20)
-    for _ in generate(stage(target, nest), [again], [first.lane]):
-        pass
+    [again] = run(stage(target, nest), [turn], previous=[first.lane], max_new_tokens=20)
     [fresh] = written(target, NoDrafter(), [turn], max_new_tokens=20)
     assert again.output == fresh.output
 

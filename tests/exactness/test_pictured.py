@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-import outrider.decoding as decoding
+import outrider.decoding.round as rounds
 from outrider.core.types import Draft, Prompt
-from outrider.decoding import Stage, generate
+from outrider.decoding import Stage
 from outrider.decoding.generation import Generation
 from outrider.drafters import (
     EvenSkip,
@@ -30,7 +30,8 @@ from outrider.models.vision.encoder import TransformersEyes
 from outrider.models.vision.image_model import Sighted, sighted
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Drafter, LanguageModel
-from tests.exactness.setups.rigs import check_counters, generation, outputs, run, stage
+from tests.exactness.setups.rigs import check_counters, finish, generation, outputs, run, stage
+from tests.matrix import matrix
 from tests.models.sighted_checkpoints import (
     FAMILIES,
     asking,
@@ -51,8 +52,6 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
 }
 """In `few` only a few tokens can be written, that of images among them: texts repeat, so that free
 drafters find copies, and the target itself writes what is never drafted."""
-OWN = ("top_p penalties",)
-"""What one runner need try: caches know nothing of samplers."""
 SURE = ("layers", "suffix")
 """All layers of the target itself, and copies of the same text: hardly ever refused."""
 REMEMBER = ("recycling", "suffix")
@@ -117,7 +116,15 @@ def theirs(path: Path) -> Sighted:
 RUNNERS: dict[str, Callable[[Path], Sighted]] = {"own": own, "transformers": theirs}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+def cases(names: str, *axes: Any, crossed: int | None = None) -> pytest.MarkDecorator:
+    """With families of checkpoints for `folders` and runners for `tiers`."""
+    named = names.split()
+    table = matrix(*axes, crossed=crossed)
+    indirect = ["folders", "tiers"]
+    return pytest.mark.parametrize(named, table, indirect=indirect, scope="module")
+
+
+@pytest.fixture(scope="module")
 def folders(request: Any, tmp_path_factory: Any) -> tuple[str, dict[str, Path]]:
     root, family = tmp_path_factory.mktemp(request.param), request.param
     return family, {
@@ -128,7 +135,7 @@ def folders(request: Any, tmp_path_factory: Any) -> tuple[str, dict[str, Path]]:
     }
 
 
-@pytest.fixture(scope="module", params=RUNNERS)
+@pytest.fixture(scope="module")
 def tiers(folders: Any, request: Any) -> Tiers:
     family, paths = folders
     return Tiers(
@@ -174,14 +181,14 @@ def stages(tiers: Tiers) -> dict[str, Stage]:
 def drafted_ids(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
     """Every id that any stage handed to its verifier."""
     seen: set[int] = set()
-    fitting = decoding._fitting
+    fitting = rounds._fitting
 
     def spy(draft: Draft, budget: Any, stage: Stage) -> Draft:
         kept = fitting(draft, budget, stage)
         seen.update(kept.tokens.tolist())
         return kept
 
-    monkeypatch.setattr(decoding, "_fitting", spy)
+    monkeypatch.setattr(rounds, "_fitting", spy)
     yield seen
 
 
@@ -189,18 +196,11 @@ def finished(stage: Stage, prompts: Sequence[Any], **options: Any) -> list[Gener
     return run(stage, prompts, **{"max_new_tokens": NEW, "end_ids": (256,), **options})
 
 
-def is_own(tiers: Tiers) -> bool:
-    return isinstance(tiers.target.inner, Decoder)
-
-
-@pytest.mark.parametrize("drafter", DRAFTERS)
-@pytest.mark.parametrize("sampling", SAMPLINGS)
+@cases("drafter tiers folders sampling", DRAFTERS, RUNNERS, FAMILIES, SAMPLINGS, crossed=1)
 def test_drafted_equals_undrafted(
-    tiers: Tiers, sampling: str, drafter: str, drafted_ids: set[int]
+    tiers: Tiers, drafter: str, sampling: str, drafted_ids: set[int]
 ) -> None:
     """In one batch of prompts with and without images; no image is ever drafted."""
-    if sampling in OWN and not is_own(tiers):
-        pytest.skip("tried with the other runner")
     plain, drafted = tiers.written("none", sampling), tiers.written(drafter, sampling)
     assert outputs(drafted) == outputs(plain)
     assert [g.finish for g in drafted] == [g.finish for g in plain]
@@ -209,7 +209,7 @@ def test_drafted_equals_undrafted(
     assert image_id(tiers.family) not in drafted_ids
 
 
-@pytest.mark.parametrize("sampling", ["greedy", "few"])
+@cases("folders tiers sampling", FAMILIES, RUNNERS, ["greedy", "few"], crossed=1)
 def test_a_prompt_alone_is_itself_in_a_batch(tiers: Tiers, sampling: str) -> None:
     alone = [
         finished(stages(tiers)[name], prompts()[1:2], **tiers.options(sampling))
@@ -218,20 +218,22 @@ def test_a_prompt_alone_is_itself_in_a_batch(tiers: Tiers, sampling: str) -> Non
     assert [outputs(g) for g in alone] == 2 * [outputs(tiers.written("none", sampling)[1:2])]
 
 
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@cases("drafter folders tiers", DRAFTERS, FAMILIES, RUNNERS, crossed=1)
 def test_drafts_are_accepted_and_refused(tiers: Tiers, drafter: str) -> None:
     """Else the equality above shows nothing. Of prompts with images alone."""
-    runs = [g for s in SAMPLINGS if s not in OWN for g in tiers.written(drafter, s)[:2]]
+    runs = [g for s in ("greedy", "few") for g in tiers.written(drafter, s)[:2]]
     accepted, drafted = (sum(getattr(g.counters, n) for g in runs) for n in ("accepted", "drafted"))
     assert accepted >= 3
     assert drafted - accepted >= 3 or drafter in SURE
 
 
+@cases("folders tiers", FAMILIES, RUNNERS)
 def test_the_target_may_write_what_is_never_drafted(tiers: Tiers) -> None:
     """Else no drafter was tempted to draft it."""
     assert image_id(tiers.family) in {t for g in tiers.written("none", "few") for t in g.output}
 
 
+@cases("folders tiers", FAMILIES, RUNNERS)
 def test_samples_of_one_prompt(tiers: Tiers) -> None:
     """One view is read once and forked; requests that end in one round do not disturb others."""
     prompt, other = prompts()[1], prompts()[0]
@@ -248,9 +250,7 @@ def test_samples_of_one_prompt(tiers: Tiers) -> None:
     texts = []
     for drafter in (NoDrafter(), ModelDrafter(model=tiers.seeing)):
         found = wanted()
-        for _ in generate(stage(tiers.target, drafter, window=3), found):
-            pass
-        texts.append(outputs(found))
+        texts.append(outputs(finish(stage(tiers.target, drafter, window=3), found)))
     assert texts[0] == texts[1]
     assert len(set(texts[0][:3])) == 3
     assert [len(t) for t in texts[0]] == [9, 9, 9, 5, 5]

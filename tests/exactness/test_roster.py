@@ -1,12 +1,13 @@
 """The matrix: every drafter, combinator, tree and policy leaves the text as it is under `Match`."""
 
+from functools import cache
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outrider.decoding import generate
+from outrider.decoding import Stage
 from outrider.drafters import NoDrafter
 from outrider.policies import (
     ConfidenceStop,
@@ -17,18 +18,23 @@ from outrider.policies import (
     Source,
     SpecDecPlus,
 )
-from outrider.protocols import DraftPolicy
+from outrider.protocols import Drafter, DraftPolicy
+from tests.exactness.setups.requests import Asked, assert_each_is_undrafted_alone, requests
 from tests.exactness.setups.rigs import (
     PROMPTS,
     SAMPLINGS,
+    Family,
     check_counters,
-    generation,
+    next_turn,
     outputs,
     run,
+    samples,
     stage,
     tabular_family,
+    undrafted,
 )
 from tests.exactness.setups.roster import GROWTHS, free, roster
+from tests.matrix import matrix
 
 FAMILY = tabular_family()
 ROSTER = roster(FAMILY)
@@ -36,27 +42,32 @@ TREE = FixedTree(depth=6, nodes=24)
 OFTEN = ("greedy", "t0.7", "t1.3", "top_p", "penalties")
 
 
-@pytest.mark.parametrize("sampling", OFTEN)
-@pytest.mark.parametrize("name", ROSTER)
+@pytest.mark.parametrize(("name", "sampling"), matrix(ROSTER, OFTEN))
 def test_drafted_equals_undrafted(name: str, sampling: str) -> None:
     """One memory for a ragged batch, then for a single request."""
-    options: dict[str, Any] = {**SAMPLINGS[sampling], "end_ids": (0,)}
-    drafter = ROSTER[name]()
+    options: dict[str, Any] = {**SAMPLINGS[sampling], "max_new_tokens": 24, "end_ids": (0,)}
+    whole = stage(FAMILY.target, ROSTER[name](), policy=TREE)
     for prompts in (PROMPTS, PROMPTS[2:3]):
-        plain = run(stage(FAMILY.target, NoDrafter()), prompts, **options)
-        drafted = run(stage(FAMILY.target, drafter, policy=TREE), prompts, **options)
+        plain = run(undrafted(whole), prompts, **options)
+        drafted = run(whole, prompts, **options)
         assert outputs(drafted) == outputs(plain)
         assert [g.finish for g in drafted] == [g.finish for g in plain]
         for g in drafted:
             check_counters(g.counters, len(g.output))
 
 
+@cache
+def read_before() -> tuple[int, ...]:
+    """A text of the target's own, in which memories find copies."""
+    whole = stage(FAMILY.target, NoDrafter())
+    return outputs(run(whole, [(1,)], temperature=0.9, max_new_tokens=150))[0]
+
+
 @pytest.mark.parametrize("name", ROSTER)
 def test_drafts_are_accepted_and_refused(name: str) -> None:
     """The matrix proves nothing if every draft is right or every draft is wrong."""
-    [read] = run(stage(FAMILY.target, NoDrafter()), [(1,)], temperature=0.9, max_new_tokens=200)
     whole = stage(FAMILY.target, ROSTER[name](), policy=TREE)
-    [g] = run(whole, [(1, *read.output)], temperature=0.9, max_new_tokens=300, seed=6)
+    [g] = run(whole, [(1, *read_before())], temperature=0.9, max_new_tokens=60, seed=6)
     assert 10 < g.counters.accepted < g.counters.drafted
 
 
@@ -70,10 +81,9 @@ POLICIES: dict[str, DraftPolicy] = {
 }
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("name", ROSTER)
+@pytest.mark.parametrize(("name", "policy"), matrix(ROSTER, POLICIES))
 def test_whatever_the_policy(name: str, policy: str) -> None:
-    options: dict[str, Any] = {"temperature": 0.8, "max_new_tokens": 30}
+    options: dict[str, Any] = {"temperature": 0.8, "max_new_tokens": 14}
     plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS[:3], **options)
     whole = stage(FAMILY.target, ROSTER[name](), policy=POLICIES[policy])
     assert outputs(run(whole, PROMPTS[:3], **options)) == outputs(plain)
@@ -103,7 +113,7 @@ def gainful() -> ExpectedGain:
 
 @pytest.mark.parametrize("name", ROSTER)
 def test_a_policy_that_adapts_changes_no_text(name: str) -> None:
-    options: dict[str, Any] = {"temperature": 0.9, "max_new_tokens": 120}
+    options: dict[str, Any] = {"temperature": 0.9, "max_new_tokens": 30}
     plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS[:2], **options)
     drafted = run(stage(FAMILY.target, ROSTER[name](), policy=gainful()), PROMPTS[:2], **options)
     assert outputs(drafted) == outputs(plain)
@@ -111,34 +121,20 @@ def test_a_policy_that_adapts_changes_no_text(name: str) -> None:
         check_counters(g.counters, len(g.output))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(list(ROSTER)),
-    family=st.integers(0, 5),
-    seed=st.integers(0, 2**40),
-    temperature=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    asked=requests(),
     depth=st.integers(1, 8),
     more=st.integers(0, 20),
-    prompts=st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=6), min_size=1, max_size=4),
-    max_new_tokens=st.integers(1, 30),
-    end=st.sampled_from([(), (0,), (0, 3)]),
 )
-def test_any_batch_any_tree(
-    name, family, seed, temperature, depth, more, prompts, max_new_tokens, end
-) -> None:
-    models = tabular_family(seed=family)
-    options = {
-        "seed": seed,
-        "temperature": temperature,
-        "max_new_tokens": max_new_tokens,
-        "end_ids": end,
-    }
+def test_any_batch_any_tree(name: str, asked: Asked, depth: int, more: int) -> None:
     policy = FixedTree(depth=depth, nodes=depth + more)
-    drafted = run(stage(models.target, roster(models)[name](), policy=policy), prompts, **options)
-    for prompt, g in zip(prompts, drafted, strict=True):
-        [alone] = run(stage(models.target, NoDrafter()), [prompt], **options)
-        assert g.output == alone.output
-        assert g.finish == alone.finish
+
+    def build(models: Family) -> Stage:
+        return stage(models.target, roster(models)[name](), policy=policy)
+
+    for g in assert_each_is_undrafted_alone(asked, build):
         check_counters(g.counters, len(g.output))
 
 
@@ -146,27 +142,25 @@ def test_any_batch_any_tree(
 def test_the_next_turn(name: str) -> None:
     """States of the turn before are taken over."""
     whole = stage(FAMILY.target, ROSTER[name](), policy=TREE)
-    [first] = run(whole, [(1, 2, 3)], temperature=0.8)
-    turn = (1, 2, 3, *first.output, 4, 4)
-    [second] = run(whole, [turn], previous=[first.lane], temperature=0.8)
-    [fresh] = run(stage(FAMILY.target, NoDrafter()), [turn], temperature=0.8)
-    assert second.output == fresh.output
+    next_turn(whole, (1, 2, 3), temperature=0.8, max_new_tokens=12)
+
+
+@cache
+def ten_undrafted() -> list[tuple[int, ...]]:
+    return ten(NoDrafter())
+
+
+def ten(drafter: Drafter) -> list[tuple[int, ...]]:
+    """Samples of one prompt that end in different rounds."""
+    whole = stage(FAMILY.target, drafter, policy=TREE)
+    return outputs(samples(whole, (1, 2, 3), 10, temperature=1.0, max_new_tokens=12, end_ids=(0,)))
 
 
 @pytest.mark.parametrize("name", ROSTER)
 def test_ten_samples_of_one_prompt(name: str) -> None:
     """They share a memory and a prefill, and end in different rounds."""
-    drafter = ROSTER[name]()
-    request = generation((1, 2, 3)).request.prompt
-
-    def ten(whole: Any) -> list[tuple[int, ...]]:
-        gs = [generation(request, temperature=1.0, sample=i, end_ids=(0,)) for i in range(10)]
-        for _ in generate(whole, gs):
-            pass
-        return outputs(gs)
-
-    texts = ten(stage(FAMILY.target, NoDrafter()))
-    assert ten(stage(FAMILY.target, drafter, policy=TREE)) == texts
+    texts = ten_undrafted()
+    assert ten(ROSTER[name]()) == texts
     assert len({len(text) for text in texts}) > 2
 
 
@@ -174,7 +168,7 @@ def test_nothing_is_missing_from_the_roster() -> None:
     """A drafter that `load` knows has its row here (those of the target's layers have their own
     tests: tables have no layers)."""
     from outrider.drafters.catalogue import FREE
-    from outrider.strategy.trees import TREES
+    from outrider.strategy.catalogue import TREES
 
     own_layers = {"swift", "del", "skip"}
     assert set(FREE) - own_layers <= set(free())

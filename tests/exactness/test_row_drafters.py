@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,28 +10,38 @@ from hypothesis import strategies as st
 
 from outrider.acceptance import RecursiveRejection
 from outrider.core.types import Draft, Prompt, as_ids
-from outrider.decoding import generate
-from outrider.drafters import Aded, Fallback, Lookahead, Lookup, Qualified, Stand, TokenRecycling
+from outrider.decoding import Stage
+from outrider.drafters import (
+    Aded,
+    Fallback,
+    Lookahead,
+    Lookup,
+    NoDrafter,
+    Qualified,
+    Stand,
+    TokenRecycling,
+)
 from outrider.drafters.statistics.puct import Puct
 from outrider.models.tabular import TabularModel
 from outrider.policies import FixedTree
 from outrider.protocols import Drafter
-from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.noise import Purpose, stream_key
+from tests.exactness.setups.laws import Trial
+from tests.exactness.setups.requests import Asked, assert_each_is_undrafted_alone, requests
 from tests.exactness.setups.rigs import (
     PROMPTS,
     SAMPLINGS,
     Family,
-    generation,
+    next_turn,
     outputs,
     run,
     stage,
     tabular_family,
+    undrafted,
 )
-from tests.exactness.setups.rigs import nests as known_nests
+from tests.matrix import matrix
 
 FAMILY = tabular_family()
-PLAIN = known_nests(FAMILY)["none"]
 TREE = FixedTree(depth=7, nodes=40)
 
 
@@ -59,13 +68,12 @@ def nested(drafter: Drafter, family: Family) -> dict[str, Drafter]:
 NESTINGS = ("alone", "qualified", "twice", "fallback")
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize(("name", "sampling"), matrix(FREE, SAMPLINGS))
 def test_drafted_equals_undrafted(name: str, sampling: str) -> None:
     """Ragged batches and single requests, with memories that are cold, then hot."""
     options = SAMPLINGS[sampling]
-    plain = run(stage(FAMILY.target, PLAIN), PROMPTS, end_ids=(0,), **options)
     whole = stage(FAMILY.target, FREE[name](), policy=TREE)
+    plain = run(undrafted(whole), PROMPTS, end_ids=(0,), **options)
     for _ in range(2):
         drafted = run(whole, PROMPTS, end_ids=(0,), **options)
         assert outputs(drafted) == outputs(plain)
@@ -77,32 +85,17 @@ def test_drafted_equals_undrafted(name: str, sampling: str) -> None:
 @given(
     name=st.sampled_from(list(FREE)),
     nesting=st.sampled_from(NESTINGS),
-    family=st.integers(0, 5),
-    seed=st.integers(0, 2**40),
-    temperature=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    asked=requests(),
     nodes=st.integers(1, 60),
     depth=st.integers(1, 9),
-    prompts=st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=6), min_size=1, max_size=4),
-    max_new_tokens=st.integers(1, 30),
-    end=st.sampled_from([(), (0,), (0, 3)]),
 )
-def test_any_nest_any_budget(
-    name, nesting, family, seed, temperature, nodes, depth, prompts, max_new_tokens, end
-) -> None:
-    models = tabular_family(seed=family)
-    options = {
-        "seed": seed,
-        "temperature": temperature,
-        "max_new_tokens": max_new_tokens,
-        "end_ids": end,
-    }
+def test_any_nest_any_budget(name: str, nesting: str, asked: Asked, nodes: int, depth: int) -> None:
     policy = FixedTree(depth=min(depth, nodes), nodes=nodes)
-    whole = stage(models.target, nested(FREE[name](), models)[nesting], policy=policy)
-    drafted = run(whole, prompts, **options)
-    for prompt, g in zip(prompts, drafted, strict=True):
-        [alone] = run(stage(models.target, PLAIN), [prompt], **options)
-        assert g.output == alone.output
-        assert g.finish == alone.finish
+
+    def build(models: Family) -> Stage:
+        return stage(models.target, nested(FREE[name](), models)[nesting], policy=policy)
+
+    assert_each_is_undrafted_alone(asked, build)
 
 
 @pytest.mark.parametrize("name", FREE)
@@ -110,7 +103,7 @@ def test_drafts_are_really_accepted_and_refused(name: str) -> None:
     """The matrix proves nothing if every draft is right or every draft is wrong."""
     for temperature in (0.7, 1.3):
         whole = stage(FAMILY.target, FREE[name](), policy=TREE)
-        gs = run(whole, [(1, 2), (3, 1)], temperature=temperature, max_new_tokens=200)
+        gs = run(whole, [(1, 2), (3, 1)], temperature=temperature, max_new_tokens=100)
         accepted = sum(g.counters.accepted for g in gs)
         assert 20 < accepted < sum(g.counters.drafted for g in gs) - 20
         rounds = sum(g.counters.rounds for g in gs)
@@ -128,11 +121,10 @@ def poison(name: str) -> Drafter:
     return drafter
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize(("name", "temperature"), matrix(FREE, [0.0, 1.0]))
 def test_adversarial_memories_change_speed_only(name: str, temperature: float) -> None:
     options = {"temperature": temperature, "end_ids": (0,)}
-    plain = run(stage(FAMILY.target, PLAIN), PROMPTS, **options)
+    plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS, **options)
     for nesting in NESTINGS:
         drafter = nested(poison(name), FAMILY)[nesting]
         drafted = run(stage(FAMILY.target, drafter, policy=TREE), PROMPTS, **options)
@@ -141,51 +133,29 @@ def test_adversarial_memories_change_speed_only(name: str, temperature: float) -
 
 @pytest.mark.parametrize("name", FREE)
 def test_the_next_turn_takes_over(name: str) -> None:
-    whole = stage(FAMILY.target, FREE[name](), policy=TREE)
-    [first] = run(whole, [(1, 2, 3)], temperature=0.8)
-    turn = (1, 2, 3, *first.output, 4, 4)
-    [second] = run(whole, [turn], previous=[first.lane], temperature=0.8)
-    [fresh] = run(stage(FAMILY.target, PLAIN), [turn], temperature=0.8)
-    assert second.output == fresh.output
+    next_turn(stage(FAMILY.target, FREE[name](), policy=TREE), (1, 2, 3), temperature=0.8)
 
 
 # -- the distribution of STAND's texts under recursive rejection --------------------------------
 
-VOCAB, LENGTH = 4, 3
-PROMPT = Prompt(token_ids=(0, 1))
+VOCAB = 4
 TARGET = TabularModel.random(vocab_size=VOCAB, order=2, seed=1)
 STALE = TabularModel.random(vocab_size=VOCAB, order=2, seed=2, near=TARGET, distance=1.0)
-WARPS = {"temperature": 0.8}
 BUSHY = FixedTree(depth=3, nodes=14)
+TRIAL = Trial(TARGET, Prompt(token_ids=(0, 1)), {"temperature": 0.8}, BUSHY)
+DRAWS = 800
 
 
 def remembering(kind: Callable[..., Stand] = Stand) -> Stand:
     """A memory that begins with another model's rows, so that much is refused."""
     drafter = kind()
-    run(stage(STALE, drafter, policy=BUSHY), [(a, b) for a in range(4) for b in range(4)],
-        temperature=1.0, max_new_tokens=30)  # fmt: skip
+    prompts = [(a, b) for a in range(4) for b in range(4)]
+    run(stage(STALE, drafter, policy=BUSHY), prompts, temperature=1.0, max_new_tokens=30)
     return drafter
 
 
-def counts(drafter: Drafter, samples: int) -> np.ndarray:
-    whole = stage(TARGET, drafter, RecursiveRejection(), policy=BUSHY)
-    table = np.zeros([VOCAB] * LENGTH)
-    gs = [generation(PROMPT, sample=i, max_new_tokens=LENGTH, **WARPS) for i in range(samples)]
-    for _ in generate(whole, gs):
-        pass
-    for g in gs:
-        table[tuple(g.output)] += 1
-    return table
-
-
-def surplus(table: np.ndarray) -> float:
-    """Chi-square against the target's exact law, in standard deviations above its mean."""
-    sampler = Sampler(SamplingParams.of(**WARPS))
-    law = TARGET.sequence_law(PROMPT.token_ids, LENGTH, sampler).numpy()
-    expected = law * table.sum()
-    cells = expected > 1.0
-    chi = ((table[cells] - expected[cells]) ** 2 / expected[cells]).sum()
-    return float((chi - cells.sum()) / np.sqrt(2 * cells.sum()))
+def surplus(drafter: Stand, draws: int = DRAWS) -> float:
+    return TRIAL.surplus(drafter, draws, RecursiveRejection())
 
 
 class Sorted(Stand):
@@ -222,12 +192,12 @@ class Flattering(Stand):
 
 
 def test_stand_under_recursive_rejection_has_the_targets_law() -> None:
-    assert surplus(counts(remembering(), 3000)) < 4.0
+    assert surplus(remembering()) < 4.0
 
 
 @pytest.mark.slow
 def test_stand_under_recursive_rejection_has_the_targets_law_at_length() -> None:
-    assert surplus(counts(remembering(), 60_000)) < 4.0
+    assert surplus(remembering(), 60_000) < 4.0
 
 
 def test_noise_that_several_nodes_share_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,9 +206,9 @@ def test_noise_that_several_nodes_share_is_caught(monkeypatch: pytest.MonkeyPatc
 
     drafter = remembering()
     monkeypatch.setattr("outrider.drafters.statistics.stand.stream_key", shared)
-    assert surplus(counts(drafter, 3000)) > 8.0
+    assert surplus(drafter) > 8.0
 
 
 @pytest.mark.parametrize("kind", [Sorted, Flattering])
 def test_siblings_out_of_order_and_lies_are_caught(kind: Callable[..., Stand]) -> None:
-    assert surplus(counts(remembering(kind), 3000)) > 8.0
+    assert surplus(remembering(kind), DRAWS // 2) > 8.0

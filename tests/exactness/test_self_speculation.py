@@ -9,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from outrider import kernels
 from outrider.acceptance import Match, RecursiveRejection, Rejection
 from outrider.core.layers import LayerSet
-from outrider.core.types import Prompt
 from outrider.decoding import generate
 from outrider.drafters import Fallback, Lookup, NoDrafter, Qualified, TreeDrafter
 from outrider.drafters.layers.del_ import DynamicExit
@@ -20,26 +18,24 @@ from outrider.drafters.layers.layer_search import LayerSetSearch, SearchSettings
 from outrider.drafters.layers.skip import EvenSkip
 from outrider.drafters.layers.swift import Swift
 from outrider.drafters.neural.growth import DySpec, Eagle2, Spine
-from outrider.models.cpu.native import NativeDecoder
-from outrider.models.cuda.decoder import StaticDecoder
 from outrider.models.llama.decoder import Decoder
-from outrider.models.transformers.model import TransformersModel
 from outrider.policies import FixedLength, FixedTree
-from tests.exactness.setups.rigs import SAMPLINGS, generation, outputs, run, stage
-from tests.exactness.setups.sparse import sparse
+from tests.exactness.setups.checkpoints import PROMPTS, RUNNERS
+from tests.exactness.setups.rigs import (
+    SAMPLINGS,
+    generation,
+    next_turn,
+    outputs,
+    run,
+    samples,
+    stage,
+    undrafted,
+)
+from tests.matrix import matrix
 from tests.models.invariants import assert_equals_fresh_prefill
 from tests.models.make_checkpoints import make_checkpoint
 
 LAYERS = 4
-PROMPTS = [(5, 9, 40, 3), (7,), (11, 12, 13, 14, 15, 16, 17), (1, 2), (30, 31, 32)]
-RUNNERS: dict[str, Any] = {
-    "eager": lambda path: Decoder.load(path, dtype=torch.float64),
-    "static": lambda path: StaticDecoder.load(path, dtype=torch.float64),
-    "transformers": lambda path: TransformersModel.load(path, dtype=torch.float64),
-}
-if kernels.available():
-    RUNNERS["native"] = lambda path: NativeDecoder.load(path, dtype=torch.float32, threads=2)
-    RUNNERS["int8"] = lambda path: NativeDecoder.load(path, dtype=torch.int8, threads=1)
 
 
 def checkpoint(path: Path) -> Path:
@@ -61,7 +57,7 @@ def folder(tmp_path_factory: Any) -> Path:
     return checkpoint(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="module", params=RUNNERS)
+@pytest.fixture(scope="module")
 def target(request: Any, folder: Path) -> Any:
     return RUNNERS[request.param](folder)
 
@@ -84,13 +80,22 @@ def drafters(target: Any) -> dict[str, Any]:
 
 
 NAMES = ("skip", "halves", "swift", "del", "tree")
+each_once = pytest.mark.parametrize(
+    ("target", "name"), matrix(RUNNERS, NAMES), indirect=["target"], scope="module"
+)
+"""In the fast set every runner and every drafter once."""
 
 
-@pytest.mark.parametrize(("name", "sampling"), sparse(NAMES, SAMPLINGS, 4))
+@pytest.mark.parametrize(
+    ("target", "name", "sampling"),
+    matrix(RUNNERS, NAMES, SAMPLINGS),
+    indirect=["target"],
+    scope="module",
+)
 def test_drafted_equals_undrafted(target: Any, name: str, sampling: str) -> None:
-    options: dict[str, Any] = {**SAMPLINGS[sampling], "max_new_tokens": 14, "end_ids": (0,)}
+    options: dict[str, Any] = {**SAMPLINGS[sampling], "max_new_tokens": 10, "end_ids": (0,)}
     whole = stage(target, drafters(target)[name], window=4)
-    plain = run(stage(target, NoDrafter()), PROMPTS, **options)
+    plain = run(undrafted(whole), PROMPTS, **options)
     drafted = run(whole, PROMPTS, **options)
     assert outputs(drafted) == outputs(plain)
     assert outputs(run(whole, PROMPTS[2:3], **options)) == outputs(plain[2:3])
@@ -98,7 +103,7 @@ def test_drafted_equals_undrafted(target: Any, name: str, sampling: str) -> None
         assert g.counters.tokens == len(g.output) == sum(g.counters.sources.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_once
 def test_drafts_are_accepted_and_refused(target: Any, name: str) -> None:
     made = drafters(target)[name]
     [g] = run(stage(target, made, window=4), PROMPTS[:1], max_new_tokens=60, temperature=0.7)
@@ -108,7 +113,7 @@ def test_drafts_are_accepted_and_refused(target: Any, name: str) -> None:
         assert made.search.tries == 6  # all sets of two halves of the four
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_once
 def test_caches_are_the_targets_own_after_every_round(target: Any, name: str) -> None:
     tolerance = 1e-9 if target.dtype == torch.float64 else 0.0
     made = [generation(p, temperature=0.8, max_new_tokens=12) for p in PROMPTS[:3]]
@@ -118,33 +123,27 @@ def test_caches_are_the_targets_own_after_every_round(target: Any, name: str) ->
             assert_equals_fresh_prefill(target, g.lane.cache, tolerance=tolerance)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_once
 def test_samples_that_share_a_prompt(target: Any, name: str) -> None:
-    prompt = Prompt(token_ids=(5, 9, 40, 3))
-
     def four(drafter: Any) -> list[tuple[int, ...]]:
-        made = [generation(prompt, temperature=1.0, sample=i, max_new_tokens=14) for i in range(4)]
-        for _ in generate(stage(target, drafter, window=3), made):
-            pass
-        return outputs(made)
+        whole = stage(target, drafter, window=3)
+        return outputs(samples(whole, PROMPTS[0], 4, temperature=1.0, max_new_tokens=14))
 
     texts = four(drafters(target)[name])
     assert texts == four(NoDrafter()) and len(set(texts)) == 4
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_once
 def test_next_turn(target: Any, name: str) -> None:
     whole = stage(target, drafters(target)[name], window=3)
-    [first] = run(whole, PROMPTS[:1], max_new_tokens=12, temperature=0.8)
-    turn = (*PROMPTS[0], *first.output[:9], 4, 4)
-    [second] = run(whole, [turn], previous=[first.lane], max_new_tokens=12, temperature=0.8)
-    [fresh] = run(stage(target, NoDrafter()), [turn], max_new_tokens=12, temperature=0.8)
-    assert second.output == fresh.output and second.lane.cache is first.lane.cache
+    first, second = next_turn(whole, PROMPTS[0], 9, max_new_tokens=12, temperature=0.8)
+    assert second.lane.cache is first.lane.cache
     assert_equals_fresh_prefill(
         target, second.lane.cache, tolerance=1e-9 if target.dtype == torch.float64 else 0.0
     )
 
 
+@pytest.mark.parametrize("target", RUNNERS, indirect=True, scope="module")
 def test_skipping_nothing_is_always_right(target: Any) -> None:
     whole = stage(target, EvenSkip(model=target, speedup=1), window=4)
     for temperature in (0.0, 1.0):
@@ -152,7 +151,7 @@ def test_skipping_nothing_is_always_right(target: Any) -> None:
         assert g.counters.accepted == g.counters.drafted == 24 and g.counters.rounds == 6
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     kept=st.tuples(st.sets(st.integers(0, 3)), st.sets(st.integers(0, 3))).filter(any),
     confidence=st.sampled_from([None, 0.3]),
@@ -174,8 +173,12 @@ def test_any_set_of_layers(
         assert len(g.counters.drafted_at) <= window
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("target", "name", "temperature"),
+    matrix(RUNNERS, NAMES, [0.0, 0.9], crossed=1),
+    indirect=["target"],
+    scope="module",
+)
 def test_below_a_qualifier(target: Any, folder: Path, name: str, temperature: float) -> None:
     """Tails: the part of the target drafts on from tokens that only the qualifier has accepted."""
     qualifier = Decoder.load(folder, dtype=torch.float32)
@@ -187,16 +190,22 @@ def test_below_a_qualifier(target: Any, folder: Path, name: str, temperature: fl
     assert sum(g.counters.sources.get(nest.drafter.name, 0) for g in drafted) > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_once
 def test_beside_other_drafters(target: Any, name: str) -> None:
     """Two that borrow the same cache, and one that asks no model, in turns."""
     second = Fallback(first=drafters(target)[name], second=EvenSkip(model=target, name="other"))
     whole = stage(target, Fallback(first=Lookup(), second=second), window=3)
-    plain = run(stage(target, NoDrafter()), PROMPTS, max_new_tokens=20)
-    assert outputs(run(whole, PROMPTS, max_new_tokens=20)) == outputs(plain)
+    plain = run(undrafted(whole), PROMPTS, max_new_tokens=12)
+    assert outputs(run(whole, PROMPTS, max_new_tokens=12)) == outputs(plain)
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize(
+    "runner",
+    [
+        pytest.param(name, marks=() if name in ("eager", "int8") else pytest.mark.slow)
+        for name in RUNNERS
+    ],
+)
 def test_trees_larger_than_the_window(runner: str, tmp_path: Path) -> None:
     """Trees of more nodes than the window has places, up to its last one: texts end where they
     would without, and one that starts there is drafted for as far as it goes."""
@@ -216,8 +225,10 @@ def test_trees_larger_than_the_window(runner: str, tmp_path: Path) -> None:
         assert outputs(run(whole, prompts, max_new_tokens=50)) == outputs(plain)
 
 
-@pytest.mark.parametrize("growth", [Spine(), Spine((1, 1, 2, 3)), Eagle2()])
-@pytest.mark.parametrize("rule", [Match(), RecursiveRejection()])
+@pytest.mark.parametrize(
+    ("growth", "rule"),
+    matrix([Spine(), Spine((1, 1, 2, 3)), Eagle2()], [Match(), RecursiveRejection()]),
+)
 def test_trees(eager: Decoder, growth: Any, rule: Any) -> None:
     """Branches are drafted, verified and kept, and the target's cache stays its own."""
     layers = LayerSet.skipping(LAYERS, attention=[2], mlp=[3])

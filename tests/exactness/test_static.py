@@ -7,49 +7,47 @@ from typing import Any
 import pytest
 import torch
 
+from outrider.drafters import NoDrafter
 from outrider.models.cuda import StaticDecoder
 from outrider.models.llama.decoder import Decoder
-from tests.exactness.setups.rigs import SAMPLINGS, Family, nests, outputs, run, stage
-from tests.exactness.test_checkpoints import PROMPTS, noisy
-from tests.exactness.test_checkpoints import SHAPE as FAMILY_SHAPE
+from tests.exactness.setups.checkpoints import PROMPTS, load_family, make_tiers
+from tests.exactness.setups.rigs import SAMPLINGS, Family, nests, outputs, run, stage, undrafted
 from tests.exactness.test_state_fuzz import SHAPE, walk
+from tests.matrix import matrix
 from tests.models.make_checkpoints import make_checkpoint
 
+KINDS = ("llama", "mistral")
 
-@pytest.fixture(scope="module", params=["llama", "mistral"])
+
+@pytest.fixture(scope="module", params=KINDS)
 def folders(request: Any, tmp_path_factory: Any) -> list[Path]:
     """Target, qualifier, small and draft; Mistral with a window that hides the beginning."""
-    root = tmp_path_factory.mktemp(request.param)
     window = {"sliding_window": 6} if request.param == "mistral" else {}
-    made = []
-    for i, amount in enumerate((0.0, 0.15, 0.25, 0.35)):
-        path = root / str(i)
-        make_checkpoint(path, request.param, dtype=torch.float64, **FAMILY_SHAPE, **window)
-        if amount:
-            noisy(path, i, amount)
-        made.append(path)
-    return made
+    return make_tiers(tmp_path_factory.mktemp(request.param), request.param, **window)
 
 
 @pytest.fixture(scope="module")
 def family(folders: list[Path]) -> Family:
-    return Family(*(StaticDecoder.load(path, dtype=torch.float64) for path in folders))
+    return load_family(folders, "static")
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("nest", ["two", "four"])
+@pytest.mark.parametrize(
+    ("folders", "nest", "sampling"),
+    matrix(KINDS, ["two", "four"], SAMPLINGS),
+    indirect=["folders"],
+    scope="module",
+)
 def test_drafted_equals_undrafted(
     family: Family, folders: list[Path], nest: str, sampling: str
 ) -> None:
     """Also what `Decoder` writes, and in batches of one, two (short) and five (packed)."""
-    options: dict[str, Any] = {**SAMPLINGS[sampling], "max_new_tokens": 16, "end_ids": (0,)}
-    drafters = nests(family)
-    whole = stage(family.target, drafters[nest])
+    options: dict[str, Any] = {**SAMPLINGS[sampling], "max_new_tokens": 8, "end_ids": (0,)}
+    whole = stage(family.target, nests(family)[nest])
     eager = Decoder.load(folders[0], dtype=torch.float64)
-    plain = outputs(run(stage(eager, drafters["none"]), PROMPTS, **options))
+    plain = outputs(run(stage(eager, NoDrafter()), PROMPTS, **options))
     for batch in (PROMPTS[:1], PROMPTS[:2], PROMPTS):
         expected = plain[: len(batch)]
-        assert outputs(run(stage(family.target, drafters["none"]), batch, **options)) == expected
+        assert outputs(run(undrafted(whole), batch, **options)) == expected
         assert outputs(run(whole, batch, **options)) == expected
 
 
@@ -60,4 +58,4 @@ def test_drafts_are_accepted_and_refused(family: Family) -> None:
 
 def test_walks(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, "llama", dtype=torch.float64, **SHAPE)
-    walk(StaticDecoder.load(tmp_path, dtype=torch.float64), range(200), steps=12)
+    walk(StaticDecoder.load(tmp_path, dtype=torch.float64), range(60), steps=12)

@@ -2,37 +2,17 @@
 
 from typing import Any
 
-import pytest
-
 from outrider.decoding import generate
 from outrider.drafters import NoDrafter, Qualified, TreeDrafter
-from outrider.drafters.neural.growth import (
-    DySpec,
-    DySpecLevels,
-    Eagle2,
-    Growth,
-    IidTree,
-    RsdC,
-    RsdS,
-    TopK,
-)
 from outrider.policies import FixedLength, FixedTree
+from tests.exactness.setups.checkpoints import PROMPTS
 from tests.exactness.setups.rigs import Family, generation, outputs, run, stage
-from tests.exactness.setups.sparse import sparse
-from tests.exactness.test_checkpoints import PROMPTS, family, folders, skip_int8
+from tests.exactness.setups.roster import GROWTHS
+from tests.exactness.test_checkpoints import EXACT, KINDS, RUNNERS, cases, family, folders
 from tests.models.invariants import assert_equals_fresh_prefill
 
 __all__ = ["family", "folders"]  # fixtures
 
-GROWTHS: dict[str, Growth] = {
-    "top_k": TopK((3, 2, 1, 1)),
-    "eagle2": Eagle2(width=4),
-    "dyspec": DySpec(),
-    "dyspec_levels": DySpecLevels(),
-    "rsd_c": RsdC((2, 2, 1)),
-    "rsd_s": RsdS(3),
-    "iid": IidTree(3),
-}
 TREE = FixedTree(depth=4, nodes=12)
 WARPS = {
     "greedy": {},
@@ -41,7 +21,7 @@ WARPS = {
 }
 
 
-@pytest.mark.parametrize(("name", "sampling"), sparse(GROWTHS, WARPS, 3))
+@cases("name sampling", KINDS, RUNNERS, GROWTHS, WARPS)
 def test_drafted_equals_undrafted(family: Family, name: str, sampling: str) -> None:
     options: dict[str, Any] = {**WARPS[sampling], "max_new_tokens": 14, "end_ids": (0,)}
     drafter = TreeDrafter(model=family.draft, growth=GROWTHS[name])
@@ -54,10 +34,9 @@ def test_drafted_equals_undrafted(family: Family, name: str, sampling: str) -> N
     assert outputs(run(whole, PROMPTS[:2], **options)) == plain[:2]
 
 
-@pytest.mark.parametrize("name", ["eagle2", "dyspec"])
+@cases("name", KINDS, EXACT, ["eagle2", "dyspec"], crossed=1)
 def test_every_cache_is_fresh_after_every_round(family: Family, name: str) -> None:
     """Nodes of the draft saw their own branch alone, in both models."""
-    skip_int8(family)
     drafter = TreeDrafter(model=family.draft, growth=GROWTHS[name])
     gs = [generation(p, max_new_tokens=14, temperature=0.8, end_ids=(0,)) for p in PROMPTS[:2]]
     accepted = 0

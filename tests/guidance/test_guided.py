@@ -24,6 +24,7 @@ from outrider.protocols import Cache, Drafter, LanguageModel, Segment
 from tests.exactness.setups.rigs import SAMPLINGS, check_counters, generation, outputs, run, stage
 from tests.exactness.setups.roster import free
 from tests.guidance.toys import SeeingTable, mixed_table, pictured, seeing_table
+from tests.matrix import matrix
 
 PROMPTS = [
     pictured(1, 2, 3),
@@ -49,6 +50,7 @@ def plain(prompts: list[Prompt], scale: float, **options: Any) -> list[tuple[int
     return out
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("scale", "sampling"), [*zip((0.0, 0.5, 1.0, 1.5, 1.5, 3.0, 3.0, 2.0), SAMPLINGS, strict=True)]
 )
@@ -120,8 +122,8 @@ def drafters() -> dict[str, Callable[[], Drafter]]:
     }
 
 
-@pytest.mark.parametrize("sampling", SOME)
-@pytest.mark.parametrize("name", drafters())
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("name", "sampling"), matrix(drafters(), SOME))
 def test_no_draft_changes_a_guided_text(name: str, sampling: str) -> None:
     options = SAMPLINGS[sampling] | {"end_ids": (0,), "max_new_tokens": 24}
     policy = FixedTree(depth=4, nodes=9) if name in ("tree", "aded", "recycling") else None
@@ -132,6 +134,7 @@ def test_no_draft_changes_a_guided_text(name: str, sampling: str) -> None:
         check_counters(g.counters, len(g.output))
 
 
+@pytest.mark.usefixtures("unchecked")
 @given(
     scale=st.floats(0, 4),
     seed=st.integers(0, 2**40),
@@ -151,6 +154,7 @@ def test_any_batch_any_window(
     assert outputs(run(whole, prompts, **options)) == plain(prompts, scale, **options)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_drafts_are_accepted_and_refused() -> None:
     [g] = run(
         stage(Guided(SEES, 0.7), ModelDrafter(model=DRAFT)),
@@ -161,6 +165,7 @@ def test_drafts_are_accepted_and_refused() -> None:
     assert 20 < g.counters.accepted < g.counters.drafted - 20
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_rejection_draws_from_the_mixed_law() -> None:
     """A law of the first two tokens, against many draws."""
     sees, prompt, draws = seeing_table(vocab_size=4, order=1), pictured(1), 600
@@ -259,6 +264,7 @@ def test_models_that_do_not_see_are_not_guided() -> None:
         guide(DRAFT, 2.0)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
 def test_rows_that_can_not_be_mixed_end_their_request_alone(bad: float) -> None:
     table = SEES.null.table.clone()

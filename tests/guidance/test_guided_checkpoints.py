@@ -17,15 +17,17 @@ from outrider.drafters.neural.growth import Eagle2
 from outrider.drafters.neural.tree import TreeDrafter
 from outrider.guidance.guided import Guided, GuidedLayered, guide
 from outrider.models.llama.decoder import Decoder
-from outrider.models.transformers.model import TransformersModel
 from outrider.models.vision.image_model import sighted
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Drafter, Layered, Segment
+from tests.exactness.setups import checkpoints
+from tests.exactness.setups.checkpoints import make_tiers
 from tests.exactness.setups.rigs import outputs, run, stage
-from tests.exactness.test_checkpoints import SHAPE, noisy
 from tests.guidance.toys import pictured
+from tests.matrix import matrix
 from tests.models.invariants import assert_equals_fresh_prefill
-from tests.models.make_checkpoints import make_checkpoint
+
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 IMAGE = 47
 """The id that stands for an image."""
@@ -63,16 +65,16 @@ class NumberEyes:
 def folders(tmp_path_factory: Any) -> list[Path]:
     """A target of four layers, so that some can be left out, and a copy with noise."""
     root = tmp_path_factory.mktemp("guided")
-    shape = SHAPE | {"num_hidden_layers": 4, "dtype": torch.float64}
-    paths = [make_checkpoint(root / name, **shape) for name in ("target", "draft")]
-    noisy(paths[1], 1, 0.3)
-    return paths
+    return make_tiers(root, "llama", (0.0, 0.3), num_hidden_layers=4)
 
 
-@pytest.fixture(scope="module", params=[Decoder, TransformersModel])
+RUNNERS = ("eager", "transformers")
+
+
+@pytest.fixture(scope="module", params=RUNNERS)
 def models(folders: list[Path], request: Any) -> list[Any]:
     """Both see."""
-    loaded = [request.param.load(path, dtype=torch.float64) for path in folders]
+    loaded = [checkpoints.RUNNERS[request.param](path) for path in folders]
     table = Decoder.load(folders[0], dtype=torch.float64).embed(as_ids(range(48)))
     return [sighted(model, NumberEyes(table)) for model in loaded]
 
@@ -94,15 +96,23 @@ def drafters(models: Sequence[Any]) -> dict[str, Drafter]:
 NAMES = ("two", "guided draft", "tree", "lookup", "nest", "skip", "swift")
 
 
-@pytest.fixture(scope="module", params=[{}, {"temperature": 0.9}], ids=["greedy", "t0.9"])
+TEMPERATURES = (0.0, 0.9)
+
+
+@pytest.fixture(scope="module", params=TEMPERATURES)
 def plain(models: list[Any], request: Any) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
     """Settings, and what is written with them: each prompt alone and undrafted."""
-    options = request.param | {"max_new_tokens": 10, "end_ids": (0,)}
+    options = {"temperature": request.param, "max_new_tokens": 8, "end_ids": (0,)}
     target = stage(guide(models[0], 2.0), NoDrafter())
     return options, [outputs(run(target, [prompt], **options))[0] for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "models", "plain"),
+    matrix(NAMES, RUNNERS, TEMPERATURES, crossed=1),
+    indirect=["models", "plain"],
+    scope="module",
+)
 def test_no_draft_changes_a_guided_text(models: list[Any], plain: Any, name: str) -> None:
     options, texts = plain
     policy = FixedTree(depth=4, nodes=9) if name == "tree" else None

@@ -205,7 +205,15 @@ def test_a_plain_jpeg_of_100_megapixels_is_decoded_small(tmp_path: Path) -> None
 
 
 @needs_proc
-@pytest.mark.parametrize("kind", ["png", "gif", "webp", "progressive.jpg", "planes.jpg"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "png",
+        "progressive.jpg",
+        "planes.jpg",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gif", "webp")),
+    ],
+)
 def test_other_images_of_100_megapixels_are_refused_before_they_are_decoded(
     kind: str, tmp_path: Path
 ) -> None:

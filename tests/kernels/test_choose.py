@@ -94,6 +94,7 @@ def test_bad_logits_of_banned_tokens_are_refused(temperature: float) -> None:
         Sampler(everything).choose_at(torch.zeros(40), 0)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_draws_follow_the_law() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
     counts = torch.zeros(4)

@@ -29,6 +29,7 @@ def script(path: Path, body: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_second_time_it_is_there(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = shared_library()

@@ -4,7 +4,7 @@ from itertools import chain
 from time import perf_counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -85,7 +85,8 @@ class Growing(RuleBasedStateMachine):
         assert self.index.find([5, 0]) == twin(self.text, [5, 0], [2, 3], "latest")
 
 
-TestGrowing = Growing.TestCase
+Growing.TestCase.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
+TestGrowing = pytest.mark.usefixtures("unchecked")(Growing.TestCase)
 
 
 def test_a_collision_gives_no_match(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ class Growing(RuleBasedStateMachine):
                 assert count == expected[tuple(text.tokens[len(text.tokens) - length :])]
 
 
-Growing.TestCase.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+Growing.TestCase.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
 TestGrowing = Growing.TestCase
 
 

@@ -17,7 +17,7 @@ from outrider.models.tabular import TabularModel
 from outrider.policies import ConfidenceStop, FixedLength, SpecDecPlus
 from outrider.protocols import DraftPolicy, Segment
 from tests.exactness.setups.rigs import PROMPTS, SAMPLINGS, outputs, run, stage, tabular_family
-from tests.exactness.setups.sparse import sparse
+from tests.matrix import matrix
 
 FAMILY = tabular_family()
 DRAFT = ModelDrafter(model=FAMILY.draft)
@@ -82,10 +82,11 @@ DRAFTERS = {
 }
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("drafter", "sampling"), sparse(DRAFTERS, ["greedy", "t0.7", "top_p", "penalties"], 2)
+    ("stop", "drafter", "sampling"),
+    matrix(STOPS, DRAFTERS, ["greedy", "t0.7", "top_p", "penalties"]),
 )
-@pytest.mark.parametrize("stop", STOPS)
 def test_a_stop_changes_no_text(stop: str, drafter: str, sampling: str) -> None:
     options = SAMPLINGS[sampling]
     plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS, end_ids=(0,), **options)
@@ -93,6 +94,7 @@ def test_a_stop_changes_no_text(stop: str, drafter: str, sampling: str) -> None:
     assert outputs(run(whole, PROMPTS, end_ids=(0,), **options)) == outputs(plain)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_drafts_really_get_shorter(temperature: float) -> None:
     def drafted(policy: DraftPolicy) -> float:
@@ -121,6 +123,7 @@ class Seen(TabularModel):
         return out
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("growth", [None, DySpec()])
 def test_a_head_reads_each_token_and_decides_one_later(growth: DySpec | None) -> None:
     """The head distrusts token 3: one more token is drafted after it, and none after that."""

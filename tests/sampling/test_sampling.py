@@ -157,6 +157,7 @@ def chi_surplus(counts: np.ndarray, law: np.ndarray) -> float:
 WARPS = {"temperature": 0.8, "top_k": 9, "top_p": 0.95, "min_p": 0.01}
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("by", ["index", "sample", "seed"])
 def test_choices_follow_the_law(by: str) -> None:
     logits = row(12, 3)
@@ -177,6 +178,7 @@ def test_choices_follow_the_law(by: str) -> None:
     assert chi_surplus(counts, law) < 3.5
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_draws_from_probabilities_follow_them() -> None:
     law = torch.tensor([0.5, 0.0, 0.3, 0.2], dtype=torch.float64)
     s, counts = sampler(), np.zeros(4)

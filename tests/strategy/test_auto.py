@@ -19,6 +19,9 @@ from outrider.strategy import Strategy
 from outrider.strategy.auto import Automatic, Costs
 from tests.engine.conftest import Folders
 from tests.exactness.setups.rigs import PROMPTS, generation, outputs, run, stage, tabular_family
+from tests.matrix import matrix
+
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 FAMILY = tabular_family()
 BELOW = (FAMILY.qualifier, FAMILY.draft)
@@ -31,7 +34,7 @@ KINDS = ["auto", "lookup", "model", "pyramid"]
 
 
 def write(strategy: Strategy, **options: Any) -> list[Any]:
-    return run(strategy.stage, PROMPTS, **{"max_new_tokens": 120, "temperature": 0.8, **options})
+    return run(strategy.stage, PROMPTS, **{"max_new_tokens": 60, "temperature": 0.8, **options})
 
 
 @pytest.fixture
@@ -45,9 +48,9 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     return found
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-@pytest.mark.parametrize("costs", [None, DEAR])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "costs", "temperature"), matrix(KINDS, [None, DEAR], [0.0, 0.9], crossed=1)
+)
 def test_the_text_is_the_targets(kind: str, costs: Costs | None, temperature: float) -> None:
     strategy = Automatic(FAMILY.target, BELOW, costs=costs).strategy(kind)
     assert strategy.exactness == "identical"

@@ -45,6 +45,7 @@ def expected(name: str, written: list[list[int]], params: SamplingParams) -> tor
     return torch.tensor(values, dtype=torch.float64)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 @pytest.mark.parametrize(("length", "end_ids"), [(20, ()), (33, (0,))])
 def test_equals_the_definition(temperature: float, length: int, end_ids: tuple[int, ...]) -> None:

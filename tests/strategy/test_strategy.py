@@ -23,6 +23,7 @@ from outrider.protocols.view import View
 from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy import MODES, PyramidConfig, Strategy, pyramid
 from tests.exactness.setups.rigs import PROMPTS, generation, outputs, tabular_family
+from tests.matrix import matrix
 
 FAMILY: Any = tabular_family(seed=2)
 EVERYTHING = float("inf")
@@ -142,6 +143,7 @@ def test_only_the_outermost_rule_lowers_the_promise() -> None:
     assert Strategy(target=FAMILY.target, rule=rule).exactness is Exactness.IDENTICAL, "no draft"
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_exact_and_none_write_the_same_whatever_the_inner_rule() -> None:
     plain = outputs(write(three("none")))
     assert outputs(write(three("exact"))) == plain
@@ -204,6 +206,7 @@ def test_windows_that_are_not_fixed_are_not_named() -> None:
     assert Strategy(target=FAMILY.target, drafter=nested).windows == ()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_tiers_by_name() -> None:
     for models, names in ((2, ["draft"]), (3, ["qualifier", "draft"])):
         [g] = write(cascade(models), PROMPTS[:1])
@@ -269,6 +272,7 @@ def test_windows_of_nothing(window: int) -> None:
 # -- what must hold of PyramidSD ---------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("mode", ["assisted", "fuzzy"])
 def test_a_negative_target_threshold_leaves_only_the_targets_text(mode: str) -> None:
     taus = {"threshold_target": -1.0, "threshold_qualifier": -1.0}
@@ -277,6 +281,7 @@ def test_a_negative_target_threshold_leaves_only_the_targets_text(mode: str) -> 
     assert not any(any(g.changed) for g in got)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_no_tolerance_and_no_match_is_one_target_token_a_call() -> None:
     """A draft that never proposes the target's choice."""
     wrong = type(FAMILY.target)(-5 * FAMILY.target.table)
@@ -286,6 +291,7 @@ def test_no_tolerance_and_no_match_is_one_target_token_a_call() -> None:
         assert set(g.sources) == {"target"} and g.counters.forwards == len(g.output)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_all_tolerance_at_the_target_and_none_at_the_qualifier() -> None:
     """Only the qualifier's text, and one bonus token of the target for each window of it."""
     taus = {"threshold_target": EVERYTHING, "threshold_qualifier": -1.0}
@@ -299,6 +305,7 @@ def test_all_tolerance_at_the_target_and_none_at_the_qualifier() -> None:
             text.append(token)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_all_tolerance_everywhere_leaves_the_draft_and_bonus_tokens() -> None:
     taus = {"threshold_target": EVERYTHING, "threshold_qualifier": EVERYTHING}
     for g in write(three("fuzzy", **taus), max_new_tokens=24):
@@ -306,8 +313,10 @@ def test_all_tolerance_everywhere_leaves_the_draft_and_bonus_tokens() -> None:
         assert g.sources == pattern * 4
 
 
-@pytest.mark.parametrize("mode", ["exact", "distribution", "assisted", "fuzzy"])
-@pytest.mark.parametrize("models", [2, 3, 4])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("mode", "models"), matrix(["exact", "distribution", "assisted", "fuzzy"], [2, 3, 4])
+)
 def test_target_calls_bound_the_tokens(mode: str, models: int) -> None:
     config = PyramidConfig(mode=mode, num_speculative_tokens=3, num_qualified_tokens=5)
     qualifiers: list[LanguageModel] = [[], [FAMILY.qualifier], [FAMILY.qualifier, FAMILY.small]][
@@ -320,6 +329,7 @@ def test_target_calls_bound_the_tokens(mode: str, models: int) -> None:
         assert not {0} & {*g.output[:-1]}, "nothing after an end token"
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("divergence", ["js", "tv", "kl_vd", "logp_abs"])
 def test_acceptance_of_a_position_grows_with_the_threshold(divergence: str) -> None:
     """On a fixed trace: one drafted token behind each context."""
@@ -364,8 +374,8 @@ def kept_behind(divergence: str, threshold: float) -> set[tuple[int, int]]:
     return kept
 
 
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
-@pytest.mark.parametrize("mode", ["assisted", "fuzzy"])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("share", "mode"), matrix([0.0, 0.05, 0.3, 1.0], ["assisted", "fuzzy"]))
 def test_changes_keep_within_their_budget_at_every_prefix(mode: str, share: float) -> None:
     """I8, and each note of a change is true."""
     taus = {"threshold_target": EVERYTHING, "threshold_qualifier": 0.2}

@@ -13,6 +13,8 @@ from outrider.policies import FixedLength
 from outrider.strategy import Strategy
 from tests.exactness.setups.rigs import PROMPTS, outputs, run, stage, tabular_family
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 FAMILY = tabular_family()
 DRAFT = ModelDrafter(model=FAMILY.draft)
 LOOKUP = Lookup(min_ngram=2, max_ngram=3)

@@ -180,6 +180,7 @@ def test_shares_say_who_is_asked() -> None:
     assert len(line.propose(states, [NO_IDS], [Budget.chain(2)])[0]) == 2
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 @pytest.mark.parametrize(
     "drafter",

@@ -28,6 +28,7 @@ from outrider.protocols import Drafter
 from outrider.strategy import Strategy
 from tests.drafters.copying.copy_rigs import FAMILY, begin, propose, tokens
 from tests.exactness.setups.rigs import outputs, run, stage
+from tests.matrix import matrix
 
 LARGE = [255_999, 151_935, 65_536, 7, 0, 255_998]
 DOCUMENTS = [LARGE * 3, [1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5], [1, 1, 2, 2, 3, 3, 1, 1]]
@@ -134,20 +135,22 @@ def test_no_depth_costs_no_look_up(name: str) -> None:
     assert not len(draft)
 
 
-@every
-@pytest.mark.parametrize("policy", [FixedLength(5), FixedTree(depth=4, nodes=8)])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("name", "policy"), matrix(DRAFTERS, [FixedLength(5), FixedTree(depth=4, nodes=8)])
+)
 def test_texts_that_end_anywhere_and_next_turns(name: str, policy: Any) -> None:
     """Limits cut at every length, and a talk goes on with the states of its turns."""
     drafter = DRAFTERS[name]()
     talk, lanes = [(1, 2, 3), (4,), (5, 5, 5, 5)], None
     for turn in range(3):
-        options = {"temperature": 0.6, "max_new_tokens": 9 + turn, "end_ids": (0,)}
+        options = {"temperature": 0.6, "max_new_tokens": 7 + turn, "end_ids": (0,)}
         drafted = run(stage(FAMILY.target, drafter, policy=policy), talk, previous=lanes, **options)
         plain = run(stage(FAMILY.target, NoDrafter()), talk, **options)
         assert outputs(drafted) == outputs(plain)
         lanes = [g.lane for g in drafted]
         talk = [(*p, *g.output, 6, turn) for p, g in zip(talk, drafted, strict=True)]
-    for limit in range(1, 8):
+    for limit in (1, 2, 5, 7):
         nest = Qualified(drafter=drafter, qualifier=FAMILY.qualifier, policy=FixedLength(2))
         for one in (drafter, nest):
             whole = stage(FAMILY.target, one, policy=policy)
@@ -156,6 +159,7 @@ def test_texts_that_end_anywhere_and_next_turns(name: str, policy: Any) -> None:
             assert g.output == plain.output
 
 
+@pytest.mark.usefixtures("unchecked")
 @every
 def test_a_text_at_the_end_of_the_window(name: str) -> None:
     small = TabularModel(FAMILY.target.table, context_length=14)
@@ -175,8 +179,8 @@ TEXTS: dict[str, Callable[[int], list[int]]] = {
 }
 
 
-@pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("name", ["lookup", "copyspec", "iad", "sam"])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("name", "text"), matrix(["lookup", "copyspec", "iad", "sam"], TEXTS))
 def test_a_round_costs_the_same_in_a_long_text(name: str, text: str) -> None:
     """Issue, item 4: 64k against 1k tokens, found and committed; a scan would cost 64 times as
     much. Microseconds are measured by `benchmarks/free_drafters.py`, with no types checked."""

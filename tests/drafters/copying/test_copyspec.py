@@ -96,6 +96,7 @@ def test_another_drafters_index_is_not_taken_over() -> None:
         assert new.index.occurrence == "first" and new.index.text == [1, 2, 3, 1, 2]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_drafted_equals_undrafted() -> None:
     assert check_equality(CopySpec(match_length=2, occurrence="latest")) > 50
 

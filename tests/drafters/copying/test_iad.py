@@ -98,6 +98,7 @@ def test_output_equal_to_input_finishes_in_one_verify_step() -> None:
     assert rounds(SOURCE) == 1
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("at", range(1, 20))
 def test_one_edit_realigns_within_three_normal_tokens(at: int) -> None:
     """Spec A5 (d): deleting, inserting or changing one word. The round of the edit, then at most
@@ -137,6 +138,7 @@ def test_the_next_turn_begins_at_the_beginning() -> None:
     assert tokens(propose(drafter, other)) == [7, 8]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_drafted_equals_undrafted() -> None:
     assert check_equality(Aggressive()) > 10
 

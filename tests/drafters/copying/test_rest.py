@@ -117,7 +117,10 @@ def corpus_of(seed: int) -> Corpus:
     )
 
 
-@pytest.mark.parametrize("policy", [None, FixedTree(depth=4, nodes=12)])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "policy", [FixedTree(depth=4, nodes=12), pytest.param(None, marks=pytest.mark.slow)]
+)
 def test_drafted_equals_undrafted(policy) -> None:
     assert check_equality(Rest(corpus=corpus_of(77), shortest=1, hits=32), policy) > 100
 

@@ -135,7 +135,10 @@ def test_one_token_and_end_tokens() -> None:
     assert tokens(propose(Sam(), state)) == [0]
 
 
-@pytest.mark.parametrize("policy", [None, FixedTree(depth=4, nodes=6)])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "policy", [pytest.param(None, marks=pytest.mark.slow), FixedTree(depth=4, nodes=6)]
+)
 def test_drafted_equals_undrafted(policy) -> None:
     assert check_equality(Sam(), policy) > 50
     assert check_equality(Sam(static=CORPUS, handicap=0, levels=(1, 2)), policy) > 50

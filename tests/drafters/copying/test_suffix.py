@@ -14,6 +14,7 @@ from outrider.memories.trie import SuffixTrie
 from outrider.policies import FixedTree
 from tests.drafters.copying.copy_rigs import begin, check_equality, counting, propose, tokens
 from tests.exactness.setups.rigs import run, stage
+from tests.matrix import matrix
 
 
 def alone(**options) -> Suffix:
@@ -136,6 +137,7 @@ def test_evicted_requests_are_forgotten_and_the_others_go_on() -> None:
         assert tokens(propose(drafter, state))[:1] == [23]
 
 
+@pytest.mark.usefixtures("unchecked")
 @given(
     pieces=st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=12),
     own=st.integers(1, 12),
@@ -199,8 +201,10 @@ def test_the_next_turn_goes_on_with_the_counts() -> None:
     assert begin(drafter, [2, 3, 4, 5], previous=old).own is not old.own
 
 
-@pytest.mark.parametrize("policy", [None, FixedTree(depth=4, nodes=9)])
-@pytest.mark.parametrize("shape", ["tree", "chain"])
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("shape", "policy"), matrix(["tree", "chain"], [FixedTree(depth=4, nodes=9), None])
+)
 def test_drafted_equals_undrafted(policy, shape) -> None:
     assert check_equality(Suffix(factor=3.0, shape=shape), policy) > 50
 

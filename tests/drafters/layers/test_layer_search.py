@@ -20,7 +20,10 @@ from outrider.protocols import Segment
 from tests.drafters.layers.own_rigs import PROMPTS, QUICK
 from tests.exactness.setups.rigs import run, stage
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 
+
+@pytest.mark.usefixtures("unchecked")
 @given(st.integers(4, 40), st.floats(0.3, 0.9), st.integers(1, 60), st.integers(0, 99))
 def test_every_set_keeps_both_ends_and_the_budget(
     layers: int, ratio: float, tries: int, seed: int
@@ -111,6 +114,7 @@ def test_a_try_scores_what_would_have_been_drafted(model: Decoder) -> None:
         assert score == pytest.approx(np.mean(right))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_skipping_little_scores_high_and_ends_the_search(model: Decoder) -> None:
     with torch.inference_mode():
         weights: Any = model.weights.layers[2]

@@ -110,6 +110,7 @@ def test_bad_options(model: Decoder, make: Any) -> None:
         make(model)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_confidence_ends_drafts(model: Decoder) -> None:
     def drafted(**options: Any) -> int:
         whole = stage(model, EvenSkip(model=model, **options), window=6)

@@ -16,6 +16,8 @@ from outrider.strategy import Strategy
 from tests.drafters.layers.own_rigs import PROMPTS
 from tests.exactness.setups.rigs import outputs, run, stage
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 
 def test_a_speedup_of_one_is_the_model_itself(model: Decoder) -> None:
     whole = SkippingModel(model, speedup=1)

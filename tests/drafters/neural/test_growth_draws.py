@@ -28,6 +28,12 @@ from tests.drafters.neural.growth_rigs import (
     tables,
 )
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+LENGTHS = [500, pytest.param(2000, marks=pytest.mark.slow)]
+"""How many draws; the fewer ones are enough to tell draws with replacement from those without."""
+
 
 def frequencies(
     growth: Growth, read: Callable[[Plot], tuple], samples: int, nodes: int = 20
@@ -54,14 +60,16 @@ def softmax(row: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("growth", [RsdC((2, 1)), RsdS(3), DySpec()], ids=["c", "s", "dyspec"])
-def test_siblings_are_a_sample_without_replacement(growth: Growth) -> None:
+@pytest.mark.parametrize("samples", LENGTHS)
+def test_siblings_are_a_sample_without_replacement(growth: Growth, samples: int) -> None:
     """The joint law of the first two children of the text, in draw order."""
     q = softmax(tables(4, scale=1.0)[0, 0])
     law = {(a, b): q[a] * q[b] / (1 - q[a]) for a, b in itertools.permutations(range(VOCAB), 2)}
-    assert surplus(frequencies(growth, first_two, 2000, nodes=6), law) < 4.0
+    assert surplus(frequencies(growth, first_two, samples, nodes=6), law) < 4.0
 
 
-def test_rsd_s_draws_whole_paths_without_replacement() -> None:
+@pytest.mark.parametrize("samples", LENGTHS)
+def test_rsd_s_draws_whole_paths_without_replacement(samples: int) -> None:
     """Kool et al.: the paths of the last level, by value, are a sample of the sequence law."""
     table = tables(4, scale=1.0)
     q = {
@@ -73,7 +81,7 @@ def test_rsd_s_draws_whole_paths_without_replacement() -> None:
         leaves = [n for n in range(len(own)) if own.depths[n] == 2]
         return tuple(own.path(leaves[0]))
 
-    assert surplus(frequencies(RsdS(3), first_path, 2000), q) < 4.0
+    assert surplus(frequencies(RsdS(3), first_path, samples), q) < 4.0
 
 
 @given(st.floats(-30, 5), st.floats(0, 40), st.floats(-20, 20))
@@ -88,7 +96,8 @@ def test_the_shifted_value_is_the_papers(largest: float, below: float, value: fl
     assert shifted(largest, largest, value) == value
 
 
-def test_continuations_are_independent_and_counted() -> None:
+@pytest.mark.parametrize("samples", LENGTHS)
+def test_continuations_are_independent_and_counted(samples: int) -> None:
     q = softmax(tables(4, scale=1.0)[0, 0])
 
     def pair(own: Plot) -> tuple[int, ...]:
@@ -98,7 +107,14 @@ def test_continuations_are_independent_and_counted() -> None:
         return said[0], said[1]
 
     law = {(a, b): q[a] * q[b] for a, b in itertools.product(range(VOCAB), repeat=2)}
-    assert surplus(frequencies(IidTree(3), pair, 1500, nodes=6), law) < 4.0
+    assert surplus(frequencies(IidTree(3), pair, samples, nodes=6), law) < 4.0
+
+
+def test_draws_with_replacement_are_caught() -> None:
+    """The tests above prove nothing if any way to draw passes them."""
+    q = softmax(tables(4, scale=1.0)[0, 0])
+    law = {(a, b): q[a] * q[b] for a, b in itertools.product(range(VOCAB), repeat=2)}
+    assert surplus(frequencies(RsdC((2, 1)), first_two, 500, nodes=6), law) > 8.0
 
 
 @given(st.integers(0, 100))

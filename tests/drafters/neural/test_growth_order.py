@@ -128,6 +128,7 @@ def test_dyspec_draws_in_the_papers_order(seed: int, nodes: int) -> None:
     assert memory.rows <= nodes
 
 
+@pytest.mark.usefixtures("unchecked")
 @given(st.integers(0, 200), st.floats(0.02, 0.9))
 def test_the_threshold_form_draws_every_place_worth_it(seed: int, threshold: float) -> None:
     """The same places as the heap, were it let run until none is worth the threshold."""

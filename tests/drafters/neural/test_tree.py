@@ -29,9 +29,16 @@ from outrider.models.tabular import TabularModel
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import AcceptanceRule, Needs, Request, Segment
 from outrider.sampling import Sampler, SamplingParams
-from tests.exactness.setups.rigs import PROMPTS, SAMPLINGS, outputs, run, stage, tabular_family
-from tests.exactness.setups.sparse import sparse
-from tests.exactness.test_identical import check_counters
+from tests.exactness.setups.rigs import (
+    PROMPTS,
+    SAMPLINGS,
+    check_counters,
+    outputs,
+    run,
+    stage,
+    tabular_family,
+)
+from tests.matrix import matrix
 
 FAMILY = tabular_family()
 GROWTHS: dict[str, Growth] = {
@@ -55,7 +62,8 @@ def nest(name: str) -> Qualified:
     return Qualified(drafter=tree(name), qualifier=FAMILY.qualifier, policy=inner)
 
 
-@pytest.mark.parametrize(("name", "sampling"), sparse(GROWTHS, SAMPLINGS, 4))
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("name", "sampling"), matrix(GROWTHS, SAMPLINGS))
 def test_drafted_equals_undrafted(name: str, sampling: str) -> None:
     options = SAMPLINGS[sampling]
     plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS, end_ids=(0,), **options)
@@ -68,6 +76,7 @@ def test_drafted_equals_undrafted(name: str, sampling: str) -> None:
             check_counters(g.counters, len(g.output))
 
 
+@pytest.mark.usefixtures("unchecked")
 @given(
     name=st.sampled_from(list(GROWTHS)),
     family=st.integers(0, 4),
@@ -100,9 +109,9 @@ def one(drafter: TreeDrafter, budget: Budget, tail: IntArray = NO_IDS, **options
     return drafter.propose([begun(drafter, **options)], [tail], [budget])[0]
 
 
-@pytest.mark.parametrize("laws", [False, True])
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-@pytest.mark.parametrize("name", GROWTHS)
+@pytest.mark.parametrize(
+    ("name", "temperature", "laws"), matrix(GROWTHS, [0.0, 0.9], [False, True])
+)
 def test_keeps_to_the_budget(name: str, temperature: float, laws: bool) -> None:
     drafter = tree(name).bind(Needs(law=laws), 1)
     for depth, nodes in ((1, 1), (1, 5), (3, 3), (3, 7), (5, 20)):
@@ -127,8 +136,8 @@ def test_the_budget_is_used() -> None:
         assert len(one(tree(name), Budget(depth=4, nodes=9))) == 9
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-@pytest.mark.parametrize("name", GROWTHS)
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("name", "temperature"), matrix(GROWTHS, [0.0, 0.9]))
 def test_the_first_child_is_what_the_model_would_choose(name: str, temperature: float) -> None:
     """The noise of the choices: a model that drafts for itself is never refused."""
     drafter = TreeDrafter(model=FAMILY.target, growth=GROWTHS[name])
@@ -138,8 +147,9 @@ def test_the_first_child_is_what_the_model_would_choose(name: str, temperature: 
     assert not g.counters.refused or name.startswith("dyspec")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_siblings_are_accepted_that_a_chain_would_have_refused() -> None:
-    options: dict[str, Any] = {"temperature": 0.9, "max_new_tokens": 200}
+    options: dict[str, Any] = {"temperature": 0.9, "max_new_tokens": 80}
 
     def block(policy: FixedTree | FixedLength) -> float:
         drafter = tree("eagle2")
@@ -184,6 +194,7 @@ def test_references_are_the_rows_at_the_parents() -> None:
         assert torch.equal(reference, FAMILY.draft.logits_after([1, 2, 3, *before]))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_under_fuzzy() -> None:
     rule = Fuzzy("js", 0.2, max_changed=0.3)
     whole = stage(FAMILY.target, tree("eagle2"), rule, policy=TREE)
@@ -208,8 +219,8 @@ class Narrow(TabularModel):
         return out
 
 
-@pytest.mark.parametrize("broken", [False, True])
-@pytest.mark.parametrize("name", GROWTHS)
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("name", "broken"), matrix(GROWTHS, [False, True]))
 def test_a_full_window_or_nan_end_the_drafts_and_not_the_text(name: str, broken: bool) -> None:
     assert isinstance(FAMILY.draft, TabularModel)
     model = Narrow(FAMILY.draft.table, context_length=1 << 20 if broken else 20)

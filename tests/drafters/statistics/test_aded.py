@@ -40,7 +40,8 @@ def continuations(memory: Trigrams, key: tuple[int, ...], depth: int) -> set[tup
     return found
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("seed", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
 def test_search_finds_what_brute_force_finds(seed: int) -> None:
     """A table small enough is searched to the end: every continuation, and nothing else."""
     text = np.random.default_rng(seed).integers(0, 4, 25).tolist()
@@ -105,6 +106,7 @@ def test_the_search_steps_into_the_last_child_of_what_it_expands() -> None:
     assert (root.visits, root.score) == (3, 3.0)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("nodes", [1, 7, 64, 500])
 def test_at_most_64_nodes_and_depth_5(nodes: int) -> None:
     drafter = filled([zipfian(20_000), [400, 401, 402, 403, 404, 405, 406, 407]])
@@ -151,6 +153,7 @@ def test_with_an_empty_table_it_is_plain_decoding() -> None:
     assert g.counters.rounds == 3 and g.counters.drafted == 0
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_repeating_a_text_raises_the_mean_accepted_length() -> None:
     model = TabularModel.random(vocab_size=60, order=2, seed=2)
     drafter = Aded(warm=False)
@@ -164,6 +167,7 @@ def test_repeating_a_text_raises_the_mean_accepted_length() -> None:
     assert rounds[1] < 0.5 * rounds[0]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_weights_within_0_and_3_while_it_writes() -> None:
     model = TabularModel.random(vocab_size=4, order=2, seed=2)
     drafter = Aded()
@@ -224,6 +228,7 @@ def test_the_search_keeps_to_its_time() -> None:
     assert len(draft) > 20
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_random_tables_change_no_text() -> None:
     model = TabularModel.random(vocab_size=12, order=2, seed=2)
     drafter = filled([np.random.default_rng(0).integers(0, 5000, 3000).tolist(), zipfian(300)])

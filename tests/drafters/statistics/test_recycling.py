@@ -138,6 +138,7 @@ def test_a_memory_is_shared_by_requests_and_kept() -> None:
     assert hot.counters.rounds < cold.counters.rounds
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_template_fitted_to_what_was_accepted_keeps_more() -> None:
     """STAND's optimiser over Token Recycling: 8 nodes chosen from experience against 8 chosen
     badly, on texts that the statistics have not seen."""

@@ -66,12 +66,21 @@ def test_row_sums_of_laws_are_one_and_entries_at_most_ten() -> None:
             assert draft.law[other] is law
 
 
-def test_draws_follow_the_law_without_replacement() -> None:
+def surplus(counts: np.ndarray, expected: np.ndarray) -> float:
+    """Chi-square of what is expected often enough, in standard deviations above its mean."""
+    cells = expected > 5
+    chi = ((counts[cells] - expected[cells]) ** 2 / expected[cells]).sum()
+    return float((chi - cells.sum()) / np.sqrt(2 * cells.sum()))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("draws", [1000, pytest.param(4000, marks=pytest.mark.slow)])
+def test_draws_follow_the_law_without_replacement(draws: int) -> None:
     """First and second child of the root over many seeds, against the stored distribution."""
     drafter, _ = taught()
     drafter = drafter.bind(LAW, 1)
     counts = np.zeros((VOCAB, VOCAB))
-    for seed in range(4000):
+    for seed in range(draws):
         [state] = drafter.begin([request((3, 4), temperature=1.0, seed=seed)])
         draft = propose(drafter, state, nodes=12, depth=1)
         counts[draft.tokens[0], draft.tokens[1]] += 1
@@ -79,10 +88,10 @@ def test_draws_follow_the_law_without_replacement() -> None:
     q = draft.law[0].numpy()
     pairs = q[:, None] * q[None, :] / np.clip(1 - q[:, None], 1e-12, None)
     np.fill_diagonal(pairs, 0.0)
-    expected = pairs * 4000
-    cells = expected > 5
-    chi = ((counts[cells] - expected[cells]) ** 2 / expected[cells]).sum()
-    assert (chi - cells.sum()) / np.sqrt(2 * cells.sum()) < 4.0
+    expected = pairs * draws
+    assert surplus(counts, expected) < 4.0
+    with_replacement = q[:, None] * q[None, :] * draws
+    assert surplus(counts, with_replacement) > 8.0, "the test tells one law from another"
     assert counts[q == 0].sum() == 0
 
 
@@ -107,6 +116,7 @@ def test_the_shape_does_not_depend_on_the_noise() -> None:
     assert len(shapes) == 1
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_coupled_noise_makes_the_first_child_the_targets_choice() -> None:
     """Where the memory holds the target's own law, `Match` keeps first children only."""
     model = TabularModel.random(vocab_size=8, order=2, seed=1)
@@ -120,6 +130,7 @@ def test_coupled_noise_makes_the_first_child_the_targets_choice() -> None:
     assert cold.counters.accepted > 0.97 * cold.counters.drafted
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_laws_are_drawn_with_noise_of_their_own() -> None:
     """A stream for each node: not that of the choices, nor the same at two nodes."""
     drafter, _ = taught()
@@ -138,6 +149,7 @@ def test_laws_are_drawn_with_noise_of_their_own() -> None:
     assert sum(len(set(t)) > 1 for t in tokens) > 40
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_nodes_with_the_same_law_are_drawn_apart() -> None:
     """One stream for all nodes of a level would give them the same children."""
     drafter = Stand(memory=Distributions(orders=(1,)))
@@ -193,6 +205,7 @@ def test_rows_of_the_target_alone_are_learnt_each_after_its_own_path() -> None:
         assert drafter.memory.ids([slot])[0, 0] == logits[row].argmax()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_memory_is_shared_by_samples_of_one_prompt() -> None:
     model = TabularModel.random(vocab_size=20, order=2, seed=3, scale=3.0)
     drafter = Stand()

@@ -102,17 +102,51 @@ def generation(
     return Generation(Request(read, sampler))
 
 
+def undrafted(whole: Stage) -> Stage:
+    """The same target without a drafter."""
+    return replace(whole, drafter=NoDrafter(), policy=FixedLength(1))
+
+
 def run(
     stage: Stage,
-    prompts: Iterable[Sequence[int]],
+    prompts: Iterable[Sequence[int] | Prompt],
     *,
     previous: Sequence[Lane | None] | None = None,
     **options,
 ) -> list[Generation]:
-    generations = [generation(p, **options) for p in prompts]
+    return finish(stage, [generation(p, **options) for p in prompts], previous)
+
+
+def finish(
+    stage: Stage,
+    generations: list[Generation],
+    previous: Sequence[Lane | None] | None = None,
+) -> list[Generation]:
+    """Run these in one batch to their ends."""
     for _ in generate(stage, generations, previous):
         pass
     return generations
+
+
+def samples(
+    stage: Stage, prompt: Sequence[int] | Prompt, count: int, **options
+) -> list[Generation]:
+    """Samples of one prompt, in one batch: they share what is read of it."""
+    read = prompt if isinstance(prompt, Prompt) else Prompt(token_ids=tuple(prompt))
+    return finish(stage, [generation(read, sample=i, **options) for i in range(count)])
+
+
+def next_turn(
+    whole: Stage, prompt: Sequence[int], kept: int | None = None, **options
+) -> tuple[Generation, Generation]:
+    """A text and one that goes on from it, with the first one's caches and states; it is that of
+    an undrafted start."""
+    [first] = run(whole, [prompt], **options)
+    turn = (*prompt, *first.output[:kept], 4, 4)
+    [second] = run(whole, [turn], previous=[first.lane], **options)
+    [fresh] = run(undrafted(whole), [turn], **options)
+    assert second.output == fresh.output
+    return first, second
 
 
 def check_counters(counters: Counters, written: int) -> None:

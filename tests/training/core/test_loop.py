@@ -32,6 +32,7 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop._Loop, "_one_step", counted)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_run_stopped_thrice_ends_with_the_same_bits(
     make_config: MakeConfig, data: Path, tmp_path: Path, finished: Path
 ) -> None:

@@ -13,6 +13,7 @@ from outrider.training.core.config import load_config
 MakeConfig = Callable[..., Path]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_exported_family_loads_and_generates(finished: Path) -> None:
     for tier in ("target", "qualifier", "draft"):
         folder = finished / "family" / tier

@@ -18,7 +18,10 @@ from outrider.training.vizer.subject import Subject
 from outrider.training.vizer.vizer import adapt_step, collect, fit_mappers, make_optimizer
 from tests.models.sighted_checkpoints import FAMILIES, make_sighted, picture
 
-pytestmark = pytest.mark.filterwarnings("ignore:no look at held-out")
+pytestmark = [
+    pytest.mark.usefixtures("unchecked"),
+    pytest.mark.filterwarnings("ignore:no look at held-out"),
+]
 
 COUNT = 24
 SMALL = VizerConfig(

@@ -51,6 +51,8 @@ def vectors(subject: Subject) -> Vectors:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 def test_phase_a_lowers_the_loss_and_lifts_retrieval_and_shuffled_pairs_do_not(
     vectors: Vectors,
 ) -> None:

@@ -27,7 +27,10 @@ from outrider.training.vizer.vizer import (
 from tests.models.make_checkpoints import make_checkpoint
 from tests.models.sighted_checkpoints import make_sighted, picture
 
-pytestmark = pytest.mark.filterwarnings("ignore:no look at held-out")
+pytestmark = [
+    pytest.mark.usefixtures("unchecked"),
+    pytest.mark.filterwarnings("ignore:no look at held-out"),
+]
 
 SMALL = VizerConfig(
     rank=4,
@@ -93,6 +96,7 @@ def test_bad_images_are_left_out_told_once_and_counted(
     assert card["phase_b"]["step"] == 2 * ((COUNT - SMALL.held_out) // SMALL.batch)
 
 
+@pytest.mark.slow
 def test_bad_images_change_nothing_for_interrupted_runs(
     folder: Path, examples: list[Example], tmp_path: Path
 ) -> None:
@@ -150,6 +154,7 @@ def stopping(*marks: str) -> Callable[[str], None]:
     return say
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_anywhere_ends_as_if_it_had_not_been(
     folder: Path, examples: list[Example], tmp_path: Path
 ) -> None:
