@@ -22,7 +22,7 @@ from outrider.models.cuda.decoder import StaticDecoder
 from outrider.models.llama.decoder import Decoder
 from outrider.models.tabular import TabularModel
 from outrider.models.transformers.model import TransformersModel
-from outrider.protocols import LanguageModel, Layered, Segment
+from outrider.protocols import ChainRequest, LanguageModel, Layered, Segment
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.invariants import assert_equals_fresh_prefill
 from tests.models.make_checkpoints import make_checkpoint
@@ -336,7 +336,7 @@ def test_writes_over_a_part_what_a_loop_would(folder: Path, confidence: float) -
         row, segment = looped.num_speculative, Segment(looped, as_ids(expected[-1:]))
     written = model.borrow(cache)
     segment = Segment(written, NO_IDS)
-    [tokens] = part.write([segment], [sampler], [[]], [12], confidence) or []
+    [tokens] = part.write([ChainRequest(segment, sampler, [], 12)], confidence) or []
     assert tokens.tolist() == expected
     assert (len(expected) < 12) == (confidence > 0)
     assert_equals_fresh_prefill(model, cache, tolerance=0.0)

@@ -6,7 +6,7 @@ that has read less; below it, the text can not change.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -20,14 +20,7 @@ from outrider.context.selection import Selection
 from outrider.core.errors import ContextError
 from outrider.core.types import IntArray, LongContext, Prompt, Rows
 from outrider.models.wrappers.layered import LayeredAround
-from outrider.protocols import (
-    Cache,
-    LanguageModel,
-    Layered,
-    Segment,
-    Segmented,
-)
-from outrider.sampling import Sampler
+from outrider.protocols import Cache, ChainRequest, LanguageModel, Layered, Segment, Segmented
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,21 +169,16 @@ class Selected:
         return rows
 
     def write(
-        self,
-        segments: Sequence[Segment],
-        samplers: Sequence[Sampler],
-        generated: Sequence[Sequence[int]],
-        depths: Sequence[int],
-        confidence: float = 0.0,
+        self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
         """As `protocols.Writer`; None where the model inside can not."""
         write = getattr(self.inner, "write", None)
         if write is None:
             return None
-        self.refresh([segment.cache for segment in segments])
-        opened = [_opened(segment) for segment in segments]
-        written: list[IntArray] | None = write(opened, samplers, generated, depths, confidence)
-        _note_rows(segments)
+        self.refresh([chain.segment.cache for chain in chains])
+        opened = [replace(chain, segment=_opened(chain.segment)) for chain in chains]
+        written: list[IntArray] | None = write(opened, confidence)
+        _note_rows([chain.segment for chain in chains])
         return written
 
     # -- looking again ----------------------------------------------------------------------

@@ -15,7 +15,7 @@ from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.kernels.compile import cache_folder
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.cpu.native import NativeDecoder
-from outrider.protocols import Segment
+from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 
 MOST_LOSS_RISE = 0.01
@@ -106,7 +106,7 @@ def _sample(model: NativeDecoder, length: int) -> list[int]:
     first = int(torch.randint(model.vocab_size, (1,), generator=generator))
     [cache] = model.start([Prompt(token_ids=(first,))])
     sampler = Sampler(SamplingParams(temperature=1.0, seed=0))
-    written = model.write([Segment(cache, NO_IDS)], [sampler], [()], [length - 1])
+    written = model.write([ChainRequest(Segment(cache, NO_IDS), sampler, (), length - 1)])
     assert written is not None  # a sampler as plain as this one is known to every model
     return [first, *written[0].tolist()]
 

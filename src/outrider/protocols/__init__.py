@@ -3,7 +3,14 @@
 from outrider.protocols.cache import Cache
 from outrider.protocols.context import ContextSelector
 from outrider.protocols.drafter import Drafter
-from outrider.protocols.model import LanguageModel, Layered, Segment, Segmented, Writer
+from outrider.protocols.model import (
+    ChainRequest,
+    LanguageModel,
+    Layered,
+    Segment,
+    Segmented,
+    Writer,
+)
 from outrider.protocols.policy import DraftPolicy
 from outrider.protocols.request import Request
 from outrider.protocols.rule import NO_NEEDS, AcceptanceRule, Needs
@@ -13,6 +20,7 @@ __all__ = [
     "NO_NEEDS",
     "AcceptanceRule",
     "Cache",
+    "ChainRequest",
     "ContextSelector",
     "DraftPolicy",
     "Drafter",

@@ -72,22 +72,33 @@ class LanguageModel(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ChainRequest:
+    """A chain that a model is to write by itself.
+
+    Attributes:
+        segment: ends with the row that the first token of the chain follows.
+        sampler: chooses the tokens.
+        generated: tokens that were written before the first one.
+        depth: most tokens of the chain.
+    """
+
+    segment: Segment
+    sampler: Sampler
+    generated: Sequence[int]
+    depth: int
+
+
 @runtime_checkable
 class Writer(Protocol):
     """A model that can also write a chain of its own in one go: compiled, or on its device."""
 
     def write(
-        self,
-        segments: Sequence[Segment],
-        samplers: Sequence[Sampler],
-        generated: Sequence[Sequence[int]],
-        depths: Sequence[int],
-        confidence: float = 0.0,
+        self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
-        """Continue each cache by up to `depths[i]` tokens, as the samplers choose them.
+        """Write each chain, as its sampler chooses the tokens.
 
-        Segment i ends with the row that the first of them follows; `generated[i]` were written
-        before it. The rows of all but the last token are read and noted in the cache, as a loop of
+        The rows of all but the last token are read and noted in the cache, as a loop of
         forwards would. Nothing follows an end token. An array that ends sooner, without one, says
         that the logits after it were unusable. None, with nothing done, where a sampler does more
         than the model knows, or it can not stop early.

@@ -17,7 +17,7 @@ from outrider.models.caches.bookkeeping import attach
 from outrider.models.caches.positions import Places
 from outrider.models.tabular import TabularModel
 from outrider.models.wrappers.skipping import SkippingModel
-from outrider.protocols import Segment
+from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.drafts import TREE_PARENTS, TREE_TOKENS, random_draft, random_emission
 from tests.models.invariants import assert_equals_fresh_prefill
@@ -120,7 +120,7 @@ def test_writing_goes_on_where_a_gapped_prompt_ends(one: Opened) -> None:
     sampler = Sampler(SamplingParams(temperature=0.0))
     for start in (NO_IDS, as_ids([5])):
         written, looped = (Twin.start(one, IDS, PLACES).cache for _ in range(2))
-        [tokens] = one.model.write([Segment(written, start)], [sampler], [[]], [8])
+        [tokens] = one.model.write([ChainRequest(Segment(written, start), sampler, [], 8)])
         text = start.tolist()
         logits = next_logits(one.model, looped) if not text else None
         for token in tokens:

@@ -16,7 +16,7 @@ from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cpu.threads import Threads
 from outrider.models.quality import compare, int8_quality
 from outrider.models.quantization.int8 import quantize_channels
-from outrider.protocols import Segment
+from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.make_checkpoints import make_checkpoint
 from tests.models.reference import all_logits, begin, close, next_logits, random_ids, tree_logits
@@ -106,7 +106,7 @@ def test_writes_what_a_loop_would(
             expected.append(sampler.choose(rows.logits[0], [0] * (4 + len(expected))))
             row, start = looped.num_speculative, Segment(looped, as_ids(expected[-1:]))
         segment = Segment(written, as_ids([9]) if branch else NO_IDS)
-        [tokens] = model.write([segment], [sampler], [[0] * 4], [6]) or []
+        [tokens] = model.write([ChainRequest(segment, sampler, [0] * 4, 6)]) or []
         assert tokens.tolist() == expected
         assert written.num_speculative == looped.num_speculative
         assert written.spell([*([9] if branch else []), *expected]) == looped.spell(
@@ -120,14 +120,15 @@ def test_writes_what_a_loop_would(
 def test_writes_up_to_the_end_of_the_window(model: NativeDecoder) -> None:
     cache = begin(model, random_ids(model.context_length - 3))
     sampler = Sampler(SamplingParams(seed=0))
-    [tokens] = model.write([Segment(cache, NO_IDS)], [sampler], [[]], [50]) or []
+    [tokens] = model.write([ChainRequest(Segment(cache, NO_IDS), sampler, [], 50)]) or []
     assert len(tokens) == 4 and cache.num_speculative == 3
 
 
 def test_writes_nothing_when_asked_for_nothing(model: NativeDecoder) -> None:
     cache = begin(model, TEXT)
     [tokens] = (
-        model.write([Segment(cache, NO_IDS)], [Sampler(SamplingParams(seed=0))], [[]], [0]) or []
+        model.write([ChainRequest(Segment(cache, NO_IDS), Sampler(SamplingParams(seed=0)), [], 0)])
+        or []
     )
     assert len(tokens) == 0 and not cache.fed
 
@@ -135,7 +136,7 @@ def test_writes_nothing_when_asked_for_nothing(model: NativeDecoder) -> None:
 def test_leaves_other_samplers_to_the_loop(model: NativeDecoder) -> None:
     cache = begin(model, TEXT)
     sampler = Sampler(SamplingParams(seed=0, repetition_penalty=1.5))
-    assert model.write([Segment(cache, NO_IDS)], [sampler], [[]], [5]) is None
+    assert model.write([ChainRequest(Segment(cache, NO_IDS), sampler, [], 5)]) is None
     assert not cache.fed
 
 

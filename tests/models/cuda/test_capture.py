@@ -12,7 +12,7 @@ from outrider.models.caches.bookkeeping import attach
 from outrider.models.cuda import StaticDecoder
 from outrider.models.cuda.inputs import WIDTHS, width_for
 from outrider.models.cuda.storage import StoragePool, capacity_for
-from outrider.protocols import Segment
+from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.cuda.models import static
 from tests.models.cuda.tape import TapeRunner
@@ -106,7 +106,7 @@ def test_a_draft_is_replays_of_one_step(model: StaticDecoder, runner: TapeRunner
             cache = begin(model, prompt)
             runner.replays.clear()
             segment, _ = attach(cache, NO_IDS, EMPTY_DRAFT)
-            written = model.write([segment], [Sampler(params)], [()], [6])
+            written = model.write([ChainRequest(segment, Sampler(params), (), 6)])
             assert written is not None and len(written[0]) == 6
             assert len(runner.replays) == 1 + 5 + 1
             assert len(set(runner.replays)) == 3

@@ -10,7 +10,7 @@ import torch
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, as_ids
 from outrider.models.caches.bookkeeping import attach
 from outrider.models.cuda import StaticDecoder
-from outrider.protocols import Segment
+from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.cuda.models import static
 from tests.models.drafts import TREE_PARENTS, TREE_TOKENS
@@ -41,7 +41,7 @@ def drafts(model: StaticDecoder, cache: object) -> tuple[torch.Tensor, list[int]
     [chain] = model.forward([Segment(cache, as_ids([5, 6, 7]))], [as_ids([13, 15])])
     sampler = Sampler(SamplingParams(temperature=1.0, top_p=0.95, seed=1))
     segment, _ = attach(cache, NO_IDS, EMPTY_DRAFT)  # pyright: ignore
-    written = model.write([segment], [sampler], [()], [7])
+    written = model.write([ChainRequest(segment, sampler, (), 7)])
     assert written is not None
     return torch.cat((tree, chain.logits)), written[0].tolist()
 

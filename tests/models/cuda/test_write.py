@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from outrider.models.caches.bookkeeping import attach
 from outrider.models.cuda import StaticDecoder
 from outrider.models.cuda import chain_writer as pen_module
 from outrider.models.llama.decoder import Decoder
-from outrider.protocols import Segment
+from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.cuda.models import static
 from tests.models.cuda.test_choosing import SAMPLINGS
@@ -71,7 +72,7 @@ def by_device(
     depth: int,
 ) -> list[int]:
     segment, _ = attach(cache, tail, EMPTY_DRAFT)
-    written = model.write([segment], [sampler], [before], [depth])
+    written = model.write([ChainRequest(segment, sampler, before, depth)])
     assert written is not None
     return written[0].tolist()
 
@@ -233,8 +234,9 @@ def test_what_is_not_plain_is_refused_and_nothing_done(model: StaticDecoder) -> 
     caches = [begin(model, random_ids(5)) for _ in range(3)]
     segments = [attach(cache, NO_IDS, EMPTY_DRAFT)[0] for cache in caches]
     odd, even = Sampler(SamplingParams(repetition_penalty=1.2)), Sampler(SamplingParams())
-    assert model.write(segments[:2], [even, odd], [(), ()], [3, 3]) is None
-    assert model.write(segments, [even] * 3, [()] * 3, [3] * 3) is None
+    chains = [ChainRequest(segment, even, (), 3) for segment in segments]
+    assert model.write([chains[0], replace(chains[1], sampler=odd)]) is None
+    assert model.write(chains) is None
     assert not any(cache.fed for cache in caches)
 
 
@@ -242,7 +244,8 @@ def test_two_texts(model: StaticDecoder, plain: Decoder) -> None:
     samplers = [Sampler(SamplingParams(temperature=1.0, seed=s)) for s in (1, 2)]
     prompts = [Prompt(token_ids=random_ids(n, seed=n)) for n in (5, 80)]
     segments = [attach(c, NO_IDS, EMPTY_DRAFT)[0] for c in model.start(prompts)]
-    written = model.write(segments, samplers, [(), ()], [3, 5])
+    chains = zip(segments, samplers, ((), ()), (3, 5), strict=True)
+    written = model.write([ChainRequest(*chain) for chain in chains])
     assert written is not None
     for tokens, sampler, prompt, depth in zip(written, samplers, prompts, (3, 5), strict=True):
         [cache] = plain.start([prompt])
@@ -252,7 +255,7 @@ def test_two_texts(model: StaticDecoder, plain: Decoder) -> None:
 def test_no_depth_reads_nothing(model: StaticDecoder) -> None:
     cache = begin(model, random_ids(5))
     segment, _ = attach(cache, NO_IDS, EMPTY_DRAFT)
-    written = model.write([segment], [Sampler(SamplingParams())], [()], [0])
+    written = model.write([ChainRequest(segment, Sampler(SamplingParams()), (), 0)])
     assert written is not None and len(written[0]) == 0 and not cache.fed
 
 

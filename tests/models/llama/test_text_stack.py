@@ -14,7 +14,7 @@ from outrider.models.caches.bookkeeping import attach
 from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.llama.text_stack import text_checkpoint
-from outrider.protocols import Segment
+from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.drafts import TREE_PARENTS, TREE_TOKENS, random_draft, random_emission
 from tests.models.looking import PICTURES, Look, Looker
@@ -155,7 +155,7 @@ def test_writing_goes_on_behind_images(model: Any, near: float, looks: dict[str,
         pytest.skip("writes by single forwards")
     look, sampler = looks["two"], Sampler(SamplingParams())
     [cache] = model.start([look.prompt])
-    [tokens] = model.write([Segment(cache, NO_IDS)], [sampler], [[]], [6])
+    [tokens] = model.write([ChainRequest(Segment(cache, NO_IDS), sampler, [], 6)])
     logits = look.logits(tokens[:-1])[len(look.prompt) - 1 :]
     best = logits.gather(1, torch.from_numpy(tokens)[:, None])[:, 0]
     close(best, logits.amax(dim=1), 2 * near)
@@ -170,7 +170,7 @@ def test_writing_ends_with_the_window(model: Any, looks: dict[str, Look]) -> Non
     [cache] = model.start([looks["two"].prompt])
     cache.commit(as_ids(random_ids(cache.room - 3)))
     sampler = Sampler(SamplingParams())
-    [tokens] = model.write([Segment(cache, NO_IDS)], [sampler], [[]], [9])
+    [tokens] = model.write([ChainRequest(Segment(cache, NO_IDS), sampler, [], 9)])
     assert len(tokens) == 4  # three that are read, and one that follows them
     cache.commit(tokens)
     assert cache.room == -1

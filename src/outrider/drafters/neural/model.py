@@ -32,7 +32,7 @@ from outrider.drafters.neural.model_state import (
 )
 from outrider.models.caches.bookkeeping import attach
 from outrider.policies.stop import BelowThreshold
-from outrider.protocols import NO_NEEDS, LanguageModel, Needs, Request, Segment
+from outrider.protocols import NO_NEEDS, ChainRequest, LanguageModel, Needs, Request, Segment
 from outrider.sampling import NOT_FINITE
 from outrider.sampling.noise import Purpose
 
@@ -113,10 +113,16 @@ class ModelDrafter:
         floor = floors.pop()
         if floors or floor is None:  # it can do with a probability, the same for all
             return False
-        requests = [chain.state.request for chain in chains]
-        before = [chain.state.written(chain.tail) for chain in chains]
-        samplers, depths = [r.sampler for r in requests], [c.depth for c in chains]
-        written = write(segments, samplers, before, depths, floor)
+        asked = [
+            ChainRequest(
+                segment=segment,
+                sampler=chain.state.request.sampler,
+                generated=chain.state.written(chain.tail),
+                depth=chain.depth,
+            )
+            for chain, segment in zip(chains, segments, strict=True)
+        ]
+        written = write(asked, floor)
         if written is None:
             return False
         for chain, tokens in zip(chains, written, strict=True):

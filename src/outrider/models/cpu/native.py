@@ -44,8 +44,7 @@ from outrider.models.llama.weights import (
     load_layer,
     parameter_count,
 )
-from outrider.protocols import Segment
-from outrider.sampling import Sampler
+from outrider.protocols import ChainRequest, Segment
 
 _OUTSIDE = 2
 """What a forward returns for a token that the model does not have."""
@@ -183,33 +182,22 @@ class NativeDecoder(OwnModel):
             return self._run(feeds, caches)
 
     def write(
-        self,
-        segments: Sequence[Segment],
-        samplers: Sequence[Sampler],
-        generated: Sequence[Sequence[int]],
-        depths: Sequence[int],
-        confidence: float = 0.0,
+        self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
-        """Continue each cache by up to `depths[i]` tokens, as the samplers choose them; see
-        `protocols.Writer`. Forwards, choices and cache in one compiled call.
+        """Write each chain, as its sampler chooses the tokens; see `protocols.Writer`.
+
+        Forwards, choices and cache are one compiled call.
 
         Raises:
             ContextError: a token of the segments would stand beyond the context window.
         """
-        texts = list(zip(segments, samplers, generated, depths, strict=True))
-        if not all(sampler.quick(len(before)) for _, sampler, before, _ in texts):
+        if not all(chain.sampler.quick(len(chain.generated)) for chain in chains):
             return None
         with self._lock:
-            return [self._write(*text, confidence) for text in texts]
+            return [self._write(chain, confidence) for chain in chains]
 
-    def _write(
-        self,
-        segment: Segment,
-        sampler: Sampler,
-        generated: Sequence[int],
-        depth: int,
-        confidence: float,
-    ) -> IntArray:
+    def _write(self, chain: ChainRequest, confidence: float) -> IntArray:
+        segment, sampler, depth = chain.segment, chain.sampler, chain.depth
         if depth < 1:
             return NO_IDS
         cache: NativeCache = segment.cache
@@ -233,7 +221,7 @@ class NativeDecoder(OwnModel):
             self.threads.of(1),
             ctypes.byref(arrays.batch),
             ctypes.byref(sampler.kernel.layout),
-            len(generated),
+            len(chain.generated),
             depth,
             ends.ctypes.data,
             len(ends),

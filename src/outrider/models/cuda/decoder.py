@@ -23,8 +23,7 @@ from outrider.models.cuda.storage import StaticCache, StoragePool
 from outrider.models.llama.config import DecoderConfig
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.weights import DecoderWeights
-from outrider.protocols import Segment
-from outrider.sampling import Sampler
+from outrider.protocols import ChainRequest, Segment
 
 MOST_TEXTS = 2
 """Texts of one forward that are read one after the other; more share a packed one."""
@@ -78,14 +77,9 @@ class StaticDecoder(Decoder):
 
     @torch.inference_mode()
     def write(
-        self,
-        segments: Sequence[Segment],
-        samplers: Sequence[Sampler],
-        generated: Sequence[Sequence[int]],
-        depths: Sequence[int],
-        confidence: float = 0.0,
+        self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
-        """Continue each cache by up to `depths[i]` tokens, as the samplers choose them.
+        """Write each chain, as its sampler chooses the tokens.
 
         See `protocols.Writer`. None, with nothing done, also for more than a few texts, which are
         better read together, and where a `confidence` is given.
@@ -95,13 +89,14 @@ class StaticDecoder(Decoder):
         """
         if confidence > 0:
             return None
-        pairs = zip(samplers, generated, strict=True)
-        choosers = [chooser_for(sampler, len(before)) for sampler, before in pairs]
+        choosers = [chooser_for(chain.sampler, len(chain.generated)) for chain in chains]
         known = [chooser for chooser in choosers if chooser is not None]
-        if len(known) < len(segments) or len(segments) > MOST_TEXTS:
+        if len(known) < len(chains) or len(chains) > MOST_TEXTS:
             return None
-        texts = zip(segments, known, generated, depths, strict=True)
-        return [self._write_text(*text) for text in texts]
+        return [
+            self._write_text(chain.segment, chooser, chain.generated, chain.depth)
+            for chain, chooser in zip(chains, known, strict=True)
+        ]
 
     # -- one forward ------------------------------------------------------------------------
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from outrider.core.types import IntArray, Piece, Prompt, Rows
 from outrider.models.wrappers.layered import LayeredAround
-from outrider.protocols import Cache, Eyes, LanguageModel, Layered, Segment, Segmented
-from outrider.sampling import Sampler
+from outrider.protocols import Cache, ChainRequest, Eyes, LanguageModel, Layered, Segment, Segmented
 
 
 class Sighted:
@@ -71,18 +70,13 @@ class Sighted:
         return self.inner.forward(segments, want)
 
     def write(
-        self,
-        segments: Sequence[Segment],
-        samplers: Sequence[Sampler],
-        generated: Sequence[Sequence[int]],
-        depths: Sequence[int],
-        confidence: float = 0.0,
+        self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
         """As `protocols.Writer`; None where the model inside can not."""
         write = getattr(self.inner, "write", None)
         if write is None:
             return None
-        return write(segments, samplers, generated, depths, confidence)
+        return write(chains, confidence)
 
 
 class _Segments:
