@@ -1,7 +1,7 @@
 """The record of one request while it is being written: tokens, text, and where it must end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -100,7 +100,21 @@ class Generation:
                     f"{self.window} and one is needed for the answer",
                     hint="Give fewer or smaller images, or raise the limit",
                 )
+        room += len(self.output)  # what a preempted request has written is in the text already
         self.limit = min(self.request.sampler.params.max_new_tokens, room)
+
+    def branch(self, request: Request) -> "Generation":
+        """A copy that goes on as `request`, whose output is that of this one."""
+        return replace(
+            self,
+            request=request,
+            stream=self.stream and self.stream.branch(),
+            sources=list(self.sources),
+            changed=list(self.changed),
+            logprobs=list(self.logprobs),
+            ends=list(self.ends),
+            token_times=list(self.token_times),
+        )
 
     def advance(self, verdict: Verdict, rows: Rows) -> IntArray:
         """Take the emitted tokens up to where the text must end; returns the ones kept."""

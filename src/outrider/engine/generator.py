@@ -275,7 +275,7 @@ class Generator:
 
 def _without_caches(lane: Lane) -> Lane:
     """What a lane says about drafting in general, nothing of its text."""
-    return Lane(lane.request, None, None, counters=lane.counters, begun=False)
+    return Lane(lane.request, None, None, counters=lane.counters)
 
 
 class Stream:

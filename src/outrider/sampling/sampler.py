@@ -7,6 +7,7 @@ is no noise.
 
 import secrets
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from jaxtyping import Float
@@ -55,6 +56,12 @@ class Sampler:
         p = params
         self._reads_scores = bool(p.logit_bias or p.forced_tokens)
         self._kernel: kernels.PlainSampler | None = None
+
+    def for_sample(self, sample: int) -> "Sampler":
+        """The same sampler with the noise of another sample."""
+        other = copy(self)
+        other.sample, other._kernel = sample, None
+        return other
 
     def plain(self, index: int) -> bool:
         """Whether the choice at generated index `index` follows from its scores by temperature,

@@ -1,6 +1,7 @@
 """Token ids to text, as they arrive: whole characters only, stop strings held back."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -36,6 +37,12 @@ class TextStream:
         self._read = len(self._ids)
         self._taken = 0
         self._closed = False
+
+    def branch(self) -> "TextStream":
+        """A copy that goes on by itself."""
+        other = copy(self)
+        other._ids = list(self._ids)
+        return other
 
     def push(self, token: int) -> bool:
         """Take one more token; true when it completes a stop string, before which the text ends."""

@@ -3,32 +3,21 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from time import perf_counter
 from typing import Any
 
 from outrider.core.counters import Counters
 from outrider.core.errors import StrategyError
-from outrider.core.types import Budget, Draft, Draw, IntArray, Verified, as_ids
+from outrider.core.types import Budget, Draft, Draw, IntArray, Verified
+from outrider.decoding import Deferred, DeferredState
 from outrider.protocols import Drafter, Needs, Request
 
 
 @dataclass(slots=True)
 class PairState:
-    """One request at both drafters.
-
-    Attributes:
-        first: its state.
-        second: likewise; what it was in an earlier turn (or None) until `begun`.
-        request: what the second begins with, when it is first asked.
-        begun: whether it has.
-        owed: was emitted, and the second is told before it is next asked.
-    """
+    """One request at both drafters; the second begins when it is first asked."""
 
     first: Any
-    second: Any
-    request: Request
-    begun: bool = False
-    owed: list[int] = field(default_factory=list)
+    second: DeferredState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +34,10 @@ class Pair:
     first: Drafter
     second: Drafter
     _origins: tuple[tuple[str, ...], tuple[str, ...]] = field(init=False, repr=False)
+    _deferred: Deferred = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_deferred", Deferred(drafter=self.second))
         object.__setattr__(self, "_origins", (origins(self.first), origins(self.second)))
         if self.first.name == self.second.name:
             raise StrategyError(
@@ -86,15 +77,9 @@ class Pair:
         """A state of each drafter for each request."""
         old = [s if isinstance(s, PairState) else None for s in previous or ()]
         old += [None] * (len(requests) - len(old))
-        self._settle([state for state in old if state])
         firsts = self.first.begin(requests, [s and s.first for s in old])
-        states = [
-            PairState(first, before.second if before and before.begun else None, request)
-            for first, before, request in zip(firsts, old, requests, strict=True)
-        ]
-        if self.second.learns:
-            self._begin_second(states)
-        return states
+        seconds = self._deferred.begin(requests, [s and s.second for s in old])
+        return [PairState(*pair) for pair in zip(firsts, seconds, strict=True)]
 
     @abstractmethod
     def propose(
@@ -105,21 +90,16 @@ class Pair:
     def observe(self, states: Sequence[PairState], verified: Sequence[Verified]) -> None:
         """Both learn, whoever drafted."""
         self.first.observe([s.first for s in states], verified)
-        if self.second.learns:
-            self.second.observe([s.second for s in states], verified)
+        self._deferred.observe([s.second for s in states], verified)
 
     def commit(self, states: Sequence[PairState], tokens: Sequence[IntArray]) -> None:
         """Both take note; a second drafter that is rarely asked does so when it is."""
         self.first.commit([s.first for s in states], tokens)
-        for state, emitted in zip(states, tokens, strict=True):
-            state.owed += emitted.tolist()
-        if self.second.learns:
-            self._settle(states)
+        self._deferred.commit([s.second for s in states], tokens)
 
     def counters(self, state: PairState) -> dict[str, Counters]:
         """What the tiers inside either counted."""
-        own = self.second.counters(state.second) if state.begun else {}
-        return self.first.counters(state.first) | own
+        return self.first.counters(state.first) | self._deferred.counters(state.second)
 
     def _wanted(self, budgets: Sequence[Budget], second: bool) -> list[bool]:
         """Which of `budgets` leave the second drafter (or the first) anything."""
@@ -138,28 +118,7 @@ class Pair:
     def _ask_second(
         self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        new = [state for state in states if not state.begun]
-        if not new:
-            self._settle(states)
-            return self.second.propose([s.second for s in states], tails, budgets)
-        started = perf_counter()
-        self._begin_second(new)
-        self._settle(states)
-        once = (perf_counter() - started) / len(states)
-        drafts = self.second.propose([s.second for s in states], tails, budgets)
-        return [replace(draft, once=once) if len(draft) else draft for draft in drafts]
-
-    def _begin_second(self, states: Sequence[PairState]) -> None:
-        begun = self.second.begin([s.request for s in states], [s.second for s in states])
-        for state, second in zip(states, begun, strict=True):
-            state.second, state.begun = second, True
-
-    def _settle(self, states: Sequence[PairState]) -> None:
-        """Tell the second drafter what it has not been told yet."""
-        if owing := [state for state in states if state.owed and state.begun]:
-            self.second.commit([s.second for s in owing], [as_ids(s.owed) for s in owing])
-            for state in owing:
-                state.owed = []
+        return self._deferred.propose([s.second for s in states], tails, budgets)
 
 
 def origins(drafter: Drafter) -> tuple[str, ...]:

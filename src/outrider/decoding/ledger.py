@@ -1,0 +1,94 @@
+"""Clocks and counts: the integers from which every ratio is made, and where the time went."""
+
+from collections.abc import Sequence
+from time import perf_counter
+
+from outrider.core.counters import Counters, Tally
+from outrider.core.tree import depths
+from outrider.core.types import Draft, IntArray, Verdict
+from outrider.decoding.stage import Lane
+
+
+class Ledger:
+    """The clock of one round, and what is booked at its end."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        """Start the clock of a round of `lanes`."""
+        self._lanes = lanes
+        self._seconds: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, part: str) -> None:
+        """Book the time since the last lap, or the start, as `part`."""
+        now = perf_counter()
+        self._seconds[part] = now - self._last
+        self._last = now
+
+    def book(self, drafts: Sequence[Draft], verdicts: Sequence[Verdict]) -> None:
+        """Add the round to the counters of its lanes."""
+        draft, verify, accept = (self._seconds[p] for p in ("draft", "verify", "accept"))
+        once = sum(own.once for own in drafts)
+        drafting = max(draft - once, 0.0)
+        for lane, own, verdict in zip(self._lanes, drafts, verdicts, strict=True):
+            count(lane.counters, own, verdict)
+            lane.counters.add_seconds(prefill=once, draft=drafting, verify=verify, accept=accept)
+        _note_pace(self._lanes, drafts, drafting, verify + accept)
+
+
+def count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
+    """Add one round of one request."""
+    counters.rounds += 1
+    counters.forwards += 1
+    counters.undrafted_rounds += not len(draft)
+    probes = draft.num_probes
+    counters.drafted += len(draft) - probes
+    counters.probed += probes
+    counters.accepted += len(verdict.tokens)
+    last = verdict.path[-1] if verdict.path else -1
+    refused = verdict.next_token is not None and bool(draft.children(last))
+    counters.refused += refused
+    counters.next_tokens += verdict.next_token is not None
+    counters.changed += sum(verdict.changed)
+    for source in verdict.sources:
+        counters.sources[source] = counters.sources.get(source, 0) + 1
+    if len(draft) > probes:
+        depth = depths(draft.parents)
+        _add_at(counters.drafted_at, depth if draft.probe is None else depth[~draft.probe])
+        _add_at(counters.accepted_at, depth[list(verdict.path)])
+        tally = counters.tallies.setdefault(_origin(draft), Tally())
+        tally.note(len(draft) - probes, len(verdict.tokens), refused, counters.now)
+        tally.ranks.note(len(draft), verdict.path)
+
+
+def uncount(counters: Counters, verdict: Verdict, kept: int) -> None:
+    """Take back the tokens of `verdict` after the first `kept`: a stop or a limit cut them."""
+    counters.cut += len(verdict.emitted) - kept
+    counters.changed -= sum(verdict.changed[kept:])
+    for source in verdict.sources[kept:]:
+        counters.sources[source] -= 1
+
+
+def _origin(draft: Draft) -> str:
+    return draft.origin or draft.sources[0]
+
+
+def _note_pace(
+    lanes: Sequence[Lane], drafts: Sequence[Draft], drafting: float, checking: float
+) -> None:
+    """Book what a round took: drafting under the origin, where all drafts have the same one."""
+    drafted = [(lane, draft) for lane, draft in zip(lanes, drafts, strict=True) if len(draft)]
+    rows = len(lanes) + sum(len(draft) for _, draft in drafted)
+    for lane in lanes:
+        pace = lane.counters.checked if drafted else lane.counters.plain
+        pace.note(checking, rows)
+    if len({_origin(draft) for _, draft in drafted}) == 1:
+        for lane, draft in drafted:
+            tally = lane.counters.tallies.get(_origin(draft))
+            if tally is not None:  # none for probes alone
+                tally.pace.note(drafting / len(drafted), len(draft))
+
+
+def _add_at(totals: list[int], depth: IntArray) -> None:
+    for d in depth:
+        totals.extend([0] * (int(d) + 1 - len(totals)))
+        totals[int(d)] += 1

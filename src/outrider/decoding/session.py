@@ -1,0 +1,259 @@
+"""Requests that join and leave between rounds; the loop over a fixed list is a use of it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from outrider.core.errors import ContextError, StrategyError
+from outrider.core.types import IntArray, Prompt, as_ids
+from outrider.decoding.deferred import Deferred
+from outrider.decoding.generation import Generation
+from outrider.decoding.ledger import uncount
+from outrider.decoding.opening import lanes_of, open_lanes, outermost
+from outrider.decoding.round import run_round
+from outrider.decoding.stage import Lane, Stage
+from outrider.protocols import Request
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A prompt that is read in parts.
+
+    Attributes:
+        generation: what joins when it is read.
+        cache: over what was read so far.
+        left: ids that are not yet in the cache.
+        chunk: most ids that are read in one round.
+        begun: `perf_counter` when it was added.
+    """
+
+    generation: Generation
+    cache: Any
+    left: IntArray
+    chunk: int
+    begun: float
+
+    def advance(self) -> None:
+        """Let the next part wait in the cache, to be read in the next forward."""
+        self.cache.commit(self.left[: self.chunk])
+        self.left = self.left[self.chunk :]
+
+
+@dataclass(slots=True)
+class Session:
+    """Requests that share the rounds of one stage.
+
+    A request leaves when it ends, is cancelled or preempted, or when the target's logits for it
+    are unusable; the others go on. With `Match` its text does not depend on the others, on how its
+    prompt is read, or on preemption.
+
+    Attributes:
+        stage: the outermost level; its drafter begins when it is first asked.
+        generations: requests whose prompt is read and that have not ended.
+    """
+
+    stage: Stage
+    generations: list[Generation] = field(default_factory=list)
+    _reading: list[_Reading] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stage = outermost(self.stage)
+
+    @property
+    def pending(self) -> bool:
+        """Whether another round has something to do."""
+        self.generations = [g for g in self.generations if g.running]
+        self._reading = [r for r in self._reading if r.generation.running]
+        return bool(self.generations or self._reading)
+
+    def add(
+        self,
+        generations: Sequence[Generation],
+        previous: Sequence[Lane | None] | None = None,
+        *,
+        chunk: int | None = None,
+    ) -> None:
+        """Let requests join before the next round.
+
+        Args:
+            generations: new ones, or ones that were preempted: these go on from their text.
+            previous: lanes of earlier requests that lend what they remember.
+            chunk: most prompt tokens that are read in one round, in the forward that the other
+                requests use as well; None reads prompts now, on their own. Prompts that are not
+                token ids alone are always read at once.
+
+        Raises:
+            ContextError: a prompt does not fit. No request has joined then.
+            ValueError: a request has ended, or is already in a session.
+        """
+        if any(g.finish is not None or g.lane is not None for g in generations):
+            raise ValueError("a generation is run once; make a new one to write on")
+        begun = perf_counter()
+        for generation in generations:
+            if not generation.output:
+                generation.begun = begun
+        whole = [g for g in generations if chunk is None or not _plain(g.request.prompt)]
+        parts = [g for g in generations if chunk is not None and _plain(g.request.prompt)]
+        old = dict(zip(map(id, generations), previous or [], strict=False))
+        self._open(whole, [old.get(id(g)) for g in whole])
+        if parts and chunk is not None:
+            self._begin_reading(parts, chunk, begun)
+
+    def step(self) -> list[Generation]:
+        """One round of all requests; returns those that advanced or ended."""
+        if not self.pending:
+            return []
+        active, reading = list(self.generations), list(self._reading)
+        for part in reading:
+            part.advance()
+        if not active:
+            self._read_alone(reading)
+            return []
+        lanes: list[Lane] = [g.lane for g in active]
+        limits = [g.remaining - 1 for g in active]
+        result = run_round(self.stage, lanes, limits, [part.cache for part in reading])
+        kept = [
+            generation.advance(verdict, rows)
+            for generation, verdict, rows in zip(active, result.verdicts, result.rows, strict=True)
+        ]
+        for lane, verdict, tokens in zip(lanes, result.verdicts, kept, strict=True):
+            uncount(lane.counters, verdict, len(tokens))
+            lane.cache.commit(tokens)
+        self._drafter.commit([lane.drafting for lane in lanes], kept)
+        self._drafter.settle([g.lane.drafting for g in active if not g.running])
+        self._join_read()
+        return active
+
+    def preempt(self, generation: Generation) -> None:
+        """Take a request out and free its caches; `add` lets it go on from its text.
+
+        Raises:
+            StrategyError: its prompt is not token ids alone, and can not be read with the output.
+        """
+        if generation.output and generation.running and not _plain(generation.request.prompt):
+            raise StrategyError(
+                "a request with images, embeddings or a long input can not go on from its text",
+                hint="Let it end, or cancel it",
+            )
+        self.generations = [g for g in self.generations if g is not generation]
+        self._reading = [r for r in self._reading if r.generation is not generation]
+        generation.lane = None
+        generation.request.target_cache = None
+
+    def fork(self, generation: Generation, sample: int) -> Generation:
+        """Another request that goes on from the text of this one, with the noise of `sample`.
+
+        Caches are shared until one of the two writes. The fork joins this session.
+        """
+        lane: Lane = generation.lane
+        sampler = generation.request.sampler.for_sample(sample)
+        request = Request(
+            generation.request.prompt,
+            sampler,
+            list(generation.output),
+            draft_prompt=generation.request.draft_prompt,
+        )
+        branch = generation.branch(request)
+        [forked] = lanes_of(self.stage, [request], [lane.cache.fork()], [None], perf_counter())
+        self._drafter.commit([forked.drafting], [as_ids(branch.output)])
+        branch.open(forked, forked.counters, forked.cache.room)
+        self.generations.append(branch)
+        return branch
+
+    def drop(self, generation: Generation) -> None:
+        """End a branch that is not wanted any more."""
+        generation.cancel()
+        self.preempt(generation)
+
+    # -- reading prompts --------------------------------------------------------------------
+
+    @property
+    def _drafter(self) -> Deferred:
+        drafter = self.stage.drafter
+        assert isinstance(drafter, Deferred)
+        return drafter
+
+    def _open(self, generations: Sequence[Generation], previous: Sequence[Lane | None]) -> None:
+        """Read prompts, and the text of those that go on, at once."""
+        if not generations:
+            return
+        requests = [g.request for g in generations]
+        prompts = [_with_output(request) for request in requests]
+        self._join(generations, open_lanes(self.stage, requests, prompts, previous))
+
+    def _join(self, generations: Sequence[Generation], lanes: Sequence[Lane]) -> None:
+        """Give requests their lanes; a drafter is told of what a preempted one has written."""
+        for generation, lane in zip(generations, lanes, strict=True):
+            if generation.output:
+                lane.counters = generation.counters
+            generation.open(lane, lane.counters, lane.cache.room)
+        resumed = [g for g in generations if g.output]
+        written = [as_ids(g.output) for g in resumed]
+        self._drafter.commit([g.lane.drafting for g in resumed], written)
+        self.generations += generations
+
+    def _begin_reading(self, generations: Sequence[Generation], chunk: int, begun: float) -> None:
+        """Start caches over the first token of each prompt, which reads nothing."""
+        texts = [_with_output(g.request).token_ids for g in generations]
+        for generation, text in zip(generations, texts, strict=True):
+            _check_room(self.stage, text)
+            [cache] = self.stage.model.start([Prompt(token_ids=text[:1])])
+            reading = _Reading(generation, cache, as_ids(text[1:]), max(chunk, 1), begun)
+            self._reading.append(reading)
+        self._join_read()
+
+    def _read_alone(self, reading: Sequence[_Reading]) -> None:
+        """Read the parts that wait, in a forward of their own."""
+        run_round(self.stage, [], [], [part.cache for part in reading])
+        self._join_read()
+
+    def _join_read(self) -> None:
+        """Let requests join whose last part waits in their cache: it is read in the first round."""
+        ready = [part for part in self._reading if len(part.left) <= part.chunk]
+        self._reading = [part for part in self._reading if len(part.left) > part.chunk]
+        for part in ready:
+            if len(part.left):
+                part.advance()
+            request = part.generation.request
+            lanes = lanes_of(self.stage, [request], [part.cache], [None], part.begun)
+            self._join([part.generation], lanes)
+
+
+def _check_room(stage: Stage, text: Sequence[int]) -> None:
+    """Raise `ContextError` where a text leaves no room in the window of the verifier."""
+    window = stage.model.context_length
+    if len(text) >= window:
+        raise ContextError(
+            f"the prompt has {len(text)} tokens; {stage.model.name} reads {window}, and one is "
+            "needed for the answer",
+            hint="Shorten the prompt",
+        )
+
+
+def generate(
+    stage: Stage, generations: Sequence[Generation], previous: Sequence[Lane | None] | None = None
+) -> Iterator[list[Generation]]:
+    """Run rounds until every request has ended; yields those that advanced, round by round.
+
+    Raises `ContextError` before a token is written when a prompt does not fit: one with images is
+    known to fit once it has been read.
+    """
+    if any(g.request.output for g in generations):
+        raise ValueError("a generation is run once; make a new one to write on")
+    session = Session(stage)
+    session.add(generations, previous)
+    while session.pending:
+        yield session.step()
+
+
+def _plain(prompt: Prompt) -> bool:
+    """Whether a prompt is token ids alone, which may be read in parts."""
+    return prompt == Prompt(token_ids=prompt.token_ids)
+
+
+def _with_output(request: Request) -> Prompt:
+    """What is read of a request: its prompt, and what was written before it was preempted."""
+    if not request.output:
+        return request.prompt
+    return Prompt(token_ids=(*request.prompt.token_ids, *request.output))

@@ -1,0 +1,55 @@
+"""What may be verified of a draft: the part that keeps to the budget and to the vocabulary."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from outrider.core.tree import depths
+from outrider.core.types import Budget, Draft, Exactness
+from outrider.decoding.stage import Lane, Stage
+from outrider.protocols import AcceptanceRule
+
+
+def budget_of(stage: Stage, lane: Lane, limit: int, batch: int) -> Budget:
+    """How much may be drafted for `lane`, which shares its forward with `batch` requests.
+
+    A draft ends, next token included, before the target itself changes (`Cache.horizon`). Below
+    the target a change can cost acceptance but not alter the text, and comes with the next commit.
+    """
+    horizon = lane.cache.horizon if stage.tier == 0 else None
+    reach = limit if horizon is None else min(limit, horizon - 1)
+    return stage.policy.budget(lane.counters, batch).clipped(reach)
+
+
+def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:
+    """Drop the nodes that exceed the budget or that the verifier may not write, with all below."""
+    tokens, vocab_size, unspoken = draft.tokens, stage.model.vocab_size, stage.unspoken
+    if not len(tokens) or (
+        len(tokens) <= min(budget.depth, budget.nodes)
+        and tokens.min() >= 0
+        and tokens.max() < vocab_size
+        and (not unspoken or unspoken.isdisjoint(tokens.tolist()))
+    ):
+        return draft
+    known = (tokens >= 0) & (tokens < vocab_size)
+    keep_strange = _refuses(stage.rule)
+    if unspoken and not keep_strange:
+        known &= ~np.isin(tokens, list(unspoken))
+    fits = (known | (tokens >= 0) & keep_strange) & (depths(draft.parents) < budget.depth)
+    for node, parent in enumerate(draft.parents):
+        fits[node] &= parent < 0 or (fits[parent] and known[parent])
+    nodes = np.flatnonzero(fits)[: budget.nodes]
+    return draft.only(nodes)
+
+
+def readable(draft: Draft, vocab_size: int) -> Draft:
+    """`draft` as the verifier can read it; rows of tokens that it does not have are not used."""
+    if not len(draft) or draft.tokens.max() < vocab_size:
+        return draft
+    return replace(draft, tokens=np.minimum(draft.tokens, vocab_size - 1))
+
+
+def _refuses(rule: AcceptanceRule) -> bool:
+    """Whether the rule must see tokens that the verifier does not have: that one was drawn and is
+    refused is part of the law of what follows."""
+    return rule.needs.law and rule.exactness is Exactness.DISTRIBUTION

@@ -1,0 +1,202 @@
+"""Sessions: whoever joins, leaves or is preempted, each text is that of its single run (I7)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from outrider import kernels
+from outrider.core.errors import ContextError, StrategyError
+from outrider.core.types import FinishReason, Prompt
+from outrider.decoding import Generation, Session, Stage
+from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified, TokenRecycling
+from outrider.models.cpu.native import NativeDecoder
+from outrider.policies import FixedLength
+from outrider.protocols import Drafter
+from tests.exactness.setups.rigs import PROMPTS, generation, run, stage, tabular_family
+from tests.models.make_checkpoints import make_checkpoint
+
+FAMILY = tabular_family()
+DRAFTERS: dict[str, Callable[[Any], Drafter]] = {
+    "none": lambda small: NoDrafter(),
+    "lookup": lambda small: Lookup(min_ngram=1),
+    "recycling": lambda small: TokenRecycling(),
+    "model": lambda small: ModelDrafter(model=small),
+}
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["join", "preempt", "resume", "cancel", "step", "step", "step"]),
+        st.integers(0, 9),
+    ),
+    max_size=30,
+)
+CHUNKS = st.sampled_from([None, 1, 2, 5])
+
+
+def nested(small: Any) -> Drafter:
+    return Qualified(
+        drafter=ModelDrafter(model=small), qualifier=FAMILY.qualifier, policy=FixedLength(2)
+    )
+
+
+def check_walk(
+    whole: Stage,
+    prompts: Sequence[Sequence[int]],
+    steps: Sequence[tuple[str, int]],
+    chunk: int | None,
+    **options: Any,
+) -> None:
+    """Joins, leaves and preemptions as `steps` say; each text must equal its single run."""
+    expected = [tuple(g.output) for g in run(whole, prompts, **options)]
+    session, texts = Session(whole), [generation(p, **options) for p in prompts]
+    waiting, out, cancelled = list(range(len(prompts))), [], set()
+    for what, number in steps:
+        if what == "join" and waiting:
+            session.add([texts[waiting.pop(0)]], chunk=chunk)
+        elif what == "preempt" and session.generations:
+            one = session.generations[number % len(session.generations)]
+            session.preempt(one)
+            out.append(texts.index(one))
+        elif what == "resume" and out:
+            session.add([texts[out.pop(number % len(out))]], chunk=chunk)
+        elif what == "cancel" and session.generations and number == 0:
+            session.generations[0].cancel()
+            cancelled.add(texts.index(session.generations[0]))
+        else:
+            session.step()
+    session.add([texts[i] for i in (*out, *waiting)], chunk=chunk)
+    while session.pending:
+        session.step()
+    for i, (text, single) in enumerate(zip(texts, expected, strict=True)):
+        written = tuple(text.output)
+        assert written == (single[: len(written)] if i in cancelled else single)
+        assert text.finish is not None
+
+
+@pytest.mark.parametrize("drafter", [*DRAFTERS, "nested"])
+@settings(max_examples=8)
+@given(steps=STEPS, chunk=CHUNKS, temperature=st.sampled_from([0.0, 0.9]))
+def test_every_text_is_that_of_its_single_run(
+    drafter: str, steps: list[tuple[str, int]], chunk: int | None, temperature: float
+) -> None:
+    make = DRAFTERS.get(drafter, nested)
+    whole = stage(FAMILY.target, make(FAMILY.draft), window=4)
+    check_walk(whole, PROMPTS, steps, chunk, temperature=temperature, max_new_tokens=12)
+
+
+@pytest.mark.skipif(not kernels.available(), reason="no compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_every_text_is_that_of_its_single_run_on_the_compiled_runner(
+    dtype: torch.dtype, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = make_checkpoint(tmp_path_factory.mktemp("llama"), "llama", std=0.3)
+    model = NativeDecoder.load(folder, dtype=dtype, threads=1)
+    whole = stage(model, Lookup(min_ngram=1), window=4)
+    prompts = [tuple(range(n, 3 * n + 2)) for n in (1, 9, 30)]
+
+    @settings(max_examples=5)
+    @given(steps=STEPS, chunk=CHUNKS)
+    def walk(steps: list[tuple[str, int]], chunk: int | None) -> None:
+        check_walk(whole, prompts, steps, chunk, temperature=0.8, max_new_tokens=12)
+
+    walk()
+
+
+def test_prompts_in_parts_are_read_beside_others() -> None:
+    """The parts of a prompt go through the forwards that decode the other request."""
+    session = Session(stage(FAMILY.target, NoDrafter()))
+    first, second = generation((1, 2, 3)), generation((4, 5, 6, 1, 2, 3, 4, 5))
+    session.add([first])
+    session.add([second], chunk=2)
+    written = []
+    while not second.output:
+        session.step()
+        written.append(len(first.output))
+    assert written == [1, 2, 3, 4]
+    assert len(session.generations) == 2
+
+
+def test_two_requests_may_end_in_the_same_round() -> None:
+    session = Session(stage(FAMILY.target, NoDrafter()))
+    pair = [generation((1, 2), max_new_tokens=3), generation((4,), max_new_tokens=3)]
+    session.add(pair)
+    while session.pending:
+        advanced = session.step()
+    assert advanced == pair
+    assert [g.finish for g in pair] == [FinishReason.LENGTH] * 2
+    assert session.step() == [] and not session.pending
+
+
+def test_a_forked_request_goes_on_as_if_it_had_written_the_text_itself() -> None:
+    """Sample 3 forked from sample 0 after five tokens, against a run whose text begins so."""
+    whole = stage(FAMILY.target, ModelDrafter(model=FAMILY.draft), window=3)
+    session = Session(whole)
+    [first] = [generation((1, 2, 3), temperature=1.0)]
+    session.add([first])
+    while len(first.output) < 5:
+        session.step()
+    branch = session.fork(first, sample=3)
+    begun = list(branch.output)
+    while session.pending:
+        session.step()
+    other = generation((1, 2, 3), temperature=1.0, sample=3)
+    other.request.output.extend(begun)
+    alone = Session(whole)
+    alone.add([other])
+    while alone.pending:
+        alone.step()
+    assert branch.output == other.output != first.output
+    assert first.output == list(run(whole, [(1, 2, 3)], temperature=1.0)[0].output)
+    assert branch.sources[: len(begun)] == first.sources[: len(begun)]
+
+
+def test_a_dropped_branch_leaves_the_others_alone() -> None:
+    session = Session(stage(FAMILY.target, NoDrafter()))
+    first = generation((1, 2, 3), temperature=1.0)
+    session.add([first])
+    session.step()
+    branches = [session.fork(first, sample=s) for s in (1, 2)]
+    session.drop(branches[0])
+    while session.pending:
+        session.step()
+    assert branches[0].finish is FinishReason.CANCELLED and len(branches[0].output) == 1
+    assert first.finish is branches[1].finish is FinishReason.LENGTH
+
+
+def test_a_fork_shares_storage_until_one_of_the_two_writes(tmp_path: Any) -> None:
+    from outrider.models.llama.decoder import Decoder
+
+    model = Decoder.load(make_checkpoint(tmp_path, "llama"), dtype=torch.float64)
+    session = Session(stage(model, NoDrafter()))
+    first = generation(tuple(range(1, 60)))
+    session.add([first])
+    session.step()
+    branch = session.fork(first, sample=1)
+    assert branch.lane.cache.storage is first.lane.cache.storage
+    session.step()
+    assert branch.lane.cache.storage is not first.lane.cache.storage
+
+
+def test_what_does_not_fit_is_refused_and_nobody_has_joined() -> None:
+    session = Session(stage(FAMILY.target, NoDrafter()))
+    window = FAMILY.target.context_length
+    long = generation([1] * (window + 1))
+    for chunk in (None, 4):
+        with pytest.raises(ContextError):
+            session.add([long], chunk=chunk)
+        assert not session.pending
+
+
+def test_a_request_whose_prompt_is_not_ids_alone_can_not_be_preempted_midway() -> None:
+    prompt = Prompt(token_ids=(1, 2, 3), positions=(0, 5, 9))
+    made: Generation = generation(prompt)
+    session = Session(stage(FAMILY.target, NoDrafter()))
+    session.add([made], chunk=1)
+    session.step()
+    with pytest.raises(StrategyError, match="can not go on from its text"):
+        session.preempt(made)
+    with pytest.raises(ValueError, match="run once"):
+        session.add([made])
