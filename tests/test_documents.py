@@ -1,9 +1,12 @@
 """The Python in the documents runs, and what they link to is there."""
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+from outrider.decoding import run_round
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -38,3 +41,11 @@ def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8"))
     local = [link for link in links if "://" not in link]
     assert [link for link in local if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md"])
+def test_the_round_is_the_one_of_the_source(document: str) -> None:
+    """Both pages show `run_round`; it fits on one page."""
+    code = inspect.getsource(run_round)
+    assert code in python_blocks((ROOT / document).read_text(encoding="utf-8"))
+    assert len(code.splitlines()) <= 30
