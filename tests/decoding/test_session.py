@@ -1,6 +1,7 @@
 """Sessions: whoever joins, leaves or is preempted, each text is that of its single run (I7)."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from outrider.core.types import FinishReason, Prompt
 from outrider.decoding import Generation, Session, Stage
 from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified, TokenRecycling
 from outrider.models.cpu.native import NativeDecoder
+from outrider.models.llama.decoder import Decoder
 from outrider.policies import FixedLength
 from outrider.protocols import Drafter
 from tests.exactness.setups.rigs import PROMPTS, generation, run, stage, tabular_family
@@ -166,18 +168,36 @@ def test_a_dropped_branch_leaves_the_others_alone() -> None:
     assert first.finish is branches[1].finish is FinishReason.LENGTH
 
 
-def test_a_fork_shares_storage_until_one_of_the_two_writes(tmp_path: Any) -> None:
-    from outrider.models.llama.decoder import Decoder
+def storage_bytes(generations: Sequence[Generation]) -> int:
+    """Bytes of keys and values, those that several caches share counted once."""
+    storages = {id(g.lane.cache.storage): g.lane.cache.storage for g in generations}
+    return sum(s.keys.nbytes + s.values.nbytes for s in storages.values())
 
+
+def test_forks_share_their_bytes_until_one_of_them_writes(tmp_path: Path) -> None:
     model = Decoder.load(make_checkpoint(tmp_path, "llama"), dtype=torch.float64)
     session = Session(stage(model, NoDrafter()))
     first = generation(tuple(range(1, 60)))
     session.add([first])
     session.step()
-    branch = session.fork(first, sample=1)
-    assert branch.lane.cache.storage is first.lane.cache.storage
+    alone = storage_bytes([first])
+    branches = [session.fork(first, sample=s) for s in (1, 2, 3)]
+    assert storage_bytes([first, *branches]) == alone
     session.step()
-    assert branch.lane.cache.storage is not first.lane.cache.storage
+    assert storage_bytes([first, *branches]) == 4 * alone
+    for branch in branches[:2]:
+        session.drop(branch)
+    assert storage_bytes(session.generations) == 2 * alone
+
+
+def test_a_request_may_be_cancelled_while_its_prompt_is_read() -> None:
+    session = Session(stage(FAMILY.target, NoDrafter()))
+    made = generation((4, 5, 6, 1, 2, 3, 4, 5))
+    session.add([made], chunk=2)
+    session.step()
+    made.cancel()
+    assert session.step() == [] and not session.pending
+    assert made.finish is FinishReason.CANCELLED and made.output == []
 
 
 def test_what_does_not_fit_is_refused_and_nobody_has_joined() -> None:

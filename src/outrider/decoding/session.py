@@ -93,12 +93,16 @@ class Session:
         for generation in generations:
             if not generation.output:
                 generation.begun = begun
-        whole = [g for g in generations if chunk is None or not _plain(g.request.prompt)]
         parts = [g for g in generations if chunk is not None and _plain(g.request.prompt)]
+        whole = [g for g in generations if not any(g is part for part in parts)]
+        texts = [_with_output(g.request).token_ids for g in parts]
+        for text in texts:
+            _check_room(self.stage, text)
         old = dict(zip(map(id, generations), previous or [], strict=False))
         self._open(whole, [old.get(id(g)) for g in whole])
-        if parts and chunk is not None:
-            self._begin_reading(parts, chunk, begun)
+        for generation, text in zip(parts, texts, strict=True):
+            self._begin_reading(generation, text, chunk or 1, begun)
+        self._join_read()
 
     def step(self) -> list[Generation]:
         """One round of all requests; returns those that advanced or ended."""
@@ -193,15 +197,12 @@ class Session:
         self._drafter.commit([g.lane.drafting for g in resumed], written)
         self.generations += generations
 
-    def _begin_reading(self, generations: Sequence[Generation], chunk: int, begun: float) -> None:
-        """Start caches over the first token of each prompt, which reads nothing."""
-        texts = [_with_output(g.request).token_ids for g in generations]
-        for generation, text in zip(generations, texts, strict=True):
-            _check_room(self.stage, text)
-            [cache] = self.stage.model.start([Prompt(token_ids=text[:1])])
-            reading = _Reading(generation, cache, as_ids(text[1:]), max(chunk, 1), begun)
-            self._reading.append(reading)
-        self._join_read()
+    def _begin_reading(
+        self, generation: Generation, text: tuple[int, ...], chunk: int, begun: float
+    ) -> None:
+        """Start a cache over the first token, which reads nothing."""
+        [cache] = self.stage.model.start([Prompt(token_ids=text[:1])])
+        self._reading.append(_Reading(generation, cache, as_ids(text[1:]), chunk, begun))
 
     def _read_alone(self, reading: Sequence[_Reading]) -> None:
         """Read the parts that wait, in a forward of their own."""
