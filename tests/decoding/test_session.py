@@ -78,6 +78,7 @@ def check_walk(
         assert text.finish is not None
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("drafter", [*DRAFTERS, "nested"])
 @settings(max_examples=8)
 @given(steps=STEPS, chunk=CHUNKS, temperature=st.sampled_from([0.0, 0.9]))
@@ -89,6 +90,7 @@ def test_every_text_is_that_of_its_single_run(
     check_walk(whole, PROMPTS, steps, chunk, temperature=temperature, max_new_tokens=12)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.skipif(not kernels.available(), reason="no compiler")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
 def test_every_text_is_that_of_its_single_run_on_the_compiled_runner(

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from outrider import kernels
-from outrider.decoding import generate, settle
+from outrider.decoding import Deferred, generate
 from outrider.models.transformers.model import TransformersModel
 from tests.exactness.setups.checkpoints import PROMPTS, load_family, make_tiers
 from tests.exactness.setups.rigs import (
@@ -105,7 +105,7 @@ def test_every_cache_is_fresh_after_every_round(family: Family, nest: str) -> No
     gs = [generation(p, max_new_tokens=14, temperature=0.8, end_ids=(0,)) for p in PROMPTS[:2]]
     whole = stage(family.target, nests(family)[nest])
     for active in generate(whole, gs):
-        settle(whole, [g.lane for g in active])
+        Deferred(drafter=whole.drafter).settle([g.lane.drafting for g in active])
         for g in active:
             for cache, member in tiers(g.lane):
                 assert_equals_fresh_prefill(getattr(family, member), cache)

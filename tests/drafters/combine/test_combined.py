@@ -79,7 +79,7 @@ def test_a_lagging_model_catches_up() -> None:
     )
     assert g.output == plain.output
     state = g.lane.state
-    assert [*state.second.cache.text, *state.owed] == [1, 2, 1, 2, 1, 2, *g.output]
+    assert [*state.second.inner.cache.text, *state.second.owed] == [1, 2, 1, 2, 1, 2, *g.output]
 
 
 def test_the_qualifier_can_be_passed_by() -> None:
