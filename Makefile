@@ -30,11 +30,19 @@ $(INSTALLED): pyproject.toml constraints.txt scripts/install_torch.py
 demo: $(INSTALLED)
 	$(BIN)/outrider demo
 
+# Shapes and types are checked while some of the tests run, which costs half of their time again.
+# An int is a float, as PEP 484 has it.
+CHECKED := tests/sampling tests/acceptance tests/memories tests/policies tests/context \
+  tests/captioning tests/drafters/neural tests/models/llama tests/models/test_rounds.py
+SHAPES := --jaxtyping-packages='outrider,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))'
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST) $(SHAPES) $(CHECKED)
+	$(PYTEST) $(CHECKED:%=--ignore=%)
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(SHAPES)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import keyword
 import re
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 
@@ -87,3 +88,27 @@ def test_paths_in_texts_exist() -> None:
         if not any(name == path or name.endswith(f"/{path}") for name in every)
     ]
     assert missing == []
+
+
+def test_folders_in_texts_exist() -> None:
+    """Folders of tests, benchmarks and sources that documents name."""
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    named = {
+        (text.name, path)
+        for text in texts
+        for path in re.findall(
+            r"(?<![\w/.-])((?:tests|benchmarks|src)/[\w/]*\w)", text.read_text(encoding="utf-8")
+        )
+    }
+    missing = [
+        (text, path)
+        for text, path in named
+        if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists()
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("package", ["", ".context", ".drafters", ".strategy"])
+def test_names_that_are_imported_on_first_use_are_there(package: str) -> None:
+    module = import_module(f"outrider{package}")
+    assert all(getattr(module, name) is not None for name in module.__all__)

@@ -14,7 +14,7 @@ from outrider.bench.scaling.scale import cost_scaled_label
 from outrider.captioning.scenes.scenes import Scenes
 from outrider.core.errors import CheckpointError
 from tests.captioning import tiny_clip
-from tests.models.sighted_checkpoints import make_sighted, make_text_sibling, picture
+from tests.models.setups.sighted_checkpoints import make_sighted, make_text_sibling, picture
 
 pytestmark = [
     pytest.mark.usefixtures("unchecked"),

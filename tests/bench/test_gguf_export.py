@@ -13,8 +13,8 @@ from outrider.core.errors import CheckpointError, MissingExtraError, OptionError
 from outrider.models.checkpoints.checkpoint import load_tensors, open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import families_folder
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import all_logits, close, random_ids
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import all_logits, close, random_ids
 
 gguf = pytest.importorskip("gguf", reason="needs gguf")
 

@@ -15,7 +15,7 @@ from outrider.bench.rivals.rival import OpenRival, Rival, RivalRequest
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import families_folder
-from tests.models.reference import begin, next_logits
+from tests.models.setups.reference import begin, next_logits
 
 TINY = families_folder() / "tiny"
 TARGET, DRAFT = TINY / "qualifier", TINY / "draft"

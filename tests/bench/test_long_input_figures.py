@@ -20,7 +20,7 @@ from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.llama.decoder import Decoder
 from outrider.protocols import Segment
 from tests.bench.long_input_rigs import Words, context, passages
-from tests.models.make_checkpoints import make_checkpoint
+from tests.models.setups.make_checkpoints import make_checkpoint
 
 # -- extracts ----------------------------------------------------------------------------------
 

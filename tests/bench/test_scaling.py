@@ -13,8 +13,8 @@ from outrider.core.errors import CheckpointError, OptionError
 from outrider.models.checkpoints.checkpoint import load_tensors, open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from tests.matrix import matrix
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import (
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import (
     Reference,
     all_logits,
     begin,

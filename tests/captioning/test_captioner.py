@@ -17,8 +17,8 @@ from outrider.core.errors import MissingExtraError, OptionError
 from outrider.engine.generator import Generator
 from outrider.engine.load import load
 from tests.captioning import tiny_clip
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.sighted_checkpoints import make_sighted, picture
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.sighted_checkpoints import make_sighted, picture
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 7, "temperature": 0.8, "seed": 3}
 

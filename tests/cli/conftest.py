@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from outrider.cli.app import main
-from tests.models.make_checkpoints import make_checkpoint
+from tests.models.setups.make_checkpoints import make_checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -26,9 +26,9 @@ from outrider.cli.ui.render import Screen
 from outrider.core.errors import OptionError
 from tests.captioning import tiny_clip
 from tests.cli.conftest import Family, Run
-from tests.models.adapting import adapted
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.sighted_checkpoints import make_sighted, picture
+from tests.models.setups.adapting import adapted
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.sighted_checkpoints import make_sighted, picture
 
 
 @pytest.fixture(scope="session")

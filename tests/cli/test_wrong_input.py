@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import Family, Run
-from tests.models.make_checkpoints import make_checkpoint, write_tokenizer
+from tests.models.setups.make_checkpoints import make_checkpoint, write_tokenizer
 
 LENGTH = ["--max-new-tokens", "8"]
 

@@ -19,10 +19,10 @@ from outrider.models.cpu.native import NativeDecoder
 from outrider.models.llama.decoder import Decoder
 from outrider.models.tabular import TabularModel
 from outrider.models.transformers.model import TransformersModel
-from outrider.protocols import ContextSelector, LanguageModel, Layered, Segment
+from outrider.protocols import ChainRequest, ContextSelector, LanguageModel, Layered, Segment
 from tests.context.toys import Wandering, long_prompt
 from tests.exactness.setups.rigs import generation, outputs, stage
-from tests.models.make_checkpoints import make_checkpoint
+from tests.models.setups.make_checkpoints import make_checkpoint
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -279,7 +279,7 @@ def test_rows_that_were_written_in_one_go_are_counted(model: LanguageModel) -> N
     selected = select(model, Wandering(), CONFIG)
     [cache] = selected.start([PROMPT])
     sampler = generation(PROMPT).request.sampler
-    written = selected.write([Segment(cache, NO_IDS)], [sampler], [()], [3])
+    written = selected.write([ChainRequest(Segment(cache, NO_IDS), sampler, (), 3)])
     if written is not None:
         assert len(written[0]) == 3
         assert cache.reading.kv_tokens == cache.reading.held_tokens + 2

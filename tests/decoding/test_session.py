@@ -19,7 +19,7 @@ from outrider.models.llama.decoder import Decoder
 from outrider.policies import FixedLength
 from outrider.protocols import Drafter
 from tests.exactness.setups.rigs import PROMPTS, generation, run, stage, tabular_family
-from tests.models.make_checkpoints import make_checkpoint
+from tests.models.setups.make_checkpoints import make_checkpoint
 
 FAMILY = tabular_family()
 DRAFTERS: dict[str, Callable[[Any], Drafter]] = {

@@ -8,7 +8,7 @@ import torch
 
 from outrider.models.llama.decoder import Decoder
 from tests.drafters.layers.own_rigs import LAYERS
-from tests.models.make_checkpoints import make_checkpoint
+from tests.models.setups.make_checkpoints import make_checkpoint
 
 
 @pytest.fixture(scope="module")

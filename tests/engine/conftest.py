@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from outrider.engine.generator import Generator
 from outrider.engine.load import load
 from outrider.models.llama.decoder import Decoder
-from tests.models.make_checkpoints import make_checkpoint
+from tests.models.setups.make_checkpoints import make_checkpoint
 
 LETTERS = range(ord("a"), ord("z") + 1)
 NOT_LETTERS = tuple(i for i in range(288) if i not in LETTERS)

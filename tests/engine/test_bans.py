@@ -7,7 +7,7 @@ import pytest
 
 from outrider import load
 from tests.matrix import matrix
-from tests.models.make_checkpoints import make_checkpoint
+from tests.models.setups.make_checkpoints import make_checkpoint
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

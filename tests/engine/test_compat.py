@@ -18,8 +18,8 @@ from outrider.core.errors import LogitsError, OptionError
 from outrider.engine.generator import Generator
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.tabular import TabularModel
-from tests.models.built import RUNS, build
-from tests.models.make_checkpoints import write_tokenizer
+from tests.models.setups.built import RUNS, build
+from tests.models.setups.make_checkpoints import write_tokenizer
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

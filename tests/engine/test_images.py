@@ -24,8 +24,8 @@ from outrider.models.vision.image_model import Sighted, sighted
 from outrider.models.vision.loading import BlindWarning
 from outrider.strategy import Strategy
 from tests.matrix import matrix
-from tests.models.make_checkpoints import EOS_ID, make_checkpoint
-from tests.models.sighted_checkpoints import (
+from tests.models.setups.make_checkpoints import EOS_ID, make_checkpoint
+from tests.models.setups.sighted_checkpoints import (
     FAMILIES,
     image_id,
     make_sighted,

@@ -32,7 +32,7 @@ from outrider.models.tabular import TabularModel
 from outrider.models.transformers.model import TransformersModel
 from outrider.strategy import Strategy
 from tests.engine.conftest import Folders, Load
-from tests.models.make_checkpoints import make_checkpoint, make_model
+from tests.models.setups.make_checkpoints import make_checkpoint, make_model
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

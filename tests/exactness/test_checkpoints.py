@@ -22,7 +22,7 @@ from tests.exactness.setups.rigs import (
     undrafted,
 )
 from tests.matrix import matrix
-from tests.models.invariants import assert_equals_fresh_prefill
+from tests.models.setups.invariants import assert_equals_fresh_prefill
 
 KINDS = ("llama", "qwen2", "qwen3")
 RUNNERS = ("eager", "native", "int8") if kernels.available() else ("eager",)

@@ -32,7 +32,7 @@ from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Drafter, LanguageModel
 from tests.exactness.setups.rigs import check_counters, finish, generation, outputs, run, stage
 from tests.matrix import matrix
-from tests.models.sighted_checkpoints import (
+from tests.models.setups.sighted_checkpoints import (
     FAMILIES,
     asking,
     image_id,
@@ -181,14 +181,14 @@ def stages(tiers: Tiers) -> dict[str, Stage]:
 def drafted_ids(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
     """Every id that any stage handed to its verifier."""
     seen: set[int] = set()
-    fitting = rounds._fitting
+    fitting = rounds.fitting
 
     def spy(draft: Draft, budget: Any, stage: Stage) -> Draft:
         kept = fitting(draft, budget, stage)
         seen.update(kept.tokens.tolist())
         return kept
 
-    monkeypatch.setattr(rounds, "_fitting", spy)
+    monkeypatch.setattr(rounds, "fitting", spy)
     yield seen
 
 

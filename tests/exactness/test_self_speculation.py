@@ -32,8 +32,8 @@ from tests.exactness.setups.rigs import (
     undrafted,
 )
 from tests.matrix import matrix
-from tests.models.invariants import assert_equals_fresh_prefill
-from tests.models.make_checkpoints import make_checkpoint
+from tests.models.setups.invariants import assert_equals_fresh_prefill
+from tests.models.setups.make_checkpoints import make_checkpoint
 
 LAYERS = 4
 

@@ -14,8 +14,8 @@ from outrider.core.types import NO_IDS, Draft, Prompt, as_ids
 from outrider.models.caches.bookkeeping import attach
 from outrider.models.llama.decoder import Decoder
 from outrider.models.transformers.model import TransformersModel
-from tests.models.invariants import assert_equals_fresh_prefill
-from tests.models.make_checkpoints import make_checkpoint, make_model
+from tests.models.setups.invariants import assert_equals_fresh_prefill
+from tests.models.setups.make_checkpoints import make_checkpoint, make_model
 
 VOCAB = 11
 SHAPE: dict[str, Any] = {

@@ -14,7 +14,7 @@ from tests.exactness.setups.checkpoints import PROMPTS, load_family, make_tiers
 from tests.exactness.setups.rigs import SAMPLINGS, Family, nests, outputs, run, stage, undrafted
 from tests.exactness.test_state_fuzz import SHAPE, walk
 from tests.matrix import matrix
-from tests.models.make_checkpoints import make_checkpoint
+from tests.models.setups.make_checkpoints import make_checkpoint
 
 KINDS = ("llama", "mistral")
 

@@ -9,7 +9,7 @@ from tests.exactness.setups.checkpoints import PROMPTS
 from tests.exactness.setups.rigs import Family, generation, outputs, run, stage
 from tests.exactness.setups.roster import GROWTHS
 from tests.exactness.test_checkpoints import EXACT, KINDS, RUNNERS, cases, family, folders
-from tests.models.invariants import assert_equals_fresh_prefill
+from tests.models.setups.invariants import assert_equals_fresh_prefill
 
 __all__ = ["family", "folders"]  # fixtures
 

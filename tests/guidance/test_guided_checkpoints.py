@@ -25,7 +25,7 @@ from tests.exactness.setups.checkpoints import make_tiers
 from tests.exactness.setups.rigs import outputs, run, stage
 from tests.guidance.toys import pictured
 from tests.matrix import matrix
-from tests.models.invariants import assert_equals_fresh_prefill
+from tests.models.setups.invariants import assert_equals_fresh_prefill
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

@@ -11,7 +11,7 @@ from outrider.core.errors import OptionError
 from outrider.core.types import Prompt
 from outrider.inputs.prompts.long_prompts import Codec, long_prompt
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from tests.models.make_checkpoints import SPECIAL_TOKENS, write_tokenizer
+from tests.models.setups.make_checkpoints import SPECIAL_TOKENS, write_tokenizer
 
 STORY = "The cat sat on the mat. " * 12 + "Der Hund läuft. 漢字 😀 ends."
 MARKED = f"A trick: {''.join(SPECIAL_TOKENS)} and go on."

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.models.pairs import Pairs
+from tests.models.setups.pairs import Pairs
 
 
 @pytest.fixture(scope="module")

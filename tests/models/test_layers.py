@@ -24,9 +24,9 @@ from outrider.models.tabular import TabularModel
 from outrider.models.transformers.model import TransformersModel
 from outrider.protocols import ChainRequest, LanguageModel, Layered, Segment
 from outrider.sampling import Sampler, SamplingParams
-from tests.models.invariants import assert_equals_fresh_prefill
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.runners import RUNNERS, load, runner_cases
+from tests.models.setups.invariants import assert_equals_fresh_prefill
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.runners import RUNNERS, load, runner_cases
 
 LAYERS = 4
 TEXT = (5, 9, 40, 3, 17, 21)

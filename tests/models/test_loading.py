@@ -24,9 +24,9 @@ from outrider.models.loading import (
 from outrider.models.quality import Quality
 from outrider.models.tabular import TabularModel
 from outrider.models.transformers.model import TransformersModel
-from tests.models.built import RUNS, build
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import edited
+from tests.models.setups.built import RUNS, build
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import edited
 
 CPU = torch.device("cpu")
 

@@ -21,8 +21,8 @@ from outrider.models.memory import (
 from outrider.models.memory import _unused as unused
 from outrider.models.tabular import TabularModel
 from outrider.models.transformers.model import TransformersModel
-from tests.models.built import ALSO_RUNS, RUNS, build
-from tests.models.make_checkpoints import make_checkpoint
+from tests.models.setups.built import ALSO_RUNS, RUNS, build
+from tests.models.setups.make_checkpoints import make_checkpoint
 
 LARGE = Demand(tier="target", weights=15 * GIB, cache=1 << 18, context_length=131_072)
 SMALL = Demand(tier="draft", weights=2 * GIB, cache=1 << 15, context_length=4096)

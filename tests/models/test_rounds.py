@@ -11,12 +11,12 @@ import torch
 from outrider.core.errors import ContextError
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.protocols import Segment
-from tests.models.built import RUNS
-from tests.models.drafts import TREE_PARENTS, TREE_TOKENS
-from tests.models.pairs import Pair, Pairs
-from tests.models.rearranging import stored
-from tests.models.reference import begin, close, next_logits, random_ids, tree_logits
-from tests.models.runners import KINDS, pair_cases
+from tests.models.setups.built import RUNS
+from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS
+from tests.models.setups.pairs import Pair, Pairs
+from tests.models.setups.rearranging import stored
+from tests.models.setups.reference import begin, close, next_logits, random_ids, tree_logits
+from tests.models.setups.runners import KINDS, pair_cases
 
 CASES = pair_cases(KINDS, ("decoder", "native", "static")) + pair_cases(RUNS, ("transformers",))
 

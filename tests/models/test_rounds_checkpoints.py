@@ -9,10 +9,10 @@ from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.cuda import StaticDecoder
 from outrider.models.llama.decoder import Decoder
 from outrider.protocols import Segment
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.pairs import Pair, Pairs
-from tests.models.reference import all_logits, begin, close, next_logits, random_ids
-from tests.models.runners import KINDS, pair_cases
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.pairs import Pair, Pairs
+from tests.models.setups.reference import all_logits, begin, close, next_logits, random_ids
+from tests.models.setups.runners import KINDS, pair_cases
 
 
 @pytest.fixture(scope="module", params=pair_cases(KINDS, ("decoder", "native", "static")))

@@ -9,11 +9,11 @@ import torch
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.caches.bookkeeping import attach
 from outrider.protocols import Segment
-from tests.models.drafts import random_draft, random_emission
-from tests.models.invariants import assert_equals_fresh_prefill
-from tests.models.pairs import Pairs
-from tests.models.reference import begin, random_ids, tree_logits
-from tests.models.runners import KINDS, pair_cases
+from tests.models.setups.drafts import random_draft, random_emission
+from tests.models.setups.invariants import assert_equals_fresh_prefill
+from tests.models.setups.pairs import Pairs
+from tests.models.setups.reference import begin, random_ids, tree_logits
+from tests.models.setups.runners import KINDS, pair_cases
 
 ROUNDS = 10
 TOLERANCE = 1e-10

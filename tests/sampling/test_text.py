@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.sampling.text import TextStream
-from tests.models.make_checkpoints import EOS_ID, write_tokenizer
+from tests.models.setups.make_checkpoints import EOS_ID, write_tokenizer
 
 BROKEN = "\ufffd"
 

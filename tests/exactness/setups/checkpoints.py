@@ -13,7 +13,7 @@ from outrider.models.cuda import StaticDecoder
 from outrider.models.llama.decoder import Decoder
 from outrider.models.transformers.model import TransformersModel
 from tests.exactness.setups.rigs import Family
-from tests.models.make_checkpoints import make_checkpoint
+from tests.models.setups.make_checkpoints import make_checkpoint
 
 PROMPTS = [(5, 9, 40, 3), (7,), (11, 12, 13, 14, 15, 16, 17), (1, 2), (30, 31, 32)]
 SHAPE: dict[str, Any] = {"vocab_size": 48, "std": 0.25}

@@ -19,10 +19,10 @@ from outrider.models.tabular import TabularModel
 from outrider.models.wrappers.skipping import SkippingModel
 from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
-from tests.models.drafts import TREE_PARENTS, TREE_TOKENS, random_draft, random_emission
-from tests.models.invariants import assert_equals_fresh_prefill
-from tests.models.reference import next_logits, random_ids, tree_logits
-from tests.models.seen import PAIRS, Opened, Twin, opened
+from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS, random_draft, random_emission
+from tests.models.setups.invariants import assert_equals_fresh_prefill
+from tests.models.setups.reference import next_logits, random_ids, tree_logits
+from tests.models.setups.seen import PAIRS, Opened, Twin, opened
 
 IDS = random_ids(20)
 PLACES = (0, 1, 2, 3, 9, 10, 11, 13, 20, 21, 22, 23, 24, 40, 41, 42, 50, 51, 52, 53)

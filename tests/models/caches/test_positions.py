@@ -18,10 +18,10 @@ from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.protocols import Segment
-from tests.models.drafts import random_draft, random_emission
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import close
-from tests.models.sighted_checkpoints import make_sighted
+from tests.models.setups.drafts import random_draft, random_emission
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import close
+from tests.models.setups.sighted_checkpoints import make_sighted
 
 Spot = tuple[int, ...]
 """The three places of one token."""

@@ -12,10 +12,10 @@ from outrider.core.errors import ContextError
 from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS, Fresh, Kept, Piece, Prompt, as_ids
 from outrider.protocols import Segment, Segmented
-from tests.models.invariants import assert_equals_fresh_prefill
-from tests.models.rearranging import IDS, PLACES, rearrange, start, stored
-from tests.models.reference import next_logits, tree_logits
-from tests.models.seen import PAIRS, Opened, Twin, opened
+from tests.models.setups.invariants import assert_equals_fresh_prefill
+from tests.models.setups.rearranging import IDS, PLACES, rearrange, start, stored
+from tests.models.setups.reference import next_logits, tree_logits
+from tests.models.setups.seen import PAIRS, Opened, Twin, opened
 
 
 @pytest.fixture(scope="module", params=PAIRS)

@@ -18,11 +18,11 @@ from outrider.models.caches.rearranging import plan
 from outrider.models.cpu.cache import NativeStorage
 from outrider.models.tabular import TabularModel
 from outrider.protocols import Segment
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.rearranging import IDS, PLACES, rearrange, start, stored
-from tests.models.reference import next_logits, random_ids
-from tests.models.runners import load
-from tests.models.seen import WINDOWS, Twin, opened
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.rearranging import IDS, PLACES, rearrange, start, stored
+from tests.models.setups.reference import next_logits, random_ids
+from tests.models.setups.runners import load
+from tests.models.setups.seen import WINDOWS, Twin, opened
 
 SMALL = CacheLayout(
     num_layers=1,

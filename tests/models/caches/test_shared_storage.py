@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from outrider.models.llama.decoder import Decoder
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import begin, next_logits, random_ids
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import begin, next_logits, random_ids
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints import checkpoint as module
 from outrider.models.checkpoints.checkpoint import load_tensors, open_checkpoint
-from tests.models.make_checkpoints import make_checkpoint
+from tests.models.setups.make_checkpoints import make_checkpoint
 
 
 @pytest.fixture(scope="module")

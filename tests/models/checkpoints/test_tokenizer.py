@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from outrider.core.errors import CheckpointError, OptionError
 from outrider.models.checkpoints.tokenizer import Tokenizer, has_tokenizer
-from tests.models.make_checkpoints import SPECIAL_TOKENS, write_tokenizer
+from tests.models.setups.make_checkpoints import SPECIAL_TOKENS, write_tokenizer
 
 
 @pytest.fixture

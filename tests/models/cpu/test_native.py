@@ -18,8 +18,15 @@ from outrider.models.quality import compare, int8_quality
 from outrider.models.quantization.int8 import quantize_channels
 from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import all_logits, begin, close, next_logits, random_ids, tree_logits
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import (
+    all_logits,
+    begin,
+    close,
+    next_logits,
+    random_ids,
+    tree_logits,
+)
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason=kernels.reason_missing())
 

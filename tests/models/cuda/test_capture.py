@@ -16,9 +16,9 @@ from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.cuda.models import static
 from tests.models.cuda.tape import TapeRunner
-from tests.models.drafts import TREE_PARENTS, TREE_TOKENS
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import Reference, begin, close, random_ids, tree_logits
+from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import Reference, begin, close, random_ids, tree_logits
 
 SAMPLED = SamplingParams(temperature=0.8, top_k=20, top_p=0.9, min_p=0.01, seed=3)
 

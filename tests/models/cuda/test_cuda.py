@@ -26,11 +26,11 @@ from outrider.protocols.view import View
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.cuda.test_choosing import SAMPLINGS
 from tests.models.cuda.test_write import by_loop
-from tests.models.drafts import TREE_PARENTS, TREE_TOKENS
-from tests.models.invariants import assert_equals_fresh_prefill
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import begin, random_ids, tree_logits
-from tests.models.runners import KINDS
+from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS
+from tests.models.setups.invariants import assert_equals_fresh_prefill
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import begin, random_ids, tree_logits
+from tests.models.setups.runners import KINDS
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),

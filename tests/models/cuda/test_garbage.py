@@ -13,10 +13,10 @@ from outrider.models.cuda import StaticDecoder
 from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.cuda.models import static
-from tests.models.drafts import TREE_PARENTS, TREE_TOKENS
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import begin, random_ids, tree_logits
-from tests.models.runners import KINDS
+from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import begin, random_ids, tree_logits
+from tests.models.setups.runners import KINDS
 
 
 @pytest.fixture(params=KINDS)

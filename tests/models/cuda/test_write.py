@@ -20,11 +20,11 @@ from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 from tests.models.cuda.models import static
 from tests.models.cuda.test_choosing import SAMPLINGS
-from tests.models.drafts import TREE_PARENTS, TREE_TOKENS
-from tests.models.invariants import assert_equals_fresh_prefill
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import begin, close, random_ids, tree_logits
-from tests.models.runners import KINDS
+from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS
+from tests.models.setups.invariants import assert_equals_fresh_prefill
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import begin, close, random_ids, tree_logits
+from tests.models.setups.runners import KINDS
 
 SHAPE: dict[str, Any] = {"std": 0.3, "max_position_embeddings": 300}
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError, open_checkpoint
 from outrider.models.llama.decoder import Decoder, supports
-from tests.models.make_checkpoints import make_checkpoint, make_model
-from tests.models.reference import edited
+from tests.models.setups.make_checkpoints import make_checkpoint, make_model
+from tests.models.setups.reference import edited
 
 NAMED = {"rope_theta": 1e4}
 

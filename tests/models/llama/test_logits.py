@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from outrider.models.llama.decoder import Decoder
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import Reference, all_logits, close, edited, random_ids
-from tests.models.runners import load, runner_cases
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import Reference, all_logits, close, edited, random_ids
+from tests.models.setups.runners import load, runner_cases
 
 SLIDING = {"use_sliding_window": True, "sliding_window": 6}
 WIDE = {"hidden_size": 64, "head_dim": 32, "rms_norm_eps": 1e-5}

@@ -17,11 +17,11 @@ from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.lora import CONFIG, WEIGHTS, Adapter, add_to_modules, with_adapter
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.models.loading import FallbackWarning, load_model
-from tests.models.adapting import adapted
-from tests.models.looking import PICTURES, Looker
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import all_logits, close, edited, next_logits, random_ids
-from tests.models.sighted_checkpoints import FAMILIES, make_sighted
+from tests.models.setups.adapting import adapted
+from tests.models.setups.looking import PICTURES, Looker
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import all_logits, close, edited, next_logits, random_ids
+from tests.models.setups.sighted_checkpoints import FAMILIES, make_sighted
 
 IDS = random_ids(9)
 

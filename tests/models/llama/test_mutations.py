@@ -14,10 +14,10 @@ from outrider.models.llama import attention as decoder_attention
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.weights import Linear
 from outrider.protocols import Segment
-from tests.models.drafts import TREE_PARENTS, TREE_TOKENS
 from tests.models.llama.test_logits import CASES
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import (
+from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import (
     Reference,
     all_logits,
     apart,

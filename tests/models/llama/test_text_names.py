@@ -15,9 +15,9 @@ from transformers import AutoModelForImageTextToText
 from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint, text_stack
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import all_logits, close, random_ids
-from tests.models.sighted_checkpoints import FAMILIES, make_sighted
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import all_logits, close, random_ids
+from tests.models.setups.sighted_checkpoints import FAMILIES, make_sighted
 
 IDS = random_ids(7, vocab_size=300)
 

@@ -16,11 +16,11 @@ from outrider.models.cpu.native import NativeDecoder
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
-from tests.models.drafts import TREE_PARENTS, TREE_TOKENS, random_draft, random_emission
-from tests.models.looking import PICTURES, Look, Looker
-from tests.models.reference import close, next_logits, random_ids, tree_logits
-from tests.models.runners import load, runner_cases
-from tests.models.sighted_checkpoints import FAMILIES, image_id, make_sighted
+from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS, random_draft, random_emission
+from tests.models.setups.looking import PICTURES, Look, Looker
+from tests.models.setups.reference import close, next_logits, random_ids, tree_logits
+from tests.models.setups.runners import load, runner_cases
+from tests.models.setups.sighted_checkpoints import FAMILIES, image_id, make_sighted
 
 TOLERANCE = {"decoder": 5e-5, "static": 5e-5, "native": 1e-3}
 """How near `transformers` in float64 must be, whose angles are float32."""

@@ -16,9 +16,9 @@ from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.checkpoints.defaults import context_limit, recommended, sampling_defaults
 from outrider.models.transformers.model import TransformersModel
 from outrider.sampling import SamplingParams
-from tests.models.built import REFUSED, RUNS, BuiltReference, build
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import begin, close, next_logits, random_ids
+from tests.models.setups.built import REFUSED, RUNS, BuiltReference, build
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import begin, close, next_logits, random_ids
 
 
 def save(kind: str, folder: Path) -> Path:

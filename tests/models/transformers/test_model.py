@@ -10,9 +10,9 @@ from outrider.models.transformers.model import TransformersModel
 from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy import pyramid
-from tests.models.built import ALSO_RUNS, RUNS, BuiltReference, build
-from tests.models.drafts import TREE_PARENTS, TREE_TOKENS
-from tests.models.reference import begin, close, next_logits, random_ids, tree_logits
+from tests.models.setups.built import ALSO_RUNS, RUNS, BuiltReference, build
+from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS
+from tests.models.setups.reference import begin, close, next_logits, random_ids, tree_logits
 
 
 @pytest.mark.parametrize("kind", RUNS)

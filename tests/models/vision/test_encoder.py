@@ -19,7 +19,7 @@ from outrider.models.transformers.model import TransformersModel
 from outrider.models.vision.encoder import TransformersEyes, refuse_blind
 from outrider.models.vision.image_check import check_sight
 from outrider.protocols import Eyes, LanguageModel, Segment
-from tests.models.sighted_checkpoints import (
+from tests.models.setups.sighted_checkpoints import (
     FAMILIES,
     SIZE,
     asked,

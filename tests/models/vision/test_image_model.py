@@ -23,7 +23,7 @@ from outrider.protocols import (
     Segmented,
     Writer,
 )
-from tests.models.sighted_checkpoints import asking, make_sighted, make_text_sibling, picture
+from tests.models.setups.sighted_checkpoints import asking, make_sighted, make_text_sibling, picture
 
 LAST = as_ids([-1])
 TALK = Prompt(token_ids=(72, 105, 33))

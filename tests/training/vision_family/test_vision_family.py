@@ -17,7 +17,7 @@ from outrider.training.vision_family.config import ImageSet, load_vision_config
 from outrider.training.vision_family.contrast import hit_rate, info_nce
 from outrider.training.vision_family.family import train_vision_family
 from outrider.training.vision_family.pictures import Pairs, load_set
-from tests.models.sighted_checkpoints import picture
+from tests.models.setups.sighted_checkpoints import picture
 
 TOWER = "hidden_size = 32\nlayers = 1\nheads = 2\nffn_size = 48\n"
 STAGE = "tokens = 16\nsequence_length = 1\nbatch = 8\nmicro_batch = 8\nlearning_rate = 1e-3\n"

@@ -16,7 +16,7 @@ from outrider.training.vizer.config import VizerConfig
 from outrider.training.vizer.run import Example, Split, read_captions, train_vizer
 from outrider.training.vizer.subject import Subject
 from outrider.training.vizer.vizer import adapt_step, collect, fit_mappers, make_optimizer
-from tests.models.sighted_checkpoints import FAMILIES, make_sighted, picture
+from tests.models.setups.sighted_checkpoints import FAMILIES, make_sighted, picture
 
 pytestmark = [
     pytest.mark.usefixtures("unchecked"),

@@ -24,8 +24,8 @@ from outrider.training.vizer.vizer import (
     fit_mappers,
     make_optimizer,
 )
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.sighted_checkpoints import make_sighted, picture
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.sighted_checkpoints import make_sighted, picture
 
 pytestmark = [
     pytest.mark.usefixtures("unchecked"),

@@ -18,7 +18,7 @@ from outrider.training.vizer.vizer import (
     make_optimizer,
     read_as_text,
 )
-from tests.models.sighted_checkpoints import make_sighted, picture
+from tests.models.setups.sighted_checkpoints import make_sighted, picture
 
 CONFIG = VizerConfig(
     through="words",

@@ -35,7 +35,7 @@ from transformers import (
 )
 
 from outrider.core.types import Pictured, Prompt
-from tests.models.make_checkpoints import EOS_ID, SPECIAL_TOKENS, _byte_symbols
+from tests.models.setups.make_checkpoints import EOS_ID, SPECIAL_TOKENS, _byte_symbols
 
 FAMILIES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "llava")
 

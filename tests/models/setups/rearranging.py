@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from outrider.core.types import Kept, Piece
-from tests.models.reference import random_ids
-from tests.models.seen import Opened, Twin
+from tests.models.setups.reference import random_ids
+from tests.models.setups.seen import Opened, Twin
 
 IDS = random_ids(30)
 PLACES = tuple(int(i) for i in np.arange(30) + 10 * (np.arange(30) // 10))

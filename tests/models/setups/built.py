@@ -6,7 +6,7 @@ import torch
 import transformers as hf
 from transformers import PreTrainedModel
 
-from tests.models.reference import Reference
+from tests.models.setups.reference import Reference
 
 _SMALL: dict[str, Any] = {
     "vocab_size": 288,

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.protocols import Segment
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.runners import load, pair_cases
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.runners import load, pair_cases
 
 WINDOWS: dict[str, dict[str, Any]] = {
     "llama": {},

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from outrider.models.transformers.model import TransformersModel
-from tests.models.built import RUNS, BuiltReference, build
-from tests.models.make_checkpoints import make_checkpoint
-from tests.models.reference import Reference
-from tests.models.runners import KINDS, load
+from tests.models.setups.built import RUNS, BuiltReference, build
+from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import Reference
+from tests.models.setups.runners import KINDS, load
 
 Pair = tuple[Any, Reference]
 """A runner's model, and the judge of its logits."""

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 from outrider.core.tree import path_to
 from outrider.core.types import IntArray, Pictured, Prompt
 from outrider.models.vision.processor import Pictures
-from tests.models.sighted_checkpoints import picture
+from tests.models.setups.sighted_checkpoints import picture
 
 PICTURES = {
     "one": (picture(32, 16),),
