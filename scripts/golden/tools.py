@@ -76,7 +76,9 @@ def trained() -> Any:
     folder = WORK / "family"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    (folder / "micro.toml").write_text(MICRO)
+    (folder / "micro.toml").write_text(
+        MICRO.read_text(encoding="utf-8").replace("heldout.jsonl", "stories.jsonl")
+    )
     records = [{"text": f"{STORY[: 200 + 7 * i]}"} for i in range(60)]
     (folder / "stories.jsonl").write_text("\n".join(map(json.dumps, records)))
     chats = [{"prompt": f"Where is {who}?", "response": "At home."} for who in ("Ann", "Ben")] * 9
@@ -109,81 +111,5 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-MICRO = """
-name = "micro"
-device = "cpu"
-threads = 1
-vocabulary = { size = 300, sample_bytes = 100_000 }
-
-[models]
-target = { hidden_size = 32, layers = 2, heads = 2, kv_heads = 1, head_dim = 16, ffn_size = 64 }
-qualifier = { hidden_size = 32, layers = 1, heads = 2, kv_heads = 2, head_dim = 16, ffn_size = 48 }
-draft = { hidden_size = 16, layers = 1, heads = 1, kv_heads = 1, head_dim = 16, ffn_size = 32 }
-
-[target]
-tokens = 1536
-sequence_length = 32
-batch = 8
-micro_batch = 4
-learning_rate = 1e-2
-final_learning_rate = 1e-3
-warmup_tokens = 256
-stream = [0.0, 0.9]
-
-[target_long]
-tokens = 256
-sequence_length = 64
-batch = 2
-micro_batch = 2
-learning_rate = 1e-3
-stream = [0.9, 1.0]
-
-[sampling]
-tokens = 512
-length = 64
-batch = 4
-longest_prompt = 20
-
-[distill]
-tokens = 1536
-sequence_length = 32
-batch = 8
-micro_batch = 8
-learning_rate = 1e-2
-sample_share = 0.25
-
-[distill_long]
-tokens = 256
-sequence_length = 64
-batch = 2
-micro_batch = 2
-learning_rate = 1e-3
-
-[corpus]
-tokens = 6000
-heldout_tokens = 1000
-
-[[corpus.sources]]
-name = "stories"
-file = "stories.jsonl"
-format = "text"
-weight = 3
-
-[[corpus.sources]]
-name = "chats"
-file = "chats.jsonl"
-format = "instruction"
-
-[[corpus.heldout]]
-name = "stories"
-file = "stories.jsonl"
-format = "text"
-
-[[prompts]]
-name = "heldout"
-file = "chats.jsonl"
-format = "instruction"
-kind = "chat"
-count = 2
-licence = "none"
-"""
+MICRO = Path(__file__).parents[2] / "tests/training/micro.toml"
+"""A family that is trained in a few seconds."""

@@ -6,8 +6,9 @@ from time import perf_counter
 from typing import Any
 
 from outrider.core.counters import Counters
-from outrider.core.types import Budget, Draft, Draw, IntArray, Verified, as_ids
-from outrider.protocols import Drafter, Needs, Request
+from outrider.core.types import Budget, Draft, IntArray, Verified, as_ids
+from outrider.decoding.wrapping import WrappedDrafter
+from outrider.protocols import Request
 
 
 @dataclass(slots=True)
@@ -28,39 +29,13 @@ class DeferredState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deferred:
+class Deferred(WrappedDrafter):
     """`drafter`, which begins with a request when it is first asked for a draft of it.
 
     It is told of emitted tokens when it is next asked. A prompt that it need not know is not read,
     or indexed, for nothing, and short rounds are not made longer. A drafter that learns from rows
     begins, and is told, at once: the next row follows these very tokens.
     """
-
-    drafter: Drafter
-
-    @property
-    def name(self) -> str:
-        """The drafter's."""
-        return self.drafter.name
-
-    @property
-    def draw(self) -> Draw:
-        """The drafter's."""
-        return self.drafter.draw
-
-    @property
-    def gives(self) -> Needs:
-        """The drafter's."""
-        return self.drafter.gives
-
-    @property
-    def learns(self) -> bool:
-        """The drafter's."""
-        return self.drafter.learns
-
-    def bind(self, needs: Needs, tier: int) -> "Deferred":
-        """Bind the drafter. Raises `StrategyError` when it can not give what is needed."""
-        return replace(self, drafter=self.drafter.bind(needs, tier))
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None

@@ -1,17 +1,18 @@
 """A drafter whose trees are watched: which nodes are accepted goes into statistics."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from outrider.core.counters import Counters
-from outrider.core.types import Budget, Draft, Draw, IntArray, Verified
+from outrider.core.types import Budget, Draft, IntArray, Verified
+from outrider.decoding.wrapping import WrappedDrafter
 from outrider.drafters.statistics.tree_statistics import TreeStatistics
-from outrider.protocols import Drafter, Needs, Request
+from outrider.protocols import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class Recorded(WrappedDrafter):
     """Drafts what `drafter` drafts, and counts in `observe` which nodes of its trees are accepted.
 
     Run it over some texts with a large template and a budget as large, then
@@ -22,32 +23,7 @@ class Recorded:
         statistics: the counts; shared by all requests.
     """
 
-    drafter: Drafter
     statistics: TreeStatistics = field(default_factory=TreeStatistics)
-
-    @property
-    def name(self) -> str:
-        """The drafter's."""
-        return self.drafter.name
-
-    @property
-    def draw(self) -> Draw:
-        """The drafter's."""
-        return self.drafter.draw
-
-    @property
-    def gives(self) -> Needs:
-        """What the drafter gives."""
-        return self.drafter.gives
-
-    @property
-    def learns(self) -> bool:
-        """Whether the drafter does; what is counted here changes no draft."""
-        return self.drafter.learns
-
-    def bind(self, needs: Needs, tier: int) -> "Recorded":
-        """Bind the drafter."""
-        return replace(self, drafter=self.drafter.bind(needs, tier))
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
