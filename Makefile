@@ -32,8 +32,8 @@ demo: $(INSTALLED)
 
 # Shapes and types are checked while some of the tests run, which costs half of their time again.
 # An int is a float, as PEP 484 has it.
-CHECKED := tests/sampling tests/acceptance tests/memories tests/policies tests/context \
-  tests/captioning tests/drafters/neural tests/models/llama tests/models/test_rounds.py
+CHECKED := tests/sampling tests/acceptance tests/memories tests/policies tests/captioning \
+  tests/context/test_selection.py tests/drafters/neural/test_growth.py tests/models/test_rounds.py
 SHAPES := --jaxtyping-packages='outrider,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))'
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 
