@@ -1,10 +1,12 @@
 """Drafters around one drafter: what they hand on unchanged."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TypeVar
 
 from outrider.core.types import Draw
 from outrider.protocols import Drafter, Needs
+
+_Wrapped = TypeVar("_Wrapped", bound="WrappedDrafter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,6 @@ class WrappedDrafter:
         """The drafter's."""
         return self.drafter.learns
 
-    def bind(self, needs: Needs, tier: int) -> Self:
+    def bind(self: _Wrapped, needs: Needs, tier: int) -> _Wrapped:
         """Bind the drafter. Raises `StrategyError` when it can not give what is needed."""
         return replace(self, drafter=self.drafter.bind(needs, tier))

@@ -64,6 +64,7 @@ def family(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "family"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_the_captioner_loads_in_transformers_and_in_outrider(family: Path) -> None:
     import outrider
