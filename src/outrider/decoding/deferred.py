@@ -1,4 +1,4 @@
-"""Drafters that begin late and are told late: a round that drafts nothing costs them nothing."""
+"""Drafters that begin late and commit late: a round without a draft costs them nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -40,7 +40,7 @@ class Deferred(WrappedDrafter):
     def begin(
         self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
     ) -> list[DeferredState]:
-        """A state for each request. What the turn before still owed its drafter is paid first."""
+        """A state for each request. Tokens of an earlier turn are passed on to the drafter first."""
         old = list(previous or [None] * len(requests))
         self.settle([state for state in old if state is not None])
         states = [
