@@ -40,7 +40,7 @@ class Deferred(WrappedDrafter):
     def begin(
         self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
     ) -> list[DeferredState]:
-        """A state for each request. Tokens of the turn before are passed on to the drafter first."""
+        """A state for each request; tokens of the turn before are passed on first."""
         old = list(previous or [None] * len(requests))
         self.settle([state for state in old if state is not None])
         states = [
