@@ -202,14 +202,20 @@ def test_a_request_may_be_cancelled_while_its_prompt_is_read() -> None:
     assert made.finish is FinishReason.CANCELLED and made.output == []
 
 
-def test_what_does_not_fit_is_refused_and_nobody_has_joined() -> None:
+@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize("what", ["long", "unknown id", "empty"])
+def test_what_can_not_be_read_is_refused_and_no_request_has_joined(
+    what: str, chunk: int | None
+) -> None:
+    prompts = {
+        "long": [1] * FAMILY.target.context_length,
+        "unknown id": [1, 2, 3, FAMILY.target.vocab_size],
+        "empty": [],
+    }
     session = Session(stage(FAMILY.target, NoDrafter()))
-    window = FAMILY.target.context_length
-    long = generation([1] * (window + 1))
-    for chunk in (None, 4):
-        with pytest.raises(ContextError):
-            session.add([long], chunk=chunk)
-        assert not session.pending
+    with pytest.raises(ContextError):
+        session.add([generation((1, 2)), generation(prompts[what])], chunk=chunk)
+    assert not session.pending
 
 
 def test_a_request_whose_prompt_is_not_ids_alone_can_not_be_preempted_midway() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from outrider.core.errors import ContextError, StrategyError
+from outrider.core.errors import StrategyError
 from outrider.core.types import IntArray, Prompt, as_ids
 from outrider.decoding.deferred import Deferred
 from outrider.decoding.generation import Generation
@@ -13,6 +13,7 @@ from outrider.decoding.ledger import uncount
 from outrider.decoding.opening import lanes_of, open_lanes, outermost
 from outrider.decoding.round import run_round
 from outrider.decoding.stage import Lane, Stage
+from outrider.models.caches.prefill import check_prompt
 from outrider.protocols import Request
 
 
@@ -97,7 +98,7 @@ class Session:
         whole = [g for g in generations if not any(g is part for part in parts)]
         texts = [_with_output(g.request).token_ids for g in parts]
         for text in texts:
-            _check_room(self.stage, text)
+            check_prompt(self.stage.model, Prompt(token_ids=text))
         old = dict(zip(map(id, generations), previous or [], strict=False))
         self._open(whole, [old.get(id(g)) for g in whole])
         for generation, text in zip(parts, texts, strict=True):
@@ -221,17 +222,6 @@ class Session:
             self._join([part.generation], lanes)
 
 
-def _check_room(stage: Stage, text: Sequence[int]) -> None:
-    """Raise `ContextError` where a text leaves no room in the window of the verifier."""
-    window = stage.model.context_length
-    if len(text) >= window:
-        raise ContextError(
-            f"the prompt has {len(text)} tokens; {stage.model.name} reads {window}, and one is "
-            "needed for the answer",
-            hint="Shorten the prompt",
-        )
-
-
 def generate(
     stage: Stage, generations: Sequence[Generation], previous: Sequence[Lane | None] | None = None
 ) -> Iterator[list[Generation]]:
@@ -250,7 +240,8 @@ def generate(
 
 def _plain(prompt: Prompt) -> bool:
     """Whether a prompt is token ids alone, which may be read in parts."""
-    return prompt == Prompt(token_ids=prompt.token_ids)
+    others = (prompt.embeddings, prompt.positions, prompt.context, prompt.axes, prompt.pictured)
+    return all(part is None for part in others)
 
 
 def _with_output(request: Request) -> Prompt:
