@@ -19,7 +19,7 @@ from outrider.drafters.neural.growth import (
     RsdC,
     RsdS,
 )
-from outrider.drafters.neural.growth.rsd import shifted
+from outrider.drafters.neural.growth.rsd_s import shifted
 from tests.drafters.neural.growth_rigs import (
     VOCAB,
     drafted,

@@ -9,6 +9,8 @@ from outrider.core.counters import Counters
 from outrider.core.errors import StrategyError
 from outrider.core.types import Budget, Draft, Draw, IntArray, Verified
 from outrider.decoding import Deferred, DeferredState
+from outrider.drafters.given import Given
+from outrider.policies import Source
 from outrider.protocols import Drafter, Needs, Request
 
 
@@ -125,3 +127,8 @@ def origins(drafter: Drafter) -> tuple[str, ...]:
     """What its drafts are booked under; a drafter that does not say so has its name alone."""
     named = getattr(drafter, "origins", (drafter.name,))
     return tuple(named.values() if isinstance(named, dict) else named)
+
+
+def pair_priors(drafter: Pair, given: Given) -> tuple[Source, ...]:
+    """What is believed of both."""
+    return (*given.priors_of(drafter.first), *given.priors_of(drafter.second))

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from outrider.core.checks import Range
 from outrider.core.errors import StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS, Exactness, IntArray, Prompt, Rows, as_ids
@@ -113,3 +114,21 @@ def _merged(want: IntArray, end: Rows, rest: Rows) -> Rows:
     if rest.hidden is None or end.hidden is None:
         return Rows(logits)
     return Rows(logits, torch.cat((rest.hidden, end.hidden))[index])
+
+
+def skipping(model: LanguageModel, speedup: float) -> LanguageModel:
+    """`model`, which writes answers with fewer layers; `model` itself where `speedup` is 1.
+
+    Raises:
+        StrategyError: `model` can not leave layers out.
+        OptionError: fewer than two layers would be left.
+    """
+    return model if speedup == 1.0 else SkippingModel(model, speedup=speedup)
+
+
+_SPEEDUP = Range(1.0, below=True, hint="Give a number from 1, which skips none; 2 skips half")
+
+
+def check_speedup(speedup: float) -> None:
+    """Raise `OptionError` unless `speedup` is a finite number of at least 1."""
+    _SPEEDUP.check("layer_skipping", speedup)

@@ -13,6 +13,7 @@ from outrider.core.errors import OptionError
 from outrider.core.types import Budget
 from outrider.policies.curve import CostCurve
 from outrider.policies.source import Plan, Source
+from outrider.protocols.method import Method, Paper
 
 _NEVER = Tally()
 _BELIEF, _RECALLED = 4, 16
@@ -274,3 +275,11 @@ class _Desk:
     def carried(self) -> "_Desk":
         """What the next text begins with."""
         return _Desk(self.batch, quiet=not (self.pays or self.asks))
+
+
+METHOD = Method(
+    name="expected-gain",
+    cls=ExpectedGain,
+    summary="each source is asked for as much as is expected to pay, by measured costs",
+    paper=Paper("speculative decoding", "2211.17192"),
+)
