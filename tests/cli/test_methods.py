@@ -2,19 +2,20 @@
 
 import pytest
 
+import outrider
 from outrider.core.types import Exactness
-from outrider.strategy.catalogue import KINDS, drafter_records, names, records
+from outrider.strategy.catalogue import KINDS, names, records
 from tests.cli.conftest import Family, Run
+from tests.strategy.named import promise, ways
 
 LENGTH = ("--max-new-tokens", "12", "--seed", "3")
-FREE = [one.name for one in drafter_records() if one.free]
 
 
 def test_every_method_is_listed(run: Run) -> None:
     outcome = run("methods")
     assert (outcome.code, outcome.err) == (0, "")
     for kind in KINDS:
-        assert f"--{kind}" in outcome.out
+        assert any(line.removeprefix("--") == kind for line in outcome.out.splitlines())
         for one in records(kind):
             assert f"  {one.name} " in outcome.out and one.summary in outcome.out
             assert str(one.paper or "") in outcome.out
@@ -35,21 +36,30 @@ def test_one_method_shows_its_options(run: Run) -> None:
     assert "lookup" not in outcome.out
 
 
-TOO_FEW_LAYERS = ("swift", "skip")
+@pytest.fixture(scope="module")
+def plain(family: Family) -> list[int]:
+    """The target's text."""
+    target = outrider.load(str(family.target), mode="none")
+    return list(target.generate("abcabcabc", max_new_tokens=12, seed=3).token_ids)
 
 
-@pytest.mark.parametrize("drafter", [n for n in FREE if n not in ("rest", *TOO_FEW_LAYERS)])
-def test_each_writes_the_targets_text(drafter: str, family: Family, run: Run) -> None:
-    target = ("generate", "abcabcabc", "--target", str(family.target), *LENGTH)
-    plain = run(*target, "--mode", "none", "--json").json
-    drafted = run(*target, "--drafter", drafter, "--json").json
-    assert drafted["token_ids"] == plain["token_ids"]
+OF_LAYERS = ("drafter swift", "drafter skip")
+"""The models of this family have two layers, of which none can be left out."""
 
 
-@pytest.mark.parametrize("drafter", TOO_FEW_LAYERS)
-def test_a_model_of_two_layers_has_none_to_leave_out(
-    drafter: str, family: Family, run: Run
-) -> None:
+@pytest.mark.parametrize("way", [name for name in ways() if name not in OF_LAYERS])
+def test_each_writes_the_targets_text(way: str, plain: list[int], family: Family, run: Run) -> None:
+    options = ways()[way]
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    drafted = run("generate", "abcabcabc", *family.three, *LENGTH, *words, "--json").json
+    assert drafted["speculation"]["exactness"] == promise(options)
+    if promise(options) == "identical":
+        assert drafted["token_ids"] == plain
+
+
+@pytest.mark.parametrize("way", OF_LAYERS)
+def test_a_model_of_two_layers_has_none_to_leave_out(way: str, family: Family, run: Run) -> None:
+    drafter = way.removeprefix("drafter ")
     outcome = run("generate", "abc", "--target", str(family.target), "--drafter", drafter)
     assert outcome.code == 2 and "layers" in outcome.error
 

@@ -15,6 +15,8 @@ from outrider.core.types import Budget
 from outrider.policies import CostCurve, ExpectedGain, Source
 from outrider.policies.source import best_length, best_tree
 
+pytestmark = pytest.mark.method("expected-gain")
+
 CURVE = CostCurve.of({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.5, 16: 2.4, 32: 4.8})
 CHANCES = st.floats(0.0, 1.0)
 POINTS = st.dictionaries(st.integers(1, 40), st.floats(1e-4, 10.0), min_size=1, max_size=6)

@@ -22,7 +22,7 @@ from tests.engine.conftest import Folders
 from tests.exactness.setups.rigs import PROMPTS, generation, outputs, run, stage, tabular_family
 from tests.matrix import matrix
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.method("auto")]
 
 FAMILY = tabular_family()
 BELOW = (FAMILY.qualifier, FAMILY.draft)

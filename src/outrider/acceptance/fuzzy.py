@@ -147,4 +147,5 @@ METHOD = Method(
     paper=Paper("PyramidSD", "2510.12966"),
     promise=Exactness.LOSSY,
     needs="drafts of a model",
+    defaults={"divergence": "js", "threshold": 0.4},
 )

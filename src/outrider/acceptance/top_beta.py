@@ -89,4 +89,5 @@ METHOD = Method(
     summary="a drafted token is kept where it is among the best and close to the best",
     paper=Paper("Generalized Aggressive Decoding", "2203.16487"),
     promise=Exactness.LOSSY,
+    defaults={"beta": 3, "tau": 1.0},
 )

@@ -6,7 +6,7 @@ the exactness matrix and `docs/methods.md` read the records.
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -53,11 +53,13 @@ class Option:
         name: of the field.
         types: the plain types that it takes.
         default: its value when not given.
+        required: whether it must be given.
     """
 
     name: str
     types: tuple[type, ...]
     default: Value
+    required: bool = False
 
     def read(self, method: str, value: Value) -> Value:
         """`value`, a whole number made a float where one is expected.
@@ -120,7 +122,9 @@ class Method(Generic[Made]):
         """Options by name, with the defaults of a build by name."""
         found = plain_options(self.cls) | {option.name: option for option in self.more}
         return {
-            name: Option(name, option.types, self.defaults.get(name, option.default))
+            name: replace(option, default=self.defaults[name], required=False)
+            if name in self.defaults
+            else option
             for name, option in found.items()
         }
 
@@ -128,12 +132,18 @@ class Method(Generic[Made]):
         """Keywords for `cls`: the defaults of this record, with `given` over them.
 
         Raises:
-            OptionError: an option that the method does not have, with the nearest, or a value of
-                another type.
+            OptionError: an option that the method does not have, with the nearest, a value of
+                another type, or an option that must be given and is not.
         """
         known = self.options
         unknown = {name: value for name, value in given.items() if name not in known}
         reject_unknown(f"option of {self.name!r}:", unknown, known)
+        missing = [name for name, option in known.items() if option.required and name not in given]
+        if missing:
+            raise OptionError(
+                f"option {missing[0]} of {self.name!r} is not given",
+                hint=f"Write {self.name}({missing[0]}=...)",
+            )
         read = {name: known[name].read(self.name, value) for name, value in given.items()}
         return {**self.defaults, **read}
 
@@ -151,7 +161,8 @@ def plain_options(cls: type) -> dict[str, Option]:
     for one in fields(cls):
         types = _plain_types(hints[one.name])
         if one.init and types and one.name[0] != "_" and one.name not in _INTERNAL:
-            found[one.name] = Option(one.name, types, _default(one))
+            is_required = one.default is MISSING and one.default_factory is MISSING
+            found[one.name] = Option(one.name, types, _default(one), is_required)
     return found
 
 

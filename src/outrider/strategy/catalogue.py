@@ -75,11 +75,15 @@ POLICIES = (
 )
 """How much is drafted in a round."""
 
+MODELS = ("models.wrappers.skipping",)
+"""Models around the target, whose text is another than the target's."""
+
 KINDS: Mapping[str, Sequence[str]] = {
     "drafter": DRAFTERS,
     "growth": GROWTHS,
     "rule": RULES,
     "policy": POLICIES,
+    "model": MODELS,
 }
 """Kind -> its tuple."""
 

@@ -28,7 +28,11 @@ from tests.drafters.neural.growth_rigs import (
     tables,
 )
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [
+    pytest.mark.usefixtures("unchecked"),
+    pytest.mark.method("rsd-c"),
+    pytest.mark.method("rsd-s"),
+]
 
 
 LENGTHS = [500, pytest.param(2000, marks=pytest.mark.slow)]

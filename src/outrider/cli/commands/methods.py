@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from outrider.protocols.method import Method
 
 _HEADINGS = {kind: f"--{kind}" for kind in ("drafter", "growth", "rule", "policy", "selector")}
+"""Kinds that have an option of their name."""
 
 
 def methods(

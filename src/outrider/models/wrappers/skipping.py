@@ -17,6 +17,7 @@ from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS, Exactness, IntArray, Prompt, Rows, as_ids
 from outrider.models.caches.bookkeeping import CacheBook
 from outrider.protocols import Cache, LanguageModel, Layered, Segment
+from outrider.protocols.method import Method, Paper
 
 
 class SkippingModel:
@@ -132,3 +133,14 @@ _SPEEDUP = Range(1.0, below=True, hint="Give a number from 1, which skips none; 
 def check_speedup(speedup: float) -> None:
     """Raise `OptionError` unless `speedup` is a finite number of at least 1."""
     _SPEEDUP.check("layer_skipping", speedup)
+
+
+METHOD = Method(
+    name="skipping",
+    cls=SkippingModel,
+    summary="answers are written with a part of the target's layers: --layer-skipping, "
+    "load(layer_skipping=...)",
+    paper=Paper("Unified Layer Skipping", "2404.06954"),
+    promise=Exactness.LOSSY,
+    needs="a model whose layers can be left out",
+)
