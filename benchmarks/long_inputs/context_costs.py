@@ -34,7 +34,7 @@ from outrider.bench.memory import peak_bytes, reset_peak
 from outrider.bench.scaling.scale import cost_scale, cost_scaled_label
 from outrider.context.config import ContextConfig
 from outrider.context.rankers.make import make_ranker
-from outrider.context.selector import select
+from outrider.context.selector import Selected
 from outrider.core.types import NO_IDS, Passage, Prompt, as_ids
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import family, load_model
@@ -71,7 +71,7 @@ def run_one(job: Mapping[str, Any]) -> dict[str, Any]:
     if job["context"]:
         ranker = make_ranker(config, model.embed)
         _warm(ranker)
-        model = select(model, ranker, config)
+        model = Selected(model, ranker, config)
     loaded = resident_bytes()
     resets = reset_peak()
     found = timed(model, prompt, forced)

@@ -41,7 +41,7 @@ def test_supported_folders_run_in_the_decoder_without_a_word(tmp_path: Path) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = load_model(path, name="target")
-    assert isinstance(model, OURS) and model.name == "target"
+    assert isinstance(model, OURS) and model.info.name == "target"
     assert load_model(str(path)).name == "tiny"
 
 
@@ -50,7 +50,7 @@ def test_others_fall_back_with_one_line_that_says_why(tmp_path: Path) -> None:
     with pytest.warns(FallbackWarning) as caught:
         model = load_model(tmp_path, name="draft", dtype="bfloat16")
     assert isinstance(model, TransformersModel)
-    assert (model.name, model.dtype) == ("draft", torch.bfloat16)
+    assert (model.info.name, model.dtype) == ("draft", torch.bfloat16)
     [warning] = caught
     line = str(warning.message)
     assert line.startswith("draft runs through transformers") and "'gpt2'" in line

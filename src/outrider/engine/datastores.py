@@ -38,6 +38,5 @@ def open_datastore(drafter: str, path: str | Path | None, codec: Any) -> Any:
             f"a datastore is given, and drafter {drafter!r} reads none",
             hint=f"Use drafter {' or '.join(READERS)}, or leave it out",
         )
-    return READERS[drafter](
-        Path(path).expanduser(), fingerprint=getattr(codec, "fingerprint", None)
-    )
+    fingerprint = None if codec is None else codec.fingerprint
+    return READERS[drafter](Path(path).expanduser(), fingerprint=fingerprint)

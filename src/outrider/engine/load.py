@@ -178,8 +178,8 @@ def load(
         cascade.strategy if thresholds.calibrated else cascade.strategy(SamplingParams()),
         tokenizer=codec,
         defaults=ModelDefaults(
-            end_ids=tuple(getattr(models[0], "end_ids", ())),
-            sampling=sampling_defaults(getattr(models[0], "generation_defaults", {})),
+            end_ids=models[0].info.end_ids,
+            sampling=sampling_defaults(models[0].info.generation_defaults),
         ),
         mode=mode if drafter != "none" else "none",
         context_length=context_length,

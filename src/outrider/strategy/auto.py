@@ -90,7 +90,7 @@ class Automatic:
 
     def strategy(self, kind: str = "auto") -> Strategy:
         """One of `KINDS`; undrafted where the target's window has no room to measure in."""
-        if kind == "none" or self.target.context_length < 3:
+        if kind == "none" or self.target.info.context_length < 3:
             return Strategy(target=self.target)
         costs = self.costs or Costs.of(self.target)
         if kind in FREE:
@@ -212,7 +212,7 @@ def round_overhead(target: LanguageModel) -> float:
     The choice is left out because every token has one, drafted or not. The mean over a short text
     that nobody reads.
     """
-    prompt = Prompt(token_ids=(0,) * min(_OVERHEAD_PROMPT, target.context_length - 2))
+    prompt = Prompt(token_ids=(0,) * min(_OVERHEAD_PROMPT, target.info.context_length - 2))
     sampler = Sampler(SamplingParams(max_new_tokens=_OVERHEAD_ROUNDS, seed=0))
     generation = Generation(Request(prompt, sampler))
     for _ in generate(Strategy(target=target).stage, [generation]):

@@ -86,7 +86,9 @@ def free_parts(name: str, given: Given) -> Parts:
 
 def lookup_sources(lookup: Lookup = LOOKUP) -> tuple[Source, ...]:
     """What is believed of copies, by the length of their match."""
-    return tuple(_copies(origin, LOOKUP_CHANCES[n]) for n, origin in lookup.origins.items())
+    return tuple(
+        _copies(origin, LOOKUP_CHANCES[n]) for n, origin in lookup.origins_by_match.items()
+    )
 
 
 def recycling_source(drafter: TokenRecycling) -> Source:
@@ -148,12 +150,14 @@ def _copyspec(given: Given) -> Parts:
 
 def _sam(given: Given) -> Parts:
     drafter = Sam(static=given.datastore)
-    return Parts(drafter=drafter, sources=_levels(drafter.origins, matched, tree=False))
+    return Parts(drafter=drafter, sources=_levels(drafter.origins_by_match, matched, tree=False))
 
 
 def _suffix(given: Given) -> Parts:
     drafter = Suffix(factor=4.0)  # 1 in the paper; 4 had more accepted on dialogues and on prose
-    return Parts(drafter=drafter, sources=_levels(drafter.origins, matched, tree=True), tree=True)
+    return Parts(
+        drafter=drafter, sources=_levels(drafter.origins_by_match, matched, tree=True), tree=True
+    )
 
 
 def _recycling(given: Given) -> Parts:
@@ -179,7 +183,9 @@ def _iad(given: Given) -> Parts:
 
 def _rest(given: Given) -> Parts:
     drafter = Rest(corpus=given.datastore)
-    return Parts(drafter=drafter, sources=_levels(drafter.origins, matched, tree=True), tree=True)
+    return Parts(
+        drafter=drafter, sources=_levels(drafter.origins_by_match, matched, tree=True), tree=True
+    )
 
 
 def _lookahead(given: Given) -> Parts:

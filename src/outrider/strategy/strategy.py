@@ -52,7 +52,7 @@ class Strategy:
     def exactness(self) -> Exactness:
         """What the text is promised to be: only the outermost rule can lower it, and a target that
         itself stands for another model (`SkippingModel`)."""
-        own: Exactness = getattr(self.target, "exactness", Exactness.IDENTICAL)
+        own = self.target.info.exactness
         changes_nothing = isinstance(self.drafter, NoDrafter)
         if changes_nothing and self.rule.exactness is Exactness.LOSSY:
             return own

@@ -85,7 +85,12 @@ class Rest(Copier[RestState]):
         check_levels(self.levels)
 
     @property
-    def origins(self) -> dict[int, str]:
+    def origins(self) -> tuple[str, ...]:
+        """What its drafts are booked under."""
+        return tuple(self.origins_by_match.values())
+
+    @property
+    def origins_by_match(self) -> dict[int, str]:
         """What a draft is booked under, by the length of its match, the longest first."""
         return {n: origin_of(self.name, n) for n in reversed(self.levels)}
 
