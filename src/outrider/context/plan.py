@@ -113,8 +113,8 @@ def check_model(model: LanguageModel, config: ContextConfig) -> None:
     segmented = model.segmented
     if config.recompute in _NEEDS_ROWS and segmented is None:
         raise OptionError(
-            f"recompute is {config.recompute!r}, and {model.info.name} can only read a text on from "
-            "a beginning",
+            f"recompute is {config.recompute!r}, and {model.info.name} can only read a text on "
+            "from a beginning",
             hint="Use recompute 'suffix'",
         )
     if config.recompute in _NEEDS_ROWS and config.positions == "compact":

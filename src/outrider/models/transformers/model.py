@@ -234,7 +234,10 @@ class TransformersModel:
 
     def watch(self, cache: Cache, layers: Sequence[int] | None) -> None:
         """Choose the layers of `Rows.states` of `cache`; see `protocols.HiddenStates`."""
-        watch(self._own(cache), layers, self.num_layers, self.info.name)
+        own = cache if isinstance(cache, TransformersCache) else None
+        filler = own.owner if own is not None else None
+        is_own = isinstance(filler, TransformersModel) and filler.model is self.model
+        watch(own if is_own else None, layers, self.num_layers, self.info.name)
         if layers is not None and self._shown_states != self.num_layers + 1:
             raise StrategyError(
                 f"{self.info.name} shows {self._shown_states} hidden states of "
