@@ -58,6 +58,7 @@ class Script:
     favourites: list[tuple[int, ...]]
     name: str = "script"
     encoder_name: str | None = None
+    encoder: None = None
     refreshes: bool = True
     seen: list[Passage | None] = field(default_factory=list)
 

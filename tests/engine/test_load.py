@@ -46,7 +46,7 @@ def tiers(strategy: Strategy) -> list[tuple[str, str]]:
     if isinstance(drafter, Bypass):
         drafter = drafter.qualified
     while isinstance(drafter, Qualified):
-        found.append((drafter.name, drafter.qualifier.name))
+        found.append((drafter.name, drafter.qualifier.info.name))
         drafter = drafter.drafter
     if isinstance(drafter, ModelDrafter):
         found.append((drafter.name, drafter.model.info.name))

@@ -42,7 +42,7 @@ def test_supported_folders_run_in_the_decoder_without_a_word(tmp_path: Path) -> 
         warnings.simplefilter("error")
         model = load_model(path, name="target")
     assert isinstance(model, OURS) and model.info.name == "target"
-    assert load_model(str(path)).name == "tiny"
+    assert load_model(str(path)).info.name == "tiny"
 
 
 def test_others_fall_back_with_one_line_that_says_why(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_built_models_are_wrapped_and_ours_returned() -> None:
     model = build(*RUNS["opt"])
     wrapped = load_model(model, name="draft")
     assert isinstance(wrapped, TransformersModel)
-    assert wrapped.model is model and wrapped.name == "draft"
+    assert wrapped.model is model and wrapped.info.name == "draft"
     ours = TabularModel.random()
     assert load_model(ours) is ours
 

@@ -127,7 +127,7 @@ def test_tied_model_without_embedding_takes_the_head(tmp_path: Path) -> None:
     rewritten(path, **{"model.embed_tokens.weight": None, "lm_head.weight": embed})
     after = Decoder.load(path)
     assert torch.equal(after.weights.embed, before.weights.embed)
-    assert after.num_parameters == before.num_parameters
+    assert after.info.num_parameters == before.info.num_parameters
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])

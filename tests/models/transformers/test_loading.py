@@ -178,11 +178,11 @@ def test_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_fingerprints_follow_the_weights(tmp_path: Path) -> None:
     first = TransformersModel(build(*RUNS["gpt2"]))
-    assert first.fingerprint == TransformersModel(build(*RUNS["gpt2"])).info.fingerprint
+    assert first.info.fingerprint == TransformersModel(build(*RUNS["gpt2"])).info.fingerprint
     other = build(*RUNS["gpt2"])
     with torch.no_grad():
         other.transformer.h[1].mlp.c_fc.bias[0] += 1e-3
-    assert TransformersModel(other).info.fingerprint != first.fingerprint
+    assert TransformersModel(other).info.fingerprint != first.info.fingerprint
     path = save("gpt2", tmp_path)
     assert TransformersModel.load(path).info.fingerprint == open_checkpoint(path).fingerprint
 
