@@ -99,7 +99,7 @@ def read_bytes(model: Decoder) -> int:
     """Bytes of weights that one forward reads: all but an embedding that is no head."""
     config = model.config
     looked_up = 0 if config.tied else config.vocab_size * config.hidden_size
-    return (model.num_parameters - looked_up) * model.dtype.itemsize
+    return (model.info.num_parameters - looked_up) * model.dtype.itemsize
 
 
 def measure_forwards(log: Log, tiers: dict[str, Decoder], gb_s: float, context: int) -> None:
@@ -111,7 +111,7 @@ def measure_forwards(log: Log, tiers: dict[str, Decoder], gb_s: float, context: 
             "forward",
             tier=tier,
             runner=type(model).__name__,
-            parameters=model.num_parameters,
+            parameters=model.info.num_parameters,
             dtype=str(model.dtype),
             context=context,
             ms={n: 1e3 * s for n, s in seconds.items()},
@@ -125,7 +125,9 @@ def measure_draft(log: Log, model: Decoder, context: int, repeats: int = 30) -> 
     """Time per drafted token, without the host in between."""
     if not isinstance(model, StaticDecoder):
         return
-    ids = tuple(int(i) for i in np.random.default_rng(0).integers(5, model.vocab_size, context))
+    ids = tuple(
+        int(i) for i in np.random.default_rng(0).integers(5, model.info.vocab_size, context)
+    )
     [cache] = model.start([Prompt(token_ids=ids)])
     for params in (SamplingParams(), SamplingParams(temperature=0.8, top_p=0.95, seed=1)):
         sampler, times = Sampler(params), []

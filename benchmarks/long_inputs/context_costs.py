@@ -34,7 +34,7 @@ from outrider.bench.memory import peak_bytes, reset_peak
 from outrider.bench.scaling.scale import cost_scale, cost_scaled_label
 from outrider.context.config import ContextConfig
 from outrider.context.rankers.make import make_ranker
-from outrider.context.selector import select
+from outrider.context.selector import Selected
 from outrider.core.types import NO_IDS, Passage, Prompt, as_ids
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import family, load_model
@@ -71,7 +71,7 @@ def run_one(job: Mapping[str, Any]) -> dict[str, Any]:
     if job["context"]:
         ranker = make_ranker(config, model.embed)
         _warm(ranker)
-        model = select(model, ranker, config)
+        model = Selected(model, ranker, config)
     loaded = resident_bytes()
     resets = reset_peak()
     found = timed(model, prompt, forced)
@@ -85,7 +85,7 @@ def _short(prompt: Prompt) -> Prompt:
 
 def _warm(ranker: Any) -> None:
     """Load the encoder, where there is one: its weights are no cost of the input's."""
-    encoder = getattr(ranker, "encoder", None)
+    encoder = ranker.encoder
     if encoder is not None and ranker.encoder_name != "embeddings":
         encoder.encode([Passage("Once upon a time.", ())])
 
@@ -101,7 +101,7 @@ def timed(model: LanguageModel, prompt: Prompt, forced: Sequence[int]) -> dict[s
         model.forward([Segment(cache, NO_IDS)], [as_ids([-1])])
         cache.commit([token])
     ended = perf_counter()
-    reading = getattr(cache, "reading", None)
+    reading = cache.report.reading
     figures = {} if reading is None else reading.to_dict()
     rows = figures.get("kv_tokens", len(cache.text))
     refreshing = figures.get("refresh_seconds", 0.0)
@@ -109,7 +109,7 @@ def timed(model: LanguageModel, prompt: Prompt, forced: Sequence[int]) -> dict[s
     return {
         "prompt_tokens": len(prompt),
         "held_tokens": len(cache.text) - len(forced),
-        "kv_bytes": rows * getattr(model, "bytes_per_token", 0),
+        "kv_bytes": rows * model.info.bytes_per_token,
         "ttft_seconds": first - begun,
         "select_seconds": figures.get("select_seconds", 0.0),
         "ms_per_token": 1e3 * (ended - first) / max(len(forced) - 1, 1),

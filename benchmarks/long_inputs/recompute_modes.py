@@ -21,7 +21,7 @@ from benchmarks.long_inputs.selecting import Workshop, settings_of
 from benchmarks.long_inputs.stretched import KIND, stretch
 
 from outrider.context.config import ContextConfig
-from outrider.context.selector import select
+from outrider.context.selector import Selected
 from outrider.models.loading import family, load_model
 from outrider.protocols import LanguageModel
 
@@ -48,7 +48,7 @@ def measure(
             max_swaps=2,
             positions="original",
         )
-        selected = select(model, shop.ranker(args.selector, 0), config)
+        selected = Selected(model, shop.ranker(args.selector, 0), config)
         nats, cache = log_likelihoods(selected, prompt, ids, args.refresh)
         reading = cache.reading
         found[mode] = {

@@ -29,7 +29,7 @@ from benchmarks.long_inputs.records import Records, options
 from benchmarks.long_inputs.selecting import SELECTORS, Workshop, changed, settings_of
 
 from outrider.context.config import ContextConfig
-from outrider.context.selector import select
+from outrider.context.selector import Selected
 from outrider.models.loading import family, load_model
 from outrider.protocols import LanguageModel
 
@@ -51,7 +51,7 @@ def likelihood(
     found: dict[str, Any] = {NOTHING: {"nats": -sum(nats) / len(ids)}}
     prompt = shop.library.prompt(item.text, item.asked, config.chunk_size)
     for selector in args.selectors:
-        selected = select(model, shop.ranker(selector, _seed(item)), config)
+        selected = Selected(model, shop.ranker(selector, _seed(item)), config)
         nats, cache = log_likelihoods(selected, prompt, ids, config.refresh)
         reading = cache.reading.to_dict()
         found[selector] = {
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, records: Records) -> None:
         chunk_size=args.chunk_size,
         refresh=args.refresh,
     )
-    records.add("target", window=model.context_length, fingerprint=model.fingerprint)
+    records.add("target", window=model.info.context_length, fingerprint=model.info.fingerprint)
     items = list(read_summaries(args.data, args.documents, args.questions))
     begin = perf_counter()
     for number, item in enumerate(items):

@@ -95,7 +95,7 @@ def measure(args: argparse.Namespace, records: Records) -> None:
         model = load_model(folder, dtype=args.dtype, threads=args.threads)
         for length in args.lengths:
             key = f"{args.tier} {name} {length}"
-            if key in records.keys or length > model.context_length:
+            if key in records.keys or length > model.info.context_length:
                 continue
             nats = []
             for book in books[: args.books]:

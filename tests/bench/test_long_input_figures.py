@@ -15,7 +15,7 @@ from benchmarks.long_inputs.stretched import rope_parameters, stretch
 
 from outrider.context.config import ContextConfig
 from outrider.context.rankers.cosine import CosineRanker
-from outrider.context.selector import select
+from outrider.context.selector import Selected
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.llama.decoder import Decoder
 from outrider.protocols import Segment
@@ -89,7 +89,7 @@ def test_a_selection_looks_again_between_pieces(model: Decoder):
     config = ContextConfig(
         keep_ratio=0.25, refresh=4, query_mix=0.2, pin_ends=False, positions="compact"
     )
-    chosen = select(model, CosineRanker(Words(), window=None), config)
+    chosen = Selected(model, CosineRanker(Words(), window=None), config)
     _, cache = log_likelihoods(chosen, prompt, list(map(ord, " c c c c c c")), 4)
     assert cache.reading.refreshes == 2 and cache.selection.chosen == (2,)
 
@@ -151,11 +151,11 @@ def test_an_interrupted_run_goes_on(tmp_path: Path):
 def test_stretched_copies_read_further(tmp_path: Path):
     folder = make_checkpoint(tmp_path / "small", "llama", dtype=torch.float64, vocab_size=64)
     config = json.loads((folder / "config.json").read_text())
-    window = Decoder.load(folder, dtype=torch.float64).context_length
+    window = Decoder.load(folder, dtype=torch.float64).info.context_length
     for kind in ("yarn", "linear", "ntk"):
         copy = stretch(folder, tmp_path / kind, 4, kind)
         model = Decoder.load(copy, dtype=torch.float64)
-        assert model.context_length == 4 * window
+        assert model.info.context_length == 4 * window
         ids = tuple(i % 64 for i in range(2 * window))
         found, _ = log_likelihoods(model, Prompt(token_ids=ids), [1, 2], 2)
         assert np.isfinite(found).all()

@@ -89,11 +89,14 @@ def test_number_of_parameters(spec: str, tied: bool, tmp_path: Path) -> None:
     small = make_checkpoint(tmp_path / "small", tie_word_embeddings=tied)
     model = Decoder.load(cost_scale(small, spec, tmp_path / "large"))
     own = Decoder.load(small)
-    layer = (own.num_parameters - (1 + (not tied)) * 288 * 32 - 32) // 2
-    assert SIZES[spec] <= model.num_parameters < SIZES[spec] + layer
-    assert model.num_parameters == scaled_decoder(small, spec, "cpu", torch.float32).num_parameters
+    layer = (own.info.num_parameters - (1 + (not tied)) * 288 * 32 - 32) // 2
+    assert SIZES[spec] <= model.info.num_parameters < SIZES[spec] + layer
     assert (
-        model.num_parameters
+        model.info.num_parameters
+        == scaled_decoder(small, spec, "cpu", torch.float32).info.num_parameters
+    )
+    assert (
+        model.info.num_parameters
         == json.loads((tmp_path / "large/config.json").read_text())["outrider_cost_scaled"][
             "parameters"
         ]
@@ -102,9 +105,9 @@ def test_number_of_parameters(spec: str, tied: bool, tmp_path: Path) -> None:
 
 def test_times_as_many(tmp_path: Path) -> None:
     small = make_checkpoint(tmp_path / "small")
-    own = Decoder.load(small).num_parameters
+    own = Decoder.load(small).info.num_parameters
     model = Decoder.load(cost_scale(small, "x4", tmp_path / "large"))
-    assert 4 * own <= model.num_parameters < 5 * own
+    assert 4 * own <= model.info.num_parameters < 5 * own
 
 
 def test_fillers_cost_what_real_layers_cost(tmp_path: Path) -> None:
@@ -168,8 +171,8 @@ def test_labels(tmp_path: Path) -> None:
     small = make_checkpoint(tmp_path / "family" / "target")
     assert cost_scaled_label(small) is None and cost_scaled_label(tmp_path / "nothing") is None
     wide = scaled_decoder(small, "x6", "cpu", torch.float32, widen=2)
-    assert wide.name == "family/target cost-scaled to x6, widened 2 times"
-    assert wide.fingerprint != Decoder.load(small).fingerprint
+    assert wide.info.name == "family/target cost-scaled to x6, widened 2 times"
+    assert wide.info.fingerprint != Decoder.load(small).info.fingerprint
 
 
 @pytest.mark.parametrize("spec", ["", "30", "30 M", "30m", "x", "4x", "-1M", "1e9"])

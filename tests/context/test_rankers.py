@@ -137,6 +137,7 @@ def test_a_blend_by_hand() -> None:
 
     class Told:
         encoder_name = None
+        encoder = None
         name = "told"
         refreshes = True
 

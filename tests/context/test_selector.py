@@ -10,7 +10,7 @@ import torch
 
 from outrider import kernels
 from outrider.context.config import ContextConfig
-from outrider.context.selector import Selected, SelectedLayered, select
+from outrider.context.selector import Selected
 from outrider.core.errors import ContextError, OptionError
 from outrider.core.types import NO_IDS, LongContext, Passage, Prompt, as_ids
 from outrider.decoding import generate
@@ -19,9 +19,10 @@ from outrider.models.cpu.native import NativeDecoder
 from outrider.models.llama.decoder import Decoder
 from outrider.models.tabular import TabularModel
 from outrider.models.transformers.model import TransformersModel
-from outrider.protocols import ChainRequest, ContextSelector, LanguageModel, Layered, Segment
+from outrider.protocols import ChainRequest, LanguageModel, Segment
 from tests.context.toys import Wandering, long_prompt
 from tests.exactness.setups.rigs import generation, outputs, stage
+from tests.models.setups.bare import Bare
 from tests.models.setups.make_checkpoints import make_checkpoint
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -57,6 +58,7 @@ class Script:
     favourites: list[tuple[int, ...]]
     name: str = "script"
     encoder_name: str | None = None
+    encoder: None = None
     refreshes: bool = True
     seen: list[Passage | None] = field(default_factory=list)
 
@@ -105,7 +107,7 @@ def texts(model: LanguageModel, prompts: Any = (PROMPT,), count: int = 20) -> An
 
 
 def test_reading_everything_is_dense_and_never_refreshes(model: LanguageModel) -> None:
-    selected = select(model, Wandering(), replace(CONFIG, keep_ratio=1.0))
+    selected = Selected(model, Wandering(), replace(CONFIG, keep_ratio=1.0))
     [dense], [all_read] = texts(model), texts(selected)
     assert all_read.output == dense.output
     assert all_read.lane.cache.reading.refreshes == 0
@@ -116,7 +118,7 @@ def test_reading_everything_is_dense_and_never_refreshes(model: LanguageModel) -
 def test_a_refresh_equals_a_fresh_prefill(model: LanguageModel, positions: str) -> None:
     script = Script([(1, 3), (5, 3)])
     config = replace(CONFIG, keep_ratio=0.25, positions=positions)
-    selected = select(model, script, config)
+    selected = Selected(model, script, config)
     [cache] = selected.start([PROMPT])
     written = [7, 8, 9, 10]
     write(selected, cache, written)
@@ -137,7 +139,7 @@ def test_swaps_that_undo_each_other(model: LanguageModel, recompute: str) -> Non
     """Only what is read again after each change comes back to what it was."""
     script = Script([(1, 3), (5, 3), (1, 3)])
     config = replace(CONFIG, keep_ratio=0.25, recompute=recompute)
-    selected = select(model, script, config)
+    selected = Selected(model, script, config)
     [cache] = selected.start([PROMPT])
     written = [7, 8, 9, 10, 11, 12, 13, 14]
     write(selected, cache, written)
@@ -152,7 +154,7 @@ def test_what_is_stale_differs_from_what_is_read_again(model: LanguageModel) -> 
     logits = {}
     for recompute in ("suffix", "new_only", "partial"):
         config = replace(CONFIG, keep_ratio=0.25, recompute=recompute)
-        selected = select(model, Script([(1, 3), (0, 3)]), config)
+        selected = Selected(model, Script([(1, 3), (0, 3)]), config)
         [cache] = selected.start([PROMPT])
         write(selected, cache, [7, 8, 9, 10])
         logits[recompute] = next_logits(selected, cache)
@@ -182,7 +184,7 @@ def test_the_budget_holds_at_every_step_and_during_swaps(
     live = None
     monkeypatch.setattr(type(model), "forward", watched)
     config = replace(CONFIG, keep_ratio=1.0, budget=budget, recompute=recompute, max_swaps=3)
-    selected = select(model, Wandering(3), config)
+    selected = Selected(model, Wandering(3), config)
     [live] = selected.start([PROMPT])
     for token in range(3, 35):
         next_logits(selected, live)
@@ -194,8 +196,8 @@ def test_the_budget_holds_at_every_step_and_during_swaps(
 
 
 def test_great_hysteresis_is_static(model: LanguageModel) -> None:
-    stubborn = select(model, Wandering(), replace(CONFIG, hysteresis=3.0))
-    static = select(model, Wandering(), replace(CONFIG, refresh=0))
+    stubborn = Selected(model, Wandering(), replace(CONFIG, hysteresis=3.0))
+    static = Selected(model, Wandering(), replace(CONFIG, refresh=0))
     assert outputs(texts(stubborn)) == outputs(texts(static))
     [g] = texts(stubborn)
     assert g.lane.cache.reading.swaps == 0 and g.lane.cache.reading.refreshes == 4
@@ -205,26 +207,26 @@ def test_room_is_what_can_still_be_written(folder: Path) -> None:
     """Compact positions leave room for the largest choice; the window is never overrun."""
     model = Decoder.load(folder, dtype=torch.float64)
     prompt = long_prompt(5, chunks=80)
-    assert len(prompt) > model.context_length
+    assert len(prompt) > model.info.context_length
     with pytest.raises(ContextError, match="256"):
         model.start([prompt])
-    selected = select(model, Wandering(), replace(CONFIG, keep_ratio=0.9))
+    selected = Selected(model, Wandering(), replace(CONFIG, keep_ratio=0.9))
     [g] = texts(selected, [prompt], count=1000)
     assert str(g.finish) == "length"
     cache = g.lane.cache
-    assert len(cache.text) <= model.context_length
-    assert len(g.output) >= model.context_length // 4
-    assert selected.reads(prompt) == cache.longest <= model.context_length * 3 // 4
+    assert len(cache.text) <= model.info.context_length
+    assert len(g.output) >= model.info.context_length // 4
+    assert selected.reads(prompt) == cache.longest <= model.info.context_length * 3 // 4
 
 
 def test_what_does_not_fit_is_said_before_anything_is_read(folder: Path) -> None:
     model = Decoder.load(folder, dtype=torch.float64)
-    tight = select(model, Wandering(), replace(CONFIG, budget=5))
+    tight = Selected(model, Wandering(), replace(CONFIG, budget=5))
     with pytest.raises(ContextError, match="instruction takes 5 tokens"):
         tight.start([PROMPT])
     with pytest.raises(ContextError):
-        select(model, Wandering(), replace(CONFIG, budget=6)).start([PROMPT])
-    long_tail = select(model, Wandering(), replace(CONFIG, positions="compact"))
+        Selected(model, Wandering(), replace(CONFIG, budget=6)).start([PROMPT])
+    long_tail = Selected(model, Wandering(), replace(CONFIG, positions="compact"))
     with pytest.raises(ContextError, match=r"limited to 192.*larger context, or shorten"):
         long_tail.start([long_prompt(4, tail=200)])
     with pytest.raises(ContextError, match="no long input"):
@@ -234,7 +236,7 @@ def test_what_does_not_fit_is_said_before_anything_is_read(folder: Path) -> None
 @pytest.mark.parametrize("recompute", ["suffix", "new_only"])
 def test_a_long_input_that_ends_the_prompt_is_refused(folder: Path, recompute: str) -> None:
     """What is written would stand behind the last chunk that is read, until another one is."""
-    selected = select(
+    selected = Selected(
         Decoder.load(folder, dtype=torch.float64),
         Wandering(2),
         replace(CONFIG, recompute=recompute),
@@ -245,7 +247,7 @@ def test_a_long_input_that_ends_the_prompt_is_refused(folder: Path, recompute: s
 
 @pytest.mark.parametrize("start", [-1, 0, 3, 30])
 def test_a_long_input_that_the_prompt_does_not_hold_is_refused(folder: Path, start: int) -> None:
-    selected = select(Decoder.load(folder), Wandering(), CONFIG)
+    selected = Selected(Decoder.load(folder), Wandering(), CONFIG)
     assert PROMPT.context is not None
     wrong = replace(PROMPT, context=replace(PROMPT.context, start=start))
     with pytest.raises(ContextError, match="not what the prompt holds"):
@@ -254,7 +256,7 @@ def test_a_long_input_that_the_prompt_does_not_hold_is_refused(folder: Path, sta
 
 def test_embeddings_and_positions_of_its_own_are_refused_not_dropped(folder: Path) -> None:
     model = Decoder.load(folder)
-    selected = select(model, Wandering(), CONFIG)
+    selected = Selected(model, Wandering(), CONFIG)
     embeddings = model.embed(as_ids(PROMPT.token_ids))
     for prompt in (
         replace(PROMPT, embeddings=embeddings),
@@ -270,70 +272,57 @@ def test_what_does_not_fit_is_known_before_it_is_read(folder: Path) -> None:
     assert PROMPT.context is not None
     pinned = replace(PROMPT, context=PROMPT.context.pin(*range(7)))
     with pytest.raises(ContextError, match="7 pinned chunks"):
-        select(model, Wandering(), replace(CONFIG, budget=14)).reads(pinned)
+        Selected(model, Wandering(), replace(CONFIG, budget=14)).reads(pinned)
     with pytest.raises(ContextError, match="smallest chunk"):
-        select(model, Wandering(), replace(CONFIG, budget=6)).reads(PROMPT)
+        Selected(model, Wandering(), replace(CONFIG, budget=6)).reads(PROMPT)
 
 
 def test_rows_that_were_written_in_one_go_are_counted(model: LanguageModel) -> None:
-    selected = select(model, Wandering(), CONFIG)
+    selected = Selected(model, Wandering(), CONFIG)
     [cache] = selected.start([PROMPT])
     sampler = generation(PROMPT).request.sampler
-    written = selected.write([ChainRequest(Segment(cache, NO_IDS), sampler, (), 3)])
-    if written is not None:
+    decoder = selected.chain_decoder
+    if decoder is not None:
+        written = decoder.write_chains([ChainRequest(Segment(cache, NO_IDS), sampler, (), 3)])
+        assert written is not None
         assert len(written[0]) == 3
         assert cache.reading.kv_tokens == cache.reading.held_tokens + 2
 
 
 def test_what_a_model_can_not_do_is_refused(folder: Path) -> None:
-    unsegmented: Any = Plain(Decoder.load(folder, dtype=torch.float64))
+    unsegmented: Any = Bare(Decoder.load(folder, dtype=torch.float64))
     with pytest.raises(OptionError, match="new_only"):
-        select(unsegmented, Wandering(), replace(CONFIG, recompute="new_only"))
+        Selected(unsegmented, Wandering(), replace(CONFIG, recompute="new_only"))
     with pytest.raises(OptionError, match="gaps"):
-        select(unsegmented, Wandering(), replace(CONFIG, positions="original"))
+        Selected(unsegmented, Wandering(), replace(CONFIG, positions="original"))
     with pytest.raises(OptionError, match="compact"):
         model = Decoder.load(folder, dtype=torch.float64)
-        select(model, Wandering(), replace(CONFIG, recompute="partial", positions="compact"))
+        Selected(model, Wandering(), replace(CONFIG, recompute="partial", positions="compact"))
     with pytest.raises(OptionError, match="already"):
-        select(select(model, Wandering(), CONFIG), Wandering(), CONFIG)
-
-
-class Plain:
-    """A model without any ability beside those every model has."""
-
-    def __init__(self, model: Decoder) -> None:
-        self.model, self.name, self.fingerprint = model, "plain", "plain"
-        self.vocab_size, self.context_length = model.vocab_size, model.context_length
-
-    def start(self, prompts: Any, reuse: Any = None) -> list[Any]:
-        return self.model.start(prompts, reuse)
-
-    def forward(self, segments: Any, want: Any) -> Any:
-        return self.model.forward(segments, want)
+        Selected(Selected(model, Wandering(), CONFIG), Wandering(), CONFIG)
 
 
 def test_models_whose_caches_are_closed_read_from_the_first_change_on(folder: Path) -> None:
     model = Decoder.load(folder, dtype=torch.float64)
-    plain = select(Plain(model), Wandering(), CONFIG)
-    opened = select(model, Wandering(), replace(CONFIG, positions="compact"))
+    plain = Selected(Bare(model), Wandering(), CONFIG)
+    opened = Selected(model, Wandering(), replace(CONFIG, positions="compact"))
     assert outputs(texts(plain)) == outputs(texts(opened))
     [g] = texts(plain)
     assert g.lane.cache.reading.swaps > 2
 
 
 def test_what_else_a_model_can_do_is_kept(folder: Path) -> None:
-    layered = select(Decoder.load(folder), Wandering(), CONFIG)
-    table = select(TabularModel.random(), Wandering(), CONFIG)
-    assert isinstance(layered, SelectedLayered) and isinstance(layered, Layered)
-    assert type(table) is Selected and not isinstance(table, Layered)
+    layered = Selected(Decoder.load(folder), Wandering(), CONFIG)
+    table = Selected(TabularModel.random(), Wandering(), CONFIG)
+    assert layered.layered is not None and table.layered is None
     for model in (layered, table):
-        assert isinstance(model, ContextSelector) and isinstance(model, LanguageModel)
+        assert model.selector is model and isinstance(model, LanguageModel)
 
 
 def test_pinned_and_banned_chunks(model: LanguageModel) -> None:
     assert PROMPT.context is not None
     prompt = replace(PROMPT, context=PROMPT.context.pin(2).ban(0, 5))
-    selected = select(model, Wandering(1), CONFIG)
+    selected = Selected(model, Wandering(1), CONFIG)
     [g] = texts(selected, [prompt])
     for look in g.lane.cache.selection.looks:
         assert 2 in look.chosen and not {0, 5} & set(look.chosen)
@@ -344,11 +333,11 @@ def test_pinned_and_banned_chunks(model: LanguageModel) -> None:
 
 
 def test_the_record(model: LanguageModel) -> None:
-    [g] = texts(select(model, Wandering(2), CONFIG))
+    [g] = texts(Selected(model, Wandering(2), CONFIG))
     figures = g.lane.cache.reading.to_dict()
     assert figures["tokens"] == PROMPT.context.num_tokens  # pyright: ignore
     assert figures["chunks"] == 7 and figures["kept_chunks"] == 4
     assert figures["refreshes"] == 4 and figures["swaps"] >= 2
-    assert figures["kv_bytes"] == figures["kv_tokens"] * model.bytes_per_token  # pyright: ignore
+    assert figures["kv_bytes"] == figures["kv_tokens"] * model.info.bytes_per_token  # pyright: ignore
     assert g.counters.reading is g.lane.cache.reading
     assert g.counters.seconds["refresh"] >= figures["refresh_seconds"] > 0

@@ -42,6 +42,7 @@ class Wandering:
     seed: int = 0
     name: str = "wandering"
     encoder_name: str | None = None
+    encoder: None = None
     refreshes: bool = True
 
     def index(self, context: LongContext) -> WanderingIndex:

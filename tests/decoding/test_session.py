@@ -208,8 +208,8 @@ def test_what_can_not_be_read_is_refused_and_no_request_has_joined(
     what: str, chunk: int | None
 ) -> None:
     prompts = {
-        "long": [1] * FAMILY.target.context_length,
-        "unknown id": [1, 2, 3, FAMILY.target.vocab_size],
+        "long": [1] * FAMILY.target.info.context_length,
+        "unknown id": [1, 2, 3, FAMILY.target.info.vocab_size],
         "empty": [],
     }
     session = Session(stage(FAMILY.target, NoDrafter()))

@@ -93,7 +93,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
         books = seen.rounds if any(map(len, want)) else seen.prefill
         for segment in segments:
             unread = 0 if segment.cache.fed else len(segment.cache.pending)
-            books[self.name] = books.get(self.name, 0) + unread + len(segment.tokens)
+            books[self.info.name] = books.get(self.info.name, 0) + unread + len(segment.tokens)
         return forward(self, segments, want)
 
     monkeypatch.setattr(Decoder, "forward", spy)

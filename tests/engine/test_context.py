@@ -54,7 +54,7 @@ def test_without_a_selection_everything_is_read(folders: Folders) -> None:
     assert figures["kept_tokens"] == 150 and figures["chunks"] == figures["kept_chunks"] > 0
     held = result.prompt_tokens + 19
     assert figures["kv_tokens"] == held
-    bytes_per_token = generator.strategy.target.bytes_per_token  # pyright: ignore
+    bytes_per_token = generator.strategy.target.info.bytes_per_token  # pyright: ignore
     assert figures["kv_bytes"] == held * bytes_per_token > 0
 
 

@@ -20,7 +20,7 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.memory import Demand
 from outrider.models.transformers.model import TransformersModel
 from outrider.models.vision.encoder import TransformersEyes
-from outrider.models.vision.image_model import Sighted, sighted
+from outrider.models.vision.image_model import Sighted
 from outrider.models.vision.loading import BlindWarning
 from outrider.strategy import Strategy
 from tests.matrix import matrix
@@ -63,9 +63,9 @@ def ours(path: Path, runner: str) -> Generator:
     pictures = TransformersEyes.load(open_checkpoint(path)).pictures
     eyes = TransformersEyes(model.model, pictures, name="target")
     return Generator(
-        Strategy(target=sighted(model, eyes)),
+        Strategy(target=Sighted(model, eyes)),
         tokenizer=Tokenizer.load(path),
-        defaults=ModelDefaults(end_ids=model.end_ids),
+        defaults=ModelDefaults(end_ids=model.info.end_ids),
     )
 
 

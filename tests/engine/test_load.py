@@ -46,10 +46,10 @@ def tiers(strategy: Strategy) -> list[tuple[str, str]]:
     if isinstance(drafter, Bypass):
         drafter = drafter.qualified
     while isinstance(drafter, Qualified):
-        found.append((drafter.name, drafter.qualifier.name))
+        found.append((drafter.name, drafter.qualifier.info.name))
         drafter = drafter.drafter
     if isinstance(drafter, ModelDrafter):
-        found.append((drafter.name, drafter.model.name))
+        found.append((drafter.name, drafter.model.info.name))
     return found
 
 
@@ -253,7 +253,9 @@ def test_built_models_take_room_for_their_caches(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("outrider.engine.build.plan_memory", lambda d, **_: planned.extend(d))
     target = load(make_model("llama"), mode="none").strategy.target
     assert isinstance(target, TransformersModel)
-    assert [d.cache for d in planned] == [target.bytes_per_token] and target.bytes_per_token > 0
+    assert [d.cache for d in planned] == [
+        target.info.bytes_per_token
+    ] and target.info.bytes_per_token > 0
 
 
 def test_one_tokenizer_speaks_for_built_models(folders: Folders) -> None:
@@ -269,7 +271,7 @@ def test_one_tokenizer_speaks_for_built_models(folders: Folders) -> None:
 
 def test_errors_call_a_model_by_tier_and_folder(folders: Folders) -> None:
     built = load(folders.small, draft=make_model("llama")).strategy
-    assert built.target.name == "target (small)"
+    assert built.target.info.name == "target (small)"
     assert tiers(built) == [("draft", "draft (LlamaForCausalLM)")]
 
 

@@ -11,7 +11,7 @@ import pytest
 from outrider import kernels
 from outrider.acceptance import Fuzzy
 from outrider.context.config import ContextConfig
-from outrider.context.selector import Selected, select
+from outrider.context.selector import Selected
 from outrider.decoding.generation import Generation
 from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified
 from outrider.drafters.layers.del_ import DynamicExit
@@ -78,7 +78,7 @@ def cases(names: str, *axes: Any, crossed: int = 1) -> pytest.MarkDecorator:
 
 
 def selecting(model: LanguageModel, config: ContextConfig = SWAPPING, seed: int = 0) -> Selected:
-    return select(model, Wandering(seed), config)
+    return Selected(model, Wandering(seed), config)
 
 
 def drafters(family: Family, target: LanguageModel) -> dict[str, Drafter]:

@@ -27,7 +27,7 @@ from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.models.transformers.model import TransformersModel
 from outrider.models.vision.encoder import TransformersEyes
-from outrider.models.vision.image_model import Sighted, sighted
+from outrider.models.vision.image_model import Sighted
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Drafter, LanguageModel
 from tests.exactness.setups.rigs import check_counters, finish, generation, outputs, run, stage
@@ -103,14 +103,14 @@ def own(path: Path) -> Sighted:
     text = text_checkpoint(checkpoint)
     assert text is not None
     eyes = TransformersEyes.load(checkpoint, dtype=DOUBLE)
-    return sighted(Decoder.load(text, dtype=DOUBLE), eyes)
+    return Sighted(Decoder.load(text, dtype=DOUBLE), eyes)
 
 
 def theirs(path: Path) -> Sighted:
     """By that of `transformers`, which lends its own vision tower."""
     model = TransformersModel.load(path, dtype=DOUBLE)
     pictures = TransformersEyes.load(open_checkpoint(path)).pictures
-    return sighted(model, TransformersEyes(model.model, pictures, name="target"))
+    return Sighted(model, TransformersEyes(model.model, pictures, name="target"))
 
 
 RUNNERS: dict[str, Callable[[Path], Sighted]] = {"own": own, "transformers": theirs}

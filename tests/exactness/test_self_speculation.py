@@ -213,7 +213,7 @@ def test_trees_larger_than_the_window(runner: str, tmp_path: Path) -> None:
         tmp_path, num_hidden_layers=LAYERS, vocab_size=48, max_position_embeddings=32
     )
     model = RUNNERS[runner](made)
-    assert model.context_length == 32
+    assert model.info.context_length == 32
     prompts = [PROMPTS[2] * 4, (*PROMPTS[2] * 4, 1, 2), (*PROMPTS[2] * 4, 1, 2, 3), PROMPTS[0]]
     plain = run(stage(model, NoDrafter()), prompts, max_new_tokens=50)
     assert [len(g.output) for g in plain] == [4, 2, 1, 28]

@@ -204,8 +204,8 @@ def test_it_is_a_cache_and_the_model_a_model() -> None:
     assert list(cache.unseen.text) == [0, 1, 2, 3]
     assert list(cache.pending) == [3]
     assert cache.horizon is None
-    assert model.bytes_per_token == 0
-    assert "guided-2" in model.fingerprint
+    assert model.info.bytes_per_token == 0
+    assert "guided-2" in model.info.fingerprint
 
 
 def test_both_caches_keep_the_same_of_a_tree() -> None:

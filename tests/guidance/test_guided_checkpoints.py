@@ -15,11 +15,11 @@ from outrider.drafters.layers.skip import EvenSkip
 from outrider.drafters.layers.swift import Swift
 from outrider.drafters.neural.growth import Eagle2
 from outrider.drafters.neural.tree import TreeDrafter
-from outrider.guidance.guided import Guided, GuidedLayered, guide
+from outrider.guidance.guided import Guided, guide
 from outrider.models.llama.decoder import Decoder
-from outrider.models.vision.image_model import sighted
+from outrider.models.vision.image_model import Sighted
 from outrider.policies import FixedLength, FixedTree
-from outrider.protocols import Drafter, Layered, Segment
+from outrider.protocols import Drafter, Segment
 from tests.exactness.setups import checkpoints
 from tests.exactness.setups.checkpoints import make_tiers
 from tests.exactness.setups.rigs import outputs, run, stage
@@ -43,7 +43,7 @@ PROMPTS = [
 class NumberEyes:
     """Sees an image, which is a number, as three random rows; blank ones as zeros."""
 
-    unspoken = frozenset({IMAGE})
+    image_token_ids = frozenset({IMAGE})
 
     def __init__(self, table: Tensor) -> None:
         self.table = table
@@ -76,7 +76,7 @@ def models(folders: list[Path], request: Any) -> list[Any]:
     """Both see."""
     loaded = [checkpoints.RUNNERS[request.param](path) for path in folders]
     table = Decoder.load(folders[0], dtype=torch.float64).embed(as_ids(range(48)))
-    return [sighted(model, NumberEyes(table)) for model in loaded]
+    return [Sighted(model, NumberEyes(table)) for model in loaded]
 
 
 def drafters(models: Sequence[Any]) -> dict[str, Drafter]:
@@ -129,7 +129,7 @@ def assert_fresh(model: Any, generation: Generation) -> None:
     picture = generation.request.prompt.pictured
     assert picture is not None
     both = generation.lane.cache
-    assert both.looked > 0.0
+    assert both.report.vision_seconds > 0.0
     for cache, view in ((both.seen, picture), (both.unseen, picture.blanked())):
         [read] = model.eyes.views([view])
         assert_equals_fresh_prefill(model, cache, embeddings=read.embeddings)
@@ -167,10 +167,9 @@ def test_rows_are_mixed_by_the_formula_of_the_paper(models: list[Any]) -> None:
 
 def test_layers_of_a_guided_model_are_drafted_with_unguided(models: list[Any]) -> None:
     model = guide(models[0], 2.0)
-    assert isinstance(model, GuidedLayered)
-    assert isinstance(model, Layered)
-    assert model.num_layers == 4
-    assert getattr(model, "unspoken", None) == {IMAGE}
+    assert isinstance(model, Guided)
+    assert model.layered is not None and model.layered.num_layers == 4
+    assert model.info.image_token_ids == {IMAGE}
 
 
 def test_the_next_turn_builds_on_both_caches(models: list[Any]) -> None:

@@ -23,10 +23,9 @@ class SeeingTable(TabularModel):
     `batches` notes how many texts each forward since the start has read, `read` what was started.
     """
 
-    unspoken = frozenset({99})
-
     def __init__(self, table: Tensor, null: Tensor, **settings: Any) -> None:
         super().__init__(table, **settings)
+        self.info = replace(self.info, image_token_ids=frozenset({99}))
         self.null = TabularModel(null)
         self.batches: list[int] = []
         self.read: list[Prompt] = []
@@ -45,7 +44,7 @@ class SeeingTable(TabularModel):
         ahead = 0 if pictured is None else 1 if blank else 3
         view = Prompt(token_ids=(0,) * ahead + prompt.token_ids)
         kind = BlankCache if blank else TabularCache
-        return start_caches(self, [view], None, lambda: kind(self.context_length))[0]
+        return start_caches(self, [view], None, lambda: kind(self.info.context_length))[0]
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
         self.batches.append(len(segments))

@@ -1,5 +1,7 @@
 """Timing forwards."""
 
+from dataclasses import replace
+
 import pytest
 
 from outrider.core.errors import OptionError
@@ -11,7 +13,7 @@ class Recording:
     """A tabular model that notes how many rows each forward was asked for, behind what."""
 
     def __init__(self, model: TabularModel, context_length: int = 64) -> None:
-        self.model, self.context_length = model, context_length
+        self.model, self.info = model, replace(model.info, context_length=context_length)
         self.seen: list[tuple[int, int]] = []
 
     def __getattr__(self, name: str):

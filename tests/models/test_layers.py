@@ -75,7 +75,7 @@ def slack(model: Any) -> float:
 
 
 def test_models_say_what_they_can(model: Any) -> None:
-    assert isinstance(model, Layered) and model.num_layers == LAYERS
+    assert isinstance(model.layered, Layered) and model.layered.num_layers == LAYERS
     assert isinstance(model.subset(LayerSet.exit_at(LAYERS, 1)), LanguageModel)
     with pytest.raises(OptionError, match="6 layers"):
         model.subset(LayerSet.exit_at(6, 1))
@@ -133,35 +133,22 @@ def test_a_half_left_out_adds_nothing(folder: Path, half: str, tmp_path: Path) -
 
 def test_exits_are_what_layers_hand_on(model: Any) -> None:
     cache = begin(model)
-    model.watch(cache, True)
+    model.hidden_states.watch(cache, range(1, LAYERS))
     tree = Segment(cache, as_ids([7, 8, 9]), as_ids([-1, -1, 1]))
     [rows] = model.forward([tree], [as_ids([2, -1, 1])])
-    assert rows.streams is not None and rows.streams.shape[:2] == (LAYERS - 1, 3)
+    assert rows.states is not None and rows.states.shape[:2] == (LAYERS - 1, 3)
     cache.commit(())
-    model.watch(cache, False)
+    model.hidden_states.watch(cache, None)
     borrowed = model.borrow(cache)
     for depth in range(1, LAYERS):
         part = model.subset(LayerSet.exit_at(LAYERS, depth))
         tree = Segment(borrowed, as_ids([7, 8, 9]), as_ids([-1, -1, 1]))
         [drafted] = part.forward([tree], [as_ids([2, -1, 1])])
         borrowed.commit(())
-        assert drafted.streams is None
-        exits = model.read_out(rows.streams[depth - 1])
+        assert drafted.states is None
+        exits = model.read_out(rows.states[depth - 1])
         assert float((exits - drafted.logits).abs().max()) <= 1e-9
-    assert model.forward([Segment(cache, NO_IDS)], [as_ids([-1])])[0].streams is None
-
-
-def test_watched_texts_of_a_batch_get_their_own_streams(model: Any) -> None:
-    caches = [begin(model, TEXT[:n]) for n in (2, 5, 3)]
-    alone = []
-    for cache in caches:
-        model.watch(cache, True)
-        alone += model.forward([Segment(cache, as_ids([4]))], [as_ids([-1, 0])])
-        cache.commit(())
-    together = model.forward([Segment(c, as_ids([4])) for c in caches], [as_ids([-1, 0])] * 3)
-    for one, other in zip(alone, together, strict=True):
-        assert one.streams.shape == other.streams.shape
-        assert float((one.streams - other.streams).abs().max()) <= 1e-9
+    assert model.forward([Segment(cache, NO_IDS)], [as_ids([-1])])[0].states is None
 
 
 def test_read_out_of_many_rows_and_of_none(model: Any) -> None:
@@ -188,8 +175,8 @@ def test_compiled_parts_point_to_the_same_weights(folder: Path) -> None:
             matrices = [getattr(m.layers[i], name) for m, i in ((own, ours), (whole, index))]
             assert matrices[0].data == matrices[1].data
     assert own.head.data == whole.head.data and own.embed == whole.embed
-    assert 0 < part.weight_bytes < model.weight_bytes
-    assert model.subset(LayerSet.exit_at(LAYERS, 1)).weight_bytes < part.weight_bytes
+    assert 0 < part.info.weight_bytes < model.info.weight_bytes
+    assert model.subset(LayerSet.exit_at(LAYERS, 1)).info.weight_bytes < part.info.weight_bytes
 
 
 def test_eager_parts_hold_the_same_weights(eager: Decoder) -> None:
@@ -336,7 +323,7 @@ def test_writes_over_a_part_what_a_loop_would(folder: Path, confidence: float) -
         row, segment = looped.num_speculative, Segment(looped, as_ids(expected[-1:]))
     written = model.borrow(cache)
     segment = Segment(written, NO_IDS)
-    [tokens] = part.write([ChainRequest(segment, sampler, [], 12)], confidence) or []
+    [tokens] = part.write_chains([ChainRequest(segment, sampler, [], 12)], confidence) or []
     assert tokens.tolist() == expected
     assert (len(expected) < 12) == (confidence > 0)
     assert_equals_fresh_prefill(model, cache, tolerance=0.0)

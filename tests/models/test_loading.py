@@ -41,8 +41,8 @@ def test_supported_folders_run_in_the_decoder_without_a_word(tmp_path: Path) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = load_model(path, name="target")
-    assert isinstance(model, OURS) and model.name == "target"
-    assert load_model(str(path)).name == "tiny"
+    assert isinstance(model, OURS) and model.info.name == "target"
+    assert load_model(str(path)).info.name == "tiny"
 
 
 def test_others_fall_back_with_one_line_that_says_why(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_others_fall_back_with_one_line_that_says_why(tmp_path: Path) -> None:
     with pytest.warns(FallbackWarning) as caught:
         model = load_model(tmp_path, name="draft", dtype="bfloat16")
     assert isinstance(model, TransformersModel)
-    assert (model.name, model.dtype) == ("draft", torch.bfloat16)
+    assert (model.info.name, model.dtype) == ("draft", torch.bfloat16)
     [warning] = caught
     line = str(warning.message)
     assert line.startswith("draft runs through transformers") and "'gpt2'" in line
@@ -61,7 +61,7 @@ def test_built_models_are_wrapped_and_ours_returned() -> None:
     model = build(*RUNS["opt"])
     wrapped = load_model(model, name="draft")
     assert isinstance(wrapped, TransformersModel)
-    assert wrapped.model is model and wrapped.name == "draft"
+    assert wrapped.model is model and wrapped.info.name == "draft"
     ours = TabularModel.random()
     assert load_model(ours) is ours
 

@@ -73,16 +73,16 @@ def test_a_checkpoint_is_weighed_by_its_headers(dtype: torch.dtype, tmp_path: Pa
     path = make_checkpoint(tmp_path, "qwen2", dtype=torch.float16)
     demand = Demand.of_checkpoint("target", open_checkpoint(path), dtype)
     model = Decoder.load(path, dtype=dtype)
-    assert demand.weights == model.num_parameters * dtype.itemsize
-    assert demand.cache == model.bytes_per_token
-    assert demand.context_length == model.context_length
+    assert demand.weights == model.info.num_parameters * dtype.itemsize
+    assert demand.cache == model.info.bytes_per_token
+    assert demand.context_length == model.info.context_length
 
 
 @pytest.mark.parametrize("kind", [*RUNS, *ALSO_RUNS])
 def test_the_cache_is_as_large_as_foretold(kind: str) -> None:
     model = build(*(RUNS | ALSO_RUNS)[kind])
     expected = cache_numbers(text_config(model.config.to_dict())) * 4
-    assert TransformersModel(model).bytes_per_token == expected
+    assert TransformersModel(model).info.bytes_per_token == expected
 
 
 def test_latent_attention_is_counted_expanded() -> None:
@@ -94,7 +94,7 @@ def test_latent_attention_is_counted_expanded() -> None:
 def test_a_loaded_model_needs_only_its_cache(tmp_path: Path) -> None:
     model = Decoder.load(make_checkpoint(tmp_path, "llama"))
     demand = Demand.of_model("target", model)
-    assert (demand.weights, demand.cache) == (0, model.bytes_per_token)
+    assert (demand.weights, demand.cache) == (0, model.info.bytes_per_token)
     plan = plan_memory([demand], context=100, available=GIB)
     assert [line.label for line in plan.lines] == ["target cache at 100 tokens", "overhead"]
     assert Demand.of_model("draft", TabularModel.random()).cache == 0

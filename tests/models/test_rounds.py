@@ -113,7 +113,7 @@ def test_nothing_to_do(pair: Pair) -> None:
     cache = begin(model, random_ids(3))
     next_logits(model, cache)
     [rows] = model.forward([Segment(cache, NO_IDS)], [NO_IDS])
-    assert rows.logits.shape == (0, model.vocab_size)
+    assert rows.logits.shape == (0, model.info.vocab_size)
 
 
 def test_two_segments_of_one_cache(pair: Pair) -> None:
@@ -248,7 +248,7 @@ def test_wide_tree_at_the_end_of_the_context(pair: Pair) -> None:
 
 def test_context_is_bounded(pair: Pair) -> None:
     model, _ = pair
-    assert model.context_length == 256
+    assert model.info.context_length == 256
     with pytest.raises(ContextError):
         begin(model, random_ids(256))
     cache = begin(model, random_ids(255))

@@ -45,7 +45,7 @@ def play_rounds(model: Any, seed: int) -> None:
     prompts = [Prompt(token_ids=random_ids(n, seed=n)) for n in (1, 5, 20)]
     caches = model.start(prompts)
     for _ in range(ROUNDS):
-        drafts = [random_draft(rng, model.vocab_size) for _ in caches]
+        drafts = [random_draft(rng, model.info.vocab_size) for _ in caches]
         pairs = [attach(c, NO_IDS, d) for c, d in zip(caches, drafts, strict=True)]
         model.forward([segment for segment, _ in pairs], [want for _, want in pairs])
         for cache, draft in zip(caches, drafts, strict=True):

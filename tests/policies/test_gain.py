@@ -179,6 +179,17 @@ def test_one_stall_does_not_count() -> None:
     assert tally.pace.seconds > 0.14, "a longer draft is no stall"
 
 
+def test_a_stall_in_the_only_undrafted_round_starts_no_drafting() -> None:
+    """A round without a draft is never believed to take longer than one with a draft."""
+    counters = Counters(rounds=60)
+    counters.plain.note(50.0, 1)
+    useless = counters.tallies["draft"] = Tally()
+    for round_ in range(50):
+        counters.checked.note(1.1, 2)
+        useless.note(1, 0, True, round_)
+    assert policy(DRAFT).budget(counters).depth == 0
+
+
 def test_rounds_that_take_longer_here_than_measured() -> None:
     """A busy machine slows forwards over several rows more than those over one, say."""
     by = policy(DRAFT)

@@ -109,7 +109,7 @@ class Counting(TabularModel):
 
 
 def test_each_model_reads_each_token_once() -> None:
-    verifier, proposer = (Counting(m.table, m.name) for m in (VERIFIER, PROPOSER))
+    verifier, proposer = (Counting(m.table, m.info.name) for m in (VERIFIER, PROPOSER))
     calibrate(verifier, proposer, PROMPTS, PARAMS, tokens_per_prompt=40, batch_size=8)
     tokens = sum(len(p) + 40 - 1 for p in PROMPTS)
     assert (verifier.read, proposer.read) == (tokens, tokens)
@@ -119,7 +119,7 @@ def test_each_model_reads_each_token_once() -> None:
 def test_texts_end_where_a_window_does() -> None:
     for windows in ((12, 1000), (1000, 12)):
         pair = [
-            TabularModel(m.table, context_length=w, name=m.name)
+            TabularModel(m.table, context_length=w, name=m.info.name)
             for m, w in zip((VERIFIER, PROPOSER), windows, strict=True)
         ]
         made = calibrate(*pair, PROMPTS, PARAMS, tokens_per_prompt=30, divergences=["tv"])

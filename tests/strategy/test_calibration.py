@@ -170,4 +170,4 @@ def test_unordered_quantiles_and_missing_files_are_refused(tmp_path: Path) -> No
 
 def test_models_are_known_by_name_and_fingerprint() -> None:
     model = TabularModel.random(name="table")
-    assert ModelId.of(model) == ModelId("table", model.fingerprint)
+    assert ModelId.of(model) == ModelId("table", model.info.fingerprint)

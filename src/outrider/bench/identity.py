@@ -12,7 +12,6 @@ from outrider.bench.statistics import first_difference
 from outrider.bench.strategies import BASELINE
 from outrider.core.types import NO_IDS, Exactness, Prompt, as_ids
 from outrider.engine.load import load
-from outrider.models.cpu.native import NativeDecoder
 from outrider.protocols import Segment
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.noise import Purpose, gumbel, stream_key
@@ -96,7 +95,7 @@ def float32_texts(
 ) -> dict[str, list[int]]:
     """Prompt -> what the target writes undrafted in float32; of at most `_COMPARED` prompts."""
     tier = opened.tiers["target"]
-    device = getattr(opened.models["target"], "device", "cpu")
+    device = opened.models["target"].info.device
     generator = load(tier.folder, mode="none", dtype="float32", device=str(device))
     generator.tokenizer = None
     step = max(len(places) // _COMPARED, 1)
@@ -109,8 +108,7 @@ def float32_texts(
 
 
 def _tolerance(opened: OpenModels) -> float:
-    target = opened.models["target"]
-    same_rows = isinstance(getattr(target, "inner", target), NativeDecoder)
+    same_rows = opened.models["target"].info.batch_invariant
     return 0.0 if same_rows else _NEAR.get(opened.dtype, 0.0)
 
 

@@ -7,8 +7,6 @@ from inspect import signature
 from time import sleep
 from typing import Any
 
-import torch
-
 from outrider.bench.measure import Place, RivalSystem, Run, System
 from outrider.bench.models import OpenModels
 from outrider.bench.rivals.rival import Rival
@@ -73,7 +71,7 @@ class LineUp:
         draft = tiers.get("draft")
         if rival.method == "draft" and draft is None:
             raise OutriderError("it needs a draft model")
-        place = getattr(self.opened.models["target"], "device", torch.device("cpu"))
+        place = self.opened.models["target"].info.device
         options: dict[str, Any] = {
             "threads": used_threads(self.opened.settings.threads),
             "dtype": self.opened.dtype,

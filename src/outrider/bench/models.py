@@ -17,7 +17,6 @@ from outrider.engine.load import load
 from outrider.engine.options import NO_TIER
 from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import (
     families_folder,
     family,
@@ -187,18 +186,14 @@ def _load(tier: Tier, settings: Models) -> LanguageModel:
     return scaled_decoder(tier.folder, tier.build, place, resolve_dtype(settings.dtype, place))
 
 
-def _as_loaded(tier: Tier, model: Any) -> Tier:
+def _as_loaded(tier: Tier, model: LanguageModel) -> Tier:
     """With the dtype that the model turned out to have, and what it reads by its own account."""
-    dtype = str(getattr(model, "dtype", tier.dtype)).removeprefix("torch.")
+    info = model.info
+    dtype = str(info.dtype or tier.dtype).removeprefix("torch.")
     if tier.build is not None:
-        tier = replace(tier, label=model.name, parameters=model.num_parameters)
-    own = getattr(model, "weight_bytes", None)
-    if own is None and isinstance(model, Decoder):
-        table = 0 if model.config.tied else model.weights.embed.numel()
-        own = (model.num_parameters - table) * model.dtype.itemsize
-    return replace(
-        tier, dtype=dtype, weight_bytes=own or weight_bytes(open_checkpoint(tier.folder), dtype)
-    )
+        tier = replace(tier, label=info.name, parameters=info.num_parameters or tier.parameters)
+    own = info.weight_bytes or weight_bytes(open_checkpoint(tier.folder), dtype)
+    return replace(tier, dtype=dtype, weight_bytes=own)
 
 
 def _named(source: str | Path) -> str:

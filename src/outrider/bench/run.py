@@ -186,7 +186,7 @@ def _places(
     tasks: Sequence[Task], opened: OpenModels, settings: Settings
 ) -> tuple[list[Place], dict[str, int]]:
     """Prompts as ids, and how many of each workload do not fit the target's window."""
-    room = opened.models["target"].context_length - settings.sampling["max_new_tokens"]
+    room = opened.models["target"].info.context_length - settings.sampling["max_new_tokens"]
     places: list[Place] = []
     left_out: dict[str, int] = {}
     for task in tasks:
@@ -198,7 +198,7 @@ def _places(
     if not places:
         raise OptionError(
             f"no prompt leaves room for {settings.sampling['max_new_tokens']} tokens in the "
-            f"target's window of {opened.models['target'].context_length}",
+            f"target's window of {opened.models['target'].info.context_length}",
             hint="Give a smaller --max-new-tokens or shorter prompts",
         )
     return places, left_out

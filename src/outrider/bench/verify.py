@@ -15,7 +15,6 @@ from outrider.bench.models import OpenModels, Tier
 from outrider.core.errors import OptionError
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.costs import forward_seconds
-from outrider.models.cpu.native import NativeDecoder
 from outrider.models.quality import known_quality
 from outrider.protocols import LanguageModel
 
@@ -82,10 +81,8 @@ def _loss_rise(tier: Tier) -> float | None:
 
 def _chosen(model: LanguageModel, widths: Iterable[int]) -> dict[str, int] | None:
     """Threads of a forward by its rows, of the runner that measures which are best."""
-    runner = getattr(model, "inner", model)  # of the text stack, where a model sees
-    if not isinstance(runner, NativeDecoder):
-        return None
-    return {str(n): runner.threads.of(n) for n in widths}
+    threads_of = model.info.threads_of
+    return None if threads_of is None else {str(n): threads_of(n) for n in widths}
 
 
 def tier_costs(
@@ -93,7 +90,7 @@ def tier_costs(
 ) -> dict[str, Any]:
     """The bandwidth and, for each tier, its `verify_cost` object."""
     threads = used_threads(opened.settings.threads)
-    device = getattr(opened.models["target"], "device", torch.device("cpu"))
+    device = opened.models["target"].info.device
     bandwidth = bandwidth_gb_s(threads, device)
     return {
         name: verify_cost(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from outrider.context.rankers.ranking import Index, Ranker
     from outrider.context.rankers.sentence import SentenceEncoder
     from outrider.context.selection import Look, Selection
-    from outrider.context.selector import Selected, select
+    from outrider.context.selector import Selected
     from outrider.inputs.documents.chunks import Source, cut, cut_sources
 
 __getattr__ = on_first_use(
@@ -36,7 +36,6 @@ __getattr__ = on_first_use(
         "cut_sources": "outrider.inputs.documents.chunks",
         "make_encoder": "rankers.make",
         "make_ranker": "rankers.make",
-        "select": "selector",
     },
 )
 
@@ -57,5 +56,4 @@ __all__ = [
     "cut_sources",
     "make_encoder",
     "make_ranker",
-    "select",
 ]

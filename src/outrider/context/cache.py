@@ -1,12 +1,13 @@
 """The cache of a model that selects: that of the model inside, and what it holds at the moment."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from outrider.context.layout import Spans, spans_of
 from outrider.context.reading import Reading
 from outrider.context.selection import Selection
 from outrider.core.types import Fresh, IntArray, Passage, Piece, Prompt
+from outrider.protocols import Cache
 
 
 class SelectedCache:
@@ -16,7 +17,7 @@ class SelectedCache:
         inner: the cache of the model inside. Only its text is shorter than the prompt.
         prompt: the whole prompt.
         selection: what is chosen.
-        reading: what is reported of it.
+        reading: what is reported of it, also in `report`.
         compact: whether its positions are numbered without gaps.
         longest: most prompt tokens that it may come to hold.
         every: generated tokens between two looks; 0 looks never again.
@@ -25,7 +26,7 @@ class SelectedCache:
 
     def __init__(
         self,
-        inner: Any,
+        inner: Cache,
         prompt: Prompt,
         selection: Selection,
         reading: Reading,
@@ -38,6 +39,7 @@ class SelectedCache:
         self.prompt = prompt
         self.selection = selection
         self.reading = reading
+        self.report = replace(inner.report, reading=reading)
         self.compact = compact
         self.longest = longest
         self.every = every

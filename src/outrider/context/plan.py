@@ -6,7 +6,7 @@ from itertools import chain
 from outrider.context.config import ContextConfig
 from outrider.core.errors import ContextError, OptionError
 from outrider.core.types import LongContext, Prompt
-from outrider.protocols import ContextSelector, LanguageModel, Segmented
+from outrider.protocols import LanguageModel
 
 _NEEDS_ROWS = ("new_only", "partial")
 """Ways to swap in which rows stay behind others that change."""
@@ -54,14 +54,14 @@ def plan_for(
         mend = f"Raise the budget above {fixed} tokens"
         room = min(room, _within(config.budget, fixed, "the budget", mend))
     if compact:
-        what, mend = f"what {model.name} reads", "Use a model with a larger context"
+        what, mend = f"what {model.info.name} reads", "Use a model with a larger context"
         room = min(room, _within(_window(model), fixed, what, mend))
     return Plan(compact, fixed, room)
 
 
 def _window(model: LanguageModel) -> int:
     """Places that a prompt may take."""
-    return model.context_length - model.context_length // _ROOM_FOR_TEXT
+    return model.info.context_length - model.info.context_length // _ROOM_FOR_TEXT
 
 
 def _within(limit: int, fixed: int, what: str, mend: str) -> int:
@@ -78,7 +78,7 @@ def _is_compact(prompt: Prompt, model: LanguageModel, config: ContextConfig) -> 
         return config.positions == "compact"
     if config.recompute in _NEEDS_ROWS:
         return False
-    gaps = isinstance(model, Segmented) and model.reads_gaps
+    gaps = model.segmented is not None and model.segmented.reads_gaps
     return not gaps or len(prompt) > _window(model)
 
 
@@ -105,16 +105,16 @@ def _check_prompt(prompt: Prompt, context: LongContext) -> None:
 
 def check_model(model: LanguageModel, config: ContextConfig) -> None:
     """Raise `OptionError` where `model` can not do what `config` asks for."""
-    if isinstance(model, ContextSelector):
+    if model.selector is not None:
         raise OptionError(
-            f"{model.name} selects what it reads already",
+            f"{model.info.name} selects what it reads already",
             hint="Select from the model inside, `inner`",
         )
-    segmented = isinstance(model, Segmented)
-    if config.recompute in _NEEDS_ROWS and not segmented:
+    segmented = model.segmented
+    if config.recompute in _NEEDS_ROWS and segmented is None:
         raise OptionError(
-            f"recompute is {config.recompute!r}, and {model.name} can only read a text on from a "
-            "beginning",
+            f"recompute is {config.recompute!r}, and {model.info.name} can only read a text on "
+            "from a beginning",
             hint="Use recompute 'suffix'",
         )
     if config.recompute in _NEEDS_ROWS and config.positions == "compact":
@@ -123,8 +123,8 @@ def check_model(model: LanguageModel, config: ContextConfig) -> None:
             "have to turn to other positions",
             hint="Use positions 'original', or recompute 'suffix'",
         )
-    if config.positions == "original" and not (segmented and model.reads_gaps):
+    if config.positions == "original" and (segmented is None or not segmented.reads_gaps):
         raise OptionError(
-            f"positions are 'original', and {model.name} reads no gaps between positions",
+            f"positions are 'original', and {model.info.name} reads no gaps between positions",
             hint="Use positions 'compact'",
         )

@@ -6,9 +6,8 @@ that has read less; below it, the text can not change.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 from outrider.context.cache import SelectedCache
 from outrider.context.config import ContextConfig
@@ -19,8 +18,8 @@ from outrider.context.reading import Reading
 from outrider.context.selection import Selection
 from outrider.core.errors import ContextError
 from outrider.core.types import IntArray, LongContext, Prompt, Rows
-from outrider.models.wrappers.layered import LayeredAround
-from outrider.protocols import Cache, ChainRequest, LanguageModel, Layered, Segment, Segmented
+from outrider.models.wrappers.passing import Around, ChainsInside, opened_segment
+from outrider.protocols import Cache, ChainDecoder, ChainRequest, LanguageModel, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +42,11 @@ class _Change:
     whole: Sequence[int]
 
 
-class Selected:
+class Selected(Around):
     """A `LanguageModel` around `inner` that reads a selection of `Prompt.context`.
 
-    Prompts without a long input are read by `inner` as they are. Made by `select`, which keeps
-    what else the model inside can do.
+    Prompts without a long input are read by `inner` as they are. It keeps what else the model
+    inside can do, but for rearranging caches, which is how it swaps chunks.
 
     Args:
         inner: the model that reads.
@@ -60,20 +59,13 @@ class Selected:
 
     def __init__(self, inner: LanguageModel, ranker: Ranker, config: ContextConfig) -> None:
         check_model(inner, config)
-        self.inner = inner
+        super().__init__(inner, inner.info, _unwrapped)
         self.ranker = ranker
         self.config = config
-        self.name = inner.name
-        self.vocab_size, self.context_length = inner.vocab_size, inner.context_length
-        self.bytes_per_token: int = getattr(inner, "bytes_per_token", 0)
-        self.end_ids: tuple[int, ...] = getattr(inner, "end_ids", ())
-        self.generation_defaults: dict[str, Any] = getattr(inner, "generation_defaults", {})
-        self.unspoken: frozenset[int] = getattr(inner, "unspoken", frozenset())
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the model inside."""
-        return self.inner.fingerprint
+        self.selector = self
+        self.segmented = None
+        if inner.chain_decoder is not None:
+            self.chain_decoder = _SelectedChains(self, inner.chain_decoder)
 
     # -- choosing ---------------------------------------------------------------------------
 
@@ -113,13 +105,13 @@ class Selected:
 
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
-    ) -> list[Any]:
+    ) -> list[Cache]:
         """Choose, and read what is chosen; one cache a prompt. Raises `ContextError`."""
-        old = None if reuse is None else [_unwrapped(cache) for cache in reuse]
+        old = None if reuse is None else [cache and _unwrapped(cache) for cache in reuse]
         once = {id(prompt): prompt for prompt in prompts}.values()
         choices = {id(p): self._choice(p, p.context) for p in once if p.context is not None}
         parts = [choices[id(p)].part if id(p) in choices else p for p in prompts]
-        caches: list[Any] = self.inner.start(parts, old)
+        caches = list(self.inner.start(parts, old))
         for i, prompt in enumerate(prompts):
             if id(prompt) in choices:
                 caches[i] = self._wrapped(caches[i], prompt, choices[id(prompt)])
@@ -133,14 +125,14 @@ class Selected:
         part = selected_prompt(prompt, spans, compact=plan.compact)
         return _Choice(selection, plan, part, perf_counter() - begun)
 
-    def _wrapped(self, cache: Any, prompt: Prompt, choice: _Choice) -> SelectedCache:
+    def _wrapped(self, cache: Cache, prompt: Prompt, choice: _Choice) -> SelectedCache:
         own = choice.selection.fork()
         reading = Reading(
             selection=own,
             selector=self.ranker.name,
             encoder=self.ranker.encoder_name,
             prompt_tokens=len(prompt),
-            bytes_per_token=self.bytes_per_token,
+            bytes_per_token=self.info.bytes_per_token,
             select_seconds=choice.seconds,
         )
         return SelectedCache(
@@ -164,26 +156,15 @@ class Selected:
         """Read the segments; caches whose look is due are refreshed before."""
         caches = [segment.cache for segment in segments]
         self.refresh(caches)
-        rows = self.inner.forward([_opened(segment) for segment in segments], want)
+        rows = self.inner.forward(
+            [opened_segment(segment, _unwrapped) for segment in segments], want
+        )
         _note_rows(segments)
         return rows
 
-    def write(
-        self, chains: Sequence[ChainRequest], confidence: float = 0.0
-    ) -> list[IntArray] | None:
-        """As `protocols.Writer`; None where the model inside can not."""
-        write = getattr(self.inner, "write", None)
-        if write is None:
-            return None
-        self.refresh([chain.segment.cache for chain in chains])
-        opened = [replace(chain, segment=_opened(chain.segment)) for chain in chains]
-        written: list[IntArray] | None = write(opened, confidence)
-        _note_rows([chain.segment for chain in chains])
-        return written
-
     # -- looking again ----------------------------------------------------------------------
 
-    def refresh(self, caches: Sequence[Any]) -> None:
+    def refresh(self, caches: Sequence[Cache]) -> None:
         """Look again at what is due, and swap where that pays; what is to be read for all of them
         shares its forwards.
 
@@ -214,11 +195,12 @@ class Selected:
             pieces_between(c.before, c.after, c.whole, self.config, compact=c.cache.compact)
             for c in changes
         ]
-        if not isinstance(self.inner, Segmented):
+        segmented = self.inner.segmented
+        if segmented is None:
             for change in changes:
                 self._read_again(change)
         elif changes:
-            self.inner.rearrange([change.cache.inner for change in changes], texts)
+            segmented.rearrange([change.cache.inner for change in changes], texts)
         for change, pieces in zip(changes, texts, strict=True):
             change.cache.note_swap(pieces)
 
@@ -229,29 +211,25 @@ class Selected:
         [cache.inner] = self.inner.start([text], [cache.inner])
 
 
-class SelectedLayered(LayeredAround, Selected):
-    """The same around a model that drafts with its own layers (`protocols.Layered`)."""
+@dataclass(frozen=True, slots=True)
+class _SelectedChains:
+    """`protocols.ChainDecoder` of the model inside, which first refreshes caches that are due."""
 
-    inner: Any
+    model: Selected
+    inner: ChainDecoder
 
-    def _inside(self, cache: Cache) -> Cache:
-        return _unwrapped(cache)
+    def write_chains(
+        self, chains: Sequence[ChainRequest], confidence: float = 0.0
+    ) -> list[IntArray] | None:
+        """Write each chain."""
+        self.model.refresh([chain.segment.cache for chain in chains])
+        written = ChainsInside(self.inner, _unwrapped).write_chains(chains, confidence)
+        _note_rows([chain.segment for chain in chains])
+        return written
 
 
-def select(model: LanguageModel, ranker: Ranker, config: ContextConfig) -> Selected:
-    """`model`, reading only what `ranker` finds to matter. Raises `OptionError`."""
-    kind = SelectedLayered if isinstance(model, Layered) else Selected
-    return kind(model, ranker, config)
-
-
-def _unwrapped(cache: Any) -> Any:
+def _unwrapped(cache: Cache) -> Cache:
     return cache.inner if isinstance(cache, SelectedCache) else cache
-
-
-def _opened(segment: Segment) -> Segment:
-    if not isinstance(segment.cache, SelectedCache):
-        return segment
-    return Segment(segment.cache.inner, segment.tokens, segment.parents)
 
 
 def _note_rows(segments: Sequence[Segment]) -> None:

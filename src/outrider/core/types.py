@@ -119,14 +119,14 @@ class Rows:
         hidden: what the head read.
         chooser: makes the choices of all rows where the logits lie; None: there is no such short
             cut. It must agree with `Sampler.choose`.
-        streams: what each layer but the last handed to the next, where the cache is watched
-            (`protocols.Layered`); None elsewhere.
+        states: what the layers that are watched have left (`protocols.HiddenStates`), in the order
+            in which they were named; None where the cache is not watched.
     """
 
     logits: Float[Tensor, "rows vocab"]
     hidden: Float[Tensor, "rows hidden"] | None = None
     chooser: RowChooser | None = None
-    streams: Float[Tensor, "exits rows hidden"] | None = None
+    states: Float[Tensor, "layers rows hidden"] | None = None
 
 
 @runtime_checkable

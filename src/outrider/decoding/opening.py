@@ -8,6 +8,7 @@ from typing import Any
 from outrider.core.types import Prompt
 from outrider.decoding.deferred import Deferred
 from outrider.decoding.stage import Lane, Stage, caches_of
+from outrider.models.caches.prefill import note_reading
 from outrider.protocols import Request
 
 
@@ -47,9 +48,5 @@ def lanes_of(
     for lane, before in zip(lanes, previous, strict=True):
         if before is not None:
             lane.counters = before.counters.carried()
-        looked = getattr(lane.cache, "looked", 0.0)
-        lane.counters.add_seconds(prefill=perf_counter() - begun - looked)
-        if looked:
-            lane.counters.add_seconds(vision=looked)
-        lane.counters.reading = getattr(lane.cache, "reading", None)
+        note_reading(lane.counters, lane.cache, perf_counter() - begun)
     return lanes

@@ -15,7 +15,7 @@ from outrider.decoding.ledger import Ledger
 from outrider.decoding.stage import Lane, Round, Stage
 from outrider.decoding.validation import budget_of, fitting, readable
 from outrider.models.caches.bookkeeping import attach
-from outrider.protocols import Cache, ContextSelector, Segment
+from outrider.protocols import Cache, Segment
 from outrider.protocols.view import View
 
 
@@ -59,7 +59,7 @@ def verify(
     stage: Stage, lanes: Sequence[Lane], drafts: Sequence[Draft], reading: Sequence[Cache] = ()
 ) -> list[Rows]:
     """The verifier's rows after each text and each node, all in one forward."""
-    size = stage.model.vocab_size
+    size = stage.model.info.vocab_size
     pairs = [
         attach(lane.cache, lane.tail, readable(draft, size))
         for lane, draft in zip(lanes, drafts, strict=True)
@@ -79,7 +79,7 @@ def accept(stage: Stage, lane: Lane, draft: Draft, rows: Rows) -> Verdict:
         rows=rows,
         tier=stage.tier,
         name=stage.name,
-        model=stage.model.name,
+        model=stage.model.info.name,
         ledger=lane.counters,
     )
     try:
@@ -111,8 +111,8 @@ def refresh(stage: Stage, lanes: Sequence[Lane]) -> None:
     Booked apart from the round: policies go by what a round costs.
     """
     due = [lane for lane in lanes if lane.cache.horizon == 0]
-    if due and isinstance(stage.model, ContextSelector):
+    if due and stage.model.selector is not None:
         begun = perf_counter()
-        stage.model.refresh([lane.cache for lane in due])
+        stage.model.selector.refresh([lane.cache for lane in due])
         for lane in due:
             lane.counters.add_seconds(refresh=perf_counter() - begun)

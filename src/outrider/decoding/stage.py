@@ -9,8 +9,6 @@ from outrider.core.types import NO_IDS, Draft, IntArray, Rows, Verdict
 from outrider.decoding.deferred import DeferredState
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
 
-_NONE: frozenset[int] = frozenset()
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
@@ -24,9 +22,9 @@ class Stage:
     tier: int = 0
 
     @property
-    def unspoken(self) -> frozenset[int]:
+    def image_token_ids(self) -> frozenset[int]:
         """Ids that stand for images and are never drafted (`models/vision/image_model.py`)."""
-        return getattr(self.model, "unspoken", _NONE)
+        return self.model.info.image_token_ids
 
 
 @dataclass(slots=True)

@@ -23,18 +23,22 @@ def budget_of(stage: Stage, lane: Lane, limit: int, batch: int) -> Budget:
 
 def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:
     """Drop the nodes that exceed the budget or that the verifier may not write, with all below."""
-    tokens, vocab_size, unspoken = draft.tokens, stage.model.vocab_size, stage.unspoken
+    tokens, vocab_size, image_token_ids = (
+        draft.tokens,
+        stage.model.info.vocab_size,
+        stage.image_token_ids,
+    )
     if not len(tokens) or (
         len(tokens) <= min(budget.depth, budget.nodes)
         and tokens.min() >= 0
         and tokens.max() < vocab_size
-        and (not unspoken or unspoken.isdisjoint(tokens.tolist()))
+        and (not image_token_ids or image_token_ids.isdisjoint(tokens.tolist()))
     ):
         return draft
     known = (tokens >= 0) & (tokens < vocab_size)
     keep_strange = _refuses(stage.rule)
-    if unspoken and not keep_strange:
-        known &= ~np.isin(tokens, list(unspoken))
+    if image_token_ids and not keep_strange:
+        known &= ~np.isin(tokens, list(image_token_ids))
     fits = (known | (tokens >= 0) & keep_strange) & (depths(draft.parents) < budget.depth)
     for node, parent in enumerate(draft.parents):
         fits[node] &= parent < 0 or (fits[parent] and known[parent])

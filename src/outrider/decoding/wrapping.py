@@ -21,6 +21,11 @@ class WrappedDrafter:
         return self.drafter.name
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """The drafter's."""
+        return self.drafter.origins
+
+    @property
     def draw(self) -> Draw:
         """The drafter's."""
         return self.drafter.draw

@@ -32,7 +32,7 @@ Priors = Callable[[Any, Given], tuple[Source, ...]]
 
 def unknown_priors(drafter: Drafter, given: Given) -> tuple[Source, ...]:
     """What is believed of a drafter that says nothing of itself."""
-    return (copies(drafter.name, _UNKNOWN),)
+    return tuple(copies(origin, _UNKNOWN) for origin in drafter.origins)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,11 @@ class NoDrafter:
     gives = Needs(law=True, reference=True)
     learns = False
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.name,)
+
     def bind(self, needs: Needs, tier: int) -> "NoDrafter":
         """Nothing is drafted, so nothing is missing."""
         return self

@@ -77,8 +77,8 @@ def build(
 
 def _defaults(model: LanguageModel) -> ModelDefaults:
     return ModelDefaults(
-        end_ids=tuple(getattr(model, "end_ids", ())),
-        sampling=sampling_defaults(getattr(model, "generation_defaults", {})),
+        end_ids=model.info.end_ids,
+        sampling=sampling_defaults(model.info.generation_defaults),
     )
 
 

@@ -174,8 +174,8 @@ def _streamed(
 def _pad_id(engine: Generator, sampling: Mapping[str, Any]) -> int:
     """What the model pads with, else the first end token."""
     params = engine.params(**sampling)
-    target = engine.strategy_for(params).target
-    own = getattr(target, "generation_defaults", {}).get("pad_token_id")
+    target = engine.strategy_for(params).target.info
+    own = target.generation_defaults.get("pad_token_id")
     ends = (*params.stop_token_ids, *engine.defaults.end_ids)
     return next(iter(ends), 0) if own is None else int(own)
 

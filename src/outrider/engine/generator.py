@@ -198,7 +198,7 @@ class Generator:
             mode=self.mode,
             exactness=strategy.exactness,
             windows=strategy.windows,
-            bytes_per_token=getattr(strategy.target, "bytes_per_token", 0),
+            bytes_per_token=strategy.target.info.bytes_per_token,
         )
         lane = generation.lane
         if lane is None or not lane.begun:

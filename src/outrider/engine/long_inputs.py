@@ -10,7 +10,7 @@ from outrider.context.config import CONTEXT_ON, ContextConfig
 from outrider.context.rankers.make import make_ranker
 from outrider.context.rankers.ranking import Ranker
 from outrider.context.rankers.sentence import SentenceEncoder
-from outrider.context.selector import select
+from outrider.context.selector import Selected
 from outrider.core.errors import OptionError, nearest
 from outrider.core.types import IntArray
 from outrider.models.memory import Demand
@@ -69,9 +69,8 @@ def shared_ranker(config: ContextConfig | None) -> Ranker | None:
     ranker = make_ranker(config, _unread)
     if ranker.encoder_name == _EMBEDDINGS:
         return None
-    encoder = getattr(ranker, "encoder", None)
-    if isinstance(encoder, SentenceEncoder):
-        encoder.encode([])
+    if isinstance(ranker.encoder, SentenceEncoder):
+        ranker.encoder.encode([])
     return ranker
 
 
@@ -87,7 +86,7 @@ def selecting(
         return list(models)
     whole = 1 if on == "drafters" else 0
     return list(models[:whole]) + [
-        select(model, shared or make_ranker(config, getattr(model, "embed", None)), config)
+        Selected(model, shared or make_ranker(config, model.embed), config)
         for model in models[whole:]
     ]
 

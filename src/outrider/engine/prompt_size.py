@@ -2,7 +2,7 @@
 
 from outrider.core.errors import ContextError
 from outrider.core.types import Prompt
-from outrider.protocols import ContextSelector, LanguageModel
+from outrider.protocols import LanguageModel
 
 
 def places_of(prompt: Prompt, target: LanguageModel) -> int:
@@ -11,19 +11,20 @@ def places_of(prompt: Prompt, target: LanguageModel) -> int:
     Raises:
         ContextError: it has a long input, and does not fit.
     """
-    selects = isinstance(target, ContextSelector)
-    places = target.reads(prompt) if isinstance(target, ContextSelector) else len(prompt)
-    if prompt.context is None or places < target.context_length:
+    selector = target.selector
+    places = len(prompt) if selector is None else selector.reads(prompt)
+    if prompt.context is None or places < target.info.context_length:
         return places
     hint = (
         "Leave positions and recompute at 'auto': what is read is then numbered without gaps "
         "where it must"
-        if selects
+        if selector is not None
         else "Let the target read a part of it: --keep-ratio 0.6 or --context-budget N, with "
         "--selection-on target (in Python selection=ContextConfig(...))"
     )
     raise ContextError(
         f"the prompt has {len(prompt)} tokens, {prompt.context.num_tokens} of them documents, and "
-        f"{target.name} reads at most {target.context_length}, one of which is for the answer",
+        f"{target.info.name} reads at most {target.info.context_length}, one of which is for the "
+        "answer",
         hint=hint,
     )

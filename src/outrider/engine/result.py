@@ -205,7 +205,7 @@ class ResultMaker:
             error=str(generation.error) if generation.error else None,
             context=context_figures(generation, stages, self.bytes_per_token),
             reading=reading_of(counters, stages)[0],
-            guidance=getattr(generation.lane and generation.lane.cache, "guidance", None),
+            guidance=generation.lane.cache.report.guidance if generation.lane else None,
         )
 
     def _predict(self, target: Counters, stages: dict[str, Counters]) -> float | None:

@@ -1,9 +1,10 @@
 """The cache of a guided model: one text, read with its images and without."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from outrider.core.types import IntArray
+from outrider.protocols import Cache
 
 
 class GuidedCache:
@@ -12,13 +13,14 @@ class GuidedCache:
     Attributes:
         seen: that of the prompt as it is; what is shown of the two.
         unseen: that of the same prompt, of whose images nothing can be seen.
-        guidance: the scale, for reports.
+        report: how the text was read, and the scale.
     """
 
-    def __init__(self, seen: Any, unseen: Any, guidance: float) -> None:
+    def __init__(self, seen: Cache, unseen: Cache, guidance: float) -> None:
         self.seen = seen
         self.unseen = unseen
         self.guidance = guidance
+        self.report = replace(seen.report, guidance=guidance)
 
     @property
     def text(self) -> Sequence[int]:
@@ -51,11 +53,6 @@ class GuidedCache:
         return min(
             (h for h in (self.seen.horizon, self.unseen.horizon) if h is not None), default=None
         )
-
-    @property
-    def looked(self) -> float:
-        """Seconds that encoding the images took; both texts were begun together."""
-        return getattr(self.seen, "looked", 0.0)
 
     def spell(self, tokens: Sequence[int] | IntArray) -> list[int]:
         """Rows that spell the longest proper prefix of `tokens`."""

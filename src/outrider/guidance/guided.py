@@ -14,19 +14,21 @@ from outrider.core.errors import OptionError
 from outrider.core.types import IntArray, Prompt, Rows
 from outrider.guidance.cache import GuidedCache
 from outrider.guidance.mix import mix
-from outrider.models.wrappers.layered import LayeredAround
-from outrider.protocols import Cache, LanguageModel, Layered, Segment
+from outrider.models.wrappers.passing import Around, opened_segment
+from outrider.protocols import Cache, LanguageModel, Segment
 
 
-class Guided:
+class Guided(Around):
     """A `LanguageModel` around `inner`, whose logits are `null + scale * (seen - null)`.
 
     `seen` are the logits after the prompt with its images, `null` those after the same prompt with
     `Pictured.blanked()` images. Each text is read twice, in one forward of the model inside. A
     scale of 1 gives the model's own rows bit for bit, 0 those without images. In the paper captions
     name more of what is there above 1, and read less well; `tiny-vision`'s name less
-    (docs/negative-results.md). Prompts without images are read once and are not guided. Made by
-    `guide`, which keeps what else the model inside can do.
+    (docs/negative-results.md). Prompts without images are read once and are not guided.
+
+    A model that drafts with its own layers still does: its drafts are not guided. They are made
+    behind the text with its images alone, at half the cost; verification is guided.
 
     Where a token is excluded (-inf) after the images, it stays excluded; one that is excluded
     without them alone makes the row unusable, which ends that request with an error.
@@ -41,44 +43,45 @@ class Guided:
 
     def __init__(self, inner: LanguageModel, scale: float) -> None:
         check_scale(scale)
-        self.inner = inner
+        info = replace(
+            inner.info,
+            find_fingerprint=lambda: f"{inner.info.fingerprint}-guided-{scale:g}",
+            find_bytes_per_token=lambda: 2 * inner.info.bytes_per_token,
+        )
+        super().__init__(inner, info, _seen)
         self.guidance = float(scale)
-        self.name = inner.name
-        self.vocab_size, self.context_length = inner.vocab_size, inner.context_length
-        self.bytes_per_token: int = 2 * getattr(inner, "bytes_per_token", 0)
-        self.end_ids: tuple[int, ...] = getattr(inner, "end_ids", ())
-        self.generation_defaults: dict[str, Any] = getattr(inner, "generation_defaults", {})
-        self.unspoken: frozenset[int] = getattr(inner, "unspoken", frozenset())
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the model inside, and the scale: thresholds calibrated for one do not fit
-        another."""
-        return f"{self.inner.fingerprint}-guided-{self.guidance:g}"
+        self.chain_decoder = None  # the model inside would choose from rows that are not mixed
+        self.segmented = None  # pieces name tokens of one text, and there are two
+        self.selector = None  # both texts choose for themselves when they are read
 
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
-    ) -> list[Any]:
+    ) -> list[Cache]:
         """Read the prompts, those with images also as if nothing could be seen on them."""
         old = list(reuse) if reuse is not None else [None] * len(prompts)
         blanks = {id(p): _blank(p) for p in prompts if p.pictured is not None}
         twins = [i for i, prompt in enumerate(prompts) if id(prompt) in blanks]
         caches = self.inner.start(
             [*prompts, *(blanks[id(prompts[i])] for i in twins)],
-            [*map(_seen, old), *(_unseen(old[i]) for i in twins)],
+            [*(cache and _seen(cache) for cache in old), *(_unseen(old[i]) for i in twins)],
         )
-        out: list[Any] = caches[: len(prompts)]
+        out = list(caches[: len(prompts)])
         for i, unseen in zip(twins, caches[len(prompts) :], strict=True):
             out[i] = GuidedCache(out[i], unseen, self.guidance)
         return out
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
         """Read the segments, behind both texts where there are two; one forward for all."""
-        twins = [i for i, segment in enumerate(segments) if isinstance(segment.cache, GuidedCache)]
+        pairs = [
+            (i, replace(segment, cache=segment.cache.unseen))
+            for i, segment in enumerate(segments)
+            if isinstance(segment.cache, GuidedCache)
+        ]
+        twins = [i for i, _ in pairs]
         rows = self.inner.forward(
             [
-                *(_on(segment, _seen(segment.cache)) for segment in segments),
-                *(_on(segments[i], segments[i].cache.unseen) for i in twins),
+                *(opened_segment(segment, _seen) for segment in segments),
+                *(segment for _, segment in pairs),
             ],
             [*want, *(want[i] for i in twins)],
         )
@@ -95,19 +98,6 @@ class Guided:
         return replace(seen, logits=logits, chooser=None)
 
 
-class GuidedLayered(LayeredAround, Guided):
-    """The same around a model that drafts with its own layers (`protocols.Layered`).
-
-    Those drafts are not guided: they are made behind the text with its images alone, at half the
-    cost. Verification is.
-    """
-
-    inner: Any
-
-    def _inside(self, cache: Cache) -> Cache:
-        return _seen(cache)
-
-
 def guide(model: LanguageModel, scale: float) -> LanguageModel:
     """`model`, guided by the images of its prompts; `model` itself where the scale is 1.
 
@@ -117,12 +107,12 @@ def guide(model: LanguageModel, scale: float) -> LanguageModel:
     check_scale(scale)
     if scale == 1.0:
         return model
-    if not getattr(model, "unspoken", None):
+    if not model.info.image_token_ids:
         raise OptionError(
-            f"guidance is {scale:g}, and model {model.name} sees no images",
+            f"guidance is {scale:g}, and model {model.info.name} sees no images",
             hint="Leave guidance out, or load an image-text model with its processor",
         )
-    return GuidedLayered(model, scale) if isinstance(model, Layered) else Guided(model, scale)
+    return Guided(model, scale)
 
 
 def check_scale(scale: Any) -> None:
@@ -141,13 +131,9 @@ def _blank(prompt: Prompt) -> Prompt:
     return replace(prompt, pictured=prompt.pictured.blanked())
 
 
-def _on(segment: Segment, cache: Any) -> Segment:
-    return Segment(cache, segment.tokens, segment.parents)
-
-
-def _seen(cache: Any) -> Any:
+def _seen(cache: Cache) -> Cache:
     return cache.seen if isinstance(cache, GuidedCache) else cache
 
 
-def _unseen(cache: Any) -> Any:
+def _unseen(cache: Cache | None) -> Cache | None:
     return cache.unseen if isinstance(cache, GuidedCache) else None

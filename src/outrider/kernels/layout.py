@@ -100,7 +100,8 @@ class Batch(ctypes.Structure):
         ("logits", _ADDRESS),
         ("hidden", _ADDRESS),
         ("logits_stride", _I64),
-        ("streams", _ADDRESS),
+        ("states", _ADDRESS),
+        ("state_at", _ADDRESS),
         ("confidence", _F32),
     ]
 

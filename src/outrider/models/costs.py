@@ -43,11 +43,11 @@ def forward_seconds(
     Returns:
         Seconds by width.
     """
-    widths = sorted({n for n in widths if n < model.context_length})
+    widths = sorted({n for n in widths if n < model.info.context_length})
     if not widths:
         return {}
-    context = max(min(context, model.context_length - widths[-1]), 0)
-    walk = _walk(context + widths[-1], model.vocab_size)
+    context = max(min(context, model.info.context_length - widths[-1]), 0)
+    walk = _walk(context + widths[-1], model.info.vocab_size)
     [cache] = model.start([Prompt(token_ids=tuple(walk[: context + 1]))])
     runs = {n: (as_ids(walk[context + 1 :][: n - 1]), as_ids(range(-1, n - 1))) for n in widths}
     for tokens, want in runs.values():

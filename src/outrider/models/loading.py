@@ -149,8 +149,10 @@ def _through_transformers(
         checkpoint.path, dtype=kind, device=place, name=name, trust_remote_code=trust_remote_code
     )
     if adapter is not None:
-        add_to_modules(model.model, adapter, model.name)
-        model = TransformersModel(model.model, name=model.name, fingerprint=checkpoint.fingerprint)
+        add_to_modules(model.model, adapter, model.info.name)
+        model = TransformersModel(
+            model.model, name=model.info.name, fingerprint=checkpoint.fingerprint
+        )
     warnings.warn(
         f"{name or checkpoint.path} runs through transformers{', in float32' if brief else ''}, "
         f"which is slower: {reason}",
@@ -202,7 +204,7 @@ def _without_int8(name: str, reason: str) -> torch.dtype:
 
 def _wrap(source: Any, name: str | None) -> LanguageModel:
     """A built model as it is, or around it what makes it a `LanguageModel`."""
-    if callable(getattr(source, "start", None)) and hasattr(source, "fingerprint"):
+    if isinstance(source, LanguageModel):
         return source
     if not isinstance(source, torch.nn.Module) or not hasattr(source, "config"):
         raise OptionError(

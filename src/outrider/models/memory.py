@@ -63,8 +63,10 @@ class Demand:
     @classmethod
     def of_model(cls, tier: str, model: LanguageModel) -> "Demand":
         """Of a model whose weights are in memory already."""
-        cache = getattr(model, "bytes_per_token", 0)
-        return cls(tier=tier, weights=0, cache=cache, context_length=model.context_length)
+        info = model.info
+        return cls(
+            tier=tier, weights=0, cache=info.bytes_per_token, context_length=info.context_length
+        )
 
 
 def _bytes(tensor: TensorInfo, dtype: torch.dtype) -> int:

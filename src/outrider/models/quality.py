@@ -89,7 +89,7 @@ def _file(checkpoint: Checkpoint) -> Path:
 
 def compare(exact: NativeDecoder, brief: NativeDecoder, length: int = _LENGTH) -> Quality:
     """`brief` against `exact` on a sample of `length` tokens that `exact` writes."""
-    ids = _sample(exact, min(length, exact.context_length - 1))
+    ids = _sample(exact, min(length, exact.info.context_length - 1))
     logp, logq = (_log_probabilities(model, ids) for model in (exact, brief))
     p = logp.exp()
     return Quality(
@@ -103,10 +103,10 @@ def compare(exact: NativeDecoder, brief: NativeDecoder, length: int = _LENGTH) -
 def _sample(model: NativeDecoder, length: int) -> list[int]:
     """A text that the model writes at temperature 1, from a random first token."""
     generator = torch.Generator().manual_seed(0)
-    first = int(torch.randint(model.vocab_size, (1,), generator=generator))
+    first = int(torch.randint(model.info.vocab_size, (1,), generator=generator))
     [cache] = model.start([Prompt(token_ids=(first,))])
     sampler = Sampler(SamplingParams(temperature=1.0, seed=0))
-    written = model.write([ChainRequest(Segment(cache, NO_IDS), sampler, (), length - 1)])
+    written = model.write_chains([ChainRequest(Segment(cache, NO_IDS), sampler, (), length - 1)])
     assert written is not None  # a sampler as plain as this one is known to every model
     return [first, *written[0].tolist()]
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from outrider.core.types import IntArray, Piece, Prompt, Rows
 from outrider.models.caches.bookkeeping import CacheBook, Run
 from outrider.models.caches.borrowed import Borrowed
+from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.prefill import start_caches
 from outrider.models.caches.rearranging import rearrange
-from outrider.protocols import Cache, Segment
+from outrider.protocols import Cache, ModelInfo, Segment, Segmented
 from outrider.sampling import Sampler
 
 
@@ -51,14 +52,21 @@ class TabularModel:
     with token 0 on the left.
     """
 
+    layered = chain_decoder = hidden_states = selector = embed = None
+
     def __init__(
         self, table: Tensor, *, name: str = "tabular", context_length: int = 1 << 20
     ) -> None:
         self.table = table
         self.order = table.dim() - 1
-        self.vocab_size = table.shape[-1]
-        self.context_length = context_length
-        self.name = name
+        self.info = ModelInfo(
+            name=name,
+            vocab_size=table.shape[-1],
+            context_length=context_length,
+            find_fingerprint=lambda: hashlib.sha256(table.numpy().tobytes()).hexdigest()[:16],
+            batch_invariant=True,
+            dtype=table.dtype,
+        )
 
     @classmethod
     def random(
@@ -81,39 +89,39 @@ class TabularModel:
         return cls(scale * noise, name=name)
 
     @property
-    def fingerprint(self) -> str:
-        """A hash of the table."""
-        return hashlib.sha256(self.table.numpy().tobytes()).hexdigest()[:16]
+    def segmented(self) -> Segmented:
+        """The model itself."""
+        return self
 
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
     ) -> list[TabularCache]:
         """One cache a prompt."""
         old = [c if isinstance(c, TabularCache) else None for c in reuse] if reuse else None
-        return start_caches(self, prompts, old, lambda: TabularCache(self.context_length))
+        return start_caches(self, prompts, old, lambda: TabularCache(self.info.context_length))
 
     @property
     def reads_gaps(self) -> bool:
         """True: positions make no difference to a table."""
         return True
 
-    def rearrange(self, caches: Sequence[TabularCache], texts: Sequence[Sequence[Piece]]) -> None:
+    def rearrange(self, caches: Sequence[Cache], texts: Sequence[Sequence[Piece]]) -> None:
         """Make the text of each cache what its pieces spell; see `protocols.Segmented`."""
         rearrange(self, caches, texts)
 
-    def borrow(self, cache: TabularCache) -> "BorrowedTabularCache":
+    def borrow(self, cache: Cache) -> "BorrowedTabularCache":
         """A cache over the text of `cache`, with books of its own."""
-        return BorrowedTabularCache(cache)
+        return BorrowedTabularCache(narrowed(cache, TabularCache, self.info.name))
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
         """Look the wanted rows up."""
         out: list[Rows] = []
         for segment, rows in zip(segments, want, strict=True):
-            cache: TabularCache = segment.cache
+            cache = narrowed(segment.cache, TabularCache, self.info.name)
             cache.feed(segment, rows)
             contexts = [cache.ending_at(int(row), self.order) for row in rows]
             logits = [self.logits_after(context) for context in contexts]
-            empty = torch.empty(0, self.vocab_size, dtype=self.table.dtype)
+            empty = torch.empty(0, self.info.vocab_size, dtype=self.table.dtype)
             out.append(Rows(torch.stack(logits) if logits else empty))
         return out
 
@@ -134,12 +142,12 @@ class TabularModel:
         for _ in range(length):
             rows = [self._step_law(prompt, prefix, sampler) for prefix in prefixes]
             law = law.reshape(-1, 1) * torch.stack(rows)
-            prefixes = [[*prefix, t] for prefix in prefixes for t in range(self.vocab_size)]
-        return law.reshape([self.vocab_size] * length)
+            prefixes = [[*prefix, t] for prefix in prefixes for t in range(self.info.vocab_size)]
+        return law.reshape([self.info.vocab_size] * length)
 
     def _step_law(self, prompt: Sequence[int], prefix: list[int], sampler: Sampler) -> Tensor:
         if any(token in sampler.end_ids for token in prefix):
-            row = torch.zeros(self.vocab_size, dtype=torch.float64)
+            row = torch.zeros(self.info.vocab_size, dtype=torch.float64)
             row[0] = 1.0
             return row
         return sampler.law(self.logits_after([*prompt, *prefix]), prefix)

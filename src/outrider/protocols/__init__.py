@@ -1,15 +1,20 @@
 """The contracts between packages. Everything else in the package is one side of one of these."""
 
-from outrider.protocols.cache import Cache
-from outrider.protocols.context import ContextSelector
+from outrider.protocols.cache import Cache, CacheReport
 from outrider.protocols.drafter import Drafter
+from outrider.protocols.info import ModelInfo
 from outrider.protocols.model import (
+    CAPABILITIES,
+    Capabilities,
+    ChainDecoder,
     ChainRequest,
+    ContextSelector,
+    HiddenStates,
     LanguageModel,
     Layered,
     Segment,
     Segmented,
-    Writer,
+    TokenEmbedding,
 )
 from outrider.protocols.policy import DraftPolicy
 from outrider.protocols.request import Request
@@ -17,19 +22,25 @@ from outrider.protocols.rule import NO_NEEDS, AcceptanceRule, Needs
 from outrider.protocols.vision import Eyes
 
 __all__ = [
+    "CAPABILITIES",
     "NO_NEEDS",
     "AcceptanceRule",
     "Cache",
+    "CacheReport",
+    "Capabilities",
+    "ChainDecoder",
     "ChainRequest",
     "ContextSelector",
     "DraftPolicy",
     "Drafter",
     "Eyes",
+    "HiddenStates",
     "LanguageModel",
     "Layered",
+    "ModelInfo",
     "Needs",
     "Request",
     "Segment",
     "Segmented",
-    "Writer",
+    "TokenEmbedding",
 ]

@@ -1,11 +1,27 @@
 """What a model remembers of one text."""
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from outrider.core.types import (
     IntArray,
 )
+
+
+@dataclass(slots=True)
+class CacheReport:
+    """How a text was read, for reports; nothing is decided by it.
+
+    Attributes:
+        vision_seconds: encoding its images.
+        reading: which parts of a long input were read (`context.reading.Reading`); None: all.
+        guidance: the scale of classifier-free guidance; None: there is none.
+    """
+
+    vision_seconds: float = 0.0
+    reading: Any = None
+    guidance: float | None = None
 
 
 @runtime_checkable
@@ -46,6 +62,11 @@ class Cache(Protocol):
     @property
     def horizon(self) -> int | None:
         """Generated tokens until the model itself changes; no draft crosses it. None: never."""
+        ...
+
+    @property
+    def report(self) -> CacheReport:
+        """How the text was read."""
         ...
 
     def spell(self, tokens: Sequence[int] | IntArray) -> list[int]:

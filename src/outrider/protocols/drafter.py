@@ -25,6 +25,11 @@ class Drafter(Protocol):
         ...
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """What its drafts are booked under (`Draft.origin`)."""
+        ...
+
+    @property
     def draw(self) -> Draw:
         """How it picks siblings."""
         ...

@@ -1,8 +1,8 @@
 """Models that read tokens and return logits, and what some of them can do besides."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,7 +15,11 @@ from outrider.core.types import (
     Rows,
 )
 from outrider.protocols.cache import Cache
+from outrider.protocols.info import ModelInfo
 from outrider.sampling import Sampler
+
+TokenEmbedding = Callable[[Sequence[int] | IntArray], Tensor]
+"""From token ids `[n]` to the rows `[n, hidden]` that a model reads for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,38 +29,58 @@ class Segment:
     `parents` are row numbers since the last commit; None continues from the newest row.
     """
 
-    cache: Any
+    cache: Cache
     tokens: IntArray
     parents: IntArray | None = None
 
 
+class Capabilities(Protocol):
+    """What some models can do besides reading. Each is an object that does it, which may be the
+    model itself, or None where this model can not. Every model declares all of them."""
+
+    @property
+    def layered(self) -> "Layered | None":
+        """Runs a part of its layers, over the same caches."""
+        ...
+
+    @property
+    def segmented(self) -> "Segmented | None":
+        """Rearranges its caches."""
+        ...
+
+    @property
+    def chain_decoder(self) -> "ChainDecoder | None":
+        """Writes chains in one call."""
+        ...
+
+    @property
+    def hidden_states(self) -> "HiddenStates | None":
+        """Returns the hidden states of chosen layers."""
+        ...
+
+    @property
+    def selector(self) -> "ContextSelector | None":
+        """Reads parts of a long input, other ones while it writes."""
+        ...
+
+    @property
+    def embed(self) -> TokenEmbedding | None:
+        """Its input embeddings; without them it reads no `Prompt.embeddings`."""
+        ...
+
+
 @runtime_checkable
-class LanguageModel(Protocol):
+class LanguageModel(Capabilities, Protocol):
     """A model that reads tokens and gives logits for the rows asked for."""
 
     @property
-    def name(self) -> str:
-        """How errors and reports call it."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """Width of its logits."""
-        ...
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens it can read."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when the weights change; calibrations are saved with it."""
+    def info(self) -> ModelInfo:
+        """What it is."""
         ...
 
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
-    ) -> list[Any]:
+    ) -> Sequence[Cache]:
         """Read all but the last token of each prompt; one cache each, the last token pending.
 
         Equal prompts (the same object) are read once and forked. A cache in `reuse` is taken over:
@@ -90,10 +114,10 @@ class ChainRequest:
 
 
 @runtime_checkable
-class Writer(Protocol):
-    """A model that can also write a chain of its own in one go: compiled, or on its device."""
+class ChainDecoder(Protocol):
+    """Writes a chain in one call: compiled, or on the device of the model."""
 
-    def write(
+    def write_chains(
         self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
         """Write each chain, as its sampler chooses the tokens.
@@ -111,8 +135,8 @@ class Writer(Protocol):
 
 @runtime_checkable
 class Layered(Protocol):
-    """A model that can draft for itself with a part of its layers: the same weights, and the same
-    cache up to the end of the text."""
+    """Drafts with a part of the model's layers: the same weights, and the same cache up to the end
+    of the text."""
 
     @property
     def num_layers(self) -> int:
@@ -132,10 +156,6 @@ class Layered(Protocol):
         cache that this model has not filled."""
         ...
 
-    def watch(self, cache: Cache, on: bool) -> None:
-        """Whether forwards of this model over `cache` return `Rows.streams` from now on."""
-        ...
-
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         """Final norm and head: what the model would answer if a layer that left these states were
         its last."""
@@ -143,16 +163,49 @@ class Layered(Protocol):
 
 
 @runtime_checkable
+class HiddenStates(Protocol):
+    """Returns the hidden states of chosen layers, for the rows that a forward returns.
+
+    They are numbered like `output_hidden_states` of transformers: 0 are the embeddings, i is what
+    layer i (counted from 1) leaves, and the last one, `num_layers`, is what the final norm makes of
+    the last layer's. In a model made of a part of the layers (`Layered.subset`) a layer that is
+    left out leaves what it got.
+    """
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the whole model, the largest number of a state."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Numbers in the state of one row."""
+        ...
+
+    def watch(self, cache: Cache, layers: Sequence[int] | None) -> None:
+        """Let forwards over `cache` return `Rows.states` of these layers, in this order, until it
+        is watched otherwise or a model starts on it anew. None: no more.
+
+        Only these states are kept, and logits stay the same bits.
+
+        Raises:
+            OptionError: there is no such layer.
+            StrategyError: another model has filled `cache`, or this one does not show its states.
+        """
+        ...
+
+
+@runtime_checkable
 class Segmented(Protocol):
-    """A model whose caches can be taken apart: committed rows are dropped, moved, and computed in
-    between others that stay."""
+    """Takes caches apart: committed rows are dropped, moved, and computed in between others that
+    stay."""
 
     @property
     def reads_gaps(self) -> bool:
         """Whether positions may have gaps (`Prompt.positions`)."""
         ...
 
-    def rearrange(self, caches: Sequence[Any], texts: Sequence[Sequence[Piece]]) -> None:
+    def rearrange(self, caches: Sequence[Cache], texts: Sequence[Sequence[Piece]]) -> None:
         """Make the text of each cache what its pieces spell, in order; they ascend in position.
 
         Rows of `Kept` tokens stay as they are, whatever now stands before them; of the other tokens
@@ -165,3 +218,32 @@ class Segmented(Protocol):
             ValueError: kept tokens are not in order, or would have to turn to another position.
         """
         ...
+
+
+@runtime_checkable
+class ContextSelector(Protocol):
+    """Reads only parts of a prompt's long input (`Prompt.context`), and other parts while the
+    answer is being written.
+
+    On the target it changes the target; on a drafter it can only cost acceptance.
+    """
+
+    @property
+    def inner(self) -> LanguageModel:
+        """The model that reads what is selected."""
+        ...
+
+    def reads(self, prompt: Prompt) -> int:
+        """Places of its window that `prompt` takes, at most. Raises `ContextError` when not even
+        the instruction fits."""
+        ...
+
+    def refresh(self, caches: Sequence[Cache]) -> None:
+        """Choose again for caches whose `horizon` is 0; the others are left as they are."""
+        ...
+
+
+CAPABILITIES = tuple(
+    name for name, kind in vars(Capabilities).items() if isinstance(kind, property)
+)
+"""Names of the capabilities."""

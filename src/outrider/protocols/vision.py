@@ -14,7 +14,7 @@ class Eyes(Protocol):
     """What makes images readable for one model."""
 
     @property
-    def unspoken(self) -> frozenset[int]:
+    def image_token_ids(self) -> frozenset[int]:
         """Ids that stand for images. They are read, and never drafted."""
         ...
 

@@ -82,7 +82,7 @@ class Automatic:
             rule: how the target accepts; None is `Match`.
             gain: settings of `ExpectedGain` other than its own.
         """
-        if drafter == "none" or self.target.context_length < 3:
+        if drafter == "none" or self.target.info.context_length < 3:
             return Strategy(target=self.target)
         given = self._given(self.costs or measured_costs(self.target))
         if isinstance(drafter, str):
@@ -173,7 +173,7 @@ def round_overhead(target: LanguageModel) -> float:
     The choice is left out because every token has one, drafted or not. The mean over a short text
     that nobody reads.
     """
-    prompt = Prompt(token_ids=(0,) * min(_OVERHEAD_PROMPT, target.context_length - 2))
+    prompt = Prompt(token_ids=(0,) * min(_OVERHEAD_PROMPT, target.info.context_length - 2))
     sampler = Sampler(SamplingParams(max_new_tokens=_OVERHEAD_ROUNDS, seed=0))
     generation = Generation(Request(prompt, sampler))
     for _ in generate(Strategy(target=target).stage, [generation]):

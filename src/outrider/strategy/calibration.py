@@ -33,10 +33,16 @@ class ModelId:
     name: str
     fingerprint: str
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModelId) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
     @classmethod
     def of(cls, model: LanguageModel) -> "ModelId":
         """The identity of `model`."""
-        return cls(model.name, model.fingerprint)
+        return cls(model.info.name, model.info.fingerprint)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.fingerprint})"
@@ -69,7 +75,7 @@ class Subject:
         return [
             f"{part} {ours}, not {theirs}"
             for part, (ours, theirs) in pairs.items()
-            if getattr(ours, "fingerprint", ours) != getattr(theirs, "fingerprint", theirs)
+            if ours != theirs
         ]
 
 

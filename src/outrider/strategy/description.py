@@ -23,7 +23,7 @@ def expression_of(method: object) -> str:
 
 def models_of(drafter: Drafter) -> list[str]:
     """The models that a drafter runs, outermost first."""
-    found = [value.name for value in _values(drafter) if isinstance(value, LanguageModel)]
+    found = [value.info.name for value in _values(drafter) if isinstance(value, LanguageModel)]
     for part in _parts(drafter):
         found += models_of(part)
     return list(dict.fromkeys(found))

@@ -53,7 +53,7 @@ class Strategy:
     def exactness(self) -> Exactness:
         """What the text is promised to be: only the outermost rule can lower it, and a target that
         itself stands for another model (`SkippingModel`)."""
-        own: Exactness = getattr(self.target, "exactness", Exactness.IDENTICAL)
+        own = self.target.info.exactness
         changes_nothing = isinstance(self.drafter, NoDrafter)
         if changes_nothing and self.rule.exactness is Exactness.LOSSY:
             return own
@@ -88,12 +88,12 @@ class Strategy:
             *([f"models   {', '.join(models)}"] if models else []),
         ]
         ends = ["├─ "] * (len(lines) - 1) + ["└─ "]
-        head = f"target {self.target.name}: {self.exactness}"
+        head = f"target {self.target.info.name}: {self.exactness}"
         return "\n".join([head, *(end + line for end, line in zip(ends, lines, strict=True))])
 
     def __repr__(self) -> str:
         parts = {
-            "target": self.target.name,
+            "target": self.target.info.name,
             "drafter": expression_of(self.drafter),
             "rule": expression_of(self.rule),
             "policy": expression_of(self.policy),

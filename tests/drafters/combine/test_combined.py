@@ -112,7 +112,7 @@ def test_without_shares_the_qualifier_is_asked() -> None:
 
 def test_a_qualifier_that_is_off_leaves_its_share_to_the_drafter_below() -> None:
     small = tabular_family().qualifier
-    small.context_length = 30
+    small.info = replace(small.info, context_length=30)
     nest = replace(NEST, qualifier=small)
     whole = stage(
         FAMILY.target, Bypass(qualified=nest), policy=Turns((shares(qualifier=4, draft=0),))

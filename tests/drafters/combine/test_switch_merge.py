@@ -176,7 +176,7 @@ def test_shares_say_who_is_asked() -> None:
     second = Puppet(name="b")
     line = Fallback(first=first, second=second)
     states = line.begin([request((1, 2, 1, 2))])
-    none = Budget(depth=2, nodes=2, shares=dict.fromkeys(first.origins.values(), 0))
+    none = Budget(depth=2, nodes=2, shares=dict.fromkeys(first.origins, 0))
     assert len(line.propose(states, [NO_IDS], [none])[0]) == 0
     assert second.asked == [1]
     assert len(line.propose(states, [NO_IDS], [Budget.chain(2)])[0]) == 2

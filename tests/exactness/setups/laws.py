@@ -53,7 +53,7 @@ class Trial:
         return self._chi_square(self._counts(whole, draws))
 
     def _counts(self, whole: Any, draws: int) -> np.ndarray:
-        found = np.zeros([self.target.vocab_size] * LENGTH)
+        found = np.zeros([self.target.info.vocab_size] * LENGTH)
         for g in samples(whole, self.prompt, draws, max_new_tokens=LENGTH, **self.warps):
             found[tuple(g.output)] += 1
         return found

@@ -100,7 +100,7 @@ def test_random_rounds(one: Opened, seed: int) -> None:
     ]
     caches = model.start(prompts)
     for _ in range(5):
-        drafts = [random_draft(rng, model.vocab_size) for _ in caches]
+        drafts = [random_draft(rng, model.info.vocab_size) for _ in caches]
         pairs = [attach(c, NO_IDS, d) for c, d in zip(caches, drafts, strict=True)]
         model.forward([s for s, _ in pairs], [w for _, w in pairs])
         for cache, draft in zip(caches, drafts, strict=True):
@@ -115,12 +115,12 @@ def test_random_rounds(one: Opened, seed: int) -> None:
 
 
 def test_writing_goes_on_where_a_gapped_prompt_ends(one: Opened) -> None:
-    if not hasattr(one.model, "write"):
+    if one.model.chain_decoder is None:
         pytest.skip("writes by single forwards")
     sampler = Sampler(SamplingParams(temperature=0.0))
     for start in (NO_IDS, as_ids([5])):
         written, looped = (Twin.start(one, IDS, PLACES).cache for _ in range(2))
-        [tokens] = one.model.write([ChainRequest(Segment(written, start), sampler, [], 8)])
+        [tokens] = one.model.write_chains([ChainRequest(Segment(written, start), sampler, [], 8)])
         text = start.tolist()
         logits = next_logits(one.model, looped) if not text else None
         for token in tokens:

@@ -113,7 +113,7 @@ def test_writes_what_a_loop_would(
             expected.append(sampler.choose(rows.logits[0], [0] * (4 + len(expected))))
             row, start = looped.num_speculative, Segment(looped, as_ids(expected[-1:]))
         segment = Segment(written, as_ids([9]) if branch else NO_IDS)
-        [tokens] = model.write([ChainRequest(segment, sampler, [0] * 4, 6)]) or []
+        [tokens] = model.write_chains([ChainRequest(segment, sampler, [0] * 4, 6)]) or []
         assert tokens.tolist() == expected
         assert written.num_speculative == looped.num_speculative
         assert written.spell([*([9] if branch else []), *expected]) == looped.spell(
@@ -125,16 +125,18 @@ def test_writes_what_a_loop_would(
 
 
 def test_writes_up_to_the_end_of_the_window(model: NativeDecoder) -> None:
-    cache = begin(model, random_ids(model.context_length - 3))
+    cache = begin(model, random_ids(model.info.context_length - 3))
     sampler = Sampler(SamplingParams(seed=0))
-    [tokens] = model.write([ChainRequest(Segment(cache, NO_IDS), sampler, [], 50)]) or []
+    [tokens] = model.write_chains([ChainRequest(Segment(cache, NO_IDS), sampler, [], 50)]) or []
     assert len(tokens) == 4 and cache.num_speculative == 3
 
 
 def test_writes_nothing_when_asked_for_nothing(model: NativeDecoder) -> None:
     cache = begin(model, TEXT)
     [tokens] = (
-        model.write([ChainRequest(Segment(cache, NO_IDS), Sampler(SamplingParams(seed=0)), [], 0)])
+        model.write_chains(
+            [ChainRequest(Segment(cache, NO_IDS), Sampler(SamplingParams(seed=0)), [], 0)]
+        )
         or []
     )
     assert len(tokens) == 0 and not cache.fed
@@ -143,7 +145,7 @@ def test_writes_nothing_when_asked_for_nothing(model: NativeDecoder) -> None:
 def test_leaves_other_samplers_to_the_loop(model: NativeDecoder) -> None:
     cache = begin(model, TEXT)
     sampler = Sampler(SamplingParams(seed=0, repetition_penalty=1.5))
-    assert model.write([ChainRequest(Segment(cache, NO_IDS), sampler, [], 5)]) is None
+    assert model.write_chains([ChainRequest(Segment(cache, NO_IDS), sampler, [], 5)]) is None
     assert not cache.fed
 
 
@@ -152,8 +154,8 @@ def test_int8_is_near_float32(tmp_path: Path) -> None:
     brief, exact = (NativeDecoder.load(path, dtype=dtype) for dtype in DTYPES.values())
     text = random_ids(100)
     close(all_logits(brief, text), all_logits(exact, text), tolerance=0.25)
-    assert brief.fingerprint == exact.fingerprint
-    assert brief.weight_bytes < 0.35 * exact.weight_bytes
+    assert brief.info.fingerprint == exact.info.fingerprint
+    assert brief.info.weight_bytes < 0.35 * exact.info.weight_bytes
 
 
 # -- weights and activations that are out of the ordinary --------------------------------------

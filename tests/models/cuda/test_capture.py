@@ -106,7 +106,7 @@ def test_a_draft_is_replays_of_one_step(model: StaticDecoder, runner: TapeRunner
             cache = begin(model, prompt)
             runner.replays.clear()
             segment, _ = attach(cache, NO_IDS, EMPTY_DRAFT)
-            written = model.write([ChainRequest(segment, Sampler(params), (), 6)])
+            written = model.write_chains([ChainRequest(segment, Sampler(params), (), 6)])
             assert written is not None and len(written[0]) == 6
             assert len(runner.replays) == 1 + 5 + 1
             assert len(set(runner.replays)) == 3

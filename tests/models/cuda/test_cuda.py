@@ -134,7 +134,7 @@ def test_drafts_are_those_of_the_loop(folder: Path, sampling: str, fetches: list
     for length in (20, 33):
         ours, theirs = begin(static, random_ids(length)), begin(plain, random_ids(length))
         segment, _ = attach(ours, NO_IDS, EMPTY_DRAFT)
-        written = static.write([ChainRequest(segment, sampler, (), 7)])
+        written = static.write_chains([ChainRequest(segment, sampler, (), 7)])
         assert written is not None
         assert written[0].tolist() == by_loop(plain, theirs, NO_IDS, sampler, (), 7)
         assert_equals_fresh_prefill(static, ours.fork())
@@ -175,7 +175,7 @@ def test_a_draft_waits_once(folder: Path, fetches: list[int]) -> None:
 
     def draft() -> None:
         segment, _ = attach(cache, NO_IDS, EMPTY_DRAFT)
-        written = static.write([ChainRequest(segment, sampler, (), 6)])
+        written = static.write_chains([ChainRequest(segment, sampler, (), 6)])
         assert written is not None and UNDECIDED not in written[0]
         cache.commit(())
 

@@ -41,7 +41,7 @@ def drafts(model: StaticDecoder, cache: object) -> tuple[torch.Tensor, list[int]
     [chain] = model.forward([Segment(cache, as_ids([5, 6, 7]))], [as_ids([13, 15])])
     sampler = Sampler(SamplingParams(temperature=1.0, top_p=0.95, seed=1))
     segment, _ = attach(cache, NO_IDS, EMPTY_DRAFT)  # pyright: ignore
-    written = model.write([ChainRequest(segment, sampler, (), 7)])
+    written = model.write_chains([ChainRequest(segment, sampler, (), 7)])
     assert written is not None
     return torch.cat((tree, chain.logits)), written[0].tolist()
 
@@ -67,7 +67,7 @@ def test_a_poisoned_branch_stays_on_its_branch(model: StaticDecoder) -> None:
     assert TREE_TOKENS[2] not in text
     model.weights.embed[int(TREE_TOKENS[2])] = math.nan
     found = tree_logits(model, begin(model, text), TREE_TOKENS, TREE_PARENTS)
-    behind = [10, 11] if model.name.startswith("mistral") else [10, 11, 12]
+    behind = [10, 11] if model.info.name.startswith("mistral") else [10, 11, 12]
     poisoned = np.array([2, 5, 6, 8, *behind]) + 1
     assert found[poisoned].isnan().all()
     clean = np.setdiff1d(np.arange(14), poisoned)

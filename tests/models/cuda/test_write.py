@@ -72,7 +72,7 @@ def by_device(
     depth: int,
 ) -> list[int]:
     segment, _ = attach(cache, tail, EMPTY_DRAFT)
-    written = model.write([ChainRequest(segment, sampler, before, depth)])
+    written = model.write_chains([ChainRequest(segment, sampler, before, depth)])
     assert written is not None
     return written[0].tolist()
 
@@ -235,8 +235,8 @@ def test_what_is_not_plain_is_refused_and_nothing_done(model: StaticDecoder) -> 
     segments = [attach(cache, NO_IDS, EMPTY_DRAFT)[0] for cache in caches]
     odd, even = Sampler(SamplingParams(repetition_penalty=1.2)), Sampler(SamplingParams())
     chains = [ChainRequest(segment, even, (), 3) for segment in segments]
-    assert model.write([chains[0], replace(chains[1], sampler=odd)]) is None
-    assert model.write(chains) is None
+    assert model.write_chains([chains[0], replace(chains[1], sampler=odd)]) is None
+    assert model.write_chains(chains) is None
     assert not any(cache.fed for cache in caches)
 
 
@@ -245,7 +245,7 @@ def test_two_texts(model: StaticDecoder, plain: Decoder) -> None:
     prompts = [Prompt(token_ids=random_ids(n, seed=n)) for n in (5, 80)]
     segments = [attach(c, NO_IDS, EMPTY_DRAFT)[0] for c in model.start(prompts)]
     chains = zip(segments, samplers, ((), ()), (3, 5), strict=True)
-    written = model.write([ChainRequest(*chain) for chain in chains])
+    written = model.write_chains([ChainRequest(*chain) for chain in chains])
     assert written is not None
     for tokens, sampler, prompt, depth in zip(written, samplers, prompts, (3, 5), strict=True):
         [cache] = plain.start([prompt])
@@ -255,7 +255,7 @@ def test_two_texts(model: StaticDecoder, plain: Decoder) -> None:
 def test_no_depth_reads_nothing(model: StaticDecoder) -> None:
     cache = begin(model, random_ids(5))
     segment, _ = attach(cache, NO_IDS, EMPTY_DRAFT)
-    written = model.write([ChainRequest(segment, Sampler(SamplingParams()), (), 0)])
+    written = model.write_chains([ChainRequest(segment, Sampler(SamplingParams()), (), 0)])
     assert written is not None and len(written[0]) == 0 and not cache.fed
 
 

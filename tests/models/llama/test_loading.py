@@ -127,7 +127,7 @@ def test_tied_model_without_embedding_takes_the_head(tmp_path: Path) -> None:
     rewritten(path, **{"model.embed_tokens.weight": None, "lm_head.weight": embed})
     after = Decoder.load(path)
     assert torch.equal(after.weights.embed, before.weights.embed)
-    assert after.num_parameters == before.num_parameters
+    assert after.info.num_parameters == before.info.num_parameters
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
@@ -136,13 +136,13 @@ def test_properties(kind: str, tied: bool, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "small", kind, tie_word_embeddings=tied)
     model = Decoder.load(path)
     theirs = make_model(kind, tie_word_embeddings=tied)
-    assert model.name == "small" and Decoder.load(path, name="draft").name == "draft"
-    assert model.vocab_size == 288 and model.context_length == 256
-    assert model.num_parameters == theirs.num_parameters()
-    assert model.bytes_per_token == 2 * 2 * 2 * 8 * 4
-    assert Decoder.load(path, dtype=torch.bfloat16).bytes_per_token == 2 * 2 * 2 * 8 * 2
+    assert model.info.name == "small" and Decoder.load(path, name="draft").info.name == "draft"
+    assert model.info.vocab_size == 288 and model.info.context_length == 256
+    assert model.info.num_parameters == theirs.num_parameters()
+    assert model.info.bytes_per_token == 2 * 2 * 2 * 8 * 4
+    assert Decoder.load(path, dtype=torch.bfloat16).info.bytes_per_token == 2 * 2 * 2 * 8 * 2
     assert model.dtype == torch.float32 and model.device == torch.device("cpu")
-    assert model.fingerprint == open_checkpoint(path).fingerprint
+    assert model.info.fingerprint == open_checkpoint(path).fingerprint
     assert torch.equal(model.embed([3, 5]), model.weights.embed[[3, 5]])
 
 
@@ -158,19 +158,21 @@ def test_properties(kind: str, tied: bool, tmp_path: Path) -> None:
 )
 def test_end_ids(config: Any, generation: dict[str, Any], expected: Any, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "m", eos_token_id=config, generation=generation)
-    assert Decoder.load(path).end_ids == expected
+    assert Decoder.load(path).info.end_ids == expected
 
 
 def test_end_ids_without_a_generation_config(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "m", tokenizer=True)
     (path / "generation_config.json").unlink()
     model = Decoder.load(path)
-    assert model.end_ids == (256,) and model.generation_defaults == {}
+    assert model.info.end_ids == (256,) and model.info.generation_defaults == {}
 
 
 def test_generation_defaults(tmp_path: Path) -> None:
     given = {"temperature": 0.6, "top_k": 20, "do_sample": True, "max_new_tokens": 9, "top_p": None}
-    defaults = Decoder.load(make_checkpoint(tmp_path / "m", generation=given)).generation_defaults
+    defaults = Decoder.load(
+        make_checkpoint(tmp_path / "m", generation=given)
+    ).info.generation_defaults
     assert defaults["temperature"] == 0.6 and defaults["top_k"] == 20
     assert defaults["do_sample"] is True and defaults["max_new_tokens"] == 9
     assert "top_p" not in defaults and not any(key.startswith("_") for key in defaults)
@@ -189,12 +191,14 @@ def test_generation_defaults(tmp_path: Path) -> None:
 def test_context_length(rope: dict[str, Any], expected: int, tmp_path: Path) -> None:
     parameters = rope | {"rope_theta": 1e4}
     path = make_checkpoint(tmp_path / "m", hidden_size=64, head_dim=16, rope_parameters=parameters)
-    assert Decoder.load(path).context_length == expected
+    assert Decoder.load(path).info.context_length == expected
 
 
 def test_an_opened_checkpoint_will_do(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "m")
-    assert Decoder.load(open_checkpoint(path)).fingerprint == Decoder.load(path).fingerprint
+    assert (
+        Decoder.load(open_checkpoint(path)).info.fingerprint == Decoder.load(path).info.fingerprint
+    )
 
 
 def test_half_precision_on_disk(tmp_path: Path) -> None:

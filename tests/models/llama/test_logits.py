@@ -162,7 +162,7 @@ def test_config_that_is_silent(kind: str, tmp_path: Path) -> None:
     model = Decoder.load(silent)
     reference = Reference(silent)
     close(all_logits(model, text), reference.logits(text))
-    assert model.context_length == reference.model.config.max_position_embeddings
+    assert model.info.context_length == reference.model.config.max_position_embeddings
 
 
 def test_head_that_differs_from_a_tied_embedding(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_head_that_differs_from_a_tied_embedding(tmp_path: Path) -> None:
     text = random_ids(20)
     model = Decoder.load(told)
     close(all_logits(model, text), Reference(told).logits(text))
-    assert model.num_parameters == Decoder.load(path).num_parameters
+    assert model.info.num_parameters == Decoder.load(path).info.num_parameters
 
 
 def test_sharded_checkpoint(tmp_path: Path) -> None:

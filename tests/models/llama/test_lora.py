@@ -226,7 +226,7 @@ def test_names_with_the_adapters_own_are_known(adapter: Path, tmp_path: Path) ->
 def test_loading_takes_an_adapter(plain: Path, adapter: Path) -> None:
     bare = load_model(plain, dtype="float32", threads=1)
     model = load_model(plain, dtype="float32", threads=1, adapter=adapter)
-    assert model.fingerprint != bare.fingerprint
+    assert model.info.fingerprint != bare.info.fingerprint
     whole = _model(plain)
     add_to_modules(whole, Adapter.load(adapter), "it")
     with torch.no_grad():
@@ -244,7 +244,7 @@ def test_the_runner_of_transformers_takes_an_adapter(
         model = load_model(odd, dtype="float64", adapter=adapter)
     with pytest.warns(FallbackWarning, match="mish"):
         bare = load_model(odd, dtype="float64")
-    assert model.fingerprint != bare.fingerprint
+    assert model.info.fingerprint != bare.info.fingerprint
     whole = _model(odd)
     add_to_modules(whole, Adapter.load(adapter), "it")
     with torch.no_grad():
@@ -274,7 +274,7 @@ def test_models_that_see_take_an_adapter(tmp_path: Path) -> None:
     merged = adapted(whole, tmp_path / "adapter")
     model: Any = load_model(path, dtype="float64", adapter=tmp_path / "adapter")
     bare: Any = load_model(path, dtype="float64")
-    assert model.fingerprint != bare.fingerprint
+    assert model.info.fingerprint != bare.info.fingerprint
     look = Looker(path).look("what", PICTURES["one"])
     look.whole = merged
     [cache] = model.inner.start([look.prompt])

@@ -123,7 +123,7 @@ def test_shared_embeddings(family: str, tmp_path: Path) -> None:
 def test_end_tokens_and_fingerprint(path: Path) -> None:
     whole, text = open_checkpoint(path), text_of(path)
     assert text.fingerprint == whole.fingerprint
-    assert Decoder.load(text).end_ids == (256,)
+    assert Decoder.load(text).info.end_ids == (256,)
     assert text.num_parameters < whole.num_parameters
 
 

@@ -84,7 +84,7 @@ def test_qwen_texts_run_behind_their_indices(
     length = len(cache.text)
     assert (cache.places.lag > 0) == (cache.places.axes is not None) == family.startswith("qwen")
     assert cache.places.at(length) == length - cache.places.lag
-    assert cache.room == model.context_length - length
+    assert cache.room == model.info.context_length - length
 
 
 def test_trees_below_images(model: Any, near: float, looks: dict[str, Look]) -> None:
@@ -123,7 +123,7 @@ def test_rounds_forks_and_rollbacks(model: Any, near: float, looks: dict[str, Lo
     own = [looks["one"], looks["two"]]
     caches = model.start([look.prompt for look in own])
     for turn in range(4):
-        drafts = [random_draft(rng, model.vocab_size) for _ in caches]
+        drafts = [random_draft(rng, model.info.vocab_size) for _ in caches]
         pairs = [attach(c, NO_IDS, d) for c, d in zip(caches, drafts, strict=True)]
         model.forward([s for s, _ in pairs], [w for _, w in pairs])
         for cache, draft, look in zip(caches, drafts, own, strict=True):
@@ -151,11 +151,11 @@ def test_borrowed_caches_stand_where_their_owner_stands(
 
 
 def test_writing_goes_on_behind_images(model: Any, near: float, looks: dict[str, Look]) -> None:
-    if not hasattr(model, "write"):
+    if model.chain_decoder is None:
         pytest.skip("writes by single forwards")
     look, sampler = looks["two"], Sampler(SamplingParams())
     [cache] = model.start([look.prompt])
-    [tokens] = model.write([ChainRequest(Segment(cache, NO_IDS), sampler, [], 6)])
+    [tokens] = model.write_chains([ChainRequest(Segment(cache, NO_IDS), sampler, [], 6)])
     logits = look.logits(tokens[:-1])[len(look.prompt) - 1 :]
     best = logits.gather(1, torch.from_numpy(tokens)[:, None])[:, 0]
     close(best, logits.amax(dim=1), 2 * near)
@@ -165,12 +165,12 @@ def test_writing_goes_on_behind_images(model: Any, near: float, looks: dict[str,
 
 def test_writing_ends_with_the_window(model: Any, looks: dict[str, Look]) -> None:
     """By the number of tokens, as a text without images would."""
-    if not hasattr(model, "write"):
+    if model.chain_decoder is None:
         pytest.skip("writes by single forwards")
     [cache] = model.start([looks["two"].prompt])
     cache.commit(as_ids(random_ids(cache.room - 3)))
     sampler = Sampler(SamplingParams())
-    [tokens] = model.write([ChainRequest(Segment(cache, NO_IDS), sampler, [], 9)])
+    [tokens] = model.write_chains([ChainRequest(Segment(cache, NO_IDS), sampler, [], 9)])
     assert len(tokens) == 4  # three that are read, and one that follows them
     cache.commit(tokens)
     assert cache.room == -1

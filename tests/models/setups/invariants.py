@@ -28,7 +28,7 @@ def assert_equals_fresh_prefill(
     assert 1 <= len(cache.pending) <= len(text)
     assert tuple(cache.pending) == text[len(text) - len(cache.pending) :]
     places = cache.places.between(0, len(text))
-    readable = text[: int(np.searchsorted(places, model.context_length - 1))]
+    readable = text[: int(np.searchsorted(places, model.info.context_length - 1))]
     [fresh] = model.start([_prompt(model, readable, places, embeddings)])
     committed = min(len(text) - len(cache.pending), len(readable) - 1)
     for name in ("keys", "values"):

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,13 @@ class Reference:
         return self._known[text]
 
     @torch.no_grad()
+    def states(self, tokens: Sequence[int]) -> Tensor:
+        """`[layers + 1, len(tokens), hidden]`: its own `output_hidden_states`."""
+        ids = torch.tensor([[int(token) for token in tokens]])
+        out = self.model(ids, use_cache=False, output_hidden_states=True)
+        return torch.cat(out.hidden_states)
+
+    @torch.no_grad()
     def embedded(self, rows: Tensor) -> Tensor:
         """`[len(rows), vocab]` after embeddings instead of ids."""
         return self.model(inputs_embeds=rows[None], use_cache=False).logits[0]
@@ -50,15 +57,30 @@ class Reference:
         return cap * torch.tanh(logits / cap) if cap else logits
 
     def node_logits(self, text: Sequence[int], tokens: IntArray, parents: IntArray) -> Tensor:
-        """Row 0 after the text; row i + 1 after the path from the text to node i.
+        """Row 0 after the text; row i + 1 after the path from the text to node i."""
+        return self._of_nodes(text, tokens, parents, self.logits)
 
-        One pass for each leaf gives the rows of all nodes on its path.
-        """
+    def node_states(self, text: Sequence[int], tokens: IntArray, parents: IntArray) -> Tensor:
+        """`[layers + 1, nodes + 1, hidden]`, rows as in `node_logits`."""
+
+        def rows_first(tokens: Sequence[int]) -> Tensor:
+            return self.states(tokens).transpose(0, 1)
+
+        return self._of_nodes(text, tokens, parents, rows_first).transpose(0, 1)
+
+    def _of_nodes(
+        self,
+        text: Sequence[int],
+        tokens: IntArray,
+        parents: IntArray,
+        read: Callable[[Sequence[int]], Tensor],
+    ) -> Tensor:
+        """One pass for each leaf gives the rows of all nodes on its path."""
         rows: dict[int, Tensor] = {}
         for leaf in sorted({*range(-1, len(tokens))} - {int(parent) for parent in parents}):
             path = path_to(parents, leaf)
-            logits = self.logits([*text, *(int(tokens[node]) for node in path)])
-            rows |= zip([-1, *path], logits[len(text) - 1 :], strict=True)
+            found = read([*text, *(int(tokens[node]) for node in path)])
+            rows |= zip([-1, *path], found[len(text) - 1 :], strict=True)
         return torch.stack([rows[node] for node in range(-1, len(tokens))])
 
 

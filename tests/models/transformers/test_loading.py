@@ -156,10 +156,14 @@ def test_a_loaded_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
     assert capfd.readouterr() == ("", "")
     text = random_ids(9)
     close(next_logits(model, begin(model, text)), BuiltReference(model.model).logits(text)[-1])
-    assert (model.name, model.vocab_size, model.context_length) == ("small", 288, 256)
+    assert (model.info.name, model.info.vocab_size, model.info.context_length) == (
+        "small",
+        288,
+        256,
+    )
     assert (model.dtype, str(model.device), model.hidden_size) == (torch.float32, "cpu", 32)
-    assert model.num_parameters == build(*RUNS["gpt2"]).num_parameters()
-    assert model.bytes_per_token == 2 * 2 * 32 * 4
+    assert model.info.num_parameters == build(*RUNS["gpt2"]).num_parameters()
+    assert model.info.bytes_per_token == 2 * 2 * 32 * 4
     close(model.embed([3, 5]), model.model.get_input_embeddings().weight[[3, 5]].detach())
 
 
@@ -174,13 +178,13 @@ def test_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_fingerprints_follow_the_weights(tmp_path: Path) -> None:
     first = TransformersModel(build(*RUNS["gpt2"]))
-    assert first.fingerprint == TransformersModel(build(*RUNS["gpt2"])).fingerprint
+    assert first.info.fingerprint == TransformersModel(build(*RUNS["gpt2"])).info.fingerprint
     other = build(*RUNS["gpt2"])
     with torch.no_grad():
         other.transformer.h[1].mlp.c_fc.bias[0] += 1e-3
-    assert TransformersModel(other).fingerprint != first.fingerprint
+    assert TransformersModel(other).info.fingerprint != first.info.fingerprint
     path = save("gpt2", tmp_path)
-    assert TransformersModel.load(path).fingerprint == open_checkpoint(path).fingerprint
+    assert TransformersModel.load(path).info.fingerprint == open_checkpoint(path).fingerprint
 
 
 def test_cache_of_another_model_is_not_reused() -> None:
@@ -193,7 +197,7 @@ def test_cache_of_another_model_is_not_reused() -> None:
 @pytest.mark.parametrize(("given", "found"), [(7, (7,)), ([7, 9], (7, 9)), (None, ())])
 def test_end_ids(given: Any, found: tuple[int, ...], tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, "llama", eos_token_id=given)
-    assert TransformersModel.load(path).end_ids == found
+    assert TransformersModel.load(path).info.end_ids == found
 
 
 def test_end_ids_of_generation_config_come_first(tmp_path: Path) -> None:
@@ -201,8 +205,8 @@ def test_end_ids_of_generation_config_come_first(tmp_path: Path) -> None:
         tmp_path, "llama", eos_token_id=7, generation={"eos_token_id": [3, 4], "temperature": 0.5}
     )
     model = TransformersModel.load(path)
-    assert model.end_ids == (3, 4)
-    assert model.generation_defaults["temperature"] == 0.5
+    assert model.info.end_ids == (3, 4)
+    assert model.info.generation_defaults["temperature"] == 0.5
 
 
 def test_generation_defaults_become_sampling_options() -> None:

@@ -172,7 +172,7 @@ def test_the_same_question_is_seen_once_blank_or_not(eyes: TransformersEyes, fam
 def test_only_axes_of_mrope_models(eyes: TransformersEyes, family: str) -> None:
     [view] = eyes.views([asked(picture(40, 40), picture(16, 32))])
     assert (view.axes is not None) == family.startswith("qwen")
-    assert eyes.unspoken >= {image_id(family)}
+    assert eyes.image_token_ids >= {image_id(family)}
     if view.axes is not None:
         last = {axis[-1] for axis in view.axes}
         assert len(last) == 1
@@ -206,7 +206,7 @@ def test_no_layer_of_text_is_loaded(eyes: TransformersEyes, whole: TransformersM
     names = [name for name, _ in eyes.model.named_parameters()]
     assert not any("text_model.layers" in n or "language_model.layers" in n for n in names)
     assert not any("lm_head" in n for n in names)
-    assert eyes.num_parameters < whole.num_parameters
+    assert eyes.num_parameters < whole.info.num_parameters
 
 
 def test_eyes_of_another_model_are_caught(folder: Any, tmp_path: Path) -> None:

@@ -14,14 +14,10 @@ from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.models.tabular import TabularModel
 from outrider.models.vision.encoder import TransformersEyes
-from outrider.models.vision.image_model import Sighted, sighted
+from outrider.models.vision.image_model import Sighted
 from outrider.protocols import (
-    ContextSelector,
     LanguageModel,
-    Layered,
     Segment,
-    Segmented,
-    Writer,
 )
 from tests.models.setups.sighted_checkpoints import asking, make_sighted, make_text_sibling, picture
 
@@ -33,7 +29,7 @@ class Counting:
     """Eyes that count."""
 
     def __init__(self, eyes: TransformersEyes) -> None:
-        self.eyes, self.unspoken = eyes, eyes.unspoken
+        self.eyes, self.image_token_ids = eyes, eyes.image_token_ids
         self.seen: list[int] = []
 
     def views(self, pictured: Sequence[Pictured]) -> list[Prompt]:
@@ -60,7 +56,7 @@ def eyes(parts: Any) -> Counting:
 
 @pytest.fixture
 def model(parts: Any, eyes: Counting) -> Sighted:
-    return sighted(parts[0], eyes)
+    return Sighted(parts[0], eyes)
 
 
 def logits(model: LanguageModel, caches: Sequence[Any]) -> list[torch.Tensor]:
@@ -69,16 +65,13 @@ def logits(model: LanguageModel, caches: Sequence[Any]) -> list[torch.Tensor]:
 
 
 def test_it_is_what_the_runner_inside_is(model: Sighted) -> None:
-    for kind in (LanguageModel, Writer, Layered, Segmented):
-        assert isinstance(model, kind)
-    assert not isinstance(model, ContextSelector)
-    assert (model.dtype, model.fingerprint) == (torch.float64, model.inner.fingerprint)
-    assert model.end_ids == (256,)
-    with pytest.raises(AttributeError):
-        model.nonsense  # noqa: B018
-    table = sighted(TabularModel.random(vocab_size=7, order=1, seed=0), model.eyes)
-    assert not isinstance(table, Layered)
-    assert isinstance(table, Segmented)
+    assert isinstance(model, LanguageModel)
+    assert model.selector is None and model.layered is model.inner.layered is not None
+    assert model.info.dtype == torch.float64
+    assert model.info.fingerprint == model.inner.info.fingerprint
+    assert model.info.end_ids == (256,)
+    table = Sighted(TabularModel.random(vocab_size=7, order=1, seed=0), model.eyes)
+    assert table.layered is None and table.segmented is table.inner
 
 
 def test_equal_prompts_are_looked_at_once(model: Sighted, eyes: Counting) -> None:
@@ -95,9 +88,9 @@ def test_equal_prompts_are_looked_at_once(model: Sighted, eyes: Counting) -> Non
 
 def test_looking_is_timed_apart(model: Sighted) -> None:
     caches = model.start([asking(picture(40, 20)), TALK])
-    assert caches[0].looked > 0 == caches[1].looked
+    assert caches[0].report.vision_seconds > 0 == caches[1].report.vision_seconds
     [talk] = model.start([TALK], [caches[0]])
-    assert talk.looked == 0
+    assert talk.report.vision_seconds == 0
 
 
 def test_text_alone_passes_through(model: Sighted, eyes: Counting) -> None:
@@ -135,7 +128,7 @@ def test_a_view_must_fit_the_window(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(path)
     text = text_checkpoint(checkpoint)
     assert text is not None
-    model = sighted(Decoder.load(text), TransformersEyes.load(checkpoint))
+    model = Sighted(Decoder.load(text), TransformersEyes.load(checkpoint))
     assert model.start([asking(picture(16, 16), question="?")])[0].room > 0
     with pytest.raises(ContextError, match="reads 48"):
         model.start([asking(picture(40, 40), picture(40, 40))])

@@ -119,7 +119,7 @@ def _measured(
 
     with Progress(console=screen.err, transient=True) as bar:
         for verifier, proposer in pairs:
-            task = bar.add_task(f"{verifier.name} / {proposer.name}")
+            task = bar.add_task(f"{verifier.info.name} / {proposer.info.name}")
 
             def show(done: int, total: int, task: Any = task) -> None:
                 bar.update(task, completed=done, total=total)

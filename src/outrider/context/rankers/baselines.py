@@ -25,6 +25,7 @@ class FixedRanker:
     name: str
     order: Order
     encoder_name: str | None = None
+    encoder: None = None
     refreshes: bool = False
 
     def index(self, context: LongContext) -> "FixedIndex":

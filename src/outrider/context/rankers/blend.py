@@ -1,12 +1,12 @@
 """Chunks by meaning, by words, and by what comes before them: the default score of APCE."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from outrider.context.rankers.encoders import Encoder
 from outrider.context.rankers.ranking import Index, Ranker
 from outrider.core.types import LongContext, Passage
 
@@ -47,9 +47,9 @@ class BlendedRanker:
         return self.meaning.encoder_name
 
     @property
-    def encoder(self) -> Any:
+    def encoder(self) -> Encoder | None:
         """What turns text into vectors."""
-        return getattr(self.meaning, "encoder", None)
+        return self.meaning.encoder
 
     def index(self, context: LongContext) -> "BlendedIndex":
         """Both indexes of `context`, which they keep."""

@@ -28,6 +28,7 @@ class Bm25Ranker:
 
     name: str = "bm25"
     encoder_name: str | None = None
+    encoder: None = None
     refreshes: bool = True
     _known: WeakKeyDictionary[LongContext, "Bm25Index"] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float64
 from numpy import ndarray
 
+from outrider.context.rankers.encoders import Encoder
 from outrider.core.types import LongContext, Passage
 
 
@@ -37,6 +38,11 @@ class Ranker(Protocol):
     @property
     def encoder_name(self) -> str | None:
         """Which encoder it asks; None for none."""
+        ...
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """What turns text into vectors; None for nothing."""
         ...
 
     @property

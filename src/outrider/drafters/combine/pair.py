@@ -40,7 +40,7 @@ class Pair:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_deferred", Deferred(drafter=self.second))
-        object.__setattr__(self, "_origins", (origins(self.first), origins(self.second)))
+        object.__setattr__(self, "_origins", (self.first.origins, self.second.origins))
         if self.first.name == self.second.name:
             raise StrategyError(
                 f"both drafters are named {self.first.name!r}", hint="Name one of them otherwise"
@@ -50,6 +50,11 @@ class Pair:
     def name(self) -> str:
         """Both names."""
         return f"{self.first.name}+{self.second.name}"
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Those of both."""
+        return (*self._origins[0], *self._origins[1])
 
     @property
     def draw(self) -> Draw:
@@ -121,12 +126,6 @@ class Pair:
         self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         return self._deferred.propose([s.second for s in states], tails, budgets)
-
-
-def origins(drafter: Drafter) -> tuple[str, ...]:
-    """What its drafts are booked under; a drafter that does not say so has its name alone."""
-    named = getattr(drafter, "origins", (drafter.name,))
-    return tuple(named.values() if isinstance(named, dict) else named)
 
 
 def pair_priors(drafter: Pair, given: Given) -> tuple[Source, ...]:

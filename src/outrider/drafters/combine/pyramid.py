@@ -126,6 +126,11 @@ class Qualified:
             tier=self.tier,
         )
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.name,)
+
     def bind(self, needs: Needs, tier: int) -> "Qualified":
         """Bind the whole nest below. Raises `StrategyError` when a law is asked for that the
         inner rule can not track."""
@@ -175,7 +180,7 @@ class Qualified:
                 states[i].lane, states[i].counters = lane, lane.counters
         for state in states:
             if state.lane is None:
-                state.off = f"the prompt does not fit {self.qualifier.name}"
+                state.off = f"the prompt does not fit {self.qualifier.info.name}"
         return states
 
     def _open(
@@ -248,7 +253,7 @@ class Qualified:
         if collected.limit >= 0:
             return True
         if not collected.tokens:
-            collected.state.off = f"the text has outgrown the window of {self.qualifier.name}"
+            collected.state.off = f"the text has outgrown the window of {self.qualifier.info.name}"
         return False
 
     def _collect(self, c: _Collected, rows: Rows, verdict: Verdict) -> None:

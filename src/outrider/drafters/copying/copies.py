@@ -24,6 +24,7 @@ class Copier(Generic[State]):
 
     __slots__ = ()
 
+    name: str
     draw = Draw.DETERMINISTIC
     gives = Needs(law=True)
     """A deterministic choice is its own law, a point mass; nobody vouched for it."""
@@ -40,6 +41,11 @@ class Copier(Generic[State]):
     @abstractmethod
     def _commit(self, state: State, tokens: list[int]) -> None:
         """Take note of what has become text."""
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.name,)
 
     def bind(self: Same, needs: Needs, tier: int) -> Same:
         """Nothing to prepare: laws are point masses, and there are no references to give."""

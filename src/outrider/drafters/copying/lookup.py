@@ -39,8 +39,9 @@ class Lookup(Copier[LookupState]):
     and single tokens do not count: they match by chance. A copy that reaches the end of the text
     goes on with itself, so a loop is proposed at full length.
 
-    How far a match can be trusted depends on its length, so drafts are booked by it (`origins`),
-    and a policy can ask for long copies after long matches and for none after short ones.
+    How far a match can be trusted depends on its length, so drafts are booked by it
+    (`origins_by_match`), and a policy can ask for long copies after long matches and for none after
+    short ones.
 
     Proposing costs one look-up for each length, whatever the size of the text; the index grows in
     `begin` and `commit` only, by one entry for each token and length.
@@ -78,7 +79,12 @@ class Lookup(Copier[LookupState]):
         return range(self.max_ngram, self.min_ngram - 1, -1)
 
     @property
-    def origins(self) -> dict[int, str]:
+    def origins(self) -> tuple[str, ...]:
+        """What its drafts are booked under."""
+        return tuple(self.origins_by_match.values())
+
+    @property
+    def origins_by_match(self) -> dict[int, str]:
         """What a draft is booked under, by the length of its match; `max_ngram` stands for longer
         matches as well."""
         return {n: origin_of(self.name, n) for n in self.lengths}
@@ -122,7 +128,7 @@ def indexed(
 
 def priors(drafter: Lookup, given: Given) -> tuple[Source, ...]:
     """What is believed of copies, by the length of their match."""
-    return by_match(drafter.origins, tree=False)
+    return by_match(drafter.origins_by_match, tree=False)
 
 
 METHOD = DrafterMethod(

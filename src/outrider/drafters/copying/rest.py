@@ -89,7 +89,12 @@ class Rest(Copier[RestState]):
         check_levels(self.levels)
 
     @property
-    def origins(self) -> dict[int, str]:
+    def origins(self) -> tuple[str, ...]:
+        """What its drafts are booked under."""
+        return tuple(self.origins_by_match.values())
+
+    @property
+    def origins_by_match(self) -> dict[int, str]:
         """What a draft is booked under, by the length of its match, the longest first."""
         return {n: origin_of(self.name, n) for n in reversed(self.levels)}
 
@@ -166,7 +171,7 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
 
 
 def _priors(drafter: Rest, given: Given) -> tuple[Source, ...]:
-    return by_match(drafter.origins, tree=True)
+    return by_match(drafter.origins_by_match, tree=True)
 
 
 METHOD = DrafterMethod(

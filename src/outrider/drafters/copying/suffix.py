@@ -101,7 +101,12 @@ class Suffix(Copier[SuffixState]):
         check_levels(self.levels)
 
     @property
-    def origins(self) -> dict[int, str]:
+    def origins(self) -> tuple[str, ...]:
+        """What its drafts are booked under."""
+        return tuple(self.origins_by_match.values())
+
+    @property
+    def origins_by_match(self) -> dict[int, str]:
         """What a draft is booked under, by the length of its match, the longest first."""
         return {n: origin_of(self.name, n) for n in reversed(self.levels)}
 
@@ -213,7 +218,7 @@ class Suffix(Copier[SuffixState]):
 
 
 def _priors(drafter: Suffix, given: Given) -> tuple[Source, ...]:
-    return by_match(drafter.origins, tree=drafter.shape == "tree")
+    return by_match(drafter.origins_by_match, tree=drafter.shape == "tree")
 
 
 METHOD = DrafterMethod(

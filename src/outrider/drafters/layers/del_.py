@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
-from outrider.core.errors import LogitsError
+from outrider.core.errors import LogitsError, StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray, Verified, as_ids
 from outrider.drafters.given import Given
@@ -70,7 +70,7 @@ class DynamicExit(OwnLayers):
         rates: the statistics; shared by all requests, and kept across them. None starts anew.
 
     Raises:
-        StrategyError: a model that can not leave layers out.
+        StrategyError: a model that can not leave layers out, or shows no hidden states.
         OptionError: a number outside its range.
     """
 
@@ -90,13 +90,18 @@ class DynamicExit(OwnLayers):
         OwnLayers.__post_init__(self)
         check_ranges(self, _RANGES)
         if self.rates is None:
-            wide = self.model.vocab_size > self.wide_vocabulary
+            wide = self.model.info.vocab_size > self.wide_vocabulary
             rates = ExitRates(self.layered.num_layers, step=2 if wide else 1)
             object.__setattr__(self, "rates", rates)
         count = self.layered.num_layers
         exits = tuple(LayerSet.exit_at(count, depth) for depth in range(1, count))
         object.__setattr__(self, "exits", exits)
         self.part(exits[0])
+        if self.model.hidden_states is None:
+            raise StrategyError(
+                f"{self.model.info.name} shows no hidden states, by which {self.name!r} decides",
+                hint="Use a model that has `hidden_states`, or drafter 'swift'",
+            )
 
     def _state(self, request: Request) -> ExitState:
         state = OwnLayers._state(self, request)
@@ -133,21 +138,27 @@ class DynamicExit(OwnLayers):
         for state, seen in zip(states, verified, strict=True):
             if seen.tier == "target" and state.watched:
                 self._watch(state, False)
-                if seen.rows.streams is not None and seen.verdict.emitted:
+                if seen.rows.states is not None and seen.verdict.emitted:
                     self._learn(state, seen)
+
+    @property
+    def watched(self) -> range:
+        """Hidden states that an exit could read out: of all layers but the last, or every other."""
+        return range(1, self.layered.num_layers, self.rates.step)
 
     def _watch(self, state: ExitState, on: bool) -> None:
         if state.watched != on:
             state.watched = on
-            self.layered.watch(full_cache(state), on)
+            assert self.model.hidden_states is not None  # checked when this was made
+            self.model.hidden_states.watch(full_cache(state), self.watched if on else None)
 
     def _learn(self, state: ExitState, seen: Verified) -> None:
         """Compare shadow tokens with those that came, on rows with the right text before them."""
         tokens = seen.verdict.emitted[: self.most_rows]
         rows = [parent + 1 for parent in (-1, *seen.verdict.path)][: len(tokens)]
-        assert seen.rows.streams is not None
-        streams = seen.rows.streams[:: self.rates.step, rows]
-        logits = self.layered.read_out(streams.flatten(0, 1)).unflatten(0, streams.shape[:2])
+        assert seen.rows.states is not None
+        states = seen.rows.states[:, rows]
+        logits = self.layered.read_out(states.flatten(0, 1)).unflatten(0, states.shape[:2])
         scores = logits.float().cpu().numpy()  # numpy: no threads are woken for so little
         sampler, before = state.request.sampler, state.written(seen.tail)
         if sampler.params.temperature == 0 and sampler.plain(len(before)):

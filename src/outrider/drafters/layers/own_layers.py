@@ -10,7 +10,7 @@ after an exit that is chosen every round (`del_.py`).
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from outrider.core.checks import Range
 from outrider.core.counters import Counters
@@ -74,17 +74,23 @@ class OwnLayers:
     learns = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, Layered):
+        if self.model.layered is None:
             raise StrategyError(
-                f"{type(self.model).__name__} can not draft with a part of its own layers",
-                hint="Use a model that has subset() and borrow(), or another drafter",
+                f"{self.model.info.name} can not draft with a part of its own layers",
+                hint="Use a model that has `layered`, or another drafter",
             )
         _CONFIDENCE.check("confidence", self.confidence)
 
     @property
     def layered(self) -> Layered:
-        """The target, as what it was found to be."""
-        return cast(Layered, self.model)
+        """What runs a part of the target's layers."""
+        assert self.model.layered is not None  # checked when this was made
+        return self.model.layered
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.name,)
 
     def bind(self: D, needs: Needs, tier: int) -> D:
         """Fill laws and references only where the rule above reads them."""

@@ -97,7 +97,7 @@ class Swift(OwnLayers):
 
     @property
     def _fingerprint(self) -> str:
-        return self.model.fingerprint
+        return self.model.info.fingerprint
 
     # -- the verbs --------------------------------------------------------------------------
 

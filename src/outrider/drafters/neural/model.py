@@ -83,6 +83,11 @@ class ModelDrafter:
     gives = Needs(law=True, reference=True)
     learns = False
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.name,)
+
     def bind(self, needs: Needs, tier: int) -> "ModelDrafter":
         """Fill laws and references only where the rule above reads them."""
         return replace(self, needs=needs)
@@ -118,8 +123,8 @@ class ModelDrafter:
 
     def _write(self, chains: Sequence[_Chain], segments: Sequence[Segment]) -> bool:
         """Let the model write the chains in one go; false, with nothing done, if it can not."""
-        write = getattr(self.model, "write", None)
-        if write is None or self.needs != NO_NEEDS or not chains:
+        decoder = self.model.chain_decoder
+        if decoder is None or self.needs != NO_NEEDS or not chains:
             return False
         floors = {_floor(chain.stop) for chain in chains}
         floor = floors.pop()
@@ -134,7 +139,7 @@ class ModelDrafter:
             )
             for chain, segment in zip(chains, segments, strict=True)
         ]
-        written = write(asked, floor)
+        written = decoder.write_chains(asked, floor)
         if written is None:
             return False
         for chain, tokens in zip(chains, written, strict=True):
@@ -149,7 +154,7 @@ class ModelDrafter:
         stopped = bool(tokens) and chain.stop is not None
         broken = len(tokens) < chain.depth and not ended and not stopped
         if broken:
-            state.off = f"model {self.model.name}: {NOT_FINITE}"
+            state.off = f"model {self.model.info.name}: {NOT_FINITE}"
         state.counters.forwards += len(tokens) + broken
         state.counters.drafted += len(tokens)
 
@@ -178,7 +183,7 @@ class ModelDrafter:
         try:
             support = sampler.support(logits, generated)
         except LogitsError as error:
-            state.off = f"model {self.model.name}: {error.problem}"
+            state.off = f"model {self.model.info.name}: {error.problem}"
             chain.done = True
             return
         token = sampler.draw(support, len(generated), Purpose.CHOICE)
@@ -205,7 +210,7 @@ class ModelDrafter:
             chain.chances.append(top_chance(chain.state.request.sampler, rows.logits[0], generated))
             return chain.stop(chain.chances)
         if len(chain.tokens) > 1:
-            chain.chances.append(head_chance(chain.stop, rows, 0, self.model.name))
+            chain.chances.append(head_chance(chain.stop, rows, 0, self.model.info.name))
         return chain.stop([*chain.chances, 1.0])
 
     def _draft(self, chain: _Chain) -> Draft:

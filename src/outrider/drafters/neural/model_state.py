@@ -10,7 +10,8 @@ from torch import Tensor
 from outrider.core.counters import Counters
 from outrider.core.errors import ContextError, OptionError
 from outrider.core.types import IntArray, Prompt, Rows, Stop
-from outrider.protocols import ContextSelector, LanguageModel, Request
+from outrider.models.caches.prefill import note_reading
+from outrider.protocols import LanguageModel, Request
 from outrider.sampling import Sampler
 
 UNFIT = (ContextError, OptionError)
@@ -52,14 +53,10 @@ def open_states(
         if cache is None:
             continue
         states[i].cache = cache
-        looked = getattr(cache, "looked", 0.0)
-        states[i].counters.add_seconds(prefill=perf_counter() - begun - looked)
-        if looked:
-            states[i].counters.add_seconds(vision=looked)
-        states[i].counters.reading = getattr(cache, "reading", None)
+        note_reading(states[i].counters, cache, perf_counter() - begun)
     for state in states:
         if state.cache is None:
-            state.off = f"the prompt does not fit {model.name}"
+            state.off = f"the prompt does not fit {model.info.name}"
     return states
 
 
@@ -80,7 +77,7 @@ def window(model: LanguageModel, state: ModelState, tail: IntArray) -> int:
         return 0
     room = state.cache.room - len(tail) + 1
     if room <= 0:
-        state.off = f"the text has outgrown the window of {model.name}"
+        state.off = f"the text has outgrown the window of {model.info.name}"
     return max(room, 0)
 
 
@@ -112,7 +109,7 @@ def start_fitting(
     """`model.start`, with None for prompts whose images, once seen, are too much for the window, or
     which the model's processor or template refuses."""
     try:
-        return model.start(prompts, reuse)
+        return list(model.start(prompts, reuse))
     except UNFIT:
         if all(prompt.pictured is None for prompt in prompts):
             raise
@@ -136,23 +133,23 @@ def own_prompt(request: Request, model: LanguageModel) -> Prompt:
     prompt = request.prompt
     if prompt.embeddings is not None:
         return Prompt(token_ids=prompt.token_ids)
-    if prompt.pictured is None or max(prompt.token_ids, default=0) < model.vocab_size:
+    if prompt.pictured is None or max(prompt.token_ids, default=0) < model.info.vocab_size:
         return prompt
-    known = tuple(token for token in prompt.token_ids if token < model.vocab_size)
+    known = tuple(token for token in prompt.token_ids if token < model.info.vocab_size)
     return replace(prompt, token_ids=known or prompt.token_ids)
 
 
 def fits(model: LanguageModel, prompt: Prompt) -> bool:
     """Whether the model can read the prompt, or what it selects of it, and a token more."""
     try:
-        length = model.reads(prompt) if isinstance(model, ContextSelector) else len(prompt)
+        length = len(prompt) if model.selector is None else model.selector.reads(prompt)
     except ContextError:
         return False
-    return length < model.context_length and max(prompt.token_ids) < model.vocab_size
+    return length < model.info.context_length and max(prompt.token_ids) < model.info.vocab_size
 
 
 def unreadable(model: LanguageModel, tokens: IntArray) -> str | None:
     """Why `model` can not read `tokens`: a wider tier wrote an id that it does not have."""
-    if len(tokens) and tokens.max() >= model.vocab_size:
-        return f"token {tokens.max()} is outside the vocabulary of {model.name}"
+    if len(tokens) and tokens.max() >= model.info.vocab_size:
+        return f"token {tokens.max()} is outside the vocabulary of {model.info.name}"
     return None

@@ -78,6 +78,11 @@ class TreeDrafter:
         """As the growth picks siblings."""
         return self.growth.draw
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """What its drafts are booked under."""
+        return (self.origin,)
+
     def bind(self, needs: Needs, tier: int) -> "TreeDrafter":
         """Fill laws and references only where the rule above reads them."""
         return replace(self, needs=needs, tier=tier)
@@ -198,7 +203,7 @@ class _Reader:
             kept=[self._kept(i, node, rows, place) for place, node in enumerate(nodes)],
         )
         if None in outlooks:
-            state.off = f"model {drafter.model.name}: {NOT_FINITE}"
+            state.off = f"model {drafter.model.info.name}: {NOT_FINITE}"
         return outlooks
 
     def _outlook(self, i: int, node: int, rows: Rows, place: int) -> Outlook | None:
@@ -207,7 +212,7 @@ class _Reader:
         try:
             support = in_play(plot.sampler, logits, [*plot.generated, *plot.path(node)])
         except LogitsError as error:
-            state.off = f"model {drafter.model.name}: {error.problem}"
+            state.off = f"model {drafter.model.info.name}: {error.problem}"
             return None
         return Outlook.of(
             support,
@@ -224,7 +229,7 @@ class _Reader:
         stop = self._plots[i].stop
         if stop is None or stop.head is None or node < 0:
             return None
-        return head_chance(stop, rows, place, self._drafter.model.name)
+        return head_chance(stop, rows, place, self._drafter.model.info.name)
 
 
 def _all_in_play(sampler: Sampler, index: int) -> bool:

@@ -88,6 +88,11 @@ class Aded:
                 hint="Give at least 1 of each",
             )
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.name,)
+
     def bind(self, needs: Needs, tier: int) -> "Aded":
         """Nothing to prepare: laws are point masses, and there are no references to give."""
         return self

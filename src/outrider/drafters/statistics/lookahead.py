@@ -94,6 +94,11 @@ class Lookahead:
                 hint="Give ngram at least 2 and window at least 0",
             )
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.name,)
+
     def bind(self, needs: Needs, tier: int) -> "Lookahead":
         """Learn the tier: below a qualifier there is no window."""
         return replace(self, tier=tier)

@@ -83,6 +83,11 @@ class TokenRecycling:
                 hint="Give a memory with a larger k, or a narrower template",
             )
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.name,)
+
     def bind(self, needs: Needs, tier: int) -> "TokenRecycling":
         """Nothing to prepare: laws are point masses, and there are no references to give."""
         return self

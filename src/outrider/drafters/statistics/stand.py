@@ -66,6 +66,11 @@ class Stand:
     gives = Needs(law=True)
     learns = True
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Its name."""
+        return (self.name,)
+
     def bind(self, needs: Needs, tier: int) -> "Stand":
         """Draw with independent noise, and fill laws, where the rule above reads them."""
         return replace(self, needs=needs, tier=tier)

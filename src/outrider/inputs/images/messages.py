@@ -76,9 +76,9 @@ def read_pictured(prompt: Any, images: Any, tokenizer: Any) -> Prompt:
 def check_sees(model: LanguageModel, prompts: Sequence[Prompt]) -> None:
     """Raise `OptionError` if there are images to see and the model has no eyes."""
     seeing = any(prompt.pictured is not None for prompt in prompts)
-    if seeing and not getattr(model, "unspoken", None):
+    if seeing and not model.info.image_token_ids:
         raise OptionError(
-            f"images are given, and model {model.name} sees none",
+            f"images are given, and model {model.info.name} sees none",
             hint="Load an image-text model with its processor, such as SmolVLM or Qwen2-VL",
         )
 
@@ -132,8 +132,7 @@ def _opened(image: Any) -> Any:
 def _question(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> tuple[int, ...]:
     """The messages without images, as the target's own template spells them."""
     texts = without_images(messages)
-    has_template = getattr(tokenizer, "has_chat", True)
-    ids = tokenizer.chat(texts) if has_template else tokenizer.encode(spoken_text(texts))
+    ids = tokenizer.chat(texts) if tokenizer.has_chat else tokenizer.encode(spoken_text(texts))
     if not len(ids):
         raise OptionError("nothing is asked of the images", hint="Give a question, or a task")
     return tuple(ids)

@@ -145,18 +145,25 @@ static void norm_rows(const Work *work, int chunk, const float *weight, const Ma
     }
 }
 
-/* The input rows of a layer: of the first the embeddings; of others a copy is kept if asked for. */
+/* Whether the stream before layer `index` is kept; `num_layers`: after the last one. */
+static int is_kept(const Batch *b, int index) { return b->states && b->state_at[index] >= 0; }
+
+static void keep_state(const Work *work, int index, int wanted) {
+    const int64_t hidden = work->model->hidden;
+    const Batch *b = work->batch;
+    memcpy(b->states + ((int64_t)b->state_at[index] * b->wanted + wanted) * hidden,
+           work->desk.stream + b->want[wanted] * work->desk.stream_stride, sizeof(float) * hidden);
+}
+
+/* The input rows of a layer: of the first the embeddings. Those asked for are copied. */
 static void enter(const Work *work, int index, int chunk) {
-    const Model *m = work->model;
     const Batch *b = work->batch;
     int first, last;
     piece(b->rows, ROWS_A_CHUNK, chunk, &first, &last);
-    for (int row = first; row < last; row++) {
-        if (!index) embed(work, row);
-        else if (b->streams)
-            memcpy(b->streams + ((int64_t)(index - 1) * b->rows + row) * m->hidden,
-                   work->desk.stream + row * work->desk.stream_stride, sizeof(float) * m->hidden);
-    }
+    for (int row = first; row < last && !index; row++) embed(work, row);
+    if (!is_kept(b, index)) return;
+    for (int i = 0; i < b->wanted; i++)
+        if (first <= b->want[i] && b->want[i] < last) keep_state(work, index, i);
 }
 
 /* Normed and turned in place; the queries are divided by sqrt(head_dim) on the way. */
@@ -277,9 +284,11 @@ static void answer_rows(const Work *work, int chunk) {
     const Model *m = work->model;
     const Batch *b = work->batch;
     const Desk *desk = &work->desk;
+    const int keeps = is_kept(b, m->num_layers);
     int first, last;
     piece(b->wanted, ROWS_A_CHUNK, chunk, &first, &last);
     for (int i = first; i < last; i++) {
+        if (keeps) keep_state(work, m->num_layers, i);
         float *normed = desk->normed + (int64_t)i * m->hidden;
         rms_norm(desk->stream + b->want[i] * desk->stream_stride, m->norm, m->eps, m->hidden, normed);
         hand_over(work, &m->head, normed, i);
@@ -291,7 +300,7 @@ static void answer_rows(const Work *work, int chunk) {
 
 /* Steps of a part that is left out have no chunks; but the first layer is always entered. */
 static int is_run(const Work *work, int index, int step) {
-    if (step == INPUT_NORM && (!index || work->batch->streams)) return 1;
+    if (step == INPUT_NORM && (!index || is_kept(work->batch, index))) return 1;
     return work->model->layers[index].parts & (step < MLP_NORM ? ATTENTION : MLP);
 }
 

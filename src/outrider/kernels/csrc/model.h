@@ -57,8 +57,10 @@ typedef struct {
     float *logits;          /* [wanted, logits_stride] */
     float *hidden;          /* [wanted, hidden] or NULL */
     int64_t logits_stride;  /* at least the head's panels * 16 */
-    float *streams;   /* [num_layers - 1, rows, hidden] or NULL: what layers hand to the next */
-    float confidence; /* writing stops where no token has this probability */
+    float *states;           /* [any, wanted, hidden] or NULL: the residual stream before layers */
+    const int32_t *state_at; /* [num_layers + 1] the place of each in `states`, or -1; the last one
+                              * is the stream after all layers, before the final norm */
+    float confidence;        /* writing stops where no token has this probability */
 } Batch;
 
 /* Reads the batch. Returns 0, 1 when memory ran out, or 2 for a token outside the vocabulary. */

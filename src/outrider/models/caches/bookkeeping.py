@@ -19,7 +19,7 @@ from outrider.core.errors import ContextError
 from outrider.core.tree import ancestor_mask, chain_parents, check_parents, depths, is_chain
 from outrider.core.types import BoolArray, Draft, IntArray, as_ids
 from outrider.models.caches.positions import Places
-from outrider.protocols import Cache, Segment
+from outrider.protocols import Cache, CacheReport, Segment
 
 C = TypeVar("C", bound="CacheBook")
 
@@ -61,9 +61,9 @@ class CacheBook:
     Slots: committed rows lie at `0 .. length`, fed pending rows follow up to `len(text)`, then
     come the speculative rows in the order they were fed.
 
-    `places`: where its tokens stand. `watched`: forwards return `Rows.streams`. `borrower`: the
-    mark of the `Borrowed` cache whose rows lie behind the committed ones; None once this cache has
-    moved on. `sound`: how many rows are those of a fresh prefill of the ids; None: all.
+    `places`: where its tokens stand. `watched`: layers of `Rows.states`. `borrower`: the mark of
+    the `Borrowed` cache whose rows lie behind the committed ones; None once this cache has moved
+    on. `sound`: how many rows are those of a fresh prefill of the ids; None: all.
     """
 
     def __init__(self, context_length: int) -> None:
@@ -77,7 +77,8 @@ class CacheBook:
         self.places = Places()
         self.embeddings: Tensor | None = None
         self.sound: int | None = None
-        self.watched = False
+        self.watched: tuple[int, ...] | None = None
+        self.report = CacheReport()
         self.borrower: object | None = None
 
     # -- what the protocol shows ------------------------------------------------------------

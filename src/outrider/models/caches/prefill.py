@@ -7,10 +7,11 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
+from outrider.core.counters import Counters
 from outrider.core.errors import ContextError
 from outrider.core.types import NO_IDS, IntArray, Prompt, as_ids
 from outrider.models.caches.bookkeeping import CacheBook, Run
-from outrider.protocols import LanguageModel, Segment
+from outrider.protocols import Cache, CacheReport, LanguageModel, Segment
 
 C = TypeVar("C", bound=CacheBook)
 
@@ -68,10 +69,10 @@ class Reading:
 
 def read(model: LanguageModel, readings: Sequence[Reading]) -> None:
     """Read all but the last token of each text, several texts in one forward."""
-    while segments := [s for s in (reading.chunk() for reading in readings) if s is not None]:
-        model.forward(segments, [NO_IDS] * len(segments))
-        for segment in segments:
-            segment.cache.settle()
+    while chunks := [(r.cache, s) for r in readings if (s := r.chunk()) is not None]:
+        model.forward([segment for _, segment in chunks], [NO_IDS] * len(chunks))
+        for cache, _ in chunks:
+            cache.settle()
     for reading in readings:
         reading.finish()
 
@@ -92,6 +93,7 @@ def start_caches(
             continue
         old = reuse[i] if reuse else None
         cache = make() if old is None else _cut_to_common(old, prompt) or make()
+        cache.watched, cache.report = None, CacheReport()
         cache.expect(len(prompt))
         firsts[id(prompt)] = cache
         readings.append(Reading(cache, prompt.token_ids, _places(prompt), prompt.embeddings))
@@ -103,6 +105,15 @@ def start_caches(
         caches.append(first.fork() if id(prompt) in taken else first)
         taken.add(id(prompt))
     return caches
+
+
+def note_reading(counters: Counters, cache: Cache, seconds: float) -> None:
+    """Book that a prompt was read into `cache`, the encoding of its images apart."""
+    report = cache.report
+    counters.add_seconds(prefill=seconds - report.vision_seconds)
+    if report.vision_seconds:
+        counters.add_seconds(vision=report.vision_seconds)
+    counters.reading = report.reading
 
 
 def _places(prompt: Prompt) -> IntArray | None:
@@ -124,11 +135,11 @@ def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
         return
     if prompt.axes is not None:
         _check_axes(model, prompt.token_ids, prompt.axes)
-    over = len(prompt) + 1 - model.context_length
+    over = len(prompt) + 1 - model.info.context_length
     if over > 0:
         raise ContextError(
-            f"the prompt has {len(prompt)} tokens; model {model.name} reads "
-            f"{model.context_length} and needs one for its answer",
+            f"the prompt has {len(prompt)} tokens; model {model.info.name} reads "
+            f"{model.info.context_length} and needs one for its answer",
             hint=f"Shorten the prompt by {over} token{'s' if over > 1 else ''}",
         )
 
@@ -136,10 +147,10 @@ def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
 def check_ids(model: LanguageModel, ids: Sequence[int], what: str) -> None:
     """Raise `ContextError` for ids that the model does not know."""
     low, high = min(ids), max(ids)
-    if low < 0 or high >= model.vocab_size:
+    if low < 0 or high >= model.info.vocab_size:
         raise ContextError(
-            f"{what} holds token {low if low < 0 else high}; model {model.name} knows ids "
-            f"from 0 to {model.vocab_size - 1}",
+            f"{what} holds token {low if low < 0 else high}; model {model.info.name} knows ids "
+            f"from 0 to {model.info.vocab_size - 1}",
             hint="Encode the prompt with this model's own tokenizer",
         )
 
@@ -158,18 +169,18 @@ def _check_positions(model: LanguageModel, ids: Sequence[int], positions: Sequen
             f"positions must ascend from 0 on, got {found}",
             hint="Give each token its place in the whole text, in the order of the text",
         )
-    if places[-1] + 1 >= model.context_length:
+    if places[-1] + 1 >= model.info.context_length:
         raise ContextError(
-            f"the prompt's last token stands at position {places[-1]}; model {model.name} reads "
-            f"{model.context_length} and needs one for its answer",
+            f"the prompt's last token stands at position {places[-1]}; model {model.info.name} "
+            f"reads {model.info.context_length} and needs one for its answer",
             hint="Number what is read without gaps, or use a model with a larger context",
         )
 
 
 def _check_axes(model: LanguageModel, ids: Sequence[int], axes: Sequence[Sequence[int]]) -> None:
-    if not getattr(model, "reads_axes", False):
+    if not model.info.reads_axes:
         raise ContextError(
-            f"model {model.name} reads one position for each token, the prompt has three",
+            f"model {model.info.name} reads one position for each token, the prompt has three",
             hint="Use the positions of this very model's processor",
         )
     if len(axes) != 3 or any(len(axis) != len(ids) for axis in axes):
@@ -186,24 +197,25 @@ def _check_axes(model: LanguageModel, ids: Sequence[int], axes: Sequence[Sequenc
             hint="End the prompt with text, behind its last image",
         )
     low, high = int(places.min()), int(places.max())
-    if low < 0 or high + 1 >= model.context_length:
+    if low < 0 or high + 1 >= model.info.context_length:
         raise ContextError(
-            f"the prompt has a token at place {low if low < 0 else high}; model {model.name} "
-            f"reads {model.context_length} from 0 on and needs one for its answer",
+            f"the prompt has a token at place {low if low < 0 else high}; model {model.info.name} "
+            f"reads {model.info.context_length} from 0 on and needs one for its answer",
             hint="Use smaller or fewer images, or a model with a larger context",
         )
 
 
 def _check_embeddings(model: LanguageModel, prompt: Prompt) -> None:
-    embed = getattr(model, "embed", None)
+    embed = model.embed
     if embed is None:
-        raise ContextError(f"model {model.name} reads token ids only, not embeddings")
+        raise ContextError(f"model {model.info.name} reads token ids only, not embeddings")
     assert prompt.embeddings is not None
     given = tuple(prompt.embeddings.shape)
     expected = (len(prompt), embed(prompt.token_ids[:1]).shape[-1])
     if given != expected:
         raise ContextError(
-            f"the prompt's embeddings have shape {given}; model {model.name} expects {expected}",
+            f"the prompt's embeddings have shape {given}; model {model.info.name} expects "
+            f"{expected}",
             hint="Give one row for each token id, as wide as the model",
         )
 

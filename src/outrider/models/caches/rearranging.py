@@ -14,8 +14,9 @@ import numpy as np
 from outrider.core.errors import ContextError
 from outrider.core.types import Fresh, IntArray, Kept, Piece, as_ids
 from outrider.models.caches.bookkeeping import CacheBook, Run
+from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.prefill import Reading, check_ids, read
-from outrider.protocols import LanguageModel
+from outrider.protocols import Cache, LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Rearrangement:
 
 
 def rearrange(
-    model: LanguageModel, caches: Sequence[CacheBook], texts: Sequence[Sequence[Piece]]
+    model: LanguageModel, caches: Sequence[Cache], texts: Sequence[Sequence[Piece]]
 ) -> None:
     """`Segmented.rearrange` for caches built on `CacheBook`.
 
@@ -45,11 +46,12 @@ def rearrange(
             at several places. As all of these, before anything is changed.
         ValueError: kept tokens are not in order, or would have to turn to another position.
         RuntimeError: a borrowed cache, which has no text of its own.
+        StrategyError: a cache of another kind.
     """
-    pairs = list(zip(caches, texts, strict=True))
-    plans = [plan(model, cache, pieces) for cache, pieces in pairs]
+    books = [narrowed(cache, CacheBook, model.info.name) for cache in caches]
+    plans = [plan(model, *pair) for pair in zip(books, texts, strict=True)]
     readings: list[Reading] = []
-    for cache, new in zip(caches, plans, strict=True):
+    for cache, new in zip(books, plans, strict=True):
         cache.take_apart(new.kept, len(new.tokens))
         cache.sound = new.sound
         kept = [run for run in new.kept if not run.is_front]
@@ -62,7 +64,7 @@ def plan(model: LanguageModel, cache: CacheBook, pieces: Sequence[Piece]) -> Rea
     cache.check_own()
     if cache.places.axes is not None:
         raise ContextError(
-            f"{model.name} has read images, whose rows can not be rearranged",
+            f"{model.info.name} has read images, whose rows can not be rearranged",
             hint="Read prompts with images whole, without a context selection",
         )
     tokens: list[int] = []
@@ -116,10 +118,10 @@ def _check_places(model: LanguageModel, places: IntArray) -> None:
             f"token {index} of the new text would stand at position {places[index]}, which does "
             "not follow the one before it; kept tokens keep their positions"
         )
-    if places[-1] >= model.context_length:
+    if places[-1] >= model.info.context_length:
         raise ContextError(
-            f"the new text ends at position {places[-1]}; model {model.name} reads "
-            f"{model.context_length}",
+            f"the new text ends at position {places[-1]}; model {model.info.name} reads "
+            f"{model.info.context_length}",
             hint="Read less of the long input at a time, or number it without gaps",
         )
 

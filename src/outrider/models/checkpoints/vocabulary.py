@@ -35,12 +35,12 @@ def check_vocabularies(
     Raises:
         VocabularyError: naming the first id that differs and both texts.
     """
-    shared = min(target_model.vocab_size, other_model.vocab_size)
+    shared = min(target_model.info.vocab_size, other_model.info.vocab_size)
     if target is None or other is None:
-        _check_widths(target_model.vocab_size, other_model.vocab_size, tier)
+        _check_widths(target_model.info.vocab_size, other_model.info.vocab_size, tier)
         return shared
     if target is other:
-        _check_fit(target, target_model.vocab_size, other_model.vocab_size, tier)
+        _check_fit(target, target_model.info.vocab_size, other_model.info.vocab_size, tier)
         return shared
     first = first_difference(target, other)
     if first is not None and only_marks_from(target, other, first):

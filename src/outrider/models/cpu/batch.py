@@ -13,6 +13,7 @@ from outrider.kernels.layout import CacheLayout as CachePointers
 from outrider.kernels.layout import Places as PlacePointers
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.cpu.cache import NativeCache
+from outrider.models.cpu.states import States
 
 _ROWS = ("tokens", "positions", "slots", "cache", "base")
 
@@ -78,6 +79,13 @@ class RowArrays:
         self._keep(states, 0)
         self.batch.given = self._keep(addresses, addresses.ctypes.data)
         self.batch.places = None
+
+    def keep_states(self, states: States | None) -> None:
+        """Let the forward leave hidden states in `states`."""
+        self.batch.states = None
+        if states is not None:
+            self.batch.states = self._keep(states, states.kept.data_ptr())
+            self.batch.state_at = states.places.ctypes.data
 
     def _fill_tree(self, feed: Feed, start: int, extras: list[int]) -> None:
         """Rows of a draft see the text, and then the path of their ancestors; unread rows of the

@@ -8,7 +8,7 @@ whatever precision.
 import ctypes
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -25,15 +25,18 @@ from outrider.core.types import NO_IDS, IntArray, Rows, as_ids
 from outrider.kernels import library, pool
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.kv_cache import DecoderCache
+from outrider.models.caches.narrowing import narrowed
+from outrider.models.caches.watching import watched_layers, with_states
 from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors, open_checkpoint
 from outrider.models.cpu.batch import RowArrays
 from outrider.models.cpu.borrowed_cache import BorrowedNativeCache
 from outrider.models.cpu.cache import NativeCache
 from outrider.models.cpu.packed_weights import LANES, PackedModel, Packer, head_of, part_of
+from outrider.models.cpu.states import States
 from outrider.models.cpu.threads import Threads
 from outrider.models.llama.base import OwnModel
 from outrider.models.llama.config import DecoderConfig, read_config
-from outrider.models.llama.packing import packed_rows, turns, with_streams
+from outrider.models.llama.packing import turns
 from outrider.models.llama.rope import RotaryTable
 from outrider.models.llama.weights import (
     EMBED,
@@ -44,7 +47,7 @@ from outrider.models.llama.weights import (
     load_layer,
     parameter_count,
 )
-from outrider.protocols import ChainRequest, Segment
+from outrider.protocols import ChainDecoder, ChainRequest, Segment
 
 _OUTSIDE = 2
 """What a forward returns for a token that the model does not have."""
@@ -83,12 +86,22 @@ class NativeDecoder(OwnModel):
     ) -> None:
         self.dtype, self.device = dtype, torch.device("cpu")
         super().__init__(
-            checkpoint, config, name=name, cache_dtype=torch.float32, device=self.device
+            checkpoint,
+            config,
+            name=name,
+            dtype=dtype,
+            cache_dtype=torch.float32,
+            device=self.device,
+            num_parameters=parts.num_parameters,
+            weight_bytes=parts.packed.weight_bytes,
         )
-        self.num_parameters = parts.num_parameters
+        self.info = replace(
+            self.info, batch_invariant=True, threads_of=lambda rows: self.threads.of(rows)
+        )
         self._parts = parts
         self._rotary = RotaryTable(config.rope, torch.float32, self.device)
         self._packed = parts.packed
+        self._run_layers: Sequence[int] = range(config.num_layers)
         self._head = head_of(parts.packed)
         self._stride = parts.packed.layout.head.panels * LANES
         self._rows = RowArrays(_FEW)
@@ -131,9 +144,9 @@ class NativeDecoder(OwnModel):
         return cls(checkpoint, config, parts, dtype, name=name, threads=threads)
 
     @property
-    def weight_bytes(self) -> int:
-        """Bytes of weights that one forward reads."""
-        return self._packed.weight_bytes
+    def chain_decoder(self) -> ChainDecoder:
+        """The model itself: a chain is one compiled call."""
+        return self
 
     def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
         """The rows it reads for these ids."""
@@ -148,10 +161,15 @@ class NativeDecoder(OwnModel):
 
     def subset(self, layers: LayerSet) -> "NativeDecoder":
         """The model made of `layers` alone: the same weights, caches of the same kind."""
-        layers.check(self.num_layers, self.name)
+        layers.check(self.num_layers, self.info.name)
         part = copy(self)
-        part.name = f"{self.name} ({layers})"
         part._packed = part_of(self._parts.packed, layers)
+        part._run_layers = layers.layers
+        part.info = replace(
+            self.info,
+            name=f"{self.info.name} ({layers})",
+            weight_bytes=part._packed.weight_bytes,
+        )
         return part
 
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
@@ -163,10 +181,10 @@ class NativeDecoder(OwnModel):
             arrays.fill_states(states)
             arrays.batch.logits_stride = self._stride
             arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), None
-            arrays.batch.streams = None
+            arrays.batch.states = None
             if count:
                 self._call(arrays, count, self._head)
-        return logits[:, : self.vocab_size]
+        return logits[:, : self.config.vocab_size]
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
         """Read the segments in one pass; `hidden` is the final normed state of the rows wanted.
@@ -176,15 +194,15 @@ class NativeDecoder(OwnModel):
         """
         if not segments:
             return []
-        caches = [segment.cache for segment in segments]
-        feeds = [s.cache.feed(s, rows) for s, rows in zip(segments, want, strict=True)]
+        caches = [narrowed(s.cache, NativeCache, self.info.name) for s in segments]
+        feeds = [c.feed(s, rows) for c, s, rows in zip(caches, segments, want, strict=True)]
         with self._lock:
             return self._run(feeds, caches)
 
-    def write(
+    def write_chains(
         self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
-        """Write each chain, as its sampler chooses the tokens; see `protocols.Writer`.
+        """Write each chain, as its sampler chooses the tokens; see `protocols.ChainDecoder`.
 
         Forwards, choices and cache are one compiled call.
 
@@ -200,17 +218,17 @@ class NativeDecoder(OwnModel):
         segment, sampler, depth = chain.segment, chain.sampler, chain.depth
         if depth < 1:
             return NO_IDS
-        cache: NativeCache = segment.cache
+        cache = narrowed(segment.cache, NativeCache, self.info.name)
         last = cache.num_speculative + len(segment.tokens) - 1 if len(segment.tokens) else -1
         feed = cache.feed(segment, as_ids([last]))
         rows = len(feed.tokens)
         last_place = int(feed.positions[-1]) + cache.places.lag
-        depth = min(depth, self.context_length - last_place)
+        depth = min(depth, self.config.context_length - last_place)
         arrays = self._rows if rows <= _FEW else RowArrays(rows)
         self._prepare(arrays, [feed], [cache], ahead=depth)
         logits = torch.empty(self._stride)
         arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), None
-        arrays.batch.streams, arrays.batch.confidence = None, confidence
+        arrays.batch.states, arrays.batch.confidence = None, confidence
         written = np.empty(depth, dtype=np.int32)
         trouble, ends = ctypes.c_int32(), np.fromiter(sampler.end_ids, dtype=np.int32)
         loaded: Any = library()
@@ -240,36 +258,28 @@ class NativeDecoder(OwnModel):
         wanted = sum(len(feed.take) for feed in feeds)
         logits = torch.empty(wanted, self._stride)
         hidden = torch.empty(wanted, self.config.hidden_size)
-        streams: Tensor | None = None
+        watched = watched_layers(caches)
+        states = States(watched, self._run_layers, self.num_layers, hidden) if watched else None
         if rows:
             arrays = self._rows if max(rows, wanted) <= _FEW else RowArrays(max(rows, wanted))
             self._prepare(arrays, feeds, caches)
             arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), hidden.data_ptr()
-            streams = self._streams(feeds, caches)
-            arrays.batch.streams = None if streams is None else streams.data_ptr()
+            arrays.keep_states(states)
             self._call(arrays, rows, self._packed)
         out = self._split(feeds, logits, hidden)
-        if streams is None:
+        if states is None:
             return out
-        return with_streams(out, streams[:, torch.from_numpy(packed_rows(feeds))])
+        return with_states(out, caches, watched, states.all(hidden))
 
     def _split(self, feeds: Sequence[Feed], logits: Tensor, hidden: Tensor) -> list[Rows]:
         """The rows of each feed."""
-        if self._stride != self.vocab_size:
-            logits = logits[:, : self.vocab_size]
+        if self._stride != self.config.vocab_size:
+            logits = logits[:, : self.config.vocab_size]
         if len(feeds) == 1:
             return [Rows(logits, hidden)]
         counts = [len(feed.take) for feed in feeds]
         split = zip(logits.split(counts), hidden.split(counts), strict=True)
         return [Rows(own_logits, own_hidden) for own_logits, own_hidden in split]
-
-    def _streams(self, feeds: Sequence[Feed], caches: Sequence[NativeCache]) -> Tensor | None:
-        """Where all but the last layer leave their rows, if somebody watches."""
-        count = self._packed.layout.num_layers - 1
-        if not any(cache.watched for cache in caches) or count < 1:
-            return None
-        rows = sum(len(feed.tokens) for feed in feeds)
-        return torch.empty(count, rows, self.config.hidden_size)
 
     def _prepare(
         self,
@@ -299,9 +309,9 @@ class NativeDecoder(OwnModel):
     def _check(self, trouble: int, rows: int) -> None:
         """Raise what a forward has reported; below 0 are choices, which are the caller's."""
         if trouble == _OUTSIDE:
-            raise IndexError(f"a token is outside the vocabulary of {self.name}")
+            raise IndexError(f"a token is outside the vocabulary of {self.info.name}")
         if trouble > 0:
-            raise MemoryError(f"no memory for a forward of {rows} rows of {self.name}")
+            raise MemoryError(f"no memory for a forward of {rows} rows of {self.info.name}")
 
 
 def _following(feeds: Sequence[Feed], count: int) -> list[Feed]:

@@ -4,14 +4,13 @@ A barrier between threads costs microseconds and, where processors are shared wi
 then milliseconds. Small models and single rows are often fastest on one thread.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.kernels.library import cores
-from outrider.protocols import Segment
+from outrider.protocols import LanguageModel, Segment
 
 _WIDTHS = (1, 4, 16)
 """Rows at which the choice is measured; other numbers take that of the next one below."""
@@ -56,19 +55,10 @@ class Threads:
         return found
 
 
-@runtime_checkable
-class _Measurable(Protocol):
+class _Measurable(LanguageModel, Protocol):
     """A model that can be told how many threads to use."""
 
     threads: Threads
-    start: Callable
-    forward: Callable
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def context_length(self) -> int: ...
 
 
 def _candidates(count: int) -> list[int]:
@@ -88,13 +78,13 @@ def _best(model: _Measurable, rows: int, candidates: list[int]) -> int:
 
 def _seconds(model: _Measurable, rows: int, candidates: list[int]) -> dict[int, float]:
     """Median seconds of a forward with each number of threads, measured in turn."""
-    size = min(_CONTEXT, model.context_length - rows - 1)
+    size = min(_CONTEXT, model.info.context_length - rows - 1)
     if size < 1:
         return dict.fromkeys(candidates, 0.0)
-    ids = [i * 7919 % model.vocab_size for i in range(size)]
+    ids = [i * 7919 % model.info.vocab_size for i in range(size)]
     [cache] = model.start([Prompt(token_ids=tuple(ids))])
     taken: dict[int, list[float]] = {count: [] for count in candidates}
-    tokens, want = as_ids([1 % model.vocab_size] * (rows - 1)), as_ids([-1, *range(rows - 1)])
+    tokens, want = as_ids([1 % model.info.vocab_size] * (rows - 1)), as_ids([-1, *range(rows - 1)])
     begun = perf_counter()
     for repeat in range(_REPEATS):
         for count in candidates:

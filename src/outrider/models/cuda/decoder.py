@@ -12,6 +12,8 @@ from torch import Tensor
 from outrider.core.errors import LogitsError
 from outrider.core.types import NO_IDS, IntArray, Rows, as_ids
 from outrider.models.caches.bookkeeping import Feed
+from outrider.models.caches.narrowing import narrowed
+from outrider.models.caches.watching import watched_layers
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.cuda.chain_writer import RUN, Pen
 from outrider.models.cuda.choosing import UNDECIDED, Chooser, chooser_for
@@ -23,7 +25,7 @@ from outrider.models.cuda.storage import StaticCache, StoragePool
 from outrider.models.llama.config import DecoderConfig
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.weights import DecoderWeights
-from outrider.protocols import ChainRequest, Segment
+from outrider.protocols import ChainDecoder, ChainRequest, Segment
 
 MOST_TEXTS = 2
 """Texts of one forward that are read one after the other; more share a packed one."""
@@ -35,8 +37,8 @@ class StaticDecoder(Decoder):
     Rows are padded to one of `WIDTHS`, caches have one of a few capacities, and each pair is one
     program: captured where the device has graphs, called elsewhere. Prefill, batches and forwards
     that return nothing go the way of `Decoder`, over the same caches, and so do models made of a
-    part of the layers (`subset`). Rows come with a `chooser`, and `write` drafts without the host.
-    Not for use by two threads at once.
+    part of the layers (`subset`). Rows come with a `chooser`, and `write_chains` drafts without the
+    host. Not for use by two threads at once.
     """
 
     def __init__(
@@ -53,9 +55,14 @@ class StaticDecoder(Decoder):
         self._runner = runner or runner_for(self.device)
         self._network = Network(config, weights)
         self._inputs: dict[tuple[int, int], Inputs] = {}
-        self._outputs: dict[int, Outputs] = {}
+        self._outputs: dict[tuple[int, tuple[int, ...]], Outputs] = {}
         self._pen = Pen(self._network, self._runner, self._outputs_for(1))
         self._choices = RowChoices(self._runner, config.vocab_size, weights.embed)
+
+    @property
+    def chain_decoder(self) -> ChainDecoder:
+        """The model itself: a draft waits for the host once."""
+        return self
 
     def _fresh_cache(self) -> StaticCache:
         return StaticCache(self._layout, self.pool)
@@ -67,22 +74,22 @@ class StaticDecoder(Decoder):
         Raises:
             ContextError: a token would stand beyond the context window.
         """
-        if _are_short(segments, want):
-            feeds = [s.cache.feed(s, rows) for s, rows in zip(segments, want, strict=True)]
-            pairs = zip(feeds, segments, strict=True)
-            rows = [self._read_short(feed, segment.cache) for feed, segment in pairs]
+        caches = [narrowed(s.cache, StaticCache, self.info.name) for s in segments]
+        if _are_short(segments, caches, want):
+            feeds = [c.feed(s, rows) for c, s, rows in zip(caches, segments, want, strict=True)]
+            rows = [self._read_short(*pair) for pair in zip(feeds, caches, strict=True)]
         else:
             rows = super().forward(segments, want)
         return [replace(r, chooser=partial(self._choose, r.logits)) for r in rows]
 
     @torch.inference_mode()
-    def write(
+    def write_chains(
         self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
         """Write each chain, as its sampler chooses the tokens.
 
-        See `protocols.Writer`. None, with nothing done, also for more than a few texts, which are
-        better read together, and where a `confidence` is given.
+        See `protocols.ChainDecoder`. None, with nothing done, also for more than a few texts, which
+        are better read together, and where a `confidence` is given.
 
         Raises:
             ContextError: a token of the segments would stand beyond the context window.
@@ -104,17 +111,22 @@ class StaticDecoder(Decoder):
         width = width_for(len(feed.tokens))
         assert width is not None  # _are_short saw to it
         cache.reserve(feed.start, feed.end)
-        storage, outputs = cache.static_storage, self._outputs_for(width)
-        inputs = self._inputs_for(width, storage.capacity)
-        if width not in storage.programs:
+        watched = watched_layers([cache])
+        storage, outputs = cache.static_storage, self._outputs_for(width, watched)
+        inputs, key = self._inputs_for(width, storage.capacity), (width, watched)
+        if key not in storage.programs:
             inputs.park()
-            storage.programs[width] = self._runner.prepare(
+            storage.programs[key] = self._runner.prepare(
                 partial(self._network.read, inputs, storage.keys, storage.values, outputs)
             )
         inputs.load(feed, cache)
-        storage.programs[width]()
+        storage.programs[key]()
         rows = len(feed.take)
-        return Rows(outputs.logits[:rows].clone(), outputs.hidden[:rows].clone())
+        out = Rows(outputs.logits[:rows].clone(), outputs.hidden[:rows].clone())
+        if cache.watched is None:
+            return out
+        states = [outputs.states[layer][:rows] for layer in cache.watched]
+        return replace(out, states=torch.stack(states) if states else None)
 
     def _inputs_for(self, width: int, capacity: int) -> Inputs:
         key = (width, capacity)
@@ -123,10 +135,11 @@ class StaticDecoder(Decoder):
             self._inputs[key] = Inputs(width, capacity, self.device, windowed=windowed)
         return self._inputs[key]
 
-    def _outputs_for(self, width: int) -> Outputs:
-        if width not in self._outputs:
-            self._outputs[width] = Outputs(width, self.config, self.weights.embed)
-        return self._outputs[width]
+    def _outputs_for(self, width: int, watched: tuple[int, ...] = ()) -> Outputs:
+        key = (width, watched)
+        if key not in self._outputs:
+            self._outputs[key] = Outputs(width, self.config, self.weights.embed, watched)
+        return self._outputs[key]
 
     @torch.inference_mode()
     def _choose(self, logits: Tensor, sampler: Any, indices: IntArray) -> IntArray | None:
@@ -141,12 +154,12 @@ class StaticDecoder(Decoder):
 
         Between two runs the host decides what the last one could not.
         """
-        cache: StaticCache = segment.cache
+        cache = narrowed(segment.cache, StaticCache, self.info.name)
         ends = chooser.sampler.end_ids
         written: list[int] = []
         while len(written) < depth:
             logits = self._read_end(segment)
-            left = self.context_length - cache.frontier().position - cache.places.lag
+            left = self.config.context_length - cache.frontier().position - cache.places.lag
             depth = min(depth, len(written) + left + 1)
             before = [*generated, *written]
             run = self._run(cache, logits, chooser, len(before), min(depth - len(written), RUN))
@@ -182,16 +195,16 @@ class StaticDecoder(Decoder):
         return self._pen.run(cache, inputs, logits, chooser, index, count)
 
 
-def _are_short(segments: Sequence[Segment], want: Sequence[IntArray]) -> bool:
+def _are_short(
+    segments: Sequence[Segment], caches: Sequence[StaticCache], want: Sequence[IntArray]
+) -> bool:
     """Whether these are few texts that each fit a program and return something."""
     return 0 < len(segments) <= MOST_TEXTS and all(
-        not segment.cache.watched and _is_short(segment, rows)
-        for segment, rows in zip(segments, want, strict=True)
+        _is_short(*parts) for parts in zip(segments, caches, want, strict=True)
     )
 
 
-def _is_short(segment: Segment, want: IntArray) -> bool:
-    cache: StaticCache = segment.cache
+def _is_short(segment: Segment, cache: StaticCache, want: IntArray) -> bool:
     unread = 0 if cache.fed else len(cache.pending)
     if unread and (cache.embeddings is not None or cache.pending_axes is not None):
         return False

@@ -1,5 +1,7 @@
 """The buffers that a forward of static shape reads, and those it leaves its results in."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -120,8 +122,13 @@ class Outputs:
     Attributes:
         logits: `[width, vocab]`.
         hidden: `[width, hidden]`, what the head read.
+        states: `[width, hidden]` each: what the layers watched have left, by number.
     """
 
-    def __init__(self, width: int, config: DecoderConfig, like: Tensor) -> None:
+    def __init__(
+        self, width: int, config: DecoderConfig, like: Tensor, watched: Sequence[int] = ()
+    ) -> None:
         self.logits = like.new_zeros(width, config.vocab_size)
         self.hidden = like.new_zeros(width, config.hidden_size)
+        self.states = {layer: like.new_zeros(width, config.hidden_size) for layer in watched}
+        self.states[config.num_layers] = self.hidden

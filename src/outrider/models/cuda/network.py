@@ -42,8 +42,10 @@ class Network:
         hidden = F.embedding(inputs.tokens, self._weights.embed)
         turns = self._turns(inputs.positions)
         seen = self._seen(inputs)
-        for layer, own_keys, own_values in zip(self._layers, keys, values, strict=True):
-            hidden = layer(hidden, turns, inputs.slots, seen, own_keys, own_values)
+        for i, (own_keys, own_values) in enumerate(zip(keys, values, strict=True)):
+            if i in outputs.states:
+                outputs.states[i].copy_(hidden.index_select(0, inputs.take))
+            hidden = self._layers[i](hidden, turns, inputs.slots, seen, own_keys, own_values)
         hidden = hidden.index_select(0, inputs.take)
         hidden = rms_norm(hidden, self._weights.norm, self.config.norm_eps)
         outputs.hidden.copy_(hidden)

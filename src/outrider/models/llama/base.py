@@ -1,31 +1,43 @@
-"""What the runners of Llama-shaped checkpoints share: who the model is, and its caches."""
+"""What the runners of Llama-shaped checkpoints share: what the model is, and its caches."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from outrider.core.types import Piece, Prompt
+from outrider.core.layers import LayerSet
+from outrider.core.types import IntArray, Piece, Prompt, Rows
 from outrider.models.caches.borrowed import Borrowed, BorrowedCache, not_lent
 from outrider.models.caches.kv_cache import CacheLayout, DecoderCache
 from outrider.models.caches.prefill import start_caches
 from outrider.models.caches.rearranging import rearrange
+from outrider.models.caches.watching import watch
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.defaults import end_ids, recommended
 from outrider.models.llama.config import DecoderConfig
-from outrider.protocols import Cache
+from outrider.protocols import (
+    Cache,
+    ChainDecoder,
+    HiddenStates,
+    LanguageModel,
+    Layered,
+    ModelInfo,
+    Segment,
+    Segmented,
+)
 
 
 class OwnModel:
     """A checkpoint that Outrider runs itself; subclasses add weights and `forward`.
 
     Attributes:
-        name: how errors and reports call it.
         config: its shape.
-        fingerprint: changes when the checkpoint changes; the same in every precision.
-        end_ids: tokens that end a text.
-        generation_defaults: what generation_config.json recommends (`temperature`, ...), as found.
+        info: what it is; the fingerprint is that of the checkpoint, the same in every precision.
     """
+
+    selector = None
 
     def __init__(
         self,
@@ -33,15 +45,14 @@ class OwnModel:
         config: DecoderConfig,
         *,
         name: str | None,
+        dtype: torch.dtype,
         cache_dtype: torch.dtype,
         device: torch.device,
+        num_parameters: int,
+        weight_bytes: int,
     ) -> None:
-        self.name = name or checkpoint.path.resolve().name
         self.config = config
-        self.fingerprint = checkpoint.fingerprint
-        self.end_ids = end_ids(checkpoint.generation, checkpoint.config)
-        self.generation_defaults = recommended(checkpoint.generation)
-        self._layout = CacheLayout(
+        self._layout = layout = CacheLayout(
             num_layers=config.num_layers,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
@@ -49,16 +60,43 @@ class OwnModel:
             dtype=cache_dtype,
             device=device,
         )
+        fingerprint = checkpoint.fingerprint
+        self.info = ModelInfo(
+            name=name or checkpoint.path.resolve().name,
+            vocab_size=config.vocab_size,
+            context_length=config.context_length,
+            find_fingerprint=lambda: fingerprint,
+            find_bytes_per_token=lambda: layout.bytes_per_token,
+            end_ids=end_ids(checkpoint.generation, checkpoint.config),
+            generation_defaults=recommended(checkpoint.generation),
+            reads_axes=config.rope.sections is not None,
+            device=device,
+            dtype=dtype,
+            num_parameters=num_parameters,
+            weight_bytes=weight_bytes,
+        )
+
+    # -- what it can do ---------------------------------------------------------------------
 
     @property
-    def vocab_size(self) -> int:
-        """Width of the logits."""
-        return self.config.vocab_size
+    def layered(self) -> Layered:
+        """The model itself."""
+        return self
 
     @property
-    def context_length(self) -> int:
-        """Most tokens it can read."""
-        return self.config.context_length
+    def segmented(self) -> Segmented:
+        """The model itself."""
+        return self
+
+    @property
+    def hidden_states(self) -> HiddenStates:
+        """The model itself."""
+        return self
+
+    @property
+    def chain_decoder(self) -> ChainDecoder | None:
+        """None: a chain is a forward for each token."""
+        return None
 
     @property
     def num_layers(self) -> int:
@@ -66,35 +104,52 @@ class OwnModel:
         return self.config.num_layers
 
     @property
-    def bytes_per_token(self) -> int:
-        """Bytes of cache one token takes."""
-        return self._layout.bytes_per_token
-
-    def start(
-        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
-    ) -> list[Any]:
-        """One cache a prompt, all but its last token read. Raises `ContextError`."""
-        old = None if reuse is None else [self._own(cache) for cache in reuse]
-        return start_caches(self, prompts, old, self._fresh_cache)  # pyright: ignore[reportArgumentType]
+    def width(self) -> int:
+        """Numbers in the hidden state of one row."""
+        return self.config.hidden_size
 
     @property
     def reads_gaps(self) -> bool:
         """True: rotary embeddings and windows go by the position, not by the slot."""
         return True
 
-    @property
-    def reads_axes(self) -> bool:
-        """Whether a token may stand at several places (`Prompt.axes`)."""
-        return self.config.rope.sections is not None
+    @abstractmethod
+    def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
+        """The rows it reads for these ids."""
 
-    def rearrange(self, caches: Sequence[Any], texts: Sequence[Sequence[Piece]]) -> None:
+    @abstractmethod
+    def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
+        """Read the segments in one pass; `hidden` is the final normed state of the rows wanted.
+
+        Raises:
+            ContextError: a token would stand beyond the context window.
+        """
+
+    @abstractmethod
+    def subset(self, layers: LayerSet) -> LanguageModel:
+        """The model made of `layers` alone: the same weights, caches of the same kind."""
+
+    @abstractmethod
+    def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
+        """The final norm and the head over residual streams."""
+
+    # -- its caches -------------------------------------------------------------------------
+
+    def start(
+        self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
+    ) -> list[DecoderCache]:
+        """One cache a prompt, all but its last token read. Raises `ContextError`."""
+        old = None if reuse is None else [self._own(cache) for cache in reuse]
+        return start_caches(self, prompts, old, self._fresh_cache)
+
+    def rearrange(self, caches: Sequence[Cache], texts: Sequence[Sequence[Piece]]) -> None:
         """Make the text of each cache what its pieces spell; see `protocols.Segmented`.
 
         Raises:
             ContextError: a text does not fit into the window.
             ValueError: kept tokens are not in order, or would have to turn to another position.
         """
-        rearrange(self, caches, texts)  # pyright: ignore[reportArgumentType]
+        rearrange(self, caches, texts)
 
     def borrow(self, cache: Cache) -> BorrowedCache:
         """A cache over the committed rows of `cache`; see `models/caches/borrowed.py`.
@@ -104,14 +159,12 @@ class OwnModel:
         """
         own = self._own(cache)
         if own is None or isinstance(own, Borrowed):
-            raise not_lent(self.name)
+            raise not_lent(self.info.name)
         return self._borrowed(own)
 
-    def watch(self, cache: Cache, on: bool) -> None:
-        """Whether forwards over `cache` return `Rows.streams` from now on."""
-        own = self._own(cache)
-        if own is not None:
-            own.watched = on
+    def watch(self, cache: Cache, layers: Sequence[int] | None) -> None:
+        """Choose the layers of `Rows.states` of `cache`; see `protocols.HiddenStates`."""
+        watch(self._own(cache), layers, self.num_layers, self.info.name)
 
     def _borrowed(self, cache: DecoderCache) -> BorrowedCache:
         return BorrowedCache(cache)

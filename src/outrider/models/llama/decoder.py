@@ -4,24 +4,27 @@ All texts of a forward share one packed matrix of rows; only attention looks at 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from outrider.core.layers import LayerSet
 from outrider.core.types import IntArray, Rows
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.kv_cache import DecoderCache
+from outrider.models.caches.narrowing import narrowed
+from outrider.models.caches.watching import watched_layers, with_states
 from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.llama.attention import Part, reach
 from outrider.models.llama.base import OwnModel
 from outrider.models.llama.config import DecoderConfig, read_config, supports
-from outrider.models.llama.layers import Batch, DecoderLayer, rms_norm
-from outrider.models.llama.packing import packed_rows, packed_starts, turns, with_streams
+from outrider.models.llama.layers import Batch, DecoderLayer, Hidden, rms_norm
+from outrider.models.llama.packing import packed_rows, packed_starts, turns
 from outrider.models.llama.rope import RotaryTable
 from outrider.models.llama.weights import DecoderWeights, load_weights
 from outrider.protocols import Segment
@@ -46,7 +49,17 @@ class Decoder(OwnModel):
         name: str | None = None,
     ) -> None:
         self.dtype, self.device = weights.embed.dtype, weights.embed.device
-        super().__init__(checkpoint, config, name=name, cache_dtype=self.dtype, device=self.device)
+        table = 0 if config.tied else weights.embed.numel()
+        super().__init__(
+            checkpoint,
+            config,
+            name=name,
+            dtype=self.dtype,
+            cache_dtype=self.dtype,
+            device=self.device,
+            num_parameters=weights.num_parameters,
+            weight_bytes=(weights.num_parameters - table) * self.dtype.itemsize,
+        )
         self.weights = weights
         self._layers = [
             DecoderLayer(index, layer, config) for index, layer in enumerate(weights.layers)
@@ -74,11 +87,6 @@ class Decoder(OwnModel):
         weights = load_weights(checkpoint, config, dtype, torch.device(device))
         return cls(checkpoint, config, weights, name=name)
 
-    @property
-    def num_parameters(self) -> int:
-        """Numbers in its weights, a tied head counted once."""
-        return self.weights.num_parameters
-
     def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
         """The rows it reads for these ids."""
         ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64)).to(self.device)
@@ -93,23 +101,40 @@ class Decoder(OwnModel):
         """
         if not segments:
             return []
-        caches = [segment.cache for segment in segments]
-        feeds = [s.cache.feed(s, rows) for s, rows in zip(segments, want, strict=True)]
+        caches = [narrowed(s.cache, DecoderCache, self.info.name) for s in segments]
+        feeds = [c.feed(s, rows) for c, s, rows in zip(caches, segments, want, strict=True)]
         hidden = self._read(feeds)
         wanted = torch.from_numpy(packed_rows(feeds)).to(self.device)
-        watched = any(cache.watched for cache in caches)
-        streams: list[Tensor] = []
+        watched, states = watched_layers(caches), dict[int, Tensor]()
         if len(hidden):
-            batch = self._batch(feeds, caches)
-            for layer in self._layers:
-                hidden = layer(hidden, batch)
-                if watched:
-                    streams.append(hidden[wanted])
+            hidden = self._pass(hidden, self._batch(feeds, caches), wanted, watched, states)
         hidden = rms_norm(hidden[wanted], self.weights.norm, self.config.norm_eps)
         logits = self.weights.head(hidden)
         counts = [len(feed.take) for feed in feeds]
         out = [Rows(*pair) for pair in zip(logits.split(counts), hidden.split(counts), strict=True)]
-        return with_streams(out, torch.stack(streams[:-1])) if len(streams) > 1 else out
+        if not watched:
+            return out
+        states[self.num_layers] = hidden
+        stacked = torch.stack([states.get(layer, hidden) for layer in watched])
+        return with_states(out, caches, watched, stacked)
+
+    def _pass(
+        self,
+        hidden: Hidden,
+        batch: Batch,
+        wanted: Int[Tensor, " wanted"],
+        watched: Sequence[int],
+        states: dict[int, Tensor],
+    ) -> Hidden:
+        """The rows after all layers. `states` get those of the layers watched, but of the last."""
+        waiting = [layer for layer in watched if layer < self.num_layers]
+        for layer in self._layers:
+            while waiting and waiting[0] <= layer.index:  # what a layer gets, the one before left
+                states[waiting.pop(0)] = hidden[wanted]
+            hidden = layer(hidden, batch)
+        for layer in waiting:
+            states[layer] = hidden[wanted]
+        return hidden
 
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         """The final norm and the head over residual streams."""
@@ -117,10 +142,10 @@ class Decoder(OwnModel):
 
     def subset(self, layers: LayerSet) -> "Decoder":
         """The model made of `layers` alone: the same weights, caches of the same kind."""
-        layers.check(self.num_layers, self.name)
+        layers.check(self.num_layers, self.info.name)
         part = object.__new__(Decoder)  # programs of a subclass run all layers
         part.__dict__.update(self.__dict__)
-        part.name = f"{self.name} ({layers})"
+        part.info = replace(self.info, name=f"{self.info.name} ({layers})")
         part._layers = [
             DecoderLayer(
                 index,

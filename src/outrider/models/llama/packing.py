@@ -1,14 +1,13 @@
 """Feeds of several texts, packed one below the other, and what comes back for each."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.core.types import IntArray, Rows
+from outrider.core.types import IntArray
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.llama.rope import RotaryTable
 
@@ -35,10 +34,3 @@ def turns(
     wide = [np.broadcast_to(f.positions, (3, len(f.tokens))) for f in feeds]
     axes = [own if f.axes is None else f.axes for f, own in zip(feeds, wide, strict=True)]
     return rotary.spread(torch.from_numpy(np.concatenate(axes, axis=1)).to(device), bound)
-
-
-def with_streams(out: Sequence[Rows], streams: Float[Tensor, "exits rows hidden"]) -> list[Rows]:
-    """Rows of several texts, each with its share of the residual streams."""
-    counts = [len(rows.logits) for rows in out]
-    split = zip(out, streams.split(counts, dim=1), strict=True)
-    return [replace(rows, streams=own) for rows, own in split]

@@ -9,7 +9,8 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from functools import cached_property
+from dataclasses import replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from outrider.core.errors import StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import IntArray, Piece, Prompt, Rows, as_ids
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.borrowed import Borrowed, not_lent
 from outrider.models.caches.masks import AttentionLayout
+from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.prefill import start_caches
 from outrider.models.caches.rearranging import rearrange
+from outrider.models.caches.watching import watch
 from outrider.models.checkpoints.defaults import context_limit, end_ids, recommended
 from outrider.models.transformers.cache import BorrowedTransformersCache, TransformersCache
 from outrider.models.transformers.layers import LayerModules, find_layers
@@ -34,7 +38,14 @@ from outrider.models.transformers.pretrained import (
     sampled_fingerprint,
 )
 from outrider.models.transformers.tree_check import WINDOW, check_trees
-from outrider.protocols import Cache, Segment
+from outrider.protocols import (
+    Cache,
+    HiddenStates,
+    Layered,
+    ModelInfo,
+    Segment,
+    Segmented,
+)
 
 
 class TransformersModel:
@@ -50,17 +61,16 @@ class TransformersModel:
             kernel without masks, or reads a tiny draft tree wrongly (`tree_check.py`).
     """
 
+    selector = chain_decoder = None
+
     def __init__(
         self, model: PreTrainedModel, *, name: str | None = None, fingerprint: str | None = None
     ) -> None:
         name = name or type(model).__name__
         refuse_unfit(model.config, name, type(model))
         self.model = model.eval()
-        self.name = name
         self.layout = AttentionLayout.of(model.config, name)
-        self.vocab_size = _head_width(model)
-        self.context_length = context_limit(self._text)
-        self._fingerprint = fingerprint
+        self.info = self._describe(name, fingerprint)
         self._kept: LayerSet | None = None
         parameters = inspect.signature(model.forward).parameters
         self._keeps_rows = "logits_to_keep" in parameters
@@ -113,33 +123,45 @@ class TransformersModel:
         """Where ids are read."""
         return self._embedding.device
 
-    @cached_property
-    def num_parameters(self) -> int:
-        """Numbers in all weights, tied ones once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    @cached_property
-    def bytes_per_token(self) -> int:
-        """Bytes of keys and values that one token takes in the cache, measured."""
-        [cache] = self.start([Prompt(token_ids=(0, 0))])
-        return cache.nbytes
-
-    @property
-    def fingerprint(self) -> str:
-        """The checkpoint's, or for a built model a hash of its configuration and weights."""
-        self._fingerprint = self._fingerprint or sampled_fingerprint(self.model)
-        return self._fingerprint
-
-    @property
-    def end_ids(self) -> tuple[int, ...]:
-        """Tokens after which nothing follows."""
-        return end_ids(self.generation_defaults, self._text.to_dict())
-
-    @property
-    def generation_defaults(self) -> dict[str, Any]:
-        """What its generation configuration recommends (`temperature`, ...), as found."""
+    def _describe(self, name: str, fingerprint: str | None) -> ModelInfo:
         found = getattr(self.model, "generation_config", None)
-        return {} if found is None else recommended(found.to_diff_dict())
+        defaults = {} if found is None else recommended(found.to_diff_dict())
+        rope = getattr(self._text, "rope_parameters", None) or {}
+        return ModelInfo(
+            name=name,
+            vocab_size=_head_width(self.model),
+            context_length=context_limit(self._text),
+            find_fingerprint=cache(lambda: fingerprint or sampled_fingerprint(self.model)),
+            find_bytes_per_token=cache(self._measure_bytes),
+            end_ids=end_ids(defaults, self._text.to_dict()),
+            generation_defaults=defaults,
+            reads_axes="mrope_section" in rope,
+            device=self.device,
+            dtype=self.dtype,
+            num_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+        )
+
+    def _measure_bytes(self) -> int:
+        """Bytes of keys and values that one token takes in the cache."""
+        [own] = self.start([Prompt(token_ids=(0, 0))])
+        return own.nbytes
+
+    # -- what it can do ---------------------------------------------------------------------
+
+    @property
+    def layered(self) -> Layered:
+        """The model itself; `subset` says whether its layers can be told apart."""
+        return self
+
+    @property
+    def segmented(self) -> Segmented:
+        """The model itself."""
+        return self
+
+    @property
+    def hidden_states(self) -> HiddenStates:
+        """The model itself; `watch` says whether it shows them."""
+        return self
 
     # -- what it does -----------------------------------------------------------------------
 
@@ -154,7 +176,7 @@ class TransformersModel:
         """One cache a prompt. Raises `ContextError`."""
         old = None if reuse is None else [self._own(cache) for cache in reuse]
         return start_caches(
-            self, prompts, old, lambda: TransformersCache(self.context_length, self)
+            self, prompts, old, lambda: TransformersCache(self.info.context_length, self)
         )
 
     @property
@@ -162,15 +184,7 @@ class TransformersModel:
         """True: positions are given with each row."""
         return True
 
-    @property
-    def reads_axes(self) -> bool:
-        """Whether a row may stand at three places at once (mRoPE)."""
-        rope = getattr(self._text, "rope_parameters", None) or {}
-        return "mrope_section" in rope
-
-    def rearrange(
-        self, caches: Sequence[TransformersCache], texts: Sequence[Sequence[Piece]]
-    ) -> None:
+    def rearrange(self, caches: Sequence[Cache], texts: Sequence[Sequence[Piece]]) -> None:
         """Make the text of each cache what its pieces spell; see `protocols.Segmented`.
 
         Raises:
@@ -183,8 +197,10 @@ class TransformersModel:
 
     @cached_property
     def _modules(self) -> LayerModules:
-        ids = self._ids(range(1, min(5, self.vocab_size)))[None]
-        return find_layers(self.model, self.name, lambda: self.model(ids, use_cache=False).logits)
+        ids = self._ids(range(1, min(5, self.info.vocab_size)))[None]
+        return find_layers(
+            self.model, self.info.name, lambda: self.model(ids, use_cache=False).logits
+        )
 
     @property
     def num_layers(self) -> int:
@@ -197,10 +213,10 @@ class TransformersModel:
         Raises:
             StrategyError: an architecture that can not be taken apart like that.
         """
-        layers.check(self.num_layers, self.name)
+        layers.check(self.num_layers, self.info.name)
         assert self._modules  # found before the copy is made, for all copies
         part = copy(self)
-        part.name, part._kept = f"{self.name} ({layers})", layers
+        part.info, part._kept = replace(self.info, name=f"{self.info.name} ({layers})"), layers
         return part
 
     def borrow(self, cache: Cache) -> BorrowedTransformersCache:
@@ -208,15 +224,33 @@ class TransformersModel:
         model's."""
         own = self._own(cache)
         if own is None or isinstance(own, Borrowed):
-            raise not_lent(self.name)
+            raise not_lent(self.info.name)
         return BorrowedTransformersCache(own)
 
-    def watch(self, cache: Cache, on: bool) -> None:
-        """Whether forwards over `cache` return `Rows.streams` from now on. Raises `StrategyError`
-        as `subset` does."""
-        own = self._own(cache)
-        if own is not None and self._modules:
-            own.watched = on
+    @property
+    def width(self) -> int:
+        """Numbers in the hidden state of one row."""
+        return int(self._text.hidden_size)
+
+    def watch(self, cache: Cache, layers: Sequence[int] | None) -> None:
+        """Choose the layers of `Rows.states` of `cache`; see `protocols.HiddenStates`."""
+        own = cache if isinstance(cache, TransformersCache) else None
+        filler = own.owner if own is not None else None
+        is_own = isinstance(filler, TransformersModel) and filler.model is self.model
+        watch(own if is_own else None, layers, self.num_layers, self.info.name)
+        if layers is not None and self._shown_states != self.num_layers + 1:
+            raise StrategyError(
+                f"{self.info.name} shows {self._shown_states} hidden states of "
+                f"{self.num_layers} layers",
+                hint="Use a model whose forward takes output_hidden_states",
+            )
+
+    @cached_property
+    def _shown_states(self) -> int:
+        ids = self._ids([0])[None]
+        with torch.no_grad():
+            out = self.model(ids, use_cache=False, output_hidden_states=True)
+        return len(out.hidden_states or ())
 
     @torch.no_grad()
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
@@ -237,14 +271,15 @@ class TransformersModel:
         Raises:
             ContextError: a token would stand beyond the context window.
         """
-        pairs = zip(segments, want, strict=True)
-        return [self._read(s.cache, s.cache.feed(s, rows)) for s, rows in pairs]
+        caches = [narrowed(s.cache, TransformersCache, self.info.name) for s in segments]
+        parts = zip(caches, segments, want, strict=True)
+        return [self._read(own, own.feed(s, rows)) for own, s, rows in parts]
 
     @torch.no_grad()
     def _read(self, cache: TransformersCache, feed: Feed) -> Rows:
         """Append the feed's rows to the cache; return the rows it takes."""
         if not len(feed.tokens):
-            return Rows(torch.empty(0, self.vocab_size, dtype=self.dtype, device=self.device))
+            return self._nothing(cache)
         cache.cut(feed.start)
         take = self._ids(feed.take)
         slots = cache.slot_positions(feed.end)
@@ -252,21 +287,28 @@ class TransformersModel:
             read = stack.enter_context(_inputs_of(self.model.get_output_embeddings()))
             if self._kept is not None:
                 stack.enter_context(self._modules.only(self._kept))
-            heard = stack.enter_context(self._modules.heard()) if cache.watched else []
-            logits = self.model(
+            out = self.model(
                 **self._inputs(feed),
                 position_ids=self._places(feed),
                 attention_mask=self.layout.masks(feed, slots, self.dtype, self.device),
                 past_key_values=cache.storage,
                 use_cache=True,
                 **({"logits_to_keep": take} if self._keeps_rows else {}),
-            ).logits
-        rows = slice(None) if self._keeps_rows else take.to(logits.device)
-        hidden = read[0][0, rows] if read else None
-        if len(heard) < 2:
-            return Rows(logits[0, rows], hidden)
-        streams = torch.stack([state[0, take.to(state.device)] for state in heard[:-1]])
-        return Rows(logits[0, rows], hidden, streams=streams)
+                **({"output_hidden_states": True} if cache.watched else {}),
+            )
+        rows = slice(None) if self._keeps_rows else take.to(out.logits.device)
+        found = Rows(out.logits[0, rows], read[0][0, rows] if read else None)
+        if not cache.watched:
+            return found
+        states = [out.hidden_states[layer][0] for layer in cache.watched]
+        return replace(found, states=torch.stack([s[take.to(s.device)] for s in states]))
+
+    def _nothing(self, cache: TransformersCache) -> Rows:
+        like = {"dtype": self.dtype, "device": self.device}
+        rows = Rows(torch.empty(0, self.info.vocab_size, **like))
+        if not cache.watched:
+            return rows
+        return replace(rows, states=torch.empty(len(cache.watched), 0, self.width, **like))
 
     def _places(self, feed: Feed) -> Tensor:
         """`[1, n]`, or `[3, 1, n]` where rows stand at several places."""

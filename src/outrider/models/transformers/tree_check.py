@@ -55,22 +55,22 @@ def check_trees(model: Checkable) -> None:
         error = _largest_error(model)
     except Exception as failure:
         reason = f"{type(failure).__name__}: {' '.join(str(failure).split())[:120]}"
-        raise _refusal(model.name, f"it fails on one ({reason})") from failure
+        raise _refusal(model.info.name, f"it fails on one ({reason})") from failure
     if math.isnan(error):
         raise CheckpointError(
-            f"model {model.name} gives logits that are not numbers in {model.dtype}",
+            f"model {model.info.name} gives logits that are not numbers in {model.dtype}",
             hint="Check its weights; float16 overflows where bfloat16 does not",
         )
     if error > TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16]):
         raise _refusal(
-            model.name,
+            model.info.name,
             f"its logits are off by {error:.1%} of their spread, so it ignores masks or positions",
         )
 
 
 def _largest_error(model: Checkable) -> float:
     """Largest difference of any logit, as a share of the plain logits' spread."""
-    *ids, c, d, e = _distinct_ids(PROMPT_LENGTH + SIBLINGS + WINDOW, model.vocab_size)
+    *ids, c, d, e = _distinct_ids(PROMPT_LENGTH + SIBLINGS + WINDOW, model.info.vocab_size)
     prompt, siblings = ids[:PROMPT_LENGTH], ids[PROMPT_LENGTH:]
     first, last = siblings[0], siblings[-1]
     plain = model.plain_logits([[*prompt, first, c, d, e], [*prompt, last, c, d, e]])

@@ -53,7 +53,7 @@ class TransformersEyes:
         self._base = getattr(model, "base_model", model)
         self.stack = _text_stack(self._base, name)
         self._image_id = _image_id(model.config, name)
-        self.unspoken = _placeholders(model.config)
+        self.image_token_ids = _placeholders(model.config)
         self._try()
 
     @classmethod

@@ -25,16 +25,16 @@ def check_sight(model: TransformersModel, eyes: TransformersEyes) -> None:
         CheckpointError: they differ, or the model fails, or it has sliding windows over tokens that
             stand at several places: its own count indices, which a small image would not show.
     """
-    if model.reads_axes and model.layout.window is not None:
-        raise _refusal(model.name, "its sliding windows do not go by the places of tokens")
+    if model.info.reads_axes and model.layout.window is not None:
+        raise _refusal(model.info.name, "its sliding windows do not go by the places of tokens")
     try:
         error = _largest_error(model, eyes)
     except Exception as failure:
         reason = f"{type(failure).__name__}: {' '.join(str(failure).split())[:120]}"
-        raise _refusal(model.name, f"it fails on one ({reason})") from failure
+        raise _refusal(model.info.name, f"it fails on one ({reason})") from failure
     if not error <= TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16]):
         raise _refusal(
-            model.name,
+            model.info.name,
             f"its logits are off by {error:.1%} of their spread, so its text stack is shown more "
             "than embeddings and positions",
         )

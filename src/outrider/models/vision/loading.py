@@ -7,7 +7,7 @@ import torch
 
 from outrider.core.errors import CheckpointError, MissingExtraError, OutriderWarning
 from outrider.models.checkpoints.checkpoint import Checkpoint
-from outrider.models.vision.image_model import sighted
+from outrider.models.vision.image_model import Sighted
 from outrider.protocols import Eyes, LanguageModel
 
 
@@ -47,7 +47,7 @@ def with_eyes(
     except (CheckpointError, MissingExtraError) as error:
         warnings.warn(f"{name} sees no images: {error}", BlindWarning, stacklevel=3)
         return inner
-    return sighted(inner, eyes)
+    return Sighted(inner, eyes)
 
 
 def _eyes(

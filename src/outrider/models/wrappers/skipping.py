@@ -6,7 +6,7 @@ model that was fine-tuned with the kept layers loses little; others lose a lot. 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,12 +15,12 @@ from outrider.core.checks import Range
 from outrider.core.errors import StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS, Exactness, IntArray, Prompt, Rows, as_ids
-from outrider.models.caches.bookkeeping import CacheBook
-from outrider.protocols import Cache, LanguageModel, Layered, Segment
+from outrider.models.wrappers.passing import Around
+from outrider.protocols import Cache, LanguageModel, Segment
 from outrider.protocols.method import Method, Paper
 
 
-class SkippingModel:
+class SkippingModel(Around):
     """A `LanguageModel` that reads prompts like `model` and goes on with evenly spread layers.
 
     All tokens of a prompt pass all layers, its last one too, so the first token is `model`'s own.
@@ -32,48 +32,47 @@ class SkippingModel:
         speedup: how many times fewer layers a generated token passes; 1 is `model` itself.
         name: how errors and reports call it.
 
-    Attributes:
-        exactness: `lossy`: the text is another than that of the whole model.
+    Its `exactness` is `lossy`: the text is another than that of the whole model.
 
     Raises:
         StrategyError: `model` can not leave layers out.
         OptionError: a speedup below 1, or one that leaves fewer than two layers.
     """
 
-    exactness = Exactness.LOSSY
-
-    def __init__(self, model: Any, *, speedup: float, name: str | None = None) -> None:
-        if not isinstance(model, Layered) or not isinstance(model, LanguageModel):
+    def __init__(self, model: LanguageModel, *, speedup: float, name: str | None = None) -> None:
+        layered = model.layered
+        if layered is None:
             raise StrategyError(
-                f"{type(model).__name__} can not leave layers out",
-                hint="Use a model that has subset() and borrow()",
+                f"{model.info.name} can not leave layers out",
+                hint="Use a model that has `layered`",
             )
-        self.layers = LayerSet.for_speedup(model.num_layers, speedup)
-        self.whole: LanguageModel = model
-        self.part = model.subset(self.layers)
-        self.name = name or self.part.name
-        self.vocab_size, self.context_length = self.whole.vocab_size, self.whole.context_length
-        self.end_ids: tuple[int, ...] = getattr(model, "end_ids", ())
-        self._read: WeakKeyDictionary[CacheBook, int] = WeakKeyDictionary()
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the whole model, and how many layers are kept."""
-        return f"{self.whole.fingerprint}-{len(self.layers.layers)}"
+        self.layers = layers = LayerSet.for_speedup(layered.num_layers, speedup)
+        self.part = layered.subset(layers)
+        info = replace(
+            model.info,
+            name=name or self.part.info.name,
+            find_fingerprint=lambda: f"{model.info.fingerprint}-{len(layers.layers)}",
+            exactness=Exactness.LOSSY,
+            weight_bytes=self.part.info.weight_bytes,
+        )
+        super().__init__(model, info)
+        # Which layers read a token depends on its place, so its caches are for its own forward.
+        self.layered = self.segmented = self.chain_decoder = self.selector = None
+        self._read: WeakKeyDictionary[Cache, int] = WeakKeyDictionary()
 
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
-    ) -> list[Any]:
+    ) -> Sequence[Cache]:
         """Read the prompts with all layers. Raises `ContextError`."""
         old = None if reuse is None else [self._cut(cache) for cache in reuse]
-        caches = self.whole.start(prompts, old)
+        caches = self.inner.start(prompts, old)
         for cache, prompt in zip(caches, prompts, strict=True):
             self._read[cache] = len(prompt)
         return caches
 
     def _cut(self, cache: Cache | None) -> Cache | None:
         """`cache` without the rows that only the kept layers have read."""
-        read = self._read.get(cache) if isinstance(cache, CacheBook) else None
+        read = None if cache is None else self._read.get(cache)
         if cache is None or read is None:
             return None
         if len(cache.text) > read:
@@ -89,7 +88,7 @@ class SkippingModel:
         first = [i for i, segment in enumerate(segments) if self._is_first(segment.cache)]
         if self.layers.is_everything or not first:
             return self.part.forward(segments, want)
-        ends = self.whole.forward(
+        ends = self.inner.forward(
             [Segment(segments[i].cache, NO_IDS) for i in first],
             [as_ids([-1] * int((want[i] < 0).any())) for i in first],
         )
@@ -99,7 +98,7 @@ class SkippingModel:
             out[i] = _merged(want[i], end, out[i])
         return out
 
-    def _is_first(self, cache: CacheBook) -> bool:
+    def _is_first(self, cache: Cache) -> bool:
         """Whether the pending tokens are the end of the prompt, and unread."""
         return not cache.fed and len(cache.text) == self._read.get(cache)
 
@@ -111,10 +110,12 @@ def _merged(want: IntArray, end: Rows, rest: Rows) -> Rows:
         places.append(len(rest.logits) if row < 0 else old)
         old += row >= 0
     index = torch.tensor(places, dtype=torch.int64, device=rest.logits.device)
-    logits = torch.cat((rest.logits, end.logits))[index]
-    if rest.hidden is None or end.hidden is None:
-        return Rows(logits)
-    return Rows(logits, torch.cat((rest.hidden, end.hidden))[index])
+    rows = Rows(torch.cat((rest.logits, end.logits))[index])
+    if rest.hidden is not None and end.hidden is not None:
+        rows = replace(rows, hidden=torch.cat((rest.hidden, end.hidden))[index])
+    if rest.states is not None and end.states is not None:
+        rows = replace(rows, states=torch.cat((rest.states, end.states), dim=1)[:, index])
+    return rows
 
 
 def skipping(model: LanguageModel, speedup: float) -> LanguageModel:

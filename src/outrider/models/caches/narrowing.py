@@ -1,0 +1,18 @@
+"""From caches as the contracts speak of them to those that a runner reads."""
+
+from typing import TypeVar
+
+from outrider.core.errors import StrategyError
+from outrider.protocols import Cache
+
+C = TypeVar("C", bound=Cache)
+
+
+def narrowed(cache: Cache, kind: type[C], name: str) -> C:
+    """`cache`, which must be of the kind that model `name` reads. Raises `StrategyError`."""
+    if isinstance(cache, kind):
+        return cache
+    raise StrategyError(
+        f"{name} reads a {kind.__name__}, and was given a {type(cache).__name__}",
+        hint="Give a model only caches that it has started itself",
+    )

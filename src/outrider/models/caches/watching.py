@@ -1,0 +1,59 @@
+"""Which layers' hidden states a forward keeps, and what it returns of them for each text."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.core.errors import OptionError, StrategyError
+from outrider.core.types import Rows
+from outrider.models.caches.bookkeeping import CacheBook
+
+
+def watch(
+    cache: CacheBook | None, layers: Sequence[int] | None, num_layers: int, name: str
+) -> None:
+    """`HiddenStates.watch` for a cache of model `name`; None stands for one of another model.
+
+    Raises:
+        OptionError: there is no such layer.
+        StrategyError: the cache is another model's.
+    """
+    if cache is None:
+        raise StrategyError(
+            f"hidden states of {name} are asked for on a cache that it has not filled",
+            hint="Watch a cache that this very model has started",
+        )
+    for layer in layers or ():
+        if not 0 <= layer <= num_layers:
+            raise OptionError(
+                f"hidden state {layer} of {name}, which has {num_layers} layers",
+                hint=f"States are numbered from 0, the embeddings, to {num_layers}",
+            )
+    cache.watched = None if layers is None else tuple(layers)
+
+
+def watched_layers(caches: Sequence[CacheBook]) -> tuple[int, ...]:
+    """All layers that are watched on any of the caches, ascending."""
+    if all(cache.watched is None for cache in caches):
+        return ()
+    return tuple(sorted({layer for cache in caches for layer in cache.watched or ()}))
+
+
+def with_states(
+    out: Sequence[Rows],
+    caches: Sequence[CacheBook],
+    layers: Sequence[int],
+    states: Float[Tensor, "layers rows hidden"],
+) -> list[Rows]:
+    """Rows of several texts, each with the states that are watched on its cache."""
+    counts = [len(rows.logits) for rows in out]
+    split = zip(out, caches, states.split(counts, dim=1), strict=True)
+    place = {layer: i for i, layer in enumerate(layers)}
+    return [
+        rows
+        if cache.watched is None
+        else replace(rows, states=own[[place[layer] for layer in cache.watched]])
+        for rows, cache, own in split
+    ]
