@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
 
 from outrider.core.types import Prompt
 from outrider.decoding.deferred import Deferred
 from outrider.decoding.stage import Lane, Stage, caches_of
 from outrider.models.caches.prefill import note_reading
-from outrider.protocols import Request
+from outrider.protocols import Cache, Request
 
 
 def outermost(stage: Stage) -> Stage:
@@ -35,7 +34,7 @@ def open_lanes(
 def lanes_of(
     stage: Stage,
     requests: Sequence[Request],
-    caches: Sequence[Any],
+    caches: Sequence[Cache],
     previous: Sequence[Lane | None],
     begun: float,
 ) -> list[Lane]:

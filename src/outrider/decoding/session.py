@@ -115,7 +115,7 @@ class Session:
         if not active:
             self._read_alone(reading)
             return []
-        lanes: list[Lane] = [g.lane for g in active]
+        lanes = [g.open_lane for g in active]
         limits = [g.remaining - 1 for g in active]
         result = run_round(self.stage, lanes, limits, [part.cache for part in reading])
         kept = [
@@ -126,7 +126,7 @@ class Session:
             uncount(lane.counters, verdict, len(tokens))
             lane.cache.commit(tokens)
         self._drafter.commit([lane.drafting for lane in lanes], kept)
-        self._drafter.settle([g.lane.drafting for g in active if not g.running])
+        self._drafter.settle([g.open_lane.drafting for g in active if not g.running])
         self._join_read()
         return active
 
@@ -151,7 +151,7 @@ class Session:
 
         Caches are shared until one of the two writes. The fork joins this session.
         """
-        lane: Lane = generation.lane
+        lane = generation.open_lane
         sampler = generation.request.sampler.for_sample(sample)
         request = Request(
             generation.request.prompt,
@@ -195,7 +195,7 @@ class Session:
             generation.open(lane, lane.counters, lane.cache.room)
         resumed = [g for g in generations if g.output]
         written = [as_ids(g.output) for g in resumed]
-        self._drafter.commit([g.lane.drafting for g in resumed], written)
+        self._drafter.commit([g.open_lane.drafting for g in resumed], written)
         self.generations += generations
 
     def _begin_reading(

@@ -4,7 +4,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from outrider.context.config import ContextConfig
 from outrider.core.checks import Range
@@ -14,6 +14,7 @@ from outrider.decoding import Lane, generate
 from outrider.decoding.generation import Generation
 from outrider.engine.prompt_size import places_of
 from outrider.engine.result import Result, ResultMaker, spans
+from outrider.inputs.given import TextCodec
 from outrider.inputs.images.messages import check_sees, images_of
 from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_prompt, read_prompt
 from outrider.protocols import LanguageModel, Request
@@ -22,23 +23,6 @@ from outrider.sampling.text import TextStream
 from outrider.strategy import Strategy
 
 StrategyFor = Callable[[SamplingParams], Strategy]
-
-
-@runtime_checkable
-class TextCodec(Protocol):
-    """What the generator asks of a tokenizer."""
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Text to ids, special tokens as the model expects them at the start."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids to text without special tokens."""
-        ...
-
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
-        """Messages to ids by the chat template, ready for the answer."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,7 +259,8 @@ class Generator:
 
 def _without_caches(lane: Lane) -> Lane:
     """What a lane says about drafting in general, nothing of its text."""
-    return Lane(lane.request, None, None, counters=lane.counters)
+    nothing: Any = None
+    return Lane(lane.request, nothing, nothing, counters=lane.counters)
 
 
 class Stream:
