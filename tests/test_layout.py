@@ -1,6 +1,5 @@
 """The layout of the package: what the architecture page says, names of files, and their sizes."""
 
-import keyword
 import re
 from importlib import import_module
 from pathlib import Path
@@ -9,15 +8,12 @@ from statistics import median
 import pytest
 
 import outrider
-from outrider.drafters.catalogue import KINDS
+from outrider.strategy.catalogue import KINDS, name_of, records
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(outrider.__file__).parent
 PAGE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 MOST_LINES, MEDIAN_LINES, MOST_MODULES = 400, 150, 15
-
-NAMED_ELSEWHERE = {"auto": "strategy/auto.py", "model": "drafters/neural/model.py"}
-"""Methods whose file is not the only one of its name, or does not lie below `drafters/`."""
 
 
 def packages(folder: Path) -> list[str]:
@@ -44,13 +40,11 @@ def test_files_that_the_page_names_exist() -> None:
             assert (SOURCE / package / file).is_file(), f"{package}{file}"
 
 
-@pytest.mark.parametrize("method", KINDS)
-def test_a_method_has_a_file_of_its_name(method: str) -> None:
-    if method in NAMED_ELSEWHERE:
-        assert (SOURCE / NAMED_ELSEWHERE[method]).is_file()
-        return
-    file = f"{method}_.py" if keyword.iskeyword(method) else f"{method}.py"
-    assert len(list((SOURCE / "drafters").rglob(file))) == 1
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_method_has_a_file_of_its_name(kind: str) -> None:
+    for module, one in zip(KINDS[kind], records(kind), strict=True):
+        assert one.name == name_of(module)
+        assert one.cls.__module__ in (f"outrider.{module}", "outrider.drafters.combine.fallback")
 
 
 def test_files_are_short() -> None:

@@ -29,7 +29,7 @@ DRAFTERS: dict[str, dict[str, Any]] = {
     "model": {"drafter": "model"},
     "model-3": {"drafter": "model", "num_speculative_tokens": 3},
     "auto": {"drafter": "auto"},
-    "tree": {"drafter": "model", "tree": "eagle2"},
+    "tree": {"drafter": "model", "growth": "eagle2"},
     "pyramid": {"drafter": "model", "qualifier": True},
 }
 """By name what `outrider.load` is told; without `draft` the draft model is used."""

@@ -63,7 +63,7 @@ def systems(args: argparse.Namespace) -> dict[str, Generator]:
         settings = dict(common, draft=draft, drafter="model", num_speculative_tokens=args.depth)
         if context:
             context |= {"encoder": encoder, "chunk_size": args.chunk_size, "positions": "compact"}
-            settings |= {"context": context, "context_on": "drafters"}
+            settings |= {"selection": context, "selection_on": "drafters"}
         return outrider.load(target, **settings)
 
     found = {

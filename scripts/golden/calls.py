@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ PROMPT = "Once upon a time there was a little girl. Once upon a time"
 CHAINS = {"lookup", "copyspec", "sam", "iad", "swift", "del", "skip", "model", "pyramid"}
 
 
+RENAMED = {"--context": "--documents", "--context-on": "--selection-on", "--tree": "--growth"}
+"""Options that have another name since cases were first recorded."""
+
+IS_OLD = "tree" in signature(outrider.load).parameters
+"""Whether this version has the old names."""
+
+
 def call(*words: object, stdin: str = "", exact: bool = False) -> dict[str, Any]:
     """One call of the command line in this process: exit code and both outputs.
 
@@ -56,11 +64,15 @@ def call(*words: object, stdin: str = "", exact: bool = False) -> dict[str, Any]
     before, sys.stdin = sys.stdin, io.StringIO(stdin)
     try:
         with redirect_stdout(out), redirect_stderr(err):
-            code = command_line([str(word) for word in words])
+            code = command_line([_renamed(str(word)) for word in words])
     finally:
         sys.stdin = before
     outputs = {"out": out.getvalue(), "err": err.getvalue()}
     return {"code": code} | {name: lines_of(text, exact) for name, text in outputs.items()}
+
+
+def _renamed(word: str) -> str:
+    return word if IS_OLD else RENAMED.get(word, word)
 
 
 def lines_of(text: str, exact: bool = False) -> list[Any]:

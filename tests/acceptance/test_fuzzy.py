@@ -15,6 +15,8 @@ from outrider.core.types import Draft, Draw, Exactness
 from outrider.protocols import Needs
 from tests.acceptance.hand import Seedling, chain, random_logits, seedlings, tree, view
 
+pytestmark = pytest.mark.method("fuzzy")
+
 TEMPERATURES = st.sampled_from([0.0, 0.8])
 VOCAB = 5
 

@@ -20,6 +20,8 @@ from outrider.strategy import Strategy
 from tests.acceptance.hand import chain, random_logits, view
 from tests.acceptance.trees import chances, emitted, independent, merged, over, scripted, siblings
 
+pytestmark = pytest.mark.method("kseq")
+
 P, Q = chances(0.5, 0.3, 0.15, 0.05), chances(0.1, 0.2, 0.3, 0.4)
 RULE = KSeq()
 

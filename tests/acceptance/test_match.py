@@ -7,6 +7,8 @@ from outrider.acceptance import Match
 from outrider.core.errors import LogitsError
 from tests.acceptance.hand import Seedling, chain, random_logits, seedlings, tree, view
 
+pytestmark = pytest.mark.method("match")
+
 TEMPERATURES = st.sampled_from([0.0, 0.8])
 
 

@@ -25,6 +25,8 @@ from tests.acceptance.trees import (
     without_replacement,
 )
 
+pytestmark = pytest.mark.method("recursive")
+
 RULE = RecursiveRejection()
 P, Q = chances(0.5, 0.3, 0.15, 0.05), chances(0.1, 0.2, 0.3, 0.4)
 PAIRS = {

@@ -13,6 +13,8 @@ from outrider.protocols.view import View
 from outrider.sampling.noise import Purpose
 from tests.acceptance.hand import chain, random_logits, surplus, total_variation, tree, view
 
+pytestmark = pytest.mark.method("rejection")
+
 TARGET = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
 FAR = torch.tensor([0.4, 0.4, 0.1, 0.1], dtype=torch.float64)
 LOGITS = TARGET.log().expand(2, 4)

@@ -19,6 +19,8 @@ from tests.acceptance.hand import Seedling, chain, random_logits, seedlings, tre
 from tests.acceptance.trees import chances
 from tests.exactness.setups.rigs import PROMPTS, outputs, run, stage, tabular_family
 
+pytestmark = pytest.mark.method("top-beta")
+
 ROWS = chances(0.5, 0.3, 0.15, 0.05).log().expand(6, 4)
 
 

@@ -18,6 +18,8 @@ from outrider.strategy import Strategy
 from tests.acceptance.hand import Seedling, chain, random_logits, seedlings, tree, view
 from tests.acceptance.trees import chances
 
+pytestmark = pytest.mark.method("typical")
+
 LAW = chances(0.5, 0.3, 0.15, 0.05)
 ROWS = LAW.log().expand(9, 4)
 

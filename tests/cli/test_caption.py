@@ -302,7 +302,7 @@ def test_wrong_input_is_refused_before_models_are_loaded(
     def loaded(*_: Any, **__: Any) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr("outrider.engine.load.load_model", loaded)
+    monkeypatch.setattr("outrider.engine.build.load_model", loaded)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (8, 8)).save("a.png")
     outcome = run("caption", *arguments, "--target", family.target)

@@ -34,18 +34,18 @@ def test_everything_is_read_unless_something_else_is_said(
     story: Path, family: Family, run: Run
 ) -> None:
     story.write_text(STORY[:120])
-    found = run("generate", "Which?", "--context", story, *family.alone, *SHORT, "--json").json
+    found = run("generate", "Which?", "--documents", story, *family.alone, *SHORT, "--json").json
     plain = run("generate", f"{STORY[:120]}\n\nWhich?", *family.alone, *SHORT, "--json").json
     assert found["token_ids"] == plain["token_ids"] and "context" not in plain
     assert found["context"]["on"] is None and found["context"]["kept_tokens"] == 120
     chat = run(
-        "generate", "Which?", "--context", story, "--chat", *family.alone, *SHORT, "--json"
+        "generate", "Which?", "--documents", story, "--chat", *family.alone, *SHORT, "--json"
     ).json
     assert chat["prompt_tokens"] == found["prompt_tokens"] + 3
 
 
 def test_a_selection(story: Path, family: Family, run: Run) -> None:
-    words = ["generate", "Which?", "--context", story, *SHORT, *PART]
+    words = ["generate", "Which?", "--documents", story, *SHORT, *PART]
     alone = run(*words, *family.alone, "--json").json
     drafted = run(*words, *family.three, "--json").json
     assert drafted["token_ids"] == alone["token_ids"]
@@ -60,9 +60,9 @@ def test_a_selection(story: Path, family: Family, run: Run) -> None:
 
 
 def test_on_drafters_the_text_stays(story: Path, family: Family, run: Run, tmp_path: Path) -> None:
-    words = ["generate", "Which?", "--context", story, *SHORT]
+    words = ["generate", "Which?", "--documents", story, *SHORT]
     dense = run(*words, *family.alone, "--json").json
-    words += [*PART, "--context-on", "drafters", *family.three]
+    words += [*PART, "--selection-on", "drafters", *family.three]
     asked = [*words, "--num-speculative-tokens", "3"]
     found = run(*asked, "--json").json
     assert found["token_ids"] == dense["token_ids"]
@@ -80,22 +80,22 @@ def test_several_files_folders_and_stdin(tmp_path: Path, family: Family, run: Ru
     for name, fact in zip(("a/one.md", "a/two.html", "three.txt"), FACTS, strict=False):
         (tmp_path / name).write_text(fact)
     words = ["generate", "Which?", *family.alone, *SHORT, "--json"]
-    both = run(*words, "--context", tmp_path / "a", "--context", tmp_path / "three.txt").json
+    both = run(*words, "--documents", tmp_path / "a", "--documents", tmp_path / "three.txt").json
     text = f"one.md:\n{FACTS[0]}\n\ntwo.html:\n{FACTS[1]}\n\nthree.txt:\n{FACTS[2]}"
     assert both["context"]["tokens"] == len(text)
-    piped = run(*words, "--context", "-", stdin=FACTS[3]).json
+    piped = run(*words, "--documents", "-", stdin=FACTS[3]).json
     assert piped["context"]["tokens"] == len(FACTS[3])
 
 
 def test_samples(story: Path, family: Family, run: Run, tmp_path: Path) -> None:
-    words = ["generate", "Which?", "--context", story, *family.two, *SHORT, *PART]
+    words = ["generate", "Which?", "--documents", story, *family.two, *SHORT, *PART]
     found = run(*words, "--n", "2", "--json", "--explain", tmp_path / "why").json
     assert len(found["choices"]) == 2 and found["context"]["chunks"] == 8
     assert (tmp_path / "why" / "map.png").is_file()
 
 
 def test_explanations(story: Path, family: Family, run: Run, tmp_path: Path) -> None:
-    words = ["generate", "Which?", "--context", story, *family.two, *SHORT, *PART]
+    words = ["generate", "Which?", "--documents", story, *family.two, *SHORT, *PART]
     outcome = run(*words, "--explain", tmp_path / "new" / "why")
     assert outcome.code == 0 and "explained in" in outcome.err
     made = sorted(path.name for path in (tmp_path / "new" / "why").iterdir())
@@ -159,7 +159,7 @@ def test_no_bar_and_no_colour_off_terminals(story: Path, family: Family, run: Ru
 
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outrider.engine.load.load_model", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("outrider.engine.build.load_model", lambda *_, **__: pytest.fail("read"))
 
 
 def locked() -> bytes:
@@ -190,7 +190,7 @@ def test_files(
         (tmp_path / name).write_bytes(data)
     place = tmp_path / name
     words = (
-        ["summarize", place] if command == "summarize" else ["generate", "x", "--context", place]
+        ["summarize", place] if command == "summarize" else ["generate", "x", "--documents", place]
     )
     outcome = run(*words, *family.alone, "--explain", tmp_path / "why", "--keep-ratio", "0.5")
     assert outcome.code == 2 and outcome.out == ""
@@ -210,14 +210,14 @@ def test_files(
         (["--keep-ratio", "0.5", "--selector", "bm26"], "unknown selector 'bm26'. Did you mean"),
         (["--keep-ratio", "0.5", "--recompute", "all"], "unknown recompute 'all'"),
         (["--keep-ratio", "0.5", "--positions", "x"], "unknown positions 'x'"),
-        (["--keep-ratio", "0.5", "--context-on", "draft"], "Did you mean 'drafters'?"),
-        (["--keep-ratio", "0.5", "--context-on", "drafters"], "no model drafts"),
+        (["--keep-ratio", "0.5", "--selection-on", "draft"], "Did you mean 'drafters'?"),
+        (["--keep-ratio", "0.5", "--selection-on", "drafters"], "no model drafts"),
         (["--keep-ratio", "0.5", "--chunk-size", "0"], "greater than or equal to 1"),
     ],
 )
 def test_options(words: list[str], said: str, story: Path, family: Family, run: Run) -> None:
     long = "What of it? " * 4
-    for start in (["summarize", story], ["generate", long, "--context", story]):
+    for start in (["summarize", story], ["generate", long, "--documents", story]):
         outcome = run(*start, *family.alone, *words)
         assert (outcome.code, outcome.out) == (2, ""), outcome
         assert said in outcome.error
@@ -240,11 +240,11 @@ def test_options_without_a_long_input(
 
 
 @pytest.mark.usefixtures("unread")
-@pytest.mark.parametrize("words", [["--explain", "why"], ["--context-on", "drafters"]])
+@pytest.mark.parametrize("words", [["--explain", "why"], ["--selection-on", "drafters"]])
 def test_options_that_say_nothing_alone(
     words: list[str], story: Path, family: Family, run: Run
 ) -> None:
-    outcome = run("generate", "x", "--context", story, *family.two, *words)
+    outcome = run("generate", "x", "--documents", story, *family.two, *words)
     assert outcome.code == 2
     assert f"{words[0]} is given, and everything is to be read. Give --keep-ratio" in outcome.error
 
@@ -267,8 +267,8 @@ def test_an_encoder_that_is_not_installed(
 
 @pytest.mark.usefixtures("unread")
 def test_standard_input_twice(story: Path, family: Family, run: Run) -> None:
-    outcome = run("generate", "-", "--context", "-", *family.alone, stdin="x")
-    assert "prompt and --context are both standard input" in outcome.error
+    outcome = run("generate", "-", "--documents", "-", *family.alone, stdin="x")
+    assert "prompt and --documents are both standard input" in outcome.error
     assert "named twice" in run("summarize", "-", "-", *family.alone, stdin="x").error
     assert "is empty" in run("summarize", "-", *family.alone, stdin="").error
     both = run("summarize", story, *family.alone, "--stream", "--json")
@@ -279,7 +279,7 @@ def test_standard_input_twice(story: Path, family: Family, run: Run) -> None:
 
 def test_a_long_line_and_a_window_too_small(tmp_path: Path, family: Family, run: Run) -> None:
     (tmp_path / "line.txt").write_text("word " * 20_000)
-    words = ["generate", "Which?", "--context", tmp_path / "line.txt", *family.alone, *SHORT]
+    words = ["generate", "Which?", "--documents", tmp_path / "line.txt", *family.alone, *SHORT]
     dense = run(*words)
     assert dense.code == 2 and "--keep-ratio 0.6 or --context-budget N" in dense.error
     settings: dict[str, Any] = {"--selector": "first", "--chunk-size": "32", "--keep-ratio": "0.1"}

@@ -45,7 +45,7 @@ def loaded(folders: Folders, tiers: int = 3, **options: Any) -> Generator:
 
 def test_without_a_selection_everything_is_read(folders: Folders) -> None:
     generator = loaded(folders)
-    result = generator.generate(ASK, context=STORY[:150], **WRITE)
+    result = generator.generate(ASK, documents=STORY[:150], **WRITE)
     plain = generator.generate(f"{STORY[:150]}\n\n{ASK}", **WRITE)
     assert result.token_ids == plain.token_ids and plain.context is None
     assert "context" not in plain.to_dict()
@@ -59,8 +59,8 @@ def test_without_a_selection_everything_is_read(folders: Folders) -> None:
 
 
 def test_a_selecting_target(folders: Folders) -> None:
-    alone = loaded(folders, 1, context=CONFIG).generate(ASK, context=STORY, **WRITE)
-    drafted = loaded(folders, 3, context=CONFIG).generate(ASK, context=STORY, **WRITE)
+    alone = loaded(folders, 1, selection=CONFIG).generate(ASK, documents=STORY, **WRITE)
+    drafted = loaded(folders, 3, selection=CONFIG).generate(ASK, documents=STORY, **WRITE)
     assert drafted.token_ids == alone.token_ids
     assert drafted.prompt_tokens == len(STORY) + len(ASK) + 2
     figures = drafted.to_dict()["context"]
@@ -80,9 +80,9 @@ def test_a_selecting_target(folders: Folders) -> None:
 
 
 def test_selecting_drafters_do_not_change_the_text(folders: Folders) -> None:
-    dense = loaded(folders, 1).generate(ASK, context=STORY, **WRITE)
-    generator = loaded(folders, 3, context=CONFIG, context_on="drafters")
-    result = generator.generate(ASK, context=STORY, **WRITE)
+    dense = loaded(folders, 1).generate(ASK, documents=STORY, **WRITE)
+    generator = loaded(folders, 3, selection=CONFIG, selection_on="drafters")
+    result = generator.generate(ASK, documents=STORY, **WRITE)
     assert result.token_ids == dense.token_ids
     assert result.to_dict()["context"]["on"] == "drafters"
     assert not isinstance(generator.strategy.target, ContextSelector)
@@ -93,33 +93,33 @@ def test_selecting_drafters_do_not_change_the_text(folders: Folders) -> None:
 def test_tiers_share_a_ranker_unless_it_reads_with_their_embeddings(folders: Folders) -> None:
     for selector, same in (("bm25", True), ("apce", False)):
         config = ContextConfig(chunk_size=24, selector=selector, encoder="embeddings")
-        strategy = loaded(folders, 3, context=config).strategy
+        strategy = loaded(folders, 3, selection=config).strategy
         target: Any = strategy.target
         qualifier: Any = strategy.drafter.qualifier  # pyright: ignore
         assert (target.ranker is qualifier.ranker) is same
 
 
 def test_streams_chats_samples_and_lists(folders: Folders) -> None:
-    generator = loaded(folders, 2, context=CONFIG)
-    expected = generator.generate(ASK, context=STORY, **WRITE).token_ids
+    generator = loaded(folders, 2, selection=CONFIG)
+    expected = generator.generate(ASK, documents=STORY, **WRITE).token_ids
     generator.reset()
-    stream = generator.stream(ASK, context=STORY, **WRITE)
+    stream = generator.stream(ASK, documents=STORY, **WRITE)
     assert "".join(stream) == stream.result.text
     assert stream.result.token_ids == expected
-    generation, rounds = generator.start(ASK, context=STORY, **WRITE)
+    generation, rounds = generator.start(ASK, documents=STORY, **WRITE)
     assert len(list(rounds)) > 0 and tuple(generation.output) == expected
-    one, other = generator.generate(ASK, context=STORY, n=2, temperature=1.0, seed=3, **WRITE)
+    one, other = generator.generate(ASK, documents=STORY, n=2, temperature=1.0, seed=3, **WRITE)
     assert one.token_ids != other.token_ids and other.to_dict()["context"]["tokens"] == len(STORY)
-    first, second = generator.generate([ASK, "And the boat?"], context=STORY, **WRITE)
+    first, second = generator.generate([ASK, "And the boat?"], documents=STORY, **WRITE)
     assert first.token_ids == expected and second.prompt_tokens == first.prompt_tokens - 7
     said = [{"role": "user", "content": ASK}]
-    chat = generator.generate(said, context=STORY, **WRITE)
+    chat = generator.generate(said, documents=STORY, **WRITE)
     assert chat.prompt_tokens == first.prompt_tokens + 3
 
 
 def test_chunks_that_are_pinned_banned_and_chosen_by_hand(folders: Folders) -> None:
-    generator = loaded(folders, 2, context=CONFIG)
-    prompt = generator.prompt(ASK, context=STORY)
+    generator = loaded(folders, 2, selection=CONFIG)
+    prompt = generator.prompt(ASK, documents=STORY)
     assert prompt == generator.prompt(prompt) and prompt.context is not None
 
     def read(context: LongContext) -> list[tuple[int, ...]]:
@@ -134,12 +134,12 @@ def test_chunks_that_are_pinned_banned_and_chosen_by_hand(folders: Folders) -> N
 
 
 def test_forms_of_documents(folders: Folders, tmp_path: Path) -> None:
-    generator = loaded(folders, 1, context=CONFIG)
+    generator = loaded(folders, 1, selection=CONFIG)
     (tmp_path / "a.txt").write_text(FACTS[0])
     (tmp_path / "b.md").write_text(FACTS[1])
 
     def tokens(context: Any) -> int:
-        return generator.generate(ASK, context=context, max_new_tokens=1).to_dict()["context"][
+        return generator.generate(ASK, documents=context, max_new_tokens=1).to_dict()["context"][
             "tokens"
         ]
 
@@ -163,24 +163,24 @@ def test_forms_of_documents(folders: Folders, tmp_path: Path) -> None:
 
 def test_room_for_the_answer(folders: Folders) -> None:
     config = ContextConfig(chunk_size=24, keep_ratio=0.5, encoder="embeddings", positions="compact")
-    wide = loaded(folders, 1, context=config, context_length=160)
-    result = wide.generate(ASK, context=STORY, max_new_tokens=500, ignore_eos=True)
+    wide = loaded(folders, 1, selection=config, context_length=160)
+    result = wide.generate(ASK, documents=STORY, max_new_tokens=500, ignore_eos=True)
     target: Any = wide.strategy.target
-    prompt = wide.prompt(ASK, context=STORY)
+    prompt = wide.prompt(ASK, documents=STORY)
     assert result.completion_tokens == 160 - target.reads(prompt) > 0
     dense = loaded(folders, 1, context_length=160)
     with pytest.raises(ContextError, match="limited to 160"):
-        dense.generate(ASK, context=STORY)
+        dense.generate(ASK, documents=STORY)
 
 
 def test_what_a_dense_target_can_not_read(folders: Folders) -> None:
     long = STORY * 3
-    for options in ({}, {"context": CONFIG, "context_on": "drafters"}):
+    for options in ({}, {"selection": CONFIG, "selection_on": "drafters"}):
         with pytest.raises(ContextError) as refusal:
-            loaded(folders, 2, **options).generate(ASK, context=long)
+            loaded(folders, 2, **options).generate(ASK, documents=long)
         assert "--keep-ratio 0.6 or --context-budget N" in str(refusal.value)
         assert "reads at most 256" in str(refusal.value)
-    read = loaded(folders, 2, context=CONFIG).generate(ASK, context=long, **WRITE)
+    read = loaded(folders, 2, selection=CONFIG).generate(ASK, documents=long, **WRITE)
     assert read.completion_tokens == 20
 
 
@@ -188,13 +188,13 @@ def test_what_a_dense_target_can_not_read(folders: Folders) -> None:
 def test_a_window_too_small_for_original_positions(folders: Folders, asked: dict[str, Any]) -> None:
     config = ContextConfig(chunk_size=24, keep_ratio=0.2, encoder="embeddings", **asked)
     with pytest.raises(ContextError, match="Leave positions and recompute at 'auto'"):
-        loaded(folders, 1, context=config).generate(ASK, context=STORY * 3)
+        loaded(folders, 1, selection=config).generate(ASK, documents=STORY * 3)
 
 
 def test_a_budget_below_the_instruction(folders: Folders) -> None:
     config = ContextConfig(chunk_size=24, budget=10, encoder="embeddings")
     with pytest.raises(ContextError, match=r"the instruction takes 22 tokens.*limited to 10"):
-        loaded(folders, 1, context=config).generate(ASK, context=STORY)
+        loaded(folders, 1, selection=config).generate(ASK, documents=STORY)
 
 
 def test_the_memory_plan_knows_the_budget() -> None:
@@ -212,21 +212,21 @@ def test_the_memory_plan_knows_the_budget() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"context": {"keep_ratio": 0.0}}, "keep_ratio is 0.0"),
-        ({"context": {"keep_ration": 0.5}}, "'keep_ration'. Did you mean 'keep_ratio'?"),
-        ({"context": {"selector": "bm26"}}, "unknown selector 'bm26'. Did you mean 'bm25'?"),
-        ({"context": 2048}, "context_length limits"),
-        ({"context": CONFIG, "context_on": "draft"}, "Did you mean 'drafters'?"),
-        ({"context_on": "drafters"}, "nothing says what is to be read"),
-        ({"context": CONFIG, "context_on": "drafters", "mode": "none"}, "no model drafts"),
-        ({"context": CONFIG, "context_on": "drafters", "drafter": "lookup"}, "no model drafts"),
-        ({"context": {"encoder": 3}}, "encoder is 3"),
+        ({"selection": {"keep_ratio": 0.0}}, "keep_ratio is 0.0"),
+        ({"selection": {"keep_ration": 0.5}}, "'keep_ration'. Did you mean 'keep_ratio'?"),
+        ({"selection": {"selector": "bm26"}}, "unknown selector 'bm26'. Did you mean 'bm25'?"),
+        ({"selection": 2048}, "context_length limits"),
+        ({"selection": CONFIG, "selection_on": "draft"}, "Did you mean 'drafters'?"),
+        ({"selection_on": "drafters"}, "nothing says what is to be read"),
+        ({"selection": CONFIG, "selection_on": "drafters", "mode": "none"}, "no model drafts"),
+        ({"selection": CONFIG, "selection_on": "drafters", "drafter": "lookup"}, "no model drafts"),
+        ({"selection": {"encoder": 3}}, "encoder is 3"),
     ],
 )
 def test_options(
     options: dict[str, Any], said: str, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outrider.engine.load.load_model", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("outrider.engine.build.load_model", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(OptionError) as refusal:
         load(folders.target, draft=folders.draft, **options)
     assert said in str(refusal.value)
@@ -235,25 +235,25 @@ def test_options(
 def test_an_encoder_that_is_not_installed(
     folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("outrider.engine.load.load_model", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("outrider.engine.build.load_model", lambda *_, **__: pytest.fail("read"))
     monkeypatch.setattr("outrider.context.rankers.sentence.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match="context"):
-        load(folders.target, draft=folders.draft, context=ContextConfig(encoder="minilm"))
+        load(folders.target, draft=folders.draft, selection=ContextConfig(encoder="minilm"))
 
 
 def test_an_encoder_that_is_not_there(
     folders: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("outrider.engine.load.load_model", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("outrider.engine.build.load_model", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(OptionError, match="can not load the encoder"):
-        load(folders.target, context=ContextConfig(encoder=str(tmp_path)))
+        load(folders.target, selection=ContextConfig(encoder=str(tmp_path)))
 
 
 def test_instructions_must_be_text(folders: Folders) -> None:
     generator = loaded(folders, 1)
     for prompt in ([1, 2], outrider.Prompt(token_ids=(1,))):
         with pytest.raises(OptionError, match="the prompt is the instruction"):
-            generator.generate(prompt, context="x")
+            generator.generate(prompt, documents="x")
     bare = Generator(generator.strategy)
     with pytest.raises(OptionError, match="the target has no tokenizer"):
-        bare.generate("x", context="y")
+        bare.generate("x", documents="y")

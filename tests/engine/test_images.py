@@ -179,7 +179,7 @@ def test_what_is_refused(generator: Generator, prompt: Any, images: Any, problem
 
 def test_images_and_documents_are_not_mixed(generator: Generator) -> None:
     with pytest.raises(OptionError, match="given together"):
-        generator.generate("What?", images=[picture(8, 8)], context="A text.")
+        generator.generate("What?", images=[picture(8, 8)], documents="A text.")
 
 
 def test_a_text_model_sees_nothing(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_all_end_tokens_end_the_text(tmp_path: Path) -> None:
 def test_before_any_weight_is_read(
     folders: Folders, monkeypatch: pytest.MonkeyPatch, options: Any, said: str
 ) -> None:
-    monkeypatch.setattr("outrider.engine.load.load_model", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("outrider.engine.build.load_model", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(OptionError) as refusal:
         load(folders.target, draft=folders.draft, **options)
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
@@ -222,7 +222,7 @@ def test_what_can_not_fit_is_refused_with_the_arithmetic(
     folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("outrider.models.memory.available_memory", lambda _: 1 << 20)
-    monkeypatch.setattr("outrider.engine.load.load_model", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("outrider.engine.build.load_model", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(MemoryPlanError) as refusal:
         load(folders.target, draft=folders.draft, context_length=100)
     said = str(refusal.value)
@@ -250,7 +250,7 @@ def test_a_word_that_is_nearly_a_family() -> None:
 
 def test_built_models_take_room_for_their_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     planned: list[Any] = []
-    monkeypatch.setattr("outrider.engine.load.plan_memory", lambda d, **_: planned.extend(d))
+    monkeypatch.setattr("outrider.engine.build.plan_memory", lambda d, **_: planned.extend(d))
     target = load(make_model("llama"), mode="none").strategy.target
     assert isinstance(target, TransformersModel)
     assert [d.cache for d in planned] == [
@@ -280,7 +280,7 @@ def test_remote_code_is_trusted_for_tokenizers_too(
 ) -> None:
     trusted: list[bool] = []
     monkeypatch.setattr(
-        "outrider.engine.load.tokenizer_for",
+        "outrider.engine.build.tokenizer_for",
         lambda _, trust_remote_code=False: trusted.append(trust_remote_code),
     )
     load(folders.target, draft=folders.draft, trust_remote_code=True)

@@ -23,6 +23,8 @@ from tests.exactness.setups.rigs import (
 )
 from tests.matrix import matrix
 
+pytestmark = [pytest.mark.method("model"), pytest.mark.method("none")]
+
 FAMILY = tabular_family()
 NESTS = nests(FAMILY)
 DRAFTING = [name for name in NESTS if name != "none"]

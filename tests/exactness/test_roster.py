@@ -33,7 +33,7 @@ from tests.exactness.setups.rigs import (
     tabular_family,
     undrafted,
 )
-from tests.exactness.setups.roster import GROWTHS, free, roster
+from tests.exactness.setups.roster import roster
 from tests.matrix import matrix
 
 FAMILY = tabular_family()
@@ -162,14 +162,3 @@ def test_ten_samples_of_one_prompt(name: str) -> None:
     texts = ten_undrafted()
     assert ten(ROSTER[name]()) == texts
     assert len({len(text) for text in texts}) > 2
-
-
-def test_nothing_is_missing_from_the_roster() -> None:
-    """A drafter that `load` knows has its row here (those of the target's layers have their own
-    tests: tables have no layers)."""
-    from outrider.drafters.catalogue import FREE
-    from outrider.strategy.catalogue import TREES
-
-    own_layers = {"swift", "del", "skip"}
-    assert set(FREE) - own_layers <= set(free())
-    assert set(TREES) <= set(GROWTHS)

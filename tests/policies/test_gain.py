@@ -15,6 +15,8 @@ from outrider.core.types import Budget
 from outrider.policies import CostCurve, ExpectedGain, Source
 from outrider.policies.source import best_length, best_tree
 
+pytestmark = pytest.mark.method("expected-gain")
+
 CURVE = CostCurve.of({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.5, 16: 2.4, 32: 4.8})
 CHANCES = st.floats(0.0, 1.0)
 POINTS = st.dictionaries(st.integers(1, 40), st.floats(1e-4, 10.0), min_size=1, max_size=6)
@@ -175,6 +177,17 @@ def test_one_stall_does_not_count() -> None:
     assert tally.pace.seconds == pytest.approx(0.11)
     tally.pace.note(0.5, 5)
     assert tally.pace.seconds > 0.14, "a longer draft is no stall"
+
+
+def test_a_stall_in_the_only_undrafted_round_starts_no_drafting() -> None:
+    """A round without a draft is never believed to take longer than one with a draft."""
+    counters = Counters(rounds=60)
+    counters.plain.note(50.0, 1)
+    useless = counters.tallies["draft"] = Tally()
+    for round_ in range(50):
+        counters.checked.note(1.1, 2)
+        useless.note(1, 0, True, round_)
+    assert policy(DRAFT).budget(counters).depth == 0
 
 
 def test_rounds_that_take_longer_here_than_measured() -> None:

@@ -19,6 +19,8 @@ from outrider.protocols import DraftPolicy, Segment
 from tests.exactness.setups.rigs import PROMPTS, SAMPLINGS, outputs, run, stage, tabular_family
 from tests.matrix import matrix
 
+pytestmark = [pytest.mark.method("confidence"), pytest.mark.method("specdec-plus")]
+
 FAMILY = tabular_family()
 DRAFT = ModelDrafter(model=FAMILY.draft)
 

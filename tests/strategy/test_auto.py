@@ -9,6 +9,7 @@ from outrider.acceptance import Match, Rejection
 from outrider.core.errors import OptionError, StrategyError
 from outrider.decoding import generate
 from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, NoDrafter, Qualified
+from outrider.drafters.given import Costs
 from outrider.drafters.statistics.recycling import TokenRecycling
 from outrider.engine.generator import Generator
 from outrider.engine.load import load
@@ -16,12 +17,12 @@ from outrider.models.tabular import TabularModel
 from outrider.policies import CostCurve, ExpectedGain, FixedLength, Source
 from outrider.policies.windows import Chances
 from outrider.strategy import Strategy
-from outrider.strategy.auto import Automatic, Costs
+from outrider.strategy.auto import Automatic
 from tests.engine.conftest import Folders
 from tests.exactness.setups.rigs import PROMPTS, generation, outputs, run, stage, tabular_family
 from tests.matrix import matrix
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.method("auto")]
 
 FAMILY = tabular_family()
 BELOW = (FAMILY.qualifier, FAMILY.draft)
@@ -41,10 +42,12 @@ def write(strategy: Strategy, **options: Any) -> list[Any]:
 def costs(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """Seconds of one forward by `id(model)`, in place of measuring."""
     found: dict[int, float] = {}
-    monkeypatch.setattr(
-        "outrider.strategy.auto.measure_costs",
-        lambda model, *a, **k: CostCurve.of({1: found[id(model)], 33: 1.5 * found[id(model)]}),
-    )
+
+    def measured(model: Any, *a: Any, **k: Any) -> CostCurve:
+        return CostCurve.of({1: found[id(model)], 33: 1.5 * found[id(model)]})
+
+    for module in ("strategy.auto", "drafters.given"):
+        monkeypatch.setattr(f"outrider.{module}.measure_costs", measured)
     return found
 
 

@@ -14,6 +14,7 @@ from outrider.core.checks import Range, check_ranges
 from outrider.core.errors import OptionError
 from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
+from outrider.protocols.method import Method, Paper
 from outrider.protocols.view import View
 
 _RANGES: Mapping[str, Range] = {
@@ -137,3 +138,14 @@ def _law_of(draft: Draft, node: int, view: View) -> Float[Tensor, " wide"]:
     point = torch.zeros(max(view.rows.logits.shape[-1], token + 1), dtype=torch.float64)
     point[token] = 1.0
     return point
+
+
+METHOD = Method(
+    name="fuzzy",
+    cls=Fuzzy,
+    summary="a drafted token is kept where target and draft model nearly agree",
+    paper=Paper("PyramidSD", "2510.12966"),
+    promise=Exactness.LOSSY,
+    needs="drafts of a model",
+    defaults={"divergence": "js", "threshold": 0.4},
+)

@@ -12,6 +12,7 @@ from outrider.acceptance.laws import drawn_law, trials
 from outrider.acceptance.verdicts import Walk
 from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
+from outrider.protocols.method import Method, Paper
 from outrider.protocols.view import View
 from outrider.sampling.noise import Purpose
 
@@ -121,3 +122,13 @@ def leftover(
         return target
     left = (target - kept * (chance(beta, k) / beta)).clamp(min=0.0)
     return left if float(left.sum()) > 0 else target
+
+
+METHOD = Method(
+    name="kseq",
+    cls=KSeq,
+    summary="another sample of the target's distribution, from independent continuations",
+    paper=Paper("SpecTr", "2310.15141"),
+    promise=Exactness.DISTRIBUTION,
+    needs="independent drafts: drafter tree with --growth iid",
+)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from outrider.acceptance.verdicts import Walk
 from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
+from outrider.protocols.method import Method
 from outrider.protocols.view import View
 
 
@@ -35,3 +36,10 @@ class Match:
                 return walk.emit(choice)
             walk.descend(child)
         return walk.end()
+
+
+METHOD = Method(
+    name="match",
+    cls=Match,
+    summary="a drafted token is kept where it is the target's own choice",
+)

@@ -10,6 +10,7 @@ from outrider.acceptance.laws import drawn_law, residual, trials
 from outrider.acceptance.verdicts import Walk
 from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
+from outrider.protocols.method import Method, Paper
 from outrider.protocols.view import View
 from outrider.sampling.noise import Purpose
 
@@ -83,3 +84,13 @@ def _without(law: Float[Tensor, " wide"], seen: list[int]) -> Float[Tensor, " wi
     rest[[token for token in seen if token < rest.numel()]] = 0.0
     mass = rest.sum()
     return rest / mass if float(mass) > 0 else torch.full_like(rest, torch.nan)
+
+
+METHOD = Method(
+    name="recursive",
+    cls=RecursiveRejection,
+    summary="another sample of the target's distribution; siblings are tested in turn",
+    paper=Paper("RSD", "2402.14160"),
+    promise=Exactness.DISTRIBUTION,
+    needs="drafts with probabilities",
+)

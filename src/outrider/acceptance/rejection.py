@@ -6,6 +6,7 @@ from outrider.acceptance.laws import drawn_law, residual
 from outrider.acceptance.verdicts import Walk
 from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
+from outrider.protocols.method import Method, Paper
 from outrider.protocols.view import View
 from outrider.sampling.noise import Purpose
 
@@ -45,3 +46,13 @@ class Rejection:
                 return walk.emit(view.draw(left, walk.node, Purpose.RESIDUAL))
             walk.descend(child)
         return walk.end()
+
+
+METHOD = Method(
+    name="rejection",
+    cls=Rejection,
+    summary="another sample of the target's distribution, one child at a time",
+    paper=Paper("speculative sampling", "2211.17192"),
+    promise=Exactness.DISTRIBUTION,
+    needs="drafts of a model, as chains",
+)

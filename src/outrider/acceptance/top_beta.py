@@ -11,6 +11,7 @@ from outrider.acceptance.longest import longest_path
 from outrider.core.checks import Range, check_ranges
 from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
+from outrider.protocols.method import Method, Paper
 from outrider.protocols.view import View
 
 _RANGES: Mapping[str, Range] = {
@@ -80,3 +81,13 @@ class TopBeta:
         better = int((contest.scores > own).sum())
         gap = float(torch.max(contest.scores) - own)
         return better < self.beta and gap <= self.tau and math.isfinite(gap), -gap
+
+
+METHOD = Method(
+    name="top-beta",
+    cls=TopBeta,
+    summary="a drafted token is kept where it is among the best and close to the best",
+    paper=Paper("Generalized Aggressive Decoding", "2203.16487"),
+    promise=Exactness.LOSSY,
+    defaults={"beta": 3, "tau": 1.0},
+)

@@ -11,6 +11,7 @@ from outrider.acceptance.longest import longest_path
 from outrider.core.checks import Range, check_ranges
 from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
+from outrider.protocols.method import Method, Paper
 from outrider.protocols.view import View
 
 _RANGES: Mapping[str, Range] = {
@@ -64,3 +65,12 @@ class Typical:
             return allowed > thresholds[node], math.log(allowed) if allowed > 0 else -math.inf
 
         return longest_path(draft, view, judge, self.max_changed)
+
+
+METHOD = Method(
+    name="typical",
+    cls=Typical,
+    summary="a drafted token is kept where the target finds it likely enough",
+    paper=Paper("Medusa", "2401.10774"),
+    promise=Exactness.LOSSY,
+)

@@ -13,7 +13,8 @@ from outrider.bench.settings import Models
 from outrider.bench.strategies import Named
 from outrider.core.errors import OptionError, OutriderError
 from outrider.engine.generator import Generator
-from outrider.engine.load import NO_TIER, load
+from outrider.engine.load import load
+from outrider.engine.options import NO_TIER
 from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import (

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from outrider.core.errors import OptionError, nearest, reject_unknown
-from outrider.drafters.catalogue import FREE
+from outrider.core.expression import split_list
+from outrider.strategy.catalogue import names
 
 BASELINE = "none"
 
@@ -17,7 +18,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     BASELINE: {"mode": "none"},
     "draft": {"mode": "exact", "drafter": "model"},
     "pyramid": {"mode": "exact", "drafter": "pyramid"},
-    **{name: {"mode": "exact", "drafter": name} for name in FREE},
+    **{
+        name: {"mode": "exact", "drafter": name}
+        for name in names("drafter")
+        if name not in ("auto", "model", "pyramid", "none")
+    },
     "auto": {"drafter": "auto"},
     "distribution": {"mode": "distribution", "drafter": "model"},
     "assisted": {"mode": "assisted", "drafter": "pyramid"},
@@ -99,11 +104,11 @@ def with_baseline(strategies: Sequence[Named]) -> list[Named]:
 def _split(text: str) -> list[str]:
     """The strategies of a list: a bare `key=value` belongs to the strategy before it."""
     parts: list[str] = []
-    for piece in (p.strip() for p in text.split(",")):
+    for piece in split_list(text):
         head = piece.partition("=")[0]
-        if "=" in piece and ":" not in head and parts:
+        if "=" in piece and ":" not in head and "(" not in head and parts:
             parts[-1] += ("," if ":" in parts[-1] else ":") + piece
-        elif piece:
+        else:
             parts.append(piece)
     if not parts:
         raise OptionError("no strategy is given", hint=f"Known: {', '.join(RECIPES)}")
@@ -111,9 +116,9 @@ def _split(text: str) -> list[str]:
 
 
 def _named(text: str) -> Named:
-    recipe, _, rest = text.partition(":")
+    recipe, _, rest = text.partition(":")  # no expression has a colon
     options: dict[str, Any] = {}
-    for piece in filter(None, rest.split(",")):
+    for piece in split_list(rest):
         key, equals, value = piece.partition("=")
         if not equals or not value:
             raise OptionError(f"{piece!r} in strategy {text!r}", hint="Write key=value")
@@ -124,7 +129,7 @@ def _named(text: str) -> Named:
 def _options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
     from outrider.engine.load import OPTIONS
 
-    if recipe not in RECIPES:
+    if recipe not in RECIPES and "(" not in recipe:
         raise OptionError(f"unknown strategy {recipe!r}", hint=nearest(recipe, RECIPES))
     options = {ALIASES.get(name, name): value for name, value in given.items()}
     taken = next((name for name in options if name in RESERVED), None)
@@ -135,7 +140,7 @@ def _options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
         )
     known = [name for name in OPTIONS if name not in RESERVED]
     reject_unknown(f"option of strategy {recipe!r}:", options, [*known, *ALIASES])
-    return {**RECIPES[recipe], **options}
+    return {**RECIPES.get(recipe, {"mode": "exact", "drafter": recipe}), **options}
 
 
 def _value(key: str, text: str) -> Any:

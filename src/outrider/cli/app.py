@@ -15,9 +15,9 @@ from outrider.cli.commands.caption import caption
 from outrider.cli.commands.chat import chat
 from outrider.cli.commands.datastore import datastore
 from outrider.cli.commands.demo import demo
-from outrider.cli.commands.drafters import drafters
 from outrider.cli.commands.generate import generate
 from outrider.cli.commands.info import info
+from outrider.cli.commands.methods import methods
 from outrider.cli.commands.summarize import summarize
 from outrider.cli.commands.train import train
 from outrider.cli.options.groups import grouped
@@ -37,7 +37,7 @@ app.command()(grouped(caption))
 app.command()(grouped(chat))
 app.command()(grouped(demo))
 app.command()(grouped(info))
-app.command()(grouped(drafters))
+app.command()(grouped(methods))
 app.command()(grouped(calibrate))
 app.add_typer(train, name="train")
 app.add_typer(bench, name="bench")

@@ -6,6 +6,9 @@ from typing import Any
 
 from outrider.core.counters import Counters
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod
+from outrider.policies import Source
 from outrider.protocols import Needs, Request
 
 
@@ -48,3 +51,15 @@ class NoDrafter:
     def counters(self, state: Any) -> dict[str, Counters]:
         """Nothing was counted."""
         return {}
+
+
+def _priors(drafter: NoDrafter, given: Given) -> tuple[Source, ...]:
+    return ()
+
+
+METHOD = DrafterMethod(
+    name="none",
+    cls=NoDrafter,
+    summary="undrafted decoding",
+    priors=_priors,
+)

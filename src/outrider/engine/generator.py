@@ -51,7 +51,7 @@ class Generator:
         defaults: ModelDefaults | None = None,
         mode: str = "exact",
         context_length: int | None = None,
-        context: ContextConfig | None = None,
+        selection: ContextConfig | None = None,
     ) -> None:
         """Build a generator.
 
@@ -62,14 +62,14 @@ class Generator:
             defaults: the checkpoint's end tokens and sampling defaults.
             mode: the name results carry.
             context_length: most tokens of prompt and answer; None leaves it to the target.
-            context: how documents are cut into chunks; the strategy's models read by it.
+            selection: how documents are cut into chunks; the strategy's models read by it.
         """
         self._strategy = strategy
         self.tokenizer = tokenizer
         self.defaults = defaults or ModelDefaults()
         self.mode = mode
         self.context_length = context_length
-        self.context = context or ContextConfig()
+        self.selection = selection or ContextConfig()
         self._kept: Lane | None = None
 
     @property
@@ -82,7 +82,7 @@ class Generator:
         return self._strategy if isinstance(self._strategy, Strategy) else self._strategy(params)
 
     def generate(
-        self, prompt: Any, *, images: Any = None, context: Any = None, n: int = 1, **sampling: Any
+        self, prompt: Any, *, images: Any = None, documents: Any = None, n: int = 1, **sampling: Any
     ) -> Any:
         """Write a continuation or an answer.
 
@@ -93,7 +93,7 @@ class Generator:
             images: for targets that see: images (`PIL.Image.Image`) or paths of files, before the
                 string or at the image parts of the messages; a list of such lists for a list of
                 prompts.
-            context: documents that come before the prompt, which is then the instruction: a text,
+            documents: what comes before the prompt, which is then the instruction: a text,
                 a `Path` of a file or folder, `(name, text)`, or a list of these. How much of them
                 is read was said to `outrider.load`.
             n: samples of each prompt; its text is read once.
@@ -109,7 +109,9 @@ class Generator:
             ContextError: a prompt does not fit.
         """
         batch = is_batch(prompt)
-        prompts = self._read(prompt if batch else [prompt], context, images if batch else [images])
+        prompts = self._read(
+            prompt if batch else [prompt], documents, images if batch else [images]
+        )
         params = self.params(**sampling)
         strategy = self.strategy_for(params)
         generations = self._generations(prompts, n, params, strategy.target)
@@ -121,7 +123,7 @@ class Generator:
         return out if batch else out[0]
 
     def stream(
-        self, prompt: Any, *, images: Any = None, context: Any = None, **sampling: Any
+        self, prompt: Any, *, images: Any = None, documents: Any = None, **sampling: Any
     ) -> "Stream":
         """Write one continuation; iterate over the returned stream for its text, as it comes."""
         if self.tokenizer is None:
@@ -130,27 +132,27 @@ class Generator:
             )
         params = self.params(**sampling)
         strategy = self.strategy_for(params)
-        prompts = self._read([prompt], context, [images])
+        prompts = self._read([prompt], documents, [images])
         [generation] = self._generations(prompts, 1, params, strategy.target)
         return Stream(self, generation, strategy)
 
     def start(
-        self, prompt: Any, *, images: Any = None, context: Any = None, **sampling: Any
+        self, prompt: Any, *, images: Any = None, documents: Any = None, **sampling: Any
     ) -> tuple[Generation, Iterator[list[Generation]]]:
         """One request and the rounds that write it, for callers that read tokens as they come."""
         params = self.params(**sampling)
         strategy = self.strategy_for(params)
-        prompts = self._read([prompt], context, [images])
+        prompts = self._read([prompt], documents, [images])
         [generation] = self._generations(prompts, 1, params, strategy.target)
         return generation, self.run([generation], strategy)
 
-    def prompt(self, prompt: Any, *, images: Any = None, context: Any = None) -> Prompt:
+    def prompt(self, prompt: Any, *, images: Any = None, documents: Any = None) -> Prompt:
         """What `generate` would read, as a `Prompt` that it takes as well.
 
         To look at the chunks of a long input first, and to pin some of them:
         `replace(prompt, context=prompt.context.pin(3))`.
         """
-        return self._read([prompt], context, [images])[0]
+        return self._read([prompt], documents, [images])[0]
 
     def params(self, **sampling: Any) -> SamplingParams:
         """Sampling parameters: the checkpoint's defaults with `sampling` over them."""
@@ -191,17 +193,17 @@ class Generator:
         """Forget the caches kept for the next turn. What policies have learned is kept."""
         self._kept = self._kept and _without_caches(self._kept)
 
-    def _read(self, prompts: Sequence[Any], context: Any, images: Any) -> list[Prompt]:
+    def _read(self, prompts: Sequence[Any], documents: Any, images: Any) -> list[Prompt]:
         images = images_of(prompts, images)
-        if context is None:
+        if documents is None:
             pairs = zip(prompts, images, strict=True)
             return [read_prompt(prompt, self.tokenizer, own) for prompt, own in pairs]
         if any(own is not None for own in images):
             raise OptionError(
-                "images and context are given together", hint="Give documents, or images"
+                "images and documents are given together", hint="Give documents, or images"
             )
-        documents, size = read_documents(context), self.context.chunk_size
-        return [read_long_prompt(prompt, documents, self.tokenizer, size) for prompt in prompts]
+        read, size = read_documents(documents), self.selection.chunk_size
+        return [read_long_prompt(prompt, read, self.tokenizer, size) for prompt in prompts]
 
     def _generations(
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, target: LanguageModel

@@ -23,7 +23,7 @@ _ANSWER = 1024
 
 
 def context_config(given: Any, on: str, below: int) -> ContextConfig | None:
-    """What was given as `context`, checked as far as one can before weights are read.
+    """What was given as `selection`, checked as far as one can before weights are read.
 
     Args:
         given: a `ContextConfig`, its fields as a mapping, or None to read everything.
@@ -35,24 +35,24 @@ def context_config(given: Any, on: str, below: int) -> ContextConfig | None:
         MissingExtraError: a package that scores chunks is not installed.
     """
     if on not in CONTEXT_ON:
-        raise OptionError(f"unknown context_on {on!r}", hint=nearest(on, CONTEXT_ON))
+        raise OptionError(f"unknown selection_on {on!r}", hint=nearest(on, CONTEXT_ON))
     if given is None:
         if on != "target":
             raise OptionError(
-                f"context_on is {on!r}, and nothing says what is to be read",
-                hint="Give context=ContextConfig(...)",
+                f"selection_on is {on!r}, and nothing says what is to be read",
+                hint="Give selection=ContextConfig(...)",
             )
         return None
     config = ContextConfig.of(**given) if isinstance(given, Mapping) else given
     if not isinstance(config, ContextConfig):
         raise OptionError(
-            f"context is {given!r:.60}",
+            f"selection is {given!r:.60}",
             hint="Give a ContextConfig; context_length limits the tokens of prompt and answer",
         )
     if on == "drafters" and not below:
         raise OptionError(
-            "context_on is 'drafters', and no model drafts: everything would be read",
-            hint="Give a draft model, or use context_on 'target'",
+            "selection_on is 'drafters', and no model drafts: everything would be read",
+            hint="Give a draft model, or use selection_on 'target'",
         )
     make_ranker(config, _unread)
     return config

@@ -20,7 +20,7 @@ def places_of(prompt: Prompt, target: LanguageModel) -> int:
         "where it must"
         if selector is not None
         else "Let the target read a part of it: --keep-ratio 0.6 or --context-budget N, with "
-        "--context-on target (in Python context=ContextConfig(...))"
+        "--selection-on target (in Python selection=ContextConfig(...))"
     )
     raise ContextError(
         f"the prompt has {len(prompt)} tokens, {prompt.context.num_tokens} of them documents, and "

@@ -1,10 +1,12 @@
 """How long and how wide to draft."""
 
+from outrider.policies.confidence import ConfidenceStop
 from outrider.policies.curve import CostCurve
-from outrider.policies.fixed import FixedLength, FixedTree
-from outrider.policies.gain import ExpectedGain
+from outrider.policies.expected_gain import ExpectedGain
+from outrider.policies.fixed import FixedLength
+from outrider.policies.fixed_tree import FixedTree
 from outrider.policies.source import Source
-from outrider.policies.stop import ConfidenceStop, SpecDecPlus
+from outrider.policies.specdec_plus import SpecDecPlus
 
 __all__ = [
     "ConfidenceStop",

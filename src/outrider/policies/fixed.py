@@ -1,11 +1,11 @@
-"""The simplest policies: always the same length, always the same size of tree."""
+"""The simplest policy: always the same length."""
 
 from dataclasses import dataclass
 
 from outrider.core.checks import Range
 from outrider.core.counters import Counters
-from outrider.core.errors import OptionError
 from outrider.core.types import Budget
+from outrider.protocols.method import Method
 
 _LENGTH = Range(1, hint="Draft at least 1 token, or use mode none")
 
@@ -29,28 +29,8 @@ class FixedLength:
         return Budget.chain(self.num_speculative_tokens)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FixedTree:
-    """Ask for a tree of at most `nodes` tokens, `depth` deep, every round.
-
-    Drafters of chains give a chain of `depth`.
-    """
-
-    depth: int = 6
-    nodes: int = 16
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.depth <= self.nodes:
-            raise OptionError(
-                f"a tree of {self.nodes} nodes and depth {self.depth}",
-                hint="Give 1 <= depth <= nodes",
-            )
-
-    @property
-    def adaptive(self) -> bool:
-        """It never changes."""
-        return False
-
-    def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A tree of the fixed size, whatever happened before."""
-        return Budget(depth=self.depth, nodes=self.nodes)
+METHOD = Method(
+    name="fixed",
+    cls=FixedLength,
+    summary="a chain of a fixed length every round",
+)

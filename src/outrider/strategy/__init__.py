@@ -11,7 +11,6 @@ if TYPE_CHECKING:
         DEFAULT_THRESHOLD_TARGET,
         PyramidConfig,
         pyramid,
-        tier_names,
     )
     from outrider.strategy.strategy import Strategy
 
@@ -24,7 +23,6 @@ __getattr__ = on_first_use(
         "PyramidConfig": "modes",
         "Strategy": "strategy",
         "pyramid": "modes",
-        "tier_names": "modes",
     },
 )
 
@@ -35,5 +33,4 @@ __all__ = [
     "PyramidConfig",
     "Strategy",
     "pyramid",
-    "tier_names",
 ]

@@ -1,8 +1,91 @@
-"""Modes and trees by name, for whoever lists or checks them without loading PyTorch."""
+"""Every method that a user can name, and the file that implements it.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+One tuple for each kind lists modules; each of them declares `METHOD`, the record of the method. The
+name of a method is the name of its file, so that `--help` can list names without loading PyTorch.
+A new method is one file and one entry here.
+"""
+
+import keyword
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from outrider.core.errors import OptionError, nearest
+
+if TYPE_CHECKING:
+    from outrider.drafters.method import DrafterMethod
+    from outrider.protocols.method import Method
+
+DRAFTERS = (
+    "strategy.auto",
+    "drafters.copying.lookup",
+    "drafters.copying.copyspec",
+    "drafters.copying.sam",
+    "drafters.copying.suffix",
+    "drafters.statistics.recycling",
+    "drafters.statistics.aded",
+    "drafters.statistics.stand",
+    "drafters.copying.iad",
+    "drafters.copying.rest",
+    "drafters.statistics.lookahead",
+    "drafters.layers.swift",
+    "drafters.layers.del_",
+    "drafters.layers.skip",
+    "drafters.neural.model",
+    "drafters.neural.tree",
+    "drafters.combine.pyramid",
+    "drafters.combine.bypass",
+    "drafters.combine.fallback",
+    "drafters.combine.switch",
+    "drafters.combine.merge",
+    "drafters.statistics.recorded",
+    "drafters.none",
+)
+"""Whatever proposes tokens; the combinations are made of others."""
+
+GROWTHS = (
+    "drafters.neural.growth.top_k",
+    "drafters.neural.growth.eagle2",
+    "drafters.neural.growth.dyspec",
+    "drafters.neural.growth.dyspec_nodes",
+    "drafters.neural.growth.rsd_c",
+    "drafters.neural.growth.rsd_s",
+    "drafters.neural.growth.iid",
+    "drafters.neural.growth.spine",
+)
+"""Ways in which a draft model grows trees."""
+
+RULES = (
+    "acceptance.match",
+    "acceptance.rejection",
+    "acceptance.recursive",
+    "acceptance.kseq",
+    "acceptance.typical",
+    "acceptance.top_beta",
+    "acceptance.fuzzy",
+)
+"""What the target keeps of a draft."""
+
+POLICIES = (
+    "policies.expected_gain",
+    "policies.fixed",
+    "policies.fixed_tree",
+    "policies.confidence",
+    "policies.specdec_plus",
+)
+"""How much is drafted in a round."""
+
+MODELS = ("models.wrappers.skipping",)
+"""Models around the target, whose text is another than the target's."""
+
+KINDS: Mapping[str, Sequence[str]] = {
+    "drafter": DRAFTERS,
+    "growth": GROWTHS,
+    "rule": RULES,
+    "policy": POLICIES,
+    "model": MODELS,
+}
+"""Kind -> its tuple."""
 
 MODES: dict[str, str] = {
     "exact": "the target's own text, token for token",
@@ -13,27 +96,40 @@ MODES: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TreeKind:
-    """One way in which a draft model grows trees.
-
-    Attributes:
-        summary: which nodes it takes.
-        growth: the class, a name of `drafters.neural.growth`.
-        options: what it is built with.
-    """
-
-    summary: str
-    growth: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+def name_of(module: str) -> str:
+    """The name of the method that `module` implements: `drafters.layers.del_` is `del`."""
+    name = module.rpartition(".")[2]
+    plain = name[:-1] if name.endswith("_") and keyword.iskeyword(name[:-1]) else name
+    return plain.replace("_", "-")
 
 
-TREES: dict[str, TreeKind] = {
-    "top-k": TreeKind("the best children of each node, in a fixed shape", "TopK"),
-    "eagle2": TreeKind("the likeliest paths of all, re-ranked (EAGLE-2)", "Eagle2", {"width": 4}),
-    "dyspec": TreeKind(
-        "whatever is most likely to be tried next, level by level (DySpec)", "DySpecLevels"
-    ),
-    "rsd-c": TreeKind("siblings drawn without replacement, in a fixed shape (RSD-C)", "RsdC"),
-    "rsd-s": TreeKind("stochastic beam search (RSD-S)", "RsdS"),
-}
+def names(kind: str) -> list[str]:
+    """The methods of a kind, in the order in which they are listed; loads none of them."""
+    return [name_of(module) for module in KINDS[kind]]
+
+
+def record(kind: str, name: str) -> "Method[object]":
+    """The record of a method. Raises `OptionError` for an unknown one, with the nearest."""
+    for module in KINDS[kind]:
+        if name_of(module) == name:
+            return import_module(f"outrider.{module}").METHOD
+    raise OptionError(f"unknown {kind} {name!r}", hint=nearest(name, names(kind)))
+
+
+def records(kind: str) -> Iterator["Method[object]"]:
+    """The records of a kind, in order."""
+    return (record(kind, name) for name in names(kind))
+
+
+def drafter_record(name: str) -> "DrafterMethod":
+    """The record of a drafter. Raises `OptionError` for an unknown one, with the nearest."""
+    from outrider.drafters.method import DrafterMethod
+
+    found = record("drafter", name)
+    assert isinstance(found, DrafterMethod)
+    return found
+
+
+def drafter_records() -> list["DrafterMethod"]:
+    """The records of all drafters, in order."""
+    return [drafter_record(name) for name in names("drafter")]

@@ -8,6 +8,7 @@ from outrider.acceptance import Fuzzy, Match, Rejection, divergence
 from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
 from outrider.core.errors import OptionError, OutriderWarning, nearest
 from outrider.drafters import ModelDrafter, Qualified
+from outrider.drafters.combine.pyramid import tier_names
 from outrider.policies import FixedLength
 from outrider.protocols import AcceptanceRule, Drafter, LanguageModel
 from outrider.strategy.catalogue import MODES
@@ -105,11 +106,6 @@ def pyramid(
     return Strategy(
         target=target, drafter=drafter, rule=config.outer_rule, policy=FixedLength(windows[0])
     )
-
-
-def tier_names(qualifiers: int) -> list[str]:
-    """What qualifiers are called, from the largest to the smallest."""
-    return ["qualifier", *(f"qualifier{i}" for i in range(2, qualifiers + 1))][:qualifiers]
 
 
 def _check_thresholds(config: PyramidConfig) -> None:

@@ -1,174 +1,288 @@
-"""What `load` was asked for: who drafts, at which lengths, with which thresholds."""
+"""What `load` is asked for: who drafts, how much, and what is kept of the drafts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from outrider.acceptance import Match, RecursiveRejection
 from outrider.core.checks import Range
-from outrider.core.errors import OptionError, nearest
-from outrider.drafters.catalogue import FREE, KINDS
+from outrider.core.errors import OptionError
+from outrider.core.expression import Expression
+from outrider.drafters.method import DrafterMethod
+from outrider.drafters.neural.growth import Growth
 from outrider.policies import FixedLength, FixedTree
-from outrider.protocols import DraftPolicy, LanguageModel
+from outrider.protocols import NO_NEEDS, AcceptanceRule, Drafter, DraftPolicy, LanguageModel
 from outrider.sampling import SamplingParams
-from outrider.strategy import (
-    DEFAULT_THRESHOLD_QUALIFIER,
-    DEFAULT_THRESHOLD_TARGET,
-    PyramidConfig,
-    Strategy,
-    pyramid,
-)
 from outrider.strategy.auto import Automatic
-from outrider.strategy.calibration import Calibration, ModelId, Subject, Threshold
-from outrider.strategy.parts import Given, free_parts
-from outrider.strategy.trees import check_tree, tree_parts
+from outrider.strategy.calibration import Calibration, ModelId, Subject
+from outrider.strategy.catalogue import drafter_record, record, records
+from outrider.strategy.making import check_drafter, drafters_in, make_growth, make_policy, make_rule
+from outrider.strategy.modes import PyramidConfig, pyramid
+from outrider.strategy.strategy import Strategy
+from outrider.strategy.thresholds import Thresholds
 
 _NODES = 16
 """Tokens of a tree where lengths are fixed and none was given."""
 
+_COMPARING = ("assisted", "fuzzy")
+"""Modes that compare the distributions of two models."""
 
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Both thresholds as given. A share can be resolved only once the warps are known."""
-
-    mode: str
-    qualifier: Threshold
-    target: Threshold
-
-    @classmethod
-    def parse(
-        cls, mode: str, qualifier: float | str | None, target: float | str | None
-    ) -> "Thresholds":
-        """Read both; None stands for the default. Raises `OptionError`."""
-        tau_q = DEFAULT_THRESHOLD_QUALIFIER if qualifier is None else qualifier
-        tau_t = DEFAULT_THRESHOLD_TARGET if target is None else target
-        return cls(mode, Threshold.parse(tau_q), Threshold.parse(tau_t))
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether a calibration is needed: a threshold that the mode reads is a share."""
-        read = {"assisted": [self.target], "fuzzy": [self.target, self.qualifier]}
-        return any(threshold.value is None for threshold in read.get(self.mode, []))
-
-    @property
-    def plain_qualifier(self) -> float:
-        """The qualifier's number, or a stand-in until it is looked up."""
-        value = self.qualifier.value
-        return DEFAULT_THRESHOLD_QUALIFIER if value is None else value
-
-    @property
-    def plain_target(self) -> float:
-        """The target's number, or a stand-in until it is looked up."""
-        return DEFAULT_THRESHOLD_TARGET if self.target.value is None else self.target.value
-
+_OF_MODELS = ("auto", "model", "pyramid")
+"""Drafters that these modes know."""
 
 _TREE_NODES = Range(1, optional=True, hint="Draft at least 1 token")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """Who drafts, and whether at lengths that stay as they are.
-
-    Attributes:
-        drafter: one of `KINDS`.
-        config: modes, lengths and thresholds.
-        fixed: whether lengths stay as they are.
-        tree: how the draft model grows trees, one of `TREES`; None drafts chains.
-        nodes: tokens of a tree, where that was given.
-        datastore: what retrieving drafters read, opened.
+@dataclass(frozen=True, kw_only=True)
+class Speculation:
+    """How drafts are made and accepted, as `load` is asked for it; `load` describes the fields.
 
     Raises:
-        OptionError: an unknown drafter or tree, one whose tokens the mode can not judge, or a
-            size of trees for a drafter of chains.
+        OptionError: an unknown name, a value out of range, or options that do not fit each other.
     """
 
-    drafter: str
-    config: PyramidConfig
-    fixed: bool
-    tree: str | None = None
-    nodes: int | None = None
-    datastore: Any = None
+    mode: str = "exact"
+    drafter: str | Drafter = "auto"
+    rule: str | AcceptanceRule | None = None
+    policy: str | DraftPolicy | None = None
+    growth: str | Growth | None = None
+    num_speculative_tokens: int | None = None
+    num_qualified_tokens: int | None = None
+    num_draft_nodes: int | None = None
+    datastore: str | Path | None = None
+    divergence: str = "js"
+    threshold_qualifier: float | str | None = None
+    threshold_target: float | str | None = None
+    max_changed: float | None = None
+    calibration: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if self.drafter not in KINDS:
+        _ = self.thresholds, self.config  # both check what they are made from
+        if not isinstance(self.drafter, str | Drafter):
             raise OptionError(
-                f"unknown drafter {self.drafter!r}", hint=nearest(self.drafter, KINDS)
+                f"drafter is {self.drafter!r:.60}",
+                hint="Give a name (`outrider methods`), or an object with the methods of a Drafter",
             )
-        if self.drafter in FREE and self.config.mode in ("assisted", "fuzzy"):
+        if isinstance(self.asked, Expression):
+            check_drafter(self.asked)
+        self._check_mode()
+        self._check_sizes()
+
+    # -- what was asked, read -------------------------------------------------------------------
+
+    @cached_property
+    def thresholds(self) -> Thresholds:
+        """Both thresholds."""
+        return Thresholds.parse(self.mode, self.threshold_qualifier, self.threshold_target)
+
+    @cached_property
+    def config(self) -> PyramidConfig:
+        """Mode, lengths and thresholds of a pyramid."""
+        lengths = {
+            "num_speculative_tokens": self.num_speculative_tokens,
+            "num_qualified_tokens": self.num_qualified_tokens,
+        }
+        return PyramidConfig(
+            mode=self.mode,
+            **{name: length for name, length in lengths.items() if length is not None},
+            max_changed=self.max_changed,
+            divergence=self.divergence,
+            threshold_qualifier=self.thresholds.plain_qualifier,
+            threshold_target=self.thresholds.plain_target,
+        )
+
+    @cached_property
+    def asked(self) -> Expression | Drafter:
+        """The drafter: its expression, in which a draft model that is to grow trees does, or the
+        object."""
+        if not isinstance(self.drafter, str):
+            return self.drafter
+        parsed = Expression.parse(self.drafter, "drafter")
+        return parsed if self.growth is None else _growing(parsed)
+
+    @cached_property
+    def named(self) -> list[str]:
+        """Names of the drafters that take part, outermost first; none of a built drafter."""
+        return drafters_in(self.asked) if isinstance(self.asked, Expression) else []
+
+    @cached_property
+    def records(self) -> list[DrafterMethod]:
+        """Their records."""
+        return [drafter_record(name) for name in self.named]
+
+    @cached_property
+    def given_rule(self) -> AcceptanceRule | None:
+        """The rule, where one is given."""
+        return None if self.rule is None else make_rule(self.rule)
+
+    @cached_property
+    def given_policy(self) -> DraftPolicy | None:
+        """The policy, where one is given that does not adapt to measured costs."""
+        if self.policy is None or self.gain is not None:
+            return None
+        return make_policy(self.policy)
+
+    @cached_property
+    def gain(self) -> dict[str, Any] | None:
+        """Settings of `ExpectedGain`, where that is asked for by name."""
+        if not isinstance(self.policy, str):
+            return None
+        parsed = Expression.parse(self.policy, "policy")
+        if parsed.name != "expected-gain":
+            return None
+        return record("policy", parsed.name).settings(parsed.options)
+
+    @cached_property
+    def given_growth(self) -> Growth | None:
+        """The growth, where one is given."""
+        return None if self.growth is None else make_growth(self.growth)
+
+    @property
+    def undrafted(self) -> bool:
+        """Whether nothing drafts."""
+        return self.mode == "none" or self.drafter == "none"
+
+    @property
+    def label(self) -> str:
+        """What results carry as their mode: the name of the rule, where one is given."""
+        if self.given_rule is not None:
+            kinds = {one.cls: one.name for one in records("rule")}
+            return kinds.get(type(self.given_rule), type(self.given_rule).__name__)
+        return "none" if self.undrafted else self.mode
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the sizes of drafts stay as they are. They must where the rule reads
+        probabilities: the sizes must not depend on tokens that it discards."""
+        lengths = (self.num_speculative_tokens, self.num_qualified_tokens, self.num_draft_nodes)
+        reads = self.given_rule is not None and self.given_rule.needs != NO_NEEDS
+        return (
+            self.mode != "exact"
+            or reads
+            or self.given_policy is not None
+            or any(length is not None for length in lengths)
+        )
+
+    # -- checks ---------------------------------------------------------------------------------
+
+    def _check_mode(self) -> None:
+        mode = self.mode
+        if self.given_rule is not None and mode != "exact":
             raise OptionError(
-                f"mode {self.config.mode!r} compares the laws of two models, and drafter "
+                f"rule {self.label!r} is given, and mode {mode!r} has a rule of its own",
+                hint="Give one of the two",
+            )
+        if mode in _COMPARING and self.named and self.named[0] not in (*_OF_MODELS, "none"):
+            if self.growth is not None:
+                return  # refused with the growth
+            raise OptionError(
+                f"mode {mode!r} compares the laws of two models, and drafter "
                 f"{self.drafter!r} has none",
                 hint="Use mode exact, or drafter model or pyramid",
             )
-        self._check_tree()
 
-    def _check_tree(self) -> None:
-        if self.tree is not None:
-            check_tree(self.tree)
-            if self.drafter != "model" or self.config.mode in ("assisted", "fuzzy"):
-                raise OptionError(
-                    f"tree {self.tree!r} is given with drafter {self.drafter!r} in mode "
-                    f"{self.config.mode!r}",
-                    hint="Trees are grown by drafter model, in mode exact or distribution",
-                )
-        if self.nodes is not None and self.tree is None and not KINDS[self.drafter].tree:
+    def _check_sizes(self) -> None:
+        _TREE_NODES.check("num_draft_nodes", self.num_draft_nodes)
+        if self.given_growth is not None and ("tree" not in self.named or self.mode in _COMPARING):
             raise OptionError(
-                f"num_draft_nodes is {self.nodes}, and drafter {self.drafter!r} drafts chains",
-                hint="Give num_speculative_tokens, or a tree",
+                f"growth {self.growth!r:.60} is given with drafter {self.drafter!r:.60} in mode "
+                f"{self.mode!r}",
+                hint="Trees are grown by drafter model, in mode exact or distribution",
             )
-        _TREE_NODES.check("num_draft_nodes", self.nodes)
+        if self.num_draft_nodes is not None and self.named and not self.grows_trees:
+            raise OptionError(
+                f"num_draft_nodes is {self.num_draft_nodes}, and drafter {self.drafter!r} drafts "
+                "chains",
+                hint="Give num_speculative_tokens, or a growth",
+            )
+        sizes = (self.num_speculative_tokens, self.num_qualified_tokens, self.num_draft_nodes)
+        if self.policy is not None and any(size is not None for size in sizes):
+            raise OptionError(
+                "a policy is given, and a number of draft tokens as well",
+                hint="Give the policy its length, as fixed(num_speculative_tokens=5)",
+            )
+        _ = self.given_policy
+
+    @property
+    def grows_trees(self) -> bool:
+        """Whether a drafter that takes part drafts trees; true of built ones, of which it is not
+        known: drafters of chains give a chain of the same depth."""
+        return not self.named or any(record.tree for record in self.records)
+
+    # -- models ---------------------------------------------------------------------------------
 
     def tiers(self, found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
         """The tiers that take part: target first, draft model last."""
-        if self.drafter in FREE or self.drafter == "none":
+        if "auto" in self.named:
+            return found
+        below = max((record.models for record in self.records), default=0)
+        if not below:
             return found[:1]
-        return [found[0], *found[1:][-1:]] if self.drafter == "model" else found
+        return [found[0], *found[1:][-1:]] if below == 1 else found
 
-    def check(self, tiers: int) -> None:
+    def check_tiers(self, tiers: int) -> None:
         """Raise `OptionError` when there are too few tiers."""
-        mode, drafter = self.config.mode, self.drafter
-        if mode == "none" or drafter in FREE or drafter == "none":
+        if self.undrafted:
             return
-        if drafter == "pyramid" and tiers < 3:
+        below = max((record.models for record in self.records), default=0)
+        if below > 1 and tiers < 3:
             raise OptionError(
-                "drafter 'pyramid' needs a qualifier and a draft model",
+                f"drafter {self.drafter!r} needs a qualifier and a draft model",
                 hint="Give qualifier=... and draft=..., or use drafter 'auto'",
             )
-        if tiers < 2 and (drafter == "model" or mode != "exact"):
+        of_models = self.named == ["auto"] and self.mode != "exact"
+        if tiers < 2 and (below == 1 or of_models):
             raise OptionError(
-                f"mode {mode!r} with drafter {drafter!r} needs a draft model or a qualifier",
+                f"mode {self.mode!r} with drafter {self.drafter!r} needs a draft model or a "
+                "qualifier",
                 hint="Give draft=..., or use mode 'exact' with drafter 'lookup'",
             )
 
-    def strategy(self, models: Sequence[LanguageModel], config: PyramidConfig) -> Strategy:
-        """The strategy over `models`; `config` is this recipe's, its thresholds resolved."""
-        target, *below = models
-        if config.mode == "none" or self.drafter == "none":
-            return Strategy(target=target)
-        if not self.fixed:
-            return Automatic(target, below, datastore=self.datastore, tree=self.tree).strategy(
-                self.drafter
-            )
-        if below and self.tree is None:
-            return pyramid(target, below[-1], below[:-1], config)
-        return self._fixed(target, below, config)
+    # -- the strategy ---------------------------------------------------------------------------
 
-    def _fixed(
-        self, target: LanguageModel, below: Sequence[LanguageModel], config: PyramidConfig
+    def strategy(
+        self, models: Sequence[LanguageModel], config: PyramidConfig, datastore: Any = None
     ) -> Strategy:
-        """Drafts of one size by a drafter that is no pyramid."""
-        if self.tree is not None:
-            parts = tree_parts(self.tree, below[-1])
-        else:
-            name = "lookup" if self.drafter == "auto" else self.drafter
-            parts = free_parts(name, Given(target=target, datastore=self.datastore))
+        """The strategy over `models`.
+
+        Args:
+            models: the largest first.
+            config: `self.config`, its thresholds resolved.
+            datastore: what retrieving drafters read, opened.
+        """
+        target, *below = models
+        if self.undrafted:
+            return Strategy(target=target, rule=self.given_rule or Match())
+        build = Automatic(target, below, datastore=datastore, growth=self.given_growth)
+        if not self.fixed:
+            return build.strategy(self.asked, self.given_rule, self.gain)
+        plain = self.given_rule is None and self.given_policy is None
+        if plain and below and self.named in ([name] for name in _OF_MODELS):
+            return pyramid(target, below[-1], below[:-1], config)
+        return build.fixed(self.asked, self._policy(config), self._rule)
+
+    @property
+    def _rule(self) -> AcceptanceRule:
+        own = RecursiveRejection() if self.mode == "distribution" else Match()
+        return self.given_rule or own
+
+    def _policy(self, config: PyramidConfig) -> DraftPolicy:
+        """Drafts of one size."""
+        if self.given_policy is not None:
+            return self.given_policy
         depth = config.num_speculative_tokens
-        policy: DraftPolicy = FixedLength(depth)
-        if parts.tree:
-            nodes = self.nodes or max(_NODES, depth)
-            policy = FixedTree(depth=min(depth, nodes), nodes=nodes)
-        rule = RecursiveRejection() if config.mode == "distribution" else Match()
-        return Strategy(target=target, drafter=parts.drafter, rule=rule, policy=policy)
+        if not self.grows_trees:
+            return FixedLength(depth)
+        nodes = self.num_draft_nodes or max(_NODES, depth)
+        return FixedTree(depth=min(depth, nodes), nodes=nodes)
+
+
+def _growing(asked: Expression) -> Expression:
+    """The expression with `tree` for `model`."""
+    inner = tuple(_growing(part) for part in asked.inner) if asked.name != "tree" else asked.inner
+    return replace(asked, name="tree" if asked.name == "model" else asked.name, inner=inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,23 +290,24 @@ class Cascade:
     """Models, largest first, and what a strategy over them needs to know."""
 
     models: tuple[LanguageModel, ...]
-    recipe: Recipe
-    thresholds: Thresholds
-    calibrations: tuple[Calibration, ...]
+    speculation: Speculation
+    calibrations: tuple[Calibration, ...] = ()
+    datastore: Any = None
 
     def strategy(self, params: SamplingParams) -> Strategy:
         """The strategy for requests with these warps; shares of positions become divergences."""
-        config = self.recipe.config
-        if self.thresholds.calibrated and len(self.models) > 1:
+        config = self.speculation.config
+        if self.speculation.thresholds.calibrated and len(self.models) > 1:
             config = replace(config, threshold_target=self._resolve(0, params))
             if len(self.models) > 2 and config.mode == "fuzzy":
                 config = replace(config, threshold_qualifier=self._resolve(1, params))
-        return self.recipe.strategy(self.models, config)
+        return self.speculation.strategy(self.models, config, self.datastore)
 
     def _resolve(self, verifier: int, params: SamplingParams) -> float:
-        threshold = self.thresholds.target if verifier == 0 else self.thresholds.qualifier
+        thresholds = self.speculation.thresholds
+        threshold = thresholds.target if verifier == 0 else thresholds.qualifier
         subject = Subject(
-            divergence=self.recipe.config.divergence,
+            divergence=self.speculation.config.divergence,
             proposer=ModelId.of(self.models[verifier + 1]),
             verifier=ModelId.of(self.models[verifier]),
             warps=params.warps,

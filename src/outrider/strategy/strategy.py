@@ -10,9 +10,10 @@ from outrider.drafters import NoDrafter, Qualified
 from outrider.drafters.combine.compatibility import check_fit
 from outrider.policies import FixedLength
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel
+from outrider.strategy.description import expression_of, models_of, sources_of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Strategy:
     """Who writes, who drafts, and who decides.
 
@@ -76,3 +77,25 @@ class Strategy:
     def undrafted(self) -> "Strategy":
         """The same target without a drafter: the baseline."""
         return Strategy(target=self.target)
+
+    def describe(self) -> str:
+        """The strategy as a tree of at most five lines."""
+        models = models_of(self.drafter)
+        lines = [
+            f"rule     {expression_of(self.rule)}",
+            f"policy   {expression_of(self.policy)}{sources_of(self.policy)}",
+            f"drafter  {expression_of(self.drafter)}",
+            *([f"models   {', '.join(models)}"] if models else []),
+        ]
+        ends = ["├─ "] * (len(lines) - 1) + ["└─ "]
+        head = f"target {self.target.info.name}: {self.exactness}"
+        return "\n".join([head, *(end + line for end, line in zip(ends, lines, strict=True))])
+
+    def __repr__(self) -> str:
+        parts = {
+            "target": self.target.info.name,
+            "drafter": expression_of(self.drafter),
+            "rule": expression_of(self.rule),
+            "policy": expression_of(self.policy),
+        }
+        return f"Strategy({', '.join(f'{name}={part}' for name, part in parts.items())})"

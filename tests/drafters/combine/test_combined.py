@@ -13,7 +13,11 @@ from outrider.policies import FixedLength
 from outrider.strategy import Strategy
 from tests.exactness.setups.rigs import PROMPTS, outputs, run, stage, tabular_family
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [
+    pytest.mark.usefixtures("unchecked"),
+    pytest.mark.method("fallback"),
+    pytest.mark.method("bypass"),
+]
 
 FAMILY = tabular_family()
 DRAFT = ModelDrafter(model=FAMILY.draft)

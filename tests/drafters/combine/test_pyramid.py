@@ -27,6 +27,8 @@ from outrider.protocols import Needs, Request
 from outrider.sampling import Sampler, SamplingParams
 from tests.exactness.setups.rigs import outputs, run, stage, tabular_family
 
+pytestmark = pytest.mark.method("pyramid")
+
 FAMILY: Any = tabular_family(seed=9)
 PROMPT = (1, 2, 3)
 ALL = Needs(law=True, reference=True)

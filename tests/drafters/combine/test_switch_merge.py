@@ -23,6 +23,8 @@ from outrider.protocols import Request
 from outrider.strategy import Strategy
 from tests.exactness.setups.rigs import PROMPTS, generation, outputs, run, stage, tabular_family
 
+pytestmark = [pytest.mark.method("switch"), pytest.mark.method("merge")]
+
 FAMILY = tabular_family()
 LOOKUP = Lookup(max_ngram=4, min_ngram=1)
 DRAFT = ModelDrafter(model=FAMILY.draft)

@@ -11,6 +11,8 @@ from outrider.drafters.copying.copyspec import CopySpec
 from tests.drafters.copying.copy_rigs import begin, check_equality, counting, propose, tokens
 from tests.exactness.setups.rigs import run, stage
 
+pytestmark = pytest.mark.method("copyspec")
+
 
 def twin(drafter: CopySpec, text: list[int], tail: list[int], size: int) -> list[int]:
     n, whole = drafter.match_length, text + tail

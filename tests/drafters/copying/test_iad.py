@@ -13,6 +13,8 @@ from outrider.models.tabular import TabularModel
 from tests.drafters.copying.copy_rigs import begin, check_equality, propose, tokens
 from tests.exactness.setups.rigs import run, stage
 
+pytestmark = pytest.mark.method("iad")
+
 
 def twin(source: list[int], output: list[int]) -> int | None:
     """The place in the source, by the published loop: j moves while the output agrees."""

@@ -14,6 +14,8 @@ from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy import Strategy
 from tests.exactness.setups.rigs import run, stage
 
+pytestmark = pytest.mark.method("lookup")
+
 TOKENS = st.lists(st.integers(0, 3), max_size=30)
 
 

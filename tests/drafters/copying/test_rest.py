@@ -23,6 +23,8 @@ from tests.drafters.copying.copy_rigs import (
 )
 from tests.exactness.setups.rigs import PROMPTS, outputs, run, stage
 
+pytestmark = pytest.mark.method("rest")
+
 
 def twin(documents, text: list[int], nodes: int, depth: int, ends=()) -> list[int]:
     """Counts of the most frequent prefixes of all continuations of the longest match."""

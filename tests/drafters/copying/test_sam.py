@@ -12,6 +12,8 @@ from outrider.policies import FixedTree
 from tests.drafters.copying.copy_rigs import begin, check_equality, counting, propose, tokens
 from tests.exactness.setups.rigs import run, stage
 
+pytestmark = pytest.mark.method("sam")
+
 CORPUS = FrozenAutomaton.build(
     [[1, 2, 3, 4, 5, 6, 0, 1, 2, 3], [4, 4, 4, 2, 1, 6, 5, 3], [5, 5, 5, 2, 2, 6, 1, 3, 5, 2, 4]]
 )

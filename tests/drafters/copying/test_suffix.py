@@ -16,6 +16,8 @@ from tests.drafters.copying.copy_rigs import begin, check_equality, counting, pr
 from tests.exactness.setups.rigs import run, stage
 from tests.matrix import matrix
 
+pytestmark = pytest.mark.method("suffix")
+
 
 def alone(**options) -> Suffix:
     return Suffix(memory=None, **options)

@@ -22,6 +22,8 @@ from outrider.sampling import Sampler
 from tests.drafters.layers.own_rigs import LAYERS, PROMPTS, request_of
 from tests.exactness.setups.rigs import outputs, run, stage
 
+pytestmark = pytest.mark.method("del")
+
 
 @given(st.floats(0, 1), st.integers(1, 40), st.integers(0, 30), st.integers(2, 60))
 def test_tokens_per_layer(rate: float, exit_after: int, length: int, layers: int) -> None:

@@ -20,7 +20,7 @@ from outrider.protocols import Segment
 from tests.drafters.layers.own_rigs import PROMPTS, QUICK
 from tests.exactness.setups.rigs import run, stage
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.method("swift")]
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -33,6 +33,14 @@ from tests.drafters.neural.growth_rigs import (
     tables,
 )
 
+pytestmark = [
+    pytest.mark.method("top-k"),
+    pytest.mark.method("eagle2"),
+    pytest.mark.method("dyspec"),
+    pytest.mark.method("dyspec-nodes"),
+    pytest.mark.method("iid"),
+]
+
 
 @given(st.sampled_from(list(GROWTHS)), PICKINGS, st.integers(0, 30), st.integers(1, 14))
 def test_every_first_part_of_a_draft_is_a_draft(

@@ -19,7 +19,7 @@ from outrider.drafters.neural.growth import (
     RsdC,
     RsdS,
 )
-from outrider.drafters.neural.growth.rsd import shifted
+from outrider.drafters.neural.growth.rsd_s import shifted
 from tests.drafters.neural.growth_rigs import (
     VOCAB,
     drafted,
@@ -28,7 +28,11 @@ from tests.drafters.neural.growth_rigs import (
     tables,
 )
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [
+    pytest.mark.usefixtures("unchecked"),
+    pytest.mark.method("rsd-c"),
+    pytest.mark.method("rsd-s"),
+]
 
 
 LENGTHS = [500, pytest.param(2000, marks=pytest.mark.slow)]

@@ -40,6 +40,8 @@ from tests.exactness.setups.rigs import (
 )
 from tests.matrix import matrix
 
+pytestmark = pytest.mark.method("tree")
+
 FAMILY = tabular_family()
 GROWTHS: dict[str, Growth] = {
     "top_k": TopK((3, 2, 1, 1)),

@@ -17,6 +17,8 @@ from outrider.policies import FixedTree
 from tests.drafters.statistics.row_rigs import paths, propose, request
 from tests.exactness.setups.rigs import outputs, run, stage
 
+pytestmark = pytest.mark.method("aded")
+
 TREE = FixedTree(depth=6, nodes=64)
 
 

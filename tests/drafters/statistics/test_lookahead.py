@@ -12,6 +12,8 @@ from outrider.policies import FixedTree
 from tests.drafters.statistics.row_rigs import observe, paths, propose, request
 from tests.exactness.setups.rigs import run, stage
 
+pytestmark = pytest.mark.method("lookahead")
+
 WIDE = {"nodes": 200, "depth": 20}
 TREE = FixedTree(depth=12, nodes=80)
 

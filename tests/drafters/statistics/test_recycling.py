@@ -14,6 +14,8 @@ from outrider.policies import FixedTree
 from tests.drafters.statistics.row_rigs import chain, observe, paths, propose, request
 from tests.exactness.setups.rigs import generation, run, stage, tabular_family
 
+pytestmark = pytest.mark.method("recycling")
+
 TREE = FixedTree(depth=6, nodes=80)
 
 

@@ -13,6 +13,8 @@ from outrider.sampling.noise import Purpose, gumbel, gumbel_arrays, stream_key
 from tests.drafters.statistics.row_rigs import chain, observe, paths, propose, request
 from tests.exactness.setups.rigs import run, stage
 
+pytestmark = pytest.mark.method("stand")
+
 TREE = FixedTree(depth=6, nodes=40)
 LAW = Needs(law=True)
 VOCAB = 12

@@ -19,6 +19,8 @@ from outrider.drafters.statistics.tree_statistics import (
 )
 from outrider.policies import CostCurve
 
+pytestmark = pytest.mark.method("recorded")
+
 CHANCES = (0.5, 0.2, 0.1)
 
 

@@ -62,7 +62,7 @@ def generate(
     sampling: Sampling,
     runtime: Runtime,
     long_input: LongInput,
-    context: Annotated[
+    documents: Annotated[
         list[Path] | None,
         option(
             panel="Long input",
@@ -103,21 +103,21 @@ def generate(
       outrider generate "Name a river." --chat --temperature 0.7 --n 3
       echo "Once upon a time" | outrider generate - --json
       outrider generate "It was" --mode fuzzy --max-changed 2%
-      outrider generate "Who pays?" --context deal.pdf --keep-ratio 0.6
+      outrider generate "Who pays?" --documents deal.pdf --keep-ratio 0.6
     """
     check_stream(stream, n, json)
-    _check_context(prompt, context, long_input)
+    _check_documents(prompt, documents, long_input)
     settings = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
     screen = Screen(color)
     text = read_prompt(prompt)
     request: Any = [{"role": "user", "content": text}] if chat else text
     how: dict[str, Any] = {}
     with Waiting(screen) as waiting:
-        if context:
+        if documents:
             config = long_input.config()
             if config is not None:
-                how = {"context": config, "context_on": long_input.context_on or "target"}
-            request = _long_request(text, chat, context, tiers.target, config, waiting)
+                how = {"selection": config, "selection_on": long_input.selection_on or "target"}
+            request = _long_request(text, chat, documents, tiers.target, config, waiting)
             waiting.say("loading models")
         generator = load_generator(tiers, runtime, speculation, **how)
         streamed = n == 1 and not json and (sys.stdout.isatty() if stream is None else stream)
@@ -125,7 +125,7 @@ def generate(
             results: list[Result] = generator.generate(request, n=n, **settings)
         else:
             shown = screen if streamed else None
-            if context:
+            if documents:
                 waiting.say("reading")
             results = [run_stream(generator, request, settings, shown, waiting.end)]
     try:
@@ -229,14 +229,14 @@ def check_stream(stream: bool | None, n: int, json: bool) -> None:
         )
 
 
-def _check_context(prompt: str, context: Sequence[Path] | None, long_input: LongInput) -> None:
+def _check_documents(prompt: str, documents: Sequence[Path] | None, long_input: LongInput) -> None:
     given = long_input.any
-    if given is not None and not context:
+    if given is not None and not documents:
         raise OptionError(
             f"{given} is given, and there is no long input",
-            hint="Give --context FILE, or leave it out",
+            hint="Give --documents FILE, or leave it out",
         )
-    if context and prompt == STDIN and STDIN in map(str, context):
+    if documents and prompt == STDIN and STDIN in map(str, documents):
         raise OptionError(
-            "prompt and --context are both standard input", hint="Give one of them in words"
+            "prompt and --documents are both standard input", hint="Give one of them in words"
         )

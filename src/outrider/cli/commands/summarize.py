@@ -109,7 +109,7 @@ def summarize(
             waiting,
         )
         waiting.say("loading models")
-        how = {"context": config, "context_on": long_input.context_on or "target"}
+        how = {"selection": config, "selection_on": long_input.selection_on or "target"}
         generator = load_generator(tiers, runtime, speculation, **how)
     for job in jobs:
         if each and not json and len(jobs) > 1:

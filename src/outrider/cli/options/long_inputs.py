@@ -56,7 +56,7 @@ class LongInput:
             min=0,
         ),
     ] = None
-    context_on: Annotated[
+    selection_on: Annotated[
         str | None,
         option(
             panel="Long input",
@@ -131,11 +131,12 @@ class LongInput:
         Raises:
             OptionError: a value out of range, or an option that says nothing without another.
         """
-        if self.context_on is not None and self.context_on not in CONTEXT_ON:
+        if self.selection_on is not None and self.selection_on not in CONTEXT_ON:
             raise OptionError(
-                f"unknown context_on {self.context_on!r}", hint=nearest(self.context_on, CONTEXT_ON)
+                f"unknown selection_on {self.selection_on!r}",
+                hint=nearest(self.selection_on, CONTEXT_ON),
             )
-        found = given_fields(replace(self, explain=None, context_on=None))
+        found = given_fields(replace(self, explain=None, selection_on=None))
         if "keep_ratio" in found:
             found["keep_ratio"] = share("keep_ratio", found["keep_ratio"])
         if "context_budget" in found:

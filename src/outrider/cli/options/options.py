@@ -12,8 +12,7 @@ import typer
 
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
-from outrider.drafters.catalogue import KINDS
-from outrider.strategy.catalogue import MODES, TREES
+from outrider.strategy.catalogue import MODES, names
 
 if TYPE_CHECKING:
     from outrider.engine.generator import Generator
@@ -91,20 +90,43 @@ class Speculation:
         str | None,
         option(
             panel="Speculation",
-            metavar=f"[{'|'.join(KINDS)}]",
-            autocompletion=lambda: list(KINDS),
-            help="Who drafts; `outrider drafters` describes them all. auto: what is expected to be "
-            "fastest, decided while writing. lookup: copies from the text so far. model: the draft "
-            "model alone. pyramid: the draft model and every qualifier. Default: auto.",
+            metavar="NAME|EXPRESSION",
+            autocompletion=lambda: names("drafter"),
+            help="Who drafts; `outrider methods` describes them all: "
+            f"{', '.join(names('drafter'))}. auto: what is expected to be fastest, decided while "
+            "writing. Options in parentheses, and combinations of others: "
+            "'switch(sam,recycling,at_least=5)'. Default: auto.",
         ),
     ] = None
-    tree: Annotated[
+    rule: Annotated[
         str | None,
         option(
             panel="Speculation",
-            metavar=f"[{'|'.join(TREES)}]",
-            autocompletion=lambda: list(TREES),
-            help="Let the draft model draft trees, grown in this way. With --drafter model.",
+            metavar="NAME|EXPRESSION",
+            autocompletion=lambda: names("rule"),
+            help="What the target keeps of a draft, in place of a mode: "
+            f"{', '.join(names('rule'))}; with options, as 'typical(epsilon=0.2)'.",
+        ),
+    ] = None
+    policy: Annotated[
+        str | None,
+        option(
+            panel="Speculation",
+            metavar="NAME|EXPRESSION",
+            autocompletion=lambda: names("policy"),
+            help=f"How much is drafted in a round: {', '.join(names('policy'))}; with options, as "
+            "'confidence(threshold=0.5)'. Default: expected-gain where the mode is exact.",
+        ),
+    ] = None
+    growth: Annotated[
+        str | None,
+        option(
+            panel="Speculation",
+            metavar="NAME|EXPRESSION",
+            autocompletion=lambda: names("growth"),
+            help="Let the draft model draft trees, grown in this way: "
+            f"{', '.join(names('growth'))}; with options, as 'eagle2(width=6)'. With --drafter "
+            "model.",
         ),
     ] = None
     num_draft_nodes: Annotated[
@@ -166,6 +188,15 @@ class Speculation:
             panel="Speculation",
             metavar="SHARE",
             help="Most tokens that may differ from the target's choice, such as 0.02 or 2%.",
+        ),
+    ] = None
+    layer_skipping: Annotated[
+        float | None,
+        option(
+            panel="Speculation",
+            metavar="FACTOR",
+            help="Write answers with so many times fewer layers of the target. The text is another "
+            "than the whole model's. Default: 1, which skips none.",
         ),
     ] = None
     context_length: Annotated[

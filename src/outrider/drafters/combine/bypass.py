@@ -1,13 +1,18 @@
 """A qualifier that can be left out: the same nest drafts with two tiers or with three."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from outrider.core.counters import Counters
 from outrider.core.errors import StrategyError
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified
-from outrider.drafters.combine.pyramid import Qualified, QualifiedState
-from outrider.protocols import Needs, Request
+from outrider.drafters.combine.pyramid import Qualified, QualifiedState, qualified
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod
+from outrider.drafters.neural.model import ModelDrafter
+from outrider.policies import Source
+from outrider.protocols import Drafter, Needs, Request
+from outrider.protocols.method import Paper, Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,3 +126,27 @@ class Bypass:
             elif state.lane is not None:
                 straight.append(i)
         return through, straight
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Bypass:
+    qualifiers, draft = given.qualifiers("bypass"), given.draft_model("bypass")
+    nest = qualified(ModelDrafter(model=draft), qualifiers[0], given, "qualifier")
+    return Bypass(qualified=nest)
+
+
+def _priors(drafter: Bypass, given: Given) -> tuple[Source, ...]:
+    nest = drafter.qualified
+    return (*given.priors_of(nest.drafter), *given.priors_of(nest))
+
+
+METHOD = DrafterMethod(
+    name="bypass",
+    cls=Bypass,
+    summary="the draft model, through the largest qualifier in rounds where that pays",
+    paper=Paper("PyramidSD", "2510.12966"),
+    needs="a draft model and a qualifier",
+    memory="both models and their caches",
+    make=_make,
+    priors=_priors,
+    models=2,
+)

@@ -1,10 +1,14 @@
 """Two drafters in line: the second is asked where the first proposes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray
-from outrider.drafters.combine.pair import Pair, PairState
+from outrider.drafters.combine.pair import Pair, PairState, pair_priors
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod
+from outrider.protocols import Drafter
+from outrider.protocols.method import Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,3 +35,19 @@ class Fallback(Pair):
             for i, draft in zip(gaps, filled, strict=True):
                 drafts[i] = draft
         return drafts
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Fallback:
+    first, second = inner
+    return Fallback(first=first, second=second)
+
+
+METHOD = DrafterMethod(
+    name="fallback",
+    cls=Fallback,
+    summary="the first drafter, and where it has nothing the second",
+    memory="of its parts",
+    make=_make,
+    priors=pair_priors,
+    inner=2,
+)

@@ -1,7 +1,7 @@
 """Two drafters at once: the union of their trees under one budget."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -9,7 +9,11 @@ import numpy as np
 from outrider.core.errors import StrategyError
 from outrider.core.types import EMPTY_DRAFT, BoolArray, Budget, Draft, Draw, IntArray, as_ids
 from outrider.drafters.combine.pair import Pair, PairState
-from outrider.protocols import NO_NEEDS, Needs
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod, even_reach, tree_source
+from outrider.policies import Source
+from outrider.protocols import NO_NEEDS, Drafter, Needs
+from outrider.protocols.method import Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,3 +109,29 @@ def _is_probe(draft: Draft, node: int) -> bool:
 
 def _mask(probes: list[bool]) -> BoolArray | None:
     return np.array(probes) if any(probes) else None
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Merge:
+    first, second = inner
+    return Merge(first=first, second=second)
+
+
+def _priors(drafter: Merge, given: Given) -> tuple[Source, ...]:
+    """A union is one tree. Its nodes take as long as those of the drafter that takes longest."""
+    parts = (*given.priors_of(drafter.first), *given.priors_of(drafter.second))
+    chance = max((part.reach[0] if part.reach else part.accept for part in parts), default=0.5)
+    union = tree_source(drafter.name, even_reach(chance))
+    longest = max(part.fixed + part.seconds * min(part.longest, union.depth) for part in parts)
+    return (replace(union, fixed=union.fixed + longest),)
+
+
+METHOD = DrafterMethod(
+    name="merge",
+    cls=Merge,
+    summary="the union of the trees of two drafters, under one budget",
+    memory="of its parts",
+    make=_make,
+    priors=_priors,
+    inner=2,
+    tree=True,
+)

@@ -9,6 +9,8 @@ from outrider.core.counters import Counters
 from outrider.core.errors import StrategyError
 from outrider.core.types import Budget, Draft, Draw, IntArray, Verified
 from outrider.decoding import Deferred, DeferredState
+from outrider.drafters.given import Given
+from outrider.policies import Source
 from outrider.protocols import Drafter, Needs, Request
 
 
@@ -124,3 +126,8 @@ class Pair:
         self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         return self._deferred.propose([s.second for s in states], tails, budgets)
+
+
+def pair_priors(drafter: Pair, given: Given) -> tuple[Source, ...]:
+    """What is believed of both."""
+    return (*given.priors_of(drafter.first), *given.priors_of(drafter.second))

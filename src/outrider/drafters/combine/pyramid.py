@@ -5,7 +5,7 @@ Here the qualifier's filtering is the very round the target runs, one level down
 any depth is `Qualified(Qualified(...))` and there is no second loop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -30,9 +30,13 @@ from outrider.core.types import (
 )
 from outrider.decoding import Lane, Stage, open_lanes, run_round, uncount
 from outrider.drafters.combine.compatibility import check_fit
-from outrider.drafters.neural.model import fits, own_prompt, unreadable
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod
+from outrider.drafters.neural.model import ModelDrafter, fits, own_prompt, unreadable
 from outrider.drafters.neural.model_state import UNFIT
+from outrider.policies import Source
 from outrider.policies.fixed import FixedLength
+from outrider.policies.windows import token_seconds
 from outrider.protocols import (
     NO_NEEDS,
     AcceptanceRule,
@@ -42,6 +46,7 @@ from outrider.protocols import (
     Needs,
     Request,
 )
+from outrider.protocols.method import Paper, Value
 
 
 @dataclass(slots=True)
@@ -280,3 +285,54 @@ class Qualified:
             reference=tuple(c.references) if self.needs.reference else None,
             origin=self.name,
         )
+
+
+def tier_names(qualifiers: int) -> list[str]:
+    """What qualifiers are called, from the largest to the smallest."""
+    return ["qualifier", *(f"qualifier{i}" for i in range(2, qualifiers + 1))][:qualifiers]
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Drafter:
+    qualifiers = given.qualifiers("pyramid")
+    drafter: Drafter = ModelDrafter(model=given.draft_model("pyramid"))
+    for qualifier, name in reversed(
+        list(zip(qualifiers, tier_names(len(qualifiers)), strict=True))
+    ):
+        drafter = qualified(drafter, qualifier, given, name)
+    return drafter
+
+
+def qualified(drafter: Drafter, qualifier: LanguageModel, given: Given, name: str) -> Qualified:
+    """`qualifier` over `drafter`, whose drafts are as long as pays, where costs were measured."""
+    if given.costs is None:
+        return Qualified(drafter=drafter, qualifier=qualifier, name=name)
+    inner = [replace(one, accept=given.chances.inner) for one in given.priors_of(drafter)]
+    policy = given.gain(given.qualifier_costs(qualifier), inner)
+    return Qualified(drafter=drafter, qualifier=qualifier, policy=policy, name=name)
+
+
+def _priors(drafter: Qualified, given: Given) -> tuple[Source, ...]:
+    [inner] = given.priors_of(drafter.drafter)
+    overhead = given.measured.overhead
+    whole = given.qualifier_costs(drafter.qualifier).plus(2 * overhead)
+    return (
+        Source(
+            name=drafter.name,
+            seconds=token_seconds(whole, inner.seconds, given.chances.inner),
+            fixed=overhead,
+            accept=given.chances.qualifier,
+        ),
+    )
+
+
+METHOD = DrafterMethod(
+    name="pyramid",
+    cls=Qualified,
+    summary="the draft model and every qualifier",
+    paper=Paper("PyramidSD", "2510.12966"),
+    needs="a draft model and a qualifier",
+    memory="both models and their caches",
+    make=_make,
+    priors=_priors,
+    models=2,
+)

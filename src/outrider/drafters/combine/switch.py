@@ -1,11 +1,15 @@
 """Two drafters, of which the sure one goes first: copies where the match is long, say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from outrider.core.errors import OptionError
 from outrider.core.types import Budget, Draft, IntArray
-from outrider.drafters.combine.pair import Pair, PairState
+from outrider.drafters.combine.pair import Pair, PairState, pair_priors
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod
+from outrider.protocols import Drafter
+from outrider.protocols.method import Paper, Value
 
 MEASURES = ("match", "score")
 
@@ -61,3 +65,20 @@ class Switch(Pair):
             return False
         value = draft.match if self.by == "match" else draft.score
         return value is not None and value >= self.at_least
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Switch:
+    first, second = inner
+    return Switch(first=first, second=second, **options)  # pyright: ignore[reportArgumentType]
+
+
+METHOD = DrafterMethod(
+    name="switch",
+    cls=Switch,
+    summary="the first drafter where its match is long enough, else the second",
+    paper=Paper("SAM-Decoding", "2411.10666"),
+    memory="of its parts",
+    make=_make,
+    priors=pair_priors,
+    inner=2,
+)

@@ -11,7 +11,11 @@ from outrider.core.errors import OptionError
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray
 from outrider.drafters.copying.copies import Copier, chain, copied
 from outrider.drafters.copying.lookup import LookupState, check_occurrence, indexed
+from outrider.drafters.given import Given
+from outrider.drafters.method import LONGEST_COPY, DrafterMethod, copies, matched
+from outrider.policies import Source
 from outrider.protocols import Request
+from outrider.protocols.method import Paper
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,3 +66,18 @@ class CopySpec(Copier[LookupState]):
 
     def _commit(self, state: LookupState, tokens: list[int]) -> None:
         state.index.extend(tokens)
+
+
+def _priors(drafter: CopySpec, given: Given) -> tuple[Source, ...]:
+    return (copies(drafter.name, matched(drafter.match_length), drafter.copy_length),)
+
+
+METHOD = DrafterMethod(
+    name="copyspec",
+    cls=CopySpec,
+    summary="the same by one hash of the last three tokens, copied at length",
+    paper=Paper("CopySpec", "2502.08923"),
+    memory="100n",
+    defaults={"copy_length": LONGEST_COPY},
+    priors=_priors,
+)

@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 from outrider.core.checks import Range
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray
 from outrider.drafters.copying.copies import Copier, chain
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod, copies
 from outrider.memories.ngrams import NGramIndex
+from outrider.policies import Source
 from outrider.protocols import Request
+from outrider.protocols.method import Paper
 
 _LENGTHS = (1, 2, 3)
 
@@ -94,3 +98,17 @@ def follow(
         else:
             place = source.unique(recent)
     return recent, place
+
+
+def _priors(drafter: Aggressive, given: Given) -> tuple[Source, ...]:
+    return (copies(drafter.name, 0.6),)
+
+
+METHOD = DrafterMethod(
+    name="iad",
+    cls=Aggressive,
+    summary="the rest of the prompt, re-aligned after each change: for edits and corrections",
+    paper=Paper("Aggressive Decoding", "2205.10350"),
+    memory="100n for each length of n-gram",
+    priors=_priors,
+)

@@ -11,8 +11,12 @@ from outrider.core.checks import AT_LEAST_ONE
 from outrider.core.errors import OptionError
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray
 from outrider.drafters.copying.copies import Copier, chain, copied, goes_on, origin_of
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod, by_match
 from outrider.memories.ngrams import NGramIndex
+from outrider.policies import Source
 from outrider.protocols import Request
+from outrider.protocols.method import Paper
 
 OCCURRENCES = ("latest", "first")
 
@@ -120,3 +124,19 @@ def indexed(
         index = old.index if goes_on(prompt, old.index.text) else index
     index.extend(prompt[len(index.text) :])
     return index
+
+
+def priors(drafter: Lookup, given: Given) -> tuple[Source, ...]:
+    """What is believed of copies, by the length of their match."""
+    return by_match(drafter.origins_by_match, tree=False)
+
+
+METHOD = DrafterMethod(
+    name="lookup",
+    cls=Lookup,
+    summary="what followed the last few tokens earlier in the text",
+    paper=Paper("prompt lookup decoding, Saxena 2023"),
+    memory="100n for each length of n-gram",
+    defaults={"min_ngram": 1},
+    priors=priors,
+)

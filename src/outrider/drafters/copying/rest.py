@@ -5,7 +5,7 @@ suffix array; the continuations there are counted as a tree, and its most freque
 The corpus is made once (`outrider datastore build`), mapped into memory and shared.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 from outrider.core.errors import OptionError
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray, as_ids
 from outrider.drafters.copying.copies import Copier, check_levels, level, origin_of
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod, by_match
 from outrider.memories.corpus import SORTED_DEPTH, Corpus
 from outrider.memories.frequent import grow_tree
 from outrider.memories.store import SEPARATOR
-from outrider.protocols import Request
+from outrider.policies import Source
+from outrider.protocols import Drafter, Request
+from outrider.protocols.method import Paper, Value
 
 LEVELS = (2, 3, 5, 9)
 """Lengths of a match from which on a draft is trusted more."""
@@ -160,3 +164,27 @@ def followers(
         return found
 
     return children
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Rest:
+    return Rest(corpus=given.datastore, **options)  # pyright: ignore[reportArgumentType]
+
+
+def _priors(drafter: Rest, given: Given) -> tuple[Source, ...]:
+    return by_match(drafter.origins_by_match, tree=True)
+
+
+METHOD = DrafterMethod(
+    name="rest",
+    cls=Rest,
+    summary="continuations retrieved from a corpus",
+    paper=Paper("REST", "2311.08252"),
+    needs="a datastore (`outrider datastore build`)",
+    memory="8 bytes a token of the corpus, on disk",
+    tree=True,
+    make=_make,
+    priors=_priors,
+    reads_store=Corpus.open,
+    builds_store=Corpus.build,
+    needs_store=True,
+)

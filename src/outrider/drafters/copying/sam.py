@@ -5,6 +5,7 @@ few steps a token; a second one, of a corpus, never changes and may be shared. T
 the longer the copy.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from outrider.core.errors import OptionError
@@ -18,9 +19,13 @@ from outrider.drafters.copying.copies import (
     level,
     origin_of,
 )
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod, by_match
 from outrider.memories.automaton import ROOT, TextAutomaton
 from outrider.memories.frozen import FrozenAutomaton
-from outrider.protocols import Request
+from outrider.policies import Source
+from outrider.protocols import Drafter, Request
+from outrider.protocols.method import Paper, Value
 
 LEVELS = (2, 3, 5, 9, 17)
 """Lengths of a match from which on a copy is trusted more."""
@@ -143,3 +148,24 @@ class Sam(Copier[SamState]):
             return 0, ""
         origin = origin_of(self.name, least)
         return min(budget.share(origin), budget.nodes, self.longest, self.factor * match), origin
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Sam:
+    return Sam(static=given.datastore, **options)  # pyright: ignore[reportArgumentType]
+
+
+def _priors(drafter: Sam, given: Given) -> tuple[Source, ...]:
+    return by_match(drafter.origins_by_match, tree=False)
+
+
+METHOD = DrafterMethod(
+    name="sam",
+    cls=Sam,
+    summary="what followed the longest match in the text, or in a datastore",
+    paper=Paper("SAM-Decoding", "2411.10666"),
+    memory="about 550n, up to 2^18 tokens",
+    make=_make,
+    priors=_priors,
+    reads_store=FrozenAutomaton.open,
+    builds_store=FrozenAutomaton.build,
+)

@@ -12,9 +12,12 @@ from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
 from outrider.core.errors import LogitsError, StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray, Verified, as_ids
+from outrider.drafters.given import Given
 from outrider.drafters.layers.exit_rates import ExitRates, Floats
-from outrider.drafters.layers.own_layers import OwnLayers, OwnState, full_cache
-from outrider.protocols import Request
+from outrider.drafters.layers.own_layers import OwnLayers, OwnState, full_cache, own_priors
+from outrider.drafters.method import DrafterMethod
+from outrider.protocols import Drafter, Request
+from outrider.protocols.method import Paper, Value
 from outrider.sampling import Sampler
 
 
@@ -184,3 +187,20 @@ def _sureness(logits: NDArray[np.floating]) -> Floats:
     """`[exits, rows]`: the probability of each row's best token at temperature 1."""
     below = logits - logits.max(axis=-1, keepdims=True)
     return np.nan_to_num(1.0 / np.exp(below).sum(axis=-1, dtype=np.float64))
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> DynamicExit:
+    return DynamicExit(model=given.target, **options)  # pyright: ignore[reportArgumentType]
+
+
+METHOD = DrafterMethod(
+    name="del",
+    cls=DynamicExit,
+    summary="the first layers of the target, as many and as far as pays",
+    paper=Paper("DEL", "2504.05598"),
+    needs="a target trained for early exits, to be of use",
+    memory="none: weights and cache are the target's",
+    make=_make,
+    priors=own_priors,
+    layered=True,
+)

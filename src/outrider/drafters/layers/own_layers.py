@@ -17,12 +17,14 @@ from outrider.core.counters import Counters
 from outrider.core.errors import StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified
+from outrider.drafters.given import Given
 from outrider.drafters.neural.growth import Growth
 from outrider.drafters.neural.model import ModelDrafter, ModelState
 from outrider.drafters.neural.tree import TreeDrafter
 from outrider.models.caches.bookkeeping import CacheBook
 from outrider.models.caches.borrowed import Borrowed
-from outrider.policies.stop import BelowThreshold
+from outrider.policies import Source
+from outrider.policies.confidence import BelowThreshold
 from outrider.protocols import NO_NEEDS, LanguageModel, Layered, Needs, Request
 
 D = TypeVar("D", bound="OwnLayers")
@@ -208,3 +210,13 @@ def _stopping(budget: Budget, confidence: float | None) -> Budget:
     if budget.stop is not None or not confidence:
         return budget
     return replace(budget, stop=BelowThreshold(confidence))
+
+
+_OWN_SHARE, _MOST_OWN = 0.55, 12
+"""Of a forward of the target, what a token takes by half its layers and the head; longest draft."""
+
+
+def own_priors(drafter: OwnLayers, given: Given) -> tuple[Source, ...]:
+    """What is believed of drafts by a part of the target's layers."""
+    seconds = _OWN_SHARE * given.measured.target.seconds(1)
+    return (Source(name=drafter.name, seconds=seconds, accept=0.5, longest=_MOST_OWN),)

@@ -1,12 +1,16 @@
 """Unified Layer Skipping as a drafter: an even part of the layers, known from the start."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from outrider.core.layers import LayerSet
 from outrider.core.types import Budget, Draft, IntArray
-from outrider.drafters.layers.own_layers import OwnLayers
+from outrider.drafters.given import Given
+from outrider.drafters.layers.own_layers import OwnLayers, own_priors
+from outrider.drafters.method import DrafterMethod
+from outrider.protocols import Drafter
+from outrider.protocols.method import Paper, Value
 
 __all__ = ["EvenSkip"]
 
@@ -51,3 +55,19 @@ class EvenSkip(OwnLayers):
         self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         return self.draft(self.kept, states, tails, budgets, self.confidence)
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> EvenSkip:
+    return EvenSkip(model=given.target, **options)  # pyright: ignore[reportArgumentType]
+
+
+METHOD = DrafterMethod(
+    name="skip",
+    cls=EvenSkip,
+    summary="every second layer of the target",
+    paper=Paper("Unified Layer Skipping", "2404.06954"),
+    memory="none: weights and cache are the target's",
+    make=_make,
+    priors=own_priors,
+    layered=True,
+)

@@ -1,7 +1,7 @@
 """SWIFT: the target drafts with the layers that a search, made while it writes, has left it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ import numpy as np
 
 from outrider.core.errors import LogitsError, OptionError
 from outrider.core.types import Budget, Draft, IntArray, Rows, as_ids
+from outrider.drafters.given import Given
 from outrider.drafters.layers.layer_search import LayerSetSearch, SearchSettings
-from outrider.drafters.layers.own_layers import OwnLayers, OwnState, full_cache
-from outrider.protocols import LanguageModel, Request, Segment
+from outrider.drafters.layers.own_layers import OwnLayers, OwnState, full_cache, own_priors
+from outrider.drafters.method import DrafterMethod
+from outrider.protocols import Drafter, LanguageModel, Request, Segment
+from outrider.protocols.method import Paper, Value
 
 _FORMAT = 1
 
@@ -151,3 +154,19 @@ class Swift(OwnLayers):
 
 def _best(rows: Rows) -> IntArray:
     return rows.logits.float().cpu().numpy().argmax(axis=-1)  # wakes no threads
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Swift:
+    return Swift(model=given.target, **options)  # pyright: ignore[reportArgumentType]
+
+
+METHOD = DrafterMethod(
+    name="swift",
+    cls=Swift,
+    summary="the target without some of its layers, which ones is searched while writing",
+    paper=Paper("SWIFT", "2410.06916"),
+    memory="none: weights and cache are the target's",
+    make=_make,
+    priors=own_priors,
+    layered=True,
+)

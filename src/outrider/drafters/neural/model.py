@@ -1,6 +1,6 @@
 """A smaller language model as drafter."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
@@ -19,6 +19,8 @@ from outrider.core.types import (
     Verified,
     as_ids,
 )
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.model_state import (
     ModelState,
     commit_states,
@@ -31,8 +33,18 @@ from outrider.drafters.neural.model_state import (
     window,
 )
 from outrider.models.caches.bookkeeping import attach
-from outrider.policies.stop import BelowThreshold
-from outrider.protocols import NO_NEEDS, ChainRequest, LanguageModel, Needs, Request, Segment
+from outrider.policies import Source
+from outrider.policies.confidence import BelowThreshold
+from outrider.protocols import (
+    NO_NEEDS,
+    ChainRequest,
+    Drafter,
+    LanguageModel,
+    Needs,
+    Request,
+    Segment,
+)
+from outrider.protocols.method import Paper, Value
 from outrider.sampling import NOT_FINITE
 from outrider.sampling.noise import Purpose
 
@@ -220,3 +232,31 @@ def _floor(stop: Stop | None) -> float | None:
     if stop is None:
         return 0.0
     return stop.threshold if isinstance(stop, BelowThreshold) else None
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> ModelDrafter:
+    return ModelDrafter(model=given.draft_model("model"), **options)  # pyright: ignore[reportArgumentType]
+
+
+def _priors(drafter: ModelDrafter, given: Given) -> tuple[Source, ...]:
+    return (
+        Source(
+            name=drafter.name,
+            seconds=given.draft_seconds(drafter.model),
+            fixed=given.measured.overhead,
+            accept=given.chances.draft,
+        ),
+    )
+
+
+METHOD = DrafterMethod(
+    name="model",
+    cls=ModelDrafter,
+    summary="the draft model alone, token by token",
+    paper=Paper("speculative decoding", "2211.17192"),
+    needs="a draft model",
+    memory="the draft model and its cache",
+    make=_make,
+    priors=_priors,
+    models=1,
+)

@@ -1,6 +1,6 @@
 """A smaller language model that drafts trees."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -11,6 +11,8 @@ from outrider.core.checks import Range
 from outrider.core.counters import Counters
 from outrider.core.errors import LogitsError
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Rows, Verified, as_ids
+from outrider.drafters.given import Given
+from outrider.drafters.method import MOST_NODES, DrafterMethod, even_reach
 from outrider.drafters.neural.growth import Eagle2, Growth, Outlook, Picking, Plot, grow_all
 from outrider.drafters.neural.model_state import (
     ModelState,
@@ -20,10 +22,14 @@ from outrider.drafters.neural.model_state import (
     window,
 )
 from outrider.models.caches.bookkeeping import attach
-from outrider.protocols import NO_NEEDS, LanguageModel, Needs, Request, Segment
+from outrider.policies import Source
+from outrider.protocols import NO_NEEDS, Drafter, LanguageModel, Needs, Request, Segment
+from outrider.protocols.method import Paper, Value
 from outrider.sampling import NOT_FINITE, Sampler
 from outrider.sampling.warps import Support
 
+_WIDTH = 4
+"""Of EAGLE-2 where no growth is named."""
 _SPREAD = Range(0.0, above=True, hint="Give a number above 0, such as 1")
 
 
@@ -242,3 +248,40 @@ def in_play(sampler: Sampler, logits: Float[Tensor, " vocab"], generated: Sequen
     scores = sampler.process(logits, generated).cpu()
     ids = torch.nonzero(scores > -torch.inf).flatten()
     return Support(ids, scores[ids])
+
+
+_FIRST, _DEPTH = 0.6, 5
+"""Chance of a tree's first node, until it is measured; levels of a tree."""
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> TreeDrafter:
+    growth = given.growth if isinstance(given.growth, Growth) else Eagle2(width=_WIDTH)
+    model = given.draft_model("tree")
+    return TreeDrafter(model=model, growth=growth, **options)  # pyright: ignore[reportArgumentType]
+
+
+def _priors(drafter: TreeDrafter, given: Given) -> tuple[Source, ...]:
+    return (
+        Source(
+            name=drafter.origin,
+            reach=even_reach(_FIRST),
+            longest=MOST_NODES,
+            depth=_DEPTH,
+            fixed=_DEPTH * given.draft_seconds(drafter.model),
+        ),
+    )
+
+
+METHOD = DrafterMethod(
+    name="tree",
+    cls=TreeDrafter,
+    summary="the draft model, as a tree; --growth says how it grows",
+    paper=Paper("SpecInfer", "2305.09781"),
+    needs="a draft model",
+    memory="the draft model and its cache",
+    tree=True,
+    grown=True,
+    make=_make,
+    priors=_priors,
+    models=1,
+)

@@ -11,10 +11,14 @@ from random import Random
 from outrider.core.counters import Counters
 from outrider.core.errors import OptionError
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified, as_ids
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod, even_reach, tree_source
 from outrider.drafters.statistics.new_prompt_parts import unread
 from outrider.drafters.statistics.puct import Puct, PuctNode
 from outrider.memories.trigrams import Trigrams
+from outrider.policies import Source
 from outrider.protocols import Needs, Request
+from outrider.protocols.method import Paper
 
 _WINDOW = 16
 """Tokens at the end of the text whose trigrams are bumped in every round."""
@@ -228,3 +232,18 @@ def _visited(node: PuctNode, path: tuple[int, ...]) -> Iterator[_Leaf]:
             own = (*path, child.token)
             yield _Leaf(own, float(child.visits))
             yield from _visited(child, own)
+
+
+def _priors(drafter: Aded, given: Given) -> tuple[Source, ...]:
+    return (tree_source(drafter.name, even_reach(0.3)),)
+
+
+METHOD = DrafterMethod(
+    name="aded",
+    cls=Aded,
+    summary="a search over a table of trigrams that adapts to the text",
+    paper=Paper("ADED", "2407.12021"),
+    memory="bounded; old trigrams are dropped",
+    tree=True,
+    priors=_priors,
+)

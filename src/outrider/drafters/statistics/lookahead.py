@@ -15,11 +15,14 @@ import numpy as np
 from outrider.core.counters import Counters
 from outrider.core.errors import OptionError
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified, as_ids
+from outrider.drafters.method import DrafterMethod
 from outrider.drafters.statistics.lookahead_window import Window
 from outrider.drafters.statistics.new_prompt_parts import unread
 from outrider.memories.pool import Ngram, NgramPool
 from outrider.memories.rows import best_tokens
+from outrider.policies import FixedTree
 from outrider.protocols import Needs, Request
+from outrider.protocols.method import Paper
 
 
 @dataclass(slots=True)
@@ -234,3 +237,16 @@ def _last_row(draft: Draft, window: Window) -> list[int]:
             break
         found.append(node)
     return found
+
+
+METHOD = DrafterMethod(
+    name="lookahead",
+    cls=Lookahead,
+    summary="n-grams that the target itself guesses ahead in a window of the same forward",
+    paper=Paper("Lookahead decoding", "2402.02057"),
+    memory="bounded: a few n-grams a token",
+    tree=True,
+    defaults={"ngram": 4, "window": 4},
+    # Its window has to be read every round, so its size stays as it is.
+    policy=FixedTree(depth=8, nodes=24),
+)

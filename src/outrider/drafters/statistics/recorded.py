@@ -1,14 +1,20 @@
 """A drafter whose trees are watched: which nodes are accepted goes into statistics."""
 
-from collections.abc import Sequence
+import atexit
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from outrider.core.counters import Counters
 from outrider.core.types import Budget, Draft, IntArray, Verified
 from outrider.decoding.wrapping import WrappedDrafter
+from outrider.drafters.given import Given
+from outrider.drafters.method import DrafterMethod
 from outrider.drafters.statistics.tree_statistics import TreeStatistics
-from outrider.protocols import Request
+from outrider.policies import Source
+from outrider.protocols import Drafter, Request
+from outrider.protocols.method import Paper, Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +27,11 @@ class Recorded(WrappedDrafter):
     Attributes:
         drafter: any that drafts trees; drafts that bear another origin are not counted.
         statistics: the counts; shared by all requests.
+        file: where a build by name reads and writes them; empty for nowhere.
     """
 
     statistics: TreeStatistics = field(default_factory=TreeStatistics)
+    file: str = ""
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
@@ -51,3 +59,31 @@ class Recorded(WrappedDrafter):
     def counters(self, state: Any) -> dict[str, Counters]:
         """The drafter's."""
         return self.drafter.counters(state)
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Recorded:
+    """With a file, counts go on from what it holds, and are written when the program ends."""
+    file = options.get("file")
+    if not isinstance(file, str) or not file:
+        return Recorded(drafter=inner[0])
+    path = Path(file).expanduser()
+    statistics = TreeStatistics.load(path) if path.exists() else TreeStatistics()
+    atexit.register(statistics.save, path)
+    return Recorded(drafter=inner[0], statistics=statistics, file=file)
+
+
+def _priors(drafter: Recorded, given: Given) -> tuple[Source, ...]:
+    return given.priors_of(drafter.drafter)
+
+
+METHOD = DrafterMethod(
+    name="recorded",
+    cls=Recorded,
+    summary="another drafter, with counts of which nodes of its trees are accepted",
+    paper=Paper("Sequoia", "2402.12374"),
+    memory="8 bytes a node of the template",
+    make=_make,
+    priors=_priors,
+    inner=1,
+    tree=True,
+)

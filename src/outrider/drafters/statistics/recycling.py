@@ -6,7 +6,7 @@ the newest row that the target computed for it, refused rows included. A draft w
 along a fixed tree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,10 +23,15 @@ from outrider.core.types import (
     Verified,
     as_ids,
 )
+from outrider.drafters.given import Given
+from outrider.drafters.method import MOST_NODES, DrafterMethod, tree_source
 from outrider.drafters.statistics.new_prompt_parts import unread
-from outrider.drafters.statistics.template import Template, recycling_template
+from outrider.drafters.statistics.template import Template, recycling_template, template_reach
+from outrider.drafters.statistics.tree_statistics import SHAPE, template_from
 from outrider.memories.adjacency import Adjacency
-from outrider.protocols import Needs, Request
+from outrider.policies import Source
+from outrider.protocols import Drafter, Needs, Request
+from outrider.protocols.method import Paper, Value
 
 
 @dataclass(slots=True)
@@ -181,3 +186,27 @@ def _writable(tokens: IntArray, parents: IntArray, ends: frozenset[int]) -> Bool
         if parent >= 0 and (ended[parent] or not keep[parent]):
             keep[node] = False
     return keep
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> TokenRecycling:
+    settings = dict(options)
+    shape = settings.pop("shape", "")
+    template = template_from(str(shape), MOST_NODES) if shape else recycling_template()
+    return TokenRecycling(template=template, **settings)  # pyright: ignore[reportArgumentType]
+
+
+def _priors(drafter: TokenRecycling, given: Given) -> tuple[Source, ...]:
+    return (tree_source(drafter.name, template_reach(drafter.template, MOST_NODES)),)
+
+
+METHOD = DrafterMethod(
+    name="recycling",
+    cls=TokenRecycling,
+    summary="a tree of what the target last thought likely after each token",
+    paper=Paper("Token Recycling", "2408.08696"),
+    memory="32V",
+    tree=True,
+    more=(SHAPE,),
+    make=_make,
+    priors=_priors,
+)

@@ -5,7 +5,7 @@ Song et al., "Accelerated Test-Time Scaling with Model-Free Speculative Sampling
 draws several children of a node from them without replacement.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,10 +15,15 @@ from torch import Tensor
 
 from outrider.core.counters import Counters
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified, as_ids
-from outrider.drafters.statistics.template import Cut, Template, recycling_template
+from outrider.drafters.given import Given
+from outrider.drafters.method import MOST_NODES, DrafterMethod, tree_source
+from outrider.drafters.statistics.template import Cut, Template, recycling_template, template_reach
+from outrider.drafters.statistics.tree_statistics import SHAPE, template_from
 from outrider.memories.distributions import Context, Distributions
 from outrider.memories.rows import best_probabilities
-from outrider.protocols import NO_NEEDS, Needs, Request
+from outrider.policies import Source
+from outrider.protocols import NO_NEEDS, Drafter, Needs, Request
+from outrider.protocols.method import Paper, Value
 from outrider.sampling import Sampler
 from outrider.sampling.noise import Purpose, gumbel_arrays, stream_key
 
@@ -198,3 +203,28 @@ def _law(ids: NDArray[np.int32], scores: NDArray[np.float64], vocab_size: int) -
     weights = np.exp(scores[known] - scores[known].max())
     law[torch.from_numpy(ids[known].astype(np.int64))] = torch.from_numpy(weights / weights.sum())
     return law
+
+
+def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Stand:
+    settings = dict(options)
+    shape = settings.pop("shape", "")
+    template = template_from(str(shape), MOST_NODES) if shape else recycling_template()
+    return Stand(template=template, **settings)  # pyright: ignore[reportArgumentType]
+
+
+def _priors(drafter: Stand, given: Given) -> tuple[Source, ...]:
+    reach = template_reach(drafter.template, MOST_NODES)
+    return (tree_source(drafter.name, reach, lucky=True),)
+
+
+METHOD = DrafterMethod(
+    name="stand",
+    cls=Stand,
+    summary="a tree drawn from the target's own earlier distributions after the same tokens",
+    paper=Paper("STAND", "2506.04708"),
+    memory="bounded; old n-grams are dropped",
+    tree=True,
+    more=(SHAPE,),
+    make=_make,
+    priors=_priors,
+)

@@ -186,3 +186,14 @@ def recycling_template() -> Template:
     for path, numbers in _RECYCLING_CHILDREN.items():
         counts |= {(*path, rank): number for rank, number in enumerate(numbers)}
     return from_counts(counts, CHANCES)
+
+
+def template_reach(template: Template, nodes: int) -> tuple[float, ...]:
+    """By its place in a template, the chance that a node is kept: a product of chances by rank.
+
+    Args:
+        template: the shape.
+        nodes: how many of its nodes, from the first.
+    """
+    chances = [float(np.prod([CHANCES[rank] for rank in path])) for path in template.paths]
+    return tuple(chances[:nodes])

@@ -13,6 +13,7 @@ from outrider.core.errors import OptionError
 from outrider.core.types import Draft
 from outrider.drafters.statistics.template import Path, Template
 from outrider.policies.curve import CostCurve
+from outrider.protocols.method import Option
 
 
 @dataclass(slots=True)
@@ -86,6 +87,23 @@ def optimise_template(statistics: TreeStatistics, nodes: int) -> Template:
             hint="Record drafts that are accepted at times, and ask for at least 1 node",
         )
     return Template(tuple(ordered[:nodes]))
+
+
+SHAPE = Option("shape", (str,), "")
+"""The option of drafters with a template: a file of counts (`recorded`), or a template's own."""
+
+
+def template_from(file: str, nodes: int) -> Template:
+    """The template in `file`, or the best one of at most `nodes` nodes by the counts in it.
+
+    Raises:
+        OptionError: it holds neither.
+    """
+    path = FilePath(file).expanduser()
+    try:
+        return Template.load(path)
+    except OptionError:
+        return optimise_template(TreeStatistics.load(path), nodes)
 
 
 def expected_tokens(template: Template, statistics: TreeStatistics) -> list[float]:

@@ -11,11 +11,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from outrider.core.checks import Range
 from outrider.core.errors import StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS, Exactness, IntArray, Prompt, Rows, as_ids
 from outrider.models.wrappers.passing import Around
 from outrider.protocols import Cache, LanguageModel, Segment
+from outrider.protocols.method import Method, Paper
 
 
 class SkippingModel(Around):
@@ -114,3 +116,32 @@ def _merged(want: IntArray, end: Rows, rest: Rows) -> Rows:
     if rest.states is not None and end.states is not None:
         rows = replace(rows, states=torch.cat((rest.states, end.states), dim=1)[:, index])
     return rows
+
+
+def skipping(model: LanguageModel, speedup: float) -> LanguageModel:
+    """`model`, which writes answers with fewer layers; `model` itself where `speedup` is 1.
+
+    Raises:
+        StrategyError: `model` can not leave layers out.
+        OptionError: fewer than two layers would be left.
+    """
+    return model if speedup == 1.0 else SkippingModel(model, speedup=speedup)
+
+
+_SPEEDUP = Range(1.0, below=True, hint="Give a number from 1, which skips none; 2 skips half")
+
+
+def check_speedup(speedup: float) -> None:
+    """Raise `OptionError` unless `speedup` is a finite number of at least 1."""
+    _SPEEDUP.check("layer_skipping", speedup)
+
+
+METHOD = Method(
+    name="skipping",
+    cls=SkippingModel,
+    summary="answers are written with a part of the target's layers: --layer-skipping, "
+    "load(layer_skipping=...)",
+    paper=Paper("Unified Layer Skipping", "2404.06954"),
+    promise=Exactness.LOSSY,
+    needs="a model whose layers can be left out",
+)

@@ -1,14 +1,16 @@
 """Ways in which trees of drafts grow: one method a file, whoever tells what may follow a node."""
 
-from outrider.drafters.neural.growth.dyspec import DySpec, DySpecLevels
+from outrider.drafters.neural.growth.dyspec import DySpecLevels
+from outrider.drafters.neural.growth.dyspec_nodes import DySpec
 from outrider.drafters.neural.growth.eagle2 import Eagle2
-from outrider.drafters.neural.growth.fixed import RsdC, TopK
 from outrider.drafters.neural.growth.growing import Growing, Growth, NextLaws, grow_all
 from outrider.drafters.neural.growth.iid import IidTree
 from outrider.drafters.neural.growth.outlook import Outlook, Picking
 from outrider.drafters.neural.growth.plot import Plot
-from outrider.drafters.neural.growth.rsd import RsdS
+from outrider.drafters.neural.growth.rsd_c import RsdC
+from outrider.drafters.neural.growth.rsd_s import RsdS
 from outrider.drafters.neural.growth.spine import Spine
+from outrider.drafters.neural.growth.top_k import TopK
 
 __all__ = [
     "DySpec",

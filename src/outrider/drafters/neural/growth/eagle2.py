@@ -8,6 +8,7 @@ from outrider.core.checks import AT_LEAST_ONE
 from outrider.core.types import Draw
 from outrider.drafters.neural.growth.growing import Growing
 from outrider.drafters.neural.growth.plot import Plot
+from outrider.protocols.method import Method, Paper
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +47,12 @@ class Eagle2:
             best = np.argsort([-plot.worth[node] for node in level], kind="stable")
             leaves = [level[i] for i in best[: self.width]]
             leaves = [node for node in leaves if plot.may_grow(node)]
+
+
+METHOD = Method(
+    name="eagle2",
+    cls=Eagle2,
+    summary="the likeliest paths of all, ranked again as a whole",
+    paper=Paper("EAGLE-2", "2406.16858"),
+    defaults={"width": 4},
+)

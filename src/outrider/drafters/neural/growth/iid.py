@@ -8,6 +8,7 @@ from outrider.core.types import Draw
 from outrider.drafters.neural.growth.growing import Growing
 from outrider.drafters.neural.growth.outlook import Outlook, Picking
 from outrider.drafters.neural.growth.plot import Plot
+from outrider.protocols.method import Method, Paper
 from outrider.sampling.noise import Purpose, gumbel, signed, stream_key
 
 _RANGES: Mapping[str, Range] = {
@@ -87,3 +88,11 @@ def _drawn(plot: Plot, node: int, outlook: Outlook, sample: int) -> int:
     else:
         key = stream_key(plot.branch_key(node), sample, 1, Purpose.BRANCH, plot.tier)
     return int((support.scores + gumbel(signed(key), support.ids)).argmax())
+
+
+METHOD = Method(
+    name="iid",
+    cls=IidTree,
+    summary="independent continuations, merged where they agree; for the rule kseq",
+    paper=Paper("SpecTr", "2310.15141"),
+)

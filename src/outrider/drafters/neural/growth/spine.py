@@ -6,6 +6,7 @@ from outrider.core.errors import OptionError
 from outrider.core.types import Draw
 from outrider.drafters.neural.growth.growing import Growing
 from outrider.drafters.neural.growth.plot import Plot
+from outrider.protocols.method import Method, Paper
 
 _BOUNDS = (0.95, 0.8, 0.5)
 
@@ -60,3 +61,11 @@ class Spine:
             node = children[0]
             if not plot.may_grow(node):
                 return
+
+
+METHOD = Method(
+    name="spine",
+    cls=Spine,
+    summary="one chain, with more siblings where the draft model is less sure",
+    paper=Paper("SWIFT", "2410.06916"),
+)

@@ -1,6 +1,6 @@
-"""How long to draft by what the drafter knows of the tokens it has written.
+"""Draft until it has become likely that one of the tokens is refused.
 
-Both policies give every round the same budget, with a `Stop` that ends a draft early. It reads the
+The policy gives every round the same budget, with a `Stop` that ends a draft early. It reads the
 drafter's probabilities, or the draft model's hidden states, and never the target's; what it has
 looked at stays in the draft. So no rule is biased by it.
 """
@@ -15,20 +15,9 @@ from outrider.core.checks import AT_LEAST_ONE, Range
 from outrider.core.counters import Counters
 from outrider.core.errors import OptionError
 from outrider.core.types import Budget
+from outrider.protocols.method import Method, Paper
 
-
-@dataclass(frozen=True, slots=True)
-class BelowThreshold:
-    """Stops after a token that was drafted where no token had this probability."""
-
-    threshold: float
-
-    head = None
-    """It reads probabilities."""
-
-    def __call__(self, chances: Sequence[float]) -> bool:
-        """Whether the newest chance is below the threshold."""
-        return chances[-1] < self.threshold
+_CHANCE = Range(0.0, 1.0, hint="Give a chance of at least 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,40 +33,6 @@ class LikelyRefused:
         if len(chances) < self.least:
             return False
         return self.eta == 0.0 or 1.0 - math.prod(chances) > self.eta
-
-
-_CHANCE = Range(0.0, 1.0, hint="Give a chance of at least 0 and at most 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfidenceStop:
-    """Draft until the drafter's best token is less likely than `threshold`, as in SWIFT and the
-    assisted generation of `transformers`.
-
-    Attributes:
-        threshold: from 0, which never stops, to 1, which stops after the first token.
-        longest: most tokens of a draft.
-
-    Raises:
-        OptionError: a number outside its range.
-    """
-
-    threshold: float = 0.4
-    longest: int = 20
-
-    def __post_init__(self) -> None:
-        _CHANCE.check("threshold", self.threshold)
-        AT_LEAST_ONE.check("longest", self.longest)
-
-    @property
-    def adaptive(self) -> bool:
-        """Earlier drafts change nothing."""
-        return False
-
-    def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A chain of the longest length that may end early."""
-        stop = BelowThreshold(self.threshold)
-        return Budget(depth=self.longest, nodes=self.longest, stop=stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,3 +74,11 @@ class SpecDecPlus:
         """A chain of the longest length that may end early."""
         stop = LikelyRefused(self.eta, self.least, self.head)
         return Budget(depth=self.longest, nodes=self.longest, stop=stop)
+
+
+METHOD = Method(
+    name="specdec-plus",
+    cls=SpecDecPlus,
+    summary="a draft ends where it has become likely that one of its tokens is refused",
+    paper=Paper("SpecDec++", "2405.19715"),
+)

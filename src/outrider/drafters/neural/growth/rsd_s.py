@@ -8,6 +8,7 @@ from outrider.core.types import Draw
 from outrider.drafters.neural.growth.growing import Growing
 from outrider.drafters.neural.growth.outlook import Picking
 from outrider.drafters.neural.growth.plot import HOPELESS, Plot
+from outrider.protocols.method import Method, Paper
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +93,11 @@ def shifted(g: float, largest: float, value: float) -> float:
         return value
     v = value - g + math.log(missing)
     return value - max(v, 0.0) - math.log1p(math.exp(-abs(v)))
+
+
+METHOD = Method(
+    name="rsd-s",
+    cls=RsdS,
+    summary="stochastic beam search",
+    paper=Paper("RSD", "2402.14160"),
+)

@@ -1,0 +1,164 @@
+"""Methods as text: `sam`, `typical(epsilon=0.2)`, `switch(sam,recycling,at_least=5)`.
+
+    expression = name [ "(" [ argument { "," argument } ] ")" ]
+    argument   = expression | option "=" value
+    value      = number | "true" | "false" | "none" | name | "(" number { "," number } ")"
+
+Options come after all expressions. Spaces mean nothing.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+from outrider.core.errors import OptionError
+
+_TOKEN = re.compile(r"\s*([A-Za-z0-9_.+\-%/~]+|[(),=])")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]*")
+_CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
+_EXAMPLE = "Write name, name(option=value) or name(name,name,option=value)"
+
+Plain = int | float | str | bool | tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A method by name.
+
+    Attributes:
+        name: of the method.
+        inner: the methods that it is made of.
+        options: its options by name.
+    """
+
+    name: str
+    inner: tuple["Expression", ...] = ()
+    options: dict[str, Plain] = field(default_factory=dict[str, Plain])
+
+    @classmethod
+    def parse(cls, text: str, what: str = "method") -> "Expression":
+        """Read an expression.
+
+        Args:
+            text: the expression.
+            what: what the error calls it: drafter, rule, ...
+
+        Raises:
+            OptionError: `text` is no expression; the message says where.
+        """
+        reader = _Reader(text, what)
+        found = reader.expression()
+        reader.end()
+        return found
+
+
+def split_list(text: str) -> list[str]:
+    """The parts of a list that commas outside parentheses separate, without spaces around them."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
+class _Reader:
+    """Reads one expression from left to right."""
+
+    def __init__(self, text: str, what: str) -> None:
+        self.text, self.what = text, what
+        self.tokens = self._tokens()
+        self.place = 0
+
+    def _tokens(self) -> list[str]:
+        found: list[str] = []
+        at = 0
+        while self.text[at:].strip():
+            match = _TOKEN.match(self.text, at)
+            if match is None:
+                raise self._error(f"{self.text[at:].strip()[0]!r} is not expected")
+            found.append(match[1])
+            at = match.end()
+        return found
+
+    def expression(self) -> Expression:
+        name = self._take("a name")
+        if not _NAME.fullmatch(name):
+            raise self._error(f"{name!r} is no name")
+        if self._next() != "(":
+            return Expression(name)
+        self._take("(")
+        inner: list[Expression] = []
+        options: dict[str, Plain] = {}
+        while self._next() != ")":
+            self._argument(inner, options)
+            if self._next() != ",":
+                break
+            self._take(",")
+        self._close()
+        return Expression(name, tuple(inner), options)
+
+    def _argument(self, inner: list[Expression], options: dict[str, Plain]) -> None:
+        if self._next(1) != "=":
+            if options:
+                raise self._error("options come last")
+            inner.append(self.expression())
+            return
+        key = self._take("an option")
+        if key in options:
+            raise self._error(f"option {key} is given twice")
+        self._take("=")
+        options[key] = self._value()
+
+    def _value(self) -> Plain:
+        token = self._take("a value")
+        if token == "(":
+            numbers: list[int] = []
+            while self._next() not in (")", ""):
+                number = _number(self._take("a number"))
+                if not isinstance(number, int):
+                    raise self._error("whole numbers are expected in parentheses")
+                numbers.append(number)
+                if self._next() != ",":
+                    break
+                self._take(",")
+            self._close()
+            return tuple(numbers)
+        if token in ("(", ")", ",", "="):
+            raise self._error(f"a value is missing before {token!r}")
+        if token in _CONSTANTS:
+            return _CONSTANTS[token]
+        return _number(token)
+
+    def end(self) -> None:
+        if self._next():
+            raise self._error(f"{self._next()!r} is not expected")
+
+    def _close(self) -> None:
+        if self._next() != ")":
+            raise self._error(f"')' is missing{f' before {self._next()!r}' * bool(self._next())}")
+        self._take(")")
+
+    def _next(self, ahead: int = 0) -> str:
+        place = self.place + ahead
+        return self.tokens[place] if place < len(self.tokens) else ""
+
+    def _take(self, expected: str) -> str:
+        token = self._next()
+        if not token:
+            raise self._error(f"{expected} is missing at the end")
+        self.place += 1
+        return token
+
+    def _error(self, problem: str) -> OptionError:
+        return OptionError(f"{self.what} {self.text!r}: {problem}", hint=_EXAMPLE)
+
+
+def _number(token: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(token)
+        except ValueError:
+            pass
+    return token

@@ -1,0 +1,44 @@
+"""Trees of a fixed shape: so many children at each depth."""
+
+from dataclasses import dataclass
+
+from outrider.core.types import Draw
+from outrider.drafters.neural.growth.growing import Growing
+from outrider.drafters.neural.growth.levels import by_levels, check_widths
+from outrider.drafters.neural.growth.plot import Plot
+from outrider.protocols.method import Method
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """`widths[d]` children under each node of depth d: the likeliest.
+
+    Under `Match` likeliest by the noise of the target's choices (`Picking.COUPLED`). Under a rule
+    that reads laws the plain top of the law, judged as a deterministic pick.
+
+    Raises:
+        OptionError: no widths, or one below 1.
+    """
+
+    widths: tuple[int, ...] = (4, 2, 2, 1, 1, 1)
+
+    draw = Draw.DETERMINISTIC
+
+    def __post_init__(self) -> None:
+        check_widths(self.widths)
+
+    @property
+    def breadth(self) -> int:
+        """The largest width."""
+        return max(self.widths)
+
+    def grow(self, plot: Plot) -> Growing:
+        """Level by level."""
+        return by_levels(plot, self.widths)
+
+
+METHOD = Method(
+    name="top-k",
+    cls=TopK,
+    summary="the best children of each node, in a fixed shape",
+)

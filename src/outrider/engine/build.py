@@ -1,0 +1,141 @@
+"""From groups of options to a `Generator`: what can be refused is, before any weight is read."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outrider.core.errors import OptionError
+from outrider.engine.generator import Generator, ModelDefaults
+from outrider.engine.long_inputs import limited, selecting, shared_ranker
+from outrider.engine.options import Models, Reading, Runtime, is_family
+from outrider.guidance.guided import guide
+from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.defaults import sampling_defaults
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.checkpoints.vocabulary import check_vocabularies
+from outrider.models.loading import (
+    check_adapter,
+    families_folder,
+    load_model,
+    local_folder,
+    resolve_device,
+    resolve_dtype,
+    tokenizer_for,
+)
+from outrider.models.memory import Demand, plan_memory
+from outrider.models.wrappers.skipping import skipping
+from outrider.protocols import LanguageModel
+from outrider.sampling import SamplingParams
+from outrider.strategy.calibration import Calibration, load_calibrations
+from outrider.strategy.datastores import open_datastore
+from outrider.strategy.recipe import Cascade, Speculation
+
+Tiers = Sequence[tuple[str, Any]]
+"""Name and source of each tier, target first."""
+
+
+def build(
+    models: Models, speculation: Speculation, runtime: Runtime, reading: Reading
+) -> Generator:
+    """Check, plan, load and put together. Raises `OutriderError`."""
+    runtime.use_threads()
+    tiers = speculation.tiers(models.sources(speculation.mode == "none"))
+    device = resolve_device(runtime.device)
+    dtype = resolve_dtype(runtime.dtype, device)
+    check_adapter(tiers[0][1], models.adapter)
+    tiers = [(name, _wrapped(name, source)) for name, source in tiers]
+    demands = [_demand(name, source, dtype) for name, source in tiers]
+    speculation.check_tiers(len(tiers))
+    selection = reading.config(len(tiers) - 1)
+    demands = limited(demands, selection, reading.selection_on)
+    if reading.guidance != 1.0:  # two texts for each
+        demands[0] = replace(demands[0], cache=2 * demands[0].cache)
+    plan_memory(demands, context=runtime.planned_context, device=device)
+    codec, others = _tokenizers(models, tiers)
+    store = open_datastore(speculation.named, speculation.datastore, codec)
+    ranker = shared_ranker(selection)
+    loaded = _loaded(models, tiers, runtime, device)
+    for (name, _), other, model in zip(tiers[1:], others, loaded[1:], strict=True):
+        check_vocabularies(codec, other, loaded[0], model, name)
+    calibrated = speculation.thresholds.calibrated
+    known = _calibrations(speculation.calibration, models.target) if calibrated else []
+    loaded[0] = guide(skipping(loaded[0], reading.layer_skipping), reading.guidance)
+    loaded = selecting(loaded, selection, reading.selection_on, ranker)
+    cascade = Cascade(tuple(loaded), speculation, tuple(known), store)
+    return Generator(
+        cascade.strategy if calibrated else cascade.strategy(SamplingParams()),
+        tokenizer=codec,
+        defaults=_defaults(loaded[0]),
+        mode=speculation.label,
+        context_length=runtime.context_length,
+        selection=selection,
+    )
+
+
+def _defaults(model: LanguageModel) -> ModelDefaults:
+    return ModelDefaults(
+        end_ids=model.info.end_ids,
+        sampling=sampling_defaults(model.info.generation_defaults),
+    )
+
+
+def _tokenizers(models: Models, tiers: Tiers) -> tuple[Tokenizer | None, list[Tokenizer | None]]:
+    """The target's tokenizer, and those of the other tiers; the one that was given speaks for all
+    tiers without one."""
+    trust = models.trust_remote_code
+    given = tokenizer_for(models.tokenizer, trust_remote_code=trust)
+    own, *others = [tokenizer_for(source, trust_remote_code=trust) or given for _, source in tiers]
+    return given or own, others
+
+
+def _loaded(
+    models: Models, tiers: Tiers, runtime: Runtime, device: torch.device
+) -> list[LanguageModel]:
+    """The models, largest first; the target alone has an adapter."""
+    return [
+        load_model(
+            source,
+            name=called(name, source),
+            adapter=None if number else models.adapter,
+            dtype=runtime.dtype,
+            device=device,
+            threads=runtime.threads,
+            trust_remote_code=models.trust_remote_code,
+        )
+        for number, (name, source) in enumerate(tiers)
+    ]
+
+
+def _wrapped(tier: str, source: Any) -> Any:
+    """A folder or hub name as it is, a built model ready to run: it costs no memory to do so."""
+    if isinstance(source, str | Path):
+        return source
+    return load_model(source, name=called(tier, source))
+
+
+def called(tier: str, source: Any) -> str:
+    """How errors call a model: its tier, and its folder or class where that says more."""
+    own = Path(source).name if isinstance(source, str | Path) else type(source).__name__
+    return tier if own == tier else f"{tier} ({own})"
+
+
+def _demand(tier: str, source: Any, dtype: torch.dtype) -> Demand:
+    """What a tier will take, before its weights are read. Raises for what is no checkpoint."""
+    if isinstance(source, str | Path):
+        return Demand.of_checkpoint(tier, open_checkpoint(local_folder(source)), dtype)
+    return Demand.of_model(tier, source)
+
+
+def _calibrations(path: str | Path | None, target: Any) -> list[Calibration]:
+    if path is None and is_family(target):
+        path = families_folder() / target / "calibration.json"
+    if path is None or not Path(path).expanduser().is_file():
+        raise OptionError(
+            "a threshold is given as a share of positions, and there is no calibration"
+            + (f" at {path}" if path is not None else ""),
+            hint="Run `outrider calibrate` and give its file, or give the threshold as a number",
+        )
+    return load_calibrations(Path(path).expanduser())

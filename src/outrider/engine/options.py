@@ -1,0 +1,115 @@
+"""What `load` is asked for, in groups; `load` describes the fields."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from outrider.context.config import ContextConfig
+from outrider.core.checks import AT_LEAST_ONE, Range
+from outrider.engine.long_inputs import context_config
+from outrider.guidance.guided import check_scale
+from outrider.models.loading import families_folder, family
+from outrider.models.wrappers.skipping import check_speedup
+from outrider.strategy.modes import tier_names
+
+NO_TIER = "none"
+"""Given as a qualifier or draft, it leaves that tier of a family out."""
+
+PLANNED_CONTEXT = 4096
+"""Tokens a text may grow to in the memory plan, where the user names no context."""
+
+_CONTEXT_LENGTH = Range(2, optional=True, hint="Leave room for a prompt and an answer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """Which models take part."""
+
+    target: Any = "tiny"
+    qualifier: Any = None
+    draft: Any = None
+    adapter: str | Path | None = None
+    tokenizer: Any = None
+    trust_remote_code: bool = False
+
+    def sources(self, undrafted: bool) -> list[tuple[str, Any]]:
+        """Name and source of each tier, target first; those of a family where none is given."""
+        target, qualifier, draft = self.target, self.qualifier, self.draft
+        if is_family(target):
+            tiers = family(target)
+            target = tiers["target"]
+            qualifier = tiers.get("qualifier") if qualifier is None else qualifier
+            draft = tiers.get("draft") if draft is None else draft
+        found: list[tuple[str, Any]] = [("target", target)]
+        if undrafted:
+            return found
+        given: list[Any] = list(qualifier) if isinstance(qualifier, list | tuple) else [qualifier]
+        middle = [source for source in given if source is not None and source != NO_TIER]
+        found += list(zip(tier_names(len(middle)), middle, strict=True))
+        if draft is not None and draft != NO_TIER:
+            found.append(("draft", draft))
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """Where and how models run.
+
+    Raises:
+        OptionError: a number out of range.
+    """
+
+    dtype: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    context_length: int | None = None
+
+    def __post_init__(self) -> None:
+        _CONTEXT_LENGTH.check("context_length", self.context_length)
+        if self.threads is not None:
+            AT_LEAST_ONE.check("threads", self.threads)
+
+    def use_threads(self) -> None:
+        """Let PyTorch compute with these threads, where they are given."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+
+    @property
+    def planned_context(self) -> int:
+        """Tokens that a text may grow to in the memory plan."""
+        return self.context_length or PLANNED_CONTEXT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What models read, and in which way.
+
+    Raises:
+        OptionError: a number out of range.
+    """
+
+    selection: Any = None
+    selection_on: str = "target"
+    guidance: float = 1.0
+    layer_skipping: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_scale(self.guidance)
+        check_speedup(self.layer_skipping)
+
+    def config(self, below: int) -> ContextConfig | None:
+        """The selection, read; None where everything is read.
+
+        Args:
+            below: how many models there are below the target.
+        """
+        return context_config(self.selection, self.selection_on, below)
+
+
+def is_family(source: Any) -> bool:
+    """Whether `source` names a family that ships with the package."""
+    if not isinstance(source, str) or Path(source).expanduser().exists():
+        return False
+    return (families_folder() / source / "target").is_dir()

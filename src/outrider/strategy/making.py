@@ -1,0 +1,94 @@
+"""From names, expressions and objects to drafters, rules, policies and growths."""
+
+from dataclasses import replace
+from typing import NoReturn
+
+from outrider.core.errors import OptionError
+from outrider.core.expression import Expression
+from outrider.drafters.given import Given
+from outrider.drafters.method import unknown_priors
+from outrider.drafters.neural.growth import Growth
+from outrider.policies import Source
+from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy
+from outrider.strategy.catalogue import drafter_record, drafter_records, record
+
+
+def make_drafter(asked: Expression, given: Given) -> Drafter:
+    """The drafter that an expression names, with the drafters it is made of.
+
+    Raises:
+        OptionError: an unknown name or option, or something that it needs is missing.
+    """
+    found = drafter_record(asked.name)
+    found.check_inner(len(asked.inner))
+    if found.grown:
+        for part in asked.inner:
+            given = replace(given, growth=record("growth", part.name).build(part.options))
+        return found.drafter(given, (), asked.options)
+    inner = [make_drafter(part, given) for part in asked.inner]
+    return found.drafter(given, inner, asked.options)
+
+
+def with_priors(given: Given) -> Given:
+    """`given`, with what the records believe of drafters."""
+    by_class = {one.cls: one for one in drafter_records()}
+
+    def priors_of(drafter: Drafter) -> tuple[Source, ...]:
+        known = by_class.get(type(drafter))
+        return (known.priors if known else unknown_priors)(drafter, whole)
+
+    whole = replace(given, priors_of=priors_of)
+    return whole
+
+
+def check_drafter(asked: Expression) -> None:
+    """Raise `OptionError` for an unknown name or option, or for a wrong number of parts."""
+    found = drafter_record(asked.name)
+    found.check_inner(len(asked.inner))
+    found.settings(asked.options)
+    for part in asked.inner:
+        if found.grown:
+            record("growth", part.name).build(part.options)
+        else:
+            check_drafter(part)
+
+
+def drafters_in(asked: Expression) -> list[str]:
+    """The drafters in an expression, outermost first."""
+    inner = () if drafter_record(asked.name).grown else asked.inner
+    return [asked.name, *(name for part in inner for name in drafters_in(part))]
+
+
+def make_rule(asked: str | AcceptanceRule) -> AcceptanceRule:
+    """The rule of an expression, or the object itself. Raises `OptionError` for anything else."""
+    found = _built("rule", asked) if isinstance(asked, str) else asked
+    return found if isinstance(found, AcceptanceRule) else _refuse("rule", "AcceptanceRule", asked)
+
+
+def make_policy(asked: str | DraftPolicy) -> DraftPolicy:
+    """The policy of an expression, or the object itself. Raises `OptionError` for anything else."""
+    found = _built("policy", asked) if isinstance(asked, str) else asked
+    return found if isinstance(found, DraftPolicy) else _refuse("policy", "DraftPolicy", asked)
+
+
+def make_growth(asked: str | Growth) -> Growth:
+    """The growth of an expression, or the object itself. Raises `OptionError` for anything else."""
+    found = _built("growth", asked) if isinstance(asked, str) else asked
+    return found if isinstance(found, Growth) else _refuse("growth", "Growth", asked)
+
+
+def _built(kind: str, text: str) -> object:
+    """What an expression names. Raises `OptionError` for an unknown name or option."""
+    parsed = Expression.parse(text, kind)
+    if parsed.inner:
+        raise OptionError(
+            f"{kind} {text!r} names methods inside", hint="Only drafters are made of others"
+        )
+    return record(kind, parsed.name).build(parsed.options)
+
+
+def _refuse(kind: str, protocol: str, asked: object) -> NoReturn:
+    raise OptionError(
+        f"{kind} is {asked!r:.60}",
+        hint=f"Give a name (`outrider methods --kind {kind}`), or an object that is a {protocol}",
+    )

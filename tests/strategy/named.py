@@ -1,0 +1,37 @@
+"""One way to use each method by name: the options of `load`, and the same words of the command
+line."""
+
+from collections.abc import Iterator
+
+from outrider.strategy.catalogue import KINDS, drafter_records, record
+
+FITTING = {
+    "rejection": {"drafter": "model"},
+    "recursive": {"drafter": "model", "growth": "rsd-s"},
+    "kseq": {"drafter": "model", "growth": "iid"},
+    "fuzzy": {"drafter": "model"},
+}
+"""Rules that judge drafts of a certain kind, with drafters that make them."""
+
+WHERE = ("drafter", "rule", "policy", "growth")
+
+
+def ways() -> dict[str, dict[str, str]]:
+    """`kind name` -> options."""
+    return dict(_ways())
+
+
+def _ways() -> Iterator[tuple[str, dict[str, str]]]:
+    for one in drafter_records():
+        if not one.needs_store:
+            yield f"drafter {one.name}", {"drafter": one.example}
+    for kind in ("rule", "policy", "growth"):
+        for module in KINDS[kind]:
+            name = module.rpartition(".")[2].replace("_", "-")
+            options = {kind: name} | FITTING.get(name, {})
+            yield f"{kind} {name}", ({"drafter": "model"} if kind == "growth" else {}) | options
+
+
+def promise(options: dict[str, str]) -> str:
+    """What the text of these options is promised to be."""
+    return str(record("rule", options["rule"]).promise) if "rule" in options else "identical"
