@@ -12,7 +12,7 @@ from outrider.decoding.generation import Generation
 from outrider.decoding.ledger import uncount
 from outrider.decoding.opening import lanes_of, open_lanes, outermost
 from outrider.decoding.round import run_round
-from outrider.decoding.stage import Lane, Stage
+from outrider.decoding.stage import Earlier, Lane, Stage
 from outrider.models.caches.prefill import check_prompt
 from outrider.protocols import Request
 
@@ -71,7 +71,7 @@ class Session:
     def add(
         self,
         generations: Sequence[Generation],
-        previous: Sequence[Lane | None] | None = None,
+        previous: Sequence[Earlier | None] | None = None,
         *,
         chunk: int | None = None,
     ) -> None:
@@ -179,7 +179,7 @@ class Session:
         assert isinstance(drafter, Deferred)
         return drafter
 
-    def _open(self, generations: Sequence[Generation], previous: Sequence[Lane | None]) -> None:
+    def _open(self, generations: Sequence[Generation], previous: Sequence[Earlier | None]) -> None:
         """Read prompts, and the text of those that go on, at once."""
         if not generations:
             return
@@ -223,7 +223,9 @@ class Session:
 
 
 def generate(
-    stage: Stage, generations: Sequence[Generation], previous: Sequence[Lane | None] | None = None
+    stage: Stage,
+    generations: Sequence[Generation],
+    previous: Sequence[Earlier | None] | None = None,
 ) -> Iterator[list[Generation]]:
     """Run rounds until every request has ended; yields those that advanced, round by round.
 

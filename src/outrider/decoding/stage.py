@@ -65,6 +65,23 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class Learned:
+    """What a request has taught its stage, without its text.
+
+    Attributes:
+        counters: of the verifying tier.
+    """
+
+    counters: Counters
+    cache: None = None
+    drafting: None = None
+
+
+Earlier = Lane | Learned
+"""What an earlier request leaves to a later one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """What happened to each lane in one round."""
 
@@ -73,6 +90,6 @@ class Round:
     verdicts: list[Verdict]
 
 
-def caches_of(lanes: Sequence[Lane | None]) -> list[Cache | None]:
+def caches_of(lanes: Sequence[Earlier | None]) -> list[Cache | None]:
     """The verifier's cache of each lane; None where there is no lane."""
     return [lane.cache if lane else None for lane in lanes]

@@ -10,7 +10,7 @@ from outrider.context.config import ContextConfig
 from outrider.core.checks import Range
 from outrider.core.errors import ContextError, OptionError
 from outrider.core.types import Prompt
-from outrider.decoding import Lane, generate
+from outrider.decoding import Earlier, Learned, generate
 from outrider.decoding.generation import Generation
 from outrider.engine.prompt_size import places_of
 from outrider.engine.result import Result, ResultMaker, spans
@@ -70,7 +70,7 @@ class Generator:
         self.mode = mode
         self.context_length = context_length
         self.selection = selection or ContextConfig()
-        self._kept: Lane | None = None
+        self._kept: Earlier | None = None
 
     @property
     def strategy(self) -> Strategy:
@@ -165,7 +165,7 @@ class Generator:
         if not generations:
             return
         kept, self._kept = self._kept, None
-        learned = kept and _without_caches(kept)
+        learned = kept and Learned(kept.counters)
         previous = [kept, *[learned] * (len(generations) - 1)]
         try:
             yield from generate(strategy.stage, generations, previous)
@@ -191,7 +191,7 @@ class Generator:
 
     def reset(self) -> None:
         """Forget the caches kept for the next turn. What policies have learned is kept."""
-        self._kept = self._kept and _without_caches(self._kept)
+        self._kept = self._kept and Learned(self._kept.counters)
 
     def _read(self, prompts: Sequence[Any], documents: Any, images: Any) -> list[Prompt]:
         images = images_of(prompts, images)
@@ -257,12 +257,6 @@ class Generator:
         if self.tokenizer is None:
             return None
         return TextStream(self.tokenizer.decode, params.stop, after=prompt.token_ids)
-
-
-def _without_caches(lane: Lane) -> Lane:
-    """What a lane says about drafting in general, nothing of its text."""
-    nothing: Any = None
-    return Lane(lane.request, nothing, nothing, counters=lane.counters)
 
 
 class Stream:
