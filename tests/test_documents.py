@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 EXECUTED = [
     ("docs/guide-adding-a-drafter.md", "# Adding a drafter"),
+    ("docs/guide-testing.md", "# Testing"),
     ("docs/guide-python.md", "## Put it together yourself"),
     ("docs/guide-who-drafts.md", "## By hand"),
     ("docs/guide-drafters.md", "## Trees"),

@@ -170,6 +170,101 @@ def test_a_dropped_branch_leaves_the_others_alone() -> None:
     assert first.finish is branches[1].finish is FinishReason.LENGTH
 
 
+BRANCHING = st.lists(
+    st.tuples(st.sampled_from(["fork", "drop", "step", "step"]), st.integers(0, 9)), max_size=12
+)
+
+
+def separate(whole: Stage, begun: Sequence[int], sample: int, **options: Any) -> Generation:
+    """A run of its own whose text begins with what a branch had written when it was forked."""
+    alone = generation((1, 2, 3), sample=sample, **options)
+    alone.request.output.extend(begun)
+    session = Session(whole)
+    session.add([alone])
+    while session.pending:
+        session.step()
+    return alone
+
+
+def check_branches(whole: Stage, steps: Sequence[tuple[str, int]], **options: Any) -> int:
+    """Forks and drops as `steps` say; each branch ends like a separate run. How many did."""
+    session = Session(whole)
+    first = generation((1, 2, 3), **options)
+    session.add([first])
+    begun: dict[int, tuple[Generation, list[int]]] = {id(first): (first, [])}
+    for what, number in steps:
+        running = [g for g in session.generations if g.running]
+        if what == "step" and session.pending:
+            session.step()
+        elif what == "fork" and running and len(begun) < 6:
+            branch = session.fork(running[number % len(running)], sample=10 + len(begun))
+            begun[id(branch)] = branch, list(branch.output)
+        elif what == "drop" and len(running) > 1:
+            gone = running[number % len(running)]
+            session.drop(gone)
+            assert gone.finish is FinishReason.CANCELLED
+            del begun[id(gone)]
+    while session.pending:
+        session.step()
+    for branch, text in begun.values():
+        other = separate(whole, text, branch.request.sampler.sample, **options)
+        assert branch.output == other.output
+    scores = {id(branch): branch.score for branch, _ in begun.values()}
+    best = max(begun, key=lambda one: scores[one])
+    assert scores[best] == max(sum(t.logprob for t in b.logprobs) for b, _ in begun.values())
+    return len(begun)
+
+
+@settings(max_examples=25)
+@given(steps=BRANCHING, drafter=st.sampled_from(list(DRAFTERS)))
+def test_branches_end_like_separate_runs(steps: list[tuple[str, int]], drafter: str) -> None:
+    whole = stage(FAMILY.target, DRAFTERS[drafter](FAMILY.draft), window=3)
+    check_branches(whole, steps, temperature=1.0, max_new_tokens=12, logprobs=0)
+
+
+@pytest.mark.skipif(not kernels.available(), reason="needs a C compiler")
+def test_branches_of_the_compiled_runner(tmp_path: Path) -> None:
+    """To the bit: several branches advance in one forward, each as alone."""
+    path = make_checkpoint(tmp_path / "llama", std=0.3)
+    target = NativeDecoder.load(path, dtype=torch.int8, threads=1)
+    steps = [("step", 0), ("fork", 0), ("step", 0), ("fork", 1), ("drop", 0), ("fork", 1)]
+    whole = stage(target, Lookup(min_ngram=1), window=3)
+    options: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 16, "logprobs": 0}
+    assert check_branches(whole, steps, **options) == 3
+
+
+def test_only_a_request_that_is_being_written_is_forked() -> None:
+    session = Session(stage(FAMILY.target, NoDrafter()))
+    waiting, ended = generation((1, 2, 3)), generation((1, 2), max_new_tokens=1)
+    session.add([ended])
+    session.step()
+    session.add([waiting], chunk=1)
+    for one in (waiting, ended):
+        with pytest.raises(ValueError, match="being written"):
+            session.fork(one, sample=1)
+
+
+def test_a_text_that_is_long_enough_is_not_written_on() -> None:
+    """Resumed with as many tokens as are asked for."""
+    whole = stage(FAMILY.target, NoDrafter())
+    [done] = run(whole, [(1, 2, 3)], max_new_tokens=4)
+    assert separate(whole, done.output, 0, max_new_tokens=4).output == done.output
+
+
+def test_a_score_is_the_log_probability_of_the_text() -> None:
+    whole = stage(FAMILY.target, ModelDrafter(model=FAMILY.draft), window=3)
+    [drafted] = run(whole, [(1, 2, 3)], temperature=1.0, logprobs=0, max_new_tokens=9)
+    table, text = FAMILY.target.table, [1, 2, 3, *drafted.output]  # pyright: ignore
+    expected = sum(
+        float(torch.log_softmax(table[tuple(text[i - 2 : i])].double(), -1)[text[i]])
+        for i in range(3, len(text))
+    )
+    assert drafted.score == pytest.approx(expected, abs=1e-9)
+    [silent] = run(whole, [(1, 2, 3)], max_new_tokens=3)
+    with pytest.raises(ValueError, match="logprobs=0"):
+        _ = silent.score
+
+
 def storage_bytes(generations: Sequence[Generation]) -> int:
     """Bytes of keys and values, those that several caches share counted once."""
     storages = {id(g.lane.cache.storage): g.lane.cache.storage for g in generations}

@@ -108,6 +108,20 @@ class Generation:
                 )
         room += len(self.output)  # what a preempted request has written is in the text already
         self.limit = min(self.request.sampler.params.max_new_tokens, room)
+        if self.output and self.remaining < 1:  # it goes on from a text that is long enough
+            self._end(FinishReason.LENGTH)
+
+    @property
+    def score(self) -> float:
+        """Sum of the log-probabilities of what was written, by the target's own logits (before
+        penalties and warps): how branches of one text are compared.
+
+        Raises:
+            ValueError: they were not asked for (`SamplingParams.logprobs`; 0 is enough).
+        """
+        if self.request.sampler.params.logprobs is None:
+            raise ValueError("a score needs log-probabilities: give logprobs=0")
+        return sum(token.logprob for token in self.logprobs)
 
     def branch(self, request: Request) -> "Generation":
         """A copy that goes on as `request`, whose output is that of this one."""

@@ -150,8 +150,13 @@ class Session:
         """Another request that goes on from the text of this one, with the noise of `sample`.
 
         Caches are shared until one of the two writes. The fork joins this session.
+
+        Raises:
+            ValueError: the request has ended, or its prompt is not read yet.
         """
-        lane = generation.open_lane
+        if generation.lane is None or not generation.running:
+            raise ValueError("only a request that is being written can be forked")
+        lane = generation.lane
         sampler = generation.request.sampler.for_sample(sample)
         request = Request(
             generation.request.prompt,
@@ -167,8 +172,9 @@ class Session:
         return branch
 
     def drop(self, generation: Generation) -> None:
-        """End a branch that is not wanted any more."""
+        """End a branch that is not wanted any more, and free its caches."""
         generation.cancel()
+        _ = generation.running  # takes note of it
         self.preempt(generation)
 
     # -- reading prompts --------------------------------------------------------------------

@@ -171,7 +171,7 @@ def _default(one: "Field[Value]") -> Value:
 
 
 def _plain_types(hint: object) -> tuple[type, ...]:
-    """The types of an annotation; empty where one of them is not plain."""
+    """The plain types of an annotation; empty where nothing plain but None fits it."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds: list[type] = []
     for part in parts:
@@ -179,9 +179,7 @@ def _plain_types(hint: object) -> tuple[type, ...]:
             kinds.append(part)
         elif get_origin(part) is tuple and {*get_args(part)} <= {int, Ellipsis}:
             kinds.append(tuple)
-        else:
-            return ()
-    return tuple(kinds)
+    return tuple(kinds) if {*kinds} - {NoneType} else ()
 
 
 def text_of(value: Value) -> str:

@@ -1,70 +1,13 @@
 """The joint law of the first tokens, counted, against that of a tabular target."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from outrider.testing.distribution import (
+    DRAFT,
+    LENGTH,
+    PROMPT,
+    QUALIFIER,
+    TARGET,
+    VOCAB,
+    Trial,
+)
 
-import numpy as np
-
-from outrider.acceptance import Rejection
-from outrider.core.types import Prompt
-from outrider.models.tabular import TabularModel
-from outrider.policies import FixedLength
-from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy
-from outrider.sampling import Sampler, SamplingParams
-from tests.exactness.setups.rigs import samples, stage
-
-VOCAB, LENGTH = 3, 3
-PROMPT = Prompt(token_ids=(0, 1, 1, 2, 0, 2, 2, 1, 2))
-"""Holds every pair of the vocabulary but one, so that lookups always have something to copy."""
-
-RARE = 5
-"""Texts that are expected less often are counted together."""
-
-
-def table(seed: int, near: TabularModel | None = None) -> TabularModel:
-    return TabularModel.random(vocab_size=VOCAB, order=2, seed=seed, near=near, distance=1.0)
-
-
-TARGET = table(1)
-QUALIFIER = table(2, TARGET)
-DRAFT = table(3, QUALIFIER)
-CHAIN = FixedLength(LENGTH)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What is written how often, and how far that is from the exact law."""
-
-    target: TabularModel = TARGET
-    prompt: Prompt = PROMPT
-    warps: dict[str, Any] = field(default_factory=lambda: {"temperature": 0.9})
-    policy: DraftPolicy = CHAIN
-
-    def surplus(
-        self,
-        drafter: Drafter,
-        draws: int,
-        rule: AcceptanceRule | None = None,
-        policy: DraftPolicy | None = None,
-    ) -> float:
-        """Chi-square of `draws` texts, in standard deviations above its mean."""
-        rule, policy = rule or Rejection(), policy or self.policy
-        whole = stage(self.target, drafter, rule, policy=policy)
-        return self._chi_square(self._counts(whole, draws))
-
-    def _counts(self, whole: Any, draws: int) -> np.ndarray:
-        found = np.zeros([self.target.info.vocab_size] * LENGTH)
-        for g in samples(whole, self.prompt, draws, max_new_tokens=LENGTH, **self.warps):
-            found[tuple(g.output)] += 1
-        return found
-
-    def _chi_square(self, found: np.ndarray) -> float:
-        sampler = Sampler(SamplingParams.of(**self.warps))
-        law = self.target.sequence_law(self.prompt.token_ids, LENGTH, sampler).numpy()
-        assert found[law == 0].sum() == 0
-        expected = law * found.sum()
-        rare = expected < RARE
-        seen = np.append(found[~rare], found[rare].sum())
-        wanted = np.append(expected[~rare], max(expected[rare].sum(), 1e-9))
-        freedom = len(seen) - 1
-        return float((((seen - wanted) ** 2 / wanted).sum() - freedom) / np.sqrt(2 * freedom))
+__all__ = ["DRAFT", "LENGTH", "PROMPT", "QUALIFIER", "TARGET", "VOCAB", "Trial"]

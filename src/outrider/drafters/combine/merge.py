@@ -31,6 +31,11 @@ class Merge(Pair):
         return Draw.DETERMINISTIC
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """Its drafts are counted under its own name, whoever of the two had one."""
+        return (self.name,)
+
+    @property
     def gives(self) -> Needs:
         """Point masses, if neither drafter samples."""
         picked = {self.first.draw, self.second.draw} == {Draw.DETERMINISTIC}
@@ -59,7 +64,8 @@ class Merge(Pair):
     def _union(self, a: Draft, b: Draft, most: int) -> Draft:
         if not len(a) or not len(b):
             alone = a if len(a) else b
-            return alone if len(alone) <= most else alone.only(np.arange(most))
+            kept = alone if len(alone) <= most else alone.only(np.arange(most))
+            return replace(kept, origin=self.name) if len(kept) else EMPTY_DRAFT
         found: dict[tuple[int, int], int] = {}
         tokens: list[int] = []
         parents: list[int] = []

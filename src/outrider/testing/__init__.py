@@ -1,0 +1,27 @@
+"""Conformance kits for drafters, rules, runners and records outside the package.
+
+>>> from outrider.testing import check_drafter
+>>> from outrider.drafters import TokenRecycling
+>>> check_drafter(lambda family: TokenRecycling())  # raises ConformanceError, or tells what it did
+
+They need no test framework, no network and no checkpoint: models are tables of seven tokens.
+"""
+
+from outrider.testing.drafters import DrafterReport, check_drafter
+from outrider.testing.errors import ConformanceError
+from outrider.testing.methods import check_method
+from outrider.testing.rigs import Family
+from outrider.testing.rules import RuleReport, check_rule
+from outrider.testing.runners import RunnerReport, check_runner
+
+__all__ = [
+    "ConformanceError",
+    "DrafterReport",
+    "Family",
+    "RuleReport",
+    "RunnerReport",
+    "check_drafter",
+    "check_method",
+    "check_rule",
+    "check_runner",
+]

@@ -1,0 +1,150 @@
+"""Models whose every probability is known, and ways to run drafters and rules over them.
+
+The vocabulary has seven tokens; the next one depends on the last two, through a table. So drafts of
+any kind are accepted and refused within a few tokens, and a run takes milliseconds.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from outrider.acceptance import Match
+from outrider.core.counters import Counters
+from outrider.core.types import Prompt
+from outrider.decoding import Lane, Stage, generate
+from outrider.decoding.generation import Generation
+from outrider.drafters import NoDrafter
+from outrider.models.tabular import TabularModel
+from outrider.policies import FixedLength
+from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
+from outrider.sampling import Sampler, SamplingParams
+
+PROMPTS: list[tuple[int, ...]] = [
+    (1, 2, 3),
+    (4,),
+    (5, 5, 5, 5, 5, 5),
+    (6, 1),
+    (2, 4, 6, 1, 3, 5, 2, 4),
+]
+
+SAMPLINGS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "t0.7": {"temperature": 0.7},
+    "t1.3": {"temperature": 1.3},
+    "top_p": {"temperature": 1.0, "top_p": 0.8},
+    "top_k": {"temperature": 1.0, "top_k": 3},
+    "min_p": {"temperature": 1.0, "min_p": 0.2},
+    "penalties": {
+        "temperature": 0.9,
+        "repetition_penalty": 1.3,
+        "presence_penalty": 0.4,
+        "frequency_penalty": 0.2,
+    },
+    "greedy_penalties": {"repetition_penalty": 1.4, "frequency_penalty": 0.5},
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Four models, each a noisy copy of the one above it."""
+
+    target: LanguageModel
+    qualifier: LanguageModel
+    small: LanguageModel
+    draft: LanguageModel
+
+
+def tabular_family(vocab_size: int = 7, order: int = 2, seed: int = 0) -> Family:
+    """A family of random tables."""
+
+    def near(model: TabularModel, n: int) -> TabularModel:
+        return TabularModel.random(
+            vocab_size=vocab_size, order=order, seed=10 * seed + n, near=model, distance=0.7
+        )
+
+    target = TabularModel.random(vocab_size=vocab_size, order=order, seed=10 * seed)
+    qualifier = near(target, 1)
+    small = near(qualifier, 2)
+    return Family(target, qualifier, small, near(small, 3))
+
+
+def stage(
+    target: LanguageModel,
+    drafter: Drafter,
+    rule: AcceptanceRule | None = None,
+    window: int = 6,
+    policy: DraftPolicy | None = None,
+) -> Stage:
+    """A target with a drafter; the rule is `Match` and drafts have a fixed length by default."""
+    rule = rule or Match()
+    return Stage(
+        name="target",
+        model=target,
+        drafter=drafter.bind(rule.needs, 1),
+        rule=rule,
+        policy=policy or FixedLength(window),
+    )
+
+
+def undrafted(whole: Stage) -> Stage:
+    """The same target without a drafter."""
+    return replace(whole, drafter=NoDrafter(), policy=FixedLength(1))
+
+
+def generation(
+    prompt: Sequence[int] | Prompt, *, end_ids: Sequence[int] = (), sample: int = 0, **options: Any
+) -> Generation:
+    """A request with these `SamplingParams`: 40 tokens with seed 5 where nothing else is said."""
+    read = prompt if isinstance(prompt, Prompt) else Prompt(token_ids=tuple(prompt))
+    params = SamplingParams.of(**{"max_new_tokens": 40, "seed": 5, **options})
+    sampler = Sampler(params, prompt_ids=read.token_ids, end_ids=end_ids, sample=sample)
+    return Generation(Request(read, sampler))
+
+
+def run(
+    stage: Stage,
+    prompts: Iterable[Sequence[int] | Prompt],
+    *,
+    previous: Sequence[Lane | None] | None = None,
+    **options: Any,
+) -> list[Generation]:
+    """Write after these prompts, in one batch; `options` as `generation` takes them."""
+    return finish(stage, [generation(p, **options) for p in prompts], previous)
+
+
+def finish(
+    stage: Stage,
+    generations: list[Generation],
+    previous: Sequence[Lane | None] | None = None,
+) -> list[Generation]:
+    """Run these in one batch to their ends."""
+    for _ in generate(stage, generations, previous):
+        pass
+    return generations
+
+
+def samples(
+    stage: Stage, prompt: Sequence[int] | Prompt, count: int, **options: Any
+) -> list[Generation]:
+    """Samples of one prompt, in one batch: they share what is read of it."""
+    read = prompt if isinstance(prompt, Prompt) else Prompt(token_ids=tuple(prompt))
+    return finish(stage, [generation(read, sample=i, **options) for i in range(count)])
+
+
+def outputs(generations: Sequence[Generation]) -> list[tuple[int, ...]]:
+    """The texts."""
+    return [tuple(g.output) for g in generations]
+
+
+def check_counters(counters: Counters, written: int) -> None:
+    """Counts of a request whose rule is `Match` add up, and every draft has an origin. Raises
+    `AssertionError`."""
+    assert counters.tokens == written, "tokens are counted otherwise than written"
+    assert sum(counters.sources.values()) == written, "sources do not add up"
+    assert counters.accepted == sum(counters.accepted_at), "accepted tokens do not add up"
+    assert counters.drafted == sum(counters.drafted_at), "drafted tokens do not add up"
+    assert counters.changed == 0, "tokens were changed"
+    assert counters.rounds <= max(written, 1), "a round wrote nothing"
+    tallies = counters.tallies.values()
+    assert sum(t.drafted for t in tallies) == counters.drafted, "drafts lack an origin"
+    assert sum(t.accepted for t in tallies) == counters.accepted, "accepted lack an origin"
