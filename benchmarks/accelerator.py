@@ -43,6 +43,7 @@ from outrider.models.costs import forward_seconds
 from outrider.models.cuda import StaticDecoder
 from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import family, resolve_device, resolve_dtype
+from outrider.protocols import ChainRequest
 from outrider.sampling import Sampler, SamplingParams
 
 WORKLOADS = ("stories", "dialogue", "qa")
@@ -95,18 +96,11 @@ def scaled_folder(args: argparse.Namespace, tier: str) -> Path:
     return args.out / f"{tier}-{getattr(args, tier)}"
 
 
-def read_bytes(model: Decoder) -> int:
-    """Bytes of weights that one forward reads: all but an embedding that is no head."""
-    config = model.config
-    looked_up = 0 if config.tied else config.vocab_size * config.hidden_size
-    return (model.info.num_parameters - looked_up) * model.dtype.itemsize
-
-
 def measure_forwards(log: Log, tiers: dict[str, Decoder], gb_s: float, context: int) -> None:
     """Time by width, the floor, and its share of a forward over one row."""
     for tier, model in tiers.items():
         seconds = forward_seconds(model, context=context, repeats=30)
-        floor = read_bytes(model) / (gb_s * 1e9)
+        floor = (model.info.weight_bytes or 0) / (gb_s * 1e9)
         log.add(
             "forward",
             tier=tier,
@@ -134,7 +128,7 @@ def measure_draft(log: Log, model: Decoder, context: int, repeats: int = 30) -> 
         for _ in range(repeats):
             segment, _ = attach(cache, NO_IDS, EMPTY_DRAFT)
             begun = perf_counter()
-            written = model.write([segment], [sampler], [()], [DRAFT_DEPTH])
+            written = model.write_chains([ChainRequest(segment, sampler, (), DRAFT_DEPTH)])
             assert written is not None
             times.append((perf_counter() - begun) / DRAFT_DEPTH)
             cache.commit(())

@@ -13,7 +13,7 @@ import torch
 from outrider.core.types import NO_IDS, Prompt
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.loading import family
-from outrider.protocols import Segment
+from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 
 SAMPLINGS = {
@@ -30,7 +30,7 @@ def draft_seconds(
     sampler, times = Sampler(params), []
     for _ in range(repeats):
         begun = perf_counter()
-        model.write([Segment(cache, NO_IDS)], [sampler], [()], [length])
+        model.write_chains([ChainRequest(Segment(cache, NO_IDS), sampler, (), length)])
         times.append((perf_counter() - begun) / length)
         cache.commit(())
     return median(times)

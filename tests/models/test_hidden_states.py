@@ -145,7 +145,7 @@ def test_choosing_layers_chooses_and_changes_nothing(model: Any) -> None:
         same(rows.states, whole.states[layers], model)
         same(rows.logits, plain.logits, model)
     same(whole.states[LAYERS], whole.hidden, model)
-    same(whole.states[0], model.embed([TEXT[-1], *TREE_TOKENS]), model)
+    same(whole.states[0], model.embed(as_ids([TEXT[-1], *TREE_TOKENS.tolist()])), model)
     cache.commit(())
     model.hidden_states.watch(cache, None)
     assert model.forward([Segment(cache, NO_IDS)], [as_ids([-1])])[0].states is None

@@ -80,6 +80,8 @@ CHANGED: dict[tuple[type, str], str] = {
     (SkippingModel, "chain_decoder"): "the end of a prompt is read by all layers",
 }
 
+pytestmark = pytest.mark.usefixtures("unchecked")  # capabilities are mocks
+
 CASES = [pytest.param(w, c, id=f"{w.__name__}-{c}") for w in WRAPPERS for c in CAPABILITIES]
 
 

@@ -1,9 +1,9 @@
 """What one model has read of one long input: the figures that users see."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from outrider.context.selection import Selection
+from outrider.core.values import JsonValue
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Reading:
         """The same record, going on with another selection."""
         return replace(self, selection=selection)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """Plain numbers for JSON."""
         context = self.selection.context
         return {

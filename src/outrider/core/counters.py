@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Protocol, runtime_checkable
+
+from outrider.core.values import JsonValue
 
 MEMORY = 32
 """Tested tokens after which what a tally remembers has faded to half."""
@@ -11,6 +13,24 @@ _KEPT = 0.5 ** (1.0 / MEMORY)
 _KEPT_DRAFT = 0.5 ** (1.0 / 12)
 _KEPT_TREE = 0.5 ** (1.0 / 16)
 _CARRIED, _CARRIED_DRAFTS = 16.0, 12.0
+
+
+@runtime_checkable
+class PolicyMemory(Protocol):
+    """What a policy keeps between rounds."""
+
+    def carried(self) -> "PolicyMemory":
+        """What the next request begins with."""
+        ...
+
+
+@runtime_checkable
+class ReadingRecord(Protocol):
+    """The record of which parts of a long input were read (`context.reading.Reading`)."""
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """Plain numbers for JSON."""
+        ...
 
 
 @dataclass(slots=True)
@@ -176,10 +196,9 @@ class Counters:
     """Verifying and accepting in rounds without a draft, by rows of the forward."""
     checked: Pace = field(default_factory=Pace)
     """The same in rounds with one."""
-    plan: Any = None
-    """What the policy of this tier keeps between rounds; nobody else reads it. Its `carried()` is
-    what the next request begins with."""
-    reading: Any = None
+    plan: PolicyMemory | None = None
+    """What the policy of this tier keeps between rounds; nobody else reads it."""
+    reading: ReadingRecord | None = None
     """Which parts of a long input this tier has read (`context.reading.Reading`); None: all."""
     off: str | None = None
     """Why this tier no longer drafts for the request; None while it does."""

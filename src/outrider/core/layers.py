@@ -7,9 +7,9 @@ that passes through. Either can be left out, and the rest is a model still.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import floor
-from typing import Any
 
 from outrider.core.errors import OptionError
+from outrider.core.values import JsonValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +151,7 @@ class LayerSet:
 
     # -- kept in a file ---------------------------------------------------------------------
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """What `from_dict` reads."""
         return {
             "num_layers": self.num_layers,
@@ -160,7 +160,7 @@ class LayerSet:
         }
 
     @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "LayerSet":
+    def from_dict(cls, saved: dict[str, JsonValue]) -> "LayerSet":
         """The set that `to_dict` wrote. Raises `OptionError` for anything else."""
         try:
             halves: list[Sequence[int]] = [saved["attention"], saved["mlp"]]

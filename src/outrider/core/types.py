@@ -7,7 +7,7 @@ code, and a device round trip for each would cost more than the decision it serv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,13 @@ from torch import Tensor
 
 from outrider.core.long_context import LongContext as LongContext
 from outrider.core.long_context import Passage as Passage
+from outrider.core.values import JsonValue
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+Message = Mapping[str, JsonValue]
+"""A chat message: `role` and `content`, a text or a list of parts."""
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -65,8 +72,8 @@ class Pictured:
         blank: their features are zeros, as if nothing could be seen: what guidance compares with.
     """
 
-    messages: tuple[Mapping[str, Any], ...]
-    images: tuple[Any, ...]
+    messages: tuple[Message, ...]
+    images: tuple["PIL.Image.Image", ...]
     blank: bool = False
 
     def blanked(self) -> "Pictured":

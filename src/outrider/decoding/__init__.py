@@ -6,13 +6,15 @@ from outrider.decoding.ledger import uncount
 from outrider.decoding.opening import open_lanes
 from outrider.decoding.round import run_round
 from outrider.decoding.session import Session, generate
-from outrider.decoding.stage import Lane, Round, Stage
+from outrider.decoding.stage import Earlier, Lane, Learned, Round, Stage
 
 __all__ = [
     "Deferred",
     "DeferredState",
+    "Earlier",
     "Generation",
     "Lane",
+    "Learned",
     "Round",
     "Session",
     "Stage",

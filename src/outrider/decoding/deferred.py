@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any
 
 from outrider.core.counters import Counters
 from outrider.core.types import Budget, Draft, IntArray, Verified, as_ids
 from outrider.decoding.wrapping import WrappedDrafter
-from outrider.protocols import Request
+from outrider.protocols import DrafterState, Request
 
 
 @dataclass(slots=True)
@@ -23,7 +22,7 @@ class DeferredState:
     """
 
     request: Request
-    inner: Any = None
+    inner: DrafterState = None
     begun: bool = False
     owed: list[int] = field(default_factory=list)
 
@@ -38,7 +37,7 @@ class Deferred(WrappedDrafter):
     """
 
     def begin(
-        self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
+        self, requests: Sequence[Request], previous: Sequence[DrafterState | None] | None = None
     ) -> list[DeferredState]:
         """A state for each request; tokens of the turn before are passed on first."""
         old = list(previous or [None] * len(requests))

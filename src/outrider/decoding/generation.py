@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any
 
 import torch
 
 from outrider.core.counters import Counters
 from outrider.core.errors import ContextError
 from outrider.core.types import FinishReason, IntArray, Rows, Verdict, as_ids
+from outrider.decoding.stage import Lane
 from outrider.protocols import Request
 from outrider.sampling.text import TextStream
 
@@ -48,7 +48,7 @@ class Generation:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: FinishReason | None = None
     error: Exception | None = None
-    lane: Any = None
+    lane: Lane | None = None
     counters: Counters = field(default_factory=Counters)
     limit: int = 0
     begun: float = field(default_factory=perf_counter)
@@ -80,11 +80,17 @@ class Generation:
         """Tokens it may still write."""
         return self.limit - len(self.output)
 
+    @property
+    def open_lane(self) -> Lane:
+        """Its lane while it is being written."""
+        assert self.lane is not None
+        return self.lane
+
     def cancel(self) -> None:
         """End it before the next round."""
         self._cancelled = True
 
-    def open(self, lane: Any, counters: Counters, room: int) -> None:
+    def open(self, lane: Lane, counters: Counters, room: int) -> None:
         """Take a place in the batch; `room` is what the target's window leaves.
 
         Raises:

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
 
 from outrider.core.types import Prompt
 from outrider.decoding.deferred import Deferred
-from outrider.decoding.stage import Lane, Stage, caches_of
+from outrider.decoding.stage import Earlier, Lane, Stage, caches_of
 from outrider.models.caches.prefill import note_reading
-from outrider.protocols import Request
+from outrider.protocols import Cache, Request
 
 
 def outermost(stage: Stage) -> Stage:
@@ -23,7 +22,7 @@ def open_lanes(
     stage: Stage,
     requests: Sequence[Request],
     prompts: Sequence[Prompt],
-    previous: Sequence[Lane | None] | None = None,
+    previous: Sequence[Earlier | None] | None = None,
 ) -> list[Lane]:
     """Read the prompts. Lanes in `previous` lend what they remember."""
     old = previous or [None] * len(requests)
@@ -35,8 +34,8 @@ def open_lanes(
 def lanes_of(
     stage: Stage,
     requests: Sequence[Request],
-    caches: Sequence[Any],
-    previous: Sequence[Lane | None],
+    caches: Sequence[Cache],
+    previous: Sequence[Earlier | None],
     begun: float,
 ) -> list[Lane]:
     """Lanes over caches that were made since `begun` (`perf_counter`)."""

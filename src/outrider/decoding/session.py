@@ -12,7 +12,7 @@ from outrider.decoding.generation import Generation
 from outrider.decoding.ledger import uncount
 from outrider.decoding.opening import lanes_of, open_lanes, outermost
 from outrider.decoding.round import run_round
-from outrider.decoding.stage import Lane, Stage
+from outrider.decoding.stage import Earlier, Lane, Stage
 from outrider.models.caches.prefill import check_prompt
 from outrider.protocols import Request
 
@@ -71,7 +71,7 @@ class Session:
     def add(
         self,
         generations: Sequence[Generation],
-        previous: Sequence[Lane | None] | None = None,
+        previous: Sequence[Earlier | None] | None = None,
         *,
         chunk: int | None = None,
     ) -> None:
@@ -115,7 +115,7 @@ class Session:
         if not active:
             self._read_alone(reading)
             return []
-        lanes: list[Lane] = [g.lane for g in active]
+        lanes = [g.open_lane for g in active]
         limits = [g.remaining - 1 for g in active]
         result = run_round(self.stage, lanes, limits, [part.cache for part in reading])
         kept = [
@@ -126,7 +126,7 @@ class Session:
             uncount(lane.counters, verdict, len(tokens))
             lane.cache.commit(tokens)
         self._drafter.commit([lane.drafting for lane in lanes], kept)
-        self._drafter.settle([g.lane.drafting for g in active if not g.running])
+        self._drafter.settle([g.open_lane.drafting for g in active if not g.running])
         self._join_read()
         return active
 
@@ -156,7 +156,7 @@ class Session:
         """
         if generation.lane is None or not generation.running:
             raise ValueError("only a request that is being written can be forked")
-        lane: Lane = generation.lane
+        lane = generation.lane
         sampler = generation.request.sampler.for_sample(sample)
         request = Request(
             generation.request.prompt,
@@ -185,7 +185,7 @@ class Session:
         assert isinstance(drafter, Deferred)
         return drafter
 
-    def _open(self, generations: Sequence[Generation], previous: Sequence[Lane | None]) -> None:
+    def _open(self, generations: Sequence[Generation], previous: Sequence[Earlier | None]) -> None:
         """Read prompts, and the text of those that go on, at once."""
         if not generations:
             return
@@ -201,7 +201,7 @@ class Session:
             generation.open(lane, lane.counters, lane.cache.room)
         resumed = [g for g in generations if g.output]
         written = [as_ids(g.output) for g in resumed]
-        self._drafter.commit([g.lane.drafting for g in resumed], written)
+        self._drafter.commit([g.open_lane.drafting for g in resumed], written)
         self.generations += generations
 
     def _begin_reading(
@@ -229,7 +229,9 @@ class Session:
 
 
 def generate(
-    stage: Stage, generations: Sequence[Generation], previous: Sequence[Lane | None] | None = None
+    stage: Stage,
+    generations: Sequence[Generation],
+    previous: Sequence[Earlier | None] | None = None,
 ) -> Iterator[list[Generation]]:
     """Run rounds until every request has ended; yields those that advanced, round by round.
 

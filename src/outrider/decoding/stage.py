@@ -2,12 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from outrider.core.counters import Counters
 from outrider.core.types import NO_IDS, Draft, IntArray, Rows, Verdict
 from outrider.decoding.deferred import DeferredState
-from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
+from outrider.protocols import (
+    AcceptanceRule,
+    Cache,
+    Drafter,
+    DrafterState,
+    DraftPolicy,
+    LanguageModel,
+    Request,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +47,8 @@ class Lane:
     """
 
     request: Request
-    cache: Any
-    drafting: Any
+    cache: Cache
+    drafting: DrafterState
     tail: IntArray = field(default_factory=lambda: NO_IDS)
     counters: Counters = field(default_factory=Counters)
 
@@ -51,10 +58,27 @@ class Lane:
         return not isinstance(self.drafting, DeferredState) or self.drafting.begun
 
     @property
-    def state(self) -> Any:
+    def state(self) -> DrafterState:
         """The state of the drafter itself, where `Deferred` stands in front of it."""
         deferred = isinstance(self.drafting, DeferredState)
         return self.drafting.inner if deferred else self.drafting
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a request has taught its stage, without its text.
+
+    Attributes:
+        counters: of the verifying tier.
+    """
+
+    counters: Counters
+    cache: None = None
+    drafting: None = None
+
+
+Earlier = Lane | Learned
+"""What an earlier request leaves to a later one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +90,6 @@ class Round:
     verdicts: list[Verdict]
 
 
-def caches_of(lanes: Sequence[Lane | None]) -> list[Any]:
+def caches_of(lanes: Sequence[Earlier | None]) -> list[Cache | None]:
     """The verifier's cache of each lane; None where there is no lane."""
     return [lane.cache if lane else None for lane in lanes]

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from outrider.core.counters import Counters
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Verified
 from outrider.drafters.given import Given
 from outrider.drafters.method import DrafterMethod
 from outrider.policies import Source
-from outrider.protocols import Needs, Request
+from outrider.protocols import DrafterState, Needs, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +30,24 @@ class NoDrafter:
         return self
 
     def begin(
-        self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
+        self, requests: Sequence[Request], previous: Sequence[DrafterState | None] | None = None
     ) -> list[None]:
         """No state."""
         return [None] * len(requests)
 
     def propose(
-        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+        self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         """Empty drafts."""
         return [EMPTY_DRAFT] * len(states)
 
-    def observe(self, states: Sequence[Any], verified: Sequence[Verified]) -> None:
+    def observe(self, states: Sequence[DrafterState], verified: Sequence[Verified]) -> None:
         """Nothing to learn."""
 
-    def commit(self, states: Sequence[Any], tokens: Sequence[IntArray]) -> None:
+    def commit(self, states: Sequence[DrafterState], tokens: Sequence[IntArray]) -> None:
         """Nothing to remember."""
 
-    def counters(self, state: Any) -> dict[str, Counters]:
+    def counters(self, state: DrafterState) -> dict[str, Counters]:
         """Nothing was counted."""
         return {}
 

@@ -4,16 +4,17 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from outrider.context.config import ContextConfig
 from outrider.core.checks import Range
 from outrider.core.errors import ContextError, OptionError
 from outrider.core.types import Prompt
-from outrider.decoding import Lane, generate
+from outrider.decoding import Earlier, Learned, generate
 from outrider.decoding.generation import Generation
 from outrider.engine.prompt_size import places_of
 from outrider.engine.result import Result, ResultMaker, spans
+from outrider.inputs.given import TextCodec
 from outrider.inputs.images.messages import check_sees, images_of
 from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_prompt, read_prompt
 from outrider.protocols import LanguageModel, Request
@@ -22,23 +23,6 @@ from outrider.sampling.text import TextStream
 from outrider.strategy import Strategy
 
 StrategyFor = Callable[[SamplingParams], Strategy]
-
-
-@runtime_checkable
-class TextCodec(Protocol):
-    """What the generator asks of a tokenizer."""
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Text to ids, special tokens as the model expects them at the start."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids to text without special tokens."""
-        ...
-
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
-        """Messages to ids by the chat template, ready for the answer."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +70,7 @@ class Generator:
         self.mode = mode
         self.context_length = context_length
         self.selection = selection or ContextConfig()
-        self._kept: Lane | None = None
+        self._kept: Earlier | None = None
 
     @property
     def strategy(self) -> Strategy:
@@ -181,7 +165,7 @@ class Generator:
         if not generations:
             return
         kept, self._kept = self._kept, None
-        learned = kept and _without_caches(kept)
+        learned = kept and Learned(kept.counters)
         previous = [kept, *[learned] * (len(generations) - 1)]
         try:
             yield from generate(strategy.stage, generations, previous)
@@ -207,7 +191,7 @@ class Generator:
 
     def reset(self) -> None:
         """Forget the caches kept for the next turn. What policies have learned is kept."""
-        self._kept = self._kept and _without_caches(self._kept)
+        self._kept = self._kept and Learned(self._kept.counters)
 
     def _read(self, prompts: Sequence[Any], documents: Any, images: Any) -> list[Prompt]:
         images = images_of(prompts, images)
@@ -273,11 +257,6 @@ class Generator:
         if self.tokenizer is None:
             return None
         return TextStream(self.tokenizer.decode, params.stop, after=prompt.token_ids)
-
-
-def _without_caches(lane: Lane) -> Lane:
-    """What a lane says about drafting in general, nothing of its text."""
-    return Lane(lane.request, None, None, counters=lane.counters)
 
 
 class Stream:

@@ -13,10 +13,10 @@ def reading_of(
 ) -> tuple[Reading | None, str | None]:
     """The record of the outermost tier that read a selection, and who that was: `target` or
     `drafters`; None twice where everything was read."""
-    if target.reading is not None:
+    if isinstance(target.reading, Reading):
         return target.reading, "target"
     for counters in stages.values():
-        if counters.reading is not None:
+        if isinstance(counters.reading, Reading):
             return counters.reading, "drafters"
     return None, None
 

@@ -8,7 +8,6 @@ whatever drafts for it is verified against the guided choice, and the text stays
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from outrider.core.errors import OptionError
 from outrider.core.types import IntArray, Prompt, Rows
@@ -115,7 +114,7 @@ def guide(model: LanguageModel, scale: float) -> LanguageModel:
     return Guided(model, scale)
 
 
-def check_scale(scale: Any) -> None:
+def check_scale(scale: float) -> None:
     """Raise `OptionError` unless `scale` is a finite number of at least 0."""
     is_number = isinstance(scale, int | float) and not isinstance(scale, bool)
     if not is_number or not math.isfinite(scale) or scale < 0.0:

@@ -8,7 +8,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from outrider.core.errors import OptionError, StoreError
 from outrider.memories.store import (
     SEPARATOR,
+    Arrays,
     Document,
     StorePage,
     check_together,
@@ -58,7 +58,7 @@ class Corpus:
             [tokens]`; both of 32-bit integers.
     """
 
-    def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def __init__(self, arrays: Arrays) -> None:
         self.arrays = {name: np.ascontiguousarray(arrays[name]) for name in _ARRAYS}
         self._tokens = memoryview(self.arrays["tokens"])  # pyright: ignore[reportArgumentType]
         self._order = memoryview(self.arrays["order"])  # pyright: ignore[reportArgumentType]

@@ -4,15 +4,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from outrider.core.errors import StoreError
 from outrider.memories.automaton import ROOT, Automaton, SuffixStates
 from outrider.memories.store import (
     SEPARATOR,
+    Arrays,
     Document,
     StorePage,
     check_together,
@@ -46,7 +45,7 @@ class FrozenAutomaton(SuffixStates):
         nbytes: bytes of all arrays, mapped from disk or held.
     """
 
-    def __init__(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def __init__(self, arrays: Arrays) -> None:
         self.arrays = {name: np.ascontiguousarray(arrays[name]) for name in _ARRAYS}
         views = {name: memoryview(array) for name, array in self.arrays.items()}  # pyright: ignore[reportArgumentType]
         self.text = views["text"]
@@ -129,7 +128,7 @@ class FrozenAutomaton(SuffixStates):
         return cls(arrays)
 
 
-def _arrays(automaton: Automaton, text: list[int]) -> dict[str, NDArray[Any]]:
+def _arrays(automaton: Automaton, text: list[int]) -> Arrays:
     """The edges of each state in the order of their tokens, one state after the other."""
     counts = np.fromiter(map(len, automaton.edges), dtype=np.int64, count=automaton.num_states)
     total = int(counts.sum())

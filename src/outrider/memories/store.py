@@ -17,9 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outrider.core.errors import StoreError, VocabularyError
+from outrider.core.values import JsonValue
 
 Document = Sequence[int] | NDArray[np.int32]
 """Token ids of one text."""
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Arrays of a store by name; each has whole numbers of its own size."""
 
 VERSION = 1
 PAGE = "store.json"
@@ -49,14 +53,14 @@ class StorePage:
     tokens: int
     documents: int
     tokenizer: str = ""
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, JsonValue] = field(default_factory=dict)
     version: int = VERSION
 
 
 def write_store(
     path: Path,
     page: StorePage,
-    arrays: Mapping[str, NDArray[Any]],
+    arrays: Arrays,
     *,
     force: bool = False,
 ) -> None:
@@ -136,7 +140,7 @@ def read_page(path: Path) -> StorePage:
 
 def open_store(
     path: Path, kind: str, arrays: Mapping[str, str], *, fingerprint: str | None = None
-) -> tuple[StorePage, dict[str, NDArray[Any]]]:
+) -> tuple[StorePage, Arrays]:
     """Map the arrays of a store into memory.
 
     Args:

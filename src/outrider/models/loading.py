@@ -4,7 +4,7 @@ import difflib
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 
@@ -20,6 +20,9 @@ from outrider.models.llama.text_stack import TextStack, text_stack
 from outrider.models.quality import checkable, int8_quality
 from outrider.models.vision.loading import shows_images, with_eyes
 from outrider.protocols import LanguageModel
+
+if TYPE_CHECKING:
+    import transformers
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -38,12 +41,19 @@ _HUB_COPIES = ["original/*", "consolidated*"]
 """The same weights once more, in other formats, that some repositories carry."""
 
 
+ModelSource = Union[str, Path, LanguageModel, "transformers.PreTrainedModel"]
+"""A folder or hub name, a model of Outrider, or a built model of transformers."""
+
+TokenizerSource = Union[ModelSource, Tokenizer, "transformers.PreTrainedTokenizerBase", None]
+"""A folder or hub name, or a tokenizer; models that are built have none."""
+
+
 class FallbackWarning(OutriderWarning):
     """A model runs through a runner that is correct but slower than the one asked for."""
 
 
 def load_model(
-    source: Any,
+    source: ModelSource,
     *,
     name: str | None = None,
     dtype: str | torch.dtype = "auto",
@@ -98,7 +108,7 @@ def load_model(
     return with_eyes(model, checkpoint, dtype=kind, device=place, name=called, **trust)
 
 
-def check_adapter(source: Any, adapter: str | Path | None) -> None:
+def check_adapter(source: ModelSource, adapter: str | Path | None) -> None:
     """Look whether `adapter` fits the model that `source` names, without reading its weights.
 
     Raises:
@@ -216,7 +226,7 @@ def _wrap(source: Any, name: str | None) -> LanguageModel:
     return TransformersModel(source, name=name)  # pyright: ignore[reportArgumentType]
 
 
-def tokenizer_for(source: Any, *, trust_remote_code: bool = False) -> Tokenizer | None:
+def tokenizer_for(source: TokenizerSource, *, trust_remote_code: bool = False) -> Tokenizer | None:
     """The tokenizer of a folder or hub name, or around a built one; None where there is none.
 
     Raises:
@@ -230,7 +240,8 @@ def tokenizer_for(source: Any, *, trust_remote_code: bool = False) -> Tokenizer 
             return None
         return Tokenizer.load(folder, trust_remote_code=trust_remote_code)
     if callable(getattr(source, "get_vocab", None)):
-        return Tokenizer(source, name=getattr(source, "name_or_path", "") or "tokenizer")
+        built: Any = source
+        return Tokenizer(built, name=getattr(built, "name_or_path", "") or "tokenizer")
     return None
 
 

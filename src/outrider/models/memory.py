@@ -4,11 +4,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from outrider.core.errors import MemoryPlanError
+from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.safetensors_header import TensorInfo
 from outrider.models.llama.text_stack import text_checkpoint
@@ -176,13 +176,13 @@ _WIDTH = ("hidden_size", "n_embd", "d_model")
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def text_config(config: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
     """The part of config.json that describes the language model."""
     nested = config.get("text_config")
     return nested if isinstance(nested, Mapping) else config
 
 
-def cache_numbers(config: Mapping[str, Any]) -> int:
+def cache_numbers(config: Mapping[str, JsonValue]) -> int:
     """Numbers that one token leaves in the cache: keys and values of all layers.
 
     Latent attention (DeepSeek) is counted as `transformers` keeps it, expanded to all heads.
@@ -197,7 +197,7 @@ def cache_numbers(config: Mapping[str, Any]) -> int:
     return 2 * layers * kv_heads * head_dim
 
 
-def _first(config: Mapping[str, Any], *names: str) -> int | None:
+def _first(config: Mapping[str, JsonValue], *names: str) -> int | None:
     return next((int(config[name]) for name in names if config.get(name)), None)
 
 

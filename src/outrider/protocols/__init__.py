@@ -1,7 +1,7 @@
 """The contracts between packages. Everything else in the package is one side of one of these."""
 
 from outrider.protocols.cache import Cache, CacheReport
-from outrider.protocols.drafter import Drafter
+from outrider.protocols.drafter import Drafter, DrafterState
 from outrider.protocols.info import ModelInfo
 from outrider.protocols.model import (
     CAPABILITIES,
@@ -33,6 +33,7 @@ __all__ = [
     "ContextSelector",
     "DraftPolicy",
     "Drafter",
+    "DrafterState",
     "Eyes",
     "HiddenStates",
     "LanguageModel",

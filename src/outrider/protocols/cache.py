@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+from outrider.core.counters import ReadingRecord
 from outrider.core.types import (
     IntArray,
 )
@@ -20,7 +21,7 @@ class CacheReport:
     """
 
     vision_seconds: float = 0.0
-    reading: Any = None
+    reading: ReadingRecord | None = None
     guidance: float | None = None
 
 

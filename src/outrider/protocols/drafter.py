@@ -14,6 +14,10 @@ from outrider.core.types import (
 from outrider.protocols.request import Request
 from outrider.protocols.rule import Needs
 
+DrafterState = Any
+"""What one drafter keeps of one request. Each drafter has a type of its own, and nothing else reads
+it: states are handed back to the drafter that made them."""
+
 
 @runtime_checkable
 class Drafter(Protocol):
@@ -52,25 +56,25 @@ class Drafter(Protocol):
         ...
 
     def begin(
-        self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
-    ) -> list[Any]:
+        self, requests: Sequence[Request], previous: Sequence[DrafterState | None] | None = None
+    ) -> list[DrafterState]:
         """One state a request. A state in `previous` is taken over: the next turn of a talk."""
         ...
 
     def propose(
-        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+        self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         """One draft a request. A tail is what inner rounds accepted but nobody committed yet."""
         ...
 
-    def observe(self, states: Sequence[Any], verified: Sequence[Verified]) -> None:
+    def observe(self, states: Sequence[DrafterState], verified: Sequence[Verified]) -> None:
         """Learn from a verification; called once for every verifying tier, if it `learns`."""
         ...
 
-    def commit(self, states: Sequence[Any], tokens: Sequence[IntArray]) -> None:
+    def commit(self, states: Sequence[DrafterState], tokens: Sequence[IntArray]) -> None:
         """Take note of emitted tokens; called by the outermost loop alone."""
         ...
 
-    def counters(self, state: Any) -> dict[str, Counters]:
+    def counters(self, state: DrafterState) -> dict[str, Counters]:
         """What the tiers inside this drafter counted for one request, outermost first."""
         ...

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 
 from outrider.core.types import Exactness
+from outrider.core.values import JsonValue
 
 _CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ class ModelInfo:
     find_fingerprint: Callable[[], str]
     find_bytes_per_token: Callable[[], int] = _no_bytes
     end_ids: tuple[int, ...] = ()
-    generation_defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    generation_defaults: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
     image_token_ids: frozenset[int] = frozenset()
     exactness: Exactness = Exactness.IDENTICAL
     reads_axes: bool = False

@@ -34,6 +34,7 @@ class Segment:
     parents: IntArray | None = None
 
 
+@runtime_checkable
 class Capabilities(Protocol):
     """What some models can do besides reading. Each is an object that does it, which may be the
     model itself, or None where this model can not. Every model declares all of them."""

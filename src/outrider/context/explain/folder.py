@@ -3,13 +3,13 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from outrider.context.explain.history import History
 from outrider.context.explain.map import picture
 from outrider.context.explain.page import page
 from outrider.context.reading import Reading
 from outrider.core.errors import OptionError
+from outrider.core.values import JsonValue
 
 MAP, PAGE, FIGURES = "map.png", "text.html", "context.json"
 """Names of what is written."""
@@ -63,7 +63,7 @@ def explain(reading: Reading, folder: Path, *, written: int, answer: str = "") -
     return tuple(folder / name for name in contents)
 
 
-def recorded(reading: Reading, history: History) -> dict[str, Any]:
+def recorded(reading: Reading, history: History) -> dict[str, JsonValue]:
     """Everything as plain data: figures, chunks, and all looks with their scores."""
     context = history.context
     starts = context.starts  # counted anew each time it is asked for

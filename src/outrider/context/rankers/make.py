@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from outrider.context.config import SELECTORS, ContextConfig
 from outrider.context.rankers import baselines
@@ -33,7 +32,7 @@ def make_ranker(config: ContextConfig, embed: Embed | None = None) -> Ranker:
     return _RANKERS[config.selector](config, embed)
 
 
-def make_encoder(encoder: Any, embed: Embed | None = None) -> Encoder:
+def make_encoder(encoder: str | Encoder, embed: Embed | None = None) -> Encoder:
     """`auto`, `minilm`, `embeddings`, a folder or hub name; or an `Encoder`, which is returned.
 
     `auto` is `embeddings` where `embed` is given, which takes no package and next to no time and

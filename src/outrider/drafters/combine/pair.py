@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from outrider.core.counters import Counters
 from outrider.core.errors import StrategyError
@@ -11,14 +10,14 @@ from outrider.core.types import Budget, Draft, Draw, IntArray, Verified
 from outrider.decoding import Deferred, DeferredState
 from outrider.drafters.given import Given
 from outrider.policies import Source
-from outrider.protocols import Drafter, Needs, Request
+from outrider.protocols import Drafter, DrafterState, Needs, Request
 
 
 @dataclass(slots=True)
 class PairState:
     """One request at both drafters; the second begins when it is first asked."""
 
-    first: Any
+    first: DrafterState
     second: DeferredState
 
 

@@ -28,7 +28,7 @@ from outrider.core.types import (
     Verified,
     as_ids,
 )
-from outrider.decoding import Lane, Stage, open_lanes, run_round, uncount
+from outrider.decoding import Earlier, Lane, Stage, open_lanes, run_round, uncount
 from outrider.drafters.combine.compatibility import check_fit
 from outrider.drafters.given import Given
 from outrider.drafters.method import DrafterMethod
@@ -187,7 +187,7 @@ class Qualified:
         self,
         requests: Sequence[Request],
         prompts: Sequence[Prompt],
-        previous: Sequence[Lane | None],
+        previous: Sequence[Earlier | None],
     ) -> Sequence[Lane | None]:
         """Lanes, with None for prompts with images that do not fit (`start_fitting`)."""
         try:

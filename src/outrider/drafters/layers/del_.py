@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from outrider.drafters.given import Given
 from outrider.drafters.layers.exit_rates import ExitRates, Floats
 from outrider.drafters.layers.own_layers import OwnLayers, OwnState, full_cache, own_priors
 from outrider.drafters.method import DrafterMethod
-from outrider.protocols import Drafter, Request
+from outrider.protocols import Drafter, DrafterState, Request
 from outrider.protocols.method import Paper, Value
 from outrider.sampling import Sampler
 
@@ -108,7 +107,7 @@ class DynamicExit(OwnLayers):
         return ExitState(request, state.cache)
 
     def _propose(
-        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+        self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         drafts = [EMPTY_DRAFT] * len(states)
         groups: dict[tuple[int, float], list[int]] = {}
@@ -133,7 +132,7 @@ class DynamicExit(OwnLayers):
                 drafts[i] = draft
         return drafts
 
-    def observe(self, states: Sequence[Any], verified: Sequence[Verified]) -> None:
+    def observe(self, states: Sequence[DrafterState], verified: Sequence[Verified]) -> None:
         """Learn what each layer would have drafted, where the target's rows were watched."""
         for state, seen in zip(states, verified, strict=True):
             if seen.tier == "target" and state.watched:

@@ -15,6 +15,7 @@ from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
 from outrider.core.errors import OptionError
 from outrider.core.layers import LayerSet
 from outrider.core.types import BoolArray
+from outrider.core.values import JsonValue
 
 _MOST_OBSERVED = 256
 """Scores that the surrogate is fitted to, the newest ones; its cost grows with their cube."""
@@ -223,7 +224,7 @@ class LayerSetSearch:
 
     # -- kept in a file ---------------------------------------------------------------------
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """What `restore` reads."""
         return {
             "layers": self.layers.to_dict(),
@@ -232,7 +233,7 @@ class LayerSetSearch:
             "misses": self.misses,
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(self, saved: dict[str, JsonValue]) -> None:
         """Go on from what `to_dict` wrote. Raises `OptionError` for anything else, and for a set of
         another number of layers or another budget."""
         try:

@@ -10,7 +10,7 @@ after an exit that is chosen every round (`del_.py`).
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from outrider.core.checks import Range
 from outrider.core.counters import Counters
@@ -25,7 +25,7 @@ from outrider.models.caches.bookkeeping import CacheBook
 from outrider.models.caches.borrowed import Borrowed
 from outrider.policies import Source
 from outrider.policies.confidence import BelowThreshold
-from outrider.protocols import NO_NEEDS, LanguageModel, Layered, Needs, Request
+from outrider.protocols import NO_NEEDS, DrafterState, LanguageModel, Layered, Needs, Request
 
 D = TypeVar("D", bound="OwnLayers")
 
@@ -102,8 +102,8 @@ class OwnLayers:
         return Draw.IID if self.growth is None else self.growth.draw
 
     def begin(
-        self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
-    ) -> list[Any]:
+        self, requests: Sequence[Request], previous: Sequence[DrafterState | None] | None = None
+    ) -> list[DrafterState]:
         """Borrow the target's caches; what an earlier turn had borrowed is not needed.
 
         Raises:
@@ -121,7 +121,7 @@ class OwnLayers:
         return OwnState(request, self.layered.borrow(request.target_cache))
 
     def propose(
-        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+        self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         """One draft a request; nothing is done for those whose budget is empty."""
         drafts, asked = [EMPTY_DRAFT] * len(states), []
@@ -139,19 +139,19 @@ class OwnLayers:
 
     @abstractmethod
     def _propose(
-        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+        self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         """Drafts of requests that all want some."""
 
-    def observe(self, states: Sequence[Any], verified: Sequence[Verified]) -> None:
+    def observe(self, states: Sequence[DrafterState], verified: Sequence[Verified]) -> None:
         """A fixed part of a model learns nothing."""
 
-    def commit(self, states: Sequence[Any], tokens: Sequence[IntArray]) -> None:
+    def commit(self, states: Sequence[DrafterState], tokens: Sequence[IntArray]) -> None:
         """The target's cache has gone on; what was drafted is forgotten."""
         for state in states:
             state.cache.commit(())
 
-    def counters(self, state: Any) -> dict[str, Counters]:
+    def counters(self, state: DrafterState) -> dict[str, Counters]:
         """Forwards of the part, and drafted tokens."""
         state.counters.off = state.off
         return {self.name: state.counters}

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from outrider.drafters.given import Given
 from outrider.drafters.layers.layer_search import LayerSetSearch, SearchSettings
 from outrider.drafters.layers.own_layers import OwnLayers, OwnState, full_cache, own_priors
 from outrider.drafters.method import DrafterMethod
-from outrider.protocols import Drafter, LanguageModel, Request, Segment
+from outrider.protocols import Drafter, DrafterState, LanguageModel, Request, Segment
 from outrider.protocols.method import Paper, Value
 
 _FORMAT = 1
@@ -106,11 +105,11 @@ class Swift(OwnLayers):
         return SwiftState(request, state.cache)
 
     def _propose(
-        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+        self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         return self.draft(self.search.layers, states, tails, budgets, self.confidence)
 
-    def commit(self, states: Sequence[Any], tokens: Sequence[IntArray]) -> None:
+    def commit(self, states: Sequence[DrafterState], tokens: Sequence[IntArray]) -> None:
         """The target has gone on; with enough text, another set is tried."""
         OwnLayers.commit(self, states, tokens)
         if self.search.done:

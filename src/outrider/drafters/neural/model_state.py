@@ -11,7 +11,7 @@ from outrider.core.counters import Counters
 from outrider.core.errors import ContextError, OptionError
 from outrider.core.types import IntArray, Prompt, Rows, Stop
 from outrider.models.caches.prefill import note_reading
-from outrider.protocols import LanguageModel, Request
+from outrider.protocols import Cache, LanguageModel, Request
 from outrider.sampling import Sampler
 
 UNFIT = (ContextError, OptionError)
@@ -104,19 +104,19 @@ def head_chance(stop: Stop, rows: Rows, row: int, model: str) -> float:
 
 
 def start_fitting(
-    model: LanguageModel, prompts: Sequence[Prompt], reuse: Sequence[Any]
-) -> list[Any]:
+    model: LanguageModel, prompts: Sequence[Prompt], reuse: Sequence[Cache | None]
+) -> Sequence[Cache | None]:
     """`model.start`, with None for prompts whose images, once seen, are too much for the window, or
     which the model's processor or template refuses."""
     try:
-        return list(model.start(prompts, reuse))
+        return model.start(prompts, reuse)
     except UNFIT:
         if all(prompt.pictured is None for prompt in prompts):
             raise
     return [_started(model, prompt) for prompt in prompts]
 
 
-def _started(model: LanguageModel, prompt: Prompt) -> Any:
+def _started(model: LanguageModel, prompt: Prompt) -> Cache | None:
     try:
         return model.start([prompt])[0]
     except UNFIT:

@@ -4,7 +4,6 @@ import atexit
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from outrider.core.counters import Counters
 from outrider.core.types import Budget, Draft, IntArray, Verified
@@ -13,7 +12,7 @@ from outrider.drafters.given import Given
 from outrider.drafters.method import DrafterMethod
 from outrider.drafters.statistics.tree_statistics import TreeStatistics
 from outrider.policies import Source
-from outrider.protocols import Drafter, Request
+from outrider.protocols import Drafter, DrafterState, Request
 from outrider.protocols.method import Paper, Value
 
 
@@ -34,29 +33,29 @@ class Recorded(WrappedDrafter):
     file: str = ""
 
     def begin(
-        self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
-    ) -> list[Any]:
+        self, requests: Sequence[Request], previous: Sequence[DrafterState | None] | None = None
+    ) -> list[DrafterState]:
         """The drafter's states."""
         return self.drafter.begin(requests, previous)
 
     def propose(
-        self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
+        self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
         """The drafter's drafts."""
         return self.drafter.propose(states, tails, budgets)
 
-    def observe(self, states: Sequence[Any], verified: Sequence[Verified]) -> None:
+    def observe(self, states: Sequence[DrafterState], verified: Sequence[Verified]) -> None:
         """Count, then let the drafter learn."""
         for seen in verified:
             if len(seen.draft) and seen.draft.origin == self.name and seen.verdict.error is None:
                 self.statistics.note(seen.draft, seen.verdict.path)
         self.drafter.observe(states, verified)
 
-    def commit(self, states: Sequence[Any], tokens: Sequence[IntArray]) -> None:
+    def commit(self, states: Sequence[DrafterState], tokens: Sequence[IntArray]) -> None:
         """Let the drafter take note."""
         self.drafter.commit(states, tokens)
 
-    def counters(self, state: Any) -> dict[str, Counters]:
+    def counters(self, state: DrafterState) -> dict[str, Counters]:
         """The drafter's."""
         return self.drafter.counters(state)
 

@@ -9,11 +9,14 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from outrider.core.errors import MissingExtraError, OptionError
 from outrider.inputs.documents.folders import files_below, is_hidden
 from outrider.inputs.images.pixels import as_rgb, halvings
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif")
 """Files of a folder that are read. A file that is named is read whatever its name."""
@@ -39,7 +42,7 @@ _STRANGE = {
 }
 
 
-def read_image(path: str | Path) -> Any:
+def read_image(path: str | Path) -> "PIL.Image.Image":
     """The image in a file, as a `PIL.Image.Image` in RGB.
 
     It stands upright (EXIF), lies on white where it is transparent, and has at most 16 megapixels
@@ -148,7 +151,7 @@ def _told(head: bytes) -> str:
     return "no image but text" if b"\0" not in head else "no image of a known kind"
 
 
-def _decoded(path: Path, file: BinaryIO, kind: str) -> Any:
+def _decoded(path: Path, file: BinaryIO, kind: str) -> "PIL.Image.Image":
     try:
         image = _decoder(kind)(file)
         width, height = image.size

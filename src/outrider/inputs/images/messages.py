@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeGuard
 
 from outrider.core.errors import OptionError
-from outrider.core.types import Pictured, Prompt
+from outrider.core.types import Message, Pictured, Prompt
+from outrider.inputs.given import GivenImage, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.files import read_image
 from outrider.inputs.images.pixels import as_rgb
 from outrider.models.checkpoints.messages import (
@@ -17,19 +18,24 @@ from outrider.models.checkpoints.messages import (
 )
 from outrider.protocols import LanguageModel
 
+if TYPE_CHECKING:
+    import PIL.Image
+
 _ASK = "Give a string with images=[...], or chat messages with image parts"
 
 
-def needs_eyes(prompt: Any, images: Any) -> bool:
+def needs_eyes(prompt: GivenPrompt, images: GivenImages) -> bool:
     """Whether a prompt comes with images, or with places for them. Raises `OptionError` for parts
     of messages that are neither images nor texts."""
-    if not _is_chat(prompt):
+    if not is_chat(prompt):
         return images is not None
     check_parts(prompt)
     return images is not None or any(True for _ in images_in(prompt))
 
 
-def images_of(prompts: Sequence[Any], images: Any) -> Sequence[Any]:
+def images_of(
+    prompts: Sequence[GivenPrompt], images: Sequence[GivenImages] | None
+) -> Sequence[GivenImages]:
     """What images each prompt of a list has. Raises `OptionError` when there are others."""
     if images is None:
         return [None] * len(prompts)
@@ -42,7 +48,7 @@ def images_of(prompts: Sequence[Any], images: Any) -> Sequence[Any]:
     return images
 
 
-def read_pictured(prompt: Any, images: Any, tokenizer: Any) -> Prompt:
+def read_pictured(prompt: GivenPrompt, images: GivenImages, tokenizer: TextCodec | None) -> Prompt:
     """One prompt with images.
 
     Args:
@@ -66,7 +72,7 @@ def read_pictured(prompt: Any, images: Any, tokenizer: Any) -> Prompt:
     if isinstance(prompt, str):
         parts = [{"type": "image"} for _ in given] + [{"type": "text", "text": prompt}]
         prompt = [{"role": "user", "content": parts}]
-    if not _is_chat(prompt):
+    if not is_chat(prompt):
         raise OptionError(f"images are given with the prompt {prompt!r:.60}", hint=_ASK)
     messages, found = _placed(prompt, given)
     pictured = Pictured(messages=tuple(messages), images=tuple(map(_opened, found)))
@@ -83,20 +89,24 @@ def check_sees(model: LanguageModel, prompts: Sequence[Prompt]) -> None:
         )
 
 
-def _is_chat(prompt: Any) -> bool:
-    is_list = isinstance(prompt, Sequence) and not isinstance(prompt, str)
-    return is_list and bool(prompt) and all(isinstance(part, Mapping) for part in prompt)
+def is_chat(prompt: GivenPrompt) -> TypeGuard[Sequence[Message]]:
+    """Whether a prompt is a list of chat messages."""
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+        return False
+    return bool(prompt) and all(isinstance(part, Mapping) for part in prompt)
 
 
-def _listed(images: Any) -> list[Any]:
+def _listed(images: GivenImages) -> list[GivenImage]:
     if images is None:
         return []
-    return list(images) if isinstance(images, list | tuple) else [images]
+    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+        return list(images)
+    return [images]
 
 
 def _placed(
-    messages: Sequence[Mapping[str, Any]], images: Sequence[Any]
-) -> tuple[list[Mapping[str, Any]], list[Any]]:
+    messages: Sequence[Message], images: Sequence[GivenImage]
+) -> tuple[list[Message], list[GivenImage]]:
     """The messages with bare image parts, and the image of each part in order."""
     parts = list(images_in(messages))
     empty = sum(part.get("image") is None for part in parts)
@@ -111,14 +121,14 @@ def _placed(
     return [_bare(message) for message in messages], found
 
 
-def _bare(message: Mapping[str, Any]) -> Mapping[str, Any]:
+def _bare(message: Message) -> Message:
     content = message.get("content")
     if isinstance(content, list | tuple):
         content = [{"type": "image"} if is_image(part) else part for part in content]
     return {**message, "content": content}
 
 
-def _opened(image: Any) -> Any:
+def _opened(image: GivenImage) -> "PIL.Image.Image":
     """In RGB and upright. Raises `OptionError` for what is neither an image nor a file of one."""
     if isinstance(image, str | Path):
         return read_image(image)
@@ -129,7 +139,7 @@ def _opened(image: Any) -> Any:
     return as_rgb(image)
 
 
-def _question(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> tuple[int, ...]:
+def _question(messages: Sequence[Message], tokenizer: TextCodec) -> tuple[int, ...]:
     """The messages without images, as the target's own template spells them."""
     texts = without_images(messages)
     ids = tokenizer.chat(texts) if tokenizer.has_chat else tokenizer.encode(spoken_text(texts))

@@ -1,10 +1,13 @@
 """Any pillow image as plain RGB: what every model's own preparation begins with."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from outrider.core.errors import OptionError
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 LARGEST = 1 << 24
 """Pixels that are kept: 16 megapixels, more than any supported model looks at. What has more is
@@ -17,7 +20,7 @@ _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 """Modes of 16 bits a pixel; pillow itself would clip them."""
 
 
-def as_rgb(image: Any) -> Any:
+def as_rgb(image: "PIL.Image.Image") -> "PIL.Image.Image":
     """`image` (`PIL.Image.Image`) in RGB, upright, of at most `LARGEST` pixels.
 
     What is transparent is laid on white. 16-bit greys are scaled, not clipped. CMYK goes by the
@@ -53,7 +56,7 @@ def halvings(size: tuple[int, int]) -> int:
     return factor
 
 
-def _eight_bits(image: Any) -> Any:
+def _eight_bits(image: "PIL.Image.Image") -> "PIL.Image.Image":
     """A 16-bit grey by its high byte, which is also what pillow keeps of 16-bit colours."""
     from PIL import Image
 
@@ -63,7 +66,7 @@ def _eight_bits(image: Any) -> Any:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def _on_white(image: Any) -> Any:
+def _on_white(image: "PIL.Image.Image") -> "PIL.Image.Image":
     from PIL import Image
 
     paper = Image.new("RGB", image.size, "white")
@@ -71,7 +74,7 @@ def _on_white(image: Any) -> Any:
     return paper
 
 
-def _turn(image: Any) -> Any:
+def _turn(image: "PIL.Image.Image") -> "PIL.Image.Transpose | None":
     """How to set the image upright; None where it is, or where nobody can tell."""
     from PIL.Image import Transpose
 

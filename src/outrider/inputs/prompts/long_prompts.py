@@ -1,14 +1,14 @@
 """Prompts around documents: what comes before, the chunks, and the instruction after them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from outrider.core.errors import ContextError, OptionError
-from outrider.core.types import LongContext, Passage, Prompt
+from outrider.core.types import LongContext, Message, Passage, Prompt
 from outrider.inputs.documents.chunks import Source, cut_sources
 from outrider.inputs.documents.files import Document
 
-Messages = Sequence[Mapping[str, Any]]
+Messages = Sequence[Message]
 
 _GAP = "\n\n"
 """Between documents, and between the last one and the instruction."""

@@ -7,14 +7,15 @@ from typing import Any
 from outrider.core.errors import OptionError
 from outrider.core.types import Prompt
 from outrider.inputs.documents.files import Document, read_files
-from outrider.inputs.images.messages import needs_eyes, read_pictured
+from outrider.inputs.given import GivenDocument, GivenImages, GivenPrompt, TextCodec
+from outrider.inputs.images.messages import is_chat, needs_eyes, read_pictured
 from outrider.inputs.prompts.long_prompts import Codec, long_prompt
 
 _LONGEST_PATH = 256
 """Characters; what is longer is text."""
 
 
-def is_batch(prompt: Any) -> bool:
+def is_batch(prompt: GivenPrompt | Sequence[GivenPrompt]) -> bool:
     """Whether `prompt` is a list of prompts, rather than one.
 
     A list of messages and a list of token ids are one prompt each.
@@ -24,7 +25,9 @@ def is_batch(prompt: Any) -> bool:
     return not (prompt and all(isinstance(part, Mapping | int) for part in prompt))
 
 
-def read_prompt(prompt: Any, tokenizer: Any, images: Any = None) -> Prompt:
+def read_prompt(
+    prompt: GivenPrompt, tokenizer: TextCodec | None, images: GivenImages = None
+) -> Prompt:
     """One prompt as token ids, or with images. Raises `OptionError` for anything that is not a
     prompt."""
     if needs_eyes(prompt, images):
@@ -33,30 +36,31 @@ def read_prompt(prompt: Any, tokenizer: Any, images: Any = None) -> Prompt:
         return prompt
     if isinstance(prompt, str):
         return Prompt(token_ids=_needed(tokenizer, "a string").encode(prompt))
+    if is_chat(prompt):
+        return Prompt(token_ids=_needed(tokenizer, "chat messages").chat(prompt))
     if isinstance(prompt, Sequence) and prompt:
-        if all(isinstance(part, Mapping) for part in prompt):
-            return Prompt(token_ids=_needed(tokenizer, "chat messages").chat(prompt))
-        if all(isinstance(part, int) for part in prompt):
-            return Prompt(token_ids=tuple(prompt))
+        ids = [part for part in prompt if isinstance(part, int)]
+        if len(ids) == len(prompt):
+            return Prompt(token_ids=tuple(ids))
     raise OptionError(
         f"a prompt can not be {prompt!r:.60}",
         hint="Give a string, chat messages ({'role': ..., 'content': ...}), or token ids",
     )
 
 
-def read_documents(context: Any) -> list[Document]:
+def read_documents(context: GivenDocument | Sequence[GivenDocument]) -> list[Document]:
     """Documents: a text, a `Path` of a file or folder, `(name, text)`, or a list of any of these.
 
     Raises:
         OptionError: it is none of these, or a file can not be read.
     """
-    is_pair = isinstance(context, tuple) and _is_document(context)
-    if isinstance(context, str | Path) or is_pair:
-        context = [context]
-    if not isinstance(context, Sequence):
+    parts: Any = context
+    if isinstance(context, str | Path) or (isinstance(context, tuple) and _is_document(context)):
+        parts = [context]
+    if not isinstance(parts, Sequence):
         raise _no_document(context)
     found: list[Document] = []
-    for part in context:
+    for part in parts:
         if isinstance(part, Path):
             found += read_files([part])
         elif isinstance(part, str):
@@ -69,9 +73,9 @@ def read_documents(context: Any) -> list[Document]:
 
 
 def read_long_prompt(
-    prompt: Any,
+    prompt: GivenPrompt,
     documents: Sequence[Document],
-    tokenizer: Any,
+    tokenizer: TextCodec | None,
     chunk_size: int,
     *,
     chat: bool = False,
@@ -84,12 +88,7 @@ def read_long_prompt(
             "the tokenizer can not tell where in a document its tokens end",
             hint="Load the target with a tokenizer of transformers",
         )
-    is_chat = (
-        isinstance(prompt, Sequence)
-        and bool(prompt)
-        and all(isinstance(part, Mapping) for part in prompt)
-    )
-    if not isinstance(prompt, str) and not is_chat:
+    if not isinstance(prompt, str) and not is_chat(prompt):
         raise OptionError(
             f"with context the prompt is the instruction, and it is {prompt!r:.60}",
             hint="Give a string, or chat messages",

@@ -3,9 +3,10 @@
 from typing import TypeVar
 
 from outrider.core.errors import StrategyError
+from outrider.models.caches.bookkeeping import CacheBook
 from outrider.protocols import Cache
 
-C = TypeVar("C", bound=Cache)
+C = TypeVar("C", bound=CacheBook)
 
 
 def narrowed(cache: Cache, kind: type[C], name: str) -> C:

@@ -9,13 +9,13 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from outrider.core.errors import CheckpointError
+from outrider.core.values import JsonValue
 from outrider.models.checkpoints.safetensors_header import TensorInfo, read_header
 
 SINGLE = "model.safetensors"
@@ -44,8 +44,8 @@ class Checkpoint:
     """
 
     path: Path
-    config: dict[str, Any]
-    generation: dict[str, Any]
+    config: dict[str, JsonValue]
+    generation: dict[str, JsonValue]
     tensors: Mapping[str, TensorInfo]
     fingerprint: str
 
@@ -154,7 +154,7 @@ def _refuse_format(file: Path) -> None:
         )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, JsonValue]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -195,7 +195,7 @@ def _read_shards(folder: Path) -> dict[str, TensorInfo]:
 # -- fingerprint -----------------------------------------------------------------------------
 
 
-def _fingerprint(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> str:
+def _fingerprint(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorInfo]) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     by_file: dict[Path, list[str]] = {}
     for name in sorted(tensors):

@@ -1,13 +1,20 @@
 """What a checkpoint's own files say about sampling, the end of a text and its longest length."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+from outrider.core.values import JsonValue
+
+if TYPE_CHECKING:
+    import transformers
 
 _WHEN_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 _ALWAYS = ("repetition_penalty", "min_new_tokens", "max_new_tokens")
 
 
-def end_ids(generation: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, ...]:
+def end_ids(
+    generation: Mapping[str, JsonValue], config: Mapping[str, JsonValue]
+) -> tuple[int, ...]:
     """End tokens: `eos_token_id`, one or a list, of generation_config.json, else of config.json."""
     found = generation.get("eos_token_id")
     if found is None:
@@ -17,7 +24,7 @@ def end_ids(generation: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[i
     return (int(found),) if isinstance(found, int) else tuple(int(token) for token in found)
 
 
-def recommended(generation: Mapping[str, Any]) -> dict[str, Any]:
+def recommended(generation: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """The fields of a generation_config.json that were set by someone, without its bookkeeping."""
     return {
         key: value
@@ -26,7 +33,7 @@ def recommended(generation: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
+def sampling_defaults(generation: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """The options of `SamplingParams` that generation_config.json sets.
 
     As in `transformers`, warps count only where `do_sample` is true, and a temperature that is
@@ -35,7 +42,7 @@ def sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
     chosen.
     """
     names = _ALWAYS
-    defaults: dict[str, Any] = {}
+    defaults: dict[str, JsonValue] = {}
     if generation.get("do_sample"):
         names = (*_WHEN_SAMPLING, *_ALWAYS)
         defaults["temperature"] = 1.0
@@ -45,7 +52,7 @@ def sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
     return defaults | given
 
 
-def _banned(generation: Mapping[str, Any]) -> tuple[int, ...]:
+def _banned(generation: Mapping[str, JsonValue]) -> tuple[int, ...]:
     """Ids that are never chosen; longer words are left to the user, and -1 stands for none."""
     words = generation.get("bad_words_ids") or ()
     found = {int(word[0]) for word in words if len(word) == 1} - set(end_ids(generation, {}))
@@ -53,7 +60,7 @@ def _banned(generation: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(sorted(token for token in found if token >= 0))
 
 
-def context_limit(text: Any) -> int:
+def context_limit(text: "transformers.PretrainedConfig") -> int:
     """Most tokens a text configuration allows.
 
     Dynamic and LongRoPE embeddings change all positions once a text outgrows the original window.

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from outrider.core.errors import OptionError
+from outrider.core.types import Message
+from outrider.core.values import JsonValue
 
-Message = Mapping[str, Any]
-Render = Callable[[list[dict[str, Any]]], str]
+Render = Callable[[list[dict[str, JsonValue]]], str]
 """What a template makes of messages; it raises what it likes."""
 
 _PROBE = "outrider-probe"
@@ -35,7 +36,7 @@ class Reads:
             texts=_spells(render, _PROBE), parts=_spells(render, [{"type": "text", "text": _PROBE}])
         )
 
-    def fit(self, messages: Sequence[Message], mark: str = "") -> list[dict[str, Any]]:
+    def fit(self, messages: Sequence[Message], mark: str = "") -> list[dict[str, JsonValue]]:
         """The same messages in a form that the template understands.
 
         Args:
@@ -44,7 +45,7 @@ class Reads:
         """
         return [self._fit(message, mark) for message in messages]
 
-    def _fit(self, message: Message, mark: str) -> dict[str, Any]:
+    def _fit(self, message: Message, mark: str) -> dict[str, JsonValue]:
         content = message.get("content")
         if (parts := _parts(content)) is not None:
             if self.texts and not self.parts:
@@ -62,7 +63,7 @@ def _spells(render: Render, content: Any) -> bool:
     return _PROBE in text and "'type'" not in text and '"type"' not in text
 
 
-def is_image(part: Any) -> bool:
+def is_image(part: JsonValue) -> bool:
     """Whether a part of a message is an image."""
     return isinstance(part, Mapping) and part.get("type") == "image"
 
@@ -80,13 +81,13 @@ def check_parts(messages: Sequence[Message]) -> None:
                 )
 
 
-def images_in(messages: Sequence[Message]) -> Iterator[Mapping[str, Any]]:
+def images_in(messages: Sequence[Message]) -> Iterator[Message]:
     """The image parts of all messages, in order."""
     for message in messages:
         yield from filter(is_image, _parts(message.get("content")) or ())
 
 
-def without_images(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def without_images(messages: Sequence[Message]) -> list[dict[str, JsonValue]]:
     """The texts alone. What is left of a list of parts stays a list."""
     found = []
     for message in messages:

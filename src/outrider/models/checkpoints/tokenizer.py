@@ -3,14 +3,19 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outrider.core.errors import CheckpointError, OptionError
+from outrider.core.types import Message
+from outrider.core.values import JsonValue
 from outrider.models.checkpoints.messages import Reads
+
+if TYPE_CHECKING:
+    import transformers
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -37,8 +42,10 @@ class Tokenizer:
         name: how errors call it.
     """
 
-    def __init__(self, tokenizer: Any, *, name: str = "tokenizer") -> None:
-        self.tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: "transformers.PreTrainedTokenizerBase", *, name: str = "tokenizer"
+    ) -> None:
+        self.tokenizer: Any = tokenizer  # what its methods return depends on their options
         self.name = name
 
     @classmethod
@@ -86,7 +93,7 @@ class Tokenizer:
         Tokenizers without offsets read sentence by sentence, and all tokens of one end where it
         ends.
         """
-        settings: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True}
+        settings: dict[str, JsonValue] = {"add_special_tokens": False, "split_special_tokens": True}
         ids: list[int] = []
         ends: list[int] = []
         for piece, start in self._pieces(text):
@@ -126,7 +133,7 @@ class Tokenizer:
         )
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
     ) -> tuple[int, ...]:
         """Ids of a conversation by the chat template, ready for the answer.
 
@@ -142,9 +149,7 @@ class Tokenizer:
         """Whether there is a chat template."""
         return bool(self.tokenizer.chat_template)
 
-    def chat_text(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
-    ) -> str:
+    def chat_text(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """A conversation as the chat template spells it. Raises what `chat` does."""
         if not self.has_chat:
             raise OptionError(
@@ -159,7 +164,9 @@ class Tokenizer:
                 hint="Give a list of {'role': 'user' or 'assistant', 'content': text}",
             ) from error
 
-    def _render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+    def _render(
+        self, messages: list[dict[str, JsonValue]], add_generation_prompt: bool = True
+    ) -> str:
         return self.tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=add_generation_prompt
         )

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from outrider.core.errors import CheckpointError
+from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
 from outrider.models.llama.rope_scaling import Rope, read_rope
 
@@ -73,7 +73,7 @@ class DecoderConfig:
         return self.rope.context_length
 
 
-def supports(config: Mapping[str, Any]) -> str | None:
+def supports(config: Mapping[str, JsonValue]) -> str | None:
     """None when `Decoder` runs this config.json, else the reason why not."""
     try:
         read_config(config)
@@ -82,7 +82,7 @@ def supports(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def read_config(config: Mapping[str, Any]) -> DecoderConfig:
+def read_config(config: Mapping[str, JsonValue]) -> DecoderConfig:
     """The decoder that config.json describes.
 
     Raises:
@@ -127,7 +127,7 @@ def read_config(config: Mapping[str, Any]) -> DecoderConfig:
     )
 
 
-def _family(config: Mapping[str, Any]) -> Family:
+def _family(config: Mapping[str, JsonValue]) -> Family:
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise UnsupportedCheckpointError(
@@ -155,7 +155,7 @@ _SIZES = {
 }
 
 
-def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+def _sizes(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     for key in _SIZES.values():
         value = config.get(key)
         if not isinstance(value, int) or value < 1:
@@ -163,7 +163,7 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     return {ours: config[theirs] for ours, theirs in _SIZES.items()}
 
 
-def _activation(config: Mapping[str, Any]) -> str:
+def _activation(config: Mapping[str, JsonValue]) -> str:
     name = config.get("hidden_act", "silu")
     if name not in ACTIVATIONS:
         raise UnsupportedCheckpointError(
@@ -172,7 +172,9 @@ def _activation(config: Mapping[str, Any]) -> str:
     return name
 
 
-def _windows(config: Mapping[str, Any], family: Family, num_layers: int) -> tuple[int | None, ...]:
+def _windows(
+    config: Mapping[str, JsonValue], family: Family, num_layers: int
+) -> tuple[int | None, ...]:
     """Sliding windows: all layers or none (Mistral), or as `layer_types` says (the others)."""
     window = config.get("sliding_window", family.window)
     if family.window_switch and not config.get("use_sliding_window", False):
@@ -196,7 +198,7 @@ def _windows(config: Mapping[str, Any], family: Family, num_layers: int) -> tupl
 
 
 def _layer_types(
-    config: Mapping[str, Any], family: Family, window: int | None, num_layers: int
+    config: Mapping[str, JsonValue], family: Family, window: int | None, num_layers: int
 ) -> list[str]:
     """What `transformers` assumes where config.json has no `layer_types`."""
     if window is None:
@@ -212,7 +214,7 @@ def _layer_types(
     return ["sliding_attention" if slides else "full_attention" for slides in sliding]
 
 
-def _rotary(config: Mapping[str, Any], family: Family, num_layers: int) -> tuple[bool, ...]:
+def _rotary(config: Mapping[str, JsonValue], family: Family, num_layers: int) -> tuple[bool, ...]:
     """SmolLM3 leaves every fourth layer without positions; the others turn in all layers."""
     if family.no_rope_every is None:
         return (True,) * num_layers

@@ -6,12 +6,12 @@ The rules are those of `transformers`, in float32 as there, so that the angles a
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
 
 
@@ -34,7 +34,7 @@ class Rope:
 
 
 def read_rope(
-    config: Mapping[str, Any], *, head_dim: int, default_theta: float, max_positions: int
+    config: Mapping[str, JsonValue], *, head_dim: int, default_theta: float, max_positions: int
 ) -> Rope:
     """The embedding that config.json describes, in either spelling.
 
@@ -67,8 +67,8 @@ def _sections(given: Sequence[int] | None, head_dim: int) -> tuple[int, ...] | N
 
 
 def _parameters(
-    config: Mapping[str, Any], default_theta: float, max_positions: int
-) -> dict[str, Any]:
+    config: Mapping[str, JsonValue], default_theta: float, max_positions: int
+) -> dict[str, JsonValue]:
     """One flat dict with `rope_type`, `rope_theta` and the variant's own fields."""
     parameters = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
     if any(isinstance(value, Mapping) for value in parameters.values()):
@@ -92,17 +92,17 @@ def _powers(theta: float, dim: int) -> Float[Tensor, " pairs"]:
     return theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
 
 
-def _default(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
+def _default(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> Rope:
     return Rope(1.0 / _powers(parameters["rope_theta"], dim), 1.0, max_positions)
 
 
-def _linear(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
+def _linear(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> Rope:
     """Position interpolation (Chen et al. 2023): every frequency divided by the factor."""
     frequencies = 1.0 / _powers(parameters["rope_theta"], dim)
     return Rope(frequencies / parameters["factor"], 1.0, max_positions)
 
 
-def _dynamic(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
+def _dynamic(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> Rope:
     """Dynamic NTK: the base grows with texts longer than `max_positions`.
 
     Beyond that length a row would depend on how long the text was when it was read, and no cache
@@ -115,7 +115,7 @@ def _dynamic(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
     return Rope(1.0 / _powers(theta, dim), 1.0, max_positions)
 
 
-def _llama3(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
+def _llama3(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> Rope:
     """Llama 3.1: long wavelengths are divided by the factor, short ones kept, a ramp between."""
     factor, old = parameters["factor"], parameters["original_max_position_embeddings"]
     low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
@@ -128,7 +128,7 @@ def _llama3(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
     return Rope(frequencies, 1.0, max_positions)
 
 
-def _yarn(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
+def _yarn(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> Rope:
     """YaRN (Peng et al. 2023): interpolate slow pairs, keep fast ones, sharpen attention."""
     original = parameters["original_max_position_embeddings"]
     factor = parameters["factor"]
@@ -142,7 +142,9 @@ def _yarn(parameters: dict[str, Any], dim: int, max_positions: int) -> Rope:
     return Rope(frequencies, float(amplitude), max(max_positions, int(factor * original)))
 
 
-def _yarn_ramp(parameters: dict[str, Any], dim: int, original: int) -> Float[Tensor, " pairs"]:
+def _yarn_ramp(
+    parameters: dict[str, JsonValue], dim: int, original: int
+) -> Float[Tensor, " pairs"]:
     """0 for pairs that turn often within the original context, 1 for those that hardly do."""
     theta = parameters["rope_theta"]
 
@@ -160,7 +162,7 @@ def _yarn_ramp(parameters: dict[str, Any], dim: int, original: int) -> Float[Ten
     return ramp.clamp(0, 1)
 
 
-def _yarn_amplitude(factor: float, parameters: dict[str, Any]) -> float:
+def _yarn_amplitude(factor: float, parameters: dict[str, JsonValue]) -> float:
     def scale(weight: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 

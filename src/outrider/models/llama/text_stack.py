@@ -8,9 +8,9 @@ copied. What the images turn into comes from elsewhere, as embeddings (`models/v
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from outrider.core.errors import CheckpointError
+from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.llama.config import read_config
 
@@ -30,7 +30,7 @@ class Wrapper:
 
     text: str = "llama"
     tied_inside: bool = True
-    assumed: Mapping[str, Any] = field(default_factory=dict)
+    assumed: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 _QWEN_VL = Wrapper(
@@ -123,7 +123,7 @@ def text_stack(checkpoint: Checkpoint) -> TextStack:
     return TextStack(replace(checkpoint, config=config, tensors=tensors))
 
 
-def is_tied(config: Mapping[str, Any]) -> bool:
+def is_tied(config: Mapping[str, JsonValue]) -> bool:
     """Whether config.json says that the head and the token embeddings are one, in plain and in
     image-text models."""
     inner = config.get("text_config")
@@ -159,7 +159,7 @@ def _is_inside(name: str, prefix: str) -> bool:
 # -- settings ----------------------------------------------------------------------------------
 
 
-def _text_config(config: Mapping[str, Any], wrapper: Wrapper) -> dict[str, Any]:
+def _text_config(config: Mapping[str, JsonValue], wrapper: Wrapper) -> dict[str, JsonValue]:
     """Settings of the text part, as a plain model of its kind would have them."""
     inner = config.get("text_config")
     own = dict(inner) if isinstance(inner, Mapping) else _flat(config, wrapper)
@@ -178,7 +178,7 @@ def _text_config(config: Mapping[str, Any], wrapper: Wrapper) -> dict[str, Any]:
     return text
 
 
-def _flat(config: Mapping[str, Any], wrapper: Wrapper) -> dict[str, Any]:
+def _flat(config: Mapping[str, JsonValue], wrapper: Wrapper) -> dict[str, JsonValue]:
     """Older Qwen-VL checkpoints lay the settings of the text part between the others; of others
     without a text part all is as assumed."""
     if config.get("model_type") in _PLAIN:
@@ -186,7 +186,7 @@ def _flat(config: Mapping[str, Any], wrapper: Wrapper) -> dict[str, Any]:
     return {"model_type": wrapper.text, "rms_norm_eps": 1e-5}
 
 
-def _with_sections(text: dict[str, Any]) -> dict[str, Any]:
+def _with_sections(text: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Positions in three axes, spelled out."""
     spelled = "rope_scaling" if text.get("rope_scaling") else "rope_parameters"
     rope = dict(text.get(spelled) or {})
@@ -194,6 +194,6 @@ def _with_sections(text: dict[str, Any]) -> dict[str, Any]:
     return text | {spelled: rope}
 
 
-def _tied(config: Mapping[str, Any], own: Mapping[str, Any], wrapper: Wrapper) -> bool:
+def _tied(config: Mapping[str, JsonValue], own: Mapping[str, JsonValue], wrapper: Wrapper) -> bool:
     inside = wrapper.tied_inside and own.get("tie_word_embeddings")
     return bool(config.get("tie_word_embeddings") or inside)

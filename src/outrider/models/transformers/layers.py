@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Module, ModuleList
+from transformers import PreTrainedModel
 
 from outrider.core.errors import StrategyError
 from outrider.core.layers import LayerSet
@@ -83,7 +84,7 @@ class LayerModules:
 
 
 @torch.no_grad()
-def find_layers(model: Any, name: str, read: Read) -> LayerModules:
+def find_layers(model: PreTrainedModel, name: str, read: Read) -> LayerModules:
     """The parts of a causal `transformers` model.
 
     Raises:

@@ -15,6 +15,8 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
 )
 from transformers.utils import logging
 
@@ -33,7 +35,7 @@ def load_pretrained(
     dtype: torch.dtype,
     device: torch.device | str,
     trust_remote_code: bool,
-) -> tuple[Any, str | None]:
+) -> tuple[PreTrainedModel, str | None]:
     """The model and, for a folder, its checkpoint's fingerprint.
 
     What can be refused by its configuration is refused before the weights are read.
@@ -70,13 +72,13 @@ def load_pretrained(
     return model.to(device), fingerprint
 
 
-def has_eyes(config: Any) -> bool:
+def has_eyes(config: PretrainedConfig) -> bool:
     """Whether a configuration is that of an image-text model with a vision part."""
     known = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return known and getattr(config, "vision_config", None) is not None
 
 
-def refuse_unfit(config: Any, name: str, kind: type | None) -> None:
+def refuse_unfit(config: PretrainedConfig, name: str, kind: type | None) -> None:
     """Raise `CheckpointError` for what no mask can mend.
 
     `kind` is the model's class, where it is known. Drafts are rolled back when they are refused:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from outrider.core.types import Pictured, Prompt
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.transformers.pretrained import quiet, reading
 from outrider.models.vision.processor import Inputs, Pictures
+
+if TYPE_CHECKING:
+    import transformers
 
 _MOST_NUMBERS = 1 << 23
 """Numbers of pixels that one forward reads, unless one prompt has more: 32 MiB in float32."""
@@ -309,7 +312,7 @@ def _load_without_layers(
     return model.to(device)
 
 
-def refuse_blind(config: Any, name: str) -> None:
+def refuse_blind(config: "transformers.PretrainedConfig", name: str) -> None:
     """Raise `CheckpointError` for models that are known to show more than embeddings to their
     text stacks."""
     text, vision = config.get_text_config(decoder=True), getattr(config, "vision_config", None)

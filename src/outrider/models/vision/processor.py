@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from torch import Tensor
 from outrider.core.errors import CheckpointError, MissingExtraError, OptionError
 from outrider.core.types import Pictured
 from outrider.models.checkpoints.messages import Reads, spoken_text
+
+if TYPE_CHECKING:
+    import transformers
 
 Inputs = dict[str, Tensor]
 """What a forward takes for one prompt; `input_ids` is `[1, length]`."""
@@ -28,13 +31,18 @@ class Pictures:
         name: how errors call the model it belongs to.
     """
 
-    def __init__(self, processor: Any, *, name: str) -> None:
-        self.processor = processor
+    def __init__(self, processor: "transformers.ProcessorMixin", *, name: str) -> None:
+        self.processor: Any = processor  # what it takes depends on its class
         self.name = name
 
     @classmethod
     def load(
-        cls, folder: Path, config: Any, *, name: str, trust_remote_code: bool = False
+        cls,
+        folder: Path,
+        config: "transformers.PretrainedConfig",
+        *,
+        name: str,
+        trust_remote_code: bool = False,
     ) -> "Pictures":
         """The processor of a checkpoint in `folder`, whose configuration is `config`.
 
@@ -137,7 +145,9 @@ class Pictures:
         return Pictured(messages=({"role": "user", "content": parts},), images=(image,))
 
 
-def _still_processor(folder: Path, config: Any, trust_remote_code: bool) -> Any:
+def _still_processor(
+    folder: Path, config: "transformers.PretrainedConfig", trust_remote_code: bool
+) -> Any:
     """The checkpoint's processor for images alone."""
     from transformers import AutoImageProcessor, AutoTokenizer, ProcessorMixin
 

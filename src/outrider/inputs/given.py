@@ -1,0 +1,44 @@
+"""What a user may give, before it is read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Union, runtime_checkable
+
+from outrider.core.types import Message, Prompt
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+GivenPrompt = str | Prompt | Sequence[int] | Sequence[Message]
+"""A text, a prompt that is read already, token ids, or chat messages."""
+
+GivenImage = Union["PIL.Image.Image", str, Path]
+"""An image, or the path of one."""
+
+GivenImages = GivenImage | Sequence[GivenImage] | None
+"""The images of one prompt."""
+
+GivenDocument = str | Path | tuple[str, str]
+"""A text, a file or folder, or a name and a text."""
+
+
+@runtime_checkable
+class TextCodec(Protocol):
+    """What prompts and results ask of a tokenizer."""
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether there is a chat template."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Text to ids, special tokens as the model expects them at the start."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids to text without special tokens."""
+        ...
+
+    def chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Messages to ids by the chat template, ready for the answer."""
+        ...
