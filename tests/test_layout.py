@@ -44,7 +44,7 @@ def test_files_that_the_page_names_exist() -> None:
 def test_a_method_has_a_file_of_its_name(kind: str) -> None:
     for module, one in zip(KINDS[kind], records(kind), strict=True):
         assert one.name == name_of(module)
-        assert one.cls.__module__ in (f"outrider.{module}", "outrider.drafters.combine.fallback")
+        assert import_module(f"outrider.{module}").METHOD is one
 
 
 def test_files_are_short() -> None:

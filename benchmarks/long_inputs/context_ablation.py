@@ -33,7 +33,7 @@ from benchmarks.long_inputs.selecting import Workshop, begun, changed, settings_
 
 from outrider.context.config import RECOMPUTE, ContextConfig
 from outrider.context.layout import pieces_between, spans_of
-from outrider.context.rankers.blend import SUCCESSION, WORDS
+from outrider.context.rankers.apce import SUCCESSION, WORDS
 from outrider.context.rankers.cosine import WINDOW
 from outrider.context.selection import Look
 from outrider.core.types import Fresh, LongContext

@@ -9,7 +9,7 @@ from benchmarks.long_inputs.encoding import Remembered
 from benchmarks.long_inputs.inputs.texts import Library
 
 from outrider.context.config import ContextConfig
-from outrider.context.rankers.blend import SUCCESSION, WORDS, BlendedRanker
+from outrider.context.rankers.apce import SUCCESSION, WORDS, BlendedRanker
 from outrider.context.rankers.cosine import WINDOW, CosineRanker
 from outrider.context.rankers.embeddings import EmbeddingEncoder
 from outrider.context.rankers.encoders import Encoder

@@ -29,8 +29,8 @@ from benchmarks.long_inputs.inputs.planted import cases, people, plant
 from benchmarks.long_inputs.selecting import begun, write
 
 from outrider.context.config import ContextConfig
-from outrider.context.rankers import baselines
 from outrider.context.rankers.cosine import CosineRanker
+from outrider.context.rankers.first import first
 from outrider.context.selection import Look
 from tests.bench.long_input_rigs import Words, context, passages
 
@@ -240,7 +240,7 @@ def test_what_is_written_moves_the_selection():
     assert looks[0].chosen == (0,) and len(looks[-1].chosen) == 1
     more = write(begun(own, ranker, config), list(map(ord, " c c" * 3)))
     assert more[-1].chosen == (2,)
-    still = write(begun(own, baselines.first(), config), list(map(ord, " c c" * 3)))
+    still = write(begun(own, first(), config), list(map(ord, " c c" * 3)))
     assert {look.chosen for look in still} == {(0,)}
 
 

@@ -11,22 +11,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.context.config import SELECTORS, ContextConfig
+from outrider.context.config import ContextConfig
 from outrider.context.rankers import bm25 as lexical
-from outrider.context.rankers import make as rankers
 from outrider.context.rankers import sentence
-from outrider.context.rankers.blend import BlendedRanker
+from outrider.context.rankers.apce import BlendedRanker
 from outrider.context.rankers.bm25 import Bm25Ranker
 from outrider.context.rankers.cosine import CosineRanker
 from outrider.context.rankers.embeddings import EmbeddingEncoder
-from outrider.context.rankers.make import make_encoder, make_ranker
+from outrider.context.rankers.encoding import make_encoder
+from outrider.context.rankers.make import make_ranker
 from outrider.context.rankers.ranking import Index, Ranker
 from outrider.context.rankers.sentence import SentenceEncoder
 from outrider.context.selection import Selection
 from outrider.core.errors import MissingExtraError, OptionError
 from outrider.core.types import LongContext, Passage
+from outrider.strategy.catalogue import names
 from tests.context.test_encoders import embed, passages
 from tests.context.texts import Words, document, holding
+
+pytestmark = [
+    pytest.mark.method("apce"),
+    pytest.mark.method("static"),
+    pytest.mark.method("cosine"),
+    pytest.mark.method("bm25"),
+    pytest.mark.method("first"),
+    pytest.mark.method("ends"),
+    pytest.mark.method("random"),
+]
 
 BELL = "The bell of Saint Anne was cast in 1742 by a founder from Bruges."
 RECIPE = "For the plum sauce one needs vinegar, brown sugar and three cloves."
@@ -78,7 +89,7 @@ def one_each(count: int) -> LongContext:
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("selector", names("selector"))
 def test_scores_are_finite_and_repeatable(selector: str, context: LongContext) -> None:
     ranker = made(selector)
     assert isinstance(ranker, Ranker) and ranker.name == selector
@@ -94,7 +105,7 @@ def test_scores_are_finite_and_repeatable(selector: str, context: LongContext) -
         assert ranker.refreshes or (scores == index.scores(context.query, None, 0.5)).all()
 
 
-@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("selector", names("selector"))
 def test_no_chunks_one_chunk_and_an_empty_question(selector: str) -> None:
     nothing = Passage("", ())
     for chunks in ((), (Passage("One chunk.", (1, 2)),), (nothing, nothing)):
@@ -299,10 +310,6 @@ def test_bm25_that_is_not_installed(monkeypatch: Any) -> None:
     monkeypatch.setattr(lexical, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"bm25s.*outrider\[context\]"):
         made("bm25")
-
-
-def test_every_selector_has_a_ranker() -> None:
-    assert rankers._RANKERS.keys() == SELECTORS.keys()
 
 
 def test_what_is_public_can_be_had_from_the_room() -> None:

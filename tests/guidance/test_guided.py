@@ -16,7 +16,7 @@ from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified
 from outrider.drafters.neural.growth import Eagle2
 from outrider.drafters.neural.tree import TreeDrafter
 from outrider.guidance.cache import GuidedCache
-from outrider.guidance.guided import Guided, check_scale, guide
+from outrider.guidance.classifier_free import Guided, check_scale, guide
 from outrider.models.caches.bookkeeping import attach
 from outrider.models.tabular import TabularModel
 from outrider.policies import FixedLength, FixedTree
@@ -25,6 +25,8 @@ from tests.exactness.setups.rigs import SAMPLINGS, check_counters, generation, o
 from tests.exactness.setups.roster import free
 from tests.guidance.toys import SeeingTable, mixed_table, pictured, seeing_table
 from tests.matrix import matrix
+
+pytestmark = pytest.mark.method("classifier-free")
 
 PROMPTS = [
     pictured(1, 2, 3),

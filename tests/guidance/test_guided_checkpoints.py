@@ -15,7 +15,7 @@ from outrider.drafters.layers.skip import EvenSkip
 from outrider.drafters.layers.swift import Swift
 from outrider.drafters.neural.growth import Eagle2
 from outrider.drafters.neural.tree import TreeDrafter
-from outrider.guidance.guided import Guided, guide
+from outrider.guidance.classifier_free import Guided, guide
 from outrider.models.llama.decoder import Decoder
 from outrider.models.vision.image_model import Sighted
 from outrider.policies import FixedLength, FixedTree

@@ -16,7 +16,7 @@ import outrider
 from outrider.context.config import ContextConfig
 from outrider.context.selector import Selected
 from outrider.core.types import NO_IDS
-from outrider.guidance.guided import Guided
+from outrider.guidance.classifier_free import Guided
 from outrider.models.tabular import TabularModel
 from outrider.models.vision.image_model import Sighted
 from outrider.models.wrappers.passing import Around

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from outrider.context.rankers.cosine import CosineRanker
     from outrider.context.rankers.embeddings import EmbeddingEncoder
     from outrider.context.rankers.encoders import Encoder
-    from outrider.context.rankers.make import make_encoder, make_ranker
+    from outrider.context.rankers.encoding import make_encoder
+    from outrider.context.rankers.make import make_ranker
     from outrider.context.rankers.ranking import Index, Ranker
     from outrider.context.rankers.sentence import SentenceEncoder
     from outrider.context.selection import Look, Selection
@@ -34,7 +35,7 @@ __getattr__ = on_first_use(
         "Source": "outrider.inputs.documents.chunks",
         "cut": "outrider.inputs.documents.chunks",
         "cut_sources": "outrider.inputs.documents.chunks",
-        "make_encoder": "rankers.make",
+        "make_encoder": "rankers.encoding",
         "make_ranker": "rankers.make",
     },
 )

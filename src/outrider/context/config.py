@@ -5,19 +5,11 @@ from dataclasses import dataclass, fields, replace
 from math import ceil
 from typing import Any
 
+from outrider.context.catalogue import SELECTORS
 from outrider.core.checks import SHARE, ZERO_OR_MORE, Range, check_ranges
 from outrider.core.errors import OptionError, nearest, reject_unknown
+from outrider.core.naming import name_of
 
-SELECTORS: dict[str, str] = {
-    "apce": "the chunks nearest to the instruction and to what is being written, in meaning and in "
-    "words",
-    "static": "the same by the instruction alone, never refreshed",
-    "cosine": "the chunks nearest in meaning, as the paper has it",
-    "bm25": "the chunks that share rare words with the instruction and what is being written",
-    "first": "the first chunks",
-    "ends": "as many chunks from the end as from the beginning",
-    "random": "chunks drawn by the seed",
-}
 RECOMPUTE: dict[str, str] = {
     "auto": "new_only where positions are original, else suffix",
     "suffix": "everything after the first change is read again, as a fresh prefill would",
@@ -62,7 +54,7 @@ class ContextConfig:
         recompute: what is read again after a swap, one of `RECOMPUTE`.
         recompute_share: for `partial`, how much of what follows the change is read again.
         positions: one of `POSITIONS`.
-        selector: how chunks are scored, one of `SELECTORS`.
+        selector: how chunks are scored, a name in `context/catalogue.py`.
         encoder: what turns text into vectors: `embeddings` (the model's own input embeddings),
             `minilm`, a folder or hub name for sentence-transformers, or an `Encoder`; `auto` is
             `embeddings` where the model gives them, else `minilm`.
@@ -91,7 +83,7 @@ class ContextConfig:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("selector", SELECTORS),
+            ("selector", [name_of(module) for module in SELECTORS]),
             ("recompute", RECOMPUTE),
             ("positions", POSITIONS),
         ):

@@ -11,7 +11,7 @@ from outrider.core.errors import OptionError
 from outrider.engine.generator import Generator, ModelDefaults
 from outrider.engine.long_inputs import limited, selecting, shared_ranker
 from outrider.engine.options import Models, Reading, Runtime, is_family
-from outrider.guidance.guided import guide
+from outrider.guidance.classifier_free import guide
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.checkpoints.defaults import sampling_defaults
 from outrider.models.checkpoints.tokenizer import Tokenizer

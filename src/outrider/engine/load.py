@@ -90,8 +90,8 @@ def load(
             target, which is what `mode` promises to keep. `drafters`: the target reads everything,
             and the text does not change.
         guidance: how far the target's choices are pushed towards what its images make likelier
-            than it would be unseen (classifier-free guidance; `guidance/guided.py`); 1 is none.
-            Each text is read twice. The guided text is what `mode` promises to keep.
+            than it would be unseen (`guidance/classifier_free.py`); 1 is none. Each text is read
+            twice. The guided text is what `mode` promises to keep.
         layer_skipping: how many times fewer layers of the target a token of the answer passes
             (Unified Layer Skipping; `models/wrappers/skipping.py`); 1 skips none. The text is
             another than the whole model's. Prompts pass all layers.

@@ -9,7 +9,7 @@ import torch
 from outrider.context.config import ContextConfig
 from outrider.core.checks import AT_LEAST_ONE, Range
 from outrider.engine.long_inputs import context_config
-from outrider.guidance.guided import check_scale
+from outrider.guidance.classifier_free import check_scale
 from outrider.models.loading import families_folder, family
 from outrider.models.wrappers.skipping import check_speedup
 from outrider.strategy.modes import tier_names

@@ -5,12 +5,13 @@ name of a method is the name of its file, so that `--help` can list names withou
 A new method is one file and one entry here.
 """
 
-import keyword
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from outrider.context.catalogue import SELECTORS
 from outrider.core.errors import OptionError, nearest
+from outrider.core.naming import name_of
 
 if TYPE_CHECKING:
     from outrider.drafters.method import DrafterMethod
@@ -78,12 +79,17 @@ POLICIES = (
 MODELS = ("models.wrappers.skipping",)
 """Models around the target, whose text is another than the target's."""
 
+GUIDANCE = ("guidance.classifier_free",)
+"""What pushes the choices of the target."""
+
 KINDS: Mapping[str, Sequence[str]] = {
     "drafter": DRAFTERS,
     "growth": GROWTHS,
     "rule": RULES,
     "policy": POLICIES,
     "model": MODELS,
+    "selector": SELECTORS,
+    "guidance": GUIDANCE,
 }
 """Kind -> its tuple."""
 
@@ -94,13 +100,6 @@ MODES: dict[str, str] = {
     "fuzzy": "PSD_F: near misses are accepted at every level",
     "none": "undrafted decoding",
 }
-
-
-def name_of(module: str) -> str:
-    """The name of the method that `module` implements: `drafters.layers.del_` is `del`."""
-    name = module.rpartition(".")[2]
-    plain = name[:-1] if name.endswith("_") and keyword.iskeyword(name[:-1]) else name
-    return plain.replace("_", "-")
 
 
 def names(kind: str) -> list[str]:

@@ -15,10 +15,10 @@ from outrider.context.config import (
     CONTEXT_ON,
     POSITIONS,
     RECOMPUTE,
-    SELECTORS,
     ContextConfig,
 )
 from outrider.core.errors import OptionError, nearest
+from outrider.strategy.catalogue import names
 
 if TYPE_CHECKING:
     from outrider.core.types import Prompt
@@ -74,8 +74,8 @@ class LongInput:
         str | None,
         option(
             panel="Long input",
-            metavar=f"[{'|'.join(SELECTORS)}]",
-            autocompletion=lambda: list(SELECTORS),
+            metavar=f"[{'|'.join(names('selector'))}]",
+            autocompletion=lambda: names("selector"),
             help="How chunks are scored. apce: by meaning and words, against the instruction and "
             "what was written last. static: by the instruction alone. cosine: by meaning alone. "
             "bm25: by words alone. first, ends, random: to compare with. Default: apce.",

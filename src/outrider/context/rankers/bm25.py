@@ -11,8 +11,12 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from outrider.context.config import ContextConfig
+from outrider.context.rankers.embeddings import Embed
+from outrider.context.rankers.ranking import SelectorMethod
 from outrider.core.errors import MissingExtraError
-from outrider.core.types import LongContext, Passage
+from outrider.core.types import Exactness, LongContext, Passage
+from outrider.protocols.method import Paper
 
 # In scripts without spaces each character is a word.
 _WIDE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -93,3 +97,17 @@ def _asker(chunks: Sequence[Passage]) -> Callable[[Passage], ndarray]:
 def _words(passage: Passage, text: bool) -> list[str]:
     """Lower-case words; without text the ids, spelt as words."""
     return _WORD.findall(passage.text.lower()) if text else [str(i) for i in passage.token_ids]
+
+
+def _rank(config: ContextConfig, embed: Embed | None) -> Bm25Ranker:
+    return Bm25Ranker()
+
+
+METHOD = SelectorMethod(
+    name="bm25",
+    cls=Bm25Ranker,
+    summary="the chunks that share rare words with the instruction and what is being written",
+    paper=Paper("BM25, Robertson and Zaragoza 2009"),
+    promise=Exactness.LOSSY,
+    rank=_rank,
+)

@@ -9,9 +9,14 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from outrider.context.config import ContextConfig
+from outrider.context.rankers.embeddings import Embed
 from outrider.context.rankers.encoders import Encoder, fitted, unit
-from outrider.core.types import LongContext, Passage
+from outrider.context.rankers.encoding import make_encoder
+from outrider.context.rankers.ranking import SelectorMethod
+from outrider.core.types import Exactness, LongContext, Passage
 from outrider.inputs.documents.chunks import windows
+from outrider.protocols.method import Paper
 
 WINDOW = 32
 """Tokens of a window. The vector of a whole chunk hides a single sentence in it, and MiniLM reads
@@ -91,3 +96,17 @@ class CosineIndex:
 
         # A few, so that models that share an index do not encode the same words twice.
         return unit(encoder.encode(flat)), firsts, lru_cache(maxsize=8)(vector)
+
+
+def _rank(config: ContextConfig, embed: Embed | None) -> CosineRanker:
+    return CosineRanker(make_encoder(config.encoder, embed))
+
+
+METHOD = SelectorMethod(
+    name="cosine",
+    cls=CosineRanker,
+    summary="the chunks nearest in meaning, as in the paper",
+    paper=Paper("APCE", "2510.12051"),
+    promise=Exactness.LOSSY,
+    rank=_rank,
+)

@@ -1,12 +1,17 @@
 """How much each chunk of a long input matters to what is being written: the contract."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float64
 from numpy import ndarray
 
+from outrider.context.config import ContextConfig
+from outrider.context.rankers.embeddings import Embed
 from outrider.context.rankers.encoders import Encoder
 from outrider.core.types import LongContext, Passage
+from outrider.protocols.method import Method
 
 
 @runtime_checkable
@@ -32,7 +37,7 @@ class Ranker(Protocol):
 
     @property
     def name(self) -> str:
-        """How reports call it, one of `config.SELECTORS`."""
+        """How reports call it, the name of its file."""
         ...
 
     @property
@@ -53,3 +58,14 @@ class Ranker(Protocol):
     def index(self, context: LongContext) -> Index:
         """Read the chunks. What is slow is done once for each `context` object."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectorMethod(Method[Ranker]):
+    """A selector, described.
+
+    Attributes:
+        rank: builds it for a configuration, over the input embeddings of a model if there are any.
+    """
+
+    rank: Callable[[ContextConfig, Embed | None], Ranker]

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from outrider.core.errors import OptionError
-from outrider.core.types import IntArray, Prompt, Rows
+from outrider.core.types import Exactness, IntArray, Prompt, Rows
 from outrider.guidance.cache import GuidedCache
 from outrider.guidance.mix import mix
 from outrider.models.wrappers.passing import Around, opened_segment
 from outrider.protocols import Cache, LanguageModel, Segment
+from outrider.protocols.method import Method, Paper
 
 
 class Guided(Around):
@@ -136,3 +137,13 @@ def _seen(cache: Cache) -> Cache:
 
 def _unseen(cache: Cache | None) -> Cache | None:
     return cache.unseen if isinstance(cache, GuidedCache) else None
+
+
+METHOD = Method(
+    name="classifier-free",
+    cls=Guided,
+    summary="captions say more of what the images show: --guidance, load(guidance=...)",
+    paper=Paper("classifier-free guidance for captions", "2307.16686"),
+    promise=Exactness.LOSSY,
+    needs="a model that reads images",
+)

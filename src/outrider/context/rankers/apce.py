@@ -6,9 +6,15 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from outrider.context.config import ContextConfig
+from outrider.context.rankers.bm25 import Bm25Ranker
+from outrider.context.rankers.cosine import CosineRanker
+from outrider.context.rankers.embeddings import Embed
 from outrider.context.rankers.encoders import Encoder
-from outrider.context.rankers.ranking import Index, Ranker
-from outrider.core.types import LongContext, Passage
+from outrider.context.rankers.encoding import make_encoder
+from outrider.context.rankers.ranking import Index, Ranker, SelectorMethod
+from outrider.core.types import Exactness, LongContext, Passage
+from outrider.protocols.method import Paper
 
 WORDS = 0.35
 """Share of the score by words. Cosines differ little from chunk to chunk and waver with every
@@ -76,3 +82,21 @@ class BlendedIndex:
         out = scores.copy()
         out[1:] = np.maximum(out[1:], own.succession * scores[:-1])
         return out
+
+
+def blended(config: ContextConfig, embed: Embed | None) -> BlendedRanker:
+    """By meaning, and by words where the package for that is installed."""
+    return BlendedRanker(
+        CosineRanker(make_encoder(config.encoder, embed)),
+        Bm25Ranker() if Bm25Ranker.installed() else None,
+    )
+
+
+METHOD = SelectorMethod(
+    name="apce",
+    cls=BlendedRanker,
+    summary="the chunks nearest to the instruction and to what is being written, in meaning and in words",
+    paper=Paper("APCE", "2510.12051"),
+    promise=Exactness.LOSSY,
+    rank=blended,
+)

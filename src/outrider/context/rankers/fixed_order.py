@@ -1,9 +1,8 @@
-"""Rankers that know nothing of meaning: what a selection must beat."""
+"""Chunks in a fixed order, which knows nothing of meaning: what a selection must beat."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
@@ -45,18 +44,3 @@ class FixedIndex:
     ) -> Float64[ndarray, " chunks"]:
         """The same each time."""
         return self.order
-
-
-def first() -> FixedRanker:
-    """The beginning."""
-    return FixedRanker("first", np.arange)
-
-
-def ends() -> FixedRanker:
-    """The beginning and the end: the first chunk, the last, the second, the last but one."""
-    return FixedRanker("ends", lambda n: np.minimum(2 * np.arange(n), 2 * np.arange(n)[::-1] + 1))
-
-
-def random(seed: int = 0) -> FixedRanker:
-    """Any chunks, the same for equal seeds and numbers of chunks."""
-    return FixedRanker("random", lambda n: np.random.default_rng(seed).permutation(n))
