@@ -9,6 +9,7 @@ from outrider.context.catalogue import SELECTORS
 from outrider.core.checks import SHARE, ZERO_OR_MORE, Range, check_ranges
 from outrider.core.errors import OptionError, nearest, reject_unknown
 from outrider.core.naming import name_of
+from outrider.core.values import JsonValue
 
 RECOMPUTE: dict[str, str] = {
     "auto": "new_only where positions are original, else suffix",
@@ -103,7 +104,7 @@ class ContextConfig:
         return "suffix" if compact else "new_only"
 
     @classmethod
-    def of(cls, **settings: Any) -> "ContextConfig":
+    def of(cls, **settings: JsonValue) -> "ContextConfig":
         """From keywords. Raises `OptionError` for an unknown one, with the nearest name."""
         reject_unknown(
             "context option",

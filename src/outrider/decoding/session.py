@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
 from outrider.core.errors import StrategyError
 from outrider.core.types import IntArray, Prompt, as_ids
@@ -14,7 +13,7 @@ from outrider.decoding.opening import lanes_of, open_lanes, outermost
 from outrider.decoding.round import run_round
 from outrider.decoding.stage import Earlier, Lane, Stage
 from outrider.models.caches.prefill import check_prompt
-from outrider.protocols import Request
+from outrider.protocols import Cache, Request
 
 
 @dataclass(slots=True)
@@ -30,7 +29,7 @@ class _Reading:
     """
 
     generation: Generation
-    cache: Any
+    cache: Cache
     left: IntArray
     chunk: int
     begun: float

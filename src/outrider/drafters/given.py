@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from outrider.core.errors import OptionError
+from outrider.memories.store import Datastore
 from outrider.models.costs import measure_costs
 from outrider.policies import CostCurve, ExpectedGain, Source
 from outrider.policies.windows import Chances
@@ -45,7 +45,7 @@ class Given:
     Attributes:
         target: the model they draft for.
         below: smaller models, the largest first; the last one drafts.
-        growth: how the draft model grows trees, where that was given.
+        growth: how the draft model grows trees (a `Growth`), where that was given.
         datastore: an opened one, for drafters that retrieve.
         costs: of the target; None where the sizes of drafts are fixed, so that nothing is measured.
         chances: what is believed of models before they were tried.
@@ -54,8 +54,8 @@ class Given:
 
     target: LanguageModel
     below: Sequence[LanguageModel] = ()
-    growth: Any = None
-    datastore: Any = None
+    growth: object = None
+    datastore: Datastore | None = None
     costs: Costs | None = None
     chances: Chances = field(default_factory=Chances)
     priors_of: Callable[[Drafter], tuple[Source, ...]] = _no_priors

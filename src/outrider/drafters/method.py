@@ -6,6 +6,7 @@ from typing import Any
 
 from outrider.core.errors import OptionError
 from outrider.drafters.given import Given
+from outrider.memories.store import Datastore
 from outrider.policies import Source
 from outrider.protocols import Drafter, DraftPolicy
 from outrider.protocols.method import Method, Value
@@ -50,9 +51,7 @@ class DrafterMethod(Method[Drafter]):
         models: how many models it needs below the target.
         policy: what it needs where the sizes of drafts adapt, if not `ExpectedGain`.
         layered: whether it drafts with layers of the target.
-        reads_store: opens the datastore that it reads, for a path and the fingerprint of a
-            tokenizer; None where it reads none.
-        builds_store: makes such a datastore of documents in memory.
+        store: the kind of datastore that it reads; None where it reads none.
         needs_store: whether it can not do without.
     """
 
@@ -64,8 +63,7 @@ class DrafterMethod(Method[Drafter]):
     models: int = 0
     policy: DraftPolicy | None = None
     layered: bool = False
-    reads_store: Callable[..., Any] | None = None
-    builds_store: Callable[..., Any] | None = None
+    store: type[Datastore] | None = None
     needs_store: bool = False
 
     @property

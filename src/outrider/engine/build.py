@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from outrider.models.checkpoints.defaults import sampling_defaults
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.checkpoints.vocabulary import check_vocabularies
 from outrider.models.loading import (
+    ModelSource,
     check_adapter,
     families_folder,
     load_model,
@@ -33,7 +33,7 @@ from outrider.strategy.calibration import Calibration, load_calibrations
 from outrider.strategy.datastores import open_datastore
 from outrider.strategy.recipe import Cascade, Speculation
 
-Tiers = Sequence[tuple[str, Any]]
+Tiers = Sequence[tuple[str, ModelSource]]
 """Name and source of each tier, target first."""
 
 
@@ -55,7 +55,7 @@ def build(
         demands[0] = replace(demands[0], cache=2 * demands[0].cache)
     plan_memory(demands, context=runtime.planned_context, device=device)
     codec, others = _tokenizers(models, tiers)
-    store = open_datastore(speculation.named, speculation.datastore, codec)
+    store = open_datastore(speculation.named, speculation.datastore, codec and codec.fingerprint)
     ranker = shared_ranker(selection)
     loaded = _loaded(models, tiers, runtime, device)
     for (name, _), other, model in zip(tiers[1:], others, loaded[1:], strict=True):
@@ -109,27 +109,27 @@ def _loaded(
     ]
 
 
-def _wrapped(tier: str, source: Any) -> Any:
+def _wrapped(tier: str, source: ModelSource) -> ModelSource:
     """A folder or hub name as it is, a built model ready to run: it costs no memory to do so."""
     if isinstance(source, str | Path):
         return source
     return load_model(source, name=called(tier, source))
 
 
-def called(tier: str, source: Any) -> str:
+def called(tier: str, source: ModelSource) -> str:
     """How errors call a model: its tier, and its folder or class where that says more."""
     own = Path(source).name if isinstance(source, str | Path) else type(source).__name__
     return tier if own == tier else f"{tier} ({own})"
 
 
-def _demand(tier: str, source: Any, dtype: torch.dtype) -> Demand:
+def _demand(tier: str, source: ModelSource, dtype: torch.dtype) -> Demand:
     """What a tier will take, before its weights are read. Raises for what is no checkpoint."""
     if isinstance(source, str | Path):
         return Demand.of_checkpoint(tier, open_checkpoint(local_folder(source)), dtype)
-    return Demand.of_model(tier, source)
+    return Demand.of_model(tier, load_model(source))
 
 
-def _calibrations(path: str | Path | None, target: Any) -> list[Calibration]:
+def _calibrations(path: str | Path | None, target: ModelSource) -> list[Calibration]:
     if path is None and is_family(target):
         path = families_folder() / target / "calibration.json"
     if path is None or not Path(path).expanduser().is_file():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,8 +10,12 @@ from torch import Tensor
 from outrider.core.errors import LogitsError, OptionError, reject_unknown
 from outrider.engine.generator import Generator
 from outrider.engine.load import OPTIONS, load
+from outrider.models.loading import ModelSource, TokenizerSource
 from outrider.sampling import SamplingParams
 from outrider.strategy import PyramidConfig
+
+if TYPE_CHECKING:
+    from transformers.generation.streamers import BaseStreamer
 
 _TOP_K_WHEN_SAMPLING = 50
 """What `transformers` keeps when sampling and nothing is said about top_k."""
@@ -24,6 +28,9 @@ _RENAMED = {
     "eos_token_id": "stop_token_ids",
 }
 _LOADING = tuple(name for name in OPTIONS if name not in ("target", "draft", "tokenizer"))
+GivenIds = Tensor | Mapping[str, Tensor] | Sequence[int] | Sequence[Sequence[int]]
+"""Token ids `[batch, length]`, or a mapping that holds them as `input_ids`."""
+
 _OWN = (
     "input_ids",
     "attention_mask",
@@ -37,12 +44,12 @@ _OWN = (
 
 
 def generate(
-    model: Any,
-    inputs: Any = None,
+    model: ModelSource,
+    inputs: GivenIds | None = None,
     *,
-    assistant_model: Any = None,
-    tokenizer: Any = None,
-    streamer: Any = None,
+    assistant_model: ModelSource | None = None,
+    tokenizer: TokenizerSource = None,
+    streamer: "BaseStreamer | None" = None,
     **options: Any,
 ) -> Tensor:
     """`model.generate(inputs, assistant_model=...)`, through Outrider's round.
@@ -139,8 +146,10 @@ def _written(
     engine: Generator, prompts: list[list[int]], samples: int, sampling: dict[str, Any]
 ) -> list[Sequence[int]]:
     """Continuations, the samples of a prompt next to each other."""
-    groups = engine.generate(prompts, n=samples, **sampling)
-    results = [r for group in groups for r in (group if samples > 1 else [group])]
+    if samples > 1:
+        results = [r for group in engine.generate(prompts, n=samples, **sampling) for r in group]
+    else:
+        results = engine.generate(prompts, **sampling)
     for result in results:
         if result.error is not None:
             raise LogitsError(result.error)

@@ -4,21 +4,23 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal, Unpack, cast, overload
 
 from outrider.context.config import ContextConfig
 from outrider.core.checks import Range
 from outrider.core.errors import ContextError, OptionError
 from outrider.core.types import Prompt
+from outrider.core.values import JsonValue
 from outrider.decoding import Earlier, Learned, generate
 from outrider.decoding.generation import Generation
 from outrider.engine.prompt_size import places_of
 from outrider.engine.result import Result, ResultMaker, spans
-from outrider.inputs.given import TextCodec
+from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import check_sees, images_of
 from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_prompt, read_prompt
 from outrider.protocols import LanguageModel, Request
 from outrider.sampling import Sampler, SamplingParams
+from outrider.sampling.options import SamplingOptions
 from outrider.sampling.text import TextStream
 from outrider.strategy import Strategy
 
@@ -30,7 +32,7 @@ class ModelDefaults:
     """What a checkpoint says about how it wants to be used."""
 
     end_ids: tuple[int, ...] = ()
-    sampling: Mapping[str, Any] | None = None
+    sampling: Mapping[str, JsonValue] | None = None
 
 
 _SAMPLES = Range(1, hint="Ask for at least 1 sample")
@@ -81,9 +83,59 @@ class Generator:
         """The strategy for requests with these parameters."""
         return self._strategy if isinstance(self._strategy, Strategy) else self._strategy(params)
 
+    @overload
     def generate(
-        self, prompt: Any, *, images: Any = None, documents: Any = None, n: int = 1, **sampling: Any
-    ) -> Any:
+        self,
+        prompt: GivenPrompt,
+        *,
+        images: GivenImages = None,
+        documents: GivenDocuments = None,
+        n: Literal[1] = 1,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Result: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: GivenPrompt,
+        *,
+        images: GivenImages = None,
+        documents: GivenDocuments = None,
+        n: int,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[Result]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[GivenPrompt],
+        *,
+        images: Sequence[GivenImages] | None = None,
+        documents: GivenDocuments = None,
+        n: Literal[1] = 1,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[Result]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[GivenPrompt],
+        *,
+        images: Sequence[GivenImages] | None = None,
+        documents: GivenDocuments = None,
+        n: int,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[list[Result]]: ...
+
+    def generate(
+        self,
+        prompt: GivenPrompt | Sequence[GivenPrompt],
+        *,
+        images: GivenImages | Sequence[GivenImages] = None,
+        documents: GivenDocuments = None,
+        n: int = 1,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Result | list[Result] | list[list[Result]]:
         """Write a continuation or an answer.
 
         Args:
@@ -109,9 +161,9 @@ class Generator:
             ContextError: a prompt does not fit.
         """
         batch = is_batch(prompt)
-        prompts = self._read(
-            prompt if batch else [prompt], documents, images if batch else [images]
-        )
+        several = cast("Sequence[GivenPrompt]", prompt if batch else [prompt])
+        pictures = cast("Sequence[GivenImages] | None", images if batch else [images])
+        prompts = self._read(several, documents, pictures)
         params = self.params(**sampling)
         strategy = self.strategy_for(params)
         generations = self._generations(prompts, n, params, strategy.target)
@@ -123,7 +175,12 @@ class Generator:
         return out if batch else out[0]
 
     def stream(
-        self, prompt: Any, *, images: Any = None, documents: Any = None, **sampling: Any
+        self,
+        prompt: GivenPrompt,
+        *,
+        images: GivenImages = None,
+        documents: GivenDocuments = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> "Stream":
         """Write one continuation; iterate over the returned stream for its text, as it comes."""
         if self.tokenizer is None:
@@ -137,7 +194,12 @@ class Generator:
         return Stream(self, generation, strategy)
 
     def start(
-        self, prompt: Any, *, images: Any = None, documents: Any = None, **sampling: Any
+        self,
+        prompt: GivenPrompt,
+        *,
+        images: GivenImages = None,
+        documents: GivenDocuments = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> tuple[Generation, Iterator[list[Generation]]]:
         """One request and the rounds that write it, for callers that read tokens as they come."""
         params = self.params(**sampling)
@@ -146,7 +208,9 @@ class Generator:
         [generation] = self._generations(prompts, 1, params, strategy.target)
         return generation, self.run([generation], strategy)
 
-    def prompt(self, prompt: Any, *, images: Any = None, documents: Any = None) -> Prompt:
+    def prompt(
+        self, prompt: GivenPrompt, *, images: GivenImages = None, documents: GivenDocuments = None
+    ) -> Prompt:
         """What `generate` would read, as a `Prompt` that it takes as well.
 
         To look at the chunks of a long input first, and to pin some of them:
@@ -154,7 +218,7 @@ class Generator:
         """
         return self._read([prompt], documents, [images])[0]
 
-    def params(self, **sampling: Any) -> SamplingParams:
+    def params(self, **sampling: Unpack[SamplingOptions]) -> SamplingParams:
         """Sampling parameters: the checkpoint's defaults with `sampling` over them."""
         return SamplingParams.of(**{**(self.defaults.sampling or {}), **sampling})
 
@@ -193,7 +257,12 @@ class Generator:
         """Forget the caches kept for the next turn. What policies have learned is kept."""
         self._kept = self._kept and Learned(self._kept.counters)
 
-    def _read(self, prompts: Sequence[Any], documents: Any, images: Any) -> list[Prompt]:
+    def _read(
+        self,
+        prompts: Sequence[GivenPrompt],
+        documents: GivenDocuments,
+        images: Sequence[GivenImages] | None,
+    ) -> list[Prompt]:
         images = images_of(prompts, images)
         if documents is None:
             pairs = zip(prompts, images, strict=True)

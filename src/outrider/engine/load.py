@@ -1,26 +1,33 @@
 """`outrider.load`: from names, numbers and objects to a `Generator`."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from outrider.core.errors import CheckpointError, reject_unknown
 from outrider.drafters.neural.growth import Growth
 from outrider.engine.build import build
 from outrider.engine.generator import Generator
+from outrider.engine.long_inputs import GivenSelection
 from outrider.engine.options import Models, Reading, Runtime, is_family
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.models.loading import family, local_folder, tokenizer_for
+from outrider.models.loading import (
+    ModelSource,
+    TokenizerSource,
+    family,
+    local_folder,
+    tokenizer_for,
+)
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy
 from outrider.strategy.recipe import Speculation
 
 
 def load(
-    target: Any = "tiny",
+    target: ModelSource = "tiny",
     *,
-    qualifier: Any = None,
-    draft: Any = None,
+    qualifier: ModelSource | Sequence[ModelSource] | None = None,
+    draft: ModelSource | None = None,
     mode: str = "exact",
     drafter: str | Drafter = "auto",
     rule: str | AcceptanceRule | None = None,
@@ -37,14 +44,14 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     context_length: int | None = None,
-    selection: Any = None,
+    selection: GivenSelection = None,
     selection_on: str = "target",
     guidance: float = 1.0,
     layer_skipping: float = 1.0,
     adapter: str | Path | None = None,
     calibration: str | Path | None = None,
     threads: int | None = None,
-    tokenizer: Any = None,
+    tokenizer: TokenizerSource = None,
     trust_remote_code: bool = False,
     **unknown: object,
 ) -> Generator:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
@@ -13,8 +12,12 @@ from outrider.context.rankers.sentence import SentenceEncoder
 from outrider.context.selector import Selected
 from outrider.core.errors import OptionError, nearest
 from outrider.core.types import IntArray
+from outrider.core.values import JsonValue
 from outrider.models.memory import Demand
 from outrider.protocols import LanguageModel
+
+GivenSelection = ContextConfig | Mapping[str, JsonValue] | None
+"""What is read of long inputs: a configuration, its fields, or None for everything."""
 
 _EMBEDDINGS = "embeddings"
 
@@ -22,7 +25,7 @@ _ANSWER = 1024
 """Tokens of an answer in the memory plan, where a budget limits the prompt."""
 
 
-def context_config(given: Any, on: str, below: int) -> ContextConfig | None:
+def context_config(given: GivenSelection, on: str, below: int) -> ContextConfig | None:
     """What was given as `selection`, checked as far as one can before weights are read.
 
     Args:

@@ -1,16 +1,17 @@
 """What `load` is asked for, in groups; `load` describes the fields."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard, cast
 
 import torch
 
 from outrider.context.config import ContextConfig
 from outrider.core.checks import AT_LEAST_ONE, Range
-from outrider.engine.long_inputs import context_config
+from outrider.engine.long_inputs import GivenSelection, context_config
 from outrider.guidance.classifier_free import check_scale
-from outrider.models.loading import families_folder, family
+from outrider.models.loading import ModelSource, TokenizerSource, families_folder, family
 from outrider.models.wrappers.skipping import check_speedup
 from outrider.strategy.modes import tier_names
 
@@ -27,14 +28,14 @@ _CONTEXT_LENGTH = Range(2, optional=True, hint="Leave room for a prompt and an a
 class Models:
     """Which models take part."""
 
-    target: Any = "tiny"
-    qualifier: Any = None
-    draft: Any = None
+    target: ModelSource = "tiny"
+    qualifier: ModelSource | Sequence[ModelSource] | None = None
+    draft: ModelSource | None = None
     adapter: str | Path | None = None
-    tokenizer: Any = None
+    tokenizer: TokenizerSource = None
     trust_remote_code: bool = False
 
-    def sources(self, undrafted: bool) -> list[tuple[str, Any]]:
+    def sources(self, undrafted: bool) -> list[tuple[str, ModelSource]]:
         """Name and source of each tier, target first; those of a family where none is given."""
         target, qualifier, draft = self.target, self.qualifier, self.draft
         if is_family(target):
@@ -42,10 +43,10 @@ class Models:
             target = tiers["target"]
             qualifier = tiers.get("qualifier") if qualifier is None else qualifier
             draft = tiers.get("draft") if draft is None else draft
-        found: list[tuple[str, Any]] = [("target", target)]
+        found: list[tuple[str, ModelSource]] = [("target", target)]
         if undrafted:
             return found
-        given: list[Any] = list(qualifier) if isinstance(qualifier, list | tuple) else [qualifier]
+        given = _several(qualifier)
         middle = [source for source in given if source is not None and source != NO_TIER]
         found += list(zip(tier_names(len(middle)), middle, strict=True))
         if draft is not None and draft != NO_TIER:
@@ -90,7 +91,7 @@ class Reading:
         OptionError: a number out of range.
     """
 
-    selection: Any = None
+    selection: GivenSelection = None
     selection_on: str = "target"
     guidance: float = 1.0
     layer_skipping: float = 1.0
@@ -108,7 +109,14 @@ class Reading:
         return context_config(self.selection, self.selection_on, below)
 
 
-def is_family(source: Any) -> bool:
+def _several(sources: ModelSource | Sequence[ModelSource] | None) -> Sequence[ModelSource | None]:
+    """One source, or several, as a list."""
+    if isinstance(sources, list | tuple):
+        return list(sources)
+    return [cast("ModelSource | None", sources)]
+
+
+def is_family(source: ModelSource) -> TypeGuard[str]:
     """Whether `source` names a family that ships with the package."""
     if not isinstance(source, str) or Path(source).expanduser().exists():
         return False

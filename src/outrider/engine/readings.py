@@ -1,10 +1,10 @@
 """What was read of a long input, as results report it."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from outrider.context.reading import Reading
 from outrider.core.counters import Counters
+from outrider.core.values import JsonValue
 from outrider.decoding.generation import Generation
 
 
@@ -23,7 +23,7 @@ def reading_of(
 
 def context_figures(
     generation: Generation, stages: Mapping[str, Counters], bytes_per_token: int
-) -> dict[str, Any] | None:
+) -> dict[str, JsonValue] | None:
     """Figures of a request with a long input; None for others.
 
     Args:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
+from outrider.context.reading import Reading
 from outrider.core import metrics
 from outrider.core.counters import Counters
 from outrider.core.types import Exactness
+from outrider.core.values import JsonValue
 from outrider.decoding.generation import Generation, TokenLogprob
 from outrider.engine.readings import context_figures, reading_of
 
@@ -31,7 +32,7 @@ class Speculation:
     stages: dict[str, Counters]
     predicted_tokens_per_second: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """Plain numbers for JSON."""
         c = self.target
         return {
@@ -52,7 +53,7 @@ class Speculation:
         }
 
 
-def _counted(c: Counters) -> dict[str, Any]:
+def _counted(c: Counters) -> dict[str, JsonValue]:
     return {
         "rounds": c.rounds,
         "drafted": c.drafted,
@@ -103,8 +104,8 @@ class Result:
     logprobs: tuple[TokenLogprob, ...] = ()
     seed: int = 0
     error: str | None = None
-    context: dict[str, Any] | None = None
-    reading: Any = None
+    context: dict[str, JsonValue] | None = None
+    reading: Reading | None = None
     guidance: float | None = None
 
     @property
@@ -116,9 +117,9 @@ class Result:
         """The text in pieces `(text, source)`: each with the tier that wrote it."""
         yield from spans(self.text, self.ends, self.sources)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, JsonValue]:
         """Plain data for JSON."""
-        out: dict[str, Any] = {
+        out: dict[str, JsonValue] = {
             "text": self.text,
             "token_ids": list(self.token_ids),
             "finish_reason": self.finish_reason,

@@ -22,6 +22,10 @@ GivenDocument = str | Path | tuple[str, str]
 """A text, a file or folder, or a name and a text."""
 
 
+GivenDocuments = GivenDocument | Sequence[GivenDocument] | None
+"""What comes before a prompt, which is then the instruction."""
+
+
 @runtime_checkable
 class TextCodec(Protocol):
     """What prompts and results ask of a tokenizer."""

@@ -8,10 +8,10 @@ page names the tokenizer: ids of another one would be nonsense, and are refused.
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,20 @@ PAGE = "store.json"
 _AGAIN = "Build the store again"
 SEPARATOR = -1
 """Stands between the documents of a corpus; no token."""
+
+
+class Datastore(Protocol):
+    """A corpus made ready for one kind of drafter, on disk or in memory."""
+
+    @classmethod
+    def open(cls, path: Path, *, fingerprint: str | None = None) -> "Datastore":
+        """The store at `path`; `fingerprint` is that of the tokenizer whose ids it must hold."""
+        ...
+
+    @classmethod
+    def build(cls, documents: Iterable[Sequence[int]]) -> "Datastore":
+        """A store of these documents, in memory."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ is that of undrafted decoding in any case, so nothing here needs to be certain.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from outrider.acceptance import Match
 from outrider.core.expression import Expression
@@ -24,6 +23,8 @@ from outrider.drafters import (
 from outrider.drafters.combine.pyramid import qualified
 from outrider.drafters.given import ASKING, Costs, Given
 from outrider.drafters.method import DrafterMethod
+from outrider.drafters.neural.growth import Growth
+from outrider.memories.store import Datastore
 from outrider.models.costs import measure_costs
 from outrider.policies.expected_gain import DEAR
 from outrider.policies.windows import Chances, best_windows
@@ -65,14 +66,14 @@ class Automatic:
     below: Sequence[LanguageModel] = ()
     chances: Chances = field(default_factory=Chances)
     costs: Costs | None = None
-    datastore: Any = None
-    growth: Any = None
+    datastore: Datastore | None = None
+    growth: Growth | None = None
 
     def strategy(
         self,
         drafter: str | Expression | Drafter = "auto",
         rule: AcceptanceRule | None = None,
-        gain: Mapping[str, Any] | None = None,
+        gain: Mapping[str, Value] | None = None,
     ) -> Strategy:
         """A strategy whose drafts are as large as pays; undrafted where the target's window has no
         room to measure in.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from outrider.acceptance.divergence import DIVERGENCES, Divergence, divergence
 from outrider.core.errors import LogitsError, OptionError
 from outrider.core.types import NO_IDS, Prompt, Rows, as_ids
-from outrider.protocols import LanguageModel, Segment
+from outrider.protocols import Cache, LanguageModel, Segment
 from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy.calibration import Calibration, ModelId, Subject
 
@@ -32,8 +31,8 @@ class _Walk:
     """One prompt: the text so far, and the verifier's rows that the proposer has yet to match."""
 
     sampler: Sampler
-    verifier: Any
-    proposer: Any
+    verifier: Cache
+    proposer: Cache
     output: list[int] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
     ended: bool = False

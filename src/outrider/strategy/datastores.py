@@ -2,26 +2,28 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from outrider.core.errors import OptionError
+from outrider.memories.store import Datastore
 from outrider.strategy.catalogue import drafter_record, drafter_records
 
 
-def open_datastore(drafters: Sequence[str], path: str | Path | None, codec: Any) -> Any:
+def open_datastore(
+    drafters: Sequence[str], path: str | Path | None, fingerprint: str | None
+) -> Datastore | None:
     """The store at `path`, or None without one.
 
     Args:
         drafters: who will read it, the outermost first.
         path: what `outrider datastore build` wrote.
-        codec: the target's tokenizer; its ids must be those of the store.
+        fingerprint: of the target's tokenizer, whose ids the store must hold; None accepts any.
 
     Raises:
         OptionError: no drafter reads a store, two read different kinds, or one can not do without.
         StoreError: there is none, it is of another kind, or damaged.
         VocabularyError: it was made with another tokenizer.
     """
-    readers = [one for name in drafters if (one := drafter_record(name)).reads_store]
+    readers = [one for name in drafters if (one := drafter_record(name)).store]
     if path is None:
         for reader in readers:
             if reader.needs_store:
@@ -36,12 +38,11 @@ def open_datastore(drafters: Sequence[str], path: str | Path | None, codec: Any)
             "datastores, and one is given",
             hint="Use one of the two",
         )
-    if not readers or readers[0].reads_store is None:
-        known = sorted(one.name for one in drafter_records() if one.reads_store)
+    if not readers or readers[0].store is None:
+        known = sorted(one.name for one in drafter_records() if one.store)
         who = drafters[0] if drafters else "given"
         raise OptionError(
             f"a datastore is given, and drafter {who!r} reads none",
             hint=f"Use drafter {' or '.join(known)}, or leave it out",
         )
-    fingerprint = None if codec is None else codec.fingerprint
-    return readers[0].reads_store(Path(path).expanduser(), fingerprint=fingerprint)
+    return readers[0].store.open(Path(path).expanduser(), fingerprint=fingerprint)

@@ -4,15 +4,17 @@ from dataclasses import fields, is_dataclass
 
 from outrider.drafters.neural.growth import Growth
 from outrider.policies import ExpectedGain
-from outrider.protocols import Drafter, LanguageModel
+from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel
 from outrider.protocols.method import Value, plain_options, text_of
 from outrider.strategy.catalogue import KINDS, records
+
+Described = Drafter | AcceptanceRule | DraftPolicy | Growth
 
 _MOST_SOURCES = 6
 """Sources of a policy that are named before the rest is left out."""
 
 
-def expression_of(method: object) -> str:
+def expression_of(method: Described) -> str:
     """`switch(sam,recycling,at_least=3)`: the names of a method and of what it is made of, and the
     options that are not those of the class. The class name where it has no record."""
     inner = [expression_of(part) for part in [*_parts(method), *_growths(method)]]
@@ -29,7 +31,7 @@ def models_of(drafter: Drafter) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def sources_of(policy: object) -> str:
+def sources_of(policy: DraftPolicy) -> str:
     """The sources that a policy deals with, in short; empty where it names none."""
     if not isinstance(policy, ExpectedGain) or not policy.sources:
         return ""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from outrider.acceptance import Match, RecursiveRejection
 from outrider.core.checks import Range
@@ -12,8 +11,10 @@ from outrider.core.errors import OptionError
 from outrider.core.expression import Expression
 from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.growth import Growth
+from outrider.memories.store import Datastore
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import NO_NEEDS, AcceptanceRule, Drafter, DraftPolicy, LanguageModel
+from outrider.protocols.method import Value
 from outrider.sampling import SamplingParams
 from outrider.strategy.auto import Automatic
 from outrider.strategy.calibration import Calibration, ModelId, Subject
@@ -23,6 +24,7 @@ from outrider.strategy.modes import PyramidConfig, pyramid
 from outrider.strategy.strategy import Strategy
 from outrider.strategy.thresholds import Thresholds
 
+_Source = TypeVar("_Source")
 _NODES = 16
 """Tokens of a tree where lengths are fixed and none was given."""
 
@@ -125,7 +127,7 @@ class Speculation:
         return make_policy(self.policy)
 
     @cached_property
-    def gain(self) -> dict[str, Any] | None:
+    def gain(self) -> dict[str, Value] | None:
         """Settings of `ExpectedGain`, where that is asked for by name."""
         if not isinstance(self.policy, str):
             return None
@@ -213,7 +215,7 @@ class Speculation:
 
     # -- models ---------------------------------------------------------------------------------
 
-    def tiers(self, found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    def tiers(self, found: list[tuple[str, _Source]]) -> list[tuple[str, _Source]]:
         """The tiers that take part: target first, draft model last."""
         if "auto" in self.named:
             return found
@@ -243,7 +245,10 @@ class Speculation:
     # -- the strategy ---------------------------------------------------------------------------
 
     def strategy(
-        self, models: Sequence[LanguageModel], config: PyramidConfig, datastore: Any = None
+        self,
+        models: Sequence[LanguageModel],
+        config: PyramidConfig,
+        datastore: Datastore | None = None,
     ) -> Strategy:
         """The strategy over `models`.
 
@@ -292,7 +297,7 @@ class Cascade:
     models: tuple[LanguageModel, ...]
     speculation: Speculation
     calibrations: tuple[Calibration, ...] = ()
-    datastore: Any = None
+    datastore: Datastore | None = None
 
     def strategy(self, params: SamplingParams) -> Strategy:
         """The strategy for requests with these warps; shares of positions become divergences."""

@@ -66,7 +66,7 @@ SMALL_TREE = FixedTree(depth=4, nodes=9)
 
 def given(family: Family, one: DrafterMethod) -> Given:
     """What a drafter of the catalogue is made from: models, and a small datastore."""
-    store = one.builds_store(LONG_DOCUMENTS) if one.needs_store and one.builds_store else None
+    store = one.store.build(LONG_DOCUMENTS) if one.needs_store and one.store else None
     below = (family.qualifier, family.draft)
     return with_priors(Given(target=family.target, below=below, datastore=store))
 

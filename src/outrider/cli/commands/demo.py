@@ -36,7 +36,7 @@ class Contender:
 
     def run(self, prompts: Sequence[str], tokens: int) -> None:
         """Write on from every prompt, one after the other."""
-        settings = SETTINGS | {"max_new_tokens": tokens}
+        settings: dict[str, Any] = SETTINGS | {"max_new_tokens": tokens}
         self.generator.reset()
         self.results.append([self.generator.generate(p, **settings) for p in prompts])
 

@@ -107,7 +107,9 @@ def generate(
     """
     check_stream(stream, n, json)
     _check_documents(prompt, documents, long_input)
-    settings = sampling.given() | ({} if logprobs is None else {"logprobs": logprobs})
+    settings: dict[str, Any] = sampling.given() | (
+        {} if logprobs is None else {"logprobs": logprobs}
+    )
     screen = Screen(color)
     text = read_prompt(prompt)
     request: Any = [{"role": "user", "content": text}] if chat else text

@@ -95,7 +95,8 @@ def blended(config: ContextConfig, embed: Embed | None) -> BlendedRanker:
 METHOD = SelectorMethod(
     name="apce",
     cls=BlendedRanker,
-    summary="the chunks nearest to the instruction and to what is being written, in meaning and in words",
+    summary="the chunks nearest to the instruction and to what is being written, in meaning and "
+    "in words",
     paper=Paper("APCE", "2510.12051"),
     promise=Exactness.LOSSY,
     rank=blended,

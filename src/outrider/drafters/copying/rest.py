@@ -184,7 +184,6 @@ METHOD = DrafterMethod(
     tree=True,
     make=_make,
     priors=_priors,
-    reads_store=Corpus.open,
-    builds_store=Corpus.build,
+    store=Corpus,
     needs_store=True,
 )

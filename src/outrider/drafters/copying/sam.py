@@ -166,6 +166,5 @@ METHOD = DrafterMethod(
     memory="about 550n, up to 2^18 tokens",
     make=_make,
     priors=_priors,
-    reads_store=FrozenAutomaton.open,
-    builds_store=FrozenAutomaton.build,
+    store=FrozenAutomaton,
 )

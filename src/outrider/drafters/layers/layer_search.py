@@ -3,10 +3,9 @@
 It only proposes sets and remembers what they scored; `swift.py` does the scoring.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from math import comb
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from outrider.core.errors import OptionError
 from outrider.core.layers import LayerSet
 from outrider.core.types import BoolArray
 from outrider.core.values import JsonValue
+from outrider.protocols import Cache
 
 _MOST_OBSERVED = 256
 """Scores that the surrogate is fitted to, the newest ones; its cost grows with their cube."""
@@ -94,8 +94,8 @@ class LayerSetSearch:
     score: float = -1.0
     tries: int = 0
     misses: int = 0
-    key: object = None
-    prompt: Any = None
+    key: Hashable = None
+    prompt: Cache | None = None
     _seen: set[bytes] = field(default_factory=set)
     _sets: list[BoolArray] = field(default_factory=list)
     _scores: list[float] = field(default_factory=list)
@@ -182,7 +182,7 @@ class LayerSetSearch:
         else:
             self.misses += 1
 
-    def begin(self, key: object, prompt: Any = None) -> None:
+    def begin(self, key: Hashable, prompt: Cache | None = None) -> None:
         """Go on with another text: scores start anew, tries and misses go on counting."""
         self.key, self.prompt, self.score = key, prompt, -1.0
         self._sets, self._scores = [], []

@@ -23,7 +23,7 @@ _FORMAT = 1
 class SwiftState(OwnState):
     """One request; `key` names its text for the search."""
 
-    key: object = field(default_factory=object)
+    key: Hashable = field(default_factory=object)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +136,7 @@ class Swift(OwnLayers):
         """Share of the first generated tokens that `model` would have drafted."""
         sampler, count = state.request.sampler, self.settings.context
         written = state.request.output[: count + 1]
+        assert self.search.prompt is not None
         cache = self.layered.borrow(self.search.prompt)
         segment = Segment(cache, as_ids(written[:-1]))
         [rows] = model.forward([segment], [np.arange(-1, count)])
