@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from outrider.acceptance import Match, RecursiveRejection
 from outrider.core.checks import Range

@@ -1,7 +1,7 @@
 """SWIFT: the target drafts with the layers that a search, made while it writes, has left it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
