@@ -1,5 +1,5 @@
-# Everything runs in .venv, which is made when it is missing and renewed when the pins change.
-# Needed: make, and Python 3.11 to 3.14 (another one: make test PYTHON=python3.12).
+# All targets but `docs` run in .venv. It is created when it is missing and updated when the pins
+# change. Requirements: make, and Python 3.11 to 3.14 (another one: make test PYTHON=python3.12).
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,15 +7,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo test test-slow lint format docs clean
 
 help:
-	@echo "make demo       watch the three-model pyramid write, on the CPU"
-	@echo "make test       what CI runs: lint, types, layers, the fast tests"
+	@echo "make demo       run the demonstration: three models write a text, on the CPU"
+	@echo "make test       the checks that CI runs: lint, types, layers, the fast tests"
 	@echo "make test-slow  the long checks"
-	@echo "make format     let ruff mend what it can"
-	@echo "make install    only make .venv"
-	@echo "make clean      remove .venv and all caches"
+	@echo "make format     let ruff fix what it can fix"
+	@echo "make docs       build the documentation into build/site (needs no .venv)"
+	@echo "make install    only create .venv"
+	@echo "make clean      remove .venv, build and all caches"
 
 install: $(INSTALLED)
 
@@ -52,6 +53,20 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The API reference is read from the source text, so neither torch nor the package is installed.
+DOCS := build/docs
+
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	@mkdir -p $(DOCS)
+	@$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb")) \
+	  ["project"]["optional-dependencies"]["docs"], sep="\n")' > $(DOCS)/requirements.txt
+	@test -x $(DOCS)/venv/bin/python || $(PYTHON) -m venv $(DOCS)/venv
+	$(DOCS)/venv/bin/python -m pip install --quiet -c constraints.txt -r $(DOCS)/requirements.txt
+	@touch $@
+
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(DOCS)/venv/bin:$$PATH" mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
