@@ -66,7 +66,7 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 docs: $(DOCS)/.installed
-	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(DOCS)/venv/bin:$$PATH" mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(DOCS)/venv/bin:$$PATH" mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -1,7 +1,7 @@
 """A hook of MkDocs: pages that lie outside `docs/`, and links that lead there.
 
-The README is the first page. The changelog, the page for contributors and the model cards are pages,
-too. A link to another file of the repository becomes its text; the file must exist.
+The README is the first page. The changelog, the page for contributors and the model cards are
+pages, too. A link to another file of the repository becomes plain text; the file must exist.
 """
 
 import logging

@@ -1,12 +1,13 @@
-"""`outrider`: the command line. Models are imported by the command that needs them."""
+"""`outrider`: the command line. A command imports models only when it needs them."""
 
 import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from outrider.cli.commands.bench import bench
@@ -24,24 +25,72 @@ from outrider.cli.options.groups import grouped
 from outrider.cli.ui import failures, interrupt
 from outrider.core.errors import OutriderError
 
+
+class _InOrder(TyperGroup):
+    """Lists the commands by their panels: what a new user needs comes first."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands, in the order of the help."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
+ORDER = (
+    *("generate", "chat", "bench", "methods", "demo"),
+    *("summarize", "caption"),
+    *("info", "calibrate"),
+    *("train", "datastore"),
+)
+
 app = typer.Typer(
     name="outrider",
+    cls=_InOrder,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(grouped(generate))
-app.command()(grouped(summarize))
-app.command()(grouped(caption))
-app.command()(grouped(chat))
-app.command()(grouped(demo))
-app.command()(grouped(info))
-app.command()(grouped(methods))
-app.command()(grouped(calibrate))
-app.add_typer(train, name="train")
-app.add_typer(bench, name="bench")
-app.add_typer(datastore, name="datastore")
+START, INPUTS, MEASURE, MAKE = (
+    "Start here",
+    "Documents and images",
+    "Models and thresholds",
+    "Training and data",
+)
+app.command(short_help="Write text from a prompt.", rich_help_panel=START)(grouped(generate))
+app.command(short_help="Talk with a model.", rich_help_panel=START)(grouped(chat))
+app.add_typer(
+    bench,
+    name="bench",
+    short_help="Measure the speed on this machine, with and without drafting.",
+    rich_help_panel=START,
+)
+app.command(short_help="List all methods, with their options.", rich_help_panel=START)(
+    grouped(methods)
+)
+app.command(short_help="Show drafting at work, with the small models.", rich_help_panel=START)(
+    grouped(demo)
+)
+app.command(
+    short_help="Summarise files; the model reads the relevant parts.", rich_help_panel=INPUTS
+)(grouped(summarize))
+app.command(short_help="Write a caption for each image.", rich_help_panel=INPUTS)(grouped(caption))
+app.command(
+    short_help="Show the properties of a model and the memory it needs.", rich_help_panel=MEASURE
+)(grouped(info))
+app.command(
+    short_help="Measure divergences between models, to set thresholds.", rich_help_panel=MEASURE
+)(grouped(calibrate))
+app.add_typer(
+    train,
+    name="train",
+    short_help="Train model families, captioners and adapters.",
+    rich_help_panel=MAKE,
+)
+app.add_typer(
+    datastore,
+    name="datastore",
+    short_help="Build a datastore from a corpus, for the drafters rest and sam.",
+    rich_help_panel=MAKE,
+)
 
 
 def _print_version(asked: bool) -> bool:
@@ -60,18 +109,22 @@ def outrider(
         ),
     ] = False,
 ) -> None:
-    """Faster text from language models: small models draft, the big one only confirms.
+    """Speculative decoding: the text of your model, token for token, in less time.
 
-    Start here (no download, the tiny family ships with the package):
+    Write, with the small models in the package (no download), or with your own:
 
-      outrider demo
-      outrider generate "Once upon a time" --seed 1 --temperature 0.8
-
-    With your own models (folders or hub names that share a vocabulary):
-
+      outrider generate "Once upon a time"
       outrider generate "Once upon a time" --target ./big --draft ./small
 
-    Mode exact, the default, gives the very text that the target alone writes.
+    Talk with a model, measure the speed on this machine, list all methods:
+
+      outrider chat --target ./big
+      outrider bench --target ./big --draft ./small
+      outrider methods
+
+    A model is a folder or a hub name. The target writes the text and the draft model proposes
+    tokens; both need the same vocabulary. In mode exact, the default, the text is the one that
+    the target writes without a draft model.
     """
 
 
