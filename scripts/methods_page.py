@@ -1,4 +1,4 @@
-"""Write docs/methods.md: records of all methods, joined with what was measured and with tests.
+"""Write docs/methods.md: records of all methods, with their measurements and tests.
 
 python -m scripts.methods_page            # writes the page
 python -m scripts.methods_page --check    # exits 1 where it is not current
@@ -24,28 +24,31 @@ _HEAD = """# Methods
 
 <!-- Written by `python -m scripts.methods_page`; do not edit. -->
 
-Everything that `outrider.load` and the command line know by name. `outrider methods NAME` shows
-the options of one. *Promise*: `identical` is the target's own text, token for token,
-`distribution` another sample of its distribution, `lossy` a text that may differ, with its changes
-counted. A drafter never lowers the promise of the rule above it. *Measured* quotes the row of the
-method in the largest table that compares it, and links every section about it; where it is empty,
-nothing was measured yet.
+All methods that `outrider.load` and the command line accept by name. `outrider methods NAME` shows
+the options of a method. The [glossary](glossary.md) defines the terms.
+
+- *Promise*: `identical` is the undrafted text, token for token; `distribution` is another sample of
+  the target's distribution; `lossy` is a text that may differ, with its changes counted. A drafter
+  never lowers the promise of the rule.
+- *Memory*: n is the number of tokens, V the size of the vocabulary; figures are in bytes.
+- *Measured*: the row of the method in the largest table that compares it, and links to every section
+  about it. An empty cell means that nothing is measured yet.
 """
 
 _TITLES = {
-    "drafter": ("Drafters", "`--drafter`, `load(drafter=...)`: whatever proposes tokens."),
+    "drafter": ("Drafters", "`--drafter`, `load(drafter=...)`: methods that propose tokens."),
     "growth": ("Growths", "`--growth`, `load(growth=...)`: how the draft model grows trees."),
-    "rule": ("Rules", "`--rule`, `load(rule=...)`: what the target keeps of a draft."),
-    "policy": ("Policies", "`--policy`, `load(policy=...)`: how much is drafted in a round."),
-    "selector": ("Selectors", "`--selector`: which chunks of a long input are read."),
-    "guidance": ("Guidance", "What pushes the target's choices."),
-    "model": ("Models around models", "The target itself is changed; the text is another."),
+    "rule": ("Rules", "`--rule`, `load(rule=...)`: decides which drafted tokens are kept."),
+    "policy": ("Policies", "`--policy`, `load(policy=...)`: decides how much is drafted in a round."),
+    "selector": ("Selectors", "`--selector`: decides which chunks of a long input are read."),
+    "guidance": ("Guidance", "Methods that change the logits of the target."),
+    "model": ("Models around models", "Methods that change the target itself, and so the text."),
 }
 
 _ROW_NAMES = {"draft": "model"}
 _KNOWN = {name for kind in KINDS for name in names(kind)}
 _FEWEST = 3
-"""A table of figures names so many methods at least; others only mention one."""
+"""A table is a comparison if it names at least this many methods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Section:
     Attributes:
         page: its file.
         title: its heading, without `#`.
-        text: what stands below, up to the next heading.
+        text: the lines up to the next heading.
     """
 
     page: str
