@@ -31,15 +31,15 @@ the options of a method. The [glossary](glossary.md) defines the terms.
   the target's distribution; `lossy` is a text that may differ, with its changes counted. A drafter
   never lowers the promise of the rule.
 - *Memory*: n is the number of tokens, V the size of the vocabulary; figures are in bytes.
-- *Measured*: the row of the method in the largest table that compares it, and links to every section
-  about it. An empty cell means that nothing is measured yet.
+- *Measured*: the row of the method in the largest table that compares it, and links to every
+  section about it. An empty cell means that nothing is measured yet.
 """
 
 _TITLES = {
     "drafter": ("Drafters", "`--drafter`, `load(drafter=...)`: methods that propose tokens."),
     "growth": ("Growths", "`--growth`, `load(growth=...)`: how the draft model grows trees."),
     "rule": ("Rules", "`--rule`, `load(rule=...)`: decides which drafted tokens are kept."),
-    "policy": ("Policies", "`--policy`, `load(policy=...)`: decides how much is drafted in a round."),
+    "policy": ("Policies", "`--policy`, `load(policy=...)`: decides how much a round drafts."),
     "selector": ("Selectors", "`--selector`: decides which chunks of a long input are read."),
     "guidance": ("Guidance", "Methods that change the logits of the target."),
     "model": ("Models around models", "Methods that change the target itself, and so the text."),
@@ -69,7 +69,7 @@ class Section:
     def link(self) -> str:
         """A Markdown link to it."""
         title = re.sub(r"\s*\([^()]*\)$", "", self.title).replace("`", "")
-        return f"[{title}]({self.page}#{_anchor(self.title)})"
+        return f"[{title}]({self.page}#{anchor(self.title)})"
 
 
 def page() -> str:
@@ -183,8 +183,8 @@ def _sections() -> Iterator[Section]:
             yield Section(name, title, body)
 
 
-def _anchor(title: str) -> str:
-    """As GitHub makes it."""
+def anchor(title: str) -> str:
+    """The anchor of a heading, as GitHub and the site make it."""
     kept = re.sub(r"[^\w\- ]", "", title.lower())
     return kept.replace(" ", "-")
 
