@@ -31,8 +31,8 @@ $(INSTALLED): pyproject.toml constraints.txt scripts/install_torch.py
 demo: $(INSTALLED)
 	$(BIN)/outrider demo
 
-# Shapes and types are checked while some of the tests run, which costs half of their time again.
-# An int is a float, as PEP 484 has it. One process: each new one takes 20 seconds to begin.
+# Shapes and types are checked while a part of the tests runs, which makes these half as slow again.
+# An int is accepted as a float (PEP 484). One process: each new one takes 20 seconds to start.
 CHECKED := tests/sampling tests/acceptance tests/memories tests/policies tests/captioning \
   tests/context/test_selection.py tests/drafters/neural/test_growth.py tests/models/test_rounds.py
 SHAPES := --jaxtyping-packages='outrider,beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))'

@@ -30,8 +30,8 @@ class _InOrder(TyperGroup):
     """Lists the commands by their panels: what a new user needs comes first."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the commands, in the order of the help."""
-        return sorted(super().list_commands(ctx), key=ORDER.index)
+        """Names of the commands, in the order of the help; one that is not listed comes last."""
+        return sorted(super().list_commands(ctx), key=[*ORDER, *super().list_commands(ctx)].index)
 
 
 ORDER = (
