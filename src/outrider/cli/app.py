@@ -122,9 +122,9 @@ def outrider(
       outrider bench --target ./big --draft ./small
       outrider methods
 
-    A model is a folder or a hub name. The target writes the text and the draft model proposes
-    tokens; both need the same vocabulary. In mode exact, the default, the text is the one that
-    the target writes without a draft model.
+    A model is a folder or a hub name. The draft model proposes tokens, and
+    the target verifies them; both need the same vocabulary. In mode exact,
+    the default, the text is the one that the target writes on its own.
     """
 
 
