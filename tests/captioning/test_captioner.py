@@ -18,7 +18,7 @@ from outrider.engine.generator import Generator
 from outrider.engine.load import load
 from tests.captioning import tiny_clip
 from tests.models.setups.make_checkpoints import make_checkpoint
-from tests.models.setups.sighted_checkpoints import make_sighted, picture
+from tests.models.setups.vision_checkpoints import make_vision_checkpoint, picture
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 7, "temperature": 0.8, "seed": 3}
 
@@ -27,8 +27,8 @@ SETTINGS: dict[str, Any] = {"max_new_tokens": 7, "temperature": 0.8, "seed": 3}
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
     """Qwen2-VL: images of different sizes have different numbers of tokens, and one that is two
     hundred times wider than high is refused by its processor."""
-    root = tmp_path_factory.mktemp("sees")
-    return load(make_sighted(root / "target", "qwen2_vl"), dtype="float64", mode="none")
+    root = tmp_path_factory.mktemp("vision_model")
+    return load(make_vision_checkpoint(root / "target", "qwen2_vl"), dtype="float64", mode="none")
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_wrong_settings_are_refused_before_an_image_is_read(
 def test_guidance_is_told_and_changes_captions(
     generator: Generator, album: list[Path], tmp_path: Path
 ) -> None:
-    folder = make_sighted(tmp_path / "target", "qwen2_vl")
+    folder = make_vision_checkpoint(tmp_path / "target", "qwen2_vl")
     how: dict[str, Any] = {"dtype": "float64", "mode": "none"}
     guided = Captioner(load(folder, guidance=2.0, **how), **SETTINGS)
     found = list(guided.caption(album))

@@ -19,8 +19,8 @@ _NEVER = Tally()
 _BELIEF, _RECALLED = 4, 16
 """Rounds for which it is believed that both kinds have one pace; most rounds that count."""
 _PATIENCE, _NAP, _LONGEST_NAP = 0.4, 8, 64
-"""What lucky sources that have nothing may cost in a row, in rounds; rounds they are then left
-alone, at first and at most."""
+"""What opportunistic sources that have nothing may cost in a row, in rounds; rounds they are then
+left alone, at first and at most."""
 DEAR, _LATE = 0.05, 12
 """Share of a round from which asking is dear; the first rounds of a text, in which it is not asked
 then: most short texts have nothing to copy."""
@@ -36,9 +36,9 @@ class ExpectedGain:
 
     It goes by the tallies of one request: how often tokens of each origin were kept and what
     drafting them took, faded with distance and weighed with what was believed before. Of the
-    sources that can always draft, the best one alone gets a share; lucky ones get theirs beside
-    it, where they promise more. A source that was left out is tried again when as many rounds
-    have passed as there were before its newest draft, at least `probe_after` and at most
+    sources that can always draft, the best one alone gets a share; opportunistic ones get theirs
+    beside it, where they promise more. A source that was left out is tried again when as many
+    rounds have passed as there were before its newest draft, at least `probe_after` and at most
     `probe_within`; while its trials are kept, every round.
 
     Its budgets depend on measured times. With `Match` at the outside that changes speed, never
@@ -49,8 +49,8 @@ class ExpectedGain:
         sources: whose drafts it deals with; it asks for nothing where there are none.
         overhead: seconds of a round beside drafting and the verifier's forward.
         handling: what comes on top in rounds that verify a draft.
-        asking: what it takes to ask lucky sources that have nothing. Where that counts beside a
-            round, those that had nothing for some rounds rest for 8, then for ever longer.
+        asking: what it takes to ask opportunistic sources that have nothing. Where that counts
+            beside a round, those that had nothing for some rounds rest for 8, then for ever longer.
         margin: share by which drafting must promise more than not drafting.
         probe_after: rounds after which a source left out is tried again, at the earliest.
         probe_within: the same, at the latest.
@@ -115,22 +115,26 @@ class ExpectedGain:
         asleep = self._naps(counters, desk)
         shares = self._shares(counters, self._plans(counters, desk), desk.verify)
         if asleep:
-            shares |= dict.fromkeys((source.name for source in self.sources if source.lucky), 0)
-        desk.asks = any(shares[source.name] for source in self.sources if source.lucky)
+            shares |= dict.fromkeys(
+                (source.name for source in self.sources if source.opportunistic), 0
+            )
+        desk.asks = any(shares[source.name] for source in self.sources if source.opportunistic)
         until = now + _STANDING
         if not any(shares.values()):
             until = min(
                 (
-                    desk.asleep if source.lucky and asleep else self._due_at(source, counters)
+                    desk.asleep
+                    if source.opportunistic and asleep
+                    else self._due_at(source, counters)
                     for source in self.sources
                 ),
                 default=plain,
             )
-        desk.pays = any(shares[source.name] for source in self.sources if not source.lucky)
+        desk.pays = any(shares[source.name] for source in self.sources if not source.opportunistic)
         return self._budget(shares), max(min(until, plain), now + 1)
 
     def _naps(self, counters: Counters, desk: "_Desk") -> bool:
-        """Whether lucky sources are not asked for a while, having had nothing for long.
+        """Whether opportunistic sources are not asked for a while, having had nothing for long.
 
         Asking costs little, but a round of a small model is short.
         """
@@ -141,7 +145,7 @@ class ExpectedGain:
         if desk.patience == inf:
             desk.patience = patience
             desk.asleep = counters.past + _LATE if share > DEAR else 0
-        tallies = [counters.tallies.get(s.name, _NEVER) for s in self.sources if s.lucky]
+        tallies = [counters.tallies.get(s.name, _NEVER) for s in self.sources if s.opportunistic]
         found, kept = sum(t.drafts for t in tallies), sum(t.accepted for t in tallies)
         if found != desk.found:
             desk.found, desk.vain = found, 0
@@ -155,8 +159,9 @@ class ExpectedGain:
     def _shares(
         self, counters: Counters, plans: Sequence[tuple[Source, Plan]], verify: Sequence[float]
     ) -> dict[str, int]:
-        """Of the sources that can always draft one gets a share; lucky ones where they pay."""
-        steady = [pair for pair in plans if not pair[0].lucky]
+        """Of the sources that can always draft one gets a share; opportunistic ones where they
+        pay."""
+        steady = [pair for pair in plans if not pair[0].opportunistic]
         shares = dict.fromkeys((source.name for source, _ in steady), 0)
         floor = (1.0 + self.margin) / verify[0]
         if steady:
@@ -170,7 +175,7 @@ class ExpectedGain:
                 shares[leader.name] = int(self._due(leader, counters))
             floor = max(floor, plan.speed)
         for source, plan in plans:
-            if source.lucky:
+            if source.opportunistic:
                 pays = plan.speed >= floor
                 shares[source.name] = plan.length if pays else int(self._due(source, counters))
         return shares
@@ -247,9 +252,9 @@ class _Desk:
             with a draft are `drafts` in number.
         verify: by the size of a draft, seconds of a round beside drafting; until round `fresh`.
         plans: by source, its drafts when it was planned for, and the plan.
-        asks: whether lucky sources have a share; `vain` rounds they had nothing in a row, of which
-            `patience` are borne before they are left alone, until round `asleep`; next time for
-            `nap` rounds. Any of their tokens that is kept wakes them for good.
+        asks: whether opportunistic sources have a share; `vain` rounds they had nothing in a row,
+            of which `patience` are borne before they are left alone, until round `asleep`; next
+            time for `nap` rounds. Any of their tokens that is kept wakes them for good.
         found: their drafts when last looked at; `kept` of their tokens were accepted by then.
         pays: whether a source that can always draft had a share at last.
         quiet: whether the text before ended with nobody drafting. Where asking is dear, this one

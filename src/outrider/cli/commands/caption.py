@@ -37,7 +37,7 @@ FAILED = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SeeingTiers(Tiers):
+class VisionTiers(Tiers):
     """Which models take part; the target sees."""
 
     target: Annotated[
@@ -60,7 +60,7 @@ def caption(
             show_default=False,
         ),
     ],
-    tiers: SeeingTiers,
+    tiers: VisionTiers,
     speculation: Speculation,
     sampling: Sampling,
     runtime: Runtime,

@@ -92,10 +92,10 @@ class Borrowed(CacheBook):
         self._follow()
         return len(self._tokens)
 
-    def spell(self, tokens: Sequence[int] | IntArray) -> list[int]:
+    def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
         """Rows that spell the longest proper prefix of `tokens`."""
         self._follow()
-        return super().spell(tokens)
+        return super().match_prefix(tokens)
 
     def feed(self, segment: Segment, want: IntArray) -> Feed:
         """Plan a forward over `segment`.

@@ -131,12 +131,12 @@ class VizerConfig:
             raise OptionError("the question is empty", hint="Ask for a description")
 
     @property
-    def leash(self) -> float:
+    def kl_weight(self) -> float:
         """`kappa`, or what stands for it."""
         return (3.0 if self.through == "words" else 0.05) if self.kappa is None else self.kappa
 
     @property
-    def hearing(self) -> float:
+    def mapper_sampling(self) -> float:
         """`mapper_temperature`, or what stands for it."""
         default = 1.0 if self.through == "words" else 0.0
         return default if self.mapper_temperature is None else self.mapper_temperature
