@@ -37,6 +37,8 @@ _NEVER = Tally()
 _BELIEF, _RECALLED = 4, 16
 """Weight, in rounds, of the belief that rounds with and without a draft are equally slowed; most
 rounds that count against it."""
+_LEAST_PACE = 1e-6
+"""No round takes a smaller share of its expected time; clocks may say 0."""
 _VALID = 16
 """Rounds for which measured paces, and decisions that nothing contradicts, are valid."""
 
@@ -261,7 +263,8 @@ class ExpectedGain:
         """How many rounds count, and their seconds / those of the curve."""
         if not (pace.count and pace.seconds):
             return 0, 1.0
-        return min(pace.count, _RECALLED), pace.seconds / self.verify.seconds(pace.size)
+        ratio = pace.seconds / self.verify.seconds(pace.size)
+        return min(pace.count, _RECALLED), max(ratio, _LEAST_PACE)
 
     def _round_seconds(self, batch: int) -> tuple[float, ...]:
         """By draft length, one request's part of a round in which all draft alike."""
