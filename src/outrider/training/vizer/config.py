@@ -74,7 +74,7 @@ class VizerConfig:
         temperature: at which captions are written in phase B; through words 0 means 1.
         samples: captions of an image that are compared, through words.
         kappa: weight of KL(adapted || base) at the caption's tokens; None: 0.05, and 3 through
-            words, where a loose leash costs words that the mapper does not defend.
+            words, where a small weight loses words that the mapper does not protect.
         temperature_scale: of `infonce`.
         longest: tokens of a caption.
         held_out: images that are never trained on; captions of these decide when to stop.
