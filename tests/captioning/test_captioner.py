@@ -102,7 +102,7 @@ def test_a_bad_image_costs_the_others_nothing(
     assert "no image but text" in errors[bad[0]]
     assert "cut off" in errors[bad[1]]
     assert "aspect ratio" in errors[bad[2]]
-    assert "there is no file" in errors[bad[3]]
+    assert "there is not a file" in errors[bad[3]]
 
 
 def test_what_is_no_image_at_all(generator: Generator) -> None:
@@ -146,7 +146,7 @@ def test_wrong_settings_are_refused_before_an_image_is_read(
     with pytest.raises(OptionError, match="unknown option 'temprature'"):
         Captioner(generator, temprature=1.0)
     blind = load(make_checkpoint(tmp_path / "blind", tokenizer=True), mode="none", dtype="float64")
-    with pytest.raises(OptionError, match="sees none"):
+    with pytest.raises(OptionError, match="does not read images"):
         Captioner(blind)
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingExtraError, match=r"outrider\[vision\]"):

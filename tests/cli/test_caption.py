@@ -260,7 +260,7 @@ def test_a_file_of_something_else_is_not_touched(tmp_path: Path) -> None:
     for content in ("notes\nof mine\n", '{"text": "x"}\n{"text": "y"}\n', "[1]\n[2]\n"):
         path = tmp_path / "notes.jsonl"
         path.write_text(content)
-        with pytest.raises(OptionError, match="line 1 is no caption"):
+        with pytest.raises(OptionError, match="line 1 is not a caption"):
             CaptionFile(path)
         assert path.read_text() == content
 
@@ -322,7 +322,7 @@ def test_wrong_input_is_refused_before_models_are_loaded(
 def test_a_target_that_does_not_see(run: Run, family: Family, album: Path) -> None:
     outcome = run("caption", album, *family.alone)
     assert outcome.code == 2
-    assert outcome.error.startswith("images are given, and model target sees none")
+    assert outcome.error.startswith("images are given, and model target does not read images")
 
 
 # -- the bar --------------------------------------------------------------------------------

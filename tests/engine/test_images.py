@@ -60,7 +60,7 @@ def ours(path: Path, runner: str) -> Generator:
     if runner == "own":
         return load(path, mode="none", dtype="float64")
     model = TransformersModel.load(path, dtype=torch.float64)
-    pictures = TransformersVisionEncoder.load(open_checkpoint(path)).pictures
+    pictures = TransformersVisionEncoder.load(open_checkpoint(path)).image_processor
     vision_encoder = TransformersVisionEncoder(model.model, pictures, name="target")
     return Generator(
         Strategy(target=VisionLanguageModel(model, vision_encoder)),
@@ -86,7 +86,7 @@ def test_captions_are_those_of_transformers(family: str, runner: str, folder: Fo
     results = mine.generate(questions, images=images, max_new_tokens=NEW)
     for question, shown, result in zip(questions, images, results, strict=True):
         image_prompt = mine.prompt(question, images=shown).image_prompt
-        inputs = target.vision_encoder.pictures.inputs(image_prompt)
+        inputs = target.vision_encoder.image_processor.inputs(image_prompt)
         inputs["pixel_values"] = inputs["pixel_values"].double()
         start = inputs["input_ids"].shape[1]
         theirs = whole.generate(**inputs, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
@@ -184,7 +184,7 @@ def test_images_and_documents_are_not_mixed(generator: Generator) -> None:
 
 def test_a_text_model_sees_nothing(tmp_path: Path) -> None:
     plain = load(make_checkpoint(tmp_path, tokenizer=True), mode="none", dtype="float64")
-    with pytest.raises(OptionError, match="sees none"):
+    with pytest.raises(OptionError, match="does not read images"):
         plain.generate("What?", images=[picture(8, 8)])
 
 
@@ -282,11 +282,11 @@ def test_a_vision_draft_that_refuses_an_image_leaves_a_request_undrafted(
 def test_without_its_processor_a_model_is_blind(folder: Folder, tmp_path: Path) -> None:
     path = Path(shutil.copytree(folder("llava"), tmp_path / "blind"))
     (path / "preprocessor_config.json").unlink()
-    with pytest.warns(BlindWarning, match="sees no images"):
+    with pytest.warns(BlindWarning, match="does not read images"):
         blind = load(path, mode="none", dtype="float64")
     assert not isinstance(blind.strategy.target, VisionLanguageModel)
     assert blind.generate("Hi", max_new_tokens=3).token_ids
-    with pytest.raises(OptionError, match="sees none"):
+    with pytest.raises(OptionError, match="does not read images"):
         blind.generate("Hi", images=[picture(8, 8)])
 
 

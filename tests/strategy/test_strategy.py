@@ -60,7 +60,7 @@ class WithoutReplacement(NoDrafter):
 
 @pytest.mark.parametrize(
     ("rule", "what"),
-    [(Rejection(), "probs"), (Fuzzy("js", 0.1), "reference")],
+    [(Rejection(), "probabilities"), (Fuzzy("js", 0.1), "logits")],
     ids=["rejection", "fuzzy"],
 )
 def test_a_rule_that_reads_what_the_drafter_can_not_give(rule: AcceptanceRule, what: str) -> None:

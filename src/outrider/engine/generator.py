@@ -157,7 +157,7 @@ class Generator:
 
         Raises:
             OptionError: an option is unknown or out of range, an image can not be read, there are
-                more images than places for them or fewer, or the target sees none.
+                more images than places for them or fewer, or the target does not read images.
             ContextError: a prompt does not fit.
         """
         batch = is_batch(prompt)

@@ -102,14 +102,14 @@ def guide(model: LanguageModel, scale: float) -> LanguageModel:
     """`model`, guided by the images of its prompts; `model` itself where the scale is 1.
 
     Raises:
-        OptionError: the scale is out of range, or the model sees no images.
+        OptionError: the scale is out of range, or the model does not read images.
     """
     check_scale(scale)
     if scale == 1.0:
         return model
     if not model.info.image_token_ids:
         raise OptionError(
-            f"guidance is {scale:g}, and model {model.info.name} sees no images",
+            f"guidance is {scale:g}, and model {model.info.name} does not read images",
             hint="Leave guidance out, or load an image-text model with its processor",
         )
     return Guided(model, scale)

@@ -66,7 +66,7 @@ def test_each_request_of_a_batch_has_its_own_way() -> None:
 
 def test_what_both_can_give() -> None:
     assert LINE.gives.probs and not LINE.gives.reference
-    with pytest.raises(StrategyError, match="reference"):
+    with pytest.raises(StrategyError, match="logits"):
         Strategy(target=FAMILY.target, drafter=LINE, rule=Fuzzy("js", 0.1))
     assert (
         Strategy(target=FAMILY.target, drafter=LINE, rule=Rejection()).exactness == "distribution"

@@ -193,7 +193,7 @@ KEYS: dict[str, tuple[str, str]] = {
     ),
     "old vision encoder": ("visual.blocks.0.attn.qkv", "changes the vision tower"),
     "projector": ("model.connector.modality_projection.proj", "changes the vision tower"),
-    "elsewhere": ("transformer.h.0.attn.c_attn", "no part of a decoder that is known"),
+    "elsewhere": ("transformer.h.0.attn.c_attn", "not a part of a known decoder"),
 }
 
 

@@ -147,9 +147,9 @@ def test_settings_are_checked() -> None:
 
 def test_what_is_not_given_follows_the_way() -> None:
     states, words = VizerConfig(), VizerConfig(through="words")
-    assert (states.kl_weight, states.temperature) == (0.05, 0.0)
-    assert (words.kl_weight, words.temperature) == (3.0, 1.0)
+    assert (states.kl_weight, states.mapper_sampling) == (0.05, 0.0)
+    assert (words.kl_weight, words.mapper_sampling) == (3.0, 1.0)
     given = VizerConfig(through="words", kappa=0.0, mapper_temperature=0.5)
-    assert (given.kl_weight, given.temperature) == (0.0, 0.5)
+    assert (given.kl_weight, given.mapper_sampling) == (0.0, 0.5)
     with pytest.raises(OptionError, match="kappa"):
         VizerConfig(kappa=-1.0)

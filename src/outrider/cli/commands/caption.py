@@ -142,7 +142,7 @@ def caption(
     if out is not None and json:
         raise OptionError("--out and --json can not be combined", hint="Leave --json out")
     if not question.strip():
-        raise OptionError("the question is empty", hint="Leave --question out, or say more")
+        raise OptionError("the question is empty", hint="Leave --question out, or give more words")
     need_pillow()
     settings = sampling.given()
     # What pillow has to say of a file that it can read after all is no help here.

@@ -137,7 +137,7 @@ class Qualified:
         the inner rule can not track."""
         if needs.probs and not self.rule.tracks_probs:
             raise StrategyError(
-                f"the rule outside needs the distribution of each token, which {self.rule} at "
+                f"the outer rule needs the distribution of each token, which {self.rule} at "
                 f"{self.name!r} does not know",
                 hint="Use a divergence that reads distributions only, and no max_changed",
             )
@@ -152,8 +152,8 @@ class Qualified:
         ]
         if needs.probs and wavering and rule.exactness is not Exactness.IDENTICAL:
             raise StrategyError(
-                f"the rule outside needs the probabilities of each token, and {wavering[0]} at "
-                f"{self.name!r} goes by tokens that the rule outside may have drawn again",
+                f"the outer rule needs the probabilities of each token, and {wavering[0]} at "
+                f"{self.name!r} goes by tokens that the outer rule may have drawn again",
                 hint="Use FixedLength and a drafter that does not learn there, or Match as the "
                 "inner rule",
             )

@@ -86,7 +86,7 @@ def check_reads_images(model: LanguageModel, prompts: Sequence[Prompt]) -> None:
     with_images = any(prompt.image_prompt is not None for prompt in prompts)
     if with_images and not model.info.image_token_ids:
         raise OptionError(
-            f"images are given, and model {model.info.name} sees none",
+            f"images are given, and model {model.info.name} does not read images",
             hint="Load an image-text model with its processor, such as SmolVLM or Qwen2-VL",
         )
 
@@ -146,5 +146,7 @@ def _question(messages: Sequence[Message], tokenizer: TextCodec) -> tuple[int, .
     texts = without_images(messages)
     ids = tokenizer.chat(texts) if tokenizer.has_chat else tokenizer.encode(spoken_text(texts))
     if not len(ids):
-        raise OptionError("nothing is asked of the images", hint="Give a question, or a task")
+        raise OptionError(
+            "there is no question about the images", hint="Give a question, or a task"
+        )
     return tuple(ids)

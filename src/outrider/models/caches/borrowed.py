@@ -105,7 +105,7 @@ class Borrowed(CacheBook):
             RuntimeError: the owner holds speculative rows of its own, which this would destroy.
         """
         if self._owner._fed:
-            raise RuntimeError("the cache lent out has rows that nobody has committed yet")
+            raise RuntimeError("the cache lent out has rows that are not committed yet")
         self._follow()
         plan = super().feed(segment, want)
         self._owner.borrower = self._mark

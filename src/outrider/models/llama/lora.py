@@ -276,7 +276,7 @@ def _plain(folder: Path, module: str) -> str:
             hint="Train it with target_modules of the language model alone",
         )
     raise CheckpointError(
-        f"the adapter at {folder} changes {module}, which is no part of a decoder that is known"
+        f"the adapter at {folder} changes {module}, which is not a part of a known decoder"
     )
 
 

@@ -185,7 +185,7 @@ class TransformersVisionEncoder:
     def _refusal(self, what: str) -> CheckpointError:
         return CheckpointError(
             f"the text stack of {self.name} ({self.model.config.model_type}) is given {what}, "
-            "which a prompt can not say",
+            "which a prompt can not express",
             hint=_HINT,
         )
 
@@ -326,5 +326,5 @@ def refuse_blind(config: "transformers.PretrainedConfig", name: str) -> None:
         why = "reads token ids in every layer"
     if why:
         raise CheckpointError(
-            f"model {name} ({config.model_type}) {why}, which a prompt can not say", hint=_HINT
+            f"model {name} ({config.model_type}) {why}, which a prompt can not express", hint=_HINT
         )

@@ -46,7 +46,7 @@ def with_vision(
     try:
         vision_encoder = _vision_encoder(inner, checkpoint, {"dtype": dtype, "device": device}, how)
     except (CheckpointError, MissingExtraError) as error:
-        warnings.warn(f"{name} sees no images: {error}", BlindWarning, stacklevel=3)
+        warnings.warn(f"{name} does not read images: {error}", BlindWarning, stacklevel=3)
         return inner
     return VisionLanguageModel(inner, vision_encoder)
 

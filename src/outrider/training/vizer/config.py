@@ -43,7 +43,7 @@ _RANGES: Mapping[str, Range] = {
     "dropout": Range(0, 1, below=True, hint="Give a share below 1"),
 }
 
-_HELD_OUT = Range(2, hint="Hold out at least 2: they are told apart")
+_HELD_OUT = Range(2, hint="Hold out at least 2: the score compares them")
 """Checked after `_RANGES`, which has a hint of its own for 0 and less."""
 
 

@@ -133,7 +133,7 @@ def read_captions(file: Path) -> Iterator[Example]:
                 raise TypeError(f"a caption is a text, not {caption!r:.40}")
         except (ValueError, KeyError, TypeError) as error:
             raise OptionError(
-                f"line {number} of {file} is no caption ({type(error).__name__}: {error})",
+                f"line {number} of {file} is not a caption ({type(error).__name__}: {error})",
                 hint='Write {"image": "a.png", "caption": "a red star."}',
             ) from None
         yield Example(path if path.is_absolute() else file.parent / path, caption)
