@@ -99,7 +99,7 @@ class Cost:
 
 
 def text(size: int, vocab_size: int, seed: int) -> list[int]:
-    """Words by a long-tailed law, of which half are passages that were said before."""
+    """Words by a long-tailed distribution, of which half are passages that were said before."""
     rng = random.Random(seed)
     words: list[int] = []
     while len(words) < size:
@@ -132,7 +132,7 @@ def judged(draft: Draft, following: Sequence[int]) -> Verdict:
         next_token=following[len(path)],
         changed=(False,) * emitted,
         sources=("text",) * emitted,
-        laws=(None,) * emitted,
+        distributions=(None,) * emitted,
     )
 
 

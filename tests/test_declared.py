@@ -21,7 +21,7 @@ from outrider.protocols import (
 SOURCE = Path(outrider.__file__).parent
 DECLARED = {
     *(field.name for kind in (ModelInfo, CacheReport) for field in fields(kind)),
-    *("fingerprint", "bytes_per_token", "looked", "write", "unspoken", "streams"),
+    *("fingerprint", "bytes_per_token", "looked", "write", "image_token_ids", "streams"),
     *(name for kind in (Cache, LanguageModel, Drafter) for name in vars(kind) if name[0] != "_"),
     *CAPABILITIES,
 }

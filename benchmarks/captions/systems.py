@@ -12,10 +12,10 @@ import torch
 
 import outrider
 from outrider.engine.result import Result
-from outrider.inputs.images.messages import read_pictured
+from outrider.inputs.images.messages import read_image_prompt
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.transformers.pretrained import quiet
-from outrider.models.vision.processor import Pictures
+from outrider.models.vision.processor import ImageProcessor
 from outrider.protocols import LanguageModel
 
 PARTS = ("vision", "prefill", "draft", "verify", "accept")
@@ -166,15 +166,15 @@ def rival(models: Models, name: str) -> Writer:
             options |= {"assistant_model": drafting}
             options |= {"tokenizer": AutoTokenizer.from_pretrained(folder)}
             options |= {"assistant_tokenizer": AutoTokenizer.from_pretrained(draft)}
-    pictures = Pictures.load(models.folder, AutoConfig.from_pretrained(folder), name=name)
+    pictures = ImageProcessor.load(models.folder, AutoConfig.from_pretrained(folder), name=name)
     tokenizer = Tokenizer.load(models.folder)
     wanted = {k: v for k, v in models.sampling.items() if k != "temperature"}
 
     def write(image: Any, _seed: int) -> Written:
         begun = perf_counter()
-        prompt = read_pictured(models.question, [image], tokenizer)
-        assert prompt.pictured is not None
-        inputs: dict[str, Any] = pictures.inputs(prompt.pictured)
+        prompt = read_image_prompt(models.question, [image], tokenizer)
+        assert prompt.image_prompt is not None
+        inputs: dict[str, Any] = pictures.inputs(prompt.image_prompt)
         inputs["pixel_values"] = inputs["pixel_values"].to(kind)
         with torch.inference_mode(), _silent(models.threads):
             found = model.generate(**inputs, do_sample=False, **wanted, **options)

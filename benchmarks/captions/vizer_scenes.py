@@ -37,10 +37,10 @@ from outrider.captioning.metrics.report import CaptionReport, score_captions
 from outrider.captioning.scenes.phrases import Detail, caption
 from outrider.captioning.scenes.scenes import Scenes
 from outrider.models.loading import families_folder
+from outrider.training.vizer.captioner import TrainableCaptioner
 from outrider.training.vizer.config import VizerConfig
 from outrider.training.vizer.data import Example
 from outrider.training.vizer.run import train_vizer
-from outrider.training.vizer.subject import Subject
 
 RECIPE = VizerConfig(
     mapper_images=1200,
@@ -103,8 +103,8 @@ def train(method: str, seed: int, base: Path, out: Path, examples: Sequence[Exam
 
 def untrained(seed: int, base: Path, folder: Path) -> Path:
     """An adapter as phase A leaves it: LoRA that has not begun."""
-    subject = Subject.load(base, config_of("mapper", seed), torch.device("cpu"))
-    subject.save(folder)
+    captioner = TrainableCaptioner.load(base, config_of("mapper", seed), torch.device("cpu"))
+    captioner.save(folder)
     return folder
 
 

@@ -26,7 +26,7 @@ def log_likelihoods(
     for at in range(0, len(ids), every):
         piece = as_ids(ids[at : at + every])
         [rows] = model.forward([Segment(cache, piece)], [np.arange(-1, len(piece) - 1)])
-        laws = torch.log_softmax(rows.logits.double(), dim=-1)
-        found += laws[torch.arange(len(piece)), torch.as_tensor(piece)].tolist()
+        distributions = torch.log_softmax(rows.logits.double(), dim=-1)
+        found += distributions[torch.arange(len(piece)), torch.as_tensor(piece)].tolist()
         cache.commit(piece)
     return found, cache

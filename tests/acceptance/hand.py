@@ -1,4 +1,4 @@
-"""Drafts and views made by hand, and statistics for sampled laws."""
+"""Drafts and views made by hand, and statistics for sampled distributions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ NEVER = float("-inf")
 def chain(
     tokens: Sequence[int],
     *,
-    law: Sequence[Tensor | None] | None = None,
+    probs: Sequence[Tensor | None] | None = None,
     reference: Sequence[Tensor | None] | None = None,
     draw: Draw = Draw.IID,
 ) -> Draft:
-    return tree(tokens, chain_parents(len(tokens)), law=law, reference=reference, draw=draw)
+    return tree(tokens, chain_parents(len(tokens)), probs=probs, reference=reference, draw=draw)
 
 
 def tree(
     tokens: Sequence[int],
     parents: Sequence[int] | np.ndarray,
     *,
-    law: Sequence[Tensor | None] | None = None,
+    probs: Sequence[Tensor | None] | None = None,
     reference: Sequence[Tensor | None] | None = None,
     draw: Draw = Draw.IID,
     probe: Sequence[bool] | None = None,
@@ -42,7 +42,7 @@ def tree(
         parents=as_ids(parents),
         sources=("draft",) * len(tokens),
         draw=draw,
-        law=None if law is None else tuple(law),
+        probs=None if probs is None else tuple(probs),
         reference=None if reference is None else tuple(reference),
         probe=None if probe is None else np.asarray(probe, dtype=np.bool_),
     )
@@ -110,15 +110,15 @@ def seedlings(draw: st.DrawFn, vocab: int = 3, most: int = 9) -> Seedling:
     )
 
 
-def surplus(counts: np.ndarray, law: np.ndarray) -> float:
-    """Pearson's chi-square of `counts` against `law`, in standard deviations above its mean."""
-    cells = law > 0
+def surplus(counts: np.ndarray, probs: np.ndarray) -> float:
+    """Pearson's chi-square of `counts` against `probs`, in standard deviations above its mean."""
+    cells = probs > 0
     assert counts[~cells].sum() == 0
-    expected = law[cells] * counts.sum()
+    expected = probs[cells] * counts.sum()
     chi = ((counts[cells] - expected) ** 2 / expected).sum()
     freedom = cells.sum() - 1
     return float((chi - freedom) / np.sqrt(2 * freedom))
 
 
-def total_variation(counts: np.ndarray, law: np.ndarray) -> float:
-    return float(0.5 * np.abs(counts / counts.sum() - law).sum())
+def total_variation(counts: np.ndarray, probs: np.ndarray) -> float:
+    return float(0.5 * np.abs(counts / counts.sum() - probs).sum())

@@ -11,7 +11,7 @@ from outrider.acceptance import DIVERGENCES, divergence
 from outrider.core.errors import OptionError
 
 LN2 = math.log(2.0)
-BY_LAW = [name for name, d in DIVERGENCES.items() if not d.reads_token]
+BY_PROBS = [name for name, d in DIVERGENCES.items() if not d.reads_token]
 
 
 def softmax(logits: Tensor) -> np.ndarray:
@@ -45,7 +45,7 @@ def pair(vocab: int, seed: int, scale: float = 2.0) -> tuple[Tensor, Tensor]:
     return d, v
 
 
-@pytest.mark.parametrize("name", BY_LAW)
+@pytest.mark.parametrize("name", BY_PROBS)
 @pytest.mark.parametrize("vocab", [2, 7, 50, 51, 400])
 def test_equals_the_textbook(name: str, vocab: int) -> None:
     for seed in range(3):
@@ -88,11 +88,11 @@ def test_never_nan_and_within_range(d: list, v: list, double: bool, token: int) 
 def test_disjoint_supports_reach_the_maximum() -> None:
     d = torch.tensor([0.0, -math.inf])
     v = torch.tensor([-math.inf, 0.0])
-    for name in BY_LAW:
+    for name in BY_PROBS:
         assert divergence(name)(d, v) == pytest.approx(divergence(name).maximum)
 
 
-@pytest.mark.parametrize("name", BY_LAW)
+@pytest.mark.parametrize("name", BY_PROBS)
 def test_a_narrower_vocabulary_is_padded(name: str) -> None:
     d, v = pair(60, 1)
     padding = torch.full((9,), -math.inf, dtype=torch.float64)
@@ -103,7 +103,7 @@ def test_a_narrower_vocabulary_is_padded(name: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_row_without_a_law_gives_nan(bad: float) -> None:
+def test_a_row_without_a_distribution_gives_nan(bad: float) -> None:
     good = torch.zeros(5)
     broken = good.clone()
     broken[2] = bad
@@ -141,7 +141,7 @@ def test_total_variation_is_a_metric(seed: int, scale: float) -> None:
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 10))
 def test_merging_tokens_never_adds_divergence(seed: int, scale: float) -> None:
     d, v = pair(120, seed, scale)
-    for name in BY_LAW:
+    for name in BY_PROBS:
         if name.startswith("topk_"):
             whole = divergence(name.removeprefix("topk_"))(d, v)
             assert divergence(name)(d, v) <= whole + 1e-9

@@ -36,22 +36,22 @@ def trace(seed: int, length: int = 6) -> tuple[Draft, Tensor]:
     seedling=seedlings(),
     seed=st.integers(0, 999),
     temperature=TEMPERATURES,
-    with_laws=st.booleans(),
+    with_probs=st.booleans(),
     name=st.sampled_from(["js", "topk_kl_dv"]),
 )
 def test_a_negative_threshold_is_match(
-    seedling: Seedling, seed: int, temperature: float, with_laws: bool, name: str
+    seedling: Seedling, seed: int, temperature: float, with_probs: bool, name: str
 ) -> None:
     draft = seedling.grow()
     logits = random_logits(len(draft) + 1, 3, seed)
-    rule = Fuzzy(name, -1e-9, with_laws=with_laws)
+    rule = Fuzzy(name, -1e-9, with_probs=with_probs)
     seen, again = (
         view(draft, logits, temperature=temperature, seed=seed, end_ids=(2,)) for _ in range(2)
     )
-    ours, theirs = rule(draft, seen), Match(with_laws=with_laws)(draft, again)
+    ours, theirs = rule(draft, seen), Match(with_probs=with_probs)(draft, again)
     assert (ours.path, ours.emitted, ours.changed) == (theirs.path, theirs.emitted, theirs.changed)
-    assert [x.tolist() for x in ours.laws if x is not None] == [
-        x.tolist() for x in theirs.laws if x is not None
+    assert [x.tolist() for x in ours.distributions if x is not None] == [
+        x.tolist() for x in theirs.distributions if x is not None
     ]
 
 
@@ -66,7 +66,7 @@ def test_an_infinite_threshold_keeps_every_chain(name: str, temperature: float) 
     assert verdict.changed == (*expected, False) and any(expected)
 
 
-def test_disjoint_laws_pass_at_the_maximum() -> None:
+def test_disjoint_distributions_pass_at_the_maximum() -> None:
     rows = torch.tensor([[0.0, -math.inf], [0.0, 0.0]])
     draft = chain([1], reference=[rows[0].flip(0)])
     for name in ("js", "tv", "kl_dv", "logp_abs"):
@@ -77,13 +77,13 @@ def test_disjoint_laws_pass_at_the_maximum() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-@pytest.mark.parametrize("with_laws", [False, True])
-def test_a_larger_threshold_keeps_no_less(temperature: float, with_laws: bool) -> None:
+@pytest.mark.parametrize("with_probs", [False, True])
+def test_a_larger_threshold_keeps_no_less(temperature: float, with_probs: bool) -> None:
     lengths = set()
     for seed in range(8):
         draft, rows = trace(seed)
         paths = [
-            Fuzzy("js", t, with_laws=with_laws)(draft, view(draft, rows, temperature=temperature))
+            Fuzzy("js", t, with_probs=with_probs)(draft, view(draft, rows, temperature=temperature))
             for t in (-1.0, 0.0, 0.001, 0.01, 0.05, 0.2, 0.6, 1.0)
         ]
         kept = [len(v.path) for v in paths]
@@ -106,7 +106,7 @@ def test_a_larger_threshold_extends_the_path_in_trees(
 
 
 def kept(rule: Fuzzy, token: int, reference: Tensor, rows: Tensor, temperature: float) -> bool:
-    draft = chain([token], reference=[reference], law=[torch.full((VOCAB,), 0.2).double()])
+    draft = chain([token], reference=[reference], probs=[torch.full((VOCAB,), 0.2).double()])
     return bool(rule(draft, view(draft, rows, temperature=temperature)).path)
 
 
@@ -128,9 +128,9 @@ def test_the_decision_reads_distributions_alone(temperature: float) -> None:
                 by_token += len(decisions) == 2
             else:
                 assert len(decisions) == 1
-                laws = Fuzzy(name, rule.threshold, with_laws=True)
+                distributions = Fuzzy(name, rule.threshold, with_probs=True)
                 for t in others:
-                    assert {kept(laws, t, reference, rows, temperature)} == decisions
+                    assert {kept(distributions, t, reference, rows, temperature)} == decisions
     assert by_token == 3
 
 
@@ -145,27 +145,37 @@ def test_prefers_the_choice_and_falls_back_to_the_first_child() -> None:
     assert verdict.sources == ("draft", "target")
 
 
-def test_with_laws_siblings_are_passed_over_where_rows_are_close() -> None:
+def test_with_distributions_siblings_are_passed_over_where_rows_are_close() -> None:
     rows = torch.eye(4).double()[[2, 0, 0]]
-    laws = [torch.full((4,), 0.25).double()] * 2
-    draft = tree([0, 2], [-1, -1], reference=[rows[0]] * 2, law=laws)
-    verdict = Fuzzy("js", 1.0, with_laws=True)(draft, view(draft, rows))
+    distributions = [torch.full((4,), 0.25).double()] * 2
+    draft = tree([0, 2], [-1, -1], reference=[rows[0]] * 2, probs=distributions)
+    verdict = Fuzzy("js", 1.0, with_probs=True)(draft, view(draft, rows))
     assert verdict.path == (0,) and verdict.changed[0]
-    assert verdict.laws[0] is laws[0]
-    far = Fuzzy("js", 0.01, with_laws=True)
-    apart = tree([0, 2], [-1, -1], reference=[rows[1] * 9] * 2, law=laws)
+    assert verdict.distributions[0] is distributions[0]
+    far = Fuzzy("js", 0.01, with_probs=True)
+    apart = tree([0, 2], [-1, -1], reference=[rows[1] * 9] * 2, probs=distributions)
     verdict = far(apart, view(apart, rows))
     assert verdict.path == (1,) and not any(verdict.changed)
-    assert verdict.laws[0] is not None and verdict.laws[0].tolist() == [0, 0, 1, 0]
+    assert verdict.distributions[0] is not None and verdict.distributions[0].tolist() == [
+        0,
+        0,
+        1,
+        0,
+    ]
 
 
-def test_a_deterministic_draft_kept_by_divergence_has_a_point_mass_for_law() -> None:
+def test_a_deterministic_draft_kept_by_divergence_has_a_point_mass_for_distribution() -> None:
     rows = random_logits(2, 4, 0)
-    for laws in ([None], None):
-        draft = chain([3], reference=[rows[0]], law=laws, draw=Draw.DETERMINISTIC)
-        verdict = Fuzzy("js", 0.1, with_laws=True)(draft, view(draft, rows, temperature=1.0))
+    for distributions in ([None], None):
+        draft = chain([3], reference=[rows[0]], probs=distributions, draw=Draw.DETERMINISTIC)
+        verdict = Fuzzy("js", 0.1, with_probs=True)(draft, view(draft, rows, temperature=1.0))
         assert verdict.path == (0,)
-        assert verdict.laws[0] is not None and verdict.laws[0].tolist() == [0, 0, 0, 1]
+        assert verdict.distributions[0] is not None and verdict.distributions[0].tolist() == [
+            0,
+            0,
+            0,
+            1,
+        ]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -238,13 +248,13 @@ def test_a_cut_token_frees_no_budget_twice() -> None:
 
 def test_what_it_promises() -> None:
     rule = Fuzzy("js", 0.3)
-    assert rule.exactness is Exactness.LOSSY and rule.tracks_law
+    assert rule.exactness is Exactness.LOSSY and rule.tracks_probs
     assert rule.needs == Needs(reference=True) and rule.draws == frozenset(Draw)
-    tracked = Fuzzy(divergence("js"), 0.3, with_laws=True)
-    assert tracked.needs == Needs(law=True, reference=True)
+    tracked = Fuzzy(divergence("js"), 0.3, with_probs=True)
+    assert tracked.needs == Needs(probs=True, reference=True)
     assert tracked.draws == {Draw.DETERMINISTIC, Draw.IID}
-    assert not Fuzzy("logp_abs", 0.3).tracks_law
-    assert not Fuzzy("js", 0.3, max_changed=0.02).tracks_law
+    assert not Fuzzy("logp_abs", 0.3).tracks_probs
+    assert not Fuzzy("js", 0.3, max_changed=0.02).tracks_probs
     assert Fuzzy("js", 0.3) == Fuzzy(divergence("js"), 0.3)
 
 
@@ -256,8 +266,8 @@ def test_what_it_promises() -> None:
         ({"max_changed": 1.01}, "max_changed is 1.01.*at most 1"),
         ({"max_changed": -0.1}, "max_changed is -0.1"),
         ({"max_changed": math.nan}, "max_changed is nan"),
-        ({"divergence": "logp_abs", "with_laws": True}, "logp_abs.*the drafted token"),
-        ({"max_changed": 0.1, "with_laws": True}, "max_changed 0.1 reads past changes"),
+        ({"divergence": "logp_abs", "with_probs": True}, "logp_abs.*the drafted token"),
+        ({"max_changed": 0.1, "with_probs": True}, "max_changed 0.1 reads past changes"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(options: dict, words: str) -> None:

@@ -1,4 +1,5 @@
-"""k-SEQ: its allowance and residual against plain twins, the law it emits by enumeration."""
+"""k-SEQ: its allowance and residual against plain twins, the distribution it emits by
+enumeration."""
 
 import math
 from collections.abc import Iterator
@@ -26,9 +27,9 @@ P, Q = chances(0.5, 0.3, 0.15, 0.05), chances(0.1, 0.2, 0.3, 0.4)
 RULE = KSeq()
 
 
-def drawn(law: Tensor, count: int, counted: bool = True) -> Iterator[tuple[Draft, float]]:
-    for tokens, probability in independent(law, count):
-        yield merged(tokens, law, counted=counted), probability
+def drawn(probs: Tensor, count: int, counted: bool = True) -> Iterator[tuple[Draft, float]]:
+    for tokens, probability in independent(probs, count):
+        yield merged(tokens, probs, counted=counted), probability
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -62,10 +63,10 @@ PAIRS = {
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_emits_the_targets_law_exactly(pair: str, k: int) -> None:
+def test_emits_the_targets_distribution_exactly(pair: str, k: int) -> None:
     target, drafted = PAIRS[pair]
-    law, kept = over(drawn(drafted, k), RULE, target)
-    assert torch.allclose(law, target, atol=1e-9)
+    probs, kept = over(drawn(drafted, k), RULE, target)
+    assert torch.allclose(probs, target, atol=1e-9)
     if pair == "equal":
         assert kept == pytest.approx(1.0)
     if pair == "disjoint":
@@ -75,28 +76,29 @@ def test_emits_the_targets_law_exactly(pair: str, k: int) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_repetitions_must_be_counted() -> None:
     """Counting children instead of draws lets k depend on what was drawn."""
-    law, _ = over(drawn(Q, 3, counted=False), RULE, P)
-    assert float((law - P).abs().sum()) > 0.01
+    probs, _ = over(drawn(Q, 3, counted=False), RULE, P)
+    assert float((probs - P).abs().sum()) > 0.01
 
 
 def test_distinct_picks_would_be_judged_wrongly() -> None:
     """Why deterministic siblings are refused."""
-    law, _ = emitted(RULE, siblings([1, 3], None, Draw.DETERMINISTIC), P)
-    assert float((law - P).abs().sum()) > 0.01
+    probs, _ = emitted(RULE, siblings([1, 3], None, Draw.DETERMINISTIC), P)
+    assert float((probs - P).abs().sum()) > 0.01
 
 
 simplex = st.lists(st.floats(0.01, 1.0), min_size=5, max_size=5).map(tuple)
 
 
-def law_of(weights: tuple[float, ...]) -> Tensor:
+def probs_of(weights: tuple[float, ...]) -> Tensor:
     raw = chances(*weights)
     return raw / raw.sum()
 
 
 @given(target=simplex, drafted=simplex, k=st.integers(1, 6))
 def test_the_residual_is_what_is_missing(target: tuple, drafted: tuple, k: int) -> None:
-    """Brute force: the target's law less what each of the k tests accepts, term by term."""
-    p, q = law_of(target), law_of(drafted)
+    """Brute force: the target's distribution less what each of the k tests accepts, term by
+    term."""
+    p, q = probs_of(target), probs_of(drafted)
     rho = allowance(p, q, k)
     one = kept_mass(p, q, rho)
     beta = float(one.sum())
@@ -112,7 +114,7 @@ def test_the_residual_is_what_is_missing(target: tuple, drafted: tuple, k: int) 
 def test_what_must_hold_of_the_allowance(target: tuple, drafted: tuple) -> None:
     """P is nondecreasing in k and at least 1 - (1 - 1/k)^k of the most that k draws could keep;
     rho is the smallest that pays."""
-    p, q = law_of(target), law_of(drafted)
+    p, q = probs_of(target), probs_of(drafted)
     before = 0.0
     for k in (1, 2, 3, 4):
         rho = allowance(p, q, k)
@@ -133,22 +135,22 @@ def test_on_chains_it_is_rejection() -> None:
     for seed in range(80):
         logits = random_logits(4, 6, seed)
         near = logits[:3] + random_logits(3, 6, seed + 1000, scale=0.7)
-        laws = [row.softmax(-1) for row in near]
+        distributions = [row.softmax(-1) for row in near]
         tokens = torch.multinomial(near.softmax(-1), 1).flatten().tolist()
-        draft = chain(tokens, law=laws)
+        draft = chain(tokens, probs=distributions)
         seen = [view(draft, logits, temperature=1.0, sample=seed) for _ in range(2)]
         assert RULE(draft, seen[0]).emitted == Rejection()(draft, seen[1]).emitted
 
 
 def test_goes_on_with_the_continuations_that_survive() -> None:
     """Two of three share the first token, and both are tested at the second."""
-    law = chances(0.5, 0.5)
+    probs = chances(0.5, 0.5)
     draft = Draft(
         tokens=as_ids([0, 1, 0, 1]),
         parents=as_ids([-1, -1, 0, 0]),
         sources=("draft",) * 4,
         draw=Draw.IID,
-        law=(law,) * 4,
+        probs=(probs,) * 4,
         samples=((0, 2), (1,), (2,), (0,)),
     )
     numbers = [0.999, 0.999, 0.999]

@@ -36,10 +36,10 @@ def test_emits_the_choices_of_the_verifier(
 def test_takes_any_sibling_and_names_the_sources() -> None:
     logits = torch.eye(4)[[2, 0, 0, 1]]  # after the text 2, after node 1 nothing drafted fits
     draft = tree([0, 2, 3], [-1, -1, 1])
-    verdict = Match(with_laws=True)(draft, view(draft, logits))
+    verdict = Match(with_probs=True)(draft, view(draft, logits))
     assert verdict.path == (1,) and verdict.emitted == (2, 0)
     assert verdict.sources == ("draft", "target")
-    assert [law.tolist() for law in verdict.laws if law is not None] == [
+    assert [probs.tolist() for probs in verdict.distributions if probs is not None] == [
         [0, 0, 1, 0],
         [1, 0, 0, 0],
     ]

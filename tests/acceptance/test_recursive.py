@@ -1,4 +1,5 @@
-"""Recursive rejection: the law it emits by enumeration, its acceptance, and what breaks it."""
+"""Recursive rejection: the distribution it emits by enumeration, its acceptance, and what breaks
+it."""
 
 from collections.abc import Iterator
 
@@ -37,34 +38,34 @@ PAIRS = {
 }
 
 
-def distinct(law: Tensor, count: int) -> Iterator[tuple[Draft, float]]:
-    for tokens, chance in without_replacement(law, count):
-        yield siblings(tokens, law, Draw.WITHOUT_REPLACEMENT), chance
+def distinct(probs: Tensor, count: int) -> Iterator[tuple[Draft, float]]:
+    for tokens, chance in without_replacement(probs, count):
+        yield siblings(tokens, probs, Draw.WITHOUT_REPLACEMENT), chance
 
 
-def repeated(law: Tensor, count: int, counted: bool = True) -> Iterator[tuple[Draft, float]]:
-    for tokens, chance in independent(law, count):
-        yield merged(tokens, law, counted=counted), chance
+def repeated(probs: Tensor, count: int, counted: bool = True) -> Iterator[tuple[Draft, float]]:
+    for tokens, chance in independent(probs, count):
+        yield merged(tokens, probs, counted=counted), chance
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_emits_the_targets_law_exactly(pair: str, count: int) -> None:
+def test_emits_the_targets_distribution_exactly(pair: str, count: int) -> None:
     target, drafted = PAIRS[pair]
     ways = [repeated(drafted, count)]
     if count <= int((drafted > 0).sum()):
         ways.append(distinct(drafted, count))
     for way in ways:
-        law, _ = over(way, RULE, target)
-        assert torch.allclose(law, target, atol=1e-12)
+        probs, _ = over(way, RULE, target)
+        assert torch.allclose(probs, target, atol=1e-12)
 
 
 @pytest.mark.parametrize("tokens", [(2,), (3, 0), (1, 2, 0), (0, 1, 2, 3), (1, 1)])
 def test_a_fixed_choice_keeps_its_mass_in_the_target(tokens: tuple[int, ...]) -> None:
-    """Zero and renormalise: the same acceptance as `Match` in law."""
-    law, kept = emitted(RULE, siblings(tokens, None, Draw.DETERMINISTIC), P)
-    assert torch.allclose(law, P, atol=1e-12)
+    """Zero and renormalise: the same acceptance as `Match` in distribution."""
+    probs, kept = emitted(RULE, siblings(tokens, None, Draw.DETERMINISTIC), P)
+    assert torch.allclose(probs, P, atol=1e-12)
     assert kept == pytest.approx(float(P[list(set(tokens))].sum()))
 
 
@@ -86,35 +87,35 @@ def test_acceptance_of_the_second_vector() -> None:
     assert found == pytest.approx([0.90, 0.97, 0.995], abs=2e-3)
 
 
-def test_equal_laws_are_always_accepted() -> None:
+def test_equal_distributions_are_always_accepted() -> None:
     assert over(distinct(P, 2), RULE, P)[1] == pytest.approx(1.0)
     assert over(repeated(P, 2), RULE, P)[1] == pytest.approx(1.0)
 
 
-def test_disjoint_laws_give_one_token() -> None:
+def test_disjoint_distributions_give_one_token() -> None:
     target, drafted = chances(0.7, 0.3, 0.0, 0.0), chances(0.0, 0.0, 0.5, 0.5)
     for way in (distinct(drafted, 2), repeated(drafted, 3)):
-        law, kept = over(way, RULE, target)
-        assert kept == 0 and torch.allclose(law, target)
+        probs, kept = over(way, RULE, target)
+        assert kept == 0 and torch.allclose(probs, target)
 
 
 def test_siblings_in_another_order_are_caught() -> None:
     """What was drawn last is tested first."""
     turned = ((reordered(draft, (1, 0)), chance) for draft, chance in distinct(Q, 2))
-    law, _ = over(turned, RULE, P)
-    assert float((law - P).abs().sum()) > 0.01
+    probs, _ = over(turned, RULE, P)
+    assert float((probs - P).abs().sum()) > 0.01
 
 
 def test_repetitions_must_be_counted() -> None:
     """Testing a child once that was drawn twice is another rule, and not an exact one."""
-    law, _ = over(repeated(Q, 3, counted=False), RULE, P)
-    assert float((law - P).abs().sum()) > 0.01
+    probs, _ = over(repeated(Q, 3, counted=False), RULE, P)
+    assert float((probs - P).abs().sum()) > 0.01
 
 
 def test_a_tree_called_independent_is_caught() -> None:
     lying = ((siblings(t, Q, Draw.IID), c) for t, c in without_replacement(Q, 3))
-    law, _ = over(lying, RULE, P)
-    assert float((law - P).abs().sum()) > 0.01
+    probs, _ = over(lying, RULE, P)
+    assert float((probs - P).abs().sum()) > 0.01
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -125,38 +126,41 @@ def test_on_chains_it_is_rejection(known: bool) -> None:
     for seed in range(150):
         logits = random_logits(4, 6, seed)
         near = logits[:3] + random_logits(3, 6, seed + 1000, scale=0.7)
-        laws = [row.softmax(-1) for row in near] if known else None
+        distributions = [row.softmax(-1) for row in near] if known else None
         tokens = torch.multinomial(near.softmax(-1), 1).flatten().tolist()
-        draft = chain(tokens, law=laws, draw=Draw.IID if known else Draw.DETERMINISTIC)
+        draft = chain(tokens, probs=distributions, draw=Draw.IID if known else Draw.DETERMINISTIC)
         seen = [view(draft, logits, temperature=1.0, sample=seed) for _ in range(2)]
-        verdict = RecursiveRejection(with_laws=True)(draft, seen[0])
-        other = Rejection(with_laws=True)(draft, seen[1])
+        verdict = RecursiveRejection(with_probs=True)(draft, seen[0])
+        other = Rejection(with_probs=True)(draft, seen[1])
         assert verdict.emitted == other.emitted and verdict.path == other.path
-        assert all(torch.equal(a, b) for a, b in zip(verdict.laws, other.laws, strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(verdict.distributions, other.distributions, strict=True)
+        )
         kept += len(verdict.path)
     assert 60 < kept < 440
 
 
 def test_goes_down_through_a_later_sibling() -> None:
     target = chances(0.0, 1.0, 0.0)
-    draft = tree([0, 1, 2, 1], [-1, -1, 0, 1], law=[None] * 4, draw=Draw.DETERMINISTIC)
+    draft = tree([0, 1, 2, 1], [-1, -1, 0, 1], probs=[None] * 4, draw=Draw.DETERMINISTIC)
     logits = target.log().expand(5, 3)
     verdict = RULE(draft, view(draft, logits, temperature=1.0))
     assert verdict.path == (1, 3) and verdict.next_token == 1
 
 
 def test_nothing_follows_an_end_token() -> None:
-    draft = tree([1, 1], [-1, 0], law=[None, None], draw=Draw.DETERMINISTIC)
+    draft = tree([1, 1], [-1, 0], probs=[None, None], draw=Draw.DETERMINISTIC)
     logits = chances(0.0, 1.0, 0.0).log().expand(3, 3)
     verdict = RULE(draft, view(draft, logits, temperature=1.0, end_ids=(1,)))
     assert verdict.tokens == (1,) and verdict.next_token is None
 
 
-def test_broken_laws_are_refused_and_cost_nothing() -> None:
+def test_broken_distributions_are_refused_and_cost_nothing() -> None:
     broken = [torch.full((4,), torch.nan, dtype=torch.float64)] * 2
-    draft = tree([0, 1], [-1, -1], law=broken, draw=Draw.WITHOUT_REPLACEMENT)
-    law, kept = emitted(RULE, draft, P)
-    assert kept == 0 and torch.allclose(law, P)
+    draft = tree([0, 1], [-1, -1], probs=broken, draw=Draw.WITHOUT_REPLACEMENT)
+    probs, kept = emitted(RULE, draft, P)
+    assert kept == 0 and torch.allclose(probs, P)
 
 
 def test_what_it_promises_and_where_it_fits() -> None:

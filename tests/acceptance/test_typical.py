@@ -20,21 +20,21 @@ from tests.acceptance.trees import chances
 
 pytestmark = pytest.mark.method("typical")
 
-LAW = chances(0.5, 0.3, 0.15, 0.05)
-ROWS = LAW.log().expand(9, 4)
+PROBS = chances(0.5, 0.3, 0.15, 0.05)
+ROWS = PROBS.log().expand(9, 4)
 
 
-def entropy(law: torch.Tensor) -> float:
-    return -float((law * law.log()).sum())
+def entropy(probs: torch.Tensor) -> float:
+    return -float((probs * probs.log()).sum())
 
 
 def test_the_threshold_is_the_papers() -> None:
     """min(epsilon, delta exp(-H)): here exp(-H) = 0.32, so the second term decides."""
-    limit = min(0.09, 0.3 * math.exp(-entropy(LAW)))
+    limit = min(0.09, 0.3 * math.exp(-entropy(PROBS)))
     assert 0.05 < limit < 0.15
     kept = [Typical()(chain([x]), view(chain([x]), ROWS, temperature=1.0)).path for x in range(4)]
     choice = view(chain([]), ROWS, temperature=1.0).choose(-1)
-    assert [bool(path) for path in kept] == [p > limit or x == choice for x, p in enumerate(LAW)]
+    assert [bool(path) for path in kept] == [p > limit or x == choice for x, p in enumerate(PROBS)]
 
 
 def test_epsilon_caps_the_threshold() -> None:
@@ -123,7 +123,7 @@ def test_wrong_numbers_are_refused(wrong: dict) -> None:
 
 
 def test_what_it_promises_and_where_it_fits() -> None:
-    assert Typical().draws == frozenset(Draw) and not Typical().tracks_law
+    assert Typical().draws == frozenset(Draw) and not Typical().tracks_probs
     model = TabularModel.random()
     drafter = ModelDrafter(model=model)
     whole = Strategy(target=model, drafter=drafter, rule=Typical(), policy=FixedTree())

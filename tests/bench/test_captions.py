@@ -14,7 +14,11 @@ from outrider.bench.scaling.scale import cost_scaled_label
 from outrider.captioning.scenes.scenes import Scenes
 from outrider.core.errors import CheckpointError
 from tests.captioning import tiny_clip
-from tests.models.setups.sighted_checkpoints import make_sighted, make_text_sibling, picture
+from tests.models.setups.vision_checkpoints import (
+    make_text_sibling,
+    make_vision_checkpoint,
+    picture,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("unchecked"),
@@ -26,12 +30,12 @@ pytestmark = [
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("captions")
     draft = make_text_sibling(root / "draft", "idefics3", shake=0.01)
-    return make_sighted(root / "target", "idefics3"), draft
+    return make_vision_checkpoint(root / "target", "idefics3"), draft
 
 
 @pytest.mark.parametrize("family", ["idefics3", "qwen2_vl"])
 def test_a_scaled_text_part_writes_the_same(tmp_path: Path, family: str) -> None:
-    small = make_sighted(tmp_path / "small", family)
+    small = make_vision_checkpoint(tmp_path / "small", family)
     large = scale_text_part(small, "x2", tmp_path / "large")
     assert scale_text_part(small, "x2", large) == large
     sizes = [(f / "model.safetensors").stat().st_size for f in (small, large)]

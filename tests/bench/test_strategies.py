@@ -93,7 +93,7 @@ def test_a_config_file_names_strategies_and_the_command_line_wins(tmp_path: Path
         ("repeats = 'three'", "Give a whole number"),
         ("repeats = 0", "Give at least 1"),
         ("temperature = -1", "temperature is -1"),
-        ("strategies = 'draft'\nrepeats = ", "is no TOML"),
+        ("strategies = 'draft'\nrepeats = ", "is not valid TOML"),
         ("[strategies.mine]\nrecipe = 'dragt'", "Did you mean 'draft'?"),
         ("[strategies.none]\nrecipe = 'draft'", "strategy 'none' drafts"),
         ("strategies = { mine = 3 }", "Write a table"),

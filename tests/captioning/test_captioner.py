@@ -18,7 +18,7 @@ from outrider.engine.generator import Generator
 from outrider.engine.load import load
 from tests.captioning import tiny_clip
 from tests.models.setups.make_checkpoints import make_checkpoint
-from tests.models.setups.sighted_checkpoints import make_sighted, picture
+from tests.models.setups.vision_checkpoints import make_vision_checkpoint, picture
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 7, "temperature": 0.8, "seed": 3}
 
@@ -27,8 +27,8 @@ SETTINGS: dict[str, Any] = {"max_new_tokens": 7, "temperature": 0.8, "seed": 3}
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Generator:
     """Qwen2-VL: images of different sizes have different numbers of tokens, and one that is two
     hundred times wider than high is refused by its processor."""
-    root = tmp_path_factory.mktemp("sees")
-    return load(make_sighted(root / "target", "qwen2_vl"), dtype="float64", mode="none")
+    root = tmp_path_factory.mktemp("vision_model")
+    return load(make_vision_checkpoint(root / "target", "qwen2_vl"), dtype="float64", mode="none")
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_bad_image_costs_the_others_nothing(
     assert "no image but text" in errors[bad[0]]
     assert "cut off" in errors[bad[1]]
     assert "aspect ratio" in errors[bad[2]]
-    assert "there is no file" in errors[bad[3]]
+    assert "there is not a file" in errors[bad[3]]
 
 
 def test_what_is_no_image_at_all(generator: Generator) -> None:
@@ -146,7 +146,7 @@ def test_wrong_settings_are_refused_before_an_image_is_read(
     with pytest.raises(OptionError, match="unknown option 'temprature'"):
         Captioner(generator, temprature=1.0)
     blind = load(make_checkpoint(tmp_path / "blind", tokenizer=True), mode="none", dtype="float64")
-    with pytest.raises(OptionError, match="sees none"):
+    with pytest.raises(OptionError, match="does not read images"):
         Captioner(blind)
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingExtraError, match=r"outrider\[vision\]"):
@@ -156,7 +156,7 @@ def test_wrong_settings_are_refused_before_an_image_is_read(
 def test_guidance_is_told_and_changes_captions(
     generator: Generator, album: list[Path], tmp_path: Path
 ) -> None:
-    folder = make_sighted(tmp_path / "target", "qwen2_vl")
+    folder = make_vision_checkpoint(tmp_path / "target", "qwen2_vl")
     how: dict[str, Any] = {"dtype": "float64", "mode": "none"}
     guided = Captioner(load(folder, guidance=2.0, **how), **SETTINGS)
     found = list(guided.caption(album))

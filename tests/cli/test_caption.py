@@ -28,13 +28,13 @@ from tests.captioning import tiny_clip
 from tests.cli.conftest import Family, Run
 from tests.models.setups.adapting import adapted
 from tests.models.setups.make_checkpoints import make_checkpoint
-from tests.models.setups.sighted_checkpoints import make_sighted, picture
+from tests.models.setups.vision_checkpoints import make_vision_checkpoint, picture
 
 
 @pytest.fixture(scope="session")
-def sees(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def vision_model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options that name a small image-text model."""
-    folder = make_sighted(tmp_path_factory.mktemp("sees") / "llava", "llava")
+    folder = make_vision_checkpoint(tmp_path_factory.mktemp("vision_model") / "llava", "llava")
     options = ["--target", str(folder), "--dtype", "float32", "--max-new-tokens", "6"]
     return [*options, "--temperature", "0.9", "--seed", "1", "--threads", "1"]
 
@@ -53,18 +53,23 @@ def lines(text: str) -> list[Any]:
 
 
 def test_one_image_is_its_caption_and_figures_on_standard_error(
-    run: Run, sees: list[str], album: Path
+    run: Run, vision_model: list[str], album: Path
 ) -> None:
-    outcome = run("caption", album / "a.png", *sees)
+    outcome = run("caption", album / "a.png", *vision_model)
     assert outcome.code == 0
-    [record] = lines(run("caption", album / "a.png", *sees, "--json").out)
+    [record] = lines(run("caption", album / "a.png", *vision_model, "--json").out)
     assert outcome.out == f"{record['caption']}\n"
     assert "6 tokens" in outcome.err
     assert "exact (identical)" in outcome.err
 
 
-def test_several_images_are_a_line_each_in_order(run: Run, sees: list[str], album: Path) -> None:
-    plain, records = run("caption", album, *sees), lines(run("caption", album, *sees, "--json").out)
+def test_several_images_are_a_line_each_in_order(
+    run: Run, vision_model: list[str], album: Path
+) -> None:
+    plain, records = (
+        run("caption", album, *vision_model),
+        lines(run("caption", album, *vision_model, "--json").out),
+    )
     names = [str(album / name) for name in ("a.png", "b.jpg", "deep/c.webp")]
     assert [record["image"] for record in records] == names
     assert plain.out.splitlines() == [
@@ -77,49 +82,52 @@ def test_several_images_are_a_line_each_in_order(run: Run, sees: list[str], albu
 
 
 def test_batches_drafters_and_trees_change_no_caption(
-    run: Run, sees: list[str], album: Path
+    run: Run, vision_model: list[str], album: Path
 ) -> None:
-    plain = run("caption", album, *sees, "--mode", "none").out
+    plain = run("caption", album, *vision_model, "--mode", "none").out
     for options in (["--batch-size", "1"], ["--drafter", "lookup"], ["--drafter", "recycling"]):
-        assert run("caption", album, *sees, *options).out == plain
+        assert run("caption", album, *vision_model, *options).out == plain
 
 
 def test_a_bad_image_is_an_exit_code_and_nothing_else(
-    run: Run, sees: list[str], album: Path
+    run: Run, vision_model: list[str], album: Path
 ) -> None:
-    good = lines(run("caption", album, *sees, "--json").out)
+    good = lines(run("caption", album, *vision_model, "--json").out)
     (album / "aa.png").write_text("no image")
-    outcome = run("caption", album, *sees, "--json")
+    outcome = run("caption", album, *vision_model, "--json")
     records = lines(outcome.out)
     assert outcome.code == 1
     assert set(records[1]) == {"image", "error"}
     assert records[1]["error"].startswith(f"{album / 'aa.png'} is no image but text")
     assert [r.get("caption") for r in records if "error" not in r] == [r["caption"] for r in good]
-    plain = run("caption", album, *sees)
+    plain = run("caption", album, *vision_model)
     assert plain.code == 1
     assert len(plain.out.splitlines()) == 3
     assert f"error: {album / 'aa.png'} is no image but text" in plain.err
     assert "3 images captioned" in plain.err and "1 failed" in plain.err
-    alone = run("caption", album / "aa.png", *sees)
+    alone = run("caption", album / "aa.png", *vision_model)
     assert (alone.code, alone.out) == (1, "")
     assert alone.error.startswith(f"{album / 'aa.png'} is no image but text")
 
 
-def test_a_missing_image_among_others(run: Run, sees: list[str], album: Path) -> None:
-    outcome = run("caption", album / "gone.png", album / "a.png", *sees, "--json")
+def test_a_missing_image_among_others(run: Run, vision_model: list[str], album: Path) -> None:
+    outcome = run("caption", album / "gone.png", album / "a.png", *vision_model, "--json")
     assert outcome.code == 1
     assert ["error" in record for record in lines(outcome.out)] == [True, False]
 
 
-def test_the_question_is_what_is_asked(run: Run, sees: list[str], album: Path) -> None:
+def test_the_question_is_what_is_asked(run: Run, vision_model: list[str], album: Path) -> None:
     image = album / "a.png"
-    asked = [run("caption", image, *sees, name, "Why?").out for name in ("--question", "--prompt")]
-    assert asked[0] == asked[1] != run("caption", image, *sees).out
+    asked = [
+        run("caption", image, *vision_model, name, "Why?").out
+        for name in ("--question", "--prompt")
+    ]
+    assert asked[0] == asked[1] != run("caption", image, *vision_model).out
 
 
-def test_guidance(run: Run, sees: list[str], album: Path) -> None:
+def test_guidance(run: Run, vision_model: list[str], album: Path) -> None:
     plain, off, on = (
-        lines(run("caption", album, *sees, "--json", *more).out)
+        lines(run("caption", album, *vision_model, "--json", *more).out)
         for more in ([], ["--guidance", "1"], ["--guidance", "3"])
     )
     told = [[record["caption"] for record in records] for records in (plain, off, on)]
@@ -128,19 +136,19 @@ def test_guidance(run: Run, sees: list[str], album: Path) -> None:
 
 
 def test_an_adapter_of_the_target_and_one_of_another_model(
-    run: Run, sees: list[str], album: Path, tmp_path: Path
+    run: Run, vision_model: list[str], album: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    adapted(AutoModelForImageTextToText.from_pretrained(sees[1]), tmp_path / "own")
+    adapted(AutoModelForImageTextToText.from_pretrained(vision_model[1]), tmp_path / "own")
     other = make_checkpoint(tmp_path / "other", hidden_size=48)
     adapted(AutoModelForCausalLM.from_pretrained(other), tmp_path / "foreign")
-    plain = run("caption", album, *sees)
-    own = run("caption", album, *sees, "--adapter", tmp_path / "own")
+    plain = run("caption", album, *vision_model)
+    own = run("caption", album, *vision_model, "--adapter", tmp_path / "own")
     assert (plain.code, own.code) == (0, 0)
     assert own.out != plain.out
-    foreign = run("caption", album, *sees, "--adapter", tmp_path / "foreign")
+    foreign = run("caption", album, *vision_model, "--adapter", tmp_path / "foreign")
     assert (foreign.code, foreign.out) == (2, "")
     assert "foreign" in foreign.error
 
@@ -155,11 +163,12 @@ def test_every_option_of_generate_about_models_and_sampling_is_there() -> None:
 
 
 def test_scores_stand_in_lines_and_in_figures(
-    run: Run, sees: list[str], album: Path, tmp_path: Path
+    run: Run, vision_model: list[str], album: Path, tmp_path: Path
 ) -> None:
     clip = tiny_clip.save(tiny_clip.scorer(), tmp_path / "clip")
     plain, scored = (
-        run("caption", album, *sees, "--json", *more) for more in ([], ["--score", str(clip)])
+        run("caption", album, *vision_model, "--json", *more)
+        for more in ([], ["--score", str(clip)])
     )
     found = lines(scored.out)
     assert [r["caption"] for r in found] == [r["caption"] for r in lines(plain.out)]
@@ -168,16 +177,16 @@ def test_scores_stand_in_lines_and_in_figures(
     assert f", CLIPScore {sum(values) / len(values):.3f}" in scored.err
     assert "CLIPScore" not in plain.err
     out = tmp_path / "captions.jsonl"
-    run("caption", album, *sees, "--out", out, "--score", clip)
+    run("caption", album, *vision_model, "--out", out, "--score", clip)
     assert [r.get("clip_score") for r in lines(out.read_text())] == pytest.approx(
         [r.get("clip_score") for r in found]
     )
-    wrong = run("caption", album, *sees, "--score", sees[1])
+    wrong = run("caption", album, *vision_model, "--score", vision_model[1])
     assert (wrong.code, wrong.out) == (2, "")
 
 
 def test_names_that_are_no_unicode_and_names_of_two_lines(
-    run: Run, sees: list[str], album: Path, tmp_path: Path
+    run: Run, vision_model: list[str], album: Path, tmp_path: Path
 ) -> None:
     (album / "a.png").rename(album / "two\nlines.png")
     try:
@@ -185,28 +194,28 @@ def test_names_that_are_no_unicode_and_names_of_two_lines(
     except OSError:
         pytest.skip("this file system has names in Unicode alone")
     out = tmp_path / "captions.jsonl"
-    assert run("caption", album, *sees, "--out", out).code == 0
+    assert run("caption", album, *vision_model, "--out", out).code == 0
     records = lines(out.read_text("utf-8"))
     assert {record["image"] for record in records} == {str(p) for p in album.rglob("*.*")}
     again = run("caption", album, "--target", "nowhere", "--out", out)
     assert (again.code, "3 images of 3" in again.err) == (0, True)
-    assert len(run("caption", album, *sees).out.splitlines()) == 3
+    assert len(run("caption", album, *vision_model).out.splitlines()) == 3
 
 
 # -- a file that is gone on with ------------------------------------------------------------
 
 
-def test_a_run_goes_on_where_it_was(run: Run, sees: list[str], album: Path) -> None:
+def test_a_run_goes_on_where_it_was(run: Run, vision_model: list[str], album: Path) -> None:
     out = album.parent / "captions.jsonl"
     (album / "aa.png").write_text("no image")
-    whole = lines(run("caption", album, *sees, "--json").out)
-    first = run("caption", album / "a.png", album / "aa.png", *sees, "--out", out)
+    whole = lines(run("caption", album, *vision_model, "--json").out)
+    first = run("caption", album / "a.png", album / "aa.png", *vision_model, "--out", out)
     assert (first.code, first.out) == (1, "")
     assert "1 image captioned" in first.err
     with out.open("a") as file:
         file.write('{"image": "half a li')
     picture(24, 20, seed=9).save(album / "aa.png")  # mended
-    second = run("caption", album, *sees, "--out", out)
+    second = run("caption", album, *vision_model, "--out", out)
     assert second.code == 0
     assert "1 image of 4 captioned" in second.err and "skipped" in second.err
     records = lines(out.read_text())
@@ -251,7 +260,7 @@ def test_a_file_of_something_else_is_not_touched(tmp_path: Path) -> None:
     for content in ("notes\nof mine\n", '{"text": "x"}\n{"text": "y"}\n', "[1]\n[2]\n"):
         path = tmp_path / "notes.jsonl"
         path.write_text(content)
-        with pytest.raises(OptionError, match="line 1 is no caption"):
+        with pytest.raises(OptionError, match="line 1 is not a caption"):
             CaptionFile(path)
         assert path.read_text() == content
 
@@ -267,7 +276,7 @@ def test_files_that_can_not_be_written(run: Run, album: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_is_done(
-    run: Run, sees: list[str], album: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, vision_model: list[str], album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = ImageProgress.step
 
@@ -276,7 +285,7 @@ def test_ctrl_c_keeps_what_is_done(
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(ImageProgress, "step", interrupted)
-    outcome = run("caption", album, *sees, "--json", "--batch-size", "1")
+    outcome = run("caption", album, *vision_model, "--json", "--batch-size", "1")
     assert outcome.code == 130
     assert [Path(record["image"]).name for record in lines(outcome.out)] == ["a.png"]
 
@@ -313,7 +322,7 @@ def test_wrong_input_is_refused_before_models_are_loaded(
 def test_a_target_that_does_not_see(run: Run, family: Family, album: Path) -> None:
     outcome = run("caption", album, *family.alone)
     assert outcome.code == 2
-    assert outcome.error.startswith("images are given, and model target sees none")
+    assert outcome.error.startswith("images are given, and model target does not read images")
 
 
 # -- the bar --------------------------------------------------------------------------------

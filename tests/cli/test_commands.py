@@ -94,7 +94,7 @@ def test_calibration_makes_shares_usable(
     measured = ["--prompts", prompts, "--limit", "3", "--tokens", "4", "--divergence", "js"]
     outcome = run("calibrate", *family.three, *measured, "--out", file)
     assert outcome.code == 0, outcome.err
-    pairs = [(c.subject.verifier.name, c.subject.proposer.name) for c in load_calibrations(file)]
+    pairs = [(c.key.verifier.name, c.key.proposer.name) for c in load_calibrations(file)]
     assert pairs == [("target", "qualifier"), ("qualifier", "draft"), ("target", "draft")]
     assert load_calibrations(file)[0].positions == 12
     assert all(heading in outcome.out for heading in ("50%", "80%", "90%", "95%"))

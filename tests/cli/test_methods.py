@@ -88,7 +88,7 @@ WRONG = {
         ("--drafter", "model", "--growth", "rsd-s", "--rule", "kseq"),
         "RecursiveRejection",
     ),
-    "no law": (("--drafter", "suffix", "--mode", "fuzzy"), "has none"),
+    "no distribution": (("--drafter", "suffix", "--mode", "fuzzy"), "has none"),
 }
 
 

@@ -51,7 +51,7 @@ def swap_of(sizes, start, written, before, after):
 
 
 @given(SIZES, st.integers(0, 3), st.integers(1, 5), CHOICES, CHOICES, SHARES, st.booleans())
-def test_pieces_spell_the_new_text(sizes, start, written, before, after, share, compact):
+def test_pieces_make_up_the_new_text(sizes, start, written, before, after, share, compact):
     old, new, length = swap_of(sizes, start, written, before, after)
     old_text = list(chain.from_iterable(old))
     for mode in RECOMPUTE:

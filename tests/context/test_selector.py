@@ -110,8 +110,8 @@ def test_reading_everything_is_dense_and_never_refreshes(model: LanguageModel) -
     selected = Selected(model, Wandering(), replace(CONFIG, keep_ratio=1.0))
     [dense], [all_read] = texts(model), texts(selected)
     assert all_read.output == dense.output
-    assert all_read.lane.cache.reading.refreshes == 0
-    assert all_read.lane.cache.horizon is None
+    assert all_read.sequence.cache.reading.refreshes == 0
+    assert all_read.sequence.cache.horizon is None
 
 
 @pytest.mark.parametrize("positions", ["original", "compact"])
@@ -200,7 +200,7 @@ def test_great_hysteresis_is_static(model: LanguageModel) -> None:
     static = Selected(model, Wandering(), replace(CONFIG, refresh=0))
     assert outputs(texts(stubborn)) == outputs(texts(static))
     [g] = texts(stubborn)
-    assert g.lane.cache.reading.swaps == 0 and g.lane.cache.reading.refreshes == 4
+    assert g.sequence.cache.reading.swaps == 0 and g.sequence.cache.reading.refreshes == 4
 
 
 def test_room_is_what_can_still_be_written(folder: Path) -> None:
@@ -213,7 +213,7 @@ def test_room_is_what_can_still_be_written(folder: Path) -> None:
     selected = Selected(model, Wandering(), replace(CONFIG, keep_ratio=0.9))
     [g] = texts(selected, [prompt], count=1000)
     assert str(g.finish) == "length"
-    cache = g.lane.cache
+    cache = g.sequence.cache
     assert len(cache.text) <= model.info.context_length
     assert len(g.output) >= model.info.context_length // 4
     assert selected.reads(prompt) == cache.longest <= model.info.context_length * 3 // 4
@@ -308,7 +308,7 @@ def test_models_whose_caches_are_closed_read_from_the_first_change_on(folder: Pa
     opened = Selected(model, Wandering(), replace(CONFIG, positions="compact"))
     assert outputs(texts(plain)) == outputs(texts(opened))
     [g] = texts(plain)
-    assert g.lane.cache.reading.swaps > 2
+    assert g.sequence.cache.reading.swaps > 2
 
 
 def test_what_else_a_model_can_do_is_kept(folder: Path) -> None:
@@ -324,20 +324,20 @@ def test_pinned_and_banned_chunks(model: LanguageModel) -> None:
     prompt = replace(PROMPT, context=PROMPT.context.pin(2).ban(0, 5))
     selected = Selected(model, Wandering(1), CONFIG)
     [g] = texts(selected, [prompt])
-    for look in g.lane.cache.selection.looks:
+    for look in g.sequence.cache.selection.looks:
         assert 2 in look.chosen and not {0, 5} & set(look.chosen)
     for chunks in ((1, 6), (0, 1, 2, 4, 5)):
         only = replace(PROMPT, context=PROMPT.context.only(*chunks))
         [g] = texts(selected, [only])
-        assert {look.chosen for look in g.lane.cache.selection.looks} == {chunks}
+        assert {look.chosen for look in g.sequence.cache.selection.looks} == {chunks}
 
 
 def test_the_record(model: LanguageModel) -> None:
     [g] = texts(Selected(model, Wandering(2), CONFIG))
-    figures = g.lane.cache.reading.to_dict()
+    figures = g.sequence.cache.reading.to_dict()
     assert figures["tokens"] == PROMPT.context.num_tokens  # pyright: ignore
     assert figures["chunks"] == 7 and figures["kept_chunks"] == 4
     assert figures["refreshes"] == 4 and figures["swaps"] >= 2
     assert figures["kv_bytes"] == figures["kv_tokens"] * model.info.bytes_per_token  # pyright: ignore
-    assert g.counters.reading is g.lane.cache.reading
+    assert g.counters.reading is g.sequence.cache.reading
     assert g.counters.seconds["refresh"] >= figures["refresh_seconds"] > 0

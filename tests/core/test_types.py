@@ -64,14 +64,19 @@ def test_a_part_of_a_draft_keeps_its_paths(parents: np.ndarray, data: st.DataObj
 
 
 def test_a_part_of_a_draft_takes_everything_along() -> None:
-    laws = tuple(torch.full((2,), float(i)) for i in range(3))
-    whole = draft([-1, -1, 1], law=laws, reference=laws, probe=np.array([True, False, True]))
+    distributions = tuple(torch.full((2,), float(i)) for i in range(3))
+    whole = draft(
+        [-1, -1, 1],
+        probs=distributions,
+        reference=distributions,
+        probe=np.array([True, False, True]),
+    )
     part = whole.only(as_ids([1, 2]))
     assert part.parents.tolist() == [-1, 0]
     assert part.sources == ("s1", "s2")
-    assert part.law == laws[1:] and part.reference == laws[1:]
+    assert part.probs == distributions[1:] and part.reference == distributions[1:]
     assert part.probe is not None and part.probe.tolist() == [False, True]
-    assert draft([-1]).only(NO_IDS).law is None
+    assert draft([-1]).only(NO_IDS).probs is None
 
 
 def test_budgets() -> None:

@@ -223,7 +223,7 @@ def test_pieces_are_the_same_text_however_many_tokens_a_round_has() -> None:
 
 
 @pytest.mark.parametrize("nest", ["none", "three", "twin"])
-def test_logprobs_are_of_the_targets_raw_law(nest: str) -> None:
+def test_logprobs_are_of_the_targets_raw_distribution(nest: str) -> None:
     """No temperature, warp, penalty or bias in them, and no draft."""
     options = {"temperature": 0.6, "top_k": 3, "repetition_penalty": 1.3, "logit_bias": {2: 3.0}}
     for g in write({**NESTS, "twin": TWIN}[nest], logprobs=3, **options):
@@ -231,10 +231,10 @@ def test_logprobs_are_of_the_targets_raw_law(nest: str) -> None:
         text = [*g.request.prompt.token_ids, *g.output]
         for i, (token, noted) in enumerate(zip(g.output, g.logprobs, strict=True)):
             logits = FAMILY.target.logits_after(text[: len(text) - len(g.output) + i])
-            law = torch.log_softmax(logits, -1)
-            assert (noted.token, noted.logprob) == (token, float(law[token]))
-            assert [p for _, p in noted.top] == sorted(law.tolist(), reverse=True)[:3]
-            assert all(float(law[t]) == p for t, p in noted.top)
+            probs = torch.log_softmax(logits, -1)
+            assert (noted.token, noted.logprob) == (token, float(probs[token]))
+            assert [p for _, p in noted.top] == sorted(probs.tolist(), reverse=True)[:3]
+            assert all(float(probs[t]) == p for t, p in noted.top)
 
 
 @pytest.mark.parametrize("asked", [None, 0, 99])

@@ -267,7 +267,7 @@ def test_a_score_is_the_log_probability_of_the_text() -> None:
 
 def storage_bytes(generations: Sequence[Generation]) -> int:
     """Bytes of keys and values, those that several caches share counted once."""
-    storages = {id(g.lane.cache.storage): g.lane.cache.storage for g in generations}
+    storages = {id(g.sequence.cache.storage): g.sequence.cache.storage for g in generations}
     return sum(s.keys.nbytes + s.values.nbytes for s in storages.values())
 
 

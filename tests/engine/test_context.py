@@ -217,7 +217,7 @@ def test_the_memory_plan_knows_the_budget() -> None:
         ({"selection": {"selector": "bm26"}}, "unknown selector 'bm26'. Did you mean 'bm25'?"),
         ({"selection": 2048}, "context_length limits"),
         ({"selection": CONFIG, "selection_on": "draft"}, "Did you mean 'drafters'?"),
-        ({"selection_on": "drafters"}, "nothing says what is to be read"),
+        ({"selection_on": "drafters"}, "no selection is given"),
         ({"selection": CONFIG, "selection_on": "drafters", "mode": "none"}, "no model drafts"),
         ({"selection": CONFIG, "selection_on": "drafters", "drafter": "lookup"}, "no model drafts"),
         ({"selection": {"encoder": 3}}, "encoder is 3"),

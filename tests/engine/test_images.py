@@ -19,17 +19,17 @@ from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.memory import Demand
 from outrider.models.transformers.model import TransformersModel
-from outrider.models.vision.encoder import TransformersEyes
-from outrider.models.vision.image_model import Sighted
+from outrider.models.vision.encoder import TransformersVisionEncoder
+from outrider.models.vision.image_model import VisionLanguageModel
 from outrider.models.vision.loading import BlindWarning
 from outrider.strategy import Strategy
 from tests.matrix import matrix
 from tests.models.setups.make_checkpoints import EOS_ID, make_checkpoint
-from tests.models.setups.sighted_checkpoints import (
+from tests.models.setups.vision_checkpoints import (
     FAMILIES,
     image_id,
-    make_sighted,
     make_text_sibling,
+    make_vision_checkpoint,
     picture,
 )
 
@@ -41,11 +41,11 @@ Folder = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: Any) -> Folder:
-    root, made = tmp_path_factory.mktemp("seeing"), {}
+    root, made = tmp_path_factory.mktemp("with_images"), {}
 
     def make(family: str) -> Path:
         if family not in made:
-            made[family] = make_sighted(root / family, family)
+            made[family] = make_vision_checkpoint(root / family, family)
         return made[family]
 
     return make
@@ -60,10 +60,10 @@ def ours(path: Path, runner: str) -> Generator:
     if runner == "own":
         return load(path, mode="none", dtype="float64")
     model = TransformersModel.load(path, dtype=torch.float64)
-    pictures = TransformersEyes.load(open_checkpoint(path)).pictures
-    eyes = TransformersEyes(model.model, pictures, name="target")
+    pictures = TransformersVisionEncoder.load(open_checkpoint(path)).image_processor
+    vision_encoder = TransformersVisionEncoder(model.model, pictures, name="target")
     return Generator(
-        Strategy(target=Sighted(model, eyes)),
+        Strategy(target=VisionLanguageModel(model, vision_encoder)),
         tokenizer=Tokenizer.load(path),
         defaults=ModelDefaults(end_ids=model.info.end_ids),
     )
@@ -85,8 +85,8 @@ def test_captions_are_those_of_transformers(family: str, runner: str, folder: Fo
     target: Any = mine.strategy.target
     results = mine.generate(questions, images=images, max_new_tokens=NEW)
     for question, shown, result in zip(questions, images, results, strict=True):
-        pictured = mine.prompt(question, images=shown).pictured
-        inputs = target.eyes.pictures.inputs(pictured)
+        image_prompt = mine.prompt(question, images=shown).image_prompt
+        inputs = target.vision_encoder.image_processor.inputs(image_prompt)
         inputs["pixel_values"] = inputs["pixel_values"].double()
         start = inputs["input_ids"].shape[1]
         theirs = whole.generate(**inputs, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
@@ -122,8 +122,8 @@ def test_forms_of_a_prompt_with_images(generator: Generator, tmp_path: Path) -> 
 def test_the_question_alone_holds_no_image(generator: Generator) -> None:
     prompt = generator.prompt("What?", images=[picture(40, 20)])
     assert prompt.token_ids == (257, *b"What?", 259, 258)
-    assert prompt.pictured is not None
-    assert len(prompt.pictured.images) == 1
+    assert prompt.image_prompt is not None
+    assert len(prompt.image_prompt.images) == 1
 
 
 def test_images_of_other_modes_are_read_as_rgb(generator: Generator) -> None:
@@ -184,7 +184,7 @@ def test_images_and_documents_are_not_mixed(generator: Generator) -> None:
 
 def test_a_text_model_sees_nothing(tmp_path: Path) -> None:
     plain = load(make_checkpoint(tmp_path, tokenizer=True), mode="none", dtype="float64")
-    with pytest.raises(OptionError, match="sees none"):
+    with pytest.raises(OptionError, match="does not read images"):
         plain.generate("What?", images=[picture(8, 8)])
 
 
@@ -199,7 +199,7 @@ def test_limits_count_the_images(folder: Folder) -> None:
 
 def test_banned_marks_are_never_written(tmp_path: Path) -> None:
     """As in `transformers`: single `bad_words_ids` and `suppress_tokens`."""
-    path = make_sighted(tmp_path, "llava")
+    path = make_vision_checkpoint(tmp_path, "llava")
     shown = [picture(40, 20)]
     free = load(path, mode="none", dtype="float64").generate(
         "What?", images=shown, max_new_tokens=NEW
@@ -230,7 +230,7 @@ def test_a_text_draft_knows_all_but_the_marks(folder: Folder, tmp_path: Path) ->
 
 def test_a_question_with_marks_is_still_drafted_for(tmp_path: Path) -> None:
     """Marks that the draft model does not have are left out of what it reads."""
-    target = make_sighted(tmp_path / "target", "smolvlm")
+    target = make_vision_checkpoint(tmp_path / "target", "smolvlm")
     template = target / "chat_template.jinja"
     template.write_text(template.read_text().replace("<|end|>", "<end_of_utterance>"))
     draft = make_checkpoint(tmp_path / "draft", tokenizer=True, vocab_size=260)
@@ -243,7 +243,7 @@ def test_a_question_with_marks_is_still_drafted_for(tmp_path: Path) -> None:
 def test_a_vision_draft_with_a_small_window_leaves_a_request_undrafted(
     folder: Folder, tmp_path: Path
 ) -> None:
-    draft = make_sighted(tmp_path, "smolvlm", text={"max_position_embeddings": 32})
+    draft = make_vision_checkpoint(tmp_path, "smolvlm", text={"max_position_embeddings": 32})
     mine = load(folder("smolvlm"), draft=draft, dtype="float64", num_speculative_tokens=3)
     plain = load(folder("smolvlm"), mode="none", dtype="float64")
     prompts = ["What?", "What?"]
@@ -282,11 +282,11 @@ def test_a_vision_draft_that_refuses_an_image_leaves_a_request_undrafted(
 def test_without_its_processor_a_model_is_blind(folder: Folder, tmp_path: Path) -> None:
     path = Path(shutil.copytree(folder("llava"), tmp_path / "blind"))
     (path / "preprocessor_config.json").unlink()
-    with pytest.warns(BlindWarning, match="sees no images"):
+    with pytest.warns(BlindWarning, match="does not read images"):
         blind = load(path, mode="none", dtype="float64")
-    assert not isinstance(blind.strategy.target, Sighted)
+    assert not isinstance(blind.strategy.target, VisionLanguageModel)
     assert blind.generate("Hi", max_new_tokens=3).token_ids
-    with pytest.raises(OptionError, match="sees none"):
+    with pytest.raises(OptionError, match="does not read images"):
         blind.generate("Hi", images=[picture(8, 8)])
 
 
@@ -302,16 +302,16 @@ def test_the_compiled_runner_sees(folder: Folder) -> None:
             assert result.seconds["vision"] > 0
 
 
-def test_memory_counts_the_eyes(folder: Folder, tmp_path: Path) -> None:
+def test_memory_counts_the_vision_encoders(folder: Folder, tmp_path: Path) -> None:
     text = open_checkpoint(make_text_sibling(tmp_path, "llava"))
     whole = open_checkpoint(folder("llava"))
     for dtype in (torch.float32, torch.int8):
-        sees = Demand.of_checkpoint("target", whole, dtype)
+        vision_model = Demand.of_checkpoint("target", whole, dtype)
         reads = Demand.of_checkpoint("target", text, dtype)
         tower = whole.num_parameters - text.num_parameters
         table = 320 * 32
-        assert sees.weights - reads.weights == 4 * (tower + table)
-        assert sees.cache == reads.cache
+        assert vision_model.weights - reads.weights == 4 * (tower + table)
+        assert vision_model.cache == reads.cache
 
 
 def test_a_template_of_old_checkpoints_is_found(folder: Folder, tmp_path: Path) -> None:

@@ -15,19 +15,19 @@ from outrider.drafters import ModelDrafter, Qualified
 from outrider.engine.load import load
 from outrider.sampling import SamplingParams
 from outrider.strategy import Strategy
-from outrider.strategy.calibration import Calibration, ModelId, Subject, save_calibrations
+from outrider.strategy.calibration import Calibration, CalibrationKey, ModelId, save_calibrations
 from tests.engine.conftest import WINDOWS, Folders, Load
 
 
 def calibrated(path: Path, verifier: Any, proposer: Any, top: float, **warps: float) -> Calibration:
     """Divergences spread evenly from 0 to `top`: "80%" is 0.8 top."""
-    subject = Subject(
+    key = CalibrationKey(
         divergence="js",
         proposer=ModelId.of(proposer),
         verifier=ModelId.of(verifier),
         warps=SamplingParams(**warps).warps,  # pyright: ignore[reportArgumentType]
     )
-    calibration = Calibration.of(subject, torch.linspace(0, top, 1001, dtype=torch.float64))
+    calibration = Calibration.of(key, torch.linspace(0, top, 1001, dtype=torch.float64))
     calibration.save(path)
     return calibration
 

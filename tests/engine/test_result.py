@@ -55,7 +55,7 @@ def test_spans(text: str, ends: list[int], sources: str, expected: list[Any]) ->
     pieces=st.lists(st.tuples(st.text("abc", max_size=3), st.sampled_from("dqt")), max_size=8),
     cut=st.integers(0, 24),
 )
-def test_spans_spell_the_text(pieces: list[tuple[str, str]], cut: int) -> None:
+def test_spans_make_up_the_text(pieces: list[tuple[str, str]], cut: int) -> None:
     text = "".join(piece for piece, _ in pieces)[:cut]
     ends = [sum(len(p) for p, _ in pieces[: i + 1]) for i in range(len(pieces))]
     got = [*spans(text, ends, [source for _, source in pieces])]

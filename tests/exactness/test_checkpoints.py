@@ -89,13 +89,13 @@ def test_runners_may_be_mixed(folders: list[Path], family: Family) -> None:
     )
 
 
-def tiers(lane: Any) -> list[tuple[Any, str]]:
+def tiers(sequence: Any) -> list[tuple[Any, str]]:
     """The caches of one request, outermost first, with the family member that owns each."""
-    found, names = [(lane.cache, "target")], ["qualifier", "small"]
-    state = lane.state
-    while hasattr(state, "lane"):
-        found.append((state.lane.cache, names.pop(0)))
-        state = state.lane.state
+    found, names = [(sequence.cache, "target")], ["qualifier", "small"]
+    state = sequence.state
+    while hasattr(state, "sequence"):
+        found.append((state.sequence.cache, names.pop(0)))
+        state = state.sequence.state
     return [*found, (state.cache, "draft")]
 
 
@@ -105,8 +105,8 @@ def test_every_cache_is_fresh_after_every_round(family: Family, nest: str) -> No
     gs = [generation(p, max_new_tokens=14, temperature=0.8, end_ids=(0,)) for p in PROMPTS[:2]]
     whole = stage(family.target, nests(family)[nest])
     for active in generate(whole, gs):
-        Deferred(drafter=whole.drafter).settle([g.lane.drafting for g in active])
+        Deferred(drafter=whole.drafter).settle([g.sequence.drafting for g in active])
         for g in active:
-            for cache, member in tiers(g.lane):
+            for cache, member in tiers(g.sequence):
                 assert_equals_fresh_prefill(getattr(family, member), cache)
                 assert list(cache.text) == [*g.request.prompt.token_ids, *g.output]

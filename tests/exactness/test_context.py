@@ -143,7 +143,7 @@ def test_drafted_equals_undrafted_on_a_target_that_selects(
     alone = written(target, drafter, PROMPTS[1:2], **SAMPLINGS[sampling])
     assert outputs(alone) == outputs(plain[1:2])
     for one, other in zip(drafted, plain, strict=True):
-        ours, theirs = (g.lane.cache.selection.looks for g in (one, other))
+        ours, theirs = (g.sequence.cache.selection.looks for g in (one, other))
         assert [look.chosen for look in ours] == [look.chosen for look in theirs]
 
 
@@ -155,7 +155,7 @@ def test_after_many_swaps(family: Family, name: str) -> None:
     options = {"temperature": 0.8, "max_new_tokens": 26}
     plain = written(target, NoDrafter(), **options)
     assert outputs(written(target, drafters(family, target)[name], **options)) == outputs(plain)
-    assert plain[0].lane.cache.reading.refreshes == 6
+    assert plain[0].sequence.cache.reading.refreshes == 6
 
 
 @cases("config family name", CONFIGS, RUNNERS, ["model", "pyramid", "recycling", "skip"])
@@ -173,7 +173,7 @@ def test_the_matrix_swaps_and_its_texts_depend_on_it(family: Family) -> None:
     moving = undrafted(family, "greedy")[1]
     still = outputs(written(selecting(family.target, replace(SWAPPING, refresh=0)), NoDrafter()))
     for g in moving[:2]:
-        reading = g.lane.cache.reading
+        reading = g.sequence.cache.reading
         assert reading.refreshes == 2 and reading.swaps >= 2
     assert len({dense[1], outputs(moving)[1], still[1]}) == 3
 
@@ -229,7 +229,7 @@ def test_samples_of_one_prompt_choose_for_themselves(family: Family) -> None:
 
     plain, drafted = five(NoDrafter()), five(nest)
     assert outputs(drafted) == outputs(plain)
-    chosen = {tuple(look.chosen for look in g.lane.cache.selection.looks) for g in plain}
+    chosen = {tuple(look.chosen for look in g.sequence.cache.selection.looks) for g in plain}
     assert len(chosen) > 1
 
 
@@ -240,7 +240,7 @@ def test_the_next_turn_reads_what_a_fresh_start_would(family: Family, config: st
     [first] = written(target, nest, PROMPTS[1:2])
     ids = (*PROMPTS[1].token_ids, *first.output, 5, 6)
     turn = replace(PROMPTS[1], token_ids=ids)
-    [again] = run(stage(target, nest), [turn], previous=[first.lane], max_new_tokens=20)
+    [again] = run(stage(target, nest), [turn], previous=[first.sequence], max_new_tokens=20)
     [fresh] = written(target, NoDrafter(), [turn], max_new_tokens=20)
     assert again.output == fresh.output
 

@@ -1,7 +1,8 @@
-"""I2: with an outer `Rejection`, the joint law of the first tokens is the target's.
+"""I2: with an outer `Rejection`, the joint distribution of the first tokens is the target's.
 
-The law of a tabular target is computed exactly; the test is Pearson's chi-square of the empirical
-joint law against it. The same test must fail for drafters that misreport their law.
+The distribution of a tabular target is computed exactly; the test is Pearson's chi-square of the
+empirical joint distribution against it. The same test must fail for drafters that misreport their
+distribution.
 """
 
 from collections.abc import Sequence
@@ -21,14 +22,14 @@ from outrider.drafters.combine.switch import Switch
 from outrider.models.tabular import TabularModel
 from outrider.policies import CostCurve, ExpectedGain, FixedLength, FixedTree, Source
 from outrider.protocols import Drafter, DraftPolicy
-from tests.exactness.setups.laws import DRAFT, PROMPT, QUALIFIER, TARGET, VOCAB, Trial
+from tests.exactness.setups.distributions import DRAFT, PROMPT, QUALIFIER, TARGET, VOCAB, Trial
 from tests.exactness.setups.rigs import outputs, samples, stage
 from tests.exactness.setups.roster import free
 
 TRIAL = Trial()
 FEW, SOME, MANY = 300, 900, 60_000
-"""Texts drawn: `FEW` show that laws are misreported, `SOME` also the published shortcut, which is
-caught with the exact law in `acceptance/test_fuzzy_law.py`."""
+"""Texts drawn: `FEW` show that distributions are misreported, `SOME` also the published shortcut,
+which is caught with the exact distribution in `acceptance/test_fuzzy_distribution.py`."""
 
 
 def three(inner: Any) -> Qualified:
@@ -71,18 +72,18 @@ def test_drawn_tokens_outside_the_targets_vocabulary_at_length(rule: Any) -> Non
 
 
 @pytest.mark.parametrize("name", ["two", "match", "rejection", "fuzzy", "lookup"])
-def test_joint_law_is_the_targets(name: str) -> None:
+def test_joint_distribution_is_the_targets(name: str) -> None:
     assert TRIAL.surplus(EXACT[name], FEW) < 4.0
 
 
-def test_joint_law_with_a_warp() -> None:
+def test_joint_distribution_with_a_warp() -> None:
     warped = Trial(warps={"temperature": 0.9, "top_p": 0.85})
     assert warped.surplus(EXACT["rejection"], FEW) < 4.0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
-def test_joint_law_is_the_targets_at_length(name: str) -> None:
+def test_joint_distribution_is_the_targets_at_length(name: str) -> None:
     assert TRIAL.surplus(EXACT[name], MANY) < 4.0
 
 
@@ -95,14 +96,14 @@ FREE_TREES = {
 
 
 @pytest.mark.parametrize("name", ["lookup", "suffix", "recycling", "stand", "merge"])
-def test_trees_of_free_drafters_keep_the_law(name: str) -> None:
+def test_trees_of_free_drafters_keep_the_distribution(name: str) -> None:
     """Picked deterministically, judged by recursive rejection: point masses, one by one."""
     assert TRIAL.surplus(FREE_TREES[name](), FEW, RecursiveRejection(), TREE) < 4.0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FREE_TREES)
-def test_trees_of_free_drafters_keep_the_law_at_length(name: str) -> None:
+def test_trees_of_free_drafters_keep_the_distribution_at_length(name: str) -> None:
     assert TRIAL.surplus(FREE_TREES[name](), 5000, RecursiveRejection(), TREE) < 4.0
 
 
@@ -128,7 +129,8 @@ def test_lengths_below_an_inner_match_change_nothing() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Lying(Qualified):
-    """Hands up the qualifier's law for every token, kept ones too: the published shortcut."""
+    """Hands up the qualifier's distribution for every token, kept ones too: the published
+    shortcut."""
 
     def propose(self, states: Sequence, tails: Sequence, budgets: Sequence) -> list[Draft]:
         drafts = Qualified.propose(self, states, tails, budgets)
@@ -139,30 +141,30 @@ class Lying(Qualified):
 
     def _lie(self, state: Any, tail: np.ndarray, draft: Draft) -> Draft:
         sampler, text = state.request.sampler, [*state.request.output, *tail.tolist()]
-        laws = []
+        distributions = []
         for i in range(len(draft)):
             seen = [*text, *draft.tokens[:i].tolist()]
             logits = QUALIFIER.logits_after([*PROMPT.token_ids, *seen])
-            laws.append(sampler.law(logits, seen))
-        return replace(draft, law=tuple(laws))
+            distributions.append(sampler.probs(logits, seen))
+        return replace(draft, probs=tuple(distributions))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flattering(ModelDrafter):
-    """Claims to have drawn from a flatter law than it did."""
+    """Claims to have drawn from a flatter distribution than it did."""
 
     def propose(self, states: Sequence, tails: Sequence, budgets: Sequence) -> list[Draft]:
         drafts = ModelDrafter.propose(self, states, tails, budgets)
         flat = torch.full((VOCAB,), 1.0 / VOCAB, dtype=torch.float64)
-        return [replace(d, law=(flat,) * len(d)) if len(d) else d for d in drafts]
+        return [replace(d, probs=(flat,) * len(d)) if len(d) else d for d in drafts]
 
 
-def test_a_drafter_that_lies_about_its_law_is_caught() -> None:
+def test_a_drafter_that_lies_about_its_distribution_is_caught() -> None:
     assert TRIAL.surplus(Flattering(model=DRAFT), FEW) > 8.0
 
 
 @pytest.mark.slow
-def test_claiming_the_qualifiers_law_throughout_is_caught() -> None:
+def test_claiming_the_qualifiers_distribution_throughout_is_caught() -> None:
     honest, lying = EXACT["fuzzy"], three(Fuzzy("js", 0.12))
     assert isinstance(honest, Qualified)
     lying = Lying(drafter=lying.drafter, qualifier=QUALIFIER, rule=lying.rule, policy=lying.policy)

@@ -73,8 +73,8 @@ def test_nan_below_switches_the_drafter_off(tier: str) -> None:
     plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS, temperature=1.0)
     drafted = run(stage(FAMILY.target, nest), PROMPTS, temperature=1.0)
     assert outputs(drafted) == outputs(plain)
-    states = [g.lane.state for g in drafted]
-    off = [s.off if tier == "qualifier" else s.lane.state.off for s in states]
+    states = [g.sequence.state for g in drafted]
+    off = [s.off if tier == "qualifier" else s.sequence.state.off for s in states]
     assert any(reason and "poisoned" in reason for reason in off)
 
 

@@ -109,4 +109,4 @@ def test_limit_cuts_an_accepted_run() -> None:
 
 def test_next_turn_reuses_the_caches() -> None:
     first, second = next_turn(stage(FAMILY.target, NESTS["four"]), (1, 2, 3), temperature=0.8)
-    assert second.lane.cache is first.lane.cache
+    assert second.sequence.cache is first.sequence.cache

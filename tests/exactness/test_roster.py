@@ -92,9 +92,9 @@ def test_whatever_the_policy(name: str, policy: str) -> None:
 def gainful() -> ExpectedGain:
     """A policy that sizes each origin, as chain or tree, and leaves some out at times."""
     reach = tuple(0.6 * 0.8**place for place in range(24))
-    copies = [Source(name=f"lookup{n}", accept=0.4, lucky=True) for n in (1, 2, 3)]
+    copies = [Source(name=f"lookup{n}", accept=0.4, opportunistic=True) for n in (1, 2, 3)]
     levels = [
-        Source(name=f"{kind}{n}", reach=reach, longest=24, lucky=True)
+        Source(name=f"{kind}{n}", reach=reach, longest=24, opportunistic=True)
         for kind in ("suffix", "rest", "sam")
         for n in (1, 2, 3, 4, 5, 9, 17)
     ]

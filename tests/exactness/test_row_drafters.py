@@ -26,7 +26,7 @@ from outrider.models.tabular import TabularModel
 from outrider.policies import FixedTree
 from outrider.protocols import Drafter
 from outrider.sampling.noise import Purpose, stream_key
-from tests.exactness.setups.laws import Trial
+from tests.exactness.setups.distributions import Trial
 from tests.exactness.setups.requests import Asked, assert_each_is_undrafted_alone, requests
 from tests.exactness.setups.rigs import (
     PROMPTS,
@@ -168,35 +168,35 @@ class Sorted(Stand):
         return [self._sorted(d) if len(d) else d for d in drafts]
 
     def _sorted(self, draft: Draft) -> Draft:
-        if draft.law is None:
+        if draft.probs is None:
             return draft
         tokens = draft.tokens.copy()
         for parent in {int(p) for p in draft.parents}:
             children = draft.children(parent)
-            law = draft.law[children[0]]
-            assert law is not None
-            ranked = sorted((int(tokens[c]) for c in children), key=lambda t: -float(law[t]))
+            probs = draft.probs[children[0]]
+            assert probs is not None
+            ranked = sorted((int(tokens[c]) for c in children), key=lambda t: -float(probs[t]))
             tokens[children] = ranked
         return replace(draft, tokens=as_ids(tokens))
 
 
 class Flattering(Stand):
-    """Claims to have drawn from a flatter law than it did."""
+    """Claims to have drawn from a flatter distribution than it did."""
 
     __slots__ = ()
 
     def propose(self, states: Sequence, tails: Sequence, budgets: Sequence) -> list[Draft]:
         flat = torch.full((VOCAB,), 1.0 / VOCAB, dtype=torch.float64)
         drafts = Stand.propose(self, states, tails, budgets)
-        return [replace(d, law=(flat,) * len(d)) if len(d) else d for d in drafts]
+        return [replace(d, probs=(flat,) * len(d)) if len(d) else d for d in drafts]
 
 
-def test_stand_under_recursive_rejection_has_the_targets_law() -> None:
+def test_stand_under_recursive_rejection_has_the_targets_distribution() -> None:
     assert surplus(remembering()) < 4.0
 
 
 @pytest.mark.slow
-def test_stand_under_recursive_rejection_has_the_targets_law_at_length() -> None:
+def test_stand_under_recursive_rejection_has_the_targets_distribution_at_length() -> None:
     assert surplus(remembering(), 60_000) < 4.0
 
 

@@ -120,7 +120,7 @@ def test_caches_are_the_targets_own_after_every_round(target: Any, name: str) ->
     whole = stage(target, drafters(target)[name], window=3)
     for active in generate(whole, made):
         for g in active:
-            assert_equals_fresh_prefill(target, g.lane.cache, tolerance=tolerance)
+            assert_equals_fresh_prefill(target, g.sequence.cache, tolerance=tolerance)
 
 
 @each_once
@@ -137,9 +137,9 @@ def test_samples_that_share_a_prompt(target: Any, name: str) -> None:
 def test_next_turn(target: Any, name: str) -> None:
     whole = stage(target, drafters(target)[name], window=3)
     first, second = next_turn(whole, PROMPTS[0], 9, max_new_tokens=12, temperature=0.8)
-    assert second.lane.cache is first.lane.cache
+    assert second.sequence.cache is first.sequence.cache
     assert_equals_fresh_prefill(
-        target, second.lane.cache, tolerance=1e-9 if target.dtype == torch.float64 else 0.0
+        target, second.sequence.cache, tolerance=1e-9 if target.dtype == torch.float64 else 0.0
     )
 
 
@@ -237,7 +237,7 @@ def test_trees(eager: Decoder, growth: Any, rule: Any) -> None:
     made = [generation(p, temperature=1.5, max_new_tokens=20) for p in PROMPTS[:3]]
     for active in generate(whole, made):
         for g in active:
-            assert_equals_fresh_prefill(eager, g.lane.cache)
+            assert_equals_fresh_prefill(eager, g.sequence.cache)
     assert sum(g.counters.accepted for g in made) > 5
     assert sum(g.counters.drafted for g in made) > sum(g.counters.rounds for g in made)
     if isinstance(rule, Match):
@@ -247,7 +247,8 @@ def test_trees(eager: Decoder, growth: Any, rule: Any) -> None:
 
 @pytest.mark.parametrize("name", ["skip", "halves", "swift", "del"])
 def test_drafts_under_rejection(eager: Decoder, name: str) -> None:
-    """The laws that it names are those of the part: with all layers, nothing is ever refused."""
+    """The distributions that it names are those of the part: with all layers, nothing is ever
+    refused."""
     made = drafters(eager)[name]
     [g] = run(
         stage(eager, made, Rejection(), window=3), PROMPTS[:1], max_new_tokens=30, temperature=1.0

@@ -42,7 +42,7 @@ def test_every_cache_is_fresh_after_every_round(family: Family, name: str) -> No
     accepted = 0
     for active in generate(stage(family.target, drafter, policy=TREE), gs):
         for g in active:
-            assert_equals_fresh_prefill(family.target, g.lane.cache)
-            assert_equals_fresh_prefill(family.draft, g.lane.state.cache)
+            assert_equals_fresh_prefill(family.target, g.sequence.cache)
+            assert_equals_fresh_prefill(family.draft, g.sequence.state.cache)
             accepted = max(accepted, g.counters.accepted)
     assert accepted > 0

@@ -1,7 +1,8 @@
-"""I2 for trees: the joint law of the first tokens is the target's, however siblings were drawn.
+"""I2 for trees: the joint distribution of the first tokens is the target's, however siblings were
+drawn.
 
-As in `test_distribution.py`, on a tabular target whose law is computed exactly; the same test must
-fail for trees that misreport how they were drawn.
+As in `test_distribution.py`, on a tabular target whose distribution is computed exactly; the same
+test must fail for trees that misreport how they were drawn.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from outrider.drafters.neural.growth import (
 from outrider.models.tabular import TabularModel
 from outrider.policies import ConfidenceStop, FixedTree, SpecDecPlus
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy
-from tests.exactness.setups.laws import DRAFT, LENGTH, QUALIFIER, VOCAB, Trial
+from tests.exactness.setups.distributions import DRAFT, LENGTH, QUALIFIER, VOCAB, Trial
 from tests.matrix import matrix
 
 WIDE = TabularModel.random(vocab_size=VOCAB + 3, order=1, seed=3)
@@ -88,7 +89,7 @@ EXACT: dict[str, tuple[Drafter, AcceptanceRule]] = {
 }
 
 
-def law_of(name: str, draws: int) -> float:
+def probs_of(name: str, draws: int) -> float:
     drafter, rule = EXACT[name]
     return TRIAL.surplus(drafter, draws, rule)
 
@@ -97,12 +98,12 @@ OFTEN = ("rsd_c", "rsd_s", "kseq", "merge_two", "inner")
 
 
 @pytest.mark.parametrize("name", OFTEN)
-def test_joint_law_is_the_targets(name: str) -> None:
-    assert law_of(name, FEW) < 4.0
+def test_joint_distribution_is_the_targets(name: str) -> None:
+    assert probs_of(name, FEW) < 4.0
 
 
 @pytest.mark.parametrize("name", ["rsd_s", pytest.param("kseq", marks=pytest.mark.slow)])
-def test_joint_law_with_a_warp(name: str) -> None:
+def test_joint_distribution_with_a_warp(name: str) -> None:
     drafter, rule = EXACT[name]
     warped = replace(TRIAL, warps={"temperature": 0.9, "top_p": 0.85})
     assert warped.surplus(drafter, FEW, rule) < 4.0
@@ -110,8 +111,8 @@ def test_joint_law_with_a_warp(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
-def test_joint_law_is_the_targets_at_length(name: str) -> None:
-    assert law_of(name, 40_000) < 4.0
+def test_joint_distribution_is_the_targets_at_length(name: str) -> None:
+    assert probs_of(name, 40_000) < 4.0
 
 
 STOPS: dict[str, DraftPolicy] = {
@@ -138,9 +139,9 @@ class Twisted(TreeDrafter):
 
 
 def flattered(draft: Draft) -> Draft:
-    """Claims a flatter law than the one it drew from."""
+    """Claims a flatter distribution than the one it drew from."""
     flat = torch.full((VOCAB,), 1.0 / VOCAB, dtype=torch.float64)
-    return replace(draft, law=(flat,) * len(draft))
+    return replace(draft, probs=(flat,) * len(draft))
 
 
 def turned(draft: Draft) -> Draft:
@@ -156,9 +157,9 @@ def turned(draft: Draft) -> Draft:
 def likeliest_first(draft: Draft) -> Draft:
     """Sorts what was drawn by its probability."""
     first, second, *_ = draft.children(-1)
-    assert draft.law is not None and draft.law[first] is not None
-    law, tokens = draft.law[first], draft.tokens
-    return turned(draft) if law[tokens[second]] > law[tokens[first]] else draft
+    assert draft.probs is not None and draft.probs[first] is not None
+    probs, tokens = draft.probs[first], draft.tokens
+    return turned(draft) if probs[tokens[second]] > probs[tokens[first]] else draft
 
 
 def independent(draft: Draft) -> Draft:
@@ -171,7 +172,7 @@ LIARS = {
     "out of order": (likeliest_first, RsdC((2, 1, 1)), RRS(), 2 * FEW),
     "called independent": (independent, RsdC((3, 2)), KSeq(), SOME),
 }
-"""With the texts that show them. The last one is caught by the exact law as well, in
+"""With the texts that show them. The last one is caught by the exact distribution as well, in
 `tests/acceptance`, and KSeq by the picks below."""
 
 

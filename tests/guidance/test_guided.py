@@ -1,4 +1,5 @@
-"""A guided model is any other model: its law is the mixed one, and no draft changes its text."""
+"""A guided model is any other model: its distribution is the mixed one, and no draft changes its
+text."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,30 +24,30 @@ from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Cache, Drafter, LanguageModel, Segment
 from tests.exactness.setups.rigs import SAMPLINGS, check_counters, generation, outputs, run, stage
 from tests.exactness.setups.roster import free
-from tests.guidance.toys import SeeingTable, mixed_table, pictured, seeing_table
+from tests.guidance.toys import ImageTable, image_prompt, image_table, mixed_table
 from tests.matrix import matrix
 
 pytestmark = pytest.mark.method("classifier-free")
 
 PROMPTS = [
-    pictured(1, 2, 3),
+    image_prompt(1, 2, 3),
     Prompt(token_ids=(4, 4)),
-    pictured(5, 5, 5, 5, 5),
-    pictured(6),
+    image_prompt(5, 5, 5, 5, 5),
+    image_prompt(6),
     Prompt(token_ids=(2, 6)),
 ]
-SEES = seeing_table()
-DRAFT = TabularModel.random(vocab_size=7, near=mixed_table(SEES, 2.0), distance=2.0, seed=3)
+VISION_MODEL = image_table()
+DRAFT = TabularModel.random(vocab_size=7, near=mixed_table(VISION_MODEL, 2.0), distance=2.0, seed=3)
 
 
 SOME = ("greedy", "t1.3", "penalties")
 
 
 def plain(prompts: list[Prompt], scale: float, **options: Any) -> list[tuple[int, ...]]:
-    """What the laws say, each prompt alone and undrafted: with images the mixed one."""
+    """What the distributions say, each prompt alone and undrafted: with images the mixed one."""
     out: list[tuple[int, ...]] = []
     for prompt in prompts:
-        model = SEES if prompt.pictured is None else mixed_table(SEES, scale)
+        model = VISION_MODEL if prompt.image_prompt is None else mixed_table(VISION_MODEL, scale)
         # Penalties look at the question, so the table is given what the model sees.
         out += outputs(run(stage(model, NoDrafter()), [prompt], **options))
     return out
@@ -56,21 +57,24 @@ def plain(prompts: list[Prompt], scale: float, **options: Any) -> list[tuple[int
 @pytest.mark.parametrize(
     ("scale", "sampling"), [*zip((0.0, 0.5, 1.0, 1.5, 1.5, 3.0, 3.0, 2.0), SAMPLINGS, strict=True)]
 )
-def test_the_law_is_the_mixed_one(scale: float, sampling: str) -> None:
+def test_the_distribution_is_the_mixed_one(scale: float, sampling: str) -> None:
     options = SAMPLINGS[sampling] | {"end_ids": (0,), "max_new_tokens": 20}
-    guided = run(stage(Guided(SEES, scale), NoDrafter()), PROMPTS, **options)
+    guided = run(stage(Guided(VISION_MODEL, scale), NoDrafter()), PROMPTS, **options)
     assert outputs(guided) == plain(PROMPTS, scale, **options)
 
 
 def test_rows_are_mixed_by_the_formula_of_the_paper() -> None:
-    [cache] = Guided(SEES, 1.0).start(PROMPTS[:1])
+    [cache] = Guided(VISION_MODEL, 1.0).start(PROMPTS[:1])
     for scale in (0.0, 0.7, 2.0):
         twin = cache.fork()
         segment, want = Segment(twin, as_ids((1, 2))), as_ids((-1, 0, 1))
-        [rows] = Guided(SEES, scale).forward([segment], [want])
+        [rows] = Guided(VISION_MODEL, scale).forward([segment], [want])
         text = (*twin.text, 1, 2)
         for row, end in enumerate((len(text) - 2, len(text) - 1, len(text))):
-            seen, null = SEES.logits_after(text[:end]), SEES.null.logits_after(text[:end])
+            seen, null = (
+                VISION_MODEL.logits_after(text[:end]),
+                VISION_MODEL.null.logits_after(text[:end]),
+            )
             torch.testing.assert_close(rows.logits[row], null + scale * (seen - null))
         assert rows.chooser is None
 
@@ -79,33 +83,41 @@ def test_a_scale_of_one_is_the_model_bit_for_bit_and_of_zero_the_blind_one() -> 
     segments: list[Any] = [NO_IDS, as_ids((3, 1))]
     for tokens in segments:
         want = as_ids(range(-1, len(tokens)))
-        [cache], [alone] = Guided(SEES, 1.0).start(PROMPTS[:1]), SEES.start(PROMPTS[:1])
-        [expected] = SEES.forward([Segment(alone, tokens)], [want])
-        [rows] = Guided(SEES, 1.0).forward([Segment(cache.fork(), tokens)], [want])
+        [cache], [alone] = (
+            Guided(VISION_MODEL, 1.0).start(PROMPTS[:1]),
+            VISION_MODEL.start(PROMPTS[:1]),
+        )
+        [expected] = VISION_MODEL.forward([Segment(alone, tokens)], [want])
+        [rows] = Guided(VISION_MODEL, 1.0).forward([Segment(cache.fork(), tokens)], [want])
         assert torch.equal(rows.logits, expected.logits)
-        [rows] = Guided(SEES, 0.0).forward([Segment(cache.fork(), tokens)], [want])
+        [rows] = Guided(VISION_MODEL, 0.0).forward([Segment(cache.fork(), tokens)], [want])
         texts = [(*cache.text, *tokens[: i + 1].tolist()) for i in want.tolist()]
-        null = [SEES.null.logits_after(text) for text in texts]
+        null = [VISION_MODEL.null.logits_after(text) for text in texts]
         assert torch.equal(rows.logits, torch.stack(null))
-    assert guide(SEES, 1.0) is SEES
-    assert guide(SEES, 1) is SEES
+    assert guide(VISION_MODEL, 1.0) is VISION_MODEL
+    assert guide(VISION_MODEL, 1) is VISION_MODEL
 
 
 def test_both_texts_are_read_in_one_forward_and_prompts_without_images_once() -> None:
-    sees = seeing_table()
-    run(stage(Guided(sees, 2.0), NoDrafter()), PROMPTS, max_new_tokens=3)
-    assert set(sees.batches) == {len(PROMPTS) + 3}
-    sees.batches.clear()
-    run(stage(Guided(sees, 2.0), NoDrafter()), PROMPTS[1:2], max_new_tokens=3)
-    assert set(sees.batches) == {1}
+    vision_model = image_table()
+    run(stage(Guided(vision_model, 2.0), NoDrafter()), PROMPTS, max_new_tokens=3)
+    assert set(vision_model.batches) == {len(PROMPTS) + 3}
+    vision_model.batches.clear()
+    run(stage(Guided(vision_model, 2.0), NoDrafter()), PROMPTS[1:2], max_new_tokens=3)
+    assert set(vision_model.batches) == {1}
 
 
 def test_samples_of_one_prompt_share_its_blank_twin() -> None:
-    sees = seeing_table()
-    Guided(sees, 2.0).start([PROMPTS[0], PROMPTS[0]])
-    assert len(sees.read) == 4
-    assert len({id(prompt) for prompt in sees.read}) == 2
-    assert [prompt.pictured.blank for prompt in sees.read if prompt.pictured] == [0, 0, 1, 1]
+    vision_model = image_table()
+    Guided(vision_model, 2.0).start([PROMPTS[0], PROMPTS[0]])
+    assert len(vision_model.read) == 4
+    assert len({id(prompt) for prompt in vision_model.read}) == 2
+    assert [prompt.image_prompt.blank for prompt in vision_model.read if prompt.image_prompt] == [
+        0,
+        0,
+        1,
+        1,
+    ]
 
 
 # -- drafting -------------------------------------------------------------------------------
@@ -113,7 +125,7 @@ def test_samples_of_one_prompt_share_its_blank_twin() -> None:
 
 def drafters() -> dict[str, Callable[[], Drafter]]:
     two = ModelDrafter(model=DRAFT)
-    blind = Guided(seeing_table(seed=1), 2.0)
+    blind = Guided(image_table(seed=1), 2.0)
     nest = Qualified(drafter=two, qualifier=blind, policy=FixedLength(3))
     return free() | {
         "two": lambda: two,
@@ -129,7 +141,9 @@ def drafters() -> dict[str, Callable[[], Drafter]]:
 def test_no_draft_changes_a_guided_text(name: str, sampling: str) -> None:
     options = SAMPLINGS[sampling] | {"end_ids": (0,), "max_new_tokens": 24}
     policy = FixedTree(depth=4, nodes=9) if name in ("tree", "aded", "recycling") else None
-    drafted = run(stage(Guided(SEES, 2.0), drafters()[name](), policy=policy), PROMPTS, **options)
+    drafted = run(
+        stage(Guided(VISION_MODEL, 2.0), drafters()[name](), policy=policy), PROMPTS, **options
+    )
     assert outputs(drafted) == plain(PROMPTS, 2.0, **options)
     assert sum(g.counters.drafted for g in drafted) > 0
     for g in drafted:
@@ -150,16 +164,17 @@ def test_any_batch_any_window(
 ) -> None:
     options = {"seed": seed, "temperature": temperature, "max_new_tokens": limit, "end_ids": (0,)}
     prompts = [
-        pictured(i + 1, 2) if has else Prompt(token_ids=(i + 1, 2)) for i, has in enumerate(images)
+        image_prompt(i + 1, 2) if has else Prompt(token_ids=(i + 1, 2))
+        for i, has in enumerate(images)
     ]
-    whole = stage(Guided(SEES, scale), ModelDrafter(model=DRAFT), window=window)
+    whole = stage(Guided(VISION_MODEL, scale), ModelDrafter(model=DRAFT), window=window)
     assert outputs(run(whole, prompts, **options)) == plain(prompts, scale, **options)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_drafts_are_accepted_and_refused() -> None:
     [g] = run(
-        stage(Guided(SEES, 0.7), ModelDrafter(model=DRAFT)),
+        stage(Guided(VISION_MODEL, 0.7), ModelDrafter(model=DRAFT)),
         PROMPTS[:1],
         temperature=1.5,
         max_new_tokens=150,
@@ -168,12 +183,12 @@ def test_drafts_are_accepted_and_refused() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_rejection_draws_from_the_mixed_law() -> None:
-    """A law of the first two tokens, against many draws."""
-    sees, prompt, draws = seeing_table(vocab_size=4, order=1), pictured(1), 600
-    mixed = mixed_table(sees, 2.0)
+def test_rejection_draws_from_the_mixed_distribution() -> None:
+    """A distribution of the first two tokens, against many draws."""
+    vision_model, prompt, draws = image_table(vocab_size=4, order=1), image_prompt(1), 600
+    mixed = mixed_table(vision_model, 2.0)
     drafter = ModelDrafter(model=TabularModel.random(vocab_size=4, order=1, seed=9))
-    whole = stage(Guided(sees, 2.0), drafter, rule=Rejection(), window=2)
+    whole = stage(Guided(vision_model, 2.0), drafter, rule=Rejection(), window=2)
     counts = torch.zeros(4, 4, dtype=torch.float64)
     options = {"temperature": 1.0, "max_new_tokens": 2}
     for start in range(0, draws, 200):
@@ -183,9 +198,11 @@ def test_rejection_draws_from_the_mixed_law() -> None:
             pass
         for g in batch:
             counts[tuple(g.output)] += 1
-    law = mixed.sequence_law((1,), 2, generation(prompt, **options).request.sampler)
-    distance = 0.5 * (counts / draws - law).abs().sum()
-    blind = 0.5 * (sees.sequence_law((1,), 2, generation(prompt, **options).request.sampler) - law)
+    probs = mixed.sequence_probs((1,), 2, generation(prompt, **options).request.sampler)
+    distance = 0.5 * (counts / draws - probs).abs().sum()
+    blind = 0.5 * (
+        vision_model.sequence_probs((1,), 2, generation(prompt, **options).request.sampler) - probs
+    )
     assert distance < 0.1
     assert blind.abs().sum() > 0.2
 
@@ -194,7 +211,7 @@ def test_rejection_draws_from_the_mixed_law() -> None:
 
 
 def guided_cache(scale: float = 2.0) -> tuple[Guided, GuidedCache]:
-    model = Guided(SEES, scale)
+    model = Guided(VISION_MODEL, scale)
     return model, model.start(PROMPTS[:1])[0]
 
 
@@ -218,7 +235,7 @@ def test_both_caches_keep_the_same_of_a_tree() -> None:
     assert rows.logits.shape[0] == 5
     assert cache.fed
     assert cache.num_speculative == cache.unseen.num_speculative == 6
-    assert cache.spell(as_ids((5, 6, 2, 4, 1))) == [0, 1, 3, 5]
+    assert cache.match_prefix(as_ids((5, 6, 2, 4, 1))) == [0, 1, 3, 5]
     cache.commit((5, 6, 2, 4, 1))
     assert list(cache.text[-5:]) == list(cache.unseen.text[-5:]) == [5, 6, 2, 4, 1]
     assert list(cache.pending) == list(cache.unseen.pending) == [1]
@@ -238,7 +255,7 @@ def test_truncating_cuts_as_much_of_both() -> None:
 
 
 def test_room_is_that_of_the_longer_text() -> None:
-    small = SeeingTable(SEES.table, SEES.null.table, context_length=10)
+    small = ImageTable(VISION_MODEL.table, VISION_MODEL.null.table, context_length=10)
     [cache] = Guided(small, 2.0).start(PROMPTS[:1])
     assert cache.room == 4
     [g] = run(stage(Guided(small, 2.0), ModelDrafter(model=DRAFT)), PROMPTS[:1])
@@ -257,22 +274,24 @@ def test_scales_that_are_none(scale: Any) -> None:
 def test_a_scale_out_of_range_builds_nothing() -> None:
     for make in (guide, Guided):
         with pytest.raises(OptionError, match="guidance is -1"):
-            make(SEES, -1.0)
+            make(VISION_MODEL, -1.0)
 
 
 def test_models_that_do_not_see_are_not_guided() -> None:
     assert guide(DRAFT, 1.0) is DRAFT
-    with pytest.raises(OptionError, match="guidance is 2, and model tabular sees no images"):
+    with pytest.raises(OptionError, match="guidance is 2, and model tabular does not read images"):
         guide(DRAFT, 2.0)
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
 def test_rows_that_can_not_be_mixed_end_their_request_alone(bad: float) -> None:
-    table = SEES.null.table.clone()
+    table = VISION_MODEL.null.table.clone()
     table[5, 5, 2] = bad
-    sees = SeeingTable(SEES.table, table)
-    gs = run(stage(Guided(sees, 2.0), ModelDrafter(model=DRAFT)), PROMPTS, max_new_tokens=12)
+    vision_model = ImageTable(VISION_MODEL.table, table)
+    gs = run(
+        stage(Guided(vision_model, 2.0), ModelDrafter(model=DRAFT)), PROMPTS, max_new_tokens=12
+    )
     ended = [g.finish is FinishReason.ERROR for g in gs]
     assert ended[2]
     assert not ended[1] and not ended[4]
@@ -283,8 +302,8 @@ def test_rows_that_can_not_be_mixed_end_their_request_alone(bad: float) -> None:
 
 
 def test_tokens_that_neither_allows_are_never_written() -> None:
-    sees = seeing_table()
-    for table in (sees.table, sees.null.table):
+    vision_model = image_table()
+    for table in (vision_model.table, vision_model.null.table):
         table[..., 3:] = -torch.inf
-    gs = run(stage(Guided(sees, 3.0), Lookup(min_ngram=1)), PROMPTS, temperature=2.0)
+    gs = run(stage(Guided(vision_model, 3.0), Lookup(min_ngram=1)), PROMPTS, temperature=2.0)
     assert all(max(g.output) < 3 and g.finish is FinishReason.LENGTH for g in gs)

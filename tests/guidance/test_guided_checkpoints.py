@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from outrider.core.types import Pictured, Prompt, as_ids
+from outrider.core.types import ImagePrompt, Prompt, as_ids
 from outrider.decoding.generation import Generation
 from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified
 from outrider.drafters.layers.skip import EvenSkip
@@ -17,13 +17,13 @@ from outrider.drafters.neural.growth import Eagle2
 from outrider.drafters.neural.tree import TreeDrafter
 from outrider.guidance.classifier_free import Guided, guide
 from outrider.models.llama.decoder import Decoder
-from outrider.models.vision.image_model import Sighted
+from outrider.models.vision.image_model import VisionLanguageModel
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Drafter, Segment
 from tests.exactness.setups import checkpoints
 from tests.exactness.setups.checkpoints import make_tiers
 from tests.exactness.setups.rigs import outputs, run, stage
-from tests.guidance.toys import pictured
+from tests.guidance.toys import image_prompt
 from tests.matrix import matrix
 from tests.models.setups.invariants import assert_equals_fresh_prefill
 
@@ -33,14 +33,14 @@ IMAGE = 47
 """The id that stands for an image."""
 
 PROMPTS = [
-    pictured(5, 9, 40, 3, image=1),
+    image_prompt(5, 9, 40, 3, image=1),
     Prompt(token_ids=(7, 7, 2)),
-    pictured(11, 12, 13, 14, 15, image=2),
-    pictured(5, 9, 40, 3, image=3),
+    image_prompt(11, 12, 13, 14, 15, image=2),
+    image_prompt(5, 9, 40, 3, image=3),
 ]
 
 
-class NumberEyes:
+class NumberVisionEncoder:
     """Sees an image, which is a number, as three random rows; blank ones as zeros."""
 
     image_token_ids = frozenset({IMAGE})
@@ -48,10 +48,10 @@ class NumberEyes:
     def __init__(self, table: Tensor) -> None:
         self.table = table
 
-    def views(self, pictured: Sequence[Pictured]) -> list[Prompt]:
-        return [self._view(one) for one in pictured]
+    def views(self, image_prompt: Sequence[ImagePrompt]) -> list[Prompt]:
+        return [self._view(one) for one in image_prompt]
 
-    def _view(self, one: Pictured) -> Prompt:
+    def _view(self, one: ImagePrompt) -> Prompt:
         words = [len(part["text"]) for m in one.messages for part in m["content"] if "text" in part]
         ids = (4, *[IMAGE] * 3, *words, 6)
         embeddings = self.table[list(ids)].clone()
@@ -76,7 +76,7 @@ def models(folders: list[Path], request: Any) -> list[Any]:
     """Both see."""
     loaded = [checkpoints.RUNNERS[request.param](path) for path in folders]
     table = Decoder.load(folders[0], dtype=torch.float64).embed(as_ids(range(48)))
-    return [Sighted(model, NumberEyes(table)) for model in loaded]
+    return [VisionLanguageModel(model, NumberVisionEncoder(table)) for model in loaded]
 
 
 def drafters(models: Sequence[Any]) -> dict[str, Drafter]:
@@ -126,12 +126,12 @@ def test_no_draft_changes_a_guided_text(models: list[Any], plain: Any, name: str
 
 def assert_fresh(model: Any, generation: Generation) -> None:
     """Both caches are those of a fresh reading."""
-    picture = generation.request.prompt.pictured
+    picture = generation.request.prompt.image_prompt
     assert picture is not None
-    both = generation.lane.cache
+    both = generation.sequence.cache
     assert both.report.vision_seconds > 0.0
     for cache, view in ((both.seen, picture), (both.unseen, picture.blanked())):
-        [read] = model.eyes.views([view])
+        [read] = model.vision_encoder.views([view])
         assert_equals_fresh_prefill(model, cache, embeddings=read.embeddings)
 
 
@@ -149,8 +149,8 @@ def test_guidance_changes_texts_and_only_those_with_images(models: list[Any]) ->
 
 def test_rows_are_mixed_by_the_formula_of_the_paper(models: list[Any]) -> None:
     prompt = PROMPTS[0]
-    assert prompt.pictured is not None
-    blank = Prompt(token_ids=prompt.token_ids, pictured=prompt.pictured.blanked())
+    assert prompt.image_prompt is not None
+    blank = Prompt(token_ids=prompt.token_ids, image_prompt=prompt.image_prompt.blanked())
     want = as_ids((-1, 0, 1))
     seen, null = (
         model_rows.logits
@@ -177,7 +177,7 @@ def test_the_next_turn_builds_on_both_caches(models: list[Any]) -> None:
     options = {"max_new_tokens": 8, "temperature": 0.7}
     [first] = run(whole, PROMPTS[:1], **options)
     for prompt in (PROMPTS[0], PROMPTS[3], PROMPTS[1]):
-        [again] = run(whole, [prompt], previous=[first.lane], **options)
+        [again] = run(whole, [prompt], previous=[first.sequence], **options)
         [fresh] = run(whole, [prompt], **options)
         assert again.output == fresh.output
         first = again

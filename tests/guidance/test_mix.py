@@ -19,7 +19,7 @@ def rows(seed: int, count: int = 3, vocab: int = 11) -> Tensor:
     return 3 * torch.randn(count, vocab, generator=generator, dtype=torch.float64)
 
 
-def laws(scores: Tensor) -> Tensor:
+def distributions(scores: Tensor) -> Tensor:
     return torch.softmax(scores, dim=-1)
 
 
@@ -38,14 +38,14 @@ def test_sources_without_weight_change_no_bit(seed: int, space: Space, extra: in
     st.floats(0.1, 3),
     st.integers(0, 1),
 )
-def test_a_constant_added_to_a_source_changes_no_law(
+def test_a_constant_added_to_a_source_changes_no_distribution(
     seed: int, space: Space, constant: float, weight: float, which: int
 ) -> None:
     """K2."""
     sources = [rows(seed), rows(seed + 1)]
-    before = laws(mix(sources, [weight, 1.0 - weight], space=space))
+    before = distributions(mix(sources, [weight, 1.0 - weight], space=space))
     sources[which] = sources[which] + constant
-    after = laws(mix(sources, [weight, 1.0 - weight], space=space))
+    after = distributions(mix(sources, [weight, 1.0 - weight], space=space))
     torch.testing.assert_close(after, before)
 
 
@@ -56,7 +56,7 @@ def test_equal_sources_with_weights_that_sum_to_one_are_the_base(
     """K3."""
     base = rows(seed)
     mixed = mix([base, base.clone()], [weight, 1.0 - weight], space=space)
-    torch.testing.assert_close(laws(mixed), laws(base))
+    torch.testing.assert_close(distributions(mixed), distributions(base))
 
 
 @given(st.integers(0, 1000), st.sampled_from(SPACES), st.floats(0.01, 1.0), st.integers(0, 1))
@@ -66,9 +66,9 @@ def test_the_mask_keeps_the_best_token_of_its_source_and_excludes_the_unlikely(
     """K4."""
     sources = [rows(seed), rows(seed + 1)]
     mixed = mix(sources, [1.0, 0.5], space=space, alpha=alpha, reference=reference)
-    law = laws(sources[reference])
-    masked = law < alpha * law.amax(dim=-1, keepdim=True)
-    assert bool((laws(mixed)[masked] == 0.0).all())
+    probs = distributions(sources[reference])
+    masked = probs < alpha * probs.amax(dim=-1, keepdim=True)
+    assert bool((distributions(mixed)[masked] == 0.0).all())
     assert bool((mixed[~masked] > -INF).all())
     best = sources[reference].argmax(dim=-1, keepdim=True)
     assert bool((mixed.gather(-1, best) > -INF).all())
@@ -89,7 +89,7 @@ def test_the_spaces_add_what_they_are_called_by() -> None:
     torch.testing.assert_close(mix([one, two], [2.0, -1.0]), 2 * one - two)
     logs = 2 * torch.log_softmax(one, -1) - torch.log_softmax(two, -1)
     torch.testing.assert_close(mix([one, two], [2.0, -1.0], space="logprob"), logs)
-    shares = (laws(one) - 0.7 * laws(two)).clamp(min=0.0)
+    shares = (distributions(one) - 0.7 * distributions(two)).clamp(min=0.0)
     mixed = mix([one, two], [1.0, -0.7], space="prob")
     torch.testing.assert_close(mixed.exp(), shares)
     assert bool((mixed[shares == 0.0] == -INF).all())

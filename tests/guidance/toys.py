@@ -1,4 +1,4 @@
-"""A table that sees: one law with images, another without."""
+"""A table that sees: one distribution with images, another without."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from outrider.core.types import IntArray, Pictured, Prompt, Rows
+from outrider.core.types import ImagePrompt, IntArray, Prompt, Rows
 from outrider.models.caches.prefill import start_caches
 from outrider.models.tabular import TabularCache, TabularModel
 from outrider.protocols import Cache, Segment
@@ -17,8 +17,8 @@ class BlankCache(TabularCache):
     """Of a prompt on whose images nothing can be seen."""
 
 
-class SeeingTable(TabularModel):
-    """Reads images as three tokens, nothing as one; `null` is its law for the latter.
+class ImageTable(TabularModel):
+    """Reads images as three tokens, nothing as one; `null` is its distribution for the latter.
 
     `batches` notes how many texts each forward since the start has read, `read` what was started.
     """
@@ -39,9 +39,9 @@ class SeeingTable(TabularModel):
         return caches
 
     def _begun(self, prompt: Prompt) -> TabularCache:
-        pictured = prompt.pictured
-        blank = pictured is not None and pictured.blank
-        ahead = 0 if pictured is None else 1 if blank else 3
+        image_prompt = prompt.image_prompt
+        blank = image_prompt is not None and image_prompt.blank
+        ahead = 0 if image_prompt is None else 1 if blank else 3
         view = Prompt(token_ids=(0,) * ahead + prompt.token_ids)
         kind = BlankCache if blank else TabularCache
         return start_caches(self, [view], None, lambda: kind(self.info.context_length))[0]
@@ -60,18 +60,18 @@ def _unsure(sampler: Any, indices: IntArray) -> None:
     """A short cut to the choices of unmixed rows, which nobody may take for mixed ones."""
 
 
-def seeing_table(vocab_size: int = 7, order: int = 2, seed: int = 0) -> SeeingTable:
+def image_table(vocab_size: int = 7, order: int = 2, seed: int = 0) -> ImageTable:
     generator = torch.Generator().manual_seed(seed)
     shape = [vocab_size] * (order + 1)
     table, null = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in "12")
-    return SeeingTable(1.5 * table, 1.5 * null)
+    return ImageTable(1.5 * table, 1.5 * null)
 
 
-def mixed_table(model: SeeingTable, scale: float) -> TabularModel:
-    """What guidance makes of the two laws, by the paper's formula."""
+def mixed_table(model: ImageTable, scale: float) -> TabularModel:
+    """What guidance makes of the two distributions, by the paper's formula."""
     return TabularModel(model.null.table + scale * (model.table - model.null.table))
 
 
-def pictured(*token_ids: int, image: object = "image") -> Prompt:
+def image_prompt(*token_ids: int, image: object = "image") -> Prompt:
     part = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
-    return Prompt(token_ids=token_ids, pictured=Pictured(messages=(part,), images=(image,)))
+    return Prompt(token_ids=token_ids, image_prompt=ImagePrompt(messages=(part,), images=(image,)))

@@ -342,7 +342,7 @@ def test_images_without_pixels(tmp_path: Path) -> None:
 def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
-    assert "is no file" in error_of(pipe)
+    assert "is not a file" in error_of(pipe)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def test_bad_logits_of_banned_tokens_are_refused(temperature: float) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_draws_follow_the_law() -> None:
+def test_draws_follow_the_distribution() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
     counts = torch.zeros(4)
     sampler = Sampler(SamplingParams(seed=5, temperature=1.0))

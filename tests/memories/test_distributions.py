@@ -152,7 +152,7 @@ def test_settings_out_of_range() -> None:
         Distributions(entries=0)
 
 
-class Growing(RuleBasedStateMachine):
+class GrowingStore(RuleBasedStateMachine):
     """Rows after contexts of any length, in a memory of seven keys; nothing is cut from a row."""
 
     ORDERS, KEYS, VOCAB = (3, 1), 7, 4
@@ -197,4 +197,4 @@ class Growing(RuleBasedStateMachine):
 
 def test_growth_and_eviction() -> None:
     few = settings(max_examples=25, stateful_step_count=15, deadline=None)
-    run_state_machine_as_test(Growing, settings=few)
+    run_state_machine_as_test(GrowingStore, settings=few)

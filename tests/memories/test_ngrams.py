@@ -60,7 +60,7 @@ def test_incremental_equals_rebuild_and_brute_force(pieces, tail, lengths, occur
         assert grown.find(end) == single.find(end) == whole.find(end) == expected
 
 
-class Growing(RuleBasedStateMachine):
+class GrowingStore(RuleBasedStateMachine):
     """Any order of small and large additions and look-ups."""
 
     def __init__(self) -> None:
@@ -85,8 +85,8 @@ class Growing(RuleBasedStateMachine):
         assert self.index.find([5, 0]) == twin(self.text, [5, 0], [2, 3], "latest")
 
 
-Growing.TestCase.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
-TestGrowing = pytest.mark.usefixtures("unchecked")(Growing.TestCase)
+GrowingStore.TestCase.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
+TestGrowingStore = pytest.mark.usefixtures("unchecked")(GrowingStore.TestCase)
 
 
 def test_a_collision_gives_no_match(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def test_keys_are_bounded_and_the_oldest_goes_first() -> None:
     assert pool.after(17) == [(18, 19)] and pool.after(0) == []
 
 
-class Growing(RuleBasedStateMachine):
+class GrowingStore(RuleBasedStateMachine):
     """N-grams of many keys, in a pool of three keys with two n-grams each."""
 
     def __init__(self) -> None:
@@ -65,8 +65,8 @@ class Growing(RuleBasedStateMachine):
         assert self.pool.nbytes == expected
 
 
-Growing.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
-TestGrowing = Growing.TestCase
+GrowingStore.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestGrowingStore = GrowingStore.TestCase
 
 
 def test_nbytes_is_near_what_python_holds() -> None:

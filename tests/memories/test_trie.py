@@ -45,7 +45,7 @@ def find(trie: SuffixTrie, gram: tuple[int, ...]) -> Cursor:
     return cursor
 
 
-class Growing(RuleBasedStateMachine):
+class GrowingStore(RuleBasedStateMachine):
     """Texts that grow in turns, are evicted when the trie is full, and compacted at any time."""
 
     def __init__(self) -> None:
@@ -96,8 +96,8 @@ class Growing(RuleBasedStateMachine):
                 assert count == expected[tuple(text.tokens[len(text.tokens) - length :])]
 
 
-Growing.TestCase.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
-TestGrowing = Growing.TestCase
+GrowingStore.TestCase.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
+TestGrowingStore = GrowingStore.TestCase
 
 
 @given(texts=st.lists(st.lists(SMALL, max_size=30), max_size=3))

@@ -54,7 +54,7 @@ def test_a_bump_adds_the_increment() -> None:
     assert memory.after(8, 9) == {}
 
 
-class Growing(RuleBasedStateMachine):
+class GrowingStore(RuleBasedStateMachine):
     """Texts are read and corpora counted, far more than there is room for."""
 
     KEYS, SUCCESSORS = 6, 2
@@ -94,8 +94,8 @@ class Growing(RuleBasedStateMachine):
         assert self.memory.nbytes == 420 * len(held) + 56 * sum(len(w) for _, w in held)
 
 
-Growing.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
-TestGrowing = Growing.TestCase
+GrowingStore.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestGrowingStore = GrowingStore.TestCase
 
 
 def test_the_store_is_bounded() -> None:

@@ -269,7 +269,7 @@ def test_two_borrowers_take_turns(model: Any) -> None:
     part = model.subset(PARTS[1])
     expected = read(part, one, (1, 2))
     read(part, two, (3, 4))
-    assert not one.fed and one.num_speculative == 0 and one.spell([1, 2]) == []
+    assert not one.fed and one.num_speculative == 0 and one.match_prefix([1, 2]) == []
     assert torch.equal(read(part, one, (1, 2)), expected)
 
 

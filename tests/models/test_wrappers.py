@@ -18,12 +18,12 @@ from outrider.context.selector import Selected
 from outrider.core.types import NO_IDS
 from outrider.guidance.classifier_free import Guided
 from outrider.models.tabular import TabularModel
-from outrider.models.vision.image_model import Sighted
+from outrider.models.vision.image_model import VisionLanguageModel
 from outrider.models.wrappers.passing import Around
 from outrider.models.wrappers.skipping import SkippingModel
 from outrider.protocols import CAPABILITIES, Cache, Capabilities, ChainRequest, Segment
 from tests.context.toys import Wandering, long_prompt
-from tests.guidance.toys import pictured
+from tests.guidance.toys import image_prompt
 
 CONFIG = ContextConfig(keep_ratio=0.5, refresh=2)
 RUNNERS = {"OwnModel", "Decoder", "NativeDecoder", "StaticDecoder", "TabularModel"} | {
@@ -33,12 +33,12 @@ RUNNERS = {"OwnModel", "Decoder", "NativeDecoder", "StaticDecoder", "TabularMode
 """Classes that read and are not around another model."""
 
 
-class NoEyes:
+class NoVisionEncoder:
     """Sees nothing."""
 
     image_token_ids = frozenset({3})
 
-    def views(self, pictured: Sequence[Any]) -> list[Any]:
+    def views(self, image_prompt: Sequence[Any]) -> list[Any]:
         return []
 
 
@@ -61,9 +61,12 @@ def skipping(inner: Any) -> SkippingModel:
 
 
 WRAPPERS: dict[type, tuple[Callable[[Any], Any], Callable[[], Any]]] = {
-    Sighted: (lambda inner: Sighted(inner, NoEyes()), lambda: long_prompt()),
+    VisionLanguageModel: (
+        lambda inner: VisionLanguageModel(inner, NoVisionEncoder()),
+        lambda: long_prompt(),
+    ),
     Selected: (lambda inner: Selected(inner, Wandering(), CONFIG), lambda: long_prompt()),
-    Guided: (lambda inner: Guided(inner, 2.0), lambda: pictured(1, 2)),
+    Guided: (lambda inner: Guided(inner, 2.0), lambda: image_prompt(1, 2)),
     SkippingModel: (skipping, lambda: long_prompt()),
 }
 """How each is made around a model, and a prompt for which it makes caches of its own."""

@@ -91,7 +91,7 @@ def test_never_more_than_allowed(
     by = policy(
         Source(name="draft", longest=longest),
         Source(name="slow", seconds=5.0, longest=3),
-        Source(name="lookup2", lucky=True, longest=2 * longest),
+        Source(name="lookup2", opportunistic=True, longest=2 * longest),
         verify=CostCurve.of(points),
     )
     budget = by.budget(counters, batch)
@@ -221,9 +221,9 @@ def test_of_two_models_the_better_leads_and_the_other_is_tried() -> None:
     assert sum(s["draft"] > 0 for s in late) > 0.9 * len(late)
 
 
-def test_lucky_sources_stand_back_where_the_model_promises_more() -> None:
-    good = Source(name="lookup5", accept=0.95, lucky=True, longest=24)
-    poor = Source(name="lookup1", accept=0.2, lucky=True, longest=24)
+def test_opportunistic_sources_stand_back_where_the_model_promises_more() -> None:
+    good = Source(name="lookup5", accept=0.95, opportunistic=True, longest=24)
+    poor = Source(name="lookup1", accept=0.2, opportunistic=True, longest=24)
     shares = (
         policy(Source(name="draft", seconds=0.1, accept=0.7), good, poor).budget(Counters()).shares
     )
@@ -274,7 +274,7 @@ def test_bad_options_are_refused(make) -> None:
 
 def test_sources_that_have_nothing_are_asked_ever_more_rarely() -> None:
     """Where asking counts; a token of theirs that is kept brings them back at once."""
-    copies = Source(name="lookup5", accept=0.9, lucky=True)
+    copies = Source(name="lookup5", accept=0.9, opportunistic=True)
     by = policy(copies, asking=0.05)
     counters, asked = Counters(), []
     for _ in range(400):
@@ -373,7 +373,7 @@ def test_copies_that_go_wrong_at_once_are_told_from_those_that_end() -> None:
     for i in range(12):
         right = i % 6 == 5
         tally.note(20, 20 if right else 0, not right, i)
-    source = Source(name="copy", accept=0.5, lucky=True, longest=20)
+    source = Source(name="copy", accept=0.5, opportunistic=True, longest=20)
     assert source.first(tally) < 0.35 < 0.8 < source.chance(tally)
     even = Tally()
     for i in range(12):

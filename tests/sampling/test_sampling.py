@@ -130,7 +130,7 @@ def test_half_precision_is_widened_before_any_arithmetic() -> None:
     wide = sampler(temperature=0.7, logit_bias={0: 0.01})
     assert wide.process(logits, []).dtype == torch.float32
     assert wide.process(logits, []).tolist() == pytest.approx([10.01, 10.0625, 9.9375])
-    assert torch.equal(wide.law(logits, []), wide.law(logits.float(), []))
+    assert torch.equal(wide.probs(logits, []), wide.probs(logits.float(), []))
 
 
 @pytest.mark.parametrize("logits", [[0.0, math.nan], [-math.inf, -math.inf]])
@@ -145,10 +145,10 @@ def test_unusable_logits_raise(logits: list[float]) -> None:
 # -- choosing -------------------------------------------------------------------------------
 
 
-def chi_surplus(counts: np.ndarray, law: np.ndarray) -> float:
-    cells = law > 0
+def chi_surplus(counts: np.ndarray, probs: np.ndarray) -> float:
+    cells = probs > 0
     assert counts[~cells].sum() == 0
-    expected = law[cells] * counts.sum()
+    expected = probs[cells] * counts.sum()
     chi = ((counts[cells] - expected) ** 2 / expected).sum()
     freedom = cells.sum() - 1
     return float((chi - freedom) / math.sqrt(2 * freedom))
@@ -159,10 +159,10 @@ WARPS = {"temperature": 0.8, "top_k": 9, "top_p": 0.95, "min_p": 0.01}
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("by", ["index", "sample", "seed"])
-def test_choices_follow_the_law(by: str) -> None:
+def test_choices_follow_the_distribution(by: str) -> None:
     logits = row(12, 3)
-    law = sampler(**WARPS).law(logits, []).numpy()
-    assert law.sum() == pytest.approx(1.0) and 2 < (law > 0).sum() < 12
+    probs = sampler(**WARPS).probs(logits, []).numpy()
+    assert probs.sum() == pytest.approx(1.0) and 2 < (probs > 0).sum() < 12
     params = SamplingParams.of(**WARPS, seed=1)
     one, counts = Sampler(params), np.zeros(12)
     support = one.support(logits, [])
@@ -175,16 +175,16 @@ def test_choices_follow_the_law(by: str) -> None:
                 support, 0, Purpose.CHOICE
             )
         counts[token] += 1
-    assert chi_surplus(counts, law) < 3.5
+    assert chi_surplus(counts, probs) < 3.5
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_draws_from_probabilities_follow_them() -> None:
-    law = torch.tensor([0.5, 0.0, 0.3, 0.2], dtype=torch.float64)
+    probs = torch.tensor([0.5, 0.0, 0.3, 0.2], dtype=torch.float64)
     s, counts = sampler(), np.zeros(4)
     for i in range(1500):
-        counts[s.draw_from(3 * law, i, Purpose.RESIDUAL, tier=1)] += 1  # need not sum to one
-    assert chi_surplus(counts, law.numpy()) < 3.5
+        counts[s.draw_from(3 * probs, i, Purpose.RESIDUAL, tier=1)] += 1  # need not sum to one
+    assert chi_surplus(counts, probs.numpy()) < 3.5
 
 
 @given(seed=st.integers(0, 9999), extra=st.integers(1, 300), index=st.integers(0, 50))
@@ -209,13 +209,13 @@ def test_models_that_agree_choose_alike() -> None:
     """Coupled Gumbel noise agrees at least as often as (1 - TV) / (1 + TV)."""
     a, b = row(20, 5), row(20, 5) + 0.5 * row(20, 6)
     s = sampler(temperature=1.0)
-    apart = float((s.law(a, []) - s.law(b, [])).abs().sum() / 2)
+    apart = float((s.probs(a, []) - s.probs(b, [])).abs().sum() / 2)
     mine, theirs = s.support(a, []), s.support(b, [])
     pairs = [[s.draw(x, i, Purpose.CHOICE) for x in (mine, theirs)] for i in range(600)]
     agreed = sum(x == y for x, y in pairs) / 600
     assert 0.1 < apart < 0.5
     assert agreed > (1 - apart) / (1 + apart) - 0.05
-    alone = float((s.law(a, []) * s.law(b, [])).sum())
+    alone = float((s.probs(a, []) * s.probs(b, [])).sum())
     assert agreed > alone + 0.1
 
 

@@ -164,7 +164,7 @@ STOPS = st.lists(st.text("ab é€😀", min_size=1, max_size=3), max_size=3)
 
 
 @given(text=BYTES)
-def test_pieces_spell_the_text_and_the_text_is_all_ids_decoded(text: bytes) -> None:
+def test_pieces_make_up_the_text_and_the_text_is_all_ids_decoded(text: bytes) -> None:
     stream = TextStream(decode)
     got = "".join(feed(stream, list(text)))
     assert got == stream.text == decode(text)

@@ -125,7 +125,7 @@ def test_a_useless_draft_model_inside_a_pyramid_is_given_up() -> None:
             drafter=ModelDrafter(model=opposite()), qualifier=FAMILY.qualifier, policy=policy
         )
         [g] = run(stage(FAMILY.target, nest, window=6), [(1, 2)], max_new_tokens=300)
-        return g, nest.counters(g.lane.state)
+        return g, nest.counters(g.sequence.state)
 
     fixed, kept_on = inner(FixedLength(5))
     gaining, gave_up = inner(policy)

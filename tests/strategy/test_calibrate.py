@@ -60,13 +60,13 @@ def test_equals_the_definition(temperature: float, length: int, end_ids: tuple[i
         batch_size=2,
     )
     written = texts(params, length, end_ids)
-    assert [c.subject.divergence for c in made] == list(DIVERGENCES)
+    assert [c.key.divergence for c in made] == list(DIVERGENCES)
     for c in made:
-        values = expected(c.subject.divergence, written, params)
+        values = expected(c.key.divergence, written, params)
         assert c.positions == len(values) == sum(map(len, written))
         assert c.quantiles == pytest.approx(quantiles(values), abs=1e-9)
-        assert c.subject.warps == params.warps
-        assert (c.subject.proposer.name, c.subject.verifier.name) == ("small", "large")
+        assert c.key.warps == params.warps
+        assert (c.key.proposer.name, c.key.verifier.name) == ("small", "large")
 
 
 def test_the_threshold_accepts_the_share_asked_for() -> None:
@@ -146,7 +146,7 @@ def test_reports_progress_and_repeats_itself() -> None:
     ]
     assert seen == [(2, 5), (4, 5), (5, 5), (5, 5)]
     for a, b in zip(*made, strict=True):
-        assert a.subject == b.subject and np.allclose(a.quantiles, b.quantiles)
+        assert a.key == b.key and np.allclose(a.quantiles, b.quantiles)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from outrider.models.tabular import TabularModel
 from outrider.sampling import SamplingParams
 from outrider.strategy.calibration import (
     Calibration,
+    CalibrationKey,
     ModelId,
-    Subject,
     Threshold,
     find_calibration,
     load_calibrations,
@@ -24,7 +24,7 @@ from outrider.strategy.calibration import (
     save_calibrations,
 )
 
-SUBJECT = Subject(
+SUBJECT = CalibrationKey(
     divergence="js",
     proposer=ModelId("small", "aa"),
     verifier=ModelId("large", "bb"),
@@ -32,8 +32,8 @@ SUBJECT = Subject(
 )
 
 
-def calibration(subject: Subject = SUBJECT, scale: float = 1.0) -> Calibration:
-    return Calibration.of(subject, scale * torch.arange(1, 201, dtype=torch.float64) / 200)
+def calibration(key: CalibrationKey = SUBJECT, scale: float = 1.0) -> Calibration:
+    return Calibration.of(key, scale * torch.arange(1, 201, dtype=torch.float64) / 200)
 
 
 @given(
@@ -101,7 +101,7 @@ def test_the_pair_counts_by_its_weights_and_warps_by_their_effect() -> None:
     assert find_calibration([calibration()], renamed) == calibration()
     greedy = replace(SUBJECT, warps={**SUBJECT.warps, "temperature": 0.0, "top_p": 0.9})
     same = replace(SUBJECT, warps={**SUBJECT.warps, "temperature": 0.0})
-    assert find_calibration([calibration(greedy)], same).subject == greedy
+    assert find_calibration([calibration(greedy)], same).key == greedy
 
 
 OTHERS = {
@@ -132,7 +132,7 @@ def test_a_file_holds_several_and_saving_again_replaces(tmp_path: Path) -> None:
     other.save(path)
     calibration(scale=2.0).save(path)
     loaded = load_calibrations(path)
-    assert sorted(c.subject.divergence for c in loaded) == ["js", "tv"]
+    assert sorted(c.key.divergence for c in loaded) == ["js", "tv"]
     assert find_calibration(loaded, SUBJECT) == calibration(scale=2.0)
     assert [p.name for p in tmp_path.iterdir()] == ["thresholds.json"]
 

@@ -46,7 +46,7 @@ def three(mode: str = "exact", **options: Any) -> Strategy:
 
 @dataclass(frozen=True)
 class Mute(NoDrafter):
-    """Carries neither law nor reference."""
+    """Carries neither distribution nor reference."""
 
     name: str = "mute"
     gives = Needs()
@@ -60,7 +60,7 @@ class WithoutReplacement(NoDrafter):
 
 @pytest.mark.parametrize(
     ("rule", "what"),
-    [(Rejection(), "law"), (Fuzzy("js", 0.1), "reference")],
+    [(Rejection(), "probabilities"), (Fuzzy("js", 0.1), "logits")],
     ids=["rejection", "fuzzy"],
 )
 def test_a_rule_that_reads_what_the_drafter_can_not_give(rule: AcceptanceRule, what: str) -> None:
@@ -85,7 +85,7 @@ def test_a_rule_that_can_not_judge_the_draw() -> None:
     [Fuzzy("logp_abs", 0.5), Fuzzy("js", 0.3, max_changed=0.1)],
     ids=["reads the token", "reads a budget"],
 )
-def test_rejection_outside_a_rule_without_a_law(inner: Fuzzy) -> None:
+def test_rejection_outside_a_rule_without_a_distribution(inner: Fuzzy) -> None:
     drafter = Qualified(
         drafter=ModelDrafter(model=FAMILY.draft), qualifier=FAMILY.qualifier, rule=inner
     )
@@ -98,7 +98,7 @@ def test_rejection_outside_a_rule_without_a_law(inner: Fuzzy) -> None:
 
 
 @pytest.mark.parametrize("inner", [Match(), Rejection(), Fuzzy("js", 0.3)], ids=["m", "r", "f"])
-def test_laws_are_asked_for_down_the_whole_nest(inner: Any) -> None:
+def test_distributions_are_asked_for_down_the_whole_nest(inner: Any) -> None:
     low = Qualified(drafter=ModelDrafter(model=FAMILY.draft), qualifier=FAMILY.small, rule=inner)
     high = Qualified(drafter=low, qualifier=FAMILY.qualifier, rule=inner)
 
@@ -107,11 +107,11 @@ def test_laws_are_asked_for_down_the_whole_nest(inner: Any) -> None:
         return drafter, drafter.drafter, drafter.drafter.drafter
 
     top, middle, _ = parts(Rejection())
-    assert top.rule.with_laws and top.needs == Needs(law=True)
+    assert top.rule.with_probs and top.needs == Needs(probs=True)
     if not isinstance(inner, Match):
-        assert middle.rule.with_laws and middle.needs.law
+        assert middle.rule.with_probs and middle.needs.probs
     top, middle, bottom = parts(Match())
-    assert not top.rule.with_laws and top.needs == Needs()
+    assert not top.rule.with_probs and top.needs == Needs()
     assert bottom.needs == middle.rule.needs
     assert (top.tier, middle.tier) == (1, 2)
     assert high.tier == low.tier == 1, "the parts given stay as they were"
@@ -210,9 +210,9 @@ def test_windows_that_are_not_fixed_are_not_named() -> None:
 def test_tiers_by_name() -> None:
     for models, names in ((2, ["draft"]), (3, ["qualifier", "draft"])):
         [g] = write(cascade(models), PROMPTS[:1])
-        assert list(cascade(models).drafter.counters(g.lane.state)) == names
+        assert list(cascade(models).drafter.counters(g.sequence.state)) == names
     [g] = write(cascade(4), PROMPTS[:1])
-    stages = cascade(4).drafter.counters(g.lane.state)
+    stages = cascade(4).drafter.counters(g.sequence.state)
     assert list(stages) == ["qualifier", "qualifier2", "draft"]
     assert set(g.sources) <= {"target", *stages}
 

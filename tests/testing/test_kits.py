@@ -168,7 +168,7 @@ class Trusting(Rejection):
 
     def __call__(self, draft: Draft, view: Any) -> Verdict:
         uniform = torch.full((3,), 1 / 3, dtype=torch.float64)
-        return Rejection.__call__(self, replace(draft, law=(uniform,) * len(draft)), view)
+        return Rejection.__call__(self, replace(draft, probs=(uniform,) * len(draft)), view)
 
 
 @pytest.mark.parametrize(

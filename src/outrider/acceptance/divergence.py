@@ -1,13 +1,13 @@
-"""How far the verifier's next-token law is from the one a draft was proposed by.
+"""How far the verifier's next-token distribution is from the one a draft was proposed by.
 
 All measures read raw logits: no temperature, no warp, no penalty. They are computed in log space,
 in float32 (float64 stays float64). A logit of -inf is a token without probability; a narrower
-vocabulary is padded with such tokens. Laws that share no token are infinitely far apart by the
-measures that have no maximum. A row without any law (NaN, +inf, or nothing but -inf) gives NaN,
-which is within no threshold.
+vocabulary is padded with such tokens. Distributions that share no token are infinitely far apart by
+the measures that have no maximum. A row without any distribution (NaN, +inf, or nothing but -inf)
+gives NaN, which is within no threshold.
 
 Names follow "Fuzzy Speculative Decoding" (Holsman, Huang and Dhingra 2025): d is the proposer's
-law, v the verifier's, m their mean.
+distribution, v the verifier's, m their mean.
 """
 
 import math
@@ -34,7 +34,8 @@ class Divergence:
 
     Attributes:
         name: the key under which thresholds and calibrations are stored.
-        measure: what is computed from the two laws; None for `logp_abs`, which reads the token.
+        measure: what is computed from the two distributions; None for `logp_abs`, which reads the
+            token.
         maximum: the largest value it can take.
         top_k: how many of the verifier's best tokens are told apart; None for all.
     """
@@ -46,7 +47,7 @@ class Divergence:
 
     @property
     def reads_token(self) -> bool:
-        """Whether the value depends on the proposed token, not on the two laws alone."""
+        """Whether the value depends on the proposed token, not on the two distributions alone."""
         return self.measure is None
 
     def __call__(
@@ -58,7 +59,8 @@ class Divergence:
         """The divergence of one row; `token` is read by `logp_abs` alone."""
         tokens = None if token is None else torch.tensor([token])
         value = float(self.rows(proposer_logits[None], verifier_logits[None], tokens))
-        # The float32 next to ln 2 lies above it: a threshold of ln 2 must let every law pass.
+        # The float32 next to ln 2 lies above it: a threshold of ln 2 must let every distribution
+        # pass.
         return min(value, self.maximum)
 
     def rows(
@@ -73,7 +75,7 @@ class Divergence:
             ValueError: no tokens were given and the measure reads them.
         """
         width = max(proposer_logits.shape[-1], verifier_logits.shape[-1])
-        d, v = _log_law(proposer_logits, width), _log_law(verifier_logits, width)
+        d, v = _log_probs(proposer_logits, width), _log_probs(verifier_logits, width)
         if self.measure is None:
             return _logp_abs(d, v, tokens)
         if self.top_k is not None:
@@ -82,25 +84,25 @@ class Divergence:
         return self.measure(d, v).clamp(0.0, self.maximum)
 
 
-def _log_law(logits: Tensor, width: int) -> Tensor:
+def _log_probs(logits: Tensor, width: int) -> Tensor:
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return log_softmax(pad(wide, (0, width - wide.shape[-1]), value=-torch.inf), dim=-1)
 
 
 def _coarse(d: Tensor, v: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Both laws over the verifier's `k` best tokens and one event for all others."""
+    """Both distributions over the verifier's `k` best tokens and one event for all others."""
     best = v.topk(min(k, v.shape[-1]), dim=-1).indices
     return _with_rest(d, best), _with_rest(v, best)
 
 
-def _with_rest(log_law: Tensor, best: Tensor) -> Tensor:
-    rest = log_law.scatter(-1, best, -torch.inf).logsumexp(dim=-1, keepdim=True)
-    return torch.cat((log_law.gather(-1, best), rest), dim=-1)
+def _with_rest(log_probs: Tensor, best: Tensor) -> Tensor:
+    rest = log_probs.scatter(-1, best, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    return torch.cat((log_probs.gather(-1, best), rest), dim=-1)
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) of log-laws. An event without probability under p adds nothing, whatever q says;
-    `~(weight <= 0)` lets NaN through."""
+    """KL(p || q) of log-distributions. An event without probability under p adds nothing, whatever
+    q says; `~(weight <= 0)` lets NaN through."""
     weight = p.exp()
     return torch.where(~(weight <= 0), weight * (p - q), 0.0).sum(-1)
 

@@ -1,4 +1,5 @@
-"""Fuzzy: a drafted token may stand where the proposer's law is close enough to the verifier's."""
+"""Fuzzy: a drafted token may stand where the proposer's distribution is close enough to the
+verifier's."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -25,7 +26,8 @@ _RANGES: Mapping[str, Range] = {
 
 @dataclass(frozen=True, slots=True)
 class Fuzzy:
-    """Descend to the verifier's choice; else, where the two laws are close, to the first child.
+    """Descend to the verifier's choice; else, where the two distributions are close, to the first
+    child.
 
     Close means: the divergence between the reference of the node's first child (raw logits of the
     last model that vouched for it) and the verifier's raw logits is at most `threshold`, and the
@@ -33,13 +35,13 @@ class Fuzzy:
     distributions, never the drafted token (`logp_abs` excepted). After Holsman, Huang and Dhingra
     2025 (T is `threshold`) and PyramidSD (tau is `threshold`).
 
-    With `with_laws` a close row descends to the first child *whatever* the choice is. The token's
-    law is then the drafter's wherever the row is close and the verifier's elsewhere, which is what
-    makes a `Rejection` further out exact. Siblings are passed over at close rows: taking one
-    because it equals the choice would mix the two laws. On chains both readings emit the same.
-    A budget is refused together with laws: whether it has room depends on changes among tokens
-    that the outer rule discarded, and those shared their noise with the tokens drawn in their
-    place (toy: total variation 0.074 from the target, noise 0.007).
+    With `with_probs` a close row descends to the first child *whatever* the choice is. The token's
+    distribution is then the drafter's wherever the row is close and the verifier's elsewhere, which
+    is what makes a `Rejection` further out exact. Siblings are passed over at close rows: taking
+    one because it equals the choice would mix the two distributions. On chains both readings emit
+    the same. A budget is refused together with distributions: whether it has room depends on
+    changes among tokens that the outer rule discarded, and those shared their noise with the tokens
+    drawn in their place (toy: total variation 0.074 from the target, noise 0.007).
 
     Attributes:
         divergence: a name of `DIVERGENCES`, or the divergence itself.
@@ -47,18 +49,19 @@ class Fuzzy:
         max_changed: share of the emitted tokens, 0 to 1, that may differ from the verifier's
             choice; at no token do the changes exceed this share of the tokens so far, rounded
             down. None sets no limit. Changes are counted by `Counters.changed`.
-        with_laws: report the law of each token, for a `Rejection` further out.
+        with_laws: report the distribution of each token, for a `Rejection` further out.
 
     Raises:
         OptionError: an unknown divergence, a threshold that is not a number, `max_changed` outside
-            0 to 1, or laws asked of a divergence that reads the token or of a rule with a budget.
+            0 to 1, or distributions asked of a divergence that reads the token or of a rule with a
+            budget.
     """
 
     divergence: Divergence | str
     threshold: float
     _: KW_ONLY
     max_changed: float | None = None
-    with_laws: bool = False
+    with_probs: bool = False
 
     exactness = Exactness.LOSSY
 
@@ -66,11 +69,11 @@ class Fuzzy:
         if isinstance(self.divergence, str):
             object.__setattr__(self, "divergence", divergence(self.divergence))
         check_ranges(self, _RANGES)
-        if self.with_laws and not self.tracks_law:
+        if self.with_probs and not self.tracks_probs:
             reads = "the drafted token" if self.measure.reads_token else "past changes"
             raise OptionError(
                 f"Fuzzy by {self.measure.name} with max_changed {self.max_changed} reads {reads}, "
-                "so the law of what it keeps is not known",
+                "so the distribution of what it keeps is not known",
                 hint="Below Rejection use js or tv, without max_changed",
             )
 
@@ -82,33 +85,34 @@ class Fuzzy:
 
     @property
     def needs(self) -> Needs:
-        """A reference for each node; laws as well when they are to be reported."""
-        return Needs(law=self.with_laws, reference=True)
+        """A reference for each node; distributions as well when they are to be reported."""
+        return Needs(probs=self.with_probs, reference=True)
 
     @property
     def draws(self) -> frozenset[Draw]:
-        """Any; laws are known for a first child drawn on its own."""
+        """Any; distributions are known for a first child drawn on its own."""
         known = {Draw.DETERMINISTIC, Draw.IID}
-        return frozenset(known if self.with_laws else Draw)
+        return frozenset(known if self.with_probs else Draw)
 
     @property
-    def tracks_law(self) -> bool:
-        """False where the decision reads the token or a budget: what it keeps has no simple law."""
+    def tracks_probs(self) -> bool:
+        """False where the decision reads the token or a budget: what it keeps has no simple
+        distribution."""
         return not self.measure.reads_token and self.max_changed is None
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
         """Walk down `draft` as long as a child is the choice or is close enough to it."""
-        walk = Walk(draft, view, self.with_laws)
+        walk = Walk(draft, view, self.with_probs)
         while not walk.ended:
             choice, first = view.choose(walk.node), walk.first_child()
             if first is None:
                 return walk.emit(choice)
             matching = walk.child_with(choice)
-            if matching is not None and not self.with_laws:
+            if matching is not None and not self.with_probs:
                 walk.descend(matching)
             elif self._has_budget(walk) and self._is_close(draft, first, walk):
-                law = _law_of(draft, first, view) if self.with_laws else None
-                walk.descend(first, changed=int(draft.tokens[first]) != choice, law=law)
+                probs = _probs_of(draft, first, view) if self.with_probs else None
+                walk.descend(first, changed=int(draft.tokens[first]) != choice, probs=probs)
             elif matching is not None:
                 walk.descend(matching)
             else:
@@ -129,11 +133,11 @@ class Fuzzy:
         return self.measure(reference.to(logits.device), logits, token) <= self.threshold
 
 
-def _law_of(draft: Draft, node: int, view: View) -> Float[Tensor, " wide"]:
-    """The law `node` was drawn from; a deterministic choice is a point mass."""
-    law = None if draft.law is None else draft.law[node]
-    if law is not None:
-        return law
+def _probs_of(draft: Draft, node: int, view: View) -> Float[Tensor, " wide"]:
+    """The distribution `node` was drawn from; a deterministic choice is a point mass."""
+    probs = None if draft.probs is None else draft.probs[node]
+    if probs is not None:
+        return probs
     token = int(draft.tokens[node])
     point = torch.zeros(max(view.rows.logits.shape[-1], token + 1), dtype=torch.float64)
     point[token] = 1.0

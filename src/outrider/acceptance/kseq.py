@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.acceptance.laws import drawn_law, trials
+from outrider.acceptance.probabilities import drawn_probs, trials
 from outrider.acceptance.verdicts import Walk
 from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
@@ -18,7 +18,7 @@ from outrider.sampling.noise import Purpose
 
 _HALVINGS = 55
 _ROUNDING = 1e-13
-"""Where the two laws are equal, both sides are 1 but for this."""
+"""Where the two distributions are equal, both sides are 1 but for this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class KSeq:
 
     At a node the continuations that pass through it (`Draft.samples`), x_1 .. x_k drawn from r,
     are tested in draw order: x is accepted with probability min(1, t(x) / (rho r(x))), where t is
-    the verifier's law and rho, from 1 to k, the smallest that can be paid for (`allowance`). The
-    test goes on with those that share the accepted token. If none passes, the next token is drawn
-    from what t has left.
+    the verifier's distribution and rho, from 1 to k, the smallest that can be paid for
+    (`allowance`). The test goes on with those that share the accepted token. If none passes, the
+    next token is drawn from what t has left.
 
     A child drawn by several continuations is tested once for each: k counts draws, and counting
     children instead would let k depend on their values. Deterministic siblings are refused, since
@@ -38,25 +38,25 @@ class KSeq:
     independent samples.
     """
 
-    with_laws: bool = False
+    with_probs: bool = False
 
-    needs = Needs(law=True)
+    needs = Needs(probs=True)
     draws = frozenset({Draw.IID})
     exactness = Exactness.DISTRIBUTION
-    tracks_law = True
+    tracks_probs = True
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
         """Walk down `draft` as long as one of the continuations passes."""
-        walk = Walk(draft, view, self.with_laws)
+        walk = Walk(draft, view, self.with_probs)
         while not walk.ended:
-            target, drawn = view.law(walk.node), trials(draft, walk.node)
+            target, drawn = view.probs(walk.node), trials(draft, walk.node)
             if not drawn:
                 return walk.emit(view.draw(target, walk.node, Purpose.NEXT))
-            law = drawn_law(draft, drawn[0], target.numel())
-            rho = allowance(target, law, len(drawn))
-            passed = _first_that_passes(draft, drawn, walk.node, view, rho * law)
+            probs = drawn_probs(draft, drawn[0], target.numel())
+            rho = allowance(target, probs, len(drawn))
+            passed = _first_that_passes(draft, drawn, walk.node, view, rho * probs)
             if passed is None:
-                left = leftover(target, law, len(drawn), rho)
+                left = leftover(target, probs, len(drawn), rho)
                 return walk.emit(view.draw(left, walk.node, Purpose.RESIDUAL))
             walk.descend(passed)
         return walk.end()
@@ -65,7 +65,7 @@ class KSeq:
 def _first_that_passes(
     draft: Draft, drawn: list[int], node: int, view: View, asked: Float[Tensor, " wide"]
 ) -> int | None:
-    target = view.law(node)
+    target = view.probs(node)
     for place, child in enumerate(drawn):
         token = int(draft.tokens[child])
         allowed = float(target[token]) if token < target.numel() else 0.0
@@ -77,7 +77,7 @@ def _first_that_passes(
 def kept_mass(
     target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], rho: float
 ) -> Float[Tensor, " vocab"]:
-    """min(r, t / rho): how much of the law of one accepted draw falls on each token."""
+    """min(r, t / rho): how much of the distribution of one accepted draw falls on each token."""
     return torch.minimum(drafted[: target.numel()], target / rho)
 
 
@@ -114,8 +114,9 @@ def allowance(target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], 
 def leftover(
     target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], k: int, rho: float
 ) -> Float[Tensor, " vocab"]:
-    """The law of the next token when no draw passes, not normalised: t - min(r, t / rho) P / beta,
-    with P the chance that one passes. t itself where the two laws share nothing."""
+    """The distribution of the next token when no draw passes, not normalised: t - min(r, t / rho) P
+    / beta, with P the chance that one passes. t itself where the two distributions share
+    nothing."""
     kept = kept_mass(target, drafted, rho)
     beta = float(kept.sum())
     if not beta > 0:

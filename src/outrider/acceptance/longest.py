@@ -37,7 +37,7 @@ def longest_path(draft: Draft, view: View, judge: Judge, max_changed: float | No
         node = path.nodes[-1] if path.nodes else -1
         if node < 0 or not view.ends(int(draft.tokens[node])):
             open_paths += _longer(path, node, draft, view, judge, max_changed)
-    walk = Walk(draft, view, with_laws=False)
+    walk = Walk(draft, view, with_probs=False)
     for node, changed in zip(best.nodes, best.changed, strict=True):
         walk.descend(node, changed=changed)
     return walk.end() if walk.ended else walk.emit(view.choose(walk.node))

@@ -18,17 +18,17 @@ class Match:
     Needs no draft probabilities, so any drafter will do.
     """
 
-    with_laws: bool = False
-    """Report the law of each token, for a `Rejection` further out."""
+    with_probs: bool = False
+    """Report the distribution of each token, for a `Rejection` further out."""
 
     needs = Needs()
     draws = frozenset(Draw)
     exactness = Exactness.IDENTICAL
-    tracks_law = True
+    tracks_probs = True
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
         """The longest path of `draft` that spells the verifier's choices, then its next choice."""
-        walk = Walk(draft, view, self.with_laws)
+        walk = Walk(draft, view, self.with_probs)
         while not walk.ended:
             choice = view.choose(walk.node)
             child = walk.child_with(choice)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from outrider.acceptance.laws import drawn_law, residual
+from outrider.acceptance.probabilities import drawn_probs, residual
 from outrider.acceptance.verdicts import Walk
 from outrider.core.types import Draft, Draw, Exactness, Verdict
 from outrider.protocols import Needs
@@ -15,30 +15,30 @@ from outrider.sampling.noise import Purpose
 class Rejection:
     """Accept x with probability min(1, t(x) / r(x)); else draw from max(t - r, 0), normalised.
 
-    t is the verifier's warped law and r the law the token was *really* drawn from (Leviathan et
-    al. 2023; Chen et al. 2023). A token without a law was picked deterministically: r is a point
-    mass. Every test has noise of its own, keyed by tier, because streams shared by two stages
-    would bias the result.
+    t is the verifier's warped distribution and r the distribution the token was *really* drawn from
+    (Leviathan et al. 2023; Chen et al. 2023). A token without a distribution was picked
+    deterministically: r is a point mass. Every test has noise of its own, keyed by tier, because
+    streams shared by two stages would bias the result.
 
     For chains. Of siblings it tests the first alone: for trees use `RecursiveRejection`, which
     tests them all and equals this rule on chains.
     """
 
-    with_laws: bool = False
+    with_probs: bool = False
 
-    needs = Needs(law=True)
+    needs = Needs(probs=True)
     draws = frozenset({Draw.DETERMINISTIC, Draw.IID})
     exactness = Exactness.DISTRIBUTION
-    tracks_law = True
+    tracks_probs = True
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
         """Judge the first child at each depth; siblings are left to the tree rules."""
-        walk = Walk(draft, view, self.with_laws)
+        walk = Walk(draft, view, self.with_probs)
         while not walk.ended:
-            target, child = view.law(walk.node), walk.first_child()
+            target, child = view.probs(walk.node), walk.first_child()
             if child is None:
                 return walk.emit(view.draw(target, walk.node, Purpose.NEXT))
-            drafted = drawn_law(draft, child, target.numel())
+            drafted = drawn_probs(draft, child, target.numel())
             token = int(draft.tokens[child])
             allowed = float(target[token]) if token < target.numel() else 0.0
             if not view.uniform(walk.node) * float(drafted[token]) < allowed:  # NaN: refuse

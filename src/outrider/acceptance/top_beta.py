@@ -62,8 +62,8 @@ class TopBeta:
         return Exactness.IDENTICAL if self.strict else Exactness.LOSSY
 
     @property
-    def tracks_law(self) -> bool:
-        """The decision reads the token: what is kept has no simple law."""
+    def tracks_probs(self) -> bool:
+        """The decision reads the token: what is kept has no simple distribution."""
         return False
 
     def __call__(self, draft: Draft, view: View) -> Verdict:

@@ -23,11 +23,12 @@ _RANGES: Mapping[str, Range] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Typical:
-    """Accept x where t(x) > min(epsilon, delta exp(-H(t))), t the verifier's warped law and H its
-    entropy in nats; of several paths the longest, then the likeliest (Medusa, Cai et al. 2024,
-    arXiv 2401.10774). The verifier's choice is accepted in any case, which shortens nothing.
+    """Accept x where t(x) > min(epsilon, delta exp(-H(t))), t the verifier's warped distribution
+    and H its entropy in nats; of several paths the longest, then the likeliest (Medusa, Cai et al.
+    2024, arXiv 2401.10774). The verifier's choice is accepted in any case, which shortens nothing.
 
-    Lossy: what passes is no sample of the verifier's law. At temperature 0 its law is a point mass
+    Lossy: what passes is no sample of the verifier's distribution. At temperature 0 its
+        distribution is a point mass
     and the rule is `Match`; so it is with an epsilon of 1.
 
     Attributes:
@@ -47,7 +48,7 @@ class Typical:
     needs = Needs()
     draws = frozenset(Draw)
     exactness = Exactness.LOSSY
-    tracks_law = False
+    tracks_probs = False
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
@@ -57,11 +58,11 @@ class Typical:
         thresholds: dict[int, float] = {}
 
         def judge(seen: View, node: int, token: int) -> tuple[bool, float]:
-            law = seen.law(node)
+            probs = seen.probs(node)
             if node not in thresholds:
-                entropy = -float(torch.special.xlogy(law, law).sum())
+                entropy = -float(torch.special.xlogy(probs, probs).sum())
                 thresholds[node] = min(self.epsilon, self.delta * math.exp(-entropy))
-            allowed = float(law[token]) if token < law.numel() else 0.0
+            allowed = float(probs[token]) if token < probs.numel() else 0.0
             return allowed > thresholds[node], math.log(allowed) if allowed > 0 else -math.inf
 
         return longest_path(draft, view, judge, self.max_changed)

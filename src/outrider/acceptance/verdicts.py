@@ -9,15 +9,15 @@ from outrider.protocols.view import View
 class Walk:
     """Where a rule stands in the tree, and what it has accepted on the way."""
 
-    def __init__(self, draft: Draft, view: View, with_laws: bool) -> None:
+    def __init__(self, draft: Draft, view: View, with_probs: bool) -> None:
         self.draft = draft
         self.view = view
-        self.with_laws = with_laws
+        self.with_probs = with_probs
         self.node = -1
         self.ended = False
         self._path: list[int] = []
         self._changed: list[bool] = []
-        self._laws: list[Tensor | None] = []
+        self._distributions: list[Tensor | None] = []
 
     @property
     def accepted(self) -> int:
@@ -40,9 +40,10 @@ class Walk:
         """The first child in draw order."""
         return next(iter(self.draft.children(self.node)), None)
 
-    def descend(self, child: int, *, changed: bool = False, law: Tensor | None = None) -> None:
-        """Accept `child`. `law` is what it was drawn from; by default the verifier's law."""
-        self._note(changed, law)
+    def descend(self, child: int, *, changed: bool = False, probs: Tensor | None = None) -> None:
+        """Accept `child`. `probs` is what it was drawn from; by default the verifier's
+        distribution."""
+        self._note(changed, probs)
         self._path.append(child)
         self.node = child
         self.ended = self.view.ends(int(self.draft.tokens[child]))
@@ -56,10 +57,10 @@ class Walk:
         """Stop after an accepted end token: nothing follows it."""
         return self._verdict(None)
 
-    def _note(self, changed: bool, law: Tensor | None) -> None:
+    def _note(self, changed: bool, probs: Tensor | None) -> None:
         self._changed.append(changed)
-        if self.with_laws:
-            self._laws.append(self.view.law(self.node) if law is None else law)
+        if self.with_probs:
+            self._distributions.append(self.view.probs(self.node) if probs is None else probs)
 
     def _verdict(self, next_token: int | None) -> Verdict:
         sources = [self.draft.sources[node] for node in self._path]
@@ -71,5 +72,5 @@ class Walk:
             next_token=next_token,
             changed=tuple(self._changed),
             sources=tuple(sources),
-            laws=tuple(self._laws),
+            distributions=tuple(self._distributions),
         )

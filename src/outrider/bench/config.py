@@ -36,7 +36,7 @@ def read_config(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise OptionError(f"{file} can not be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"{file} is no TOML: {error}") from None
+        raise OptionError(f"{file} is not valid TOML: {error}") from None
     reject_unknown(f"key in {file.name}:", config, KEYS)
     return config
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from outrider.captioning.metrics.words import words
 from outrider.core.checks import AT_LEAST_ONE
 from outrider.core.errors import MissingExtraError, OptionError, OutriderError
-from outrider.core.types import Pictured, Prompt
+from outrider.core.types import ImagePrompt, Prompt
 from outrider.engine.generator import Generator
 from outrider.engine.result import Result
 from outrider.inputs.images.files import need_pillow, read_image
-from outrider.inputs.images.messages import check_sees
+from outrider.inputs.images.messages import check_reads_images
 from outrider.inputs.images.pixels import as_rgb
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 QUESTION = "Describe the image in one sentence."
 
-_SEEN = Prompt(token_ids=(0,), pictured=Pictured(messages=(), images=()))
+_SEEN = Prompt(token_ids=(0,), image_prompt=ImagePrompt(messages=(), images=()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,7 +101,7 @@ class Captioner:
         if not question.strip():
             raise OptionError("the question is empty", hint=f"Ask something, such as {QUESTION!r}")
         generator.params(**sampling)
-        check_sees(generator.strategy.target, [_SEEN])
+        check_reads_images(generator.strategy.target, [_SEEN])
         self.generator = generator
         self.question = question
         self.batch_size = batch_size

@@ -131,9 +131,9 @@ class SelectedCache:
         spare = self.longest - self.held if self.compact else 0
         return self.inner.room - spare
 
-    def spell(self, tokens: Sequence[int] | IntArray) -> list[int]:
+    def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
         """Rows that spell the longest proper prefix of `tokens`."""
-        return self.inner.spell(tokens)
+        return self.inner.match_prefix(tokens)
 
     def commit(self, tokens: Sequence[int] | IntArray) -> None:
         """Append emitted tokens to the text."""

@@ -1,11 +1,11 @@
-"""Every error Outrider raises on purpose: what was given, what was expected, and the mend."""
+"""Every error Outrider raises on purpose: what was given, what was expected, and how to fix it."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class OutriderError(Exception):
-    """Root of all errors that a user can mend.
+    """Root of all errors that a user can fix.
 
     `str(error)` is one line: the problem, then the hint. The command line prints that line and
     exits with code 2.

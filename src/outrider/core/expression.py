@@ -85,7 +85,7 @@ class _Reader:
     def expression(self) -> Expression:
         name = self._take("a name")
         if not _NAME.fullmatch(name):
-            raise self._error(f"{name!r} is no name")
+            raise self._error(f"{name!r} is not a name")
         if self._next() != "(":
             return Expression(name)
         self._take("(")

@@ -168,5 +168,5 @@ class LayerSet:
             return cls(num_layers=int(saved["num_layers"]), attention=attention, mlp=mlp)
         except (KeyError, TypeError, ValueError) as error:
             raise OptionError(
-                f"{str(saved)[:60]} is no set of layers", hint="Give what to_dict wrote"
+                f"{str(saved)[:60]} is not a set of layers", hint="Give what to_dict wrote"
             ) from error

@@ -39,7 +39,7 @@ class Exactness(StrEnum):
     IDENTICAL = "identical"
     """The text undrafted decoding would give, token for token."""
     DISTRIBUTION = "distribution"
-    """Another sample of the target's own law."""
+    """Another sample of the target's own distribution."""
     LOSSY = "lossy"
     """Some tokens are not the target's choice; each of them is counted."""
 
@@ -58,7 +58,7 @@ class Draw(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
-class Pictured:
+class ImagePrompt:
     """Images and what is asked of them, as a user gave them.
 
     Every model that sees makes its own view of them when it starts
@@ -76,7 +76,7 @@ class Pictured:
     images: tuple["PIL.Image.Image", ...]
     blank: bool = False
 
-    def blanked(self) -> "Pictured":
+    def blanked(self) -> "ImagePrompt":
         """The same question about nothing."""
         return replace(self, blank=True)
 
@@ -106,7 +106,7 @@ class Prompt:
     positions: tuple[int, ...] | None = None
     context: LongContext | None = None
     axes: tuple[tuple[int, ...], ...] | None = None
-    pictured: Pictured | None = None
+    image_prompt: ImagePrompt | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -225,9 +225,9 @@ class Draft:
         parents: `[nodes]` index of each node's parent, -1 for children of the text.
         sources: the tier that wrote each node.
         draw: how siblings were picked.
-        law: per node the warped distribution `[vocab]` it was really drawn from; None for a node
-            means a point mass. None altogether when nobody asked for laws. Of siblings drawn
-            without replacement each carries the law of the first draw.
+        distribution: per node the warped distribution `[vocab]` it was really drawn from; None for
+            a node means a point mass. None altogether when nobody asked for distributions. Of
+            siblings drawn without replacement each carries the distribution of the first draw.
         reference: per node the raw logits `[vocab]`, at its parent, of the last model that
             vouched for it. None altogether when nobody asked.
         probe: `[nodes]` true for nodes that are verified and observed but never accepted.
@@ -244,7 +244,7 @@ class Draft:
     parents: IntArray
     sources: tuple[str, ...]
     draw: Draw = Draw.DETERMINISTIC
-    law: tuple[Tensor | None, ...] | None = None
+    probs: tuple[Tensor | None, ...] | None = None
     reference: tuple[Tensor | None, ...] | None = None
     probe: BoolArray | None = None
     origin: str = ""
@@ -276,7 +276,7 @@ class Draft:
             tokens=self.tokens[nodes],
             parents=as_ids([new[int(p)] for p in self.parents[nodes]]),
             sources=tuple(self.sources[n] for n in nodes),
-            law=None if self.law is None else tuple(self.law[n] for n in nodes),
+            probs=None if self.probs is None else tuple(self.probs[n] for n in nodes),
             reference=None if self.reference is None else tuple(self.reference[n] for n in nodes),
             probe=None if self.probe is None else self.probe[nodes],
             samples=None if self.samples is None else tuple(self.samples[n] for n in nodes),
@@ -296,7 +296,8 @@ class Verdict:
         next_token: the correction or bonus token; None after an accepted end token.
         changed: per token of `emitted`, whether it differs from the verifier's choice.
         sources: per token of `emitted`, the tier that wrote it.
-        laws: per token of `emitted`, the distribution it was drawn from, where it is known.
+        distributions: per token of `emitted`, the distribution it was drawn from, where it is
+            known.
         error: set, with everything else empty, when the verifier's logits were unusable.
     """
 
@@ -305,7 +306,7 @@ class Verdict:
     next_token: int | None = None
     changed: tuple[bool, ...] = ()
     sources: tuple[str, ...] = ()
-    laws: tuple[Tensor | None, ...] = ()
+    distributions: tuple[Tensor | None, ...] = ()
     error: Exception | None = None
 
     @property

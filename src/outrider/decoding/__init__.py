@@ -3,24 +3,24 @@
 from outrider.decoding.deferred import Deferred, DeferredState
 from outrider.decoding.generation import Generation, TokenLogprob
 from outrider.decoding.ledger import uncount
-from outrider.decoding.opening import open_lanes
+from outrider.decoding.opening import open_sequences
 from outrider.decoding.round import run_round
 from outrider.decoding.session import Session, generate
-from outrider.decoding.stage import Earlier, Lane, Learned, Round, Stage
+from outrider.decoding.stage import Earlier, Learned, Round, SequenceState, Stage
 
 __all__ = [
     "Deferred",
     "DeferredState",
     "Earlier",
     "Generation",
-    "Lane",
     "Learned",
     "Round",
+    "SequenceState",
     "Session",
     "Stage",
     "TokenLogprob",
     "generate",
-    "open_lanes",
+    "open_sequences",
     "run_round",
     "uncount",
 ]

@@ -9,14 +9,15 @@ import torch
 from outrider.core.counters import Counters
 from outrider.core.errors import ContextError
 from outrider.core.types import FinishReason, IntArray, Rows, Verdict, as_ids
-from outrider.decoding.stage import Lane
+from outrider.decoding.stage import SequenceState
 from outrider.protocols import Request
 from outrider.sampling.text import TextStream
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Log-probability of an emitted token under the target's unwarped law, and of the best ones."""
+    """Log-probability of an emitted token under the target's unwarped distribution, and of the best
+    ones."""
 
     token: int
     logprob: float
@@ -48,7 +49,7 @@ class Generation:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish: FinishReason | None = None
     error: Exception | None = None
-    lane: Lane | None = None
+    sequence: SequenceState | None = None
     counters: Counters = field(default_factory=Counters)
     limit: int = 0
     begun: float = field(default_factory=perf_counter)
@@ -81,24 +82,24 @@ class Generation:
         return self.limit - len(self.output)
 
     @property
-    def open_lane(self) -> Lane:
-        """Its lane while it is being written."""
-        assert self.lane is not None
-        return self.lane
+    def open_sequence(self) -> SequenceState:
+        """Its sequence while it is being written."""
+        assert self.sequence is not None
+        return self.sequence
 
     def cancel(self) -> None:
         """End it before the next round."""
         self._cancelled = True
 
-    def open(self, lane: Lane, counters: Counters, room: int) -> None:
+    def open(self, sequence: SequenceState, counters: Counters, room: int) -> None:
         """Take a place in the batch; `room` is what the target's window leaves.
 
         Raises:
             ContextError: the prompt, as the target reads it, leaves no room in `window`.
         """
-        self.lane, self.counters = lane, counters
+        self.sequence, self.counters = sequence, counters
         if self.window is not None:
-            length = len(lane.cache.text)
+            length = len(sequence.cache.text)
             room = min(room, self.window - length)
             if room < 1:
                 raise ContextError(

@@ -6,15 +6,15 @@ from time import perf_counter
 from outrider.core.counters import Counters, Tally
 from outrider.core.tree import depths
 from outrider.core.types import Draft, IntArray, Verdict
-from outrider.decoding.stage import Lane
+from outrider.decoding.stage import SequenceState
 
 
 class Ledger:
     """The clock of one round, and what is booked at its end."""
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
-        """Start the clock of a round of `lanes`."""
-        self._lanes = lanes
+    def __init__(self, sequences: Sequence[SequenceState]) -> None:
+        """Start the clock of a round of `sequences`."""
+        self._sequences = sequences
         self._seconds: dict[str, float] = {}
         self._last = perf_counter()
 
@@ -25,14 +25,16 @@ class Ledger:
         self._last = now
 
     def book(self, drafts: Sequence[Draft], verdicts: Sequence[Verdict]) -> None:
-        """Add the round to the counters of its lanes."""
+        """Add the round to the counters of its sequences."""
         draft, verify, accept = (self._seconds[p] for p in ("draft", "verify", "accept"))
         once = sum(own.once for own in drafts)
         drafting = max(draft - once, 0.0)
-        for lane, own, verdict in zip(self._lanes, drafts, verdicts, strict=True):
-            count(lane.counters, own, verdict)
-            lane.counters.add_seconds(prefill=once, draft=drafting, verify=verify, accept=accept)
-        _note_pace(self._lanes, drafts, drafting, verify + accept)
+        for sequence, own, verdict in zip(self._sequences, drafts, verdicts, strict=True):
+            count(sequence.counters, own, verdict)
+            sequence.counters.add_seconds(
+                prefill=once, draft=drafting, verify=verify, accept=accept
+            )
+        _note_pace(self._sequences, drafts, drafting, verify + accept)
 
 
 def count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
@@ -73,17 +75,19 @@ def _origin(draft: Draft) -> str:
 
 
 def _note_pace(
-    lanes: Sequence[Lane], drafts: Sequence[Draft], drafting: float, checking: float
+    sequences: Sequence[SequenceState], drafts: Sequence[Draft], drafting: float, checking: float
 ) -> None:
     """Book what a round took: drafting under the origin, where all drafts have the same one."""
-    drafted = [(lane, draft) for lane, draft in zip(lanes, drafts, strict=True) if len(draft)]
-    rows = len(lanes) + sum(len(draft) for _, draft in drafted)
-    for lane in lanes:
-        pace = lane.counters.checked if drafted else lane.counters.plain
+    drafted = [
+        (sequence, draft) for sequence, draft in zip(sequences, drafts, strict=True) if len(draft)
+    ]
+    rows = len(sequences) + sum(len(draft) for _, draft in drafted)
+    for sequence in sequences:
+        pace = sequence.counters.checked if drafted else sequence.counters.plain
         pace.note(checking, rows)
     if len({_origin(draft) for _, draft in drafted}) == 1:
-        for lane, draft in drafted:
-            tally = lane.counters.tallies.get(_origin(draft))
+        for sequence, draft in drafted:
+            tally = sequence.counters.tallies.get(_origin(draft))
             if tally is not None:  # none for probes alone
                 tally.pace.note(drafting / len(drafted), len(draft))
 

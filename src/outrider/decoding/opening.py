@@ -1,4 +1,4 @@
-"""From prompts to lanes: the verifier reads, the drafter begins."""
+"""From prompts to sequences: the verifier reads, the drafter begins."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from time import perf_counter
 
 from outrider.core.types import Prompt
 from outrider.decoding.deferred import Deferred
-from outrider.decoding.stage import Earlier, Lane, Stage, caches_of
+from outrider.decoding.stage import Earlier, SequenceState, Stage, caches_of
 from outrider.models.caches.prefill import note_reading
 from outrider.protocols import Cache, Request
 
@@ -18,34 +18,36 @@ def outermost(stage: Stage) -> Stage:
     return replace(stage, drafter=Deferred(drafter=stage.drafter))
 
 
-def open_lanes(
+def open_sequences(
     stage: Stage,
     requests: Sequence[Request],
     prompts: Sequence[Prompt],
     previous: Sequence[Earlier | None] | None = None,
-) -> list[Lane]:
-    """Read the prompts. Lanes in `previous` lend what they remember."""
+) -> list[SequenceState]:
+    """Read the prompts. Sequences in `previous` lend what they remember."""
     old = previous or [None] * len(requests)
     begun = perf_counter()
     caches = stage.model.start(prompts, caches_of(old))
-    return lanes_of(stage, requests, caches, old, begun)
+    return sequences_of(stage, requests, caches, old, begun)
 
 
-def lanes_of(
+def sequences_of(
     stage: Stage,
     requests: Sequence[Request],
     caches: Sequence[Cache],
     previous: Sequence[Earlier | None],
     begun: float,
-) -> list[Lane]:
-    """Lanes over caches that were made since `begun` (`perf_counter`)."""
+) -> list[SequenceState]:
+    """Sequences over caches that were made since `begun` (`perf_counter`)."""
     if stage.tier == 0:
         for request, cache in zip(requests, caches, strict=True):
             request.target_cache = cache
-    states = stage.drafter.begin(requests, [lane.drafting if lane else None for lane in previous])
-    lanes = [Lane(*parts) for parts in zip(requests, caches, states, strict=True)]
-    for lane, before in zip(lanes, previous, strict=True):
+    states = stage.drafter.begin(
+        requests, [sequence.drafting if sequence else None for sequence in previous]
+    )
+    sequences = [SequenceState(*parts) for parts in zip(requests, caches, states, strict=True)]
+    for sequence, before in zip(sequences, previous, strict=True):
         if before is not None:
-            lane.counters = before.counters.carried()
-        note_reading(lane.counters, lane.cache, perf_counter() - begun)
-    return lanes
+            sequence.counters = before.counters.carried()
+        note_reading(sequence.counters, sequence.cache, perf_counter() - begun)
+    return sequences

@@ -12,7 +12,7 @@ from time import perf_counter
 from outrider.core.errors import LogitsError
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, Budget, Draft, Rows, Verdict, Verified
 from outrider.decoding.ledger import Ledger
-from outrider.decoding.stage import Lane, Round, Stage
+from outrider.decoding.stage import Round, SequenceState, Stage
 from outrider.decoding.validation import budget_of, fitting, readable
 from outrider.models.caches.bookkeeping import attach
 from outrider.protocols import Cache, Segment
@@ -20,67 +20,81 @@ from outrider.protocols.view import View
 
 
 def run_round(
-    stage: Stage, lanes: Sequence[Lane], limits: Sequence[int], reading: Sequence[Cache] = ()
+    stage: Stage,
+    sequences: Sequence[SequenceState],
+    limits: Sequence[int],
+    reading: Sequence[Cache] = (),
 ) -> Round:
     """Propose, verify, accept, learn; nothing is committed.
 
     Args:
         stage: which models and rules.
-        lanes: the requests.
+        sequences: the requests.
         limits: the deepest drafts allowed: what is left of the token limit or the window.
         reading: caches whose pending tokens are read in the same forward: parts of prompts.
     """
-    refresh(stage, lanes)
+    refresh(stage, sequences)
     budgets = [
-        budget_of(stage, lane, limit, len(lanes)) for lane, limit in zip(lanes, limits, strict=True)
+        budget_of(stage, sequence, limit, len(sequences))
+        for sequence, limit in zip(sequences, limits, strict=True)
     ]
-    ledger = Ledger(lanes)
-    drafts = propose(stage, lanes, budgets)
+    ledger = Ledger(sequences)
+    drafts = propose(stage, sequences, budgets)
     ledger.lap("draft")
-    rows = verify(stage, lanes, drafts, reading)
+    rows = verify(stage, sequences, drafts, reading)
     ledger.lap("verify")
-    verdicts = [accept(stage, *parts) for parts in zip(lanes, drafts, rows, strict=True)]
-    learn(stage, lanes, drafts, rows, verdicts)
+    verdicts = [accept(stage, *parts) for parts in zip(sequences, drafts, rows, strict=True)]
+    learn(stage, sequences, drafts, rows, verdicts)
     ledger.lap("accept")
     ledger.book(drafts, verdicts)
     return Round(drafts, rows, verdicts)
 
 
-def propose(stage: Stage, lanes: Sequence[Lane], budgets: Sequence[Budget]) -> list[Draft]:
+def propose(
+    stage: Stage, sequences: Sequence[SequenceState], budgets: Sequence[Budget]
+) -> list[Draft]:
     """What the drafter proposes within the budgets; it is not asked where all are empty."""
     if not any(budget.depth for budget in budgets):
-        return [EMPTY_DRAFT] * len(lanes)
-    states, tails = [lane.drafting for lane in lanes], [lane.tail for lane in lanes]
+        return [EMPTY_DRAFT] * len(sequences)
+    states, tails = (
+        [sequence.drafting for sequence in sequences],
+        [sequence.tail for sequence in sequences],
+    )
     drafts = stage.drafter.propose(states, tails, budgets)
     return [fitting(draft, budget, stage) for draft, budget in zip(drafts, budgets, strict=True)]
 
 
 def verify(
-    stage: Stage, lanes: Sequence[Lane], drafts: Sequence[Draft], reading: Sequence[Cache] = ()
+    stage: Stage,
+    sequences: Sequence[SequenceState],
+    drafts: Sequence[Draft],
+    reading: Sequence[Cache] = (),
 ) -> list[Rows]:
     """The verifier's rows after each text and each node, all in one forward."""
     size = stage.model.info.vocab_size
     pairs = [
-        attach(lane.cache, lane.tail, readable(draft, size))
-        for lane, draft in zip(lanes, drafts, strict=True)
+        attach(sequence.cache, sequence.tail, readable(draft, size))
+        for sequence, draft in zip(sequences, drafts, strict=True)
     ]
     pairs += [(Segment(cache, NO_IDS), NO_IDS) for cache in reading]
     rows = stage.model.forward([segment for segment, _ in pairs], [want for _, want in pairs])
-    return rows[: len(lanes)]
+    return rows[: len(sequences)]
 
 
-def accept(stage: Stage, lane: Lane, draft: Draft, rows: Rows) -> Verdict:
+def accept(stage: Stage, sequence: SequenceState, draft: Draft, rows: Rows) -> Verdict:
     """The rule's verdict, or the error that ends this request alone."""
-    request = lane.request
+    request = sequence.request
     view = View(
         sampler=request.sampler,
-        generated=[*request.output, *lane.tail.tolist()] if len(lane.tail) else request.output,
+        generated=[*request.output, *sequence.tail.tolist()]
+        if len(sequence.tail)
+        else request.output,
         draft=draft,
         rows=rows,
         tier=stage.tier,
         name=stage.name,
         model=stage.model.info.name,
-        ledger=lane.counters,
+        ledger=sequence.counters,
     )
     try:
         return stage.rule(draft, view)
@@ -90,29 +104,29 @@ def accept(stage: Stage, lane: Lane, draft: Draft, rows: Rows) -> Verdict:
 
 def learn(
     stage: Stage,
-    lanes: Sequence[Lane],
+    sequences: Sequence[SequenceState],
     drafts: Sequence[Draft],
     rows: Sequence[Rows],
     verdicts: Sequence[Verdict],
 ) -> None:
     """Show every row to a drafter that learns, refused ones too."""
     if stage.drafter.learns:
-        seen = zip(lanes, drafts, rows, verdicts, strict=True)
+        seen = zip(sequences, drafts, rows, verdicts, strict=True)
         verified = [
-            Verified(stage.name, lane.tail, draft, own, verdict)
-            for lane, draft, own, verdict in seen
+            Verified(stage.name, sequence.tail, draft, own, verdict)
+            for sequence, draft, own, verdict in seen
         ]
-        stage.drafter.observe([lane.drafting for lane in lanes], verified)
+        stage.drafter.observe([sequence.drafting for sequence in sequences], verified)
 
 
-def refresh(stage: Stage, lanes: Sequence[Lane]) -> None:
+def refresh(stage: Stage, sequences: Sequence[SequenceState]) -> None:
     """Let a verifier that reads parts of its prompt (`context/`) choose others, where that is due.
 
     Booked apart from the round: policies go by what a round costs.
     """
-    due = [lane for lane in lanes if lane.cache.horizon == 0]
+    due = [sequence for sequence in sequences if sequence.cache.horizon == 0]
     if due and stage.model.selector is not None:
         begun = perf_counter()
-        stage.model.selector.refresh([lane.cache for lane in due])
-        for lane in due:
-            lane.counters.add_seconds(refresh=perf_counter() - begun)
+        stage.model.selector.refresh([sequence.cache for sequence in due])
+        for sequence in due:
+            sequence.counters.add_seconds(refresh=perf_counter() - begun)

@@ -9,9 +9,9 @@ from outrider.core.types import IntArray, Prompt, as_ids
 from outrider.decoding.deferred import Deferred
 from outrider.decoding.generation import Generation
 from outrider.decoding.ledger import uncount
-from outrider.decoding.opening import lanes_of, open_lanes, outermost
+from outrider.decoding.opening import open_sequences, outermost, sequences_of
 from outrider.decoding.round import run_round
-from outrider.decoding.stage import Earlier, Lane, Stage
+from outrider.decoding.stage import Earlier, SequenceState, Stage
 from outrider.models.caches.prefill import check_prompt
 from outrider.protocols import Cache, Request
 
@@ -78,7 +78,7 @@ class Session:
 
         Args:
             generations: new ones, or ones that were preempted: these go on from their text.
-            previous: lanes of earlier requests that lend what they remember.
+            previous: sequences of earlier requests that lend what they remember.
             chunk: most prompt tokens that are read in one round, in the forward that the other
                 requests use as well; None reads prompts now, on their own. Prompts that are not
                 token ids alone are always read at once.
@@ -87,7 +87,7 @@ class Session:
             ContextError: a prompt does not fit. No request has joined then.
             ValueError: a request has ended, or is already in a session.
         """
-        if any(g.finish is not None or g.lane is not None for g in generations):
+        if any(g.finish is not None or g.sequence is not None for g in generations):
             raise ValueError("a generation is run once; make a new one to write on")
         begun = perf_counter()
         for generation in generations:
@@ -114,18 +114,18 @@ class Session:
         if not active:
             self._read_alone(reading)
             return []
-        lanes = [g.open_lane for g in active]
+        sequences = [g.open_sequence for g in active]
         limits = [g.remaining - 1 for g in active]
-        result = run_round(self.stage, lanes, limits, [part.cache for part in reading])
+        result = run_round(self.stage, sequences, limits, [part.cache for part in reading])
         kept = [
             generation.advance(verdict, rows)
             for generation, verdict, rows in zip(active, result.verdicts, result.rows, strict=True)
         ]
-        for lane, verdict, tokens in zip(lanes, result.verdicts, kept, strict=True):
-            uncount(lane.counters, verdict, len(tokens))
-            lane.cache.commit(tokens)
-        self._drafter.commit([lane.drafting for lane in lanes], kept)
-        self._drafter.settle([g.open_lane.drafting for g in active if not g.running])
+        for sequence, verdict, tokens in zip(sequences, result.verdicts, kept, strict=True):
+            uncount(sequence.counters, verdict, len(tokens))
+            sequence.cache.commit(tokens)
+        self._drafter.commit([sequence.drafting for sequence in sequences], kept)
+        self._drafter.settle([g.open_sequence.drafting for g in active if not g.running])
         self._join_read()
         return active
 
@@ -142,7 +142,7 @@ class Session:
             )
         self.generations = [g for g in self.generations if g is not generation]
         self._reading = [r for r in self._reading if r.generation is not generation]
-        generation.lane = None
+        generation.sequence = None
         generation.request.target_cache = None
 
     def fork(self, generation: Generation, sample: int) -> Generation:
@@ -153,9 +153,9 @@ class Session:
         Raises:
             ValueError: the request has ended, or its prompt is not read yet.
         """
-        if generation.lane is None or not generation.running:
+        if generation.sequence is None or not generation.running:
             raise ValueError("only a request that is being written can be forked")
-        lane = generation.lane
+        sequence = generation.sequence
         sampler = generation.request.sampler.for_sample(sample)
         request = Request(
             generation.request.prompt,
@@ -164,7 +164,9 @@ class Session:
             draft_prompt=generation.request.draft_prompt,
         )
         branch = generation.branch(request)
-        [forked] = lanes_of(self.stage, [request], [lane.cache.fork()], [None], perf_counter())
+        [forked] = sequences_of(
+            self.stage, [request], [sequence.cache.fork()], [None], perf_counter()
+        )
         self._drafter.commit([forked.drafting], [as_ids(branch.output)])
         branch.open(forked, forked.counters, forked.cache.room)
         self.generations.append(branch)
@@ -190,17 +192,17 @@ class Session:
             return
         requests = [g.request for g in generations]
         prompts = [_with_output(request) for request in requests]
-        self._join(generations, open_lanes(self.stage, requests, prompts, previous))
+        self._join(generations, open_sequences(self.stage, requests, prompts, previous))
 
-    def _join(self, generations: Sequence[Generation], lanes: Sequence[Lane]) -> None:
-        """Give requests their lanes; a drafter is told of what a preempted one has written."""
-        for generation, lane in zip(generations, lanes, strict=True):
+    def _join(self, generations: Sequence[Generation], sequences: Sequence[SequenceState]) -> None:
+        """Give requests their sequences; a drafter is told of what a preempted one has written."""
+        for generation, sequence in zip(generations, sequences, strict=True):
             if generation.output:
-                lane.counters = generation.counters
-            generation.open(lane, lane.counters, lane.cache.room)
+                sequence.counters = generation.counters
+            generation.open(sequence, sequence.counters, sequence.cache.room)
         resumed = [g for g in generations if g.output]
         written = [as_ids(g.output) for g in resumed]
-        self._drafter.commit([g.open_lane.drafting for g in resumed], written)
+        self._drafter.commit([g.open_sequence.drafting for g in resumed], written)
         self.generations += generations
 
     def _begin_reading(
@@ -223,8 +225,8 @@ class Session:
             if len(part.left):
                 part.advance()
             request = part.generation.request
-            lanes = lanes_of(self.stage, [request], [part.cache], [None], part.begun)
-            self._join([part.generation], lanes)
+            sequences = sequences_of(self.stage, [request], [part.cache], [None], part.begun)
+            self._join([part.generation], sequences)
 
 
 def generate(
@@ -247,7 +249,7 @@ def generate(
 
 def _plain(prompt: Prompt) -> bool:
     """Whether a prompt is token ids alone, which may be read in parts."""
-    others = (prompt.embeddings, prompt.positions, prompt.context, prompt.axes, prompt.pictured)
+    others = (prompt.embeddings, prompt.positions, prompt.context, prompt.axes, prompt.image_prompt)
     return all(part is None for part in others)
 
 

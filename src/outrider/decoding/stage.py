@@ -35,7 +35,7 @@ class Stage:
 
 
 @dataclass(slots=True)
-class Lane:
+class SequenceState:
     """One request at one stage.
 
     Attributes:
@@ -77,19 +77,19 @@ class Learned:
     drafting: None = None
 
 
-Earlier = Lane | Learned
+Earlier = SequenceState | Learned
 """What an earlier request leaves to a later one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What happened to each lane in one round."""
+    """What happened to each sequence in one round."""
 
     drafts: list[Draft]
     rows: list[Rows]
     verdicts: list[Verdict]
 
 
-def caches_of(lanes: Sequence[Earlier | None]) -> list[Cache | None]:
-    """The verifier's cache of each lane; None where there is no lane."""
-    return [lane.cache if lane else None for lane in lanes]
+def caches_of(sequences: Sequence[Earlier | None]) -> list[Cache | None]:
+    """The verifier's cache of each sequence; None where there is no sequence."""
+    return [sequence.cache if sequence else None for sequence in sequences]

@@ -6,19 +6,19 @@ import numpy as np
 
 from outrider.core.tree import depths
 from outrider.core.types import Budget, Draft, Exactness
-from outrider.decoding.stage import Lane, Stage
+from outrider.decoding.stage import SequenceState, Stage
 from outrider.protocols import AcceptanceRule
 
 
-def budget_of(stage: Stage, lane: Lane, limit: int, batch: int) -> Budget:
-    """How much may be drafted for `lane`, which shares its forward with `batch` requests.
+def budget_of(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> Budget:
+    """How much may be drafted for `sequence`, which shares its forward with `batch` requests.
 
     A draft ends, next token included, before the target itself changes (`Cache.horizon`). Below
     the target a change can cost acceptance but not alter the text, and comes with the next commit.
     """
-    horizon = lane.cache.horizon if stage.tier == 0 else None
+    horizon = sequence.cache.horizon if stage.tier == 0 else None
     reach = limit if horizon is None else min(limit, horizon - 1)
-    return stage.policy.budget(lane.counters, batch).clipped(reach)
+    return stage.policy.budget(sequence.counters, batch).clipped(reach)
 
 
 def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:
@@ -55,5 +55,5 @@ def readable(draft: Draft, vocab_size: int) -> Draft:
 
 def _refuses(rule: AcceptanceRule) -> bool:
     """Whether the rule must see tokens that the verifier does not have: that one was drawn and is
-    refused is part of the law of what follows."""
-    return rule.needs.law and rule.exactness is Exactness.DISTRIBUTION
+    refused is part of the distribution of what follows."""
+    return rule.needs.probs and rule.exactness is Exactness.DISTRIBUTION

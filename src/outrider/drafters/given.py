@@ -67,7 +67,7 @@ class Given:
     def measured(self) -> Costs:
         """The costs. Raises `ValueError` where nothing was measured."""
         if self.costs is None:
-            raise ValueError("costs are asked for, and none were measured")
+            raise ValueError("costs are needed, and none were measured")
         return self.costs
 
     def draft_model(self, name: str) -> LanguageModel:

@@ -114,16 +114,21 @@ def copies(name: str, accept: float, longest: int = LONGEST_COPY) -> Source:
         accept=accept,
         goes_on=_COPY_GOES_ON,
         longest=longest,
-        lucky=True,
+        opportunistic=True,
         fixed=_COPY_FIXED,
         seconds=_EACH,
     )
 
 
-def tree_source(name: str, reach: tuple[float, ...], *, lucky: bool = False) -> Source:
+def tree_source(name: str, reach: tuple[float, ...], *, opportunistic: bool = False) -> Source:
     """What is believed of trees without a model; `reach` is the chance of each node."""
     return Source(
-        name=name, reach=reach, longest=MOST_NODES, lucky=lucky, fixed=_TREE_FIXED, seconds=_EACH
+        name=name,
+        reach=reach,
+        longest=MOST_NODES,
+        opportunistic=opportunistic,
+        fixed=_TREE_FIXED,
+        seconds=_EACH,
     )
 
 
@@ -131,7 +136,8 @@ def by_match(origins: Mapping[int, str], *, tree: bool) -> tuple[Source, ...]:
     """What is believed of copies that are counted by the length of their match."""
     if tree:
         return tuple(
-            tree_source(origin, even_reach(matched(n)), lucky=True) for n, origin in origins.items()
+            tree_source(origin, even_reach(matched(n)), opportunistic=True)
+            for n, origin in origins.items()
         )
     return tuple(copies(origin, matched(n)) for n, origin in origins.items())
 

@@ -17,7 +17,7 @@ class NoDrafter:
 
     name: str = "none"
     draw = Draw.DETERMINISTIC
-    gives = Needs(law=True, reference=True)
+    gives = Needs(probs=True, reference=True)
     learns = False
 
     @property

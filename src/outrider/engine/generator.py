@@ -16,7 +16,7 @@ from outrider.decoding.generation import Generation
 from outrider.engine.prompt_size import places_of
 from outrider.engine.result import Result, ResultMaker, spans
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
-from outrider.inputs.images.messages import check_sees, images_of
+from outrider.inputs.images.messages import check_reads_images, images_of
 from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_prompt, read_prompt
 from outrider.protocols import LanguageModel, Request
 from outrider.sampling import Sampler, SamplingParams
@@ -157,7 +157,7 @@ class Generator:
 
         Raises:
             OptionError: an option is unknown or out of range, an image can not be read, there are
-                more images than places for them or fewer, or the target sees none.
+                more images than places for them or fewer, or the target does not read images.
             ContextError: a prompt does not fit.
         """
         batch = is_batch(prompt)
@@ -235,10 +235,10 @@ class Generator:
             yield from generate(strategy.stage, generations, previous)
         finally:
             first = generations[0]
-            if first.lane is None:  # refused before anything was read
+            if first.sequence is None:  # refused before anything was read
                 self._kept = kept
             elif first.error is None:
-                self._kept = first.lane
+                self._kept = first.sequence
 
     def result(self, generation: Generation, strategy: Strategy) -> Result:
         """The result of a finished generation."""
@@ -248,10 +248,10 @@ class Generator:
             windows=strategy.windows,
             bytes_per_token=strategy.target.info.bytes_per_token,
         )
-        lane = generation.lane
-        if lane is None or not lane.begun:
+        sequence = generation.sequence
+        if sequence is None or not sequence.begun:
             return make(generation, {})
-        return make(generation, strategy.drafter.counters(lane.state))
+        return make(generation, strategy.drafter.counters(sequence.state))
 
     def reset(self) -> None:
         """Forget the caches kept for the next turn. What policies have learned is kept."""
@@ -278,7 +278,7 @@ class Generator:
         self, prompts: Sequence[Prompt], n: int, params: SamplingParams, target: LanguageModel
     ) -> list[Generation]:
         _SAMPLES.check("n", n)
-        check_sees(target, prompts)
+        check_reads_images(target, prompts)
         seeded = [self._for_prompt(prompt, params, target) for prompt in prompts]
         return [
             self._generation(prompt, own, sample)
@@ -292,7 +292,7 @@ class Generator:
         """Parameters of one prompt: a seed of its own if none was given, and what room is left."""
         seed = secrets.randbits(48) if params.seed is None else params.seed
         length = places_of(prompt, target)
-        if self.context_length is None or prompt.pictured is not None:
+        if self.context_length is None or prompt.image_prompt is not None:
             return replace(params, seed=seed)
         room = self.context_length - length
         if room < 1:
@@ -317,7 +317,7 @@ class Generator:
             end_ids=self.defaults.end_ids,
             sample=sample,
         )
-        window = self.context_length if prompt.pictured is not None else None
+        window = self.context_length if prompt.image_prompt is not None else None
         return Generation(
             Request(prompt, sampler), self._text_stream(prompt, params), window=window
         )

@@ -42,7 +42,7 @@ def context_config(given: GivenSelection, on: str, below: int) -> ContextConfig 
     if given is None:
         if on != "target":
             raise OptionError(
-                f"selection_on is {on!r}, and nothing says what is to be read",
+                f"selection_on is {on!r}, and no selection is given",
                 hint="Give selection=ContextConfig(...)",
             )
         return None

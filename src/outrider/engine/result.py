@@ -206,7 +206,7 @@ class ResultMaker:
             error=str(generation.error) if generation.error else None,
             context=context_figures(generation, stages, self.bytes_per_token),
             reading=reading_of(counters, stages)[0],
-            guidance=generation.lane.cache.report.guidance if generation.lane else None,
+            guidance=generation.sequence.cache.report.guidance if generation.sequence else None,
         )
 
     def _predict(self, target: Counters, stages: dict[str, Counters]) -> float | None:
@@ -232,7 +232,7 @@ class ResultMaker:
 
 def _prompt_tokens(generation: Generation) -> int:
     """Tokens of the prompt as the target reads it, those that stand for images included."""
-    prompt, lane = generation.request.prompt, generation.lane
-    if prompt.pictured is None or lane is None:
+    prompt, sequence = generation.request.prompt, generation.sequence
+    if prompt.image_prompt is None or sequence is None:
         return len(prompt)
-    return len(lane.cache.text) - len(generation.output)
+    return len(sequence.cache.text) - len(generation.output)

@@ -54,9 +54,9 @@ class GuidedCache:
             (h for h in (self.seen.horizon, self.unseen.horizon) if h is not None), default=None
         )
 
-    def spell(self, tokens: Sequence[int] | IntArray) -> list[int]:
+    def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
         """Rows that spell the longest proper prefix of `tokens`."""
-        return self.seen.spell(tokens)
+        return self.seen.match_prefix(tokens)
 
     def commit(self, tokens: Sequence[int] | IntArray) -> None:
         """Append emitted tokens to both texts."""

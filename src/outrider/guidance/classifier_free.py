@@ -22,7 +22,7 @@ class Guided(Around):
     """A `LanguageModel` around `inner`, whose logits are `null + scale * (seen - null)`.
 
     `seen` are the logits after the prompt with its images, `null` those after the same prompt with
-    `Pictured.blanked()` images. Each text is read twice, in one forward of the model inside. A
+    `ImagePrompt.blanked()` images. Each text is read twice, in one forward of the model inside. A
     scale of 1 gives the model's own rows bit for bit, 0 those without images. In the paper captions
     name more of what is there above 1, and read less well; `tiny-vision`'s name less
     (docs/negative-results.md). Prompts without images are read once and are not guided.
@@ -59,7 +59,7 @@ class Guided(Around):
     ) -> list[Cache]:
         """Read the prompts, those with images also as if nothing could be seen on them."""
         old = list(reuse) if reuse is not None else [None] * len(prompts)
-        blanks = {id(p): _blank(p) for p in prompts if p.pictured is not None}
+        blanks = {id(p): _blank(p) for p in prompts if p.image_prompt is not None}
         twins = [i for i, prompt in enumerate(prompts) if id(prompt) in blanks]
         caches = self.inner.start(
             [*prompts, *(blanks[id(prompts[i])] for i in twins)],
@@ -102,14 +102,14 @@ def guide(model: LanguageModel, scale: float) -> LanguageModel:
     """`model`, guided by the images of its prompts; `model` itself where the scale is 1.
 
     Raises:
-        OptionError: the scale is out of range, or the model sees no images.
+        OptionError: the scale is out of range, or the model does not read images.
     """
     check_scale(scale)
     if scale == 1.0:
         return model
     if not model.info.image_token_ids:
         raise OptionError(
-            f"guidance is {scale:g}, and model {model.info.name} sees no images",
+            f"guidance is {scale:g}, and model {model.info.name} does not read images",
             hint="Leave guidance out, or load an image-text model with its processor",
         )
     return Guided(model, scale)
@@ -127,8 +127,8 @@ def check_scale(scale: float) -> None:
 
 def _blank(prompt: Prompt) -> Prompt:
     """The same prompt, of whose images nothing can be seen."""
-    assert prompt.pictured is not None
-    return replace(prompt, pictured=prompt.pictured.blanked())
+    assert prompt.image_prompt is not None
+    return replace(prompt, image_prompt=prompt.image_prompt.blanked())
 
 
 def _seen(cache: Cache) -> Cache:

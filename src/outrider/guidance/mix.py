@@ -23,7 +23,7 @@ def mix(
     reference: int = 0,
     gate: Bool[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, "rows vocab"]:
-    """The weighted sum of sources, as scores whose softmax is the mixed law.
+    """The weighted sum of sources, as scores whose softmax is the mixed distribution.
 
     Sources without weight are not looked at. A token that a source with a positive weight
     excludes (-inf) is excluded. One that only a source with a negative weight excludes would be
@@ -54,8 +54,8 @@ def mix(
     else:
         scores = _sum(parts, space, like=sources[0])
     if alpha > 0.0:
-        law = torch.softmax(_wide(sources[reference]), dim=-1)
-        unlikely = law < alpha * law.amax(dim=-1, keepdim=True)
+        probs = torch.softmax(_wide(sources[reference]), dim=-1)
+        unlikely = probs < alpha * probs.amax(dim=-1, keepdim=True)
         scores = scores.masked_fill(unlikely, -torch.inf)
     if gate is not None:
         scores = torch.where(gate[:, None], scores, sources[0].to(scores.dtype))

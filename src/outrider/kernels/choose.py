@@ -58,10 +58,10 @@ def choose(scores: Float[Tensor, " vocab"], sampler: PlainSampler, index: int) -
     loaded = library()
     assert loaded is not None
     size = scores.shape[0]
-    desk = 0
+    scratch = 0
     if sampler.layout.temperature or sampler.layout.num_banned:
         room = torch.empty(3 * size + 64)
-        desk = room.data_ptr()
+        scratch = room.data_ptr()
     return loaded.outrider_choose(
-        scores.data_ptr(), size, ctypes.byref(sampler.layout), index, desk
+        scores.data_ptr(), size, ctypes.byref(sampler.layout), index, scratch
     )

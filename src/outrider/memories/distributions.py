@@ -1,7 +1,7 @@
 """What a target thought likely after the last few tokens: probabilities, not only ids (STAND).
 
 Song et al., "Accelerated Test-Time Scaling with Model-Free Speculative Sampling" (arXiv
-2506.04708): n-grams that remember the mean of the laws seen after them.
+2506.04708): n-grams that remember the mean of the distributions seen after them.
 """
 
 from collections.abc import Sequence

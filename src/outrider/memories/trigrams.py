@@ -1,7 +1,7 @@
 """Which tokens follow two tokens, with weights: counted in a corpus, adapted to the text (ADED).
 
 Liu et al., "Adaptive Draft-Verification for Efficient Large Language Model Decoding" (ADED, arXiv
-2407.12021): the tri-gram matrix that stands in for the target's law.
+2407.12021): the tri-gram matrix that stands in for the target's distribution.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -18,7 +18,7 @@ from outrider.models.llama.decoder import Decoder, supports
 from outrider.models.llama.lora import Adapter, add_to_modules, with_adapter
 from outrider.models.llama.text_stack import TextStack, text_stack
 from outrider.models.quality import checkable, int8_quality
-from outrider.models.vision.loading import shows_images, with_eyes
+from outrider.models.vision.loading import shows_images, with_vision
 from outrider.protocols import LanguageModel
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def load_model(
     """The model that `source` names, ready to run.
 
     Folders that `Decoder` supports run there; the others fall back to `transformers`, with one
-    `FallbackWarning` that says why. Of an image-text model the text stack is run, behind its eyes
-    (`Sighted`), or without them, with one `BlindWarning` that says why.
+    `FallbackWarning` that says why. Of an image-text model the text stack is run, behind its vision
+    encoder (`VisionLanguageModel`), or without them, with one `BlindWarning` that says why.
 
     Args:
         source: a folder, a hub name, a built `transformers` model (which keeps its dtype and
@@ -94,18 +94,18 @@ def load_model(
     added = None if adapter is None else Adapter.load(adapter)
     if added is not None:
         checkpoint = with_adapter(checkpoint, added)
-    sees, trust = shows_images(checkpoint), {"trust_remote_code": trust_remote_code}
-    text = text_stack(checkpoint) if sees else _whole(checkpoint)
+    vision_model, trust = shows_images(checkpoint), {"trust_remote_code": trust_remote_code}
+    text = text_stack(checkpoint) if vision_model else _whole(checkpoint)
     if text.checkpoint is None:
         model = _through_transformers(checkpoint, kind, place, name, text.reason, added, **trust)
     elif place.type == "cpu":
         model = _on_cpu(text.checkpoint, dtype, name, threads)
     else:
         model = _on_device(text.checkpoint, kind, place, name)
-    if not sees:
+    if not vision_model:
         return model
     called = name or str(source)
-    return with_eyes(model, checkpoint, dtype=kind, device=place, name=called, **trust)
+    return with_vision(model, checkpoint, dtype=kind, device=place, name=called, **trust)
 
 
 def check_adapter(source: ModelSource, adapter: str | Path | None) -> None:

@@ -52,7 +52,7 @@ class Demand:
         config = text_config(checkpoint.config)
         weights = sum(_bytes(t, dtype) for t in checkpoint.tensors.values())
         if (text := text_checkpoint(checkpoint)) is not None:
-            weights = _with_eyes(checkpoint, text, dtype)
+            weights = _with_vision(checkpoint, text, dtype)
         return cls(
             tier=tier,
             weights=weights,
@@ -73,8 +73,9 @@ def _bytes(tensor: TensorInfo, dtype: torch.dtype) -> int:
     return tensor.num_elements * dtype.itemsize if tensor.dtype in _FLOATING else tensor.nbytes
 
 
-def _with_eyes(checkpoint: Checkpoint, text: Checkpoint, dtype: torch.dtype) -> int:
-    """Bytes of a text stack, and of eyes that have embeddings of their own and no int8."""
+def _with_vision(checkpoint: Checkpoint, text: Checkpoint, dtype: torch.dtype) -> int:
+    """Bytes of a text stack, and of vision encoder that have embeddings of their own and no
+    int8."""
     own = {(info.file, info.offset) for info in text.tensors.values()}
     sight = [t for t in checkpoint.tensors.values() if (t.file, t.offset) not in own]
     sight += [t for name, t in text.tensors.items() if name.endswith("embed_tokens.weight")]

@@ -1,4 +1,4 @@
-"""Models over a tiny vocabulary whose law over whole sequences can be written down.
+"""Models over a tiny vocabulary whose distribution over whole sequences can be written down.
 
 They are the ground truth of the test suite: small enough that the probability of every
 continuation is a product of table entries, real enough to go through the same round as any model.
@@ -130,24 +130,24 @@ class TabularModel:
         context = ([0] * self.order + list(text))[len(text) :]
         return self.table[tuple(context)]
 
-    def sequence_law(
+    def sequence_probs(
         self, prompt: Sequence[int], length: int, sampler: Sampler
     ) -> Float[Tensor, "..."]:
         """Probability of each continuation: `length` axes of size vocab, summing to one.
 
         After an end token only token 0 follows, so that every continuation has full length.
         """
-        law = torch.ones((), dtype=torch.float64)
+        probs = torch.ones((), dtype=torch.float64)
         prefixes: list[list[int]] = [[]]
         for _ in range(length):
-            rows = [self._step_law(prompt, prefix, sampler) for prefix in prefixes]
-            law = law.reshape(-1, 1) * torch.stack(rows)
+            rows = [self._step_probs(prompt, prefix, sampler) for prefix in prefixes]
+            probs = probs.reshape(-1, 1) * torch.stack(rows)
             prefixes = [[*prefix, t] for prefix in prefixes for t in range(self.info.vocab_size)]
-        return law.reshape([self.info.vocab_size] * length)
+        return probs.reshape([self.info.vocab_size] * length)
 
-    def _step_law(self, prompt: Sequence[int], prefix: list[int], sampler: Sampler) -> Tensor:
+    def _step_probs(self, prompt: Sequence[int], prefix: list[int], sampler: Sampler) -> Tensor:
         if any(token in sampler.end_ids for token in prefix):
             row = torch.zeros(self.info.vocab_size, dtype=torch.float64)
             row[0] = 1.0
             return row
-        return sampler.law(self.logits_after([*prompt, *prefix]), prefix)
+        return sampler.probs(self.logits_after([*prompt, *prefix]), prefix)

@@ -1,60 +1,115 @@
 """Draft as much as is expected to pay: tokens per second from measured costs and acceptance.
 
-What each origin of drafts promises is in `source.py`; here is who of them drafts, and when what
-did not pay is tried again.
+`source.py` computes what each source of drafts promises. This file decides which sources draft, and
+when a source that did not pay is tried again. `pauses.py` decides when opportunistic sources, which
+may have nothing to propose, are left out.
+
+One request goes through these states (`Decision`):
+
+    no decision ---> decided: shares for the sources ---> the same budget, round after round
+                        ^                                     |
+                        |   a draft was verified,             |
+                        |   or `_VALID` rounds have passed,   |
+                        |   or a source is due for a trial,   |
+                        |   or opportunistic sources had      |
+                        +-- nothing for too many rounds ------+
+
+Within a decision each source is in one of four states:
+
+    leads: the steady source that promises most, and more than undrafted decoding
+    supplements: an opportunistic source that promises more than the leader
+    left out: promises too little; it is due for a trial ever more rarely
+    on trial: one round with a share; while its drafts are fully accepted, every round
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf
 
 from outrider.core.counters import Counters, Pace, Tally
 from outrider.core.errors import OptionError
 from outrider.core.types import Budget
 from outrider.policies.curve import CostCurve
+from outrider.policies.pauses import FIRST_ROUNDS, NOTICEABLE, Pauses
 from outrider.policies.source import Plan, Source
 from outrider.protocols.method import Method, Paper
 
 _NEVER = Tally()
 _BELIEF, _RECALLED = 4, 16
-"""Rounds for which it is believed that both kinds have one pace; most rounds that count."""
-_PATIENCE, _NAP, _LONGEST_NAP = 0.4, 8, 64
-"""What lucky sources that have nothing may cost in a row, in rounds; rounds they are then left
-alone, at first and at most."""
-DEAR, _LATE = 0.05, 12
-"""Share of a round from which asking is dear; the first rounds of a text, in which it is not asked
-then: most short texts have nothing to copy."""
-_TRIFLE = 0.01
-"""Share of a round that asking may take unnoticed."""
-_STANDING = 16
-"""Rounds for which measured paces, and decisions that nothing contradicts, stand."""
+"""Weight, in rounds, of the belief that rounds with and without a draft are equally slowed; most
+rounds that count against it."""
+_LEAST_PACE = 1e-6
+"""No round takes a smaller share of its expected time; clocks may say 0."""
+_VALID = 16
+"""Rounds for which measured paces, and decisions that nothing contradicts, are valid."""
+
+
+@dataclass(slots=True)
+class Decision:
+    """What the policy has decided for one request, and for how long it is valid.
+
+    Attributes:
+        batch: requests that share a forward.
+        budget: the current decision; None before the first.
+        since: the round of the decision.
+        until: the round before which it is valid.
+        drafts: rounds with a draft when it was made.
+        verify: by the size of a draft, seconds of a round beside drafting.
+        fresh: the round until which `verify` is valid.
+        plans: by source, its drafts when it was planned for, and the plan.
+        proposing: whether opportunistic sources have a share.
+        pauses: when opportunistic sources are left out.
+        steady_pays: whether a source that always proposes had a share at last.
+        starts_undrafted: whether the text before this one ended without drafting. Where asking
+            takes a noticeable share of a round, the first rounds of this text are undrafted too.
+    """
+
+    batch: int
+    budget: Budget | None = None
+    since: int = 0
+    until: int = 0
+    drafts: int = 0
+    verify: Sequence[float] = ()
+    fresh: int = 0
+    plans: dict[str, tuple[int, Plan]] = field(default_factory=dict[str, tuple[int, Plan]])
+    proposing: bool = False
+    pauses: Pauses = field(default_factory=Pauses)
+    steady_pays: bool = False
+    starts_undrafted: bool = False
+
+    def valid(self, drafts: int, now: int) -> bool:
+        """Whether the budget holds in round `now`, with `drafts` rounds that had a draft."""
+        holds = self.budget is not None and drafts == self.drafts
+        return holds and self.since <= now < self.until and not self.pauses.due
+
+    def carried(self) -> "Decision":
+        """The state that the next text begins with."""
+        return Decision(self.batch, starts_undrafted=not (self.steady_pays or self.proposing))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedGain:
-    """Asks each source for as many tokens as promise the most tokens per second, or for none.
+    """Gives each source the share that promises the most tokens per second, or none.
 
-    It goes by the tallies of one request: how often tokens of each origin were kept and what
-    drafting them took, faded with distance and weighed with what was believed before. Of the
-    sources that can always draft, the best one alone gets a share; lucky ones get theirs beside
-    it, where they promise more. A source that was left out is tried again when as many rounds
-    have passed as there were before its newest draft, at least `probe_after` and at most
-    `probe_within`; while its trials are kept, every round.
+    The promise of a source follows from the counts of one request: how often its tokens were
+    accepted, and what drafting them took. Older rounds count less; at first prior beliefs count.
+    Of the steady sources, which always propose, only the best one gets a share. Opportunistic
+    sources get a share beside it where they promise more. A source that is left out is tried again
+    after as many rounds as there were before its newest draft, at least `probe_after` and at most
+    `probe_within`; while its trials are fully accepted, in every round.
 
-    Its budgets depend on measured times. With `Match` at the outside that changes speed, never
-    text. With other rules the text may depend on draft lengths: two runs may differ.
+    Budgets depend on measured times. With `Match` as the outermost rule this changes speed, never
+    the text. With other rules the text may depend on draft lengths, so two runs may differ.
 
     Attributes:
         verify: seconds of the verifier's forward by rows.
-        sources: whose drafts it deals with; it asks for nothing where there are none.
+        sources: the sources of drafts; without any the budget is empty.
         overhead: seconds of a round beside drafting and the verifier's forward.
-        handling: what comes on top in rounds that verify a draft.
-        asking: what it takes to ask lucky sources that have nothing. Where that counts beside a
-            round, those that had nothing for some rounds rest for 8, then for ever longer.
-        margin: share by which drafting must promise more than not drafting.
-        probe_after: rounds after which a source left out is tried again, at the earliest.
-        probe_within: the same, at the latest.
-        plain_every: of so many rounds one is undrafted, to see what that takes here and now.
+        handling: additional seconds of a round that verifies a draft.
+        asking: seconds of a round in which opportunistic sources propose nothing.
+        margin: share by which drafting must promise more than undrafted decoding.
+        probe_after: fewest rounds after which a source that is left out is tried again.
+        probe_within: most rounds after which it is tried again.
+        plain_every: one round in so many is undrafted, to measure undrafted rounds on this text.
     """
 
     verify: CostCurve
@@ -89,74 +144,64 @@ class ExpectedGain:
 
         A decision stands until a draft was verified, or for a few rounds.
         """
-        desk, now = counters.plan, counters.now
-        if not isinstance(desk, _Desk) or desk.batch != batch:
-            desk = counters.plan = _Desk(batch)
+        decision, now = counters.plan, counters.now
+        if not isinstance(decision, Decision) or decision.batch != batch:
+            decision = counters.plan = Decision(batch)
         drafts = counters.rounds - counters.undrafted_rounds
-        desk.vain += desk.asks
-        stands = drafts == desk.drafts and desk.since <= now < desk.until
-        if desk.budget is None or not stands or desk.vain >= desk.patience:
-            desk.drafts, desk.since = drafts, now
-            desk.budget, desk.until = self._decide(counters, desk)
-        return desk.budget
+        decision.pauses.misses += decision.proposing
+        if decision.budget is None or not decision.valid(drafts, now):
+            decision.drafts, decision.since = drafts, now
+            decision.budget, decision.until = self._decide(counters, decision)
+        return decision.budget
 
-    def _decide(self, counters: Counters, desk: "_Desk") -> tuple[Budget, int]:
-        """The budget, and the round at which it is to be looked at again."""
+    def _decide(self, counters: Counters, decision: Decision) -> tuple[Budget, int]:
+        """The budget, and the round before which it is valid."""
         now = counters.now
-        if desk.quiet and self.asking > DEAR * self._alone[0]:
-            desk.quiet = False
-            return self._budget(dict.fromkeys((s.name for s in self.sources), 0)), now + _LATE
+        nothing = dict.fromkeys((source.name for source in self.sources), 0)
+        if decision.starts_undrafted and self.asking > NOTICEABLE * self._alone[0]:
+            decision.starts_undrafted = False
+            return self._budget(nothing), now + FIRST_ROUNDS
         plain = now + self.plain_every - 1 - now % self.plain_every
         if now == plain:
-            return self._budget({source.name: 0 for source in self.sources}), now + 1
-        if now >= desk.fresh or not desk.verify:
-            desk.verify, desk.fresh = self._here(counters, desk.batch), now + _STANDING
-            desk.plans.clear()
-        asleep = self._naps(counters, desk)
-        shares = self._shares(counters, self._plans(counters, desk), desk.verify)
-        if asleep:
-            shares |= dict.fromkeys((source.name for source in self.sources if source.lucky), 0)
-        desk.asks = any(shares[source.name] for source in self.sources if source.lucky)
-        until = now + _STANDING
-        if not any(shares.values()):
-            until = min(
-                (
-                    desk.asleep if source.lucky and asleep else self._due_at(source, counters)
-                    for source in self.sources
-                ),
-                default=plain,
-            )
-        desk.pays = any(shares[source.name] for source in self.sources if not source.lucky)
+            return self._budget(nothing), now + 1
+        if now >= decision.fresh or not decision.verify:
+            decision.verify, decision.fresh = self._here(counters, decision.batch), now + _VALID
+            decision.plans.clear()
+        paused = self._paused(counters, decision)
+        shares = self._shares(counters, self._plans(counters, decision), decision.verify)
+        if paused:
+            shares |= {source.name: 0 for source in self.sources if source.opportunistic}
+        decision.proposing = any(shares[s.name] for s in self.sources if s.opportunistic)
+        decision.steady_pays = any(shares[s.name] for s in self.sources if not s.opportunistic)
+        until = (
+            now + _VALID
+            if any(shares.values())
+            else self._next_trial(counters, decision, paused, plain)
+        )
         return self._budget(shares), max(min(until, plain), now + 1)
 
-    def _naps(self, counters: Counters, desk: "_Desk") -> bool:
-        """Whether lucky sources are not asked for a while, having had nothing for long.
+    def _next_trial(self, counters: Counters, decision: Decision, paused: bool, plain: int) -> int:
+        """The round in which a source that is left out is tried, or a pause ends."""
+        rounds = (
+            decision.pauses.until
+            if source.opportunistic and paused
+            else self._due_at(source, counters)
+            for source in self.sources
+        )
+        return min(rounds, default=plain)
 
-        Asking costs little, but a round of a small model is short.
-        """
-        share = self.asking / desk.verify[0]
-        if share <= _TRIFLE:
-            return False
-        patience = max(_PATIENCE // share, 2)
-        if desk.patience == inf:
-            desk.patience = patience
-            desk.asleep = counters.past + _LATE if share > DEAR else 0
-        tallies = [counters.tallies.get(s.name, _NEVER) for s in self.sources if s.lucky]
-        found, kept = sum(t.drafts for t in tallies), sum(t.accepted for t in tallies)
-        if found != desk.found:
-            desk.found, desk.vain = found, 0
-        if kept != desk.kept:
-            desk.kept, desk.nap, desk.patience, desk.asleep = kept, _NAP, patience, 0
-        if desk.vain >= desk.patience:
-            desk.asleep, desk.vain = counters.now + desk.nap, 0
-            desk.nap, desk.patience = min(2 * desk.nap, _LONGEST_NAP), max(patience // 2, 1)
-        return counters.now < desk.asleep
+    def _paused(self, counters: Counters, decision: Decision) -> bool:
+        """Whether opportunistic sources are left out in this round."""
+        share = self.asking / decision.verify[0]
+        tallies = [counters.tallies.get(s.name, _NEVER) for s in self.sources if s.opportunistic]
+        return decision.pauses.paused(share, counters.now, counters.past, tallies)
 
     def _shares(
         self, counters: Counters, plans: Sequence[tuple[Source, Plan]], verify: Sequence[float]
     ) -> dict[str, int]:
-        """Of the sources that can always draft one gets a share; lucky ones where they pay."""
-        steady = [pair for pair in plans if not pair[0].lucky]
+        """Of the sources that can always draft one gets a share; opportunistic ones where they
+        pay."""
+        steady = [pair for pair in plans if not pair[0].opportunistic]
         shares = dict.fromkeys((source.name for source, _ in steady), 0)
         floor = (1.0 + self.margin) / verify[0]
         if steady:
@@ -170,7 +215,7 @@ class ExpectedGain:
                 shares[leader.name] = int(self._due(leader, counters))
             floor = max(floor, plan.speed)
         for source, plan in plans:
-            if source.lucky:
+            if source.opportunistic:
                 pays = plan.speed >= floor
                 shares[source.name] = plan.length if pays else int(self._due(source, counters))
         return shares
@@ -184,14 +229,17 @@ class ExpectedGain:
     def _deepest(source: Source, share: int) -> int:
         return min(share, source.depth) if source.reach else share
 
-    def _plans(self, counters: Counters, desk: "_Desk") -> list[tuple[Source, Plan]]:
+    def _plans(self, counters: Counters, decision: Decision) -> list[tuple[Source, Plan]]:
         """What serves each source best now; looked up where its drafts have changed nothing."""
         found: list[tuple[Source, Plan]] = []
         for source in self.sources:
             tally = counters.tallies.get(source.name, _NEVER)
-            known = desk.plans.get(source.name)
+            known = decision.plans.get(source.name)
             if known is None or known[0] != tally.drafts:
-                known = desk.plans[source.name] = (tally.drafts, source.plan(tally, desk.verify))
+                known = decision.plans[source.name] = (
+                    tally.drafts,
+                    source.plan(tally, decision.verify),
+                )
             found.append((source, known[1]))
         return found
 
@@ -215,7 +263,8 @@ class ExpectedGain:
         """How many rounds count, and their seconds / those of the curve."""
         if not (pace.count and pace.seconds):
             return 0, 1.0
-        return min(pace.count, _RECALLED), pace.seconds / self.verify.seconds(pace.size)
+        ratio = pace.seconds / self.verify.seconds(pace.size)
+        return min(pace.count, _RECALLED), max(ratio, _LEAST_PACE)
 
     def _round_seconds(self, batch: int) -> tuple[float, ...]:
         """By draft length, one request's part of a round in which all draft alike."""
@@ -235,48 +284,6 @@ class ExpectedGain:
         if tally.drafts and tally.clean:
             return tally.newest
         return tally.newest + min(max(tally.newest, self.probe_after), self.probe_within)
-
-
-@dataclass(slots=True)
-class _Desk:
-    """What the policy has worked out for one request, and until when it stands.
-
-    Attributes:
-        batch: requests that share a forward.
-        budget: the decision that stands; from round `since`, before round `until`, while rounds
-            with a draft are `drafts` in number.
-        verify: by the size of a draft, seconds of a round beside drafting; until round `fresh`.
-        plans: by source, its drafts when it was planned for, and the plan.
-        asks: whether lucky sources have a share; `vain` rounds they had nothing in a row, of which
-            `patience` are borne before they are left alone, until round `asleep`; next time for
-            `nap` rounds. Any of their tokens that is kept wakes them for good.
-        found: their drafts when last looked at; `kept` of their tokens were accepted by then.
-        pays: whether a source that can always draft had a share at last.
-        quiet: whether the text before ended with nobody drafting. Where asking is dear, this one
-            begins so, without a thought.
-    """
-
-    batch: int
-    budget: Budget | None = None
-    since: int = 0
-    until: int = 0
-    drafts: int = 0
-    verify: Sequence[float] = ()
-    fresh: int = 0
-    plans: dict[str, tuple[int, Plan]] = field(default_factory=dict)
-    asks: bool = False
-    vain: int = 0
-    patience: float = inf
-    nap: int = _NAP
-    asleep: int = 0
-    found: int = 0
-    kept: int = 0
-    pays: bool = False
-    quiet: bool = False
-
-    def carried(self) -> "_Desk":
-        """What the next text begins with."""
-        return _Desk(self.batch, quiet=not (self.pays or self.asks))
 
 
 METHOD = Method(

@@ -18,7 +18,8 @@ from outrider.core.errors import OptionError
 _DRAFTS_BELIEVED = 3.0
 """Drafts that the belief about first tokens counts for, until it fades."""
 _FIRST_COPY = 6
-"""Longest draft of a lucky source until one of its drafts was kept; then twice what was kept."""
+"""Longest draft of a opportunistic source until one of its drafts was kept; then twice what was
+kept."""
 _SURE = 3.0
 """Kept nodes that the belief about one block of a tree counts for."""
 
@@ -38,8 +39,8 @@ class Source:
         goes_on: chance that a later one is, its parent having been kept; None: the same.
         weight: tested tokens that this belief counts for, until it fades like them.
         longest: most tokens drafted at once.
-        lucky: it drafts only where it happens to find something, and costs nothing elsewhere. It
-            is asked before the others, where it promises more than they do.
+        opportunistic: it drafts only where it happens to find something, and costs nothing
+            elsewhere. It is asked before the others, where it promises more than they do.
         reach: for drafters of trees, by the place of a node in the order of its draft, the chance
             that it is kept; never rising. Empty: it drafts chains, and `accept` speaks.
         depth: deepest path of its trees.
@@ -52,7 +53,7 @@ class Source:
     goes_on: float | None = None
     weight: float = 6.0
     longest: int = 16
-    lucky: bool = False
+    opportunistic: bool = False
     reach: tuple[float, ...] = ()
     depth: int = 8
 
@@ -116,7 +117,7 @@ class Source:
         if self.reach:
             return best_tree(self.reached(tally.ranks), self.costs(tally), verify)
         longest = self.longest
-        if self.lucky:  # texts differ in how far they copy: each must show it
+        if self.opportunistic:  # texts differ in how far they copy: each must show it
             longest = min(longest, max(_FIRST_COPY, 2 * tally.run))
         chances = self.first(tally), self.chance(tally)
         return best_length(chances, self.costs(tally), verify, longest)

@@ -19,7 +19,7 @@ from outrider.protocols.model import (
 from outrider.protocols.policy import DraftPolicy
 from outrider.protocols.request import Request
 from outrider.protocols.rule import NO_NEEDS, AcceptanceRule, Needs
-from outrider.protocols.vision import Eyes
+from outrider.protocols.vision import VisionEncoder
 
 __all__ = [
     "CAPABILITIES",
@@ -34,7 +34,6 @@ __all__ = [
     "DraftPolicy",
     "Drafter",
     "DrafterState",
-    "Eyes",
     "HiddenStates",
     "LanguageModel",
     "Layered",
@@ -44,4 +43,5 @@ __all__ = [
     "Segment",
     "Segmented",
     "TokenEmbedding",
+    "VisionEncoder",
 ]

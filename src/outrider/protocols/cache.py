@@ -70,7 +70,7 @@ class Cache(Protocol):
         """How the text was read."""
         ...
 
-    def spell(self, tokens: Sequence[int] | IntArray) -> list[int]:
+    def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
         """Rows that spell the longest prefix of `tokens`, never all of them: the last token is
         left to be fed (again), since its row's logits are gone."""
         ...

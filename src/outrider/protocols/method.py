@@ -18,7 +18,7 @@ Value = int | float | str | bool | tuple[int, ...] | None
 """A value of an option, as text and Python give it."""
 
 _PLAIN = (bool, int, float, str, NoneType)
-_INTERNAL = frozenset({"name", "origin", "needs", "tier", "with_laws"})
+_INTERNAL = frozenset({"name", "origin", "needs", "tier", "with_probs"})
 """Fields that the strategy sets, not the user."""
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}

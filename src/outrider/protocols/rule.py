@@ -16,11 +16,11 @@ from outrider.protocols.view import View
 class Needs:
     """What the rule above a drafter must find in its drafts."""
 
-    law: bool = False
+    probs: bool = False
     reference: bool = False
 
     def __or__(self, other: "Needs") -> "Needs":
-        return Needs(law=self.law or other.law, reference=self.reference or other.reference)
+        return Needs(probs=self.probs or other.probs, reference=self.reference or other.reference)
 
 
 NO_NEEDS = Needs()
@@ -46,8 +46,8 @@ class AcceptanceRule(Protocol):
         ...
 
     @property
-    def tracks_law(self) -> bool:
-        """Whether its verdict can name the law each emitted token was drawn from."""
+    def tracks_probs(self) -> bool:
+        """Whether its verdict can name the distribution each emitted token was drawn from."""
         ...
 
     def __call__(self, draft: Draft, view: View) -> Verdict:

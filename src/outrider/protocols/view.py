@@ -26,8 +26,8 @@ _HINTS = {
 class View:
     """One request at one verifying tier.
 
-    Row 0 of `rows` belongs to the text (node -1), row `i + 1` to node i. Choices and laws are
-    computed for visited nodes only, and once.
+    Row 0 of `rows` belongs to the text (node -1), row `i + 1` to node i. Choices and distributions
+    are computed for visited nodes only, and once.
 
     Attributes:
         generated: committed output and tail: everything written before the draft.
@@ -47,7 +47,7 @@ class View:
     ledger: Counters
     _supports: dict[int, Support] = field(default_factory=dict)
     _choices: dict[int, int] = field(default_factory=dict)
-    _laws: dict[int, Tensor] = field(default_factory=dict)
+    _distributions: dict[int, Tensor] = field(default_factory=dict)
 
     def logits(self, node: int) -> Float[Tensor, " vocab"]:
         """The verifier's raw logits for what follows `node`."""
@@ -87,11 +87,11 @@ class View:
         chosen = chooser(self.sampler, len(self.generated) + depth)
         return {} if chosen is None else {i - 1: int(t) for i, t in enumerate(chosen) if t >= 0}
 
-    def law(self, node: int) -> Float[Tensor, " vocab"]:
+    def probs(self, node: int) -> Float[Tensor, " vocab"]:
         """The verifier's warped distribution after `node`, float64 on the CPU."""
-        if node not in self._laws:
-            self._laws[node] = self._support(node).law(self.rows.logits.shape[-1])
-        return self._laws[node]
+        if node not in self._distributions:
+            self._distributions[node] = self._support(node).probs(self.rows.logits.shape[-1])
+        return self._distributions[node]
 
     def _support(self, node: int) -> Support:
         if node not in self._supports:
@@ -119,9 +119,9 @@ class View:
         """Whether nothing may follow `token`."""
         return token in self.sampler.end_ids
 
-    def draw(self, law: Float[Tensor, " vocab"], node: int, purpose: Purpose) -> int:
-        """A token for the place after `node`, from `law` (need not sum to one)."""
-        return self.sampler.draw_from(law, self.index(node), purpose, self.tier)
+    def draw(self, probs: Float[Tensor, " vocab"], node: int, purpose: Purpose) -> int:
+        """A token for the place after `node`, from `probs` (need not sum to one)."""
+        return self.sampler.draw_from(probs, self.index(node), purpose, self.tier)
 
     def uniform(self, node: int, sibling: int = 0) -> float:
         """The number that decides whether a child of `node` is accepted."""
@@ -129,5 +129,5 @@ class View:
 
 
 def _named(error: LogitsError, model: str) -> LogitsError:
-    """The error with the model's name, and the mend."""
+    """The error with the model's name, and how to fix it."""
     return LogitsError(f"model {model}: {error.problem}", hint=_HINTS.get(error.problem, ""))

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from outrider.core.types import (
-    Pictured,
+    ImagePrompt,
     Prompt,
 )
 
 
 @runtime_checkable
-class Eyes(Protocol):
+class VisionEncoder(Protocol):
     """What makes images readable for one model."""
 
     @property
@@ -18,7 +18,7 @@ class Eyes(Protocol):
         """Ids that stand for images. They are read, and never drafted."""
         ...
 
-    def views(self, pictured: Sequence[Pictured]) -> list[Prompt]:
+    def views(self, image_prompt: Sequence[ImagePrompt]) -> list[Prompt]:
         """What this model reads of each: `token_ids` with placeholders, `embeddings` with the
         features of the images, and `axes` where it has them. Images are encoded together.
 

@@ -1,8 +1,8 @@
 """Coupled noise: random numbers that are a function of what they are for, not of when.
 
 Two models that draw the token with the same generated index from the same seed see the same
-Gumbel noise, so where their laws agree they draw the same token. That is why a draft can be
-accepted by plain equality, and why speculation can not change a sampled text.
+Gumbel noise, so where their distributions agree they draw the same token. That is why a draft can
+be accepted by plain equality, and why speculation can not change a sampled text.
 
 Numbers come from a counter-based integer hash (the finaliser of SplitMix64, Steele, Lea and
 Flood 2014), so they are the same on every device and for every padding of the vocabulary.

@@ -171,11 +171,11 @@ class Sampler:
             return quick
         return self.draw(self.support(logits, generated), len(generated), Purpose.CHOICE)
 
-    def law(
+    def probs(
         self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
     ) -> Float[Tensor, " vocab"]:
         """The warped distribution, float64 on the CPU, that `choose` draws from."""
-        return self.support(logits, generated).law(logits.numel())
+        return self.support(logits, generated).probs(logits.numel())
 
     def draw(
         self, support: Support, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
@@ -194,11 +194,11 @@ class Sampler:
         return support.scores.double() + gumbel(key, support.ids)
 
     def draw_from(
-        self, law: Float[Tensor, " vocab"], index: int, purpose: Purpose, tier: int
+        self, probs: Float[Tensor, " vocab"], index: int, purpose: Purpose, tier: int
     ) -> int:
         """One token from a distribution given as probabilities."""
-        ids = torch.nonzero(law > 0).flatten()
-        return self.draw(Support(ids, law[ids].log()), index, purpose, tier)
+        ids = torch.nonzero(probs > 0).flatten()
+        return self.draw(Support(ids, probs[ids].log()), index, purpose, tier)
 
     def uniform(self, index: int, purpose: Purpose, tier: int, sibling: int = 0) -> float:
         """A number in (0, 1) of the stream named."""

@@ -27,11 +27,11 @@ class Support:
         """Their probabilities, float64, which sum to one."""
         return torch.softmax(self.scores.double(), dim=-1)
 
-    def law(self, vocab_size: int) -> Float[Tensor, " vocab"]:
+    def probs(self, vocab_size: int) -> Float[Tensor, " vocab"]:
         """The whole distribution, zero outside the support."""
-        law = torch.zeros(vocab_size, dtype=torch.float64)
-        law[self.ids] = self.probabilities()
-        return law
+        probs = torch.zeros(vocab_size, dtype=torch.float64)
+        probs[self.ids] = self.probabilities()
+        return probs
 
     def keep(self, mask: Tensor) -> "Support":
         """The part of the support where `mask` is true."""

@@ -26,7 +26,7 @@ from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.growth import Growth
 from outrider.memories.store import Datastore
 from outrider.models.costs import measure_costs
-from outrider.policies.expected_gain import DEAR
+from outrider.policies.pauses import NOTICEABLE
 from outrider.policies.windows import Chances, best_windows
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
 from outrider.protocols.method import Paper, Value
@@ -148,7 +148,7 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
 def _copies(costs: Costs) -> Lookup:
     """Lookups; where a round is so short that asking is dear, after three matching tokens only."""
     round_seconds = costs.target.seconds(1) + costs.overhead
-    return Lookup(min_ngram=1 if DEAR * round_seconds > ASKING else 3)
+    return Lookup(min_ngram=1 if NOTICEABLE * round_seconds > ASKING else 3)
 
 
 def _qualifier(given: Given) -> LanguageModel | None:

@@ -1,4 +1,5 @@
-"""Measure how far a proposer's laws are from a verifier's, along the verifier's own text."""
+"""Measure how far a proposer's distributions are from a verifier's, along the verifier's own
+text."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from outrider.core.errors import LogitsError, OptionError
 from outrider.core.types import NO_IDS, Prompt, Rows, as_ids
 from outrider.protocols import Cache, LanguageModel, Segment
 from outrider.sampling import Sampler, SamplingParams
-from outrider.strategy.calibration import Calibration, ModelId, Subject
+from outrider.strategy.calibration import Calibration, CalibrationKey, ModelId
 
 Progress = Callable[[int, int], None]
 """Called with the prompts done and the prompts there are."""
@@ -106,8 +107,8 @@ def calibrate(
 
 def _subject(
     name: str, verifier: LanguageModel, proposer: LanguageModel, params: SamplingParams
-) -> Subject:
-    return Subject(
+) -> CalibrationKey:
+    return CalibrationKey(
         divergence=name,
         proposer=ModelId.of(proposer),
         verifier=ModelId.of(verifier),

@@ -49,7 +49,7 @@ class ModelId:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class CalibrationKey:
     """What a calibration is about: the divergence of two models under some warps.
 
     Attributes:
@@ -64,7 +64,7 @@ class Subject:
     verifier: ModelId
     warps: Mapping[str, float]
 
-    def differences(self, wanted: "Subject") -> list[str]:
+    def differences(self, wanted: "CalibrationKey") -> list[str]:
         """Where `wanted` is about something else, in words: what this is, what was wanted."""
         pairs = {
             "divergence": (self.divergence, wanted.divergence),
@@ -96,7 +96,7 @@ class Calibration:
         positions: tokens that were looked at.
     """
 
-    subject: Subject
+    key: CalibrationKey
     quantiles: tuple[float, ...]
     positions: int
 
@@ -104,15 +104,15 @@ class Calibration:
         ascending = all(a <= b for a, b in zip(self.quantiles, self.quantiles[1:], strict=False))
         if len(self.quantiles) < 2 or not ascending or self.positions < 1:
             raise OptionError(
-                f"a calibration of {self.subject.divergence} has {len(self.quantiles)} quantiles "
+                f"a calibration of {self.key.divergence} has {len(self.quantiles)} quantiles "
                 f"of {self.positions} positions, and needs two that ascend, of one",
                 hint=_MEND,
             )
 
     @classmethod
-    def of(cls, subject: Subject, values: Float[Tensor, " positions"]) -> "Calibration":
+    def of(cls, key: CalibrationKey, values: Float[Tensor, " positions"]) -> "Calibration":
         """From the divergence at each position; NaN is within no threshold, so it counts as inf."""
-        return cls(subject=subject, quantiles=quantiles(values), positions=values.numel())
+        return cls(key=key, quantiles=quantiles(values), positions=values.numel())
 
     def threshold(self, accept_rate: float) -> float:
         """The threshold that lets a share `accept_rate` of the positions pass.
@@ -131,17 +131,17 @@ class Calibration:
         """Add this calibration to the file at `path`, in place of an older one of its subject."""
         file = Path(path)
         kept = load_calibrations(file) if file.exists() else []
-        save_calibrations(file, [c for c in kept if c.subject.differences(self.subject)] + [self])
+        save_calibrations(file, [c for c in kept if c.key.differences(self.key)] + [self])
 
     @classmethod
     def _read(cls, record: Mapping[str, Any]) -> "Calibration":
-        subject = record["subject"]
+        key = record["key"]
         return cls(
-            subject=Subject(
-                divergence=str(subject["divergence"]),
-                proposer=ModelId(**subject["proposer"]),
-                verifier=ModelId(**subject["verifier"]),
-                warps={str(k): float(v) for k, v in subject["warps"].items()},
+            key=CalibrationKey(
+                divergence=str(key["divergence"]),
+                proposer=ModelId(**key["proposer"]),
+                verifier=ModelId(**key["verifier"]),
+                warps={str(k): float(v) for k, v in key["warps"].items()},
             ),
             quantiles=tuple(float(q) for q in record["quantiles"]),
             positions=int(record["positions"]),
@@ -187,13 +187,13 @@ def load_calibrations(path: str | os.PathLike[str]) -> list[Calibration]:
         ) from None
 
 
-def find_calibration(calibrations: Sequence[Calibration], wanted: Subject) -> Calibration:
+def find_calibration(calibrations: Sequence[Calibration], wanted: CalibrationKey) -> Calibration:
     """The calibration of `wanted`; the newest one when several fit.
 
     Raises:
         OptionError: none fits; names how the nearest one differs.
     """
-    misfits = [c.subject.differences(wanted) for c in calibrations]
+    misfits = [c.key.differences(wanted) for c in calibrations]
     for calibration, misfit in zip(reversed(calibrations), reversed(misfits), strict=True):
         if not misfit:
             return calibration
@@ -234,12 +234,12 @@ class Threshold:
         is_rate = text != str(given).strip()
         return cls(accept_rate=_check_rate(number)) if is_rate else cls(value=number)
 
-    def resolve(self, calibrations: Sequence[Calibration], subject: Subject) -> float:
+    def resolve(self, calibrations: Sequence[Calibration], key: CalibrationKey) -> float:
         """The divergence meant; a share is looked up. Raises `OptionError` as the look-up does."""
         if self.accept_rate is None:
             assert self.value is not None
             return self.value
-        return find_calibration(calibrations, subject).threshold(self.accept_rate)
+        return find_calibration(calibrations, key).threshold(self.accept_rate)
 
 
 def _check_rate(rate: float) -> float:

@@ -18,7 +18,7 @@ from outrider.protocols import NO_NEEDS, AcceptanceRule, Drafter, DraftPolicy, L
 from outrider.protocols.method import Value
 from outrider.sampling import SamplingParams
 from outrider.strategy.auto import Automatic
-from outrider.strategy.calibration import Calibration, ModelId, Subject
+from outrider.strategy.calibration import Calibration, CalibrationKey, ModelId
 from outrider.strategy.catalogue import drafter_record, record, records
 from outrider.strategy.making import check_drafter, drafters_in, make_growth, make_policy, make_rule
 from outrider.strategy.modes import PyramidConfig, pyramid
@@ -181,7 +181,7 @@ class Speculation:
             if self.growth is not None:
                 return  # refused with the growth
             raise OptionError(
-                f"mode {mode!r} compares the laws of two models, and drafter "
+                f"mode {mode!r} compares the distributions of two models, and drafter "
                 f"{self.drafter!r} has none",
                 hint="Use mode exact, or drafter model or pyramid",
             )
@@ -312,10 +312,10 @@ class Cascade:
     def _resolve(self, verifier: int, params: SamplingParams) -> float:
         thresholds = self.speculation.thresholds
         threshold = thresholds.target if verifier == 0 else thresholds.qualifier
-        subject = Subject(
+        key = CalibrationKey(
             divergence=self.speculation.config.divergence,
             proposer=ModelId.of(self.models[verifier + 1]),
             verifier=ModelId.of(self.models[verifier]),
             warps=params.warps,
         )
-        return threshold.resolve(self.calibrations, subject)
+        return threshold.resolve(self.calibrations, key)

@@ -28,7 +28,7 @@ class Strategy:
 
     def __post_init__(self) -> None:
         check_fit(self.rule, self.drafter)
-        if self.rule.needs.law and self.policy.adaptive:
+        if self.rule.needs.probs and self.policy.adaptive:
             name = type(self.policy).__name__
             raise StrategyError(
                 f"{type(self.rule).__name__} needs draft lengths that do not depend on tokens it "

@@ -62,10 +62,10 @@ class Trial:
 
     def _chi_square(self, found: NDArray[np.float64]) -> float:
         sampler = Sampler(SamplingParams.of(**self.warps))
-        law = self.target.sequence_law(self.prompt.token_ids, LENGTH, sampler).numpy()
-        if found[law == 0].sum():
+        probs = self.target.sequence_probs(self.prompt.token_ids, LENGTH, sampler).numpy()
+        if found[probs == 0].sum():
             return float("inf")
-        expected = law * found.sum()
+        expected = probs * found.sum()
         rare = expected < RARE
         seen = np.append(found[~rare], found[rare].sum())
         wanted = np.append(expected[~rare], max(expected[rare].sum(), 1e-9))

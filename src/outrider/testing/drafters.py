@@ -84,7 +84,7 @@ def check_drafter(make: Make, *, proposes: bool = True) -> DrafterReport:
     _check_turns(make, family)
     _check_below(make, family)
     drafted, accepted = _check_proposals(make, family) if proposes else (0, 0)
-    probability = make(family).gives.law
+    probability = make(family).gives.probs
     return DrafterReport(drafted, accepted, _check_distribution(make) if probability else None)
 
 
@@ -198,7 +198,7 @@ def _check_turns(make: Make, family: Family) -> None:
     require(outputs(several) == outputs(plain), "samples of one prompt differ from undrafted ones")
     [first] = run(whole, [(1, 2, 3)], **options)
     turn = (1, 2, 3, *first.output, 4, 4)
-    [second] = run(whole, [turn], previous=[first.lane], **options)
+    [second] = run(whole, [turn], previous=[first.sequence], **options)
     [fresh] = run(alone, [turn], **options)
     require(second.output == fresh.output, "the next turn differs from an undrafted start")
 

@@ -40,7 +40,7 @@ def check_method(method: Method[object]) -> None:
             not arxiv or bool(_ARXIV.fullmatch(arxiv)), f"{name}: {arxiv!r} is no arXiv identifier"
         )
     _check_options(method)
-    if hasattr(method.cls, "tracks_law"):
+    if hasattr(method.cls, "tracks_probs"):
         built = method.build({})
         require(
             isinstance(built, AcceptanceRule) and built.exactness == method.promise,

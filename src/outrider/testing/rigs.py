@@ -11,7 +11,7 @@ from typing import Any
 from outrider.acceptance import Match
 from outrider.core.counters import Counters
 from outrider.core.types import Prompt
-from outrider.decoding import Lane, Stage, generate
+from outrider.decoding import SequenceState, Stage, generate
 from outrider.decoding.generation import Generation
 from outrider.drafters import NoDrafter
 from outrider.models.tabular import TabularModel
@@ -105,7 +105,7 @@ def run(
     stage: Stage,
     prompts: Iterable[Sequence[int] | Prompt],
     *,
-    previous: Sequence[Lane | None] | None = None,
+    previous: Sequence[SequenceState | None] | None = None,
     **options: Any,
 ) -> list[Generation]:
     """Write after these prompts, in one batch; `options` as `generation` takes them."""
@@ -115,7 +115,7 @@ def run(
 def finish(
     stage: Stage,
     generations: list[Generation],
-    previous: Sequence[Lane | None] | None = None,
+    previous: Sequence[SequenceState | None] | None = None,
 ) -> list[Generation]:
     """Run these in one batch to their ends."""
     for _ in generate(stage, generations, previous):

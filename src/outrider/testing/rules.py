@@ -89,7 +89,7 @@ class Lying(ModelDrafter):
         drafts = ModelDrafter.propose(self, states, tails, budgets)
         size = self.model.info.vocab_size
         uniform = torch.full((size,), 1.0 / size, dtype=torch.float64)
-        return [replace(draft, law=(uniform,) * len(draft)) for draft in drafts]
+        return [replace(draft, probs=(uniform,) * len(draft)) for draft in drafts]
 
 
 def _drafters(family: Family | None = None) -> dict[str, Drafter]:

@@ -50,7 +50,7 @@ def test_the_second_is_asked_where_the_first_has_nothing() -> None:
     assert (
         sum(t.drafts for t in tallies.values()) + g.counters.undrafted_rounds == g.counters.rounds
     )
-    inner = LINE.counters(g.lane.state)
+    inner = LINE.counters(g.sequence.state)
     assert inner["draft"].drafted == tallies["draft"].drafted
 
 
@@ -65,8 +65,8 @@ def test_each_request_of_a_batch_has_its_own_way() -> None:
 
 
 def test_what_both_can_give() -> None:
-    assert LINE.gives.law and not LINE.gives.reference
-    with pytest.raises(StrategyError, match="reference"):
+    assert LINE.gives.probs and not LINE.gives.reference
+    with pytest.raises(StrategyError, match="logits"):
         Strategy(target=FAMILY.target, drafter=LINE, rule=Fuzzy("js", 0.1))
     assert (
         Strategy(target=FAMILY.target, drafter=LINE, rule=Rejection()).exactness == "distribution"
@@ -82,7 +82,7 @@ def test_a_lagging_model_catches_up() -> None:
         stage(FAMILY.target, DRAFT), [(1, 2, 1, 2, 1, 2)], temperature=0.9, max_new_tokens=120
     )
     assert g.output == plain.output
-    state = g.lane.state
+    state = g.sequence.state
     assert [*state.second.inner.cache.text, *state.second.owed] == [1, 2, 1, 2, 1, 2, *g.output]
 
 
@@ -99,8 +99,8 @@ def test_the_qualifier_can_be_passed_by() -> None:
         g.counters.rounds
     )
     assert abs(tallies["qualifier"].drafts - tallies["draft"].drafts) <= 1
-    lane = g.lane.state.lane
-    assert list(lane.cache.text) == list(lane.state.cache.text) == [1, 2, *g.output]
+    sequence = g.sequence.state.sequence
+    assert list(sequence.cache.text) == list(sequence.state.cache.text) == [1, 2, *g.output]
 
 
 def test_without_shares_the_qualifier_is_asked() -> None:
@@ -124,6 +124,6 @@ def test_a_qualifier_that_is_off_leaves_its_share_to_the_drafter_below() -> None
 
 
 @pytest.mark.parametrize("rule", [Rejection(), Fuzzy("js", 0.1)])
-def test_a_bypass_gives_neither_laws_nor_references(rule) -> None:
+def test_a_bypass_gives_neither_distributions_nor_references(rule) -> None:
     with pytest.raises(StrategyError):
         Strategy(target=FAMILY.target, drafter=Bypass(qualified=NEST), rule=rule)

@@ -112,7 +112,7 @@ def test_the_same_below_a_qualifier(rule: str) -> None:
 
 def test_fuzzy_needs_somebody_to_vouch() -> None:
     for name in ("lookup", "copies, then chain", "union of picks", "union of draws"):
-        with pytest.raises(StrategyError, match="reference"):
+        with pytest.raises(StrategyError, match="logits"):
             Strategy(target=MODEL, drafter=DRAFTERS[name], rule=FUZZY)
     for name in ("chain", "nest", "rsd-s", "fixed or iid"):
         Strategy(target=MODEL, drafter=DRAFTERS[name], rule=FUZZY)

@@ -1,4 +1,5 @@
-"""What `Qualified` hands up: the qualifier's text, its logits, and the laws it was drawn from."""
+"""What `Qualified` hands up: the qualifier's text, its logits, and the distributions it was drawn
+from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.method("pyramid")
 
 FAMILY: Any = tabular_family(seed=9)
 PROMPT = (1, 2, 3)
-ALL = Needs(law=True, reference=True)
+ALL = Needs(probs=True, reference=True)
 EVERYTHING = float("inf")
 
 
@@ -127,9 +128,9 @@ def test_each_request_has_a_budget_of_its_own() -> None:
 # -- what each token carries -------------------------------------------------------------------
 
 
-def law_of(model: Any, asked: Request, draft: Draft, node: int) -> torch.Tensor:
+def probs_of(model: Any, asked: Request, draft: Draft, node: int) -> torch.Tensor:
     seen = draft.tokens[:node].tolist()
-    return asked.sampler.law(model.logits_after([*PROMPT, *seen]), seen)
+    return asked.sampler.probs(model.logits_after([*PROMPT, *seen]), seen)
 
 
 @pytest.mark.parametrize(
@@ -145,35 +146,37 @@ def test_references_are_the_qualifiers_raw_logits(rule: Any) -> None:
 
 
 @pytest.mark.parametrize("rule", [Match(), Rejection(), Fuzzy("js", -1.0)], ids=["m", "r", "f"])
-def test_the_law_is_the_qualifiers_after_an_exact_rule(rule: Any) -> None:
+def test_the_distribution_is_the_qualifiers_after_an_exact_rule(rule: Any) -> None:
     asked = request()
     draft = propose(nest(rule), asked, 9)
-    assert draft.law is not None
-    for node, law in enumerate(draft.law):
-        assert law is not None and torch.equal(law, law_of(FAMILY.qualifier, asked, draft, node))
+    assert draft.probs is not None
+    for node, probs in enumerate(draft.probs):
+        assert probs is not None and torch.equal(
+            probs, probs_of(FAMILY.qualifier, asked, draft, node)
+        )
 
 
-def test_the_law_is_the_drafters_where_divergence_let_it_pass() -> None:
+def test_the_distribution_is_the_drafters_where_divergence_let_it_pass() -> None:
     asked, threshold = request(), 0.08
     rule = Fuzzy("js", threshold)
     draft = propose(nest(rule), asked, 12)
-    assert draft.law is not None
+    assert draft.probs is not None
     models = set()
-    for node, law in enumerate(draft.law):
+    for node, probs in enumerate(draft.probs):
         text = [*PROMPT, *draft.tokens[:node].tolist()]
         ours, theirs = (m.logits_after(text) for m in (FAMILY.draft, FAMILY.qualifier))
         close = rule.measure(ours, theirs) <= threshold
         bonus = draft.sources[node] == "qualifier"
         model = FAMILY.draft if close and not bonus else FAMILY.qualifier
-        assert law is not None and torch.equal(law, law_of(model, asked, draft, node))
+        assert probs is not None and torch.equal(probs, probs_of(model, asked, draft, node))
         models.add(id(model))
-    assert len(models) == 2, "both laws occur"
+    assert len(models) == 2, "both distributions occur"
 
 
-@pytest.mark.parametrize("needs", [Needs(), Needs(law=True), Needs(reference=True)], ids=str)
+@pytest.mark.parametrize("needs", [Needs(), Needs(probs=True), Needs(reference=True)], ids=str)
 def test_only_what_is_needed_is_carried(needs: Needs) -> None:
     draft = propose(nest(needs=needs), request(), 5)
-    assert (draft.law is not None, draft.reference is not None) == (needs.law, needs.reference)
+    assert (draft.probs is not None, draft.reference is not None) == (needs.probs, needs.reference)
 
 
 # -- books -------------------------------------------------------------------------------------
@@ -211,7 +214,7 @@ def test_a_prompt_that_does_not_fit_is_not_read() -> None:
     narrow = TabularModel(FAMILY.qualifier.table, context_length=3, name="narrow")
     drafter = Qualified(drafter=ModelDrafter(model=FAMILY.draft), qualifier=narrow)
     [state] = drafter.begin([request()])
-    assert state.lane is None and "narrow" in (state.off or "")
+    assert state.sequence is None and "narrow" in (state.off or "")
     [draft] = drafter.propose([state], [NO_IDS], [Budget.chain(4)])
     assert len(draft) == 0
     drafter.commit([state], [as_ids([1])])
@@ -253,9 +256,9 @@ def test_a_state_is_taken_over_by_the_next_turn() -> None:
     drafter.commit([state], [as_ids([4, 5])])
     turn = Request(Prompt(token_ids=(*PROMPT, 4, 5, 6)), request().sampler)
     [again] = drafter.begin([turn], [state])
-    assert again.lane is not None and state.lane is not None
-    assert again.lane.cache is state.lane.cache
-    assert again.lane.state.cache is state.lane.state.cache
+    assert again.sequence is not None and state.sequence is not None
+    assert again.sequence.cache is state.sequence.cache
+    assert again.sequence.state.cache is state.sequence.state.cache
     assert again.counters.rounds == 0 and again.off is None
     [draft] = drafter.propose([again], [NO_IDS], [Budget.chain(4)])
     [alone] = drafter.propose(drafter.begin([turn]), [NO_IDS], [Budget.chain(4)])

@@ -203,8 +203,8 @@ def test_the_text_is_the_targets(drafter: Any, temperature: float) -> None:
     assert sources >= {"lookup", "draft", "target"}
 
 
-def test_a_union_of_samples_has_no_law() -> None:
-    with pytest.raises(StrategyError, match="needs the law"):
+def test_a_union_of_samples_has_no_distribution() -> None:
+    with pytest.raises(StrategyError, match="needs the probabilities"):
         Strategy(target=FAMILY.target, drafter=Merge(first=LOOKUP, second=DRAFT), rule=Rejection())
     Strategy(
         target=FAMILY.target,

@@ -52,7 +52,7 @@ def test_it_is_a_drafter_of_point_masses(name: str) -> None:
     drafter = DRAFTERS[name]()
     assert isinstance(drafter, Drafter)
     assert drafter.draw is Draw.DETERMINISTIC and not drafter.learns
-    assert drafter.gives.law and not drafter.gives.reference
+    assert drafter.gives.probs and not drafter.gives.reference
     for rule in (Match(), Rejection()):
         Strategy(target=FAMILY.target, drafter=drafter, rule=rule, policy=FixedLength(4))
     state = begin(drafter, [1, 2, 3])
@@ -142,13 +142,15 @@ def test_no_depth_costs_no_look_up(name: str) -> None:
 def test_texts_that_end_anywhere_and_next_turns(name: str, policy: Any) -> None:
     """Limits cut at every length, and a talk goes on with the states of its turns."""
     drafter = DRAFTERS[name]()
-    talk, lanes = [(1, 2, 3), (4,), (5, 5, 5, 5)], None
+    talk, sequences = [(1, 2, 3), (4,), (5, 5, 5, 5)], None
     for turn in range(3):
         options = {"temperature": 0.6, "max_new_tokens": 7 + turn, "end_ids": (0,)}
-        drafted = run(stage(FAMILY.target, drafter, policy=policy), talk, previous=lanes, **options)
+        drafted = run(
+            stage(FAMILY.target, drafter, policy=policy), talk, previous=sequences, **options
+        )
         plain = run(stage(FAMILY.target, NoDrafter()), talk, **options)
         assert outputs(drafted) == outputs(plain)
-        lanes = [g.lane for g in drafted]
+        sequences = [g.sequence for g in drafted]
         talk = [(*p, *g.output, 6, turn) for p, g in zip(talk, drafted, strict=True)]
     for limit in (1, 2, 5, 7):
         nest = Qualified(drafter=drafter, qualifier=FAMILY.qualifier, policy=FixedLength(2))

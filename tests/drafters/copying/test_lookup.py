@@ -174,7 +174,7 @@ def test_rules_that_need_a_reference_are_refused() -> None:
     from outrider.acceptance import Fuzzy, Rejection
 
     target = TabularModel.random(vocab_size=7, order=2, seed=0)
-    with pytest.raises(StrategyError, match="reference"):
+    with pytest.raises(StrategyError, match="logits"):
         Strategy(target=target, drafter=Lookup(), rule=Fuzzy("js", 0.1))
     inner = Qualified(drafter=Lookup(), qualifier=target, policy=FixedLength(2))
     assert Strategy(target=target, drafter=inner, rule=Fuzzy("js", 0.1)).exactness == "lossy"

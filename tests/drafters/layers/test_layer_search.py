@@ -145,7 +145,7 @@ def test_one_try_a_round_and_none_after_the_end(model: Decoder) -> None:
     assert drafter.search.tries == 5 and drafter.search.done
     assert sum(g.counters.rounds for g in made) > 20
     drafted = sum(g.counters.drafted for g in made)
-    forwards = sum(g.lane.state.counters.forwards for g in made)
+    forwards = sum(g.sequence.state.counters.forwards for g in made)
     assert forwards == drafted + 5, "window 1: a forward for each drafted token, one for each try"
     assert drafter.search.prompt is None
 
@@ -155,8 +155,8 @@ def test_the_search_keeps_one_more_prompt(model: Decoder) -> None:
     made = run(stage(model, drafter, window=1), PROMPTS, max_new_tokens=12)
     kept = drafter.search.prompt
     assert tuple(kept.text) in PROMPTS and len(kept.storage.readers) == 1
-    assert all(g.lane.cache.storage is not kept.storage for g in made)
-    assert all(len(g.lane.cache.storage.readers) == 1 for g in made)
+    assert all(g.sequence.cache.storage is not kept.storage for g in made)
+    assert all(len(g.sequence.cache.storage.readers) == 1 for g in made)
 
 
 def test_a_saved_set_can_be_loaded(model: Decoder, folder: Path, tmp_path: Path) -> None:

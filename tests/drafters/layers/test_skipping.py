@@ -89,6 +89,6 @@ def test_the_next_turn_is_read_by_all_layers(model: Decoder) -> None:
     whole = stage(lossy, NoDrafter())
     [first] = run(whole, PROMPTS[:1], max_new_tokens=10)
     turn = (*PROMPTS[0], *first.output, 4, 4)
-    [second] = run(whole, [turn], previous=[first.lane], max_new_tokens=10)
-    assert second.lane.cache is first.lane.cache
+    [second] = run(whole, [turn], previous=[first.sequence], max_new_tokens=10)
+    assert second.sequence.cache is first.sequence.cache
     assert second.output == by_hand(model, lossy.layers, turn, 10)

@@ -14,13 +14,13 @@ from outrider.drafters.neural.growth import (
     Eagle2,
     Growth,
     IidTree,
-    Outlook,
+    NextTokens,
     Picking,
-    Plot,
     RsdC,
     RsdS,
     Spine,
     TopK,
+    TreeBuilder,
     grow_all,
 )
 from outrider.sampling import Sampler, SamplingParams
@@ -45,43 +45,47 @@ class Memory:
     """A memory of probabilities: the next token follows from the last one and the depth alone."""
 
     table: np.ndarray
-    plots: Sequence[Plot]
+    builders: Sequence[TreeBuilder]
     breadth: int = VOCAB
     readings: int = 0
     rows: int = 0
 
-    def scores(self, plot: Plot, node: int) -> np.ndarray:
-        last = plot.tokens[node] if node >= 0 else 0
-        return self.table[plot.depth_of(node) % len(self.table), last]
+    def scores(self, builder: TreeBuilder, node: int) -> np.ndarray:
+        last = builder.tokens[node] if node >= 0 else 0
+        return self.table[builder.depth_of(node) % len(self.table), last]
 
-    def __call__(self, asked: Sequence[tuple[int, Sequence[int]]]) -> list[list[Outlook | None]]:
+    def __call__(self, asked: Sequence[tuple[int, Sequence[int]]]) -> list[list[NextTokens | None]]:
         self.readings += 1
         self.rows += sum(len(nodes) for _, nodes in asked)
-        return [[self.outlook(self.plots[i], n) for n in nodes] for i, nodes in asked]
+        return [[self.following(self.builders[i], n) for n in nodes] for i, nodes in asked]
 
-    def outlook(self, plot: Plot, node: int) -> Outlook:
-        scores = torch.from_numpy(self.scores(plot, node))
+    def following(self, builder: TreeBuilder, node: int) -> NextTokens:
+        scores = torch.from_numpy(self.scores(builder, node))
         support = Support(torch.arange(VOCAB), scores)
-        return Outlook.of(support, plot.picking, key=plot.key(node), most=self.breadth)
+        return NextTokens.of(support, builder.picking, key=builder.key(node), most=self.breadth)
 
 
 def tables(seed: int, scale: float = 1.5) -> np.ndarray:
     return scale * np.random.default_rng(seed).standard_normal((3, VOCAB, VOCAB))
 
 
-def plot(picking: Picking, *, depth: int = 4, nodes: int = 12, sample: int = 0, **options) -> Plot:
+def builder(
+    picking: Picking, *, depth: int = 4, nodes: int = 12, sample: int = 0, **options
+) -> TreeBuilder:
     sampler = Sampler(SamplingParams(temperature=1.0, seed=1), sample=sample, **options)
-    return Plot(sampler=sampler, generated=[1, 2], depth=depth, nodes=nodes, picking=picking)
+    return TreeBuilder(sampler=sampler, generated=[1, 2], depth=depth, nodes=nodes, picking=picking)
 
 
-def grown(growth: Growth, plots: list[Plot], table: np.ndarray) -> Memory:
-    memory = Memory(table, plots, breadth=min(growth.breadth, VOCAB))
-    grow_all(growth, plots, memory)
+def grown(growth: Growth, builders: list[TreeBuilder], table: np.ndarray) -> Memory:
+    memory = Memory(table, builders, breadth=min(growth.breadth, VOCAB))
+    grow_all(growth, builders, memory)
     return memory
 
 
-def drafted(own: Plot, draw: Draw = Draw.DETERMINISTIC, laws: bool = False) -> Draft:
-    return own.draft("memory", origin="memory", draw=draw, laws=laws)
+def drafted(
+    own: TreeBuilder, draw: Draw = Draw.DETERMINISTIC, distributions: bool = False
+) -> Draft:
+    return own.draft("memory", origin="memory", draw=draw, distributions=distributions)
 
 
 PICKINGS = st.sampled_from(list(Picking))

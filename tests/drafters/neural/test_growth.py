@@ -16,7 +16,7 @@ from outrider.drafters.neural.growth import (
     Eagle2,
     Growth,
     IidTree,
-    Outlook,
+    NextTokens,
     Picking,
     RsdC,
     RsdS,
@@ -27,9 +27,9 @@ from tests.drafters.neural.growth_rigs import (
     GROWTHS,
     PICKINGS,
     VOCAB,
+    builder,
     drafted,
     grown,
-    plot,
     tables,
 )
 
@@ -47,7 +47,7 @@ def test_every_first_part_of_a_draft_is_a_draft(
     name: str, picking: Picking, seed: int, nodes: int
 ) -> None:
     """Nodes stand in the order of their promise, after their parents and elder siblings."""
-    own = plot(picking, nodes=nodes, sample=seed)
+    own = builder(picking, nodes=nodes, sample=seed)
     grown(GROWTHS[name], [own], tables(seed))
     kept = own.ranked()
     draft = drafted(own)
@@ -69,11 +69,11 @@ def test_every_first_part_of_a_draft_is_a_draft(
 def test_a_batch_is_no_different_from_one(name: str, picking: Picking, seed: int) -> None:
     """And one reading serves all: as many as the request that needs most."""
     shapes = [(4, 12), (2, 3), (0, 0), (1, 9), (3, 7)]
-    many = [plot(picking, depth=d, nodes=n, sample=i) for i, (d, n) in enumerate(shapes)]
+    many = [builder(picking, depth=d, nodes=n, sample=i) for i, (d, n) in enumerate(shapes)]
     together = grown(GROWTHS[name], many, tables(seed))
     readings = []
     for i, (d, n) in enumerate(shapes):
-        own = plot(picking, depth=d, nodes=n, sample=i)
+        own = builder(picking, depth=d, nodes=n, sample=i)
         readings.append(grown(GROWTHS[name], [own], tables(seed)).readings)
         assert own.tokens == many[i].tokens and own.parents == many[i].parents
     assert together.readings == max(readings)
@@ -84,7 +84,7 @@ def test_a_batch_is_no_different_from_one(name: str, picking: Picking, seed: int
 def test_nothing_grows_under_an_end_token_or_below_the_depth(
     name: str, picking: Picking, seed: int
 ) -> None:
-    own = plot(picking, depth=3, nodes=20, sample=seed, end_ids=(1,))
+    own = builder(picking, depth=3, nodes=20, sample=seed, end_ids=(1,))
     grown(GROWTHS[name], [own], tables(seed))
     assert max(own.depths) <= 3
     assert all(parent < 0 or own.tokens[parent] != 1 for parent in own.parents)
@@ -97,7 +97,7 @@ def test_many_rows_at_once_are_no_different(
     rows = torch.from_numpy(tables(seed)[0])
     keys = [seed + row for row in range(len(rows))]
     rows[1, 2] = torch.nan
-    together = Outlook.of_rows(
+    together = NextTokens.of_rows(
         rows,
         picking,
         keys=keys,
@@ -109,7 +109,7 @@ def test_many_rows_at_once_are_no_different(
     assert together[1] is None
     for row in (0, 2, 3):
         support = Support(torch.arange(VOCAB), rows[row])
-        alone = Outlook.of(support, picking, key=keys[row], most=most, spread=spread)
+        alone = NextTokens.of(support, picking, key=keys[row], most=most, spread=spread)
         many = together[row]
         assert many is not None and many.tokens.tolist() == alone.tokens.tolist()
         for part in ("logs", "keys", "chances", "spent"):
@@ -118,7 +118,7 @@ def test_many_rows_at_once_are_no_different(
 
 def test_the_budget_of_independent_continuations_takes_depth_first() -> None:
     for nodes, count in ((2, 2), (7, 3), (12, 3)):
-        own = plot(Picking.DRAWN, depth=4, nodes=nodes)
+        own = builder(Picking.DRAWN, depth=4, nodes=nodes)
         grown(IidTree(3), [own], tables(0))
         assert max(own.depths) == min(nodes // count, 4)
         assert len({s for node in own.samples for s in node}) == count
@@ -129,9 +129,9 @@ def test_the_budget_of_independent_continuations_takes_depth_first() -> None:
 def test_nodes_that_the_draft_is_cut_without_are_not_read(growth: Growth, picking: Picking) -> None:
     """More nodes than allowed are drawn at each level, and only the best of them are led on."""
     for seed in range(5):
-        own = plot(picking, depth=3, nodes=4)
+        own = builder(picking, depth=3, nodes=4)
         assert grown(growth, [own], tables(seed)).rows <= 1 + 4 + 4
-        free = plot(picking, depth=3, nodes=1000)
+        free = builder(picking, depth=3, nodes=1000)
         grown(growth, [free], tables(seed))
         kept = drafted(own)
         assert kept.tokens.tolist() == drafted(free).tokens[:4].tolist()
@@ -139,7 +139,7 @@ def test_nodes_that_the_draft_is_cut_without_are_not_read(growth: Growth, pickin
 
 @pytest.mark.parametrize("nodes", [0, -3])
 def test_no_nodes_no_tree(nodes: int) -> None:
-    own = plot(Picking.BEST, depth=0, nodes=nodes)
+    own = builder(Picking.BEST, depth=0, nodes=nodes)
     assert grown(DySpec(), [own], tables(0)).readings == 0
     assert not len(drafted(own))
 

@@ -1,4 +1,4 @@
-"""How siblings and continuations are drawn, against the law written down."""
+"""How siblings and continuations are drawn, against the distribution written down."""
 
 import itertools
 from collections import Counter
@@ -15,16 +15,16 @@ from outrider.drafters.neural.growth import (
     Growth,
     IidTree,
     Picking,
-    Plot,
     RsdC,
     RsdS,
+    TreeBuilder,
 )
 from outrider.drafters.neural.growth.rsd_s import shifted
 from tests.drafters.neural.growth_rigs import (
     VOCAB,
+    builder,
     drafted,
     grown,
-    plot,
     tables,
 )
 
@@ -40,23 +40,23 @@ LENGTHS = [500, pytest.param(2000, marks=pytest.mark.slow)]
 
 
 def frequencies(
-    growth: Growth, read: Callable[[Plot], tuple], samples: int, nodes: int = 20
+    growth: Growth, read: Callable[[TreeBuilder], tuple], samples: int, nodes: int = 20
 ) -> Counter[tuple]:
     table = tables(4, scale=1.0)
-    plots = [plot(Picking.DRAWN, depth=2, nodes=nodes, sample=i) for i in range(samples)]
-    grown(growth, plots, table)
-    return Counter(read(own) for own in plots)
+    builders = [builder(Picking.DRAWN, depth=2, nodes=nodes, sample=i) for i in range(samples)]
+    grown(growth, builders, table)
+    return Counter(read(own) for own in builders)
 
 
-def first_two(own: Plot) -> tuple[int, ...]:
+def first_two(own: TreeBuilder) -> tuple[int, ...]:
     return tuple(own.tokens[n] for n in range(len(own)) if own.parents[n] == -1)[:2]
 
 
-def surplus(found: Counter[tuple], law: dict[tuple, float]) -> float:
+def surplus(found: Counter[tuple], probs: dict[tuple, float]) -> float:
     total = found.total()
-    assert set(found) <= set(law)
-    chi = sum((found[key] - total * p) ** 2 / (total * p) for key, p in law.items())
-    return (chi - len(law) + 1) / np.sqrt(2 * (len(law) - 1))
+    assert set(found) <= set(probs)
+    chi = sum((found[key] - total * p) ** 2 / (total * p) for key, p in probs.items())
+    return (chi - len(probs) + 1) / np.sqrt(2 * (len(probs) - 1))
 
 
 def softmax(row: np.ndarray) -> np.ndarray:
@@ -66,22 +66,23 @@ def softmax(row: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("growth", [RsdC((2, 1)), RsdS(3), DySpec()], ids=["c", "s", "dyspec"])
 @pytest.mark.parametrize("samples", LENGTHS)
 def test_siblings_are_a_sample_without_replacement(growth: Growth, samples: int) -> None:
-    """The joint law of the first two children of the text, in draw order."""
+    """The joint distribution of the first two children of the text, in draw order."""
     q = softmax(tables(4, scale=1.0)[0, 0])
-    law = {(a, b): q[a] * q[b] / (1 - q[a]) for a, b in itertools.permutations(range(VOCAB), 2)}
-    assert surplus(frequencies(growth, first_two, samples, nodes=6), law) < 4.0
+    probs = {(a, b): q[a] * q[b] / (1 - q[a]) for a, b in itertools.permutations(range(VOCAB), 2)}
+    assert surplus(frequencies(growth, first_two, samples, nodes=6), probs) < 4.0
 
 
 @pytest.mark.parametrize("samples", LENGTHS)
 def test_rsd_s_draws_whole_paths_without_replacement(samples: int) -> None:
-    """Kool et al.: the paths of the last level, by value, are a sample of the sequence law."""
+    """Kool et al.: the paths of the last level, by value, are a sample of the sequence
+    distribution."""
     table = tables(4, scale=1.0)
     q = {
         (a, b): softmax(table[0, 0])[a] * softmax(table[1, a])[b]
         for a, b in itertools.product(range(VOCAB), repeat=2)
     }
 
-    def first_path(own: Plot) -> tuple[int, ...]:
+    def first_path(own: TreeBuilder) -> tuple[int, ...]:
         leaves = [n for n in range(len(own)) if own.depths[n] == 2]
         return tuple(own.path(leaves[0]))
 
@@ -104,28 +105,28 @@ def test_the_shifted_value_is_the_papers(largest: float, below: float, value: fl
 def test_continuations_are_independent_and_counted(samples: int) -> None:
     q = softmax(tables(4, scale=1.0)[0, 0])
 
-    def pair(own: Plot) -> tuple[int, ...]:
+    def pair(own: TreeBuilder) -> tuple[int, ...]:
         said = {
             s: own.tokens[n] for n in range(len(own)) for s in own.samples[n] if own.depths[n] == 1
         }
         return said[0], said[1]
 
-    law = {(a, b): q[a] * q[b] for a, b in itertools.product(range(VOCAB), repeat=2)}
-    assert surplus(frequencies(IidTree(3), pair, samples, nodes=6), law) < 4.0
+    probs = {(a, b): q[a] * q[b] for a, b in itertools.product(range(VOCAB), repeat=2)}
+    assert surplus(frequencies(IidTree(3), pair, samples, nodes=6), probs) < 4.0
 
 
 def test_draws_with_replacement_are_caught() -> None:
     """The tests above prove nothing if any way to draw passes them."""
     q = softmax(tables(4, scale=1.0)[0, 0])
-    law = {(a, b): q[a] * q[b] for a, b in itertools.product(range(VOCAB), repeat=2)}
-    assert surplus(frequencies(RsdC((2, 1)), first_two, 500, nodes=6), law) > 8.0
+    probs = {(a, b): q[a] * q[b] for a, b in itertools.product(range(VOCAB), repeat=2)}
+    assert surplus(frequencies(RsdC((2, 1)), first_two, 500, nodes=6), probs) > 8.0
 
 
 @given(st.integers(0, 100))
 def test_samples_split_among_the_children(seed: int) -> None:
-    own = plot(Picking.DRAWN, depth=4, nodes=16, sample=seed)
+    own = builder(Picking.DRAWN, depth=4, nodes=16, sample=seed)
     grown(IidTree(4), [own], tables(seed))
-    draft = drafted(own, Draw.IID, laws=True)
+    draft = drafted(own, Draw.IID, distributions=True)
     assert draft.samples is not None and len(draft) <= 16
     roots = [s for n in draft.children(-1) for s in draft.samples[n]]
     assert sorted(roots) == [0, 1, 2, 3]

@@ -5,7 +5,7 @@ import pytest
 
 from outrider.core.errors import OptionError
 from outrider.drafters.neural.growth import Picking, Spine
-from tests.drafters.neural.growth_rigs import VOCAB, Memory, drafted, grown, plot
+from tests.drafters.neural.growth_rigs import VOCAB, Memory, builder, drafted, grown
 
 pytestmark = pytest.mark.method("spine")
 
@@ -17,10 +17,10 @@ WIDTHS = (1, 2, 3, 4)
 )
 def test_siblings_follow_the_confidence(best: float, children: int) -> None:
     """SWIFT, section 4: the less sure the drafter, the more candidates at a place."""
-    law = np.full(VOCAB, (1 - best) / (VOCAB - 1))
-    law[1] = best
-    table = np.log(np.tile(law, (1, VOCAB, 1)))
-    own = plot(Picking.BEST, depth=3, nodes=30)
+    probs = np.full(VOCAB, (1 - best) / (VOCAB - 1))
+    probs[1] = best
+    table = np.log(np.tile(probs, (1, VOCAB, 1)))
+    own = builder(Picking.BEST, depth=3, nodes=30)
     memory = grown(Spine(widths=WIDTHS, sampled=WIDTHS), [own], table)
     assert isinstance(memory, Memory)
     draft = drafted(own)

@@ -112,10 +112,10 @@ def one(drafter: TreeDrafter, budget: Budget, tail: IntArray = NO_IDS, **options
 
 
 @pytest.mark.parametrize(
-    ("name", "temperature", "laws"), matrix(GROWTHS, [0.0, 0.9], [False, True])
+    ("name", "temperature", "distributions"), matrix(GROWTHS, [0.0, 0.9], [False, True])
 )
-def test_keeps_to_the_budget(name: str, temperature: float, laws: bool) -> None:
-    drafter = tree(name).bind(Needs(law=laws), 1)
+def test_keeps_to_the_budget(name: str, temperature: float, distributions: bool) -> None:
+    drafter = tree(name).bind(Needs(probs=distributions), 1)
     for depth, nodes in ((1, 1), (1, 5), (3, 3), (3, 7), (5, 20)):
         draft = one(drafter, Budget(depth=depth, nodes=nodes), temperature=temperature)
         assert 0 < len(draft) <= nodes and depths(draft.parents).max() < depth
@@ -162,31 +162,31 @@ def test_siblings_are_accepted_that_a_chain_would_have_refused() -> None:
 
 
 @pytest.mark.parametrize("name", GROWTHS)
-def test_laws_are_those_that_the_tokens_were_drawn_from(name: str) -> None:
+def test_distributions_are_those_that_the_tokens_were_drawn_from(name: str) -> None:
     drafter = tree(name).bind(RecursiveRejection().needs, 1)
     state = begun(drafter, 0.9, (1, 2, 3))
     [draft] = drafter.propose([state], [as_ids([4])], [Budget(depth=3, nodes=9)])
-    assert draft.law is not None and draft.draw is drafter.draw
+    assert draft.probs is not None and draft.draw is drafter.draw
     sampler = state.request.sampler
     for node in range(len(draft)):
         path, at = [], int(draft.parents[node])
         while at >= 0:
             path.insert(0, int(draft.tokens[at]))
             at = int(draft.parents[at])
-        law = sampler.law(FAMILY.draft.logits_after([1, 2, 3, 4, *path]), [4, *path])
-        own = draft.law[node]
+        probs = sampler.probs(FAMILY.draft.logits_after([1, 2, 3, 4, *path]), [4, *path])
+        own = draft.probs[node]
         if draft.draw is Draw.DETERMINISTIC:
             assert own is None
         else:
-            assert own is not None and torch.allclose(own, law, atol=1e-12)
+            assert own is not None and torch.allclose(own, probs, atol=1e-12)
     greedy = one(drafter, Budget(depth=3, nodes=9), temperature=0.0)
-    assert greedy.draw is Draw.DETERMINISTIC and set(greedy.law or ()) == {None}
+    assert greedy.draw is Draw.DETERMINISTIC and set(greedy.probs or ()) == {None}
 
 
 def test_references_are_the_rows_at_the_parents() -> None:
     drafter = tree("top_k").bind(Needs(reference=True), 1)
     draft = one(drafter, Budget(depth=3, nodes=9), prompt=(1, 2, 3))
-    assert draft.reference is not None and draft.law is None
+    assert draft.reference is not None and draft.probs is None
     for node, reference in enumerate(draft.reference):
         parent = int(draft.parents[node])
         before = [] if parent < 0 else [int(draft.tokens[parent])]
@@ -232,7 +232,7 @@ def test_a_full_window_or_nan_end_the_drafts_and_not_the_text(name: str, broken:
     plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS, **options)
     drafted = run(stage(FAMILY.target, drafter, policy=TREE), PROMPTS, **options)
     assert outputs(drafted) == outputs(plain)
-    offs = [g.lane.state.off for g in drafted]
+    offs = [g.sequence.state.off for g in drafted]
     if broken:
         assert any(offs) and all(off is None or "NaN" in off for off in offs)
     else:
@@ -241,7 +241,7 @@ def test_a_full_window_or_nan_end_the_drafts_and_not_the_text(name: str, broken:
 
 def test_counters_of_the_draft_model() -> None:
     [g] = run(stage(FAMILY.target, tree("dyspec_levels"), policy=TREE), [(1, 2)])
-    own = g.lane.state.counters
+    own = g.sequence.state.counters
     assert own.drafted == g.counters.drafted > 0
     assert own.forwards <= 4 * g.counters.rounds
 
@@ -249,7 +249,7 @@ def test_counters_of_the_draft_model() -> None:
 def test_the_cache_is_cut_to_the_text() -> None:
     gs = run(stage(FAMILY.target, tree("rsd_s"), policy=TREE), PROMPTS, temperature=0.7)
     for g in gs:
-        cache = g.lane.state.cache
+        cache = g.sequence.state.cache
         assert list(cache.text) == [*g.request.prompt.token_ids, *g.output]
         assert not cache.num_speculative
 
@@ -259,8 +259,9 @@ RULES: dict[str, AcceptanceRule] = {"match": Match(), "rrs": RecursiveRejection(
 
 @pytest.mark.parametrize("rule", RULES)
 def test_growth_tells_nothing_of_other_branches(rule: str) -> None:
-    """Under a rule that reads laws, noise is each node's own: two nodes of the same depth differ
-    although they follow the same law. Under `Match` they see the noise of the choice there."""
+    """Under a rule that reads distributions, noise is each node's own: two nodes of the same depth
+    differ although they follow the same distribution. Under `Match` they see the noise of the
+    choice there."""
     flat = TabularModel(torch.zeros(50, 50, dtype=torch.float64))
     drafter = TreeDrafter(model=flat, growth=RsdC((2, 1))).bind(RULES[rule].needs, 1)
     draft = one(drafter, Budget(depth=2, nodes=4))

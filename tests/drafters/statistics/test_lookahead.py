@@ -209,7 +209,7 @@ def test_below_a_qualifier_there_is_no_window() -> None:
     [g] = run(stage(target, nest, window=5), [(1, 2, 3)], max_new_tokens=80)
     [plain] = run(stage(target, NoDrafter()), [(1, 2, 3)], max_new_tokens=80)
     assert g.output == plain.output
-    inner = nest.bind(nest.needs, 1).counters(g.lane.state)["qualifier"]
+    inner = nest.bind(nest.needs, 1).counters(g.sequence.state)["qualifier"]
     assert inner.probed == 0 and inner.accepted > 10
 
 

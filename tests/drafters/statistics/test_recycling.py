@@ -180,7 +180,7 @@ def test_under_a_qualifier_the_targets_rows_are_learnt() -> None:
     [g] = run(stage(model, nest, window=6), [(1,)], temperature=0.9, max_new_tokens=80)
     known = [t for t in range(20) if drafter.memory.successors(t)]
     assert len(known) > 10
-    inner = nest.bind(nest.needs, 1).counters(g.lane.state)["qualifier"]
+    inner = nest.bind(nest.needs, 1).counters(g.sequence.state)["qualifier"]
     assert inner.accepted > 10
     for token in known:
         expected = model.logits_after([token]).topk(8).indices.tolist()

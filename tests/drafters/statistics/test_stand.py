@@ -16,7 +16,7 @@ from tests.exactness.setups.rigs import run, stage
 pytestmark = pytest.mark.method("stand")
 
 TREE = FixedTree(depth=6, nodes=40)
-LAW = Needs(law=True)
+PROBS = Needs(probs=True)
 VOCAB = 12
 
 
@@ -42,7 +42,7 @@ def test_noise_by_numpy_is_the_noise() -> None:
         assert np.allclose(gumbel_arrays(keys, ids)[row], expected.numpy(), rtol=1e-13)
 
 
-@pytest.mark.parametrize("needs", [Needs(), LAW])
+@pytest.mark.parametrize("needs", [Needs(), PROBS])
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
 def test_children_are_distinct(temperature: float, needs: Needs) -> None:
     drafter, _ = taught()
@@ -54,18 +54,18 @@ def test_children_are_distinct(temperature: float, needs: Needs) -> None:
         assert len(set(paths(draft))) == len(draft)
 
 
-def test_row_sums_of_laws_are_one_and_entries_at_most_ten() -> None:
+def test_row_sums_of_distributions_are_one_and_entries_at_most_ten() -> None:
     drafter, _ = taught()
-    drafter = drafter.bind(LAW, 1)
+    drafter = drafter.bind(PROBS, 1)
     [state] = drafter.begin([request((3, 4), temperature=0.7)])
     draft = propose(drafter, state)
-    assert draft.law is not None
-    for node, law in enumerate(draft.law):
-        assert law is not None and law.dtype is torch.float64
-        assert float(law.sum()) == pytest.approx(1.0) and int((law > 0).sum()) <= 10
-        assert law[int(draft.tokens[node])] > 0
+    assert draft.probs is not None
+    for node, probs in enumerate(draft.probs):
+        assert probs is not None and probs.dtype is torch.float64
+        assert float(probs.sum()) == pytest.approx(1.0) and int((probs > 0).sum()) <= 10
+        assert probs[int(draft.tokens[node])] > 0
         for other in draft.children(int(draft.parents[node])):
-            assert draft.law[other] is law
+            assert draft.probs[other] is probs
 
 
 def surplus(counts: np.ndarray, expected: np.ndarray) -> float:
@@ -77,36 +77,36 @@ def surplus(counts: np.ndarray, expected: np.ndarray) -> float:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("draws", [1000, pytest.param(4000, marks=pytest.mark.slow)])
-def test_draws_follow_the_law_without_replacement(draws: int) -> None:
+def test_draws_follow_the_distribution_without_replacement(draws: int) -> None:
     """First and second child of the root over many seeds, against the stored distribution."""
     drafter, _ = taught()
-    drafter = drafter.bind(LAW, 1)
+    drafter = drafter.bind(PROBS, 1)
     counts = np.zeros((VOCAB, VOCAB))
     for seed in range(draws):
         [state] = drafter.begin([request((3, 4), temperature=1.0, seed=seed)])
         draft = propose(drafter, state, nodes=12, depth=1)
         counts[draft.tokens[0], draft.tokens[1]] += 1
-    assert draft.law is not None and draft.law[0] is not None
-    q = draft.law[0].numpy()
+    assert draft.probs is not None and draft.probs[0] is not None
+    q = draft.probs[0].numpy()
     pairs = q[:, None] * q[None, :] / np.clip(1 - q[:, None], 1e-12, None)
     np.fill_diagonal(pairs, 0.0)
     expected = pairs * draws
     assert surplus(counts, expected) < 4.0
     with_replacement = q[:, None] * q[None, :] * draws
-    assert surplus(counts, with_replacement) > 8.0, "the test tells one law from another"
+    assert surplus(counts, with_replacement) > 8.0, "the test tells one distribution from another"
     assert counts[q == 0].sum() == 0
 
 
 def test_without_temperature_there_is_no_noise() -> None:
     drafter, model = taught()
-    for needs in (Needs(), LAW):
+    for needs in (Needs(), PROBS):
         bound = drafter.bind(needs, 1)
         [state] = bound.begin([request((3, 4), seed=1)])
         [other] = bound.begin([request((3, 4), seed=2)])
         draft = propose(bound, state)
         assert paths(draft) == paths(propose(bound, other))
         assert draft.tokens[0] == model.logits_after([3, 4]).argmax()
-        assert draft.law is None or all(law is None for law in draft.law)
+        assert draft.probs is None or all(probs is None for probs in draft.probs)
 
 
 def test_the_shape_does_not_depend_on_the_noise() -> None:
@@ -120,7 +120,7 @@ def test_the_shape_does_not_depend_on_the_noise() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_coupled_noise_makes_the_first_child_the_targets_choice() -> None:
-    """Where the memory holds the target's own law, `Match` keeps first children only."""
+    """Where the memory holds the target's own distribution, `Match` keeps first children only."""
     model = TabularModel.random(vocab_size=8, order=2, seed=1)
     deep = from_counts({(0,) * d: 1 for d in range(4)}, (1.0,))
     drafter = Stand(template=deep, memory=Distributions(orders=(2,)))
@@ -133,26 +133,26 @@ def test_coupled_noise_makes_the_first_child_the_targets_choice() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_laws_are_drawn_with_noise_of_their_own() -> None:
+def test_distributions_are_drawn_with_noise_of_their_own() -> None:
     """A stream for each node: not that of the choices, nor the same at two nodes."""
     drafter, _ = taught()
-    firsts = {"match": [], "law": []}
+    firsts = {"match": [], "probs": []}
     for seed in range(60):
         [state] = drafter.begin([request((3, 4), temperature=1.5, seed=seed)])
-        for name, needs in (("match", Needs()), ("law", LAW)):
+        for name, needs in (("match", Needs()), ("probs", PROBS)):
             firsts[name].append(int(propose(drafter.bind(needs, 1), state).tokens[0]))
-    assert firsts["match"] != firsts["law"]
+    assert firsts["match"] != firsts["probs"]
     tokens = []
     for seed in range(60):
         [state] = drafter.begin([request((3, 4), temperature=1.5, seed=seed)])
-        spelt = paths(propose(drafter.bind(LAW, 1), state, nodes=80))
+        spelt = paths(propose(drafter.bind(PROBS, 1), state, nodes=80))
         level = {p[:1]: p[1] for p in reversed(spelt) if len(p) == 2}
         tokens.append(tuple(level.values()))
     assert sum(len(set(t)) > 1 for t in tokens) > 40
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_nodes_with_the_same_law_are_drawn_apart() -> None:
+def test_nodes_with_the_same_distribution_are_drawn_apart() -> None:
     """One stream for all nodes of a level would give them the same children."""
     drafter = Stand(memory=Distributions(orders=(1,)))
     [state] = drafter.begin([request((0,))])
@@ -161,14 +161,14 @@ def test_nodes_with_the_same_law_are_drawn_apart() -> None:
     differ = 0
     for seed in range(30):
         [state] = drafter.begin([request((3, 4), temperature=1.0, seed=seed)])
-        spelt = paths(propose(drafter.bind(LAW, 1), state, nodes=80))
+        spelt = paths(propose(drafter.bind(PROBS, 1), state, nodes=80))
         firsts = {p[:1]: p[1] for p in reversed(spelt) if len(p) == 2}
         assert len(firsts) == 8
         differ += len(set(firsts.values())) > 1
     assert differ == 30
 
 
-@pytest.mark.parametrize("needs", [Needs(), LAW])
+@pytest.mark.parametrize("needs", [Needs(), PROBS])
 def test_a_tail_is_drafted_for_with_the_noise_of_its_end(needs: Needs) -> None:
     drafter, _ = taught()
     drafter = drafter.bind(needs, 1)
@@ -221,13 +221,13 @@ def test_the_memory_is_shared_by_samples_of_one_prompt() -> None:
 
 @pytest.mark.parametrize("vocab", [152_064, 256_000])
 def test_wide_vocabularies(vocab: int) -> None:
-    drafter = Stand().bind(LAW, 1)
+    drafter = Stand().bind(PROBS, 1)
     [state] = drafter.begin([request((vocab - 1, 3), temperature=1.0)])
     logits = torch.randn(2, vocab)
     observe(drafter, state, chain([vocab - 2]), logits)
     draft = propose(drafter, state, nodes=8)
-    assert draft.law is not None and draft.law[0] is not None
-    assert draft.law[0].numel() == vocab
+    assert draft.probs is not None and draft.probs[0] is not None
+    assert draft.probs[0].numel() == vocab
     assert set(draft.tokens.tolist()) <= set(logits.topk(10).indices.flatten().tolist())
 
 

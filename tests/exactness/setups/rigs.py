@@ -70,7 +70,7 @@ GAINFUL = CostCurve.of({1: 1.0, 8: 1.5, 32: 4.0})
 
 def adaptive(nest: str) -> ExpectedGain:
     """A policy for one of `nests` that turns each source off at times."""
-    lucky = [Source(name=f"lookup{n}", accept=0.3, lucky=True) for n in (1, 2, 3)]
+    opportunistic = [Source(name=f"lookup{n}", accept=0.3, opportunistic=True) for n in (1, 2, 3)]
     draft = Source(name="draft", seconds=0.2)
     qualifier = Source(name="qualifier", seconds=0.3, accept=0.7)
     steady = {
@@ -79,7 +79,7 @@ def adaptive(nest: str) -> ExpectedGain:
         "fallback": [draft],
         "bypass": [draft, qualifier],
     }.get(nest, [qualifier])
-    return ExpectedGain(verify=GAINFUL, sources=(*lucky, *steady), probe_after=3)
+    return ExpectedGain(verify=GAINFUL, sources=(*opportunistic, *steady), probe_after=3)
 
 
 def next_turn(
@@ -89,7 +89,7 @@ def next_turn(
     an undrafted start."""
     [first] = run(whole, [prompt], **options)
     turn = (*prompt, *first.output[:kept], 4, 4)
-    [second] = run(whole, [turn], previous=[first.lane], **options)
+    [second] = run(whole, [turn], previous=[first.sequence], **options)
     [fresh] = run(undrafted(whole), [turn], **options)
     assert second.output == fresh.output
     return first, second

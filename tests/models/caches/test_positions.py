@@ -21,7 +21,7 @@ from outrider.protocols import Segment
 from tests.models.setups.drafts import random_draft, random_emission
 from tests.models.setups.make_checkpoints import make_checkpoint
 from tests.models.setups.reference import close
-from tests.models.setups.sighted_checkpoints import make_sighted
+from tests.models.setups.vision_checkpoints import make_vision_checkpoint
 
 Spot = tuple[int, ...]
 """The three places of one token."""
@@ -192,7 +192,7 @@ IDS = tuple(range(len(AXES[0])))
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    path = make_sighted(tmp_path_factory.mktemp("qwen"), "qwen2_vl")
+    path = make_vision_checkpoint(tmp_path_factory.mktemp("qwen"), "qwen2_vl")
     text = text_checkpoint(open_checkpoint(path))
     assert text is not None
     return Decoder.load(text, dtype=torch.float64)

@@ -177,13 +177,13 @@ class TestDamage:
     def test_truncated(self, folder: Path, kept: int) -> None:
         file = folder / "model.safetensors"
         file.write_bytes(file.read_bytes()[:kept])
-        refused(folder, "model.safetensors", f"the file has {kept}", "header says", "Download")
+        refused(folder, "model.safetensors", f"the file has {kept}", "header gives", "Download")
 
     def test_last_byte_missing(self, folder: Path) -> None:
         file = folder / "model.safetensors"
         size = file.stat().st_size
         file.write_bytes(file.read_bytes()[:-1])
-        refused(folder, f"the header says {size} bytes, the file has {size - 1}")
+        refused(folder, f"the header gives {size} bytes, the file has {size - 1}")
 
     @pytest.mark.parametrize(
         "header",

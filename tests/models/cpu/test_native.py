@@ -116,7 +116,7 @@ def test_writes_what_a_loop_would(
         [tokens] = model.write_chains([ChainRequest(segment, sampler, [0] * 4, 6)]) or []
         assert tokens.tolist() == expected
         assert written.num_speculative == looped.num_speculative
-        assert written.spell([*([9] if branch else []), *expected]) == looped.spell(
+        assert written.match_prefix([*([9] if branch else []), *expected]) == looped.match_prefix(
             [*([9] if branch else []), *expected]
         )
         for cache in (looped, written):

@@ -21,7 +21,7 @@ from tests.models.setups.adapting import adapted
 from tests.models.setups.looking import PICTURES, Looker
 from tests.models.setups.make_checkpoints import make_checkpoint
 from tests.models.setups.reference import all_logits, close, edited, next_logits, random_ids
-from tests.models.setups.sighted_checkpoints import FAMILIES, make_sighted
+from tests.models.setups.vision_checkpoints import FAMILIES, make_vision_checkpoint
 
 IDS = random_ids(9)
 
@@ -76,7 +76,7 @@ def test_the_sum_is_pefts(plain: Path, tmp_path: Path, name: str, dtype: torch.d
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapters_of_image_text_models(family: str, tmp_path: Path) -> None:
-    path = make_sighted(tmp_path / "whole", family)
+    path = make_vision_checkpoint(tmp_path / "whole", family)
     whole = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float64).eval()
     merged = adapted(whole, tmp_path / "adapter")
     adapter = Adapter.load(tmp_path / "adapter")
@@ -187,10 +187,13 @@ def test_damaged_folders_are_refused(adapter: Path, tmp_path: Path) -> None:
 
 
 KEYS: dict[str, tuple[str, str]] = {
-    "eyes": ("model.vision_model.encoder.layers.0.self_attn.q_proj", "changes the vision tower"),
-    "old eyes": ("visual.blocks.0.attn.qkv", "changes the vision tower"),
+    "vision_encoder": (
+        "model.vision_model.encoder.layers.0.self_attn.q_proj",
+        "changes the vision tower",
+    ),
+    "old vision encoder": ("visual.blocks.0.attn.qkv", "changes the vision tower"),
     "projector": ("model.connector.modality_projection.proj", "changes the vision tower"),
-    "elsewhere": ("transformer.h.0.attn.c_attn", "no part of a decoder that is known"),
+    "elsewhere": ("transformer.h.0.attn.c_attn", "not a part of a known decoder"),
 }
 
 
@@ -269,7 +272,7 @@ def test_generators_take_an_adapter_of_the_target(adapter: Path, tmp_path: Path)
 
 
 def test_models_that_see_take_an_adapter(tmp_path: Path) -> None:
-    path = make_sighted(tmp_path / "whole", "qwen2_vl")
+    path = make_vision_checkpoint(tmp_path / "whole", "qwen2_vl")
     whole = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float64).eval()
     merged = adapted(whole, tmp_path / "adapter")
     model: Any = load_model(path, dtype="float64", adapter=tmp_path / "adapter")

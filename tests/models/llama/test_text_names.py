@@ -17,7 +17,7 @@ from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint, text_stack
 from tests.models.setups.make_checkpoints import make_checkpoint
 from tests.models.setups.reference import all_logits, close, random_ids
-from tests.models.setups.sighted_checkpoints import FAMILIES, make_sighted
+from tests.models.setups.vision_checkpoints import FAMILIES, make_vision_checkpoint
 
 IDS = random_ids(7, vocab_size=300)
 
@@ -40,7 +40,7 @@ def theirs(path: Path) -> torch.Tensor:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_sighted(tmp_path_factory.mktemp(request.param), request.param)
+    return make_vision_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
 
 
 def renamed(path: Path, target: Path, rename: Callable[[str], str]) -> Path:
@@ -66,7 +66,7 @@ def test_names_of_the_models_own(path: Path, tmp_path: Path) -> None:
 
 def test_settings_between_those_of_the_whole(tmp_path: Path) -> None:
     """Qwen2-VL as it was published: no text_config, and positions in `rope_scaling`."""
-    path = make_sighted(tmp_path / "qwen", "qwen2_vl")
+    path = make_vision_checkpoint(tmp_path / "qwen", "qwen2_vl")
     config = json.loads((path / "config.json").read_text())
     text = config.pop("text_config")
     rope = text.pop("rope_parameters")
@@ -80,7 +80,7 @@ def test_settings_between_those_of_the_whole(tmp_path: Path) -> None:
 
 def test_settings_that_are_left_out(tmp_path: Path) -> None:
     """LLaVA as it was published names little of its text part."""
-    path = make_sighted(tmp_path / "llava", "llava")
+    path = make_vision_checkpoint(tmp_path / "llava", "llava")
     config = json.loads((path / "config.json").read_text())
     config["text_config"] = {"model_type": "llama", "max_position_embeddings": 4096}
     (path / "config.json").write_text(json.dumps(config))
@@ -93,7 +93,7 @@ def test_settings_that_are_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["mistral", "qwen2", "qwen3"])
 def test_assumed_sizes_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
-    path = make_sighted(tmp_path / "llava", "llava")
+    path = make_vision_checkpoint(tmp_path / "llava", "llava")
     config = json.loads((path / "config.json").read_text())
     config["text_config"] = {"model_type": kind}
     (path / "config.json").write_text(json.dumps(config))
@@ -115,7 +115,7 @@ _SIZES = (
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shared_embeddings(family: str, tmp_path: Path) -> None:
-    path = make_sighted(tmp_path / family, family, text={"tie_word_embeddings": True})
+    path = make_vision_checkpoint(tmp_path / family, family, text={"tie_word_embeddings": True})
     assert "lm_head.weight" not in text_of(path).tensors
     close(ours(path), theirs(path), 1e-5)
 
@@ -131,7 +131,7 @@ def test_reasons(tmp_path: Path) -> None:
     plain = open_checkpoint(make_checkpoint(tmp_path / "plain"))
     assert text_checkpoint(plain) is None
     assert "model_type 'llama' has no known text part" in str(text_stack(plain).reason)
-    path = make_sighted(tmp_path / "llava", "llava")
+    path = make_vision_checkpoint(tmp_path / "llava", "llava")
     config = json.loads((path / "config.json").read_text())
     odd = config | {"text_config": config["text_config"] | {"model_type": "gemma"}}
     (path / "config.json").write_text(json.dumps(odd))
@@ -142,7 +142,7 @@ def test_reasons(tmp_path: Path) -> None:
 
 def test_windows_with_axes_are_left_to_another_runner(tmp_path: Path) -> None:
     sliding = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
-    path = make_sighted(tmp_path / "qwen", "qwen2_vl", text=sliding)
+    path = make_vision_checkpoint(tmp_path / "qwen", "qwen2_vl", text=sliding)
     reason = text_stack(open_checkpoint(path)).reason
     assert reason is not None and "sliding windows are not supported" in reason
 
@@ -156,7 +156,7 @@ _TEXT: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
 }
-_EYES: dict[str, Any] = {
+_VISION: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 1,
@@ -177,9 +177,9 @@ RELATIVES: dict[str, tuple[str, str, str, str]] = {
 
 @pytest.mark.parametrize("name", RELATIVES)
 def test_relatives_have_text_parts_too(name: str, tmp_path: Path) -> None:
-    stem, text, eyes, token = RELATIVES[name]
-    vision = _EYES | {"model_type": eyes}
-    if eyes == "internvl_vision":
+    stem, text, vision_encoder, token = RELATIVES[name]
+    vision = _VISION | {"model_type": vision_encoder}
+    if vision_encoder == "internvl_vision":
         vision |= {"image_size": [16, 16], "patch_size": [4, 4]}
     config: Any = getattr(transformers, f"{stem}Config")(
         text_config=_TEXT | {"model_type": text}, vision_config=vision, **{token: 299}

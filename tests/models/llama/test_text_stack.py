@@ -20,7 +20,7 @@ from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS, random_draft, 
 from tests.models.setups.looking import PICTURES, Look, Looker
 from tests.models.setups.reference import close, next_logits, random_ids, tree_logits
 from tests.models.setups.runners import load, runner_cases
-from tests.models.setups.sighted_checkpoints import FAMILIES, image_id, make_sighted
+from tests.models.setups.vision_checkpoints import FAMILIES, image_id, make_vision_checkpoint
 
 TOLERANCE = {"decoder": 5e-5, "static": 5e-5, "native": 1e-3}
 """How near `transformers` in float64 must be, whose angles are float32."""
@@ -33,7 +33,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def path(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_sighted(tmp_path_factory.mktemp(family), family)
+    return make_vision_checkpoint(tmp_path_factory.mktemp(family), family)
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +64,11 @@ def near(runner: str) -> float:
     return TOLERANCE[runner]
 
 
-@pytest.mark.parametrize("pictures", PICTURES)
+@pytest.mark.parametrize("image_processor", PICTURES)
 def test_answers_are_those_of_the_whole(
-    model: Any, near: float, looks: dict[str, Look], pictures: str
+    model: Any, near: float, looks: dict[str, Look], image_processor: str
 ) -> None:
-    look = looks[pictures]
+    look = looks[image_processor]
     [cache] = model.start([look.prompt])
     tokens = [65, 66, 70, 3]
     segment = Segment(cache, as_ids(tokens))

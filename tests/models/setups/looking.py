@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from outrider.core.tree import path_to
-from outrider.core.types import IntArray, Pictured, Prompt
-from outrider.models.vision.processor import Pictures
-from tests.models.setups.sighted_checkpoints import picture
+from outrider.core.types import ImagePrompt, IntArray, Prompt
+from outrider.models.vision.processor import ImageProcessor
+from tests.models.setups.vision_checkpoints import picture
 
 PICTURES = {
     "one": (picture(32, 16),),
@@ -65,16 +65,18 @@ class Looker:
         self.whole: Any = AutoModelForImageTextToText.from_pretrained(
             path, dtype=torch.float64, attn_implementation="eager"
         ).eval()
-        self.pictures = Pictures.load(path, self.whole.config, name=path.name)
+        self.image_processor = ImageProcessor.load(path, self.whole.config, name=path.name)
 
     @torch.no_grad()
     def look(self, question: str, images: Sequence[Image.Image]) -> Look:
         """A question about all of the images."""
         parts = [{"type": "image"} for _ in images] + [{"type": "text", "text": question}]
-        pictured = Pictured(messages=({"role": "user", "content": parts},), images=tuple(images))
+        image_prompt = ImagePrompt(
+            messages=({"role": "user", "content": parts},), images=tuple(images)
+        )
         inputs = {
             name: value.double() if value.is_floating_point() else value
-            for name, value in self.pictures.inputs(pictured).items()
+            for name, value in self.image_processor.inputs(image_prompt).items()
         }
         given: dict[str, Any] = {}
         inner = self.whole.model

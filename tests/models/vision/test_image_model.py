@@ -8,55 +8,60 @@ import pytest
 import torch
 
 from outrider.core.errors import ContextError
-from outrider.core.types import NO_IDS, Pictured, Prompt, as_ids
+from outrider.core.types import NO_IDS, ImagePrompt, Prompt, as_ids
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.models.tabular import TabularModel
-from outrider.models.vision.encoder import TransformersEyes
-from outrider.models.vision.image_model import Sighted
+from outrider.models.vision.encoder import TransformersVisionEncoder
+from outrider.models.vision.image_model import VisionLanguageModel
 from outrider.protocols import (
     LanguageModel,
     Segment,
 )
-from tests.models.setups.sighted_checkpoints import asking, make_sighted, make_text_sibling, picture
+from tests.models.setups.vision_checkpoints import (
+    asking,
+    make_text_sibling,
+    make_vision_checkpoint,
+    picture,
+)
 
 LAST = as_ids([-1])
 TALK = Prompt(token_ids=(72, 105, 33))
 
 
 class Counting:
-    """Eyes that count."""
+    """Vision encoder that count."""
 
-    def __init__(self, eyes: TransformersEyes) -> None:
-        self.eyes, self.image_token_ids = eyes, eyes.image_token_ids
+    def __init__(self, vision_encoder: TransformersVisionEncoder) -> None:
+        self.vision_encoder, self.image_token_ids = vision_encoder, vision_encoder.image_token_ids
         self.seen: list[int] = []
 
-    def views(self, pictured: Sequence[Pictured]) -> list[Prompt]:
-        self.seen.append(len(pictured))
-        return self.eyes.views(pictured)
+    def views(self, image_prompt: Sequence[ImagePrompt]) -> list[Prompt]:
+        self.seen.append(len(image_prompt))
+        return self.vision_encoder.views(image_prompt)
 
 
 @pytest.fixture(scope="module", params=["smolvlm", "qwen2_vl"])
-def parts(request: Any, tmp_path_factory: Any) -> tuple[Decoder, TransformersEyes]:
-    path = make_sighted(tmp_path_factory.mktemp("sighted"), request.param)
+def parts(request: Any, tmp_path_factory: Any) -> tuple[Decoder, TransformersVisionEncoder]:
+    path = make_vision_checkpoint(tmp_path_factory.mktemp("sighted"), request.param)
     checkpoint = open_checkpoint(path)
     text = text_checkpoint(checkpoint)
     assert text is not None
     return (
         Decoder.load(text, dtype=torch.float64),
-        TransformersEyes.load(checkpoint, dtype=torch.float64),
+        TransformersVisionEncoder.load(checkpoint, dtype=torch.float64),
     )
 
 
 @pytest.fixture
-def eyes(parts: Any) -> Counting:
+def vision_encoder(parts: Any) -> Counting:
     return Counting(parts[1])
 
 
 @pytest.fixture
-def model(parts: Any, eyes: Counting) -> Sighted:
-    return Sighted(parts[0], eyes)
+def model(parts: Any, vision_encoder: Counting) -> VisionLanguageModel:
+    return VisionLanguageModel(parts[0], vision_encoder)
 
 
 def logits(model: LanguageModel, caches: Sequence[Any]) -> list[torch.Tensor]:
@@ -64,20 +69,24 @@ def logits(model: LanguageModel, caches: Sequence[Any]) -> list[torch.Tensor]:
     return [rows.logits[0] for rows in model.forward(segments, [LAST] * len(caches))]
 
 
-def test_it_is_what_the_runner_inside_is(model: Sighted) -> None:
+def test_it_is_what_the_runner_inside_is(model: VisionLanguageModel) -> None:
     assert isinstance(model, LanguageModel)
     assert model.selector is None and model.layered is model.inner.layered is not None
     assert model.info.dtype == torch.float64
     assert model.info.fingerprint == model.inner.info.fingerprint
     assert model.info.end_ids == (256,)
-    table = Sighted(TabularModel.random(vocab_size=7, order=1, seed=0), model.eyes)
+    table = VisionLanguageModel(
+        TabularModel.random(vocab_size=7, order=1, seed=0), model.vision_encoder
+    )
     assert table.layered is None and table.segmented is table.inner
 
 
-def test_equal_prompts_are_looked_at_once(model: Sighted, eyes: Counting) -> None:
+def test_equal_prompts_are_looked_at_once(
+    model: VisionLanguageModel, vision_encoder: Counting
+) -> None:
     prompt, other = asking(picture(40, 20)), asking(picture(16, 16))
     caches = model.start([prompt, TALK, other, prompt])
-    assert eyes.seen == [2]
+    assert vision_encoder.seen == [2]
     assert caches[0] is not caches[3]
     first, _, second, again = logits(model, caches)
     assert torch.equal(first, again)
@@ -86,20 +95,20 @@ def test_equal_prompts_are_looked_at_once(model: Sighted, eyes: Counting) -> Non
     assert list(caches[3].text) != list(caches[0].text)
 
 
-def test_looking_is_timed_apart(model: Sighted) -> None:
+def test_looking_is_timed_apart(model: VisionLanguageModel) -> None:
     caches = model.start([asking(picture(40, 20)), TALK])
     assert caches[0].report.vision_seconds > 0 == caches[1].report.vision_seconds
     [talk] = model.start([TALK], [caches[0]])
     assert talk.report.vision_seconds == 0
 
 
-def test_text_alone_passes_through(model: Sighted, eyes: Counting) -> None:
+def test_text_alone_passes_through(model: VisionLanguageModel, vision_encoder: Counting) -> None:
     [mine], [plain] = model.start([TALK]), model.inner.start([TALK])
-    assert eyes.seen in ([], [0])
+    assert vision_encoder.seen in ([], [0])
     assert torch.equal(*logits(model, [mine, plain]))
 
 
-def test_a_mixed_batch_is_each_alone(model: Sighted) -> None:
+def test_a_mixed_batch_is_each_alone(model: VisionLanguageModel) -> None:
     prompts = [asking(picture(40, 20)), TALK, asking(picture(16, 16), picture(30, 60))]
     together = logits(model, model.start(prompts))
     for prompt, row in zip(prompts, together, strict=True):
@@ -107,7 +116,7 @@ def test_a_mixed_batch_is_each_alone(model: Sighted) -> None:
         torch.testing.assert_close(row, alone, rtol=0, atol=1e-9)
 
 
-def test_nothing_of_an_image_is_taken_for_text(model: Sighted) -> None:
+def test_nothing_of_an_image_is_taken_for_text(model: VisionLanguageModel) -> None:
     """The next turn has the same ids and another image, or none."""
     prompt, other = asking(picture(40, 20)), asking(picture(40, 20, seed=9))
     for turn in (other, TALK, prompt):
@@ -124,18 +133,18 @@ def test_nothing_of_an_image_is_taken_for_text(model: Sighted) -> None:
 
 
 def test_a_view_must_fit_the_window(tmp_path: Path) -> None:
-    path = make_sighted(tmp_path, "smolvlm", text={"max_position_embeddings": 48})
+    path = make_vision_checkpoint(tmp_path, "smolvlm", text={"max_position_embeddings": 48})
     checkpoint = open_checkpoint(path)
     text = text_checkpoint(checkpoint)
     assert text is not None
-    model = Sighted(Decoder.load(text), TransformersEyes.load(checkpoint))
+    model = VisionLanguageModel(Decoder.load(text), TransformersVisionEncoder.load(checkpoint))
     assert model.start([asking(picture(16, 16), question="?")])[0].room > 0
     with pytest.raises(ContextError, match="reads 48"):
         model.start([asking(picture(40, 40), picture(40, 40))])
 
 
 def test_a_text_sibling_is_the_text_stack(tmp_path: Path) -> None:
-    whole = open_checkpoint(make_sighted(tmp_path / "whole", "qwen2_5_vl"))
+    whole = open_checkpoint(make_vision_checkpoint(tmp_path / "whole", "qwen2_5_vl"))
     text = text_checkpoint(whole)
     assert text is not None
     inner = Decoder.load(text, dtype=torch.float64)

@@ -17,7 +17,7 @@ from outrider.training.vision_family.config import ImageSet, load_vision_config
 from outrider.training.vision_family.contrast import hit_rate, info_nce
 from outrider.training.vision_family.family import train_vision_family
 from outrider.training.vision_family.pictures import Pairs, load_set
-from tests.models.setups.sighted_checkpoints import picture
+from tests.models.setups.vision_checkpoints import picture
 
 TOWER = "hidden_size = 32\nlayers = 1\nheads = 2\nffn_size = 48\n"
 STAGE = "tokens = 16\nsequence_length = 1\nbatch = 8\nmicro_batch = 8\nlearning_rate = 1e-3\n"
@@ -25,7 +25,7 @@ MANNER = "vague = 1\npartial = 1\nexact = 1\n"
 MICRO = "\n".join(
     [
         'name = "micro"\nlanguage = "tiny"\nthreads = 1\nscenes = 0.5\nprojection = 16\n',
-        *(f"[{name}]\n{TOWER}" for name in ("eyes", "reader", "scorer")),
+        *(f"[{name}]\n{TOWER}" for name in ("vision_encoder", "reader", "scorer")),
         *(f"[{name}]\n{STAGE}" for name in ("contrast", "scoring", "see", "speak", "draft")),
         *(f"[{name}]\n{MANNER}" for name in ("read_manner", "see_manner", "speak_manner")),
         '[[sets]]\nname = "dots"\nimages = "dots.tar"\nrecords = "dots.jsonl.gz"\nheld_out = 3\n',
@@ -99,8 +99,8 @@ def test_the_prompt_is_spelled_as_the_exported_processor_spells_it(family: Path)
     from transformers import AutoTokenizer
 
     from outrider.captioning.scenes.scenes import Scenes
-    from outrider.core.types import Pictured
-    from outrider.models.vision.processor import Pictures
+    from outrider.core.types import ImagePrompt
+    from outrider.models.vision.processor import ImageProcessor
 
     config = load_vision_config(family.parent / "micro.toml")
     tokenizer: Any = AutoTokenizer.from_pretrained(family / "target")
@@ -108,12 +108,12 @@ def test_the_prompt_is_spelled_as_the_exported_processor_spells_it(family: Path)
     from transformers import AutoConfig
 
     shape = AutoConfig.from_pretrained(family / "target")
-    pictures = Pictures.load(family / "target", shape, name="micro")
+    image_processor = ImageProcessor.load(family / "target", shape, name="micro")
     parts = [{"type": "image"}, {"type": "text", "text": config.question}]
-    asked = Pictured(
+    asked = ImagePrompt(
         messages=({"role": "user", "content": parts},), images=(Scenes(seed=1).image(0),)
     )
-    assert tuple(pictures.inputs(asked)["input_ids"][0].tolist()) == spelling.prompt
+    assert tuple(image_processor.inputs(asked)["input_ids"][0].tolist()) == spelling.prompt
 
 
 def test_sets_are_read_reduced_and_partly_held_out(data: Path) -> None:

@@ -12,11 +12,11 @@ import torch
 
 from outrider.core.errors import OptionError
 from outrider.training.core.loop import TrainingStopped
+from outrider.training.vizer.captioner import TrainableCaptioner
 from outrider.training.vizer.config import VizerConfig
 from outrider.training.vizer.run import Example, Split, read_captions, train_vizer
-from outrider.training.vizer.subject import Subject
 from outrider.training.vizer.vizer import adapt_step, collect, fit_mappers, make_optimizer
-from tests.models.setups.sighted_checkpoints import FAMILIES, make_sighted, picture
+from tests.models.setups.vision_checkpoints import FAMILIES, make_vision_checkpoint, picture
 
 pytestmark = [
     pytest.mark.usefixtures("unchecked"),
@@ -48,7 +48,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
     def make(family: str) -> Path:
         if family not in made:
-            made[family] = make_sighted(tmp_path_factory.mktemp(family), family)
+            made[family] = make_vision_checkpoint(tmp_path_factory.mktemp(family), family)
         return made[family]
 
     return make
@@ -56,7 +56,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("image_processor")
     for i in range(COUNT):
         picture(20, 20, seed=i).save(folder / f"{i:02}.png")
     return [Example(folder / f"{i:02}.png", f"picture {i}.") for i in range(COUNT)]
@@ -67,54 +67,56 @@ def images(count: int) -> list[Any]:
     return [picture(20, 20 + 8 * (i % 2), seed=i) for i in range(count)]
 
 
-def subject_of(folder: Path, config: VizerConfig = SMALL) -> Subject:
-    return Subject.load(folder, config, torch.device("cpu"))
+def captioner_of(folder: Path, config: VizerConfig = SMALL) -> TrainableCaptioner:
+    return TrainableCaptioner.load(folder, config, torch.device("cpu"))
 
 
-def frozen_hash(subject: Subject) -> str:
+def frozen_hash(captioner: TrainableCaptioner) -> str:
     """Of every weight that is not LoRA's: vision encoder, projector, embeddings, head, stack."""
     digest = hashlib.sha256()
-    for name, weight in sorted(subject.adapted.named_parameters()):
+    for name, weight in sorted(captioner.adapted.named_parameters()):
         if "lora_" not in name:
             digest.update(weight.detach().numpy().tobytes())
     return digest.hexdigest()
 
 
-def reading(subject: Subject, prompts: Any, captions: list[list[int]]) -> tuple[Any, Any]:
-    said = subject.read(prompts, captions)
-    return said.states, subject.logits(said)
+def reading(
+    captioner: TrainableCaptioner, prompts: Any, captions: list[list[int]]
+) -> tuple[Any, Any]:
+    caption_states = captioner.read(prompts, captions)
+    return caption_states.states, captioner.logits(caption_states)
 
 
-def a_few_steps(subject: Subject, steps: int = 3) -> None:
-    config = subject.config
-    data = collect(subject, subject.look(images(8)), None, 0)
+def a_few_steps(captioner: TrainableCaptioner, steps: int = 3) -> None:
+    config = captioner.config
+    data = collect(captioner, captioner.evaluation(images(8)), None, 0)
     mappers = fit_mappers(data, data, config)
-    optimizer, sights = make_optimizer(subject), subject.look(images(4))
+    optimizer, image_batch = make_optimizer(captioner), captioner.evaluation(images(4))
     for step in range(steps):
-        adapt_step(subject, mappers, optimizer, sights, None, step=step, steps=steps)
+        adapt_step(captioner, mappers, optimizer, image_batch, None, step=step, steps=steps)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_lora_the_model_is_the_base_and_nothing_else_changes(
     checkpoint: Checkpoint, family: str
 ) -> None:
-    subject = subject_of(checkpoint(family))
-    sights = subject.look(images(3))
+    captioner = captioner_of(checkpoint(family))
+    image_batch = captioner.evaluation(images(3))
     captions = [[5, 6, 7], [8], [9, 10]]
     with torch.no_grad():
-        before = reading(subject, sights.prompts, captions)
-    frozen = frozen_hash(subject)
-    a_few_steps(subject)
+        before = reading(captioner, image_batch.prompts, captions)
+    frozen = frozen_hash(captioner)
+    a_few_steps(captioner)
     with torch.no_grad():
-        adapted = reading(subject, sights.prompts, captions)
-        with subject.as_base():
-            after = reading(subject, sights.prompts, captions)
-            seen_again = subject.look(images(3))
+        adapted = reading(captioner, image_batch.prompts, captions)
+        with captioner.as_base():
+            after = reading(captioner, image_batch.prompts, captions)
+            seen_again = captioner.evaluation(images(3))
     assert torch.equal(before[0], after[0])
     assert torch.equal(before[1], after[1])
     assert not torch.equal(before[1], adapted[1])
-    assert torch.equal(sights.features, seen_again.features)
-    assert frozen_hash(subject) == frozen
+    assert torch.equal(image_batch.features, seen_again.features)
+    assert frozen_hash(captioner) == frozen
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -123,47 +125,47 @@ def test_captions_are_those_of_transformers_and_reading_them_gives_their_logits(
 ) -> None:
     """What is trained on is what the model says: `write` is greedy generation, and the logits of
     `read` choose each of its tokens again."""
-    subject = subject_of(checkpoint(family))
-    pictures = images(3)
-    sights = subject.look(pictures)
-    written = subject.write(sights.prompts)
+    captioner = captioner_of(checkpoint(family))
+    image_processor = images(3)
+    image_batch = captioner.evaluation(image_processor)
+    written = captioner.write(image_batch.prompts)
     with torch.no_grad():
-        logits = reading(subject, sights.prompts, written)[1]
+        logits = reading(captioner, image_batch.prompts, written)[1]
     chosen = logits.argmax(dim=-1).tolist()
     at = 0
     for ids in written:
         assert chosen[at : at + len(ids)] == ids
         at += max(len(ids), 1) + 1
-    for image, ids in zip(pictures, written, strict=True):
-        message = subject._asked(image)
-        inputs = subject.pictures.inputs(message)
-        out = subject.base.generate(**inputs, max_new_tokens=SMALL.longest, do_sample=False)
+    for image, ids in zip(image_processor, written, strict=True):
+        message = captioner._asked(image)
+        inputs = captioner.image_processor.inputs(message)
+        out = captioner.base.generate(**inputs, max_new_tokens=SMALL.longest, do_sample=False)
         new = out[0, inputs["input_ids"].shape[1] :].tolist()
-        cut = next((i for i, t in enumerate(new) if t in subject.ends), len(new))
+        cut = next((i for i, t in enumerate(new) if t in captioner.ends), len(new))
         assert new[:cut] == ids
 
 
 def test_gradients_reach_the_mapper_alone_in_phase_a_and_lora_alone_in_phase_b(
     checkpoint: Checkpoint,
 ) -> None:
-    subject = subject_of(checkpoint("idefics3"))
-    data = collect(subject, subject.look(images(8)), None, 0)
+    captioner = captioner_of(checkpoint("idefics3"))
+    data = collect(captioner, captioner.evaluation(images(8)), None, 0)
     assert not data[0].states.requires_grad
     assert not data[0].features.requires_grad
     mappers = fit_mappers(data, data, SMALL)
     touched: list[set[str]] = []
-    optimizer = make_optimizer(subject)
+    optimizer = make_optimizer(captioner)
     real = optimizer.step
 
     def note(*args: Any, **kwargs: Any) -> Any:
-        named = subject.adapted.named_parameters()
+        named = captioner.adapted.named_parameters()
         touched.append({n for n, p in named if p.grad is not None})
         return real(*args, **kwargs)
 
     optimizer.step = note  # pyright: ignore[reportAttributeAccessIssue]
-    sights = subject.look(images(4))
-    adapt_step(subject, mappers, optimizer, sights, None, step=0, steps=2)
-    assert touched[0] == set(subject.trained)
+    image_batch = captioner.evaluation(images(4))
+    adapt_step(captioner, mappers, optimizer, image_batch, None, step=0, steps=2)
+    assert touched[0] == set(captioner.trained)
     assert all("lora_" in name and "text_model" in name for name in touched[0])
     assert all(p.grad is None for p in mappers.guide.parameters())
 
@@ -185,18 +187,18 @@ def test_a_rate_of_nothing_changes_no_caption_and_training_changes_a_share(
 ) -> None:
     still = VizerConfig(**{**settings(SMALL), "learning_rate": 1e-30})
     train_vizer(checkpoint("idefics3"), examples, tmp_path / "still", still, say=lambda _: None)
-    rows = looks(tmp_path / "still")
+    rows = evaluations(tmp_path / "still")
     assert [row["changed"] for row in rows] == [0.0] * len(rows)
     lively = VizerConfig(**{**settings(SMALL), "learning_rate": 0.05, "patience": 9})
     train_vizer(checkpoint("idefics3"), examples, tmp_path / "lively", lively, say=lambda _: None)
-    assert looks(tmp_path / "lively")[-1]["changed"] > 0
+    assert evaluations(tmp_path / "lively")[-1]["changed"] > 0
 
 
 def test_length_and_variety_stand_beside_every_score(
     checkpoint: Checkpoint, examples: list[Example], tmp_path: Path
 ) -> None:
     train_vizer(checkpoint("llava"), examples, tmp_path, SMALL, say=lambda _: None)
-    for row in looks(tmp_path):
+    for row in evaluations(tmp_path):
         assert {"score", "retrieval", "words", "distinct_2", "changed"} <= row.keys()
 
 
@@ -255,8 +257,8 @@ def test_the_adapter_is_peft_s_and_holds_the_text_stack_s_attention_alone(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         loaded: Any = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
-    subject = subject_of(folder)
-    assert len(names) == len(subject.trained)
+    captioner = captioner_of(folder)
+    assert len(names) == len(captioner.trained)
     missing = [n for n, p in loaded.named_parameters() if "lora_B" in n and not p.any()]
     assert not missing
 
@@ -299,6 +301,6 @@ def settings(config: VizerConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def looks(folder: Path) -> list[dict[str, Any]]:
+def evaluations(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     return [row for row in rows if "score" in row]

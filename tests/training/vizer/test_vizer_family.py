@@ -8,11 +8,11 @@ import torch
 from outrider.captioning.metrics.attributes import Facts, all_facts
 from outrider.captioning.scenes.scenes import Scenes
 from outrider.models.loading import family
+from outrider.training.vizer.captioner import TrainableCaptioner
 from outrider.training.vizer.config import VizerConfig
 from outrider.training.vizer.data import Example
 from outrider.training.vizer.mapper import Vectors, train_mapper
 from outrider.training.vizer.run import train_vizer
-from outrider.training.vizer.subject import Subject
 from outrider.training.vizer.vizer import collect, shuffled
 
 CONFIG = VizerConfig(
@@ -34,16 +34,18 @@ COUNT, HELD_OUT = 160, 64
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
-    return Subject.load(family("tiny-vision")["target"], CONFIG, torch.device("cpu"))
+def captioner() -> TrainableCaptioner:
+    return TrainableCaptioner.load(family("tiny-vision")["target"], CONFIG, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def vectors(subject: Subject) -> Vectors:
+def vectors(captioner: TrainableCaptioner) -> Vectors:
     """Of the model's own sampled captions, read with their images."""
     scenes = Scenes(seed=31)
     parts = [
-        collect(subject, subject.look([scenes.image(i) for i in range(s, s + 32)]), None, s)[0]
+        collect(
+            captioner, captioner.evaluation([scenes.image(i) for i in range(s, s + 32)]), None, s
+        )[0]
         for s in range(0, COUNT + HELD_OUT, 32)
     ]
     return Vectors(
@@ -78,15 +80,15 @@ def test_captions_say_more_that_is_true_and_no_more_that_is_not(tmp_path: Path) 
     train_vizer(base, examples, tmp_path / "run", CONFIG, say=print)
 
     def facts(adapter: str | None) -> Facts:
-        subject = Subject.load(base, CONFIG, torch.device("cpu"))
+        captioner = TrainableCaptioner.load(base, CONFIG, torch.device("cpu"))
         if adapter:
-            subject.adapted.load_adapter(adapter, "trained")
-            subject.adapted.set_adapter("trained")
-            subject.adapted.eval()
+            captioner.adapted.load_adapter(adapter, "trained")
+            captioner.adapted.set_adapter("trained")
+            captioner.adapted.eval()
         texts: list[str] = []
         for start in range(0, 256, 32):
-            sights = subject.look([test.image(i) for i in range(start, start + 32)])
-            texts += subject.decode(subject.write(sights.prompts))
+            image_batch = captioner.evaluation([test.image(i) for i in range(start, start + 32)])
+            texts += captioner.decode(captioner.write(image_batch.prompts))
         return all_facts(texts, [test.truth(i) for i in range(256)])
 
     before, after = facts(None), facts(str(tmp_path / "run/adapter"))

@@ -13,10 +13,10 @@ import torch
 
 from outrider.core.errors import CheckpointError, LogitsError, OptionError, OutriderWarning
 from outrider.training.core.loop import TrainingStopped
+from outrider.training.vizer.captioner import TrainableCaptioner
 from outrider.training.vizer.config import VizerConfig
 from outrider.training.vizer.data import Example, Gallery, Split, read_captions
 from outrider.training.vizer.run import _Progress, train_vizer
-from outrider.training.vizer.subject import Subject
 from outrider.training.vizer.vizer import (
     _log_likelihoods,
     adapt_step,
@@ -25,7 +25,7 @@ from outrider.training.vizer.vizer import (
     make_optimizer,
 )
 from tests.models.setups.make_checkpoints import make_checkpoint
-from tests.models.setups.sighted_checkpoints import make_sighted, picture
+from tests.models.setups.vision_checkpoints import make_vision_checkpoint, picture
 
 pytestmark = [
     pytest.mark.usefixtures("unchecked"),
@@ -53,7 +53,7 @@ ADAPTER = "adapter/adapter_model.safetensors"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_sighted(tmp_path_factory.mktemp("llava"), "llava")
+    return make_vision_checkpoint(tmp_path_factory.mktemp("llava"), "llava")
 
 
 @pytest.fixture
@@ -85,12 +85,17 @@ def test_bad_images_are_left_out_told_once_and_counted(
     bad[0].path.write_text("no image")
     bad[1].path.unlink()
     bad[2].path.write_bytes(bad[2].path.read_bytes()[:60])
-    said: list[str] = []
-    card = train(folder, examples, tmp_path / "run", say=said.append, epochs=2)
+    caption_states: list[str] = []
+    card = train(folder, examples, tmp_path / "run", say=caption_states.append, epochs=2)
     assert card["images_left_out"].keys() == {str(e.path) for e in bad}
     for example in bad:
-        assert sum(line.startswith("left out") and str(example.path) in line for line in said) == 1
-    assert said[-1] == "3 images were left out; run.json says why"
+        assert (
+            sum(
+                line.startswith("left out") and str(example.path) in line for line in caption_states
+            )
+            == 1
+        )
+    assert caption_states[-1] == "3 images were left out; run.json says why"
     captions = json.loads((tmp_path / "run/base_captions.json").read_text())
     assert len(captions) == SMALL.held_out - 1
     assert card["phase_b"]["step"] == 2 * ((COUNT - SMALL.held_out) // SMALL.batch)
@@ -111,20 +116,22 @@ def test_bad_images_change_nothing_for_interrupted_runs(
 
 
 def test_an_image_that_the_model_refuses_costs_the_others_nothing(tmp_path: Path) -> None:
-    subject = Subject.load(make_sighted(tmp_path, "qwen2_vl"), SMALL, torch.device("cpu"))
+    captioner = TrainableCaptioner.load(
+        make_vision_checkpoint(tmp_path, "qwen2_vl"), SMALL, torch.device("cpu")
+    )
     made = [Example(tmp_path / f"{i}.png") for i in range(3)]
     for example, size in zip(made, ((24, 20), (1, 400), (20, 24)), strict=True):
         picture(*size).save(example.path)
-    said: list[str] = []
-    gallery = Gallery(subject, said.append)
-    kept, sights = gallery.look(made)
+    caption_states: list[str] = []
+    gallery = Gallery(captioner, caption_states.append)
+    kept, image_batch = gallery.evaluation(made)
     assert kept == [made[0], made[2]]
-    assert sights is not None
-    alone = torch.cat([subject.look([e.image()]).features for e in kept])
-    assert torch.allclose(sights.features, alone, atol=1e-5)
-    assert gallery.look([made[1]]) == ([], None)
-    assert len(said) == 1
-    assert said[0].startswith(f"left out: {made[1].path}: the processor of")
+    assert image_batch is not None
+    alone = torch.cat([captioner.evaluation([e.image()]).features for e in kept])
+    assert torch.allclose(image_batch.features, alone, atol=1e-5)
+    assert gallery.evaluation([made[1]]) == ([], None)
+    assert len(caption_states) == 1
+    assert caption_states[0].startswith(f"left out: {made[1].path}: the processor of")
 
 
 def test_a_run_without_a_good_image_says_so(
@@ -209,32 +216,34 @@ def test_training_ends_after_looks_without_a_rise_and_says_that_the_base_is_bett
 
 
 def test_a_loss_that_is_no_number_ends_training_and_touches_no_weight(folder: Path) -> None:
-    subject = Subject.load(folder, SMALL, torch.device("cpu"))
-    sights = subject.look([picture(16, 16, seed=i) for i in range(4)])
-    data = collect(subject, sights, None, 0)
+    captioner = TrainableCaptioner.load(folder, SMALL, torch.device("cpu"))
+    image_batch = captioner.evaluation([picture(16, 16, seed=i) for i in range(4)])
+    data = collect(captioner, image_batch, None, 0)
     mappers = fit_mappers(data, data, SMALL)
-    broken = next(iter(subject.trained.values()))
+    broken = next(iter(captioner.trained.values()))
     with torch.no_grad():
         broken.fill_(torch.nan)
-    before = {name: p.clone() for name, p in subject.trained.items()}
+    before = {name: p.clone() for name, p in captioner.trained.items()}
     with pytest.raises(LogitsError, match="learning-rate"):
         greedy = dataclasses.replace(SMALL, temperature=0.0)
-        subject.config = greedy
-        adapt_step(subject, mappers, make_optimizer(subject), sights, None, step=0, steps=2)
-    after = subject.trained
+        captioner.config = greedy
+        adapt_step(
+            captioner, mappers, make_optimizer(captioner), image_batch, None, step=0, steps=2
+        )
+    after = captioner.trained
     assert all(torch.equal(p.nan_to_num(), after[n].nan_to_num()) for n, p in before.items())
 
 
 def test_a_caption_that_was_cut_teaches_no_end(folder: Path) -> None:
-    subject = Subject.load(folder, SMALL, torch.device("cpu"))
+    captioner = TrainableCaptioner.load(folder, SMALL, torch.device("cpu"))
     ids = [[5, 6, 7, 8], [5, 6]]
-    question = subject.question
+    question = captioner.question
     with torch.no_grad():
-        said = subject.read([question] * 2, ids)
-        found = _log_likelihoods(subject, subject.logits(said), ids, 1.0)
-        law = subject.logits(said).log_softmax(dim=-1)
-    own = [law[i, token] for i, token in enumerate([5, 6, 7, 8])]
-    short = [law[5 + i, token] for i, token in enumerate([5, 6, subject.end])]
+        caption_states = captioner.read([question] * 2, ids)
+        found = _log_likelihoods(captioner, captioner.logits(caption_states), ids, 1.0)
+        probs = captioner.logits(caption_states).log_softmax(dim=-1)
+    own = [probs[i, token] for i, token in enumerate([5, 6, 7, 8])]
+    short = [probs[5 + i, token] for i, token in enumerate([5, 6, captioner.end])]
     assert torch.allclose(found, torch.stack([sum(own), sum(short)]))  # pyright: ignore
 
 
@@ -268,6 +277,6 @@ def test_captions_that_are_none_are_refused_and_long_ones_are_counted(
     file.write_text('{"image": "a.png", "caption": null}\n')
     with pytest.raises(OptionError, match=r"line 1 .* not None"):
         list(read_captions(file))
-    said: list[str] = []
-    train(folder, examples, tmp_path / "run", method="gt", say=said.append)
-    assert said[0] == f"{COUNT} of {COUNT} captions are longer than 4 tokens: cut there"
+    caption_states: list[str] = []
+    train(folder, examples, tmp_path / "run", method="gt", say=caption_states.append)
+    assert caption_states[0] == f"{COUNT} of {COUNT} captions are longer than 4 tokens: cut there"

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from outrider.core.errors import OptionError
+from outrider.training.vizer.captioner import TrainableCaptioner
 from outrider.training.vizer.config import VizerConfig
 from outrider.training.vizer.mapper import Mapper
-from outrider.training.vizer.subject import Subject
 from outrider.training.vizer.vizer import (
     Mappers,
     _log_likelihoods,
@@ -18,7 +18,7 @@ from outrider.training.vizer.vizer import (
     make_optimizer,
     read_as_text,
 )
-from tests.models.setups.sighted_checkpoints import make_sighted, picture
+from tests.models.setups.vision_checkpoints import make_vision_checkpoint, picture
 
 CONFIG = VizerConfig(
     through="words",
@@ -37,7 +37,7 @@ CONFIG = VizerConfig(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_sighted(tmp_path_factory.mktemp("idefics3"), "idefics3", std=0.15)
+    return make_vision_checkpoint(tmp_path_factory.mktemp("idefics3"), "idefics3", std=0.15)
 
 
 class PrefersFirst(Mapper):
@@ -59,58 +59,72 @@ class PrefersFirst(Mapper):
 def test_what_the_judge_likes_becomes_likelier(folder: Path) -> None:
     """The score of sampled captions rises under a judge with a simple taste, and it is the words
     that change: they are read by the base, without the image."""
-    subject = Subject.load(folder, CONFIG, torch.device("cpu"))
-    sights = subject.look([picture(16, 16, seed=i) for i in range(2)])
-    judge = PrefersFirst(subject.hidden_size, 4, sights.features.shape[1])
+    captioner = TrainableCaptioner.load(folder, CONFIG, torch.device("cpu"))
+    image_batch = captioner.evaluation([picture(16, 16, seed=i) for i in range(2)])
+    judge = PrefersFirst(captioner.hidden_size, 4, image_batch.features.shape[1])
     mappers = Mappers(judge, judge, {})
-    optimizer = make_optimizer(subject)
-    prompts = [p for p in sights.prompts for _ in range(32)]
+    optimizer = make_optimizer(captioner)
+    prompts = [p for p in image_batch.prompts for _ in range(32)]
 
     def liked() -> float:
-        ids = subject.write(prompts, temperature=1.0, seed=99)
-        return float(judge(read_as_text(subject, ids))[:, 0].mean())
+        ids = captioner.write(prompts, temperature=1.0, seed=99)
+        return float(judge(read_as_text(captioner, ids))[:, 0].mean())
 
     before = liked()
     for step in range(25):
-        adapt_step(subject, mappers, optimizer, sights, None, step=step, steps=100)
+        adapt_step(captioner, mappers, optimizer, image_batch, None, step=step, steps=100)
     assert liked() > before + 0.05
 
 
 def test_gradients_reach_lora_alone(folder: Path) -> None:
-    subject = Subject.load(folder, CONFIG, torch.device("cpu"))
-    sights = subject.look([picture(16, 16, seed=i) for i in range(2)])
-    judge = Mapper(subject.hidden_size, 4, sights.features.shape[1])
-    frozen = {n: p.clone() for n, p in subject.adapted.named_parameters() if not p.requires_grad}
+    captioner = TrainableCaptioner.load(folder, CONFIG, torch.device("cpu"))
+    image_batch = captioner.evaluation([picture(16, 16, seed=i) for i in range(2)])
+    judge = Mapper(captioner.hidden_size, 4, image_batch.features.shape[1])
+    frozen = {n: p.clone() for n, p in captioner.adapted.named_parameters() if not p.requires_grad}
     adapt_step(
-        subject, Mappers(judge, judge, {}), make_optimizer(subject), sights, None, step=0, steps=3
+        captioner,
+        Mappers(judge, judge, {}),
+        make_optimizer(captioner),
+        image_batch,
+        None,
+        step=0,
+        steps=3,
     )
     assert all(p.grad is None for p in judge.parameters())
-    named = dict(subject.adapted.named_parameters())
+    named = dict(captioner.adapted.named_parameters())
     assert all(torch.equal(named[name], weight) for name, weight in frozen.items())
 
 
 def test_a_judge_without_a_preference_teaches_nothing(folder: Path) -> None:
     """Equal scores have no better one: LoRA stays where it is, whatever was sampled."""
-    subject = Subject.load(folder, CONFIG, torch.device("cpu"))
-    sights = subject.look([picture(16, 16, seed=i) for i in range(2)])
-    judge = Mapper(subject.hidden_size, 4, sights.features.shape[1])
+    captioner = TrainableCaptioner.load(folder, CONFIG, torch.device("cpu"))
+    image_batch = captioner.evaluation([picture(16, 16, seed=i) for i in range(2)])
+    judge = Mapper(captioner.hidden_size, 4, image_batch.features.shape[1])
     torch.nn.init.zeros_(judge.outer.weight)
     found = adapt_step(
-        subject, Mappers(judge, judge, {}), make_optimizer(subject), sights, None, step=5, steps=9
+        captioner,
+        Mappers(judge, judge, {}),
+        make_optimizer(captioner),
+        image_batch,
+        None,
+        step=5,
+        steps=9,
     )
     assert found["grad_norm"] == pytest.approx(0.0, abs=1e-4)
 
 
 def test_likelihoods_are_those_of_the_model_and_count_the_end(folder: Path) -> None:
-    subject = Subject.load(folder, CONFIG, torch.device("cpu"))
-    sights = subject.look([picture(16, 16, seed=0)])
+    captioner = TrainableCaptioner.load(folder, CONFIG, torch.device("cpu"))
+    image_batch = captioner.evaluation([picture(16, 16, seed=0)])
     ids = [[5, 6]]
     with torch.no_grad():
-        said = subject.read(sights.prompts, ids)
-        found = _log_likelihoods(subject, subject.logits(said), ids, 1.0)
-        law = subject.logits(said).log_softmax(dim=-1)
-    end = max(subject.ends)
-    assert float(found[0]) == pytest.approx(float(law[0, 5] + law[1, 6] + law[2, end]), abs=1e-5)
+        caption_states = captioner.read(image_batch.prompts, ids)
+        found = _log_likelihoods(captioner, captioner.logits(caption_states), ids, 1.0)
+        probs = captioner.logits(caption_states).log_softmax(dim=-1)
+    end = max(captioner.ends)
+    assert float(found[0]) == pytest.approx(
+        float(probs[0, 5] + probs[1, 6] + probs[2, end]), abs=1e-5
+    )
 
 
 def test_infonce_scores_are_log_probabilities_among_the_batch() -> None:
@@ -133,9 +147,9 @@ def test_settings_are_checked() -> None:
 
 def test_what_is_not_given_follows_the_way() -> None:
     states, words = VizerConfig(), VizerConfig(through="words")
-    assert (states.leash, states.hearing) == (0.05, 0.0)
-    assert (words.leash, words.hearing) == (3.0, 1.0)
+    assert (states.kl_weight, states.mapper_sampling) == (0.05, 0.0)
+    assert (words.kl_weight, words.mapper_sampling) == (3.0, 1.0)
     given = VizerConfig(through="words", kappa=0.0, mapper_temperature=0.5)
-    assert (given.leash, given.hearing) == (0.0, 0.5)
+    assert (given.kl_weight, given.mapper_sampling) == (0.0, 0.5)
     with pytest.raises(OptionError, match="kappa"):
         VizerConfig(kappa=-1.0)

@@ -128,7 +128,7 @@ def _measured(
 
 
 def _row(calibration: "Calibration") -> dict[str, str]:
-    about = calibration.subject
+    about = calibration.key
     words = {
         "verifier": about.verifier.name,
         "proposer": about.proposer.name,

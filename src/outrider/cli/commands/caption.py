@@ -37,7 +37,7 @@ FAILED = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SeeingTiers(Tiers):
+class VisionTiers(Tiers):
     """Which models take part; the target sees."""
 
     target: Annotated[
@@ -60,7 +60,7 @@ def caption(
             show_default=False,
         ),
     ],
-    tiers: SeeingTiers,
+    tiers: VisionTiers,
     speculation: Speculation,
     sampling: Sampling,
     runtime: Runtime,
@@ -142,7 +142,7 @@ def caption(
     if out is not None and json:
         raise OptionError("--out and --json can not be combined", hint="Leave --json out")
     if not question.strip():
-        raise OptionError("the question is empty", hint="Leave --question out, or say more")
+        raise OptionError("the question is empty", hint="Leave --question out, or give more words")
     need_pillow()
     settings = sampling.given()
     # What pillow has to say of a file that it can read after all is no help here.

@@ -68,7 +68,7 @@ class CaptionFile:
                 whole = False  # cut off while it was written
             else:
                 raise OptionError(
-                    f"{self.path} holds something else: line {number} is no caption",
+                    f"{self.path} holds something else: line {number} is not a caption",
                     hint="Give --out a file of its own",
                 )
             self._whole += (len(line) + 1) if whole else 0

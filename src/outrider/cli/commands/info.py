@@ -124,7 +124,7 @@ def _check_transformers(checkpoint: "Checkpoint") -> None:
         config: Any = AutoConfig.from_pretrained(checkpoint.path)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"transformers does not know it: {reason[:160]}") from error
+        raise CheckpointError(f"transformers does not support it: {reason[:160]}") from error
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     refuse_unfit(config, checkpoint.path.name, kind)
     if kind is None:

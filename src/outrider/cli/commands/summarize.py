@@ -94,7 +94,9 @@ def summarize(
     """
     check_stream(stream, 1, json)
     if not instruction.strip():
-        raise OptionError("the instruction is empty", hint="Leave --instruction out, or say more")
+        raise OptionError(
+            "the instruction is empty", hint="Leave --instruction out, or give more words"
+        )
     ratio = {} if long_input.context_budget else {"keep_ratio": KEEP_RATIO}
     config = long_input.config(**ratio)
     settings = sampling.given()

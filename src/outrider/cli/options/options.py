@@ -82,8 +82,8 @@ class Speculation:
             metavar=f"[{'|'.join(MODES)}]",
             autocompletion=lambda: list(MODES),
             help="exact: the target's own text, token for token. distribution: another sample of "
-            "its law. assisted, fuzzy: near misses pass, and are counted. none: no drafting. "
-            "Default: exact.",
+            "its distribution. assisted, fuzzy: near misses pass, and are counted. none: no "
+            "drafting. Default: exact.",
         ),
     ] = None
     drafter: Annotated[

@@ -25,8 +25,8 @@ class Bypass:
     reads what it missed when it is asked again; there is one cache of each model either way. Once
     the qualifier is off (its window is full, say) the drafter below goes on alone.
 
-    What comes straight from below carries neither law nor reference, so only rules that read
-    neither (`Match`) can stand outside.
+    What comes straight from below carries neither distribution nor reference, so only rules that
+    read neither (`Match`) can stand outside.
     """
 
     qualified: Qualified
@@ -55,10 +55,10 @@ class Bypass:
         return self.qualified.drafter.name
 
     def bind(self, needs: Needs, tier: int) -> "Bypass":
-        """Bind the nest. Raises `StrategyError` when laws or references are asked for."""
+        """Bind the nest. Raises `StrategyError` when distributions or references are asked for."""
         if needs != Needs():
             raise StrategyError(
-                "a qualifier that can be left out gives neither laws nor references",
+                "a qualifier that can be left out gives neither distributions nor references",
                 hint="Use Qualified itself, or Match as the rule",
             )
         return replace(self, qualified=self.qualified.bind(needs, tier))
@@ -88,7 +88,7 @@ class Bypass:
                 drafts[i] = draft
         if straight:
             proposed = self.qualified.drafter.propose(
-                [lane.state for i in straight if (lane := states[i].lane) is not None],
+                [sequence.state for i in straight if (sequence := states[i].sequence) is not None],
                 [tails[i] for i in straight],
                 [self._straight(states[i], budgets[i]) for i in straight],
             )
@@ -123,7 +123,7 @@ class Bypass:
         for i, (state, budget) in enumerate(zip(states, budgets, strict=True)):
             if budget.share(self.name) > 0 and state.off is None:
                 through.append(i)
-            elif state.lane is not None:
+            elif state.sequence is not None:
                 straight.append(i)
         return through, straight
 

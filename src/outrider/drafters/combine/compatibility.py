@@ -16,14 +16,14 @@ def check_fit(rule: AcceptanceRule, drafter: Drafter) -> None:
     for one in _sources(drafter):
         _check_draw(rule, one)
     name = type(rule).__name__
-    for what in ("law", "reference"):
-        if getattr(rule.needs, what) and not getattr(drafter.gives, what):
+    for field, what in (("probs", "probabilities"), ("reference", "logits")):
+        if getattr(rule.needs, field) and not getattr(drafter.gives, field):
             raise StrategyError(
                 f"{name} needs the {what} of each drafted token, which {drafter.name!r} does not "
                 "give",
                 hint="Use Match, or draft with a model",
             )
-    if rule.needs.law:
+    if rule.needs.probs:
         _check_choices(rule, drafter)
 
 
@@ -40,24 +40,25 @@ def _sources(drafter: Drafter) -> Iterator[Drafter]:
 def _check_draw(rule: AcceptanceRule, drafter: Drafter) -> None:
     if drafter.draw in rule.draws:
         return
-    law = "RecursiveRejection, which judges siblings however they were drawn, or "
+    probs = "RecursiveRejection, which judges siblings however they were drawn, or "
     raise StrategyError(
         f"{type(rule).__name__} can not judge drafts drawn {drafter.draw}, as {drafter.name!r} "
         f"draws them; it judges those drawn {' or '.join(sorted(rule.draws))}",
-        hint=f"Use {law if rule.needs.law else ''}Match, which judges any draft",
+        hint=f"Use {probs if rule.needs.probs else ''}Match, which judges any draft",
     )
 
 
 def _check_choices(rule: AcceptanceRule, drafter: Drafter) -> None:
-    """A draft that is taken for what was drawn in it has no longer the law it was drawn from."""
+    """A draft that is taken for what was drawn in it has no longer the distribution it was drawn
+    from."""
     if not isinstance(drafter, Pair):
         return
     first = drafter.first
     sampled = any(one.draw is not Draw.DETERMINISTIC for one in _sources(first))
     if isinstance(drafter, Switch) and drafter.by == "score" and sampled:
         raise StrategyError(
-            f"{type(rule).__name__} needs the law of each drafted token, and a switch by score "
-            f"keeps or drops what {first.name!r} has drawn, by its value",
+            f"{type(rule).__name__} needs the probabilities of each drafted token, and a switch by "
+            f"score keeps or drops what {first.name!r} has drawn, by its value",
             hint="Use Match, a switch by match, or a first drafter that does not sample",
         )
     for half in (first, drafter.second):

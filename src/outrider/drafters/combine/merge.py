@@ -21,8 +21,8 @@ class Merge(Pair):
     """Proposes what either proposes; what both propose stands once.
 
     Nodes are taken in turns, each drafter's in its own order, until the budget is spent. A union of
-    sampled siblings was not drawn from any law, so it is a deterministic set: laws are point masses
-    and are given only where both drafters pick deterministically.
+    sampled siblings was not drawn from any distribution, so it is a deterministic set:
+    distributions are point masses and are given only where both drafters pick deterministically.
     """
 
     @property
@@ -39,13 +39,13 @@ class Merge(Pair):
     def gives(self) -> Needs:
         """Point masses, if neither drafter samples."""
         picked = {self.first.draw, self.second.draw} == {Draw.DETERMINISTIC}
-        return Needs(law=picked and self.first.gives.law and self.second.gives.law)
+        return Needs(probs=picked and self.first.gives.probs and self.second.gives.probs)
 
     def bind(self, needs: Needs, tier: int) -> "Pair":
         """Bind both. Raises `StrategyError` for what a union can not give."""
-        if needs != NO_NEEDS and not self.gives.law:
+        if needs != NO_NEEDS and not self.gives.probs:
             raise StrategyError(
-                f"a union of drafts ({self.name}) has neither laws nor references",
+                f"a union of drafts ({self.name}) has neither distributions nor references",
                 hint="Use Match as the rule, or one of the two drafters",
             )
         return Pair.bind(self, needs, tier)

@@ -65,7 +65,7 @@ class Pair:
     def gives(self) -> Needs:
         """What both can give."""
         a, b = self.first.gives, self.second.gives
-        return Needs(law=a.law and b.law, reference=a.reference and b.reference)
+        return Needs(probs=a.probs and b.probs, reference=a.reference and b.reference)
 
     @property
     def learns(self) -> bool:

@@ -28,7 +28,7 @@ from outrider.core.types import (
     Verified,
     as_ids,
 )
-from outrider.decoding import Earlier, Lane, Stage, open_lanes, run_round, uncount
+from outrider.decoding import Earlier, SequenceState, Stage, open_sequences, run_round, uncount
 from outrider.drafters.combine.compatibility import check_fit
 from outrider.drafters.given import Given
 from outrider.drafters.method import DrafterMethod
@@ -51,10 +51,10 @@ from outrider.protocols.method import Paper, Value
 
 @dataclass(slots=True)
 class QualifiedState:
-    """One request at the qualifier. Without a lane it stays undrafted, for the reason given."""
+    """One request at the qualifier. Without a sequence it stays undrafted, for the reason given."""
 
     request: Request
-    lane: Lane | None = None
+    sequence: SequenceState | None = None
     off: str | None = None
     counters: Counters = field(default_factory=Counters)
 
@@ -68,7 +68,7 @@ class _Collected:
     budget: Budget
     tokens: list[int] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
-    laws: list[Tensor | None] = field(default_factory=list)
+    distributions: list[Tensor | None] = field(default_factory=list)
     references: list[Tensor | None] = field(default_factory=list)
     done: bool = False
 
@@ -76,19 +76,20 @@ class _Collected:
     def limit(self) -> int:
         """How deep the next inner draft may go, a token of the qualifier's own to follow;
         negative when the window is full."""
-        assert self.state.lane is not None
+        assert self.state.sequence is not None
         written = len(self.tail) + len(self.tokens)
         missing = self.budget.depth - len(self.tokens)
-        return min(missing - 1, self.state.lane.cache.room - written)
+        return min(missing - 1, self.state.sequence.cache.room - written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qualified:
     """Runs inner rounds until enough tokens are collected, then proposes them as one chain.
 
-    Each token carries the qualifier's raw logits as `reference`, and the law it was really drawn
+    Each token carries the qualifier's raw logits as `reference`, and the distribution it was really
+    drawn
     from: the qualifier's after `Match` or `Rejection`, the drafter's where `Fuzzy` kept it by
-    divergence. With that law an outer `Rejection` is exact whatever the inner rule is.
+    divergence. With that distribution an outer `Rejection` is exact whatever the inner rule is.
 
     Attributes:
         drafter: proposes to the qualifier.
@@ -107,7 +108,7 @@ class Qualified:
     tier: int = 1
 
     draw = Draw.IID
-    gives = Needs(law=True, reference=True)
+    gives = Needs(probs=True, reference=True)
 
     @property
     def learns(self) -> bool:
@@ -132,11 +133,11 @@ class Qualified:
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "Qualified":
-        """Bind the whole nest below. Raises `StrategyError` when a law is asked for that the
-        inner rule can not track."""
-        if needs.law and not self.rule.tracks_law:
+        """Bind the whole nest below. Raises `StrategyError` when a distribution is asked for that
+        the inner rule can not track."""
+        if needs.probs and not self.rule.tracks_probs:
             raise StrategyError(
-                f"the rule outside needs the law of each token, which {self.rule} at "
+                f"the outer rule needs the distribution of each token, which {self.rule} at "
                 f"{self.name!r} does not know",
                 hint="Use a divergence that reads distributions only, and no max_changed",
             )
@@ -149,15 +150,15 @@ class Qualified:
             )
             if wavers
         ]
-        if needs.law and wavering and rule.exactness is not Exactness.IDENTICAL:
+        if needs.probs and wavering and rule.exactness is not Exactness.IDENTICAL:
             raise StrategyError(
-                f"the rule outside needs the law of each token, and {wavering[0]} at {self.name!r} "
-                "goes by tokens that the rule outside may have drawn again",
+                f"the outer rule needs the probabilities of each token, and {wavering[0]} at "
+                f"{self.name!r} goes by tokens that the outer rule may have drawn again",
                 hint="Use FixedLength and a drafter that does not learn there, or Match as the "
                 "inner rule",
             )
-        if needs.law:
-            rule = replace(rule, with_laws=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if needs.probs:
+            rule = replace(rule, with_probs=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
         check_fit(rule, self.drafter)
         inner = self.drafter.bind(rule.needs, tier + 1)
         return replace(self, rule=rule, drafter=inner, needs=needs, tier=tier)
@@ -170,16 +171,16 @@ class Qualified:
         old = previous or [None] * len(requests)
         prompts = [own_prompt(request, self.qualifier) for request in requests]
         fitting = [i for i, prompt in enumerate(prompts) if fits(self.qualifier, prompt)]
-        lanes = self._open(
+        sequences = self._open(
             [requests[i] for i in fitting],
             [prompts[i] for i in fitting],
-            [b.lane if isinstance(b := old[i], QualifiedState) else None for i in fitting],
+            [b.sequence if isinstance(b := old[i], QualifiedState) else None for i in fitting],
         )
-        for i, lane in zip(fitting, lanes, strict=True):
-            if lane is not None:
-                states[i].lane, states[i].counters = lane, lane.counters
+        for i, sequence in zip(fitting, sequences, strict=True):
+            if sequence is not None:
+                states[i].sequence, states[i].counters = sequence, sequence.counters
         for state in states:
-            if state.lane is None:
+            if state.sequence is None:
                 state.off = f"the prompt does not fit {self.qualifier.info.name}"
         return states
 
@@ -188,20 +189,20 @@ class Qualified:
         requests: Sequence[Request],
         prompts: Sequence[Prompt],
         previous: Sequence[Earlier | None],
-    ) -> Sequence[Lane | None]:
-        """Lanes, with None for prompts with images that do not fit (`start_fitting`)."""
+    ) -> Sequence[SequenceState | None]:
+        """Sequences, with None for prompts with images that do not fit (`start_fitting`)."""
         try:
-            return open_lanes(self.stage, requests, prompts, previous)
+            return open_sequences(self.stage, requests, prompts, previous)
         except UNFIT:
-            if all(prompt.pictured is None for prompt in prompts):
+            if all(prompt.image_prompt is None for prompt in prompts):
                 raise
-        lanes: list[Lane | None] = []
+        sequences: list[SequenceState | None] = []
         for request, prompt in zip(requests, prompts, strict=True):
             try:
-                lanes += open_lanes(self.stage, [request], [prompt])
+                sequences += open_sequences(self.stage, [request], [prompt])
             except UNFIT:
-                lanes.append(None)
-        return lanes
+                sequences.append(None)
+        return sequences
 
     def propose(
         self,
@@ -215,34 +216,34 @@ class Qualified:
             for parts in zip(states, tails, [b.only(self.name) for b in budgets], strict=True)
         ]
         while active := [c for c in gathered if not c.done and self._has_room(c)]:
-            lanes: list[Lane] = []
+            sequences: list[SequenceState] = []
             for c in active:
-                assert c.state.lane is not None
-                c.state.lane.tail = np.concatenate((c.tail, as_ids(c.tokens)))
-                lanes.append(c.state.lane)
-            result = run_round(self.stage, lanes, [c.limit for c in active])
+                assert c.state.sequence is not None
+                c.state.sequence.tail = np.concatenate((c.tail, as_ids(c.tokens)))
+                sequences.append(c.state.sequence)
+            result = run_round(self.stage, sequences, [c.limit for c in active])
             for c, rows, verdict in zip(active, result.rows, result.verdicts, strict=True):
                 self._collect(c, rows, verdict)
         return [self._draft(c) for c in gathered]
 
     def observe(self, states: Sequence[QualifiedState], verified: Sequence[Verified]) -> None:
         """Pass what the outer tier saw on to the drafter inside."""
-        pairs = [(s.lane, v) for s, v in zip(states, verified, strict=True) if s.lane]
-        self.drafter.observe([lane.state for lane, _ in pairs], [v for _, v in pairs])
+        pairs = [(s.sequence, v) for s, v in zip(states, verified, strict=True) if s.sequence]
+        self.drafter.observe([sequence.state for sequence, _ in pairs], [v for _, v in pairs])
 
     def commit(self, states: Sequence[QualifiedState], tokens: Sequence[IntArray]) -> None:
         """Commit the qualifier's cache and everything below."""
-        pairs = [(s.lane, t) for s, t in zip(states, tokens, strict=True) if s.lane]
+        pairs = [(s.sequence, t) for s, t in zip(states, tokens, strict=True) if s.sequence]
         for state, emitted in zip(states, tokens, strict=True):
             state.off = state.off or unreadable(self.qualifier, emitted)
-        for lane, emitted in pairs:
-            lane.cache.commit(emitted)
-        self.drafter.commit([lane.state for lane, _ in pairs], [t for _, t in pairs])
+        for sequence, emitted in pairs:
+            sequence.cache.commit(emitted)
+        self.drafter.commit([sequence.state for sequence, _ in pairs], [t for _, t in pairs])
 
     def counters(self, state: QualifiedState) -> dict[str, Counters]:
         """This tier's counts, then those of the tiers inside."""
         state.counters.off = state.off
-        inner = self.drafter.counters(state.lane.state) if state.lane else {}
+        inner = self.drafter.counters(state.sequence.state) if state.sequence else {}
         return {self.name: state.counters} | inner
 
     def _idle(self, state: QualifiedState, tail: IntArray, budget: Budget) -> bool:
@@ -265,8 +266,8 @@ class Qualified:
         uncount(c.state.counters, verdict, kept)
         c.tokens += verdict.emitted[:kept]
         c.sources += verdict.sources[:kept]
-        if self.needs.law:
-            c.laws += verdict.laws[:kept]
+        if self.needs.probs:
+            c.distributions += verdict.distributions[:kept]
         if self.needs.reference:
             parents = (-1, *verdict.path)[:kept]
             c.references += [rows.logits[parent + 1] for parent in parents]
@@ -281,7 +282,7 @@ class Qualified:
             parents=chain_parents(len(c.tokens)),
             sources=tuple(c.sources),
             draw=Draw.IID,
-            law=tuple(c.laws) if self.needs.law else None,
+            probs=tuple(c.distributions) if self.needs.probs else None,
             reference=tuple(c.references) if self.needs.reference else None,
             origin=self.name,
         )

@@ -19,15 +19,15 @@ class Copier(Generic[State]):
     """The verbs of a drafter that calls no model: one request at a time, nothing learned from rows.
 
     A method adds `_begin`, `_draft` and `_commit` for one request. Drafts are point masses: every
-    rule that needs laws can judge them, and nobody has vouched for them.
+    rule that needs distributions can judge them, and nobody has vouched for them.
     """
 
     __slots__ = ()
 
     name: str
     draw = Draw.DETERMINISTIC
-    gives = Needs(law=True)
-    """A deterministic choice is its own law, a point mass; nobody vouched for it."""
+    gives = Needs(probs=True)
+    """A deterministic choice is its own distribution, a point mass; nobody vouched for it."""
     learns = False
 
     @abstractmethod
@@ -48,7 +48,8 @@ class Copier(Generic[State]):
         return (self.name,)
 
     def bind(self: Same, needs: Needs, tier: int) -> Same:
-        """Nothing to prepare: laws are point masses, and there are no references to give."""
+        """Nothing to prepare: distributions are point masses, and there are no references to
+        give."""
         return self
 
     def begin(

@@ -241,7 +241,7 @@ class LayerSetSearch:
             score, tries, misses = (saved[name] for name in ("score", "tries", "misses"))
             numbers = float(score), int(tries), int(misses)
         except (KeyError, TypeError, ValueError) as error:
-            raise OptionError("this is no saved search for layers") from error
+            raise OptionError("this is not a saved search for layers") from error
         layers.check(self.num_layers, "of this search")
         bits = self._bits(layers)
         if int(bits.sum()) != self.budget:

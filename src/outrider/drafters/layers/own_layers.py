@@ -70,7 +70,7 @@ class OwnLayers:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    gives = Needs(law=True, reference=True)
+    gives = Needs(probs=True, reference=True)
     learns = False
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class OwnLayers:
         return (self.name,)
 
     def bind(self: D, needs: Needs, tier: int) -> D:
-        """Fill laws and references only where the rule above reads them."""
+        """Fill distributions and references only where the rule above reads them."""
         return replace(self, needs=needs, tier=tier)
 
     @property

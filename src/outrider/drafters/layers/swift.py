@@ -84,9 +84,11 @@ class Swift(OwnLayers):
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise OptionError(f"{path} is no saved set of layers: {error}") from error
+            raise OptionError(f"{path} is not a saved set of layers: {error}") from error
         if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
-            raise OptionError(f"{path} is no saved set of layers", hint="Give a file of Swift.save")
+            raise OptionError(
+                f"{path} is not a saved set of layers", hint="Give a file of Swift.save"
+            )
         if saved.get("model") != self._fingerprint:
             raise OptionError(
                 f"the layers in {path} were found for another model",

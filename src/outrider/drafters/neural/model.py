@@ -60,7 +60,7 @@ class _Chain:
     depth: int
     stop: Stop | None = None
     tokens: list[int] = field(default_factory=list)
-    laws: list[Tensor | None] = field(default_factory=list)
+    distributions: list[Tensor | None] = field(default_factory=list)
     references: list[Tensor | None] = field(default_factory=list)
     chances: list[float] = field(default_factory=list)
     done: bool = False
@@ -80,7 +80,7 @@ class ModelDrafter:
     needs: Needs = NO_NEEDS
 
     draw = Draw.IID
-    gives = Needs(law=True, reference=True)
+    gives = Needs(probs=True, reference=True)
     learns = False
 
     @property
@@ -89,7 +89,7 @@ class ModelDrafter:
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "ModelDrafter":
-        """Fill laws and references only where the rule above reads them."""
+        """Fill distributions and references only where the rule above reads them."""
         return replace(self, needs=needs)
 
     def begin(
@@ -187,10 +187,10 @@ class ModelDrafter:
             chain.done = True
             return
         token = sampler.draw(support, len(generated), Purpose.CHOICE)
-        law = support.law(logits.numel()) if self.needs.law else None
+        probs = support.probs(logits.numel()) if self.needs.probs else None
         counters.drafted += 1
         chain.tokens.append(token)
-        chain.laws.append(law)
+        chain.distributions.append(probs)
         chain.references.append(logits if self.needs.reference else None)
         chain.done = (
             len(chain.tokens) >= chain.depth
@@ -222,7 +222,7 @@ class ModelDrafter:
             parents=chain_parents(size),
             sources=(self.name,) * size,
             draw=Draw.IID,
-            law=tuple(chain.laws) if self.needs.law else None,
+            probs=tuple(chain.distributions) if self.needs.probs else None,
             reference=tuple(chain.references) if self.needs.reference else None,
         )
 

@@ -111,7 +111,7 @@ def start_fitting(
     try:
         return model.start(prompts, reuse)
     except UNFIT:
-        if all(prompt.pictured is None for prompt in prompts):
+        if all(prompt.image_prompt is None for prompt in prompts):
             raise
     return [_started(model, prompt) for prompt in prompts]
 
@@ -133,7 +133,7 @@ def own_prompt(request: Request, model: LanguageModel) -> Prompt:
     prompt = request.prompt
     if prompt.embeddings is not None:
         return Prompt(token_ids=prompt.token_ids)
-    if prompt.pictured is None or max(prompt.token_ids, default=0) < model.info.vocab_size:
+    if prompt.image_prompt is None or max(prompt.token_ids, default=0) < model.info.vocab_size:
         return prompt
     known = tuple(token for token in prompt.token_ids if token < model.info.vocab_size)
     return replace(prompt, token_ids=known or prompt.token_ids)

@@ -13,7 +13,14 @@ from outrider.core.errors import LogitsError
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Rows, Verified, as_ids
 from outrider.drafters.given import Given
 from outrider.drafters.method import MOST_NODES, DrafterMethod, even_reach
-from outrider.drafters.neural.growth import Eagle2, Growth, Outlook, Picking, Plot, grow_all
+from outrider.drafters.neural.growth import (
+    Eagle2,
+    Growth,
+    NextTokens,
+    Picking,
+    TreeBuilder,
+    grow_all,
+)
 from outrider.drafters.neural.model_state import (
     ModelState,
     commit_states,
@@ -38,11 +45,11 @@ class TreeDrafter:
     """Drafts a tree, which grows by `growth`: a reading of the model for each level (`DySpec`: for
     each node), all requests in one forward.
 
-    How siblings are picked depends on what the rule above reads. If it reads no laws (`Match`), by
-    the noise of the target's own choices. If it does, the growths that draw use noise of their own
-    for each node (`Purpose.BRANCH`), since where a tree grows next must tell nothing of the draws
-    in other branches. At temperature 0 the best are taken, judged by their probability at
-    temperature 1.
+    How siblings are picked depends on what the rule above reads. If it reads no distributions
+    (`Match`), by the noise of the target's own choices. If it does, the growths that draw use noise
+    of their own for each node (`Purpose.BRANCH`), since where a tree grows next must tell nothing
+    of the draws in other branches. At temperature 0 the best are taken, judged by their probability
+    at temperature 1.
 
     A request whose text outgrows the model's window, or for which it returns NaN, goes on
     undrafted.
@@ -51,7 +58,7 @@ class TreeDrafter:
         model: the draft model.
         growth: how trees grow.
         spread: scale, in nats, of the disagreement between the two models; smaller makes trees
-            narrower (`Outlook.of`).
+            narrower (`NextTokens.of`).
         name: the source its tokens are counted under.
         origin: what its drafts are booked under.
 
@@ -67,7 +74,7 @@ class TreeDrafter:
     needs: Needs = NO_NEEDS
     tier: int = 1
 
-    gives = Needs(law=True, reference=True)
+    gives = Needs(probs=True, reference=True)
     learns = False
 
     def __post_init__(self) -> None:
@@ -84,7 +91,7 @@ class TreeDrafter:
         return (self.origin,)
 
     def bind(self, needs: Needs, tier: int) -> "TreeDrafter":
-        """Fill laws and references only where the rule above reads them."""
+        """Fill distributions and references only where the rule above reads them."""
         return replace(self, needs=needs, tier=tier)
 
     def begin(
@@ -99,10 +106,10 @@ class TreeDrafter:
         """One tree a request, as large as its budget, its window and end tokens allow."""
         if not any(budget.nodes_of(self.origin) > 0 for budget in budgets):
             return [EMPTY_DRAFT] * len(states)
-        plots = [self._plot(*parts) for parts in zip(states, tails, budgets, strict=True)]
-        if any(plot.depth for plot in plots):
-            grow_all(self.growth, plots, _Reader(self, states, tails, plots))
-        return [self._draft(*pair) for pair in zip(states, plots, strict=True)]
+        builders = [self._builder(*parts) for parts in zip(states, tails, budgets, strict=True)]
+        if any(builder.depth for builder in builders):
+            grow_all(self.growth, builders, _Reader(self, states, tails, builders))
+        return [self._draft(*pair) for pair in zip(states, builders, strict=True)]
 
     def observe(self, states: Sequence[ModelState], verified: Sequence[Verified]) -> None:
         """A fixed model learns nothing."""
@@ -120,15 +127,15 @@ class TreeDrafter:
         """How siblings are picked for this request."""
         if sampler.params.temperature == 0:
             return Picking.BEST
-        if not self.needs.law:
+        if not self.needs.probs:
             return Picking.COUPLED
         return Picking.BEST if self.draw is Draw.DETERMINISTIC else Picking.DRAWN
 
-    def _plot(self, state: ModelState, tail: IntArray, budget: Budget) -> Plot:
+    def _builder(self, state: ModelState, tail: IntArray, budget: Budget) -> TreeBuilder:
         nodes = budget.nodes_of(self.origin)
         depth = min(budget.depth, nodes)
         sampler = state.request.sampler
-        return Plot(
+        return TreeBuilder(
             sampler=sampler,
             generated=state.written(tail),
             depth=min(depth, window(self.model, state, tail)) if depth > 0 else 0,
@@ -138,12 +145,12 @@ class TreeDrafter:
             stop=budget.stop,
         )
 
-    def _draft(self, state: ModelState, plot: Plot) -> Draft:
-        draft = plot.draft(
+    def _draft(self, state: ModelState, builder: TreeBuilder) -> Draft:
+        draft = builder.draft(
             self.name,
             origin=self.origin,
-            draw=self.draw if plot.picking is not Picking.BEST else Draw.DETERMINISTIC,
-            laws=self.needs.law,
+            draw=self.draw if builder.picking is not Picking.BEST else Draw.DETERMINISTIC,
+            distributions=self.needs.probs,
             references=self.needs.reference,
         )
         state.counters.drafted += len(draft)
@@ -151,29 +158,31 @@ class TreeDrafter:
 
 
 class _Reader:
-    """What a model says may follow the nodes of the trees of one proposal (`NextLaws`)."""
+    """What a model says may follow the nodes of the trees of one proposal (`NextProbs`)."""
 
     def __init__(
         self,
         drafter: TreeDrafter,
         states: Sequence[ModelState],
         tails: Sequence[IntArray],
-        plots: Sequence[Plot],
+        builders: Sequence[TreeBuilder],
     ) -> None:
         self._drafter = drafter
-        self._states, self._tails, self._plots = states, tails, plots
-        self._rows: list[dict[int, int]] = [{} for _ in plots]
+        self._states, self._tails, self._builders = states, tails, builders
+        self._rows: list[dict[int, int]] = [{} for _ in builders]
 
-    def __call__(self, asked: Sequence[tuple[int, Sequence[int]]]) -> list[list[Outlook | None]]:
+    def __call__(self, asked: Sequence[tuple[int, Sequence[int]]]) -> list[list[NextTokens | None]]:
         """One forward over the nodes asked about."""
         model = self._drafter.model
         pairs = [self._segment(i, nodes) for i, nodes in asked]
         rows = model.forward([s for s, _ in pairs], [w for _, w in pairs])
-        return [self._outlooks(i, nodes, own) for (i, nodes), own in zip(asked, rows, strict=True)]
+        return [
+            self._next_tokens(i, nodes, own) for (i, nodes), own in zip(asked, rows, strict=True)
+        ]
 
     def _segment(self, i: int, nodes: Sequence[int]) -> tuple[Segment, IntArray]:
         """What to feed for these nodes, and which rows to ask for; notes where the rows will be."""
-        cache, plot, rows = self._states[i].cache, self._plots[i], self._rows[i]
+        cache, builder, rows = self._states[i].cache, self._builders[i], self._rows[i]
         if nodes[0] < 0:
             segment, want = attach(cache, self._tails[i], EMPTY_DRAFT)
             rows[-1] = int(want[0])
@@ -181,43 +190,43 @@ class _Reader:
         first = cache.num_speculative
         for place, node in enumerate(nodes):
             rows[node] = first + place
-        parents = as_ids([rows[plot.parents[node]] for node in nodes])
-        tokens = as_ids([plot.tokens[node] for node in nodes])
+        parents = as_ids([rows[builder.parents[node]] for node in nodes])
+        tokens = as_ids([builder.tokens[node] for node in nodes])
         return Segment(cache, tokens, parents), first + torch.arange(len(nodes)).numpy()
 
-    def _outlooks(self, i: int, nodes: Sequence[int], rows: Rows) -> list[Outlook | None]:
+    def _next_tokens(self, i: int, nodes: Sequence[int], rows: Rows) -> list[NextTokens | None]:
         """What follows the nodes; None, and no more drafts for the request, where that is NaN."""
-        plot, state, drafter = self._plots[i], self._states[i], self._drafter
+        builder, state, drafter = self._builders[i], self._states[i], self._drafter
         state.counters.forwards += 1
-        params = plot.sampler.params
-        if not _all_in_play(plot.sampler, len(plot.generated)):
-            return [self._outlook(i, node, rows, place) for place, node in enumerate(nodes)]
+        params = builder.sampler.params
+        if not _all_in_play(builder.sampler, len(builder.generated)):
+            return [self._following(i, node, rows, place) for place, node in enumerate(nodes)]
         logits = rows.logits.float() if rows.logits.dtype != torch.float64 else rows.logits
-        outlooks = Outlook.of_rows(
+        next_tokens = NextTokens.of_rows(
             (logits / params.temperature if params.temperature else logits).cpu(),
-            plot.picking,
-            keys=[plot.key(node) for node in nodes],
+            builder.picking,
+            keys=[builder.key(node) for node in nodes],
             most=drafter.growth.breadth,
             spread=drafter.spread,
             logits=rows.logits,
             kept=[self._kept(i, node, rows, place) for place, node in enumerate(nodes)],
         )
-        if None in outlooks:
+        if None in next_tokens:
             state.off = f"model {drafter.model.info.name}: {NOT_FINITE}"
-        return outlooks
+        return next_tokens
 
-    def _outlook(self, i: int, node: int, rows: Rows, place: int) -> Outlook | None:
-        plot, state, drafter = self._plots[i], self._states[i], self._drafter
+    def _following(self, i: int, node: int, rows: Rows, place: int) -> NextTokens | None:
+        builder, state, drafter = self._builders[i], self._states[i], self._drafter
         logits = rows.logits[place]
         try:
-            support = in_play(plot.sampler, logits, [*plot.generated, *plot.path(node)])
+            support = in_play(builder.sampler, logits, [*builder.generated, *builder.path(node)])
         except LogitsError as error:
             state.off = f"model {drafter.model.info.name}: {error.problem}"
             return None
-        return Outlook.of(
+        return NextTokens.of(
             support,
-            plot.picking,
-            key=plot.key(node),
+            builder.picking,
+            key=builder.key(node),
             most=drafter.growth.breadth,
             spread=drafter.spread,
             logits=logits,
@@ -226,23 +235,23 @@ class _Reader:
 
     def _kept(self, i: int, node: int, rows: Rows, place: int) -> float | None:
         """What a trained head says of the node itself."""
-        stop = self._plots[i].stop
+        stop = self._builders[i].stop
         if stop is None or stop.head is None or node < 0:
             return None
         return head_chance(stop, rows, place, self._drafter.model.info.name)
 
 
 def _all_in_play(sampler: Sampler, index: int) -> bool:
-    """Whether the law after generated index `index` and later ones is that of the logits divided by
-    the temperature, no token left out."""
+    """Whether the distribution after generated index `index` and later ones is that of the logits
+    divided by the temperature, no token left out."""
     p = sampler.params
     cut = p.temperature > 0 and (p.top_k > 0 or p.top_p < 1.0 or p.min_p > 0.0)
     return sampler.plain(index) and not cut
 
 
 def in_play(sampler: Sampler, logits: Float[Tensor, " vocab"], generated: Sequence[int]) -> Support:
-    """The support of the warped law; at temperature 0, where that is one token, all of them at
-    temperature 1. Raises `LogitsError`."""
+    """The support of the warped distribution; at temperature 0, where that is one token, all of
+    them at temperature 1. Raises `LogitsError`."""
     if sampler.params.temperature > 0:
         return sampler.support(logits, generated)
     scores = sampler.process(logits, generated).cpu()

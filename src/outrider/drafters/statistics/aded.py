@@ -76,8 +76,8 @@ class Aded:
     name: str = "aded"
 
     draw = Draw.DETERMINISTIC
-    gives = Needs(law=True)
-    """A deterministic choice is its own law, a point mass; nobody vouched for it."""
+    gives = Needs(probs=True)
+    """A deterministic choice is its own distribution, a point mass; nobody vouched for it."""
     learns = False
 
     def __post_init__(self) -> None:
@@ -94,7 +94,8 @@ class Aded:
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "Aded":
-        """Nothing to prepare: laws are point masses, and there are no references to give."""
+        """Nothing to prepare: distributions are point masses, and there are no references to
+        give."""
         return self
 
     def begin(

@@ -83,8 +83,8 @@ class Lookahead:
     tier: int = 1
 
     draw = Draw.DETERMINISTIC
-    gives = Needs(law=True)
-    """A deterministic choice is its own law, a point mass; nobody vouched for it."""
+    gives = Needs(probs=True)
+    """A deterministic choice is its own distribution, a point mass; nobody vouched for it."""
     learns = True
 
     def __post_init__(self) -> None:

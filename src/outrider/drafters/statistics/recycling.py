@@ -71,8 +71,8 @@ class TokenRecycling:
     name: str = "recycling"
 
     draw = Draw.DETERMINISTIC
-    gives = Needs(law=True)
-    """A deterministic choice is its own law, a point mass; nobody vouched for it."""
+    gives = Needs(probs=True)
+    """A deterministic choice is its own distribution, a point mass; nobody vouched for it."""
     learns = True
 
     def __post_init__(self) -> None:
@@ -89,7 +89,8 @@ class TokenRecycling:
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "TokenRecycling":
-        """Nothing to prepare: laws are point masses, and there are no references to give."""
+        """Nothing to prepare: distributions are point masses, and there are no references to
+        give."""
         return self
 
     def begin(

@@ -1,8 +1,8 @@
 """STAND: drafts drawn from remembered distributions.
 
 Song et al., "Accelerated Test-Time Scaling with Model-Free Speculative Sampling" (arXiv
-2506.04708): n-grams that remember the laws that a target had after them, and Gumbel noise that
-draws several children of a node from them without replacement.
+2506.04708): n-grams that remember the distributions that a target had after them, and Gumbel noise
+that draws several children of a node from them without replacement.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,11 +41,13 @@ class StandState:
 class Stand:
     """Draws trees of a fixed shape from an n-gram memory of distributions.
 
-    At each node the longest known key gives a law q: the mean of the rows seen, sharpened to the
-    request's temperature and normalised over its ten tokens. Children are the best of log q plus
-    Gumbel noise, in order, which is drawing without replacement; without temperature there is no
-    noise. A rule that reads no laws (`Match`) is served best by the noise of the target's own
-    choices: where q is the target's law, the first child *is* its choice. A rule that reads laws
+    At each node the longest known key gives a distribution q: the mean of the rows seen, sharpened
+    to the request's temperature and normalised over its ten tokens. Children are the best of log q
+    plus Gumbel noise, in order, which is drawing without replacement; without temperature there is
+    no noise. A rule that reads no distributions (`Match`) is served best by the noise of the
+    target's own
+    choices: where q is the target's distribution, the first child *is* its choice. A rule that
+        reads distributions
     (`RecursiveRejection`) needs each node's draws to be independent of all other numbers, so there
     every node has a stream of its own. The shape never depends on the noise.
 
@@ -63,7 +65,7 @@ class Stand:
     tier: int = 1
 
     draw = Draw.WITHOUT_REPLACEMENT
-    gives = Needs(law=True)
+    gives = Needs(probs=True)
     learns = True
 
     @property
@@ -72,7 +74,7 @@ class Stand:
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "Stand":
-        """Draw with independent noise, and fill laws, where the rule above reads them."""
+        """Draw with independent noise, and fill distributions, where the rule above reads them."""
         return replace(self, needs=needs, tier=tier)
 
     def begin(
@@ -131,7 +133,7 @@ class _Tree:
         self._drafter, self._memory, self._sampler = drafter, drafter.memory, sampler
         self._index = index
         self._sampled = sampler.params.temperature > 0
-        self._laws: dict[int, Tensor] = {}
+        self._distributions: dict[int, Tensor] = {}
 
     def grow(self, cut: Cut, recent: Context) -> Draft:
         """Fill the shape level by level; branches end where nothing is known, or at an end."""
@@ -165,15 +167,15 @@ class _Tree:
             scores = np.log(means.astype(np.float64)) / self._sampler.params.temperature
         keys = self._keys([cut.codes[node + 1] for node in nodes])
         order = np.argsort(-(scores + gumbel_arrays(keys, ids)), axis=1, kind="stable")
-        if self._drafter.needs.law:
+        if self._drafter.needs.probs:
             for node, own, score in zip(nodes, ids, scores, strict=True):
-                self._laws[node] = _law(own, score, self._memory.vocab_size)
+                self._distributions[node] = _probs(own, score, self._memory.vocab_size)
         return np.take_along_axis(ids, order, axis=1).tolist()
 
     def _keys(self, codes: list[int]) -> list[int]:
         """The streams of the draws at nodes of these codes; a single one serves them all."""
         place = self._sampler.seed, self._sampler.sample, self._index
-        if not self._drafter.needs.law:
+        if not self._drafter.needs.probs:
             return [stream_key(*place, Purpose.CHOICE)]
         tier = self._drafter.tier
         return [stream_key(*place, Purpose.BRANCH, tier, code) for code in codes]
@@ -189,20 +191,21 @@ class _Tree:
             parents=as_ids([number[parents[node]] for node in kept]),
             sources=(self._drafter.name,) * len(kept),
             draw=Draw.WITHOUT_REPLACEMENT,
-            law=tuple(self._laws.get(parents[node]) for node in kept)
-            if self._drafter.needs.law
+            probs=tuple(self._distributions.get(parents[node]) for node in kept)
+            if self._drafter.needs.probs
             else None,
             origin=self._drafter.name,
         )
 
 
-def _law(ids: NDArray[np.int32], scores: NDArray[np.float64], vocab_size: int) -> Tensor:
-    """The normalised law over the whole vocabulary that `scores` (-inf for none) stand for."""
-    law = torch.zeros(vocab_size, dtype=torch.float64)
+def _probs(ids: NDArray[np.int32], scores: NDArray[np.float64], vocab_size: int) -> Tensor:
+    """The normalised distribution over the whole vocabulary that `scores` (-inf for none) stand
+    for."""
+    probs = torch.zeros(vocab_size, dtype=torch.float64)
     known = scores > -np.inf
     weights = np.exp(scores[known] - scores[known].max())
-    law[torch.from_numpy(ids[known].astype(np.int64))] = torch.from_numpy(weights / weights.sum())
-    return law
+    probs[torch.from_numpy(ids[known].astype(np.int64))] = torch.from_numpy(weights / weights.sum())
+    return probs
 
 
 def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Stand:
@@ -214,7 +217,7 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
 
 def _priors(drafter: Stand, given: Given) -> tuple[Source, ...]:
     reach = template_reach(drafter.template, MOST_NODES)
-    return (tree_source(drafter.name, reach, lucky=True),)
+    return (tree_source(drafter.name, reach, opportunistic=True),)
 
 
 METHOD = DrafterMethod(

@@ -77,7 +77,7 @@ class Template:
             elder = (*path[:-1], path[-1] - 1) if path and path[-1] > 0 else ()
             if not path or path in seen or path[:-1] not in seen or elder not in seen:
                 raise OptionError(
-                    f"the path {path} stands in a template twice, or before its parent or sibling",
+                    f"the path {path} is in a template twice, or before its parent or sibling",
                     hint="List parents first, and ranks from 0 up",
                 )
             seen.add(path)

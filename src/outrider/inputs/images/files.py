@@ -112,11 +112,11 @@ def _is_image(file: Path, folder: Path) -> bool:
 def _opened(path: Path) -> BinaryIO:
     """The file, which is one: a pipe or a device would never end."""
     if path.is_dir():
-        raise OptionError(f"{path} is a folder", hint="Give an image, or let find_images look")
+        raise OptionError(f"{path} is a folder", hint="Give an image, or call find_images")
     if not os.path.lexists(path):
-        raise OptionError(f"there is no file {path}", hint="Look at how its name is spelled")
+        raise OptionError(f"there is no file {path}", hint="Check the spelling of its name")
     if path.exists() and not path.is_file():
-        raise OptionError(f"{path} is no file", hint=READ)
+        raise OptionError(f"{path} is not a file", hint=READ)
     return path.open("rb")
 
 

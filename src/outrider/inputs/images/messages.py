@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
 from outrider.core.errors import OptionError
-from outrider.core.types import Message, Pictured, Prompt
+from outrider.core.types import ImagePrompt, Message, Prompt
 from outrider.inputs.given import GivenImage, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.files import read_image
 from outrider.inputs.images.pixels import as_rgb
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ASK = "Give a string with images=[...], or chat messages with image parts"
 
 
-def needs_eyes(prompt: GivenPrompt, images: GivenImages) -> bool:
+def needs_vision(prompt: GivenPrompt, images: GivenImages) -> bool:
     """Whether a prompt comes with images, or with places for them. Raises `OptionError` for parts
     of messages that are neither images nor texts."""
     if not is_chat(prompt):
@@ -48,7 +48,9 @@ def images_of(
     return images
 
 
-def read_pictured(prompt: GivenPrompt, images: GivenImages, tokenizer: TextCodec | None) -> Prompt:
+def read_image_prompt(
+    prompt: GivenPrompt, images: GivenImages, tokenizer: TextCodec | None
+) -> Prompt:
     """One prompt with images.
 
     Args:
@@ -75,16 +77,16 @@ def read_pictured(prompt: GivenPrompt, images: GivenImages, tokenizer: TextCodec
     if not is_chat(prompt):
         raise OptionError(f"images are given with the prompt {prompt!r:.60}", hint=_ASK)
     messages, found = _placed(prompt, given)
-    pictured = Pictured(messages=tuple(messages), images=tuple(map(_opened, found)))
-    return Prompt(token_ids=_question(messages, tokenizer), pictured=pictured)
+    image_prompt = ImagePrompt(messages=tuple(messages), images=tuple(map(_opened, found)))
+    return Prompt(token_ids=_question(messages, tokenizer), image_prompt=image_prompt)
 
 
-def check_sees(model: LanguageModel, prompts: Sequence[Prompt]) -> None:
-    """Raise `OptionError` if there are images to see and the model has no eyes."""
-    seeing = any(prompt.pictured is not None for prompt in prompts)
-    if seeing and not model.info.image_token_ids:
+def check_reads_images(model: LanguageModel, prompts: Sequence[Prompt]) -> None:
+    """Raise `OptionError` if there are images to see and the model has no vision encoder."""
+    with_images = any(prompt.image_prompt is not None for prompt in prompts)
+    if with_images and not model.info.image_token_ids:
         raise OptionError(
-            f"images are given, and model {model.info.name} sees none",
+            f"images are given, and model {model.info.name} does not read images",
             hint="Load an image-text model with its processor, such as SmolVLM or Qwen2-VL",
         )
 
@@ -144,5 +146,7 @@ def _question(messages: Sequence[Message], tokenizer: TextCodec) -> tuple[int, .
     texts = without_images(messages)
     ids = tokenizer.chat(texts) if tokenizer.has_chat else tokenizer.encode(spoken_text(texts))
     if not len(ids):
-        raise OptionError("nothing is asked of the images", hint="Give a question, or a task")
+        raise OptionError(
+            "there is no question about the images", hint="Give a question, or a task"
+        )
     return tuple(ids)

@@ -8,7 +8,7 @@ from outrider.core.errors import OptionError
 from outrider.core.types import Prompt
 from outrider.inputs.documents.files import Document, read_files
 from outrider.inputs.given import GivenDocument, GivenImages, GivenPrompt, TextCodec
-from outrider.inputs.images.messages import is_chat, needs_eyes, read_pictured
+from outrider.inputs.images.messages import is_chat, needs_vision, read_image_prompt
 from outrider.inputs.prompts.long_prompts import Codec, long_prompt
 
 _LONGEST_PATH = 256
@@ -30,8 +30,8 @@ def read_prompt(
 ) -> Prompt:
     """One prompt as token ids, or with images. Raises `OptionError` for anything that is not a
     prompt."""
-    if needs_eyes(prompt, images):
-        return read_pictured(prompt, images, tokenizer)
+    if needs_vision(prompt, images):
+        return read_image_prompt(prompt, images, tokenizer)
     if isinstance(prompt, Prompt):
         return prompt
     if isinstance(prompt, str):

@@ -123,7 +123,7 @@ class CacheBook:
         """This cache never changes its model."""
         return None
 
-    def spell(self, tokens: Sequence[int] | IntArray) -> list[int]:
+    def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
         """Rows that spell the longest proper prefix of `tokens`."""
         path: list[int] = []
         node = -1
@@ -218,7 +218,7 @@ class CacheBook:
 
     def commit(self, tokens: Sequence[int] | IntArray) -> None:
         """Append emitted tokens; keep the rows that spell their longest proper prefix."""
-        kept = self.spell(tokens)
+        kept = self.match_prefix(tokens)
         text_end = len(self._text)
         self._text.extend(int(t) for t in tokens)
         if self._fed:
@@ -378,7 +378,7 @@ def attach(cache: Cache, tail: IntArray, draft: Draft) -> tuple[Segment, IntArra
             cache.commit(())
         if not len(draft) or is_chain(draft.parents):
             return Segment(cache, draft.tokens), np.arange(-1, len(draft))
-    spelled = cache.spell(tail)
+    spelled = cache.match_prefix(tail)
     rest = tail[len(spelled) :]
     first = cache.num_speculative
     hook = spelled[-1] if spelled else -1

@@ -92,10 +92,10 @@ class Borrowed(CacheBook):
         self._follow()
         return len(self._tokens)
 
-    def spell(self, tokens: Sequence[int] | IntArray) -> list[int]:
+    def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
         """Rows that spell the longest proper prefix of `tokens`."""
         self._follow()
-        return super().spell(tokens)
+        return super().match_prefix(tokens)
 
     def feed(self, segment: Segment, want: IntArray) -> Feed:
         """Plan a forward over `segment`.
@@ -105,7 +105,7 @@ class Borrowed(CacheBook):
             RuntimeError: the owner holds speculative rows of its own, which this would destroy.
         """
         if self._owner._fed:
-            raise RuntimeError("the cache lent out has rows that nobody has committed yet")
+            raise RuntimeError("the cache lent out has rows that are not committed yet")
         self._follow()
         plan = super().feed(segment, want)
         self._owner.borrower = self._mark

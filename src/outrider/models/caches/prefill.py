@@ -171,7 +171,7 @@ def _check_positions(model: LanguageModel, ids: Sequence[int], positions: Sequen
         )
     if places[-1] + 1 >= model.info.context_length:
         raise ContextError(
-            f"the prompt's last token stands at position {places[-1]}; model {model.info.name} "
+            f"the prompt's last token is at position {places[-1]}; model {model.info.name} "
             f"reads {model.info.context_length} and needs one for its answer",
             hint="Number what is read without gaps, or use a model with a larger context",
         )
@@ -193,7 +193,7 @@ def _check_axes(model: LanguageModel, ids: Sequence[int], axes: Sequence[Sequenc
     last = places[:, -1].tolist()
     if len(set(last)) > 1:
         raise ContextError(
-            f"the prompt's last token stands at {last}, not at one place",
+            f"the prompt's last token is at {last}, not at one position",
             hint="End the prompt with text, behind its last image",
         )
     low, high = int(places.min()), int(places.max())

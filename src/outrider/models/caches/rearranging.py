@@ -115,7 +115,7 @@ def _check_places(model: LanguageModel, places: IntArray) -> None:
     if len(back) or places[0] < 0:
         index = int(back[0]) + 1 if len(back) else 0
         raise ValueError(
-            f"token {index} of the new text would stand at position {places[index]}, which does "
+            f"token {index} of the new text would be at position {places[index]}, which does "
             "not follow the one before it; kept tokens keep their positions"
         )
     if places[-1] >= model.info.context_length:

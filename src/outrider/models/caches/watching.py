@@ -22,7 +22,7 @@ def watch(
     """
     if cache is None:
         raise StrategyError(
-            f"hidden states of {name} are asked for on a cache that it has not filled",
+            f"hidden states of {name} are requested from a cache that it has not filled",
             hint="Watch a cache that this very model has started",
         )
     for layer in layers or ():

@@ -33,7 +33,8 @@ class Reads:
     def of(cls, render: Render) -> "Reads":
         """Try it."""
         return cls(
-            texts=_spells(render, _PROBE), parts=_spells(render, [{"type": "text", "text": _PROBE}])
+            texts=_matches(render, _PROBE),
+            parts=_matches(render, [{"type": "text", "text": _PROBE}]),
         )
 
     def fit(self, messages: Sequence[Message], mark: str = "") -> list[dict[str, JsonValue]]:
@@ -55,7 +56,7 @@ class Reads:
         return {**message, "content": content}
 
 
-def _spells(render: Render, content: Any) -> bool:
+def _matches(render: Render, content: Any) -> bool:
     try:
         text = render([{"role": "user", "content": content}])
     except Exception:  # templates raise what they like

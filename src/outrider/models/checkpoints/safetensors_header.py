@@ -64,7 +64,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         raise _damaged(file, "the header has a malformed entry") from None
     end = max((info.offset + info.nbytes for info in tensors.values()), default=start)
     if end != size:
-        raise _damaged(file, f"the header says {end} bytes, the file has {size}")
+        raise _damaged(file, f"the header gives {end} bytes, the file has {size}")
     return tensors
 
 
@@ -78,7 +78,7 @@ def _parse(stream: BinaryIO, file: Path, size: int) -> tuple[int, dict[str, Any]
     length = int.from_bytes(prefix[:_PREFIX], "little")
     start = _PREFIX + length
     if size < _PREFIX or start > size or length > _LARGEST_HEADER:
-        raise _damaged(file, f"the header says {start} bytes, the file has {size}")
+        raise _damaged(file, f"the header gives {start} bytes, the file has {size}")
     stream.seek(_PREFIX)
     try:
         header = json.loads(stream.read(length))

@@ -60,7 +60,7 @@ def _check_widths(ours: int, theirs: int, tier: str) -> None:
         raise VocabularyError(
             f"the target gives {ours} logits, the {tier} model {theirs}, and without both "
             "tokenizers nothing shows whether the rest is padding",
-            hint="Give tokenizer=..., which then speaks for both, or use models of one family",
+            hint="Give tokenizer=..., which is then used for both, or use models of one family",
         )
 
 

@@ -13,7 +13,7 @@ from outrider.kernels.layout import CacheLayout as CachePointers
 from outrider.models.caches.bookkeeping import Run
 from outrider.models.caches.kv_cache import CacheLayout, DecoderCache, Storage
 
-LANES = 16
+SEQUENCES = 16
 """Keys whose scores the kernels compute side by side."""
 _BLOCK = 64
 """Capacities are multiples of this."""
@@ -25,7 +25,7 @@ class NativeStorage(Storage):
     def __init__(self, layout: CacheLayout, capacity: int) -> None:
         capacity = -(-capacity // _BLOCK) * _BLOCK
         super().__init__(layout, capacity)
-        shape = (layout.num_layers, layout.num_kv_heads, -1, layout.head_dim, LANES)
+        shape = (layout.num_layers, layout.num_kv_heads, -1, layout.head_dim, SEQUENCES)
         self.keys = self.keys.view(shape)
         self.pointers = CachePointers(self.keys.data_ptr(), self.values.data_ptr(), capacity)
 
@@ -41,13 +41,13 @@ class NativeStorage(Storage):
         Float[Tensor, "layers kv_heads count head_dim"],
     ]:
         """Keys and values in the first `count` slots; the keys are a copy."""
-        blocks = -(-count // LANES)
+        blocks = -(-count // SEQUENCES)
         keys = self.keys[:, :, :blocks].transpose(3, 4).flatten(2, 3)
         return keys[:, :, :count], self.values[:, :, :count]
 
     def copy_rows(self, source: Storage, count: int) -> None:
         """Take over the first `count` slots of `source`."""
-        blocks = -(-count // LANES)
+        blocks = -(-count // SEQUENCES)
         self.keys[:, :, :blocks] = source.keys[:, :, :blocks]
         self.values[:, :, :count] = source.values[:, :, :count]
 
@@ -69,8 +69,8 @@ class NativeStorage(Storage):
     def move_rows(self, source: Storage, slots: Sequence[int], start: int) -> None:
         """Take over `slots` of `source` as `start`, `start + 1`, ...; slots ascend."""
         old, index = torch.tensor(slots), torch.arange(start, start + len(slots))
-        moved = source.keys[:, :, old // LANES, :, old % LANES].clone()
-        self.keys[:, :, index // LANES, :, index % LANES] = moved
+        moved = source.keys[:, :, old // SEQUENCES, :, old % SEQUENCES].clone()
+        self.keys[:, :, index // SEQUENCES, :, index % SEQUENCES] = moved
         self.values[:, :, start : start + len(slots)] = source.values[:, :, old]
 
 

@@ -31,7 +31,7 @@ from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors, ope
 from outrider.models.cpu.batch import RowArrays
 from outrider.models.cpu.borrowed_cache import BorrowedNativeCache
 from outrider.models.cpu.cache import NativeCache
-from outrider.models.cpu.packed_weights import LANES, PackedModel, Packer, head_of, part_of
+from outrider.models.cpu.packed_weights import SEQUENCES, PackedModel, Packer, head_of, part_of
 from outrider.models.cpu.states import States
 from outrider.models.cpu.threads import Threads
 from outrider.models.llama.base import OwnModel
@@ -103,7 +103,7 @@ class NativeDecoder(OwnModel):
         self._packed = parts.packed
         self._run_layers: Sequence[int] = range(config.num_layers)
         self._head = head_of(parts.packed)
-        self._stride = parts.packed.layout.head.panels * LANES
+        self._stride = parts.packed.layout.head.panels * SEQUENCES
         self._rows = RowArrays(_FEW)
         self._lock = Lock()
         self.threads = Threads.fixed(1)

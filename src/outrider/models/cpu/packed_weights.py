@@ -15,8 +15,8 @@ from outrider.models.llama.config import DecoderConfig
 from outrider.models.llama.weights import LayerWeights, Linear
 from outrider.models.quantization.int8 import quantize_channels
 
-LANES = 16
-_STRIP = 2 * LANES
+SEQUENCES = 16
+_STRIP = 2 * SEQUENCES
 """Panels come in pairs."""
 _KINDS = {torch.float32: 0, torch.int8: 1}
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "relu": 3}
@@ -65,7 +65,7 @@ def _bytes_of_halves(layer: Layer, attention: int, mlp: int) -> int:
 
 
 def _bytes_of(*matrices: Matrix) -> int:
-    return sum(m.panels * LANES * (m.quads if m.kind else m.inputs) * 4 for m in matrices)
+    return sum(m.panels * SEQUENCES * (m.quads if m.kind else m.inputs) * 4 for m in matrices)
 
 
 class Packer:
@@ -140,17 +140,17 @@ class Packer:
             kind=_KINDS[self.dtype],
             outputs=outputs,
             inputs=inputs,
-            panels=padded // LANES,
+            panels=padded // SEQUENCES,
             quads=quads,
             bias=self._padded(bias, padded),
         )
         if self.dtype == torch.float32:
             panels = F.pad(weight.float(), (0, 0, 0, padded - outputs))
-            packed.data = self._keep(panels.view(-1, LANES, inputs).transpose(1, 2))
+            packed.data = self._keep(panels.view(-1, SEQUENCES, inputs).transpose(1, 2))
             return packed
         quantized = quantize_channels(weight)
         quants = F.pad(quantized.quants, (0, quads * 4 - inputs, 0, padded - outputs))
-        packed.data = self._keep(quants.view(-1, LANES, quads, 4).transpose(1, 2))
+        packed.data = self._keep(quants.view(-1, SEQUENCES, quads, 4).transpose(1, 2))
         packed.scale = self._padded(quantized.scales, padded)
         packed.sum = self._keep(quants.sum(dim=1, dtype=torch.int32).float())
         return packed
@@ -178,6 +178,8 @@ def _linear(projection: object) -> Linear:
 def _interleaved(gate_up: Float[Tensor, "both inputs"]) -> Float[Tensor, "padded inputs"]:
     """Rows of gate, then of up, dealt out in turns of 16."""
     gate, up = gate_up.chunk(2)
-    missing = -len(gate) % LANES
-    pair = [F.pad(half, (0, 0, 0, missing)).view(-1, LANES, half.shape[1]) for half in (gate, up)]
+    missing = -len(gate) % SEQUENCES
+    pair = [
+        F.pad(half, (0, 0, 0, missing)).view(-1, SEQUENCES, half.shape[1]) for half in (gate, up)
+    ]
     return torch.stack(pair, dim=1).flatten(0, 2)

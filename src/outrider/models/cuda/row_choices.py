@@ -22,7 +22,7 @@ class RowChoices:
         self._runner = runner
         self._vocab_size, self._like = vocab_size, like
         self._bans = Bans(vocab_size, like.device)
-        self._desks: dict[int, _Desk] = {}
+        self._buffers: dict[int, _Buffers] = {}
         self._programs: dict[tuple[int, Recipe], Work] = {}
 
     def of(
@@ -34,22 +34,24 @@ class RowChoices:
         chooser = chooser_for(sampler, int(indices.min())) if len(indices) else None
         if chooser is None or width is None or len(logits) != len(indices):
             return None
-        desk = self._desks.get(width)
-        if desk is None:
-            desk = self._desks[width] = _Desk(width, self._vocab_size, self._like, self._bans)
-        program = self._program(width, desk, chooser.recipe)
-        desk.load(logits, chooser, indices)
+        buffers = self._buffers.get(width)
+        if buffers is None:
+            buffers = self._buffers[width] = _Buffers(
+                width, self._vocab_size, self._like, self._bans
+            )
+        program = self._program(width, buffers, chooser.recipe)
+        buffers.load(logits, chooser, indices)
         program()
-        return fetch(desk.choices)[: len(logits)]
+        return fetch(buffers.choices)[: len(logits)]
 
-    def _program(self, width: int, desk: "_Desk", recipe: Recipe) -> Work:
+    def _program(self, width: int, buffers: "_Buffers", recipe: Recipe) -> Work:
         key = (width, recipe)
         if key not in self._programs:
-            self._programs[key] = self._runner.prepare(partial(desk.choose, recipe))
+            self._programs[key] = self._runner.prepare(partial(buffers.choose, recipe))
         return self._programs[key]
 
 
-class _Desk:
+class _Buffers:
     """Buffers of one width: what is chosen from, and the choices."""
 
     def __init__(self, width: int, vocab_size: int, like: Tensor, bans: Bans) -> None:

@@ -33,7 +33,7 @@ _TEXT = re.compile(
     r"|language_model\.|text_model\.|model\.)(layers\.\d+\..+)"
 )
 _HEAD = re.compile(r"(?:model\.|language_model\.|text_model\.)?(lm_head)")
-_EYES = re.compile(r"visual|vision|image|connector|projector|merger|resampler")
+_VISION = re.compile(r"visual|vision|image|connector|projector|merger|resampler")
 
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "use_dora": (None, False),
@@ -269,14 +269,14 @@ def _plain(folder: Path, module: str) -> str:
     match = _TEXT.fullmatch(module) or _HEAD.fullmatch(module)
     if match:
         return match[1]
-    if _EYES.search(module):
+    if _VISION.search(module):
         raise CheckpointError(
             f"the adapter at {folder} changes the vision tower ({module}); only adapters of the "
             "language model are supported",
             hint="Train it with target_modules of the language model alone",
         )
     raise CheckpointError(
-        f"the adapter at {folder} changes {module}, which is no part of a decoder that is known"
+        f"the adapter at {folder} changes {module}, which is not a part of a known decoder"
     )
 
 

@@ -48,12 +48,14 @@ def load_pretrained(
     place = str(folder) if folder.is_dir() else str(source)
     with reading(place), quiet():
         config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
-        sees = has_eyes(config)
-        mapping = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees else MODEL_FOR_CAUSAL_LM_MAPPING
+        vision_model = has_vision(config)
+        mapping = (
+            MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if vision_model else MODEL_FOR_CAUSAL_LM_MAPPING
+        )
         kind: Any = mapping.get(type(config), None)
         refuse_unfit(config, name, kind)
         AttentionLayout.of(config, name)
-        make = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        make = AutoModelForImageTextToText if vision_model else AutoModelForCausalLM
         loaded: Any = make.from_pretrained(
             place,
             config=config,
@@ -72,14 +74,14 @@ def load_pretrained(
     return model.to(device), fingerprint
 
 
-def has_eyes(config: PretrainedConfig) -> bool:
+def has_vision(config: PretrainedConfig) -> bool:
     """Whether a configuration is that of an image-text model with a vision part."""
     known = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return known and getattr(config, "vision_config", None) is not None
 
 
 def refuse_unfit(config: PretrainedConfig, name: str, kind: type | None) -> None:
-    """Raise `CheckpointError` for what no mask can mend.
+    """Raise `CheckpointError` for what no mask can fix.
 
     `kind` is the model's class, where it is known. Drafts are rolled back when they are refused:
     a cache of rows can be cut, a state that has swallowed them can not.

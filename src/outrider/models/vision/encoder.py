@@ -1,4 +1,5 @@
-"""Eyes from `transformers`: what an image-text model hands to its language model is a prompt.
+"""Vision encoder from `transformers`: what an image-text model hands to its language model is a
+prompt.
 
 The model's own forward runs up to its language model and stops there. What that is given (the
 embeddings with the features of the images in their places, and positions) is read by whatever
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 
 from outrider.core.errors import CheckpointError, OptionError
-from outrider.core.types import Pictured, Prompt
+from outrider.core.types import ImagePrompt, Prompt
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.transformers.pretrained import quiet, reading
-from outrider.models.vision.processor import Inputs, Pictures
+from outrider.models.vision.processor import ImageProcessor, Inputs
 
 if TYPE_CHECKING:
     import transformers
@@ -35,8 +36,8 @@ _UNDERSTOOD = {"inputs_embeds", "position_ids", "attention_mask", "cache_positio
 _HINT = "Use an image-text model with a plain causal text stack, such as SmolVLM, Qwen2-VL or LLaVA"
 
 
-class TransformersEyes:
-    """`protocols.Eyes` over an image-text model of `transformers`.
+class TransformersVisionEncoder:
+    """`protocols.VisionEncoder` over an image-text model of `transformers`.
 
     Args:
         model: the model, with a head or without, with all layers of its text stack or none.
@@ -48,9 +49,9 @@ class TransformersEyes:
             processor makes does not fit it. Tried with a small image.
     """
 
-    def __init__(self, model: Any, pictures: Pictures, *, name: str) -> None:
+    def __init__(self, model: Any, image_processor: ImageProcessor, *, name: str) -> None:
         self.model = model.eval()
-        self.pictures = pictures
+        self.image_processor = image_processor
         self.name = name
         self._lock = Lock()  # what one thread catches is not for another
         self._base = getattr(model, "base_model", model)
@@ -68,7 +69,7 @@ class TransformersEyes:
         device: torch.device | str = "cpu",
         name: str | None = None,
         trust_remote_code: bool = False,
-    ) -> "TransformersEyes":
+    ) -> "TransformersVisionEncoder":
         """Load what sees: the vision tower, the projector and the embeddings, no layer of text.
 
         Raises:
@@ -76,10 +77,10 @@ class TransformersEyes:
         """
         name = name or checkpoint.path.name
         model = _load_without_layers(checkpoint.path, name, dtype, device, trust_remote_code)
-        pictures = Pictures.load(
+        image_processor = ImageProcessor.load(
             checkpoint.path, model.config, name=name, trust_remote_code=trust_remote_code
         )
-        return cls(model, pictures, name=name)
+        return cls(model, image_processor, name=name)
 
     @property
     def num_parameters(self) -> int:
@@ -88,7 +89,7 @@ class TransformersEyes:
 
     # -- views --------------------------------------------------------------------------------
 
-    def views(self, pictured: Sequence[Pictured]) -> list[Prompt]:
+    def views(self, image_prompt: Sequence[ImagePrompt]) -> list[Prompt]:
         """What the model reads of each. The same images with the same question are seen once,
         blank or not; those of several prompts are encoded together where their shapes allow it.
 
@@ -97,8 +98,8 @@ class TransformersEyes:
                 refuses, or a question that ends with an image.
             CheckpointError: the text stack needs more than embeddings and positions.
         """
-        once = {_seen_as(p): p for p in pictured}
-        inputs = [self.pictures.inputs(p) for p in once.values()]
+        once = {_seen_as(p): p for p in image_prompt}
+        inputs = [self.image_processor.inputs(p) for p in once.values()]
         for found in inputs:
             self._check_end(found)
         seen: dict[int, tuple[Tensor, Tensor | None]] = {}
@@ -106,7 +107,7 @@ class TransformersEyes:
             parts = self._read([inputs[i] for i in group])
             seen.update(zip(group, parts, strict=True))
         at = {key: i for i, key in enumerate(once)}
-        found = [(p, at[_seen_as(p)]) for p in pictured]
+        found = [(p, at[_seen_as(p)]) for p in image_prompt]
         return [self._prompt(inputs[i], *seen[i], blank=p.blank) for p, i in found]
 
     def _check_end(self, inputs: Inputs) -> None:
@@ -184,13 +185,13 @@ class TransformersEyes:
     def _refusal(self, what: str) -> CheckpointError:
         return CheckpointError(
             f"the text stack of {self.name} ({self.model.config.model_type}) is given {what}, "
-            "which a prompt can not say",
+            "which a prompt can not express",
             hint=_HINT,
         )
 
     def _try(self) -> None:
         try:
-            self.views([self.pictures.trial])
+            self.views([self.image_processor.trial])
         except CheckpointError:
             raise
         except Exception as error:  # whatever a model raises on inputs that are not its own
@@ -201,9 +202,9 @@ class TransformersEyes:
             ) from error
 
 
-def _seen_as(pictured: Pictured) -> tuple[int, int]:
+def _seen_as(image_prompt: ImagePrompt) -> tuple[int, int]:
     """Equal for what looks the same but for being blank."""
-    return id(pictured.messages), id(pictured.images)
+    return id(image_prompt.messages), id(image_prompt.images)
 
 
 def _groups(inputs: Sequence[Inputs]) -> Iterator[list[int]]:
@@ -325,5 +326,5 @@ def refuse_blind(config: "transformers.PretrainedConfig", name: str) -> None:
         why = "reads token ids in every layer"
     if why:
         raise CheckpointError(
-            f"model {name} ({config.model_type}) {why}, which a prompt can not say", hint=_HINT
+            f"model {name} ({config.model_type}) {why}, which a prompt can not express", hint=_HINT
         )

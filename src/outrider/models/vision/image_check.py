@@ -1,4 +1,5 @@
-"""Whether a text stack that is read through eyes writes what its whole model writes: tried once.
+"""Whether a text stack that is read through vision encoder writes what its whole model writes:
+tried once.
 
 Some models show their text stacks more of an image than embeddings and positions, or let its
 tokens see each other. That gives no error but wrong text, so a small image is read both ways.
@@ -10,7 +11,7 @@ from outrider.core.errors import CheckpointError
 from outrider.core.types import as_ids
 from outrider.models.transformers.model import TransformersModel
 from outrider.models.transformers.tree_check import TOLERANCE
-from outrider.models.vision.encoder import TransformersEyes
+from outrider.models.vision.encoder import TransformersVisionEncoder
 from outrider.models.vision.processor import Inputs
 from outrider.protocols import Segment
 
@@ -18,7 +19,7 @@ _ANSWER = 3
 """Tokens read after the question, to see where they stand."""
 
 
-def check_sight(model: TransformersModel, eyes: TransformersEyes) -> None:
+def check_sight(model: TransformersModel, vision_encoder: TransformersVisionEncoder) -> None:
     """Compare logits behind a small image, and behind a few tokens of an answer.
 
     Raises:
@@ -28,7 +29,7 @@ def check_sight(model: TransformersModel, eyes: TransformersEyes) -> None:
     if model.info.reads_axes and model.layout.window is not None:
         raise _refusal(model.info.name, "its sliding windows do not go by the places of tokens")
     try:
-        error = _largest_error(model, eyes)
+        error = _largest_error(model, vision_encoder)
     except Exception as failure:
         reason = f"{type(failure).__name__}: {' '.join(str(failure).split())[:120]}"
         raise _refusal(model.info.name, f"it fails on one ({reason})") from failure
@@ -40,15 +41,15 @@ def check_sight(model: TransformersModel, eyes: TransformersEyes) -> None:
         )
 
 
-def _largest_error(model: TransformersModel, eyes: TransformersEyes) -> float:
+def _largest_error(model: TransformersModel, vision_encoder: TransformersVisionEncoder) -> float:
     """Largest difference of any logit, as a share of the plain logits' spread."""
-    trial = eyes.pictures.trial
+    trial = vision_encoder.image_processor.trial
     answer = list(range(1, 1 + _ANSWER))
-    [view] = eyes.views([trial])
+    [view] = vision_encoder.views([trial])
     [cache] = model.start([view])
     want = as_ids(range(-1, _ANSWER))
     [rows] = model.forward([Segment(cache, as_ids(answer))], [want])
-    plain = model.forward_plainly(_followed(eyes.pictures.inputs(trial), answer))
+    plain = model.forward_plainly(_followed(vision_encoder.image_processor.inputs(trial), answer))
     expected = plain[0, -len(want) :].double()
     spread = (expected.max() - expected.min()).clamp_min(1e-30)
     return float((rows.logits.double() - expected).abs().max() / spread)

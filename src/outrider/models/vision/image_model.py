@@ -1,7 +1,7 @@
-"""A model that sees: eyes before the runner of a text stack.
+"""A model that sees: vision encoder before the runner of a text stack.
 
-Every tier that sees makes its own view of `Prompt.pictured`: its own placeholders, features and
-positions. Tiers without eyes read the question alone, which is `Prompt.token_ids`.
+Every tier that sees makes its own view of `Prompt.image_prompt`: its own placeholders, features and
+positions. Tiers without vision encoder read the question alone, which is `Prompt.token_ids`.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from time import perf_counter
 
 from outrider.core.types import IntArray, Prompt, Rows
 from outrider.models.wrappers.passing import Around
-from outrider.protocols import Cache, Eyes, LanguageModel, Segment
+from outrider.protocols import Cache, LanguageModel, Segment, VisionEncoder
 
 
-class Sighted(Around):
+class VisionLanguageModel(Around):
     """A `LanguageModel` around `inner`, whose `start` turns pictures into what `inner` reads.
 
     Caches are those of `inner`, and so is all that it can do besides. `Cache.report` says how long
@@ -21,12 +21,12 @@ class Sighted(Around):
 
     Args:
         inner: runs the text stack.
-        eyes: make views for it.
+        vision encoder: make views for it.
     """
 
-    def __init__(self, inner: LanguageModel, eyes: Eyes) -> None:
-        super().__init__(inner, replace(inner.info, image_token_ids=eyes.image_token_ids))
-        self.eyes = eyes
+    def __init__(self, inner: LanguageModel, vision_encoder: VisionEncoder) -> None:
+        super().__init__(inner, replace(inner.info, image_token_ids=vision_encoder.image_token_ids))
+        self.vision_encoder = vision_encoder
 
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
@@ -39,8 +39,10 @@ class Sighted(Around):
             OptionError: a question or an image that the model can not take.
         """
         begun = perf_counter()
-        once = {id(p): p for p in prompts if p.pictured is not None}
-        seen = self.eyes.views([p.pictured for p in once.values() if p.pictured is not None])
+        once = {id(p): p for p in prompts if p.image_prompt is not None}
+        seen = self.vision_encoder.views(
+            [p.image_prompt for p in once.values() if p.image_prompt is not None]
+        )
         views = dict(zip(once, seen, strict=True))
         seconds = perf_counter() - begun
         caches = self.inner.start([views.get(id(p), p) for p in prompts], reuse)

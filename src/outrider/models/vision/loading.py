@@ -1,4 +1,5 @@
-"""Eyes for a runner that was loaded from an image-text checkpoint, or one line why it has none."""
+"""Vision encoder for a runner that was loaded from an image-text checkpoint, or one line why it has
+none."""
 
 import warnings
 from typing import Any
@@ -7,8 +8,8 @@ import torch
 
 from outrider.core.errors import CheckpointError, MissingExtraError, OutriderWarning
 from outrider.models.checkpoints.checkpoint import Checkpoint
-from outrider.models.vision.image_model import Sighted
-from outrider.protocols import Eyes, LanguageModel
+from outrider.models.vision.image_model import VisionLanguageModel
+from outrider.protocols import LanguageModel, VisionEncoder
 
 
 class BlindWarning(OutriderWarning):
@@ -20,7 +21,7 @@ def shows_images(checkpoint: Checkpoint) -> bool:
     return checkpoint.config.get("vision_config") is not None
 
 
-def with_eyes(
+def with_vision(
     inner: LanguageModel,
     checkpoint: Checkpoint,
     *,
@@ -29,13 +30,13 @@ def with_eyes(
     name: str,
     trust_remote_code: bool,
 ) -> LanguageModel:
-    """`inner` with the eyes of its checkpoint; itself, with a `BlindWarning`, where its images can
-    not be turned into a prompt.
+    """`inner` with the vision encoder of its checkpoint; itself, with a `BlindWarning`, where its
+    images can not be turned into a prompt.
 
     Args:
         inner: runs the text stack; a `TransformersModel` lends its own vision tower.
         checkpoint: the whole checkpoint.
-        dtype: of the eyes; int8 takes float32.
+        dtype: of the vision encoder; int8 takes float32.
         device: where they lie.
         name: how errors call them.
         trust_remote_code: run Python that comes with the checkpoint.
@@ -43,30 +44,30 @@ def with_eyes(
     dtype = dtype if dtype.is_floating_point else torch.float32
     how: dict[str, Any] = {"name": name, "trust_remote_code": trust_remote_code}
     try:
-        eyes = _eyes(inner, checkpoint, {"dtype": dtype, "device": device}, how)
+        vision_encoder = _vision_encoder(inner, checkpoint, {"dtype": dtype, "device": device}, how)
     except (CheckpointError, MissingExtraError) as error:
-        warnings.warn(f"{name} sees no images: {error}", BlindWarning, stacklevel=3)
+        warnings.warn(f"{name} does not read images: {error}", BlindWarning, stacklevel=3)
         return inner
-    return Sighted(inner, eyes)
+    return VisionLanguageModel(inner, vision_encoder)
 
 
-def _eyes(
+def _vision_encoder(
     inner: LanguageModel, checkpoint: Checkpoint, where: dict[str, Any], how: dict[str, Any]
-) -> Eyes:
+) -> VisionEncoder:
     """Raises `CheckpointError` and `MissingExtraError`."""
     from outrider.models.transformers.model import TransformersModel
     from outrider.models.vision.encoder import (  # takes seconds to import
-        TransformersEyes,
+        TransformersVisionEncoder,
         refuse_blind,
     )
     from outrider.models.vision.image_check import check_sight
-    from outrider.models.vision.processor import Pictures
+    from outrider.models.vision.processor import ImageProcessor
 
     if not isinstance(inner, TransformersModel):
-        return TransformersEyes.load(checkpoint, **where, **how)
+        return TransformersVisionEncoder.load(checkpoint, **where, **how)
     config = inner.model.config
     refuse_blind(config, how["name"])
-    pictures = Pictures.load(checkpoint.path, config, **how)
-    eyes = TransformersEyes(inner.model, pictures, name=how["name"])
-    check_sight(inner, eyes)
-    return eyes
+    image_processor = ImageProcessor.load(checkpoint.path, config, **how)
+    vision_encoder = TransformersVisionEncoder(inner.model, image_processor, name=how["name"])
+    check_sight(inner, vision_encoder)
+    return vision_encoder

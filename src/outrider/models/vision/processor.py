@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from outrider.core.errors import CheckpointError, MissingExtraError, OptionError
-from outrider.core.types import Pictured
+from outrider.core.types import ImagePrompt
 from outrider.models.checkpoints.messages import Reads, spoken_text
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ Inputs = dict[str, Tensor]
 """What a forward takes for one prompt; `input_ids` is `[1, length]`."""
 
 
-class Pictures:
-    """A processor of `transformers`, reduced to what eyes need.
+class ImageProcessor:
+    """A processor of `transformers`, reduced to what vision encoder need.
 
     Args:
         processor: a `ProcessorMixin` with an image processor and a tokenizer.
@@ -43,7 +43,7 @@ class Pictures:
         *,
         name: str,
         trust_remote_code: bool = False,
-    ) -> "Pictures":
+    ) -> "ImageProcessor":
         """The processor of a checkpoint in `folder`, whose configuration is `config`.
 
         Raises:
@@ -82,7 +82,7 @@ class Pictures:
             messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
         )
 
-    def text(self, pictured: Pictured) -> str:
+    def text(self, image_prompt: ImagePrompt) -> str:
         """The question with one mark for each image.
 
         By the chat template, or, where there is none, the images and then the texts.
@@ -90,11 +90,11 @@ class Pictures:
         Raises:
             OptionError: the template refuses the messages, or spells fewer images.
         """
-        mark, count = self.processor.image_token, len(pictured.images)
+        mark, count = self.processor.image_token, len(image_prompt.images)
         if not self._template:
-            return mark * count + spoken_text(pictured.messages)
+            return mark * count + spoken_text(image_prompt.messages)
         try:
-            text = self._render(self._reads.fit(pictured.messages, mark))
+            text = self._render(self._reads.fit(image_prompt.messages, mark))
         except Exception as error:  # templates raise what they like
             reason = " ".join(str(error).split())[:200]
             raise OptionError(
@@ -109,9 +109,9 @@ class Pictures:
             )
         return text
 
-    def inputs(self, pictured: Pictured) -> Inputs:
+    def inputs(self, image_prompt: ImagePrompt) -> Inputs:
         """What the model reads of it. Raises `OptionError` for images that it can not take."""
-        return self._processed(self.text(pictured), pictured.images)
+        return self._processed(self.text(image_prompt), image_prompt.images)
 
     def _processed(self, text: str, images: Sequence[Any]) -> Inputs:
         try:
@@ -135,14 +135,14 @@ class Pictures:
         return bool(self._template) and first is not None and text.startswith(first)
 
     @cached_property
-    def trial(self) -> Pictured:
+    def trial(self) -> ImagePrompt:
         """A small random image and a word, to try a model with."""
         from PIL import Image
 
         noise = torch.randint(0, 256, (24, 40, 3), generator=torch.Generator().manual_seed(0))
         image = Image.fromarray(noise.to(torch.uint8).numpy(), "RGB")
         parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
-        return Pictured(messages=({"role": "user", "content": parts},), images=(image,))
+        return ImagePrompt(messages=({"role": "user", "content": parts},), images=(image,))
 
 
 def _still_processor(

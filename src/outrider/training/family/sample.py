@@ -40,19 +40,19 @@ def continuations(
         if temperature == 0:
             fed = logits.argmax(dim=-1, keepdim=True)
         else:
-            law = _nucleus(torch.softmax(logits / temperature, dim=-1), top_p)
-            fed = torch.multinomial(law, 1, generator=generator)
+            probs = _nucleus(torch.softmax(logits / temperature, dim=-1), top_p)
+            fed = torch.multinomial(probs, 1, generator=generator)
         rows = torch.cat((rows, fed), dim=1)
     return rows
 
 
-def _nucleus(law: Tensor, top_p: float) -> Tensor:
+def _nucleus(probs: Tensor, top_p: float) -> Tensor:
     """Keep the most likely tokens of each row up to a mass of `top_p`; unnormalised."""
     if top_p >= 1:
-        return law
-    ordered, index = law.sort(dim=-1, descending=True)
+        return probs
+    ordered, index = probs.sort(dim=-1, descending=True)
     ordered[ordered.cumsum(dim=-1) - ordered >= top_p] = 0
-    return torch.zeros_like(law).scatter(-1, index, ordered)
+    return torch.zeros_like(probs).scatter(-1, index, ordered)
 
 
 def sample_corpus(work: Workspace) -> dict[str, int]:

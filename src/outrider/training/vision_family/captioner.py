@@ -133,8 +133,8 @@ def train_captioner(
     blind: float = 0.0,
     **where: Any,
 ) -> dict[str, Any]:
-    """Train eyes and language model together, a share of the examples `blind`; `where` goes to
-    `StageRun`."""
+    """Train vision encoder and language model together, a share of the examples `blind`; `where`
+    goes to `StageRun`."""
 
     def step(row: int) -> dict[str, float]:
         pixels, texts = pairs.batch(row, stage.batch)

@@ -6,7 +6,7 @@ from typing import Any
 from outrider.training.vision_family.config import VisionFamilyConfig
 
 _STAGES = {
-    "contrast": "eyes, against a reader (InfoNCE)",
+    "contrast": "vision encoder, against a reader (InfoNCE)",
     "see": "captioner, mostly exact sentences",
     "speak": "captioner, the manner of the base",
     "draft": "draft model, captions without images",

@@ -53,10 +53,10 @@ class VisionFamilyConfig:
     Attributes:
         language: the family whose target is the language model, and whose draft model becomes the
             draft model; a name or a folder.
-        eyes: the vision encoder.
+        vision encoder: the vision encoder.
         reader: the text encoder that it is trained against; thrown away afterwards.
         scorer: image and text encoder of the independent CLIP that captions are scored with.
-        contrast, scoring: contrastive training of eyes and scorer.
+        contrast, scoring: contrastive training of vision encoder and scorer.
         see: the captioner learns to see: exact sentences.
         speak: and to speak in the manner of the base, which leaves room to improve.
         draft: the draft model learns what captions sound like, without seeing anything.
@@ -67,7 +67,7 @@ class VisionFamilyConfig:
 
     name: str
     language: str
-    eyes: TowerShape
+    vision_encoder: TowerShape
     reader: TowerShape
     scorer: TowerShape
     contrast: Stage

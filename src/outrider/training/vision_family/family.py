@@ -29,7 +29,7 @@ from outrider.training.vision_family.config import Manners, VisionFamilyConfig, 
 from outrider.training.vision_family.contrast import TwoEncoders, train_contrast
 from outrider.training.vision_family.models import (
     LONGEST_SENTENCE,
-    MeanEyes,
+    MeanVisionEncoder,
     Reader,
     build_captioner,
     build_scorer,
@@ -129,23 +129,23 @@ def _stage_folder(work: VisionWorkspace, name: str) -> Path:
     return folder
 
 
-def _eyes(work: VisionWorkspace) -> tuple[Any, TwoEncoders]:
+def _vision_encoder(work: VisionWorkspace) -> tuple[Any, TwoEncoders]:
     """A fresh captioner, and its vision encoder beside a reader."""
     config, tokenizer = work.config, work.tokenizer
     captioner = build_captioner(config, tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed + 1)
         both = TwoEncoders(
-            MeanEyes(captioner.model.vision_model),
+            MeanVisionEncoder(captioner.model.vision_model),
             Reader(config.reader, len(tokenizer), tokenizer.eos_token_id),
-            (config.eyes.hidden_size, config.reader.hidden_size),
+            (config.vision_encoder.hidden_size, config.reader.hidden_size),
             config.projection,
         )
     return captioner, both
 
 
 def _contrast(work: VisionWorkspace) -> dict[str, Any]:
-    _, both = _eyes(work)
+    _, both = _vision_encoder(work)
 
     def encode(pixels: Tensor, texts: list[str]) -> tuple[Tensor, Tensor]:
         return both(pixels, *sentences(work.tokenizer, texts))
@@ -190,7 +190,7 @@ def _scoring(work: VisionWorkspace) -> dict[str, Any]:
 
 
 def _see(work: VisionWorkspace) -> dict[str, Any]:
-    captioner, both = _eyes(work)
+    captioner, both = _vision_encoder(work)
     load_checkpoint(work.folder / "contrast.safetensors", {"contrast": both}, {})
     return _captioner_stage(work, "see", captioner, work.config.see_manner)
 

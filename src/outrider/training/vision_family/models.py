@@ -63,22 +63,22 @@ def caption_tokenizer(config: VisionFamilyConfig) -> Any:
 def build_captioner(
     config: VisionFamilyConfig, tokenizer: Any, tier: str = "target"
 ) -> Idefics3ForConditionalGeneration:
-    """Fresh eyes over the language model of `tier`, in float32."""
+    """Fresh vision encoder over the language model of `tier`, in float32."""
     language: Any = LlamaForCausalLM.from_pretrained(
         language_folder(config, tier), dtype=torch.float32
     )
     text = copy.deepcopy(language.config).to_dict()
-    eyes = config.eyes
+    vision_encoder = config.vision_encoder
     shape = Idefics3Config(
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
         tie_word_embeddings=True,
         scale_factor=config.shuffle,
         text_config={**text, "vocab_size": len(tokenizer)},
         vision_config={
-            "hidden_size": eyes.hidden_size,
-            "intermediate_size": eyes.ffn_size,
-            "num_hidden_layers": eyes.layers,
-            "num_attention_heads": eyes.heads,
+            "hidden_size": vision_encoder.hidden_size,
+            "intermediate_size": vision_encoder.ffn_size,
+            "num_hidden_layers": vision_encoder.layers,
+            "num_attention_heads": vision_encoder.heads,
             "image_size": config.image_size,
             "patch_size": config.patch_size,
         },
@@ -92,7 +92,7 @@ def build_captioner(
     return model
 
 
-class MeanEyes(nn.Module):
+class MeanVisionEncoder(nn.Module):
     """The vision encoder's mean over patches, after its final norm: `[n, width]`."""
 
     def __init__(self, vision: nn.Module) -> None:

@@ -43,7 +43,7 @@ _RANGES: Mapping[str, Range] = {
     "dropout": Range(0, 1, below=True, hint="Give a share below 1"),
 }
 
-_HELD_OUT = Range(2, hint="Hold out at least 2: they are told apart")
+_HELD_OUT = Range(2, hint="Hold out at least 2: the score compares them")
 """Checked after `_RANGES`, which has a hint of its own for 0 and less."""
 
 
@@ -74,7 +74,7 @@ class VizerConfig:
         temperature: at which captions are written in phase B; through words 0 means 1.
         samples: captions of an image that are compared, through words.
         kappa: weight of KL(adapted || base) at the caption's tokens; None: 0.05, and 3 through
-            words, where a loose leash costs words that the mapper does not defend.
+            words, where a small weight loses words that the mapper does not protect.
         temperature_scale: of `infonce`.
         longest: tokens of a caption.
         held_out: images that are never trained on; captions of these decide when to stop.
@@ -131,12 +131,12 @@ class VizerConfig:
             raise OptionError("the question is empty", hint="Ask for a description")
 
     @property
-    def leash(self) -> float:
+    def kl_weight(self) -> float:
         """`kappa`, or what stands for it."""
         return (3.0 if self.through == "words" else 0.05) if self.kappa is None else self.kappa
 
     @property
-    def hearing(self) -> float:
+    def mapper_sampling(self) -> float:
         """`mapper_temperature`, or what stands for it."""
         default = 1.0 if self.through == "words" else 0.0
         return default if self.mapper_temperature is None else self.mapper_temperature

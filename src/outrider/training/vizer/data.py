@@ -10,8 +10,8 @@ from typing import Any
 
 from outrider.core.errors import OptionError
 from outrider.inputs.lines import numbered_lines
+from outrider.training.vizer.captioner import ImageBatch, TrainableCaptioner
 from outrider.training.vizer.config import VizerConfig
-from outrider.training.vizer.subject import Sights, Subject
 
 Say = Callable[[str], None]
 """Told of progress, a line at a time."""
@@ -74,11 +74,11 @@ class Gallery:
         left_out: why, by the name of the file.
     """
 
-    subject: Subject
+    captioner: TrainableCaptioner
     say: Say
     left_out: dict[str, str] = field(default_factory=dict)
 
-    def look(self, examples: Sequence[Example]) -> tuple[list[Example], Sights | None]:
+    def evaluation(self, examples: Sequence[Example]) -> tuple[list[Example], ImageBatch | None]:
         """The examples that the model has seen, and what it saw; None where there are none."""
         kept, images = list[Example](), list[Any]()
         for example in examples:
@@ -89,18 +89,18 @@ class Gallery:
             else:
                 kept.append(example)
         try:
-            return kept, self.subject.look(images) if images else None
+            return kept, self.captioner.evaluation(images) if images else None
         except OptionError:  # of one of them: a side is too long, or the like
             taken = [self._takes(e, image) for e, image in zip(kept, images, strict=True)]
             if all(taken):
                 raise
         kept = [e for e, fine in zip(kept, taken, strict=True) if fine]
         images = [image for image, fine in zip(images, taken, strict=True) if fine]
-        return kept, self.subject.look(images) if images else None
+        return kept, self.captioner.evaluation(images) if images else None
 
     def _takes(self, example: Example, image: Any) -> bool:
         try:
-            self.subject.look([image])
+            self.captioner.evaluation([image])
         except OptionError as error:
             self._leave(example, error)
             return False
@@ -133,7 +133,7 @@ def read_captions(file: Path) -> Iterator[Example]:
                 raise TypeError(f"a caption is a text, not {caption!r:.40}")
         except (ValueError, KeyError, TypeError) as error:
             raise OptionError(
-                f"line {number} of {file} is no caption ({type(error).__name__}: {error})",
+                f"line {number} of {file} is not a caption ({type(error).__name__}: {error})",
                 hint='Write {"image": "a.png", "caption": "a red star."}',
             ) from None
         yield Example(path if path.is_absolute() else file.parent / path, caption)

@@ -52,10 +52,10 @@ class Mapper(nn.Module):
         config: VizerConfig,
     ) -> Tensor:
         """The mean over a batch."""
-        said, seen = self(states), self.aims(features)
+        caption_states, seen = self(states), self.aims(features)
         if config.loss == "infonce":
-            return info_nce(seen, said, 1 / config.temperature_scale)
-        return (1 - (said * seen).sum(dim=-1)).mean()
+            return info_nce(seen, caption_states, 1 / config.temperature_scale)
+        return (1 - (caption_states * seen).sum(dim=-1)).mean()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +118,12 @@ def train_mapper(
 @torch.no_grad()
 def mapper_figures(mapper: Mapper, vectors: Vectors, config: VizerConfig) -> dict[str, float]:
     """Loss, mean cosine and in-batch retrieval; what a constant answer scores, to compare with."""
-    said, seen = mapper(vectors.states), mapper.aims(vectors.features)
+    caption_states, seen = mapper(vectors.states), mapper.aims(vectors.features)
     constant = F.normalize(seen.mean(dim=0), dim=-1)
-    found = retrieval_rate(said, seen, min(RETRIEVAL_BATCH, len(said)))
+    found = retrieval_rate(caption_states, seen, min(RETRIEVAL_BATCH, len(caption_states)))
     return {
         "loss": float(mapper.loss(*_pair(vectors), config)),
-        "cosine": float((said * seen).sum(dim=-1).mean()),
+        "cosine": float((caption_states * seen).sum(dim=-1).mean()),
         "cosine_constant": float((seen @ constant).mean()),
         "retrieval": found.rate,
         "chance": found.chance,

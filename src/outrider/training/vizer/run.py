@@ -25,16 +25,16 @@ from outrider.training.core.state import (
     save_tensors,
     write_json,
 )
+from outrider.training.vizer.captioner import ImageBatch, TrainableCaptioner
 from outrider.training.vizer.config import VizerConfig
 from outrider.training.vizer.data import Example, Gallery, Say, Split, fingerprint, read_captions
 from outrider.training.vizer.mapper import Mapper, Vectors
-from outrider.training.vizer.subject import Sights, Subject
 from outrider.training.vizer.vizer import (
     Mappers,
     adapt_step,
     collect,
+    evaluate_again,
     fit_mappers,
-    look_again,
     make_optimizer,
 )
 
@@ -93,7 +93,7 @@ class VizerRun:
         gallery: reads images, and knows which were left out.
     """
 
-    subject: Subject
+    captioner: TrainableCaptioner
     split: Split
     folder: Path
     say: Say
@@ -104,7 +104,7 @@ class VizerRun:
     @property
     def config(self) -> VizerConfig:
         """Its settings."""
-        return self.subject.config
+        return self.captioner.config
 
     # -- phase A --------------------------------------------------------------------------------
 
@@ -138,11 +138,15 @@ class VizerRun:
                 save_tensors(file, _joined(rows, done))
 
         while done < len(examples):
-            kept, sights = self.gallery.look(examples[done : done + _LOOKED_AT_ONCE])
-            if sights is not None:
+            kept, image_batch = self.gallery.evaluation(examples[done : done + _LOOKED_AT_ONCE])
+            if image_batch is not None:
                 texts = [e.caption or "" for e in kept] if given else None
-                guide, judge = collect(self.subject, sights, texts, done)
-                parts = {"guide": guide.states, "judge": judge.states, "features": sights.features}
+                guide, judge = collect(self.captioner, image_batch, texts, done)
+                parts = {
+                    "guide": guide.states,
+                    "judge": judge.states,
+                    "features": image_batch.features,
+                }
                 for key, tensor in parts.items():
                     rows.setdefault(key, []).append(tensor.cpu())
             done = min(done + _LOOKED_AT_ONCE, len(examples))
@@ -154,7 +158,7 @@ class VizerRun:
             )
         save()
         whole = _joined(rows, done)
-        device = self.subject.device
+        device = self.captioner.device
         return (
             Vectors(whole["guide"].to(device), whole["features"].to(device)),
             Vectors(whole["judge"].to(device), whole["features"].to(device)),
@@ -164,11 +168,11 @@ class VizerRun:
 
     def adapt(self, mappers: Mappers) -> dict[str, Any]:
         """Train LoRA until the images are used up, or the score no longer rises."""
-        config, subject = self.config, self.subject
+        config, captioner = self.config, self.captioner
         per_epoch = len(self.split.adapt) // config.batch
         steps = per_epoch * config.epochs
-        optimizer, at = make_optimizer(subject), _Progress()
-        trained = _Trained(subject)
+        optimizer, at = make_optimizer(captioner), _Progress()
+        trained = _Trained(captioner)
         path = self.folder / "adapt.safetensors"
         if path.is_file():
             at = _Progress(**load_checkpoint(path, {"lora": trained}, {"adamw": optimizer}))
@@ -182,12 +186,12 @@ class VizerRun:
             save_checkpoint(path, {"lora": trained}, {"adamw": optimizer}, counters)
 
         while at.step < steps and not at.done:
-            kept, sights = self.gallery.look(self._batch(at.step, per_epoch))
+            kept, image_batch = self.gallery.evaluation(self._batch(at.step, per_epoch))
             texts = [e.caption or "" for e in kept] if config.method == "labels" else None
             found = dict[str, float]()
-            if sights is not None:
+            if image_batch is not None:
                 found = adapt_step(
-                    subject, mappers, optimizer, sights, texts, step=at.step, steps=steps
+                    captioner, mappers, optimizer, image_batch, texts, step=at.step, steps=steps
                 )
             at.step += 1
             at.seconds += time.monotonic() - clock
@@ -207,27 +211,27 @@ class VizerRun:
 
     def _look(self, judge: Mapper, at: _Progress, base: list[str] | None = None) -> list[str]:
         """Judge captions of held-out images; keep the adapter if they are the best so far."""
-        look = look_again(self.subject, judge, self._held_out(), base)
-        self._note({"step": at.step, "seconds": at.seconds, **look.figures})
-        shown = "  ".join(f"{k} {v:.4f}" for k, v in look.figures.items())
-        self.say(f"step {at.step}: {shown}  e.g. {look.captions[0]!r}")
+        evaluation = evaluate_again(self.captioner, judge, self._held_out(), base)
+        self._note({"step": at.step, "seconds": at.seconds, **evaluation.figures})
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in evaluation.figures.items())
+        self.say(f"step {at.step}: {shown}  e.g. {evaluation.captions[0]!r}")
         if at.step == 0:
-            write_json(self.folder / "base_captions.json", look.captions)
-            at.base = look.score
-            return look.captions
-        if at.judge(look.score):
-            self.subject.save(self.folder / "adapter")
-            write_json(self.folder / "captions.json", look.captions)
+            write_json(self.folder / "base_captions.json", evaluation.captions)
+            at.base = evaluation.score
+            return evaluation.captions
+        if at.judge(evaluation.score):
+            self.captioner.save(self.folder / "adapter")
+            write_json(self.folder / "captions.json", evaluation.captions)
         at.done = at.stale >= self.config.patience
-        return look.captions
+        return evaluation.captions
 
-    def _held_out(self) -> Iterator[Sights]:
+    def _held_out(self) -> Iterator[ImageBatch]:
         """Read anew for each look: all at once would need much memory."""
         images = self.split.held_out
         for start in range(0, len(images), _LOOKED_AT_ONCE):
-            _, sights = self.gallery.look(images[start : start + _LOOKED_AT_ONCE])
-            if sights is not None:
-                yield sights
+            _, image_batch = self.gallery.evaluation(images[start : start + _LOOKED_AT_ONCE])
+            if image_batch is not None:
+                yield image_batch
 
     def _first_captions(self) -> list[str]:
         return read_json(self.folder / "base_captions.json")
@@ -258,10 +262,10 @@ class VizerRun:
 class _Trained(nn.Module):
     """LoRA's parameters under names that checkpoints can spell."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, captioner: TrainableCaptioner) -> None:
         super().__init__()
         self.own = nn.ParameterDict(
-            {name.replace(".", ":"): p for name, p in subject.trained.items()}
+            {name.replace(".", ":"): p for name, p in captioner.trained.items()}
         )
 
 
@@ -302,17 +306,17 @@ def train_vizer(
     _make_folder(out)
     with only_run(out), StopSignal() as stop:
         _check_settings(out, settings)
-        subject = Subject.load(folder, config, resolve_device(config.device))
+        captioner = TrainableCaptioner.load(folder, config, resolve_device(config.device))
         write_json(out / "settings.json", settings)
         if reads:
-            _tell_of_cuts(subject, [*split.mapper, *split.adapt, *split.held_out], say)
-        run = VizerRun(subject, split, out, say, stop, Gallery(subject, say))
+            _tell_of_cuts(captioner, [*split.mapper, *split.adapt, *split.held_out], say)
+        run = VizerRun(captioner, split, out, say, stop, Gallery(captioner, say))
         mappers = run.mappers()
         finished = run.adapt(mappers)
         card = {
             "settings": settings,
             "torch": torch.__version__,
-            "trained_parameters": sum(p.numel() for p in subject.trained.values()),
+            "trained_parameters": sum(p.numel() for p in captioner.trained.values()),
             "images_left_out": run.gallery.left_out,
             "mappers": mappers.figures,
             "phase_b": finished,
@@ -366,9 +370,9 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _tell_of_cuts(subject: Subject, examples: Sequence[Example], say: Say) -> None:
+def _tell_of_cuts(captioner: TrainableCaptioner, examples: Sequence[Example], say: Say) -> None:
     captions = {e.path: e.caption or "" for e in examples}
-    longest = subject.config.longest
-    whole = subject.encode(list(captions.values()), cut=False)
+    longest = captioner.config.longest
+    whole = captioner.encode(list(captions.values()), cut=False)
     if long := sum(len(ids) > longest for ids in whole):
         say(f"{long} of {len(captions)} captions are longer than {longest} tokens: cut there")

@@ -27,9 +27,9 @@ from outrider.captioning.metrics.diversity import distinct
 from outrider.captioning.metrics.words import words
 from outrider.core.errors import LogitsError, OptionError
 from outrider.core.types import Prompt
+from outrider.training.vizer.captioner import CaptionStates, ImageBatch, TrainableCaptioner
 from outrider.training.vizer.config import VizerConfig
 from outrider.training.vizer.mapper import Mapper, Vectors, mapper_figures, train_mapper
-from outrider.training.vizer.subject import Said, Sights, Subject
 
 _WEIGHT_DECAY = 0.01
 _WARM_UP = 0.03
@@ -56,30 +56,37 @@ class Mappers:
 
 @torch.no_grad()
 def collect(
-    subject: Subject, sights: Sights, captions: Sequence[str] | None, first: int
+    captioner: TrainableCaptioner,
+    image_batch: ImageBatch,
+    captions: Sequence[str] | None,
+    first: int,
 ) -> tuple[Vectors, Vectors]:
     """What the guide and the judge are to learn from some images: numbers `first` and after.
 
     Captions that are given are read as text by both (ViZer_GT). The model's own are read with
     their image by the guide (ViZer_G), and as text by the judge.
     """
-    config = subject.config
+    config = captioner.config
     if captions is None:
-        ids = subject.write(sights.prompts, temperature=config.hearing, seed=_seed(config, first))
-        seen = subject.read(sights.prompts, ids).states
+        ids = captioner.write(
+            image_batch.prompts, temperature=config.mapper_sampling, seed=_seed(config, first)
+        )
+        seen = captioner.read(image_batch.prompts, ids).states
     else:
-        ids = subject.encode(captions)
+        ids = captioner.encode(captions)
         seen = None
-    read = read_as_text(subject, ids)
-    return Vectors(read if seen is None else seen, sights.features), Vectors(read, sights.features)
+    read = read_as_text(captioner, ids)
+    return Vectors(read if seen is None else seen, image_batch.features), Vectors(
+        read, image_batch.features
+    )
 
 
 @torch.no_grad()
-def read_as_text(subject: Subject, captions: Sequence[Sequence[int]]) -> Tensor:
+def read_as_text(captioner: TrainableCaptioner, captions: Sequence[Sequence[int]]) -> Tensor:
     """`[n, hidden]` what the base makes of captions when it sees no image."""
-    question = subject.question
-    with subject.as_base():
-        return subject.read([question] * len(captions), captions).states
+    question = captioner.question
+    with captioner.as_base():
+        return captioner.read([question] * len(captions), captions).states
 
 
 def fit_mappers(
@@ -112,16 +119,16 @@ def learning_rate(config: VizerConfig, step: int, steps: int) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
 
-def make_optimizer(subject: Subject) -> torch.optim.Optimizer:
+def make_optimizer(captioner: TrainableCaptioner) -> torch.optim.Optimizer:
     """AdamW over LoRA alone."""
-    return torch.optim.AdamW(list(subject.trained.values()), lr=0.0, weight_decay=_WEIGHT_DECAY)
+    return torch.optim.AdamW(list(captioner.trained.values()), lr=0.0, weight_decay=_WEIGHT_DECAY)
 
 
 def adapt_step(
-    subject: Subject,
+    captioner: TrainableCaptioner,
     mappers: Mappers,
     optimizer: torch.optim.Optimizer,
-    sights: Sights,
+    image_batch: ImageBatch,
     captions: Sequence[str] | None,
     *,
     step: int,
@@ -132,20 +139,20 @@ def adapt_step(
     Raises:
         LogitsError: the loss or its gradient is not finite. No weight has been changed.
     """
-    config = subject.config
+    config = captioner.config
     if config.shuffle:
-        sights = replace(sights, features=sights.features.roll(1, dims=0))
+        image_batch = replace(image_batch, features=image_batch.features.roll(1, dims=0))
     if captions is not None:
-        loss, figures = _likelihood(subject, sights, subject.encode(captions), step)
+        loss, figures = _likelihood(captioner, image_batch, captioner.encode(captions), step)
     elif config.through == "words":
-        loss, figures = _preference(subject, mappers.judge, sights, step)
+        loss, figures = _preference(captioner, mappers.judge, image_batch, step)
     else:
-        loss, figures = _alignment(subject, mappers.guide, sights, step)
+        loss, figures = _alignment(captioner, mappers.guide, image_batch, step)
     loss.backward()
     rate = learning_rate(config, step, steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    norm = nn.utils.clip_grad_norm_(list(subject.trained.values()), _CLIP)
+    norm = nn.utils.clip_grad_norm_(list(captioner.trained.values()), _CLIP)
     if not (loss.isfinite() and norm.isfinite()):
         raise LogitsError(
             f"the loss of step {step} is {float(loss.detach()):g}, its gradient {float(norm):g}",
@@ -157,40 +164,44 @@ def adapt_step(
 
 
 def _alignment(
-    subject: Subject, guide: Mapper, sights: Sights, step: int
+    captioner: TrainableCaptioner, guide: Mapper, image_batch: ImageBatch, step: int
 ) -> tuple[Tensor, dict[str, float]]:
     """The guide's loss over hidden states, as in the paper: 1 - cos(F, h(H))."""
-    config = subject.config
-    ids = subject.write(sights.prompts, temperature=config.temperature, seed=_seed(config, step))
-    said = _read_in_training(subject, sights.prompts, ids, step)
-    align = guide.loss(said.states, sights.features, config)
-    if not config.leash:  # nobody else asks for logits of the whole vocabulary
+    config = captioner.config
+    ids = captioner.write(
+        image_batch.prompts, temperature=config.temperature, seed=_seed(config, step)
+    )
+    caption_states = _read_in_training(captioner, image_batch.prompts, ids, step)
+    align = guide.loss(caption_states.states, image_batch.features, config)
+    if not config.kl_weight:  # nobody else asks for logits of the whole vocabulary
         return align, {"align": float(align.detach()), "drift": 0.0}
-    loss, drift = _held(subject, align, subject.logits(said), sights.prompts, ids)
+    loss, drift = _held(
+        captioner, align, captioner.logits(caption_states), image_batch.prompts, ids
+    )
     return loss, {"align": float(align.detach()), "drift": drift}
 
 
 def _preference(
-    subject: Subject, judge: Mapper, sights: Sights, step: int
+    captioner: TrainableCaptioner, judge: Mapper, image_batch: ImageBatch, step: int
 ) -> tuple[Tensor, dict[str, float]]:
     """Samples that the judge, reading text alone, finds nearer to the image become likelier.
 
     The gradient of the expected score by REINFORCE, each sample against the mean of the others
     of its image (leave one out; Kool et al. 2019). Nothing can be gained but by words.
     """
-    config, count = subject.config, subject.config.samples
-    prompts = [prompt for prompt in sights.prompts for _ in range(count)]
-    ids = subject.write(prompts, temperature=config.temperature or 1.0, seed=_seed(config, step))
+    config, count = captioner.config, captioner.config.samples
+    prompts = [prompt for prompt in image_batch.prompts for _ in range(count)]
+    ids = captioner.write(prompts, temperature=config.temperature or 1.0, seed=_seed(config, step))
     with torch.no_grad():
-        told = judge(read_as_text(subject, ids))
-        scores = _scores(told, judge.aims(sights.features), config).view(-1, count)
+        told = judge(read_as_text(captioner, ids))
+        scores = _scores(told, judge.aims(image_batch.features), config).view(-1, count)
     others = (scores.sum(dim=1, keepdim=True) - scores) / (count - 1)
     better = (scores - others) / scores.std().clamp_min(1e-6)
-    said = _read_in_training(subject, prompts, ids, step)
-    logits = subject.logits(said)
-    likely = _log_likelihoods(subject, logits, ids, config.temperature or 1.0)
+    caption_states = _read_in_training(captioner, prompts, ids, step)
+    logits = captioner.logits(caption_states)
+    likely = _log_likelihoods(captioner, logits, ids, config.temperature or 1.0)
     align = -(better.flatten() * likely).mean()
-    loss, drift = _held(subject, align, logits, prompts, ids)
+    loss, drift = _held(captioner, align, logits, prompts, ids)
     return loss, {"align": 1 - float(scores.mean()), "drift": drift}
 
 
@@ -205,67 +216,70 @@ def _scores(told: Tensor, seen: Tensor, config: VizerConfig) -> Tensor:
 
 
 def _likelihood(
-    subject: Subject, sights: Sights, ids: Sequence[Sequence[int]], step: int
+    captioner: TrainableCaptioner, image_batch: ImageBatch, ids: Sequence[Sequence[int]], step: int
 ) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy of given captions and their ends."""
-    said = _read_in_training(subject, sights.prompts, ids, step)
-    tokens = sum(max(len(row), 1) + _is_whole(subject, row) for row in ids)
-    loss = -_log_likelihoods(subject, subject.logits(said), ids, 1.0).sum() / tokens
+    caption_states = _read_in_training(captioner, image_batch.prompts, ids, step)
+    tokens = sum(max(len(row), 1) + _is_whole(captioner, row) for row in ids)
+    loss = -_log_likelihoods(captioner, captioner.logits(caption_states), ids, 1.0).sum() / tokens
     return loss, {"loss": float(loss.detach())}
 
 
 def _read_in_training(
-    subject: Subject, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]], step: int
-) -> Said:
+    captioner: TrainableCaptioner,
+    prompts: Sequence[Prompt],
+    ids: Sequence[Sequence[int]],
+    step: int,
+) -> CaptionStates:
     """`read` with LoRA's dropout, drawn by the step, so that a resumed run draws the same."""
-    torch.manual_seed(_seed(subject.config, step))
-    with subject.dropping_out():
-        return subject.read(prompts, ids)
+    torch.manual_seed(_seed(captioner.config, step))
+    with captioner.dropping_out():
+        return captioner.read(prompts, ids)
 
 
 def _log_likelihoods(
-    subject: Subject, logits: Tensor, ids: Sequence[Sequence[int]], temperature: float
+    captioner: TrainableCaptioner, logits: Tensor, ids: Sequence[Sequence[int]], temperature: float
 ) -> Tensor:
     """`[n]` of each caption with its end, which one that was cut at the longest has not."""
-    end = subject.end
+    end = captioner.end
     rows = [[*(row or [end]), end] for row in ids]
     labels = torch.tensor([token for row in rows for token in row], device=logits.device)
-    law = (logits / temperature).log_softmax(dim=-1)
-    each = law.gather(1, labels[:, None])[:, 0].split([len(row) for row in rows])
-    whole = [_is_whole(subject, row) for row in ids]
+    probs = (logits / temperature).log_softmax(dim=-1)
+    each = probs.gather(1, labels[:, None])[:, 0].split([len(row) for row in rows])
+    whole = [_is_whole(captioner, row) for row in ids]
     return torch.stack([p.sum() if w else p[:-1].sum() for p, w in zip(each, whole, strict=True)])
 
 
-def _is_whole(subject: Subject, ids: Sequence[int]) -> bool:
-    return len(ids) < subject.config.longest
+def _is_whole(captioner: TrainableCaptioner, ids: Sequence[int]) -> bool:
+    return len(ids) < captioner.config.longest
 
 
 def _held(
-    subject: Subject,
+    captioner: TrainableCaptioner,
     loss: Tensor,
     logits: Tensor,
     prompts: Sequence[Prompt],
     ids: Sequence[Sequence[int]],
 ) -> tuple[Tensor, float]:
     """`loss` with what it costs to lead away from the base's words: kappa KL(adapted || base)."""
-    if not subject.config.leash:
+    if not captioner.config.kl_weight:
         return loss, 0.0
-    with torch.no_grad(), subject.as_base():
-        base = subject.logits(subject.read(prompts, ids))
+    with torch.no_grad(), captioner.as_base():
+        base = captioner.logits(captioner.read(prompts, ids))
     drift = F.kl_div(  # which takes its arguments the other way round
         base.log_softmax(dim=-1),
         logits.log_softmax(dim=-1),
         log_target=True,
         reduction="batchmean",
     )
-    return loss + subject.config.leash * drift, float(drift.detach())
+    return loss + captioner.config.kl_weight * drift, float(drift.detach())
 
 
 # -- held-out images ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Evaluation:
     """Held-out captions after some steps, and what they are worth.
 
     Attributes:
@@ -280,9 +294,12 @@ class Look:
 
 
 @torch.no_grad()
-def look_again(
-    subject: Subject, judge: Mapper, held_out: Iterable[Sights], base: Sequence[str] | None
-) -> Look:
+def evaluate_again(
+    captioner: TrainableCaptioner,
+    judge: Mapper,
+    held_out: Iterable[ImageBatch],
+    base: Sequence[str] | None,
+) -> Evaluation:
     """Write greedy captions of held-out images and read them as text.
 
     Raises:
@@ -290,13 +307,13 @@ def look_again(
     """
     ids: list[list[int]] = []
     states, features = [], []
-    for sights in held_out:
-        part = subject.write(sights.prompts)
+    for image_batch in held_out:
+        part = captioner.write(image_batch.prompts)
         ids += part
-        states.append(read_as_text(subject, part))
-        features.append(sights.features)
-    found = mapper_figures(judge, Vectors(torch.cat(states), torch.cat(features)), subject.config)
-    texts = subject.decode(ids)
+        states.append(read_as_text(captioner, part))
+        features.append(image_batch.features)
+    found = mapper_figures(judge, Vectors(torch.cat(states), torch.cat(features)), captioner.config)
+    texts = captioner.decode(ids)
     if base is not None and len(base) != len(texts):
         raise OptionError(
             f"{len(texts)} held-out images can be used; at the beginning there were {len(base)}",
@@ -311,7 +328,7 @@ def look_again(
         "words": sum(map(len, spoken)) / len(spoken),
         "distinct_2": distinct(spoken, 2),
     }
-    return Look(found["cosine"], figures, texts)
+    return Evaluation(found["cosine"], figures, texts)
 
 
 def _seed(config: VizerConfig, step: int) -> int:

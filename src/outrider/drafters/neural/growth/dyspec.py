@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from outrider.core.checks import Range
 from outrider.core.types import Draw
-from outrider.drafters.neural.growth.growing import Growing
-from outrider.drafters.neural.growth.plot import HOPELESS, Plot
+from outrider.drafters.neural.growth.growing import GrowthSteps
+from outrider.drafters.neural.growth.tree_builder import HOPELESS, TreeBuilder
 from outrider.protocols.method import Method, Paper
 
 MOST_SIBLINGS = 64
@@ -40,20 +40,20 @@ class DySpecLevels:
         """Most siblings."""
         return MOST_SIBLINGS
 
-    def grow(self, plot: Plot) -> Growing:
+    def grow(self, builder: TreeBuilder) -> GrowthSteps:
         """Level by level."""
-        least = max(1.0 / plot.nodes if self.threshold is None else self.threshold, HOPELESS)
+        least = max(1.0 / builder.nodes if self.threshold is None else self.threshold, HOPELESS)
         level = [-1]
         while level:
             yield level
             found: list[int] = []
             for parent in level:
-                for rank in range(plot.candidates(parent) if plot.may_grow(parent) else 0):
-                    if plot.tried(parent, rank) < least:
+                for rank in range(builder.candidates(parent) if builder.may_grow(parent) else 0):
+                    if builder.tried(parent, rank) < least:
                         break
-                    found.append(plot.add(parent, rank))
-            plot.prune()
-            level = [node for node in found if plot.may_grow(node)]
+                    found.append(builder.add(parent, rank))
+            builder.prune()
+            level = [node for node in found if builder.may_grow(node)]
 
 
 METHOD = Method(

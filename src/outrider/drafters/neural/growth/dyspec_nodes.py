@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from outrider.core.types import Draw
 from outrider.drafters.neural.growth.dyspec import MOST_SIBLINGS
-from outrider.drafters.neural.growth.growing import Growing
-from outrider.drafters.neural.growth.plot import HOPELESS, Plot
+from outrider.drafters.neural.growth.growing import GrowthSteps
+from outrider.drafters.neural.growth.tree_builder import HOPELESS, TreeBuilder
 from outrider.protocols.method import Method, Paper
 
 
@@ -16,8 +16,8 @@ class DySpec:
 
     A *place* under node u is worth the chance v that the verifier comes to try it: u accepted and
     u's children so far refused. The place with the largest v is drawn next; with R what is left of
-    the law there, the token y opens two places, one below y worth v R(y) and one beside it worth
-    v (1 - R(y)). So values never rise, and the order of drawing is the order of worth.
+    the distribution there, the token y opens two places, one below y worth v R(y) and one beside it
+    worth v (1 - R(y)). So values never rise, and the order of drawing is the order of worth.
 
     Siblings are drawn without replacement. At temperature 0, and under `Match`, where the noise is
     known, they are taken in a fixed order, and what counts is the chance that the token is kept.
@@ -33,27 +33,29 @@ class DySpec:
         """Most siblings."""
         return MOST_SIBLINGS
 
-    def grow(self, plot: Plot) -> Growing:
+    def grow(self, builder: TreeBuilder) -> GrowthSteps:
         """One node at a time."""
         yield [-1]
         heap: list[tuple[float, int, int, int]] = []
-        _open(heap, plot, -1, 0)
-        while heap and len(plot) < plot.nodes:
+        _open(heap, builder, -1, 0)
+        while heap and len(builder) < builder.nodes:
             _, _, parent, rank = heapq.heappop(heap)
-            node = plot.add(parent, rank)
-            _open(heap, plot, parent, rank + 1)
-            if len(plot) < plot.nodes and plot.may_grow(node):
+            node = builder.add(parent, rank)
+            _open(heap, builder, parent, rank + 1)
+            if len(builder) < builder.nodes and builder.may_grow(node):
                 yield [node]
-                _open(heap, plot, node, 0)
+                _open(heap, builder, node, 0)
 
 
-def _open(heap: list[tuple[float, int, int, int]], plot: Plot, parent: int, rank: int) -> None:
+def _open(
+    heap: list[tuple[float, int, int, int]], builder: TreeBuilder, parent: int, rank: int
+) -> None:
     """Add a place to the heap; of equal ones the elder comes first."""
-    if not plot.may_grow(parent) or rank >= plot.candidates(parent):
+    if not builder.may_grow(parent) or rank >= builder.candidates(parent):
         return
-    worth = plot.place(parent, rank)
+    worth = builder.place(parent, rank)
     if worth >= HOPELESS:
-        heapq.heappush(heap, (-worth, len(plot), parent, rank))
+        heapq.heappush(heap, (-worth, len(builder), parent, rank))
 
 
 METHOD = Method(

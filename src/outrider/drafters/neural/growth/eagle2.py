@@ -6,8 +6,8 @@ import numpy as np
 
 from outrider.core.checks import AT_LEAST_ONE
 from outrider.core.types import Draw
-from outrider.drafters.neural.growth.growing import Growing
-from outrider.drafters.neural.growth.plot import Plot
+from outrider.drafters.neural.growth.growing import GrowthSteps
+from outrider.drafters.neural.growth.tree_builder import TreeBuilder
 from outrider.protocols.method import Method, Paper
 
 
@@ -18,7 +18,8 @@ class Eagle2:
 
     A node's score is the sum of the logs of the estimated chances on its path, and so never above
     its parent's: the best n of all nodes are a tree. The budget says how deep (code depth + 1) and
-    how many (total tokens - 1). The nodes are a function of the law and are judged as deterministic
+    how many (total tokens - 1). The nodes are a function of the distribution and are judged as
+    deterministic
     picks: accepting them with p / q would be a mistake.
 
     Raises:
@@ -37,16 +38,16 @@ class Eagle2:
         """Children under one node."""
         return self.width
 
-    def grow(self, plot: Plot) -> Growing:
+    def grow(self, builder: TreeBuilder) -> GrowthSteps:
         """Level by level, the best leaves only."""
         leaves = [-1]
         while leaves:
             yield leaves
-            level = [child for node in leaves for child in plot.add_children(node, self.width)]
-            plot.prune()
-            best = np.argsort([-plot.worth[node] for node in level], kind="stable")
+            level = [child for node in leaves for child in builder.add_children(node, self.width)]
+            builder.prune()
+            best = np.argsort([-builder.worth[node] for node in level], kind="stable")
             leaves = [level[i] for i in best[: self.width]]
-            leaves = [node for node in leaves if plot.may_grow(node)]
+            leaves = [node for node in leaves if builder.may_grow(node)]
 
 
 METHOD = Method(

@@ -1,18 +1,18 @@
 """Trees of a fixed shape, grown level by level."""
 
 from outrider.core.errors import OptionError
-from outrider.drafters.neural.growth.growing import Growing
-from outrider.drafters.neural.growth.plot import Plot
+from outrider.drafters.neural.growth.growing import GrowthSteps
+from outrider.drafters.neural.growth.tree_builder import TreeBuilder
 
 
-def by_levels(plot: Plot, widths: tuple[int, ...]) -> Growing:
+def by_levels(builder: TreeBuilder, widths: tuple[int, ...]) -> GrowthSteps:
     """Give every node of depth d `widths[d]` children."""
     level = [-1]
     for width in widths:
         yield level
-        level = [child for node in level for child in plot.add_children(node, width)]
-        plot.prune()
-        level = [node for node in level if plot.may_grow(node)]
+        level = [child for node in level for child in builder.add_children(node, width)]
+        builder.prune()
+        level = [node for node in level if builder.may_grow(node)]
 
 
 def check_widths(widths: tuple[int, ...]) -> None:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from outrider.core.types import Draw
-from outrider.drafters.neural.growth.growing import Growing
+from outrider.drafters.neural.growth.growing import GrowthSteps
 from outrider.drafters.neural.growth.levels import by_levels, check_widths
-from outrider.drafters.neural.growth.plot import Plot
+from outrider.drafters.neural.growth.tree_builder import TreeBuilder
 from outrider.protocols.method import Method, Paper
 
 
@@ -34,9 +34,9 @@ class RsdC:
         """The largest number of children."""
         return max(self.branching)
 
-    def grow(self, plot: Plot) -> Growing:
+    def grow(self, builder: TreeBuilder) -> GrowthSteps:
         """Level by level."""
-        return by_levels(plot, self.branching)
+        return by_levels(builder, self.branching)
 
 
 METHOD = Method(

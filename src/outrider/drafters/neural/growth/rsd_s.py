@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from outrider.core.checks import AT_LEAST_ONE
 from outrider.core.types import Draw
-from outrider.drafters.neural.growth.growing import Growing
-from outrider.drafters.neural.growth.outlook import Picking
-from outrider.drafters.neural.growth.plot import HOPELESS, Plot
+from outrider.drafters.neural.growth.growing import GrowthSteps
+from outrider.drafters.neural.growth.next_tokens import Picking
+from outrider.drafters.neural.growth.tree_builder import HOPELESS, TreeBuilder
 from outrider.protocols.method import Method, Paper
 
 
@@ -20,8 +20,8 @@ class RsdS:
     A beam node has phi, the log-probability of its path, and a value G. Its children's
     g = phi + log q + Gumbel noise are shifted so that the largest of them equals G:
     G' = -log(exp(-G) - exp(-max g) + exp(-g)). Siblings stand in the order of G'. Pruning by value
-    leaves the law of what is kept alone, since which token comes next in that order does not depend
-    on the values. At temperature 0 there is no noise, and this is beam search.
+    leaves the distribution of what is kept alone, since which token comes next in that order does
+    not depend on the values. At temperature 0 there is no noise, and this is beam search.
 
     Raises:
         OptionError: a width below 1.
@@ -39,19 +39,19 @@ class RsdS:
         """A level may descend from one node."""
         return self.width
 
-    def grow(self, plot: Plot) -> Growing:
+    def grow(self, builder: TreeBuilder) -> GrowthSteps:
         """Level by level, the beam only."""
         beam = [_Beam(-1, 0.0, 0.0)]
         while beam:
             yield [one.node for one in beam]
-            found = [child for one in beam for child in _children(plot, one, self.width)]
+            found = [child for one in beam for child in _children(builder, one, self.width)]
             found.sort(key=lambda child: -child.value)
             beam = [
-                _Beam(plot.add(child.parent, child.rank), child.phi, child.value)
+                _Beam(builder.add(child.parent, child.rank), child.phi, child.value)
                 for child in found[: self.width]
             ]
-            plot.prune()
-            beam = [one for one in beam if plot.may_grow(one.node)]
+            builder.prune()
+            beam = [one for one in beam if builder.may_grow(one.node)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +69,19 @@ class _Child:
     value: float
 
 
-def _children(plot: Plot, one: _Beam, width: int) -> list[_Child]:
+def _children(builder: TreeBuilder, one: _Beam, width: int) -> list[_Child]:
     """The children of one beam node with their values, in the order of siblings."""
-    outlook = plot.outlooks.get(one.node)
-    if outlook is None or not plot.may_grow(one.node):
+    following = builder.next_tokens.get(one.node)
+    if following is None or not builder.may_grow(one.node):
         return []
     found: list[_Child] = []
-    largest = one.phi + float(outlook.keys[0])
-    for rank in range(min(width, len(outlook.tokens))):
-        if plot.place(one.node, rank) < HOPELESS:
+    largest = one.phi + float(following.keys[0])
+    for rank in range(min(width, len(following.tokens))):
+        if builder.place(one.node, rank) < HOPELESS:
             break
-        phi = one.phi + float(outlook.logs[rank])
-        g = one.phi + float(outlook.keys[rank])
-        value = g if plot.picking is Picking.BEST else shifted(g, largest, one.value)
+        phi = one.phi + float(following.logs[rank])
+        g = one.phi + float(following.keys[rank])
+        value = g if builder.picking is Picking.BEST else shifted(g, largest, one.value)
         found.append(_Child(one.node, rank, phi, value))
     return found
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from outrider.core.errors import OptionError
 from outrider.core.types import Draw
-from outrider.drafters.neural.growth.growing import Growing
-from outrider.drafters.neural.growth.plot import Plot
+from outrider.drafters.neural.growth.growing import GrowthSteps
+from outrider.drafters.neural.growth.tree_builder import TreeBuilder
 from outrider.protocols.method import Method, Paper
 
 _BOUNDS = (0.95, 0.8, 0.5)
@@ -44,22 +44,22 @@ class Spine:
         """The largest number of children."""
         return max(*self.widths, *self.sampled)
 
-    def grow(self, plot: Plot) -> Growing:
+    def grow(self, builder: TreeBuilder) -> GrowthSteps:
         """Down the chain."""
-        widths = self.widths if plot.sampler.params.temperature == 0 else self.sampled
+        widths = self.widths if builder.sampler.params.temperature == 0 else self.sampled
         node = -1
         while True:
             yield [node]
-            outlook = plot.outlooks[node]
-            if outlook is None:
+            following = builder.next_tokens[node]
+            if following is None:
                 return
-            best = float(outlook.support.scores.max().exp())
-            children = plot.add_children(node, widths[sum(best <= bound for bound in _BOUNDS)])
+            best = float(following.support.scores.max().exp())
+            children = builder.add_children(node, widths[sum(best <= bound for bound in _BOUNDS)])
             if not children:
                 return
-            plot.prune()
+            builder.prune()
             node = children[0]
-            if not plot.may_grow(node):
+            if not builder.may_grow(node):
                 return
 
 

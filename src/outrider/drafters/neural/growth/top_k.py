@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from outrider.core.types import Draw
-from outrider.drafters.neural.growth.growing import Growing
+from outrider.drafters.neural.growth.growing import GrowthSteps
 from outrider.drafters.neural.growth.levels import by_levels, check_widths
-from outrider.drafters.neural.growth.plot import Plot
+from outrider.drafters.neural.growth.tree_builder import TreeBuilder
 from outrider.protocols.method import Method
 
 
@@ -14,7 +14,7 @@ class TopK:
     """`widths[d]` children under each node of depth d: the likeliest.
 
     Under `Match` likeliest by the noise of the target's choices (`Picking.COUPLED`). Under a rule
-    that reads laws the plain top of the law, judged as a deterministic pick.
+    that reads distributions the plain top of the distribution, judged as a deterministic pick.
 
     Raises:
         OptionError: no widths, or one below 1.
@@ -32,9 +32,9 @@ class TopK:
         """The largest width."""
         return max(self.widths)
 
-    def grow(self, plot: Plot) -> Growing:
+    def grow(self, builder: TreeBuilder) -> GrowthSteps:
         """Level by level."""
-        return by_levels(plot, self.widths)
+        return by_levels(builder, self.widths)
 
 
 METHOD = Method(

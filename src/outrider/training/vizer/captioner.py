@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from outrider.core.errors import CheckpointError, MissingExtraError
-from outrider.core.types import Pictured, Prompt
+from outrider.core.types import ImagePrompt, Prompt
 from outrider.models.checkpoints.checkpoint import open_checkpoint
-from outrider.models.vision.encoder import TransformersEyes
+from outrider.models.vision.encoder import TransformersVisionEncoder
 from outrider.models.vision.loading import shows_images
-from outrider.models.vision.processor import Pictures
+from outrider.models.vision.processor import ImageProcessor
 from outrider.training.vizer.config import VizerConfig
 
 _PROJECTORS = ("connector", "multi_modal_projector", "visual.merger", "vision_projection")
@@ -32,7 +32,7 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 @dataclass(frozen=True, slots=True)
-class Sights:
+class ImageBatch:
     """Some images as the model has seen them.
 
     Attributes:
@@ -45,20 +45,20 @@ class Sights:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CaptionStates:
     """Captions read with their prompts.
 
     Attributes:
         states: `[n, hidden]` last hidden states, averaged over the captions' tokens.
         before: `[tokens, hidden]` those at every place whose next token is the caption's or its
-            end, caption after caption (see `Subject.logits`).
+            end, caption after caption (see `TrainableCaptioner.logits`).
     """
 
     states: Float[Tensor, "n hidden"]
     before: Float[Tensor, "tokens hidden"]
 
 
-class Subject:
+class TrainableCaptioner:
     """An image-text model of `transformers` with LoRA on its text stack.
 
     Args:
@@ -72,19 +72,21 @@ class Subject:
         MissingExtraError: peft or pillow is not installed.
     """
 
-    def __init__(self, model: Any, pictures: Pictures, config: VizerConfig, *, name: str) -> None:
-        self.config, self.pictures = config, pictures
+    def __init__(
+        self, model: Any, image_processor: ImageProcessor, config: VizerConfig, *, name: str
+    ) -> None:
+        self.config, self.image_processor = config, image_processor
         model.requires_grad_(False)
-        self.eyes = TransformersEyes(model, pictures, name=name)
+        self.vision_encoder = TransformersVisionEncoder(model, image_processor, name=name)
         self.base = model
-        self._stack: Any = self.eyes.stack
+        self._stack: Any = self.vision_encoder.stack
         self._projector = _projector(model, name)
         self.adapted: Any = _with_lora(model, _targets(model, self._stack, name), config)
         self.adapted.eval()
-        self.ends = _ends(model, pictures, name)
+        self.ends = _ends(model, image_processor, name)
 
     @classmethod
-    def load(cls, folder: Path, config: VizerConfig, device: torch.device) -> "Subject":
+    def load(cls, folder: Path, config: VizerConfig, device: torch.device) -> "TrainableCaptioner":
         """Load a checkpoint. Raises what the class does, and `CheckpointError` for a bad one."""
         from outrider.models.transformers.pretrained import load_pretrained
 
@@ -96,7 +98,7 @@ class Subject:
         model, _ = load_pretrained(
             folder, name=name, dtype=torch.float32, device=device, trust_remote_code=False
         )
-        return cls(model, Pictures.load(folder, model.config, name=name), config, name=name)
+        return cls(model, ImageProcessor.load(folder, model.config, name=name), config, name=name)
 
     # -- what is trained ------------------------------------------------------------------------
 
@@ -142,31 +144,31 @@ class Subject:
     # -- seeing -----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def look(self, images: Sequence[Any]) -> Sights:
+    def evaluation(self, images: Sequence[Any]) -> ImageBatch:
         """See RGB images; those of one size are encoded together."""
         prompts: list[Prompt | None] = [None] * len(images)
         features: list[Tensor | None] = [None] * len(images)
         for rows in _by_size(images):
             with _given_to(self._projector) as seen:
-                found = self.eyes.views([self._asked(images[i]) for i in rows])
+                found = self.vision_encoder.views([self._asked(images[i]) for i in rows])
             means = torch.cat([s.reshape(-1, s.shape[-1]) for s in seen])
             means = means.reshape(len(rows), -1, means.shape[-1]).mean(dim=1)
             for i, prompt, mean in zip(rows, found, means, strict=True):
                 prompts[i], features[i] = prompt, mean.float()
-        return Sights(
+        return ImageBatch(
             [p for p in prompts if p is not None],
             torch.stack([f for f in features if f is not None]),
         )
 
-    def _asked(self, image: Any) -> Pictured:
+    def _asked(self, image: Any) -> ImagePrompt:
         parts = [{"type": "image"}, {"type": "text", "text": self.config.question}]
-        return Pictured(messages=({"role": "user", "content": parts},), images=(image,))
+        return ImagePrompt(messages=({"role": "user", "content": parts},), images=(image,))
 
     @cached_property
     def question(self) -> Prompt:
         """The question with nothing to see: what captions are read behind as mere text."""
         message = {"role": "user", "content": [{"type": "text", "text": self.config.question}]}
-        [prompt] = self.eyes.views([Pictured(messages=(message,), images=())])
+        [prompt] = self.vision_encoder.views([ImagePrompt(messages=(message,), images=())])
         return prompt
 
     # -- saying -----------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ class Subject:
             places = places[..., -1:] + 1
         return rows
 
-    def read(self, prompts: Sequence[Prompt], captions: Sequence[Sequence[int]]) -> Said:
+    def read(self, prompts: Sequence[Prompt], captions: Sequence[Sequence[int]]) -> CaptionStates:
         """Read captions behind their prompts; differentiable as far as LoRA goes.
 
         A caption without tokens is read as its end alone.
@@ -223,20 +225,20 @@ class Subject:
         spans = list(zip(starts, (len(ids) for ids in rows), strict=True))
         states = [out[i, s : s + n].mean(dim=0) for i, (s, n) in enumerate(spans)]
         before = [out[i, s - 1 : s + n] for i, (s, n) in enumerate(spans)]
-        return Said(torch.stack(states), torch.cat(before))
+        return CaptionStates(torch.stack(states), torch.cat(before))
 
-    def logits(self, said: Said) -> Float[Tensor, "tokens vocab"]:
-        """What comes next, at every place that `Said.before` is of."""
-        return self._head(said.before)
+    def logits(self, caption_states: CaptionStates) -> Float[Tensor, "tokens vocab"]:
+        """What comes next, at every place that `CaptionStates.before` is of."""
+        return self._head(caption_states.before)
 
     def decode(self, captions: Sequence[Sequence[int]]) -> list[str]:
         """Captions as text."""
-        tokenizer = self.pictures.processor.tokenizer
+        tokenizer = self.image_processor.processor.tokenizer
         return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in captions]
 
     def encode(self, texts: Sequence[str], *, cut: bool = True) -> list[list[int]]:
         """Captions as ids, cut at the longest unless they are to be whole."""
-        tokenizer = self.pictures.processor.tokenizer
+        tokenizer = self.image_processor.processor.tokenizer
         longest = self.config.longest if cut else None
         return [tokenizer.encode(t, add_special_tokens=False)[:longest] for t in texts]
 
@@ -306,8 +308,8 @@ def _given_to(module: nn.Module) -> Iterator[list[Tensor]]:
 def _choose(logits: Tensor, temperature: float, draw: torch.Generator) -> Tensor:
     if not temperature:
         return logits.argmax(dim=-1)
-    law = (logits / temperature).softmax(dim=-1)
-    return torch.multinomial(law, 1, generator=draw)[:, 0]
+    probs = (logits / temperature).softmax(dim=-1)
+    return torch.multinomial(probs, 1, generator=draw)[:, 0]
 
 
 def _places(prompt: Prompt, more: int) -> Tensor:
@@ -332,10 +334,10 @@ def _by_size(images: Sequence[Any]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _ends(model: Any, pictures: Pictures, name: str) -> frozenset[int]:
+def _ends(model: Any, image_processor: ImageProcessor, name: str) -> frozenset[int]:
     found = model.generation_config.eos_token_id
     if found is None:
-        found = pictures.processor.tokenizer.eos_token_id
+        found = image_processor.processor.tokenizer.eos_token_id
     if found is None:
         raise CheckpointError(
             f"{name} names no token that ends a caption",

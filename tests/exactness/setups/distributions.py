@@ -1,4 +1,4 @@
-"""The joint law of the first tokens, counted, against that of a tabular target."""
+"""The joint distribution of the first tokens, counted, against that of a tabular target."""
 
 from outrider.testing.distribution import (
     DRAFT,

@@ -34,7 +34,7 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-from outrider.core.types import Pictured, Prompt
+from outrider.core.types import ImagePrompt, Prompt
 from tests.models.setups.make_checkpoints import EOS_ID, SPECIAL_TOKENS, _byte_symbols
 
 FAMILIES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "llava")
@@ -71,7 +71,7 @@ def image_id(family: str) -> int:
     return EOS_ID + len(SPECIAL_TOKENS) + MARKS[family].index(IMAGE_TOKEN[family])
 
 
-def make_sighted(
+def make_vision_checkpoint(
     path: Path | str,
     family: str,
     *,
@@ -98,7 +98,7 @@ def make_sighted(
         text: fields of the text configuration.
     """
     path = Path(path)
-    model = make_sighted_model(family, std=std, seed=seed, text=text)
+    model = make_vision_model(family, std=std, seed=seed, text=text)
     _shake(model, shake, seed + 1)
     model.to(dtype)  # pyright: ignore[reportArgumentType]
     model.save_pretrained(path)
@@ -113,9 +113,10 @@ def make_sighted(
 def make_text_sibling(
     path: Path | str, family: str, *, shake: float = 0.0, dtype: torch.dtype = torch.float32
 ) -> Path:
-    """Write the text stack of `make_sighted` alone, as a text-only model with its vocabulary."""
+    """Write the text stack of `make_vision_checkpoint` alone, as a text-only model with its
+    vocabulary."""
     path = Path(path)
-    whole: Any = make_sighted_model(family)
+    whole: Any = make_vision_model(family)
     text: Any = whole.config.get_text_config(decoder=True)
     if family.startswith("qwen"):
         rope = {"rope_type": "default", "rope_theta": text.rope_parameters["rope_theta"]}
@@ -138,7 +139,7 @@ def _shake(model: Any, amount: float, seed: int) -> None:
             weight += amount * weight.std() * torch.randn(weight.shape, generator=noise)
 
 
-def make_sighted_model(
+def make_vision_model(
     family: str, *, std: float = 0.3, seed: int = 0, text: Mapping[str, Any] | None = None
 ) -> PreTrainedModel:
     """The `transformers` model itself, float32, with every parameter random."""
@@ -243,17 +244,21 @@ def _config(family: str, text: dict[str, Any]) -> tuple[Any, Any]:
     }
     common: Any = {"depth": 2, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": 2}
     if family == "qwen2_vl":
-        eyes = common | {"embed_dim": 16, "hidden_size": own["hidden_size"], "mlp_ratio": 2}
-        config: Any = Qwen2VLConfig(text_config=own, vision_config=eyes, **ids)
+        vision_encoder = common | {
+            "embed_dim": 16,
+            "hidden_size": own["hidden_size"],
+            "mlp_ratio": 2,
+        }
+        config: Any = Qwen2VLConfig(text_config=own, vision_config=vision_encoder, **ids)
         return config, Qwen2VLForConditionalGeneration
-    eyes = common | {
+    vision_encoder = common | {
         "hidden_size": 16,
         "out_hidden_size": own["hidden_size"],
         "intermediate_size": 24,
         "window_size": SIZE,
         "fullatt_block_indexes": [1],
     }
-    config = Qwen2_5_VLConfig(text_config=own, vision_config=eyes, **ids)
+    config = Qwen2_5_VLConfig(text_config=own, vision_config=vision_encoder, **ids)
     return config, Qwen2_5_VLForConditionalGeneration
 
 
@@ -298,13 +303,13 @@ def _write_processor(path: Path, family: str) -> None:
     (path / "processor_config.json").write_text(json.dumps(processor | kind))
 
 
-def asked(*images: Image.Image, question: str = "What?", blank: bool = False) -> Pictured:
+def asked(*images: Image.Image, question: str = "What?", blank: bool = False) -> ImagePrompt:
     """Images, then a question, by one user."""
     parts = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
-    return Pictured(messages=({"role": "user", "content": parts},), images=images, blank=blank)
+    return ImagePrompt(messages=({"role": "user", "content": parts},), images=images, blank=blank)
 
 
 def asking(*images: Image.Image, question: str = "What?") -> Prompt:
-    """The same as a prompt; tiers without eyes read the bytes of the question."""
+    """The same as a prompt; tiers without vision encoder read the bytes of the question."""
     ids = tuple(question.encode())
-    return Prompt(token_ids=ids, pictured=asked(*images, question=question))
+    return Prompt(token_ids=ids, image_prompt=asked(*images, question=question))

@@ -23,24 +23,24 @@ class Picking(StrEnum):
     BEST = "best"
     """The likeliest first."""
     COUPLED = "coupled"
-    """The likeliest first once the noise of the verifier's choices is added: where the two laws
-    agree, the first sibling is the choice."""
+    """The likeliest first once the noise of the verifier's choices is added: where the two
+    distributions agree, the first sibling is the choice."""
     DRAWN = "drawn"
-    """A sample without replacement, with noise of the node's own: its law is known, and what is
-    picked here tells nothing of what is picked elsewhere."""
+    """A sample without replacement, with noise of the node's own: its distribution is known, and
+    what is picked here tells nothing of what is picked elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class NextTokens:
     """The candidates after one node, in draw order.
 
     Attributes:
         tokens: `[candidates]` ids.
-        logs: `[candidates]` their log-probabilities under the drafter's own law.
+        logs: `[candidates]` their log-probabilities under the drafter's own distribution.
         keys: `[candidates]` the same, noise added where there is any; descending.
         chances: `[candidates]` estimated chance that the verifier keeps this one of them.
         spent: `[candidates]` the sum of the chances of those before each.
-        support: the law itself, log-probabilities for scores.
+        support: the distribution itself, log-probabilities for scores.
         logits: the raw row it was read from, where there is one.
         kept: estimated chance that the verifier keeps the node itself, where a trained head tells.
     """
@@ -65,7 +65,7 @@ class Outlook:
         spread: float = 1.0,
         logits: Float[Tensor, " vocab"] | None = None,
         kept: float | None = None,
-    ) -> "Outlook":
+    ) -> "NextTokens":
         """Put `support` in order.
 
         The verifier chooses the best of log p + noise, the drafter knows log q + the same noise.
@@ -113,7 +113,7 @@ class Outlook:
         spread: float = 1.0,
         logits: Float[Tensor, "rows vocab"],
         kept: Sequence[float | None],
-    ) -> list["Outlook | None"]:
+    ) -> list["NextTokens | None"]:
         """The same for many rows of which every token is in play, in a few operators; None for rows
         with NaN."""
         own = scores.double().log_softmax(-1)

@@ -1,8 +1,10 @@
-"""Below an outer `Rejection`, `Fuzzy` with its tracked law is exact; the published shortcut is not.
+"""Below an outer `Rejection`, `Fuzzy` with its tracked distribution is exact; the published
+shortcut is not.
 
-Two inner tokens are drafted, judged by the qualifier, handed up with their laws and tested against
-the target: PyramidSD with an exact outer stage. Every draw is enumerated, so the law of the two
-tokens emitted is known to rounding. (tests/exactness repeats this with the real noise.)
+Two inner tokens are drafted, judged by the qualifier, handed up with their distributions and tested
+against the target: PyramidSD with an exact outer stage. Every draw is enumerated, so the
+distribution of the two tokens emitted is known to rounding. (tests/exactness repeats this with the
+real noise.)
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +37,7 @@ DRAFT = table((0.7, 0.2, 0.1), (0.4, 0.4, 0.2), (0.8, 0.1, 0.1), (0.1, 0.2, 0.7)
 JOINT = TARGET[0][:, None] * TARGET[1:]
 
 
-def law(model: Tensor, text: Text) -> Tensor:
+def probs(model: Tensor, text: Text) -> Tensor:
     return model[1 + text[-1] if text else 0]
 
 
@@ -51,7 +53,7 @@ class Scripted(View):
 
 def judged(rule: AcceptanceRule, before: Text, draft: Draft, choices: Text):
     text = (*before, *draft.tokens.tolist())
-    rows = [law(QUALIFIER, text[:i]).log() for i in range(len(before), len(text) + 1)]
+    rows = [probs(QUALIFIER, text[:i]).log() for i in range(len(before), len(text) + 1)]
     base = view(draft, torch.stack(rows), temperature=1.0, generated=before, tier=1)
     parts = {f.name: getattr(base, f.name) for f in fields(View) if f.init}
     return rule(draft, Scripted(**parts, script=(*choices, 0)))
@@ -60,28 +62,33 @@ def judged(rule: AcceptanceRule, before: Text, draft: Draft, choices: Text):
 def qualified(
     rule: AcceptanceRule, before: Text, *, lie: bool, greedy: bool
 ) -> Iterator[tuple[float, Text, list[Tensor]]]:
-    """All ways to fill the text to `LENGTH` by inner rounds: probability, tokens, their laws."""
+    """All ways to fill the text to `LENGTH` by inner rounds: probability, tokens, their
+    distributions."""
     need = LENGTH - len(before)
     if not need:
         yield 1.0, (), []
         return
     for tokens in product(range(VOCAB), repeat=need):
-        laws = [law(DRAFT, (*before, *tokens[:i])) for i in range(need)]
-        if greedy and any(int(own.argmax()) != t for own, t in zip(laws, tokens, strict=True)):
+        distributions = [probs(DRAFT, (*before, *tokens[:i])) for i in range(need)]
+        if greedy and any(
+            int(own.argmax()) != t for own, t in zip(distributions, tokens, strict=True)
+        ):
             continue
-        drawn = 1.0 if greedy else prod(float(o[t]) for o, t in zip(laws, tokens, strict=True))
+        drawn = (
+            1.0 if greedy else prod(float(o[t]) for o, t in zip(distributions, tokens, strict=True))
+        )
         draft = chain(
             tokens,
-            law=[None] * need if greedy else laws,
-            reference=[own.log() for own in laws],
+            probs=[None] * need if greedy else distributions,
+            reference=[own.log() for own in distributions],
             draw=Draw.DETERMINISTIC if greedy else Draw.IID,
         )
         for choices in product(range(VOCAB), repeat=need):
-            theirs = [law(QUALIFIER, (*before, *tokens[:i])) for i in range(need)]
+            theirs = [probs(QUALIFIER, (*before, *tokens[:i])) for i in range(need)]
             chosen = prod(float(q[y]) for q, y in zip(theirs, choices, strict=True))
             verdict = judged(rule, before, draft, choices)
             out = verdict.emitted[:need]
-            known = theirs if lie else verdict.laws
+            known = theirs if lie else verdict.distributions
             own = [x for x in known[: len(out)] if x is not None]
             for w, more, others in qualified(rule, (*before, *out), lie=lie, greedy=greedy):
                 yield drawn * chosen * w, (*out, *more), own + others
@@ -90,15 +97,16 @@ def qualified(
 def emitted(
     rule: AcceptanceRule, before: Text = (), *, lie: bool = False, greedy: bool = False
 ) -> dict[Text, float]:
-    """The law of the finished text: min(1, t / r), else the residual, then the next round."""
+    """The distribution of the finished text: min(1, t / r), else the residual, then the next
+    round."""
     if len(before) == LENGTH:
         return {before: 1.0}
     out: dict[Text, float] = {}
     ends: dict[Text, float] = {}
-    for weight, tokens, laws in qualified(rule, before, lie=lie, greedy=greedy):
+    for weight, tokens, distributions in qualified(rule, before, lie=lie, greedy=greedy):
         text = before
-        for token, r in zip(tokens, laws, strict=True):
-            t = law(TARGET, text)
+        for token, r in zip(tokens, distributions, strict=True):
+            t = probs(TARGET, text)
             accepted = min(1.0, float(t[token] / r[token])) if r[token] > 0 else 1.0
             left = (t - r).clamp(min=0.0)
             for other in range(VOCAB):
@@ -113,9 +121,9 @@ def emitted(
     return out
 
 
-def distance(law: dict[Text, float]) -> float:
+def distance(probs: dict[Text, float]) -> float:
     found = torch.zeros_like(JOINT)
-    for text, share in law.items():
+    for text, share in probs.items():
         found[text] = share
     return float((found - JOINT).abs().sum() / 2)
 
@@ -123,20 +131,22 @@ def distance(law: dict[Text, float]) -> float:
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("threshold", [-1.0, 0.02, 0.05, 9.0])
-def test_the_tracked_law_is_exact(threshold: float, greedy: bool) -> None:
-    rule = Fuzzy("js", threshold, with_laws=True)
+def test_the_tracked_distribution_is_exact(threshold: float, greedy: bool) -> None:
+    rule = Fuzzy("js", threshold, with_probs=True)
     assert distance(emitted(rule, greedy=greedy)) < 1e-12
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_so_is_match_below() -> None:
-    assert distance(emitted(Match(with_laws=True))) < 1e-12
+    assert distance(emitted(Match(with_probs=True))) < 1e-12
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("threshold", "least"), [(0.02, 0.02), (9.0, 0.08)])
-def test_claiming_the_qualifiers_law_throughout_is_caught(threshold: float, least: float) -> None:
-    assert distance(emitted(Fuzzy("js", threshold, with_laws=True), lie=True)) > least
+def test_claiming_the_qualifiers_distribution_throughout_is_caught(
+    threshold: float, least: float
+) -> None:
+    assert distance(emitted(Fuzzy("js", threshold, with_probs=True), lie=True)) > least
 
 
 def test_the_thresholds_above_split_the_rows() -> None:
@@ -145,15 +155,15 @@ def test_the_thresholds_above_split_the_rows() -> None:
 
 
 @pytest.mark.parametrize("row", range(4))
-def test_the_law_reported_is_that_of_the_token(row: int) -> None:
-    rule = Fuzzy("js", 0.05, with_laws=True)
+def test_the_distribution_reported_is_that_of_the_token(row: int) -> None:
+    rule = Fuzzy("js", 0.05, with_probs=True)
     close = rule.measure(DRAFT[row].log(), QUALIFIER[row].log()) <= 0.05
     for token in range(VOCAB):
-        draft = chain([token], law=[DRAFT[row]], reference=[DRAFT[row].log()])
+        draft = chain([token], probs=[DRAFT[row]], reference=[DRAFT[row].log()])
         rows = QUALIFIER[row].log().expand(2, -1)
         verdict = rule(draft, view(draft, rows, temperature=1.0))
-        reported = verdict.laws[0]
+        reported = verdict.distributions[0]
         assert reported is not None
         assert torch.allclose(reported, (DRAFT if close else QUALIFIER)[row])
         assert not close or verdict.tokens == (token,)
-    assert Rejection().needs.law
+    assert Rejection().needs.probs

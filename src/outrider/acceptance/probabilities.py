@@ -1,4 +1,4 @@
-"""What the rejection family shares: the law a node was drawn from, and what is left of the
+"""What the rejection family shares: the distribution a node was drawn from, and what is left of the
 target's when a draw is refused."""
 
 import torch
@@ -8,26 +8,26 @@ from torch import Tensor
 from outrider.core.types import Draft
 
 
-def drawn_law(draft: Draft, node: int, vocab_size: int) -> Float[Tensor, " wide"]:
-    """The law `node` was drawn from, at least as wide as the verifier's; without one it was picked
-    deterministically, which is a point mass."""
-    own = None if draft.law is None else draft.law[node]
+def drawn_probs(draft: Draft, node: int, vocab_size: int) -> Float[Tensor, " wide"]:
+    """The distribution `node` was drawn from, at least as wide as the verifier's; without one it
+    was picked deterministically, which is a point mass."""
+    own = None if draft.probs is None else draft.probs[node]
     token = int(draft.tokens[node])
-    law = torch.zeros(
+    probs = torch.zeros(
         max(vocab_size, token + 1 if own is None else own.numel()), dtype=torch.float64
     )
     if own is None:
-        law[token] = 1.0
+        probs[token] = 1.0
     else:
-        law[: own.numel()] = own
-    return law
+        probs[: own.numel()] = own
+    return probs
 
 
 def residual(
     target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"]
 ) -> Float[Tensor, " vocab"]:
-    """max(t - r, 0), not normalised. When rounding leaves nothing, the two laws are equal and t
-    itself serves."""
+    """max(t - r, 0), not normalised. When rounding leaves nothing, the two distributions are equal
+    and t itself serves."""
     left = (target - drafted[: target.numel()]).clamp(min=0.0)
     return left if float(left.sum()) > 0 else target
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from outrider.core.types import EMPTY_DRAFT, Draft, Draw, Stop, as_ids
-from outrider.drafters.neural.growth.outlook import Outlook, Picking
+from outrider.drafters.neural.growth.next_tokens import NextTokens, Picking
 from outrider.sampling import Sampler
 from outrider.sampling.noise import Purpose, stream_key
 
@@ -16,14 +16,14 @@ HOPELESS = 1e-12
 
 
 @dataclass(slots=True)
-class Plot:
+class TreeBuilder:
     """One request's tree while it grows. Node -1 is the text.
 
     Each node has a `worth`, by which the finished draft is ordered and cut. For siblings picked in
     a fixed order it is the estimated chance `reach` that the node is accepted. For siblings drawn
     at random it is the chance that the *place* is tried: the chance that its parent is accepted and
     its elder siblings are not. That is known before the token is, and must be: a place kept or cut
-    by what was drawn there would falsify the law of the tokens that are kept.
+    by what was drawn there would falsify the distribution of the tokens that are kept.
 
     Attributes:
         sampler: the request's.
@@ -48,7 +48,7 @@ class Plot:
     worth: list[float] = field(default_factory=list)
     reach: list[float] = field(default_factory=list)
     samples: list[list[int]] = field(default_factory=list)
-    outlooks: dict[int, Outlook | None] = field(default_factory=dict)
+    next_tokens: dict[int, NextTokens | None] = field(default_factory=dict)
     _keys: dict[int, int] = field(default_factory=dict)
     _floor: float = 0.0
 
@@ -110,7 +110,7 @@ class Plot:
         while node >= 0:
             parent = self.parents[node]
             if self.stop.head is not None:
-                read = self.outlooks.get(node)
+                read = self.next_tokens.get(node)
                 chances.append(1.0 if read is None or read.kept is None else read.kept)
             else:
                 chances.append(self.reach[node] / max(self.reach_of(parent), 1e-300))
@@ -119,37 +119,37 @@ class Plot:
 
     # -- how it grows -----------------------------------------------------------------------
 
-    def take(self, node: int, outlook: Outlook | None) -> None:
+    def take(self, node: int, following: NextTokens | None) -> None:
         """Note what may follow `node`; None: nothing that could be read."""
-        self.outlooks[node] = outlook
+        self.next_tokens[node] = following
 
     def candidates(self, node: int) -> int:
         """How many children `node` could have."""
-        outlook = self.outlooks.get(node)
-        return 0 if outlook is None else len(outlook.tokens)
+        following = self.next_tokens.get(node)
+        return 0 if following is None else len(following.tokens)
 
     def tried(self, parent: int, rank: int) -> float:
         """Estimated chance that the verifier comes to the child of `parent` picked after `rank`
         others: `parent` accepted, and its children so far refused."""
-        outlook = self.outlooks[parent]
-        assert outlook is not None
-        return self.reach_of(parent) * max(1.0 - float(outlook.spent[rank]), 0.0)
+        following = self.next_tokens[parent]
+        assert following is not None
+        return self.reach_of(parent) * max(1.0 - float(following.spent[rank]), 0.0)
 
     def place(self, parent: int, rank: int) -> float:
         """What that child would be worth."""
         if self.picking is Picking.DRAWN:
             return self.tried(parent, rank)
-        outlook = self.outlooks[parent]
-        assert outlook is not None
-        return self.reach_of(parent) * float(outlook.chances[rank])
+        following = self.next_tokens[parent]
+        assert following is not None
+        return self.reach_of(parent) * float(following.chances[rank])
 
     def add(self, parent: int, rank: int) -> int:
         """The child of `parent` that is picked after `rank` others; its number."""
-        outlook = self.outlooks[parent]
-        assert outlook is not None
+        following = self.next_tokens[parent]
+        assert following is not None
         worth = self.place(parent, rank)
-        reach = min(self.reach_of(parent) * float(outlook.chances[rank]), worth)
-        return self.append(parent, int(outlook.tokens[rank]), worth, reach)
+        reach = min(self.reach_of(parent) * float(following.chances[rank]), worth)
+        return self.append(parent, int(following.tokens[rank]), worth, reach)
 
     def append(self, parent: int, token: int, worth: float, reach: float) -> int:
         """A node with this token under `parent`; its number."""
@@ -190,7 +190,7 @@ class Plot:
         *,
         origin: str,
         draw: Draw,
-        laws: bool = False,
+        distributions: bool = False,
         references: bool = False,
     ) -> Draft:
         """The draft made of the nodes worth most.
@@ -199,7 +199,7 @@ class Plot:
             source: who wrote the nodes.
             origin: what the draft is booked under.
             draw: how siblings were picked.
-            laws: whether nodes carry the law they were drawn from.
+            distributions: whether nodes carry the distribution they were drawn from.
             references: whether nodes carry the raw logits at their parent.
         """
         kept = self.ranked()
@@ -207,13 +207,13 @@ class Plot:
             return EMPTY_DRAFT
         new = {old: i for i, old in enumerate(kept)} | {-1: -1}
         parents = [self.parents[node] for node in kept]
-        table = self._laws(set(parents)) if laws else {}
+        table = self._distributions(set(parents)) if distributions else {}
         return Draft(
             tokens=as_ids([self.tokens[node] for node in kept]),
             parents=as_ids([new[parent] for parent in parents]),
             sources=(source,) * len(kept),
             draw=draw,
-            law=tuple(table.get(parent) for parent in parents) if laws else None,
+            probs=tuple(table.get(parent) for parent in parents) if distributions else None,
             reference=tuple(self._logits(p) for p in parents) if references else None,
             origin=origin,
             score=sum(self.reach[node] for node in kept),
@@ -222,19 +222,19 @@ class Plot:
             else None,
         )
 
-    def _laws(self, nodes: set[int]) -> dict[int, Tensor]:
-        """The law after each of `nodes`; none for tokens that were not drawn."""
+    def _distributions(self, nodes: set[int]) -> dict[int, Tensor]:
+        """The distribution after each of `nodes`; none for tokens that were not drawn."""
         if self.picking is not Picking.DRAWN:
             return {}
         found: dict[int, Tensor] = {}
         for node in nodes:
-            outlook = self.outlooks[node]
-            assert outlook is not None
-            ids = outlook.support.ids
-            width = int(ids.max()) + 1 if outlook.logits is None else outlook.logits.numel()
-            found[node] = outlook.support.law(width)
+            following = self.next_tokens[node]
+            assert following is not None
+            ids = following.support.ids
+            width = int(ids.max()) + 1 if following.logits is None else following.logits.numel()
+            found[node] = following.support.probs(width)
         return found
 
     def _logits(self, node: int) -> Tensor | None:
-        outlook = self.outlooks[node]
-        return None if outlook is None else outlook.logits
+        following = self.next_tokens[node]
+        return None if following is None else following.logits

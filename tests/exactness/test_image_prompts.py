@@ -26,18 +26,18 @@ from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.models.transformers.model import TransformersModel
-from outrider.models.vision.encoder import TransformersEyes
-from outrider.models.vision.image_model import Sighted
+from outrider.models.vision.encoder import TransformersVisionEncoder
+from outrider.models.vision.image_model import VisionLanguageModel
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Drafter, LanguageModel
 from tests.exactness.setups.rigs import check_counters, finish, generation, outputs, run, stage
 from tests.matrix import matrix
-from tests.models.setups.sighted_checkpoints import (
+from tests.models.setups.vision_checkpoints import (
     FAMILIES,
     asking,
     image_id,
-    make_sighted,
     make_text_sibling,
+    make_vision_checkpoint,
     picture,
 )
 
@@ -73,11 +73,11 @@ DRAFTERS = (
 @dataclass(frozen=True)
 class Tiers:
     family: str
-    target: Sighted
+    target: VisionLanguageModel
     text: LanguageModel
-    seeing: Sighted
+    with_images: VisionLanguageModel
     """A vision draft."""
-    qualifier: Sighted
+    qualifier: VisionLanguageModel
     made: dict[str, Stage] = field(default_factory=dict)
     runs: dict[tuple[str, str], list[Generation]] = field(default_factory=dict)
 
@@ -97,23 +97,25 @@ class Tiers:
         return SAMPLINGS[sampling] | {"logit_bias": bias}
 
 
-def own(path: Path) -> Sighted:
+def own(path: Path) -> VisionLanguageModel:
     """By the readable runner."""
     checkpoint = open_checkpoint(path)
     text = text_checkpoint(checkpoint)
     assert text is not None
-    eyes = TransformersEyes.load(checkpoint, dtype=DOUBLE)
-    return Sighted(Decoder.load(text, dtype=DOUBLE), eyes)
+    vision_encoder = TransformersVisionEncoder.load(checkpoint, dtype=DOUBLE)
+    return VisionLanguageModel(Decoder.load(text, dtype=DOUBLE), vision_encoder)
 
 
-def theirs(path: Path) -> Sighted:
+def theirs(path: Path) -> VisionLanguageModel:
     """By that of `transformers`, which lends its own vision tower."""
     model = TransformersModel.load(path, dtype=DOUBLE)
-    pictures = TransformersEyes.load(open_checkpoint(path)).pictures
-    return Sighted(model, TransformersEyes(model.model, pictures, name="target"))
+    pictures = TransformersVisionEncoder.load(open_checkpoint(path)).pictures
+    return VisionLanguageModel(
+        model, TransformersVisionEncoder(model.model, pictures, name="target")
+    )
 
 
-RUNNERS: dict[str, Callable[[Path], Sighted]] = {"own": own, "transformers": theirs}
+RUNNERS: dict[str, Callable[[Path], VisionLanguageModel]] = {"own": own, "transformers": theirs}
 
 
 def cases(names: str, *axes: Any, crossed: int | None = None) -> pytest.MarkDecorator:
@@ -128,10 +130,10 @@ def cases(names: str, *axes: Any, crossed: int | None = None) -> pytest.MarkDeco
 def folders(request: Any, tmp_path_factory: Any) -> tuple[str, dict[str, Path]]:
     root, family = tmp_path_factory.mktemp(request.param), request.param
     return family, {
-        "target": make_sighted(root / "target", family),
+        "target": make_vision_checkpoint(root / "target", family),
         "text": make_text_sibling(root / "text", family, shake=0.1),
-        "seeing": make_sighted(root / "seeing", family, shake=0.1),
-        "qualifier": make_sighted(root / "qualifier", family, shake=0.05),
+        "with_images": make_vision_checkpoint(root / "with_images", family, shake=0.1),
+        "qualifier": make_vision_checkpoint(root / "qualifier", family, shake=0.05),
     }
 
 
@@ -142,7 +144,7 @@ def tiers(folders: Any, request: Any) -> Tiers:
         family,
         RUNNERS[request.param](paths["target"]),
         Decoder.load(paths["text"], dtype=DOUBLE),
-        own(paths["seeing"]),
+        own(paths["with_images"]),
         own(paths["qualifier"]),
     )
 
@@ -161,7 +163,7 @@ def stages(tiers: Tiers) -> dict[str, Stage]:
     drafters: dict[str, Drafter] = {
         "none": NoDrafter(),
         "text": text,
-        "vision": ModelDrafter(model=tiers.seeing),
+        "vision": ModelDrafter(model=tiers.with_images),
         "pyramid": middle,
         "lookup": Lookup(max_ngram=2, min_ngram=1),
         "layers": EvenSkip(model=tiers.target, speedup=1),
@@ -170,7 +172,7 @@ def stages(tiers: Tiers) -> dict[str, Stage]:
         "recycling": TokenRecycling(),
         "suffix": Suffix(),
         "tree": TreeDrafter(model=tiers.text),
-        "vision tree": TreeDrafter(model=tiers.seeing),
+        "vision tree": TreeDrafter(model=tiers.with_images),
     }
     return {name: stage(tiers.target, d, window=4) for name, d in drafters.items()} | {
         name: stage(tiers.target, d, policy=TREE) for name, d in trees.items()
@@ -248,7 +250,7 @@ def test_samples_of_one_prompt(tiers: Tiers) -> None:
         ]
 
     texts = []
-    for drafter in (NoDrafter(), ModelDrafter(model=tiers.seeing)):
+    for drafter in (NoDrafter(), ModelDrafter(model=tiers.with_images)):
         found = wanted()
         texts.append(outputs(finish(stage(tiers.target, drafter, window=3), found)))
     assert texts[0] == texts[1]
