@@ -19,9 +19,7 @@ EXECUTED = [
     ("docs/guide-who-drafts.md", "## By hand"),
     ("docs/guide-drafters.md", "## Trees"),
 ]
-AVOIDED = re.compile(
-    r"\b(spelt|mends?|mended|luck|nobody|dearer|likelier)\b", re.I
-)
+AVOIDED = re.compile(r"\b(spelt|mends?|mended|luck|nobody|dearer|likelier)\b", re.I)
 """Words with a plainer one; tests/test_terms.py has the retired terms."""
 
 
