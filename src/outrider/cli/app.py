@@ -66,18 +66,18 @@ app.add_typer(
 app.command(short_help="List all methods, with their options.", rich_help_panel=START)(
     grouped(methods)
 )
-app.command(short_help="Show drafting at work, with the small models.", rich_help_panel=START)(
+app.command(short_help="Show how drafting works, with the included models.", rich_help_panel=START)(
     grouped(demo)
 )
 app.command(
-    short_help="Summarise files; the model reads the relevant parts.", rich_help_panel=INPUTS
+    short_help="Summarize files; the model reads the relevant parts.", rich_help_panel=INPUTS
 )(grouped(summarize))
 app.command(short_help="Write a caption for each image.", rich_help_panel=INPUTS)(grouped(caption))
 app.command(
     short_help="Show the properties of a model and the memory it needs.", rich_help_panel=MEASURE
 )(grouped(info))
 app.command(
-    short_help="Measure divergences between models, to set thresholds.", rich_help_panel=MEASURE
+    short_help="Measure how far two models differ, for the lossy modes.", rich_help_panel=MEASURE
 )(grouped(calibrate))
 app.add_typer(
     train,
@@ -88,7 +88,7 @@ app.add_typer(
 app.add_typer(
     datastore,
     name="datastore",
-    short_help="Build a datastore from a corpus, for the drafters rest and sam.",
+    short_help="Build a datastore for the drafters `rest` and `sam`.",
     rich_help_panel=MAKE,
 )
 
@@ -105,13 +105,13 @@ def outrider(
     show_version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Show the version and stop.", callback=_print_version, is_eager=True
+            "--version", help="Show the version and exit.", callback=_print_version, is_eager=True
         ),
     ] = False,
 ) -> None:
     """Speculative decoding: the text of your model, token for token, in less time.
 
-    Write, with the small models in the package (no download), or with your own:
+    Generate text with the included small models (no download), or your own:
 
       outrider generate "Once upon a time"
       outrider generate "Once upon a time" --target ./big --draft ./small
