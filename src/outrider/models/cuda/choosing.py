@@ -127,7 +127,7 @@ def choose(
 ) -> Int[Tensor, " rows"]:
     """Choose the token after each row, or `UNDECIDED`."""
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    usable = scores.amax(dim=-1).isfinite()  # comparisons with NaN must not decide
+    usable = scores.amax(dim=-1).isfinite()  # amax returns NaN for a row that holds NaN
     if recipe.banned:
         scores = scores.masked_fill(banned, -torch.inf)
         usable = usable & scores.amax(dim=-1).isfinite()
