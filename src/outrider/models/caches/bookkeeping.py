@@ -410,7 +410,9 @@ def attach(cache: Cache, tail: IntArray, draft: Draft) -> tuple[Segment, IntArra
 
 
 def _shift(rest: IntArray, first: int) -> IntArray:
-    """Shift parents of a chain, which count from the start of their own segment, by `first`."""
+    """Return the offset of chain parents, which count from their own segment: 0 for the first
+    row.
+    """
     shift = np.full(len(rest), first, dtype=np.int64)
     shift[:1] = 0
     return shift

@@ -108,9 +108,7 @@ def find_layers(model: PreTrainedModel, name: str, read: Read) -> LayerModules:
 
 
 def _check_end(modules: LayerModules, name: str, read: Read) -> None:
-    """Count the results of the halves, and compare the read-out of the last layer with the
-    logits.
-    """
+    """Count the results of the halves, and compare the read-out of the last layer with logits."""
 
     def count(module: Module, _inputs: Any, out: Any) -> None:
         if isinstance(out, tuple):
