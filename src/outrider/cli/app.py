@@ -1,4 +1,4 @@
-"""`outrider`: the command line. Models are imported by the command that needs them."""
+"""`outrider`: the command line. Each command imports the models it needs, so that help is fast."""
 
 import io
 import sys
@@ -60,7 +60,7 @@ def outrider(
         ),
     ] = False,
 ) -> None:
-    """Faster text from language models: small models draft, the big one only confirms.
+    """Faster text from language models: small models draft, the big one verifies.
 
     Start here (no download, the tiny family ships with the package):
 
@@ -71,14 +71,14 @@ def outrider(
 
       outrider generate "Once upon a time" --target ./big --draft ./small
 
-    Mode exact, the default, gives the very text that the target alone writes.
+    Mode exact, the default, gives exactly the text that the target alone writes.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code.
+    """Run the command line; return the exit code.
 
-    0: done. 2: wrong input, one line on standard error says what. 130: Ctrl-C.
+    0: done. 2: wrong input, explained in one line on standard error. 130: Ctrl-C.
     """
     command = get_command(app)
     _write_anything()
@@ -100,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write_anything() -> None:
-    """A terminal that lacks a character shows a question mark; no text may raise."""
+    """Make output replace characters that the terminal lacks by question marks instead of
+    raising.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -27,9 +27,9 @@ def borders(text: str) -> bytearray:
     """Rate a cut at each place in `text`, `[len(text) + 1]`: `SENTENCE`, `LINE`, `SPACE` or 0.
 
     A sentence ends at `.`, `!`, `?` or an ellipsis, closing quotes and brackets, and white space;
-    or at `。！？`; or at an empty line. A full stop after an abbreviation or an initial, or within a
-    number, does not end a sentence, nor does any mark before a small letter. All places in the
-    white space of a border have the same rating.
+    or at `。！？`; or at an empty line. A full stop after an abbreviation or an initial,
+    or within a number, does not end a sentence, nor does any mark before a small letter. All places
+    in the white space of a border have the same rating.
     """
     marks = bytearray(len(text) + 1)
     for found in _WHITE.finditer(text):

@@ -22,7 +22,7 @@ _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 def as_rgb(image: "PIL.Image.Image") -> "PIL.Image.Image":
-    """`image` (`PIL.Image.Image`), converted to upright RGB with at most `LARGEST` pixels.
+    """Convert `image` (`PIL.Image.Image`) to upright RGB with at most `LARGEST` pixels.
 
     Transparent parts become white. 16-bit grays are scaled, not clipped. CMYK is converted with the
     plain formula, without a color profile.
