@@ -128,7 +128,7 @@ def summarize(
 
 @dataclass(frozen=True, slots=True)
 class _Asking:
-    """The target's tokenizer and the options for prompts."""
+    """Options that all prompts share: models, device, selection, and chat format."""
 
     tiers: Tiers
     runtime: Runtime
