@@ -1,1 +1,1 @@
-"""Measuring: workloads, strategies and rivals interleaved in one run, and the report."""
+"""Benchmarks: workloads, strategies and rivals interleaved in one run, and the report."""

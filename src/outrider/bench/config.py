@@ -1,4 +1,4 @@
-"""Settings from a TOML file and from keywords, in one namespace.
+"""Reads settings from a TOML file and from keywords, in one namespace.
 
 target = "tiny"
 cost_scale = "30M"
@@ -30,7 +30,7 @@ KEYS = (*_MODELS, *SAMPLING, *_PLAIN, "strategies", "workloads", "rivals")
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The keys of a config file, unknown ones refused."""
+    """Read the keys of a config file; refuse unknown ones."""
     try:
         config = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -42,7 +42,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def make_settings(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Settings:
-    """Settings from what is given, by the names in `KEYS`.
+    """Build settings from values named as in `KEYS`.
 
     Raises:
         OptionError: a value is of the wrong kind or out of range.
@@ -66,7 +66,7 @@ _ALL = Settings.__dataclass_fields__["workloads"].default
 
 
 def default_strategies(models: Models) -> str:
-    """Every way to draft that the models at hand allow."""
+    """Return every strategy that the given models allow."""
     is_family = (families_folder() / models.target / "draft").is_dir()
     draft = models.draft != "none" and (models.draft is not None or is_family)
     qualifier = models.qualifier != "none" and (models.qualifier is not None or is_family)

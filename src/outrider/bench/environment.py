@@ -1,4 +1,4 @@
-"""What a figure has to stand with: versions, device, commit, command."""
+"""Records the environment of a measurement: versions, device, commit, command."""
 
 import os
 import platform
@@ -23,10 +23,10 @@ PACKAGES = (
 
 
 def environment(command: str | None = None) -> dict[str, Any]:
-    """Plain data about this machine and this installation.
+    """Collect plain data about this machine and this installation.
 
     Args:
-        command: how the run was started; None takes the command line of this process.
+        command: command line of the run; None uses that of this process.
     """
     return {
         "command": command or shlex.join(["outrider", *sys.argv[1:]]),
@@ -73,7 +73,9 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the source, `+changes` where files differ from it; None outside git."""
+    """Return the commit of the source, with `+changes` if files differ from it; None outside
+    git.
+    """
     try:
         commit = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".")

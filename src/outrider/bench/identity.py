@@ -1,4 +1,6 @@
-"""Is the text the undrafted one? What a strategy promises is checked on every text of a run."""
+"""Checks each text of a run against the guarantee of its strategy: is it equal to the undrafted
+text?
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,23 +19,24 @@ from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.noise import Purpose, gumbel, stream_key
 
 _NEAR = {"float64": 1e-9, "float32": 1e-3, "bfloat16": 0.25, "float16": 0.03}
-"""Scores this close may change places between one row and several, where a model's rows depend on
-how many there are. Those of `NativeDecoder` do not: no difference is excused there."""
+"""Scores this close may change their order between forwards of one row and of several, if a model's
+rows depend on their number. Rows of `NativeDecoder` do not: there, any difference is an error.
+"""
 
 
 _COMPARED = 16
-"""Texts that are enough to tell whether another system computes the same."""
+"""Number of texts sufficient to tell whether another system computes the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mismatch:
-    """A text that differs from the baseline's although the strategy promised the same.
+    """A text that differs from the baseline although the strategy guarantees the same text.
 
     Attributes:
         index: generated index of the first difference.
-        margin: how far apart the target scores the two tokens there, noise included; None where
-            one of them is the end of the shorter text.
-        near_tie: the margin is within the rounding of the dtype.
+        margin: difference of the target's scores of the two tokens there, with sampling noise; None
+            if one of the texts ends there.
+        near_tie: whether the margin is within the rounding error of the dtype.
     """
 
     system: str
@@ -63,7 +66,7 @@ def compare(
     places: Sequence[Place],
     sampling: Mapping[str, Any],
 ) -> list[Mismatch]:
-    """Every broken promise, first differences only."""
+    """Return every violated guarantee, with the first difference only."""
     plain = {(r.task, r.repeat): r for r in runs if r.system == BASELINE}
     prompts = {place.task: place.token_ids for place in places}
     found: list[Mismatch] = []
@@ -93,7 +96,7 @@ def compare(
 def float32_texts(
     opened: OpenModels, places: Sequence[Place], sampling: Mapping[str, Any]
 ) -> dict[str, list[int]]:
-    """Prompt -> what the target writes undrafted in float32; of at most `_COMPARED` prompts."""
+    """Return the undrafted float32 text of the target for at most `_COMPARED` prompts."""
     tier = opened.tiers["target"]
     device = opened.models["target"].info.device
     generator = load(tier.folder, mode="none", dtype="float32", device=str(device))
@@ -120,7 +123,9 @@ def _margin(
     index: int,
     sampling: Mapping[str, Any],
 ) -> float | None:
-    """Distance of the two tokens' scores in the target's choice after the common text."""
+    """Return the difference of the two tokens' scores in the target's choice after the common
+    text.
+    """
     if index >= min(run.tokens, base.tokens):
         return None
     model, written = opened.models["target"], [int(t) for t in base.token_ids[:index]]

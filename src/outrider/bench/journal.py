@@ -1,6 +1,6 @@
-"""What a bench has measured so far, on disk: a run that was interrupted goes on where it stopped.
+"""Stores measurements on disk, so that an interrupted run continues where it stopped.
 
-The folder holds `settings.json` (what is measured, with the fingerprints of the models) and
+The folder holds `settings.json` (the settings, with the fingerprints of the models) and
 `runs.jsonl` (a line for each finished text, and lines of other kinds).
 """
 
@@ -16,10 +16,10 @@ SETTINGS, RUNS = "settings.json", "runs.jsonl"
 
 
 class Journal:
-    """Runs by key, kept in memory, and on disk where there is a folder.
+    """Runs by key, in memory and, with a folder, on disk.
 
     Raises:
-        OptionError: the folder holds a run with other settings, or is none.
+        OptionError: the folder holds a run with other settings, or is not a folder.
     """
 
     def __init__(self, settings: dict[str, Any], folder: Path | None = None) -> None:
@@ -30,12 +30,12 @@ class Journal:
             self._open(folder, json.loads(json.dumps(settings, default=str)))
 
     def add(self, run: Run) -> None:
-        """Keep a finished run."""
+        """Store a finished run."""
         self.runs[run.key] = run
         self._write({"kind": "run", **run.to_dict()})
 
     def note(self, name: str, value: Any) -> None:
-        """Keep a measurement that is not a run, such as the bandwidth."""
+        """Store a measurement that is not a run, such as the bandwidth."""
         self.facts[name] = value
         self._write({"kind": "fact", "name": name, "value": value})
 
@@ -74,7 +74,7 @@ class Journal:
             self._read(folder / RUNS)
 
     def _read(self, file: Path) -> None:
-        """Take over whole lines; what was being written when the run stopped is cut off."""
+        """Read complete lines; truncate a line that was cut off when the run stopped."""
         whole = 0
         for line in file.read_bytes().splitlines(keepends=True):
             if not line.endswith(b"\n"):

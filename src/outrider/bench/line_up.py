@@ -1,4 +1,4 @@
-"""The rivals of a run: opened beside our models, dropped where they fail."""
+"""The rivals of a run: opened next to Outrider's models, and dropped if they fail."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -14,21 +14,21 @@ from outrider.bench.verify import used_threads
 from outrider.core.errors import OutriderError
 
 Progress = Callable[[int, int, str], None]
-"""`(done, total, what runs now)`."""
+"""Called with `(done, total, name of the current step)`."""
 
 _SETTLE_SECONDS = 0.05
-"""Between systems with thread pools of their own: workers spin for a moment after their work."""
+"""Pause between systems with their own thread pools: workers spin for a moment after their work."""
 
 
 @dataclass(slots=True)
 class LineUp:
-    """Rivals that are installed, and what becomes of them.
+    """Installed rivals, and the reasons why others are missing.
 
     Attributes:
-        rivals: by name.
-        opened: our models; rivals run the same checkpoints.
-        sampling: of the run.
-        missing: name -> why it is not measured; grows.
+        rivals: rivals by name.
+        opened: Outrider's models; rivals run the same checkpoints.
+        sampling: sampling options of the run.
+        missing: name -> why it is not measured; filled during the run.
     """
 
     rivals: Mapping[str, Rival]
@@ -37,7 +37,7 @@ class LineUp:
     missing: dict[str, str]
 
     def open(self, stack: ExitStack, progress: Progress) -> list[RivalSystem]:
-        """Those that can be opened, closed again with `stack`."""
+        """Open all rivals that can be opened; `stack` closes them."""
         found: list[RivalSystem] = []
         for name, rival in self.rivals.items():
             progress(0, 1, f"opening {name}")
@@ -48,7 +48,7 @@ class LineUp:
         return found
 
     def write(self, system: System, place: Place) -> Run | None:
-        """One text; None from a rival that has failed. A fault of ours is raised."""
+        """Write one text; None from a rival that has failed. Errors of Outrider are raised."""
         if not isinstance(system, RivalSystem):
             self._settle()
             return system.write(place)
@@ -57,7 +57,7 @@ class LineUp:
         self._settle()
         try:
             return system.write(place)
-        except Exception as error:  # whatever foreign code may raise must not lose the run
+        except Exception as error:  # an exception of foreign code must not end the run
             what = " ".join(str(error).split())[:160]
             self.missing[system.name] = f"it failed on {place.task}: {type(error).__name__}: {what}"
             return None

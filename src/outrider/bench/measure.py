@@ -1,4 +1,4 @@
-"""One text written by one system, timed."""
+"""Times one text written by one system."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,24 +13,24 @@ from outrider.engine.generator import Generator
 from outrider.engine.result import Result
 
 PARTS = ("prefill", "draft", "verify", "accept", "other")
-"""Where the time of a text goes; `other` is what none of our clocks counted."""
+"""Parts of the time of a text; `other` is time that no clock counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What one system did with one prompt once. Seconds are wall-clock.
+    """One text that one system wrote for one prompt. Seconds are wall-clock.
 
     Attributes:
         system: the strategy's or rival's name.
-        seconds: from the call to its return, prompt included.
-        ttft_seconds: from the call to the end of the round that wrote the first token.
-        repeated: tokens inside repeated 8-grams of the text.
+        seconds: seconds from the call to its return, with the prompt.
+        ttft_seconds: seconds from the call to the end of the round that wrote the first token.
+        repeated: number of tokens inside repeated 8-grams of the text.
         parts: seconds by `PARTS`; empty for rivals.
-        stages: per inner tier: forwards, drafted, accepted, seconds.
-        predicted: tokens per second after the prompt that the throughput recursion expects from
-            this run's costs and acceptance; None where it does not apply.
-        peak_bytes: resident memory of the whole process at its highest during the run.
-        device_peak_bytes: the same of what PyTorch allocated on an accelerator; 0 without one.
+        stages: for each inner tier: forwards, drafted, accepted, seconds.
+        predicted: tokens per second after the prompt that the throughput recursion predicts from
+            this run's costs and acceptance; None if it does not apply.
+        peak_bytes: peak resident memory of the whole process during the run.
+        device_peak_bytes: peak memory that PyTorch allocated on an accelerator; 0 without one.
     """
 
     system: str
@@ -58,17 +58,17 @@ class Run:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells it from every other run of the bench."""
+        """The unique key of this run in the bench."""
         return self.system, self.task, self.repeat
 
     @property
     def tokens(self) -> int:
-        """Tokens written."""
+        """Number of tokens written."""
         return len(self.token_ids)
 
     @property
     def seconds_per_token(self) -> float:
-        """End to end, the prompt included."""
+        """End-to-end seconds per token, with the prompt."""
         return self.seconds / max(self.tokens, 1)
 
     @property
@@ -78,24 +78,26 @@ class Run:
 
     @property
     def decode_seconds_per_token(self) -> float | None:
-        """Time after the prompt over the tokens written.
+        """Time after the prompt divided by the number of tokens written.
 
-        Not `tpot_seconds`: a drafted round writes several tokens by the time of the first, so
-        that a short text would have a time per token of nearly nothing. Rivals do not tell how
-        long the prompt took; for them it is.
+        Differs from `tpot_seconds`: a drafted round writes several tokens at the time of the first
+        one, so that a short text would have almost no time per token. Rivals do not report the time
+        of the prompt; for them this equals `tpot_seconds`.
         """
         if not self.parts:
             return self.tpot_seconds
         return (self.seconds - self.parts["prefill"]) / max(self.tokens, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, one JSON line."""
+        """Return plain data for one JSON line."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which prompt a run is about: its workload, its name, its ids, and the repeat."""
+    """Prompt and repeat of a run: workload, name and ids of the prompt, and number of the
+    repeat.
+    """
 
     workload: str
     task: str
@@ -105,29 +107,29 @@ class Place:
 
 @runtime_checkable
 class System(Protocol):
-    """Whatever writes texts in a bench: a strategy of ours, or a rival."""
+    """A system that writes texts in a bench: a strategy of Outrider, or a rival."""
 
     @property
     def name(self) -> str:
-        """As the report calls it."""
+        """Its name in the report."""
         ...
 
     def write(self, place: Place) -> Run:
-        """Write one text from an empty cache, timed."""
+        """Write one text from an empty cache, and time it."""
         ...
 
 
 @dataclass(slots=True)
 class StrategySystem:
-    """One of our strategies, over the models that all of them share.
+    """A strategy of Outrider; all strategies share the models.
 
-    Each repeat has a generator of its own: a drafter that remembers what was written would copy
-    the answers of the repeat before. What it learns from one prompt helps with the next.
+    Each repeat has its own generator: a drafter that stores earlier texts would copy the answers of
+    the previous repeat. Statistics from one prompt are used for the next.
 
     Attributes:
-        name: as the report calls it.
-        build: makes the generator.
-        sampling: of every text.
+        name: its name in the report.
+        build: builds the generator.
+        sampling: sampling options of every text.
     """
 
     name: str
@@ -140,7 +142,7 @@ class StrategySystem:
         self.generator = self.build()
 
     def write(self, place: Place) -> Run:
-        """Write one text. Raises `LogitsError` when the target's logits are unusable."""
+        """Write one text. Raises `LogitsError` if the target's logits are unusable."""
         if place.repeat != self._repeat:
             self.generator, self._repeat = self.build(), place.repeat
         self.generator.reset()
@@ -175,7 +177,7 @@ class StrategySystem:
 
 @dataclass(frozen=True, slots=True)
 class RivalSystem:
-    """A rival with its models open."""
+    """A rival with loaded models."""
 
     name: str
     rival: OpenRival

@@ -1,4 +1,4 @@
-"""Resident memory of this process, and the bandwidth of the machine's memory."""
+"""Measures the resident memory of this process, and the bandwidth of the machine's memory."""
 
 import os
 import resource
@@ -14,7 +14,9 @@ _CACHES = "/sys/devices/system/cpu/cpu0/cache"
 
 
 def reset_peak() -> bool:
-    """Forget the peaks; false where the system can not for resident memory (all but Linux)."""
+    """Reset the peaks; return false if the system can not reset that of resident memory (all but
+    Linux).
+    """
     import torch
 
     if torch.cuda.is_initialized():
@@ -28,9 +30,9 @@ def reset_peak() -> bool:
 
 
 def peak_bytes() -> int:
-    """Most resident bytes of this process since `reset_peak`, else since it began.
+    """Return the peak resident bytes since `reset_peak`, or else since the start of the process.
 
-    Everything the process holds counts: all models of the run, and the interpreter.
+    All memory of the process counts: all models of the run, and the interpreter.
     """
     try:
         with open("/proc/self/status", encoding="ascii") as file:
@@ -44,22 +46,25 @@ def peak_bytes() -> int:
 
 
 def device_peak_bytes() -> int:
-    """Most bytes that PyTorch held on a CUDA device since `reset_peak`; 0 without one."""
+    """Return the peak bytes that PyTorch held on a CUDA device since `reset_peak`; 0 without
+    one.
+    """
     import torch
 
     return torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
 
 
 def bandwidth_gb_s(threads: int, device: Any = None, *, seconds: float = 1.0) -> float:
-    """Memory bandwidth of a streaming read, in 10^9 bytes a second: the best of several passes.
+    """Measure the memory bandwidth of a streaming read, in 10^9 bytes per second: the best of
+    several passes.
 
     Args:
-        threads: CPU threads that read, each its own part; PyTorch's are used.
+        threads: number of PyTorch's CPU threads; each reads its own part.
         device: a `torch.device`; None means the CPU.
-        seconds: how long to go on measuring.
+        seconds: duration of the measurement.
 
-    The buffer is several times the last-level cache, so that little of it is still there when
-    the next pass begins.
+    The buffer is several times the size of the last-level cache, so that little of it is cached
+    when the next pass begins.
     """
     import torch
 
@@ -76,7 +81,7 @@ def bandwidth_gb_s(threads: int, device: Any = None, *, seconds: float = 1.0) ->
 
 
 def _passes(buffer: Any, seconds: float) -> list[float]:
-    """Seconds of each pass over `buffer`: a sum, which reads all and writes nothing."""
+    """Time each pass over `buffer`: a sum, which reads everything and writes nothing."""
     import torch
 
     times: list[float] = []
@@ -91,7 +96,9 @@ def _passes(buffer: Any, seconds: float) -> list[float]:
 
 
 def last_level_cache() -> int:
-    """Bytes of the largest CPU cache that the system tells of; 32 MiB where it tells nothing."""
+    """Return the bytes of the largest CPU cache that the system reports; 32 MiB if it reports
+    none.
+    """
     sizes = [32 * MIB]
     try:
         for entry in os.listdir(_CACHES):

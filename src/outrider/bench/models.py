@@ -1,4 +1,4 @@
-"""The models of a run: found, cost-scaled where asked, loaded once, shared by all strategies."""
+"""The models of a run: located, cost-scaled if requested, loaded once, shared by all strategies."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -38,13 +38,13 @@ class Tier:
 
     Attributes:
         name: target, qualifier or draft.
-        source: where it comes from, as the user would name it.
-        folder: the checkpoint that runs, the scaled one where it was written.
-        build: what `folder` is to be scaled to while it is loaded; None runs it as it is.
-        label: how every figure of a cost-scaled model must be labelled; None for any other.
-        parameters: numbers in its weights.
-        weight_bytes: read by one forward: every weight once, of an embedding that is not also the
-            head only the rows looked up, which is next to nothing.
+        source: its source, as a user would name it.
+        folder: the checkpoint that runs; the scaled one if it was written.
+        build: the plan for scaling `folder` while it is loaded; None runs it unchanged.
+        label: label of all figures of a cost-scaled model; None for other models.
+        parameters: number of its weights.
+        weight_bytes: bytes read by one forward: every weight once. Of an embedding that is not also
+            the head, only a few rows are read, which are not counted.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class OpenModels:
-    """Loaded models, and what builds generators over them."""
+    """Loaded models, and the builder of generators for them."""
 
     settings: Models
     tiers: Mapping[str, Tier]
@@ -81,14 +81,14 @@ class OpenModels:
 
     @property
     def dtype(self) -> str:
-        """Of the target's weights, as it turned out."""
+        """Dtype of the loaded target's weights."""
         return self.tiers["target"].dtype
 
     def build(self, strategy: Named) -> Generator:
-        """The generator of one strategy. It takes and gives ids, so that no text is made in it.
+        """Build the generator of one strategy. Prompts and results are token ids, without text.
 
         Raises:
-            OptionError: options that `load` refuses, with the strategy's name.
+            OptionError: `load` refuses the options; the message names the strategy.
         """
         options: dict[str, Any] = dict(strategy.options)
         tiers = {
@@ -119,16 +119,16 @@ class OpenModels:
 def find_tiers(
     settings: Models, scaled_into: Path, *, on_disk: bool | None = None
 ) -> dict[str, Tier]:
-    """Folder, size and fingerprint of each tier, before any weight is loaded.
+    """Find folder, size and fingerprint of each tier, before any weight is loaded.
 
     Args:
-        settings: which models.
-        scaled_into: folder for cost-scaled checkpoints; one that is there already is taken.
-        on_disk: write them, as rivals and the CPU need it; False makes them in memory when they
-            are loaded; None writes them on the CPU.
+        settings: names of the models.
+        scaled_into: folder for cost-scaled checkpoints; an existing one is reused.
+        on_disk: whether to write them, which rivals and the CPU need; False makes them in memory
+            when they are loaded; None writes them if the device is the CPU.
 
     Raises:
-        OptionError: a scale is given for a tier that is not there, or is none.
+        OptionError: a scale is given for a missing tier, or is not a scale.
         CheckpointError: a folder holds no checkpoint.
     """
     sources = _sources(settings)
@@ -142,16 +142,16 @@ def find_tiers(
         folder, scale = local_folder(source), scales.get(name)
         if scale and (on_cpu if on_disk is None else on_disk):
             out = scaled_into / f"{name}-{scale}"
-            # an accelerator is slow at narrow layers, whatever their number: widen for it
+            # narrow layers are slow on an accelerator regardless of their number, so widen there
             folder, scale = cost_scale(folder, scale, out, widen=1 if on_cpu else None), None
         elif scale:
-            make_plan(open_checkpoint(folder), scale, None)  # better refused now than after a load
+            make_plan(open_checkpoint(folder), scale, None)  # raises before the model is loaded
         tiers[name] = _tier(name, source, folder, scale, settings)
     return tiers
 
 
 def open_models(settings: Models, tiers: Mapping[str, Tier]) -> OpenModels:
-    """Load every tier once."""
+    """Load each tier once."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     models = {name: _load(tier, settings) for name, tier in tiers.items()}
@@ -166,7 +166,9 @@ def open_models(settings: Models, tiers: Mapping[str, Tier]) -> OpenModels:
 
 
 def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
-    """Bytes of weights that one forward reads, in this dtype (int8: one byte a number)."""
+    """Return the bytes of weights that one forward reads in this dtype (int8: one byte per
+    number).
+    """
     numbers = checkpoint.num_parameters
     if _HEAD in checkpoint.tensors and not checkpoint.config.get("tie_word_embeddings", False):
         numbers -= checkpoint.tensors[_EMBEDDING].num_elements
@@ -187,7 +189,7 @@ def _load(tier: Tier, settings: Models) -> LanguageModel:
 
 
 def _as_loaded(tier: Tier, model: LanguageModel) -> Tier:
-    """With the dtype that the model turned out to have, and what it reads by its own account."""
+    """Update the tier with the dtype of the loaded model and the bytes that it reports."""
     info = model.info
     dtype = str(info.dtype or tier.dtype).removeprefix("torch.")
     if tier.build is not None:
@@ -197,14 +199,14 @@ def _as_loaded(tier: Tier, model: LanguageModel) -> Tier:
 
 
 def _named(source: str | Path) -> str:
-    """A model of a family as `tiny/target`, anything else as it was given."""
+    """Name a model of a family as `tiny/target`, any other model as given."""
     place = Path(source)
     inside = place.is_relative_to(families_folder())
     return str(place.relative_to(families_folder()) if inside else source)
 
 
 def _sources(settings: Models) -> dict[str, str | Path]:
-    """Each tier's folder or hub name."""
+    """Return the folder or hub name of each tier."""
     is_family = (families_folder() / settings.target / "target").is_dir()
     if is_family and not Path(settings.target).expanduser().exists():
         sources: dict[str, str | Path] = {**family(settings.target)}

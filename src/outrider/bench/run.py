@@ -1,4 +1,4 @@
-"""The run itself: everyone's models open, systems interleaved, each text timed."""
+"""Runs a bench: opens all models, interleaves the systems, and times each text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,19 +26,19 @@ Writer = TypeVar("Writer")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Everything a report is made from.
+    """All data for a report.
 
     Attributes:
-        settings: what was asked.
+        settings: settings of the run.
         tiers: the models that ran.
         runs: every text, in the order of the plan.
-        exactness: what each strategy promises.
+        exactness: the guarantee of each strategy.
         rivals: the rivals that were measured, by name.
-        missing: those that were not, and the command or the reason.
-        left_out: prompts that did not fit the models, by workload.
-        costs: per tier, the object of `verify_cost`; empty when it was not measured.
+        missing: other rivals, with the install command or the reason.
+        left_out: number of prompts that do not fit the models, by workload.
+        costs: for each tier, the result of `verify_cost`; empty if it was not measured.
         reference: prompt -> the undrafted float32 text, to compare float32 rivals with.
-        mismatches: texts that differ from the baseline's although equality was promised.
+        mismatches: texts that differ from the baseline although equality is guaranteed.
         threads: CPU threads of every system.
     """
 
@@ -57,14 +57,14 @@ class Measured:
 
 @dataclass(slots=True, kw_only=True)
 class Bench:
-    """One bench, ready to run once every part has been checked.
+    """One bench with all of its options.
 
     Attributes:
         settings: what to measure.
-        folder: where runs are kept, and taken up again after an interruption; None keeps nothing.
+        folder: folder of runs, from which an interrupted bench continues; None stores nothing.
         scratch: folder for cost-scaled checkpoints.
-        rivals: those asked for, by name.
-        costs: measure `verify_cost` and the bandwidth too.
+        rivals: the requested rivals by name.
+        costs: whether to measure `verify_cost` and the bandwidth too.
     """
 
     settings: Settings
@@ -74,10 +74,11 @@ class Bench:
     costs: bool = True
 
     def run(self, progress: Progress = lambda done, total, what: None) -> Measured:
-        """Measure what the journal does not hold yet.
+        """Measure everything that the journal does not hold yet.
 
         Raises:
-            OutriderError: anything that can be found out is, before the first text is written.
+            OutriderError: an option is invalid or a model can not run. Where possible it is raised
+                before the first text is written.
         """
         settings = self.settings
         tasks = read_workloads(settings.workloads, settings.prompts)
@@ -129,7 +130,7 @@ class Bench:
         journal: Journal,
         progress: Progress,
     ) -> dict[str, Any]:
-        """What float32 writes at temperature 0, where a rival of that precision took part."""
+        """Return the float32 texts at temperature 0, if a rival of that precision takes part."""
         exact = any(self.rivals[r.name].precision == "float32" for r in rivals)
         if not exact or self.settings.sampling["temperature"] != 0:
             return {}
@@ -145,7 +146,9 @@ class Bench:
 def order_of(
     systems: Sequence[Writer], places: Sequence[Place], repeats: int
 ) -> Iterator[tuple[Writer, Place]]:
-    """A B A B: every system on a prompt before the next prompt, each time another one first."""
+    """Yield the order A B A B: every system on a prompt before the next prompt; the first one
+    rotates.
+    """
     for repeat in range(repeats):
         for number, place in enumerate(places):
             first = (number + repeat) % len(systems)
@@ -155,7 +158,7 @@ def order_of(
 
 
 _WARM_UP = -1
-"""The repeat of texts that nobody times."""
+"""Number of the repeat whose texts are not timed."""
 
 
 def _write_all(
@@ -166,7 +169,7 @@ def _write_all(
     repeats: int,
     progress: Progress,
 ) -> None:
-    """Warm everyone up, then write what is missing."""
+    """Warm up all systems, then write the missing texts."""
     plan = list(order_of(systems, places, repeats))
     todo = [(s, p) for s, p in plan if (s.name, p.task, p.repeat) not in journal.runs]
     done = len(plan) - len(todo)
@@ -185,7 +188,7 @@ def _write_all(
 def _places(
     tasks: Sequence[Task], opened: OpenModels, settings: Settings
 ) -> tuple[list[Place], dict[str, int]]:
-    """Prompts as ids, and how many of each workload do not fit the target's window."""
+    """Encode prompts, and count for each workload those that do not fit the target's window."""
     room = opened.models["target"].info.context_length - settings.sampling["max_new_tokens"]
     places: list[Place] = []
     left_out: dict[str, int] = {}
@@ -212,7 +215,7 @@ def _exactness(system: StrategySystem) -> Exactness:
 def _identity(
     settings: Settings, tiers: Mapping[str, Tier], tasks: Sequence[Task]
 ) -> dict[str, Any]:
-    """What a run must share with an earlier one to be continued."""
+    """Return the data that must equal those of an earlier run to continue it."""
     return settings.to_dict() | {
         "fingerprints": {name: tier.fingerprint for name, tier in tiers.items()},
         "tasks": fingerprint([[t.id, t.prompt] for t in tasks]),

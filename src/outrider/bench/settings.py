@@ -1,4 +1,4 @@
-"""What a bench run is asked to do; two runs with the same fingerprint measure the same thing."""
+"""Settings of a bench run; two runs with the same fingerprint measure the same thing."""
 
 import hashlib
 import json
@@ -13,18 +13,18 @@ from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """Which models take part, and how they run.
+    """The models of a run, and how they run.
 
     Attributes:
         target: a family, a folder or a hub name.
-        qualifier: likewise; None takes the family's, `none` leaves it out.
-        draft: likewise.
-        dtype: of the weights: `auto`, `float32`, `int8`, ...
+        qualifier: a folder or a hub name; None uses that of the family, `none` leaves it out.
+        draft: the draft model, given in the same way.
+        dtype: dtype of the weights: `auto`, `float32`, `int8`, ...
         device: `auto`, `cpu`, `cuda`, ...
-        threads: CPU threads of every system; None leaves it to the load.
-        cost_scale: parameters the target is deepened to (`30M`), or a factor (`x4`).
-        cost_scale_qualifier: likewise for the qualifier.
-        cost_scale_draft: likewise for the draft model.
+        threads: CPU threads of every system; None uses the choice of `load`.
+        cost_scale: number of parameters of the scaled target (`30M`), or a factor (`x4`).
+        cost_scale_qualifier: the same for the qualifier.
+        cost_scale_draft: the same for the draft model.
     """
 
     target: str = "tiny"
@@ -39,7 +39,7 @@ class Models:
 
     @property
     def scaled(self) -> dict[str, str]:
-        """Tier -> its cost scale, for the tiers that have one."""
+        """Map each scaled tier to its cost scale."""
         scales = {
             "target": self.cost_scale,
             "qualifier": self.cost_scale_qualifier,
@@ -57,18 +57,18 @@ _RANGES: Mapping[str, Range] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """A whole run.
+    """All settings of a run.
 
     Attributes:
-        models: who is measured.
-        strategies: the baseline first.
-        workloads: names or files.
-        prompts: prompts of each workload.
-        repeats: times each strategy writes each text.
+        models: the models.
+        strategies: the strategies, the baseline first.
+        workloads: names or files of workloads.
+        prompts: number of prompts of each workload.
+        repeats: number of times that each strategy writes each text.
         sampling: keywords of `SamplingParams`; `seed` and `max_new_tokens` among them.
         rivals: names of the rivals that are measured in the same run.
-        least_tokens: texts shorter than this (in the baseline's run) are written by everyone but
-            left out of the ratios: two tokens have no speed.
+        least_tokens: texts with fewer tokens in the baseline's run are left out of the ratios,
+            because their speed can not be measured.
     """
 
     models: Models = field(default_factory=Models)
@@ -88,7 +88,7 @@ class Settings:
         SamplingParams.of(**self.sampling)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for the record and the fingerprint."""
+        """Return plain data, for the record and the fingerprint."""
         return {
             "models": asdict(self.models),
             "strategies": {s.name: dict(s.options) for s in self.strategies},
@@ -102,7 +102,7 @@ class Settings:
 
 
 _DEFAULTS: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 64, "seed": 1}
-"""Given outright, so that a checkpoint's own sampling defaults do not decide what is compared."""
+"""Set explicitly, so that sampling defaults of a checkpoint do not affect the comparison."""
 
 
 def fingerprint(data: Any) -> str:
@@ -112,7 +112,7 @@ def fingerprint(data: Any) -> str:
 
 
 def changes(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
-    """What differs between two settings: `repeats: 3, now 5`, one entry each."""
+    """List the differences of two settings, such as `repeats: 3, now 5`."""
     found: list[str] = []
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)

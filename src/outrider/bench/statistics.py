@@ -1,4 +1,4 @@
-"""Medians with their range, paired ratios with their uncertainty, and how much a text loops."""
+"""Medians with their range, paired ratios with their uncertainty, and repetition in texts."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread | None":
-        """None where there is no value."""
+        """Compute the spread; None if there is no value."""
         if not len(values):
             return None
         return cls(float(np.median(values)), float(min(values)), float(max(values)))
@@ -38,10 +38,10 @@ class Ratio:
         mean: geometric mean over pairs.
         low: lower end of the bootstrap interval of `mean` (pairs drawn with replacement).
         high: its upper end.
-        median: of the single ratios.
-        min: the smallest of them.
-        max: the largest.
-        pairs: how many there are.
+        median: median of the single ratios.
+        min: the smallest ratio.
+        max: the largest ratio.
+        pairs: number of pairs.
     """
 
     mean: float
@@ -54,11 +54,12 @@ class Ratio:
 
     @classmethod
     def of(cls, ratios: Sequence[float], *, seed: int = 0) -> "Ratio | None":
-        """None where there is no pair. With a single pair the interval is that ratio.
+        """Compute the ratio; None if there is no pair. With a single pair the interval is that
+        ratio.
 
         Args:
             ratios: above 0, one for each pair.
-            seed: of the resampling; equal seeds give equal intervals.
+            seed: seed of the resampling; equal seeds give equal intervals.
         """
         if not len(ratios):
             return None
@@ -82,9 +83,9 @@ class Ratio:
 
 
 def repeated_tokens(tokens: Sequence[int], length: int = LOOP_LENGTH) -> int:
-    """How many tokens lie inside an n-gram of this length that the text holds more than once.
+    """Count the tokens inside n-grams of this length that occur more than once in the text.
 
-    Loops flatter every drafter that copies; this says how much of a text is one.
+    Repetition makes every drafter that copies look better; this measures how repetitive a text is.
     """
     grams = [tuple(tokens[i : i + length]) for i in range(len(tokens) - length + 1)]
     counts = Counter(grams)
@@ -98,7 +99,7 @@ def repeated_tokens(tokens: Sequence[int], length: int = LOOP_LENGTH) -> int:
 
 
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
-    """Index of the first token at which two texts differ; None when they are equal."""
+    """Return the index of the first token at which two texts differ; None if they are equal."""
     for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return i
@@ -106,7 +107,9 @@ def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
 
 
 def equal_share(a: Sequence[int], b: Sequence[int]) -> float:
-    """Share of the longer text's positions that hold the same token in both; 1 for empty texts."""
+    """Return the share of the longer text's positions with equal tokens in both; 1 for empty
+    texts.
+    """
     longest = max(len(a), len(b))
     same = sum(x == y for x, y in zip(a, b, strict=False))
     return same / longest if longest else 1.0

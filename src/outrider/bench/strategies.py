@@ -1,4 +1,4 @@
-"""Strategies by name: what each asks of `outrider.load`.
+"""Strategies by name, with their keywords of `outrider.load`.
 
 On the command line `draft:k=4,pyramid,fuzzy:max_changed=0.02,k=3` names three; in a TOML file a
 table `[strategies.NAME]` holds the options of one, its kind under `recipe`.
@@ -28,7 +28,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "assisted": {"mode": "assisted", "drafter": "pyramid"},
     "fuzzy": {"mode": "fuzzy", "drafter": "pyramid"},
 }
-"""Keywords of `outrider.load` by name. `auto` is what `load` does when nobody says anything."""
+"""Keywords of `outrider.load` by name. `auto` is the default of `load`."""
 
 ALIASES = {
     "k": "num_speculative_tokens",
@@ -44,32 +44,34 @@ RESERVED = (
     "context_length",
     "trust_remote_code",
 )
-"""Options of `load` that belong to the run, since all of its strategies share them."""
+"""Options of `load` that all strategies of a run share, so that they belong to the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """A strategy as it is reported, and the keywords of `outrider.load` that make it."""
+    """The reported name of a strategy, and its keywords of `outrider.load`."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_baseline(self) -> bool:
-        """Whether nothing drafts."""
+        """Whether the strategy has no drafter."""
         return self.options.get("mode") == "none" or self.options.get("drafter") == "none"
 
 
 def parse_strategies(text: str) -> list[Named]:
-    """Strategies as the command line names them; the baseline leads, given or not.
+    """Parse strategies from the command line; the baseline comes first, given or not.
 
-    Raises `OptionError` for a name or option that nobody knows, with the nearest.
+    Raises `OptionError` for an unknown name or option; the message suggests the nearest one.
     """
     return with_baseline([_named(part) for part in _split(text)])
 
 
 def from_table(tables: Mapping[str, Any]) -> list[Named]:
-    """Strategies of a config file: name -> its options, with `recipe` where the name is not one."""
+    """Build the strategies of a config file: name -> options, with `recipe` unless the name is
+    one.
+    """
     found: list[Named] = []
     for name, table in tables.items():
         if not isinstance(table, Mapping):
@@ -85,10 +87,10 @@ def from_table(tables: Mapping[str, Any]) -> list[Named]:
 
 
 def with_baseline(strategies: Sequence[Named]) -> list[Named]:
-    """The undrafted baseline first, then the others; a name may stand once.
+    """Return the undrafted baseline first, then the others; each name must be unique.
 
     Raises:
-        OptionError: a name stands twice, or the baseline's is used for something else.
+        OptionError: a name occurs twice, or the baseline's name has another meaning.
     """
     names = [s.name for s in strategies]
     double = next((name for name in names if names.count(name) > 1), None)
@@ -102,7 +104,7 @@ def with_baseline(strategies: Sequence[Named]) -> list[Named]:
 
 
 def _split(text: str) -> list[str]:
-    """The strategies of a list: a bare `key=value` belongs to the strategy before it."""
+    """Split a list of strategies: a bare `key=value` belongs to the strategy before it."""
     parts: list[str] = []
     for piece in split_list(text):
         head = piece.partition("=")[0]
@@ -116,7 +118,7 @@ def _split(text: str) -> list[str]:
 
 
 def _named(text: str) -> Named:
-    recipe, _, rest = text.partition(":")  # no expression has a colon
+    recipe, _, rest = text.partition(":")  # expressions contain no colon
     options: dict[str, Any] = {}
     for piece in split_list(rest):
         key, equals, value = piece.partition("=")
@@ -144,7 +146,9 @@ def _options(recipe: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(key: str, text: str) -> Any:
-    """A number where it is one, else the text. A threshold in percent stays one (see `load`)."""
+    """Parse a number if possible, else keep the text. A threshold in percent stays text (see
+    `load`).
+    """
     if key == "max_changed" and text.endswith("%"):
         return float(text[:-1]) / 100 if text[:-1].replace(".", "", 1).isdigit() else text
     for kind in (int, float):

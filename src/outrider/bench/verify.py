@@ -1,7 +1,7 @@
-"""What a forward over several rows costs beside one over a single row, and beside the floor.
+"""Measures the cost of a forward over several rows, relative to a single row and to the floor.
 
-The floor is the time to read every weight once at the memory bandwidth of this very machine,
-measured in the same run: no forward that reads its weights from memory can be faster.
+The floor is the time to read every weight once at the memory bandwidth of this machine, measured in
+the same run: no forward that reads its weights from memory can be faster.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,23 +33,23 @@ def verify_cost(
     repeats: int = 15,
     limit: float | None = None,
 ) -> dict[str, Any]:
-    """One plain object about one model.
+    """Measure one model; return plain data.
 
     Args:
-        model: what is timed.
-        tier: its size.
-        bandwidth: 10^9 bytes a second, measured in this run.
-        threads: as reported.
-        widths: rows of the forwards; 1 among them.
+        model: the model to time.
+        tier: its tier, with its size.
+        bandwidth: 10^9 bytes per second, measured in this run.
+        threads: number of threads to report.
+        widths: numbers of rows of the forwards, including 1.
         context: tokens cached before the rows.
         repeats: timed runs of each width.
         limit: seconds after which no further round of runs begins.
 
     Returns:
-        `model`, `parameters`, `dtype`, `threads` (at most), `threads_by_rows` (where the model
-        chooses), `context`, `cost_scale`, `ms` (median milliseconds by width), `verify_cost`
-        (over that of one row), `floor_ms`, `bandwidth_gb_s`, `floor_share` (floor over the time
-        of one row).
+        `model`, `parameters`, `dtype`, `threads` (at most), `threads_by_rows` (if the model
+        chooses), `context`, `cost_scale`, `ms` (median milliseconds by width), `verify_cost` (over
+        that of one row), `floor_ms`, `bandwidth_gb_s`, `floor_share` (floor over the time of one
+        row).
     """
     seconds = forward_seconds(model, widths, context=context, repeats=repeats, limit=limit)
     ms = {str(n): 1000 * s for n, s in seconds.items()}
@@ -72,7 +72,7 @@ def verify_cost(
 
 
 def _loss_rise(tier: Tier) -> float | None:
-    """What int8 costs the model, as a share of its loss; None where nobody has measured it."""
+    """Return the relative rise of the loss with int8; None if it has not been measured."""
     if tier.dtype != "int8" or tier.build is not None:
         return None
     quality = known_quality(open_checkpoint(tier.folder))
@@ -80,7 +80,7 @@ def _loss_rise(tier: Tier) -> float | None:
 
 
 def _chosen(model: LanguageModel, widths: Iterable[int]) -> dict[str, int] | None:
-    """Threads of a forward by its rows, of the runner that measures which are best."""
+    """Return the threads of a forward by its rows, for the runner that measures the best number."""
     threads_of = model.info.threads_of
     return None if threads_of is None else {str(n): threads_of(n) for n in widths}
 
@@ -88,7 +88,7 @@ def _chosen(model: LanguageModel, widths: Iterable[int]) -> dict[str, int] | Non
 def tier_costs(
     opened: OpenModels, *, context: int = CONTEXT, repeats: int = 15, limit: float = 5.0
 ) -> dict[str, Any]:
-    """The bandwidth and, for each tier, its `verify_cost` object."""
+    """Return the bandwidth and, for each tier, the result of `verify_cost`."""
     threads = used_threads(opened.settings.threads)
     device = opened.models["target"].info.device
     bandwidth = bandwidth_gb_s(threads, device)
@@ -109,10 +109,10 @@ def tier_costs(
 def beside_llama_cpp(
     opened: OpenModels, *, context: int = CONTEXT, repeats: int = 15, turns: int = 3
 ) -> dict[str, Any]:
-    """The target's `verify_cost` object with llama.cpp's times of the same model, in turns.
+    """Measure `verify_cost` of the target and llama.cpp's times of the same model, alternating.
 
-    Adds `rivals` (median milliseconds by width) and `over_llama_cpp`: our time of n rows over its
-    time of *one*, which is what a round of drafting competes with.
+    Adds `rivals` (median milliseconds by width) and `over_llama_cpp`: Outrider's time of n rows
+    over llama.cpp's time of *one*, the time that a drafted round has to beat.
 
     Raises:
         OptionError: llama.cpp is not installed, or the model was not written to a folder.
@@ -144,5 +144,7 @@ def beside_llama_cpp(
 
 
 def used_threads(asked: int | None) -> int:
-    """CPU threads of a run: what every system may use. Ours may find fewer to be faster."""
+    """Return the CPU threads that every system may use. Outrider may choose fewer if they are
+    faster.
+    """
     return asked or torch.get_num_threads()

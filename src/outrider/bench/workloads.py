@@ -1,4 +1,4 @@
-"""What is decoded: the workloads that ship, and JSON lines of anyone's prompts."""
+"""Workloads: prompts that ship with the package, and JSON lines of the user's prompts."""
 
 import json
 from collections.abc import Sequence
@@ -15,16 +15,18 @@ WORKLOADS: dict[str, str] = {
     "qa": "questions on a passage, word problems, sums",
     "copy": "texts to be given back, whole or with one word replaced",
 }
-"""Those that ship with the package, 32 held-out prompts each, and what they ask for."""
+"""Workloads that ship with the package, 32 held-out prompts each, with descriptions."""
 
 FIELDS = ("prompt", "text", "messages", "turns")
-"""Where a line of JSON may hold its prompt. Of `turns` (Spec-Bench, MT-Bench) the first is read."""
+"""Fields of a JSON line that may hold its prompt. Of `turns` (Spec-Bench, MT-Bench) the first is
+read.
+"""
 
 _SHIPPED = Path(__file__).with_name("prompts.jsonl")
 _EXPECTED = 'Expected one of {"prompt": ...}, {"text": ...}, {"messages": [...]}, {"turns": [...]}'
 
 Prompt = str | list[dict[str, str]]
-"""Text to go on from, or chat messages to answer."""
+"""Text to continue, or chat messages to answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +39,16 @@ class Task:
 
 
 def read_workloads(names: Sequence[str], limit: int | None = None) -> list[Task]:
-    """The first `limit` prompts of each workload.
+    """Read the first `limit` prompts of each workload.
 
     Args:
-        names: of `WORKLOADS`, or files of JSON lines (`.jsonl`, `.jsonl.zst`). A file whose lines
-            carry a `category` or `workload` makes one workload of each, any other file one that
-            is named after it.
-        limit: prompts of each workload; None takes all.
+        names: names in `WORKLOADS`, or files of JSON lines (`.jsonl`, `.jsonl.zst`). Lines with a
+            `category` or `workload` are grouped by it; any other file is one workload with the name
+            of the file.
+        limit: number of prompts of each workload; None reads all.
 
     Raises:
-        OptionError: an unknown name, a file or line that can not be read, or no prompt at all.
+        OptionError: a name is unknown, a file or line can not be read, or there is no prompt.
         MissingExtraError: a compressed file without the `zstandard` package.
     """
     found: dict[str, list[Task]] = {}
@@ -102,7 +104,7 @@ def _task(line: str, where: str, default: str, number: int) -> Task:
 
 
 def _first_turn(turns: list[Any]) -> Any:
-    """A chat of the first turn alone: later ones answer what a model has not written yet."""
+    """Return a chat of the first turn only: later turns depend on answers that do not exist yet."""
     first = turns[0] if turns else None
     return [{"role": "user", "content": first}] if isinstance(first, str) else first
 

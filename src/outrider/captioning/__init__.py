@@ -1,1 +1,1 @@
-"""Captions: images in, sentences out; how good they are, and how they get better."""
+"""Captioning: generates captions of images, measures their quality, and describes drawn scenes."""

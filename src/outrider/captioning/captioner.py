@@ -1,4 +1,6 @@
-"""Many images, one caption each: read ahead, written in batches, and none lost to another."""
+"""Captions many images: files are read ahead, captions are generated in batches, errors are
+isolated.
+"""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,15 +30,16 @@ _SEEN = Prompt(token_ids=(0,), image_prompt=ImagePrompt(messages=(), images=()))
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Caption:
-    """What was written about one image, or why nothing was.
+    """The caption of one image, or the reason why there is none.
 
     Attributes:
-        image: as it was given: a path, or an image.
+        image: the image as given: a path, or an image.
         text: the caption; empty with an `error`.
-        error: one line.
-        result: figures and tokens; None where nothing was written. Its seconds are those of the
-            batch, whose images share their forwards.
-        clip_score: how well it fits its image; None without a scorer, or a word to score.
+        error: the error in one line.
+        result: figures and tokens; None with an `error`. Its seconds are those of the batch, whose
+            images share their forwards.
+        clip_score: CLIPScore of caption and image; None without a scorer, or for a caption without
+            words.
     """
 
     image: Any
@@ -46,8 +49,11 @@ class Caption:
     clip_score: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: `image` and `error`, or `image`, `caption`, `seconds` and
-        `speculation`, and `clip_score` and `guidance` where there is some."""
+        """Return plain data for JSON.
+
+        The keys are `image` and `error`, or `image`, `caption`, `seconds` and `speculation`, and
+        `clip_score` and `guidance` if they are set.
+        """
         name = {"image": str(self.image)}
         if self.error is not None or self.result is None:
             return name | {"error": self.error}
@@ -61,7 +67,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Look:
-    """An image as it was given, and in RGB or with what is wrong with it."""
+    """An image as given, with its RGB data or its error."""
 
     given: Any
     image: Any = None
@@ -71,19 +77,19 @@ class _Look:
 class Captioner:
     """Captions images with one generator.
 
-    A caption depends on its image, the question, the settings and the seed, not on the batch it
-    was written in. What is wrong with an image, or with what the model makes of it, is the `error`
-    of its own caption.
+    A caption depends on its image, the question, the settings and the seed, not on its batch. An
+    error with an image affects only its own caption, where it is the `error`.
 
     Args:
-        generator: of a model that sees.
-        question: what it is asked about each image.
-        batch_size: images that share their forwards.
-        scorer: gives each caption its CLIPScore; of a long one, by as much as it reads.
+        generator: a generator whose target reads images.
+        question: the question for each image.
+        batch_size: number of images that share their forwards.
+        scorer: computes the CLIPScore of each caption; of a long caption it reads only the
+            beginning.
         **sampling: as for `Generator.generate`.
 
     Raises:
-        OptionError: an option is unknown or out of range, or the model does not see.
+        OptionError: an option is unknown or out of range, or the model does not read images.
         MissingExtraError: pillow is not installed.
     """
 
@@ -109,10 +115,10 @@ class Captioner:
         self.sampling = sampling
 
     def caption(self, images: Iterable[Any]) -> Iterator[Caption]:
-        """A caption for each of `images` (paths or `PIL.Image.Image`), in order, as they come.
+        """Yield a caption for each of `images` (paths or `PIL.Image.Image`), in order.
 
-        Images are taken as they are needed: at most two batches are read ahead. Whoever stops
-        early keeps every caption that was handed out.
+        Images are consumed on demand: at most two batches are read ahead. If the caller stops
+        early, all captions yielded so far are valid.
         """
         batch: list[_Look] = []
         with _reading_ahead(images, self.batch_size) as looks:
@@ -130,7 +136,7 @@ class Captioner:
             yield Caption(image=look.given, error=look.error) if failed else next(written)
 
     def _written(self, looks: Sequence[_Look]) -> list[Caption]:
-        """One caption for each; where the model fails over a batch, it is asked one by one."""
+        """Generate one caption for each image; if a batch fails, generate them one by one."""
         try:
             results = self._ask([look.image for look in looks]) if looks else []
         except Exception as error:
@@ -141,7 +147,7 @@ class Captioner:
         return told if self.scorer is None else self._scored(looks, told)
 
     def _scored(self, looks: Sequence[_Look], captions: list[Caption]) -> list[Caption]:
-        """With their scores; one that can not be scored keeps its caption."""
+        """Add scores; a caption that can not be scored is kept without a score."""
         from outrider.captioning.metrics.clip import clip_score
 
         assert self.scorer is not None
@@ -173,7 +179,7 @@ def _told(look: _Look, result: Result) -> Caption:
 
 @contextmanager
 def _reading_ahead(images: Iterable[Any], ahead: int) -> Iterator[Iterator[_Look]]:
-    """Images in RGB, in order; a thread of its own reads up to `ahead` of them in advance."""
+    """Yield images in RGB, in order; a separate thread reads up to `ahead` of them in advance."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="images")
 
     def looks() -> Iterator[_Look]:
@@ -187,7 +193,7 @@ def _reading_ahead(images: Iterable[Any], ahead: int) -> Iterator[Iterator[_Look
 
     try:
         yield looks()
-    finally:  # whoever stops early does not wait for images that nobody wants
+    finally:  # a caller that stops early does not wait for further images
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -196,7 +202,7 @@ def _look(given: Any) -> _Look:
         return _Look(given, _image(given))
     except MissingExtraError:
         raise
-    except Exception as error:  # an image of the caller's own may raise anything
+    except Exception as error:  # a caller's image object may raise any exception
         return _Look(given, error=_line(error))
 
 
@@ -211,7 +217,7 @@ def _image(given: Any) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """What went wrong, in one line."""
+    """Describe the error in one line."""
     text = " ".join(str(error).split())
     if isinstance(error, OutriderError):
         return text

@@ -129,9 +129,9 @@ def outrider(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code.
+    """Run the command line; return the exit code.
 
-    0: done. 2: wrong input, one line on standard error says what. 130: Ctrl-C.
+    0: done. 2: wrong input, explained in one line on standard error. 130: Ctrl-C.
     """
     command = get_command(app)
     _write_anything()
@@ -153,7 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write_anything() -> None:
-    """A terminal that lacks a character shows a question mark; no text may raise."""
+    """Make output replace characters that the terminal lacks by question marks instead of
+    raising.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -1,4 +1,4 @@
-"""Which parts of a long input a model reads."""
+"""Selects which parts of a long input a model reads."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The cache of a model that selects: that of the model inside, and what it holds at the moment."""
+"""The cache of a model that reads a selection: the inner cache, and the current selection."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,17 +11,17 @@ from outrider.protocols import Cache
 
 
 class SelectedCache:
-    """A `Cache` whose text is the head of a prompt, its chosen chunks, and all that follows them.
+    """A `Cache` whose text is the head of a prompt, its chosen chunks, and everything after them.
 
     Attributes:
-        inner: the cache of the model inside. Only its text is shorter than the prompt.
+        inner: the cache of the inner model. Only its text is shorter than the prompt.
         prompt: the whole prompt.
-        selection: what is chosen.
-        reading: what is reported of it, also in `report`.
-        compact: whether its positions are numbered without gaps.
-        longest: most prompt tokens that it may come to hold.
-        every: generated tokens between two looks; 0 looks never again.
-        held: prompt tokens that its text begins with.
+        selection: the chosen chunks.
+        reading: the record for reports, also in `report`.
+        compact: whether positions are numbered without gaps.
+        longest: largest number of prompt tokens that it may hold.
+        every: generated tokens between two refreshes; 0 means no refresh.
+        held: number of prompt tokens at the start of its text.
     """
 
     def __init__(
@@ -46,68 +46,70 @@ class SelectedCache:
         self._looked = 0
         self.note_held()
 
-    # -- what is selected -------------------------------------------------------------------
+    # -- selection --------------------------------------------------------------------------
 
     @property
     def generated(self) -> Sequence[int]:
-        """What was written since the prompt."""
+        """Tokens generated after the prompt."""
         return self.inner.text[self.held :]
 
     @property
     def whole(self) -> list[int]:
-        """The whole prompt and what was written: ids by place."""
+        """Return the ids of the whole prompt and the generated tokens, by place."""
         return [*self.prompt.token_ids, *self.generated]
 
     @property
     def spans(self) -> Spans:
-        """The places that its text spells."""
+        """Return the places of the tokens in the text."""
         context = self.selection.context
         length = len(self.prompt) + len(self.inner.text) - self.held
         return spans_of(context, self.selection.chosen, length)
 
     @property
     def horizon(self) -> int | None:
-        """Generated tokens until the next look; 0 when it is due, None when there is none."""
+        """Generated tokens until the next refresh; 0 if it is due, None if there is none."""
         if not self.every:
             return None
         written = len(self.inner.text) - self.held
         return max(self._looked + self.every - written, 0)
 
     def recent(self) -> tuple[int, Passage]:
-        """How many tokens were written when the look fell due, and the last of them."""
+        """Return how many tokens were generated when the refresh became due, and the last of
+        them.
+        """
         generated, context = self.generated, self.selection.context
         due = len(generated) // self.every * self.every
         ids = tuple(generated[max(due - self.selection.config.query_window, 0) : due])
         return due, Passage(context.decode(ids) if context.decode else "", ids)
 
     def note_look(self, due: int) -> None:
-        """Note that a look has been taken; the next one falls due later."""
+        """Record that a refresh is done; the next one becomes due later."""
         self._looked = due
         self.reading.refreshes += 1
 
     def note_held(self) -> None:
-        """Note how many prompt tokens the choice of the moment has, and how many rows there are."""
+        """Record the number of prompt tokens in the current selection, and the number of rows."""
         context, reading = self.selection.context, self.reading
         chosen = sum(len(context.chunks[i]) for i in self.selection.chosen)
         self.held = reading.held_tokens = len(self.prompt) - context.num_tokens + chosen
         self.note_rows()
 
     def note_swap(self, pieces: Sequence[Piece]) -> None:
-        """Note what a swap has left, and how much was read for it."""
+        """Record the pieces after a swap, and the number of tokens read for it."""
         fresh = sum(len(piece.token_ids) for piece in pieces if isinstance(piece, Fresh))
         self.reading.recomputed += fresh
         self.note_held()
 
     def note_rows(self) -> None:
-        """Note the rows held, if they are more than ever."""
+        """Record the number of rows if it is a new maximum."""
         rows = len(self.inner.text) + self.inner.num_speculative
         self.reading.kv_tokens = max(self.reading.kv_tokens, rows)
 
-    # -- a cache ----------------------------------------------------------------------------
+    # -- cache ------------------------------------------------------------------------------
 
     @property
     def text(self) -> Sequence[int]:
-        """What is read of the prompt, and committed output."""
+        """Selected tokens of the prompt, and committed output."""
         return self.inner.text
 
     @property
@@ -127,12 +129,12 @@ class SelectedCache:
 
     @property
     def room(self) -> int:
-        """Tokens that may still follow the text, whatever is chosen later."""
+        """Tokens that may still follow the text, for any later selection."""
         spare = self.longest - self.held if self.compact else 0
         return self.inner.room - spare
 
     def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
-        """Rows that spell the longest proper prefix of `tokens`."""
+        """Return the rows that match the longest proper prefix of `tokens`."""
         return self.inner.match_prefix(tokens)
 
     def commit(self, tokens: Sequence[int] | IntArray) -> None:
@@ -140,13 +142,13 @@ class SelectedCache:
         self.inner.commit(tokens)
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens of the text, none of the prompt's."""
+        """Keep the first `length` tokens of the text; the prompt can not be cut."""
         if length < self.held:
             raise ValueError(f"the prompt holds {self.held} tokens, not {length}")
         self.inner.truncate(length)
 
     def fork(self) -> "SelectedCache":
-        """An independent copy that chooses for itself from now on."""
+        """Return an independent copy with its own selection from now on."""
         selection = self.selection.fork()
         twin = SelectedCache(
             self.inner.fork(),

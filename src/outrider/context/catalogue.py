@@ -1,4 +1,4 @@
-"""Every selector that can be named, and the file that implements it; the default first."""
+"""Lists the modules of all selectors that can be named; the default comes first."""
 
 SELECTORS = (
     "context.rankers.apce",

@@ -1,4 +1,4 @@
-"""What a context selector is asked to do."""
+"""Options of context selection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -28,38 +28,38 @@ POSITIONS: dict[str, str] = {
 }
 
 _ROUNDING = 1e-9
-"""0.6 of 5 chunks are 3, though 0.6 * 5 is a little more."""
+"""Tolerance of rounding: 0.6 of 5 chunks are 3, though 0.6 * 5 is slightly more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextConfig:
-    """Which part of a long input is read, and how often that is thought over.
+    """How much of a long input is read, and how often the selection is refreshed.
 
-    APCE (arXiv 2510.12051): chunks are scored against a query that is refreshed while writing, and
-    the best ones are read.
+    APCE (arXiv 2510.12051): chunks are scored against a query that changes during generation, and
+    the best chunks are read.
 
     Attributes:
-        keep_ratio: share of the chunks that is read (the paper's 0.5 to 0.7), in (0, 1].
-        budget: most tokens of the prompt that are held at a time, the instruction included; None
-            sets no limit beyond `keep_ratio`.
+        keep_ratio: share of the chunks that are read (the paper's 0.5 to 0.7), in (0, 1].
+        budget: largest number of prompt tokens held at a time, with the instruction; None sets no
+            limit beyond `keep_ratio`.
         chunk_size: tokens of a chunk, cut at the nearest end of a sentence.
-        refresh: generated tokens between two looks at the scores (m); 0 never looks again.
-        query_mix: share of the instruction in the query, the rest is what was written last
+        refresh: generated tokens between two refreshes (m); 0 means no refresh.
+        query_mix: share of the instruction in the query; the rest is the last generated tokens
             (lambda).
-        query_window: how many of the last generated tokens the query looks at (w).
-        hysteresis: a chunk is admitted only if it scores this much more than the one it replaces
-            (delta).
+        query_window: number of the last generated tokens in the query (w).
+        hysteresis: a chunk replaces another one only if its score is larger by this much (delta).
         max_swaps: most chunks replaced in one refresh.
-        growth: chunks added at each refresh, as far as the budget goes (g).
-        pin_ends: always read the first and the last chunk.
-        recompute: what is read again after a swap, one of `RECOMPUTE`.
-        recompute_share: for `partial`, how much of what follows the change is read again.
+        growth: chunks added at each refresh, within the budget (g).
+        pin_ends: whether to always read the first and the last chunk.
+        recompute: which tokens are read again after a swap, one of `RECOMPUTE`.
+        recompute_share: for `partial`, the share of the tokens after the change that are read
+            again.
         positions: one of `POSITIONS`.
         selector: how chunks are scored, a name in `context/catalogue.py`.
-        encoder: what turns text into vectors: `embeddings` (the model's own input embeddings),
-            `minilm`, a folder or hub name for sentence-transformers, or an `Encoder`; `auto` is
-            `embeddings` where the model gives them, else `minilm`.
-        seed: of the selector `random`.
+        encoder: encodes text as vectors: `embeddings` (the model's own input embeddings), `minilm`,
+            a folder or hub name for sentence-transformers, or an `Encoder`; `auto` is `embeddings`
+            if the model provides them, else `minilm`.
+        seed: seed of the selector `random`.
 
     Raises:
         OptionError: a value out of range, or an unknown name.
@@ -94,18 +94,20 @@ class ContextConfig:
         check_ranges(self, _RANGES)
 
     def kept(self, chunks: int) -> int:
-        """How many of `chunks` are read (k)."""
+        """Return how many of `chunks` are read (k)."""
         return min(ceil(self.keep_ratio * chunks - _ROUNDING), chunks)
 
     def recompute_for(self, compact: bool) -> str:
-        """`suffix`, `new_only` or `partial`: `auto` depends on whether positions are compact."""
+        """Return `suffix`, `new_only` or `partial`; `auto` depends on whether positions are
+        compact.
+        """
         if self.recompute != "auto":
             return self.recompute
         return "suffix" if compact else "new_only"
 
     @classmethod
     def of(cls, **settings: JsonValue) -> "ContextConfig":
-        """From keywords. Raises `OptionError` for an unknown one, with the nearest name."""
+        """Build from keywords. Raises `OptionError` for an unknown one, with the nearest name."""
         reject_unknown(
             "context option",
             {k: v for k, v in settings.items() if k not in _NAMES},

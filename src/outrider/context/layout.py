@@ -1,7 +1,7 @@
-"""A text made of parts of a longer one, and how to get from one such text to another.
+"""Texts made of parts of a longer one, and the steps from one such text to another.
 
-A token is known by its *place* in the whole text: all of the prompt, then what was written. What a
-model reads is a list of spans of places, ascending: the head, the chosen chunks, and the rest.
+A token is identified by its *place* in the whole text: the prompt, then the generated tokens. A
+model reads a list of ascending spans of places: the head, the chosen chunks, and the rest.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Spans = tuple[range, ...]
 
 
 def spans_of(context: LongContext, chosen: Sequence[int], length: int) -> Spans:
-    """The places read of a whole text of `length` tokens when `chosen` chunks are."""
+    """Return the places to read of a whole text of `length` tokens, given the chosen chunks."""
     starts = context.starts
     chunks = (range(starts[i], starts[i + 1]) for i in chosen)
     spans = (range(starts[0]), *chunks, range(starts[-1], length))
@@ -23,7 +23,7 @@ def spans_of(context: LongContext, chosen: Sequence[int], length: int) -> Spans:
 
 
 def selected_prompt(prompt: Prompt, spans: Spans, *, compact: bool) -> Prompt:
-    """What a model reads of `prompt`: the tokens of `spans`, at their places unless `compact`."""
+    """Return the prompt made of the tokens in `spans`, at their places unless `compact`."""
     places = tuple(chain.from_iterable(spans))
     ids = prompt.token_ids
     return Prompt(
@@ -34,17 +34,17 @@ def selected_prompt(prompt: Prompt, spans: Spans, *, compact: bool) -> Prompt:
 def pieces_between(
     old: Spans, new: Spans, whole: Sequence[int], config: ContextConfig, *, compact: bool
 ) -> tuple[Piece, ...]:
-    """How a cache that holds `old` is to hold `new`: which rows stay, which tokens are read.
+    """Plan how a cache changes from `old` to `new`: which rows stay, which tokens are read.
 
     Args:
-        old: the spans its text spells.
-        new: the spans it is to spell.
+        old: the current spans.
+        new: the wanted spans.
         whole: ids of the whole text.
         config: `recompute`, and the share for `partial`.
-        compact: places are numbered anew in the new text.
+        compact: whether places are renumbered in the new text.
 
-    `suffix` reads everything after the first change, `new_only` just what was not there, `partial`
-    a share of what follows the first change in addition, nearest to it first.
+    `suffix` reads everything after the first change. `new_only` reads only tokens without rows.
+    `partial` reads in addition a share of the tokens after the first change, the nearest first.
     """
     offsets = _offsets(old)
     first = _first_change(old, new)
@@ -70,7 +70,7 @@ def pieces_between(
 
 
 def _offsets(spans: Spans) -> dict[int, int]:
-    """Where in the text each span begins, by its first place."""
+    """Map the first place of each span to its index in the text."""
     found, offset = {}, 0
     for span in spans:
         found[span.start] = offset
@@ -79,7 +79,7 @@ def _offsets(spans: Spans) -> dict[int, int]:
 
 
 def _first_change(old: Spans, new: Spans) -> int:
-    """The first place that only one of the two has."""
+    """Return the first place that only one of the two contains."""
     changed = {span.start for span in old} ^ {span.start for span in new}
     return min(changed, default=new[-1].stop)
 
@@ -90,7 +90,7 @@ def _fresh(span: range, whole: Sequence[int], *, compact: bool) -> Fresh:
 
 
 def _merged(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
-    """The same text in as few pieces as possible."""
+    """Merge adjacent pieces of the same text."""
     out: list[Piece] = []
     for is_fresh, group in groupby(pieces, lambda piece: isinstance(piece, Fresh)):
         if is_fresh:
@@ -106,7 +106,7 @@ def _merged(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
 
 
 def _joined(pieces: Sequence[Fresh]) -> Fresh:
-    """One piece of several, in time that grows with their tokens alone."""
+    """Join several pieces into one, in time linear in their tokens."""
     ids = tuple(chain.from_iterable(piece.token_ids for piece in pieces))
     places = [piece.positions for piece in pieces if piece.positions is not None]
     return Fresh(ids, tuple(chain.from_iterable(places)) if places else None)

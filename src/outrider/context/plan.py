@@ -1,4 +1,4 @@
-"""How a prompt will be read by a model that selects: how many tokens, and numbered how."""
+"""Plans how a model reads a selected prompt: how many tokens, and with which positions."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -9,20 +9,20 @@ from outrider.core.types import LongContext, Prompt
 from outrider.protocols import LanguageModel
 
 _NEEDS_ROWS = ("new_only", "partial")
-"""Ways to swap in which rows stay behind others that change."""
+"""Ways to swap that keep rows after a change."""
 
 _ROOM_FOR_TEXT = 4
-"""A prompt takes at most all but a fourth of the window: what remains is for the answer."""
+"""A prompt takes at most all but a fourth of the window; the rest is for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How one prompt will be read.
+    """The plan for one prompt.
 
     Attributes:
-        compact: positions are numbered without gaps.
-        fixed: tokens that are always held: head and instruction.
-        room: most tokens that all chosen chunks may have together.
+        compact: whether positions are numbered without gaps.
+        fixed: number of tokens that are always held: head and instruction.
+        room: largest total number of tokens of the chosen chunks.
     """
 
     compact: bool
@@ -31,17 +31,17 @@ class Plan:
 
     @property
     def longest(self) -> int:
-        """Most prompt tokens that are ever held."""
+        """Largest number of prompt tokens held at any time."""
         return self.fixed + self.room
 
 
 def plan_for(
     prompt: Prompt, context: LongContext, model: LanguageModel, config: ContextConfig
 ) -> Plan:
-    """The plan of `prompt`, whose long input is `context`, for `model`.
+    """Plan how `model` reads `prompt` with the long input `context`.
 
     Raises:
-        ContextError: the two do not fit together, or there is no room for a chunk.
+        ContextError: the two are inconsistent, or there is no room for a chunk.
     """
     _check_prompt(prompt, context)
     fixed = len(prompt) - context.num_tokens
@@ -60,7 +60,7 @@ def plan_for(
 
 
 def _window(model: LanguageModel) -> int:
-    """Places that a prompt may take."""
+    """Return the number of places that a prompt may take."""
     return model.info.context_length - model.info.context_length // _ROOM_FOR_TEXT
 
 
@@ -83,7 +83,7 @@ def _is_compact(prompt: Prompt, model: LanguageModel, config: ContextConfig) -> 
 
 
 def _check_prompt(prompt: Prompt, context: LongContext) -> None:
-    """Raise `ContextError` unless `context` is a part of `prompt` that has an end."""
+    """Raise `ContextError` unless `context` is a part of `prompt` with text after it."""
     begin, end = context.start, context.start + context.num_tokens
     chunks = chain.from_iterable(chunk.token_ids for chunk in context.chunks)
     if begin < 0 or prompt.token_ids[begin:end] != tuple(chunks):
@@ -104,7 +104,7 @@ def _check_prompt(prompt: Prompt, context: LongContext) -> None:
 
 
 def check_model(model: LanguageModel, config: ContextConfig) -> None:
-    """Raise `OptionError` where `model` can not do what `config` asks for."""
+    """Raise `OptionError` if `model` does not support `config`."""
     if model.selector is not None:
         raise OptionError(
             f"{model.info.name} selects what it reads already",

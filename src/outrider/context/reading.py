@@ -1,4 +1,4 @@
-"""What one model has read of one long input: the figures that users see."""
+"""The record of one long input read by one model: the figures that users get."""
 
 from dataclasses import dataclass, replace
 
@@ -8,20 +8,20 @@ from outrider.core.values import JsonValue
 
 @dataclass(slots=True)
 class Reading:
-    """The record of one selection by one model. Reports read it; nothing is decided by it.
+    """The record of one selection by one model, for reports only.
 
     Attributes:
-        selection: which chunks, when, and their scores over time.
+        selection: the chunks read, when, and their scores over time.
         selector: how chunks are scored.
-        encoder: what turned text into vectors; None for nothing.
-        prompt_tokens: ids of the whole prompt, everything that could have been read.
-        held_tokens: prompt tokens that are held now: head, chosen chunks, instruction.
-        kv_tokens: most rows that were held at any time, generated ones included.
-        bytes_per_token: of keys and values; 0 where the model does not tell.
-        refreshes: looks at the scores while writing.
-        select_seconds: scoring chunks before the prompt was read.
-        refresh_seconds: scoring, and reading what was swapped in, while writing.
-        recomputed: tokens read again, or for the first time, in refreshes.
+        encoder: the encoder of text as vectors; None if there is none.
+        prompt_tokens: number of tokens of the whole prompt.
+        held_tokens: number of prompt tokens held now: head, chosen chunks, instruction.
+        kv_tokens: largest number of rows held at any time, with generated tokens.
+        bytes_per_token: bytes of keys and values per token; 0 if unknown.
+        refreshes: number of refreshes during generation.
+        select_seconds: seconds for scoring chunks before the prompt was read.
+        refresh_seconds: seconds for scoring and for reading swapped chunks during generation.
+        recomputed: number of tokens read in refreshes, again or for the first time.
     """
 
     selection: Selection
@@ -38,15 +38,15 @@ class Reading:
 
     @property
     def swaps(self) -> int:
-        """Chunks admitted after the first choice."""
+        """Number of chunks admitted after the first choice."""
         return sum(len(look.admitted) for look in self.selection.looks[1:])
 
     def of(self, selection: Selection) -> "Reading":
-        """The same record, going on with another selection."""
+        """Return the same record for another selection that continues it."""
         return replace(self, selection=selection)
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """Plain numbers for JSON."""
+        """Return plain numbers for JSON."""
         context = self.selection.context
         return {
             "tokens": context.num_tokens,

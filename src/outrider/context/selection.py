@@ -1,4 +1,4 @@
-"""Which chunks are read now: top-k by score, pins, a budget, and swaps with hysteresis."""
+"""Decides which chunks are read: top-k by score, pins, a budget, and swaps with hysteresis."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ from outrider.core.types import LongContext, Passage
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look at the scores.
+    """One decision: the scores of all chunks, and the resulting changes.
 
     Attributes:
-        generated: tokens written before it.
-        scores: `[chunks]`; those of the look before, or 0, where there was nothing to decide.
-        admitted: chunks that are read from now on.
-        evicted: chunks that are not.
-        chosen: all that are read from now on, ascending.
+        generated: number of tokens generated before it.
+        scores: `[chunks]`; if there was nothing to decide, the previous scores, or 0.
+        admitted: chunks that are newly read.
+        evicted: chunks that are no longer read.
+        chosen: all chunks that are read from now on, ascending.
     """
 
     generated: int
@@ -35,14 +35,14 @@ class Look:
 
 @dataclass(slots=True)
 class Selection:
-    """The state of one selection. Deterministic: equal scores go to the lower index.
+    """The state of one selection. Deterministic: of equal scores, the lower index is preferred.
 
     Attributes:
-        context: what is selected from.
-        index: scores it.
-        config: k, hysteresis, swaps.
-        room: most tokens that all chosen chunks may have together.
-        looks: what happened so far; the first is the choice before the prompt was read.
+        context: the long input.
+        index: scores its chunks.
+        config: number of chunks (k), hysteresis, swaps.
+        room: largest total number of tokens of the chosen chunks.
+        looks: all decisions so far; the first is made before the prompt is read.
     """
 
     context: LongContext
@@ -58,8 +58,11 @@ class Selection:
 
     @property
     def pins(self) -> frozenset[int]:
-        """Chunks that are never swapped: those that the context pins and, with `pin_ends`, the
-        first and the last, if they leave a place for one that is chosen by its score."""
+        """Chunks that are never swapped.
+
+        These are the chunks that the context pins and, with `pin_ends`, the first and the last one,
+        if at least one chunk can still be chosen by its score.
+        """
         pinned, last = self.context.pinned, len(self.context.chunks) - 1
         if not self.config.pin_ends or last < 0:
             return pinned
@@ -70,8 +73,11 @@ class Selection:
         return pins if fits else pinned
 
     def begin(self) -> Look:
-        """The first choice: pins, then the best by the instruction. Raises `ContextError` when the
-        pinned chunks, or where there are none a single chunk, do not fit into `room`."""
+        """Make the first choice: pins, then the best chunks by the instruction.
+
+        Raises `ContextError` if the pinned chunks, or a single chunk if none is pinned, do not fit
+        into `room`.
+        """
         self.looks.clear()
         self.check()
         chosen, allowed = set(self.pins), self._allowed()
@@ -84,11 +90,11 @@ class Selection:
         return self._note(0, scores, set(), chosen)
 
     def look(self, generated: int, recent: Passage) -> Look:
-        """Score again by the instruction and what was written last, and swap where that pays.
+        """Score again by the instruction and the last generated tokens, and swap where it helps.
 
-        First free places are filled, of which `growth` adds some at each look. Then the best
-        chunk that is not read takes the place of the worst that is, or of the few worst where it
-        is larger, if it scores more than each of them by more than `hysteresis`.
+        First, free places are filled; `growth` adds some at each refresh. Then the best unread
+        chunk replaces the worst chosen one, or several worst ones if it is larger, if its score
+        exceeds each of theirs by more than `hysteresis`.
         """
         before, after = set(self.chosen), set(self.chosen)
         if before >= self._allowed():
@@ -101,18 +107,18 @@ class Selection:
         return self._note(generated, scores, before, after)
 
     def fork(self) -> "Selection":
-        """An independent copy of the state."""
+        """Return an independent copy of the state."""
         return replace(self, looks=list(self.looks))
 
-    # -- what there is ----------------------------------------------------------------------
+    # -- limits and scores -------------------------------------------------------------------
 
     @property
     def _places(self) -> int:
-        """Most chunks that may be chosen at the next look."""
+        """Return how many chunks may be chosen at the next decision."""
         return self._places_at(len(self.looks))
 
     def _places_at(self, look: int) -> int:
-        """Most chunks that may be chosen at that look (k_j)."""
+        """Return how many chunks may be chosen at that decision (k_j)."""
         chunks = len(self.context.chunks)
         grown = self.config.kept(chunks) + self.config.growth * look
         return min(max(grown, len(self.context.pinned)), chunks)
@@ -124,7 +130,7 @@ class Selection:
         return sum(len(self.context.chunks[i]) for i in chunks)
 
     def _scores(self, recent: Passage | None) -> Float64[np.ndarray, " chunks"]:
-        """What the ranker says; a chunk that it can not score does not matter."""
+        """Return the scores of the ranker; chunks that it can not score get the lowest score."""
         found = self.index.scores(self.context.query, recent, self.config.query_mix)
         scores, chunks = np.asarray(found, dtype=np.float64), len(self.context.chunks)
         if scores.shape != (chunks,):
@@ -137,7 +143,7 @@ class Selection:
         return np.nan_to_num(scores, nan=-1.0, posinf=1.0, neginf=-1.0)
 
     def check(self) -> None:
-        """Raise `ContextError` unless there is something that can be chosen; nothing is scored."""
+        """Raise `ContextError` if no chunk can be chosen; nothing is scored."""
         pinned, allowed = self.context.pinned, self._allowed()
         hint = f"Raise the budget, or lower chunk_size below {self.config.chunk_size}"
         if (size := self._tokens(pinned)) > self.room:
@@ -153,14 +159,14 @@ class Selection:
                 hint=hint,
             )
 
-    # -- deciding ---------------------------------------------------------------------------
+    # -- decisions --------------------------------------------------------------------------
 
     def _outside(self, chosen: set[int], scores: np.ndarray) -> list[int]:
-        """What may be admitted, best first."""
+        """Return the chunks that may be admitted, best first."""
         return sorted(self._allowed() - chosen, key=lambda i: (-scores[i], i))
 
     def _fill(self, chosen: set[int], scores: np.ndarray) -> None:
-        """Admit the best while there are places; one that does not fit is passed over."""
+        """Admit the best chunks while there are places; skip a chunk that does not fit."""
         free, room = self._places - len(chosen), self.room - self._tokens(chosen)
         for chunk in self._outside(chosen, scores):
             if free > 0 and (size := len(self.context.chunks[chunk])) <= room:
@@ -168,7 +174,9 @@ class Selection:
                 free, room = free - 1, room - size
 
     def _swap(self, chosen: set[int], scores: np.ndarray) -> bool:
-        """Admit the best chunk for which enough worse ones can go; false where there is none."""
+        """Admit the best chunk that can replace enough worse ones; return false if there is
+        none.
+        """
         worst = sorted(chosen - self.pins, key=lambda i: (scores[i], -i))
         bars = scores[worst] + self.config.hysteresis
         freed = [0, *accumulate(len(self.context.chunks[i]) for i in worst)]

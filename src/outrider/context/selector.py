@@ -1,8 +1,8 @@
-"""APCE as a model: read the chunks that matter, look again while writing, swap them in and out.
+"""APCE as a model: reads the relevant chunks, and swaps chunks during generation.
 
-Adaptive Progressive Context Expansion (arXiv 2510.12051). Whatever can run a language model can run
-one that selects: a target, a qualifier or a draft model. On the target the text is that of a model
-that has read less; below it, the text can not change.
+Adaptive Progressive Context Expansion (arXiv 2510.12051). Any language model can be wrapped: a
+target, a qualifier or a draft model. A wrapped target writes the text of a model that has read
+less; below the target, the text does not change.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from outrider.protocols import Cache, ChainDecoder, ChainRequest, LanguageModel,
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """What a prompt is read as: the choice, the tokens that makes, and what choosing took."""
+    """The choice for a prompt, the resulting prompt, and the seconds for choosing."""
 
     selection: Selection
     plan: Plan
@@ -34,7 +34,7 @@ class _Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A cache, the spans it holds and is to hold, and ids of the whole text by place."""
+    """A cache, its current and its wanted spans, and ids of the whole text by place."""
 
     cache: SelectedCache
     before: Spans
@@ -45,16 +45,16 @@ class _Change:
 class Selected(Around):
     """A `LanguageModel` around `inner` that reads a selection of `Prompt.context`.
 
-    Prompts without a long input are read by `inner` as they are. It keeps what else the model
-    inside can do, but for rearranging caches, which is how it swaps chunks.
+    Prompts without a long input are read by `inner` unchanged. All other capabilities of the inner
+    model are kept, except rearranging caches, which is used for swaps.
 
     Args:
-        inner: the model that reads.
+        inner: the model that reads the selected tokens.
         ranker: scores chunks.
-        config: how many are read, and how often that is thought over.
+        config: how many chunks are read, and how often the selection is refreshed.
 
     Raises:
-        OptionError: the model can not do what `config` asks for.
+        OptionError: the model does not support `config`.
     """
 
     def __init__(self, inner: LanguageModel, ranker: Ranker, config: ContextConfig) -> None:
@@ -67,11 +67,13 @@ class Selected(Around):
         if inner.chain_decoder is not None:
             self.chain_decoder = _SelectedChains(self, inner.chain_decoder)
 
-    # -- choosing ---------------------------------------------------------------------------
+    # -- selection --------------------------------------------------------------------------
 
     def reads(self, prompt: Prompt) -> int:
-        """Places of the window that `prompt` takes, at most. Raises `ContextError` where `start`
-        would."""
+        """Return the largest number of places that `prompt` takes.
+
+        Raises `ContextError` if `start` would.
+        """
         if prompt.context is None:
             return len(prompt)
         plan = self._plan(prompt, prompt.context)
@@ -79,10 +81,10 @@ class Selected(Around):
         return plan.longest if plan.compact else len(prompt)
 
     def selection(self, prompt: Prompt) -> Selection:
-        """What would be read of `prompt` first, without reading it.
+        """Return the first selection for `prompt`, without reading it.
 
         Raises:
-            ContextError: it has no long input, or not even the instruction fits.
+            ContextError: the prompt has no long input, or the instruction does not fit.
         """
         if prompt.context is None:
             raise ContextError(
@@ -106,7 +108,7 @@ class Selected(Around):
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
     ) -> list[Cache]:
-        """Choose, and read what is chosen; one cache a prompt. Raises `ContextError`."""
+        """Choose chunks and read them; return one cache for each prompt. Raises `ContextError`."""
         old = None if reuse is None else [cache and _unwrapped(cache) for cache in reuse]
         once = {id(prompt): prompt for prompt in prompts}.values()
         choices = {id(p): self._choice(p, p.context) for p in once if p.context is not None}
@@ -146,14 +148,16 @@ class Selected(Around):
         )
 
     def _interval(self, selection: Selection) -> int:
-        """Generated tokens between two looks; 0 where another one can change nothing."""
+        """Return the generated tokens between two refreshes; 0 if a refresh can not change
+        anything.
+        """
         context = selection.context
         is_full = len(selection.chosen) + len(context.banned) >= len(context.chunks)
         may_change = self.ranker.refreshes or self.config.growth
         return self.config.refresh if may_change and not is_full else 0
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
-        """Read the segments; caches whose look is due are refreshed before."""
+        """Read the segments; caches that are due are refreshed first."""
         caches = [segment.cache for segment in segments]
         self.refresh(caches)
         rows = self.inner.forward(
@@ -162,14 +166,13 @@ class Selected(Around):
         _note_rows(segments)
         return rows
 
-    # -- looking again ----------------------------------------------------------------------
+    # -- refresh ----------------------------------------------------------------------------
 
     def refresh(self, caches: Sequence[Cache]) -> None:
-        """Look again at what is due, and swap where that pays; what is to be read for all of them
-        shares its forwards.
+        """Refresh the selections that are due, and swap chunks; all caches share the forwards.
 
-        The chunks that go are freed before others are read. Between two rounds only: speculative
-        rows are forgotten.
+        Evicted chunks are freed before others are read. Call it only between two rounds:
+        speculative rows are dropped.
         """
         due = [c for c in caches if isinstance(c, SelectedCache) and c.horizon == 0]
         if not due:
@@ -180,7 +183,7 @@ class Selected(Around):
             cache.reading.refresh_seconds += perf_counter() - begun
 
     def _look(self, cache: SelectedCache) -> _Change | None:
-        """What a cache is to hold from now on; None where that does not change."""
+        """Decide the new content of a cache; None if it does not change."""
         before, whole = cache.spans, cache.whole
         due, recent = cache.recent()
         look = cache.selection.look(due, recent)
@@ -205,7 +208,7 @@ class Selected(Around):
             change.cache.note_swap(pieces)
 
     def _read_again(self, change: _Change) -> None:
-        """Read the new text from the first change on, as a new prompt."""
+        """Read the new text from the first change on, like a new prompt."""
         cache, whole = change.cache, Prompt(token_ids=tuple(change.whole))
         text = selected_prompt(whole, change.after, compact=cache.compact)
         [cache.inner] = self.inner.start([text], [cache.inner])
@@ -213,7 +216,7 @@ class Selected(Around):
 
 @dataclass(frozen=True, slots=True)
 class _SelectedChains:
-    """`protocols.ChainDecoder` of the model inside, which first refreshes caches that are due."""
+    """`protocols.ChainDecoder` of the inner model; it first refreshes caches that are due."""
 
     model: Selected
     inner: ChainDecoder
@@ -221,7 +224,7 @@ class _SelectedChains:
     def write_chains(
         self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
-        """Write each chain."""
+        """Write each chain with the inner model."""
         self.model.refresh([chain.segment.cache for chain in chains])
         written = ChainsInside(self.inner, _unwrapped).write_chains(chains, confidence)
         _note_rows([chain.segment for chain in chains])

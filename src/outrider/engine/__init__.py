@@ -1,1 +1,1 @@
-"""Requests in, results out: loading, generators, streams."""
+"""Processes requests: loads models, runs generators, streams and returns results."""

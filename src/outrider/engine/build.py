@@ -1,4 +1,4 @@
-"""From groups of options to a `Generator`: what can be refused is, before any weight is read."""
+"""Builds a `Generator` from groups of options; refuses invalid options before it reads weights."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,7 +40,9 @@ Tiers = Sequence[tuple[str, ModelSource]]
 def build(
     models: Models, speculation: Speculation, runtime: Runtime, reading: Reading
 ) -> Generator:
-    """Check, plan, load and put together. Raises `OutriderError`."""
+    """Check the options, plan memory, load the models and build a generator. Raises
+    `OutriderError`.
+    """
     runtime.use_threads()
     tiers = speculation.tiers(models.sources(speculation.mode == "none"))
     device = resolve_device(runtime.device)
@@ -51,7 +53,7 @@ def build(
     speculation.check_tiers(len(tiers))
     selection = reading.config(len(tiers) - 1)
     demands = limited(demands, selection, reading.selection_on)
-    if reading.guidance != 1.0:  # two texts for each
+    if reading.guidance != 1.0:  # guidance keeps two sequences for each request
         demands[0] = replace(demands[0], cache=2 * demands[0].cache)
     plan_memory(demands, context=runtime.planned_context, device=device)
     codec, others = _tokenizers(models, tiers)
@@ -83,8 +85,10 @@ def _defaults(model: LanguageModel) -> ModelDefaults:
 
 
 def _tokenizers(models: Models, tiers: Tiers) -> tuple[Tokenizer | None, list[Tokenizer | None]]:
-    """The target's tokenizer, and those of the other tiers; the one that was given speaks for all
-    tiers without one."""
+    """Load the target's tokenizer and those of the other tiers.
+
+    A tokenizer given by the user serves all tiers that have none.
+    """
     trust = models.trust_remote_code
     given = tokenizer_for(models.tokenizer, trust_remote_code=trust)
     own, *others = [tokenizer_for(source, trust_remote_code=trust) or given for _, source in tiers]
@@ -94,7 +98,7 @@ def _tokenizers(models: Models, tiers: Tiers) -> tuple[Tokenizer | None, list[To
 def _loaded(
     models: Models, tiers: Tiers, runtime: Runtime, device: torch.device
 ) -> list[LanguageModel]:
-    """The models, largest first; the target alone has an adapter."""
+    """Load the models, largest first; only the target gets an adapter."""
     return [
         load_model(
             source,
@@ -110,20 +114,26 @@ def _loaded(
 
 
 def _wrapped(tier: str, source: ModelSource) -> ModelSource:
-    """A folder or hub name as it is, a built model ready to run: it costs no memory to do so."""
+    """Wrap a built model so that its memory can be planned; a folder or hub name stays as it is.
+
+    Wrapping a built model takes no extra memory.
+    """
     if isinstance(source, str | Path):
         return source
     return load_model(source, name=called(tier, source))
 
 
 def called(tier: str, source: ModelSource) -> str:
-    """How errors call a model: its tier, and its folder or class where that says more."""
+    """Name a model in error messages: the tier, and its folder or class if they differ."""
     own = Path(source).name if isinstance(source, str | Path) else type(source).__name__
     return tier if own == tier else f"{tier} ({own})"
 
 
 def _demand(tier: str, source: ModelSource, dtype: torch.dtype) -> Demand:
-    """What a tier will take, before its weights are read. Raises for what is no checkpoint."""
+    """Estimate the memory of a tier before its weights are read.
+
+    Raises an error if the source is not a checkpoint.
+    """
     if isinstance(source, str | Path):
         return Demand.of_checkpoint(tier, open_checkpoint(local_folder(source)), dtype)
     return Demand.of_model(tier, load_model(source))

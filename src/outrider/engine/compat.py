@@ -1,4 +1,4 @@
-"""`outrider.generate`: the call that people who come from `transformers` already write."""
+"""`outrider.generate`: accepts calls written for `generate` of `transformers`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
 
 _TOP_K_WHEN_SAMPLING = 50
-"""What `transformers` keeps when sampling and nothing is said about top_k."""
+"""Default top_k of `transformers` for sampling."""
 
 _SAMPLING = tuple(f.name for f in fields(SamplingParams) if f.name != "logprobs")
 _RENAMED = {
@@ -52,20 +52,21 @@ def generate(
     streamer: "BaseStreamer | None" = None,
     **options: Any,
 ) -> Tensor:
-    """`model.generate(inputs, assistant_model=...)`, through Outrider's round.
+    """Decode like `model.generate(inputs, assistant_model=...)` of `transformers`, with Outrider.
 
     Args:
         model: a built causal model of `transformers`, a folder, a hub name or a `LanguageModel`.
             A built model is checked in each call; `TransformersModel(model)` is checked once.
-        inputs: token ids `[batch, length]` (padding is recognised by `attention_mask`), a mapping
-            with `input_ids`, or lists of ids. `**tokenizer(...)` will do as well.
+        inputs: token ids `[batch, length]` (`attention_mask` marks padding), a mapping
+            with `input_ids`, or lists of ids. `**tokenizer(...)` is also accepted.
         assistant_model: the draft model; None decodes undrafted.
         tokenizer: needed for `stop_strings`.
-        streamer: `put(tokens)` and `end()`, as in `transformers`; one prompt, one sample.
+        streamer: `put(tokens)` and `end()`, as in `transformers`; only for one prompt and one
+            sample.
         **options: sampling options under their names in `transformers` (`do_sample`,
             `temperature`, `max_new_tokens`, `max_length`, `num_return_sequences`,
             `logits_processor`, ...), and those of `outrider.load` (`qualifier`, `mode`, ...).
-            None leaves an option out; `use_cache` changes nothing here.
+            None means "not given"; `use_cache` has no effect.
 
     Returns:
         The rows of `inputs` as given, each with its continuation: `[batch * samples, longest]`,
@@ -90,7 +91,7 @@ def generate(
     if assistant_model is None and loading.get("qualifier") is None:
         loading["mode"] = "none"
     if not {"num_speculative_tokens", "num_qualified_tokens"} & loading.keys():
-        # Fixed: to measure costs in every call would take longer than it saves.
+        # Fixed lengths: measuring costs in every call takes longer than it saves.
         loading["num_speculative_tokens"] = PyramidConfig().num_speculative_tokens
     engine = load(model, draft=assistant_model, tokenizer=tokenizer, **loading)
     width = max(len(row) for row in given)
@@ -105,7 +106,7 @@ def generate(
 
 
 def _rows(inputs: Any) -> list[list[int]]:
-    """Rows of ids from a tensor, a list of them, or lists."""
+    """Convert a tensor, a list of tensors, or lists to lists of token ids."""
     rows = inputs.tolist() if isinstance(inputs, Tensor) else inputs
     if not rows:
         raise OptionError("there is no prompt", hint="Give token ids [batch, length]")
@@ -122,7 +123,7 @@ def _unpadded(rows: Sequence[Sequence[int]], mask: Any) -> list[list[int]]:
 def _sampling(
     options: Mapping[str, Any], width: int, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Options of `SamplingParams` for those of `transformers`."""
+    """Translate options of `transformers` to those of `SamplingParams`."""
     given = {_RENAMED.get(name, name): value for name, value in options.items()}
     longest, shortest = given.pop("max_length", None), given.pop("min_length", None)
     if longest is not None and "max_new_tokens" not in given:
@@ -134,7 +135,7 @@ def _sampling(
         given["max_new_tokens"] = longest - width
     if shortest is not None:
         given.setdefault("min_new_tokens", max(0, shortest - width))
-    if "eos_token_id" in options:  # takes the place of the model's own
+    if "eos_token_id" in options:  # replaces the model's own end tokens
         given["ignore_eos"] = True
     do_sample = given.pop("do_sample", None)
     if do_sample or (do_sample is None and defaults.get("temperature")):
@@ -145,7 +146,7 @@ def _sampling(
 def _written(
     engine: Generator, prompts: list[list[int]], samples: int, sampling: dict[str, Any]
 ) -> list[Sequence[int]]:
-    """Continuations, the samples of a prompt next to each other."""
+    """Generate the continuations; samples of one prompt are adjacent."""
     if samples > 1:
         results = [r for group in engine.generate(prompts, n=samples, **sampling) for r in group]
     else:
@@ -181,7 +182,7 @@ def _streamed(
 
 
 def _pad_id(engine: Generator, sampling: Mapping[str, Any]) -> int:
-    """What the model pads with, else the first end token."""
+    """Return the pad token of the model, or else its first end token."""
     params = engine.params(**sampling)
     target = engine.strategy_for(params).target.info
     own = target.generation_defaults.get("pad_token_id")

@@ -1,4 +1,4 @@
-"""`Generator`: prompts in, text out. What `outrider.load` returns."""
+"""`Generator`: turns prompts into text. `outrider.load` returns one."""
 
 import secrets
 from collections import deque
@@ -29,7 +29,7 @@ StrategyFor = Callable[[SamplingParams], Strategy]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDefaults:
-    """What a checkpoint says about how it wants to be used."""
+    """Defaults that a checkpoint defines: end tokens and sampling options."""
 
     end_ids: tuple[int, ...] = ()
     sampling: Mapping[str, JsonValue] | None = None
@@ -41,8 +41,8 @@ _SAMPLES = Range(1, hint="Ask for at least 1 sample")
 class Generator:
     """Writes text with one strategy.
 
-    The caches of the last single request are kept: when the next prompt begins like the last text
-    (the next turn of a conversation), every tier reads only what is new.
+    The caches of the last single request are kept. If the next prompt begins like the last text
+    (the next turn of a conversation), every tier reads only the new tokens.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class Generator:
         """Build a generator.
 
         Args:
-            strategy: a strategy, or a function that gives one for sampling parameters (calibrated
-                thresholds depend on the warps).
-            tokenizer: for text prompts, text results and stop strings.
+            strategy: a strategy, or a function that returns one for given sampling parameters
+                (calibrated thresholds depend on the warps).
+            tokenizer: needed for text prompts, text results and stop strings.
             defaults: the checkpoint's end tokens and sampling defaults.
-            mode: the name results carry.
-            context_length: most tokens of prompt and answer; None leaves it to the target.
-            selection: how documents are cut into chunks; the strategy's models read by it.
+            mode: the mode that results report.
+            context_length: most tokens of prompt and answer; None uses the target's window.
+            selection: how documents are cut into chunks and which chunks the models read.
         """
         self._strategy = strategy
         self.tokenizer = tokenizer
@@ -76,11 +76,11 @@ class Generator:
 
     @property
     def strategy(self) -> Strategy:
-        """The strategy for the checkpoint's own sampling defaults."""
+        """The strategy for the default sampling parameters of the checkpoint."""
         return self.strategy_for(self.params())
 
     def strategy_for(self, params: SamplingParams) -> Strategy:
-        """The strategy for requests with these parameters."""
+        """Build the strategy for requests with these parameters."""
         return self._strategy if isinstance(self._strategy, Strategy) else self._strategy(params)
 
     @overload
@@ -136,28 +136,29 @@ class Generator:
         n: int = 1,
         **sampling: Unpack[SamplingOptions],
     ) -> Result | list[Result] | list[list[Result]]:
-        """Write a continuation or an answer.
+        """Generate a continuation or an answer for each prompt.
 
         Args:
             prompt: a string, a `Prompt`, a list of chat messages, or a list of any of these (or of
                 lists of token ids), which are decoded together. Image parts of messages may hold
                 an `image` of their own, as in `transformers`.
-            images: for targets that see: images (`PIL.Image.Image`) or paths of files, before the
-                string or at the image parts of the messages; a list of such lists for a list of
+            images: for targets that read images: `PIL.Image.Image` or paths of files, placed before
+                the string or at the image parts of the messages; a list of such lists for a list of
                 prompts.
-            documents: what comes before the prompt, which is then the instruction: a text,
-                a `Path` of a file or folder, `(name, text)`, or a list of these. How much of them
-                is read was said to `outrider.load`.
-            n: samples of each prompt; its text is read once.
-            **sampling: see `SamplingParams`; what is not given follows the checkpoint's
+            documents: long inputs placed before the prompt, which is then the instruction: a text,
+                a `Path` of a file or folder, `(name, text)`, or a list of these. The option
+                `selection` of `outrider.load` sets how much of them is read.
+            n: samples of each prompt; the prompt is read once.
+            **sampling: see `SamplingParams`; defaults come from the checkpoint's
                 generation_config.json.
 
         Returns:
             A `Result`; a list of them for a list of prompts; for `n` above one, a list for each.
 
         Raises:
-            OptionError: an option is unknown or out of range, an image can not be read, there are
-                more images than places for them or fewer, or the target does not read images.
+            OptionError: an option is unknown or out of range, an image can not be read, the number
+                of images differs from the number of places for them, or the target does not read
+                images.
             ContextError: a prompt does not fit.
         """
         batch = is_batch(prompt)
@@ -182,7 +183,9 @@ class Generator:
         documents: GivenDocuments = None,
         **sampling: Unpack[SamplingOptions],
     ) -> "Stream":
-        """Write one continuation; iterate over the returned stream for its text, as it comes."""
+        """Start one continuation; iterate over the returned stream to get its text as it is
+        written.
+        """
         if self.tokenizer is None:
             raise OptionError(
                 "streaming text needs a tokenizer", hint="Give one, or use generate()"
@@ -201,7 +204,10 @@ class Generator:
         documents: GivenDocuments = None,
         **sampling: Unpack[SamplingOptions],
     ) -> tuple[Generation, Iterator[list[Generation]]]:
-        """One request and the rounds that write it, for callers that read tokens as they come."""
+        """Start one request; return it with the iterator of rounds that write it.
+
+        For callers that read tokens as they are written.
+        """
         params = self.params(**sampling)
         strategy = self.strategy_for(params)
         prompts = self._read([prompt], documents, [images])
@@ -211,21 +217,22 @@ class Generator:
     def prompt(
         self, prompt: GivenPrompt, *, images: GivenImages = None, documents: GivenDocuments = None
     ) -> Prompt:
-        """What `generate` would read, as a `Prompt` that it takes as well.
+        """Build the `Prompt` that `generate` would read; `generate` accepts it in place of the
+        inputs.
 
-        To look at the chunks of a long input first, and to pin some of them:
+        Use it to inspect the chunks of a long input and to pin some of them:
         `replace(prompt, context=prompt.context.pin(3))`.
         """
         return self._read([prompt], documents, [images])[0]
 
     def params(self, **sampling: Unpack[SamplingOptions]) -> SamplingParams:
-        """Sampling parameters: the checkpoint's defaults with `sampling` over them."""
+        """Merge `sampling` into the defaults of the checkpoint."""
         return SamplingParams.of(**{**(self.defaults.sampling or {}), **sampling})
 
     def run(
         self, generations: Sequence[Generation], strategy: Strategy
     ) -> Iterator[list[Generation]]:
-        """Decode, round by round, and keep the first request's caches for the next call."""
+        """Decode round by round, then keep the caches of the first request for the next call."""
         if not generations:
             return
         kept, self._kept = self._kept, None
@@ -235,13 +242,13 @@ class Generator:
             yield from generate(strategy.stage, generations, previous)
         finally:
             first = generations[0]
-            if first.sequence is None:  # refused before anything was read
+            if first.sequence is None:  # the request was refused before anything was read
                 self._kept = kept
             elif first.error is None:
                 self._kept = first.sequence
 
     def result(self, generation: Generation, strategy: Strategy) -> Result:
-        """The result of a finished generation."""
+        """Build the result of a finished generation."""
         make = ResultMaker(
             mode=self.mode,
             exactness=strategy.exactness,
@@ -254,7 +261,7 @@ class Generator:
         return make(generation, strategy.drafter.counters(sequence.state))
 
     def reset(self) -> None:
-        """Forget the caches kept for the next turn. What policies have learned is kept."""
+        """Drop the caches kept for the next turn. Statistics learned by policies are kept."""
         self._kept = self._kept and Learned(self._kept.counters)
 
     def _read(
@@ -289,7 +296,7 @@ class Generator:
     def _for_prompt(
         self, prompt: Prompt, params: SamplingParams, target: LanguageModel
     ) -> SamplingParams:
-        """Parameters of one prompt: a seed of its own if none was given, and what room is left."""
+        """Set the parameters of one prompt: a seed if none is given, and the remaining room."""
         seed = secrets.randbits(48) if params.seed is None else params.seed
         length = places_of(prompt, target)
         if self.context_length is None or prompt.image_prompt is not None:
@@ -329,7 +336,7 @@ class Generator:
 
 
 class Stream:
-    """One request being written. Iterate for pieces of text; then read `result`."""
+    """One request that is being written. Iterate for pieces of text; then read `result`."""
 
     def __init__(self, generator: Generator, generation: Generation, strategy: Strategy) -> None:
         self._generator = generator
@@ -340,20 +347,20 @@ class Stream:
         self._released = 0
 
     def __iter__(self) -> Iterator[str]:
-        """Pieces of text, whole characters, stop strings held back."""
+        """Yield pieces of text that hold whole characters; possible stop strings are held back."""
         for piece, _ in self.spans():
             yield piece
 
     def spans(self) -> Iterator[tuple[str, str]]:
-        """The same with the tier that wrote each piece: `(text, source)`.
+        """Yield pieces `(text, source)`: each text with the tier that wrote it.
 
-        A stream is written once: a second iteration goes on where the first one stopped.
+        A stream can be read once: a second iteration continues where the first one stopped.
         """
         while self._ready or self._advance():
             yield self._ready.popleft()
 
     def _advance(self) -> bool:
-        """Run rounds until there is text to show; false at the end."""
+        """Run rounds until there is text to show; return false at the end."""
         stream = self._generation.stream
         assert stream is not None
         running = True
@@ -370,12 +377,12 @@ class Stream:
         yield from spans(piece, [e for e, _ in shown], [s for _, s in shown])
 
     def cancel(self) -> None:
-        """Stop before the next round; may be called from another thread."""
+        """Stop before the next round; other threads may call this."""
         self._generation.cancel()
 
     @property
     def result(self) -> Result:
-        """The finished request."""
+        """Run the request to its end and return its result."""
         if self._generation.running:
             raise OptionError("the stream is not at its end", hint="Iterate to the end, or cancel")
         return self._generator.result(self._generation, self._strategy)

@@ -1,4 +1,4 @@
-"""`outrider.load`: from names, numbers and objects to a `Generator`."""
+"""`outrider.load`: builds a `Generator` from names, numbers and objects."""
 
 import inspect
 from collections.abc import Sequence
@@ -59,59 +59,62 @@ def load(
 
     Args:
         target: a family that ships with the package (`"tiny"`), a folder, a hub name, or a built
-            model. A family brings its qualifier and draft model along.
-        qualifier: the middle model; a list, largest first, for deeper cascades; `"none"` to leave
-            a family's out.
-        draft: the smallest model; likewise.
+            model. A family includes its qualifier and draft model.
+        qualifier: the middle model; a list, largest first, for deeper cascades; `"none"` leaves out
+            the qualifier of a family.
+        draft: the draft model, the smallest of all; `"none"` leaves out that of a family.
         mode: `exact`, `distribution`, `assisted`, `fuzzy` or `none`; see `strategy.MODES`.
         drafter: a `Drafter`, or `auto`, `lookup`, `recycling`, `model`, ... (`outrider methods`
-            lists them), with options, as `sam(handicap=2)`, and made of others, as
-            `switch(sam,recycling,at_least=5)`. `auto` needs no draft model. Where a mode other
-            than `exact` or a length below is given, it means the draft model and every qualifier,
-            at fixed lengths.
-        rule: what the target keeps of a draft: an `AcceptanceRule`, or its name, as
+            lists them), with options, such as `sam(handicap=2)`, and combinations of drafters, such
+            as `switch(sam,recycling,at_least=5)`. `auto` needs no draft model. With a mode other
+            than `exact`, or with a length given below, `auto` uses the draft model and every
+            qualifier at fixed lengths.
+        rule: which tokens of a draft the target keeps: an `AcceptanceRule`, or its name, such as
             `typical(epsilon=0.2)`; None is the rule of `mode`.
-        policy: how much is drafted: a `DraftPolicy`, or its name, as `confidence(threshold=0.5)`;
-            None is `expected-gain` in mode `exact`, and fixed lengths elsewhere.
-        growth: how the draft model grows trees: a `Growth`, or its name, as `eagle2(width=6)`, for
-            the drafter `model`; None drafts chains.
-        num_speculative_tokens: what the draft model drafts at once, always. In mode `exact`, when
-            neither length is given, lengths follow costs measured here and acceptance tracked
-            while writing; elsewhere the default is 5.
-        num_qualified_tokens: what the qualifier collects before the target is called; likewise,
-            the default is 10.
-        num_draft_nodes: tokens of a tree, for drafters of trees; likewise, the default is 16.
-        datastore: what `outrider datastore build` wrote, for the drafters `rest` and `sam`.
-        divergence: what the fuzzy rules measure.
+        policy: how many tokens are drafted: a `DraftPolicy`, or its name, such as
+            `confidence(threshold=0.5)`; None is `expected-gain` in mode `exact`, and fixed lengths
+            in other modes.
+        growth: how the draft model grows trees: a `Growth`, or its name, such as `eagle2(width=6)`,
+            for the drafter `model`; None drafts chains.
+        num_speculative_tokens: tokens that the draft model drafts at once. If neither length is
+            given, mode `exact` adapts lengths to measured costs and observed acceptance; other
+            modes use 5.
+        num_qualified_tokens: tokens that the qualifier collects before the target is called;
+            adapted likewise, or 10.
+        num_draft_nodes: tokens of a tree, for drafters of trees; adapted likewise, or 16.
+        datastore: a store written by `outrider datastore build`, for the drafters `rest` and `sam`.
+        divergence: the divergence that the fuzzy rules compute.
         threshold_qualifier: the qualifier's tolerance: a divergence, or a share of positions to
             accept such as `"80%"`, looked up in a calibration.
-        threshold_target: the target's tolerance, likewise.
-        max_changed: most changed tokens, as a share of the tokens written.
-        dtype: of the weights: `auto`, `int8`, `float32`, `bfloat16`, `float16`, `float64`. `auto`
-            is bfloat16 on CUDA; on the CPU int8 if that costs less than 1 % of loss, or float32.
+        threshold_target: the target's tolerance, given in the same way.
+        max_changed: largest share of written tokens that may differ from the target's choice.
+        dtype: dtype of the weights: `auto`, `int8`, `float32`, `bfloat16`, `float16`, `float64`.
+            `auto` is bfloat16 on CUDA; on the CPU it is int8 if that raises the loss by less than
+            1 %, else float32.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         context_length: most tokens of prompt and answer together.
-        selection: a `ContextConfig`, or a mapping of its fields: what is read of long inputs
-            (`Generator.generate(..., documents=...)`); None reads everything.
-        selection_on: `target`: every tier reads a selection. The text is then that of the selected
-            target, which is what `mode` promises to keep. `drafters`: the target reads everything,
-            and the text does not change.
-        guidance: how far the target's choices are pushed towards what its images make likelier
-            than it would be unseen (`guidance/classifier_free.py`); 1 is none. Each text is read
-            twice. The guided text is what `mode` promises to keep.
-        layer_skipping: how many times fewer layers of the target a token of the answer passes
-            (Unified Layer Skipping; `models/wrappers/skipping.py`); 1 skips none. The text is
-            another than the whole model's. Prompts pass all layers.
+        selection: a `ContextConfig`, or a mapping of its fields: which parts of long inputs are
+            read (`Generator.generate(..., documents=...)`); None reads everything.
+        selection_on: `target`: every tier reads a selection, and `mode` guarantees the text of a
+            target that reads only the selection. `drafters`: the target reads everything, and the
+            text does not change.
+        guidance: scale of classifier-free guidance: how strongly tokens are preferred that the
+            images make more likely (`guidance/classifier_free.py`); 1 is no guidance. Each text is
+            read twice. The guarantee of `mode` refers to the guided text.
+        layer_skipping: factor by which the layers that run for a token of the answer are reduced
+            (Unified Layer Skipping; `models/wrappers/skipping.py`); 1 skips none. The text differs
+            from that of the full model. Prompts pass all layers.
         adapter: the folder of a LoRA adapter of the target, in peft's format.
-        calibration: a file written by `outrider calibrate`; a family brings its own.
-        threads: CPU threads; None measures what is best for each model (and leaves PyTorch's
-            choice where PyTorch runs it).
-        tokenizer: for built targets; it speaks for every tier without a tokenizer of its own.
+        calibration: a file written by `outrider calibrate`; a family includes one.
+        threads: CPU threads; None measures the best number for each model (models that PyTorch runs
+            keep PyTorch's number).
+        tokenizer: for built targets; also used for every tier without a tokenizer.
         trust_remote_code: run Python that comes with a checkpoint.
-        **unknown: refused, each with the nearest name above.
+        **unknown: refused; the message suggests the nearest name above.
 
     Raises:
-        OutriderError: before any weight is read wherever the problem can be seen that early.
+        OutriderError: the options are invalid or a model can not be loaded. Where possible it is
+            raised before any weight is read.
     """
     reject_unknown("option", unknown, OPTIONS)
     models = Models(
@@ -152,10 +155,10 @@ def load(
 
 
 def target_tokenizer(target: str | Path) -> Tokenizer:
-    """The tokenizer of a target as `load` takes it, without reading a weight.
+    """Load the tokenizer of a target as given to `load`, without reading weights.
 
     Raises:
-        CheckpointError: there is no such model, or it has no tokenizer.
+        CheckpointError: the model does not exist, or it has no tokenizer.
     """
     source = family(str(target))["target"] if is_family(target) else local_folder(target)
     open_checkpoint(source)
@@ -169,4 +172,4 @@ def target_tokenizer(target: str | Path) -> Tokenizer:
 
 
 OPTIONS = tuple(name for name in inspect.signature(load).parameters if name != "unknown")
-"""Names of what `load` takes."""
+"""Names of the options of `load`."""

@@ -1,4 +1,4 @@
-"""Which tiers read a selection of long inputs, and what that says about the memory plan."""
+"""Sets which tiers read a selection of long inputs, and adjusts the memory plan."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,24 +17,25 @@ from outrider.models.memory import Demand
 from outrider.protocols import LanguageModel
 
 GivenSelection = ContextConfig | Mapping[str, JsonValue] | None
-"""What is read of long inputs: a configuration, its fields, or None for everything."""
+"""Selection option of `load`: a configuration, its fields, or None to read everything."""
 
 _EMBEDDINGS = "embeddings"
 
 _ANSWER = 1024
-"""Tokens of an answer in the memory plan, where a budget limits the prompt."""
+"""Tokens reserved for an answer in the memory plan, if a budget limits the prompt."""
 
 
 def context_config(given: GivenSelection, on: str, below: int) -> ContextConfig | None:
-    """What was given as `selection`, checked as far as one can before weights are read.
+    """Parse and check the option `selection` before weights are read.
 
     Args:
         given: a `ContextConfig`, its fields as a mapping, or None to read everything.
         on: one of `CONTEXT_ON`.
-        below: how many models there are below the target.
+        below: number of models below the target.
 
     Raises:
-        OptionError: it is neither, a name is unknown, or nothing is left that would select.
+        OptionError: the value has another type, a name is unknown, or no model would read a
+            selection.
         MissingExtraError: a package that scores chunks is not installed.
     """
     if on not in CONTEXT_ON:
@@ -62,10 +63,11 @@ def context_config(given: GivenSelection, on: str, below: int) -> ContextConfig 
 
 
 def shared_ranker(config: ContextConfig | None) -> Ranker | None:
-    """A ranker for all models, its sentence encoder loaded, so that no prompt waits for that and
-    an unknown one is refused before weights are read; None where each model needs its own.
+    """Build one ranker for all models; return None if each model needs its own.
 
-    Raises what `make_ranker` does, and `OptionError` for an encoder that can not be loaded.
+    The sentence encoder is loaded here, so that prompts do not wait for it and an unknown one is
+    refused before weights are read. Raises the errors of `make_ranker`, and `OptionError` for an
+    encoder that can not be loaded.
     """
     if config is None:
         return None
@@ -80,10 +82,10 @@ def shared_ranker(config: ContextConfig | None) -> Ranker | None:
 def selecting(
     models: Sequence[LanguageModel], config: ContextConfig | None, on: str, shared: Ranker | None
 ) -> list[LanguageModel]:
-    """`models`, largest first, of which all that `on` names read a selection.
+    """Return `models`, largest first, where those that `on` names read a selection.
 
-    They share one ranker, so that chunks are scored once; where it needs the input embeddings of
-    a model, each has its own. Raises `OptionError` when one can not do what `config` asks for.
+    They share one ranker, so that chunks are scored once. If the ranker needs the input embeddings
+    of a model, each model has its own. Raises `OptionError` if a model does not support `config`.
     """
     if config is None:
         return list(models)
@@ -95,8 +97,10 @@ def selecting(
 
 
 def limited(demands: Sequence[Demand], config: ContextConfig | None, on: str) -> list[Demand]:
-    """`demands`, largest first; what selects within a budget holds no more than that and an
-    answer."""
+    """Limit the memory demands, largest model first, of models that select within a budget.
+
+    Such a model holds at most the budget and an answer.
+    """
     if config is None or config.budget is None:
         return list(demands)
     most = config.budget + _ANSWER
@@ -110,5 +114,5 @@ def limited(demands: Sequence[Demand], config: ContextConfig | None, on: str) ->
 
 
 def _unread(ids: IntArray) -> Tensor:
-    """Stands for the embeddings of a model that is not loaded yet."""
+    """Placeholder for the embeddings of a model that is not loaded yet."""
     raise AssertionError("nothing is encoded before the models are loaded")

@@ -1,4 +1,4 @@
-"""What `load` is asked for, in groups; `load` describes the fields."""
+"""The options of `load` in groups; `load` documents the fields."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from outrider.models.wrappers.skipping import check_speedup
 from outrider.strategy.modes import tier_names
 
 NO_TIER = "none"
-"""Given as a qualifier or draft, it leaves that tier of a family out."""
+"""Value of `qualifier` or `draft` that leaves this tier of a family out."""
 
 PLANNED_CONTEXT = 4096
-"""Tokens a text may grow to in the memory plan, where the user names no context."""
+"""Tokens of a text in the memory plan, if the user gives no context length."""
 
 _CONTEXT_LENGTH = Range(2, optional=True, hint="Leave room for a prompt and an answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """Which models take part."""
+    """Options that name the models."""
 
     target: ModelSource = "tiny"
     qualifier: ModelSource | Sequence[ModelSource] | None = None
@@ -36,7 +36,7 @@ class Models:
     trust_remote_code: bool = False
 
     def sources(self, undrafted: bool) -> list[tuple[str, ModelSource]]:
-        """Name and source of each tier, target first; those of a family where none is given."""
+        """Return name and source of each tier, target first; a family fills in tiers not given."""
         target, qualifier, draft = self.target, self.qualifier, self.draft
         if is_family(target):
             tiers = family(target)
@@ -56,7 +56,7 @@ class Models:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """Where and how models run.
+    """Options for where and how models run.
 
     Raises:
         OptionError: a number out of range.
@@ -73,19 +73,19 @@ class Runtime:
             AT_LEAST_ONE.check("threads", self.threads)
 
     def use_threads(self) -> None:
-        """Let PyTorch compute with these threads, where they are given."""
+        """Set the number of PyTorch threads, if the user gives one."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
 
     @property
     def planned_context(self) -> int:
-        """Tokens that a text may grow to in the memory plan."""
+        """Tokens that a text may have in the memory plan."""
         return self.context_length or PLANNED_CONTEXT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What models read, and in which way.
+    """Options for what models read: selection, guidance and layer skipping.
 
     Raises:
         OptionError: a number out of range.
@@ -101,16 +101,16 @@ class Reading:
         check_speedup(self.layer_skipping)
 
     def config(self, below: int) -> ContextConfig | None:
-        """The selection, read; None where everything is read.
+        """Parse the selection; None if everything is read.
 
         Args:
-            below: how many models there are below the target.
+            below: number of models below the target.
         """
         return context_config(self.selection, self.selection_on, below)
 
 
 def _several(sources: ModelSource | Sequence[ModelSource] | None) -> Sequence[ModelSource | None]:
-    """One source, or several, as a list."""
+    """Convert one source or several to a list."""
     if isinstance(sources, list | tuple):
         return list(sources)
     return [cast("ModelSource | None", sources)]

@@ -1,4 +1,4 @@
-"""How much of a window a prompt takes, and what to do where that is too much."""
+"""Computes how much of the target's window a prompt takes, and refuses prompts that do not fit."""
 
 from outrider.core.errors import ContextError
 from outrider.core.types import Prompt
@@ -6,10 +6,11 @@ from outrider.protocols import LanguageModel
 
 
 def places_of(prompt: Prompt, target: LanguageModel) -> int:
-    """Places of the target's window that `prompt` takes: all its tokens, or what is selected.
+    """Count the places of the target's window that `prompt` takes: all tokens, or the selected
+    ones.
 
     Raises:
-        ContextError: it has a long input, and does not fit.
+        ContextError: the prompt has a long input and does not fit.
     """
     selector = target.selector
     places = len(prompt) if selector is None else selector.reads(prompt)

@@ -1,4 +1,4 @@
-"""What was read of a long input, as results report it."""
+"""Reports in results which parts of a long input were read."""
 
 from collections.abc import Mapping
 
@@ -11,8 +11,10 @@ from outrider.decoding.generation import Generation
 def reading_of(
     target: Counters, stages: Mapping[str, Counters]
 ) -> tuple[Reading | None, str | None]:
-    """The record of the outermost tier that read a selection, and who that was: `target` or
-    `drafters`; None twice where everything was read."""
+    """Return the record of the outermost tier that read a selection, and `target` or `drafters`.
+
+    Both are None if everything was read.
+    """
     if isinstance(target.reading, Reading):
         return target.reading, "target"
     for counters in stages.values():
@@ -24,12 +26,12 @@ def reading_of(
 def context_figures(
     generation: Generation, stages: Mapping[str, Counters], bytes_per_token: int
 ) -> dict[str, JsonValue] | None:
-    """Figures of a request with a long input; None for others.
+    """Return the figures of a request with a long input; None for other requests.
 
     Args:
         generation: the request.
         stages: counters of the tiers below the target.
-        bytes_per_token: of the target's keys and values.
+        bytes_per_token: size of the target's keys and values for one token.
     """
     context = generation.request.prompt.context
     if context is None:
@@ -37,7 +39,7 @@ def context_figures(
     reading, on = reading_of(generation.counters, stages)
     if reading is not None:
         return reading.to_dict() | {"on": on}
-    # The last token that was written has not been read.
+    # The last written token is not in the cache yet.
     held = len(generation.request.prompt) + max(len(generation.output) - 1, 0)
     everything = len(context.chunks), context.num_tokens
     counts = dict.fromkeys(("swaps", "refreshes", "recomputed_tokens"), 0)

@@ -1,4 +1,4 @@
-"""What a request comes back as."""
+"""The result of a request, and the counters of its speculation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,15 +14,16 @@ from outrider.engine.readings import context_figures, reading_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speculation:
-    """How drafting went. Counts are the target's; `stages` holds those of every tier.
+    """Counters of drafting and acceptance. Rates are the target's; `stages` holds those of every
+    tier.
 
     Attributes:
         mode: the mode's name.
-        exactness: what the text is promised to be.
+        exactness: the guarantee for the text.
         target: the target's counters.
-        stages: counters of the tiers inside, outermost first.
-        predicted_tokens_per_second: what the spec's throughput recursion expects from the call
-            costs and acceptance chances of this very run; None without a draft or in deeper
+        stages: counters of the inner tiers, outermost first.
+        predicted_tokens_per_second: the throughput that the recursion of the specification predicts
+            from the call costs and acceptance rates of this run; None without a draft or in deeper
             cascades.
     """
 
@@ -33,7 +34,7 @@ class Speculation:
     predicted_tokens_per_second: float | None = None
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """Plain numbers for JSON."""
+        """Return plain numbers for JSON."""
         c = self.target
         return {
             "mode": self.mode,
@@ -74,20 +75,20 @@ class Result:
     """One finished request.
 
     Attributes:
-        text: what was written; end tokens and stop strings are not part of it.
+        text: the generated text, without end tokens and stop strings.
         token_ids: generated ids, the end token included.
         finish_reason: `stop`, `length`, `cancelled` or `error`.
-        seconds: wall-clock parts: prefill, draft, verify, accept, total; refresh, where the target
-            chose again what it reads.
+        seconds: wall-clock parts: prefill, draft, verify, accept, total; refresh, if the target
+            selected its input again.
         tokens_per_second: tokens per second after the prefill.
         sources: per token, the tier that wrote it.
         changed: per token, whether it differs from the target's choice given the text before it.
-        seed: what reproduces it.
-        error: the problem, when `finish_reason` is `error`.
-        context: figures of a long input, and `on`: who read a selection of it, `target` or
-            `drafters`, or None where everything was read; None without a long input.
+        seed: the seed that reproduces the text.
+        error: the error, if `finish_reason` is `error`.
+        context: figures of a long input; its entry `on` says which tiers read a selection:
+            `target`, `drafters`, or None if everything was read. None without a long input.
         reading: the record of the selection (`context.reading.Reading`), if there was one.
-        guidance: the scale of classifier-free guidance; None where the text was not guided.
+        guidance: the scale of classifier-free guidance; None without guidance.
     """
 
     text: str
@@ -110,11 +111,11 @@ class Result:
 
     @property
     def completion_tokens(self) -> int:
-        """Generated tokens."""
+        """Number of generated tokens."""
         return len(self.token_ids)
 
     def spans(self) -> Iterator[tuple[str, str]]:
-        """The text in pieces `(text, source)`: each with the tier that wrote it."""
+        """Yield the text in pieces `(text, source)`: each with the tier that wrote it."""
         yield from spans(self.text, self.ends, self.sources)
 
     def to_dict(self) -> dict[str, JsonValue]:
@@ -149,7 +150,7 @@ class Result:
 def spans(
     text: str, ends: tuple[int, ...] | list[int], sources: tuple[str, ...] | list[str]
 ) -> Iterator[tuple[str, str]]:
-    """`text` cut where the writing tier changes. A character belongs to the token that ends it."""
+    """Cut `text` where the writing tier changes. A character belongs to the token that ends it."""
     start, piece, writer = 0, "", ""
     for end, source in zip(ends, sources, strict=False):
         fresh = text[start:end]
@@ -166,17 +167,17 @@ def spans(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultMaker:
-    """Turns finished generations into results: knows the mode and how tiers nest."""
+    """Builds results from finished generations; stores the mode and the nesting of tiers."""
 
     mode: str
     exactness: Exactness
     windows: tuple[int, ...] = field(default=())
     """Draft lengths per stage, outermost first; one for two tiers, two for three."""
     bytes_per_token: int = 0
-    """Of the target's keys and values."""
+    """Size of the target's keys and values for one token."""
 
     def __call__(self, generation: Generation, stages: dict[str, Counters]) -> Result:
-        """The result of one generation; `stages` are the counters of the tiers inside."""
+        """Build the result of one generation; `stages` are the counters of the inner tiers."""
         counters, tokens = generation.counters, len(generation.output)
         total = max(generation.ended - generation.begun, 0.0)
         parts = dict.fromkeys(("prefill", "draft", "verify", "accept"), 0.0)
@@ -210,7 +211,9 @@ class ResultMaker:
         )
 
     def _predict(self, target: Counters, stages: dict[str, Counters]) -> float | None:
-        """The spec's recursion, fed with this run's own costs and acceptance chances."""
+        """Compute the recursion of the specification from the costs and acceptance rates of this
+        run.
+        """
         inner = list(stages.values())
         if len(inner) not in (1, 2) or len(inner) != len(self.windows) or not inner[-1].forwards:
             return None
@@ -231,7 +234,7 @@ class ResultMaker:
 
 
 def _prompt_tokens(generation: Generation) -> int:
-    """Tokens of the prompt as the target reads it, those that stand for images included."""
+    """Count the tokens of the prompt as the target reads it, including image tokens."""
     prompt, sequence = generation.request.prompt, generation.sequence
     if prompt.image_prompt is None or sequence is None:
         return len(prompt)

@@ -1,1 +1,1 @@
-"""Mixing what several readings of a text say next."""
+"""Guidance: mixes the next-token scores of several readings of a text."""

@@ -8,12 +8,12 @@ from outrider.protocols import Cache
 
 
 class GuidedCache:
-    """A `Cache` made of two, which are fed, committed and cut together.
+    """A `Cache` made of two caches that are fed, committed and truncated together.
 
     Attributes:
-        seen: that of the prompt as it is; what is shown of the two.
-        unseen: that of the same prompt, of whose images nothing can be seen.
-        report: how the text was read, and the scale.
+        seen: the cache of the prompt with its images; attributes of the pair are taken from it.
+        unseen: the cache of the same prompt with blank images.
+        report: figures of the reading, and the scale.
     """
 
     def __init__(self, seen: Cache, unseen: Cache, guidance: float) -> None:
@@ -24,7 +24,7 @@ class GuidedCache:
 
     @property
     def text(self) -> Sequence[int]:
-        """Prompt and committed output, as the model reads them that sees."""
+        """Prompt and committed output, as read with images."""
         return self.seen.text
 
     @property
@@ -39,7 +39,7 @@ class GuidedCache:
 
     @property
     def num_speculative(self) -> int:
-        """Speculative rows since the last commit; both have the same."""
+        """Speculative rows since the last commit; equal in both caches."""
         return self.seen.num_speculative
 
     @property
@@ -49,13 +49,13 @@ class GuidedCache:
 
     @property
     def horizon(self) -> int | None:
-        """Generated tokens until the model changes for either."""
+        """Generated tokens until either model changes."""
         return min(
             (h for h in (self.seen.horizon, self.unseen.horizon) if h is not None), default=None
         )
 
     def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
-        """Rows that spell the longest proper prefix of `tokens`."""
+        """Return the rows that match the longest proper prefix of `tokens`."""
         return self.seen.match_prefix(tokens)
 
     def commit(self, tokens: Sequence[int] | IntArray) -> None:
@@ -64,7 +64,7 @@ class GuidedCache:
         self.unseen.commit(tokens)
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens of the text, and as many of the other one."""
+        """Keep the first `length` tokens of the text, and cut the other text by the same number."""
         gone = len(self.seen.text) - length
         left = len(self.unseen.text) - gone
         if gone < 0 or length < 1 or left < 1:
@@ -73,5 +73,5 @@ class GuidedCache:
         self.unseen.truncate(left)
 
     def fork(self) -> "GuidedCache":
-        """An independent copy; storage is shared until one of the two writes."""
+        """Return an independent copy; storage is shared until one of the two writes."""
         return GuidedCache(self.seen.fork(), self.unseen.fork(), self.guidance)

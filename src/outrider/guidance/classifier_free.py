@@ -1,8 +1,8 @@
-"""Classifier-free guidance: write what the images make likelier than it would be without them.
+"""Classifier-free guidance: prefers tokens that the images make more likely.
 
 Kornblith et al., "Guiding image captioning models toward more specific captions" (arXiv
 2307.16686). Their gamma is `scale` here. A guided model is a `LanguageModel` like any other, so
-whatever drafts for it is verified against the guided choice, and the text stays the same.
+drafts are verified against the guided distribution and do not change the text.
 """
 
 import math
@@ -22,20 +22,21 @@ class Guided(Around):
     """A `LanguageModel` around `inner`, whose logits are `null + scale * (seen - null)`.
 
     `seen` are the logits after the prompt with its images, `null` those after the same prompt with
-    `ImagePrompt.blanked()` images. Each text is read twice, in one forward of the model inside. A
-    scale of 1 gives the model's own rows bit for bit, 0 those without images. In the paper captions
-    name more of what is there above 1, and read less well; `tiny-vision`'s name less
-    (docs/negative-results.md). Prompts without images are read once and are not guided.
+    `ImagePrompt.blanked()` images. Each text is read twice, in one forward of the inner model. A
+    scale of 1 gives the model's own rows bit for bit, 0 those without images. In the paper,
+    captions with a scale above 1 name more of what is there and are less fluent; those of
+    `tiny-vision` name less (docs/negative-results.md). Prompts without images are read once and are
+    not guided.
 
-    A model that drafts with its own layers still does: its drafts are not guided. They are made
-    behind the text with its images alone, at half the cost; verification is guided.
+    A model that drafts with its own layers still can: its drafts are not guided. They follow the
+    text with its images only, at half the cost; verification is guided.
 
-    Where a token is excluded (-inf) after the images, it stays excluded; one that is excluded
-    without them alone makes the row unusable, which ends that request with an error.
+    A token that is excluded (-inf) after the images stays excluded. A token that is excluded only
+    without them makes the row unusable, which ends that request with an error.
 
     Args:
-        inner: the model that sees.
-        scale: how much; finite and at least 0.
+        inner: the model that reads images.
+        scale: strength of the guidance; finite and at least 0.
 
     Raises:
         OptionError: the scale is out of range.
@@ -50,14 +51,14 @@ class Guided(Around):
         )
         super().__init__(inner, info, _seen)
         self.guidance = float(scale)
-        self.chain_decoder = None  # the model inside would choose from rows that are not mixed
-        self.segmented = None  # pieces name tokens of one text, and there are two
-        self.selector = None  # both texts choose for themselves when they are read
+        self.chain_decoder = None  # the inner model would choose from logits that are not mixed
+        self.segmented = None  # pieces refer to tokens of one text, and there are two
+        self.selector = None  # both texts select their chunks when they are read
 
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
     ) -> list[Cache]:
-        """Read the prompts, those with images also as if nothing could be seen on them."""
+        """Read the prompts; those with images are also read with blank images."""
         old = list(reuse) if reuse is not None else [None] * len(prompts)
         blanks = {id(p): _blank(p) for p in prompts if p.image_prompt is not None}
         twins = [i for i, prompt in enumerate(prompts) if id(prompt) in blanks]
@@ -71,7 +72,7 @@ class Guided(Around):
         return out
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
-        """Read the segments, behind both texts where there are two; one forward for all."""
+        """Read the segments after both texts of a guided prompt, in one forward."""
         pairs = [
             (i, replace(segment, cache=segment.cache.unseen))
             for i, segment in enumerate(segments)
@@ -93,13 +94,13 @@ class Guided(Around):
     def _mixed(self, seen: Rows, null: Rows) -> Rows:
         if self.guidance == 1.0:
             return seen
-        # The model's own chooser would choose from rows that are not mixed.
+        # Without a chooser: the model's own would choose from logits that are not mixed.
         logits = mix((seen.logits, null.logits), (self.guidance, 1.0 - self.guidance))
         return replace(seen, logits=logits, chooser=None)
 
 
 def guide(model: LanguageModel, scale: float) -> LanguageModel:
-    """`model`, guided by the images of its prompts; `model` itself where the scale is 1.
+    """Guide `model` by the images of its prompts; return it unchanged if the scale is 1.
 
     Raises:
         OptionError: the scale is out of range, or the model does not read images.
@@ -126,7 +127,7 @@ def check_scale(scale: float) -> None:
 
 
 def _blank(prompt: Prompt) -> Prompt:
-    """The same prompt, of whose images nothing can be seen."""
+    """Return the same prompt with blank images."""
     assert prompt.image_prompt is not None
     return replace(prompt, image_prompt=prompt.image_prompt.blanked())
 

@@ -1,7 +1,7 @@
-"""Next-token scores of several sources mixed into one: the operation that guidance consists of.
+"""Mixes next-token scores of several sources into one: the operation behind guidance.
 
-Contrastive decoding, classifier-free guidance, proxy tuning and their relatives differ in where
-scores come from, in which space they are added, with which weights, and where that is left off.
+Contrastive decoding, classifier-free guidance, proxy tuning and related methods differ in the
+sources, in the space of the sum, in the weights, and in the rows that are mixed.
 """
 
 from collections.abc import Sequence
@@ -23,25 +23,25 @@ def mix(
     reference: int = 0,
     gate: Bool[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, "rows vocab"]:
-    """The weighted sum of sources, as scores whose softmax is the mixed distribution.
+    """Return the weighted sum of sources, as scores whose softmax is the mixed distribution.
 
-    Sources without weight are not looked at. A token that a source with a positive weight
-    excludes (-inf) is excluded. One that only a source with a negative weight excludes would be
-    infinitely good: it comes out as +inf, from which no sampler chooses. Sums are made in float32
-    at least, operation by operation, so that a row does not depend on its neighbours.
+    Sources with weight 0 are ignored. A token that a source with a positive weight excludes (-inf)
+    is excluded. A token that only a source with a negative weight excludes gets +inf, which
+    samplers refuse. Sums use float32 at least, one operation at a time, so that a row does not
+    depend on other rows.
 
     Args:
-        sources: logits of each over one vocabulary; the first is the base.
+        sources: logits of each source over one vocabulary; the first is the base.
         weights: one for each source.
-        space: what is added: logits, log-probabilities, or probabilities; of the last, what falls
-            below 0 is 0.
-        alpha: tokens less than `alpha` times as likely as the likeliest one are excluded, both by
-            the source `reference` (Li et al., arXiv 2210.15097); 0 keeps all.
-        reference: which source that is.
-        gate: rows to mix; the others are the base as it is. None: all.
+        space: the values to add: logits, log-probabilities, or probabilities. Negative
+            probabilities become 0.
+        alpha: tokens less than `alpha` times as likely as the most likely one, by the source
+            `reference`, are excluded (Li et al., arXiv 2210.15097); 0 keeps all.
+        reference: index of the source for `alpha`.
+        gate: rows to mix; the others equal the base. None mixes all.
 
     Raises:
-        ValueError: sources differ in their vocabularies, or lack a weight each.
+        ValueError: sources differ in their vocabularies, or numbers of sources and weights differ.
     """
     if len(sources) != len(weights) or not sources:
         raise ValueError(f"{len(sources)} sources have {len(weights)} weights")
@@ -84,5 +84,5 @@ def _in_space(logits: Tensor, space: Space) -> Tensor:
 
 
 def _wide(logits: Tensor) -> Tensor:
-    """In float32, or float64 where it is."""
+    """Convert to float32; keep float64."""
     return logits if logits.dtype is torch.float64 else logits.float()

@@ -1,1 +1,1 @@
-"""Files, images and messages, made into prompts."""
+"""Turns files, images and messages into prompts."""

@@ -1,4 +1,4 @@
-"""What a user may give, before it is read."""
+"""Types of inputs as users give them, before they are read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 GivenPrompt = str | Prompt | Sequence[int] | Sequence[Message]
-"""A text, a prompt that is read already, token ids, or chat messages."""
+"""A text, a prompt that is already read, token ids, or chat messages."""
 
 GivenImage = Union["PIL.Image.Image", str, Path]
 """An image, or the path of one."""
@@ -23,12 +23,12 @@ GivenDocument = str | Path | tuple[str, str]
 
 
 GivenDocuments = GivenDocument | Sequence[GivenDocument] | None
-"""What comes before a prompt, which is then the instruction."""
+"""Documents that precede a prompt, which is then the instruction."""
 
 
 @runtime_checkable
 class TextCodec(Protocol):
-    """What prompts and results ask of a tokenizer."""
+    """Tokenizer functions that prompts and results need."""
 
     @property
     def has_chat(self) -> bool:
@@ -36,13 +36,13 @@ class TextCodec(Protocol):
         ...
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Text to ids, special tokens as the model expects them at the start."""
+        """Encode text; special tokens come first as the model expects."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids to text without special tokens."""
+        """Decode ids to text without special tokens."""
         ...
 
     def chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Messages to ids by the chat template, ready for the answer."""
+        """Encode messages with the chat template, ready for the answer."""
         ...

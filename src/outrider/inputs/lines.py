@@ -1,4 +1,4 @@
-"""Lines of text files, compressed or not: the one reader of JSON lines."""
+"""Reads lines of text files, compressed or not; all JSON lines are read here."""
 
 import gzip
 import io
@@ -13,12 +13,12 @@ from outrider.core.errors import MissingExtraError, OptionError
 def numbered_lines(
     file: Path, *, hint: str = "", extra: str = "train"
 ) -> Iterator[tuple[int, str]]:
-    """The lines of `file` that are not blank, each with its number, from 1.
+    """Yield the lines of `file` that are not blank, each with its number, from 1.
 
     Args:
-        file: text in UTF-8; `.gz` and `.zst` are unpacked.
-        hint: what an error advises where the file is no text.
-        extra: the extra of the package that an error names where `zstandard` is missing.
+        file: text in UTF-8; `.gz` and `.zst` are decompressed.
+        hint: advice in the error message if the file is not text.
+        extra: the package extra that the error message names if `zstandard` is missing.
 
     Raises:
         OptionError: the file can not be read, unpacked or decoded.
@@ -30,7 +30,10 @@ def numbered_lines(
 
 @contextmanager
 def open_text(file: Path, *, hint: str = "", extra: str = "train") -> Iterator[TextIO]:
-    """`file` as a stream of text; see `numbered_lines`. Errors of reading are raised inside too."""
+    """Open `file` as a stream of text; see `numbered_lines`.
+
+    Reading errors inside the context are converted as well.
+    """
     try:
         with (
             file.open("rb") as raw,
@@ -45,7 +48,7 @@ def open_text(file: Path, *, hint: str = "", extra: str = "train") -> Iterator[T
 
 
 def unpacked_name(file: Path) -> Path:
-    """The name of a file without the suffix of its compression."""
+    """Return the name of a file without the suffix of its compression."""
     return file.with_suffix("") if file.suffix in (".zst", ".gz") else file
 
 
@@ -56,7 +59,7 @@ def _plain(raw: io.BufferedReader, file: Path, extra: str) -> Any:
 
 
 class _Zstd(io.RawIOBase):
-    """A zstd file of any number of frames, of which the last one must be whole."""
+    """Reads a zstd file of any number of frames; the last frame must be complete."""
 
     def __init__(self, raw: io.BufferedReader, extra: str) -> None:
         try:
@@ -68,11 +71,11 @@ class _Zstd(io.RawIOBase):
         self._packed = self._plain = b""
 
     def readable(self) -> bool:
-        """It is."""
+        """True: the stream supports reading."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill some of `buffer`; `OSError` of a damaged file, as of any other one."""
+        """Fill a part of `buffer`; raises `OSError` for a damaged file."""
         while not self._plain:
             self._packed = self._packed or self._raw.read(1 << 14)
             if not self._packed:
@@ -85,7 +88,7 @@ class _Zstd(io.RawIOBase):
         return size
 
     def _next(self) -> None:
-        """Unpack what was read last, up to the end of a frame."""
+        """Decompress the data read last, up to the end of a frame."""
         self._frame = self._frame or self._new().decompressobj()
         try:
             self._plain, self._packed = self._frame.decompress(self._packed), b""

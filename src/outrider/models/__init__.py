@@ -1,1 +1,1 @@
-"""Runners: what reads tokens and gives logits."""
+"""Models and their runners: they read tokens and return logits."""

@@ -1,4 +1,4 @@
-"""What a model's forwards cost on this machine, measured."""
+"""Measures the cost of a model's forwards on this machine."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -14,7 +14,7 @@ from outrider.protocols import LanguageModel, Segment
 __all__ = ["CostCurve", "forward_seconds", "measure_costs"]
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
-"""Rows of the forwards that are timed."""
+"""Numbers of rows for which forwards are timed."""
 
 
 def forward_seconds(
@@ -26,19 +26,20 @@ def forward_seconds(
     limit: float | None = None,
     summary: Callable[[Sequence[float]], float] = median,
 ) -> dict[int, float]:
-    """Wall seconds, the median of several runs, of one forward over n rows of one text.
+    """Measure the wall seconds of one forward over n rows of one text, the median of several runs.
 
-    The rows are a chain: the pending token and n - 1 drafted ones. Widths are interleaved, so that
-    a slow spell of the machine meets all of them, and each is run once before to warm up.
+    The rows are a chain: the pending token and n - 1 drafted ones. Runs of all widths are
+    interleaved, so that a slow phase of the machine affects all of them. Each width runs once
+    before to warm up.
 
     Args:
-        model: what is timed.
-        widths: numbers of rows, each at least 1; those wider than the window are left out.
-        context: tokens cached before the rows, fewer where the window is small.
+        model: the model to time.
+        widths: numbers of rows, each at least 1; those larger than the window are left out.
+        context: tokens cached before the rows, fewer if the window is small.
         repeats: timed runs of each width.
-        limit: seconds after which no further run begins (each width has one by then); None sets
-            none. The prefill and the warm-up are not counted.
-        summary: what is made of the times of one width.
+        limit: seconds after which no further run begins (each width has at least one run); None
+            sets no limit. The prefill and the warm-up are not counted.
+        summary: reduces the times of one width to one number.
 
     Returns:
         Seconds by width.
@@ -65,12 +66,12 @@ def forward_seconds(
 def measure_costs(
     model: LanguageModel, widths: Sequence[int] = WIDTHS, *, limit: float = 0.1
 ) -> CostCurve:
-    """A quick cost curve: at most about `limit` seconds beside the prefill and the warm-up.
+    """Measure a quick cost curve, in at most about `limit` seconds besides prefill and warm-up.
 
-    Made of the best times: in so few runs a busy machine would bend a curve of medians, and what
-    counts for a decision is how the widths compare.
+    The curve uses the best times: with so few runs, load on the machine would distort medians, and
+    decisions depend on the ratio between widths.
 
-    Raises `OptionError` when not even one row fits the model's window.
+    Raises `OptionError` if not even one row fits the model's window.
     """
     seconds = forward_seconds(model, widths, context=128, repeats=25, limit=limit, summary=min)
     return CostCurve.of(seconds)
@@ -87,7 +88,7 @@ def _timed(model: LanguageModel, cache: Any, tokens: Any, want: Any) -> float:
 
 
 def _walk(length: int, vocab_size: int) -> list[int]:
-    """Token ids of a fixed pseudo-random walk (a linear congruential generator)."""
+    """Return token ids of a fixed pseudo-random sequence (a linear congruential generator)."""
     state, ids = 12345, []
     for _ in range(length):
         state = (1103515245 * state + 12345) % 2**31

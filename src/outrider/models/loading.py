@@ -1,4 +1,4 @@
-"""From what a user names to a model that runs: folders, hub names, families, built models."""
+"""Loads models from folders, hub names, families or built models."""
 
 import difflib
 import re
@@ -31,25 +31,25 @@ DTYPES: dict[str, torch.dtype] = {
     "float64": torch.float64,
     "int8": torch.int8,
 }
-"""Numbers that weights can be kept in; int8 on the CPU alone."""
+"""Dtypes of weights; int8 only on the CPU."""
 
 TIERS = ("target", "qualifier", "draft")
 
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
 _HUB_COPIES = ["original/*", "consolidated*"]
-"""The same weights once more, in other formats, that some repositories carry."""
+"""Copies of the weights in other formats, which some repositories contain."""
 
 
 ModelSource = Union[str, Path, LanguageModel, "transformers.PreTrainedModel"]
 """A folder or hub name, a model of Outrider, or a built model of transformers."""
 
 TokenizerSource = Union[ModelSource, Tokenizer, "transformers.PreTrainedTokenizerBase", None]
-"""A folder or hub name, or a tokenizer; models that are built have none."""
+"""A folder or hub name, or a tokenizer; built models have no tokenizer."""
 
 
 class FallbackWarning(OutriderWarning):
-    """A model runs through a runner that is correct but slower than the one asked for."""
+    """A model uses a runner that is correct but slower than the requested one."""
 
 
 def load_model(
@@ -62,27 +62,27 @@ def load_model(
     threads: int | None = None,
     adapter: str | Path | None = None,
 ) -> LanguageModel:
-    """The model that `source` names, ready to run.
+    """Load the model that `source` names.
 
-    Folders that `Decoder` supports run there; the others fall back to `transformers`, with one
-    `FallbackWarning` that says why. Of an image-text model the text stack is run, behind its vision
-    encoder (`VisionLanguageModel`), or without them, with one `BlindWarning` that says why.
+    Folders that `Decoder` supports run there; others run through `transformers`, with one
+    `FallbackWarning` that gives the reason. An image-text model runs as its text stack after its
+    vision encoder (`VisionLanguageModel`), or without it, with one `BlindWarning` that gives the
+    reason.
 
     Args:
         source: a folder, a hub name, a built `transformers` model (which keeps its dtype and
             device), or a `LanguageModel`, which is returned as it is.
-        name: how errors and reports call it, such as the tier; None takes the folder's.
-        dtype: of the weights, see `resolve_dtype`.
+        name: its name in errors and reports, such as the tier; None uses the folder's name.
+        dtype: dtype of the weights, see `resolve_dtype`.
         device: see `resolve_device`.
         trust_remote_code: run Python that comes with the checkpoint.
-        threads: CPU threads of the compiled runner; None measures what is best.
+        threads: CPU threads of the compiled runner; None measures the best number.
         adapter: the folder of a LoRA adapter that is added to the weights; see `llama/lora.py`.
 
     Raises:
-        OptionError: an unknown dtype or device, or one that is not there; an adapter for a built
-            model.
-        CheckpointError: it can not be read, or no runner can run it; the adapter is for another
-            model.
+        OptionError: an unknown or missing dtype or device; an adapter for a built model.
+        CheckpointError: the checkpoint can not be read, or no runner can run it; the adapter is for
+            another model.
     """
     check_adapter(source, adapter)
     if not isinstance(source, str | Path):
@@ -109,10 +109,10 @@ def load_model(
 
 
 def check_adapter(source: ModelSource, adapter: str | Path | None) -> None:
-    """Look whether `adapter` fits the model that `source` names, without reading its weights.
+    """Check that `adapter` fits the model that `source` names, without reading its weights.
 
     Raises:
-        OptionError: that model is built already.
+        OptionError: the model is already built.
         CheckpointError: the adapter can not be read, or is for another model.
     """
     if adapter is None:
@@ -126,7 +126,7 @@ def check_adapter(source: ModelSource, adapter: str | Path | None) -> None:
 
 
 def _whole(checkpoint: Checkpoint) -> TextStack:
-    """A checkpoint that is a text model, or why `Decoder` does not run it."""
+    """Return a text model's checkpoint, or the reason why `Decoder` does not run it."""
     reason = supports(checkpoint.config)
     return TextStack(checkpoint if reason is None else None, reason)
 
@@ -150,7 +150,7 @@ def _through_transformers(
     *,
     trust_remote_code: bool,
 ) -> LanguageModel:
-    """The runner that is correct before fast, and one line that says why."""
+    """Load the model with `transformers`, and warn in one line with the reason."""
     from outrider.models.transformers.model import TransformersModel  # takes seconds to import
 
     brief = kind == torch.int8
@@ -177,7 +177,7 @@ _FOUR_BIT = ("gptq", "awq", "hqq", "aqlm", "quip", "vptq", "auto-round", "spqr",
 
 
 def _refuse_few_bits(checkpoint: Checkpoint) -> None:
-    """Raise `CheckpointError` for weights of four bits or fewer, which no runner here reads."""
+    """Raise `CheckpointError` for weights of four bits or fewer, which no runner supports."""
     settings = checkpoint.config.get("quantization_config") or {}
     method = str(settings.get("quant_method", "an unknown method"))
     four = settings.get("load_in_4bit") or settings.get("_load_in_4bit")
@@ -193,7 +193,7 @@ def _refuse_few_bits(checkpoint: Checkpoint) -> None:
 def _on_cpu(
     checkpoint: Checkpoint, dtype: str | torch.dtype, name: str | None, threads: int | None
 ) -> LanguageModel:
-    """The compiled runner in int8 and float32 where it can be had, else `Decoder`."""
+    """Load the compiled runner for int8 and float32 if it is available, else `Decoder`."""
     kind = resolve_dtype(dtype, torch.device("cpu"))
     if kind not in (torch.int8, torch.float32):
         return Decoder.load(checkpoint, dtype=kind, name=name)
@@ -207,13 +207,13 @@ def _on_cpu(
 
 
 def _without_int8(name: str, reason: str) -> torch.dtype:
-    """Say in one line why a model runs in float32 after all."""
+    """Warn in one line why a model runs in float32 instead of int8."""
     warnings.warn(f"{name} runs in float32: {reason}", FallbackWarning, stacklevel=4)
     return torch.float32
 
 
 def _wrap(source: Any, name: str | None) -> LanguageModel:
-    """A built model as it is, or around it what makes it a `LanguageModel`."""
+    """Return a built model as a `LanguageModel`, wrapped if needed."""
     if isinstance(source, LanguageModel):
         return source
     if not isinstance(source, torch.nn.Module) or not hasattr(source, "config"):
@@ -227,7 +227,7 @@ def _wrap(source: Any, name: str | None) -> LanguageModel:
 
 
 def tokenizer_for(source: TokenizerSource, *, trust_remote_code: bool = False) -> Tokenizer | None:
-    """The tokenizer of a folder or hub name, or around a built one; None where there is none.
+    """Load the tokenizer of a folder or hub name, or wrap a built one; None if there is none.
 
     Raises:
         CheckpointError: its files are damaged, or the folder is missing.
@@ -245,14 +245,14 @@ def tokenizer_for(source: TokenizerSource, *, trust_remote_code: bool = False) -
     return None
 
 
-# -- where ------------------------------------------------------------------------------------
+# -- folders --------------------------------------------------------------------------------
 
 
 def local_folder(source: str | Path) -> Path:
-    """The folder of `source`; a hub name is downloaded, or found among earlier downloads.
+    """Return the folder of `source`; a hub name is downloaded, or found in the download cache.
 
     Raises:
-        CheckpointError: there is no such folder, and no such model on the hub.
+        CheckpointError: the folder does not exist, and no model on the hub has this name.
     """
     folder = Path(source).expanduser()
     if folder.exists() or not _HUB_NAME.fullmatch(str(source)):
@@ -263,7 +263,7 @@ def local_folder(source: str | Path) -> Path:
         found = snapshot_download(
             str(source), allow_patterns=_HUB_FILES, ignore_patterns=_HUB_COPIES
         )
-    except Exception as error:  # network, hub and validation errors have no common root
+    except Exception as error:  # network, hub and validation errors have no common base class
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
             f"{source} is neither a folder nor a model that could be fetched from the Hugging "
@@ -275,12 +275,12 @@ def local_folder(source: str | Path) -> Path:
 
 
 def families_folder() -> Path:
-    """Where the families that ship with the package lie."""
+    """Return the folder of the families that ship with the package."""
     return Path(__file__).parents[1] / "families"
 
 
 def _family_like(name: str) -> str:
-    """A hint that offers the family whose name is nearly `name`; empty where there is none."""
+    """Return a hint with the most similar family name, or an empty text."""
     known = _families(families_folder())
     return nearest(name, known) if difflib.get_close_matches(name, known) else ""
 
@@ -290,11 +290,11 @@ def _families(folder: Path) -> list[str]:
 
 
 def family(name: str, folder: Path | None = None) -> dict[str, Path]:
-    """Folder of each tier of a family: `target` and, where it has them, `qualifier`, `draft`.
+    """Return the folder of each tier of a family: `target` and, if present, `qualifier`, `draft`.
 
     Args:
-        name: such as `tiny`.
-        folder: where families lie; None takes those of the package.
+        name: name of the family, such as `tiny`.
+        folder: folder of families; None uses that of the package.
 
     Raises:
         OptionError: there is no such family.
@@ -307,14 +307,14 @@ def family(name: str, folder: Path | None = None) -> dict[str, Path]:
     return {tier: folder / name / tier for tier in TIERS if (folder / name / tier).is_dir()}
 
 
-# -- on what, in what --------------------------------------------------------------------------
+# -- device and dtype -----------------------------------------------------------------------
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """A device that is there. `auto` takes the first GPU, else the CPU.
+    """Return an available device. `auto` uses the first GPU, else the CPU.
 
     Raises:
-        OptionError: an unknown name, or a device this machine lacks.
+        OptionError: the name is unknown, or this machine has no such device.
     """
     spelled = str(name)
     if spelled == "auto":
@@ -339,11 +339,13 @@ def _cuda(index: int) -> torch.device:
 
 
 def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """A dtype by name. `auto` is bfloat16 on CUDA and float32 elsewhere; on the CPU `load_model`
-    then takes int8 where that costs next to nothing (see `quality.py`).
+    """Return a dtype by name.
+
+    `auto` is bfloat16 on CUDA and float32 elsewhere; on the CPU `load_model` then uses int8 if it
+    costs almost no quality (see `quality.py`).
 
     Raises:
-        OptionError: an unknown name, or one that the device does not compute with.
+        OptionError: the name is unknown, or the device does not support the dtype.
     """
     spelled = str(name).removeprefix("torch.")
     if spelled == "auto":

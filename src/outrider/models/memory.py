@@ -1,4 +1,4 @@
-"""Will it fit? Weights and caches of all tiers against what the device has, before loading."""
+"""Checks before loading whether weights and caches of all tiers fit into the device's memory."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from outrider.protocols import LanguageModel
 
 GIB = 1 << 30
 OVERHEAD = 256 << 20
-"""Bytes for activations, masks, logits and the allocator's waste."""
+"""Bytes for activations, masks, logits and fragmentation of the allocator."""
 
 _HINT = (
     "Use --dtype int8 (CPU) or bfloat16, a shorter --context-length, smaller models or another "
@@ -26,19 +26,19 @@ _FLOATING = {"F64", "F32", "F16", "BF16"}
 
 
 def _cache_dtype(weights: torch.dtype) -> torch.dtype:
-    """What keys and values are kept in: whole numbers are for weights only."""
+    """Return the dtype of keys and values; integer dtypes are used for weights only."""
     return weights if weights.is_floating_point else torch.float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What one tier needs.
+    """Memory that one tier needs.
 
     Attributes:
-        tier: as reports call it.
-        weights: bytes; 0 for a model that is loaded already.
+        tier: its name in reports.
+        weights: bytes; 0 for a loaded model.
         cache: bytes of keys and values of one token.
-        context_length: most tokens the tier reads; None sets no limit.
+        context_length: largest number of tokens that the tier reads; None sets no limit.
     """
 
     tier: str
@@ -48,7 +48,7 @@ class Demand:
 
     @classmethod
     def of_checkpoint(cls, tier: str, checkpoint: Checkpoint, dtype: torch.dtype) -> "Demand":
-        """From the headers and config.json, without reading a weight."""
+        """Estimate the demand from the headers and config.json, without reading weights."""
         config = text_config(checkpoint.config)
         weights = sum(_bytes(t, dtype) for t in checkpoint.tensors.values())
         if (text := text_checkpoint(checkpoint)) is not None:
@@ -62,7 +62,7 @@ class Demand:
 
     @classmethod
     def of_model(cls, tier: str, model: LanguageModel) -> "Demand":
-        """Of a model whose weights are in memory already."""
+        """Compute the demand of a model whose weights are in memory."""
         info = model.info
         return cls(
             tier=tier, weights=0, cache=info.bytes_per_token, context_length=info.context_length
@@ -74,8 +74,10 @@ def _bytes(tensor: TensorInfo, dtype: torch.dtype) -> int:
 
 
 def _with_vision(checkpoint: Checkpoint, text: Checkpoint, dtype: torch.dtype) -> int:
-    """Bytes of a text stack, and of vision encoder that have embeddings of their own and no
-    int8."""
+    """Compute the bytes of a text stack with its vision encoder.
+
+    The vision encoder has its own embeddings and does not use int8.
+    """
     own = {(info.file, info.offset) for info in text.tensors.values()}
     sight = [t for t in checkpoint.tensors.values() if (t.file, t.offset) not in own]
     sight += [t for name, t in text.tensors.items() if name.endswith("embed_tokens.weight")]
@@ -87,7 +89,7 @@ def _with_vision(checkpoint: Checkpoint, text: Checkpoint, dtype: torch.dtype) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryLine:
-    """One term of the sum."""
+    """One line of the memory plan: what it is for, and its bytes."""
 
     label: str
     nbytes: int
@@ -95,7 +97,7 @@ class MemoryLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """What will be taken, and what there is.
+    """Planned and available memory.
 
     Attributes:
         lines: weights and cache of each tier, then the overhead; bytes.
@@ -108,16 +110,16 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        """Bytes of all lines."""
+        """Total bytes of all lines."""
         return sum(line.nbytes for line in self.lines)
 
     @property
     def fits(self) -> bool:
-        """Whether there is enough."""
+        """Whether the total is at most the available memory."""
         return self.total <= self.available
 
     def __str__(self) -> str:
-        """The arithmetic in one line."""
+        """Show the sum in one line."""
         terms = " + ".join(f"{_gib(line.nbytes)} {line.label}" for line in self.lines)
         return f"{terms} = {_gib(self.total)}, {_gib(self.available)} available on {self.device}"
 
@@ -130,17 +132,17 @@ def plan_memory(
     device: torch.device | str = "cpu",
     available: int | None = None,
 ) -> MemoryPlan:
-    """Add up what the tiers need for `sequences` texts of `context` tokens each.
+    """Add up the memory of all tiers for `sequences` texts of `context` tokens each.
 
     Args:
-        demands: one a tier.
-        context: tokens a text may grow to; a tier with a shorter window stops there.
-        sequences: texts decoded at once.
-        device: where it all lies.
-        available: bytes to plan with; None asks the device.
+        demands: one for each tier.
+        context: tokens of a text; limited by the window of each tier.
+        sequences: number of texts decoded at once.
+        device: device of weights and caches.
+        available: available bytes; None queries the device.
 
     Raises:
-        MemoryPlanError: it does not fit; the arithmetic in one line.
+        MemoryPlanError: the models do not fit; the message shows the sum in one line.
     """
     lines: list[MemoryLine] = []
     for demand in demands:
@@ -169,7 +171,7 @@ def _gib(nbytes: int) -> str:
     return f"{nbytes / GIB:.1f} GiB"
 
 
-# -- what a configuration says ---------------------------------------------------------------
+# -- sizes from a configuration --------------------------------------------------------------
 
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
@@ -178,15 +180,15 @@ _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 def text_config(config: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
-    """The part of config.json that describes the language model."""
+    """Return the part of config.json that describes the language model."""
     nested = config.get("text_config")
     return nested if isinstance(nested, Mapping) else config
 
 
 def cache_numbers(config: Mapping[str, JsonValue]) -> int:
-    """Numbers that one token leaves in the cache: keys and values of all layers.
+    """Return how many numbers one token adds to the cache: keys and values of all layers.
 
-    Latent attention (DeepSeek) is counted as `transformers` keeps it, expanded to all heads.
+    Latent attention (DeepSeek) is counted as `transformers` stores it, expanded to all heads.
     """
     layers, heads = _first(config, *_LAYERS) or 0, _first(config, *_HEADS) or 1
     if config.get("kv_lora_rank"):
@@ -202,11 +204,11 @@ def _first(config: Mapping[str, JsonValue], *names: str) -> int | None:
     return next((int(config[name]) for name in names if config.get(name)), None)
 
 
-# -- what a device has -----------------------------------------------------------------------
+# -- memory of a device ----------------------------------------------------------------------
 
 
 def available_memory(device: torch.device | str) -> int:
-    """Bytes that may still be taken on `device`; unified memory (MPS) counts as the machine's."""
+    """Return the free bytes on `device`; for unified memory (MPS), those of the machine."""
     device = torch.device(device)
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -216,7 +218,7 @@ def available_memory(device: torch.device | str) -> int:
 
 
 def _unused(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """What Linux says it could still hand out."""
+    """Read the memory that Linux reports as available."""
     try:
         lines = meminfo.read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,8 +1,8 @@
-"""What int8 costs a model: the expected rise of its loss on text of its own.
+"""Measures the loss of quality through int8: the expected rise of the loss on the model's own text.
 
-The float32 model writes a sample; at each position the Kullback-Leibler divergence from its
-distribution to the int8 one is exactly how much worse int8 predicts what float32 would write. No
-text from outside is needed, and the result is kept on disk by the model's fingerprint.
+The float32 model writes a sample. At each position the Kullback-Leibler divergence from its
+distribution to the int8 one equals the expected rise of the loss when int8 predicts text written by
+float32. No other text is needed, and the result is cached on disk under the model's fingerprint.
 """
 
 import json
@@ -19,10 +19,10 @@ from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 
 MOST_LOSS_RISE = 0.01
-"""Int8 is taken by itself where the loss rises by less than this share."""
+"""`auto` uses int8 if the loss rises by less than this share."""
 
 MOST_BYTES = 4 << 30
-"""Models whose float32 weights take more are not checked: it would take minutes."""
+"""Models with more bytes of float32 weights are not checked: it would take minutes."""
 
 _LENGTH = 256
 _VERSION = 2
@@ -33,8 +33,8 @@ class Quality:
     """Int8 against float32 on `tokens` positions of the model's own text.
 
     Attributes:
-        loss: mean entropy of the float32 model, nats a token.
-        rise: mean divergence to int8, nats a token.
+        loss: mean entropy of the float32 model, nats per token.
+        rise: mean divergence to int8, nats per token.
         agreement: share of positions with the same best token.
     """
 
@@ -50,17 +50,17 @@ class Quality:
 
     @property
     def good(self) -> bool:
-        """Whether int8 will do unasked."""
+        """Whether the rise is small enough for `auto` to use int8."""
         return self.share < MOST_LOSS_RISE
 
 
 def checkable(checkpoint: Checkpoint) -> bool:
-    """Whether the model is small enough to be checked while it loads."""
+    """Whether the model is small enough for a check during loading."""
     return checkpoint.num_parameters * 4 <= MOST_BYTES
 
 
 def int8_quality(checkpoint: Checkpoint) -> Quality:
-    """Measured now, or read from the cache."""
+    """Return the quality from the cache, or measure it."""
     if (known := known_quality(checkpoint)) is not None:
         return known
     exact = NativeDecoder.load(checkpoint, dtype=torch.float32, threads=1)
@@ -70,13 +70,13 @@ def int8_quality(checkpoint: Checkpoint) -> Quality:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(quality)), encoding="utf-8")
-    except OSError:  # a cache that can not be written costs the check next time
+    except OSError:  # without the cache, the next load measures again
         pass
     return quality
 
 
 def known_quality(checkpoint: Checkpoint) -> Quality | None:
-    """What an earlier check found; None where there was none."""
+    """Return the cached result of an earlier check; None if there is none."""
     try:
         return Quality(**json.loads(_file(checkpoint).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -88,7 +88,7 @@ def _file(checkpoint: Checkpoint) -> Path:
 
 
 def compare(exact: NativeDecoder, brief: NativeDecoder, length: int = _LENGTH) -> Quality:
-    """`brief` against `exact` on a sample of `length` tokens that `exact` writes."""
+    """Compare `brief` with `exact` on a sample of `length` tokens that `exact` writes."""
     ids = _sample(exact, min(length, exact.info.context_length - 1))
     logp, logq = (_log_probabilities(model, ids) for model in (exact, brief))
     p = logp.exp()
@@ -101,18 +101,18 @@ def compare(exact: NativeDecoder, brief: NativeDecoder, length: int = _LENGTH) -
 
 
 def _sample(model: NativeDecoder, length: int) -> list[int]:
-    """A text that the model writes at temperature 1, from a random first token."""
+    """Write a text at temperature 1, from a random first token."""
     generator = torch.Generator().manual_seed(0)
     first = int(torch.randint(model.info.vocab_size, (1,), generator=generator))
     [cache] = model.start([Prompt(token_ids=(first,))])
     sampler = Sampler(SamplingParams(temperature=1.0, seed=0))
     written = model.write_chains([ChainRequest(Segment(cache, NO_IDS), sampler, (), length - 1)])
-    assert written is not None  # a sampler as plain as this one is known to every model
+    assert written is not None  # every model supports a plain sampler
     return [first, *written[0].tolist()]
 
 
 def _log_probabilities(model: NativeDecoder, ids: list[int]) -> torch.Tensor:
-    """`[tokens, vocab]`, what follows each token of the text."""
+    """Return `[tokens, vocab]` log probabilities of the token after each token of the text."""
     [cache] = model.start([Prompt(token_ids=(ids[0],))])
     want = as_ids([-1, *range(len(ids) - 1)])
     [rows] = model.forward([Segment(cache, as_ids(ids[1:]))], [want])

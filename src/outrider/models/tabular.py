@@ -1,7 +1,7 @@
-"""Models over a tiny vocabulary whose distribution over whole sequences can be written down.
+"""Models over a tiny vocabulary, for which the distribution over whole sequences can be computed.
 
-They are the ground truth of the test suite: small enough that the probability of every
-continuation is a product of table entries, real enough to go through the same round as any model.
+The test suite uses them as ground truth: the probability of every continuation is a product of
+table entries, and they pass through the same round as any model.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from outrider.sampling import Sampler
 
 
 class TabularCache(CacheBook):
-    """Only the books: a table remembers nothing."""
+    """A cache without tensors: a table needs only the bookkeeping."""
 
     def _move(self, slots: list[int], start: int) -> None: ...
 
@@ -32,7 +32,7 @@ class TabularCache(CacheBook):
         return type(self)(self.context_length)
 
     def ending_at(self, row: int, order: int) -> list[int]:
-        """The last `order` tokens up to speculative row `row` (-1: the end of the text)."""
+        """Return the last `order` tokens up to speculative row `row` (-1: the end of the text)."""
         tokens: list[int] = []
         while row >= 0 and len(tokens) < order:
             tokens.append(self._tokens[row])
@@ -42,7 +42,7 @@ class TabularCache(CacheBook):
 
 
 class BorrowedTabularCache(Borrowed, TabularCache):
-    """Borrowed from a `TabularCache`."""
+    """A cache borrowed from a `TabularCache`."""
 
 
 class TabularModel:
@@ -80,7 +80,10 @@ class TabularModel:
         distance: float = 1.0,
         name: str = "tabular",
     ) -> "TabularModel":
-        """Normal logits of the given scale; with `near`, that table plus noise of `distance`."""
+        """Build a table of normal logits of the given scale.
+
+        With `near`, the table is that of `near` plus noise of scale `distance`.
+        """
         generator = torch.Generator().manual_seed(seed)
         shape = [vocab_size] * (order + 1)
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -90,31 +93,31 @@ class TabularModel:
 
     @property
     def segmented(self) -> Segmented:
-        """The model itself."""
+        """The model itself: it can rearrange its caches."""
         return self
 
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
     ) -> list[TabularCache]:
-        """One cache a prompt."""
+        """Create one cache for each prompt."""
         old = [c if isinstance(c, TabularCache) else None for c in reuse] if reuse else None
         return start_caches(self, prompts, old, lambda: TabularCache(self.info.context_length))
 
     @property
     def reads_gaps(self) -> bool:
-        """True: positions make no difference to a table."""
+        """True: a table does not use positions."""
         return True
 
     def rearrange(self, caches: Sequence[Cache], texts: Sequence[Sequence[Piece]]) -> None:
-        """Make the text of each cache what its pieces spell; see `protocols.Segmented`."""
+        """Rearrange each cache so that its text equals its pieces; see `protocols.Segmented`."""
         rearrange(self, caches, texts)
 
     def borrow(self, cache: Cache) -> "BorrowedTabularCache":
-        """A cache over the text of `cache`, with books of its own."""
+        """Create a cache over the text of `cache`, with separate bookkeeping."""
         return BorrowedTabularCache(narrowed(cache, TabularCache, self.info.name))
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
-        """Look the wanted rows up."""
+        """Look up the requested rows in the table."""
         out: list[Rows] = []
         for segment, rows in zip(segments, want, strict=True):
             cache = narrowed(segment.cache, TabularCache, self.info.name)
@@ -126,14 +129,15 @@ class TabularModel:
         return out
 
     def logits_after(self, text: Sequence[int]) -> Float[Tensor, " vocab"]:
-        """The table's row for what follows `text`."""
+        """Return the logits of the token after `text`."""
         context = ([0] * self.order + list(text))[len(text) :]
         return self.table[tuple(context)]
 
     def sequence_probs(
         self, prompt: Sequence[int], length: int, sampler: Sampler
     ) -> Float[Tensor, "..."]:
-        """Probability of each continuation: `length` axes of size vocab, summing to one.
+        """Compute the probability of each continuation: `length` axes of size vocab, summing to
+        one.
 
         After an end token only token 0 follows, so that every continuation has full length.
         """

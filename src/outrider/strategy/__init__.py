@@ -1,4 +1,4 @@
-"""Which target, drafter, rule and policy work together."""
+"""Recipes for decoding: which target, drafter, acceptance rule and draft policy work together."""
 
 from typing import TYPE_CHECKING
 

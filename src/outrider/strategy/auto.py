@@ -1,8 +1,9 @@
-"""The default strategy: who drafts, and how far, from what forwards cost on this machine.
+"""The default strategy: chooses the drafter and the draft length from measured costs.
 
-Costs are measured once, when the models are loaded. Which source drafts, how long, and whether any
-does, is then decided round by round from what was accepted (`policies/expected_gain.py`). The text
-is that of undrafted decoding in any case, so nothing here needs to be certain.
+Costs of forwards are measured once, when the models are loaded. The policy then decides in each
+round which source drafts, how many tokens, and whether to draft at all, from the tokens accepted so
+far (`policies/expected_gain.py`). The text equals that of undrafted decoding whatever the policy
+decides, so estimates are sufficient.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,29 +37,29 @@ from outrider.strategy.making import make_drafter, with_priors
 from outrider.strategy.strategy import Strategy
 
 FURTHER_TIER = 0.1
-"""How much more a qualifier must promise before it takes part: its prompt has to be read, too."""
+"""Minimum extra gain for which a qualifier is added: it must also read the prompt."""
 
 _ROWS_LEARNED = 8
-"""Rows of a long copy that Token Recycling learns, in line behind lookups."""
+"""Rows of a long copy that Token Recycling learns from, when it is a fallback after lookups."""
 
 _OVERHEAD_PROMPT, _OVERHEAD_ROUNDS = 16, 12
 
 
 def measured_costs(target: LanguageModel) -> Costs:
-    """What the target costs on this machine."""
+    """Measure what forwards and rounds of the target cost on this machine."""
     return Costs(measure_costs(target), round_overhead(target))
 
 
 @dataclass(frozen=True, slots=True)
 class Automatic:
-    """Builds strategies that adapt, for one target and the models below it.
+    """Builds adaptive strategies for one target and its smaller models.
 
     Attributes:
         target: the model whose text is wanted.
         below: smaller models, the largest first; the last one drafts.
-        chances: what is believed of them before they were tried.
-        costs: the target's; measured when not given.
-        datastore: what retrieving drafters read, opened.
+        chances: prior acceptance estimates of the smaller models.
+        costs: costs of the target; measured if not given.
+        datastore: the opened store for drafters that retrieve from one.
         growth: how the draft model grows trees, for the drafter `tree`.
     """
 
@@ -75,13 +76,14 @@ class Automatic:
         rule: AcceptanceRule | None = None,
         gain: Mapping[str, Value] | None = None,
     ) -> Strategy:
-        """A strategy whose drafts are as large as pays; undrafted where the target's window has no
-        room to measure in.
+        """Build a strategy whose draft sizes follow the expected gain.
+
+        The strategy does not draft if the target's window is too short for the measurement.
 
         Args:
             drafter: a name, an expression, or a built drafter.
             rule: how the target accepts; None is `Match`.
-            gain: settings of `ExpectedGain` other than its own.
+            gain: settings of `ExpectedGain` that replace its defaults.
         """
         if drafter == "none" or self.target.info.context_length < 3:
             return Strategy(target=self.target)
@@ -103,7 +105,7 @@ class Automatic:
         policy: DraftPolicy,
         rule: AcceptanceRule | None = None,
     ) -> Strategy:
-        """A strategy with this policy; nothing is measured."""
+        """Build a strategy with the given policy, without measuring costs."""
         if isinstance(drafter, str):
             drafter = Expression.parse(drafter, "drafter")
         if isinstance(drafter, Expression):
@@ -124,13 +126,13 @@ class Automatic:
 
 
 def _own_policy(asked: Expression) -> DraftPolicy | None:
-    """The policy of a drafter that has one of its own."""
+    """Return the policy of a drafter that brings its own, else None."""
     return drafter_record(asked.name).policy
 
 
 def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Drafter:
-    """Copies first; where there are none the models below, else recycled rows of the target."""
-    if given.costs is None:  # sizes are fixed
+    """Combine drafters: copies first, then the smaller models, or else Token Recycling."""
+    if given.costs is None:  # draft sizes are fixed
         if not given.below:
             return Lookup(min_ngram=1)
         return make_drafter(Expression("pyramid" if len(given.below) > 1 else "model"), given)
@@ -146,13 +148,15 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
 
 
 def _copies(costs: Costs) -> Lookup:
-    """Lookups; where a round is so short that asking is dear, after three matching tokens only."""
+    """Prompt lookup; requires three matching tokens where a lookup costs a noticeable share of a
+    round.
+    """
     round_seconds = costs.target.seconds(1) + costs.overhead
     return Lookup(min_ngram=1 if NOTICEABLE * round_seconds > ASKING else 3)
 
 
 def _qualifier(given: Given) -> LanguageModel | None:
-    """The qualifier that promises most, if one promises enough."""
+    """Return the qualifier with the largest expected gain, or None if no gain is large enough."""
     costs, each = given.measured, given.draft_seconds(given.below[-1])
     best, chosen = 0.0, None
     for qualifier in given.below[:-1]:
@@ -169,10 +173,10 @@ def _qualifier(given: Given) -> LanguageModel | None:
 
 
 def round_overhead(target: LanguageModel) -> float:
-    """Seconds that an undrafted round takes beside the forward and the choice of its token.
+    """Measure the seconds of an undrafted round, without the forward and the choice of the token.
 
-    The choice is left out because every token has one, drafted or not. The mean over a short text
-    that nobody reads.
+    The choice is left out because every token needs one, drafted or not. The result is the mean
+    over a short text that is then discarded.
     """
     prompt = Prompt(token_ids=(0,) * min(_OVERHEAD_PROMPT, target.info.context_length - 2))
     sampler = Sampler(SamplingParams(max_new_tokens=_OVERHEAD_ROUNDS, seed=0))

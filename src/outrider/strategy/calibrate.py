@@ -1,5 +1,4 @@
-"""Measure how far a proposer's distributions are from a verifier's, along the verifier's own
-text."""
+"""Measure how far a proposer's distributions are from a verifier's, along the verifier's text."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,20 +15,23 @@ from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy.calibration import Calibration, CalibrationKey, ModelId
 
 Progress = Callable[[int, int], None]
-"""Called with the prompts done and the prompts there are."""
+"""Called with the number of prompts done and the total number of prompts."""
 
 NUM_PROMPTS = 200
-"""Prompts worth giving: the 80 % quantile of 200 texts moves little from one set to another."""
+"""Recommended number of prompts: the 80 % quantile of 200 texts varies little between prompt sets.
+"""
 
 _CHUNK = 16
-"""Tokens the verifier writes before the proposer reads them in one pass. Bounds the rows kept."""
+"""Tokens that the verifier writes before the proposer reads them in one pass. Limits the memory for
+rows.
+"""
 
 _ROOT = as_ids([-1])
 
 
 @dataclass(slots=True)
 class _Walk:
-    """One prompt: the text so far, and the verifier's rows that the proposer has yet to match."""
+    """One prompt: the text so far, and the verifier's rows not yet compared with the proposer's."""
 
     sampler: Sampler
     verifier: Cache
@@ -39,7 +41,9 @@ class _Walk:
     ended: bool = False
 
     def goes_on(self, limit: int) -> bool:
-        """Whether another token may be written: not ended, and it fits into both windows."""
+        """Whether to write another token: the text has not ended, and the token fits into both
+        windows.
+        """
         fits = self.verifier.room > 0 and self.proposer.room > len(self.rows)
         return fits and not self.ended and len(self.output) < limit
 
@@ -56,22 +60,22 @@ def calibrate(
     end_ids: Sequence[int] = (),
     batch_size: int = 8,
 ) -> list[Calibration]:
-    """One calibration for each divergence.
+    """Calibrate a pair of models; return one calibration for each divergence.
 
-    The verifier continues each prompt by its own choices; at each token both models' raw logits
-    are compared. Each model reads each text once. The same seed gives the same calibration; no
-    seed means seed 0.
+    The verifier continues each prompt with its own choices. At each token the raw logits of both
+    models are compared. Each model reads each text once. The same seed gives the same calibration;
+    no seed means seed 0.
 
     Args:
-        verifier: the model that will accept.
-        proposer: the model whose logits will be the reference: for the target of a pyramid the
-            qualifier, for the qualifier the draft model.
-        prompts: token ids; about `NUM_PROMPTS` of them.
+        verifier: the model that accepts drafts.
+        proposer: the model whose logits are compared with the verifier's. For the target of a
+            pyramid this is the qualifier, for the qualifier the draft model.
+        prompts: token ids of each prompt; about `NUM_PROMPTS` prompts.
         params: how the verifier samples.
-        tokens_per_prompt: tokens written after each prompt, fewer where the text ends.
-        divergences: names; all of them by default.
+        tokens_per_prompt: tokens written after each prompt; fewer if the text ends earlier.
+        divergences: names of divergences; all by default.
         progress: called after each batch of prompts.
-        end_ids: the model's own end tokens.
+        end_ids: the end tokens of the verifier.
         batch_size: prompts in one forward.
 
     Raises:
@@ -127,7 +131,7 @@ def _begin(
 def _compared(
     verifier: LanguageModel, proposer: LanguageModel, walks: list[_Walk], limit: int
 ) -> Iterator[tuple[_Walk, Rows]]:
-    """Each walk with the proposer's rows for its newest tokens, chunk after chunk."""
+    """Yield each walk with the proposer's rows for its newest tokens, chunk by chunk."""
     while walks := [w for w in walks if w.goes_on(limit)]:
         for _ in range(_CHUNK):
             _write(verifier, [w for w in walks if w.goes_on(limit)])
@@ -142,7 +146,7 @@ def _compared(
 
 
 def _write(verifier: LanguageModel, walks: Sequence[_Walk]) -> None:
-    """One more token of each text, by the verifier's own choice."""
+    """Append one token to each text, chosen by the verifier."""
     if not walks:
         return
     segments = [Segment(walk.verifier, NO_IDS) for walk in walks]
@@ -155,19 +159,19 @@ def _write(verifier: LanguageModel, walks: Sequence[_Walk]) -> None:
 
 
 def _measure(measure: Divergence, walk: _Walk, rows: Rows) -> Tensor:
-    """One divergence at each of the newest tokens of `walk`."""
+    """Compute one divergence at each of the newest tokens of `walk`."""
     theirs = torch.stack(walk.rows).to(rows.logits.device)
     tokens = _proposals(walk, rows) if measure.reads_token else None
     return measure.rows(rows.logits, theirs, tokens)
 
 
 def _proposals(walk: _Walk, rows: Rows) -> Tensor:
-    """What the proposer would have drafted at each position."""
+    """Choose the token that the proposer would draft at each position."""
     start = len(walk.output) - len(walk.rows)
     tokens: list[int] = []
     for i, logits in enumerate(rows.logits):
         try:
             tokens.append(walk.sampler.choose(logits, walk.output[: start + i]))
         except LogitsError:
-            tokens.append(0)  # the row's divergence is NaN, whatever the token
+            tokens.append(0)  # any token will do: the divergence of this row is NaN
     return torch.tensor(tokens)

@@ -1,8 +1,8 @@
-"""Thresholds by their effect: "accept 80 %" instead of "0.31".
+"""Thresholds given by their effect: "accept 80 %" instead of "0.31".
 
-A calibration holds how large one divergence gets between one pair of models under one set of
-warps. It is refused for any other pair, divergence or warps: the same number means something else
-there. `strategy/calibrate.py` makes them; a JSON file holds a list of them.
+A calibration records the values of one divergence for one pair of models under one set of warps.
+It is refused for any other pair, divergence or warps, because the same number has another effect
+there. `strategy/calibrate.py` makes calibrations; a JSON file holds a list of them.
 """
 
 import json
@@ -21,14 +21,14 @@ from outrider.core.errors import OptionError
 from outrider.protocols import LanguageModel
 
 POINTS = 101
-"""Quantiles kept: one for each percent."""
+"""Number of quantiles kept: one for each percent, from 0 to 100."""
 
 _MEND = "Run `outrider calibrate` with these models and settings, or give the threshold as a number"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelId:
-    """One model by its weights; the name is for people and does not count."""
+    """Identifies a model by its weights; the name is for display and is not compared."""
 
     name: str
     fingerprint: str
@@ -41,7 +41,7 @@ class ModelId:
 
     @classmethod
     def of(cls, model: LanguageModel) -> "ModelId":
-        """The identity of `model`."""
+        """Compute the identity of `model` from its weights."""
         return cls(model.info.name, model.info.fingerprint)
 
     def __str__(self) -> str:
@@ -50,13 +50,14 @@ class ModelId:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationKey:
-    """What a calibration is about: the divergence of two models under some warps.
+    """Identifies what was calibrated: one divergence, two models and the warps.
 
     Attributes:
-        divergence: its name.
-        proposer: the model whose raw logits vouch for the draft.
-        verifier: the model that accepts.
-        warps: settings of the text that was walked, as `SamplingParams.warps` names them.
+        divergence: the name of the divergence.
+        proposer: the model whose raw logits are compared with the verifier's.
+        verifier: the model that accepts drafts.
+        warps: warp settings used to write the calibration text, as `SamplingParams.warps` names
+            them.
     """
 
     divergence: str
@@ -65,7 +66,7 @@ class CalibrationKey:
     warps: Mapping[str, float]
 
     def differences(self, wanted: "CalibrationKey") -> list[str]:
-        """Where `wanted` is about something else, in words: what this is, what was wanted."""
+        """Describe each difference from `wanted`: the value here, and the value wanted."""
         pairs = {
             "divergence": (self.divergence, wanted.divergence),
             "proposer": (self.proposer, wanted.proposer),
@@ -80,20 +81,20 @@ class CalibrationKey:
 
 
 def _warps(warps: Mapping[str, float]) -> str:
-    """Warps in words. At temperature 0 the others do nothing."""
+    """Describe warps in words. At temperature 0 only the temperature has an effect."""
     active = {"temperature": 0.0} if warps.get("temperature") == 0 else dict(warps)
     return " ".join(f"{name}={value:g}" for name, value in sorted(active.items()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """How one divergence is distributed along the verifier's own text.
+    """The distribution of one divergence along text that the verifier writes.
 
     Attributes:
         subject: the divergence, the pair and the warps.
         quantiles: `[POINTS]` ascending: entry i is the smallest divergence that a share
             i / (POINTS - 1) of the positions does not exceed.
-        positions: tokens that were looked at.
+        positions: number of tokens measured.
     """
 
     key: CalibrationKey
@@ -111,11 +112,14 @@ class Calibration:
 
     @classmethod
     def of(cls, key: CalibrationKey, values: Float[Tensor, " positions"]) -> "Calibration":
-        """From the divergence at each position; NaN is within no threshold, so it counts as inf."""
+        """Build a calibration from the divergence at each position.
+
+        NaN counts as inf, because no threshold accepts it.
+        """
         return cls(key=key, quantiles=quantiles(values), positions=values.numel())
 
     def threshold(self, accept_rate: float) -> float:
-        """The threshold that lets a share `accept_rate` of the positions pass.
+        """Return the threshold that accepts a share `accept_rate` of the positions.
 
         Raises:
             OptionError: the share is not above 0 and at most 1.
@@ -154,16 +158,19 @@ class Calibration:
 
 
 def quantiles(values: Float[Tensor, " positions"], points: int = POINTS) -> tuple[float, ...]:
-    """Order statistics of `values`, the lower ends of the empirical quantile function."""
+    """Compute quantiles as order statistics of `values`: the lower value, not interpolated."""
     ordered = values.double().nan_to_num(nan=math.inf, posinf=math.inf).sort().values
     shares = torch.arange(points, dtype=torch.float64) / (points - 1)
-    # The epsilon undoes the rounding of shares such as 0.07 that should land on a whole number.
+    # The epsilon corrects rounding of shares such as 0.07 that should give a whole number.
     places = (shares * values.numel() - 1e-9).ceil().long() - 1
     return tuple(ordered[places.clamp(min=0)].tolist())
 
 
 def save_calibrations(path: str | os.PathLike[str], calibrations: Iterable[Calibration]) -> None:
-    """Write a file that holds exactly `calibrations`; an older file stays whole until then."""
+    """Replace the file with one that holds exactly `calibrations`.
+
+    An older file stays intact until the new one is complete.
+    """
     records = [calibration._record() for calibration in calibrations]
     text = json.dumps({"version": 1, "calibrations": records}, indent=1, allow_nan=False)
     draft = Path(f"{os.fspath(path)}.part")
@@ -172,7 +179,7 @@ def save_calibrations(path: str | os.PathLike[str], calibrations: Iterable[Calib
 
 
 def load_calibrations(path: str | os.PathLike[str]) -> list[Calibration]:
-    """The calibrations of a file. Raises `OptionError` when it is missing or not one."""
+    """Read the calibrations of a file. Raises `OptionError` if it is missing or malformed."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
         return [Calibration._read(c) for c in record["calibrations"]]
@@ -188,10 +195,10 @@ def load_calibrations(path: str | os.PathLike[str]) -> list[Calibration]:
 
 
 def find_calibration(calibrations: Sequence[Calibration], wanted: CalibrationKey) -> Calibration:
-    """The calibration of `wanted`; the newest one when several fit.
+    """Return the calibration that matches `wanted`; the newest if several match.
 
     Raises:
-        OptionError: none fits; names how the nearest one differs.
+        OptionError: none matches; the message says how the nearest one differs.
     """
     misfits = [c.key.differences(wanted) for c in calibrations]
     for calibration, misfit in zip(reversed(calibrations), reversed(misfits), strict=True):
@@ -208,7 +215,7 @@ def find_calibration(calibrations: Sequence[Calibration], wanted: CalibrationKey
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A threshold as people give it: a divergence, or the share of positions to accept."""
+    """A threshold as the user gives it: a divergence, or the share of positions to accept."""
 
     value: float | None = None
     accept_rate: float | None = None
@@ -235,7 +242,10 @@ class Threshold:
         return cls(accept_rate=_check_rate(number)) if is_rate else cls(value=number)
 
     def resolve(self, calibrations: Sequence[Calibration], key: CalibrationKey) -> float:
-        """The divergence meant; a share is looked up. Raises `OptionError` as the look-up does."""
+        """Return the divergence; a share is looked up in `calibrations`.
+
+        Raises `OptionError` if no calibration matches `key`.
+        """
         if self.accept_rate is None:
             assert self.value is not None
             return self.value

@@ -1,6 +1,6 @@
-"""Every method that a user can name, and the file that implements it.
+"""Lists every method that a user can name, with the file that implements it.
 
-One tuple for each kind lists modules; each of them declares `METHOD`, the record of the method. The
+One tuple for each kind lists modules; each module declares `METHOD`, the record of its method. The
 name of a method is the name of its file, so that `--help` can list names without loading PyTorch.
 A new method is one file and one entry here.
 """
@@ -42,7 +42,7 @@ DRAFTERS = (
     "drafters.statistics.recorded",
     "drafters.none",
 )
-"""Whatever proposes tokens; the combinations are made of others."""
+"""Modules of drafters; combinations are drafters made of other drafters."""
 
 GROWTHS = (
     "drafters.neural.growth.top_k",
@@ -54,7 +54,7 @@ GROWTHS = (
     "drafters.neural.growth.iid",
     "drafters.neural.growth.spine",
 )
-"""Ways in which a draft model grows trees."""
+"""Modules of growths: how a draft model grows trees."""
 
 RULES = (
     "acceptance.match",
@@ -65,7 +65,7 @@ RULES = (
     "acceptance.top_beta",
     "acceptance.fuzzy",
 )
-"""What the target keeps of a draft."""
+"""Modules of acceptance rules: which tokens of a draft the target keeps."""
 
 POLICIES = (
     "policies.expected_gain",
@@ -74,13 +74,13 @@ POLICIES = (
     "policies.confidence",
     "policies.specdec_plus",
 )
-"""How much is drafted in a round."""
+"""Modules of policies: how many tokens are drafted in a round."""
 
 MODELS = ("models.wrappers.skipping",)
-"""Models around the target, whose text is another than the target's."""
+"""Modules of models that wrap the target and change its text."""
 
 GUIDANCE = ("guidance.classifier_free",)
-"""What pushes the choices of the target."""
+"""Modules of guidance methods, which change the target's distribution."""
 
 KINDS: Mapping[str, Sequence[str]] = {
     "drafter": DRAFTERS,
@@ -91,7 +91,7 @@ KINDS: Mapping[str, Sequence[str]] = {
     "selector": SELECTORS,
     "guidance": GUIDANCE,
 }
-"""Kind -> its tuple."""
+"""Maps each kind of method to its tuple of modules."""
 
 MODES: dict[str, str] = {
     "exact": "the target's own text, token for token",
@@ -103,12 +103,15 @@ MODES: dict[str, str] = {
 
 
 def names(kind: str) -> list[str]:
-    """The methods of a kind, in the order in which they are listed; loads none of them."""
+    """Return the names of a kind's methods in listing order, without importing their modules."""
     return [name_of(module) for module in KINDS[kind]]
 
 
 def record(kind: str, name: str) -> "Method[object]":
-    """The record of a method. Raises `OptionError` for an unknown one, with the nearest."""
+    """Return the record of a method.
+
+    Raises `OptionError` for an unknown name; the message suggests the nearest one.
+    """
     for module in KINDS[kind]:
         if name_of(module) == name:
             return import_module(f"outrider.{module}").METHOD
@@ -116,12 +119,15 @@ def record(kind: str, name: str) -> "Method[object]":
 
 
 def records(kind: str) -> Iterator["Method[object]"]:
-    """The records of a kind, in order."""
+    """Yield the records of all methods of a kind, in listing order."""
     return (record(kind, name) for name in names(kind))
 
 
 def drafter_record(name: str) -> "DrafterMethod":
-    """The record of a drafter. Raises `OptionError` for an unknown one, with the nearest."""
+    """Return the record of a drafter.
+
+    Raises `OptionError` for an unknown name; the message suggests the nearest one.
+    """
     from outrider.drafters.method import DrafterMethod
 
     found = record("drafter", name)
@@ -130,5 +136,5 @@ def drafter_record(name: str) -> "DrafterMethod":
 
 
 def drafter_records() -> list["DrafterMethod"]:
-    """The records of all drafters, in order."""
+    """Return the records of all drafters, in listing order."""
     return [drafter_record(name) for name in names("drafter")]

@@ -1,4 +1,4 @@
-"""Stores of retrieving drafters, opened for a target."""
+"""Opens the datastore of a drafter that retrieves from one, and checks that it fits the target."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +11,18 @@ from outrider.strategy.catalogue import drafter_record, drafter_records
 def open_datastore(
     drafters: Sequence[str], path: str | Path | None, fingerprint: str | None
 ) -> Datastore | None:
-    """The store at `path`, or None without one.
+    """Open the store at `path`; return None if no path is given.
 
     Args:
-        drafters: who will read it, the outermost first.
-        path: what `outrider datastore build` wrote.
-        fingerprint: of the target's tokenizer, whose ids the store must hold; None accepts any.
+        drafters: names of the drafters that take part, the outermost first.
+        path: a store written by `outrider datastore build`.
+        fingerprint: fingerprint of the target's tokenizer, which must match the store's; None
+            accepts any.
 
     Raises:
-        OptionError: no drafter reads a store, two read different kinds, or one can not do without.
-        StoreError: there is none, it is of another kind, or damaged.
+        OptionError: no drafter reads a store, two read different kinds, or a drafter needs a store
+            and none is given.
+        StoreError: the store does not exist, is of another kind, or is damaged.
         VocabularyError: it was made with another tokenizer.
     """
     readers = [one for name in drafters if (one := drafter_record(name)).store]

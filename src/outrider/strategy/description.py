@@ -1,4 +1,4 @@
-"""A strategy in words: the methods it is made of, as expressions that can be read again."""
+"""Describes a strategy in words; methods are shown as expressions that can be parsed again."""
 
 from dataclasses import fields, is_dataclass
 
@@ -11,12 +11,15 @@ from outrider.strategy.catalogue import KINDS, records
 Described = Drafter | AcceptanceRule | DraftPolicy | Growth
 
 _MOST_SOURCES = 6
-"""Sources of a policy that are named before the rest is left out."""
+"""Largest number of a policy's sources that are named; the rest is left out."""
 
 
 def expression_of(method: Described) -> str:
-    """`switch(sam,recycling,at_least=3)`: the names of a method and of what it is made of, and the
-    options that are not those of the class. The class name where it has no record."""
+    """Return the expression of a method, such as `switch(sam,recycling,at_least=3)`.
+
+    It holds the method's name, the names of its parts, and the options that differ from the
+    defaults of the class. A method without a record is shown by its class name.
+    """
     inner = [expression_of(part) for part in [*_parts(method), *_growths(method)]]
     options = [f"{name}={text_of(value)}" for name, value in _changed(method)]
     name = _name(method)
@@ -24,7 +27,7 @@ def expression_of(method: Described) -> str:
 
 
 def models_of(drafter: Drafter) -> list[str]:
-    """The models that a drafter runs, outermost first."""
+    """Return the names of the models that a drafter runs, outermost first."""
     found = [value.info.name for value in _values(drafter) if isinstance(value, LanguageModel)]
     for part in _parts(drafter):
         found += models_of(part)
@@ -32,7 +35,7 @@ def models_of(drafter: Drafter) -> list[str]:
 
 
 def sources_of(policy: DraftPolicy) -> str:
-    """The sources that a policy deals with, in short; empty where it names none."""
+    """Summarize the sources that a policy chooses from; empty if it names none."""
     if not isinstance(policy, ExpectedGain) or not policy.sources:
         return ""
     named = [source.name for source in policy.sources]
@@ -63,8 +66,8 @@ def _values(method: object) -> list[object]:
 
 
 def _changed(method: object) -> list[tuple[str, Value]]:
-    """Plain options whose values are not those of the class."""
-    if isinstance(method, ExpectedGain):  # its numbers were measured
+    """Return the plain options whose values differ from the defaults of the class."""
+    if isinstance(method, ExpectedGain):  # its numbers are measured, not options
         return []
     found: list[tuple[str, Value]] = []
     for option in plain_options(type(method)).values():

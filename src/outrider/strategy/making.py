@@ -1,4 +1,4 @@
-"""From names, expressions and objects to drafters, rules, policies and growths."""
+"""Builds drafters, rules, policies and growths from names, expressions or objects."""
 
 from dataclasses import replace
 from typing import NoReturn
@@ -14,10 +14,10 @@ from outrider.strategy.catalogue import drafter_record, drafter_records, record
 
 
 def make_drafter(asked: Expression, given: Given) -> Drafter:
-    """The drafter that an expression names, with the drafters it is made of.
+    """Build the drafter that an expression names, including the drafters it is made of.
 
     Raises:
-        OptionError: an unknown name or option, or something that it needs is missing.
+        OptionError: a name or option is unknown, or something that the drafter needs is missing.
     """
     found = drafter_record(asked.name)
     found.check_inner(len(asked.inner))
@@ -30,7 +30,7 @@ def make_drafter(asked: Expression, given: Given) -> Drafter:
 
 
 def with_priors(given: Given) -> Given:
-    """`given`, with what the records believe of drafters."""
+    """Return `given` with the prior estimates from the records of drafters."""
     by_class = {one.cls: one for one in drafter_records()}
 
     def priors_of(drafter: Drafter) -> tuple[Source, ...]:
@@ -54,31 +54,42 @@ def check_drafter(asked: Expression) -> None:
 
 
 def drafters_in(asked: Expression) -> list[str]:
-    """The drafters in an expression, outermost first."""
+    """Return the names of the drafters in an expression, outermost first."""
     inner = () if drafter_record(asked.name).grown else asked.inner
     return [asked.name, *(name for part in inner for name in drafters_in(part))]
 
 
 def make_rule(asked: str | AcceptanceRule) -> AcceptanceRule:
-    """The rule of an expression, or the object itself. Raises `OptionError` for anything else."""
+    """Build the rule of an expression; return a built rule as it is.
+
+    Raises `OptionError` for anything else.
+    """
     found = _built("rule", asked) if isinstance(asked, str) else asked
     return found if isinstance(found, AcceptanceRule) else _refuse("rule", "AcceptanceRule", asked)
 
 
 def make_policy(asked: str | DraftPolicy) -> DraftPolicy:
-    """The policy of an expression, or the object itself. Raises `OptionError` for anything else."""
+    """Build the policy of an expression; return a built policy as it is.
+
+    Raises `OptionError` for anything else.
+    """
     found = _built("policy", asked) if isinstance(asked, str) else asked
     return found if isinstance(found, DraftPolicy) else _refuse("policy", "DraftPolicy", asked)
 
 
 def make_growth(asked: str | Growth) -> Growth:
-    """The growth of an expression, or the object itself. Raises `OptionError` for anything else."""
+    """Build the growth of an expression; return a built growth as it is.
+
+    Raises `OptionError` for anything else.
+    """
     found = _built("growth", asked) if isinstance(asked, str) else asked
     return found if isinstance(found, Growth) else _refuse("growth", "Growth", asked)
 
 
 def _built(kind: str, text: str) -> object:
-    """What an expression names. Raises `OptionError` for an unknown name or option."""
+    """Build the method that an expression names. Raises `OptionError` for an unknown name or
+    option.
+    """
     parsed = Expression.parse(text, kind)
     if parsed.inner:
         raise OptionError(

@@ -1,4 +1,4 @@
-"""Modes of a pyramid: which rule each level gets."""
+"""Modes of a pyramid: each mode sets the acceptance rule of every level."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,16 +26,17 @@ _RANGES: Mapping[str, Range] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PyramidConfig:
-    """The knobs of a pyramid. Windows are lengths of drafts, in tokens.
+    """Options of a pyramid. A window is the length of a draft, in tokens.
 
     Attributes:
         mode: one of `MODES`.
         num_speculative_tokens: the draft model's window (PyramidSD's LD).
         num_qualified_tokens: tokens collected before the target is called (LQ).
-        divergence: what the fuzzy rules measure.
+        divergence: the divergence that the fuzzy rules compute.
         threshold_qualifier: tau_Q, the qualifier's tolerance of the draft model.
-        threshold_target: tau_T, the target's tolerance of what the qualifier vouched for.
-        max_changed: most changed tokens, as a share of the tokens written; None sets no budget.
+        threshold_target: tau_T, the target's tolerance of tokens that the qualifier accepted.
+        max_changed: largest share of written tokens that may differ from the target's choice; None
+            sets no limit.
     """
 
     mode: str = "exact"
@@ -59,7 +60,7 @@ class PyramidConfig:
 
     @property
     def outer_rule(self) -> AcceptanceRule:
-        """How the target accepts."""
+        """Build the rule by which the target accepts."""
         if self.mode in ("assisted", "fuzzy"):
             return Fuzzy(
                 divergence=self.divergence,
@@ -70,7 +71,7 @@ class PyramidConfig:
 
     @property
     def inner_rule(self) -> AcceptanceRule:
-        """How every qualifier accepts."""
+        """Build the rule by which every qualifier accepts."""
         if self.mode == "fuzzy":
             return Fuzzy(divergence=self.divergence, threshold=self.threshold_qualifier)
         return Match()
@@ -82,10 +83,10 @@ def pyramid(
     qualifiers: Sequence[LanguageModel] = (),
     config: PyramidConfig | None = None,
 ) -> Strategy:
-    """A cascade of any depth: `qualifiers` from the largest to the smallest, then `draft`.
+    """Build a cascade of any depth: `qualifiers` from the largest to the smallest, then `draft`.
 
-    With no qualifier it is two-tier speculative decoding; with mode `none`, or without a draft
-    model, plain decoding. The lowest qualifier drafts itself when there is no draft model.
+    Without a qualifier this is two-tier speculative decoding; with mode `none`, or without a draft
+    model, plain decoding. Without a draft model, the smallest qualifier drafts.
     """
     config = config or PyramidConfig()
     models = [*qualifiers, *([draft] if draft is not None else [])]
@@ -109,7 +110,7 @@ def pyramid(
 
 
 def _check_thresholds(config: PyramidConfig) -> None:
-    """Warn of a qualifier more tolerant than the target."""
+    """Warn if the qualifier is more tolerant than the target."""
     if config.threshold_qualifier > config.threshold_target:
         warnings.warn(
             f"the qualifier's threshold {config.threshold_qualifier:g} is above the target's "
@@ -120,7 +121,7 @@ def _check_thresholds(config: PyramidConfig) -> None:
 
 
 def _windows(config: PyramidConfig, stages: int) -> list[int]:
-    """A window for each stage, outermost first: from LQ down to LD in even steps."""
+    """Return a window for each stage, outermost first, in even steps from LQ down to LD."""
     first, last = config.num_qualified_tokens, config.num_speculative_tokens
     if stages == 1:
         return [last]

@@ -1,4 +1,4 @@
-"""What `load` is asked for: who drafts, how much, and what is kept of the drafts."""
+"""Options of `load` for speculation: which drafter, how many tokens, which rule accepts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,23 +27,23 @@ from outrider.strategy.thresholds import Thresholds
 
 _Source = TypeVar("_Source")
 _NODES = 16
-"""Tokens of a tree where lengths are fixed and none was given."""
+"""Nodes of a draft tree if sizes are fixed and none is given."""
 
 _COMPARING = ("assisted", "fuzzy")
 """Modes that compare the distributions of two models."""
 
 _OF_MODELS = ("auto", "model", "pyramid")
-"""Drafters that these modes know."""
+"""Drafters that the modes in `_COMPARING` support."""
 
 _TREE_NODES = Range(1, optional=True, hint="Draft at least 1 token")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speculation:
-    """How drafts are made and accepted, as `load` is asked for it; `load` describes the fields.
+    """How drafts are made and accepted; `load` documents the fields.
 
     Raises:
-        OptionError: an unknown name, a value out of range, or options that do not fit each other.
+        OptionError: a name is unknown, a value is out of range, or options conflict.
     """
 
     mode: str = "exact"
@@ -62,7 +62,7 @@ class Speculation:
     calibration: str | Path | None = None
 
     def __post_init__(self) -> None:
-        _ = self.thresholds, self.config  # both check what they are made from
+        _ = self.thresholds, self.config  # evaluated for their checks
         if not isinstance(self.drafter, str | Drafter):
             raise OptionError(
                 f"drafter is {self.drafter!r:.60}",
@@ -73,16 +73,16 @@ class Speculation:
         self._check_mode()
         self._check_sizes()
 
-    # -- what was asked, read -------------------------------------------------------------------
+    # -- parsed options -------------------------------------------------------------------------
 
     @cached_property
     def thresholds(self) -> Thresholds:
-        """Both thresholds."""
+        """Parse the thresholds of the qualifier and the target."""
         return Thresholds.parse(self.mode, self.threshold_qualifier, self.threshold_target)
 
     @cached_property
     def config(self) -> PyramidConfig:
-        """Mode, lengths and thresholds of a pyramid."""
+        """Collect mode, lengths and thresholds of a pyramid."""
         lengths = {
             "num_speculative_tokens": self.num_speculative_tokens,
             "num_qualified_tokens": self.num_qualified_tokens,
@@ -98,8 +98,10 @@ class Speculation:
 
     @cached_property
     def asked(self) -> Expression | Drafter:
-        """The drafter: its expression, in which a draft model that is to grow trees does, or the
-        object."""
+        """Return the built drafter, or its parsed expression.
+
+        In an expression, `tree` replaces `model` if a growth is given.
+        """
         if not isinstance(self.drafter, str):
             return self.drafter
         parsed = Expression.parse(self.drafter, "drafter")
@@ -107,29 +109,29 @@ class Speculation:
 
     @cached_property
     def named(self) -> list[str]:
-        """Names of the drafters that take part, outermost first; none of a built drafter."""
+        """Names of the drafters that take part, outermost first; empty for a built drafter."""
         return drafters_in(self.asked) if isinstance(self.asked, Expression) else []
 
     @cached_property
     def records(self) -> list[DrafterMethod]:
-        """Their records."""
+        """Records of the drafters that take part."""
         return [drafter_record(name) for name in self.named]
 
     @cached_property
     def given_rule(self) -> AcceptanceRule | None:
-        """The rule, where one is given."""
+        """Build the acceptance rule from the options; None if none is given."""
         return None if self.rule is None else make_rule(self.rule)
 
     @cached_property
     def given_policy(self) -> DraftPolicy | None:
-        """The policy, where one is given that does not adapt to measured costs."""
+        """Build the policy from the options; None if none is given or it is `ExpectedGain`."""
         if self.policy is None or self.gain is not None:
             return None
         return make_policy(self.policy)
 
     @cached_property
     def gain(self) -> dict[str, Value] | None:
-        """Settings of `ExpectedGain`, where that is asked for by name."""
+        """Settings of `ExpectedGain`; None unless the policy names it."""
         if not isinstance(self.policy, str):
             return None
         parsed = Expression.parse(self.policy, "policy")
@@ -139,17 +141,17 @@ class Speculation:
 
     @cached_property
     def given_growth(self) -> Growth | None:
-        """The growth, where one is given."""
+        """Build the growth from the options; None if none is given."""
         return None if self.growth is None else make_growth(self.growth)
 
     @property
     def undrafted(self) -> bool:
-        """Whether nothing drafts."""
+        """Whether decoding runs without a drafter."""
         return self.mode == "none" or self.drafter == "none"
 
     @property
     def label(self) -> str:
-        """What results carry as their mode: the name of the rule, where one is given."""
+        """The mode that results report; the name of the rule if one is given."""
         if self.given_rule is not None:
             kinds = {one.cls: one.name for one in records("rule")}
             return kinds.get(type(self.given_rule), type(self.given_rule).__name__)
@@ -157,8 +159,11 @@ class Speculation:
 
     @property
     def fixed(self) -> bool:
-        """Whether the sizes of drafts stay as they are. They must where the rule reads
-        probabilities: the sizes must not depend on tokens that it discards."""
+        """Whether draft sizes are fixed.
+
+        A rule that reads probabilities requires fixed sizes: they must not depend on tokens that
+        the rule discards.
+        """
         lengths = (self.num_speculative_tokens, self.num_qualified_tokens, self.num_draft_nodes)
         reads = self.given_rule is not None and self.given_rule.needs != NO_NEEDS
         return (
@@ -179,7 +184,7 @@ class Speculation:
             )
         if mode in _COMPARING and self.named and self.named[0] not in (*_OF_MODELS, "none"):
             if self.growth is not None:
-                return  # refused with the growth
+                return  # the check of the growth refuses it
             raise OptionError(
                 f"mode {mode!r} compares the distributions of two models, and drafter "
                 f"{self.drafter!r} has none",
@@ -210,14 +215,17 @@ class Speculation:
 
     @property
     def grows_trees(self) -> bool:
-        """Whether a drafter that takes part drafts trees; true of built ones, of which it is not
-        known: drafters of chains give a chain of the same depth."""
+        """Whether a drafter that takes part drafts trees.
+
+        True for built drafters, where this is unknown: a drafter of chains then gives a chain of
+        the same depth.
+        """
         return not self.named or any(record.tree for record in self.records)
 
     # -- models ---------------------------------------------------------------------------------
 
     def tiers(self, found: list[tuple[str, _Source]]) -> list[tuple[str, _Source]]:
-        """The tiers that take part: target first, draft model last."""
+        """Select the tiers that take part: target first, draft model last."""
         if "auto" in self.named:
             return found
         below = max((record.models for record in self.records), default=0)
@@ -226,7 +234,7 @@ class Speculation:
         return [found[0], *found[1:][-1:]] if below == 1 else found
 
     def check_tiers(self, tiers: int) -> None:
-        """Raise `OptionError` when there are too few tiers."""
+        """Raise `OptionError` if the options need more tiers than there are."""
         if self.undrafted:
             return
         below = max((record.models for record in self.records), default=0)
@@ -251,12 +259,12 @@ class Speculation:
         config: PyramidConfig,
         datastore: Datastore | None = None,
     ) -> Strategy:
-        """The strategy over `models`.
+        """Build the strategy for `models`.
 
         Args:
             models: the largest first.
-            config: `self.config`, its thresholds resolved.
-            datastore: what retrieving drafters read, opened.
+            config: `self.config` with resolved thresholds.
+            datastore: the opened store for drafters that retrieve from one.
         """
         target, *below = models
         if self.undrafted:
@@ -275,7 +283,7 @@ class Speculation:
         return self.given_rule or own
 
     def _policy(self, config: PyramidConfig) -> DraftPolicy:
-        """Drafts of one size."""
+        """Build the policy for drafts of one fixed size."""
         if self.given_policy is not None:
             return self.given_policy
         depth = config.num_speculative_tokens
@@ -286,14 +294,14 @@ class Speculation:
 
 
 def _growing(asked: Expression) -> Expression:
-    """The expression with `tree` for `model`."""
+    """Replace `model` with `tree` in the expression."""
     inner = tuple(_growing(part) for part in asked.inner) if asked.name != "tree" else asked.inner
     return replace(asked, name="tree" if asked.name == "model" else asked.name, inner=inner)
 
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """Models, largest first, and what a strategy over them needs to know."""
+    """The models, largest first, with everything needed to build a strategy for a request."""
 
     models: tuple[LanguageModel, ...]
     speculation: Speculation
@@ -301,7 +309,10 @@ class Cascade:
     datastore: Datastore | None = None
 
     def strategy(self, params: SamplingParams) -> Strategy:
-        """The strategy for requests with these warps; shares of positions become divergences."""
+        """Build the strategy for requests with these warps.
+
+        Thresholds given as shares of positions are resolved to divergences.
+        """
         config = self.speculation.config
         if self.speculation.thresholds.calibrated and len(self.models) > 1:
             config = replace(config, threshold_target=self._resolve(0, params))

@@ -15,10 +15,10 @@ from outrider.strategy.description import expression_of, models_of, sources_of
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Strategy:
-    """Who writes, who drafts, and who decides.
+    """Names the target, the drafter, the acceptance rule and the draft policy.
 
-    Raises `StrategyError` when the parts do not fit: a rule that judges other drafts than the
-    drafter makes, or that reads something the drafter can not give.
+    Raises `StrategyError` if the parts do not fit: the rule judges other drafts than the drafter
+    makes, or needs something that the drafter does not provide.
     """
 
     target: LanguageModel
@@ -39,7 +39,7 @@ class Strategy:
 
     @property
     def stage(self) -> Stage:
-        """The outermost level of the nest."""
+        """Build the outermost stage of the cascade."""
         return Stage(
             name="target",
             model=self.target,
@@ -51,8 +51,11 @@ class Strategy:
 
     @property
     def exactness(self) -> Exactness:
-        """What the text is promised to be: only the outermost rule can lower it, and a target that
-        itself stands for another model (`SkippingModel`)."""
+        """The guarantee for the text.
+
+        Only the outermost rule can lower it, or a target that changes the text of the model it
+        wraps (`SkippingModel`).
+        """
         own = self.target.info.exactness
         changes_nothing = isinstance(self.drafter, NoDrafter)
         if changes_nothing and self.rule.exactness is Exactness.LOSSY:
@@ -61,7 +64,7 @@ class Strategy:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Draft lengths of the stages, outermost first; empty unless all of them are fixed."""
+        """Draft lengths of the stages, outermost first; empty unless all are fixed."""
         lengths: list[int] = []
         drafter, policy = self.drafter, self.policy
         while not isinstance(drafter, NoDrafter):
@@ -75,11 +78,11 @@ class Strategy:
 
     @property
     def undrafted(self) -> "Strategy":
-        """The same target without a drafter: the baseline."""
+        """Return the baseline: the same target without a drafter."""
         return Strategy(target=self.target)
 
     def describe(self) -> str:
-        """The strategy as a tree of at most five lines."""
+        """Describe the strategy as a tree of at most five lines."""
         models = models_of(self.drafter)
         lines = [
             f"rule     {expression_of(self.rule)}",

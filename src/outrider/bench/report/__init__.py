@@ -1,1 +1,1 @@
-"""What a run found: summary, plots, one HTML page."""
+"""Reports of a run: summary, plots, one HTML page."""

@@ -1,4 +1,4 @@
-"""The four plots of a report."""
+"""Draws the four plots of a report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ COLORS = (
     "#8c6d31",
     "#7f7f7f",
 )
-"""Told apart by people who see few colours (Okabe and Ito)."""
+"""Colors that color-blind readers can distinguish (Okabe and Ito)."""
 
 PARTS = {"draft": "#009e73", "verify": "#0072b2", "accept": "#e69f00", "other": "#bbbbbb"}
 _DPI = 144
@@ -27,7 +27,7 @@ _WIDEST = 13.0
 
 
 def require_matplotlib() -> Any:
-    """The module that draws. Raises `MissingExtraError` with the line that installs it."""
+    """Import matplotlib. Raises `MissingExtraError` with the command that installs it."""
     try:
         import matplotlib.figure
     except ImportError:
@@ -36,7 +36,7 @@ def require_matplotlib() -> Any:
 
 
 def draw_plots(summary: Figures, folder: Path) -> dict[str, Path]:
-    """Write each plot that has data as a PNG; returns title -> file, in the order of reading."""
+    """Write each plot that has data as a PNG; return title -> file, in reading order."""
     plots: dict[str, tuple[str, Callable[[Figures], Any]]] = {
         "Speedup by workload": ("speedup.png", _speedup),
         "Acceptance by position": ("acceptance.png", _acceptance),
@@ -53,7 +53,7 @@ def draw_plots(summary: Figures, folder: Path) -> dict[str, Path]:
 
 
 def _canvas(summary: Figures, title: str, width: float = 8.0, height: float = 4.2) -> Any:
-    """A figure and its axes, titled; a cost-scaled run says so."""
+    """Create a figure and its axes with a title, which marks a cost-scaled run."""
     figure = require_matplotlib().Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontweight="bold")
@@ -66,7 +66,7 @@ def _canvas(summary: Figures, title: str, width: float = 8.0, height: float = 4.
 
 
 def _speedup(summary: Figures) -> Any:
-    """Bars with 95 % intervals, a group for each workload, everyone against undrafted."""
+    """Draw bars with 95 % intervals, grouped by workload: speedup of each system over undrafted."""
     workloads = {n: w for n, w in summary["workloads"].items() if w["systems"]}
     if len(workloads) == 2:
         workloads.pop("all", None)
@@ -107,7 +107,7 @@ def _speedup(summary: Figures) -> Any:
 
 
 def _acceptance(summary: Figures) -> Any:
-    """Lines over the position in the draft, all workloads together."""
+    """Draw acceptance over the position in the draft, for all workloads together."""
     systems = summary["workloads"]["all"]["systems"]
     drafting = {name: f for name, f in systems.items() if f.get("drafted")}
     if not drafting:
@@ -135,14 +135,14 @@ def _acceptance(summary: Figures) -> Any:
 
 
 def _known(f: Figures) -> list[tuple[int, float]]:
-    """Positions, from 1, with their acceptance: those drafted often enough to say, or the first."""
+    """Return positions, from 1, with acceptance: those drafted often enough, or the first."""
     drafted = f["drafted_at"]
     pairs = list(enumerate(f["acceptance_at"], start=1))
     return [pair for pair in pairs if drafted[pair[0] - 1] >= _FEW] or pairs[:1]
 
 
 def _time_split(summary: Figures) -> Any:
-    """One stacked bar a strategy: milliseconds per token after the prompt."""
+    """Draw one stacked bar for each strategy: milliseconds per token after the prompt."""
     systems = summary["workloads"]["all"]["systems"]
     split = {name: f for name, f in systems.items() if "time_split" in f}
     if not split:
@@ -167,7 +167,9 @@ def _time_split(summary: Figures) -> Any:
 
 
 def _verify_cost(summary: Figures) -> Any:
-    """Time of n rows over that of one, each tier; the line of n times is what batching saves."""
+    """Draw the time of n rows over that of one for each tier, and a line of n times as a
+    reference.
+    """
     costs = {tier: c for tier, c in summary["costs"].items() if c["verify_cost"]}
     if not costs:
         return None
@@ -200,7 +202,7 @@ def _systems(workloads: Figures, wanted: Callable[[str, Figures], Any]) -> list[
 
 
 def _color_of(name: str, systems: Sequence[str] | Figures) -> int:
-    """The colour a system has in the first plot, where the baseline has none."""
+    """Return the color index of a system in the first plot, which has no baseline."""
     others = [n for n in systems if n != "none"]
     return others.index(name) % len(COLORS)
 

@@ -1,4 +1,4 @@
-"""The report of a run: JSON lines for machines, plots and one HTML page for people."""
+"""Writes the report of a run: JSON lines for programs, plots and one HTML page for readers."""
 
 import base64
 import html
@@ -20,7 +20,7 @@ _NONE = "–"
 
 
 def write_lines(file: Path, measured: Measured, summary: Figures) -> None:
-    """One JSON line for each text, then the summary."""
+    """Write one JSON line for each text, then the summary."""
     with file.open("w", encoding="utf-8") as out:
         for run in measured.runs:
             out.write(json.dumps({"kind": "run", **run.to_dict()}) + "\n")
@@ -28,7 +28,7 @@ def write_lines(file: Path, measured: Measured, summary: Figures) -> None:
 
 
 def write_report(folder: Path, summary: Figures) -> Path:
-    """Plots as PNG, `summary.json`, and `index.html`, which needs none of them; returns the page.
+    """Write plots as PNG, `summary.json`, and a self-contained `index.html`; return the page.
 
     Raises `MissingExtraError` without matplotlib.
     """
@@ -157,7 +157,7 @@ def _mismatches(summary: Figures) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """An HTML table of records; the columns of the first."""
+    """Format records as an HTML table with the columns of the first record."""
     if not rows:
         return "<p>Not measured.</p>"
     head = "".join(f"<th>{_text(name)}</th>" for name in rows[0])

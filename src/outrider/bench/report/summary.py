@@ -1,4 +1,4 @@
-"""From single runs to the figures of a report: ratios are made here, last."""
+"""Computes the figures of a report from single runs; ratios are computed last."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -13,13 +13,13 @@ from outrider.core import metrics
 from outrider.core.types import Exactness
 
 ALL = "all"
-"""The name under which the figures of all workloads together stand."""
+"""The name of the figures over all workloads."""
 
 Rate = Callable[[Run], float | None]
 
 
 def summarise(measured: Measured) -> dict[str, Any]:
-    """Plain data: figures of each system on each workload, and on all of them."""
+    """Return plain data: figures of each system on each workload, and on all of them."""
     short = short_tasks(measured)
     workloads = list(dict.fromkeys(run.workload for run in measured.runs))
     return {
@@ -42,12 +42,12 @@ def summarise(measured: Measured) -> dict[str, Any]:
 def best_rows(
     summary: Mapping[str, Any], form: Callable[[Mapping[str, Any] | None], str], none: str
 ) -> Iterator[dict[str, str]]:
-    """Our fastest exact strategy against the fastest rivals, a row a workload.
+    """Yield a row for each workload: Outrider's fastest exact strategy and the fastest rivals.
 
     Args:
-        summary: as `summarise` makes it.
-        form: spells a ratio, or None.
-        none: stands for what is not there.
+        summary: result of `summarise`.
+        form: formats a ratio, or None.
+        none: text for missing values.
     """
     for workload, figures in summary["workloads"].items():
         best = figures["best"]
@@ -63,7 +63,7 @@ def best_rows(
 
 
 def short_tasks(measured: Measured) -> set[str]:
-    """Prompts after which the baseline writes too little for a speed."""
+    """Return the prompts after which the baseline writes too little to measure a speed."""
     settings = measured.settings
     least = min(settings.least_tokens, settings.sampling["max_new_tokens"])
     return {r.task for r in measured.runs if r.system == BASELINE and r.tokens < least}
@@ -96,7 +96,7 @@ def _workload(measured: Measured, name: str, short: set[str]) -> dict[str, Any]:
 
 
 def _best(by_system: Mapping[str, list[Run]], measured: Measured) -> dict[str, Any] | None:
-    """Our fastest strategy that changes nothing, against the fastest rival, and lookup rival."""
+    """Compare the fastest exact strategy with the fastest rival, and the fastest lookup rival."""
     rivals = {name: runs for name, runs in by_system.items() if name in measured.rivals}
     exact = {
         name: runs
@@ -116,7 +116,7 @@ def _best(by_system: Mapping[str, list[Run]], measured: Measured) -> dict[str, A
 
 
 def _fastest(systems: Mapping[str, list[Run]]) -> str:
-    """By the geometric mean over prompts of the medians over repeats."""
+    """Return the system with the best geometric mean over prompts of the medians over repeats."""
 
     def seconds(runs: list[Run]) -> float:
         return geometric_mean(_by_task(runs, _seconds_per_token).values())
@@ -127,7 +127,7 @@ def _fastest(systems: Mapping[str, list[Run]]) -> str:
 def _figures(
     runs: Sequence[Run], base: Sequence[Run], measured: Measured, system: str
 ) -> dict[str, Any]:
-    """All figures of one system."""
+    """Compute all figures of one system."""
     tokens = sum(r.tokens for r in runs)
     figures: dict[str, Any] = {
         "runs": len(runs),
@@ -181,7 +181,9 @@ def _seconds_per_token(run: Run) -> float:
 
 
 def _ratio(runs: Sequence[Run], base: Sequence[Run], rate: Rate) -> dict[str, float] | None:
-    """How many times faster `runs` are than `base`: medians over repeats, paired by prompt."""
+    """Compute how many times faster `runs` are than `base`: medians over repeats, paired by
+    prompt.
+    """
     ours, theirs = _by_task(runs, rate), _by_task(base, rate)
     ratio = Ratio.of([theirs[task] / ours[task] for task in ours if task in theirs])
     return ratio.to_dict() if ratio else None
@@ -201,7 +203,7 @@ def _summed(rows: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _time_split(runs: Sequence[Run]) -> dict[str, Any]:
-    """Seconds by part, summed; and each part's share of the time after the prompt."""
+    """Sum the seconds of each part, and compute its share of the time after the prompt."""
     seconds = {part: sum(r.parts.get(part, 0.0) for r in runs) for part in PARTS}
     decoding = sum(seconds.values()) - seconds["prefill"]
     shares = {p: metrics.ratio(s, decoding) for p, s in seconds.items() if p != "prefill"}
@@ -209,7 +211,7 @@ def _time_split(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _prediction(runs: Sequence[Run]) -> float | None:
-    """The recursion's tokens per second over the measured ones, the median over runs."""
+    """Return predicted over measured tokens per second, the median over runs."""
     found = [
         r.predicted * (r.seconds - r.parts["prefill"]) / r.tokens
         for r in runs
@@ -219,7 +221,9 @@ def _prediction(runs: Sequence[Run]) -> float | None:
 
 
 def _rival_texts(measured: Measured) -> dict[str, Any]:
-    """How far greedy texts of float32 rivals agree with our undrafted float32 ones."""
+    """Measure how far greedy texts of float32 rivals agree with undrafted float32 texts of
+    Outrider.
+    """
     return {
         name: _agreement([r for r in measured.runs if r.system == name], measured.reference)
         for name, rival in measured.rivals.items()

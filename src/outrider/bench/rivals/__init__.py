@@ -9,6 +9,6 @@ __all__ = ["rivals"]
 
 
 def rivals() -> dict[str, Rival]:
-    """All rivals by name. None of their packages is imported before one is opened."""
+    """Return all rivals by name. Their packages are imported only when a rival is opened."""
     known: tuple[Rival, ...] = (*HUGGING_FACE, *LLAMA_CPP, *OPENVINO)
     return {rival.name: rival for rival in known}

@@ -1,4 +1,4 @@
-"""Checkpoints in the formats of other systems, converted once and kept in the user's cache."""
+"""Converts checkpoints to the formats of other systems, and keeps them in the user's cache."""
 
 import os
 import shutil
@@ -20,24 +20,24 @@ _PACKAGES = {
 
 
 def install_line(modules: Iterable[str]) -> str | None:
-    """The command that installs those of `modules` that are missing; None when all are there."""
+    """Return the command that installs missing ones of `modules`; None if none is missing."""
     missing = [_PACKAGES[module] for module in modules if find_spec(module) is None]
     return f"pip install {' '.join(missing)}" if missing else None
 
 
 def checkpoint_ends(folder: Path) -> tuple[int, ...]:
-    """The end tokens of the checkpoint at `folder`, as Outrider reads them."""
+    """Return the end tokens of the checkpoint at `folder`, as Outrider reads them."""
     checkpoint = open_checkpoint(folder)
     return end_ids(checkpoint.generation, checkpoint.config)
 
 
 def converted(folder: Path, kind: str, convert: Callable[[Path], None]) -> Path:
-    """The folder where `convert` has put the checkpoint at `folder`, now or in an earlier run.
+    """Return the folder with the converted checkpoint; convert it if there is none.
 
     Args:
         folder: a Hugging Face checkpoint.
-        kind: the format; part of the folder's name beside the checkpoint's fingerprint.
-        convert: fills an empty folder; when it raises, nothing is kept.
+        kind: the format; part of the folder's name, with the checkpoint's fingerprint.
+        convert: fills an empty folder; if it raises, nothing is kept.
     """
     kept = cache_folder() / "rivals" / f"{open_checkpoint(folder).fingerprint}-{kind}"
     if kept.is_dir():
@@ -54,7 +54,7 @@ def converted(folder: Path, kind: str, convert: Callable[[Path], None]) -> Path:
 
 
 def gguf_file(folder: Path, kind: str) -> Path:
-    """The checkpoint at `folder` as a GGUF file of that kind. Raises like `export_gguf`."""
+    """Convert the checkpoint at `folder` to a GGUF file of that kind. Raises like `export_gguf`."""
 
     def convert(scratch: Path) -> None:
         export_gguf(folder, scratch / "model.gguf", kind)

@@ -1,8 +1,8 @@
-"""Llama-shaped checkpoints as GGUF files, for the engines that read nothing else.
+"""Writes Llama-shaped checkpoints as GGUF files, for engines that read only this format.
 
-Written over the `gguf` package. llama.cpp's `llama` architecture turns neighbouring dimensions of
-a head together where Hugging Face turns the two halves, so queries and keys are reordered for it;
-its `qwen2` and `qwen3` turn halves as well.
+Uses the `gguf` package. In llama.cpp's `llama` architecture, rotary embeddings pair adjacent
+dimensions of a head; in Hugging Face they pair the two halves. Therefore queries and keys are
+reordered. The architectures `qwen2` and `qwen3` pair halves as well.
 """
 
 import json
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "export_gguf"]
 
 KINDS = ("f32", "f16", "q8_0")
-"""How matrices are stored; norms and biases are always float32."""
+"""Storage types of matrices; norms and biases are always float32."""
 
 _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 _OUTER = {EMBED: "token_embd.weight", NORM: "output_norm.weight", HEAD: "output.weight"}
@@ -48,17 +48,17 @@ _PARTS = {
     "post_attention_layernorm": "ffn_norm",
 }
 _BLOCK = 32
-"""Numbers that share a scale in q8_0."""
+"""Number of values that share a scale in q8_0."""
 
 _NORMAL, _CONTROL, _UNUSED = 1, 3, 5
-"""Types of a token, as GGUF numbers them."""
+"""GGUF codes of token types."""
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """One tensor of the file and where it comes from; no source: RoPE's frequency factors."""
+    """One tensor of the file and its source; no source: the frequency factors of RoPE."""
 
     name: str
     source: str | None
@@ -73,17 +73,18 @@ class _Stored:
 
 
 def export_gguf(folder: str | Path, out: str | Path, kind: str = "q8_0") -> Path:
-    """Write the checkpoint at `folder` as the GGUF file `out` and return that.
+    """Write the checkpoint at `folder` as the GGUF file `out` and return `out`.
 
     Args:
         folder: a Llama, Mistral, Qwen2 or Qwen3 checkpoint.
-        out: the file, replaced once the new one is whole.
-        kind: `f32`, `f16` or `q8_0`, where rows whose length is no multiple of 32 stay float32.
+        out: the file; it is replaced when the new one is complete.
+        kind: `f32`, `f16` or `q8_0`. In `q8_0`, rows whose length is not a multiple of 32 stay
+            float32.
 
     Raises:
         MissingExtraError: the `gguf` package is not installed.
-        OptionError: another kind.
-        CheckpointError: a checkpoint that GGUF's architectures do not cover.
+        OptionError: the kind is unknown.
+        CheckpointError: the architectures of GGUF do not cover the checkpoint.
     """
     if kind not in KINDS:
         raise OptionError(f"GGUF kind {kind!r} is not supported", hint=f"Give {', '.join(KINDS)}")
@@ -159,13 +160,13 @@ def _write_header(
 
 
 def _base(config: DecoderConfig) -> float:
-    """Some base; the frequencies that it gives wrongly are mended by `rope_freqs`."""
+    """Return a base for the frequencies; `rope_freqs` corrects those that differ."""
     slowest, pairs = float(config.rope.frequencies[-1]), len(config.rope.frequencies)
     return slowest ** (-pairs / (pairs - 1)) if pairs > 1 else 10_000.0
 
 
 def _write_tokens(writer: "GGUFWriter", checkpoint: Checkpoint, vocab_size: int) -> None:
-    """The byte-level tokenizer of tokenizer.json; any other is left out: ids still work."""
+    """Write the byte-level tokenizer of tokenizer.json; omit any other: ids still work."""
     tokenizer = _tokenizer(checkpoint.path)
     model = tokenizer.get("model", {})
     if model.get("type") != "BPE" or not model.get("merges"):
@@ -205,12 +206,12 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
 def _write_tensors(
     writer: "GGUFWriter", checkpoint: Checkpoint, config: DecoderConfig, kind: str
 ) -> None:
-    """Names and shapes of all, then the data of one after the other."""
+    """Write names and shapes of all tensors, then their data one after the other."""
     from gguf import GGMLQuantizationType
 
     stored = list(_stored(checkpoint, config, kind))
     for one in stored:
-        # a float type keeps the shape as it is given: in numbers, not in bytes
+        # for a float type the shape is in numbers, not in bytes
         writer.add_tensor_info(
             one.name,
             one.shape,
@@ -256,7 +257,7 @@ def _data(checkpoint: Checkpoint, config: DecoderConfig, one: _Stored) -> Array:
 
 
 def _reordered(name: str, tensor: Array, config: DecoderConfig) -> Array:
-    """Rows of each query and key head so that the two halves alternate."""
+    """Reorder the rows of each query and key head so that the two halves alternate."""
     heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(name.split(".")[-2])
     if heads is None:
         return tensor
@@ -265,7 +266,7 @@ def _reordered(name: str, tensor: Array, config: DecoderConfig) -> Array:
 
 
 def _factors(config: DecoderConfig) -> Array:
-    """What llama.cpp divides the frequencies of `_base` by, exactly 1 where they are right."""
+    """Return llama.cpp's divisors of the frequencies of `_base`; exactly 1 for correct ones."""
     pairs = len(config.rope.frequencies)
     powers = _base(config) ** -(np.arange(pairs) / pairs)
     factors = powers / config.rope.frequencies.double().numpy()

@@ -1,4 +1,4 @@
-"""`generate` of transformers: plain, assisted by a draft model, prompt lookup.
+"""`generate` of transformers: plain, with a draft model, or with prompt lookup.
 
 Settings are those of its documentation: the draft length that follows the draft model's
 confidence (its default), a constant one of five, and lookups of ten tokens.
@@ -31,7 +31,7 @@ class HuggingFace:
         method: see `Rival`.
         precision: see `Rival`.
         assistant: fields of the draft model's generation configuration.
-        lookup: tokens that prompt lookup drafts; None looks nothing up.
+        lookup: tokens that prompt lookup drafts; None disables it.
     """
 
     name: str
@@ -41,7 +41,7 @@ class HuggingFace:
     lookup: int | None = None
 
     def available(self) -> str | None:
-        """Always: Outrider itself needs transformers."""
+        """Return None: Outrider itself requires transformers."""
         return None
 
     @contextmanager
@@ -71,7 +71,7 @@ class HuggingFace:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without advice, of which `generate` has much to give."""
+    """Context manager: suppress the many warnings of `generate`."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -102,7 +102,7 @@ class OpenHuggingFace:
         if request.temperature > 0:
             options |= {"temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
         if self.draft is not None:
-            # lengths and confidences would else go on from the text before
+            # otherwise lengths and confidences would continue from the previous text
             self.draft.generation_config.update(**self.setting.assistant, eos_token_id=ends)
             options["assistant_model"] = self.draft
         if self.setting.lookup is not None:
@@ -119,20 +119,20 @@ class OpenHuggingFace:
 
 
 class _Clock:
-    """A streamer that notes when the first token is there; the prompt is streamed before it."""
+    """A streamer that records the time of the first token; the prompt is streamed before it."""
 
     def __init__(self) -> None:
         self.calls = 0
         self.first: float | None = None
 
     def put(self, _tokens: Any) -> None:
-        """Called with the prompt, then with new tokens."""
+        """Record the first new tokens; the first call passes the prompt."""
         self.calls += 1
         if self.calls == 2:
             self.first = time.perf_counter()
 
     def end(self) -> None:
-        """Called after the last token."""
+        """Do nothing; called after the last token."""
 
 
 _CONFIDENT = {

@@ -1,9 +1,9 @@
 """llama.cpp: float32 and q8_0; plain, prompt lookup, a draft model.
 
-Prompt lookup is the binding's `LlamaPromptLookupDecoding`, with its default of ten tokens and
-with the two that its README recommends for CPUs. The binding leaves draft models to its users:
-here the draft model writes on while its best token has a probability of at least 0.75, as in
-llama.cpp's own `llama-speculative`. Accepted is what the target samples itself.
+Prompt lookup is `LlamaPromptLookupDecoding` of the binding, with its default of ten tokens and with
+the two that its README recommends for CPUs. The binding has no draft models: here the draft model
+drafts while its best token has a probability of at least 0.75, as in `llama-speculative` of
+llama.cpp. A token is accepted if the target samples it too.
 """
 
 import time
@@ -25,10 +25,10 @@ _SURE = 0.75
 """Probability below which a draft ends (llama.cpp's `--draft-p-min`)."""
 
 _LONGEST_DRAFT = 16
-"""Its `--draft-max`."""
+"""Largest length of a draft (llama.cpp's `--draft-max`)."""
 
 Propose = Callable[[list[int], int], list[int]]
-"""From a text and the most tokens wanted to a draft."""
+"""Drafts at most a given number of tokens after a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class LlamaCpp:
         name: see `Rival`.
         precision: see `Rival`.
         method: see `Rival`.
-        kind: of the GGUF file.
+        kind: kind of the GGUF file.
         lookup: tokens that prompt lookup drafts.
     """
 
@@ -57,7 +57,7 @@ class LlamaCpp:
     def open(
         self, target: Path, draft: Path | None, *, threads: int, dtype: str
     ) -> Iterator["OpenLlamaCpp"]:
-        """See `Rival`; `dtype` is not followed."""
+        """See `Rival`; `dtype` is ignored."""
         half = self.kind != "f32"
         with ExitStack() as stack:
 
@@ -95,7 +95,7 @@ class OpenLlamaCpp:
     def _rounds(
         self, text: list[int], sample: Callable[[int], int], limit: int, ends: frozenset[int]
     ) -> Iterator[None]:
-        """Grow `text`, a round at a time."""
+        """Extend `text`, one round at a time."""
         propose = self.start()
         self.session.keep(0)
         self.session.read(text, 0)
@@ -138,7 +138,7 @@ class _DraftModel:
         self._certain = 0
 
     def __call__(self, text: list[int], most: int) -> list[int]:
-        """Write on after `text` while sure."""
+        """Draft after `text` while the probability is high enough."""
         most = min(most, _LONGEST_DRAFT)
         if most < 1:
             return []
@@ -156,7 +156,7 @@ class _DraftModel:
             self._seen.append(best)
 
     def _catch_up(self, text: list[int]) -> None:
-        """Read what is new in `text`, at least its last token, whose logits are gone."""
+        """Read the new tokens of `text`, at least the last one, whose logits are needed."""
         shared, most = self._certain, min(len(self._seen), len(text) - 1)
         while shared < most and self._seen[shared] == text[shared]:
             shared += 1

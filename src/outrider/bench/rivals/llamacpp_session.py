@@ -1,7 +1,7 @@
 """llama.cpp through the low-level functions of llama-cpp-python: one text, one context.
 
-The binding's own `Llama.generate` copies logits and rebuilds arrays in Python for each token;
-these calls are the shortest way to what llama.cpp itself can do.
+`Llama.generate` of the binding copies logits and rebuilds arrays in Python for each token; these
+calls have the least overhead over llama.cpp itself.
 """
 
 import ctypes
@@ -22,16 +22,16 @@ from outrider.core.errors import CheckpointError, ContextError
 __all__ = ["Session", "llama_cpp_forward_ms", "open_session"]
 
 _LONGEST = 8192
-"""Tokens a context is made for, where the model reads more."""
+"""Context length for models that support more tokens."""
 
 _CHUNK = 512
 _IN_A_ROW = 5
-"""Forwards over equally many rows before another width takes its turn."""
+"""Consecutive forwards with one number of rows before the next width."""
 
 
 @cache
 def _library() -> tuple[Any, Any]:
-    """The binding, started and made silent; and the callback, which must outlive it."""
+    """Load the binding without log output; return it with the callback, which must outlive it."""
     import llama_cpp  # pyright: ignore[reportMissingImports]
 
     silent = llama_cpp.llama_log_callback(lambda *_: None)
@@ -41,7 +41,7 @@ def _library() -> tuple[Any, Any]:
 
 
 class Session:
-    """A model and the cache of one text. Made by `open_session`."""
+    """A model and the cache of one text. `open_session` creates it."""
 
     def __init__(self, model: Any, context: Any, batch: Any) -> None:
         self._lib, _ = _library()
@@ -59,10 +59,10 @@ class Session:
             batch.seq_id[row][0] = 0
 
     def read(self, tokens: Sequence[int], start: int, *, every: bool = False) -> None:
-        """Feed `tokens` at position `start`; logits of the last row, or of `every` one.
+        """Feed `tokens` at position `start`; compute logits of the last row, or of `every` row.
 
         Raises:
-            ContextError: they do not fit.
+            ContextError: the tokens do not fit.
         """
         if start + len(tokens) > self.length:
             raise ContextError(
@@ -80,19 +80,21 @@ class Session:
                 raise CheckpointError("llama.cpp could not decode")
 
     def logits(self, row: int) -> NDArray[np.float32]:
-        """`[vocab]` of a row of the last call, which stay valid until the next one."""
+        """Return `[vocab]` logits of a row of the last call; valid until the next call."""
         found = self._lib.llama_get_logits_ith(self._context, row)
         return np.ctypeslib.as_array(found, (self.vocab_size,))
 
     def keep(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
+        """Drop all but the first `length` tokens."""
         self._lib.llama_memory_seq_rm(self._memory, 0, length, -1)
 
     @contextmanager
     def sampling(
         self, temperature: float, top_p: float, seed: int
     ) -> Iterator[Callable[[int], int]]:
-        """A function from a row of the last call to a token, by llama.cpp's own samplers."""
+        """Context manager: sample the token of a row of the last call with llama.cpp's own
+        samplers.
+        """
         lib = self._lib
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         if temperature == 0:
@@ -116,12 +118,12 @@ def open_session(
 
     Args:
         file: the model.
-        threads: for one row and for many.
-        half_cache: keys and values in float16, llama.cpp's default, else in float32.
-        flash: flash attention; None takes what a short measurement finds faster.
+        threads: number of threads for one row and for many.
+        half_cache: whether keys and values are float16, llama.cpp's default, or float32.
+        flash: flash attention; None uses the faster setting of a short measurement.
 
     Raises:
-        CheckpointError: llama.cpp does not load it.
+        CheckpointError: llama.cpp can not load the file.
     """
     lib, _ = _library()
     with ExitStack() as stack:
@@ -158,7 +160,7 @@ def _session(model: Any, threads: int, half_cache: bool, flash: bool) -> Iterato
 
 
 def _flash_is_faster(model: Any, threads: int, half_cache: bool) -> bool:
-    """By forwards over one, four and eight rows, which count alike."""
+    """Compare forwards over one, four and eight rows, with equal weights."""
     spent: list[float] = []
     for flash in (False, True):
         with _session(model, threads, half_cache, flash) as session:
@@ -169,9 +171,9 @@ def _flash_is_faster(model: Any, threads: int, half_cache: bool) -> bool:
 def forward_ms(
     session: Session, widths: Sequence[int], *, context: int, repeats: int
 ) -> dict[int, float]:
-    """Median milliseconds of a forward with all its logits, by number of rows.
+    """Measure the median milliseconds of a forward with all its logits, by number of rows.
 
-    Forwards over equally many rows follow each other, since llama.cpp then uses its graph again.
+    Forwards over equally many rows follow each other, because llama.cpp then reuses its graph.
     """
     random = np.random.default_rng(0)
 
@@ -207,14 +209,14 @@ def llama_cpp_forward_ms(
     threads: int = 1,
     repeats: int = 15,
 ) -> dict[int, float]:
-    """Median milliseconds of one llama.cpp forward over that many rows of one text.
+    """Measure the median milliseconds of one llama.cpp forward for each number of rows of one text.
 
     Args:
-        gguf: the model's file, as `export_gguf` writes it.
+        gguf: the model's file, written by `export_gguf`.
         widths: numbers of rows, each with its logits.
         context: cached tokens before the rows.
         threads: CPU threads.
-        repeats: least forwards of each width; the widths take turns, five forwards a turn.
+        repeats: minimum number of forwards of each width; widths alternate after five forwards.
 
     Raises:
         CheckpointError: llama.cpp does not load the file.

@@ -25,7 +25,7 @@ __all__ = ["OPENVINO", "OpenVino"]
 _DRAFTED = 5
 _NGRAM = 3
 _STACK_T = 24
-"""Bytes of the system's `stack_t`."""
+"""Size of the system's `stack_t` in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class OpenVino:
     def open(
         self, target: Path, draft: Path | None, *, threads: int, dtype: str
     ) -> Iterator["OpenOpenVino"]:
-        """See `Rival`; `dtype` is not followed."""
+        """See `Rival`; `dtype` is ignored."""
         with _own_signal_stack():
             session = self._load(target, draft, threads)
             try:
@@ -72,7 +72,7 @@ class OpenVino:
 
 @contextmanager
 def _own_signal_stack() -> Iterator[None]:
-    """Give the main thread back the stack that its signal handlers run on.
+    """Context manager: restore the stack on which the main thread's signal handlers run.
 
     OpenVINO sets another one and frees it with the pipeline; Ctrl-C would then end the process.
     """
@@ -96,7 +96,7 @@ class OpenOpenVino:
     ends: tuple[int, ...]
 
     def close(self) -> None:
-        """Free the pipeline now, not when somebody comes by."""
+        """Free the pipeline immediately instead of at garbage collection."""
         self.pipeline = None
         gc.collect()
 
@@ -135,7 +135,7 @@ class OpenOpenVino:
 
 
 def _folder(checkpoint: Path) -> str:
-    """The converted model. Raises `CheckpointError`."""
+    """Return the folder of the converted model. Raises `CheckpointError`."""
     return str(converted(checkpoint, "openvino-int8", lambda out: export_openvino(checkpoint, out)))
 
 

@@ -1,9 +1,10 @@
-"""Checkpoints for OpenVINO GenAI, without the exporter of `optimum`, which pins `transformers`.
+"""Converts checkpoints for OpenVINO GenAI without the exporter of `optimum`, which pins
+`transformers`.
 
-GenAI reads GGUF and can write what it read as its own format; the float16 matrices in there are
-then replaced by the int8 ones that `optimum-cli export openvino --weight-format int8` would write:
-asymmetric, a scale and a zero point for each output channel. The speeds are the same (GenAI's own
-q8_0, whose 32 weights share a scale, is as fast for one row and much slower for several).
+GenAI reads GGUF and can save it in its own format. The float16 matrices in there are then replaced
+by the int8 ones that `optimum-cli export openvino --weight-format int8` would write: asymmetric,
+with a scale and a zero point for each output channel. The speeds are the same. (GenAI's own q8_0,
+whose 32 weights share a scale, is as fast for one row and much slower for several.)
 """
 
 import shutil
@@ -21,7 +22,7 @@ __all__ = ["export_openvino"]
 
 _MODEL = "openvino_model.xml"
 _SMALLEST = 2048
-"""Matrices with fewer numbers stay as they are."""
+"""Matrices with fewer numbers are not compressed."""
 
 _LEVELS = 255
 
@@ -30,7 +31,7 @@ def export_openvino(folder: Path, out: Path) -> None:
     """Write the checkpoint at `folder` into the empty folder `out`, weights in int8.
 
     Raises:
-        CheckpointError: it has what GGUF, or OpenVINO's reader of it, does not cover.
+        CheckpointError: GGUF, or its reader in OpenVINO, does not support the checkpoint.
     """
     import openvino  # pyright: ignore[reportMissingImports]
     import openvino_genai as genai  # pyright: ignore[reportMissingImports]
@@ -55,7 +56,7 @@ def export_openvino(folder: Path, out: Path) -> None:
     openvino.save_model(model, out / _MODEL, compress_to_fp16=False)
     for part in sorted(half.glob("openvino_*tokenizer.*")):
         shutil.copyfile(part, out / part.name)
-    del model  # it maps the file
+    del model  # it maps the file into memory
     shutil.rmtree(half)
 
 
@@ -66,7 +67,7 @@ def _is_matrix(node: Any) -> bool:
 
 
 def _compress(node: Any) -> None:
-    """Put `(weight - zero point) * scale` in the place of a constant."""
+    """Replace a constant by `(weight - zero point) * scale`."""
     from openvino import opset13 as ops  # pyright: ignore[reportMissingImports]
 
     weight, zero, scale = quantized(np.asarray(node.data, dtype=np.float32))
@@ -83,7 +84,7 @@ def _compress(node: Any) -> None:
 def quantized(
     weight: NDArray[np.float32],
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16]]:
-    """`[outputs, inputs]` to int8, `[outputs, 1]` zero points and scales."""
+    """Quantize `[outputs, inputs]` to int8, with `[outputs, 1]` zero points and scales."""
     low = np.minimum(weight.min(axis=1, keepdims=True), 0)
     high = np.maximum(weight.max(axis=1, keepdims=True), 0)
     scale = np.maximum((high - low) / _LEVELS, np.finfo(np.float16).tiny).astype(np.float16)

@@ -1,1 +1,1 @@
-"""Models of a larger cost with the same outputs, for measuring speed."""
+"""Cost-scaled models: larger cost, same outputs, for measuring speed."""

@@ -1,4 +1,6 @@
-"""The shape of a cost-scaled model: how deep, how wide; `scaling_tensors` says why that works."""
+"""Chooses the shape of a cost-scaled model: its depth and width; `scaling/tensors.py` explains why
+the outputs stay the same.
+"""
 
 import re
 from dataclasses import dataclass, replace
@@ -12,10 +14,10 @@ from outrider.models.llama.config import DecoderConfig, read_config
 from outrider.models.llama.weights import check_tensors, expected_shapes
 
 LABEL = "outrider_cost_scaled"
-"""The key of config.json that says a model is cost-scaled."""
+"""The key of config.json that marks a model as cost-scaled."""
 
 WIDEST = 4096
-"""The hidden size that automatic widening stops at."""
+"""Largest hidden size of automatic widening."""
 
 _AUTO_WIDEN_FROM = 10**9
 _USUAL_KV_HEADS = 8
@@ -25,16 +27,16 @@ _SPEC = re.compile(r"(?:x(?P<factor>\d+(?:\.\d+)?)|(?P<size>\d+(?:\.\d+)?)(?P<un
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaledPlan:
-    """A small checkpoint and the large shape it is given.
+    """A small checkpoint and its large shape.
 
     Attributes:
         source: the small checkpoint.
-        spec: as the user wrote it, such as `30M`.
-        widen: copies of every channel.
+        spec: the scale as the user wrote it, such as `30M`.
+        widen: number of copies of every channel.
         small: the shape of `source`.
-        large: the shape it gets.
-        origins: for each large layer the small layer it is, or is modelled on.
-        config: config.json of the large model, its label included.
+        large: the large shape.
+        origins: for each large layer the small layer that it copies or imitates.
+        config: config.json of the large model, with its label.
     """
 
     source: Checkpoint
@@ -47,7 +49,7 @@ class ScaledPlan:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in the large model, a tied head counted once."""
+        """Number of weights of the large model; a tied head is counted once."""
         return count_parameters(self.large)
 
 
@@ -56,13 +58,13 @@ def make_plan(source: Checkpoint, spec: str, widen: int | None = 1) -> ScaledPla
 
     Args:
         source: the small checkpoint.
-        spec: `30M`, `8B`: at least that many parameters; `x4`: that many times its own.
-        widen: copies of every channel, a power of two; None picks them for specs of 1B and more,
+        spec: `30M`, `8B`: minimum number of parameters; `x4`: multiple of its own number.
+        widen: copies of every channel, a power of two; None chooses for specs of 1B and more,
             towards a hidden size of 4096.
 
     Raises:
-        OptionError: a spec or a width that can not be read, or below the model's own size.
-        CheckpointError: a checkpoint that `Decoder` does not run.
+        OptionError: a spec or a width is malformed, or below the model's own size.
+        CheckpointError: `Decoder` does not support the checkpoint.
     """
     small = read_config(source.config)
     check_tensors(source, small)
@@ -100,7 +102,7 @@ def make_plan(source: Checkpoint, spec: str, widen: int | None = 1) -> ScaledPla
 
 
 def count_parameters(config: DecoderConfig) -> int:
-    """Numbers in a model of this shape, a tied head counted once."""
+    """Count the weights of a model of this shape; a tied head is counted once."""
     return sum(torch.Size(shape).numel() for shape in expected_shapes(config).values())
 
 
@@ -146,7 +148,7 @@ def _widened(small: DecoderConfig, copies: int) -> DecoderConfig:
 
 
 def key_copies(small: DecoderConfig, copies: int) -> int:
-    """Copies of each key-value head: large models keep to about eight, to keep caches small."""
+    """Return the copies of each key-value head; large models get about eight, for small caches."""
     keys = 1
     while keys < copies and small.num_kv_heads * keys * 2 <= _USUAL_KV_HEADS:
         keys *= 2
@@ -154,7 +156,7 @@ def key_copies(small: DecoderConfig, copies: int) -> int:
 
 
 def _spread(real: int, total: int) -> tuple[int, ...]:
-    """For each of `total` layers the real one it belongs to; each stands before its fillers."""
+    """Return for each of `total` layers its real layer; a real layer precedes its fillers."""
     return tuple(layer * real // total for layer in range(total))
 
 
@@ -169,9 +171,9 @@ def _label(source: Checkpoint, spec: str, widen: int, parameters: int) -> dict[s
 
 
 def _config(config: dict[str, Any], small: DecoderConfig, large: DecoderConfig) -> dict[str, Any]:
-    """config.json of the large model; lists with an entry a layer grow with it."""
+    """Build config.json of the large model; lists with an entry for each layer are extended."""
     scaled = config | {"num_hidden_layers": large.num_layers}
-    windowed = any(small.windows) and config["model_type"] != "mistral"  # Mistral has no list
+    windowed = any(small.windows) and config["model_type"] != "mistral"  # Mistral has no such list
     if windowed or config.get("layer_types"):
         full, sliding = "full_attention", "sliding_attention"
         scaled["layer_types"] = [full if window is None else sliding for window in large.windows]

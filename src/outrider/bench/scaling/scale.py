@@ -1,7 +1,7 @@
 """Cost-scaled models: the outputs of a small model at the cost of a large one.
 
-They give true costs with true acceptance where large weights are not at hand. Their config.json
-carries a label, and whatever prints a figure of theirs prints that label.
+They give true costs with true acceptance if large weights are not available. Their config.json
+holds a label, which is printed with each of their figures.
 """
 
 import json
@@ -44,24 +44,24 @@ _COPIED = (".json", ".jinja", ".txt", ".model")
 
 
 def cost_scale(folder: str | Path, spec: str, out: str | Path, *, widen: int | None = 1) -> Path:
-    """Write the checkpoint at `folder` cost-scaled into the folder `out`, and return that.
+    """Write the cost-scaled checkpoint at `folder` into the folder `out`, and return `out`.
 
-    A folder written before from the same weights, spec and width is left as it is. Weights keep
-    the types of their files.
+    An existing folder with the same weights, spec and width is reused. Weights keep the dtypes of
+    their files.
 
     Args:
         folder: a small checkpoint that `Decoder` runs.
-        spec: `30M`, `8B`: deepened until it has at least that many parameters (a tied head counts
-            once); `x4`: that many times its own.
+        spec: `30M`, `8B`: minimum number of parameters, reached with more layers (a tied head
+            counts once); `x4`: multiple of its own number.
         out: the folder to write.
-        widen: copies of every channel, a power of two; None picks them for specs of 1B and more,
-            towards a hidden size of 4096, as suits an accelerator. Needs memory for one layer and
-            4 GB more.
+        widen: copies of every channel, a power of two; None chooses for specs of 1B and more,
+            towards a hidden size of 4096, which suits an accelerator. Needs memory for one layer
+            and 4 GB more.
 
     Raises:
-        OptionError: a spec or a width that can not be read, or below the model's own size.
-        CheckpointError: a checkpoint that `Decoder` does not run, an `out` that holds something
-            else, or too little room on the disk.
+        OptionError: a spec or a width is malformed, or below the model's own size.
+        CheckpointError: `Decoder` does not support the checkpoint, `out` has other content, or the
+            disk has too little room.
     """
     plan = make_plan(open_checkpoint(folder), spec, widen)
     target = Path(out).expanduser()
@@ -89,20 +89,20 @@ def scaled_decoder(
     widen: int | None = None,
     name: str | None = None,
 ) -> Decoder:
-    """The same model built on `device` without a file written.
+    """Build the same model on `device` without writing a file.
 
     Args:
         folder: a small checkpoint that `Decoder` runs.
         spec: as for `cost_scale`.
-        device: where its weights are made. The noise of filler layers differs between kinds of
-            device; outputs do not depend on it.
-        dtype: of weights, cache and logits.
+        device: device on which the weights are made. The noise of filler layers differs between
+            kinds of device; outputs do not depend on it.
+        dtype: dtype of weights, cache and logits.
         widen: as for `cost_scale`; automatic unless given.
-        name: how errors and reports call it; None takes the label.
+        name: its name in errors and reports; None uses the label.
 
     Raises:
-        OptionError: a spec or a width that can not be read, or below the model's own size.
-        CheckpointError: a checkpoint that `Decoder` does not run.
+        OptionError: a spec or a width is malformed, or below the model's own size.
+        CheckpointError: `Decoder` does not support the checkpoint.
     """
     plan = make_plan(open_checkpoint(folder), spec, widen)
     checkpoint = replace(
@@ -116,7 +116,7 @@ def scaled_decoder(
 
 
 def cost_scaled_label(folder: str | Path) -> str | None:
-    """How to label figures of the model in `folder`: None unless it is cost-scaled."""
+    """Return the label for figures of the model in `folder`; None unless it is cost-scaled."""
     try:
         config = json.loads((Path(folder).expanduser() / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -134,7 +134,7 @@ def _weights(plan: ScaledPlan, device: torch.device, dtype: torch.dtype) -> Deco
     outer = outer_tensors(plan, device, dtype)
     embed = outer.get(EMBED, outer.get(HEAD))
     head = outer.get(HEAD, embed)
-    assert embed is not None and head is not None  # make_plan saw one of the two
+    assert embed is not None and head is not None  # make_plan requires at least one of the two
     if plan.large.tied and torch.equal(embed, head):
         head = embed
     layers = (layer_tensors(plan, layer, device, dtype) for layer in range(plan.large.num_layers))
@@ -152,7 +152,7 @@ def _weights(plan: ScaledPlan, device: torch.device, dtype: torch.dtype) -> Deco
 
 
 def _is_there(target: Path, plan: ScaledPlan) -> bool:
-    """Whether `target` holds just this model. Raises where it holds no cost-scaled one."""
+    """Whether `target` holds exactly this model. Raises if it holds no cost-scaled model."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     try:
@@ -179,7 +179,7 @@ def _check_room(folder: Path, plan: ScaledPlan) -> None:
 
 
 def _copy_files(plan: ScaledPlan, scratch: Path) -> None:
-    """Tokenizer and generation files as they are, then the new config.json."""
+    """Copy tokenizer and generation files unchanged, then write the new config.json."""
     for file in sorted(plan.source.path.iterdir()):
         if file.suffix in _COPIED and file.name not in ("config.json", INDEX):
             shutil.copyfile(file, scratch / file.name)
@@ -187,7 +187,7 @@ def _copy_files(plan: ScaledPlan, scratch: Path) -> None:
 
 
 def _write_weights(plan: ScaledPlan, scratch: Path) -> None:
-    """One file, or shards of about 4 GB and their index."""
+    """Write one file, or shards of about 4 GB and their index."""
     placed: dict[str, str] = {}
     for number, shard in enumerate(_shards(plan), 1):
         file = f"model-{number:05}.safetensors"
@@ -213,7 +213,7 @@ def _shards(plan: ScaledPlan) -> Iterator[dict[str, Tensor]]:
 
 
 def _move(scratch: Path, target: Path, plan: ScaledPlan) -> None:
-    """Put the finished folder in place; another process may have been faster."""
+    """Move the finished folder into place; another process may have finished first."""
     if target.exists() and not _is_there(target, plan):
         shutil.rmtree(target)
     try:

@@ -1,15 +1,15 @@
-"""The tensors of a cost-scaled model: why it writes what the small one writes.
+"""The tensors of a cost-scaled model, and why it writes the same text as the small one.
 
-Depth: filler layers stand between the real ones. Their matrices are noise at the scale of the
-real ones, but their norms and biases are so faint that what they add to the residual stream is
-rounded away. Output projections of zeros would do as well, were there not engines that notice
-equal constants and keep one of them (with OpenVINO a quarter of all weights was gone).
+Depth: filler layers are inserted between the real ones. Their matrices are noise at the scale of
+the real ones, but their norms and biases are so small that their contribution to the residual
+stream is rounded away. Output projections of zeros would give the same outputs, but some engines
+detect equal constants and keep one of them (OpenVINO removed a quarter of all weights).
 
 Width by a power of two `f`: the residual stream holds `f` copies of every channel, the attention
-`f` copies of every query head, the MLP `f` copies of every inner channel. A matrix is laid out
-for each pair of copies and divided by `f`, so each output sums `f` equal shares. The mean square
-that a norm divides by is that of the small model, hence norms and their epsilon stay as they are;
-dividing by a power of two loses no bit.
+`f` copies of every query head, the MLP `f` copies of every inner channel. A matrix is repeated for
+each pair of copies and divided by `f`, so each output is the sum of `f` equal parts. The mean
+square in a norm equals that of the small model, so norms and their epsilon do not change. Division
+by a power of two is exact.
 """
 
 from collections.abc import Iterator
@@ -22,8 +22,9 @@ from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors
 from outrider.models.llama.weights import EMBED, HEAD, NORM
 
 FAINT = 2.0**-60
-"""Scale of what a filler layer adds: below the last bit of a residual stream, in float64 too, and
-far above the smallest float32 and bfloat16. In float16 it is zero."""
+"""Scale of the contribution of a filler layer: below the last bit of a residual stream, in float64
+too, and far above the smallest float32 and bfloat16. In float16 it is zero.
+"""
 
 _FAINT = {
     "input_layernorm.weight": FAINT,
@@ -34,7 +35,7 @@ _FAINT = {
     "up_proj.bias": FAINT**0.5,
     "down_proj.bias": FAINT,
 }
-"""What makes a filler layer faint. The MLP multiplies two faint things with each other."""
+"""Tensors that are small in a filler layer. The MLP multiplies two small factors."""
 
 _AXES = {
     "q_proj": ("queries", "hidden"),
@@ -45,16 +46,16 @@ _AXES = {
     "up_proj": ("inner", "hidden"),
     "down_proj": ("hidden", "inner"),
 }
-"""What the outputs and the inputs of each matrix are."""
+"""Kinds of the outputs and the inputs of each matrix."""
 
 
 def outer_tensors(
     plan: ScaledPlan, device: torch.device | str, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """Embedding, final norm and head by name; `dtype` None keeps that of the file.
+    """Return embedding, final norm and head by name; `dtype` None keeps that of the file.
 
-    The copies of a channel would add up in the head. The final norm takes that back, not the
-    head, which may be the embedding.
+    The head would sum the copies of a channel. The final norm compensates for it instead of the
+    head, because the head may be tied to the embedding.
     """
     names = [name for name in (EMBED, NORM, HEAD) if name in plan.source.tensors]
     tensors = _load(plan.source, names, device, dtype)
@@ -66,7 +67,7 @@ def outer_tensors(
 def layer_tensors(
     plan: ScaledPlan, layer: int, device: torch.device | str, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """The tensors of one large layer, named without `model.layers.N.`."""
+    """Return the tensors of one large layer, named without `model.layers.N.`."""
     origin = plan.origins[layer]
     prefix = f"model.layers.{origin}."
     names = [n for n in plan.source.tensors if n.startswith(prefix) and "rotary_emb" not in n]
@@ -90,7 +91,9 @@ def _load(
 
 
 def _filler(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
-    """A tensor of a filler layer: noise like the real weights, norms as they are, some faint."""
+    """Make a tensor of a filler layer: noise like real weights, norms unchanged, some of them
+    small.
+    """
     part = name.removeprefix("self_attn.").removeprefix("mlp.")
     if "norm" in name:
         return like * _FAINT.get(part, 1)
@@ -112,7 +115,7 @@ def _widen(plan: ScaledPlan, name: str, tensor: Tensor) -> Tensor:
 
 
 def _copies(plan: ScaledPlan, axis: str) -> Tensor:
-    """For each large channel of `axis` the small one it copies."""
+    """Return for each large channel of `axis` the small one that it copies."""
     small = plan.small
     if axis == "hidden":
         return torch.arange(small.hidden_size).tile(plan.widen)
@@ -128,7 +131,7 @@ def _key_heads(plan: ScaledPlan) -> Iterator[int]:
 
 
 def _heads(plan: ScaledPlan) -> Iterator[int]:
-    """Every large key head is read by copies of the query heads that read its small one."""
+    """Yield key heads so that each is read by copies of the query heads of its small one."""
     group = plan.small.num_heads // plan.small.num_kv_heads
     for key_head in _key_heads(plan):
         for _ in range(plan.widen // key_copies(plan.small, plan.widen)):

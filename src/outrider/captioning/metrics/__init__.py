@@ -1,9 +1,10 @@
-"""Every measure of captions by its name; `score_captions` takes all that apply.
+"""Metrics of captions; `score_captions` computes all that apply.
 
-Against the image: CLIPScore, retrieval, the words that disagree (CLIP4DM) and the two scores that
-are both called F-CLIPScore: `WordScores.f_score` (Nam et al.) and `phrase_score` (Oh and Hwang).
-Against captions that people wrote: BLEU and CIDEr-D. Against known scenes: recall of facts and the
-hallucination rate. By themselves: length and variety, without which none of these is to be read.
+Against the image: CLIPScore, retrieval, words that disagree (CLIP4DM) and the two scores that are
+both called F-CLIPScore: `WordScores.f_score` (Nam et al.) and `phrase_score` (Oh and Hwang).
+Against human captions: BLEU and CIDEr-D. Against known scenes: recall of facts and the
+hallucination rate. Without other data: length and diversity, which are needed to interpret all
+other metrics.
 """
 
 from outrider.captioning.metrics.attributes import Facts, all_facts, facts

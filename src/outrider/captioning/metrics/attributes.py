@@ -1,10 +1,11 @@
-"""What a caption says of a drawn scene, and how much of that is true.
+"""Compares a caption with a drawn scene: how much of the scene it names, and how much of it is
+true.
 
-A caption is read into facts: shape, colour, size and texture of each thing, where the first thing
-is, and the ground. Things that are said are matched with things that are there so that most facts
-agree; recall is the share of facts there that are said, the hallucination rate the share of facts
-said that are not so. That a thing is plain is no fact to name: said where it is so, it counts
-neither way, and said of a thing with a texture it is wrong.
+A caption is parsed into facts: shape, color, size and texture of each thing, the relation between
+the first two things, and the background. Named things are matched with things in the scene so that
+most facts agree. Recall is the share of the scene's facts that are named; the hallucination rate is
+the share of named facts that are false. "Plain" is not a fact to name: it does not count for a
+plain thing, and it is false for a thing with a texture.
 """
 
 import re
@@ -37,12 +38,12 @@ _RELATION = re.compile("|".join(RELATIONS))
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a caption says.
+    """The facts that a caption names.
 
     Attributes:
-        things: of each thing, the attributes named (`shape`, `color`, `size`, `texture`).
-        relation: where the first is, seen from the second; empty when nothing is said.
-        background: the colour of the ground; empty likewise.
+        things: for each thing, its named attributes (`shape`, `color`, `size`, `texture`).
+        relation: position of the first thing relative to the second; empty if not named.
+        background: the color of the background; empty if not named.
     """
 
     things: tuple[dict[str, str], ...]
@@ -55,9 +56,9 @@ class Facts:
     """Counts over one caption or many.
 
     Attributes:
-        there: facts of the scenes.
-        said: facts that captions name.
-        true: named facts that are so.
+        there: number of facts in the scenes.
+        said: number of facts that captions name.
+        true: number of named facts that are true.
         there_of, true_of: the same by kind (`shape`, `color`, ..., `relation`, `background`).
     """
 
@@ -69,16 +70,16 @@ class Facts:
 
     @property
     def recall(self) -> float:
-        """Share of the facts there that are said; 0 where there are none."""
+        """Share of the scene's facts that are named; 0 if there are none."""
         return self.true / self.there if self.there else 0.0
 
     @property
     def hallucination_rate(self) -> float:
-        """Share of the facts said that are not so; 0 where nothing is said."""
+        """Share of the named facts that are false; 0 if none are named."""
         return (self.said - self.true) / self.said if self.said else 0.0
 
     def recall_of(self, kind: str) -> float:
-        """Recall of one kind of fact."""
+        """Return the recall of one kind of fact."""
         there = self.there_of.get(kind, 0)
         return self.true_of.get(kind, 0) / there if there else 0.0
 
@@ -93,7 +94,7 @@ class Facts:
 
 
 def read_caption(caption: str) -> Said:
-    """The facts that a caption names; words that are none of ours are passed over."""
+    """Parse the facts that a caption names; unknown words are ignored."""
     text = caption.lower()
     ground = _GROUND.search(text)
     if ground:
@@ -134,7 +135,7 @@ def facts(caption: str, truth: SceneTruth) -> Facts:
 
 
 def all_facts(captions: Sequence[str], truths: Sequence[SceneTruth]) -> Facts:
-    """Counts over many captions."""
+    """Sum the counts of many captions."""
     total = Facts()
     for caption, truth in zip(captions, truths, strict=True):
         total = total + facts(caption, truth)
@@ -142,7 +143,7 @@ def all_facts(captions: Sequence[str], truths: Sequence[SceneTruth]) -> Facts:
 
 
 def _matchings(said: int, there: int) -> Iterable[tuple[int, ...]]:
-    """For each thing said, the thing there that it may be; -1 for none."""
+    """Yield assignments of a thing in the scene to each named thing; -1 for none."""
     pool = [*range(there), *[-1] * said]
     return (
         sorted(set(permutations(pool, min(said, 6))), reverse=True)
@@ -156,7 +157,7 @@ def _agree(said: Said, truth: SceneTruth, matches: tuple[int, ...]) -> int:
 
 
 def _true_of(said: Said, truth: SceneTruth, matches: tuple[int, ...]) -> dict[str, int]:
-    """Named facts that are so, by kind, when things are matched like this."""
+    """Count the named facts that are true, by kind, under this assignment."""
     true: dict[str, int] = {}
     for thing, match in zip(said.things, matches, strict=False):
         if match < 0:
@@ -174,7 +175,7 @@ def _true_of(said: Said, truth: SceneTruth, matches: tuple[int, ...]) -> dict[st
 
 
 def _rightly_plain(said: Said, truth: SceneTruth, matches: tuple[int, ...]) -> int:
-    """Things that are said to be plain, and are."""
+    """Count the things that are named plain and are plain."""
     pairs = zip(said.things, matches, strict=False)
     plain = [truth.things[match] for thing, match in pairs if match >= 0 and _says_plain(thing)]
     return sum(not _is_textured(thing) for thing in plain)

@@ -1,4 +1,4 @@
-"""CLIPScore: how near a caption is to its image for a model that was trained to match the two."""
+"""CLIPScore: the similarity of a caption and its image in a model trained to match the two."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from outrider.core.errors import CheckpointError, LogitsError, OptionError, Outr
 from outrider.models.loading import resolve_device
 
 Progress = Callable[[int, int], None]
-"""Called with how many are done and how many there are."""
+"""Called with the number done and the total number."""
 
 SCALE = 2.5
 """CLIPScore is 2.5 * max(cosine, 0) (Hessel et al. 2021, arXiv 2104.08718)."""
@@ -24,11 +24,12 @@ SCALE = 2.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CaptionEmbeddings:
-    """Captions as a scorer sees them.
+    """Embeddings of captions.
 
     Attributes:
-        vectors: of length one.
-        truncated: captions longer than the text window: only their beginning was read.
+        vectors: unit vectors.
+        truncated: whether a caption is longer than the text window, so that only its beginning was
+            read.
     """
 
     vectors: Float[Tensor, "captions width"]
@@ -37,12 +38,12 @@ class CaptionEmbeddings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """Texts as ids.
+    """Token ids of texts.
 
     Attributes:
         ids: padded on the right.
-        spans: for each text and id the characters it stands for; (0, 0) for added ones.
-        truncated: which texts were cut.
+        spans: for each text and id the range of its characters; (0, 0) for added ids.
+        truncated: whether a text was cut.
     """
 
     ids: Int[Tensor, "texts length"]
@@ -52,14 +53,14 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class ClipScorer:
-    """A frozen model of images and texts in one space, such as CLIP or SigLIP.
+    """A frozen model that embeds images and texts in one space, such as CLIP or SigLIP.
 
     Attributes:
-        model: what `transformers` loaded, with eager attention in its text part.
-        processor: makes its pixels.
-        tokenizer: makes its ids.
-        name: how reports call it.
-        batch_size: images or captions in one forward.
+        model: the model of `transformers`, with eager attention in its text part.
+        processor: its image processor.
+        tokenizer: its tokenizer.
+        name: its name in reports.
+        batch_size: number of images or captions in one forward.
     """
 
     model: Any
@@ -79,7 +80,7 @@ class ClipScorer:
                 )
         self.model.eval()
         if self.causal:
-            # CLIP4DM reads attention maps, which only this kernel shows.
+            # CLIP4DM needs attention maps, which only the eager implementation returns.
             self.model.text_model.set_attn_implementation("eager")
             self._check_end()
 
@@ -92,16 +93,16 @@ class ClipScorer:
         dtype: torch.dtype = torch.float32,
         batch_size: int = 32,
     ) -> "ClipScorer":
-        """Read a folder, or a name of the hub, with its processor and its tokenizer.
+        """Load a folder, or a hub name, with its processor and its tokenizer.
 
         Args:
-            source: of a checkpoint with safetensors weights.
+            source: folder or hub name of a checkpoint with safetensors weights.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-            dtype: of weights and embeddings. Thresholds of CLIP4DM hold for one dtype.
-            batch_size: images or captions in one forward.
+            dtype: dtype of weights and embeddings. Thresholds of CLIP4DM hold for one dtype.
+            batch_size: number of images or captions in one forward.
 
         Raises:
-            CheckpointError: it can not be read, or is no such model.
+            CheckpointError: the checkpoint can not be read, or is not such a model.
             MissingExtraError: pillow is not installed.
         """
         model, processor, tokenizer = load_parts(source, dtype)
@@ -115,22 +116,22 @@ class ClipScorer:
 
     @property
     def window(self) -> int:
-        """Most ids of a text, added ones included."""
+        """Largest number of ids of a text, with added ones."""
         return self.model.config.text_config.max_position_embeddings
 
     @property
     def causal(self) -> bool:
-        """Whether texts are read from left to right and judged at their end token, as in CLIP."""
+        """Whether texts are read from left to right and pooled at their end token, as in CLIP."""
         return self.model.config.model_type == "clip"
 
     @torch.no_grad()
     def embed_images(
         self, images: Sequence[Any], *, progress: Progress | None = None
     ) -> Float[Tensor, "images width"]:
-        """Unit vectors of PIL images, on the CPU. Compute them once for many captions.
+        """Compute unit vectors of PIL images, on the CPU. They can be reused for many captions.
 
         Raises:
-            OptionError: no images, or something else than a PIL image.
+            OptionError: there are no images, or a value is not a PIL image.
             LogitsError: the model gives NaN.
         """
         if not len(images):
@@ -153,10 +154,10 @@ class ClipScorer:
     def embed_captions(
         self, captions: Sequence[str], *, progress: Progress | None = None
     ) -> CaptionEmbeddings:
-        """Unit vectors of captions, on the CPU, and which of them were cut.
+        """Compute unit vectors of captions, on the CPU, and which captions were cut.
 
         Raises:
-            OptionError: no captions, or one without words.
+            OptionError: there are no captions, or one has no words.
             LogitsError: the model gives NaN.
         """
         check_captions(captions)
@@ -177,15 +178,15 @@ class ClipScorer:
         *,
         progress: Progress | None = None,
     ) -> Float[Tensor, " captions"]:
-        """CLIPScore of each caption for its image, from 0 to 2.5.
+        """Compute the CLIPScore of each caption for its image, from 0 to 2.5.
 
         Args:
-            images: one for each caption: PIL images, or what `embed_images` made of them.
-            captions: each with a word in it.
-            progress: told about captions.
+            images: one for each caption: PIL images, or their vectors from `embed_images`.
+            captions: captions with at least one word.
+            progress: called with the number of captions.
 
         Raises:
-            OptionError: unequal numbers, or what can not be scored.
+            OptionError: numbers differ, or a value can not be scored.
             LogitsError: the model gives NaN.
 
         Warns:
@@ -204,7 +205,7 @@ class ClipScorer:
         return clip_score(seen, told.vectors)
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Texts as ids, cut to the window."""
+        """Convert texts to ids, cut to the window."""
         given = self.tokenizer(
             list(texts),
             padding="longest" if self.causal else "max_length",
@@ -230,9 +231,10 @@ class ClipScorer:
         return Encoded(given["input_ids"], spans, cut)
 
     def ends(self, ids: Int[Tensor, "texts length"]) -> Int[Tensor, " texts"]:
-        """Where a causal model looks for the meaning of each text: at its first end token."""
+        """Return the position where a causal model pools each text: its first end token."""
         end = self.model.config.text_config.eos_token_id
-        # Checkpoints from before the id was written down right: their end token is the largest.
+        # Old checkpoints have a wrong end id in their configuration: their end token is the largest
+        # id.
         return ids.argmax(dim=-1) if end == 2 else (ids == end).int().argmax(dim=-1)
 
     def _placed(self, pixels: Tensor) -> Tensor:
@@ -246,7 +248,7 @@ class ClipScorer:
         return vectors
 
     def _check_end(self) -> None:
-        """Texts of unequal length must each be judged at their own last id."""
+        """Check that texts of different length are each pooled at their own last id."""
         ids = self.encode(["a", "a red thing and another"])
         last = [max(i for i, s in enumerate(own) if s[1]) + 1 for own in ids.spans]
         if self.ends(ids.ids).tolist() != last:
@@ -260,12 +262,14 @@ class ClipScorer:
 def clip_score(
     images: Float[Tensor, "captions width"], captions: Float[Tensor, "captions width"]
 ) -> Float[Tensor, " captions"]:
-    """2.5 * max(cosine, 0) of unit vectors that belong together."""
+    """Return 2.5 * max(cosine, 0) of paired unit vectors."""
     return SCALE * (images * captions).sum(dim=-1).clamp(min=0)
 
 
 def features_of(output: Any) -> Tensor:
-    """The embedding in what `get_text_features` gives: older releases give nothing else."""
+    """Return the embedding from the result of `get_text_features`, which old releases return
+    directly.
+    """
     return output if isinstance(output, Tensor) else output.pooler_output
 
 

@@ -1,4 +1,4 @@
-"""Reading a scorer through `transformers`: quietly, whole, from safetensors, or refused by name."""
+"""Loads a scorer with `transformers`: without output, complete, and from safetensors only."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +13,10 @@ from outrider.models.transformers.pretrained import quiet, reading
 
 
 def load_parts(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
-    """Model, image processor and tokenizer of a folder or a hub name.
+    """Load model, image processor and tokenizer of a folder or a hub name.
 
     Raises:
-        CheckpointError: it can not be read, lacks weights, or is no model of images and texts.
+        CheckpointError: it can not be read, lacks weights, or is not a model of images and texts.
         MissingExtraError: pillow is not installed.
     """
     if find_spec("PIL") is None:
@@ -35,7 +35,7 @@ def load_parts(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
         loaded: Any = AutoModel.from_pretrained(
             place, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-        # The backend without torchvision.
+        # This backend does not need torchvision.
         processor = AutoImageProcessor.from_pretrained(place, backend="pil")
         tokenizer = AutoTokenizer.from_pretrained(place)
     model, info = loaded

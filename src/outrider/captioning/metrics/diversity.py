@@ -1,7 +1,7 @@
-"""How long and how varied captions are. It stands beside every other score.
+"""Length and diversity of captions, reported next to every other score.
 
-Longer captions, or duller ones, move CLIPScore and CIDEr without being better or worse: a score
-that moved together with these figures says less than one that moved alone.
+Longer or more uniform captions change CLIPScore and CIDEr without being better or worse. If a score
+changes together with these figures, the change is less conclusive.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from outrider.core.metrics import ratio
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diversity:
-    """Length and variety of a set of captions.
+    """Length and diversity of a set of captions.
 
     Attributes:
-        mean_words: words in a caption.
-        vocabulary: different words in all of them.
+        mean_words: mean number of words in a caption.
+        vocabulary: number of different words in all captions.
         distinct_1: different words / words (Li et al. 2016, arXiv 1510.03055). It falls as a set
-            grows: compare sets of one size.
-        distinct_2: the same of pairs of neighbours; 0 where no caption has two words.
-        distinct_captions: different captions / captions, case and punctuation aside.
+            grows, so compare sets of equal size.
+        distinct_2: the same for pairs of adjacent words; 0 if no caption has two words.
+        distinct_captions: different captions / captions, ignoring case and punctuation.
     """
 
     mean_words: float
@@ -32,7 +32,9 @@ class Diversity:
 
     @classmethod
     def of(cls, captions: Sequence[str]) -> "Diversity":
-        """Raises `OptionError` for no captions, or one without words."""
+        """Compute the figures. Raises `OptionError` if there are no captions, or one has no
+        words.
+        """
         check_captions(captions)
         spoken = [tuple(words(caption)) for caption in captions]
         return cls(
@@ -49,6 +51,6 @@ class Diversity:
 
 
 def distinct(spoken: Sequence[Sequence[str]], length: int) -> float:
-    """Different runs of `length` words / all of them, over captions given as words."""
+    """Return the share of distinct runs of `length` words, over captions given as words."""
     found = [gram for caption in spoken for gram in grams(caption, length)]
     return ratio(len(set(found)), len(found))

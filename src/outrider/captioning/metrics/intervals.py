@@ -1,4 +1,4 @@
-"""Means with how far they can be trusted."""
+"""Means with bootstrap confidence intervals."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ from outrider.core.types import IntArray
 RESAMPLES = 2000
 
 Shares = tuple[Sequence[float], Sequence[float]]
-"""Of each caption a part, and the whole it is a part of."""
+"""For each caption a part, and the whole that it is a part of."""
 
 
 def _share(both: Float64[ndarray, "2 values"]) -> float:
@@ -23,7 +23,7 @@ def _share(both: Float64[ndarray, "2 values"]) -> float:
 
 
 def _draws(count: int, seed: int) -> Iterator[IntArray]:
-    """Places drawn with replacement. One draw at a time: all of them would need much memory."""
+    """Yield indices drawn with replacement, one draw at a time to save memory."""
     rng = np.random.default_rng(seed)
     for _ in range(RESAMPLES):
         yield rng.integers(count, size=count)
@@ -37,7 +37,7 @@ class Mean:
         mean: of all values.
         low: lower end of the interval.
         high: its upper end.
-        count: how many values there are.
+        count: number of values.
     """
 
     mean: float
@@ -47,14 +47,15 @@ class Mean:
 
     @classmethod
     def of(cls, values: Sequence[float], *, seed: int = 0) -> "Mean":
-        """Values are drawn with replacement; differences of pairs give a paired interval.
+        """Compute a mean; values are resampled with replacement. Differences of pairs give a paired
+        interval.
 
         Args:
-            values: at least one; a single value is its own interval.
-            seed: of the resampling; equal seeds give equal intervals.
+            values: at least one value; the interval of a single value is that value.
+            seed: seed of the resampling; equal seeds give equal intervals.
 
         Raises:
-            OptionError: no values, or one that is not finite.
+            OptionError: there are no values, or one is not finite.
         """
         found = np.asarray(values, dtype=np.float64)
         if not len(found):
@@ -70,14 +71,14 @@ class Mean:
     def of_shares(
         cls, parts: Sequence[float], wholes: Sequence[float], *, seed: int = 0
     ) -> "Mean | None":
-        """The sum of parts over the sum of wholes; pairs are drawn together.
+        """Compute the sum of parts over the sum of wholes; pairs are resampled together.
 
-        None where the wholes sum to 0. Draws that hold no whole count as 0.
+        None if the wholes sum to 0. Draws whose wholes sum to 0 count as 0.
 
         Args:
-            parts: of each caption, such as its true facts.
-            wholes: of each caption, such as the facts there are.
-            seed: of the resampling.
+            parts: part of each caption, such as its true facts.
+            wholes: whole of each caption, such as all facts of its scene.
+            seed: seed of the resampling.
         """
         both = np.asarray((parts, wholes), dtype=np.float64)
         if not both[1].sum():
@@ -88,14 +89,14 @@ class Mean:
 
     @classmethod
     def of_share_gain(cls, first: Shares, second: Shares, *, seed: int = 0) -> "Mean | None":
-        """What the share of `second` is above that of `first`; captions are drawn in pairs.
+        """Compute by how much the share of `second` exceeds that of `first`; captions are paired.
 
-        None where the wholes of one of them sum to 0.
+        None if the wholes of one of them sum to 0.
 
         Args:
             first: parts and wholes of each caption.
-            second: the same of other captions of the same images, in the same order.
-            seed: of the resampling.
+            second: the same for other captions of the same images, in the same order.
+            seed: seed of the resampling.
         """
         before, after = (np.asarray(each, dtype=np.float64) for each in (first, second))
         if not before[1].sum() or not after[1].sum():

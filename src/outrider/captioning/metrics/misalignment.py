@@ -1,8 +1,8 @@
-"""CLIP4DM: which words of a caption disagree with the image (arXiv 2412.18404).
+"""CLIP4DM: finds words of a caption that disagree with the image (arXiv 2412.18404).
 
-The cosine s between image and text is followed back into the attention of the last text layers.
-Where more attention of the end token to a word would lower s, the word pulls text and image apart.
-No training, one forward and one backward through the last layers.
+The gradient of the cosine s between image and text with respect to the attention of the last text
+layers is computed. If more attention of the end token to a word would lower s, the word disagrees
+with the image. No training; one forward, and one backward through the last layers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,28 +19,30 @@ from outrider.captioning.metrics.words import check_captions, word_spans
 from outrider.core.errors import LogitsError, OptionError
 
 PREFIX = "A photo depicts "
-"""Comes before every caption; its words are never reported. A scorer that was trained on other
-sentences is read better without it."""
+"""Prepended to every caption; its words are never reported. Omit it for scorers trained on other
+sentences.
+"""
 
 LAYERS = 3
 
 CLEAN_PAIRS = 200
-"""Pairs worth giving to `calibrate`."""
+"""Recommended number of pairs for `calibrate`."""
 
 CLEAN_SHARE = 0.01
-"""Share of the words of clean captions that a calibrated threshold blames."""
+"""Share of the words of clean captions that a calibrated threshold marks as wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordScores:
-    """What the words of one caption do to its nearness to the image.
+    """The effect of each word of a caption on its similarity to the image.
 
     Attributes:
-        words: of the caption, as written.
-        spans: where each begins and ends in the caption.
-        scores: of each word, the mean over its pieces; below 0 it disagrees.
+        words: words of the caption, as written.
+        spans: start and end of each word in the caption.
+        scores: score of each word, the mean over its tokens; a negative score means that it
+            disagrees.
         similarity: s, the cosine of the image and the caption with its prefix.
-        unread: words behind the end of the text window. They have no score.
+        unread: number of words after the end of the text window, which have no score.
     """
 
     words: tuple[str, ...]
@@ -51,21 +53,21 @@ class WordScores:
 
     @property
     def f_score(self) -> float:
-        """F-CLIPScore of Nam et al.: (sum of negative scores) * (1 - s). At most 0; 0 is clean.
+        """The F-CLIPScore of Nam et al.: (sum of negative scores) * (1 - s). At most 0; 0 is clean.
 
-        The F-CLIPScore of Oh and Hwang is something else: `phrase_score`.
+        The F-CLIPScore of Oh and Hwang is a different score: `phrase_score`.
         """
         return sum(min(score, 0.0) for score in self.scores) * (1.0 - self.similarity)
 
     @property
     def worst(self) -> int | None:
-        """The word with the lowest score, for captions known to hold one wrong word."""
+        """Index of the word with the lowest score, for captions known to hold one wrong word."""
         if not self.scores:
             return None
         return min(range(len(self.scores)), key=self.scores.__getitem__)
 
     def below(self, threshold: float) -> tuple[int, ...]:
-        """The words that disagree: those with a score below `threshold` (see `calibrate`)."""
+        """Return the indices of words with a score below `threshold` (see `calibrate`)."""
         return tuple(place for place, score in enumerate(self.scores) if score < threshold)
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,23 +84,24 @@ def word_scores(
     prefix: str = PREFIX,
     progress: Progress | None = None,
 ) -> list[WordScores]:
-    """R = mean over layers and heads of (ds/dA * A), the end token's row, averaged by word.
+    """Compute R = mean over layers and heads of (ds/dA * A), the end token's row, averaged by word.
 
-    A are the attention maps of the last text layers. Negative parts are kept, and layers are not
-    multiplied. A caption's scores do not depend on the others of its batch, rounding aside.
+    A is the attention maps of the last text layers. Negative parts are kept, and layers are not
+    multiplied. The scores of a caption do not depend on its batch, except for rounding.
 
     Args:
-        scorer: a CLIP. Its scores are small (1e-5 to 1e-2), and their scale is its own. Signs mean
-            what they should where s is above 0, as in CLIPs of the web: below 0, the cosine rises
-            when the end token looks away from what it has read, so that wrong words look right.
-        images: one for each caption: PIL images, or what `ClipScorer.embed_images` made of them.
-        captions: each with a word in it.
-        layers: of the text part, counted from its end; all where it has fewer.
-        prefix: put before each caption.
-        progress: told about captions.
+        scorer: a CLIP. Scores are small (1e-5 to 1e-2), and their scale depends on the model. Signs
+            are valid only if s is above 0, as in CLIPs trained on web data. If s is below 0, the
+            cosine rises when the end token attends less to the words, so that wrong words get
+            positive scores.
+        images: one for each caption: PIL images, or their vectors from `ClipScorer.embed_images`.
+        captions: captions with at least one word.
+        layers: number of layers of the text part, counted from its end; all if it has fewer.
+        prefix: text before each caption.
+        progress: called with the number of captions.
 
     Raises:
-        OptionError: unequal numbers, what can not be scored, or a scorer that reads texts in both
+        OptionError: numbers differ, a value can not be scored, or the scorer reads texts in both
             directions.
         LogitsError: the model gives NaN.
     """
@@ -129,17 +132,17 @@ def word_scores(
 
 
 def calibrate(clean: Sequence[WordScores], *, share: float = CLEAN_SHARE) -> float:
-    """The threshold below which this share of the words of clean captions lies; at most 0.
+    """Return the threshold below which this share of the words of clean captions lies; at most 0.
 
-    The paper's -5e-5 belongs to its own CLIP in half precision: scores have another scale in every
-    other model.
+    The -5e-5 of the paper is for its CLIP in half precision: the scale of scores differs between
+    models.
 
     Args:
-        clean: scores of captions known to be right; of about `CLEAN_PAIRS` of them.
-        share: of their words, above 0 and below 1.
+        clean: scores of captions known to be correct, about `CLEAN_PAIRS` of them.
+        share: share of their words, above 0 and below 1.
 
     Raises:
-        OptionError: a share out of range, or too few words to tell it from none.
+        OptionError: the share is out of range, or there are too few words to measure it.
     """
     if not 0.0 < share < 1.0:
         raise OptionError(f"share {share} is not between 0 and 1", hint="Give 0.01")
@@ -158,18 +161,19 @@ def phrase_score(
     captions: Sequence[str],
     phrases: Sequence[Sequence[str]],
 ) -> list[float]:
-    """F-CLIPScore of Oh and Hwang: mean CLIPScore of a caption and its noun phrases.
+    """Compute the F-CLIPScore of Oh and Hwang: the mean CLIPScore of a caption and its noun
+    phrases.
 
-    arXiv 2502.20034. A caption without phrases has its CLIPScore.
+    arXiv 2502.20034. For a caption without phrases it is the CLIPScore.
 
     Args:
         scorer: a CLIP or SigLIP.
-        images: one for each caption: PIL images, or what `ClipScorer.embed_images` made of them.
-        captions: each with a word in it.
-        phrases: the noun phrases of each. Outrider does not parse: bring them along.
+        images: one for each caption: PIL images, or their vectors from `ClipScorer.embed_images`.
+        captions: captions with at least one word.
+        phrases: the noun phrases of each caption; Outrider does not parse captions.
 
     Raises:
-        OptionError: unequal numbers, or what can not be scored.
+        OptionError: numbers differ, or a value can not be scored.
     """
     check_captions(captions, images=images, phrases=phrases)
     seen = images if isinstance(images, Tensor) else scorer.embed_images(images)
@@ -183,13 +187,13 @@ def phrase_score(
 def _relevance(
     scorer: ClipScorer, encoded: Encoded, seen: Tensor, layers: int
 ) -> tuple[Float[Tensor, "texts length"], Float[Tensor, " texts"]]:
-    """For each id what attention to it does to s, and s."""
+    """Compute for each id the effect on s of attention to it, and s."""
     ids = encoded.ids.to(scorer.model.device)
     with torch.enable_grad(), _attention(scorer.model.text_model, layers) as maps:
         output = scorer.model.get_text_features(input_ids=ids, output_attentions=True)
         told = torch.nn.functional.normalize(features_of(output), dim=-1)
         similar = (told * seen.to(told).clone()).sum(dim=-1)
-        # Texts do not touch each other: the gradient of the sum is that of each.
+        # Texts are independent: the gradient of the sum holds the gradient of each.
         slopes = torch.autograd.grad(similar.sum(), maps)
     pulls = [(slope * one).detach().mean(dim=1) for slope, one in zip(slopes, maps, strict=True)]
     rows = torch.arange(len(ids), device=ids.device)
@@ -199,7 +203,7 @@ def _relevance(
 
 @contextmanager
 def _attention(text_model: Any, layers: int) -> Iterator[list[Tensor]]:
-    """Collects the attention maps of the last layers. Gradients go no further back than these."""
+    """Context manager: collect the attention maps of the last layers; gradients stop there."""
     maps: list[Tensor] = []
     last = list(text_model.encoder.layers)[-layers:]
     hooks = [last[0].register_forward_pre_hook(_from_here, with_kwargs=True)]
@@ -223,7 +227,7 @@ def _from_here(_module: Any, given: Any, named: Any) -> tuple[Any, Any]:
 def _by_word(
     caption: str, offset: int, pieces: Sequence[tuple[tuple[int, int], float]], similarity: float
 ) -> WordScores:
-    """Pieces belong to the word they lie in: not to the prefix, and not to punctuation."""
+    """Average the scores of tokens inside each word; skip the prefix and punctuation."""
     words, spans, scores, unread = [], [], [], []
     for start, stop in word_spans(caption):
         own = [

@@ -1,7 +1,7 @@
-"""Scores against captions that people wrote: BLEU through sacrebleu, and CIDEr-D.
+"""Scores against human captions: BLEU with sacrebleu, and CIDEr-D.
 
 They count words that a reference happens to use. A true detail that no reference mentions lowers
-both, so they are read beside scores against the image.
+both scores, so report them together with scores against the image.
 """
 
 import math
@@ -23,10 +23,10 @@ _Weights = dict[tuple[str, ...], float]
 
 
 def bleu(captions: Sequence[str], references: References) -> tuple[float, ...]:
-    """BLEU-1 to BLEU-4 of all captions together, from 0 to 1 (Papineni et al. 2002).
+    """Compute BLEU-1 to BLEU-4 of all captions together, from 0 to 1 (Papineni et al. 2002).
 
-    By sacrebleu, in lower case, tokenised as `13a`. One point of sacrebleu is 0.01 here. The COCO
-    server tokenises otherwise, so that its figures differ by a little.
+    Uses sacrebleu, in lower case, with the tokenizer `13a`. One point of sacrebleu is 0.01 here.
+    The COCO server uses another tokenizer, so its figures differ slightly.
 
     Raises:
         OptionError: captions or references that can not be scored.
@@ -42,10 +42,10 @@ def bleu(captions: Sequence[str], references: References) -> tuple[float, ...]:
 def sentence_bleu(
     captions: Sequence[str], references: References, *, order: int = 4
 ) -> list[float]:
-    """BLEU of each caption by itself, from 0 to 1, over runs of up to `order` words.
+    """Compute the BLEU of each single caption, from 0 to 1, over runs of up to `order` words.
 
-    Captions shorter than `order` are judged by the runs they have. For looking at examples: the
-    mean of these is not the BLEU of the whole.
+    Captions shorter than `order` use shorter runs only. For inspecting examples: the mean of these
+    scores is not the BLEU of all captions.
 
     Raises:
         OptionError: captions or references that can not be scored.
@@ -58,15 +58,15 @@ def sentence_bleu(
 
 
 def cider(captions: Sequence[str], references: References) -> list[float]:
-    """CIDEr-D of each caption, from 0 to 10 (Vedantam et al. 2015, arXiv 1411.5726).
+    """Compute the CIDEr-D of each caption, from 0 to 10 (Vedantam et al. 2015, arXiv 1411.5726).
 
     The mean over references and over runs of one to four words of the cosine between tf-idf
     weights, the caption's clipped to the reference's, times exp(-d^2 / 72), d being the difference
-    in words, times 10. How rare a run is comes from these references, so values depend on the set:
-    compare captions of the same images only. A text of fewer than four words reaches less than 10,
-    and so does one of runs that all images share.
+    in words, times 10. The idf is computed from these references, so values depend on the set:
+    compare only captions of the same images. A text of fewer than four words, or with only runs
+    that all images share, can not reach 10.
 
-    Words are cut as by `words`, without the Penn Treebank tokeniser of the COCO server.
+    Words are split by `words`, not by the Penn Treebank tokenizer of the COCO server.
 
     Raises:
         OptionError: captions or references that can not be scored, or a single image, for which
@@ -93,7 +93,7 @@ def check_references(captions: Sequence[str], references: References) -> None:
     """Refuse captions without words, and images without a reference.
 
     Raises:
-        OptionError: says which.
+        OptionError: a caption or image is refused; the message names it.
     """
     check_captions(captions, references=references)
     for place, own in enumerate(references):
@@ -121,7 +121,7 @@ def _sacrebleu() -> type:
 
 
 def _images_with(told: Sequence[Sequence[Sequence[str]]]) -> Counter[tuple[str, ...]]:
-    """For each run of words, how many images have a reference with it."""
+    """Count for each run of words how many images have a reference with it."""
     found: Counter[tuple[str, ...]] = Counter()
     for own in told:
         found.update({g for reference in own for n in ORDERS for g in grams(reference, n)})
@@ -134,7 +134,7 @@ def _similar(
     images: Counter[tuple[str, ...]],
     num_images: int,
 ) -> float:
-    """The mean over orders, from 0 to 1."""
+    """Return the mean similarity over orders, from 0 to 1."""
     total = 0.0
     for order in ORDERS:
         mine = _weights(said, order, images, num_images)
@@ -150,7 +150,7 @@ def _similar(
 def _weights(
     spoken: Sequence[str], order: int, images: Counter[tuple[str, ...]], num_images: int
 ) -> _Weights:
-    """How often a run occurs, times log(images / images whose references have it)."""
+    """Return for each run its count times log(images / images whose references have it)."""
     counts = Counter(grams(spoken, order))
     return {g: n * math.log(num_images / max(images[g], 1)) for g, n in counts.items()}
 

@@ -1,4 +1,4 @@
-"""All that can be said about a set of captions, in one record."""
+"""Collects all metrics of a set of captions in one record."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,19 +19,19 @@ from outrider.captioning.scenes.things import SceneTruth
 from outrider.core.errors import OptionError
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being scored, how many are done, and how many there are."""
+"""Called with the name of the metric, the number done, and the total number."""
 
 BATCH = 16
-"""Images that a caption has to tell its own from."""
+"""Number of images in a batch for retrieval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactReport:
-    """Captions against what their scenes are known to hold.
+    """Metrics of captions against the known facts of their scenes.
 
     Attributes:
-        recall: share of the facts there that are said.
-        hallucination_rate: share of the facts said that are not so; None where nothing is said.
+        recall: share of the scene's facts that are named.
+        hallucination_rate: share of the named facts that are false; None if none are named.
         recall_of: recall by kind of fact.
     """
 
@@ -41,13 +41,13 @@ class FactReport:
 
     @classmethod
     def of(cls, captions: Sequence[str], truths: Sequence[SceneTruth]) -> "FactReport":
-        """Raises `OptionError` for unequal numbers."""
+        """Compare captions with scenes. Raises `OptionError` if their numbers differ."""
         check_captions(captions, truths=truths)
         return cls.of_facts([facts(c, truth) for c, truth in zip(captions, truths, strict=True)])
 
     @classmethod
     def of_facts(cls, found: Sequence[Facts]) -> "FactReport":
-        """From counts of each caption."""
+        """Build the report from the counts of each caption."""
         total = sum(found, start=Facts())
         true, said = [f.true for f in found], [f.said for f in found]
         return cls(
@@ -67,14 +67,14 @@ class FactReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipReport:
-    """Captions against their images, for one scorer.
+    """Metrics of captions against their images, for one scorer.
 
     Attributes:
-        scorer: its name.
+        scorer: name of the scorer.
         clip_score: 2.5 * max(cosine, 0).
-        truncated: captions longer than its text window.
-        retrieval: of images by captions; None for fewer captions than a batch.
-        f_score: F-CLIPScore of Nam et al.; None where words were not scored, as these two:
+        truncated: number of captions longer than its text window.
+        retrieval: retrieval of images by captions; None for fewer captions than a batch.
+        f_score: F-CLIPScore of Nam et al.; like the next two, None if words were not scored.
         blamed_words: share of words with a score below `threshold`; None without one.
         threshold: see `misalignment.calibrate`.
     """
@@ -102,17 +102,17 @@ class ClipReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionReport:
-    """What `score_captions` found.
+    """The result of `score_captions`.
 
     Attributes:
-        captions: how many.
-        diversity: length and variety, which every other figure is read with.
-        clip: against the images; None without a scorer.
-        bleu: BLEU-1 to BLEU-4, from 0 to 1; None without references, as `cider`.
+        captions: number of captions.
+        diversity: length and diversity, needed to interpret the other metrics.
+        clip: metrics against the images; None without a scorer.
+        bleu: BLEU-1 to BLEU-4, from 0 to 1; None without references, like `cider`.
         cider: CIDEr-D, from 0 to 10; None also for a single image.
-        facts: against known scenes; None without truths.
-        each: for each caption its `clip_score`, `cider`, `words` and counts of `facts`, where there
-            are any.
+        facts: metrics against known scenes; None without truths.
+        each: for each caption its `clip_score`, `cider`, `words` and counts of `facts`, if
+            available.
     """
 
     captions: int
@@ -165,25 +165,25 @@ def score_captions(
     batch: int = BATCH,
     progress: Progress | None = None,
 ) -> CaptionReport:
-    """Every figure that what is given allows.
+    """Compute all metrics that the given data allow.
 
-    What is wrong with any of it is said before anything is computed.
+    All data are checked before anything is computed.
 
     Args:
-        captions: each with a word in it.
-        images: PIL images, or what the scorer's `embed_images` made of them.
-        scorer: for figures against images, which must be given then.
-        references: captions that people wrote, at least one for each.
-        truths: what scenes hold, where they are known.
-        blame: score words by CLIP4DM as well.
-        threshold: what a word is blamed below; see `misalignment.calibrate`.
-        prefix: put before captions whose words are scored; scorers that never read one like it
-            blame better with none.
-        batch: images that a caption has to tell its own from.
-        progress: told of everything that takes a while.
+        captions: captions with at least one word.
+        images: PIL images, or their vectors from `embed_images` of the scorer.
+        scorer: for metrics against images; requires `images`.
+        references: human captions, at least one for each caption.
+        truths: the contents of the scenes, if known.
+        blame: whether to score words with CLIP4DM as well.
+        threshold: words with a lower score are marked as wrong; see `misalignment.calibrate`.
+        prefix: text before captions whose words are scored; use an empty one for scorers not
+            trained on such texts.
+        batch: number of images in a batch for retrieval.
+        progress: called with the progress of slow metrics.
 
     Raises:
-        OptionError: parts that do not fit together, or can not be scored.
+        OptionError: the data are inconsistent, or can not be scored.
         LogitsError: the scorer gives NaN.
         MissingExtraError: sacrebleu is needed and not installed.
     """
@@ -218,7 +218,7 @@ def score_captions(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Words:
-    """How words are scored: whether, below what they are blamed, and what stands before them."""
+    """Options of word scoring: whether to score words, the threshold, and the prefix."""
 
     blame: bool
     threshold: float | None

@@ -1,4 +1,4 @@
-"""Whether a caption tells its image from others."""
+"""Measures whether a caption identifies its image among others."""
 
 from dataclasses import asdict, dataclass
 
@@ -12,15 +12,15 @@ from outrider.core.errors import OptionError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieval:
-    """How often the nearest image of a batch is a caption's own.
+    """How often the nearest image of a batch is the image of the caption.
 
     Attributes:
-        rate: share of captions; of images that are equally near each gets its part.
+        rate: share of captions; images with equal similarity share the hit.
         low: lower end of the 95 % bootstrap interval of `rate` (captions drawn one by one).
         high: its upper end.
-        chance: what embeddings that say nothing reach: 1 / batch.
-        batch: images to choose from.
-        pairs: captions judged; a last batch that is not full is left out.
+        chance: rate of embeddings without information: 1 / batch.
+        batch: number of images to choose from.
+        pairs: number of captions; an incomplete last batch is left out.
     """
 
     rate: float
@@ -42,19 +42,19 @@ def retrieval_rate(
     *,
     seed: int = 0,
 ) -> Retrieval:
-    """Retrieval by cosine among neighbours: batches are cut in the order given.
+    """Compute retrieval by cosine within batches, which are formed in the given order.
 
-    Swapped arguments give retrieval of captions by images. Scale the features of each side to
-    taste first (subtract a mean): only lengths are taken out here.
+    Swapped arguments give retrieval of captions by images. Features are only normalized to unit
+    length here; subtract a mean before if wanted.
 
     Args:
-        text_embeddings: what the captions say; row i belongs to image i.
-        image_embeddings: what the images show, in the same space and order: [pairs, width].
-        batch: images to choose from, at least 2.
-        seed: of the interval.
+        text_embeddings: embeddings of the captions; row i belongs to image i.
+        image_embeddings: embeddings of the images, in the same space and order: [pairs, width].
+        batch: number of images to choose from, at least 2.
+        seed: seed of the interval.
 
     Raises:
-        OptionError: unequal shapes, numbers that are not finite, or fewer pairs than a batch.
+        OptionError: shapes differ, numbers are not finite, or there are fewer pairs than a batch.
     """
     _check(text_embeddings, image_embeddings, batch)
     pairs = len(text_embeddings) // batch * batch
@@ -62,7 +62,7 @@ def retrieval_rate(
         torch.nn.functional.normalize(each[:pairs].cpu().double(), dim=-1).unflatten(0, (-1, batch))
         for each in (text_embeddings, image_embeddings)
     )
-    # Dot products of equal vectors may differ in their last bits: rounded, they tie.
+    # Dot products of equal vectors may differ in their last bits: rounding makes them equal.
     near = (texts @ images.mT).round(decimals=12)
     best = near == near.amax(dim=-1, keepdim=True)
     own = best.diagonal(dim1=-2, dim2=-1) / best.sum(dim=-1)

@@ -1,4 +1,4 @@
-"""Words of captions: what every score by words counts, and what no score can be given for."""
+"""Splits captions into words for word-based scores, and refuses captions that can not be scored."""
 
 import re
 from collections.abc import Sequence
@@ -10,32 +10,32 @@ _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where words begin and end: letters and digits, hyphens and apostrophes inside them.
+    """Return start and end of words: letters and digits, with hyphens and apostrophes inside them.
 
-    A script without spaces comes as one word for each stretch of it.
+    In a script without spaces, each run of characters is one word.
     """
     return [match.span() for match in _WORD.finditer(text)]
 
 
 def words(text: str) -> list[str]:
-    """Words in lower case, without punctuation."""
+    """Return the words in lower case, without punctuation."""
     return [text[start:stop].lower() for start, stop in word_spans(text)]
 
 
 def grams(sequence: Sequence[str], length: int) -> list[tuple[str, ...]]:
-    """All runs of `length` neighbours, in order; none in a shorter sequence."""
+    """Return all runs of `length` adjacent items, in order; none for a shorter sequence."""
     return [tuple(sequence[i : i + length]) for i in range(len(sequence) - length + 1)]
 
 
 def check_captions(captions: Sequence[Any], **others: Any) -> None:
-    """Refuse what can not be scored, before anything is computed.
+    """Refuse captions that can not be scored, before anything is computed.
 
     Args:
-        captions: at least one, each with a word in it.
-        **others: what there must be one of for each caption, by name; None is left out.
+        captions: at least one caption, each with at least one word.
+        **others: other data by name, one item for each caption; None is skipped.
 
     Raises:
-        OptionError: no captions, one that is no text or has no words, or unequal numbers.
+        OptionError: there are no captions, one is not a text or has no words, or numbers differ.
     """
     if isinstance(captions, str):
         raise OptionError("captions are one text", hint="Give a list of texts")

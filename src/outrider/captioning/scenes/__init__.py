@@ -1,1 +1,1 @@
-"""Drawn scenes with everything that is true of them."""
+"""Drawn scenes with a complete description of their content."""

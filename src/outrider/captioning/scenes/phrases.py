@@ -1,4 +1,4 @@
-"""Sentences about drawn scenes, as exact or as vague as asked for."""
+"""Generates sentences about drawn scenes with a chosen level of detail."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -11,7 +11,7 @@ _COUNTS = ("", "a", "two", "three", "four", "five")
 
 
 class Detail(IntEnum):
-    """How much of a scene a sentence says."""
+    """How much of a scene a sentence describes."""
 
     VAGUE = 0
     PARTIAL = 1
@@ -20,26 +20,26 @@ class Detail(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manner:
-    """How often a speaker is vague, partial and exact: three weights."""
+    """Weights of vague, partial and exact sentences."""
 
     vague: float
     partial: float
     exact: float
 
     def detail(self, random: Random) -> Detail:
-        """The detail of one sentence."""
+        """Draw the level of detail for one sentence."""
         weights = (self.vague, self.partial, self.exact)
         return random.choices(tuple(Detail), weights)[0]
 
 
 VAGUE_MANNER = Manner(vague=0.55, partial=0.25, exact=0.20)
-"""That of a captioner with room to improve."""
+"""Weights for a captioner with room for improvement."""
 MIXED_MANNER = Manner(vague=0.2, partial=0.5, exact=0.3)
-"""That of a reader who is to understand all of them (contrastive training)."""
+"""Weights for contrastive training, where the text encoder must read all levels of detail."""
 
 
 def caption(truth: SceneTruth, detail: Detail, random: Random) -> str:
-    """One sentence; what it says is true, and with `EXACT` it is all there is to say."""
+    """Write one true sentence; with `EXACT` it describes the whole scene."""
     if detail is Detail.VAGUE and len(truth.things) > 1 and random.random() < 0.3:
         return f"{_COUNTS[len(truth.things)]} {random.choice(VAGUE_NOUNS)}s."
     parts = [_phrase(thing, detail, random) for thing in truth.things]

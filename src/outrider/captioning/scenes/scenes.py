@@ -1,7 +1,7 @@
-"""Drawn scenes: pictures of a few things, of which all there is to say is known.
+"""Drawn scenes: images of a few things, with known content.
 
-Scene `i` of a seed is always the same picture. 64 x 64 pixels by default, one to three things that
-do not overlap, on a plain ground with a little clutter and noise.
+Scene `i` of a seed is always the same image: 64 x 64 pixels by default, one to three things that do
+not overlap, on a plain background with a little clutter and noise.
 """
 
 import math
@@ -21,13 +21,13 @@ from outrider.captioning.scenes.things import (
 from outrider.core.errors import MissingExtraError
 
 SIDE = 64
-"""Pixels of a scene's side."""
+"""Width and height of a scene in pixels."""
 
 _FINE = 2
-"""Scenes are drawn this many times as large and then reduced, for smooth edges."""
+"""Factor of the drawing size; the image is then reduced, for smooth edges."""
 
 _RADIUS = {"small": (0.095, 0.115), "large": (0.19, 0.22)}
-"""Shares of the side."""
+"""Ranges of radii, as shares of the side."""
 
 _RGB = {
     "red": (205, 30, 35),
@@ -46,25 +46,25 @@ _TRIES = 200
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a thing is: centre and radius as shares of the side, y downwards."""
+    """Position of a thing: center and radius as shares of the side, y downwards."""
 
     x: float
     y: float
     radius: float
 
     def clears(self, other: "Place") -> bool:
-        """Whether the circles around the two leave a gap."""
+        """Whether there is a gap between the circles of the two places."""
         return math.hypot(self.x - other.x, self.y - other.y) > self.radius + other.radius + 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenes:
-    """An endless series of scenes; equal seeds give equal series.
+    """An infinite series of scenes; equal seeds give equal series.
 
     Attributes:
-        seed: of the series.
-        most: things in a scene, at most.
-        side: pixels.
+        seed: seed of the series.
+        most: largest number of things in a scene.
+        side: width and height in pixels.
     """
 
     seed: int
@@ -72,11 +72,11 @@ class Scenes:
     side: int = SIDE
 
     def truth(self, index: int) -> SceneTruth:
-        """What scene `index` holds."""
+        """Return the content of scene `index`."""
         return self._plan(index)[0]
 
     def image(self, index: int) -> Any:
-        """Scene `index` as an RGB `PIL.Image`. Raises `MissingExtraError` without pillow."""
+        """Draw scene `index` as an RGB `PIL.Image`. Raises `MissingExtraError` without pillow."""
         truth, places = self._plan(index)
         return draw(truth, places, Random(f"ink {self.seed} {index}"), self.side)
 
@@ -93,7 +93,7 @@ class Scenes:
 
 
 def _things(random: Random, count: int) -> tuple[Thing, ...]:
-    """Things that differ from each other in shape and colour, so that each can be named."""
+    """Draw things that all differ in shape and color, so that each can be named."""
     shapes, colors = random.sample(SHAPES, count), random.sample(COLORS, count)
     return tuple(
         Thing(
@@ -107,7 +107,9 @@ def _things(random: Random, count: int) -> tuple[Thing, ...]:
 
 
 def _places(random: Random, things: tuple[Thing, ...]) -> tuple[Place, ...] | None:
-    """Places that do not touch, the first two clearly beside or above each other; or None."""
+    """Draw places that do not touch, with the first two clearly beside or above each other; or
+    None.
+    """
     places: list[Place] = []
     for thing in things:
         radius = random.uniform(*_RADIUS[thing.size])
@@ -140,7 +142,7 @@ def _relation(first: Place, second: Place) -> str:
 
 
 def draw(truth: SceneTruth, places: tuple[Place, ...], random: Random, side: int = SIDE) -> Any:
-    """The picture of a scene, an RGB `PIL.Image` of `side` x `side` pixels."""
+    """Draw the image of a scene, an RGB `PIL.Image` of `side` x `side` pixels."""
     try:
         from PIL import Image, ImageDraw
     except ImportError as error:
@@ -166,7 +168,7 @@ def _jitter(color: tuple[int, int, int], random: Random, by: int) -> tuple[int, 
 
 
 def _clutter(pen: Any, random: Random, size: int, ground: tuple[int, int, int]) -> None:
-    """A short faint line or speck that no caption speaks of."""
+    """Draw a short faint line or speck that no caption mentions."""
     x, y = random.random() * size, random.random() * size
     dx, dy = random.uniform(-0.06, 0.06) * size, random.uniform(-0.06, 0.06) * size
     pen.line((x, y, x + dx, y + dy), fill=_jitter(ground, random, 45), width=_FINE)
@@ -208,7 +210,7 @@ def _shape(pen: Any, shape: str, place: Place, size: int) -> None:
 
 
 def _ring(count: int, radii: tuple[float, ...]) -> list[tuple[float, float]]:
-    """Corners around a centre, the first one on top; their distances follow `radii` in turn."""
+    """Return corners around a center, starting at the top; their distances repeat `radii`."""
     turns = [2 * math.pi * k / count for k in range(count)]
     return [
         (radii[k % len(radii)] * math.sin(turn), -radii[k % len(radii)] * math.cos(turn))

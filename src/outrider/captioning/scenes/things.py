@@ -1,4 +1,4 @@
-"""What a drawn scene holds: the ground truth of its captions, and the words for it."""
+"""The content of a drawn scene: the ground truth of captions, and its vocabulary."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ SIZES = ("small", "large")
 TEXTURES = ("plain", "striped", "dotted")
 BACKGROUNDS = ("white", "grey", "brown")
 RELATIONS = ("above", "below", "left of", "right of")
-"""Where the first of two things is, seen from the second."""
+"""Position of the first of two things relative to the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +23,12 @@ class Thing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneTruth:
-    """All there is to say about a scene.
+    """The complete content of a scene.
 
     Attributes:
-        things: in the order in which captions name them.
-        relation: where the first thing is, seen from the second; empty for a single thing.
-        background: its colour.
+        things: the things in the order in which captions name them.
+        relation: position of the first thing relative to the second; empty for a single thing.
+        background: color of the background.
     """
 
     things: tuple[Thing, ...]

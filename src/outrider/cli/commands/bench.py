@@ -1,4 +1,4 @@
-"""`outrider bench`: how fast, on this machine, against what."""
+"""`outrider bench`: measures speed on this machine, against a baseline and other systems."""
 
 import difflib
 import tempfile
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from outrider.bench.run import Measured
 
 FULL = "run"
-"""The command that `outrider bench` means when it is followed by none."""
+"""The command that `outrider bench` runs if none is named."""
 
 
 class _FullByDefault(TyperGroup):
-    """A group whose first word may be a model instead of a command."""
+    """A command group whose first word may be a model instead of a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = [*self.commands, "-h", "--help"]
@@ -45,7 +45,7 @@ class _FullByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
     def _misspelt(self, word: str) -> bool:
-        """Whether it is nearly a command, and neither an option nor a folder."""
+        """Whether the word resembles a command and is neither an option nor a folder."""
         close = difflib.get_close_matches(word, self.commands, n=1, cutoff=0.7)
         return bool(close) and not word.startswith("-") and not Path(word).exists()
 
@@ -79,9 +79,9 @@ def run(
 ) -> None:
     """Measure strategies on workloads, and what a forward costs.
 
-    Everyone writes every text, one after the other, prompt by prompt; an
-    undrafted baseline always takes part. Texts that should equal the baseline's
-    and do not are an error (exit code 1).
+    All strategies write every text, one after the other, prompt by prompt; an
+    undrafted baseline always takes part. A text that should equal the baseline's
+    but does not is an error (exit code 1).
 
     For example:
 
@@ -130,7 +130,7 @@ def _bench(
     report: Path | None,
     full: bool,
 ) -> None:
-    """Check all, measure, then print and write."""
+    """Check all options, measure, then print and write the results."""
     settings = bench_settings(model, costs, drafts, work)
     rivals = rivals_of(settings)
     folder, lines = _places(out)
@@ -161,7 +161,7 @@ def _bench(
 
 
 def _measured(job: Any, screen: Screen) -> "Measured":
-    """The run, behind a progress bar on standard error."""
+    """Run the measurement with a progress bar on standard error."""
     from rich.progress import Progress
 
     hidden = not screen.err.is_terminal
@@ -181,7 +181,7 @@ def _print_lines(measured: "Measured | None", summary: dict[str, Any]) -> None:
 
 
 def _judge(measured: "Measured", screen: Screen) -> None:
-    """Name every broken promise; exit 1 for those that rounding does not explain."""
+    """Report every violated guarantee; exit with 1 for those that rounding does not explain."""
     for mismatch in measured.mismatches:
         screen.err.print(f"MISMATCH: {mismatch}", style="bold red", markup=False, soft_wrap=True)
     if any(not m.near_tie for m in measured.mismatches):
@@ -189,7 +189,7 @@ def _judge(measured: "Measured", screen: Screen) -> None:
 
 
 def _places(out: Path | None) -> tuple[Path | None, Path | None]:
-    """Where runs are kept, and where lines are written: `--out` is one of the two."""
+    """Return the folder for runs and the file for JSON lines; `--out` is one of the two."""
     if out is None:
         return None, None
     if out.suffix != ".jsonl":
@@ -200,7 +200,7 @@ def _places(out: Path | None) -> tuple[Path | None, Path | None]:
 
 
 def _check_report(folder: Path) -> None:
-    """Find out before the work whether the report can be made."""
+    """Check before the measurement that the report can be written."""
     from outrider.bench.report.report import require_matplotlib
 
     require_matplotlib()
@@ -214,7 +214,7 @@ def _check_report(folder: Path) -> None:
 
 @contextmanager
 def _scratch(folder: Path | None) -> Iterator[Path]:
-    """Where cost-scaled checkpoints go: beside the runs, else away when all is done."""
+    """Context manager: the folder of cost-scaled checkpoints, next to the runs or temporary."""
     if folder is not None:
         yield folder / "models"
         return

@@ -1,4 +1,4 @@
-"""`outrider calibrate`: thresholds by their effect."""
+"""`outrider calibrate`: thresholds given by their effect."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -48,8 +48,8 @@ def calibrate(
     """Measure how far apart models are, to give thresholds as shares.
 
     Afterwards --threshold-target 80% means: the divergence that 80 % of
-    positions do not exceed. A calibration holds for its models, divergence
-    and sampling settings alone: give those that you will generate with.
+    positions do not exceed. A calibration is valid only for its models,
+    divergence and sampling settings: give those that you will generate with.
 
     For example:
 
@@ -61,7 +61,7 @@ def calibrate(
 
     _check(divergence or (), out)
     texts = read_prompts(prompts or prompts_of(tiers.target), limit)
-    generator = load_generator(tiers, runtime, num_speculative_tokens=1)  # all tiers, as given
+    generator = load_generator(tiers, runtime, num_speculative_tokens=1)  # loads all tiers
     settings = {
         "prompts": [read_prompt(text, generator.tokenizer).token_ids for text in texts],
         "params": generator.params(**given_fields(warps), seed=seed),
@@ -83,7 +83,8 @@ def calibrate(
 
 
 def verifying_pairs(strategy: "Strategy") -> list[tuple["LanguageModel", "LanguageModel"]]:
-    """(verifier, proposer): each tier with the next smaller one, and the target with the draft.
+    """Return pairs (verifier, proposer): each tier with the next smaller one, and target with
+    draft.
 
     Raises:
         OptionError: there is only a target.
@@ -99,7 +100,7 @@ def verifying_pairs(strategy: "Strategy") -> list[tuple["LanguageModel", "Langua
 
 
 def models_of(strategy: "Strategy") -> list["LanguageModel"]:
-    """Target, qualifiers and draft model, largest first."""
+    """Return target, qualifiers and draft model, largest first."""
     from outrider.drafters import ModelDrafter, Qualified
 
     models, drafter = [strategy.target], strategy.drafter
@@ -112,7 +113,7 @@ def models_of(strategy: "Strategy") -> list["LanguageModel"]:
 def _measured(
     pairs: "Sequence[tuple[LanguageModel, LanguageModel]]", settings: dict[str, Any], screen: Screen
 ) -> "Iterator[Calibration]":
-    """The calibrations of each pair, behind a progress bar."""
+    """Yield the calibrations of each pair, with a progress bar."""
     from rich.progress import Progress
 
     from outrider.strategy.calibrate import calibrate as measure
@@ -138,7 +139,7 @@ def _row(calibration: "Calibration") -> dict[str, str]:
 
 
 def _check(divergences: Sequence[str], out: Path | None) -> None:
-    """Find out before the work, not after it, what can not be measured or written."""
+    """Check before the measurement that divergences can be measured and `out` can be written."""
     from outrider.acceptance import divergence
     from outrider.strategy.calibration import load_calibrations
 

@@ -1,4 +1,4 @@
-"""`outrider caption`: a sentence about each image."""
+"""`outrider caption`: writes a sentence about each image."""
 
 import sys
 import warnings
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 QUESTION = "Describe the image in one sentence."
 
 FAILED = 1
-"""Exit code where an image has no caption."""
+"""Exit code if an image has no caption."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionTiers(Tiers):
-    """Which models take part; the target sees."""
+    """Options that name the models; the target must read images."""
 
     target: Annotated[
         str,
@@ -123,8 +123,8 @@ def caption(
 
     One image: its caption goes to standard output, one line of figures to standard error.
     Several: a line `path: caption` each, in order. An image that can not be read or captioned
-    costs no other image anything: it is reported on standard error (with --json and --out in its
-    place, as {image, error}), and the exit code is 1. Ctrl-C keeps every caption that is there.
+    does not affect other images: it is reported on standard error (with --json and --out in its
+    place, as {image, error}), and the exit code is 1. Ctrl-C keeps all finished captions.
 
     For example:
 
@@ -145,7 +145,7 @@ def caption(
         raise OptionError("the question is empty", hint="Leave --question out, or give more words")
     need_pillow()
     settings = sampling.given()
-    # What pillow has to say of a file that it can read after all is no help here.
+    # Warnings of pillow about readable files are of no use here.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     screen = Screen()
     with ExitStack() as stack:
@@ -194,7 +194,7 @@ def _not_done(found: Sequence[str], file: CaptionFile, screen: Screen) -> list[s
 
 
 class _Report:
-    """Puts captions where they are wanted, one by one, and counts them."""
+    """Writes captions to their outputs, one by one, and counts them."""
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class _Report:
             self.bar.step(self.failed)
 
     def end(self) -> None:
-        """One line about all of them; of a single image it has been said."""
+        """Print one line about all captions; a single image has its own line."""
         self.bar.end()
         if self.alone and not self.json and self.file is None:
             return
@@ -252,13 +252,13 @@ class _Report:
 
 
 def _named(one: "Caption") -> str:
-    """The error of an image, which may have named the image itself."""
+    """Return the error of an image with the image's name, which the message may already contain."""
     error, image = str(one.error), str(one.image)
     return error if image in error else f"{image}: {error}"
 
 
 def _one_line(image: object) -> str:
-    """The name of an image, in which a line break would end the line."""
+    """Return the name of an image without line breaks."""
     return str(image).replace("\r", "\\r").replace("\n", "\\n")
 
 

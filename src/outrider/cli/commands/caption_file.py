@@ -1,4 +1,4 @@
-"""A file of captions that is written line by line, and gone on with after an interruption."""
+"""A file of captions that is written line by line and can be continued after an interruption."""
 
 import json
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ from outrider.core.errors import OptionError
 class CaptionFile:
     """JSON lines `{image, caption, ...}` or `{image, error}`; new ones are appended.
 
-    A context manager. A last line that was cut off is taken away when the file is opened.
+    A context manager. An incomplete last line is removed when the file is opened.
 
     Attributes:
-        done: images that have a caption there; those with an error are tried again.
+        done: images that already have a caption; those with an error are tried again.
 
     Args:
-        path: the file, made if missing; its folder exists.
+        path: the file, created if missing; its folder must exist.
 
     Raises:
-        OptionError: it can not be read or written, or holds something else.
+        OptionError: the file can not be read or written, or has other content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +52,7 @@ class CaptionFile:
         self._file.close()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one line, at once."""
+        """Append one line and flush it."""
         self._file.write(json_line(record).encode() + b"\n")
         self._file.flush()
 
@@ -76,7 +76,7 @@ class CaptionFile:
             self._mend_end()
 
     def _mend_end(self) -> None:
-        """The last line is whole, but for the line break."""
+        """Add the missing line break after a complete last line."""
         with self.path.open("ab") as file:
             file.write(b"\n")
 
@@ -88,7 +88,7 @@ class CaptionFile:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """A line of ours; None for any other."""
+    """Parse a line of this format; None for any other line."""
     try:
         found = json.loads(line)
     except ValueError:

@@ -43,7 +43,7 @@ def chat(
 ) -> None:
     """Talk with a model; it remembers the conversation.
 
-    Each turn reads only what is new. Ctrl-C ends an answer early.
+    Each turn reads only the new text. Ctrl-C ends an answer early.
     /reset forgets the conversation, /stats shows figures, /quit ends.
 
     For example:
@@ -62,7 +62,7 @@ def chat(
 
 @dataclass(slots=True)
 class Conversation:
-    """Messages so far, and how the last answer went."""
+    """The messages so far, and the result of the last answer."""
 
     generator: "Generator"
     settings: dict[str, Any]
@@ -75,7 +75,7 @@ class Conversation:
         self.reset()
 
     def take(self, line: str) -> bool:
-        """Do what one line of input says; false ends the conversation."""
+        """Execute one line of input; return false at the end of the conversation."""
         if line == "/quit":
             return False
         if line == "/reset":
@@ -89,12 +89,12 @@ class Conversation:
         return True
 
     def reset(self) -> None:
-        """Forget all messages but the system's."""
+        """Remove all messages except the system message."""
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
         self.generator.reset()
 
     def answer(self, line: str) -> None:
-        """Answer one message. What does not fit, or fails, leaves the conversation as it was."""
+        """Answer one message. On an error the conversation does not change."""
         asked = [*self.messages, {"role": "user", "content": line}]
         try:
             self.last = run_stream(self.generator, asked, self.settings, self.screen)
@@ -108,9 +108,9 @@ class Conversation:
 
 
 def _read_line() -> str | None:
-    """The next line of input; None at its end."""
+    """Read the next line of input; None at its end."""
     if sys.stdin.isatty():
-        with suppress(ImportError):  # Windows has its own line editing
+        with suppress(ImportError):  # not available on Windows, which has its own line editing
             import readline  # noqa: F401
     try:
         return input("> " if sys.stdin.isatty() else "")

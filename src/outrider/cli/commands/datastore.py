@@ -1,4 +1,4 @@
-"""`outrider datastore`: corpora made ready for the drafters that copy from one."""
+"""`outrider datastore`: builds datastores from corpora for drafters that retrieve."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from outrider.models.checkpoints.tokenizer import Tokenizer
 
 _NAMED = 5
-"""Files that were passed over, named at most."""
+"""Largest number of skipped files that are named."""
 
 KINDS = {
     "rest": "a suffix array, for --drafter rest",
@@ -53,8 +53,8 @@ def build(
     """Build a datastore from a corpus, in the tokens of the target.
 
     JSON lines hold their text under "text", or under "prompt" and "response".
-    In folders hidden files and READMEs are passed over.
-    A store fits targets with the same tokenizer, and no others.
+    In folders, hidden files and READMEs are skipped.
+    A store fits only targets with the same tokenizer.
 
     For example:
 
@@ -87,7 +87,7 @@ def show(
     path: Annotated[Path, typer.Argument(help="Folder of a store.")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what a datastore holds, and whose tokens they are.
+    """Show the content of a datastore, and its tokenizer.
 
     For example:
 
@@ -103,7 +103,7 @@ def show(
 
 
 def facts(path: Path, page: "StorePage") -> dict[str, Any]:
-    """What a store is, as plain data."""
+    """Describe a store as plain data."""
     from outrider.memories.store import size_on_disk
 
     return {
@@ -120,7 +120,7 @@ def facts(path: Path, page: "StorePage") -> dict[str, Any]:
 
 
 def _sources(files: CorpusFiles) -> dict[str, str]:
-    """What was read and what was not, in a few words."""
+    """Summarize which files were read and which were skipped."""
     kinds = Counter(_ending(file) for file in files.read)
     read = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     sources = {"read": f"{len(files.read)} file{'s' * (len(files.read) > 1)} ({read})"}
@@ -159,7 +159,7 @@ def _tokenizer(source: str) -> "Tokenizer":
 
 
 def _encoded(files: Sequence[Path], words: "Tokenizer", screen: Screen) -> "Iterator[Document]":
-    """The ids of each document that has any, behind a progress bar."""
+    """Yield the ids of each document that is not empty, with a progress bar."""
     import numpy as np
     from rich.progress import Progress
 
@@ -174,7 +174,7 @@ def _encoded(files: Sequence[Path], words: "Tokenizer", screen: Screen) -> "Iter
 
 
 def _built(kind: str, documents: "list[Document]", screen: Screen) -> "Corpus | FrozenAutomaton":
-    """The store of this kind, behind a progress bar."""
+    """Build the store of this kind, with a progress bar."""
     from rich.progress import Progress
 
     from outrider.memories.corpus import Corpus

@@ -1,4 +1,4 @@
-"""`outrider demo`: the pyramid at work, in half a minute."""
+"""`outrider demo`: shows a pyramid in half a minute."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SETTINGS: dict[str, Any] = {"temperature": 0.7, "seed": 1}
 REPEATS = 5
 SECONDS = 20.0
-"""From the second run on, none begins that would end after this long."""
+"""From the second run on, a run starts only if it would end within this time."""
 
 HONEST = (
     "These models are so small that drafting may cost more than it saves on this machine. What "
@@ -28,26 +28,26 @@ HONEST = (
 
 @dataclass(slots=True)
 class Contender:
-    """One way of decoding, and what it wrote in each run."""
+    """One strategy, and the texts of each run."""
 
     name: str
     generator: "Generator"
     results: "list[list[Result]]" = field(default_factory=list)
 
     def run(self, prompts: Sequence[str], tokens: int) -> None:
-        """Write on from every prompt, one after the other."""
+        """Continue every prompt, one after the other."""
         settings: dict[str, Any] = SETTINGS | {"max_new_tokens": tokens}
         self.generator.reset()
         self.results.append([self.generator.generate(p, **settings) for p in prompts])
 
     @property
     def texts(self) -> list[list[tuple[int, ...]]]:
-        """The tokens of each run."""
+        """Return the tokens of each run."""
         return [[result.token_ids for result in run] for run in self.results]
 
     @property
     def speed(self) -> float:
-        """Tokens per second after the prefill: the median over runs."""
+        """Return tokens per second after the prefill: the median over runs."""
         from outrider.core.metrics import ratio
 
         return median(
@@ -60,7 +60,7 @@ class Contender:
 
 
 DRAFTED = {"num_speculative_tokens": 4}
-"""Fixed, since the default drafts only where that pays, which is not what the demo is to show."""
+"""Fixed, because the default drafts only where it pays, and the demo must show drafts."""
 
 
 def demo(
@@ -71,11 +71,11 @@ def demo(
     ] = 32,
     color: Color = "auto",
 ) -> None:
-    """See which tier writes which words, and what that does to speed.
+    """See which tier writes which words, and how that changes the speed.
 
     The tiny family needs no download. The same prompts are decoded
     undrafted, by the default strategy, with a draft model, and with draft
-    model and qualifier, in turns, on one CPU thread unless --threads says otherwise. Mode exact
+    model and qualifier, in turns, on one CPU thread unless --threads is given. Mode exact
     gives the same text each time.
 
     For example:

@@ -1,4 +1,4 @@
-"""`outrider generate`: a continuation, or an answer."""
+"""`outrider generate`: writes a continuation or an answer."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -90,12 +90,12 @@ def generate(
         bool, option("--json", panel="Output", help="Print one JSON object with all figures.")
     ] = False,
 ) -> None:
-    """Write on from a prompt, or answer it.
+    """Continue a prompt, or answer it.
 
     Text goes to standard output, one line of figures to standard error.
-    Ctrl-C stops after the current round and keeps what is written
+    Ctrl-C stops after the current round and keeps the text so far
     (of one sample).
-    What is left out follows the checkpoint's generation_config.json.
+    Defaults come from the checkpoint's generation_config.json.
 
     For example:
 
@@ -132,7 +132,7 @@ def generate(
             results = [run_stream(generator, request, settings, shown, waiting.end)]
     try:
         finish(results, screen, json, streamed)
-    finally:  # Ctrl-C ends with what is written
+    finally:  # after Ctrl-C, print the text so far
         explain_result(results[0], long_input.explain, screen)
 
 
@@ -144,7 +144,7 @@ def _long_request(
     config: "ContextConfig | None",
     waiting: Waiting,
 ) -> "Prompt":
-    """Files and instruction as a prompt, before any weight is read."""
+    """Build a prompt from files and instruction, before any weight is read."""
     from outrider.engine.load import target_tokenizer
 
     documents = read_places(places, waiting)
@@ -153,7 +153,7 @@ def _long_request(
 
 
 def read_prompt(prompt: str) -> str:
-    """The prompt; from standard input for `-`, without the line break that ends it."""
+    """Return the prompt; for `-` read standard input, without the final line break."""
     try:
         if prompt == "-":
             if sys.stdin is None:
@@ -174,9 +174,9 @@ def run_stream(
     screen: Screen | None,
     begins: Callable[[], None] = lambda: None,
 ) -> "Result":
-    """Write one text, to the screen as it comes if there is one; Ctrl-C ends it early.
+    """Generate one text, and stream it to the screen if there is one; Ctrl-C ends it early.
 
-    `begins` is called before something is written to the screen.
+    `begins` is called before the first text is written to the screen.
     """
     stream = generator.stream(request, **settings)
     with interrupt.cancelling(stream.cancel):
@@ -194,9 +194,9 @@ def finish(
     streamed: bool,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Print what is not printed yet; raise for faulty logits, exit 130 after Ctrl-C.
+    """Print the rest of the output; raise for unusable logits, exit with 130 after Ctrl-C.
 
-    `more` is printed with the figures, where those are.
+    `more` is printed with the figures, if these are printed.
     """
     figures = combined(results) | dict(more)
     if json:
@@ -223,7 +223,7 @@ def _print_texts(results: Sequence["Result"], screen: Screen) -> None:
 
 
 def check_stream(stream: bool | None, n: int, json: bool) -> None:
-    """Raise `OptionError` where nothing could be streamed."""
+    """Raise `OptionError` if the options exclude streaming."""
     if stream and (n > 1 or json):
         raise OptionError(
             f"--stream can not be combined with {'--json' if json else '--n above 1'}",

@@ -1,4 +1,4 @@
-"""`outrider info`: what a model is, and what it needs."""
+"""`outrider info`: shows what a model is and what it needs."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from outrider.models.checkpoints.checkpoint import Checkpoint
 
 CACHE_TOKENS = 1024
-"""The "1k tokens" that a cache's memory is given for."""
+"""Number of tokens for which the cache memory is shown ("1k tokens")."""
 
 _OURS = "outrider"
 _THEIRS = "transformers"
@@ -36,7 +36,7 @@ def info(
     """Show what a model is, what runs it, and how much memory it takes.
 
     Only headers are read, no weights. A hub name is downloaded if it is not
-    there yet. A family name shows each of its models.
+    in the cache. A family name shows each of its models.
 
     For example:
 
@@ -57,7 +57,7 @@ def info(
 
 
 def folders_of(model: str) -> dict[str, Path]:
-    """Names and folders: the tiers of a family, else the one model."""
+    """Return names and folders: the tiers of a family, or the single model."""
     from outrider.models.loading import families_folder, family, local_folder
 
     if (families_folder() / model / "target").is_dir():
@@ -66,7 +66,7 @@ def folders_of(model: str) -> dict[str, Path]:
 
 
 def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str, Any]:
-    """What config.json and the headers of the weights say."""
+    """Collect facts from config.json and the headers of the weights."""
     from outrider.models.checkpoints.defaults import end_ids
     from outrider.models.memory import Demand, text_config
     from outrider.models.quality import known_quality
@@ -101,7 +101,7 @@ def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str
 
 
 def runner_of(checkpoint: "Checkpoint") -> tuple[str | None, str]:
-    """What runs it and why: our decoder, else `transformers`, else None."""
+    """Return the runner and the reason: Outrider's decoder, else `transformers`, else None."""
     from outrider.models.llama.decoder import supports
 
     ours = supports(checkpoint.config)
@@ -115,7 +115,7 @@ def runner_of(checkpoint: "Checkpoint") -> tuple[str | None, str]:
 
 
 def _check_transformers(checkpoint: "Checkpoint") -> None:
-    """Raise `CheckpointError` when `transformers` can not run it for us."""
+    """Raise `CheckpointError` if `transformers` can not run the model for Outrider."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     from outrider.models.transformers.pretrained import refuse_unfit

@@ -1,4 +1,4 @@
-"""`outrider methods`: everything that can be named, and what is known of it."""
+"""`outrider methods`: lists all methods that can be named, with their properties."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from outrider.protocols.method import Method
 
 _HEADINGS = {kind: f"--{kind}" for kind in ("drafter", "growth", "rule", "policy", "selector")}
-"""Kinds that have an option of their name."""
+"""Headings of the kinds that have an option of the same name."""
 
 
 def methods(
@@ -31,12 +31,12 @@ def methods(
     ] = None,
     json: Annotated[bool, option("--json", panel="Output", help="Print one JSON object.")] = False,
 ) -> None:
-    """List every method: what it does, needs and keeps, what it promises, and the paper.
+    """List every method: what it does, needs and keeps, what it guarantees, and the paper.
 
     identical: the text is the target's own, token for token. distribution:
     another sample of the target's distribution. lossy: tokens may differ from
-    the target's choice, and are counted. Any drafter leaves the text as it is
-    in mode exact, the default. V is the size of the vocabulary, n the tokens
+    the target's choice, and are counted. In mode exact, the default, no
+    drafter changes the text. V is the size of the vocabulary, n the tokens
     of a text.
 
     For example:
@@ -64,7 +64,7 @@ def methods(
 
 
 def facts(one: "Method[Any]") -> dict[str, Any]:
-    """A record as plain data."""
+    """Convert a record to plain data."""
     return {
         "summary": one.summary,
         "promise": str(one.promise),
@@ -83,7 +83,7 @@ def _details(one: "Method[Any]") -> str:
 
 
 def _found(name: str | None, kind: str | None) -> dict[str, list["Method[Any]"]]:
-    """The records asked for, by kind. Raises `OptionError` for an unknown kind or name."""
+    """Return the requested records by kind. Raises `OptionError` for an unknown kind or name."""
     if kind is not None and kind not in KINDS:
         raise OptionError(f"unknown kind {kind!r}", hint=nearest(kind, KINDS))
     kinds = [kind] if kind else list(KINDS)

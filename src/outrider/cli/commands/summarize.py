@@ -1,4 +1,4 @@
-"""`outrider summarize`: long files in few words."""
+"""`outrider summarize`: summarizes long files."""
 
 import re
 import sys
@@ -37,9 +37,9 @@ class Job:
     """One summary.
 
     Attributes:
-        names: the files it is of.
+        names: names of the summarized files.
         prompt: their texts, and the instruction.
-        explain: where to explain it.
+        explain: folder of the explanation, or None.
     """
 
     names: tuple[str, ...]
@@ -79,10 +79,10 @@ def summarize(
         option("--json", panel="Output", help="Print one JSON object a summary, with all figures."),
     ] = False,
 ) -> None:
-    """Summarise files, of which the model reads what matters.
+    """Summarize files; the model reads only the relevant parts.
 
-    A share of the text (--keep-ratio, 0.6 unless given) is read at a time,
-    and other parts as the summary comes to them. A keep ratio of 1 reads
+    A share of the text (--keep-ratio, 0.6 unless given) is read at a time;
+    other parts are read when the summary needs them. A keep ratio of 1 reads
     all that the window holds. The text goes to standard output, figures to standard error.
 
     For example:
@@ -124,13 +124,13 @@ def summarize(
         more: dict[str, Any] = {"files": list(job.names)}
         try:
             finish([result], screen, json, streamed, more)
-        finally:  # Ctrl-C ends with what is written
+        finally:  # after Ctrl-C, print the text so far
             explain_result(result, job.explain, screen)
 
 
 @dataclass(frozen=True, slots=True)
 class _Asking:
-    """Whom to ask, and how."""
+    """Options that all prompts share: models, device, selection, and chat format."""
 
     tiers: Tiers
     runtime: Runtime
@@ -145,7 +145,7 @@ def _jobs(
     explain: Path | None,
     waiting: Waiting,
 ) -> list[Job]:
-    """Prompts, before any weight is read: what does not fit should not wait for models."""
+    """Build the prompts before any weight is read, so that errors are reported early."""
     from outrider.engine.load import target_tokenizer
 
     waiting.say("loading the tokenizer")
@@ -162,7 +162,7 @@ def _jobs(
 
 
 def _folders(explain: Path | None, names: Sequence[str]) -> Iterator[Path | None]:
-    """Where each is explained: of several, in a folder for each."""
+    """Yield the folder of each explanation: subfolders if there are several jobs."""
     for number, name in enumerate(names, start=1):
         if explain is None or len(names) == 1:
             yield explain

@@ -1,4 +1,4 @@
-"""`outrider train`: recipes that make models."""
+"""`outrider train`: recipes that train models."""
 
 import sys
 from collections.abc import Iterator
@@ -33,9 +33,9 @@ def family(
         ),
     ] = True,
 ) -> None:
-    """Train a target, distil two small models from it, export all three.
+    """Train a target, distill two small models from it, export all three.
 
-    Stopped by Ctrl-C and started again, it goes on from its last checkpoint.
+    Stopped by Ctrl-C and started again, it continues from its last checkpoint.
 
     For example:
 
@@ -57,9 +57,9 @@ def vision_family(
         Path | None, typer.Option(help="Folder of the run; default: the one the file names.")
     ] = None,
 ) -> None:
-    """Train a captioner over a language family, its draft model, and a scorer.
+    """Train a captioner from a language family, its draft model, and a scorer.
 
-    Stopped by Ctrl-C and started again, it goes on from its last checkpoint.
+    Stopped by Ctrl-C and started again, it continues from its last checkpoint.
 
     For example:
 
@@ -139,9 +139,9 @@ def vizer(
 ) -> None:
     """Improve a captioner from images alone (ViZer), and save an adapter.
 
-    Phase A fits a small mapper from what the model makes of captions to what it sees.
-    Phase B trains LoRA so that what it says lies nearer to what it sees.
-    Stopped by Ctrl-C and started again, it goes on.
+    Phase A fits a small mapper from hidden states of captions to image features.
+    Phase B trains LoRA so that captions get closer to the image features.
+    Stopped by Ctrl-C and started again, it continues.
 
     For example:
 
@@ -204,7 +204,7 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Ctrl-C ends training with a checkpoint, a line, and the exit code of an interruption."""
+    """Context manager: Ctrl-C ends training with a checkpoint, a message, and its exit code."""
     from outrider.training.core.loop import TrainingStopped
 
     try:

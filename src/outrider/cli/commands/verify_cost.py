@@ -1,4 +1,4 @@
-"""`outrider bench verify-cost`: what a forward over several rows costs."""
+"""`outrider bench verify-cost`: measures the cost of a forward over several rows."""
 
 import tempfile
 from pathlib import Path
@@ -38,7 +38,7 @@ def verify_cost(
 ) -> None:
     """Measure forwards over 1 to 32 rows, and the floor.
 
-    verify_cost(n) is the time of n rows over that of one. The floor is the time
+    verify_cost(n) is the time of n rows divided by the time of one. The floor is the time
     to read every weight once at the memory bandwidth measured in this run.
 
     For example:
@@ -65,7 +65,7 @@ def verify_cost(
 
 
 def _rival_row(found: dict[str, Any]) -> dict[str, str]:
-    """Its milliseconds, and ours over its time of one row."""
+    """Return the rival's milliseconds, and our times divided by its time of one row."""
     theirs, over = found["rivals"]["llama.cpp-q8_0"], found["over_llama_cpp"]
     rows = {f"{n}, ms": f"{ms:.3f}" for n, ms in theirs.items()}
     return rows | {f"our {n} / its 1": f"{over[n]:.2f}x" for n in ("1", "8", "16")}

@@ -1,4 +1,4 @@
-"""Options of the `outrider bench` commands, and how they become settings."""
+"""Options of the `outrider bench` commands, and their conversion to settings."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ MODELS, WORK, SAMPLING = "Models", "What is measured", "Sampling"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Costs:
-    """Which model, and at which size and precision it runs."""
+    """Options for the target, its cost scale and its precision."""
 
     target: Annotated[
         str | None,
@@ -48,7 +48,7 @@ class Costs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drafts:
-    """The smaller models."""
+    """Options for the smaller models."""
 
     qualifier: Annotated[
         str | None,
@@ -67,7 +67,7 @@ class Drafts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """Strategies, workloads, and how often."""
+    """Options for strategies, workloads and repeats."""
 
     strategies: Annotated[
         str | None,
@@ -150,7 +150,7 @@ class Work:
 
 
 def model_options(model: str | None, *groups: Any) -> dict[str, Any]:
-    """What the user set in these groups, and MODEL as the target.
+    """Collect the options that the user set in these groups, with MODEL as the target.
 
     Raises:
         OptionError: MODEL and --target are both given.
@@ -164,14 +164,14 @@ def model_options(model: str | None, *groups: Any) -> dict[str, Any]:
 
 
 def bench_settings(model: str | None, costs: Costs, drafts: Drafts, work: Work) -> "Settings":
-    """The settings of a run: the config file with the command line over it."""
+    """Build the settings of a run: the config file, overridden by the command line."""
     from outrider.bench.config import make_settings, read_config
 
     config = read_config(work.config) if work.config else {}
     given = model_options(model, costs, drafts, work)
     given.pop("config", None)
     if not given["ignore_eos"]:
-        del given["ignore_eos"]  # not given: a config file may say otherwise
+        del given["ignore_eos"]  # not given, so a config file can set it
     asked, named = given.pop("rivals", False), given.pop("rival", None)
     if named or asked:
         given["rivals"] = tuple(_known_rivals(named))
@@ -179,7 +179,7 @@ def bench_settings(model: str | None, costs: Costs, drafts: Drafts, work: Work) 
 
 
 def rivals_of(settings: "Settings") -> "dict[str, Rival]":
-    """The rivals that the settings name."""
+    """Return the rivals that the settings name."""
     if not settings.rivals:
         return {}
     from outrider.bench.rivals import rivals
@@ -190,7 +190,7 @@ def rivals_of(settings: "Settings") -> "dict[str, Rival]":
 
 
 def _known_rivals(names: "Any") -> list[str]:
-    """All rivals, or those named. Raises `OptionError` for an unknown one."""
+    """Return all rivals, or the named ones. Raises `OptionError` for an unknown one."""
     from outrider.bench.rivals import rivals
     from outrider.core.errors import reject_unknown
 

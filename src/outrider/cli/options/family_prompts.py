@@ -1,4 +1,4 @@
-"""Prompts that belong to a model family."""
+"""Finds prompts that ship with a model family."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ OPENINGS = (
     "Alice was beginning to get very tired of sitting by her sister on the bank, and of having "
     "nothing to do:",
 )
-"""Where a family ships no prompts. The second is Lewis Carroll's, 1865."""
+"""Used if a family ships no prompts. The second is by Lewis Carroll, 1865."""
 
 FILE = "prompts.jsonl"
 
 
 def prompts_of(target: str) -> Path:
-    """The file of prompts that ships with the family of `target`.
+    """Return the file of prompts that ships with the family of `target`.
 
     Raises:
-        OptionError: it ships none.
+        OptionError: the family ships none.
     """
     file = _prompts_file(target)
     if file is None:
@@ -28,7 +28,7 @@ def prompts_of(target: str) -> Path:
 
 
 def opening_prompts(target: str, count: int = 2) -> list[str]:
-    """A few texts to go on from: spread over the family's own, else the openings of two books."""
+    """Return a few texts to continue: spread over the family's prompts, else two book openings."""
     file = _prompts_file(target)
     known = read_prompts(file) if file else OPENINGS
     texts = [prompt for prompt in known if isinstance(prompt, str)]
@@ -36,7 +36,7 @@ def opening_prompts(target: str, count: int = 2) -> list[str]:
 
 
 def _prompts_file(target: str) -> Path | None:
-    """`prompts.jsonl` of a shipped family, or of a folder or the one above it."""
+    """Find `prompts.jsonl` of a shipped family, or in a folder or its parent."""
     from outrider.models.loading import families_folder
 
     place = Path(target).expanduser()

@@ -1,7 +1,7 @@
-"""Option groups: a command takes a dataclass, the command line shows its fields as options.
+"""Option groups: a command takes a dataclass, and the command line shows its fields as options.
 
 Several commands share the same thirty options. They are declared once, as the fields of a frozen
-dataclass annotated with `typer.Option`, and a command asks for them by one parameter:
+dataclass annotated with `typer.Option`, and a command requests them with one parameter:
 
     @grouped
     def generate(prompt: Prompt, models: ModelOptions, sampling: SamplingOptions) -> None: ...
@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Spread the fields of each dataclass parameter of `command` over its signature."""
+    """Replace each dataclass parameter in the signature of `command` by its fields."""
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
     parameters = list(_spread(command, hints))
@@ -34,7 +34,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def given_fields(group: Any) -> dict[str, Any]:
-    """The fields of `group` that the user set: those that are neither None nor empty."""
+    """Return the fields of `group` that the user set: those that are neither None nor empty."""
     values = {f.name: getattr(group, f.name) for f in dataclasses.fields(group)}
     return {name: value for name, value in values.items() if value not in (None, [], ())}
 

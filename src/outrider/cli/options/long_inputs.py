@@ -1,4 +1,4 @@
-"""Options for long inputs, and what is done with files before a model is loaded."""
+"""Options for long inputs; reads files before a model is loaded."""
 
 import sys
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ STDIN = "-"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LongInput:
-    """How much of a long input is read."""
+    """Options for how much of a long input is read."""
 
     keep_ratio: Annotated[
         str | None,
@@ -122,14 +122,14 @@ class LongInput:
 
     @property
     def any(self) -> str | None:
-        """The first option that was given, as it is typed."""
+        """Return the first option that was given, as typed."""
         return next((f"--{name.replace('_', '-')}" for name in given_fields(self)), None)
 
     def config(self, **defaults: Any) -> ContextConfig | None:
-        """What is to be read; None for everything: no option says otherwise.
+        """Build the selection; None reads everything, which is the default.
 
         Raises:
-            OptionError: a value out of range, or an option that says nothing without another.
+            OptionError: a value is out of range, or an option requires another one.
         """
         if self.selection_on is not None and self.selection_on not in CONTEXT_ON:
             raise OptionError(
@@ -156,7 +156,7 @@ class LongInput:
 
 
 def read_places(places: Sequence[str | Path], waiting: Waiting) -> list[tuple[str, str]]:
-    """The documents at `places`; `-` is standard input. Raises `OptionError`."""
+    """Read the documents at `places`; `-` is standard input. Raises `OptionError`."""
     from outrider.inputs.documents.files import read_bytes, read_files
 
     found: list[tuple[str, str]] = []
@@ -179,8 +179,11 @@ def prompt_around(
     *,
     chat: bool,
 ) -> "Prompt":
-    """Documents and what is asked of them, before any weight is read: what does not fit should not
-    wait for models. Raises `OptionError`, and `ContextError` for a budget that is too small."""
+    """Build a prompt from documents and an instruction before any weight is read.
+
+    A prompt that does not fit is thus refused early. Raises `OptionError`, and `ContextError` for a
+    budget that is too small.
+    """
     from outrider.inputs.prompts.long_prompts import check_budget
     from outrider.inputs.prompts.reading import read_long_prompt
 
@@ -192,7 +195,7 @@ def prompt_around(
 
 
 def explain_result(result: "Result", folder: Path | None, screen: Screen) -> None:
-    """Write what was read into `folder`, if one was asked for and something was selected."""
+    """Write an explanation into `folder`, if a folder is given and a selection was made."""
     if folder is None or result.error:
         return
     if result.reading is None:
@@ -205,7 +208,7 @@ def explain_result(result: "Result", folder: Path | None, screen: Screen) -> Non
 
 
 def _stdin() -> bytes:
-    if sys.stdin is None:  # closed by whoever started us
+    if sys.stdin is None:  # closed by the parent process
         raise OptionError("standard input is closed", hint="Name a file, or pipe a text")
     raw = getattr(sys.stdin, "buffer", None)
     try:

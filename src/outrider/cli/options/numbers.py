@@ -1,10 +1,10 @@
-"""Numbers as people type them: 0.02 or 2%."""
+"""Parses numbers as users type them: 0.02 or 2%."""
 
 from outrider.core.errors import OptionError
 
 
 def share(name: str, text: str) -> float:
-    """A share of one: `0.02` and `2%` are the same."""
+    """Parse a share: `0.02` and `2%` are equal."""
     number = _percent(text)
     number = _number(text) if number is None else number / 100
     if number is None or not 0 <= number <= 1:

@@ -1,7 +1,7 @@
 """The options that several commands share, each declared once.
 
-What is not given is not passed on, so that the defaults of `outrider.load` and of the checkpoint's
-generation_config.json hold.
+Options that are not given are not passed on, so that the defaults of `outrider.load` and of the
+checkpoint's generation_config.json apply.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def option(*names: str, panel: str, help: str, **settings: Any) -> Any:
-    """One option, listed under the heading `panel`."""
+    """Declare one option, listed under the heading `panel`."""
     return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runtime:
-    """Where and how models run."""
+    """Options for where and how models run."""
 
     dtype: Annotated[
         str | None,
@@ -41,7 +41,7 @@ class Runtime:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tiers:
-    """Which models take part."""
+    """Options that name the models."""
 
     target: Annotated[
         str,
@@ -64,7 +64,9 @@ class Tiers:
     ] = None
 
     def given(self) -> dict[str, Any]:
-        """Keywords of `load`, the target excepted; a single qualifier is a name, not a list."""
+        """Return keywords of `load` without the target; a single qualifier is a name, not a
+        list.
+        """
         models: dict[str, Any] = {"qualifier": self.qualifier, "draft": self.draft}
         if self.qualifier and len(self.qualifier) == 1:
             models["qualifier"] = self.qualifier[0]
@@ -73,7 +75,7 @@ class Tiers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speculation:
-    """How drafts are made and accepted."""
+    """Options for how drafts are made and accepted."""
 
     mode: Annotated[
         str | None,
@@ -213,7 +215,7 @@ class Speculation:
     ] = None
 
     def given(self) -> dict[str, Any]:
-        """Keywords of `load`; thresholds stay text, for the calibration to read."""
+        """Return keywords of `load`; thresholds stay text, which is parsed with the calibration."""
         found = given_fields(self)
         if "max_changed" in found:
             found["max_changed"] = share("max_changed", found["max_changed"])
@@ -222,7 +224,7 @@ class Speculation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Warps:
-    """What shapes the distribution that tokens are drawn from."""
+    """Options that change the sampling distribution."""
 
     temperature: Annotated[
         float | None, option(panel="Sampling", help="0 takes the best token; 1 draws as trained.")
@@ -244,7 +246,7 @@ class Warps:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling(Warps):
-    """How tokens are chosen, and when to stop."""
+    """Options for how tokens are chosen, and when to stop."""
 
     repetition_penalty: Annotated[
         float | None, option(panel="Sampling", help="Above 1: tokens already seen count less.")
@@ -270,10 +272,11 @@ class Sampling(Warps):
     ] = None
 
     def given(self) -> dict[str, Any]:
-        """Keywords of `Generator.generate`, checked as far as one can without the checkpoint.
+        """Return keywords of `Generator.generate`, checked as far as possible without the
+        checkpoint.
 
         Raises:
-            OptionError: a value out of range: better now than after the models are loaded.
+            OptionError: a value is out of range; reported before the models are loaded.
         """
         from outrider.sampling import SamplingParams
 
@@ -285,7 +288,7 @@ class Sampling(Warps):
 def load_generator(
     tiers: Tiers, runtime: Runtime, speculation: Speculation | None = None, **more: Any
 ) -> "Generator":
-    """The generator that the options describe; `more` goes to `outrider.load` as it is."""
+    """Load the generator that the options describe; `more` is passed to `outrider.load`."""
     from outrider.engine.load import load
 
     chosen = speculation.given() if speculation else {}

@@ -1,1 +1,1 @@
-"""What a terminal shows: text, tables, progress, errors."""
+"""Terminal output: text, tables, progress, errors."""

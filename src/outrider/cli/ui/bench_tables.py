@@ -1,4 +1,4 @@
-"""The tables of `outrider bench`: figures for people."""
+"""Prints the tables of `outrider bench`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ PARTS = ("draft", "verify", "accept", "other")
 
 
 def show(summary: Figures, screen: Screen) -> None:
-    """Every table of a run, then what must not be overlooked."""
+    """Print every table of a run, then warnings."""
     if summary["label"]:
         screen.note(f"Every figure below: {summary['label']}.")
     for name, workload in summary["workloads"].items():
@@ -30,7 +30,9 @@ def show(summary: Figures, screen: Screen) -> None:
         screen.table(
             "One forward over n rows, behind 200 tokens", [cost_row(c) for c in costs_of(summary)]
         )
-    from outrider.bench.report.summary import best_rows  # loads PyTorch, which --help need not
+    from outrider.bench.report.summary import (
+        best_rows,
+    )  # imports PyTorch, which --help does not need
 
     best = list(best_rows(summary, _interval, NONE))
     if best:
@@ -43,7 +45,7 @@ def show(summary: Figures, screen: Screen) -> None:
 
 
 def remarks(summary: Figures) -> Iterator[str]:
-    """What the figures need to be understood."""
+    """Yield remarks that are needed to understand the figures."""
     strategies = summary["workloads"]["all"]["systems"].values()
     yield (
         "tok/s: tokens per second, prompt included, median. speedup: against undrafted in this "
@@ -76,13 +78,13 @@ def _is_lossy(workload: Figures) -> bool:
 
 
 def costs_of(summary: Figures) -> Iterator[Figures]:
-    """The forward costs of each tier, with its name."""
+    """Yield the forward costs of each tier, with its name."""
     for tier, costs in summary["costs"].items():
         yield {"tier": tier, **costs}
 
 
 def cost_row(costs: Figures) -> dict[str, str]:
-    """One line of the table of forward costs."""
+    """Format one row of the table of forward costs."""
     rows = {n: f"{costs['verify_cost'][n]:.2f}x" for n in costs["verify_cost"]}
     return {
         "model": costs.get("tier", "model"),
@@ -96,7 +98,7 @@ def cost_row(costs: Figures) -> dict[str, str]:
 
 
 def _row(name: str, f: Figures, lossy: bool) -> dict[str, str]:
-    """One line of figures; rates are medians."""
+    """Format one row of figures; rates are medians."""
     speed = f["tokens_per_second"]
     row = {
         "system": name,
@@ -115,7 +117,7 @@ def _row(name: str, f: Figures, lossy: bool) -> dict[str, str]:
 
 
 def _split_row(name: str, f: Figures) -> dict[str, str]:
-    """Latency, and the shares of the time after the prompt."""
+    """Format latency, and each part's share of the time after the prompt."""
     split = f.get("time_split", {"share_of_decoding": {}})
     shares = {part: f"{share:.0%}" for part, share in split["share_of_decoding"].items()}
     return {
@@ -134,7 +136,7 @@ def _depth_row(name: str, f: Figures) -> dict[str, str] | None:
 
 
 def _even(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The same rows with the columns of the longest."""
+    """Give all rows the columns of the longest one."""
     longest = max(rows, key=len)
     return [{name: row.get(name, NONE) for name in longest} for row in rows]
 

@@ -1,4 +1,4 @@
-"""What goes wrong becomes one line on standard error; never a traceback."""
+"""Reports errors as one line on standard error instead of a traceback."""
 
 import os
 import re
@@ -13,26 +13,26 @@ import typer
 from outrider.core.errors import OutriderError, OutriderWarning, nearest
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-"""The parser's own complaints: typer keeps its parser private, but not this descendant."""
+"""Errors of the parser: the class is private in typer, so it is taken from a public subclass."""
 
 EXIT_CODE = 2
 
 
 def report(error: OutriderError) -> int:
-    """Print an error of ours; returns the exit code."""
+    """Print an error of Outrider; return the exit code."""
     say("error", str(error))
     return EXIT_CODE
 
 
 def report_usage(error: Any) -> int:
-    """Print a complaint of the parser; returns the exit code."""
+    """Print a usage error of the parser; return the exit code."""
     say("error", _usage(error))
     return EXIT_CODE
 
 
 @contextmanager
 def reported_warnings() -> Iterator[None]:
-    """Print each `OutriderWarning` as one line; other warnings go their usual way."""
+    """Context manager: print each `OutriderWarning` as one line; other warnings are unchanged."""
     usual = warnings.showwarning
 
     def show(
@@ -55,7 +55,7 @@ def reported_warnings() -> Iterator[None]:
 
 
 def close_broken_pipe() -> None:
-    """Nobody reads standard output any more: what is still buffered must not raise at exit."""
+    """After the reader of standard output has gone, keep buffered text from raising at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -65,7 +65,7 @@ def say(kind: str, text: str) -> None:
 
 
 def _usage(error: Any) -> str:
-    """One line for an unknown option or command, with the nearest name; else the parser's own."""
+    """Format an unknown option or command with the nearest name; else the message of the parser."""
     wrong = str(getattr(error, "option_name", ""))
     known = [name for p in _parameters(error) for name in p.opts if name.startswith("--")]
     if type(error).__name__ == "NoSuchOption" and known:

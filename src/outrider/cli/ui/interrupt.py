@@ -1,16 +1,18 @@
-"""Ctrl-C while text is written."""
+"""Handles Ctrl-C during generation."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 EXIT_CODE = 130
-"""What shells expect of a program that Ctrl-C ended."""
+"""Conventional exit code of a program that Ctrl-C ended."""
 
 
 @contextmanager
 def cancelling(cancel: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C calls `cancel` and lets the round end; the second stops at once."""
+    """Context manager: the first Ctrl-C calls `cancel` and ends after the round, the second at
+    once.
+    """
 
     def ask(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""How many of so many are done: a bar on standard error, where that is a terminal."""
+"""A progress bar of images on standard error, if that is a terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class ImageProgress:
             TimeRemainingColumn(),
             console=screen.err,
             transient=True,
-            redirect_stdout=False,  # which may be a file
+            redirect_stdout=False,  # standard output may be a file
             redirect_stderr=False,
             disable=not sys.stderr.isatty() or total < 2,
         )
@@ -46,7 +46,7 @@ class ImageProgress:
         self.end()
 
     def step(self, failed: int) -> None:
-        """One more is done; so many have failed until now."""
+        """Count one more image; `failed` is the number of failures so far."""
         said = f"captioning ({failed} failed)" if failed else "captioning"
         self._bar.update(self._task, advance=1, description=said)
 
@@ -56,7 +56,7 @@ class ImageProgress:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Take the bar away while something else is written."""
+        """Context manager: hide the bar while other text is written."""
         if self._bar.disable:
             yield
             return

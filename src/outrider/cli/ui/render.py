@@ -1,4 +1,4 @@
-"""What people see: text coloured by the tier that wrote it, a legend, one line of figures."""
+"""Terminal rendering: text colored by the tier that wrote it, a legend, one line of figures."""
 
 import json
 import math
@@ -17,21 +17,21 @@ from outrider.core.errors import OptionError, nearest
 
 STYLES = {"draft": "green", "qualifier": "yellow", "target": "bold magenta"}
 _OTHERS = ("cyan", "blue", "red")
-"""For the further qualifiers of deeper cascades."""
+"""Colors of further qualifiers in deeper cascades."""
 
 COLORS = ("auto", "always", "never")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _FILE_WIDTH = 120
-"""Columns of a table that no terminal limits."""
+"""Width in columns of a table that is not on a terminal."""
 
 CAVEAT = "relative to the target's choice given the text so far, not to the undrafted text"
-"""What must stand wherever a number of changed tokens does."""
+"""Printed next to every number of changed tokens."""
 
 
 def wants_color(choice: str, terminal: bool) -> bool:
-    """Whether to colour what is written.
+    """Whether to color the text.
 
     Raises:
         OptionError: `choice` is not one of `COLORS`.
@@ -42,7 +42,7 @@ def wants_color(choice: str, terminal: bool) -> bool:
 
 
 class Screen:
-    """Standard output for text, standard error for what is said about it."""
+    """Writes text to standard output, and notes about it to standard error."""
 
     def __init__(self, color: str = "auto") -> None:
         self.colored = wants_color(color, sys.stdout.isatty())
@@ -50,25 +50,25 @@ class Screen:
         self.err = _console(sys.stderr, wants_color(color, sys.stderr.isatty()))
 
     def write(self, text: str, source: str = "") -> None:
-        """Write a piece of text as it is, in the colour of the tier that wrote it."""
+        """Write a piece of text unchanged, in the color of the tier that wrote it."""
         if self.colored and source:
-            # Not by `Console`, which drops control characters.
+            # Without `Console`, which drops control characters.
             text = Style.parse(style_of(source)).render(text, color_system=ColorSystem.STANDARD)
         sys.stdout.write(text)
         sys.stdout.flush()
 
     def write_spans(self, spans: Iterable[tuple[str, str]]) -> None:
-        """Write pieces of text as they come."""
+        """Write pieces of text as they arrive."""
         for piece, source in spans:
             self.write(piece, source)
 
     def note(self, text: str) -> None:
-        """Say something about the text, dimly."""
+        """Write a dimmed note about the text."""
         sys.stdout.flush()
         self.err.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def table(self, title: str, rows: Sequence[Mapping[str, str]], labels: int = 1) -> None:
-        """Print records that share their keys: first `labels` columns of words, then figures."""
+        """Print records with equal keys as a table: `labels` columns of words, then figures."""
         from rich.table import Table
 
         table = Table(title=title, title_justify="left", box=box.SIMPLE)
@@ -80,7 +80,7 @@ class Screen:
         self.out.print(table, markup=False)
 
     def legend(self, sources: Mapping[str, int]) -> None:
-        """Which colour is which tier, and how many tokens each wrote; nothing without colours."""
+        """Print the color of each tier and the number of its tokens; nothing without colors."""
         if not self.colored:
             return
         sys.stdout.flush()
@@ -90,7 +90,7 @@ class Screen:
 
 
 def style_of(source: str) -> str:
-    """The style of a tier's text."""
+    """Return the style of a tier's text."""
     number = source.removeprefix("qualifier")
     if source in STYLES:
         return STYLES[source]
@@ -98,7 +98,7 @@ def style_of(source: str) -> str:
 
 
 def summary(figures: Mapping[str, Any]) -> str:
-    """One line about one result, from its `to_dict()`."""
+    """Format one line about one result, from its `to_dict()`."""
     parts = [f"{figures['completion_tokens']} tokens"]
     parts.append(f"{figures['tokens_per_second']:.1f} tokens/s")
     speculation = figures["speculation"]
@@ -115,7 +115,7 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 def share_read(context: Mapping[str, Any]) -> str:
-    """How much of a long input was held at the end, and by whom."""
+    """Format how much of a long input was held at the end, and by which tiers."""
     total = context["tokens"]
     if context["on"] is None:
         return f"read all {total:,} tokens of the input"
@@ -128,21 +128,24 @@ def share_read(context: Mapping[str, Any]) -> str:
 
 
 def changes(changed: int, tokens: int) -> str:
-    """How many tokens a lossy rule changed, and what that means."""
+    """Format how many tokens a lossy rule changed, with an explanation."""
     percent = changed / tokens if tokens else 0.0
     return f"{changed} changed tokens ({percent:.1%}; {CAVEAT})"
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output; escaped where the terminal knows no Unicode."""
+    """Print one JSON object to standard output; escaped if the terminal does not support
+    Unicode.
+    """
     unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(json_line(value, escaped=not unicode))
 
 
 def json_line(value: Any, *, escaped: bool = False) -> str:
-    """One JSON object in one line, its characters beyond ASCII as they are or escaped.
+    """Format one JSON object in one line, with characters beyond ASCII as they are or escaped.
 
-    Names of files that are no Unicode are escaped in any case: they can not be written otherwise.
+    File names that are not valid Unicode are always escaped, because they can not be written
+    otherwise.
     """
     line = json.dumps(_plain(value), ensure_ascii=escaped, allow_nan=False)
     if escaped or not _SURROGATE.search(line):
@@ -151,7 +154,7 @@ def json_line(value: Any, *, escaped: bool = False) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """`value` with null for numbers that JSON has not (a token without probability has -inf)."""
+    """Replace numbers that JSON lacks by null (a token without probability has -inf)."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

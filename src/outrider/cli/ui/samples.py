@@ -1,4 +1,4 @@
-"""Several samples of one prompt as one JSON object."""
+"""Combines several samples of one prompt in one JSON object."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 def combined(results: Sequence["Result"]) -> dict[str, Any]:
-    """What `--json` prints: `Result.to_dict()` of one sample; of several, with `choices`.
+    """Build the output of `--json`: `Result.to_dict()` of one sample; of several, with `choices`.
 
-    With several samples `text`, `token_ids`, `finish_reason` and `seed` are those of the first.
-    `completion_tokens` and all counts of `speculation` are summed over the samples, ratios made
-    from the sums. The samples share every forward, so `seconds` are those of the sample that took
-    longest, and `tokens_per_second` is all tokens by that time.
+    With several samples, `text`, `token_ids`, `finish_reason` and `seed` are those of the first.
+    `completion_tokens` and all counts of `speculation` are sums over the samples; ratios are
+    computed from the sums. The samples share every forward, so `seconds` are those of the slowest
+    sample, and `tokens_per_second` is the number of all tokens divided by that time.
     """
     first = results[0]
     if len(results) == 1:

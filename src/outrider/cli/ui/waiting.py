@@ -1,4 +1,4 @@
-"""What is being done before the first word: one line on standard error that goes away."""
+"""Shows the current step before the first text: one temporary line on standard error."""
 
 import sys
 from types import TracebackType
@@ -8,7 +8,7 @@ from outrider.cli.ui.render import Screen
 
 
 class Waiting:
-    """A progress bar on a terminal; nothing elsewhere. It shows once there is something to say.
+    """A progress bar on a terminal; no output elsewhere. It appears with the first message.
 
     A context manager; it may end early.
     """
@@ -23,7 +23,7 @@ class Waiting:
             TimeElapsedColumn(),
             console=screen.err,
             transient=True,
-            disable=not sys.stderr.isatty(),  # colours may be asked for in a file
+            disable=not sys.stderr.isatty(),  # colors can be requested for output to a file
         )
         self._task: Any = self._bar.add_task("", total=None)
         self._shown = False
@@ -40,12 +40,12 @@ class Waiting:
         self.end()
 
     def say(self, what: str) -> None:
-        """Something begins that takes as long as it takes."""
+        """Show the start of a step of unknown duration."""
         self._show()
         self._bar.reset(self._task, total=None, description=what)
 
     def file(self, done: int, total: int, name: str) -> None:
-        """So many files, or pages of a file, are read."""
+        """Show how many files, or pages of a file, are read."""
         self._show()
         self._bar.update(self._task, completed=done, total=total, description=f"reading {name}")
 

@@ -1,1 +1,1 @@
-"""What was read of a long input, when, and why: as a picture, a page and figures."""
+"""Explains a selection: which chunks were read, when, and why, as an image, a page and figures."""

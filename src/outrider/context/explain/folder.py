@@ -1,4 +1,4 @@
-"""What was read of a long input, when, and why: as a picture, a page and figures."""
+"""Writes the explanation of a selection into a folder: an image, a page and figures."""
 
 import json
 import os
@@ -12,11 +12,11 @@ from outrider.core.errors import OptionError
 from outrider.core.values import JsonValue
 
 MAP, PAGE, FIGURES = "map.png", "text.html", "context.json"
-"""Names of what is written."""
+"""Names of the files that are written."""
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `OptionError` where an explanation could not be written later."""
+    """Raise `OptionError` if an explanation can not be written to `folder`."""
     at = folder
     while not at.exists() and at != at.parent:
         at = at.parent
@@ -34,13 +34,13 @@ def check_folder(folder: Path) -> None:
 def explain(reading: Reading, folder: Path, *, written: int, answer: str = "") -> tuple[Path, ...]:
     """Write a map (`MAP`), the shaded text (`PAGE`) and all scores (`FIGURES`) into `folder`.
 
-    All three are made before one of them is written. Those of an earlier run are replaced.
+    All three are made before the first is written. Files of an earlier run are replaced.
 
     Args:
-        reading: what was read.
-        folder: made if missing.
-        written: generated tokens.
-        answer: their text.
+        reading: the record of the selection.
+        folder: the output folder; created if missing.
+        written: number of generated tokens.
+        answer: text of the generated tokens.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -64,9 +64,9 @@ def explain(reading: Reading, folder: Path, *, written: int, answer: str = "") -
 
 
 def recorded(reading: Reading, history: History) -> dict[str, JsonValue]:
-    """Everything as plain data: figures, chunks, and all looks with their scores."""
+    """Return plain data: figures, chunks, and all refreshes with their scores."""
     context = history.context
-    starts = context.starts  # counted anew each time it is asked for
+    starts = context.starts  # computed at each access
     return reading.to_dict() | {
         "instruction": context.query.text,
         "generated": history.times[-1],

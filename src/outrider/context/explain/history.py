@@ -1,4 +1,4 @@
-"""One selection over the time of its answer."""
+"""The history of one selection during its answer."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from outrider.core.types import LongContext
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """One selection over the time of its answer.
+    """The chunks and scores of one selection during its answer.
 
     Attributes:
         context: the long input.
-        times: `[looks + 1]` generated tokens at each look, then at the end.
+        times: `[looks + 1]` generated tokens at each scoring, then at the end.
         scores: `[looks, chunks]`.
-        read: `[looks, chunks]` whether a chunk was read from that look to the next.
+        read: `[looks, chunks]` whether a chunk was read from that scoring to the next.
     """
 
     context: LongContext
@@ -28,7 +28,7 @@ class History:
 
     @classmethod
     def of(cls, reading: Reading, written: int) -> "History":
-        """The history of `reading` after `written` generated tokens."""
+        """Build the history of `reading` after `written` generated tokens."""
         looks = reading.selection.looks
         chunks = len(reading.selection.context.chunks)
         read = np.zeros((len(looks), chunks), dtype=bool)
@@ -41,16 +41,18 @@ class History:
 
     @property
     def shares(self) -> Float64[ndarray, " chunks"]:
-        """For which share of the answer each chunk was read."""
+        """Return the share of the answer during which each chunk was read."""
         spans = np.diff(self.times).astype(np.float64)
         return spans @ self.read / spans.sum()
 
     @property
     def swaps(self) -> list[tuple[int, int, bool]]:
-        """Each change after the first choice: generated tokens, chunk, whether it came or went."""
+        """List each change after the first choice: generated tokens, chunk, whether it was
+        admitted.
+        """
         changed = np.argwhere(self.read[1:] != self.read[:-1])
         return [(self.times[i + 1], int(c), bool(self.read[i + 1, c])) for i, c in changed]
 
     def name(self, chunk: int) -> str:
-        """What a chunk is from; empty for a nameless input."""
+        """Return the name of a chunk's source; empty for an input without a name."""
         return self.context.names[chunk] if self.context.names else ""

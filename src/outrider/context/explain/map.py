@@ -1,4 +1,4 @@
-"""A selection as a picture: the input from top to bottom, the answer from left to right."""
+"""Draws a selection: the input from top to bottom, the answer from left to right."""
 
 from io import BytesIO
 from typing import Any
@@ -16,7 +16,7 @@ _DPI = 140
 
 
 def picture(history: History, reading: Reading) -> bytes:
-    """A PNG. Colour is the score of a chunk that is read, grey that of one that is not.
+    """Draw a PNG: scores are in color for chunks that are read, in gray for others.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -27,7 +27,7 @@ def picture(history: History, reading: Reading) -> bytes:
     except ImportError as error:
         raise MissingExtraError("matplotlib", "context") from error
     chunks = len(history.context.chunks)
-    # Not by pyplot: that keeps figures, and a backend, for the whole process.
+    # Not pyplot, which keeps figures and a backend for the whole process.
     figure = Figure(figsize=(9.5, float(np.clip(2.2 + 0.16 * chunks, 3.6, 9.0))), dpi=_DPI)
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained")
@@ -67,7 +67,7 @@ def _shade(figure: Any, axes: Any, history: History) -> None:
 
 
 def _pale() -> Any:
-    """The light half of the greys: what is not read must not look like what is."""
+    """Return the light half of the grays, so that unread chunks do not look like read ones."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -112,7 +112,7 @@ def _mark_swaps(axes: Any, history: History) -> None:
 
 
 def _name(axes: Any, history: History) -> None:
-    """Where each file begins, and its name, if there are several but not too many."""
+    """Mark where each file begins, with its name, if there are several but not too many."""
     names, starts = history.context.names, history.context.starts
     firsts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
     if not 1 < len(firsts) <= _MOST_NAMES:
@@ -134,7 +134,7 @@ def _name(axes: Any, history: History) -> None:
 
 
 def _short(name: str, most: int = 40) -> str:
-    # A dollar sign would begin a formula.
+    # A dollar sign would start a formula.
     name = name if len(name) <= most else f"…{name[1 - most :]}"
     return name.replace("$", r"\$")
 

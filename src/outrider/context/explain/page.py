@@ -1,4 +1,6 @@
-"""A selection as a page: the whole text, shaded by how long each chunk was read. No scripts."""
+"""Shows a selection as a page: the whole text, shaded by how long each chunk was read. No
+scripts.
+"""
 
 from html import escape
 from itertools import groupby
@@ -11,7 +13,7 @@ from outrider.context.reading import Reading
 _MOST_POINTS = 80
 _WIDTH, _HEIGHT = 220, 56
 _LEAST_SHADE = 0.15
-"""What was read at all must be seen."""
+"""Minimum shade, so that every chunk that was read is visible."""
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --ink: #1c2330; --soft: #667085;
@@ -55,7 +57,7 @@ blockquote { margin: .6rem 0; padding: .5rem .9rem; border-left: 3px solid var(-
 
 
 def page(history: History, reading: Reading, answer: str = "") -> str:
-    """One HTML file that needs nothing else. All texts in it are escaped."""
+    """Return one self-contained HTML file. All texts in it are escaped."""
     context = history.context
     order = list(range(len(context.chunks)))
     several = len(set(context.names)) > 1
@@ -117,7 +119,7 @@ def _chunk(history: History, chunk: int, share: float) -> str:
 
 
 def _course(history: History, chunk: int) -> str:
-    """The score over time as a line, and bands where the chunk is read."""
+    """Draw the score over time as a line, with bands where the chunk is read."""
     scores, end = history.scores, history.times[-1]
     low, high = float(scores.min()), float(scores.max())
     span = (high - low) or 1.0
@@ -146,6 +148,6 @@ def _course(history: History, chunk: int) -> str:
 
 
 def _reads(history: History, chunk: int) -> list[tuple[int, int]]:
-    """From when to when a chunk is read."""
+    """Return the intervals during which a chunk is read."""
     edges = np.flatnonzero(np.diff(np.r_[0, history.read[:, chunk].astype(int), 0]))
     return [(history.times[a], history.times[b]) for a, b in edges.reshape(-1, 2)]

@@ -1,1 +1,1 @@
-"""How the chunks of a long input are scored."""
+"""Rankers: they score the chunks of a long input."""

@@ -1,4 +1,4 @@
-"""Chunks by meaning, by words, and by what comes before them: the default score of APCE."""
+"""The default ranker of APCE: scores chunks by meaning, by words, and by the preceding chunk."""
 
 from dataclasses import dataclass
 
@@ -17,27 +17,29 @@ from outrider.core.types import Exactness, LongContext, Passage
 from outrider.protocols.method import Paper
 
 WORDS = 0.35
-"""Share of the score by words. Cosines differ little from chunk to chunk and waver with every
-query; shared rare words are few and sure, so that fewer swaps find more (docs/results.md)."""
+"""Share of the score by words. Cosines differ little between chunks and change with every query;
+shared rare words are few and reliable, so that fewer swaps find more (docs/results.md).
+"""
 
 SUCCESSION = 0.6
-"""What a chunk that matters lends to the next. A paragraph, or an answer, that runs on into a chunk
-which resembles nothing in the query is found by where it stands."""
+"""Share of its score that a chunk passes to the next one. It finds a paragraph or an answer that
+continues in a chunk that does not resemble the query.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class BlendedRanker:
-    """The paper's cosine mixed with BM25, and a part of its predecessor's score for each chunk.
+    """Mixes the paper's cosine with BM25 and passes a part of each score to the next chunk.
 
     score = (1 - words) cosine + words bm25;  score_i = max(score_i, succession score_(i-1)).
 
     Attributes:
         meaning: scores by an encoder.
-        lexical: scores by words, from 0 to 1; None leaves them out.
+        lexical: scores by words, from 0 to 1; None uses only `meaning`.
         words: share of `lexical`.
-        succession: share of its score that a chunk lends to the next one.
-        name: how reports call it.
-        refreshes: whether it looks at what is written.
+        succession: share of its score that a chunk passes to the next one.
+        name: its name in reports.
+        refreshes: whether scores depend on generated tokens.
     """
 
     meaning: Ranker
@@ -49,23 +51,23 @@ class BlendedRanker:
 
     @property
     def encoder_name(self) -> str | None:
-        """The encoder's name."""
+        """Name of the encoder."""
         return self.meaning.encoder_name
 
     @property
     def encoder(self) -> Encoder | None:
-        """What turns text into vectors."""
+        """The encoder of text as vectors."""
         return self.meaning.encoder
 
     def index(self, context: LongContext) -> "BlendedIndex":
-        """Both indexes of `context`, which they keep."""
+        """Build both indexes of `context`; they are cached."""
         words = None if self.lexical is None else self.lexical.index(context)
         return BlendedIndex(self.meaning.index(context), words, self)
 
 
 @dataclass(frozen=True, slots=True)
 class BlendedIndex:
-    """One long input, scored both ways."""
+    """The two indexes of one long input."""
 
     meaning: Index
     lexical: Index | None
@@ -74,7 +76,7 @@ class BlendedIndex:
     def scores(
         self, query: Passage, recent: Passage | None, mix: float
     ) -> Float64[ndarray, " chunks"]:
-        """The blend, from -1 to 1."""
+        """Return the mixed scores, from -1 to 1."""
         own, last = self.settings, recent if self.settings.refreshes else None
         scores = self.meaning.scores(query, last, mix)
         if self.lexical is not None:
@@ -85,7 +87,7 @@ class BlendedIndex:
 
 
 def blended(config: ContextConfig, embed: Embed | None) -> BlendedRanker:
-    """By meaning, and by words where the package for that is installed."""
+    """Build a ranker by meaning, and by words if bm25s is installed."""
     return BlendedRanker(
         CosineRanker(make_encoder(config.encoder, embed)),
         Bm25Ranker() if Bm25Ranker.installed() else None,

@@ -1,4 +1,4 @@
-"""Chunks by the rare words they share with the query: BM25."""
+"""Scores chunks by the rare words that they share with the query: BM25."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -18,16 +18,16 @@ from outrider.core.errors import MissingExtraError
 from outrider.core.types import Exactness, LongContext, Passage
 from outrider.protocols.method import Paper
 
-# In scripts without spaces each character is a word.
+# In scripts without spaces each character counts as a word.
 _WIDE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_WIDE}]|[^\W{_WIDE}]+")
 
 
 @dataclass(frozen=True, eq=False)
 class Bm25Ranker:
-    """Okapi BM25 (Robertson and Zaragoza 2009) over chunks, by the package bm25s.
+    """Okapi BM25 (Robertson and Zaragoza 2009) over chunks, with the package bm25s.
 
-    It reads lower-case words where the input has text, and token ids where it has none.
+    It uses lower-case words if the input has text, else token ids.
     """
 
     name: str = "bm25"
@@ -40,7 +40,7 @@ class Bm25Ranker:
 
     @staticmethod
     def installed() -> bool:
-        """Whether the package is there."""
+        """Whether bm25s is installed."""
         return find_spec("bm25s") is not None
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class Bm25Ranker:
             raise MissingExtraError("bm25s", "context")
 
     def index(self, context: LongContext) -> "Bm25Index":
-        """Words are counted when the first score is asked for."""
+        """Build the index; words are counted at the first call of `scores`."""
         if context not in self._known:
             self._known[context] = Bm25Index(context.chunks)
         return self._known[context]
@@ -64,24 +64,26 @@ class Bm25Index:
     def scores(
         self, query: Passage, recent: Passage | None, mix: float
     ) -> Float64[ndarray, " chunks"]:
-        """From 0 to 1: each chunk's share of the best chunk's score. The instruction and what was
-        written last are asked for apart, then mixed, so that the longer does not drown the other.
+        """Return scores from 0 to 1, relative to the best chunk.
+
+        Instruction and last generated tokens are scored separately and then mixed, so that the
+        longer one does not dominate.
         """
         if self._share is None:
-            # Not a method: a cache of a method keeps the object alive.
+            # Not a method: a cached method would keep the object alive.
             self._share = lru_cache(maxsize=8)(_asker(self._chunks))
         scores = self._share(query)
         return scores if recent is None else mix * scores + (1 - mix) * self._share(recent)
 
 
 def _asker(chunks: Sequence[Passage]) -> Callable[[Passage], ndarray]:
-    """From a query to each chunk's share of the best score."""
+    """Return a function from a query to the scores of all chunks, relative to the best."""
     from bm25s import BM25
 
     text = any(chunk.text for chunk in chunks)
     corpus = [_words(chunk, text) for chunk in chunks]
     model = BM25(method="lucene")
-    if any(corpus):  # it can not count nothing
+    if any(corpus):  # bm25s can not index an empty corpus
         model.index(corpus, show_progress=False)
 
     def ask(query: Passage) -> ndarray:
@@ -95,7 +97,7 @@ def _asker(chunks: Sequence[Passage]) -> Callable[[Passage], ndarray]:
 
 
 def _words(passage: Passage, text: bool) -> list[str]:
-    """Lower-case words; without text the ids, spelt as words."""
+    """Return lower-case words; without text, the ids as strings."""
     return _WORD.findall(passage.text.lower()) if text else [str(i) for i in passage.token_ids]
 
 

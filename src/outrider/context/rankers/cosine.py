@@ -1,4 +1,4 @@
-"""Chunks by meaning: the best window of each, against a query that is refreshed."""
+"""Scores chunks by meaning: the best window of each chunk against a query that is refreshed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,22 +19,23 @@ from outrider.inputs.documents.chunks import windows
 from outrider.protocols.method import Paper
 
 WINDOW = 32
-"""Tokens of a window. The vector of a whole chunk hides a single sentence in it, and MiniLM reads
-no more than 256 word pieces."""
+"""Tokens of a window. The vector of a whole chunk hides single sentences, and MiniLM reads at most
+256 word pieces.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class CosineRanker:
-    """The paper's score: the cosine of a chunk and the query, which is refreshed while writing.
+    """The score of the paper: the cosine of a chunk and a query that is refreshed.
 
-    q = unit(mix f(instruction) + (1 - mix) f(last tokens)), as APCE (arXiv 2510.12051) has it. But
-    a chunk is scored by its best window.
+    q = unit(mix f(instruction) + (1 - mix) f(last tokens)), as in APCE (arXiv 2510.12051). Unlike
+    there, the score of a chunk is that of its best window.
 
     Attributes:
         encoder: f.
-        window: tokens of a window, cut at sentence ends; None scores whole chunks, as the paper.
-        name: how reports call it.
-        refreshes: whether it looks at what is written.
+        window: tokens of a window, cut at sentence ends; None scores whole chunks, as in the paper.
+        name: its name in reports.
+        refreshes: whether scores depend on generated tokens.
     """
 
     encoder: Encoder
@@ -47,11 +48,13 @@ class CosineRanker:
 
     @property
     def encoder_name(self) -> str:
-        """The encoder's name."""
+        """Name of the encoder."""
         return self.encoder.name
 
     def index(self, context: LongContext) -> "CosineIndex":
-        """Chunks are encoded when the first score is asked for, once for each `context`."""
+        """Build the index; chunks are encoded at the first call of `scores`, once for each
+        `context`.
+        """
         if context not in self._known:
             self._known[context] = CosineIndex(
                 context.chunks, self.encoder, self.window, self.refreshes
@@ -72,7 +75,7 @@ class CosineIndex:
     def scores(
         self, query: Passage, recent: Passage | None, mix: float
     ) -> Float64[ndarray, " chunks"]:
-        """The cosine of the query and each chunk's best window."""
+        """Return the cosine of the query and the best window of each chunk."""
         if not self._chunks:
             return np.zeros(0)
         if self._ready is None:
@@ -85,7 +88,7 @@ class CosineIndex:
         return np.maximum.reduceat(cosines, firsts)
 
     def _encode(self) -> tuple[ndarray, ndarray, Callable[[Passage], ndarray]]:
-        """Vectors of all windows, the first window of each chunk, and what encodes queries."""
+        """Return vectors of all windows, the first window of each chunk, and a query encoder."""
         pieces = [[c] if self._window is None else windows(c, self._window) for c in self._chunks]
         flat = [piece for of_chunk in pieces for piece in of_chunk]
         encoder = fitted(self._encoder, flat)
@@ -94,7 +97,7 @@ class CosineIndex:
         def vector(passage: Passage) -> ndarray:
             return unit(encoder.encode([passage])[0])
 
-        # A few, so that models that share an index do not encode the same words twice.
+        # A small cache, so that models that share an index do not encode the same query twice.
         return unit(encoder.encode(flat)), firsts, lru_cache(maxsize=8)(vector)
 
 

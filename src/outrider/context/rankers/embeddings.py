@@ -1,4 +1,4 @@
-"""Text as vectors by the model's own input embeddings: no other model, no other package."""
+"""Encodes text with the model's own input embeddings: needs no other model or package."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from outrider.context.rankers.encoders import unit
 from outrider.core.types import IntArray, Passage, as_ids
 
 Embed = Callable[[IntArray], Tensor]
-"""Token ids `[n]` to a model's input embeddings `[n, hidden]`."""
+"""Maps token ids `[n]` to a model's input embeddings `[n, hidden]`."""
 
 _FEW = 10
-"""So few passages span little more than the direction they have in common: it is left in."""
+"""With fewer passages, most of their vectors is the common direction, so it is not removed."""
 
 _NOISE = 1e-9
-"""A vector this small beside the mean is rounding, not meaning."""
+"""Vectors this small relative to the mean are rounding errors."""
 
 
 @dataclass(frozen=True)
 class EmbeddingEncoder:
-    """Means of a model's input embeddings, rare tokens weighing more.
+    """Encodes a passage as the mean of its input embeddings, with larger weights for rare tokens.
 
     Smooth inverse frequency (Arora et al. 2017, "A simple but tough-to-beat baseline for sentence
     embeddings"), with inverse document frequencies of the input itself in place of a corpus's word
@@ -38,11 +38,11 @@ class EmbeddingEncoder:
 
     @property
     def name(self) -> str:
-        """`embeddings`."""
+        """The name `embeddings`."""
         return "embeddings"
 
     def fit(self, passages: Sequence[Passage]) -> "FittedEmbeddings":
-        """Count the tokens of `passages`, and find what their vectors have in common."""
+        """Count the tokens of `passages`, and find the common component of their vectors."""
         seen = [np.unique(as_ids(passage.token_ids)) for passage in passages]
         ids, counts = np.unique(np.concatenate([as_ids(()), *seen]), return_counts=True)
         idf = dict(zip(ids.tolist(), np.log1p(len(passages) / counts).tolist(), strict=True))
@@ -55,19 +55,19 @@ class EmbeddingEncoder:
         return FittedEmbeddings(self.embed, idf, raw.rarest, mean, common)
 
     def encode(self, passages: Sequence[Passage]) -> Float64[ndarray, "passages width"]:
-        """Unit vectors of these passages, fitted to themselves."""
+        """Return unit vectors of these passages, fitted to themselves."""
         return self.fit(passages).encode(passages)
 
 
 @dataclass(frozen=True)
 class FittedEmbeddings:
-    """An `EmbeddingEncoder` that knows its input.
+    """An `EmbeddingEncoder` fitted to the passages of an input.
 
     Attributes:
         embed: the model's input embeddings.
         idf: weight of each token of the input.
-        rarest: weight of all other tokens, the highest there is.
-        mean: of all passages, `[width]`.
+        rarest: weight of all other tokens, equal to the largest weight.
+        mean: mean vector of all passages, `[width]`.
         common: their first principal component, `[width]`, a unit vector or zeros.
     """
 
@@ -79,11 +79,13 @@ class FittedEmbeddings:
 
     @property
     def name(self) -> str:
-        """`embeddings`."""
+        """The name `embeddings`."""
         return "embeddings"
 
     def encode(self, passages: Sequence[Passage]) -> Float64[ndarray, "passages width"]:
-        """Unit vectors; zeros for a passage without tokens, or of which nothing is its own."""
+        """Return unit vectors; zeros for a passage without tokens or without a distinct
+        component.
+        """
         vectors = self.means(passages)
         lengths = np.linalg.norm(vectors, axis=1)
         if self.mean is not None and self.common is not None:
@@ -94,7 +96,7 @@ class FittedEmbeddings:
         return unit(vectors)
 
     def means(self, passages: Sequence[Passage]) -> Float64[ndarray, "passages width"]:
-        """The weighted mean of each passage, as it is."""
+        """Return the weighted mean of each passage, without removing common components."""
         ids = np.unique(np.concatenate([as_ids(()), *(as_ids(p.token_ids) for p in passages)]))
         table = self._table(ids)
         weights = np.array([self.idf.get(token, self.rarest) for token in ids.tolist()])
@@ -106,6 +108,6 @@ class FittedEmbeddings:
         return vectors
 
     def _table(self, ids: IntArray) -> Float64[ndarray, "ids width"]:
-        """Embeddings of each id; of id 0 where there is none, to learn the width."""
+        """Return the embedding of each id; of id 0 if there is none, to obtain the width."""
         found = self.embed(ids if len(ids) else as_ids([0])).detach()
         return found[: len(ids)].double().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Text as vectors: the contract of encoders, and what all of them need."""
+"""The contract of encoders, which map text to vectors, and functions that they share."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -12,24 +12,26 @@ from outrider.core.types import Passage
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What turns passages into vectors whose cosines say how near they are in meaning."""
+    """Maps passages to vectors whose cosines measure similarity of meaning."""
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Its name in reports."""
         ...
 
     def encode(self, passages: Sequence[Passage]) -> Float[ndarray, "passages width"]:
-        """One unit vector each, float32 or float64; zeros for a passage that says nothing."""
+        """Return one unit vector for each passage, float32 or float64; zeros for an empty
+        passage.
+        """
         ...
 
 
 @runtime_checkable
 class Fitting(Protocol):
-    """An encoder that first looks at all passages of an input."""
+    """An encoder that is first fitted to all passages of an input."""
 
     def fit(self, passages: Sequence[Passage]) -> Encoder:
-        """The encoder for these passages, and for queries to them.
+        """Return the encoder for these passages and for queries to them.
 
         Raises:
             OptionError: passages of this kind can not be encoded.
@@ -38,14 +40,14 @@ class Fitting(Protocol):
 
 
 def fitted(encoder: Encoder, passages: Sequence[Passage]) -> Encoder:
-    """`encoder`, made ready for `passages` where it asks for that."""
+    """Return `encoder`, fitted to `passages` if it supports that."""
     return encoder.fit(passages) if isinstance(encoder, Fitting) else encoder
 
 
 def unit(vectors: Float[ndarray, "*rows width"]) -> Float64[ndarray, "*rows width"]:
-    """Vectors of length one, along the last axis; what has no length stays zero."""
+    """Scale vectors to length one along the last axis; zero vectors stay zero."""
     vectors = np.asarray(vectors, dtype=np.float64)
-    # Divided by the largest part first: squares of tiny or huge numbers leave the range.
+    # Divide by the largest component first: squares of tiny or huge numbers overflow.
     largest = np.abs(vectors).max(axis=-1, keepdims=True, initial=0.0)
     vectors = np.divide(vectors, largest, out=np.zeros_like(vectors), where=largest > 0)
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)

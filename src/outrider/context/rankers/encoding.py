@@ -1,4 +1,4 @@
-"""Encoders by name."""
+"""Builds encoders by name."""
 
 from outrider.context.rankers.embeddings import Embed, EmbeddingEncoder
 from outrider.context.rankers.encoders import Encoder
@@ -7,14 +7,15 @@ from outrider.core.errors import OptionError
 
 
 def make_encoder(encoder: str | Encoder, embed: Embed | None = None) -> Encoder:
-    """`auto`, `minilm`, `embeddings`, a folder or hub name; or an `Encoder`, which is returned.
+    """Build the encoder `auto`, `minilm`, `embeddings`, a folder or hub name; return an `Encoder`
+    as is.
 
-    `auto` is `embeddings` where `embed` is given, which takes no package and next to no time and
-    finds as much (docs/results.md), else `minilm`.
+    `auto` is `embeddings` if `embed` is given, else `minilm`. `embeddings` needs no package and
+    almost no time, and finds as much (docs/results.md).
 
     Raises:
         MissingExtraError: a package that this encoder needs is not installed.
-        OptionError: there is no such encoder, or it can not be had without `embed`.
+        OptionError: the encoder does not exist, or it needs `embed`.
     """
     if not isinstance(encoder, str):
         if isinstance(encoder, Encoder):

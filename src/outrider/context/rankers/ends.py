@@ -1,4 +1,4 @@
-"""As many chunks from the end as from the beginning."""
+"""Selects as many chunks from the end as from the beginning."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from outrider.core.types import Exactness
 
 
 def ends() -> FixedRanker:
-    """The beginning and the end: the first chunk, the last, the second, the last but one."""
+    """Rank chunks from both ends: the first chunk, the last, the second, the last but one."""
     return FixedRanker("ends", lambda n: np.minimum(2 * np.arange(n), 2 * np.arange(n)[::-1] + 1))
 
 

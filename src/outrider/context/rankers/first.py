@@ -1,4 +1,4 @@
-"""The first chunks."""
+"""Selects the first chunks."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from outrider.core.types import Exactness
 
 
 def first() -> FixedRanker:
-    """The beginning."""
+    """Rank chunks from the beginning."""
     return FixedRanker("first", np.arange)
 
 

@@ -1,4 +1,4 @@
-"""Chunks in a fixed order, which knows nothing of meaning: what a selection must beat."""
+"""Ranks chunks in a fixed order without their content: baselines for other rankers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from numpy import ndarray
 from outrider.core.types import LongContext, Passage
 
 Order = Callable[[int], ndarray]
-"""From the number of chunks to the place of each in the queue, 0 first."""
+"""Maps the number of chunks to the rank of each, 0 first."""
 
 
 @dataclass(frozen=True)
 class FixedRanker:
-    """Chunks in an order that is fixed before anything is read.
+    """Ranks chunks in an order that does not depend on their content.
 
     Attributes:
-        name: how reports call it.
+        name: its name in reports.
         order: the order.
     """
 
@@ -28,19 +28,19 @@ class FixedRanker:
     refreshes: bool = False
 
     def index(self, context: LongContext) -> "FixedIndex":
-        """Nothing is read."""
+        """Build the index; the text is not read."""
         places = self.order(len(context.chunks))
         return FixedIndex(1.0 - places / max(len(places), 1))
 
 
 @dataclass(frozen=True)
 class FixedIndex:
-    """Scores from 1 downwards in equal steps, whatever is asked."""
+    """Scores from 1 downwards in equal steps, independent of the query."""
 
     order: Float64[ndarray, " chunks"]
 
     def scores(
         self, query: Passage, recent: Passage | None, mix: float
     ) -> Float64[ndarray, " chunks"]:
-        """The same each time."""
+        """Return the same scores at each call."""
         return self.order

@@ -1,4 +1,4 @@
-"""Rankers by name: what a `ContextConfig` asks for."""
+"""Builds the ranker that a `ContextConfig` names."""
 
 from importlib import import_module
 
@@ -10,16 +10,15 @@ from outrider.core.naming import name_of
 
 
 def selector_record(name: str) -> SelectorMethod:
-    """The record of a selector."""
+    """Return the record of a selector."""
     [module] = [module for module in SELECTORS if name_of(module) == name]
     return import_module(f"outrider.{module}").METHOD
 
 
 def make_ranker(config: ContextConfig, embed: Embed | None = None) -> Ranker:
-    """The ranker of `config.selector`, with the encoder of `config.encoder`.
+    """Build the ranker of `config.selector`, with the encoder of `config.encoder`.
 
-    Nothing is loaded yet. One ranker may serve several models: what it learns of an input is kept
-    for all of them.
+    Nothing is loaded yet. Several models can share one ranker: it caches its index of an input.
 
     Args:
         config: names the selector and the encoder.
@@ -27,6 +26,6 @@ def make_ranker(config: ContextConfig, embed: Embed | None = None) -> Ranker:
 
     Raises:
         MissingExtraError: a package that this ranker needs is not installed.
-        OptionError: there is no such encoder, or it can not be had without `embed`.
+        OptionError: the encoder does not exist, or it needs `embed`.
     """
     return selector_record(config.selector).rank(config, embed)

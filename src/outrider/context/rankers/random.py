@@ -1,4 +1,4 @@
-"""Any chunks."""
+"""Selects random chunks."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from outrider.core.types import Exactness
 
 
 def random(seed: int = 0) -> FixedRanker:
-    """Any chunks, the same for equal seeds and numbers of chunks."""
+    """Rank chunks randomly; equal seeds and numbers of chunks give equal ranks."""
     return FixedRanker("random", lambda n: np.random.default_rng(seed).permutation(n))
 
 

@@ -1,4 +1,4 @@
-"""How much each chunk of a long input matters to what is being written: the contract."""
+"""The contract of rankers: they score how relevant each chunk is to the text being written."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,16 +16,17 @@ from outrider.protocols.method import Method
 
 @runtime_checkable
 class Index(Protocol):
-    """One long input, ready to be scored."""
+    """One long input, prepared for scoring."""
 
     def scores(
         self, query: Passage, recent: Passage | None, mix: float
     ) -> Float64[ndarray, " chunks"]:
-        """A score a chunk, from -1 to 1, higher for what matters more. Deterministic.
+        """Return a score for each chunk, from -1 to 1, higher for more relevant ones.
+        Deterministic.
 
         Args:
             query: the instruction.
-            recent: the last generated tokens; None before anything was written.
+            recent: the last generated tokens; None before the first one.
             mix: share of the instruction in the query; the rest is `recent`.
         """
         ...
@@ -33,39 +34,39 @@ class Index(Protocol):
 
 @runtime_checkable
 class Ranker(Protocol):
-    """A way of scoring chunks."""
+    """A method of scoring chunks."""
 
     @property
     def name(self) -> str:
-        """How reports call it, the name of its file."""
+        """Its name in reports, equal to the name of its file."""
         ...
 
     @property
     def encoder_name(self) -> str | None:
-        """Which encoder it asks; None for none."""
+        """Name of the encoder; None if it uses none."""
         ...
 
     @property
     def encoder(self) -> Encoder | None:
-        """What turns text into vectors; None for nothing."""
+        """The encoder of text as vectors; None if it uses none."""
         ...
 
     @property
     def refreshes(self) -> bool:
-        """Whether its scores may change with what is written."""
+        """Whether its scores may depend on generated tokens."""
         ...
 
     def index(self, context: LongContext) -> Index:
-        """Read the chunks. What is slow is done once for each `context` object."""
+        """Build the index of the chunks. Slow work is done once for each `context` object."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectorMethod(Method[Ranker]):
-    """A selector, described.
+    """The record of a selector.
 
     Attributes:
-        rank: builds it for a configuration, over the input embeddings of a model if there are any.
+        rank: builds it for a configuration, with the input embeddings of a model if available.
     """
 
     rank: Callable[[ContextConfig, Embed | None], Ranker]

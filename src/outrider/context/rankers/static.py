@@ -1,4 +1,4 @@
-"""The selection of APCE by the instruction alone: chosen once, never refreshed."""
+"""APCE with a selection by the instruction alone: chosen once, never refreshed."""
 
 from dataclasses import replace
 

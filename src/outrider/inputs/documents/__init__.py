@@ -1,1 +1,1 @@
-"""Files as text, and text as chunks."""
+"""Reads files as text, and splits text into chunks."""

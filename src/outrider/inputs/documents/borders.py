@@ -1,20 +1,22 @@
-"""Where a text may be cut: sentence ends, line breaks, spaces. Rules of thumb, in linear time."""
+"""Finds places where a text can be cut: sentence ends, line breaks, spaces. Heuristics in linear
+time.
+"""
 
 import re
 
 SPACE, LINE, SENTENCE = 1, 2, 3
-"""How good a place is. 0 is any other place between two characters."""
+"""Quality of a cut. 0 is any other place between two characters."""
 
 _CLOSING = "\"'”’»)\\]*_"
 
-# Bounded repeats only: `[.]+` before something that is missing takes quadratic time on a long run.
+# Repeats are bounded: `[.]+` before a missing character takes quadratic time on a long run.
 _SENTENCE = re.compile(rf"([.!?…])[{_CLOSING}]{{0,3}}(\s+)")
 _WIDE = re.compile(r"[。！？｡][」』”’）〉》]{0,3}(\s*)")
 _PARAGRAPH = re.compile(r"\n[^\S\n]*\n\s*")
 _WHITE = re.compile(r"\s+")
 
 _LONGEST = 6
-# Those that seldom end a sentence; and any single letter: an initial, or the last of "e.g.".
+# Abbreviations that seldom end a sentence, and single letters: initials, or the last of "e.g.".
 _ABBREVIATION = re.compile(
     r"\w|mr|mrs|ms|dr|prof|rev|hon|capt|col|gen|lt|sgt|st|mt|jr|sr|vs|cf|ca|approx|nos|figs?|eqs?"
     r"|ch|vols?|pp|eds?|inc|ltd|corp|dept|est|jan|feb|mar|apr|aug|sept|oct|nov|dec|mme|mlle"
@@ -22,13 +24,12 @@ _ABBREVIATION = re.compile(
 
 
 def borders(text: str) -> bytearray:
-    """For each place in `text`, `[len(text) + 1]`, how good a cut there is: `SENTENCE`, `LINE`,
-    `SPACE` or 0.
+    """Rate a cut at each place in `text`, `[len(text) + 1]`: `SENTENCE`, `LINE`, `SPACE` or 0.
 
     A sentence ends at `.`, `!`, `?` or an ellipsis, closing quotes and brackets, and white space;
-    or at `。！？`; or at an empty line. A full stop after an abbreviation, an initial or within a
-    number ends none, nor does any mark before a small letter. Any place in the white space of a
-    border is as good as the border.
+    or at `。！？`; or at an empty line. A full stop after an abbreviation or an initial,
+    or within a number, does not end a sentence, nor does any mark before a small letter. All places
+    in the white space of a border have the same rating.
     """
     marks = bytearray(len(text) + 1)
     for found in _WHITE.finditer(text):

@@ -1,4 +1,4 @@
-"""A long text in chunks that read well alone: cut at sentence ends, nothing lost, nothing twice."""
+"""Splits a long text into chunks at sentence ends, without loss or overlap."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,19 +9,19 @@ from outrider.core.types import Passage
 from outrider.inputs.documents.borders import borders
 
 SLACK = 0.15
-"""How far from its proper place, in shares of a chunk, a cut may be to fall at a sentence end."""
+"""Largest distance of a cut at a sentence end from its equal-share place, as a share of a chunk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One tokenised text, such as a file.
+    """One tokenized text, such as a file.
 
     Attributes:
-        name: what chunks of it are called; empty for a nameless input.
-        text: all of it; empty where there is no tokenizer.
-        token_ids: of the whole text, tokenised once.
-        ends: for each token the index in `text` of the character after it; never descending.
-            Tokens that share one character have equal ends. Not looked at without a text.
+        name: name of its chunks; empty for an input without a name.
+        text: the whole text; empty without a tokenizer.
+        token_ids: ids of the whole text, tokenized once.
+        ends: for each token the index in `text` of the character after it, never descending. Tokens
+            that share one character have equal ends. Not used without a text.
     """
 
     name: str = ""
@@ -31,22 +31,22 @@ class Source:
 
 
 def cut(text: str, token_ids: Sequence[int], ends: Sequence[int], size: int) -> tuple[Passage, ...]:
-    """Chunks of about `size` tokens; texts and ids of the chunks spell `text` and `token_ids`.
+    """Split into chunks of about `size` tokens; joined chunks equal `text` and `token_ids`.
 
-    A cut falls at the nearest sentence end within 15 % of `size`; where there is none, at a line
-    break, else at a space, else between any two characters. The chunks share what there is evenly,
-    so that none is above 1.15 `size` (but where one character takes more tokens) and the last is
-    not tiny. Takes time linear in the text. Without a text the chunks are of equal size, but for a
-    token. Where there is no token there is no chunk.
+    A cut is at the nearest sentence end within 15 % of `size`; without one, at a line break, else
+    at a space, else between any two characters. Chunks have nearly equal shares, so that none is
+    above 1.15 `size` (unless one character takes more tokens) and the last is not tiny. Time is
+    linear in the text. Without a text, chunk sizes differ by at most one token. Without tokens
+    there are no chunks.
 
     Args:
-        text: all of it, or empty.
-        token_ids: of the whole text.
+        text: the whole text, or empty.
+        token_ids: ids of the whole text.
         ends: where each token ends in `text`, see `Source.ends`.
         size: tokens of a chunk, at least 1.
 
     Raises:
-        ValueError: `ends` are not as many as the tokens, or `size` is below 1.
+        ValueError: `ends` and tokens differ in number, or `size` is below 1.
     """
     if size < 1:
         raise ValueError(f"a chunk of {size} tokens; at least 1 is needed")
@@ -67,7 +67,7 @@ def cut(text: str, token_ids: Sequence[int], ends: Sequence[int], size: int) -> 
 def cut_sources(
     sources: Sequence[Source], size: int
 ) -> tuple[tuple[Passage, ...], tuple[str, ...]]:
-    """The chunks of several texts, one after the other, and the name of each chunk.
+    """Split several texts into chunks; return all chunks and the name of each.
 
     No chunk crosses from one text to the next, so a short file is a short chunk.
     """
@@ -81,10 +81,10 @@ def cut_sources(
 
 
 def windows(passage: Passage, size: int) -> tuple[Passage, ...]:
-    """The passage in pieces of about `size` tokens, cut at sentence ends.
+    """Split the passage into pieces of about `size` tokens at sentence ends.
 
-    Which ids belong to which part of the text is estimated, as if all were of the same length, so
-    at a border a few ids may be on the other side of it. Lossless, like `cut`.
+    The ids of each piece are estimated as if all tokens were equally long, so a few ids at a border
+    can be in the wrong piece. Lossless, like `cut`.
     """
     text, ids = passage.text, passage.token_ids
     if len(ids) <= size or not text:
@@ -107,12 +107,12 @@ def _spans(stops: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _worth(border: bytes | bytearray, ends: Sequence[int], at: int) -> int:
-    """How good a cut before token `at` is; -1 within a character."""
+    """Rate a cut before token `at`; -1 within a character."""
     return border[ends[at - 1]] if ends[at - 1] < ends[at] else -1
 
 
 def _stops(length: int, size: int, worth: Callable[[int], int]) -> list[int]:
-    """Where chunks end: the best places near equal shares of what is left."""
+    """Return the ends of chunks: the best places near equal shares of the remaining text."""
     stops: list[int] = []
     start = 0
     while start < length:
@@ -130,10 +130,10 @@ def _next(start: int, length: int, size: int, worth: Callable[[int], int]) -> in
     share = left / chunks
     low = start + max(round(share - SLACK * size), 1)
     high = start + max(min(round(share + SLACK * size), most), 1)
-    # The best worth, then the nearest to an equal share, then the first.
+    # The best rating, then the nearest to an equal share, then the first.
     best = max(
         range(low, high + 1), key=lambda at: (worth(at), -abs(at - start - share), -at), default=low
     )
-    while best < length and worth(best) < 0:  # one character of many tokens
+    while best < length and worth(best) < 0:  # one character that takes many tokens
         best += 1
     return best

@@ -1,4 +1,4 @@
-"""Texts of a corpus: files of plain text or JSON lines, packed or not, and folders of them."""
+"""Reads the texts of a corpus: plain text or JSON lines, compressed or not, and folders of them."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ _CONVERT = "Convert it, or leave it out"
 
 @dataclass(frozen=True, slots=True)
 class CorpusFiles:
-    """What a corpus is read from.
+    """The files of a corpus.
 
     Attributes:
-        read: the files, each once.
-        passed_over: what else is in the folders: hidden files and folders, other types, and
+        read: the files to read, each once.
+        passed_over: other files in the folders: hidden files and folders, other types, and
             `folders.ABOUT`.
     """
 
@@ -29,7 +29,7 @@ class CorpusFiles:
 
 
 def corpus_files(places: Sequence[Path]) -> CorpusFiles:
-    """The files named, whatever they are called, and the texts that folders hold at any depth.
+    """Find the files of a corpus: named files of any type, and text files at any depth in folders.
 
     Raises:
         OptionError: a place is missing or can not be read, or a folder holds no text.
@@ -58,14 +58,14 @@ def corpus_files(places: Sequence[Path]) -> CorpusFiles:
 
 
 def read_documents(file: Path) -> Iterator[str]:
-    """The texts of a file: each line of a .jsonl has one, any other file is one.
+    """Yield the texts of a file: one for each line of a .jsonl file, one for any other file.
 
-    A record is text under `text`, or under `prompt` and, where there is one, an answer under
+    A record holds its text under `text`, or under `prompt` with an optional answer under
     `response`, `completion`, `output` or `answer`.
 
     Raises:
         OptionError: the file can not be read, or a line holds no text.
-        MissingExtraError: a .zst without the package that unpacks it.
+        MissingExtraError: a .zst file without the package that decompresses it.
     """
     if unpacked_name(file).suffix == ".jsonl":
         lines = numbered_lines(file, hint=_CONVERT)
@@ -91,7 +91,7 @@ def _text(line: str, file: Path, number: int) -> str:
     try:
         text = _text_of(json.loads(line))
         if text is not None:
-            text.encode()  # half a surrogate pair is no text, but JSON can spell it
+            text.encode()  # JSON can hold half a surrogate pair, which is not text
             return text
     except (ValueError, RecursionError):
         pass

@@ -1,4 +1,4 @@
-"""Files as documents: plain text, Markdown, HTML and PDF, one by one or in folders."""
+"""Reads files as documents: plain text, Markdown, HTML and PDF, single files or folders."""
 
 import os
 from collections import Counter
@@ -13,27 +13,27 @@ from outrider.inputs.documents.plain import READ, decoded
 
 HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 SUFFIXES = (*TEXT_SUFFIXES, ".markdown", *HTML_SUFFIXES, ".pdf")
-"""Files of a folder that are read. A file that is named is read whatever its name."""
+"""File types that are read from a folder. A named file is read whatever its type."""
 
 Document = tuple[str, str]
 """Name and text."""
 
 Progress = Callable[[int, int, str], None]
-"""Called with how much is done of how much (files, or pages of a file), and the file's name."""
+"""Called with the number done, the total (files, or pages of a file), and the file's name."""
 
 _PDF = b"%PDF-"
 
 
 def read_files(places: Sequence[str | Path], progress: Progress | None = None) -> list[Document]:
-    """The documents at `places`: files, and what folders hold at any depth, each file once.
+    """Read the documents at `places`: files, and folders at any depth, each file once.
 
-    In folders hidden files, READMEs and licences, other types (`SUFFIXES`) and empty files are
-    passed over. A document is called by its file's name, in folders by its path within; where two
-    would be called the same, by the path as it was given.
+    In folders, hidden files, READMEs, licenses, other types (`SUFFIXES`) and empty files are
+    skipped. The name of a document is the name of its file, or its path within a folder. If two
+    names are equal, they are the paths as given.
 
     Raises:
         OptionError: a place is missing or can not be read, a file is empty, binary, encrypted or
-            in an unknown encoding, or a folder holds nothing to read.
+            in an unknown encoding, or a folder holds no document.
         MissingExtraError: a package that reads HTML or PDF is not installed.
     """
     found = _files([_path(place) for place in places])
@@ -49,12 +49,12 @@ def read_files(places: Sequence[str | Path], progress: Progress | None = None) -
 
 
 def read_bytes(data: bytes, name: str, page_read: Callable[[int, int], None] | None = None) -> str:
-    """The text of one file, whose kind is told by its content and the end of its `name`.
+    """Read the text of one file; its type follows from its content and the suffix of `name`.
 
-    Raises what `read_files` does.
+    Raises the errors of `read_files`.
     """
     suffix = Path(name).suffix.lower()
-    # Something may stand before the mark, but a text may also speak of it.
+    # Other bytes may precede the mark, but a text may also mention it.
     if data.startswith(_PDF) or (suffix == ".pdf" and _PDF in data[:1024]):
         text = pdf_text(data, name, page_read)
     elif suffix in HTML_SUFFIXES:
@@ -67,7 +67,7 @@ def read_bytes(data: bytes, name: str, page_read: Callable[[int, int], None] | N
 
 
 def _files(places: Sequence[Path]) -> dict[Path, tuple[str, Path]]:
-    """What is read, by the file itself: its name, and how it was given."""
+    """Map each file to read to its name and the path as given."""
     found: dict[Path, tuple[str, Path]] = {}
     for place in places:
         if place.is_dir():
@@ -88,19 +88,19 @@ def _files(places: Sequence[Path]) -> dict[Path, tuple[str, Path]]:
 
 
 def _path(place: str | Path) -> Path:
-    if place == "":  # as a path it would be the folder where one happens to be
+    if place == "":  # as a path, it would be the current folder
         raise OptionError("the name of a file is empty", hint="Give a file or a folder")
     try:
         path = Path(place).expanduser()
         path.exists()
-    except (OSError, RuntimeError) as error:  # too long a name, no such home, ...
+    except (OSError, RuntimeError) as error:  # name too long, unknown home folder, ...
         reason = getattr(error, "strerror", None) or error
         raise OptionError(f"{place!s:.80} can not be read: {reason}") from None
     return path
 
 
 def _spelled(name: str) -> str:
-    """A file's name as text, though it may be in no encoding."""
+    """Return a file name as text, even if its encoding is unknown."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""What is in a folder: files at any depth, without what is hidden or speaks about the others."""
+"""Lists the files of a folder at any depth, without hidden files and files about other files."""
 
 import os
 from collections.abc import Iterator
@@ -7,14 +7,17 @@ from pathlib import Path
 from outrider.core.errors import OptionError
 
 TEXT_SUFFIXES = (".txt", ".md", ".text", ".py", ".rst")
-"""Files of a folder that are read as plain text."""
+"""File types that are read from a folder as plain text."""
 
 ABOUT = ("readme", "license", "licence", "changelog", "contributing", "notice")
-"""Files of a folder that speak about the others, by their name without its end."""
+"""Stems of files that describe other files of a folder."""
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below, by name; of hidden folders only the folders. Raises `OptionError`."""
+    """Yield all files below a folder, sorted by name; hidden folders are not searched.
+
+    Raises `OptionError`.
+    """
 
     def refuse(error: OSError) -> None:
         raise OptionError(f"{error.filename} can not be read: {error.strerror}") from None
@@ -26,10 +29,10 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def is_hidden(file: Path, folder: Path) -> bool:
-    """Whether `file`, or a folder between it and `folder`, begins with a dot."""
+    """Whether the name of `file`, or of a folder between it and `folder`, begins with a dot."""
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def is_about(stem: str) -> bool:
-    """Whether a file of this name, without its end, speaks about the others."""
+    """Whether a file with this stem describes other files."""
     return stem.lower() in ABOUT

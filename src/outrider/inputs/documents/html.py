@@ -1,4 +1,4 @@
-"""The visible text of a page, in paragraphs."""
+"""Extracts the visible text of an HTML page, in paragraphs."""
 
 import re
 from typing import Any
@@ -19,13 +19,13 @@ _SPACE = re.compile(r"\s+")
 
 
 def html_text(data: bytes, name: str) -> str:
-    """Paragraphs with an empty line between them, list items and rows of tables on lines.
+    """Return paragraphs with an empty line between them; list items and table rows are lines.
 
-    Scripts, styles and what the page hides are left out.
+    Scripts, styles and hidden elements are left out.
 
     Raises:
         MissingExtraError: beautifulsoup4 is not installed.
-        OptionError: it is not text in an encoding that is known.
+        OptionError: the data is not text in a known encoding.
     """
     try:
         from bs4 import BeautifulSoup
@@ -40,16 +40,16 @@ def html_text(data: bytes, name: str) -> str:
 
 
 def _collect(page: Any, parts: list[str]) -> None:
-    """The text nodes of `page` in order, and breaks. Not by recursion: pages may be deep."""
+    """Collect the text nodes of `page` in order, and line breaks. Iterative: pages can be deep."""
     from bs4.element import NavigableString, PreformattedString, Tag
 
     todo: list[tuple[Any, bool]] = [(page, False)]
     while todo:
-        node, kept = todo.pop()  # kept: white space is as it is
+        node, kept = todo.pop()  # kept: white space is preserved
         if isinstance(node, str) and not isinstance(node, NavigableString):
-            parts.append(node)  # a break that was put here to follow an element
+            parts.append(node)  # a line break, added to follow an element
         elif isinstance(node, NavigableString):
-            if not isinstance(node, PreformattedString):  # comments and the like
+            if not isinstance(node, PreformattedString):  # comments and similar nodes
                 parts.append(str(node) if kept else _SPACE.sub(" ", node))
         elif isinstance(node, Tag) and not _unseen(node):
             gap = _gap(node.name)
@@ -72,6 +72,6 @@ def _unseen(node: Any) -> bool:
 
 
 def _tidy(text: str) -> str:
-    """No white space at the ends of lines, and one empty line at most. Indents of code stay."""
+    """Remove white space at line ends and repeated empty lines; keep the indentation of code."""
     lines = [line[1:] if re.match(r" \S", line) else line for line in text.split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(map(str.rstrip, lines))).strip()

@@ -1,4 +1,4 @@
-"""The text of a PDF, page by page."""
+"""Extracts the text of a PDF, page by page."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -9,15 +9,15 @@ from typing import Any
 from outrider.core.errors import MissingExtraError, OptionError
 
 PageRead = Callable[[int, int], None]
-"""Called with the pages read and the pages there are."""
+"""Called with the number of pages read and the total number."""
 
 
 def pdf_text(data: bytes, name: str, page_read: PageRead | None = None) -> str:
-    """The text of all pages, an empty line between two.
+    """Extract the text of all pages, separated by empty lines.
 
     Raises:
         MissingExtraError: pypdf is not installed.
-        OptionError: it is damaged or encrypted, or its pages are pictures.
+        OptionError: the file is damaged or encrypted, or its pages are images.
     """
     try:
         import pypdf
@@ -46,12 +46,12 @@ def pdf_text(data: bytes, name: str, page_read: PageRead | None = None) -> str:
             f"{name} holds no text: its {len(pages)} pages are pictures, such as a scan",
             hint="Read them with a program that recognises characters (OCR), and give the text",
         )
-    # Fonts may name halves of characters, and nothing.
+    # Fonts can map to half surrogate pairs and to null characters.
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
 def _open(reader: Any, name: str) -> None:
-    """Many are encrypted with no password, so that everybody can read them."""
+    """Decrypt with an empty password, which many public files have."""
     if reader.is_encrypted and not reader.decrypt(""):
         raise _encrypted(name)
 
@@ -64,10 +64,10 @@ def _encrypted(name: str) -> OptionError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence: pypdf logs every small fault of a file."""
+    """Context manager: suppress the log of pypdf, which reports every small fault of a file."""
     log = logging.getLogger("pypdf")
     before = log.level
-    log.setLevel(logging.CRITICAL + 1)  # its modules log by loggers below this one
+    log.setLevel(logging.CRITICAL + 1)  # its modules use child loggers of this one
     try:
         yield
     finally:

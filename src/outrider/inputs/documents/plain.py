@@ -1,4 +1,4 @@
-"""Bytes of a file as text: which encoding, or why it is none."""
+"""Decodes the bytes of a file as text, or reports why they are not text."""
 
 import codecs
 
@@ -8,23 +8,22 @@ READ = "Text, Markdown, HTML and PDF are read"
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins like UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),  # its mark begins like that of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _MOST_CONTROL = 0.05
-"""Share of control characters above which bytes are no text in any encoding."""
+"""Bytes with a larger share of control characters are not text in any encoding."""
 
 _TEXT_CONTROL = frozenset(b"\t\n\r\f\x0b\x1b")
 
 
 def decoded(data: bytes, name: str, declared: str | None = None) -> str:
-    """`data` as text: UTF-8, or what a byte order mark says, or else what the file itself has
-    `declared`.
+    """Decode `data`: as UTF-8, by its byte order mark, or in the encoding that it has `declared`.
 
     Raises:
-        OptionError: it is not text, or in another encoding.
+        OptionError: the data is not text, or is in another encoding.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):

@@ -1,1 +1,1 @@
-"""Image files, and images in messages."""
+"""Reads image files, and images in messages."""

@@ -1,7 +1,7 @@
-"""Image files, found and read: whatever they hold, one clear error or one RGB image.
+"""Finds and reads image files: each gives one RGB image or one clear error.
 
-What a file says about itself is not believed: its kind is told by its first bytes, only the
-decoders of the kinds named here ever run, and its pixels are counted before they are decoded.
+File metadata is not trusted: the first bytes determine the type, only decoders of the types listed
+here run, and pixels are counted before they are decoded.
 """
 
 import glob
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     import PIL.Image
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif")
-"""Files of a folder that are read. A file that is named is read whatever its name."""
+"""File types that are read from a folder. A named file is read whatever its type."""
 
 READ = "JPEG, PNG, WebP and GIF (its first frame) are read"
 
 MAX_PIXELS = 40_000_000
-"""Pixels that are decoded at once. Only plain JPEG files may have more: they are decoded row by
-row at a half, a quarter or an eighth of their size."""
+"""Largest number of pixels decoded at once. Only plain JPEG files may have more: they are decoded
+row by row at a half, a quarter or an eighth of their size.
+"""
 
 _JPEG_REDUCES = 8
 
@@ -43,15 +44,15 @@ _STRANGE = {
 
 
 def read_image(path: str | Path) -> "PIL.Image.Image":
-    """The image in a file, as a `PIL.Image.Image` in RGB.
+    """Read a file as a `PIL.Image.Image` in RGB.
 
-    It stands upright (EXIF), lies on white where it is transparent, and has at most 16 megapixels
-    (`pixels.LARGEST`). Of an animation it is the first frame. However large an image claims to be,
+    The image is upright (EXIF), transparent parts are white, and it has at most 16 megapixels
+    (`pixels.LARGEST`). Of an animation, the first frame is read. Whatever size an image claims,
     reading it takes at most 12 bytes for each of `MAX_PIXELS`: half a gigabyte.
 
     Raises:
-        OptionError: there is no such file, it can not be read, is no image of a known kind, is
-            damaged or cut off, or has too many pixels. One line, naming the file.
+        OptionError: the file is missing, can not be read, is not an image of a known type, is
+            damaged or truncated, or has too many pixels. One line that names the file.
         MissingExtraError: pillow is not installed.
     """
     need_pillow()
@@ -65,16 +66,16 @@ def read_image(path: str | Path) -> "PIL.Image.Image":
 
 
 def find_images(places: Sequence[str | Path]) -> list[Path]:
-    """The image files at `places`: files, folders, and patterns such as `photos/*.jpg`.
+    """Find the image files at `places`: files, folders, and patterns such as `photos/*.jpg`.
 
-    Places keep their order; what a folder or a pattern holds is sorted by name. Folders are
-    searched at any depth for files that end in `SUFFIXES`; hidden files and folders are passed
-    over. A file stands in the list once, however often it is found. A file that is named is taken
-    as it is, even if it is missing: that is for `read_image` to say, so that the others are not
-    lost, unless there are no others.
+    The order of places is kept; files of a folder or a pattern are sorted by name. Folders are
+    searched at any depth for files that end in `SUFFIXES`; hidden files and folders are skipped.
+    Each file is listed once. A named file is listed even if it is missing, so that `read_image`
+    reports it and the others are not lost; if no other file exists, this function raises.
 
     Raises:
-        OptionError: nothing is found at all, or at a folder or pattern; a folder can not be read.
+        OptionError: no file is found at all, or none at a folder or pattern; a folder can not be
+            read.
     """
     found: dict[Path, Path] = {}
     for place in places:
@@ -88,7 +89,7 @@ def find_images(places: Sequence[str | Path]) -> list[Path]:
 
 def _files_at(place: str | Path) -> Iterator[Path]:
     name = os.path.expanduser(place)
-    if not name:  # as a path it would be the folder where one happens to be
+    if not name:  # as a path, it would be the current folder
         raise OptionError("the name of an image is empty", hint="Give a file or a folder")
     path = Path(name)
     if os.path.isdir(name):
@@ -110,7 +111,7 @@ def _is_image(file: Path, folder: Path) -> bool:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """The file, which is one: a pipe or a device would never end."""
+    """Open a regular file; pipes and devices are refused because they may never end."""
     if path.is_dir():
         raise OptionError(f"{path} is a folder", hint="Give an image, or call find_images")
     if not os.path.lexists(path):
@@ -121,7 +122,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _kind(path: Path, file: BinaryIO) -> str:
-    """Which decoder reads the file, told by its first bytes."""
+    """Determine the decoder for the file from its first bytes."""
     head = file.read(64)
     file.seek(0)
     if not head:
@@ -138,7 +139,7 @@ def _kind(path: Path, file: BinaryIO) -> str:
 
 
 def _told(head: bytes) -> str:
-    """What a file is that is none of ours."""
+    """Describe the type of a file that is not supported."""
     for start, name in _STRANGE.items():
         if head.startswith(start):
             return f"a {name} file"
@@ -155,7 +156,7 @@ def _decoded(path: Path, file: BinaryIO, kind: str) -> "PIL.Image.Image":
     try:
         image = _decoder(kind)(file)
         width, height = image.size
-    except Exception as error:  # decoders raise anything over damaged headers
+    except Exception as error:  # decoders raise various exceptions on damaged headers
         if "decompression bomb" in str(error):
             raise OptionError(f"{path} has far too many pixels; {_LIMIT}", hint=_SMALLER) from None
         raise OptionError(
@@ -181,8 +182,10 @@ def _decoded(path: Path, file: BinaryIO, kind: str) -> "PIL.Image.Image":
 
 
 def _decoder(kind: str) -> Callable[[BinaryIO], Any]:
-    """The decoder of one kind. `Image.open` would try all that pillow has, and counts pixels by a
-    limit that is global."""
+    """Return the decoder of one type.
+
+    `Image.open` would try all decoders of pillow, and its pixel limit is global.
+    """
     from PIL.GifImagePlugin import GifImageFile
     from PIL.JpegImagePlugin import JpegImageFile
     from PIL.PngImagePlugin import PngImageFile
@@ -198,8 +201,10 @@ def _decoder(kind: str) -> Callable[[BinaryIO], Any]:
 
 
 def _is_one_scan(file: BinaryIO) -> bool:
-    """Whether a JPEG can be decoded row by row: sequential, all its colours in one scan. Of any
-    other all coefficients are held, at the full size."""
+    """Whether a JPEG can be decoded row by row: sequential, with all colors in one scan.
+
+    For any other JPEG, all coefficients are held at full size.
+    """
     file.seek(2)
     colors = 0
     while len(head := file.read(4)) == 4:
@@ -215,7 +220,7 @@ def _is_one_scan(file: BinaryIO) -> bool:
 
 
 def need_pillow() -> None:
-    """Raise `MissingExtraError` where pillow is not installed."""
+    """Raise `MissingExtraError` if pillow is not installed."""
     try:
         import PIL  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError:

@@ -1,4 +1,4 @@
-"""Prompts with images: which image belongs where, and the question alone."""
+"""Prompts with images: assigns images to their places, and encodes the question alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +25,10 @@ _ASK = "Give a string with images=[...], or chat messages with image parts"
 
 
 def needs_vision(prompt: GivenPrompt, images: GivenImages) -> bool:
-    """Whether a prompt comes with images, or with places for them. Raises `OptionError` for parts
-    of messages that are neither images nor texts."""
+    """Whether a prompt has images or places for them.
+
+    Raises `OptionError` for parts of messages that are neither images nor texts.
+    """
     if not is_chat(prompt):
         return images is not None
     check_parts(prompt)
@@ -36,7 +38,9 @@ def needs_vision(prompt: GivenPrompt, images: GivenImages) -> bool:
 def images_of(
     prompts: Sequence[GivenPrompt], images: Sequence[GivenImages] | None
 ) -> Sequence[GivenImages]:
-    """What images each prompt of a list has. Raises `OptionError` when there are others."""
+    """Assign images to the prompts of a list. Raises `OptionError` if their number does not
+    match.
+    """
     if images is None:
         return [None] * len(prompts)
     if not isinstance(images, list | tuple) or len(images) != len(prompts):
@@ -51,15 +55,15 @@ def images_of(
 def read_image_prompt(
     prompt: GivenPrompt, images: GivenImages, tokenizer: TextCodec | None
 ) -> Prompt:
-    """One prompt with images.
+    """Read one prompt with images.
 
     Args:
-        prompt: a string, which becomes one user message behind all images, or chat messages whose
-            parts `{"type": "image"}` say where the images stand; a part may hold its own under
+        prompt: a string, which becomes one user message after all images, or chat messages whose
+            parts `{"type": "image"}` mark the places of images. A part may hold its image under
             `image`, as in `transformers`.
-        images: one for each image part without its own: a `PIL.Image.Image` or a path, alone or in
+        images: one for each image part without an image: a `PIL.Image.Image` or a path, alone or in
             a list.
-        tokenizer: the target's; it spells the question alone.
+        tokenizer: the target's tokenizer; it encodes the question without images.
 
     Raises:
         OptionError: a prompt of another form, an image that can not be read, or numbers that do
@@ -82,7 +86,7 @@ def read_image_prompt(
 
 
 def check_reads_images(model: LanguageModel, prompts: Sequence[Prompt]) -> None:
-    """Raise `OptionError` if there are images to see and the model has no vision encoder."""
+    """Raise `OptionError` if a prompt has images and the model has no vision encoder."""
     with_images = any(prompt.image_prompt is not None for prompt in prompts)
     if with_images and not model.info.image_token_ids:
         raise OptionError(
@@ -109,7 +113,7 @@ def _listed(images: GivenImages) -> list[GivenImage]:
 def _placed(
     messages: Sequence[Message], images: Sequence[GivenImage]
 ) -> tuple[list[Message], list[GivenImage]]:
-    """The messages with bare image parts, and the image of each part in order."""
+    """Return the messages with empty image parts, and the image of each part in order."""
     parts = list(images_in(messages))
     empty = sum(part.get("image") is None for part in parts)
     if empty != len(images):
@@ -131,7 +135,7 @@ def _bare(message: Message) -> Message:
 
 
 def _opened(image: GivenImage) -> "PIL.Image.Image":
-    """In RGB and upright. Raises `OptionError` for what is neither an image nor a file of one."""
+    """Open an image in RGB and upright. Raises `OptionError` for other values and files."""
     if isinstance(image, str | Path):
         return read_image(image)
     if not callable(getattr(image, "convert", None)):
@@ -142,7 +146,7 @@ def _opened(image: GivenImage) -> "PIL.Image.Image":
 
 
 def _question(messages: Sequence[Message], tokenizer: TextCodec) -> tuple[int, ...]:
-    """The messages without images, as the target's own template spells them."""
+    """Encode the messages without images, with the target's chat template."""
     texts = without_images(messages)
     ids = tokenizer.chat(texts) if tokenizer.has_chat else tokenizer.encode(spoken_text(texts))
     if not len(ids):

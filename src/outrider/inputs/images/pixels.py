@@ -1,4 +1,4 @@
-"""Any pillow image as plain RGB: what every model's own preparation begins with."""
+"""Converts any pillow image to plain RGB, the common input of all image processors."""
 
 from typing import TYPE_CHECKING
 
@@ -10,24 +10,25 @@ if TYPE_CHECKING:
     import PIL.Image
 
 LARGEST = 1 << 24
-"""Pixels that are kept: 16 megapixels, more than any supported model looks at. What has more is
-halved on both sides until it fits."""
+"""Largest number of pixels kept: 16 megapixels, more than any supported model reads. Both sides of
+a larger image are halved until it fits.
+"""
 
 _ORIENTATION = 0x0112
-"""The EXIF tag that says how the camera was held."""
+"""The EXIF tag of the camera's orientation."""
 
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-"""Modes of 16 bits a pixel; pillow itself would clip them."""
+"""Modes with 16 bits a pixel; pillow would clip their values."""
 
 
 def as_rgb(image: "PIL.Image.Image") -> "PIL.Image.Image":
-    """`image` (`PIL.Image.Image`) in RGB, upright, of at most `LARGEST` pixels.
+    """Convert `image` (`PIL.Image.Image`) to upright RGB with at most `LARGEST` pixels.
 
-    What is transparent is laid on white. 16-bit greys are scaled, not clipped. CMYK goes by the
-    plain formula, whatever the colour profile.
+    Transparent parts become white. 16-bit grays are scaled, not clipped. CMYK is converted with the
+    plain formula, without a color profile.
 
     Raises:
-        OptionError: it has no pixels.
+        OptionError: the image has no pixels.
     """
     if not image.width or not image.height:
         raise OptionError(
@@ -42,14 +43,14 @@ def as_rgb(image: "PIL.Image.Image") -> "PIL.Image.Image":
         image = image.reduce(halves)
     if image.has_transparency_data:
         image = _on_white(image.convert("RGBA"))
-    image = image.convert("RGB")  # a copy, if it is
+    image = image.convert("RGB")  # a copy if it is already RGB
     image = image if turn is None else image.transpose(turn)
-    image.info = {}  # what was said of the old one: it would be turned again
+    image.info = {}  # metadata of the original would rotate the image again
     return image
 
 
 def halvings(size: tuple[int, int]) -> int:
-    """By what power of two both sides of `size` are divided to keep to `LARGEST`."""
+    """Return how often both sides of `size` must be halved to keep to `LARGEST`."""
     factor = 1
     while -(-size[0] // factor) * -(-size[1] // factor) > LARGEST:
         factor *= 2
@@ -57,7 +58,7 @@ def halvings(size: tuple[int, int]) -> int:
 
 
 def _eight_bits(image: "PIL.Image.Image") -> "PIL.Image.Image":
-    """A 16-bit grey by its high byte, which is also what pillow keeps of 16-bit colours."""
+    """Convert a 16-bit gray to its high byte; pillow does the same with 16-bit colors."""
     from PIL import Image
 
     values = np.asarray(image)
@@ -75,12 +76,12 @@ def _on_white(image: "PIL.Image.Image") -> "PIL.Image.Image":
 
 
 def _turn(image: "PIL.Image.Image") -> "PIL.Image.Transpose | None":
-    """How to set the image upright; None where it is, or where nobody can tell."""
+    """Return the rotation that sets the image upright; None if it is upright or unknown."""
     from PIL.Image import Transpose
 
     try:
         said = image.getexif().get(_ORIENTATION)
-    except Exception:  # damaged EXIF data raise anything, and are no reason to lose the image
+    except Exception:  # damaged EXIF data raise various exceptions; the image is still usable
         return None
     turns = {
         2: Transpose.FLIP_LEFT_RIGHT,

@@ -1,1 +1,1 @@
-"""What a user gives, made into a `Prompt`."""
+"""Turns user inputs into a `Prompt`."""

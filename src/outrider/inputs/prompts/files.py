@@ -1,4 +1,4 @@
-"""Files of prompts: JSON lines with a `prompt`, or plain lines of text."""
+"""Reads files of prompts: JSON lines with a `prompt`, or plain lines of text."""
 
 import json
 from itertools import islice
@@ -9,17 +9,17 @@ from outrider.core.errors import OptionError
 from outrider.inputs.lines import numbered_lines
 
 Prompt = str | list[dict[str, str]]
-"""Text to go on from, or chat messages to answer."""
+"""Text to continue, or chat messages to answer."""
 
 
 def read_prompts(file: Path, limit: int | None = None) -> list[Prompt]:
-    """The first `limit` prompts of `file`.
+    """Read the first `limit` prompts of `file`.
 
-    A name that ends in .jsonl holds one JSON object a line, with text or chat messages under
-    `prompt`; any other file holds one text a line. Empty lines do not count.
+    A .jsonl file holds one JSON object per line, with text or chat messages under `prompt`; any
+    other file holds one text per line. Empty lines are skipped.
 
     Raises:
-        OptionError: the file can not be read, a line is not a prompt, or there is none.
+        OptionError: the file can not be read, a line is not a prompt, or the file holds none.
     """
     lines = [line.rstrip("\n") for _, line in islice(numbered_lines(file), limit)]
     if not lines:

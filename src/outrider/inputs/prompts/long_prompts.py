@@ -1,4 +1,4 @@
-"""Prompts around documents: what comes before, the chunks, and the instruction after them."""
+"""Builds prompts around documents: the text before them, the chunks, and the instruction."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -11,35 +11,35 @@ from outrider.inputs.documents.files import Document
 Messages = Sequence[Message]
 
 _GAP = "\n\n"
-"""Between documents, and between the last one and the instruction."""
+"""Text between documents, and between the last one and the instruction."""
 
 _MARK = "[[the documents {}]]"
-"""Stands for the documents while a chat template is filled in."""
+"""Placeholder for the documents in a chat template."""
 
 
 @runtime_checkable
 class Codec(Protocol):
-    """What a long prompt asks of a tokenizer (`models.tokenizer.Tokenizer`)."""
+    """Tokenizer functions that a long prompt needs (`models.tokenizer.Tokenizer`)."""
 
     @property
     def opening_ids(self) -> tuple[int, ...]:
-        """What stands before every text, such as BOS."""
+        """Token ids at the start of every text, such as BOS."""
         ...
 
     def encode_plain(self, text: str) -> tuple[int, ...]:
-        """Ids of `text` as it would stand in the middle of another."""
+        """Encode `text` as a part of another text, without opening tokens."""
         ...
 
     def encode_spans(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The same with nothing but text in it, and where each token ends."""
+        """Encode `text` as plain text without marks; also return where each token ends."""
         ...
 
     def chat_text(self, messages: Messages) -> str:
-        """Messages by the chat template, ready for the answer."""
+        """Render messages with the chat template, ready for the answer."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Ids to text."""
+        """Decode ids to text."""
         ...
 
 
@@ -51,25 +51,26 @@ def long_prompt(
     chunk_size: int,
     chat: bool = False,
 ) -> Prompt:
-    """A prompt that begins with documents and ends with what is asked of them.
+    """Build a prompt that begins with documents and ends with an instruction about them.
 
-    As plain text it is the documents, an empty line and the instruction. In a conversation that is
-    the last message, of the user. Where there are several documents each begins with a line that
-    names it. What a document holds is text, whatever marks it spells; no chunk has parts of two.
+    As plain text, the prompt is the documents, an empty line and the instruction. In a
+    conversation, this is the last user message. If there are several documents, each begins with a
+    line that names it. Marks inside a document are encoded as plain text. No chunk has parts of two
+    documents.
 
     Args:
-        codec: the target's tokenizer.
+        codec: the tokenizer of the target.
         documents: their names and texts.
-        instruction: what to do with them; messages, of which the last one is it, imply `chat`.
+        instruction: the instruction as a text, or messages that end with it; messages imply `chat`.
         chunk_size: tokens of a chunk.
         chat: whether the instruction is a message.
 
     Returns:
-        The prompt, with its `context`. `token_ids` are a head, all chunks and the rest.
+        The prompt, with its `context`. `token_ids` are the head, all chunks and the rest.
 
     Raises:
-        OptionError: there is no document, no instruction, or one of them is empty; there is no
-            chat template, or it has no place for them.
+        OptionError: a document or the instruction is missing or empty; there is no chat template,
+            or it drops the documents.
     """
     sources = _sources(codec, documents)
     asked, messages = _asked(instruction)
@@ -90,7 +91,7 @@ def long_prompt(
 
 
 def check_budget(prompt: Prompt, budget: int) -> None:
-    """Raise `ContextError` when not even the instruction and a chunk fit into `budget` tokens."""
+    """Raise `ContextError` if the instruction and one chunk do not fit into `budget` tokens."""
     if prompt.context is None:
         return
     fixed = len(prompt) - prompt.context.num_tokens
@@ -125,7 +126,7 @@ def _sources(codec: Codec, documents: Sequence[Document]) -> list[Source]:
 
 
 def _asked(instruction: str | Messages) -> tuple[str, list[dict[str, Any]]]:
-    """The instruction, and the conversation that it ends, if any."""
+    """Return the instruction, and the conversation before it, if any."""
     messages = [] if isinstance(instruction, str) else [dict(part) for part in instruction]
     asked = instruction if isinstance(instruction, str) else ""
     if messages:
@@ -144,7 +145,7 @@ def _asked(instruction: str | Messages) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _check_text(text: str, what: str) -> None:
-    """Raise `OptionError` for what Python calls a string and no encoding can spell."""
+    """Raise `OptionError` for a string that can not be encoded (lone surrogates)."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -157,7 +158,7 @@ def _check_text(text: str, what: str) -> None:
 def _around(
     codec: Codec, messages: Sequence[dict[str, Any]], asked: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids before and after the documents in a conversation that ends with `asked`."""
+    """Encode the text before and after the documents in a conversation that ends with `asked`."""
     before = list(messages[:-1])
     spelled = repr(messages) + asked
     mark = next(m for i in range(len(spelled)) if (m := _MARK.format(i)) not in spelled)

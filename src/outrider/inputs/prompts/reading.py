@@ -1,4 +1,4 @@
-"""The forms a prompt may come in."""
+"""Reads prompts in all supported forms."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from outrider.inputs.images.messages import is_chat, needs_vision, read_image_pr
 from outrider.inputs.prompts.long_prompts import Codec, long_prompt
 
 _LONGEST_PATH = 256
-"""Characters; what is longer is text."""
+"""Largest number of characters of a path; longer strings are text."""
 
 
 def is_batch(prompt: GivenPrompt | Sequence[GivenPrompt]) -> bool:
@@ -28,8 +28,7 @@ def is_batch(prompt: GivenPrompt | Sequence[GivenPrompt]) -> bool:
 def read_prompt(
     prompt: GivenPrompt, tokenizer: TextCodec | None, images: GivenImages = None
 ) -> Prompt:
-    """One prompt as token ids, or with images. Raises `OptionError` for anything that is not a
-    prompt."""
+    """Read one prompt as token ids, or with images. Raises `OptionError` for other values."""
     if needs_vision(prompt, images):
         return read_image_prompt(prompt, images, tokenizer)
     if isinstance(prompt, Prompt):
@@ -49,10 +48,11 @@ def read_prompt(
 
 
 def read_documents(context: GivenDocument | Sequence[GivenDocument]) -> list[Document]:
-    """Documents: a text, a `Path` of a file or folder, `(name, text)`, or a list of any of these.
+    """Read documents: a text, a `Path` of a file or folder, `(name, text)`, or a list of any of
+    these.
 
     Raises:
-        OptionError: it is none of these, or a file can not be read.
+        OptionError: the value has another form, or a file can not be read.
     """
     parts: Any = context
     if isinstance(context, str | Path) or (isinstance(context, tuple) and _is_document(context)):
@@ -80,8 +80,11 @@ def read_long_prompt(
     *,
     chat: bool = False,
 ) -> Prompt:
-    """One prompt behind documents: a string, a user's message if `chat`, or chat messages of which
-    the last one is the instruction. Raises `OptionError`."""
+    """Read one prompt after documents.
+
+    The prompt is a string (a user message if `chat`), or chat messages that end with the
+    instruction. Raises `OptionError`.
+    """
     codec = _needed(tokenizer, "documents and an instruction")
     if not isinstance(codec, Codec):
         raise OptionError(
@@ -101,7 +104,7 @@ def _is_document(pair: tuple[Any, ...]) -> bool:
 
 
 def _not_a_path(text: str) -> str:
-    """`text`, unless it names a file."""
+    """Return `text`; refuse it if it names a file."""
     if 0 < len(text) < _LONGEST_PATH and not set(text) & {"\n", "\0"} and _exists(text):
         raise OptionError(
             f"context is the text {text!r}, and there is a file of this name",
@@ -113,7 +116,7 @@ def _not_a_path(text: str) -> str:
 def _exists(text: str) -> bool:
     try:
         return Path(text).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # too long for a name, no such home, ...
+    except (OSError, RuntimeError, ValueError):  # name too long, unknown home folder, ...
         return False
 
 

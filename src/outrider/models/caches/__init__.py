@@ -1,1 +1,1 @@
-"""Caches of keys and values: which rows belong to which text."""
+"""Caches of keys and values, and the rows that belong to each text."""

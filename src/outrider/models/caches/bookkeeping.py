@@ -1,10 +1,10 @@
-"""The bookkeeping of every cache: which rows it holds, which tokens are pending, what a commit
+"""Bookkeeping shared by all caches: which rows exist, which tokens are pending, what a commit
 keeps. Runners add the tensors.
 
-Three numbers stay apart: a row's *position* (its place in the text, for rotary embeddings), its
-*slot* (where its keys and values lie in memory) and the committed *length*. Slots count without
-gaps, positions may have some (`Prompt.positions`); both ascend. Only tokens of images share
-positions, and each stands at several places (`Prompt.axes`).
+Three numbers are distinct: a row's *position* (its place in the text, for rotary embeddings), its
+*slot* (where its keys and values lie in memory) and the committed *length*. Slots have no gaps;
+positions can have some (`Prompt.positions`); both ascend. Only image tokens share positions, and
+each of them has several places (`Prompt.axes`).
 """
 
 from abc import abstractmethod
@@ -26,18 +26,19 @@ C = TypeVar("C", bound="CacheBook")
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """What one forward must do for one cache.
+    """The input of one forward for one cache.
 
     Attributes:
-        tokens: `[n]` ids to read: unread pending ones, then the segment's.
-        positions: `[n]` their places in the text; of a token at several, the largest.
-        start: slot of the first of them; the others follow.
+        tokens: `[n]` ids to read: unread pending tokens, then those of the segment.
+        positions: `[n]` places in the text; the largest place of a token that has several.
+        start: slot of the first token; the others follow.
         base: slots before `base` are visible to every speculative row.
-        tree: `[n, start + n - base]` which slots from `base` on each row sees, or None when every
-            row sees exactly the slots up to its own (plain causal attention).
+        tree: `[n, start + n - base]` for each row, the visible slots from `base` on; None if every
+            row attends to exactly the slots up to its own (plain causal attention).
         take: rows of the feed to return, in the order wanted.
         embeddings: `[n, hidden]` to read instead of the ids, or None.
-        axes: `[3, n]` the places of each in time, height and width; None: all are its position.
+        axes: `[3, n]` the places of each token in time, height and width; None if all equal its
+            position.
     """
 
     tokens: IntArray
@@ -56,14 +57,14 @@ class Feed:
 
 
 class CacheBook:
-    """A `Cache` without tensors. Subclasses move and copy storage when told to.
+    """A `Cache` without tensors. Subclasses move and copy storage.
 
-    Slots: committed rows lie at `0 .. length`, fed pending rows follow up to `len(text)`, then
-    come the speculative rows in the order they were fed.
+    Slots: committed rows lie at `0 .. length`; fed pending rows follow up to `len(text)`; then come
+    the speculative rows in the order they were fed.
 
-    `places`: where its tokens stand. `watched`: layers of `Rows.states`. `borrower`: the mark of
-    the `Borrowed` cache whose rows lie behind the committed ones; None once this cache has moved
-    on. `sound`: how many rows are those of a fresh prefill of the ids; None: all.
+    `places`: positions of the tokens. `watched`: layers of `Rows.states`. `borrower`: the mark of
+    the `Borrowed` cache whose rows lie behind the committed ones; None after the next change of
+    this cache. `sound`: how many rows equal those of a fresh prefill of the ids; None means all.
     """
 
     def __init__(self, context_length: int) -> None:
@@ -81,7 +82,7 @@ class CacheBook:
         self.report = CacheReport()
         self.borrower: object | None = None
 
-    # -- what the protocol shows ------------------------------------------------------------
+    # -- attributes of the protocol ---------------------------------------------------------
 
     @property
     def text(self) -> Sequence[int]:
@@ -115,16 +116,16 @@ class CacheBook:
 
     @property
     def reusable(self) -> bool:
-        """Whether a later text may build on all of its rows."""
+        """Whether a later text may reuse all rows."""
         return self.sound is None
 
     @property
     def horizon(self) -> int | None:
-        """This cache never changes its model."""
+        """None: a plain cache never requires a new selection of the context."""
         return None
 
     def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
-        """Rows that spell the longest proper prefix of `tokens`."""
+        """Return the rows that match the longest proper prefix of `tokens`."""
         path: list[int] = []
         node = -1
         for token in tokens[:-1]:
@@ -140,12 +141,12 @@ class CacheBook:
                 return row
         return -1
 
-    # -- what the round does ----------------------------------------------------------------
+    # -- operations of a round --------------------------------------------------------------
 
     def feed(self, segment: Segment, want: IntArray) -> Feed:
-        """Plan a forward over `segment` and note its rows as read.
+        """Plan a forward over `segment` and count its rows as read.
 
-        Raises `ContextError`, with nothing noted, when a row would lie outside the window.
+        Raises `ContextError`, without changes, if a row would lie outside the window.
         """
         if segment.parents is None and self._is_chain:
             return self._feed_chain(segment, want)
@@ -180,7 +181,7 @@ class CacheBook:
         return plan
 
     def _feed_chain(self, segment: Segment, want: IntArray) -> Feed:
-        """The same for the common case, in which rows, slots and positions count together."""
+        """Plan a forward for the common case in which rows, slots and positions ascend together."""
         text_end, old, new = len(self._text), len(self._tokens), segment.tokens
         unread = [] if self._fed else self._text[self._length :]
         start = text_end + old - len(unread)
@@ -203,7 +204,7 @@ class CacheBook:
         return plan
 
     def _check_position(self, last: int) -> None:
-        last += self.places.lag  # neither its place nor its number may lie beyond
+        last += self.places.lag  # neither the place nor the slot of a token may exceed the window
         if last >= self.context_length:
             raise ContextError(f"position {last} is outside the context window")
 
@@ -217,19 +218,21 @@ class CacheBook:
         return take
 
     def commit(self, tokens: Sequence[int] | IntArray) -> None:
-        """Append emitted tokens; keep the rows that spell their longest proper prefix."""
+        """Append emitted tokens; keep the rows that match their longest proper prefix."""
         kept = self.match_prefix(tokens)
         text_end = len(self._text)
         self._text.extend(int(t) for t in tokens)
         if self._fed:
-            if kept and kept[-1] != len(kept) - 1:  # rows ascend: else they lie where they should
+            if (
+                kept and kept[-1] != len(kept) - 1
+            ):  # rows ascend; if the last one is in place, all are
                 self._move([text_end + row for row in kept], text_end)
             self._length = min(text_end + len(kept), len(self._text) - 1)
             self.embeddings = None
         self._forget_round()
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens of the text, and the round."""
+        """Drop all but the first `length` tokens of the text, and all speculative rows."""
         if not 1 <= length <= len(self._text):
             raise ValueError(f"length must be from 1 to {len(self._text)}, got {length}")
         self._keep(length, min(self._length, length - 1))
@@ -240,7 +243,7 @@ class CacheBook:
         self.borrower = None
 
     def _keep(self, length: int, rows: int) -> None:
-        """Keep the first `length` tokens, of which the first `rows` have rows."""
+        """Keep the first `length` tokens and the first `rows` rows."""
         del self._text[length:]
         self._length = rows
         self.places = self.places.cut(length)
@@ -249,20 +252,20 @@ class CacheBook:
         self._forget_round()
 
     def slot_positions(self, end: int) -> IntArray:
-        """The position of the token in each of the first `end` slots."""
+        """Return the position of the token in each of the first `end` slots."""
         text = len(self._text)
         speculative = depths(as_ids(self._parents)) + self.places.at(text)
         return np.concatenate((self.places.between(0, text), speculative))[:end]
 
     @property
     def pending_axes(self) -> IntArray | None:
-        """`[3, pending]` places of the pending tokens; None where each stands at one."""
+        """Return `[3, pending]` places of the pending tokens; None if each has one place."""
         return self.places.spread(self._length, len(self._text))
 
-    # -- what a prefill does ----------------------------------------------------------------
+    # -- operations of a prefill ------------------------------------------------------------
 
     def expect(self, slots: int) -> None:
-        """Make room for a text of `slots` tokens at once, where storage grows."""
+        """Allocate room for a text of `slots` tokens at once, if storage grows."""
 
     def extend(
         self,
@@ -270,8 +273,11 @@ class CacheBook:
         positions: IntArray | None = None,
         embeddings: Tensor | None = None,
     ) -> None:
-        """Append tokens as pending. Without `positions` (`[n]`, or `[3, n]` where they stand at
-        several places) they go on from the last one."""
+        """Append tokens as pending.
+
+        Without `positions` (`[n]`, or `[3, n]` for tokens with several places) they continue from
+        the last token.
+        """
         if positions is not None:
             self.places = self.places.joined(len(self._text), positions)
         self._text.extend(tokens)
@@ -280,36 +286,40 @@ class CacheBook:
             self.sound = 0
 
     def settle(self) -> None:
-        """Count all tokens as committed; more follow. Those pending have just been read."""
+        """Count all tokens as committed: the pending ones have been read, and more tokens
+        follow.
+        """
         self._length = len(self._text)
         self.embeddings = None
         self._forget_round()
 
-    # -- what a rearrangement does ----------------------------------------------------------
+    # -- operations of a rearrangement ------------------------------------------------------
 
     @property
     def num_rows(self) -> int:
-        """Rows that are left when the round is forgotten."""
+        """Number of rows without those of the current round."""
         return len(self._text) - 1 if self._fed else self._length
 
     def check_own(self) -> None:
-        """Raise `RuntimeError` unless the text is this cache's own."""
+        """Raise `RuntimeError` if the text belongs to another cache."""
 
     def take_apart(self, kept: Sequence["Run"], slots: int) -> None:
-        """Drop all rows but those of `kept`, which go to where they are to stand in a text of
-        `slots` tokens, and all of the text but what stays in front."""
+        """Keep only the rows of `kept`, moved to their slots in a text of `slots` tokens.
+
+        The text is cut to the part that stays at the front.
+        """
         self._lay_out(kept, slots)
         front = kept[0].stop if kept and kept[0].is_front else 0
         self._keep(front, front)
 
     def resume(self, run: "Run", tokens: Sequence[int], positions: IntArray) -> None:
-        """Go on with rows that `take_apart` has kept; everything before them has been read."""
+        """Continue with rows kept by `take_apart`; all rows before them have been read."""
         self._stand(run)
         self.extend(tokens, positions)
         self.settle()
 
     def fork(self: C) -> C:
-        """An independent copy that shares storage until one side writes."""
+        """Return an independent copy that shares storage until one side writes."""
         twin = cast(C, self._share())
         twin._text = list(self._text)
         twin._length, twin._fed = self._length, self._fed
@@ -326,19 +336,23 @@ class CacheBook:
 
     @abstractmethod
     def _lay_out(self, kept: Sequence["Run"], slots: int) -> None:
-        """Bring the rows of `kept` to their new slots, or set them aside; there will be `slots`."""
+        """Move the rows of `kept` to their new slots, or set them aside; the text will have `slots`
+        tokens.
+        """
 
     def _stand(self, run: "Run") -> None:
-        """Put the rows of `run` behind those that stand, if they were set aside."""
+        """Append the rows of `run` to those in place, if they were set aside."""
 
     @abstractmethod
     def _share(self) -> "CacheBook":
-        """A cache of the same kind that shares this one's storage until either writes."""
+        """Return a cache of the same kind that shares this storage until either one writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Rows that stay: those of the tokens `start .. stop`, which were at `source` and after."""
+    """A run of rows to keep: tokens `start .. stop` of the new text, stored from slot `source`
+    on.
+    """
 
     start: int
     stop: int
@@ -349,12 +363,12 @@ class Run:
 
     @property
     def is_front(self) -> bool:
-        """Whether nothing stands before them, now or then."""
+        """Whether the run starts the text, both before and after the move."""
         return self.start == self.source == 0
 
 
 def _with_rows(axes: IntArray | None, positions: IntArray) -> IntArray | None:
-    """`axes` and, behind them, rows that stand at one place each."""
+    """Append rows that have one place each to `axes`."""
     if axes is None:
         return None
     rows = np.broadcast_to(positions, (len(axes), len(positions)))
@@ -362,15 +376,17 @@ def _with_rows(axes: IntArray | None, positions: IntArray) -> IntArray | None:
 
 
 def _visible(tree: IntArray, unread: int, old: int) -> BoolArray:
-    """Which speculative slots each fed row sees: pending rows none, the others their ancestors."""
+    """Return the speculative slots visible to each fed row: none to pending rows, ancestors to
+    others.
+    """
     rows = ancestor_mask(tree)[old:]
     return np.concatenate((np.zeros((unread, len(tree)), dtype=np.bool_), rows))
 
 
 def attach(cache: Cache, tail: IntArray, draft: Draft) -> tuple[Segment, IntArray]:
-    """The segment that verifies `draft` after `tail`, and the rows to ask for.
+    """Build the segment that verifies `draft` after `tail`, and the rows to request.
 
-    The part of the tail without rows is fed first. The rows wanted are the one that ends text and
+    Tokens of the tail without rows are fed first. The requested rows are the one after text and
     tail, then one for each node.
     """
     if not len(tail):
@@ -394,7 +410,9 @@ def attach(cache: Cache, tail: IntArray, draft: Draft) -> tuple[Segment, IntArra
 
 
 def _shift(rest: IntArray, first: int) -> IntArray:
-    """Chain parents count from the segment's own start; all but the first move up."""
+    """Return the offset of chain parents, which count from their own segment: 0 for the first
+    row.
+    """
     shift = np.full(len(rest), first, dtype=np.int64)
     shift[:1] = 0
     return shift

@@ -1,9 +1,9 @@
-"""Caches that read another cache's rows by reference and keep only speculative rows of their own.
+"""Caches that read the rows of another cache and store only their own speculative rows.
 
-A model that drafts with a part of its own layers needs no cache: up to the end of the text its
-keys and values are those of the whole model, and while the whole model has read nothing since the
-last commit, the slots behind them are free. Draft rows go there, and the verification, which reads
-the same tokens at the same places with all layers, writes over them.
+A model that drafts with some of its own layers needs no cache: up to the end of the text its keys
+and values equal those of the full model. The slots behind the text are free until the full model
+reads something after the last commit. Draft rows go there. The verification reads the same tokens
+at the same places with all layers and overwrites them.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from outrider.protocols import Segment
 
 
 def not_lent(name: str) -> StrategyError:
-    """The error for a cache that model `name` has not filled."""
+    """Build the error for a cache that model `name` has not filled."""
     return StrategyError(
         f"{name} is to draft with its own layers on a cache that it has not filled",
         hint="Draft with the layers of the very model that is the target",
@@ -25,11 +25,10 @@ def not_lent(name: str) -> StrategyError:
 
 
 class Borrowed(CacheBook):
-    """The books of a borrowed cache: text and committed rows are the owner's, at any time.
+    """Bookkeeping of a borrowed cache; text and committed rows are those of the owner.
 
-    Its own rows are forgotten as soon as the owner commits, is cut or goes on to the next turn,
-    and when another borrower has written to the same slots. It can not be forked or cut: that is
-    for the owner.
+    Its own rows are dropped when the owner commits, is truncated or starts the next turn, and when
+    another borrower writes to the same slots. Only the owner can be forked or truncated.
     """
 
     def __init__(self, owner: CacheBook) -> None:
@@ -40,11 +39,11 @@ class Borrowed(CacheBook):
 
     @property
     def lender(self) -> CacheBook:
-        """The cache whose rows it reads."""
+        """The cache whose rows are read."""
         return self._owner
 
     def _follow(self) -> None:
-        """Look up where the owner stands; what was read before it moved on is gone."""
+        """Follow the owner's state; drop rows that were read before the owner changed."""
         owner = self._owner
         self._text, self._length = owner._text, owner._length
         self.places, self.embeddings = owner.places, owner.embeddings
@@ -53,19 +52,19 @@ class Borrowed(CacheBook):
 
     @property
     def text(self) -> Sequence[int]:
-        """The owner's text."""
+        """Text of the owner."""
         self._follow()
         return self._text
 
     @property
     def pending(self) -> Sequence[int]:
-        """The owner's pending tokens."""
+        """Pending tokens of the owner."""
         self._follow()
         return super().pending
 
     @property
     def length(self) -> int:
-        """The owner's committed rows."""
+        """Number of committed rows of the owner."""
         self._follow()
         return self._length
 
@@ -77,7 +76,7 @@ class Borrowed(CacheBook):
 
     @property
     def horizon(self) -> int | None:
-        """The owner's."""
+        """Horizon of the owner."""
         return self._owner.horizon
 
     @property
@@ -93,7 +92,7 @@ class Borrowed(CacheBook):
         return len(self._tokens)
 
     def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
-        """Rows that spell the longest proper prefix of `tokens`."""
+        """Return the rows that match the longest proper prefix of `tokens`."""
         self._follow()
         return super().match_prefix(tokens)
 
@@ -102,7 +101,7 @@ class Borrowed(CacheBook):
 
         Raises:
             ContextError: a row would lie outside the window.
-            RuntimeError: the owner holds speculative rows of its own, which this would destroy.
+            RuntimeError: the owner has speculative rows, which this forward would overwrite.
         """
         if self._owner._fed:
             raise RuntimeError("the cache lent out has rows that are not committed yet")
@@ -112,16 +111,16 @@ class Borrowed(CacheBook):
         return plan
 
     def commit(self, tokens: Sequence[int] | IntArray) -> None:
-        """Forget the round: what is committed, the owner has."""
+        """Drop the speculative rows; the owner commits the tokens."""
         self._forget_round()
         self._follow()
 
     def truncate(self, length: int) -> None:
-        """Refused: only the owner's text can be cut."""
+        """Refused: only the owner can truncate its text."""
         raise RuntimeError("a borrowed cache has no text of its own; cut the owner's")
 
     def check_own(self) -> NoReturn:
-        """Refused: only the owner's text can be rearranged."""
+        """Refused: only the owner can rearrange its text."""
         raise RuntimeError("a borrowed cache has no text of its own; rearrange the owner's")
 
     def fork(self) -> NoReturn:
@@ -130,7 +129,7 @@ class Borrowed(CacheBook):
 
 
 class BorrowedCache(Borrowed, DecoderCache):
-    """Borrowed from a `DecoderCache`: draft rows lie in the owner's storage."""
+    """A cache borrowed from a `DecoderCache`: draft rows lie in the owner's storage."""
 
     def __init__(self, owner: DecoderCache) -> None:
         self.layout: CacheLayout = owner.layout
@@ -138,9 +137,9 @@ class BorrowedCache(Borrowed, DecoderCache):
 
     @property
     def storage(self) -> Storage:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The owner's, whichever that is at the moment."""
+        """The current storage of the owner."""
         return cast(DecoderCache, self._owner).storage
 
     def reserve(self, start: int, end: int) -> None:
-        """Let the owner make room, and a copy of what it shares with others."""
+        """Let the owner allocate room and copy storage that it shares with others."""
         cast(DecoderCache, self._owner).reserve(start, end)

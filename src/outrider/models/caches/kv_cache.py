@@ -1,4 +1,4 @@
-"""Keys and values of one text, in tensors that grow in steps and are shared until written."""
+"""Keys and values of one text, in tensors that grow in steps and are copied on write."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +12,18 @@ from outrider.models.caches.bookkeeping import CacheBook, Run
 
 _FIRST_CAPACITY = 128
 _LARGE = 4096
-"""Slots from which on storage grows by a quarter, not to the double."""
+"""From this number of slots on, storage grows by a quarter instead of doubling."""
 _SPARE = 16
-"""Of a text of known length, one in so many slots is left for its answer, and as many again."""
+"""Spare room for an answer: one slot for this many slots of a known text, plus this many slots."""
 _BLOCK = 256
-"""Rows that are moved at a time: a copy of them is made on the way."""
+"""Number of rows moved at once; bounds the memory of temporary copies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CacheLayout:
-    """The shape of one model's caches. Two models never share a layout, however alike."""
+    """The shape of the caches of one model. Each model has its own layout, even if shapes are
+    equal.
+    """
 
     num_layers: int
     num_kv_heads: int
@@ -32,16 +34,18 @@ class CacheLayout:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of keys and values one token takes."""
+        """Bytes of the keys and values of one token."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
     def capacity_for(self, slots: int, capacity: int) -> int:
-        """The next step, but not beyond the context; wide trees alone may need more slots."""
+        """Return the next capacity, at most the context length unless a wide tree needs more
+        slots.
+        """
         step = 2 * capacity if capacity < _LARGE else capacity + capacity // 4
         return max(slots, min(max(step, _FIRST_CAPACITY), self.context_length))
 
     def with_spare(self, slots: int) -> int:
-        """Slots for a text of `slots` tokens and for some that follow."""
+        """Return the slots for a text of `slots` tokens, plus room for some that follow."""
         return max(slots, min(slots + slots // _SPARE + _SPARE, self.context_length))
 
 
@@ -56,7 +60,7 @@ class Storage:
 
     @property
     def capacity(self) -> int:
-        """Slots it has."""
+        """Number of slots."""
         return self.keys.shape[2]
 
     def first(
@@ -65,33 +69,33 @@ class Storage:
         Float[Tensor, "layers kv_heads count head_dim"],
         Float[Tensor, "layers kv_heads count head_dim"],
     ]:
-        """Keys and values in the first `count` slots."""
+        """Return the keys and values of the first `count` slots."""
         return self.keys[:, :, :count], self.values[:, :, :count]
 
     def copy_rows(self, source: "Storage", count: int) -> None:
-        """Take over the first `count` slots of `source`."""
+        """Copy the first `count` slots of `source`."""
         self.keys[:, :, :count] = source.keys[:, :, :count]
         self.values[:, :, :count] = source.values[:, :, :count]
 
     def move_run(self, source: "Storage", run: Run) -> None:
-        """Take over the rows of `run`, a block at a time; `source` may be this storage."""
+        """Copy the rows of `run` in blocks; `source` may be this storage."""
         firsts = range(0, len(run), _BLOCK)
         for first in firsts if run.start < run.source else reversed(firsts):
             count = min(_BLOCK, len(run) - first)
             old = slice(run.source + first, run.source + first + count)
             new = slice(run.start + first, run.start + first + count)
-            self.keys[:, :, new] = source.keys[:, :, old].clone()  # the two may overlap
+            self.keys[:, :, new] = source.keys[:, :, old].clone()  # source and target can overlap
             self.values[:, :, new] = source.values[:, :, old].clone()
 
     def move_rows(self, source: "Storage", slots: Sequence[int], start: int) -> None:
-        """Take over `slots` of `source` as `start`, `start + 1`, ..."""
+        """Copy `slots` of `source` to `start`, `start + 1`, ..."""
         index = torch.tensor(slots, device=self.keys.device)
         self.keys[:, :, start : start + len(slots)] = source.keys[:, :, index]
         self.values[:, :, start : start + len(slots)] = source.values[:, :, index]
 
 
 class DecoderCache(CacheBook):
-    """The cache of `Decoder`. Whoever writes to `storage` calls `reserve` first."""
+    """The cache of `Decoder`. Call `reserve` before any write to `storage`."""
 
     def __init__(self, layout: CacheLayout, storage: Storage | None = None) -> None:
         super().__init__(layout.context_length)
@@ -101,7 +105,7 @@ class DecoderCache(CacheBook):
 
     @property
     def keys(self) -> Float[Tensor, "layers kv_heads length head_dim"]:
-        """Keys of the committed rows, already turned."""
+        """Keys of the committed rows, with rotary embeddings applied."""
         return self.storage.first(self.length)[0]
 
     @property
@@ -111,21 +115,23 @@ class DecoderCache(CacheBook):
 
     @property
     def capacity(self) -> int:
-        """Slots allocated, shared ones included."""
+        """Number of allocated slots, shared ones included."""
         return self.storage.capacity
 
     def _make(self, layout: CacheLayout, capacity: int) -> Storage:
-        """Storage that nobody reads, with room for `capacity` rows."""
+        """Allocate unshared storage for `capacity` rows."""
         return Storage(layout, capacity)
 
     def reserve(self, start: int, end: int) -> None:
-        """Make `storage` this cache's own, with room for slots `start .. end`; others stay."""
+        """Make `storage` exclusive to this cache, with room for slots `start .. end`; keep the
+        other slots.
+        """
         old = self.storage
         if start != end and (end > old.capacity or len(old.readers) > 1):
             self._renew(start, end)
 
     def expect(self, slots: int) -> None:
-        """Make room for a text of `slots` tokens at once."""
+        """Allocate room for a text of `slots` tokens at once."""
         if slots > self.storage.capacity:
             self._renew(self.length, self._with_spare(slots))
 
@@ -133,7 +139,7 @@ class DecoderCache(CacheBook):
         return self.layout.with_spare(slots)
 
     def _renew(self, start: int, end: int) -> None:
-        """Move to storage of its own, large enough and no smaller than before."""
+        """Move to exclusive storage, large enough and no smaller than before."""
         capacity = self.storage.capacity
         kept = [Run(0, min(start, capacity), 0)]
         if end > capacity:
@@ -142,7 +148,7 @@ class DecoderCache(CacheBook):
 
     @torch.inference_mode()
     def _exchange(self, runs: Sequence[Run], capacity: int) -> None:
-        """Move to storage of its own, which gets these rows."""
+        """Move to exclusive storage that holds the given rows."""
         old = self.storage
         self.storage = self._make(self.layout, capacity)
         for run in runs:
@@ -159,10 +165,10 @@ class DecoderCache(CacheBook):
         if slots > storage.capacity or len(storage.readers) > 1:
             self._exchange(kept, self.layout.capacity_for(self._with_spare(slots), 0))
             return
-        for run in kept:  # what moves down never meets a row that has yet to move
+        for run in kept:  # rows that move down never overwrite a row that has yet to move
             if run.start < run.source:
                 storage.move_run(storage, run)
-        for run in reversed(kept):  # nor does, after that, what moves up, the last rows first
+        for run in reversed(kept):  # nor do rows that then move up, from the last one on
             if run.start > run.source:
                 storage.move_run(storage, run)
 

@@ -1,4 +1,6 @@
-"""Attention masks for models that take them from outside: which slots each row of a feed sees."""
+"""Attention masks for models that accept them as inputs: the slots visible to each row of a
+feed.
+"""
 
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -18,19 +20,21 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def visible_slots(feed: Feed) -> BoolArray:
-    """`[n, feed.end]`, true where row i of the feed sees slot j, before any sliding window."""
+    """Return `[n, feed.end]`: true if row i may attend to slot j, before any sliding window."""
     rows, slots = np.arange(feed.start, feed.end), np.arange(feed.end)
     seen = slots[None, :] <= rows[:, None]
     if feed.tree is not None:
-        seen[:, feed.base :] = feed.tree  # empty for pending rows, whose own slots come before
+        seen[:, feed.base :] = (
+            feed.tree
+        )  # empty for pending rows, whose own slots lie before `base`
     return seen
 
 
 def within_window(seen: BoolArray, rows: IntArray, slots: IntArray, window: int) -> BoolArray:
-    """`seen` less what lies `window` or more positions back.
+    """Restrict `seen` to slots less than `window` positions back.
 
-    `rows` and `slots` are the *positions* of the rows and of the slots: siblings lie in different
-    slots but at one position, so slots alone would make the window too short.
+    `rows` and `slots` are *positions*: siblings lie in different slots at one position, so a window
+    counted in slots would be too short.
     """
     return seen & (rows[:, None] - slots[None, :] < window)
 
@@ -38,7 +42,7 @@ def within_window(seen: BoolArray, rows: IntArray, slots: IntArray, window: int)
 def additive(
     seen: Bool[np.ndarray, "n slots"], dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "1 1 n slots"]:
-    """Zero where a slot is seen, the most negative number of `dtype` where it is not."""
+    """Return an additive mask: zero for visible slots, the lowest number of `dtype` for others."""
     mask = torch.zeros(seen.shape, dtype=dtype, device=device)
     hidden = torch.from_numpy(~seen).to(device)
     return mask.masked_fill_(hidden, torch.finfo(dtype).min)[None, None]
@@ -46,7 +50,7 @@ def additive(
 
 @dataclass(frozen=True, slots=True)
 class AttentionLayout:
-    """The kinds of attention layers one model has.
+    """The kinds of attention layers of one model.
 
     Attributes:
         config: the text model's configuration. The window is read from it at each forward, as the
@@ -59,11 +63,11 @@ class AttentionLayout:
 
     @classmethod
     def of(cls, config: Any, name: str) -> "AttentionLayout":
-        """Read it from a `transformers` configuration.
+        """Read the layout from a `transformers` configuration.
 
         Raises:
-            CheckpointError: layers whose mask or state is not understood (recurrent, chunked,
-                local, sparse).
+            CheckpointError: layers with an unsupported mask or state (recurrent, chunked, local,
+                sparse).
         """
         text = config.get_text_config(decoder=True)
         window = getattr(text, "sliding_window", None)
@@ -83,13 +87,13 @@ class AttentionLayout:
 
     @property
     def window(self) -> int | None:
-        """Positions that a row of a sliding layer sees, itself included."""
+        """Number of positions visible to a row of a sliding layer, itself included."""
         return self.config.sliding_window if SLIDING in self.kinds else None
 
     def masks(
         self, feed: Feed, slots: IntArray, dtype: torch.dtype, device: torch.device
     ) -> Tensor | Mapping[str, Tensor]:
-        """One additive mask, or one for each kind of layer where there are two.
+        """Build one additive mask, or one for each kind of layer if there are two.
 
         `slots` are the positions of all slots up to `feed.end`.
         """
@@ -103,7 +107,7 @@ class AttentionLayout:
 
     @contextmanager
     def narrowed(self, window: int):
-        """Inside, sliding layers have a window so small that a few tokens show what it does."""
+        """Context manager: give sliding layers a window so small that few tokens test it."""
         if self.window is None:
             yield
             return

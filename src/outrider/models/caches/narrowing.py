@@ -1,4 +1,4 @@
-"""From caches as the contracts speak of them to those that a runner reads."""
+"""Casts caches of the protocol type to the type that a runner reads."""
 
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ C = TypeVar("C", bound=CacheBook)
 
 
 def narrowed(cache: Cache, kind: type[C], name: str) -> C:
-    """`cache`, which must be of the kind that model `name` reads. Raises `StrategyError`."""
+    """Return `cache`, checked to be of the kind that model `name` reads. Raises `StrategyError`."""
     if isinstance(cache, kind):
         return cache
     raise StrategyError(

@@ -1,5 +1,6 @@
-"""Where the tokens of one text stand, for position embeddings: without gaps, with some, or spread
-over the rows and columns of images."""
+"""Positions of the tokens of one text for position embeddings: without gaps, with gaps, or along
+the rows and columns of images.
+"""
 
 from dataclasses import dataclass, field
 
@@ -10,16 +11,16 @@ from outrider.core.types import NO_IDS, IntArray
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Positions of the tokens of one text. Never changed: copies of a cache share it.
+    """Positions of the tokens of one text. Immutable, so copies of a cache share it.
 
-    An image's tokens stand at several places each: in time, height and width (mRoPE). Their
-    position is the largest of them. What follows the image stands behind all of it, which is
-    mostly fewer places on than it has tokens: the text then runs behind its indices.
+    Each image token has several places: in time, height and width (mRoPE). Its position is the
+    largest of them. The text after an image continues after the largest position of the image. An
+    image usually takes fewer positions than it has tokens, so positions then lag behind indices.
 
     Attributes:
-        given: `[n]` positions of the first tokens; what is irregular lies among them.
-        shift: token i >= n stands at `i + shift`, on all axes.
-        axes: `[3, n]` the places of the same tokens; None: each stands at one place.
+        given: `[n]` positions of the first tokens, up to the last irregular one.
+        shift: token i >= n has position `i + shift` on all axes.
+        axes: `[3, n]` the places of the same tokens; None if each has one place.
     """
 
     given: IntArray = field(default_factory=NO_IDS.copy)
@@ -28,7 +29,9 @@ class Places:
 
     @classmethod
     def of(cls, places: IntArray) -> "Places":
-        """The places of a text that goes on from the last of them: `[n]`, or `[3, n]`."""
+        """Build the places of a text that continues after the last of `places`: `[n]`, or `[3,
+        n]`.
+        """
         axes = np.atleast_2d(places)
         count = axes.shape[1]
         if not count:
@@ -42,15 +45,15 @@ class Places:
 
     @property
     def lag(self) -> int:
-        """How many places the text runs behind its indices."""
+        """Number of places by which positions lag behind indices."""
         return max(-self.shift, 0)
 
     def at(self, index: int) -> int:
-        """The position of token `index`."""
+        """Return the position of token `index`."""
         return int(self.given[index]) if index < len(self.given) else index + self.shift
 
     def between(self, start: int, stop: int) -> IntArray:
-        """The positions of tokens `start .. stop`."""
+        """Return the positions of tokens `start .. stop`."""
         count = len(self.given)
         if start >= count:
             return np.arange(start + self.shift, stop + self.shift)
@@ -59,30 +62,34 @@ class Places:
         )
 
     def spread(self, start: int, stop: int) -> IntArray | None:
-        """`[3, stop - start]` places of tokens `start .. stop`; None where each stands at one."""
+        """Return `[3, stop - start]` places of tokens `start .. stop`; None if each has one
+        place.
+        """
         if self.axes is None or start >= len(self.given):
             return None
         axes = self._all(start, stop)
         return None if _is_flat(axes) else axes
 
     def cut(self, length: int) -> "Places":
-        """Those of the first `length` tokens alone."""
+        """Return the places of the first `length` tokens."""
         return self if length > len(self.given) else Places.of(self._all(0, length))
 
     def joined(self, length: int, places: IntArray) -> "Places":
-        """Those of the first `length` tokens, and `places` (`[n]` or `[3, n]`) after them."""
+        """Return the places of the first `length` tokens, followed by `places` (`[n]` or `[3,
+        n]`).
+        """
         before, after = self._all(0, length), np.atleast_2d(places)
         wide = max(len(before), len(after))
         sides = [np.broadcast_to(side, (wide, side.shape[1])) for side in (before, after)]
         return Places.of(np.concatenate(sides, axis=1))
 
     def differ(self, places: IntArray) -> IntArray:
-        """Indices of the tokens that do not stand at `places`, `[n]` or `[3, n]`."""
+        """Return the indices of tokens whose places differ from `places`, `[n]` or `[3, n]`."""
         axes = np.atleast_2d(places)
         return np.flatnonzero((self._all(0, axes.shape[1]) != axes).any(axis=0))
 
     def _all(self, start: int, stop: int) -> IntArray:
-        """`[3, stop - start]`, or `[1, stop - start]` where no token of the text has several."""
+        """Return `[3, stop - start]` places, or `[1, stop - start]` if no token has several."""
         own = self.between(start, stop)
         if self.axes is None:
             return own[None]
@@ -92,5 +99,5 @@ class Places:
 
 
 def _is_flat(axes: IntArray) -> bool:
-    """Whether each token stands at one place."""
+    """Whether each token has one place."""
     return bool((axes == axes[:1]).all())

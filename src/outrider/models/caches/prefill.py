@@ -1,4 +1,4 @@
-"""Reading a text into caches, a chunk of each at a time: prompts, and what is put between rows."""
+"""Reads texts into caches in chunks: prompts, and new tokens between kept rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,19 +16,19 @@ from outrider.protocols import Cache, CacheReport, LanguageModel, Segment
 C = TypeVar("C", bound=CacheBook)
 
 PREFILL_CHUNK = 512
-"""Tokens of one text that one forward reads."""
+"""Largest number of tokens of one text in one forward."""
 
 
 @dataclass(slots=True)
 class Reading:
-    """What one cache is to hold. It holds the beginning of it already, or nothing.
+    """The text that a cache will hold. The cache holds the beginning of it, or nothing.
 
     Attributes:
         cache: the cache.
-        tokens: all of the text; the last one is not read.
-        positions: `[len(tokens)]` their places, or `[3, len(tokens)]`; None: their indices.
+        tokens: the whole text; its last token is not read.
+        positions: `[len(tokens)]` places, or `[3, len(tokens)]`; None means the indices.
         embeddings: `[len(tokens), hidden]` to read instead of the ids.
-        kept: rows that stand, or lie ready, further on, in order.
+        kept: rows further on that are in place or set aside, in order.
     """
 
     cache: CacheBook
@@ -38,7 +38,7 @@ class Reading:
     kept: list[Run] = field(default_factory=list)
 
     def chunk(self) -> Segment | None:
-        """Extend the cache by what is to be read next; None when nothing is left to read."""
+        """Append the next chunk to the cache; return its segment, or None at the end."""
         cache = self.cache
         while self.kept and self.kept[0].start == cache.length:
             run = self.kept.pop(0)
@@ -53,7 +53,7 @@ class Reading:
         return Segment(cache, NO_IDS)
 
     def finish(self) -> None:
-        """Append what is left: the last token, pending."""
+        """Append the last token as pending."""
         self._extend(len(self.tokens), None)
 
     def _extend(self, end: int, embeddings: Tensor | None) -> None:
@@ -68,7 +68,7 @@ class Reading:
 
 
 def read(model: LanguageModel, readings: Sequence[Reading]) -> None:
-    """Read all but the last token of each text, several texts in one forward."""
+    """Read all but the last token of each text; one forward reads several texts."""
     while chunks := [(r.cache, s) for r in readings if (s := r.chunk()) is not None]:
         model.forward([segment for _, segment in chunks], [NO_IDS] * len(chunks))
         for cache, _ in chunks:
@@ -83,7 +83,9 @@ def start_caches(
     reuse: Sequence[C | None] | None,
     make: Callable[[], C],
 ) -> list[C]:
-    """`LanguageModel.start` for caches built on `CacheBook`: check, share, reuse, prefill."""
+    """Implement `LanguageModel.start` for caches built on `CacheBook`: check, share, reuse,
+    prefill.
+    """
     for prompt in prompts:
         check_prompt(model, prompt)
     firsts: dict[int, C] = {}
@@ -108,7 +110,7 @@ def start_caches(
 
 
 def note_reading(counters: Counters, cache: Cache, seconds: float) -> None:
-    """Book that a prompt was read into `cache`, the encoding of its images apart."""
+    """Count a prompt read into `cache`; the time for encoding its images is counted separately."""
     report = cache.report
     counters.add_seconds(prefill=seconds - report.vision_seconds)
     if report.vision_seconds:
@@ -117,14 +119,17 @@ def note_reading(counters: Counters, cache: Cache, seconds: float) -> None:
 
 
 def _places(prompt: Prompt) -> IntArray | None:
-    """`[n]` or `[3, n]`, where its tokens stand; None: at their indices."""
+    """Return the places of the prompt's tokens, `[n]` or `[3, n]`; None means their indices."""
     given = prompt.positions if prompt.axes is None else prompt.axes
     return None if given is None else np.asarray(given, dtype=np.int64)
 
 
 def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
-    """Raise `ContextError` for a prompt that is empty, leaves no room to write, has ids that the
-    model does not know, positions that do not ascend, or axes that it does not read."""
+    """Raise `ContextError` for a prompt that the model can not read.
+
+    This is a prompt that is empty, leaves no room for an answer, or has unknown ids, positions that
+    do not ascend, or axes that the model does not read.
+    """
     if not len(prompt):
         raise ContextError("the prompt is empty", hint="Give at least one token, such as BOS")
     check_ids(model, prompt.token_ids, "the prompt")
@@ -145,7 +150,7 @@ def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
 
 
 def check_ids(model: LanguageModel, ids: Sequence[int], what: str) -> None:
-    """Raise `ContextError` for ids that the model does not know."""
+    """Raise `ContextError` for ids outside the model's vocabulary."""
     low, high = min(ids), max(ids)
     if low < 0 or high >= model.info.vocab_size:
         raise ContextError(
@@ -221,7 +226,7 @@ def _check_embeddings(model: LanguageModel, prompt: Prompt) -> None:
 
 
 def _cut_to_common(cache: C, prompt: Prompt) -> C | None:
-    """`cache` cut to what it shares with `prompt`, or None when that is nothing."""
+    """Cut `cache` to the prefix that it shares with `prompt`; None if there is none."""
     if prompt.embeddings is not None:
         return None
     shared = 0

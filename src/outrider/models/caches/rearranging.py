@@ -1,9 +1,9 @@
-"""Taking caches apart: which rows stay, where they go, and what is read in between.
+"""Rearranges caches: which rows stay, where they move, and which tokens are read in between.
 
-A rearranged cache holds its text in order and without empty slots. Rows that stay are moved to
-their slots first, over those that do not; then the cache is filled from its beginning to its end,
-as a prompt is, and takes up the rows that stand already when it comes to them. So what is read sees
-everything before it and nothing after it, and a cache is in order at every moment.
+A rearranged cache holds its text in order and without empty slots. First, rows that stay move to
+their new slots and overwrite rows that do not. Then the cache is filled from the beginning to the
+end like a prompt; kept rows are taken over when their place is reached. Thus each token that is
+read attends to all tokens before it and none after it, and the cache is valid at every moment.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from outrider.protocols import Cache, LanguageModel
 
 @dataclass(frozen=True, slots=True)
 class Rearrangement:
-    """What one cache is to become.
+    """The planned content of one cache.
 
     Attributes:
         tokens: its new text.
         positions: `[len(tokens)]`.
-        kept: which rows stay, in order.
-        sound: how many rows of the new text are those of a fresh prefill; None: all.
+        kept: the rows that stay, in order.
+        sound: how many rows of the new text equal those of a fresh prefill; None means all.
     """
 
     tokens: list[int]
@@ -39,14 +39,14 @@ class Rearrangement:
 def rearrange(
     model: LanguageModel, caches: Sequence[Cache], texts: Sequence[Sequence[Piece]]
 ) -> None:
-    """`Segmented.rearrange` for caches built on `CacheBook`.
+    """Implement `Segmented.rearrange` for caches built on `CacheBook`.
 
     Raises:
-        ContextError: a text does not fit into the window, is empty, holds unknown ids or tokens
-            at several places. As all of these, before anything is changed.
-        ValueError: kept tokens are not in order, or would have to turn to another position.
-        RuntimeError: a borrowed cache, which has no text of its own.
-        StrategyError: a cache of another kind.
+        ContextError: a text does not fit into the window, is empty, or holds unknown ids or tokens
+            with several places. This and all other errors are raised before any change.
+        ValueError: kept tokens are not in order, or a kept row would need another position.
+        RuntimeError: the cache is borrowed and has no text of its own.
+        StrategyError: the cache is of another kind.
     """
     books = [narrowed(cache, CacheBook, model.info.name) for cache in caches]
     plans = [plan(model, *pair) for pair in zip(books, texts, strict=True)]
@@ -60,7 +60,7 @@ def rearrange(
 
 
 def plan(model: LanguageModel, cache: CacheBook, pieces: Sequence[Piece]) -> Rearrangement:
-    """What `cache` becomes; nothing is changed. Raises as `rearrange` does."""
+    """Plan the new content of `cache` without changing it. Raises the errors of `rearrange`."""
     cache.check_own()
     if cache.places.axes is not None:
         raise ContextError(
@@ -78,7 +78,7 @@ def plan(model: LanguageModel, cache: CacheBook, pieces: Sequence[Piece]) -> Rea
             end = piece.stop
             tokens += cache.text[piece.start : piece.stop]
             positions.append(cache.places.between(piece.start, piece.stop))
-            held = max(min(piece.stop, rows) - piece.start, 0)  # some may be pending
+            held = max(min(piece.stop, rows) - piece.start, 0)  # some tokens can be pending
             _append(runs, Run(start, start + held, piece.start))
         elif piece.token_ids:
             check_ids(model, piece.token_ids, "the new text")
@@ -127,7 +127,7 @@ def _check_places(model: LanguageModel, places: IntArray) -> None:
 
 
 def _append(runs: list[Run], run: Run) -> None:
-    """Add `run`; joined to the last one where it goes on in both texts."""
+    """Append `run`; merge it with the last run if both continue in the old and the new text."""
     if not run:
         return
     last = runs[-1] if runs else None
@@ -138,13 +138,15 @@ def _append(runs: list[Run], run: Run) -> None:
 
 
 def _without_last(runs: Sequence[Run], last: int) -> list[Run]:
-    """The runs without the row of the last token, which is pending."""
+    """Return the runs without the row of the last token, which becomes pending."""
     cut = [Run(run.start, min(run.stop, last), run.source) for run in runs]
     return [run for run in cut if len(run) > 0]
 
 
 def _sound(cache: CacheBook, runs: Sequence[Run]) -> int | None:
-    """How many rows of the new text have seen just what stands before them; None: all."""
+    """Count the rows of the new text that were read after exactly the text before them; None means
+    all.
+    """
     front = runs[0].stop if runs and runs[0].is_front else 0
     stale = [run.start for run in runs if not run.is_front]
     if cache.sound is not None and cache.sound < front:

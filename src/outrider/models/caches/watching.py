@@ -1,4 +1,6 @@
-"""Which layers' hidden states a forward keeps, and what it returns of them for each text."""
+"""Chooses the layers whose hidden states a forward keeps, and returns these states for each
+text.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,11 +16,12 @@ from outrider.models.caches.bookkeeping import CacheBook
 def watch(
     cache: CacheBook | None, layers: Sequence[int] | None, num_layers: int, name: str
 ) -> None:
-    """`HiddenStates.watch` for a cache of model `name`; None stands for one of another model.
+    """Implement `HiddenStates.watch` for a cache of model `name`; None marks a cache of another
+    model.
 
     Raises:
-        OptionError: there is no such layer.
-        StrategyError: the cache is another model's.
+        OptionError: a layer does not exist.
+        StrategyError: the cache belongs to another model.
     """
     if cache is None:
         raise StrategyError(
@@ -35,7 +38,7 @@ def watch(
 
 
 def watched_layers(caches: Sequence[CacheBook]) -> tuple[int, ...]:
-    """All layers that are watched on any of the caches, ascending."""
+    """Return all layers watched on any of the caches, ascending."""
     if all(cache.watched is None for cache in caches):
         return ()
     return tuple(sorted({layer for cache in caches for layer in cache.watched or ()}))
@@ -47,7 +50,7 @@ def with_states(
     layers: Sequence[int],
     states: Float[Tensor, "layers rows hidden"],
 ) -> list[Rows]:
-    """Rows of several texts, each with the states that are watched on its cache."""
+    """Split rows of several texts; each gets the states that are watched on its cache."""
     counts = [len(rows.logits) for rows in out]
     split = zip(out, caches, states.split(counts, dim=1), strict=True)
     place = {layer: i for i, layer in enumerate(layers)}

@@ -1,1 +1,1 @@
-"""What a checkpoint's files hold: weights, tokenizer, chat template, defaults."""
+"""Content of checkpoint folders: weights, tokenizer, chat template, defaults."""

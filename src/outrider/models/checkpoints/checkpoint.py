@@ -1,7 +1,7 @@
-"""Hugging Face model folders: what they hold, without loading it, and their tensors.
+"""Hugging Face model folders: describes their content without loading it, and loads tensors.
 
 Weights are read from safetensors only. Pickles (`.bin`, `.pt`, `.pth`) run code when they are
-opened, so they are refused by name and never touched.
+opened, so they are refused by file name and never opened.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _CONVERT = "Convert it to safetensors, such as with save_pretrained of transform
 
 
 class UnsupportedCheckpointError(CheckpointError):
-    """A sound checkpoint that this runner can not run; another runner may."""
+    """A valid checkpoint that this runner does not support; another runner may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +37,10 @@ class Checkpoint:
     Attributes:
         path: the folder.
         config: config.json.
-        generation: generation_config.json, empty where there is none.
+        generation: generation_config.json, empty if there is none.
         tensors: name -> file, dtype, shape and place of every tensor.
-        fingerprint: a hash of the configuration, the headers and samples of each tensor: cheap,
-            and other weights give another one.
+        fingerprint: a hash of the configuration, the headers and samples of each tensor. It is
+            cheap, and it changes when weights change.
     """
 
     path: Path
@@ -51,20 +51,21 @@ class Checkpoint:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all tensors on disk."""
+        """Size of all tensors on disk, in bytes."""
         return sum(info.nbytes for info in self.tensors.values())
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in all tensors on disk."""
+        """Number of elements in all tensors on disk."""
         return sum(info.num_elements for info in self.tensors.values())
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Read the folder at `path` (`~` allowed) but none of its weights.
+    """Read the folder at `path` (`~` allowed) without its weights.
 
     Raises:
-        CheckpointError: no such folder, no config.json, no safetensors, a damaged or missing file.
+        CheckpointError: the folder, config.json or safetensors files are missing, or a file is
+            damaged.
     """
     folder = Path(path).expanduser()
     _check_folder(folder)
@@ -86,10 +87,10 @@ def load_tensors(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """Load the tensors named, as `dtype` on `device`; the files may change afterwards.
+    """Load the named tensors as `dtype` on `device`; the files may change afterwards.
 
     Raises:
-        CheckpointError: a name the checkpoint does not hold, or a file that can not be read.
+        CheckpointError: the checkpoint lacks a name, or a file can not be read.
     """
     by_file: dict[Path, list[str]] = {}
     for name in names:
@@ -113,11 +114,11 @@ def _loaded(
 ) -> Tensor:
     if info.change is None:
         return tensor.to(device, dtype, copy=True)
-    wide = torch.promote_types(dtype, torch.float32)  # rounded once, after the change
+    wide = torch.promote_types(dtype, torch.float32)  # round once, after the change
     return info.change(tensor.to(device, wide)).to(dtype)
 
 
-# -- what a folder must look like ------------------------------------------------------------
+# -- checks of a folder ----------------------------------------------------------------------
 
 
 def _check_folder(folder: Path) -> None:
@@ -212,7 +213,9 @@ def _fingerprint(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorIn
 
 
 def _samples(nbytes: int) -> list[tuple[int, int]]:
-    """Byte ranges to hash: all of a small tensor, evenly spaced pieces of a large one."""
+    """Return the byte ranges to hash: all of a small tensor, evenly spaced pieces of a large
+    one.
+    """
     if nbytes <= _SAMPLES * _SAMPLE_BYTES:
         return [(0, nbytes)]
     last = nbytes - _SAMPLE_BYTES

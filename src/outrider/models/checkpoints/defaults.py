@@ -1,4 +1,4 @@
-"""What a checkpoint's own files say about sampling, the end of a text and its longest length."""
+"""Reads sampling defaults, end tokens and the context length from a checkpoint's files."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,7 +15,9 @@ _ALWAYS = ("repetition_penalty", "min_new_tokens", "max_new_tokens")
 def end_ids(
     generation: Mapping[str, JsonValue], config: Mapping[str, JsonValue]
 ) -> tuple[int, ...]:
-    """End tokens: `eos_token_id`, one or a list, of generation_config.json, else of config.json."""
+    """Return the end tokens: `eos_token_id`, one or a list, of generation_config.json or
+    config.json.
+    """
     found = generation.get("eos_token_id")
     if found is None:
         found = config.get("eos_token_id")
@@ -25,7 +27,7 @@ def end_ids(
 
 
 def recommended(generation: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """The fields of a generation_config.json that were set by someone, without its bookkeeping."""
+    """Return the fields that generation_config.json sets, without its metadata."""
     return {
         key: value
         for key, value in generation.items()
@@ -34,12 +36,11 @@ def recommended(generation: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 
 
 def sampling_defaults(generation: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """The options of `SamplingParams` that generation_config.json sets.
+    """Return the options of `SamplingParams` that generation_config.json sets.
 
-    As in `transformers`, warps count only where `do_sample` is true, and a temperature that is
-    not given is then 1. Without `do_sample` decoding is greedy. `suppress_tokens` and single
-    tokens among `bad_words_ids` (marks of images, often; end tokens are let through) are never
-    chosen.
+    As in `transformers`, warps apply only if `do_sample` is true; the default temperature is then
+    1. Without `do_sample` decoding is greedy. `suppress_tokens` and single tokens among
+    `bad_words_ids` (often image marks) are never chosen; end tokens stay allowed.
     """
     names = _ALWAYS
     defaults: dict[str, JsonValue] = {}
@@ -53,7 +54,7 @@ def sampling_defaults(generation: Mapping[str, JsonValue]) -> dict[str, JsonValu
 
 
 def _banned(generation: Mapping[str, JsonValue]) -> tuple[int, ...]:
-    """Ids that are never chosen; longer words are left to the user, and -1 stands for none."""
+    """Return ids that are never chosen. Words of several tokens are ignored; -1 means none."""
     words = generation.get("bad_words_ids") or ()
     found = {int(word[0]) for word in words if len(word) == 1} - set(end_ids(generation, {}))
     found |= set(map(int, generation.get("suppress_tokens") or ()))
@@ -61,7 +62,7 @@ def _banned(generation: Mapping[str, JsonValue]) -> tuple[int, ...]:
 
 
 def context_limit(text: "transformers.PretrainedConfig") -> int:
-    """Most tokens a text configuration allows.
+    """Return the context length that a text configuration allows.
 
     Dynamic and LongRoPE embeddings change all positions once a text outgrows the original window.
     Rows read before then would differ from a fresh prefill, so the window ends there.

@@ -1,8 +1,8 @@
-"""Chat messages whose content is a text or a list of parts, and templates that read one or both.
+"""Chat messages and templates: fits messages to the form of content that a template reads.
 
-A part is `{"type": "text", "text": ...}` or `{"type": "image"}`, as in `transformers`. Templates
-disagree about what they read: some print a list as Python does, others loop over the letters of a
-text. Which is tried with a probe.
+Content is a text or a list of parts. A part is `{"type": "text", "text": ...}` or `{"type":
+"image"}`, as in `transformers`. Templates differ: some print a list as Python does, others iterate
+over the characters of a text. A probe finds out what a template reads.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,35 +14,35 @@ from outrider.core.types import Message
 from outrider.core.values import JsonValue
 
 Render = Callable[[list[dict[str, JsonValue]]], str]
-"""What a template makes of messages; it raises what it likes."""
+"""Renders messages with a template; it may raise any exception."""
 
 _PROBE = "outrider-probe"
 
 _OTHERS = ("image_url", "input_image", "video", "video_url", "audio", "input_audio")
-"""Parts of chats elsewhere. Templates leave out what they do not know, without a word."""
+"""Part types of other chat formats. Templates ignore unknown parts without an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reads:
-    """What a chat template understands as the content of a message."""
+    """The forms of message content that a chat template reads."""
 
     texts: bool
     parts: bool
 
     @classmethod
     def of(cls, render: Render) -> "Reads":
-        """Try it."""
+        """Probe a template for the forms that it reads."""
         return cls(
             texts=_matches(render, _PROBE),
             parts=_matches(render, [{"type": "text", "text": _PROBE}]),
         )
 
     def fit(self, messages: Sequence[Message], mark: str = "") -> list[dict[str, JsonValue]]:
-        """The same messages in a form that the template understands.
+        """Convert messages to a form that the template reads.
 
         Args:
-            messages: what is to be said.
-            mark: stands for an image where only texts are understood.
+            messages: the messages.
+            mark: replaces an image if the template reads only texts.
         """
         return [self._fit(message, mark) for message in messages]
 
@@ -59,7 +59,7 @@ class Reads:
 def _matches(render: Render, content: Any) -> bool:
     try:
         text = render([{"role": "user", "content": content}])
-    except Exception:  # templates raise what they like
+    except Exception:  # templates may raise any exception
         return False
     return _PROBE in text and "'type'" not in text and '"type"' not in text
 
@@ -70,7 +70,9 @@ def is_image(part: JsonValue) -> bool:
 
 
 def check_parts(messages: Sequence[Message]) -> None:
-    """Raise `OptionError` for parts that would be lost: of other media, and texts without one."""
+    """Raise `OptionError` for parts that would be lost: other media, and text parts without
+    text.
+    """
     for message in messages:
         for part in _parts(message.get("content")) or ():
             kind = part.get("type") if isinstance(part, Mapping) else None
@@ -83,13 +85,13 @@ def check_parts(messages: Sequence[Message]) -> None:
 
 
 def images_in(messages: Sequence[Message]) -> Iterator[Message]:
-    """The image parts of all messages, in order."""
+    """Yield the image parts of all messages, in order."""
     for message in messages:
         yield from filter(is_image, _parts(message.get("content")) or ())
 
 
 def without_images(messages: Sequence[Message]) -> list[dict[str, JsonValue]]:
-    """The texts alone. What is left of a list of parts stays a list."""
+    """Return messages without image parts. A list of parts stays a list."""
     found = []
     for message in messages:
         content = message.get("content")
@@ -100,7 +102,7 @@ def without_images(messages: Sequence[Message]) -> list[dict[str, JsonValue]]:
 
 
 def spoken_text(messages: Sequence[Message]) -> str:
-    """All texts of the messages, one after the other, where there is no template."""
+    """Join all texts of the messages, for models without a template."""
     texts: list[str] = []
     for message in messages:
         content = message.get("content")
@@ -112,5 +114,5 @@ def spoken_text(messages: Sequence[Message]) -> str:
 
 
 def _parts(content: Any) -> Sequence[Any] | None:
-    """The parts, where it is a list of them."""
+    """Return the parts if the content is a list, else None."""
     return content if isinstance(content, Sequence) and not isinstance(content, str) else None

@@ -1,7 +1,7 @@
-"""The table of contents of a safetensors file, read without its weights.
+"""Reads the header of a safetensors file without its weights.
 
 A file is eight bytes (the header's length, little-endian), the header (JSON: name -> dtype, shape
-and byte range) and the data. Checking the three lengths finds truncated downloads early.
+and byte range) and the data. A check of the three lengths finds truncated downloads early.
 """
 
 import json
@@ -23,16 +23,16 @@ _DOWNLOAD_AGAIN = "Download the file again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
-    """Where one tensor lies.
+    """The location of one tensor.
 
     Attributes:
         file: the safetensors file that holds it.
-        name: what the file calls it; a checkpoint may call it otherwise.
-        dtype: as the header spells it, such as `BF16`.
-        shape: its axes.
+        name: its name in the file; a checkpoint may use another name.
+        dtype: the dtype as written in the header, such as `BF16`.
+        shape: its shape.
         offset: its first byte, counted from the start of the file.
         nbytes: its length in bytes.
-        change: what is done to it when it is loaded, in float32 or float64; None: nothing.
+        change: a function applied when it is loaded, in float32 or float64; None for no change.
     """
 
     file: Path
@@ -45,12 +45,12 @@ class TensorInfo:
 
     @property
     def num_elements(self) -> int:
-        """How many numbers it holds."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """The tensors of `file` by name. Raises `CheckpointError` when it is damaged."""
+    """Read the tensors of `file` by name. Raises `CheckpointError` if it is damaged."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         start, header = _parse(stream, file, size)
@@ -69,7 +69,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 
 
 def _parse(stream: BinaryIO, file: Path, size: int) -> tuple[int, dict[str, Any]]:
-    """First byte of the data, and the header."""
+    """Return the offset of the data, and the header."""
     prefix = stream.read(len(_LFS_POINTER))
     if prefix == _LFS_POINTER:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Text to token ids and back, by the tokenizer that a checkpoint carries."""
+"""Converts text to token ids and back with the tokenizer of a checkpoint."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ _SENTENCE = re.compile(r".{0,400}?(?:[.!?]\s+|\n\s*|$)|.{1,400}", re.DOTALL)
 """A sentence with the white space behind it, or 400 characters of a longer one."""
 
 _MARK = re.compile(r"<\S+>$")
-"""Other added tokens are words and white space."""
+"""Matches marks such as `<think>`; other added tokens are words and white space."""
 
 
 class Tokenizer:
@@ -39,18 +39,18 @@ class Tokenizer:
 
     Args:
         tokenizer: any object with the interface of `PreTrainedTokenizerBase`.
-        name: how errors call it.
+        name: its name in error messages.
     """
 
     def __init__(
         self, tokenizer: "transformers.PreTrainedTokenizerBase", *, name: str = "tokenizer"
     ) -> None:
-        self.tokenizer: Any = tokenizer  # what its methods return depends on their options
+        self.tokenizer: Any = tokenizer  # return types of its methods depend on options
         self.name = name
 
     @classmethod
     def load(cls, source: str | Path, *, trust_remote_code: bool = False) -> "Tokenizer":
-        """Read it from a folder or by a hub name.
+        """Read a tokenizer from a folder or by a hub name.
 
         Raises:
             CheckpointError: there is none, or it can not be read.
@@ -66,7 +66,7 @@ class Tokenizer:
         place = str(folder) if folder.is_dir() else str(source)
         try:
             found = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
-        except Exception as error:  # whatever the many tokenizer classes raise on bad files
+        except Exception as error:  # tokenizer classes raise various exceptions on bad files
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"transformers can not load the tokenizer of {place}: {reason}",
@@ -78,20 +78,22 @@ class Tokenizer:
     # -- text -------------------------------------------------------------------------------
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of `text`, with what this tokenizer puts first (such as BOS)."""
+        """Return the ids of `text`, with opening tokens of the tokenizer (such as BOS)."""
         return tuple(self.tokenizer.encode(text))
 
     def encode_plain(self, text: str) -> tuple[int, ...]:
-        """Ids of `text` alone, as it would stand in the middle of another; of any length."""
+        """Return the ids of `text` as a part of another text, without opening tokens; any
+        length.
+        """
         return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def encode_spans(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids of `text` as a document in the middle of another, and where in it each of them ends.
+        """Return the ids of `text` as a document inside another text, and the end offset of each.
 
-        A document is nothing but text: the marks of a conversation that it may hold (`<|end|>`) are
-        spelled by ordinary tokens. Ends never descend; tokens that share a character end together.
-        Tokenizers without offsets read sentence by sentence, and all tokens of one end where it
-        ends.
+        A document is plain text: marks of a conversation in it (`<|end|>`) are encoded as ordinary
+        tokens. End offsets never descend; tokens that share a character have the same end.
+        Tokenizers without offsets read sentence by sentence, and all tokens of a sentence end where
+        it ends.
         """
         settings: dict[str, JsonValue] = {"add_special_tokens": False, "split_special_tokens": True}
         ids: list[int] = []
@@ -111,8 +113,10 @@ class Tokenizer:
         return tuple(ids), tuple(accumulate(ends, max))
 
     def _pieces(self, text: str) -> Iterator[tuple[str, int]]:
-        """`text` cut within each mark that is not called special (`<think>`), for no setting
-        splits those; and where each piece begins."""
+        """Split `text` inside each added mark that is not special (`<think>`), and give the starts.
+
+        No tokenizer option splits such marks.
+        """
         start = 0
         for found in self._marks.finditer(text) if self._marks else ():
             yield text[start : found.start() + 1], start
@@ -126,7 +130,9 @@ class Tokenizer:
         return re.compile("|".join(marks)) if marks else None
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of `ids`; ids beyond the vocabulary (padding rows of the logits) have none."""
+        """Return the text of `ids`; ids beyond the vocabulary (padding rows of the logits) have no
+        text.
+        """
         known = [int(i) for i in ids if i < len(self.table)]
         return self.tokenizer.decode(
             known, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
@@ -135,13 +141,13 @@ class Tokenizer:
     def chat(
         self, messages: Sequence[Message], *, add_generation_prompt: bool = True
     ) -> tuple[int, ...]:
-        """Ids of a conversation by the chat template, ready for the answer.
+        """Return the ids of a conversation in the chat template, ready for the answer.
 
         Raises:
             OptionError: there is no template, or it refuses these messages.
         """
         text = self.chat_text(messages, add_generation_prompt=add_generation_prompt)
-        # The template writes BOS itself.
+        # The template adds BOS itself.
         return self.encode_plain(text)
 
     @property
@@ -150,14 +156,14 @@ class Tokenizer:
         return bool(self.tokenizer.chat_template)
 
     def chat_text(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """A conversation as the chat template spells it. Raises what `chat` does."""
+        """Render a conversation with the chat template. Raises the errors of `chat`."""
         if not self.has_chat:
             raise OptionError(
                 f"{self.name} has no chat template", hint="Give the prompt as a plain string"
             )
         try:
             return self._render(self._reads.fit(messages), add_generation_prompt)
-        except Exception as error:  # templates raise what they like
+        except Exception as error:  # templates may raise any exception
             reason = " ".join(str(error).split())[:200]
             raise OptionError(
                 f"the chat template of {self.name} refuses these messages: {reason}",
@@ -179,7 +185,7 @@ class Tokenizer:
 
     @property
     def opening_ids(self) -> tuple[int, ...]:
-        """What this tokenizer puts before every text (such as BOS)."""
+        """Tokens that the tokenizer puts before every text (such as BOS)."""
         whole, plain = self.encode("a"), self.encode_plain("a")
         size = len(plain)
         starts = (i for i in range(len(whole) - size + 1) if whole[i : i + size] == plain)
@@ -192,12 +198,12 @@ class Tokenizer:
 
     @property
     def eos_id(self) -> int | None:
-        """The token that ends a text, by the tokenizer's own settings."""
+        """The token that ends a text, as set in the tokenizer."""
         return self.tokenizer.eos_token_id
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids that are marks, not text."""
+        """Ids of special tokens, which stand for no text."""
         return frozenset(self.tokenizer.all_special_ids)
 
     @cached_property
@@ -212,12 +218,12 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when an id means something else: a hash of the vocabulary's entries."""
+        """Hash of the vocabulary's entries; it changes if any id changes its meaning."""
         return hashlib.sha256(json.dumps(self.table).encode()).hexdigest()
 
     @cached_property
     def table(self) -> tuple[str | None, ...]:
-        """Each id's entry as the vocabulary spells it (`Ġthe`, `▁the`); None for gaps."""
+        """The vocabulary entry of each id as stored (`Ġthe`, `▁the`); None for gaps."""
         vocabulary: dict[str, int] = self.tokenizer.get_vocab()
         entries: list[str | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
         for entry, token in vocabulary.items():
@@ -226,14 +232,14 @@ class Tokenizer:
 
 
 def _sentences(text: str) -> Iterator[tuple[str, int]]:
-    """Pieces of `text`, and where each ends."""
+    """Yield the sentences of `text` and their end offsets."""
     for found in _SENTENCE.finditer(text):
         if found.group():
             yield found.group(), found.end()
 
 
 def _add_template(tokenizer: Any, folder: Path) -> None:
-    """Older image-text checkpoints keep the chat template with the processor's files."""
+    """Load the chat template that older image-text checkpoints keep with the processor's files."""
     file = folder / "chat_template.json"
     if not tokenizer.chat_template and file.is_file():
         try:
@@ -243,5 +249,5 @@ def _add_template(tokenizer: Any, folder: Path) -> None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether `folder` holds files that a tokenizer can be read from."""
+    """Whether `folder` holds tokenizer files."""
     return any((folder / name).is_file() for name in TOKENIZER_FILES)

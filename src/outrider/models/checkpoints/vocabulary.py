@@ -1,8 +1,8 @@
-"""Whether two tiers speak of the same tokens.
+"""Checks that two tiers use the same token ids.
 
-A draft model's token 17 is only worth proposing if the target's token 17 is the same text.
-Logits are often wider than the vocabulary, padded to a round number, and differently so for models
-of one family; such rows at the end do no harm.
+A draft model can propose token 17 only if the target's token 17 is the same text. Logits are often
+wider than the vocabulary, padded to a round number that differs between models of one family; such
+rows at the end are harmless.
 """
 
 from itertools import zip_longest
@@ -22,18 +22,18 @@ def check_vocabularies(
     other_model: LanguageModel,
     tier: str,
 ) -> int:
-    """Check that ids mean the same to the target and to the tier called `tier`.
+    """Check that ids have the same meaning for the target and for the tier called `tier`.
 
-    The target may have further marks (of images, say) behind all that the other one has; those are
-    never drafted by it. Where a tokenizer is missing, only the widths of the logits can be
-    compared, and must be equal. The same tokenizer given twice speaks for both models; it must fit
-    where their widths differ.
+    The target may have further marks (for example of images) after the other vocabulary; the tier
+    never drafts them. If a tokenizer is missing, only the widths of the logits are compared and
+    must be equal. If both models have the same tokenizer, it must fit both when their widths
+    differ.
 
     Returns:
         Ids below this number can be read by both models.
 
     Raises:
-        VocabularyError: naming the first id that differs and both texts.
+        VocabularyError: the vocabularies differ; the message names the first id and both texts.
     """
     shared = min(target_model.info.vocab_size, other_model.info.vocab_size)
     if target is None or other is None:
@@ -65,7 +65,7 @@ def _check_widths(ours: int, theirs: int, tier: str) -> None:
 
 
 def _check_fit(tokenizer: Tokenizer, ours: int, theirs: int, tier: str) -> None:
-    """Refuse widths that differ by more than padding behind the tokenizer's last entry."""
+    """Refuse widths of logits that differ by more than padding after the tokenizer's last entry."""
     entries = len(tokenizer.table)
     if ours != theirs and entries > min(ours, theirs):
         raise VocabularyError(
@@ -76,15 +76,14 @@ def _check_fit(tokenizer: Tokenizer, ours: int, theirs: int, tier: str) -> None:
 
 
 def first_difference(ours: Tokenizer, theirs: Tokenizer) -> int | None:
-    """The first id that means something else, or nothing, to one of the two; None if none does."""
+    """Return the first id that differs or exists in only one vocabulary; None if there is none."""
     pairs = enumerate(zip_longest(ours.table, theirs.table))
     differing = (token for token, (mine, other) in pairs if mine != other)
     return next((token for token in differing if not _same_text(ours, theirs, token)), None)
 
 
 def only_marks_from(ours: Tokenizer, theirs: Tokenizer, first: int) -> bool:
-    """Whether `theirs` ends at `first`, and all that `ours` has from there on was added to its
-    vocabulary as a mark."""
+    """Whether `theirs` ends at `first` and `ours` has only added marks from there on."""
     if first != len(theirs.table):
         return False
     marks = ours.marks
@@ -94,7 +93,7 @@ def only_marks_from(ours: Tokenizer, theirs: Tokenizer, first: int) -> bool:
 
 
 def _same_text(ours: Tokenizer, theirs: Tokenizer, token: int) -> bool:
-    """Whether entries that are spelled differently stand for the same text."""
+    """Whether entries with different spellings decode to the same text."""
     if entry(ours, token) is None or entry(theirs, token) is None:
         return False
     texts = [_continuation(tokenizer, token) for tokenizer in (ours, theirs)]
@@ -102,18 +101,18 @@ def _same_text(ours: Tokenizer, theirs: Tokenizer, token: int) -> bool:
 
 
 def _continuation(tokenizer: Tokenizer, token: int) -> str:
-    """What `token` adds to a text; some decoders drop the space before the first token."""
+    """Decode the text that `token` adds; some decoders drop the space before the first token."""
     once, twice = (tokenizer.decode([token] * times, skip_special_tokens=False) for times in (1, 2))
     return twice[len(once) :]
 
 
 def entry(tokenizer: Tokenizer, token: int) -> str | None:
-    """The vocabulary's entry for `token`, None where there is none."""
+    """Return the vocabulary's entry for `token`, or None."""
     return tokenizer.table[token] if token < len(tokenizer.table) else None
 
 
 def spelling(tokenizer: Tokenizer, token: int) -> str:
-    """How an error shows `token`: its text, or its entry where two texts would look alike."""
+    """Show `token` in an error: its text, or its entry if two texts would look alike."""
     found = entry(tokenizer, token)
     if found is None:
         return "nothing"

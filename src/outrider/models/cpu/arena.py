@@ -1,7 +1,7 @@
-"""Memory for weights: one after another, in large pages where the system has them.
+"""Contiguous memory for weights, in large pages if the system has them.
 
-A forward walks through all weights from end to end. In pages of 2 MiB the processor looks up
-a five-hundredth of the addresses, and what it fetches ahead of a matrix is the next one.
+A forward reads all weights in order. With pages of 2 MiB the processor looks up one five-hundredth
+of the addresses, and the hardware prefetcher loads the next matrix.
 """
 
 import mmap
@@ -15,7 +15,7 @@ _LINE = 64
 
 
 class Arena:
-    """Hands out tensors that lie one after another; all live until the arena and they are gone."""
+    """Allocates tensors one after another; the memory lives as long as the arena or any of them."""
 
     def __init__(self) -> None:
         self.nbytes = 0
@@ -23,7 +23,7 @@ class Arena:
         self._used = 0
 
     def copy(self, tensor: Tensor) -> Tensor:
-        """A contiguous copy of `tensor`, on a cache line of its own."""
+        """Copy `tensor` to contiguous memory that starts on a cache line."""
         size = tensor.numel() * tensor.element_size()
         start = -(-self._used // _LINE) * _LINE
         if self._block is None or start + size > len(self._block):
@@ -39,7 +39,7 @@ class Arena:
 
 
 def _pages(size: int) -> mmap.mmap:
-    """Anonymous memory; untouched pages take none."""
+    """Map anonymous memory; untouched pages use no memory."""
     block = mmap.mmap(-1, -(-size // _PAGE) * _PAGE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         block.madvise(mmap.MADV_HUGEPAGE)

@@ -1,4 +1,4 @@
-"""The rows of one forward, written into arrays that the compiled kernels read."""
+"""Writes the rows of one forward into the arrays that the compiled kernels read."""
 
 import ctypes
 from collections.abc import Sequence
@@ -19,8 +19,10 @@ _ROWS = ("tokens", "positions", "slots", "cache", "base")
 
 
 class RowArrays:
-    """Arrays for up to `capacity` rows, and the structure that points to them; used again and
-    again, since to make them would cost more than a small model's forward."""
+    """Arrays for up to `capacity` rows, and the structure that points to them.
+
+    They are reused: allocating them costs more than a forward of a small model.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -33,7 +35,7 @@ class RowArrays:
         self._kept: list[object] = []
 
     def fill(self, feeds: Sequence[Feed], caches: Sequence[NativeCache]) -> None:
-        """Write the rows of all feeds, one feed below the other."""
+        """Write the rows of all feeds, one feed after the other."""
         self._kept = []
         arrays, start, wanted = self._arrays, 0, 0
         extras: list[int] = []
@@ -57,9 +59,10 @@ class RowArrays:
     def turn_by(
         self, cos: Float[Tensor, "rows 1 head_dim"], sin: Float[Tensor, "rows 1 head_dim"]
     ) -> None:
-        """Let each row filled in turn by a row of its own in these tables, which may go on.
+        """Use a separate row of these tables for each filled row; later rows may follow.
 
-        Positions then number the rows. Nothing else may read them: there are no windows.
+        Positions then are indices of rows, so no other part of the forward may use them: layers
+        with windows are not supported.
         """
         count = int(self.batch.rows)
         self._arrays["positions"][:count] = np.arange(count)
@@ -67,7 +70,9 @@ class RowArrays:
         self.batch.sin = self._keep(sin, sin.data_ptr())
 
     def fill_states(self, states: Float[Tensor, "rows hidden"]) -> None:
-        """Rows that read no text: `states` (float32, contiguous) are what the first layer gets."""
+        """Fill rows that have no tokens: `states` (float32, contiguous) are the input of the first
+        layer.
+        """
         count, row = len(states), states.shape[1] * 4
         self._kept = []
         for array in self._arrays.values():
@@ -81,15 +86,17 @@ class RowArrays:
         self.batch.places = None
 
     def keep_states(self, states: States | None) -> None:
-        """Let the forward leave hidden states in `states`."""
+        """Make the forward write hidden states to `states`."""
         self.batch.states = None
         if states is not None:
             self.batch.states = self._keep(states, states.kept.data_ptr())
             self.batch.state_at = states.places.ctypes.data
 
     def _fill_tree(self, feed: Feed, start: int, extras: list[int]) -> None:
-        """Rows of a draft see the text, and then the path of their ancestors; unread rows of the
-        text itself see what stands before them."""
+        """Fill the visibility of rows: draft rows attend to the text and to their ancestors.
+
+        Unread rows of the text attend to the text before them.
+        """
         assert feed.tree is not None
         for i, seen in enumerate(feed.tree):
             if feed.start + i >= feed.base:
@@ -116,7 +123,7 @@ class RowArrays:
             batch.given = self._embeddings(feeds)
 
     def _places(self, caches: Sequence[NativeCache]) -> int:
-        """Positions of the slots of each cache, where some have gaps."""
+        """Return the address of the positions of each cache's slots, if some have gaps."""
         pointers = (PlacePointers * len(caches))()
         for pointer, cache in zip(pointers, caches, strict=True):
             given = cache.places.given.astype(np.int32)
@@ -125,7 +132,7 @@ class RowArrays:
         return self._keep(pointers, ctypes.addressof(pointers))
 
     def _embeddings(self, feeds: Sequence[Feed]) -> int:
-        """One address a row: where its embedding lies, or 0."""
+        """Return the address of an array with one address a row: of its embedding, or 0."""
         addresses = np.zeros(int(self.batch.rows), dtype=np.uint64)
         start = 0
         for feed in feeds:
@@ -139,6 +146,6 @@ class RowArrays:
         return self._keep(addresses, addresses.ctypes.data)
 
     def _keep(self, thing: object, address: int) -> int:
-        """`address`, of something that lives until the next `fill`."""
+        """Return `address` and keep `thing`, its owner, alive until the next `fill`."""
         self._kept.append(thing)
         return address

@@ -1,4 +1,4 @@
-"""A borrowed cache (`models/caches/borrowed.py`) of the compiled runner."""
+"""Borrowed caches (`models/caches/borrowed.py`) of the compiled runner."""
 
 from typing import cast
 
@@ -7,9 +7,9 @@ from outrider.models.cpu.cache import NativeCache, NativeStorage
 
 
 class BorrowedNativeCache(BorrowedCache, NativeCache):
-    """Borrowed from a `NativeCache`."""
+    """A cache borrowed from a `NativeCache`: draft rows lie in the owner's storage."""
 
     @property
     def storage(self) -> NativeStorage:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The owner's, whichever that is at the moment."""
+        """The current storage of the owner."""
         return cast(NativeCache, self._owner).storage

@@ -1,4 +1,4 @@
-"""Keys and values as the compiled kernels read them."""
+"""Keys and values in the layout of the compiled kernels."""
 
 import ctypes
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from outrider.models.caches.bookkeeping import Run
 from outrider.models.caches.kv_cache import CacheLayout, DecoderCache, Storage
 
 SEQUENCES = 16
-"""Keys whose scores the kernels compute side by side."""
+"""Number of keys whose scores the kernels compute side by side."""
 _BLOCK = 64
-"""Capacities are multiples of this."""
+"""Capacities are multiples of this number of slots."""
 
 
 class NativeStorage(Storage):
@@ -31,7 +31,7 @@ class NativeStorage(Storage):
 
     @property
     def capacity(self) -> int:
-        """Slots it has."""
+        """Number of slots."""
         return self.values.shape[2]
 
     def first(
@@ -40,19 +40,19 @@ class NativeStorage(Storage):
         Float[Tensor, "layers kv_heads count head_dim"],
         Float[Tensor, "layers kv_heads count head_dim"],
     ]:
-        """Keys and values in the first `count` slots; the keys are a copy."""
+        """Return the keys and values of the first `count` slots; the keys are a copy."""
         blocks = -(-count // SEQUENCES)
         keys = self.keys[:, :, :blocks].transpose(3, 4).flatten(2, 3)
         return keys[:, :, :count], self.values[:, :, :count]
 
     def copy_rows(self, source: Storage, count: int) -> None:
-        """Take over the first `count` slots of `source`."""
+        """Copy the first `count` slots of `source`."""
         blocks = -(-count // SEQUENCES)
         self.keys[:, :, :blocks] = source.keys[:, :, :blocks]
         self.values[:, :, :count] = source.values[:, :, :count]
 
     def move_run(self, source: Storage, run: Run) -> None:
-        """Take over the rows of `run`; `source` may be this storage. Takes no memory."""
+        """Copy the rows of `run` without extra memory; `source` may be this storage."""
         assert isinstance(source, NativeStorage)
         layers, heads, _, head_dim = self.values.shape
         loaded: Any = library()
@@ -67,7 +67,7 @@ class NativeStorage(Storage):
         )
 
     def move_rows(self, source: Storage, slots: Sequence[int], start: int) -> None:
-        """Take over `slots` of `source` as `start`, `start + 1`, ...; slots ascend."""
+        """Copy `slots` of `source`, ascending, to `start`, `start + 1`, ..."""
         old, index = torch.tensor(slots), torch.arange(start, start + len(slots))
         moved = source.keys[:, :, old // SEQUENCES, :, old % SEQUENCES].clone()
         self.keys[:, :, index // SEQUENCES, :, index % SEQUENCES] = moved

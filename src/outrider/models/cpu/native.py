@@ -1,8 +1,8 @@
-"""Llama-shaped checkpoints on the CPU, through the compiled kernels: one call a forward.
+"""Runs Llama-shaped checkpoints on the CPU with compiled kernels: one call for each forward.
 
-The layers, the attention and the head run in C (`kernels/csrc`), in int8 or float32. Each row is
-computed as if it were alone, bit for bit, so a text does not depend on how it was drafted, in
-whatever precision.
+The layers, the attention and the head run in C (`kernels/csrc`), in int8 or float32. The result of
+each row is bit-identical to that of the row computed alone, so in any precision the text does not
+depend on the drafts.
 """
 
 import ctypes
@@ -50,15 +50,15 @@ from outrider.models.llama.weights import (
 from outrider.protocols import ChainDecoder, ChainRequest, Segment
 
 _OUTSIDE = 2
-"""What a forward returns for a token that the model does not have."""
+"""Returned by a forward for a token outside the vocabulary."""
 
 _FEW = 64
-"""Rows for which the arrays are kept; a prefill makes its own."""
+"""Up to this number of rows the arrays are kept and reused; a prefill allocates its own."""
 
 
 @dataclass(slots=True, kw_only=True)
 class NativeParts:
-    """What a checkpoint is packed into."""
+    """The packed weights of a checkpoint."""
 
     packed: PackedModel
     embed: Float[Tensor, "vocab hidden"]
@@ -69,9 +69,9 @@ class NativeDecoder(OwnModel):
     """A `LanguageModel` like `Decoder`, in int8 or float32, on the CPU.
 
     Attributes:
-        dtype: `torch.int8` or `torch.float32`: of the weights. Cache and logits are float32.
+        dtype: dtype of the weights, `torch.int8` or `torch.float32`. Cache and logits are float32.
         device: the CPU.
-        threads: how many threads share a forward, by its number of rows.
+        threads: number of threads for a forward, by its number of rows.
     """
 
     def __init__(
@@ -118,18 +118,18 @@ class NativeDecoder(OwnModel):
         name: str | None = None,
         threads: int | None = None,
     ) -> "NativeDecoder":
-        """Load the folder at `path`, a layer at a time.
+        """Load the folder at `path`, one layer at a time.
 
         Args:
             path: the folder, or an opened checkpoint.
             dtype: `torch.int8` or `torch.float32`.
-            name: how errors and reports call it.
-            threads: threads for every forward; None measures what is best.
+            name: its name in errors and reports.
+            threads: threads for every forward; None measures the best number.
 
         Raises:
             UnsupportedCheckpointError: an architecture that `Decoder` does not run either.
-            CheckpointError: the folder is missing, damaged or holds other tensors; or there are
-                no kernels.
+            CheckpointError: the folder is missing, damaged or holds other tensors; or the kernels
+                are not available.
         """
         from outrider.kernels import reason_missing
 
@@ -145,11 +145,11 @@ class NativeDecoder(OwnModel):
 
     @property
     def chain_decoder(self) -> ChainDecoder:
-        """The model itself: a chain is one compiled call."""
+        """The model itself: one compiled call writes a chain."""
         return self
 
     def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
-        """The rows it reads for these ids."""
+        """Return the input embeddings of these ids."""
         ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64))
         return F.embedding(ids, self._parts.embed).float()
 
@@ -160,7 +160,7 @@ class NativeDecoder(OwnModel):
         return BorrowedNativeCache(cache)
 
     def subset(self, layers: LayerSet) -> "NativeDecoder":
-        """The model made of `layers` alone: the same weights, caches of the same kind."""
+        """Return the model made of `layers`: it shares the weights and the kind of cache."""
         layers.check(self.num_layers, self.info.name)
         part = copy(self)
         part._packed = part_of(self._parts.packed, layers)
@@ -173,7 +173,7 @@ class NativeDecoder(OwnModel):
         return part
 
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        """The final norm and the head over residual streams."""
+        """Apply the final norm and the head to residual streams."""
         count, states = len(states), states.float().contiguous()
         logits = torch.empty(count, self._stride)
         with self._lock:
@@ -187,10 +187,10 @@ class NativeDecoder(OwnModel):
         return logits[:, : self.config.vocab_size]
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
-        """Read the segments in one pass; `hidden` is the final normed state of the rows wanted.
+        """Read the segments in one pass; `hidden` is the final normed state of the requested rows.
 
         Raises:
-            ContextError: a token would stand beyond the context window.
+            ContextError: a token would lie beyond the context window.
         """
         if not segments:
             return []
@@ -202,12 +202,12 @@ class NativeDecoder(OwnModel):
     def write_chains(
         self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
-        """Write each chain, as its sampler chooses the tokens; see `protocols.ChainDecoder`.
+        """Write each chain with the tokens that its sampler chooses; see `protocols.ChainDecoder`.
 
-        Forwards, choices and cache are one compiled call.
+        One compiled call does forwards, choices and cache updates.
 
         Raises:
-            ContextError: a token of the segments would stand beyond the context window.
+            ContextError: a token of the segments would lie beyond the context window.
         """
         if not all(chain.sampler.quick(len(chain.generated)) for chain in chains):
             return None
@@ -272,7 +272,7 @@ class NativeDecoder(OwnModel):
         return with_states(out, caches, watched, states.all(hidden))
 
     def _split(self, feeds: Sequence[Feed], logits: Tensor, hidden: Tensor) -> list[Rows]:
-        """The rows of each feed."""
+        """Split the results into the rows of each feed."""
         if self._stride != self.config.vocab_size:
             logits = logits[:, : self.config.vocab_size]
         if len(feeds) == 1:
@@ -288,11 +288,13 @@ class NativeDecoder(OwnModel):
         caches: Sequence[NativeCache],
         ahead: int = 0,
     ) -> None:
-        """Make room in the caches, for `ahead` rows more than are fed, and fill `arrays`."""
+        """Make room in the caches for the feeds and `ahead` further rows, and fill `arrays`."""
         end = 0
         for feed, cache in zip(feeds, caches, strict=True):
             cache.reserve(feed.start, feed.end + ahead)
-            end = max(end, feed.end + ahead + max(cache.places.shift, 0))  # no position is beyond
+            end = max(
+                end, feed.end + ahead + max(cache.places.shift, 0)
+            )  # upper bound of all positions
         arrays.fill(feeds, caches)
         arrays.batch.logits_stride = self._stride
         if any(feed.axes is not None for feed in feeds):
@@ -307,7 +309,9 @@ class NativeDecoder(OwnModel):
         self._check(trouble, rows)
 
     def _check(self, trouble: int, rows: int) -> None:
-        """Raise what a forward has reported; below 0 are choices, which are the caller's."""
+        """Raise the error that a forward reports; negative codes are choices, which the caller
+        handles.
+        """
         if trouble == _OUTSIDE:
             raise IndexError(f"a token is outside the vocabulary of {self.info.name}")
         if trouble > 0:
@@ -315,7 +319,7 @@ class NativeDecoder(OwnModel):
 
 
 def _following(feeds: Sequence[Feed], count: int) -> list[Feed]:
-    """`count` rows that stand behind the last one of all feeds."""
+    """Return `count` feeds of one row each, placed after the last row of all feeds."""
     if not count:
         return []
     last = feeds[-1]
@@ -326,7 +330,7 @@ def _following(feeds: Sequence[Feed], count: int) -> list[Feed]:
 def pack_checkpoint(
     checkpoint: Checkpoint, config: DecoderConfig, dtype: torch.dtype
 ) -> NativeParts:
-    """Read and pack the weights, a layer at a time. Raises `CheckpointError`."""
+    """Read and pack the weights, one layer at a time. Raises `CheckpointError`."""
     check_tensors(checkpoint, config)
     names = [name for name in (EMBED, NORM, HEAD) if name in checkpoint.tensors]
     brief = dtype == torch.int8 and checkpoint.tensors[names[0]].dtype == "BF16"
@@ -334,7 +338,7 @@ def pack_checkpoint(
     outer = load_tensors(checkpoint, names, kind, "cpu")
     embed = outer.get(EMBED, outer.get(HEAD))
     head = outer.get(HEAD, embed)
-    assert embed is not None and head is not None  # check_tensors saw one of the two
+    assert embed is not None and head is not None  # check_tensors requires at least one of the two
     packer = Packer(config, dtype)
     layers = [
         packer.layer(i, load_layer(checkpoint, config, i, torch.float32, torch.device("cpu")))

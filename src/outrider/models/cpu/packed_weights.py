@@ -1,4 +1,4 @@
-"""Weights laid out as the compiled kernels read them (`kernels/csrc/matmul.h`, `model.h`)."""
+"""Weights in the layout of the compiled kernels (`kernels/csrc/matmul.h`, `model.h`)."""
 
 import ctypes
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from outrider.models.quantization.int8 import quantize_channels
 
 SEQUENCES = 16
 _STRIP = 2 * SEQUENCES
-"""Panels come in pairs."""
+"""Rows of two panels; panels come in pairs."""
 _KINDS = {torch.float32: 0, torch.int8: 1}
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "relu": 3}
 _EMBED_KINDS = {torch.float32: 0, torch.bfloat16: 1}
@@ -29,12 +29,12 @@ class PackedModel:
 
     layout: Model
     weight_bytes: int
-    """Bytes that one forward reads, embeddings of single tokens left out."""
+    """Bytes that one forward reads, without embeddings of single tokens."""
     kept: list[object]
 
 
 def part_of(whole: PackedModel, layers: LayerSet) -> PackedModel:
-    """The model made of `layers` alone: other structures that point to the same weights."""
+    """Build a model of `layers` only: new structures that point to the same weights."""
     kept = [Layer.from_buffer_copy(whole.layout.layers[i]) for i in layers.layers]
     for layer, index in zip(kept, layers.layers, strict=True):
         attends, feeds = index in layers.attention, index in layers.mlp
@@ -44,7 +44,7 @@ def part_of(whole: PackedModel, layers: LayerSet) -> PackedModel:
 
 
 def head_of(whole: PackedModel) -> PackedModel:
-    """The final norm and the head: a model of one layer of which nothing is run."""
+    """Build a model of the final norm and the head, which runs no layer."""
     layer = Layer.from_buffer_copy(whole.layout.layers[0])
     layer.parts = 0
     return _with_layers(whole, [layer], 0)
@@ -59,7 +59,9 @@ def _with_layers(whole: PackedModel, layers: list[Layer], nbytes: int) -> Packed
 
 
 def _bytes_of_halves(layer: Layer, attention: int, mlp: int) -> int:
-    """Bytes of the matrices in so many halves; all layers are of one shape."""
+    """Bytes of the matrices in the given numbers of attention and MLP halves; all layers are
+    equal.
+    """
     a, b = (_bytes_of(layer.qkv, layer.output), _bytes_of(layer.gate_up, layer.down))
     return attention * a + mlp * b
 
@@ -69,7 +71,7 @@ def _bytes_of(*matrices: Matrix) -> int:
 
 
 class Packer:
-    """Packs matrices of one model; keeps what the layout points to alive."""
+    """Packs matrices of one model; keeps alive the memory that the layout points to."""
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
         self.config = config
@@ -80,7 +82,7 @@ class Packer:
     def model(
         self, embed: Float[Tensor, "vocab hidden"], norm: Tensor, head: Linear, layers: list[Layer]
     ) -> PackedModel:
-        """The whole model, from layers that `layer` has packed."""
+        """Pack the whole model from layers that `layer` has packed."""
         c = self.config
         array = (Layer * len(layers))(*layers)
         own = embed if embed.dtype in _EMBED_KINDS else embed.float()
@@ -104,7 +106,7 @@ class Packer:
         return PackedModel(layout, self.arena.nbytes, [own, *self.kept, array])
 
     def layer(self, index: int, weights: LayerWeights) -> Layer:
-        """One layer."""
+        """Pack the weights of one layer."""
         c = self.config
         qkv, output, gate_up, down = (
             _linear(part) for part in (weights.qkv, weights.output, weights.gate_up, weights.down)
@@ -127,7 +129,7 @@ class Packer:
         return packed
 
     def _gate_up(self, gate_up: Linear) -> Matrix:
-        """Panels of gate and up alternate: the product of a pair is taken where it arises."""
+        """Interleave panels of gate and up, so that the kernel multiplies each pair at once."""
         weight = _interleaved(gate_up.weight)
         bias = None if gate_up.bias is None else _interleaved(gate_up.bias[:, None])[:, 0]
         return self._matrix(weight, bias)
@@ -164,7 +166,7 @@ class Packer:
         return self._keep(vector.float())
 
     def _keep(self, tensor: Tensor) -> int:
-        """The address of a copy of `tensor` that lives as long as the model."""
+        """Copy `tensor` into memory that lives as long as the model; return its address."""
         own = self.arena.copy(tensor)
         self.kept.append(own)
         return own.data_ptr()
@@ -176,7 +178,7 @@ def _linear(projection: object) -> Linear:
 
 
 def _interleaved(gate_up: Float[Tensor, "both inputs"]) -> Float[Tensor, "padded inputs"]:
-    """Rows of gate, then of up, dealt out in turns of 16."""
+    """Interleave rows of gate and up in blocks of 16."""
     gate, up = gate_up.chunk(2)
     missing = -len(gate) % SEQUENCES
     pair = [

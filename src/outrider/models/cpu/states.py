@@ -1,4 +1,4 @@
-"""Hidden states as the compiled kernels leave them."""
+"""Hidden states that the compiled kernels write."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -10,15 +10,16 @@ from torch import Tensor
 
 
 class States:
-    """Where one forward leaves the states that are watched, of the rows that it returns.
+    """Buffers for the watched hidden states of the rows that one forward returns.
 
     The kernels copy the residual stream before chosen layers, and after the last one. State i is
-    the stream before the first layer of number i (counted from 0) or more that is run; the last
-    state is the normed one, which the forward returns anyway.
+    the stream before the first layer that runs and has a number of at least i (counted from 0). The
+    last state is the normed one, which every forward returns.
 
     Attributes:
-        kept: `[places, rows, hidden]`, which the kernels fill.
-        places: `[layers that are run + 1]` the place of the stream before each; -1: it is not kept.
+        kept: `[places, rows, hidden]`, filled by the kernels.
+        places: `[layers that run + 1]` index into `kept` of the stream before each layer; -1 if it
+            is not kept.
     """
 
     def __init__(
@@ -37,6 +38,6 @@ class States:
         self._has_last = len(before) < len(watched)
 
     def all(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "layers rows hidden"]:
-        """The states watched, in ascending order; `hidden` is the last one."""
+        """Return the watched states in ascending order; `hidden` is the last one."""
         kept = self.kept if len(self._index) == len(self.kept) else self.kept[self._index]
         return torch.cat((kept, hidden[None])) if self._has_last else kept

@@ -1,7 +1,7 @@
-"""How many threads share a forward: measured, since more are not always faster.
+"""Chooses the number of threads for a forward by measurement: more are not always faster.
 
-A barrier between threads costs microseconds and, where processors are shared with others, now and
-then milliseconds. Small models and single rows are often fastest on one thread.
+A barrier between threads takes microseconds, and sometimes milliseconds if other programs use the
+same processors. Small models and single rows are often fastest on one thread.
 """
 
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from outrider.kernels.library import cores
 from outrider.protocols import LanguageModel, Segment
 
 _WIDTHS = (1, 4, 16)
-"""Rows at which the choice is measured; other numbers take that of the next one below."""
+"""Numbers of rows that are measured; other numbers use the result of the next smaller one."""
 _CONTEXT = 64
 _REPEATS = 7
 _SECONDS = 0.25
-"""Where a model is too large for all repeats, fewer have to do."""
+"""Time limit in seconds; a large model gets fewer repeats."""
 _GAIN = 0.95
-"""More threads must be faster by this much: they take processors from others."""
+"""More threads must reduce the time to this share: they take processors from other programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ class Threads:
 
     @classmethod
     def fixed(cls, count: int) -> "Threads":
-        """Always the same."""
+        """Use the same number of threads for all forwards."""
         return cls((1,), (count,))
 
     @classmethod
     def measured(cls, model: "_Measurable") -> "Threads":
-        """The fastest for each width, by a few forwards of `model`."""
+        """Find the fastest number of threads for each width with a few forwards of `model`."""
         candidates = _candidates(cores())
         if len(candidates) == 1:
             return cls.fixed(1)
@@ -47,7 +47,7 @@ class Threads:
             model.threads = before
 
     def of(self, rows: int) -> int:
-        """Threads for a forward of `rows` rows."""
+        """Return the number of threads for a forward of `rows` rows."""
         found = self.counts[0]
         for width, count in zip(self.widths, self.counts, strict=True):
             if rows >= width:
@@ -56,13 +56,13 @@ class Threads:
 
 
 class _Measurable(LanguageModel, Protocol):
-    """A model that can be told how many threads to use."""
+    """A model with a settable number of threads."""
 
     threads: Threads
 
 
 def _candidates(count: int) -> list[int]:
-    """1, 2, 4, ... and all of them."""
+    """Return 1, 2, 4, ... and `count`."""
     powers = [1 << i for i in range(count.bit_length()) if 1 << i <= count]
     return sorted({*powers, count})
 
@@ -77,7 +77,7 @@ def _best(model: _Measurable, rows: int, candidates: list[int]) -> int:
 
 
 def _seconds(model: _Measurable, rows: int, candidates: list[int]) -> dict[int, float]:
-    """Median seconds of a forward with each number of threads, measured in turn."""
+    """Measure the median seconds of a forward with each number of threads, interleaved."""
     size = min(_CONTEXT, model.info.context_length - rows - 1)
     if size < 1:
         return dict.fromkeys(candidates, 0.0)

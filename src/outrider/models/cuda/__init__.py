@@ -9,5 +9,5 @@ __all__ = ["StaticDecoder", "decoder_for"]
 
 
 def decoder_for(device: torch.device) -> type[Decoder]:
-    """What runs Llama-shaped checkpoints in floating point on `device`."""
+    """Return the class that runs Llama-shaped checkpoints in floating point on `device`."""
     return StaticDecoder if device.type == "cuda" else Decoder

@@ -1,4 +1,4 @@
-"""Writing on the device: a draft of k tokens is k replays and one copy back."""
+"""Writes chains on the device: a draft of k tokens takes k replays and one copy to the host."""
 
 from functools import partial
 
@@ -16,14 +16,14 @@ from outrider.models.cuda.storage import StaticCache, StaticStorage
 from outrider.models.cuda.transfer import fetch, upload
 
 RUN = 64
-"""Most tokens that are written without the host looking."""
+"""Largest number of tokens written without synchronization with the host."""
 
 
 class Pen:
-    """Writes one token after the other without the host.
+    """Writes tokens one after the other without the host.
 
-    A step chooses from the newest logits, notes the choice and reads it, and its program moves
-    its own inputs on; so the same program, run again, writes the next token.
+    A step chooses from the newest logits, records the choice, reads it, and advances its own
+    inputs. The same program, run again, thus writes the next token.
     """
 
     def __init__(self, network: Network, runner: Runner, outputs: Outputs) -> None:
@@ -46,11 +46,11 @@ class Pen:
         index: int,
         count: int,
     ) -> IntArray:
-        """`[count]` tokens, at most `RUN`, behind the newest row of `cache`, whose logits these
-        are; `index` is the generated index of the first.
+        """Write `[count]` tokens, at most `RUN`, after the newest row of `cache`.
 
-        All but the last are read into the cache's storage, which must have been reserved; its
-        books stay as they are. From the first `UNDECIDED` on the tokens mean nothing.
+        `logits` are those of the newest row; `index` is the generated index of the first token. All
+        but the last token are read into the cache's storage, which must be reserved; the
+        bookkeeping of the cache does not change. Tokens from the first `UNDECIDED` on are invalid.
         """
         step, last = self._programs(cache.static_storage, inputs, chooser.recipe)
         inputs.follow(cache.frontier(), cache)
@@ -67,13 +67,13 @@ class Pen:
         return fetch(self._written)[:count]
 
     def row(self, step: int) -> Float[Tensor, " vocab"]:
-        """The logits that the last run chose from at `step`."""
+        """Return the logits from which the last run chose at `step`."""
         return self._rows[step]
 
     def _programs(
         self, storage: StaticStorage, inputs: Inputs, recipe: Recipe
     ) -> tuple[Work, Work]:
-        """The step, and its first half alone: the last token of a draft is not read."""
+        """Return the program of a step, and one that only chooses: the last token is not read."""
         if recipe not in self._choosing:
             self._choosing[recipe] = self._runner.prepare(partial(self._choose, recipe))
         if recipe not in storage.programs:
@@ -83,7 +83,7 @@ class Pen:
         return storage.programs[recipe], self._choosing[recipe]
 
     def _choose(self, recipe: Recipe) -> None:
-        """Choose and note the choice."""
+        """Choose a token and record the choice."""
         logits = self._outputs.logits
         keys = self._keys.index_select(0, self._step)
         choice = choose(recipe, logits, keys, self._weights, self._bans.mask)
@@ -91,7 +91,7 @@ class Pen:
         self._rows.index_copy_(0, self._step, logits)
 
     def _write(self, inputs: Inputs, keys: Tensor, values: Tensor, recipe: Recipe) -> None:
-        """Choose, read what was chosen, move on."""
+        """Choose a token, read it, and advance the inputs."""
         self._choose(recipe)
         inputs.tokens.copy_(self._written.index_select(0, self._step).clamp_(min=0))
         inputs.mark()

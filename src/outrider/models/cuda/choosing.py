@@ -1,7 +1,7 @@
-"""A plain sampler's choices, made where the logits are: what `Sampler.choose` says, for many rows.
+"""Makes the choices of a plain sampler on the device: the same as `Sampler.choose`, for many rows.
 
-Shapes depend on the recipe alone, never on a value. Where that leaves a row undecided, such as a
-nucleus wider than the candidates looked at, the answer is `UNDECIDED` and the host decides.
+Shapes depend only on the recipe, never on values. If a row can not be decided within these shapes,
+for example a nucleus wider than the candidates, the result is `UNDECIDED` and the host decides.
 """
 
 import math
@@ -21,25 +21,26 @@ from outrider.sampling import Sampler
 from outrider.sampling.noise import Purpose, gumbel, signed, stream_key
 
 UNDECIDED = -1
-"""Instead of a token: the logits hold NaN, or the row needs more than a fixed shape can tell."""
+"""Returned instead of a token: the logits hold NaN, or the row needs more than the fixed shape."""
 
 _CANDIDATES = 256
-"""Best tokens looked at for top-k and top-p."""
+"""Number of best tokens considered for top-k and top-p."""
 _MOST_CANDIDATES = 2048
-"""Small enough for the sorts that can be captured."""
+"""Largest number of candidates that sorts in a captured graph support."""
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What shapes the work of choosing. Values that only weigh are inputs: see `weights`.
+    """Options that determine the shapes of the program. Other values are inputs: see `weights`.
 
     Attributes:
-        sampled: with noise; without, the best token is taken and nothing else counts.
+        sampled: whether to sample; if not, the best token is chosen and the other options have no
+            effect.
         top_k: as in `SamplingParams`; 0 keeps all.
-        nucleus: whether top-p cuts.
-        floor: whether min-p cuts.
+        nucleus: whether top-p applies.
+        floor: whether min-p applies.
         banned: whether some tokens are never chosen.
     """
 
@@ -51,7 +52,7 @@ class Recipe:
 
     @property
     def candidates(self) -> int | None:
-        """How many of the best tokens are looked at; None for all."""
+        """Number of best tokens considered; None for all."""
         if not self.top_k and not self.nucleus:
             return None
         return max(_CANDIDATES, 2 * self.top_k)
@@ -59,13 +60,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Chooser:
-    """One sampler as the device runs it."""
+    """The parameters of one sampler for the device."""
 
     sampler: Sampler
 
     @property
     def recipe(self) -> Recipe:
-        """Its shape."""
+        """The options that determine the shapes."""
         p = self.sampler.params
         banned = bool(p.banned_tokens)
         if p.temperature == 0:
@@ -80,14 +81,14 @@ class Chooser:
         return np.array([p.temperature or 1.0, p.top_p, floor])
 
     def keys(self, indices: Sequence[int] | IntArray) -> IntArray:
-        """The streams of the tokens with these generated indices."""
+        """Return the keys of the random streams for these generated indices."""
         seed, sample = self.sampler.seed, self.sampler.sample
         found = [stream_key(seed, sample, int(index), Purpose.CHOICE) for index in indices]
         return np.array([signed(key) for key in found], dtype=np.int64)
 
 
 class Bans:
-    """Which tokens are never chosen, where a program reads them.
+    """Buffer of the banned tokens that a program reads.
 
     Attributes:
         mask: `[vocab]`, true where a token is banned.
@@ -98,7 +99,7 @@ class Bans:
         self._ids: tuple[int, ...] = ()
 
     def load(self, chooser: Chooser) -> None:
-        """Those of `chooser`; nothing is sent to the device if they are those of the last one."""
+        """Load the bans of `chooser`; nothing is uploaded if they equal those of the last one."""
         ids = chooser.sampler.params.banned_tokens
         if ids != self._ids:
             banned = np.zeros(len(self.mask), dtype=np.bool_)
@@ -108,8 +109,10 @@ class Bans:
 
 
 def chooser_for(sampler: Sampler, first_index: int) -> Chooser | None:
-    """How the device chooses for `sampler` from generated index `first_index` on; None when it
-    does more than warp and ban, or keeps more tokens than a fixed shape should hold."""
+    """Build the device parameters for `sampler` from generated index `first_index` on.
+
+    None if the sampler does more than warp and ban, or keeps more tokens than a fixed shape holds.
+    """
     wide = 2 * sampler.params.top_k > _MOST_CANDIDATES
     known = type(sampler) is Sampler and sampler.quick(first_index)
     return Chooser(sampler) if known and not wide else None
@@ -122,9 +125,9 @@ def choose(
     weights: Float[Tensor, "3"],
     banned: Bool[Tensor, " vocab"],
 ) -> Int[Tensor, " rows"]:
-    """The choice after each row, or `UNDECIDED`."""
+    """Choose the token after each row, or `UNDECIDED`."""
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    usable = scores.amax(dim=-1).isfinite()  # NaN wins every comparison
+    usable = scores.amax(dim=-1).isfinite()  # amax returns NaN for a row that holds NaN
     if recipe.banned:
         scores = scores.masked_fill(banned, -torch.inf)
         usable = usable & scores.amax(dim=-1).isfinite()
@@ -142,14 +145,16 @@ def choose(
 
 
 def _support(recipe: Recipe, scores: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`ids` and scores `[rows, candidates]`, -inf where they are out, and which rows are sure."""
+    """Return `ids` and scores `[rows, candidates]`, -inf for excluded ones, and which rows are
+    certain.
+    """
     rows, vocab = scores.shape
     if recipe.candidates is None:
         ids = torch.arange(vocab, device=scores.device).expand(rows, vocab)
         return ids, scores, torch.ones(rows, dtype=torch.bool, device=scores.device)
     ids, best = _best(scores, min(recipe.candidates, vocab))
     inside, total = best > -torch.inf, scores
-    # no token beyond the candidates is better than the last of them, but it may be as good
+    # no token outside the candidates is better than the last one, but one may be equal
     last = (best == best[:, -1:]) & (len(best[0]) < vocab) & inside
     if 0 < recipe.top_k < vocab:
         inside = inside & (best >= best[:, recipe.top_k - 1 : recipe.top_k])
@@ -163,14 +168,14 @@ def _support(recipe: Recipe, scores: Tensor, mass: Tensor) -> tuple[Tensor, Tens
 
 
 def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` best tokens, best first and of equals the lowest id first, and their scores."""
+    """Return the `count` best tokens and scores, best first; equal scores are ordered by id."""
     ids = scores.topk(count, dim=-1).indices.sort(dim=-1).values
     best, order = scores.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
     return ids.gather(-1, order), best
 
 
 def _nucleus(best: Tensor, total: Tensor, mass: Tensor) -> Tensor:
-    """Which of `best` make up the smallest set with `mass` of what `total` holds."""
+    """Mark the smallest set of `best` that holds a share `mass` of `total`."""
     wide = total.double()
     top = wide.amax(dim=-1, keepdim=True)
     norm = (wide - top).exp().sum(dim=-1, keepdim=True)

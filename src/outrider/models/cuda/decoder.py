@@ -28,17 +28,19 @@ from outrider.models.llama.weights import DecoderWeights
 from outrider.protocols import ChainDecoder, ChainRequest, Segment
 
 MOST_TEXTS = 2
-"""Texts of one forward that are read one after the other; more share a packed one."""
+"""Largest number of texts that one forward reads one after the other; more share a packed
+forward.
+"""
 
 
 class StaticDecoder(Decoder):
     """A `Decoder` for one text at a time, whose short forwards have static shapes.
 
-    Rows are padded to one of `WIDTHS`, caches have one of a few capacities, and each pair is one
-    program: captured where the device has graphs, called elsewhere. Prefill, batches and forwards
-    that return nothing go the way of `Decoder`, over the same caches, and so do models made of a
-    part of the layers (`subset`). Rows come with a `chooser`, and `write_chains` drafts without the
-    host. Not for use by two threads at once.
+    Rows are padded to one of `WIDTHS`, and caches have one of a few capacities. Each pair is one
+    program: captured if the device has graphs, called otherwise. Prefill, batches and forwards that
+    return nothing use the code of `Decoder` over the same caches, as do models made of some of the
+    layers (`subset`). Rows have a `chooser`, and `write_chains` drafts without the host. Not safe
+    for use by two threads at once.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class StaticDecoder(Decoder):
 
     @property
     def chain_decoder(self) -> ChainDecoder:
-        """The model itself: a draft waits for the host once."""
+        """The model itself: a draft synchronizes with the host once."""
         return self
 
     def _fresh_cache(self) -> StaticCache:
@@ -69,10 +71,10 @@ class StaticDecoder(Decoder):
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
-        """Read the segments; `hidden` is the final normed state of the rows wanted.
+        """Read the segments; `hidden` is the final normed state of the requested rows.
 
         Raises:
-            ContextError: a token would stand beyond the context window.
+            ContextError: a token would lie beyond the context window.
         """
         caches = [narrowed(s.cache, StaticCache, self.info.name) for s in segments]
         if _are_short(segments, caches, want):
@@ -86,13 +88,13 @@ class StaticDecoder(Decoder):
     def write_chains(
         self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
-        """Write each chain, as its sampler chooses the tokens.
+        """Write each chain with the tokens that its sampler chooses.
 
-        See `protocols.ChainDecoder`. None, with nothing done, also for more than a few texts, which
-        are better read together, and where a `confidence` is given.
+        See `protocols.ChainDecoder`. Returns None, without changes, if a `confidence` is given or
+        if there are more than a few texts, which are faster to read together.
 
         Raises:
-            ContextError: a token of the segments would stand beyond the context window.
+            ContextError: a token of the segments would lie beyond the context window.
         """
         if confidence > 0:
             return None
@@ -109,7 +111,7 @@ class StaticDecoder(Decoder):
 
     def _read_short(self, feed: Feed, cache: StaticCache) -> Rows:
         width = width_for(len(feed.tokens))
-        assert width is not None  # _are_short saw to it
+        assert width is not None  # _are_short has checked it
         cache.reserve(feed.start, feed.end)
         watched = watched_layers([cache])
         storage, outputs = cache.static_storage, self._outputs_for(width, watched)
@@ -150,9 +152,9 @@ class StaticDecoder(Decoder):
     def _write_text(
         self, segment: Segment, chooser: Chooser, generated: Sequence[int], depth: int
     ) -> IntArray:
-        """Runs of the pen, until the depth, the window, an end token, or unusable logits.
+        """Run the pen until the depth, the window, an end token, or unusable logits.
 
-        Between two runs the host decides what the last one could not.
+        Between two runs the host decides rows that the device could not decide.
         """
         cache = narrowed(segment.cache, StaticCache, self.info.name)
         ends = chooser.sampler.end_ids
@@ -180,7 +182,7 @@ class StaticDecoder(Decoder):
         return as_ids(written)
 
     def _read_end(self, segment: Segment) -> Float[Tensor, "1 vocab"]:
-        """Read the segment; the logits after its last row."""
+        """Read the segment; return the logits after its last row."""
         last = segment.cache.num_speculative + len(segment.tokens) - 1
         want = as_ids([last if len(segment.tokens) else -1])
         [rows] = self.forward([segment], [want])
@@ -198,7 +200,7 @@ class StaticDecoder(Decoder):
 def _are_short(
     segments: Sequence[Segment], caches: Sequence[StaticCache], want: Sequence[IntArray]
 ) -> bool:
-    """Whether these are few texts that each fit a program and return something."""
+    """Whether there are few texts, each fits a program, and each returns rows."""
     return 0 < len(segments) <= MOST_TEXTS and all(
         _is_short(*parts) for parts in zip(segments, caches, want, strict=True)
     )
@@ -213,7 +215,7 @@ def _is_short(segment: Segment, cache: StaticCache, want: IntArray) -> bool:
 
 
 def _sure(run: IntArray, ends: Collection[int]) -> list[int]:
-    """The tokens of a run up to the first end token, or before the first undecided one."""
+    """Return the tokens of a run up to the first end token, or before the first undecided one."""
     tokens: list[int] = []
     for token in run:
         if token == UNDECIDED:

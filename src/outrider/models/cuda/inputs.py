@@ -1,4 +1,4 @@
-"""The buffers that a forward of static shape reads, and those it leaves its results in."""
+"""Input and output buffers of a forward with static shapes."""
 
 from collections.abc import Sequence
 
@@ -13,34 +13,34 @@ from outrider.models.cuda.transfer import upload
 from outrider.models.llama.config import DecoderConfig
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
-"""Rows of a forward; fewer are padded."""
+"""Numbers of rows of a forward; fewer rows are padded."""
 
 
 def width_for(rows: int) -> int | None:
-    """The smallest width that holds `rows`, None where there is none."""
+    """Return the smallest width that holds `rows`, or None."""
     return next((width for width in WIDTHS if rows <= width), None)
 
 
 class Inputs:
-    """What `width` rows over `capacity` slots read. Storages of one capacity share them.
+    """Inputs of `width` rows over `capacity` slots. Storages of one capacity share them.
 
-    A row sees the slots below its `limit`, and those that `extra` marks: the branch of the tree it
-    stands on. Chains need no marks, so one small upload is all that a round of them costs.
-    Padding rows write to the scratch slot, which is no row's to read, and see slot 0 alone.
+    A row attends to the slots below its `limit` and to those marked in `extra`, its branch of the
+    tree. Chains need no marks, so a round of chains needs only one small upload. Padding rows write
+    to the scratch slot, which no row reads, and attend only to slot 0.
 
     Args:
-        width: rows.
-        capacity: slots that hold rows.
+        width: number of rows.
+        capacity: number of slots that hold rows.
         device: where the model runs.
-        windowed: whether any layer has a window, and asks for the places of slots.
+        windowed: whether any layer has a window and needs the places of slots.
 
     Attributes:
         tokens: `[width]` ids.
         positions: `[width]` places in the text.
-        slots: `[width]` where keys and values go.
-        limits: `[width]` the slots below are seen.
-        take: `[width]` rows to return, in the order wanted.
-        extra: `[width, capacity + 1]` slots seen beyond the limit.
+        slots: `[width]` slots for keys and values.
+        limits: `[width]` the slots below are visible.
+        take: `[width]` rows to return, in the requested order.
+        extra: `[width, capacity + 1]` slots visible beyond the limit.
         places: `[capacity + 1]` place in the text of each slot.
     """
 
@@ -57,12 +57,12 @@ class Inputs:
         self.park()
 
     def park(self) -> None:
-        """Inputs that do no harm: every row is padding."""
+        """Set every row to padding."""
         upload(self._packed, self._padding())
         self._clear()
 
     def load(self, feed: Feed, cache: StaticCache) -> None:
-        """Inputs for `feed`, which must fit."""
+        """Load the inputs for `feed`, which must fit."""
         rows, packed = len(feed.tokens), self._padding()
         slots = np.arange(feed.start, feed.end)
         packed[0, :rows] = feed.tokens
@@ -77,23 +77,23 @@ class Inputs:
         self._place(cache, feed.end if feed.tree is None else feed.base, feed.end)
 
     def follow(self, frontier: Frontier, cache: StaticCache) -> None:
-        """Inputs for a single row at `frontier`, without its token; it may be moved on."""
+        """Load a single row at `frontier`, without its token; `advance` can move it."""
         packed = self._padding()
         packed[1:4, 0] = frontier.position, frontier.slot, frontier.limit
         upload(self._packed, packed)
         self._clear()
-        self._marked = True  # `advance` marks
+        self._marked = True  # `advance` changes the marks
         if frontier.beyond is not None:
             upload(self.extra[0, frontier.limit : frontier.slot], frontier.beyond)
         self._place(cache, frontier.limit, frontier.slot)
 
     def mark(self) -> None:
-        """Let all rows see the slots now written. Part of a captured program."""
+        """Make the written slots visible to all rows. Part of a captured program."""
         self.extra.index_fill_(1, self.slots, True)
         self.places.index_copy_(0, self.slots, self.positions)
 
     def advance(self, last_position: int) -> None:
-        """One place on; parked rows stay parked. Part of a captured program."""
+        """Move all rows one place on, except padding rows. Part of a captured program."""
         self.slots.add_(1).clamp_(max=self.capacity)
         self.positions.add_(1).clamp_(max=last_position)
 
@@ -109,7 +109,9 @@ class Inputs:
         self._marked = False
 
     def _place(self, cache: StaticCache, start: int, end: int) -> None:
-        """Note the places of slots `start .. end`; of all before them too if there are gaps."""
+        """Record the places of slots `start .. end`, and of all slots before them if there are
+        gaps.
+        """
         first = 0 if self._windowed and cache.places.shift else start
         if first < end:
             upload(self.places[first:end], cache.slot_positions(end)[first:])
@@ -117,12 +119,12 @@ class Inputs:
 
 
 class Outputs:
-    """Where a forward of `width` rows leaves what it returns, rows in the order wanted.
+    """Results of a forward of `width` rows, in the requested order.
 
     Attributes:
         logits: `[width, vocab]`.
-        hidden: `[width, hidden]`, what the head read.
-        states: `[width, hidden]` each: what the layers watched have left, by number.
+        hidden: `[width, hidden]`, input of the head.
+        states: `[width, hidden]` each: outputs of the watched layers, by number.
     """
 
     def __init__(

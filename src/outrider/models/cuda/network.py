@@ -1,8 +1,8 @@
-"""The decoder's arithmetic over static shapes: nothing depends on a value that the host must know.
+"""Computes the decoder with static shapes: no shape depends on a value that the host must know.
 
-Attention is written out. It reads a whole storage, of which most may be stale rows of texts long
-gone, so a hidden score is replaced instead of added to, and values are made finite: neither NaN
-nor infinity in a slot that a row does not see can reach it.
+Attention is written out. It reads a whole storage, most of which can hold stale rows of earlier
+texts. Therefore scores of hidden slots are replaced, not added to, and values are made finite: NaN
+or infinity in a hidden slot can not reach a row.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Stored = Float[Tensor, "kv_heads slots head_dim"]
 
 
 class Network:
-    """A model as a function of buffers."""
+    """A model as a function on buffers."""
 
     def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
         self.config = config
@@ -34,10 +34,10 @@ class Network:
         self._layers = [_Layer(i, layer, config) for i, layer in enumerate(weights.layers)]
 
     def read(self, inputs: Inputs, keys: Tensor, values: Tensor, outputs: Outputs) -> None:
-        """Read the rows in `inputs`; leave those it takes in `outputs`.
+        """Read the rows in `inputs`; write the requested ones to `outputs`.
 
-        `keys` and `values` are a storage's, `[layers, kv_heads, capacity + 1, head_dim]`, which
-        get the new rows.
+        `keys` and `values` are those of a storage, `[layers, kv_heads, capacity + 1, head_dim]`;
+        the new rows are written to them.
         """
         hidden = F.embedding(inputs.tokens, self._weights.embed)
         turns = self._turns(inputs.positions)
@@ -52,7 +52,7 @@ class Network:
         outputs.logits.copy_(self._weights.head(hidden))
 
     def _turns(self, positions: Int[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines, as `RotaryTable` has them, without a table."""
+        """Compute cosines and signed sines as in `RotaryTable`, but without a table."""
         angles = torch.outer(positions.to(self._angles), self._frequencies)
         amplitude = self.config.rope.amplitude
         cos, sin = angles.cos() * amplitude, angles.sin() * amplitude
@@ -60,7 +60,9 @@ class Network:
         return cos.to(self._dtype)[:, None], sin.to(self._dtype)[:, None]
 
     def _seen(self, inputs: Inputs) -> dict[int | None, Bool[Tensor, "rows slots"]]:
-        """For each window of the model, the slots that each row sees; never none."""
+        """Return the slots visible to each row for each window of the model; at least one slot a
+        row.
+        """
         slots = torch.arange(inputs.capacity, device=inputs.slots.device)
         seen = (slots < inputs.limits[:, None]) | inputs.extra[:, : inputs.capacity]
         behind = inputs.positions[:, None] - inputs.places[: inputs.capacity]
@@ -71,7 +73,9 @@ class Network:
 
 
 class _Layer:
-    """Attention, then a gated MLP, each on the normed rows and added to them."""
+    """Attention and a gated MLP; each reads the normed rows, and its result is added to the
+    rows.
+    """
 
     def __init__(self, index: int, weights: LayerWeights, config: DecoderConfig) -> None:
         self._weights = weights
@@ -91,7 +95,7 @@ class _Layer:
         keys: Stored,
         values: Stored,
     ) -> Hidden:
-        """The rows after this layer; their keys and values go to `slots`."""
+        """Return the rows after this layer; write their keys and values to `slots`."""
         weights = self._weights
         normed = rms_norm(hidden, weights.input_norm, self._eps)
         queries, new_keys, new_values = self._project(normed, turns)
@@ -105,7 +109,9 @@ class _Layer:
         return hidden + weights.down(self._activation(gate) * up)
 
     def _project(self, x: Hidden, turns: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, `[rows, heads, head_dim]`, normed and turned."""
+        """Compute queries, keys and values, `[rows, heads, head_dim]`, normed and with rotary
+        embeddings.
+        """
         heads, kv_heads = self._heads
         packed = self._weights.qkv(x).view(len(x), heads + 2 * kv_heads, self._head_dim)
         turned, values = packed.split((heads + kv_heads, kv_heads), dim=1)
@@ -123,10 +129,10 @@ def attend(
     values: Stored,
     seen: Bool[Tensor, "rows slots"],
 ) -> Float[Tensor, "rows width"]:
-    """Attention of each row over the slots it sees, `width = heads * head_dim`.
+    """Compute attention of each row over its visible slots, `width = heads * head_dim`.
 
-    Query heads that share keys are laid one below the other, so that keys and values are read
-    once for the whole group. Scores are summed and normed in float32 at least.
+    Query heads that share keys are stacked, so that keys and values are read once for the whole
+    group. Scores are summed and normed in float32 at least.
     """
     rows, heads, head_dim = queries.shape
     kv_heads, slots, _ = keys.shape

@@ -1,4 +1,4 @@
-"""The choices for the rows of a forward, made on the device and fetched together."""
+"""Makes the choices for the rows of a forward on the device and fetches them together."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ from outrider.sampling import Sampler
 
 
 class RowChoices:
-    """The choices of a sampler for the rows of one forward: one program for each width."""
+    """Choices of a sampler for the rows of one forward; one program for each width."""
 
     def __init__(self, runner: Runner, vocab_size: int, like: Tensor) -> None:
         self._runner = runner
@@ -28,8 +28,10 @@ class RowChoices:
     def of(
         self, logits: Float[Tensor, "rows vocab"], sampler: Sampler, indices: IntArray
     ) -> IntArray | None:
-        """The token after each row, -1 where the host must decide; None for samplers that do
-        more than the device knows. Row i stands for generated index `indices[i]`."""
+        """Return the token after each row, or -1 where the host must decide.
+
+        None for samplers that the device does not support. Row i has generated index `indices[i]`.
+        """
         width = width_for(len(logits))
         chooser = chooser_for(sampler, int(indices.min())) if len(indices) else None
         if chooser is None or width is None or len(logits) != len(indices):
@@ -52,7 +54,7 @@ class RowChoices:
 
 
 class _Buffers:
-    """Buffers of one width: what is chosen from, and the choices."""
+    """Buffers of one width: inputs of the choice, and the choices."""
 
     def __init__(self, width: int, vocab_size: int, like: Tensor, bans: Bans) -> None:
         self._width, self._bans = width, bans

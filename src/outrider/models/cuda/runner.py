@@ -1,7 +1,7 @@
-"""How a piece of work with static shapes is run again and again: called, or captured and replayed.
+"""Runs work with static shapes repeatedly: called, or captured and replayed.
 
-Work reads and writes buffers that stay where they are and gives nothing back. Whoever has it
-prepared parks its inputs first (`Inputs.park`), since capturing runs it a few times in earnest.
+Work reads and writes buffers at fixed addresses and returns nothing. Before work is prepared, its
+inputs must be parked (`Inputs.park`), because a capture runs it a few times.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 Work = Callable[[], None]
 
 _WARMUPS = 2
-"""Runs before a capture: libraries set themselves up in the first."""
+"""Runs before a capture: libraries initialize in the first."""
 
 
 @runtime_checkable
@@ -20,15 +20,15 @@ class Runner(Protocol):
     """Makes work repeatable."""
 
     def prepare(self, work: Work) -> Work:
-        """What does the same as `work`, on whatever its buffers hold by then."""
+        """Return work that does the same as `work` on the content of its buffers at that time."""
         ...
 
 
 class EagerRunner:
-    """Calls the work itself: on devices without graphs, and to find faults."""
+    """Calls the work directly: on devices without graphs, and for debugging."""
 
     def prepare(self, work: Work) -> Work:
-        """`work` as it is."""
+        """Return `work` unchanged."""
         return work
 
 
@@ -36,8 +36,8 @@ class CapturedRunner:
     """Captures work into CUDA graphs.
 
     All graphs of a runner share one memory pool, which is safe because they run one after another
-    and leave nothing in it: results go to buffers outside. Warm-up and capture use a stream of
-    their own; a replay runs on the stream of whoever calls it.
+    and keep nothing in it: results go to buffers outside. Warm-up and capture use a separate
+    stream; a replay runs on the stream of the caller.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -54,7 +54,7 @@ class CapturedRunner:
                 graph,
                 pool=self._pool,
                 stream=self._stream,
-                capture_error_mode="thread_local",  # other threads may allocate meanwhile
+                capture_error_mode="thread_local",  # other threads may allocate at the same time
             ):
                 work()
         return graph.replay
@@ -69,5 +69,5 @@ class CapturedRunner:
 
 
 def runner_for(device: torch.device) -> Runner:
-    """Graphs where the device has them."""
+    """Return a runner that uses graphs if the device has them."""
     return CapturedRunner(device) if device.type == "cuda" else EagerRunner()

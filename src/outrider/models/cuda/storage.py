@@ -1,7 +1,7 @@
-"""Caches whose storage has one of a few capacities, and is used again by later texts.
+"""Caches whose storage has one of a few capacities and is reused by later texts.
 
-A captured program knows its tensors by address. So each storage keeps the programs captured over
-it, and when no text reads it any more it is handed to the next one, programs and all.
+A captured program refers to its tensors by address. Therefore each storage keeps the programs
+captured for it, and a storage that no text uses is passed on together with its programs.
 """
 
 from collections import Counter
@@ -19,11 +19,11 @@ from outrider.models.cuda.transfer import upload
 
 FIRST_CAPACITY = 256
 _SPILL = 64
-"""Beyond the window capacities grow by this: a wide tree at its end has more slots than places."""
+"""Step of capacities beyond the window: a wide tree at its end has more slots than places."""
 
 
 def capacity_for(slots: int, context_length: int) -> int:
-    """The smallest capacity that holds `slots`: 256, 512, ... up to the window."""
+    """Return the smallest capacity that holds `slots`: 256, 512, ... up to the window."""
     if slots > context_length:
         return -(-slots // _SPILL) * _SPILL
     capacity = FIRST_CAPACITY
@@ -41,11 +41,11 @@ class StaticStorage(Storage):
 
     @property
     def capacity(self) -> int:
-        """Slots that hold rows; the slot of this number is scratch."""
+        """Number of slots that hold rows; the slot after them is scratch."""
         return self.keys.shape[2] - 1
 
     def move_rows(self, source: Storage, slots: Sequence[int], start: int) -> None:
-        """Take over `slots` of `source` as `start`, `start + 1`, ..., without waiting."""
+        """Copy `slots` of `source` to `start`, `start + 1`, ..., without synchronization."""
         index = torch.empty(len(slots), dtype=torch.int64, device=self.keys.device)
         upload(index, np.asarray(slots, dtype=np.int64))
         self.keys[:, :, start : start + len(slots)] = source.keys.index_select(2, index)
@@ -53,7 +53,7 @@ class StaticStorage(Storage):
 
 
 class StoragePool:
-    """All storages of one model, those that no cache reads any more included."""
+    """All storages of one model, including those that no cache uses."""
 
     def __init__(self, layout: CacheLayout) -> None:
         self.layout = layout
@@ -61,7 +61,7 @@ class StoragePool:
 
     @torch.inference_mode()
     def take(self, slots: int) -> StaticStorage:
-        """A storage that nobody reads, with room for `slots`; its rows may hold anything."""
+        """Return an unused storage with room for `slots`; its rows can hold any values."""
         capacity = capacity_for(slots, self.layout.context_length)
         for storage in self.storages:
             if storage.capacity == capacity and not storage.readers:
@@ -71,7 +71,7 @@ class StoragePool:
         return self.storages[-1]
 
     def _trim(self) -> None:
-        """Of the unread storages keep one of each capacity, the one with the most programs."""
+        """Keep one unused storage of each capacity: the one with the most programs."""
         kept: list[StaticStorage] = []
         spare: Counter[int] = Counter()
         for storage in sorted(self.storages, key=lambda s: -len(s.programs)):
@@ -84,13 +84,13 @@ class StoragePool:
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """Where the next row of a text goes, if it follows the newest one.
+    """The place of the next row of a text, directly after the newest row.
 
     Attributes:
-        slot: in the cache.
-        position: in the text.
-        limit: it sees all slots before this one,
-        beyond: and of those from `limit` up to `slot`, these. None: there are none between.
+        slot: its slot in the cache.
+        position: its position in the text.
+        limit: all slots before this one are visible to it,
+        beyond: as are these slots between `limit` and `slot`; None if there are none between.
     """
 
     slot: int
@@ -110,7 +110,7 @@ class StaticCache(DecoderCache):
 
     @property
     def static_storage(self) -> StaticStorage:
-        """Its storage, which `reserve` may exchange for another."""
+        """The storage; `reserve` can replace it."""
         assert isinstance(self.storage, StaticStorage)
         return self.storage
 
@@ -118,10 +118,10 @@ class StaticCache(DecoderCache):
         return self.pool.take(capacity)
 
     def _with_spare(self, slots: int) -> int:
-        return slots  # capacities are rounded up as it is
+        return slots  # capacities are rounded up anyway
 
     def frontier(self) -> Frontier:
-        """The place behind the newest row; everything pending must have been read."""
+        """Return the place after the newest row; no token may be pending and unread."""
         text, parents = len(self._text), as_ids(self._parents)
         slot = text + len(parents)
         position = self.places.at(slot)

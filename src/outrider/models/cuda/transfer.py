@@ -1,4 +1,4 @@
-"""Between host and device: uploads that wait for nothing, and the one place that does wait."""
+"""Transfers between host and device: uploads do not wait; one function waits for results."""
 
 import numpy as np
 import torch
@@ -9,10 +9,10 @@ from outrider.core.types import IntArray
 
 
 def upload(target: Tensor, values: np.ndarray) -> None:
-    """Write `values` into `target`, behind what the device has been told to do so far.
+    """Write `values` to `target`, in order with earlier work of the device.
 
-    Every upload takes a pinned buffer of its own. PyTorch's allocator of pinned memory gives a
-    buffer out again only when the copies from it are done, so the host may run ahead.
+    Every upload takes its own pinned buffer. PyTorch's allocator of pinned memory reuses a buffer
+    only after the copies from it are done, so the host does not have to wait.
     """
     source = torch.from_numpy(np.ascontiguousarray(values))
     if target.is_cuda:
@@ -21,7 +21,7 @@ def upload(target: Tensor, values: np.ndarray) -> None:
 
 
 def fetch(values: Int[Tensor, " n"]) -> IntArray:
-    """`values` on the host, once the device has them: the only wait of a round."""
+    """Return `values` on the host when the device has computed them: the only wait of a round."""
     if not values.is_cuda:
         return values.numpy().copy()
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)

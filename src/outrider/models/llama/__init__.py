@@ -1,1 +1,1 @@
-"""The readable decoder for Llama-shaped checkpoints."""
+"""The decoder for Llama-shaped checkpoints, written to be readable."""

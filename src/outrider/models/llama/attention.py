@@ -1,4 +1,4 @@
-"""Attention of one ragged batch: every text over its own cache, through its own mask."""
+"""Attention of one ragged batch: each text has its own cache and mask."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,8 @@ _FEW_ROWS = 16
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The slots that a feed reads under one window: from `first` on, less what `mask` hides.
+    """The slots that a feed reads under one window: from `first` on, except those that `mask`
+    hides.
 
     `mask` is added to the scores: 0 or minus infinity. None hides nothing.
     """
@@ -28,7 +29,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One text's share of a batch: packed rows, slots, storage, and its reach in each window."""
+    """One text in a batch: its packed rows, slots, storage, and its reach for each window."""
 
     rows: slice
     start: int
@@ -38,7 +39,9 @@ class Part:
 
 
 def visible(feed: Feed, cache: DecoderCache, window: int | None) -> BoolArray:
-    """`[rows, end]`: which slots each row of `feed` may read under `window` (None: no window)."""
+    """Return `[rows, end]`: the slots visible to each row of `feed` under `window` (None: no
+    window).
+    """
     seen = visible_slots(feed)
     if window is None:
         return seen
@@ -46,7 +49,7 @@ def visible(feed: Feed, cache: DecoderCache, window: int | None) -> BoolArray:
 
 
 def reach(feed: Feed, cache: DecoderCache, window: int | None) -> Reach:
-    """`visible`, cut to the slots that any row reads."""
+    """Return `visible`, cut to the slots that at least one row reads."""
     if len(feed.tokens) == 1 and feed.tree is None and (window is None or not cache.places.shift):
         return Reach(0 if window is None else max(0, feed.end - window), None)
     mask = visible(feed, cache, window)
@@ -66,10 +69,10 @@ def attend(
     values: Float[Tensor, "kv_heads slots head_dim"],
     mask: Float[Tensor, "rows slots"] | None,
 ) -> Float[Tensor, "rows width"]:
-    """Scaled dot-product attention with grouped heads, `width = heads * head_dim`.
+    """Compute scaled dot-product attention with grouped heads, `width = heads * head_dim`.
 
-    For few rows, the query heads that share keys are laid one below the other, so that the keys
-    are read once for the whole group.
+    For few rows, the query heads that share keys are stacked, so that the keys are read once for
+    the whole group.
     """
     rows, heads, head_dim = queries.shape
     kv_heads = keys.shape[0]

@@ -1,4 +1,4 @@
-"""What the runners of Llama-shaped checkpoints share: what the model is, and its caches."""
+"""Shared parts of the runners of Llama-shaped checkpoints: model description and caches."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -33,8 +33,9 @@ class OwnModel:
     """A checkpoint that Outrider runs itself; subclasses add weights and `forward`.
 
     Attributes:
-        config: its shape.
-        info: what it is; the fingerprint is that of the checkpoint, the same in every precision.
+        config: shape of the decoder.
+        info: description of the model; the fingerprint is that of the checkpoint, equal in every
+            precision.
     """
 
     selector = None
@@ -76,83 +77,86 @@ class OwnModel:
             weight_bytes=weight_bytes,
         )
 
-    # -- what it can do ---------------------------------------------------------------------
+    # -- capabilities -----------------------------------------------------------------------
 
     @property
     def layered(self) -> Layered:
-        """The model itself."""
+        """The model itself: it can run a subset of its layers."""
         return self
 
     @property
     def segmented(self) -> Segmented:
-        """The model itself."""
+        """The model itself: it can rearrange its caches."""
         return self
 
     @property
     def hidden_states(self) -> HiddenStates:
-        """The model itself."""
+        """The model itself: it can return hidden states."""
         return self
 
     @property
     def chain_decoder(self) -> ChainDecoder | None:
-        """None: a chain is a forward for each token."""
+        """None: a chain takes one forward for each token."""
         return None
 
     @property
     def num_layers(self) -> int:
-        """Layers of the whole model."""
+        """Number of layers of the full model."""
         return self.config.num_layers
 
     @property
     def width(self) -> int:
-        """Numbers in the hidden state of one row."""
+        """Size of the hidden state of one row."""
         return self.config.hidden_size
 
     @property
     def reads_gaps(self) -> bool:
-        """True: rotary embeddings and windows go by the position, not by the slot."""
+        """True: rotary embeddings and windows use positions, not slots."""
         return True
 
     @abstractmethod
     def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
-        """The rows it reads for these ids."""
+        """Return the input embeddings of these ids."""
 
     @abstractmethod
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
-        """Read the segments in one pass; `hidden` is the final normed state of the rows wanted.
+        """Read the segments in one pass; `hidden` is the final normed state of the requested rows.
 
         Raises:
-            ContextError: a token would stand beyond the context window.
+            ContextError: a token would lie beyond the context window.
         """
 
     @abstractmethod
     def subset(self, layers: LayerSet) -> LanguageModel:
-        """The model made of `layers` alone: the same weights, caches of the same kind."""
+        """Return the model made of `layers`: it shares the weights and the kind of cache."""
 
     @abstractmethod
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        """The final norm and the head over residual streams."""
+        """Apply the final norm and the head to residual streams."""
 
-    # -- its caches -------------------------------------------------------------------------
+    # -- caches -----------------------------------------------------------------------------
 
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
     ) -> list[DecoderCache]:
-        """One cache a prompt, all but its last token read. Raises `ContextError`."""
+        """Create one cache for each prompt and read all but the prompt's last token.
+
+        Raises `ContextError`.
+        """
         old = None if reuse is None else [self._own(cache) for cache in reuse]
         return start_caches(self, prompts, old, self._fresh_cache)
 
     def rearrange(self, caches: Sequence[Cache], texts: Sequence[Sequence[Piece]]) -> None:
-        """Make the text of each cache what its pieces spell; see `protocols.Segmented`.
+        """Rearrange each cache so that its text equals its pieces; see `protocols.Segmented`.
 
         Raises:
             ContextError: a text does not fit into the window.
-            ValueError: kept tokens are not in order, or would have to turn to another position.
+            ValueError: kept tokens are not in order, or would need another position.
         """
         rearrange(self, caches, texts)
 
     def borrow(self, cache: Cache) -> BorrowedCache:
-        """A cache over the committed rows of `cache`; see `models/caches/borrowed.py`.
+        """Create a cache over the committed rows of `cache`; see `models/caches/borrowed.py`.
 
         Raises:
             StrategyError: another model filled `cache`.
@@ -173,7 +177,7 @@ class OwnModel:
         return DecoderCache(self._layout)
 
     def _own(self, cache: Cache | None) -> DecoderCache | None:
-        """`cache` if this very model filled it: no two models share a layout."""
+        """Return `cache` if this model filled it, else None: two models never share a layout."""
         if isinstance(cache, DecoderCache) and cache.layout is self._layout:
             return cache
         return None

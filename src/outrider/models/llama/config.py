@@ -1,4 +1,4 @@
-"""What `Decoder` can run, read from config.json: exactly, or refused by name."""
+"""Reads config.json for `Decoder`: it is supported exactly, or refused by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """What one `model_type` assumes where config.json is silent, and its own twists.
+    """Defaults of one `model_type` for settings missing in config.json, and its special features.
 
     `qkv_bias` None means: as `attention_bias` says, for the output projection too.
     """
@@ -45,8 +45,9 @@ class DecoderConfig:
     """The shape of a Llama-shaped decoder.
 
     Attributes:
-        windows: per layer the positions a row sees, itself included; None sees all.
-        rotary: per layer whether queries and keys are turned.
+        windows: for each layer the number of positions visible to a row, itself included; None for
+            all.
+        rotary: for each layer whether it uses rotary embeddings.
     """
 
     vocab_size: int
@@ -69,12 +70,12 @@ class DecoderConfig:
 
     @property
     def context_length(self) -> int:
-        """Most tokens it can read."""
+        """Largest number of tokens that the decoder can read."""
         return self.rope.context_length
 
 
 def supports(config: Mapping[str, JsonValue]) -> str | None:
-    """None when `Decoder` runs this config.json, else the reason why not."""
+    """Return None if `Decoder` runs this config.json, else the reason why not."""
     try:
         read_config(config)
     except CheckpointError as error:
@@ -83,11 +84,11 @@ def supports(config: Mapping[str, JsonValue]) -> str | None:
 
 
 def read_config(config: Mapping[str, JsonValue]) -> DecoderConfig:
-    """The decoder that config.json describes.
+    """Read the shape of a decoder from config.json.
 
     Raises:
-        UnsupportedCheckpointError: something that another runner may know.
-        CheckpointError: sizes that are missing or do not fit together.
+        UnsupportedCheckpointError: a feature that another runner may support.
+        CheckpointError: sizes that are missing or inconsistent.
     """
     family = _family(config)
     sizes = _sizes(config)
@@ -175,7 +176,7 @@ def _activation(config: Mapping[str, JsonValue]) -> str:
 def _windows(
     config: Mapping[str, JsonValue], family: Family, num_layers: int
 ) -> tuple[int | None, ...]:
-    """Sliding windows: all layers or none (Mistral), or as `layer_types` says (the others)."""
+    """Return sliding windows: for all layers or none (Mistral), or by `layer_types` (others)."""
     window = config.get("sliding_window", family.window)
     if family.window_switch and not config.get("use_sliding_window", False):
         window = None
@@ -200,7 +201,7 @@ def _windows(
 def _layer_types(
     config: Mapping[str, JsonValue], family: Family, window: int | None, num_layers: int
 ) -> list[str]:
-    """What `transformers` assumes where config.json has no `layer_types`."""
+    """Return the layer types that `transformers` assumes if config.json has no `layer_types`."""
     if window is None:
         return ["full_attention"] * num_layers
     if family.no_rope_every is not None:
@@ -215,7 +216,7 @@ def _layer_types(
 
 
 def _rotary(config: Mapping[str, JsonValue], family: Family, num_layers: int) -> tuple[bool, ...]:
-    """SmolLM3 leaves every fourth layer without positions; the others turn in all layers."""
+    """Return which layers use rotary embeddings: in SmolLM3 not every fourth one, else all."""
     if family.no_rope_every is None:
         return (True,) * num_layers
     turned = config.get("no_rope_layers")

@@ -1,6 +1,6 @@
-"""Llama-shaped checkpoints, run straight from their safetensors: the readable eager path.
+"""Runs Llama-shaped checkpoints from their safetensors in PyTorch, written to be readable.
 
-All texts of a forward share one packed matrix of rows; only attention looks at each text alone.
+All texts of a forward share one packed matrix of rows; only attention treats texts separately.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ class Decoder(OwnModel):
     """A `LanguageModel` for Llama, Mistral, Qwen2, Qwen3 and SmolLM3 checkpoints.
 
     Attributes:
-        dtype: of weights, cache and logits.
-        device: where they lie.
+        dtype: dtype of weights, cache and logits.
+        device: device of weights, cache and logits.
     """
 
     def __init__(
@@ -88,16 +88,16 @@ class Decoder(OwnModel):
         return cls(checkpoint, config, weights, name=name)
 
     def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
-        """The rows it reads for these ids."""
+        """Return the input embeddings of these ids."""
         ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64)).to(self.device)
         return F.embedding(ids, self.weights.embed)
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
-        """Read the segments in one pass; `hidden` is the final normed state of the rows wanted.
+        """Read the segments in one pass; `hidden` is the final normed state of the requested rows.
 
         Raises:
-            ContextError: a token would stand beyond the context window.
+            ContextError: a token would lie beyond the context window.
         """
         if not segments:
             return []
@@ -126,10 +126,12 @@ class Decoder(OwnModel):
         watched: Sequence[int],
         states: dict[int, Tensor],
     ) -> Hidden:
-        """The rows after all layers. `states` get those of the layers watched, but of the last."""
+        """Run all layers; write the outputs of watched layers, except the last, to `states`."""
         waiting = [layer for layer in watched if layer < self.num_layers]
         for layer in self._layers:
-            while waiting and waiting[0] <= layer.index:  # what a layer gets, the one before left
+            while (
+                waiting and waiting[0] <= layer.index
+            ):  # the input of a layer is the output of the one before
                 states[waiting.pop(0)] = hidden[wanted]
             hidden = layer(hidden, batch)
         for layer in waiting:
@@ -137,13 +139,13 @@ class Decoder(OwnModel):
         return hidden
 
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        """The final norm and the head over residual streams."""
+        """Apply the final norm and the head to residual streams."""
         return self.weights.head(rms_norm(states, self.weights.norm, self.config.norm_eps))
 
     def subset(self, layers: LayerSet) -> "Decoder":
-        """The model made of `layers` alone: the same weights, caches of the same kind."""
+        """Return the model made of `layers`: it shares the weights and the kind of cache."""
         layers.check(self.num_layers, self.info.name)
-        part = object.__new__(Decoder)  # programs of a subclass run all layers
+        part = object.__new__(Decoder)  # not the subclass: its programs run all layers
         part.__dict__.update(self.__dict__)
         part.info = replace(self.info, name=f"{self.info.name} ({layers})")
         part._layers = [
@@ -159,7 +161,7 @@ class Decoder(OwnModel):
         return part
 
     def _read(self, feeds: Sequence[Feed]) -> Float[Tensor, "tokens hidden"]:
-        """The packed input rows: embedded ids, or the embeddings given instead."""
+        """Return the packed input rows: embedded ids, or the given embeddings."""
         hidden = self.embed(np.concatenate([feed.tokens for feed in feeds]))
         start = 0
         for feed in feeds:

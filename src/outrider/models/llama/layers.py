@@ -26,12 +26,12 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What all layers of one forward share.
+    """Data that all layers of one forward share.
 
     Attributes:
-        parts: the texts, in the order their rows are packed.
-        cos: cosines of each row's position.
-        sin: signed sines of each row's position.
+        parts: the texts, in the order of their packed rows.
+        cos: cosines for the position of each row.
+        sin: signed sines for the position of each row.
     """
 
     parts: Sequence[Part]
@@ -40,7 +40,7 @@ class Batch:
 
 
 class DecoderLayer:
-    """Attention, then a gated MLP, each on the normed rows and added to them.
+    """Attention and a gated MLP; each reads the normed rows, and its result is added to the rows.
 
     Either can be left out (`attends`, `feeds`).
     """
@@ -64,7 +64,7 @@ class DecoderLayer:
         self._activation = ACTIVATION_FUNCTIONS[config.activation]
 
     def __call__(self, hidden: Hidden, batch: Batch) -> Hidden:
-        """The rows after this layer; their keys and values are written to the caches."""
+        """Return the rows after this layer; write their keys and values to the caches."""
         weights = self.weights
         if self.attends:
             normed = rms_norm(hidden, weights.input_norm, self._eps)
@@ -83,7 +83,9 @@ class DecoderLayer:
         return self.weights.output(out[0] if len(out) == 1 else torch.cat(out))
 
     def _project(self, x: Hidden, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, `[tokens, heads, head_dim]`, normed and turned."""
+        """Compute queries, keys and values, `[tokens, heads, head_dim]`, normed and with rotary
+        embeddings.
+        """
         heads, kv_heads, head_dim = self._heads
         packed = self.weights.qkv(x).view(len(x), heads + 2 * kv_heads, head_dim)
         turned, values = packed.split((heads + kv_heads, kv_heads), dim=1)
@@ -95,7 +97,7 @@ class DecoderLayer:
         return queries, keys, values
 
     def _attend(self, part: Part, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Write one text's keys and values into its cache and read all it may see."""
+        """Write the keys and values of one text to its cache, then attend to the visible slots."""
         rows, reach = part.rows, part.reaches[self.window]
         stored_keys = part.storage.keys[self.index]
         stored_values = part.storage.values[self.index]

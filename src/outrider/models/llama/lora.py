@@ -2,8 +2,8 @@
 
 An adapter holds two thin matrices for each matrix it changes: `W + scale * B A`, with `scale` =
 `lora_alpha / r`, or `lora_alpha / sqrt(r)` (Kalajdzievski 2023). They are added while weights load,
-in float32 at least, so a model with an adapter is as fast as one without. Nothing is unpickled, and
-peft is not needed.
+in float32 at least, so the adapter does not slow the model down. No pickle is opened, and peft is
+not needed.
 """
 
 import hashlib
@@ -49,14 +49,14 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "use_bdlora": (None, False),
     "arrow_config": (None,),
 }
-"""Settings of peft, and what they are in an adapter that only adds `B A` to matrices."""
+"""Settings of peft, with their values in an adapter that only adds `B A` to matrices."""
 _OTHER_BASE = ("pissa", "olora", "corda", "loftq")
-"""Beginnings that change the base model too."""
+"""Prefixes of initialization methods that also change the base model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Update:
-    """What is added to one matrix: `scale * up @ down`."""
+    """The update of one matrix: `scale * up @ down`."""
 
     down: Float[Tensor, "rank inputs"]
     up: Float[Tensor, "outputs rank"]
@@ -64,23 +64,23 @@ class Update:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the matrix."""
+        """Shape of the matrix."""
         return len(self.up), self.down.shape[1]
 
     def __call__(self, weight: Float[Tensor, "outputs inputs"]) -> Float[Tensor, "outputs inputs"]:
-        """The sum, in the precision of `weight`."""
+        """Add the update to `weight`; the result has the precision of `weight`."""
         return weight + (self.up.to(weight) @ self.down.to(weight)) * self.scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Adapter:
-    """An adapter, read.
+    """An adapter in memory.
 
     Attributes:
         path: its folder.
         updates: plain name of a matrix (`layers.0.self_attn.q_proj`, `lm_head`) -> its update.
-        names: plain name -> what the adapter calls it.
-        fingerprint: a hash of all it holds.
+        names: plain name -> its name in the adapter.
+        fingerprint: a hash of its content.
     """
 
     path: Path
@@ -93,7 +93,7 @@ class Adapter:
         """Read the folder at `path` (`~` allowed).
 
         Raises:
-            CheckpointError: files are missing or damaged; weights are pickled; it is no LoRA
+            CheckpointError: files are missing or damaged; weights are pickled; it is not a LoRA
                 adapter, changes more than matrices, or changes the vision tower.
         """
         folder = Path(path).expanduser()
@@ -112,14 +112,14 @@ class Adapter:
         return cls(path=folder, updates=updates, names=names, fingerprint=digest.hexdigest()[:16])
 
     def changed(self, fingerprint: str) -> str:
-        """The fingerprint of a model that has it."""
+        """Return the fingerprint of a model with this adapter."""
         return hashlib.sha256(f"{fingerprint} {self.fingerprint}".encode()).hexdigest()[:16]
 
 
 def with_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
-    """`checkpoint` whose weights are those with the adapter when they are loaded.
+    """Return a checkpoint that adds the adapter to the weights when they are loaded.
 
-    For image-text models: of the whole, before `text_checkpoint`.
+    For image-text models, pass the whole checkpoint, before `text_checkpoint`.
 
     Raises:
         CheckpointError: the adapter is for another model.
@@ -144,7 +144,7 @@ def add_to_modules(model: torch.nn.Module, adapter: Adapter, name: str) -> None:
     """Add the adapter to the weights of a built model, called `name` in errors.
 
     Raises:
-        CheckpointError: the adapter is for another model; nothing is changed then.
+        CheckpointError: the adapter is for another model; the weights are then unchanged.
     """
     modules: dict[str, Any] = {}
     for path, module in model.named_modules():
@@ -173,7 +173,7 @@ def _after(change: Callable[[Tensor], Tensor] | None, update: Update) -> Callabl
 def _check(
     adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], model: str, *, tied: bool
 ) -> None:
-    """Raise `CheckpointError` for the first matrix that the model does not have as it is."""
+    """Raise `CheckpointError` for the first matrix that the model lacks or has in another shape."""
     hint = "Give the model that the adapter was trained on, or an adapter of this one"
     for plain, update in adapter.updates.items():
         what = f"the adapter at {adapter.path} is for another model: it changes"
@@ -195,7 +195,7 @@ def _check(
 
 
 def _having(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """What a model has, in a few words."""
+    """Summarize the matrices of a model in a few words."""
     found = [name.split(".") for name, shape in shapes.items() if len(shape) == 2 and "." in name]
     layers = len({parts[1] for parts in found})
     kinds = dict.fromkeys(parts[-1] for parts in found)
@@ -249,7 +249,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Module -> its two matrices, under `A` and `B`."""
+    """Return the two matrices, `A` and `B`, of each module."""
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _KEY.fullmatch(key)
@@ -291,5 +291,5 @@ def _update(
         if re.match(rf"(.*\.)?({key})$", module):
             alpha = own
             break
-    rank = len(down)  # whatever rank_pattern says of it
+    rank = len(down)  # the shape counts, not rank_pattern
     return Update(down, up, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))

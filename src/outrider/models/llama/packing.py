@@ -1,4 +1,4 @@
-"""Feeds of several texts, packed one below the other, and what comes back for each."""
+"""Packs feeds of several texts one after the other, and splits the results."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ from outrider.models.llama.rope import RotaryTable
 
 
 def packed_starts(feeds: Sequence[Feed]) -> IntArray:
-    """Packed row of each feed's first token."""
+    """Return the packed row of the first token of each feed."""
     return np.cumsum([0, *(len(feed.tokens) for feed in feeds[:-1])])
 
 
 def packed_rows(feeds: Sequence[Feed]) -> IntArray:
-    """Packed rows to return, in the order wanted."""
+    """Return the packed rows to return, in the requested order."""
     pairs = zip(feeds, packed_starts(feeds), strict=True)
     return np.concatenate([feed.take + start for feed, start in pairs])
 
@@ -26,7 +26,7 @@ def packed_rows(feeds: Sequence[Feed]) -> IntArray:
 def turns(
     rotary: RotaryTable, feeds: Sequence[Feed], device: torch.device
 ) -> tuple[Float[Tensor, "tokens 1 head_dim"], Float[Tensor, "tokens 1 head_dim"]]:
-    """Cosines and signed sines of the packed rows."""
+    """Compute cosines and signed sines of the packed rows."""
     positions = np.concatenate([feed.positions for feed in feeds])
     bound = int(positions.max()) + 1
     if all(feed.axes is None for feed in feeds):

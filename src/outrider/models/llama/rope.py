@@ -1,6 +1,6 @@
-"""Rotary position embeddings (Su et al. 2021): turning queries and keys by their position.
+"""Rotary position embeddings (Su et al. 2021): rotate queries and keys by their position.
 
-Each pair of head dimensions turns by `position * frequency`.
+Each pair of head dimensions rotates by `position * frequency`.
 """
 
 import torch
@@ -11,7 +11,7 @@ from outrider.models.llama.rope_scaling import Rope
 
 
 class RotaryTable:
-    """Cosines and sines of the positions met so far, made as they are needed."""
+    """Cosines and sines of positions; the table grows on demand."""
 
     def __init__(self, rope: Rope, dtype: torch.dtype, device: torch.device) -> None:
         self._rope = rope
@@ -22,19 +22,21 @@ class RotaryTable:
     def at(
         self, positions: Tensor, bound: int
     ) -> tuple[Float[Tensor, "tokens 1 head_dim"], Float[Tensor, "tokens 1 head_dim"]]:
-        """Cosines and signed sines for `positions` `[tokens]`, all of them below `bound`."""
+        """Return cosines and signed sines for `positions` `[tokens]`, all of them below `bound`."""
         self._reach(bound)
         return self._cos[positions], self._sin[positions]
 
     def spread(
         self, axes: Int[Tensor, "axes tokens"], bound: int
     ) -> tuple[Float[Tensor, "tokens 1 head_dim"], Float[Tensor, "tokens 1 head_dim"]]:
-        """The same for tokens that stand at several places: the sections of a head take turns at
-        the axes."""
+        """Return cosines and signed sines for tokens with several places.
+
+        The sections of a head use the axes in turn.
+        """
         sections = self._rope.sections
-        assert sections is not None  # prompts with axes are refused by models without
+        assert sections is not None  # models without sections refuse prompts with axes
         self._reach(bound)
-        widths = 2 * sections  # both halves of a head are shared out alike
+        widths = 2 * sections  # both halves of a head have the same sections
 
         def shared_out(table: Tensor) -> Tensor:
             parts = table[axes].split(widths, dim=-1)
@@ -44,8 +46,11 @@ class RotaryTable:
         return shared_out(self._cos), shared_out(self._sin)
 
     def addresses(self, bound: int) -> tuple[int, int]:
-        """Where the two tables lie, `[positions, head_dim]`, with at least `bound` positions; valid
-        until the next call."""
+        """Return the addresses of both tables, `[positions, head_dim]`, with at least `bound`
+        positions.
+
+        They are valid until the next call.
+        """
         self._reach(bound)
         return self._cos.data_ptr(), self._sin.data_ptr()
 
@@ -68,8 +73,8 @@ def rotate(
     cos: Float[Tensor, "tokens 1 head_dim"],
     sin: Float[Tensor, "tokens 1 head_dim"],
 ) -> Float[Tensor, "tokens heads head_dim"]:
-    """Turn each head; dimension i is paired with i + head_dim / 2.
+    """Rotate each head; dimension i is paired with i + head_dim / 2.
 
-    The minus sign of the first half sits in the sines, so the partner is a mere roll.
+    The sines include the minus sign of the first half, so the partner is obtained by `roll`.
     """
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

@@ -1,6 +1,7 @@
-"""Frequencies of rotary position embeddings, and how they are slowed down for longer contexts.
+"""Frequencies of rotary position embeddings, and their scaling for longer contexts.
 
-The rules are those of `transformers`, in float32 as there, so that the angles agree bit for bit.
+The rules are those of `transformers`, computed in float32 like there, so that the angles are
+bit-identical.
 """
 
 import math
@@ -17,14 +18,14 @@ from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """How a model turns its queries and keys.
+    """Parameters of a model's rotary embeddings.
 
     Attributes:
-        frequencies: radians a position, one for each pair of dimensions, float32 on the CPU.
+        frequencies: radians per position, one for each pair of dimensions, float32 on the CPU.
         amplitude: factor on queries and keys (YaRN's attention factor, eq. 15 of the paper).
-        context_length: positions it was made for.
-        sections: how many pairs turn by time, how many by height, and so on in turn (Qwen2-VL's
-            mRoPE, Wang et al. 2024); None: all turn by one position.
+        context_length: number of positions it supports.
+        sections: number of pairs that rotate by time, by height, and so on in turn (Qwen2-VL's
+            mRoPE, Wang et al. 2024); None if all rotate by one position.
     """
 
     frequencies: Float[Tensor, " pairs"]
@@ -36,9 +37,9 @@ class Rope:
 def read_rope(
     config: Mapping[str, JsonValue], *, head_dim: int, default_theta: float, max_positions: int
 ) -> Rope:
-    """The embedding that config.json describes, in either spelling.
+    """Read the rotary embedding from config.json, in either format.
 
-    `transformers` 5 writes `rope_parameters`; before, there were `rope_theta` and `rope_scaling`.
+    `transformers` 5 writes `rope_parameters`; older versions write `rope_theta` and `rope_scaling`.
 
     Raises:
         UnsupportedCheckpointError: a variant, or a partial rotation, that is not implemented.
@@ -69,12 +70,12 @@ def _sections(given: Sequence[int] | None, head_dim: int) -> tuple[int, ...] | N
 def _parameters(
     config: Mapping[str, JsonValue], default_theta: float, max_positions: int
 ) -> dict[str, JsonValue]:
-    """One flat dict with `rope_type`, `rope_theta` and the variant's own fields."""
+    """Collect `rope_type`, `rope_theta` and the fields of the variant in one flat dict."""
     parameters = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
     if any(isinstance(value, Mapping) for value in parameters.values()):
         raise UnsupportedCheckpointError("RoPE parameters that differ by layer are not supported")
     parameters.setdefault("rope_type", parameters.get("type", "default"))
-    if parameters["rope_type"] == "mrope":  # says how positions are shared out, nothing else
+    if parameters["rope_type"] == "mrope":  # it only says how pairs share the positions
         parameters["rope_type"] = "default"
     parameters.setdefault("rope_theta", config.get("rope_theta", default_theta))
     partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
@@ -88,7 +89,7 @@ def _parameters(
 
 
 def _powers(theta: float, dim: int) -> Float[Tensor, " pairs"]:
-    """`theta` to the power 0, 2/dim, 4/dim, ...: the wavelengths over 2 pi."""
+    """Return `theta` to the power 0, 2/dim, 4/dim, ...: the wavelengths over 2 pi."""
     return theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
 
 
@@ -105,9 +106,9 @@ def _linear(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> R
 def _dynamic(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> Rope:
     """Dynamic NTK: the base grows with texts longer than `max_positions`.
 
-    Beyond that length a row would depend on how long the text was when it was read, and no cache
-    could equal a fresh prefill. The context window therefore ends there, where the variant is
-    still the plain embedding.
+    Beyond that length a row would depend on the length of the text when it was read, and a cache
+    could not equal a fresh prefill. Therefore the context window ends there. Up to there the
+    variant equals the plain embedding.
     """
     factor = parameters["factor"]
     growth = (factor * max_positions / max_positions) - (factor - 1)
@@ -116,7 +117,7 @@ def _dynamic(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> 
 
 
 def _llama3(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> Rope:
-    """Llama 3.1: long wavelengths are divided by the factor, short ones kept, a ramp between."""
+    """Llama 3.1: divide long wavelengths by the factor, keep short ones, with a ramp between."""
     factor, old = parameters["factor"], parameters["original_max_position_embeddings"]
     low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
     plain = 1.0 / _powers(parameters["rope_theta"], dim)
@@ -145,7 +146,9 @@ def _yarn(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> Rop
 def _yarn_ramp(
     parameters: dict[str, JsonValue], dim: int, original: int
 ) -> Float[Tensor, " pairs"]:
-    """0 for pairs that turn often within the original context, 1 for those that hardly do."""
+    """Return 0 for pairs that rotate often within the original context, 1 for those that hardly
+    rotate.
+    """
     theta = parameters["rope_theta"]
 
     def pair_turning(times: float) -> float:

@@ -1,9 +1,9 @@
-"""The text part of an image-text checkpoint, seen as a checkpoint of its own.
+"""Presents the text part of an image-text checkpoint as a separate checkpoint.
 
-Image-text models wrap a plain decoder: its settings lie in a part of config.json (or, in older
-Qwen-VL checkpoints, between those of the whole), and its tensors have longer names. The view made
-here has plain settings and plain names, and knows what the files call each tensor. Nothing is
-copied. What the images turn into comes from elsewhere, as embeddings (`models/vision/encoder.py`).
+Image-text models wrap a plain decoder. Its settings are a part of config.json (in older Qwen-VL
+checkpoints they are mixed with those of the whole model), and its tensors have longer names. The
+view made here has plain settings and plain names, and maps each name to the name in the files.
+Nothing is copied. Images enter as embeddings (`models/vision/encoder.py`).
 """
 
 from collections.abc import Collection, Mapping
@@ -20,12 +20,12 @@ _FIRST = "layers.0.input_layernorm.weight"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wrapper:
-    """What one image-text `model_type` does around its text part.
+    """How one image-text `model_type` stores its text part.
 
     Attributes:
-        text: `model_type` of the text part where config.json does not say.
-        tied_inside: embeddings are tied also where only the text part says so.
-        assumed: settings of the text part that config.json may leave out.
+        text: `model_type` of the text part if config.json does not give it.
+        tied_inside: embeddings are also tied if only the text part says so.
+        assumed: defaults for settings of the text part that config.json may omit.
     """
 
     text: str = "llama"
@@ -48,7 +48,7 @@ _QWEN_VL = Wrapper(
     },
 )
 _SECTIONS = (16, 24, 24)
-"""Pairs of dimensions that turn by time, height and width, where Qwen-VL does not say."""
+"""Pairs of dimensions that rotate by time, height and width, if Qwen-VL does not give them."""
 
 WRAPPERS: dict[str, Wrapper] = {
     "idefics2": Wrapper(text="mistral", tied_inside=False),
@@ -63,8 +63,9 @@ WRAPPERS: dict[str, Wrapper] = {
     "qwen2_vl": _QWEN_VL,
     "qwen2_5_vl": _QWEN_VL,
 }
-"""Image-text models whose text part reads embeddings as any decoder does: row by row, each row
-seeing those before it."""
+"""Image-text models whose text part reads embeddings like any decoder: each row attends to the
+rows before it.
+"""
 
 _SIZES: dict[str, dict[str, int]] = {
     "llama": {"vocab_size": 32_000, "intermediate_size": 11_008},
@@ -72,23 +73,23 @@ _SIZES: dict[str, dict[str, int]] = {
     "qwen2": {"vocab_size": 151_936, "intermediate_size": 22_016},
     "qwen3": {"vocab_size": 151_936, "intermediate_size": 22_016},
 }
-"""Sizes that `transformers` assumes: config.json of an image-text model names only others."""
+"""Sizes that `transformers` assumes: config.json of an image-text model omits default values."""
 _COMMON = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
 
 _PLAIN = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2"} | {
     "qwen2_vl": "qwen2",
     "qwen2_5_vl": "qwen2",
 }
-"""Text parts that are plain models but for their positions."""
+"""Text parts that are plain models except for their positions."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextStack:
-    """The text part of a checkpoint, or why there is none that `Decoder` runs.
+    """The text part of a checkpoint, or the reason why `Decoder` can not run it.
 
     Attributes:
-        checkpoint: the view; None where `reason` says why not.
-        reason: one line.
+        checkpoint: the view; None if there is a `reason`.
+        reason: one line that says why there is no view.
     """
 
     checkpoint: Checkpoint | None
@@ -96,14 +97,14 @@ class TextStack:
 
 
 def text_checkpoint(checkpoint: Checkpoint) -> Checkpoint | None:
-    """The text part of an image-text checkpoint; None as `text_stack` says."""
+    """Return the text part of an image-text checkpoint; None if `text_stack` gives a reason."""
     return text_stack(checkpoint).checkpoint
 
 
 def text_stack(checkpoint: Checkpoint) -> TextStack:
-    """The text part of an image-text checkpoint, with plain settings and names.
+    """Build the text part of an image-text checkpoint, with plain settings and names.
 
-    The fingerprint is that of the whole.
+    The fingerprint is that of the whole checkpoint.
     """
     kind = checkpoint.config.get("model_type")
     wrapper = WRAPPERS.get(str(kind))
@@ -124,8 +125,7 @@ def text_stack(checkpoint: Checkpoint) -> TextStack:
 
 
 def is_tied(config: Mapping[str, JsonValue]) -> bool:
-    """Whether config.json says that the head and the token embeddings are one, in plain and in
-    image-text models."""
+    """Whether config.json ties the head to the token embeddings, in plain and image-text models."""
     inner = config.get("text_config")
     wrapper = WRAPPERS.get(str(config.get("model_type")), Wrapper())
     return _tied(config, inner if isinstance(inner, Mapping) else {}, wrapper)
@@ -135,23 +135,27 @@ def is_tied(config: Mapping[str, JsonValue]) -> bool:
 
 
 def text_prefix(names: Collection[str]) -> str | None:
-    """What the names of a decoder's tensors begin with, such as `model.text_model.`: of the one
-    part that has token embeddings and layers; None where there is none."""
+    """Return the prefix of a decoder's tensor names, such as `model.text_model.`.
+
+    It belongs to the only part that has token embeddings and layers; None if there is none.
+    """
     ends = (name.removesuffix(_EMBED) for name in names if name.endswith(_EMBED))
     found = [prefix for prefix in ends if prefix + _FIRST in names]
     return found[0] if len(found) == 1 else None
 
 
 def text_names(names: Collection[str], prefix: str) -> dict[str, str]:
-    """The decoder's tensors among `names`: what the files call them -> their plain name."""
+    """Map the decoder's tensors among `names` from the name in the files to the plain name."""
     own = {name: "model." + name.removeprefix(prefix) for name in names if _is_inside(name, prefix)}
     heads = [name for name in names if name == _HEAD or name.endswith(f".{_HEAD}")]
     return own | dict.fromkeys(heads[:1], _HEAD)
 
 
 def _is_inside(name: str, prefix: str) -> bool:
-    """Whether `name` is that of a layer, the embeddings or the norm; in old Qwen-VL checkpoints
-    the rest of the model has the same prefix."""
+    """Whether `name` belongs to a layer, the embeddings or the norm.
+
+    In old Qwen-VL checkpoints the rest of the model has the same prefix.
+    """
     rest = name.removeprefix(prefix)
     return name.startswith(prefix) and rest.startswith(("layers.", "embed_tokens.", "norm."))
 
@@ -160,7 +164,7 @@ def _is_inside(name: str, prefix: str) -> bool:
 
 
 def _text_config(config: Mapping[str, JsonValue], wrapper: Wrapper) -> dict[str, JsonValue]:
-    """Settings of the text part, as a plain model of its kind would have them."""
+    """Return the settings of the text part in the form of a plain model."""
     inner = config.get("text_config")
     own = dict(inner) if isinstance(inner, Mapping) else _flat(config, wrapper)
     kind = str(own.get("model_type", wrapper.text))
@@ -172,22 +176,27 @@ def _text_config(config: Mapping[str, JsonValue], wrapper: Wrapper) -> dict[str,
     if plain != kind:
         text = _with_sections(text)
     text["tie_word_embeddings"] = _tied(config, own, wrapper)
-    for key in ("eos_token_id", "quantization_config"):  # of the whole first, as in transformers
+    for key in (
+        "eos_token_id",
+        "quantization_config",
+    ):  # those of the whole model first, as in transformers
         if config.get(key) is not None:
             text[key] = config[key]
     return text
 
 
 def _flat(config: Mapping[str, JsonValue], wrapper: Wrapper) -> dict[str, JsonValue]:
-    """Older Qwen-VL checkpoints lay the settings of the text part between the others; of others
-    without a text part all is as assumed."""
+    """Return the settings of a text part that has no section in config.json.
+
+    Older Qwen-VL checkpoints mix them with other settings; other models use the assumed settings.
+    """
     if config.get("model_type") in _PLAIN:
         return {key: value for key, value in config.items() if key != "vision_config"}
     return {"model_type": wrapper.text, "rms_norm_eps": 1e-5}
 
 
 def _with_sections(text: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Positions in three axes, spelled out."""
+    """Add the sections of positions in three axes."""
     spelled = "rope_scaling" if text.get("rope_scaling") else "rope_parameters"
     rope = dict(text.get(spelled) or {})
     rope.setdefault("mrope_section", list(_SECTIONS))

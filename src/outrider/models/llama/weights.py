@@ -1,6 +1,6 @@
-"""From tensor names to the matrices a decoder multiplies with.
+"""Loads the matrices of a decoder by their tensor names.
 
-Matrices that read the same input are laid into one: queries, keys and values; gate and up.
+Matrices with the same input are fused: queries, keys and values; gate and up.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from outrider.models.checkpoints.checkpoint import (
 from outrider.models.llama.config import DecoderConfig
 
 Projection = Callable[[Tensor], Tensor]
-"""`[tokens, inputs] -> [tokens, outputs]`; a quantised one fits as well."""
+"""`[tokens, inputs] -> [tokens, outputs]`; quantized projections have the same type."""
 
 EMBED, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -40,7 +40,7 @@ class Linear:
 
 @dataclass(slots=True, kw_only=True)
 class LayerWeights:
-    """One layer. `qk_norm` holds a row for each query head, then for each key head."""
+    """Weights of one layer. `qk_norm` holds a row for each query head, then for each key head."""
 
     input_norm: Float[Tensor, " hidden"]
     qkv: Projection
@@ -53,7 +53,7 @@ class LayerWeights:
 
 @dataclass(slots=True, kw_only=True)
 class DecoderWeights:
-    """A whole model. A tied head shares the tensor of `embed`."""
+    """Weights of a whole model. A tied head shares the tensor of `embed`."""
 
     embed: Float[Tensor, "vocab hidden"]
     layers: list[LayerWeights]
@@ -63,7 +63,7 @@ class DecoderWeights:
 
 
 def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor the checkpoint must hold, a tied head's left out."""
+    """Return name and shape of every tensor that the checkpoint must hold, except a tied head."""
     hidden = config.hidden_size
     shapes: dict[str, tuple[int, ...]] = {EMBED: (config.vocab_size, hidden)}
     for layer in range(config.num_layers):
@@ -100,7 +100,7 @@ def _layer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_count(config: DecoderConfig, *, tied: bool) -> int:
-    """Numbers in the weights, a tied head counted once."""
+    """Return the number of weights; a tied head is counted once."""
     shapes = expected_shapes(config)
     shapes.pop(HEAD, None)
     head = () if tied else (shapes[EMBED],)
@@ -108,11 +108,11 @@ def parameter_count(config: DecoderConfig, *, tied: bool) -> int:
 
 
 def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
-    """Raise `CheckpointError` unless names, shapes and types are those the config implies."""
+    """Raise `CheckpointError` unless names, shapes and types match the configuration."""
     expected = expected_shapes(config)
     for name, info in checkpoint.tensors.items():
         allowed = expected.get(name)
-        if name.endswith("rotary_emb.inv_freq"):  # a buffer that old checkpoints saved
+        if name.endswith("rotary_emb.inv_freq"):  # a buffer in old checkpoints
             continue
         if name == HEAD:
             allowed = expected[EMBED]
@@ -138,13 +138,13 @@ def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
 def load_weights(
     checkpoint: Checkpoint, config: DecoderConfig, dtype: torch.dtype, device: torch.device
 ) -> DecoderWeights:
-    """Load and fuse, a layer at a time. Raises `CheckpointError`."""
+    """Load and fuse the weights, one layer at a time. Raises `CheckpointError`."""
     check_tensors(checkpoint, config)
     names = [name for name in (EMBED, NORM, HEAD) if name in checkpoint.tensors]
     outer = load_tensors(checkpoint, names, dtype, device)
     embed = outer.get(EMBED, outer.get(HEAD))
     head = outer.get(HEAD, embed)
-    assert embed is not None and head is not None  # check_tensors saw one of the two
+    assert embed is not None and head is not None  # check_tensors requires at least one of the two
     if config.tied and torch.equal(embed, head):
         head = embed
     return DecoderWeights(
@@ -166,7 +166,7 @@ def load_layer(
     dtype: torch.dtype,
     device: torch.device,
 ) -> LayerWeights:
-    """The weights of one layer, fused. Raises `CheckpointError`."""
+    """Load the weights of one layer and fuse them. Raises `CheckpointError`."""
     prefix = f"model.layers.{layer}."
     names = [prefix + name for name in _layer_shapes(config)]
     loaded = load_tensors(checkpoint, names, dtype, device)
@@ -174,7 +174,7 @@ def load_layer(
 
 
 def fuse_layer(own: dict[str, Tensor], config: DecoderConfig) -> LayerWeights:
-    """One layer from its tensors, which are named without `model.layers.N.`."""
+    """Fuse the tensors of one layer, which are named without `model.layers.N.`."""
 
     def fused(*parts: str) -> Linear:
         bias = [own[f"{part}.bias"] for part in parts if f"{part}.bias" in own]

@@ -1,1 +1,1 @@
-"""Weights of fewer bits."""
+"""Quantized weights."""

@@ -1,7 +1,7 @@
-"""Weights as whole numbers: int8 with one scale for each output channel.
+"""Quantizes weights to int8, with one scale for each output channel.
 
-Activations are quantised by the kernels while they run, each row by its own largest value, so a
-row's result does not depend on the rows beside it.
+Kernels quantize activations at run time, each row by its own largest value. Therefore a row's
+result does not depend on other rows.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 STEPS = 127
-"""The largest magnitude; -128 stays unused, so that negation is safe."""
+"""The largest magnitude; -128 is not used, so that negation can not overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Quantized:
     scales: Float[Tensor, " outputs"]
 
     def dequantize(self) -> Float[Tensor, "outputs inputs"]:
-        """The float32 weights that the whole numbers stand for."""
+        """Return the float32 weights that the integers represent."""
         return self.quants.float() * self.scales[:, None]
 
 
@@ -30,7 +30,7 @@ def quantize_channels(weight: Float[Tensor, "outputs inputs"]) -> Quantized:
     """Round each output channel to 255 steps of its own largest magnitude.
 
     A channel of zeros gets scale 0. A channel that holds NaN or infinity gets scale NaN, so that
-    its product is NaN as well and not a number that looks right.
+    its product is also NaN and the error is visible.
     """
     weight = weight.float()
     largest = weight.abs().amax(dim=1)

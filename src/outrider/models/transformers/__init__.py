@@ -1,1 +1,1 @@
-"""Any other model of `transformers` as a `LanguageModel`."""
+"""Runs other models of `transformers` as a `LanguageModel`."""

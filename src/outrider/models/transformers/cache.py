@@ -1,4 +1,4 @@
-"""The cache of `TransformersModel`: a `DynamicCache` kept by our own books."""
+"""The cache of `TransformersModel`: a `DynamicCache` with the bookkeeping of `CacheBook`."""
 
 import copy
 from collections.abc import Sequence
@@ -13,10 +13,9 @@ from outrider.models.caches.borrowed import Borrowed
 
 
 class TransformersCache(CacheBook):
-    """Keys and values of plain full layers, a row a slot, sliding windows included.
+    """Keys and values of plain full layers, one row a slot, also for sliding windows.
 
-    Their tensors are never written in place, so forks simply share them. `owner` is the model
-    that fills them.
+    Tensors are never written in place, so forks share them. `owner` is the model that fills them.
     """
 
     def __init__(self, context_length: int, owner: object) -> None:
@@ -27,7 +26,7 @@ class TransformersCache(CacheBook):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all keys and values."""
+        """Size of all keys and values in bytes."""
         return sum(t.numel() * t.element_size() for x in self._layers for t in (x.keys, x.values))
 
     @property
@@ -36,7 +35,7 @@ class TransformersCache(CacheBook):
         return [layer for layer in layers if layer.is_initialized]
 
     def cut(self, length: int) -> None:
-        """Drop the rows from slot `length` on: they are stale."""
+        """Drop the rows from slot `length` on, which are stale."""
         for layer in self._layers:
             layer.keys = layer.keys[..., :length, :]
             layer.values = layer.values[..., :length, :]
@@ -49,8 +48,10 @@ class TransformersCache(CacheBook):
             layer.values = layer.values.index_select(-2, index)
 
     def _lay_out(self, kept: Sequence[Run], slots: int) -> None:
-        """These tensors only grow at their end: what stands further on waits aside, copied out
-        layer by layer so that nothing else is held."""
+        """Cut the tensors and set aside copies of rows that belong further back.
+
+        These tensors grow only at their end. Rows are copied layer by layer to limit memory.
+        """
         self._aside = {run: [] for run in kept if not run.is_front}
         front = kept[0].stop if kept and kept[0].is_front else 0
         for layer in self._layers:
@@ -67,7 +68,7 @@ class TransformersCache(CacheBook):
             layer.values = torch.cat((layer.values, values), dim=-2)
 
     def adopt(self, other: "TransformersCache") -> None:
-        """Hold the tensors that `other` holds."""
+        """Share the tensors of `other`."""
         self.storage.layers = [copy.copy(layer) for layer in other.storage.layers]
 
     def _share(self) -> "TransformersCache":
@@ -77,7 +78,7 @@ class TransformersCache(CacheBook):
 
 
 class BorrowedTransformersCache(Borrowed, TransformersCache):
-    """Borrowed from a `TransformersCache`: holds tensors only between two commits."""
+    """A cache borrowed from a `TransformersCache`: it holds tensors only between two commits."""
 
     def __init__(self, lender: TransformersCache) -> None:
         self.owner = lender.owner
@@ -87,7 +88,9 @@ class BorrowedTransformersCache(Borrowed, TransformersCache):
         Borrowed.__init__(self, lender)
 
     def cut(self, length: int) -> None:
-        """Drop the rows from slot `length` on; the first time in a round, take the owner's."""
+        """Drop the rows from slot `length` on; at the first call of a round, share the owner's
+        tensors.
+        """
         if not self._adopted:
             self.adopt(self._from)
             self._adopted = True

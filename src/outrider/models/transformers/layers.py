@@ -1,8 +1,8 @@
-"""The layers inside a model of `transformers`: left out for a while, or listened to.
+"""Finds the layers of a model of `transformers`, to skip some or to read their outputs.
 
-Layers are found by the names that most architectures use, and what was found is tried once: with
-both halves left out a layer must hand on what it got, and the final norm and the head must make
-the model's own logits of what the last layer hands on. Where that is not so, the model is refused.
+Layers are found by attribute names that most architectures use, and the result is tested once: a
+layer with both halves left out must return its input, and the final norm and the head must turn the
+output of the last layer into the model's logits. Otherwise the model is refused.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,20 +25,20 @@ _NORM = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "final_norm")
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 Read = Callable[[], Tensor]
-"""Runs the model over a few tokens; its logits, `[1, rows, vocab]`."""
+"""Runs the model over a few tokens and returns its logits, `[1, rows, vocab]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerModules:
-    """The parts of one model.
+    """The modules of one model.
 
     Attributes:
-        layers: whole layers, in order.
+        layers: the layers, in order.
         attention: their attention halves.
         mlp: their MLP halves.
-        norm: after the last layer.
-        head: from normed states to logits.
-        results: how many things each half gives, where it is more than one.
+        norm: the norm after the last layer.
+        head: maps normed states to logits.
+        results: number of values that each half returns, if more than one.
     """
 
     layers: Sequence[Module]
@@ -50,7 +50,7 @@ class LayerModules:
 
     @contextmanager
     def only(self, kept: LayerSet) -> Iterator[None]:
-        """Inside, the halves that are not in `kept` add nothing. Not for two threads at once."""
+        """Context manager: halves not in `kept` add nothing. Not safe for two threads at once."""
         with ExitStack() as stack:
             for half, layers in ((self.attention, kept.attention), (self.mlp, kept.mlp)):
                 for index in set(range(kept.num_layers)).difference(layers):
@@ -73,22 +73,22 @@ class LayerModules:
 
     @contextmanager
     def heard(self) -> Iterator[list[Tensor]]:
-        """What each layer hands on inside, `[1, rows, hidden]` each."""
+        """Context manager: collect the output of each layer, `[1, rows, hidden]` each."""
         heard: list[Tensor] = []
         with _hooked(self.layers, lambda _module, _inputs, out: heard.append(_first(out))):
             yield heard
 
     def read_out(self, states: Float[Tensor, "*rows hidden"]) -> Float[Tensor, "*rows vocab"]:
-        """The final norm and the head."""
+        """Apply the final norm and the head."""
         return self.head(self.norm(states))
 
 
 @torch.no_grad()
 def find_layers(model: PreTrainedModel, name: str, read: Read) -> LayerModules:
-    """The parts of a causal `transformers` model.
+    """Find the modules of a causal `transformers` model.
 
     Raises:
-        StrategyError: they are not found, or do not do what their names say.
+        StrategyError: they are not found, or they fail the tests.
     """
     decoder = model.get_decoder()
     count = model.config.get_text_config(decoder=True).num_hidden_layers
@@ -108,7 +108,7 @@ def find_layers(model: PreTrainedModel, name: str, read: Read) -> LayerModules:
 
 
 def _check_end(modules: LayerModules, name: str, read: Read) -> None:
-    """Count what the halves give, and hold the read-out of the last layer against the logits."""
+    """Count the results of the halves, and compare the read-out of the last layer with logits."""
 
     def count(module: Module, _inputs: Any, out: Any) -> None:
         if isinstance(out, tuple):
@@ -123,7 +123,7 @@ def _check_end(modules: LayerModules, name: str, read: Read) -> None:
 
 
 def _check_silence(modules: LayerModules, name: str, read: Read) -> None:
-    """A layer without its halves must change nothing."""
+    """Check that a layer without its halves changes nothing."""
     last = len(modules.layers) - 1
     got: list[Tensor] = []
     hook = modules.layers[last].register_forward_pre_hook(
@@ -142,7 +142,7 @@ def _check_silence(modules: LayerModules, name: str, read: Read) -> None:
 
 
 def refusal(name: str, why: str) -> StrategyError:
-    """The error for a model that can not be taken apart."""
+    """Build the error for a model whose layers can not be separated."""
     return StrategyError(
         f"model {name} can not draft with its own layers: {why}",
         hint="Use a Llama-shaped model, or another drafter",

@@ -1,8 +1,8 @@
-"""Any causal language model that `transformers` runs: one sequence at a time, correct before fast.
+"""Runs any causal language model of `transformers`: one sequence at a time, for correctness.
 
-Of an image-text model it runs the text stack; `models/vision/encoder.py` makes what that reads of
-images. Which tokens see which is said with explicit positions and 4D masks. Models that do not
-honour both, or whose state can not be rolled back, are refused when they are loaded, by name.
+For an image-text model it runs the text stack; `models/vision/encoder.py` makes embeddings of
+images. Explicit positions and 4D masks set which tokens attend to which. Models that ignore them,
+or whose state can not be rolled back, are refused by name when they are loaded.
 """
 
 import inspect
@@ -53,12 +53,13 @@ class TransformersModel:
 
     Args:
         model: the model; it is put into evaluation mode.
-        name: how errors and reports call it; None takes its class's name.
-        fingerprint: what calibrations are saved under; None samples the weights.
+        name: its name in errors and reports; None uses the name of its class.
+        fingerprint: identifies the weights in calibrations; None computes it from samples of the
+            weights.
 
     Raises:
         CheckpointError: it is an encoder-decoder, keeps a recurrent state, uses an attention
-            kernel without masks, or reads a tiny draft tree wrongly (`tree_check.py`).
+            kernel without masks, or gives wrong results for a small draft tree (`tree_check.py`).
     """
 
     selector = chain_decoder = None
@@ -90,7 +91,7 @@ class TransformersModel:
         """Load a folder, or a name on the Hugging Face hub, from safetensors.
 
         Raises:
-            CheckpointError: it can not be read, or not be run (see the class).
+            CheckpointError: the model can not be read, or can not be run (see the class).
         """
         name = name or Path(source).expanduser().resolve().name
         model, fingerprint = load_pretrained(
@@ -98,7 +99,7 @@ class TransformersModel:
         )
         return cls(model, name=name, fingerprint=fingerprint)
 
-    # -- what it is -------------------------------------------------------------------------
+    # -- description ------------------------------------------------------------------------
 
     @property
     def _text(self) -> Any:
@@ -106,7 +107,7 @@ class TransformersModel:
 
     @property
     def hidden_size(self) -> int:
-        """Width of the rows that `embed` gives."""
+        """Size of the rows that `embed` returns."""
         return int(self._embedding.shape[-1])
 
     @property
@@ -115,12 +116,12 @@ class TransformersModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights, keys and values."""
+        """Dtype of weights, keys and values."""
         return self._embedding.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where ids are read."""
+        """Device of the input ids."""
         return self._embedding.device
 
     def _describe(self, name: str, fingerprint: str | None) -> ModelInfo:
@@ -142,38 +143,38 @@ class TransformersModel:
         )
 
     def _measure_bytes(self) -> int:
-        """Bytes of keys and values that one token takes in the cache."""
+        """Return the bytes of keys and values that one token takes in the cache."""
         [own] = self.start([Prompt(token_ids=(0, 0))])
         return own.nbytes
 
-    # -- what it can do ---------------------------------------------------------------------
+    # -- capabilities -----------------------------------------------------------------------
 
     @property
     def layered(self) -> Layered:
-        """The model itself; `subset` says whether its layers can be told apart."""
+        """The model itself; `subset` raises if the layers can not be separated."""
         return self
 
     @property
     def segmented(self) -> Segmented:
-        """The model itself."""
+        """The model itself: it can rearrange its caches."""
         return self
 
     @property
     def hidden_states(self) -> HiddenStates:
-        """The model itself; `watch` says whether it shows them."""
+        """The model itself; `watch` raises if hidden states are not available."""
         return self
 
-    # -- what it does -----------------------------------------------------------------------
+    # -- operations -------------------------------------------------------------------------
 
     @torch.no_grad()
     def embed(self, tokens: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
-        """What it reads for `tokens`, to be mixed into `Prompt.embeddings`."""
+        """Return the input embeddings of `tokens`, for use in `Prompt.embeddings`."""
         return self.model.get_input_embeddings()(self._ids(tokens)[None])[0]
 
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
     ) -> list[TransformersCache]:
-        """One cache a prompt. Raises `ContextError`."""
+        """Create one cache for each prompt. Raises `ContextError`."""
         old = None if reuse is None else [self._own(cache) for cache in reuse]
         return start_caches(
             self, prompts, old, lambda: TransformersCache(self.info.context_length, self)
@@ -181,19 +182,19 @@ class TransformersModel:
 
     @property
     def reads_gaps(self) -> bool:
-        """True: positions are given with each row."""
+        """True: each row has an explicit position."""
         return True
 
     def rearrange(self, caches: Sequence[Cache], texts: Sequence[Sequence[Piece]]) -> None:
-        """Make the text of each cache what its pieces spell; see `protocols.Segmented`.
+        """Rearrange each cache so that its text equals its pieces; see `protocols.Segmented`.
 
         Raises:
             ContextError: a text does not fit into the window.
-            ValueError: kept tokens are not in order, or would have to turn to another position.
+            ValueError: kept tokens are not in order, or would need another position.
         """
         rearrange(self, caches, texts)
 
-    # -- a part of its layers ---------------------------------------------------------------
+    # -- subsets of layers ------------------------------------------------------------------
 
     @cached_property
     def _modules(self) -> LayerModules:
@@ -204,24 +205,26 @@ class TransformersModel:
 
     @property
     def num_layers(self) -> int:
-        """Layers of the whole model."""
+        """Number of layers of the full model."""
         return int(self._text.num_hidden_layers)
 
     def subset(self, layers: LayerSet) -> "TransformersModel":
-        """The model made of `layers` alone: the others add nothing while it runs.
+        """Return the model made of `layers`: the other layers add nothing while it runs.
 
         Raises:
-            StrategyError: an architecture that can not be taken apart like that.
+            StrategyError: the layers of this architecture can not be separated.
         """
         layers.check(self.num_layers, self.info.name)
-        assert self._modules  # found before the copy is made, for all copies
+        assert self._modules  # found before the copy, and shared by all copies
         part = copy(self)
         part.info, part._kept = replace(self.info, name=f"{self.info.name} ({layers})"), layers
         return part
 
     def borrow(self, cache: Cache) -> BorrowedTransformersCache:
-        """A cache over the committed rows of `cache`. Raises `StrategyError` if it is another
-        model's."""
+        """Create a cache over the committed rows of `cache`.
+
+        Raises `StrategyError` if it belongs to another model.
+        """
         own = self._own(cache)
         if own is None or isinstance(own, Borrowed):
             raise not_lent(self.info.name)
@@ -229,7 +232,7 @@ class TransformersModel:
 
     @property
     def width(self) -> int:
-        """Numbers in the hidden state of one row."""
+        """Size of the hidden state of one row."""
         return int(self._text.hidden_size)
 
     def watch(self, cache: Cache, layers: Sequence[int] | None) -> None:
@@ -254,22 +257,22 @@ class TransformersModel:
 
     @torch.no_grad()
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        """The final norm and the head over residual streams."""
+        """Apply the final norm and the head to residual streams."""
         return self._modules.read_out(states)
 
     # -- one forward ------------------------------------------------------------------------
 
     def _own(self, cache: Cache | None) -> TransformersCache | None:
-        """`cache` if this very model filled it."""
+        """Return `cache` if this model filled it, else None."""
         if isinstance(cache, TransformersCache) and cache.owner is self:
             return cache
         return None
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
-        """Read the segments one after the other; `hidden` is what the head reads.
+        """Read the segments one after the other; `hidden` is the input of the head.
 
         Raises:
-            ContextError: a token would stand beyond the context window.
+            ContextError: a token would lie beyond the context window.
         """
         caches = [narrowed(s.cache, TransformersCache, self.info.name) for s in segments]
         parts = zip(caches, segments, want, strict=True)
@@ -277,7 +280,7 @@ class TransformersModel:
 
     @torch.no_grad()
     def _read(self, cache: TransformersCache, feed: Feed) -> Rows:
-        """Append the feed's rows to the cache; return the rows it takes."""
+        """Append the feed's rows to the cache; return the requested rows."""
         if not len(feed.tokens):
             return self._nothing(cache)
         cache.cut(feed.start)
@@ -311,7 +314,7 @@ class TransformersModel:
         return replace(rows, states=torch.empty(len(cache.watched), 0, self.width, **like))
 
     def _places(self, feed: Feed) -> Tensor:
-        """`[1, n]`, or `[3, 1, n]` where rows stand at several places."""
+        """Return `[1, n]` positions, or `[3, 1, n]` if rows have several places."""
         if feed.axes is None:
             return self._ids(feed.positions)[None]
         return self._ids(feed.axes)[:, None]
@@ -323,14 +326,16 @@ class TransformersModel:
 
     @torch.no_grad()
     def forward_plainly(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "1 length vocab"]:
-        """Logits of one pass of the model's own forward over what its processor makes."""
+        """Return the logits of one plain forward over the inputs that the processor makes."""
         given = {key: value.to(self.device) for key, value in inputs.items()}
         given = {k: v.to(self.dtype) if v.is_floating_point() else v for k, v in given.items()}
         return self.model(**given, use_cache=False).logits
 
     @torch.no_grad()
     def plain_logits(self, texts: list[list[int]]) -> Float[Tensor, "texts length vocab"]:
-        """Logits of one pass over equally long texts with no cache, mask or positions given."""
+        """Return the logits of one pass over texts of equal length, without cache, mask or
+        positions.
+        """
         ids = torch.tensor(texts, device=self.device)
         return self.model(input_ids=ids, use_cache=False).logits
 
@@ -340,7 +345,7 @@ class TransformersModel:
 
 @contextmanager
 def _inputs_of(head: Any) -> Iterator[list[Tensor]]:
-    """What `head` reads inside the block; stays empty where there is no such module."""
+    """Context manager: collect the inputs of `head`; empty if `head` is not a module."""
     read: list[Tensor] = []
     if not isinstance(head, torch.nn.Module):
         yield read
@@ -353,7 +358,7 @@ def _inputs_of(head: Any) -> Iterator[list[Tensor]]:
 
 
 def _head_width(model: PreTrainedModel) -> int:
-    """Width of the logits."""
+    """Return the width of the logits."""
     weight = getattr(model.get_output_embeddings(), "weight", None)
     if weight is None:
         return model.config.get_text_config(decoder=True).vocab_size

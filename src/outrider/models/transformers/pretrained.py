@@ -1,4 +1,4 @@
-"""Reading models through `transformers`: quietly, whole, from safetensors, or refused by name."""
+"""Loads models with `transformers`: without output, complete, and from safetensors only."""
 
 import hashlib
 import json
@@ -36,12 +36,12 @@ def load_pretrained(
     device: torch.device | str,
     trust_remote_code: bool,
 ) -> tuple[PreTrainedModel, str | None]:
-    """The model and, for a folder, its checkpoint's fingerprint.
+    """Load the model; return it with the checkpoint's fingerprint if it is a folder.
 
-    What can be refused by its configuration is refused before the weights are read.
+    Models that the configuration rules out are refused before the weights are read.
 
     Raises:
-        CheckpointError: it can not be read or run, or lacks weights.
+        CheckpointError: the model can not be read or run, or lacks weights.
     """
     folder = Path(source).expanduser()
     fingerprint = open_checkpoint(folder).fingerprint if folder.is_dir() else None
@@ -75,16 +75,16 @@ def load_pretrained(
 
 
 def has_vision(config: PretrainedConfig) -> bool:
-    """Whether a configuration is that of an image-text model with a vision part."""
+    """Whether a configuration describes an image-text model with a vision part."""
     known = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return known and getattr(config, "vision_config", None) is not None
 
 
 def refuse_unfit(config: PretrainedConfig, name: str, kind: type | None) -> None:
-    """Raise `CheckpointError` for what no mask can fix.
+    """Raise `CheckpointError` for models that can not run with masks.
 
-    `kind` is the model's class, where it is known. Drafts are rolled back when they are refused:
-    a cache of rows can be cut, a state that has swallowed them can not.
+    `kind` is the model's class, if known. Rejected drafts must be rolled back: rows of a cache can
+    be cut, but a recurrent state can not.
     """
     hint = "Use a decoder-only model with attention layers, such as Llama, Qwen or GPT-2"
     what = f"model {name} ({config.model_type})"
@@ -109,13 +109,13 @@ def refuse_unfit(config: PretrainedConfig, name: str, kind: type | None) -> None
 
 
 def _has_alibi(config: Any) -> bool:
-    """Whether attention is biased by distance: always in Bloom, by a switch elsewhere."""
+    """Whether attention has a bias by distance: always in Bloom, by a setting elsewhere."""
     nested = getattr(getattr(config, "attn_config", None), "alibi", False)
     return config.model_type == "bloom" or bool(getattr(config, "alibi", nested))
 
 
 def sampled_fingerprint(model: torch.nn.Module) -> str:
-    """A hash over the configuration and evenly spaced numbers of each weight."""
+    """Hash the configuration and evenly spaced elements of each weight."""
     config: Any = model.config
     settings = {k: v for k, v in config.to_dict().items() if not k.startswith("_")}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -133,7 +133,7 @@ def _sample(weight: Tensor) -> Tensor:
 
 @contextmanager
 def reading(place: str, what: str = "a causal language model") -> Iterator[None]:
-    """Turn what `transformers` raises for a bad source into one line."""
+    """Context manager: turn errors of `transformers` for a bad source into one line."""
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -146,7 +146,7 @@ def reading(place: str, what: str = "a causal language model") -> Iterator[None]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bar and no load report: what matters is raised."""
+    """Context manager: suppress progress bars and load reports; errors are raised."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

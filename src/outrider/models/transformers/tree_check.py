@@ -1,8 +1,8 @@
-"""Whether a model of unknown make reads draft trees correctly: tried once, when it is loaded.
+"""Tests when a model is loaded whether it reads draft trees correctly.
 
-Many models take positions and masks from outside, some ignore them, and a wrong tree gives no
-error but wrong text. So a small tree is read and compared with plain passes over the same texts,
-before and after a commit.
+Many models accept positions and masks, some ignore them, and a wrong tree gives no error but wrong
+text. Therefore a small tree is read and compared with plain passes over the same texts, before and
+after a commit.
 """
 
 import math
@@ -19,9 +19,11 @@ from outrider.protocols import LanguageModel, Segment
 
 PROMPT_LENGTH = 5
 SIBLINGS = 8
-"""Many, so that a model that counts slots for positions, or sees siblings, is far off."""
+"""Many siblings: a model that uses slots as positions, or attends to siblings, has a large
+error.
+"""
 WINDOW = 3
-"""Sliding windows are narrowed to this during the check, so that a path of four leaves it."""
+"""Sliding windows have this size during the check, so that a path of four tokens exceeds it."""
 
 TOLERANCE = {
     torch.float64: 1e-8,
@@ -29,27 +31,29 @@ TOLERANCE = {
     torch.float16: 1e-2,
     torch.bfloat16: 3e-2,
 }
-"""Largest error allowed, as a share of the spread of the logits."""
+"""Largest error allowed for each dtype, as a share of the spread of the logits."""
 
 
 class Checkable(LanguageModel, Protocol):
-    """A model that can also read whole texts the plain way."""
+    """A model that can also read whole texts in a plain pass."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its weights."""
+        """Dtype of the weights."""
         ...
 
     def plain_logits(self, texts: list[list[int]]) -> Float[Tensor, "texts length vocab"]:
-        """Logits of a pass over equally long texts with no cache, mask or positions given."""
+        """Return the logits of one pass over texts of equal length, without cache, mask or
+        positions.
+        """
         ...
 
 
 def check_trees(model: Checkable) -> None:
-    """Compare a wide tree, and a commit into it, with plain passes.
+    """Compare a wide tree, and a commit of one path, with plain passes.
 
     Raises:
-        CheckpointError: naming the model and what went wrong.
+        CheckpointError: the results differ; the message names the model and the error.
     """
     try:
         error = _largest_error(model)
@@ -69,7 +73,7 @@ def check_trees(model: Checkable) -> None:
 
 
 def _largest_error(model: Checkable) -> float:
-    """Largest difference of any logit, as a share of the plain logits' spread."""
+    """Return the largest difference of any logit, as a share of the spread of the plain logits."""
     *ids, c, d, e = _distinct_ids(PROMPT_LENGTH + SIBLINGS + WINDOW, model.info.vocab_size)
     prompt, siblings = ids[:PROMPT_LENGTH], ids[PROMPT_LENGTH:]
     first, last = siblings[0], siblings[-1]
@@ -94,7 +98,7 @@ def _largest_error(model: Checkable) -> float:
 
 
 def _distinct_ids(count: int, vocab_size: int) -> list[int]:
-    """Ids spread over the vocabulary; repeated only where that is smaller than `count`."""
+    """Return ids spread over the vocabulary; they repeat only if it is smaller than `count`."""
     return [int(i) for i in np.linspace(1, vocab_size - 2, count).round() % vocab_size]
 
 

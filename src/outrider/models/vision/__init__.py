@@ -1,1 +1,1 @@
-"""Image encoders in front of the runner of a text stack."""
+"""Vision encoders for runners of text stacks."""

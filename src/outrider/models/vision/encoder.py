@@ -1,9 +1,8 @@
-"""Vision encoder from `transformers`: what an image-text model hands to its language model is a
-prompt.
+"""Vision encoders from `transformers`: they turn images and questions into prompts with embeddings.
 
-The model's own forward runs up to its language model and stops there. What that is given (the
-embeddings with the features of the images in their places, and positions) is read by whatever
-runs the text stack. Models whose text stacks need more than that are refused.
+The model's own forward runs up to its language model and stops there. The inputs of the language
+model (the embeddings, with image features in their places, and positions) are read by the runner of
+the text stack. Models whose text stacks need other inputs are refused.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,13 +24,13 @@ if TYPE_CHECKING:
     import transformers
 
 _MOST_NUMBERS = 1 << 23
-"""Numbers of pixels that one forward reads, unless one prompt has more: 32 MiB in float32."""
+"""Largest number of pixel values in one forward, unless one prompt has more: 32 MiB in float32."""
 
 _BY_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
-"""Inputs of one number a token; the others have their images or patches along dimension 0."""
+"""Inputs with one number for each token; others have their images or patches along dimension 0."""
 
 _UNDERSTOOD = {"inputs_embeds", "position_ids", "attention_mask", "cache_position"}
-"""What a text stack may be given: prompts can say the first two, the others follow from them."""
+"""Inputs of a text stack that are supported: prompts hold the first two, the others follow."""
 
 _HINT = "Use an image-text model with a plain causal text stack, such as SmolVLM, Qwen2-VL or LLaVA"
 
@@ -40,20 +39,20 @@ class TransformersVisionEncoder:
     """`protocols.VisionEncoder` over an image-text model of `transformers`.
 
     Args:
-        model: the model, with a head or without, with all layers of its text stack or none.
+        model: the model, with or without a head, with all layers of its text stack or none.
         pictures: its processor.
-        name: how errors call it.
+        name: its name in error messages.
 
     Raises:
-        CheckpointError: its text stack needs more than embeddings and positions, or what its
-            processor makes does not fit it. Tried with a small image.
+        CheckpointError: its text stack needs more than embeddings and positions, or the inputs from
+            its processor do not fit. A small image is used for the test.
     """
 
     def __init__(self, model: Any, image_processor: ImageProcessor, *, name: str) -> None:
         self.model = model.eval()
         self.image_processor = image_processor
         self.name = name
-        self._lock = Lock()  # what one thread catches is not for another
+        self._lock = Lock()  # hooks of one thread must not affect another
         self._base = getattr(model, "base_model", model)
         self.stack = _text_stack(self._base, name)
         self._image_id = _image_id(model.config, name)
@@ -70,10 +69,10 @@ class TransformersVisionEncoder:
         name: str | None = None,
         trust_remote_code: bool = False,
     ) -> "TransformersVisionEncoder":
-        """Load what sees: the vision tower, the projector and the embeddings, no layer of text.
+        """Load the vision tower, the projector and the embeddings, but no layers of the text stack.
 
         Raises:
-            CheckpointError: it can not be read, or not be used (see the class).
+            CheckpointError: the model can not be read, or can not be used (see the class).
         """
         name = name or checkpoint.path.name
         model = _load_without_layers(checkpoint.path, name, dtype, device, trust_remote_code)
@@ -84,17 +83,17 @@ class TransformersVisionEncoder:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers in all weights, tied ones once."""
+        """Number of weights; tied ones are counted once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     # -- views --------------------------------------------------------------------------------
 
     def views(self, image_prompt: Sequence[ImagePrompt]) -> list[Prompt]:
-        """What the model reads of each. The same images with the same question are seen once,
-        blank or not; those of several prompts are encoded together where their shapes allow it.
+        """Return the prompt that the model reads for each item. Equal images with an equal question
+        are encoded once. Several prompts are encoded together if their shapes allow it.
 
         Raises:
-            OptionError: a question that the template can not spell, images that the processor
+            OptionError: a question that the template can not render, images that the processor
                 refuses, or a question that ends with an image.
             CheckpointError: the text stack needs more than embeddings and positions.
         """
@@ -131,7 +130,7 @@ class TransformersVisionEncoder:
 
     @torch.no_grad()
     def _read(self, inputs: Sequence[Inputs]) -> list[tuple[Tensor, Tensor | None]]:
-        """Embeddings `[length, hidden]` and positions `[3, length]` of each prompt."""
+        """Return embeddings `[length, hidden]` and positions `[3, length]` of each prompt."""
         batch = self._batched(inputs)
         with self._lock, _caught(self._base, self.stack) as caught:
             self._base(**batch, use_cache=False)
@@ -146,7 +145,7 @@ class TransformersVisionEncoder:
         ]
 
     def _batched(self, inputs: Sequence[Inputs]) -> Inputs:
-        """Several prompts as one: ids padded on the right, images one after the other."""
+        """Merge several prompts: ids are padded on the right, images are concatenated."""
         length = max(found["input_ids"].shape[1] for found in inputs)
         batch: Inputs = {}
         for key, first in inputs[0].items():
@@ -162,18 +161,20 @@ class TransformersVisionEncoder:
         return batch
 
     def _axes(self, positions: Tensor | None, prompt: int, length: int) -> Tensor | None:
-        """Time, height and width of one prompt's tokens; None where each is its index."""
+        """Return time, height and width of one prompt's tokens; None if each equals the index."""
         if positions is None:
             return None
         if positions.ndim == 3 and positions.shape[0] in (3, 4):
-            return positions[-3:, prompt, :length].cpu()  # a fourth row, the first, is for packing
+            return positions[
+                -3:, prompt, :length
+            ].cpu()  # if there is a fourth row, it is the first, for packing
         plain = torch.arange(length, device=positions.device)
         if positions.ndim != 2 or not torch.equal(positions[prompt, :length], plain):
             raise self._refusal(f"positions of shape {tuple(positions.shape)}")
         return None
 
     def _refuse_more(self, caught: Mapping[str, Any], given: Tensor) -> None:
-        """Raise `CheckpointError` if the text stack is given what a prompt can not say."""
+        """Raise `CheckpointError` if the text stack gets inputs that a prompt can not hold."""
         more = [key for key, value in caught.items() if key not in _UNDERSTOOD and _holds(value)]
         if more:
             raise self._refusal(f"{more[0]} beside embeddings and positions")
@@ -194,7 +195,7 @@ class TransformersVisionEncoder:
             self.views([self.image_processor.trial])
         except CheckpointError:
             raise
-        except Exception as error:  # whatever a model raises on inputs that are not its own
+        except Exception as error:  # models raise various exceptions on unsuitable inputs
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"{self.name} can not read what its processor makes of an image: {reason}",
@@ -203,13 +204,15 @@ class TransformersVisionEncoder:
 
 
 def _seen_as(image_prompt: ImagePrompt) -> tuple[int, int]:
-    """Equal for what looks the same but for being blank."""
+    """Return a key that is equal for items that differ only in being blank."""
     return id(image_prompt.messages), id(image_prompt.images)
 
 
 def _groups(inputs: Sequence[Inputs]) -> Iterator[list[int]]:
-    """Indices of prompts that one forward can read: the same inputs, equal but for their number
-    along dimension 0, and not too many pixels at once."""
+    """Yield indices of prompts that one forward can read together.
+
+    They have the same inputs, of equal shape except along dimension 0, and not too many pixels.
+    """
     groups: dict[Any, list[int]] = {}
     for i, found in enumerate(inputs):
         shapes = ((k, tuple(v.shape[1:])) for k, v in found.items() if k not in _BY_TOKEN)
@@ -221,7 +224,7 @@ def _groups(inputs: Sequence[Inputs]) -> Iterator[list[int]]:
 
 
 def _holds(value: Any) -> bool:
-    """Whether there is a tensor in it."""
+    """Whether the value contains a tensor."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -230,12 +233,12 @@ def _holds(value: Any) -> bool:
 
 
 class _Caught(Exception):
-    """Ends a forward where its language model begins."""
+    """Ends a forward at the start of its language model."""
 
 
 @contextmanager
 def _caught(base: Any, stack: torch.nn.Module) -> Iterator[dict[str, Any]]:
-    """What `stack` is given by a forward inside, which ends there."""
+    """Context manager: collect the inputs of `stack`, and end the forward there."""
     caught: dict[str, Any] = {}
 
     def catch(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -251,11 +254,11 @@ def _caught(base: Any, stack: torch.nn.Module) -> Iterator[dict[str, Any]]:
         pass
     finally:
         hook.remove()
-        if hasattr(base, "rope_deltas"):  # a note of the last prompt, for `generate`
+        if hasattr(base, "rope_deltas"):  # state that `generate` keeps of the last prompt
             base.rope_deltas = known
 
 
-# -- what a model is made of ------------------------------------------------------------------
+# -- structure of a model -------------------------------------------------------------------
 
 
 def _text_stack(base: Any, name: str) -> torch.nn.Module:
@@ -276,7 +279,7 @@ def _image_id(config: Any, name: str) -> int:
 
 
 def _placeholders(config: Any) -> frozenset[int]:
-    """Ids that stand for images, videos and sounds."""
+    """Return the ids that stand for images, videos and sounds."""
     kinds = ("image", "video", "audio")
     names = [f"{kind}_token_{end}" for kind in kinds for end in ("id", "index")]
     found = (getattr(config, name, None) for name in names)
@@ -314,8 +317,7 @@ def _load_without_layers(
 
 
 def refuse_blind(config: "transformers.PretrainedConfig", name: str) -> None:
-    """Raise `CheckpointError` for models that are known to show more than embeddings to their
-    text stacks."""
+    """Raise `CheckpointError` for models whose text stacks need more than embeddings."""
     text, vision = config.get_text_config(decoder=True), getattr(config, "vision_config", None)
     why = None
     if getattr(vision, "deepstack_visual_indexes", None):

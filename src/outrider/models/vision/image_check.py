@@ -1,8 +1,7 @@
-"""Whether a text stack that is read through vision encoder writes what its whole model writes:
-tried once.
+"""Tests once whether a text stack with its vision encoder gives the same logits as the whole model.
 
-Some models show their text stacks more of an image than embeddings and positions, or let its
-tokens see each other. That gives no error but wrong text, so a small image is read both ways.
+The text stacks of some models need more of an image than embeddings and positions, or let image
+tokens attend to each other. That gives no error but wrong text, so a small image is read both ways.
 """
 
 import torch
@@ -16,15 +15,16 @@ from outrider.models.vision.processor import Inputs
 from outrider.protocols import Segment
 
 _ANSWER = 3
-"""Tokens read after the question, to see where they stand."""
+"""Tokens read after the question, to check their positions."""
 
 
 def check_sight(model: TransformersModel, vision_encoder: TransformersVisionEncoder) -> None:
-    """Compare logits behind a small image, and behind a few tokens of an answer.
+    """Compare logits after a small image, and after a few tokens of an answer.
 
     Raises:
-        CheckpointError: they differ, or the model fails, or it has sliding windows over tokens that
-            stand at several places: its own count indices, which a small image would not show.
+        CheckpointError: the logits differ, the model fails, or it has sliding windows over tokens
+            with several places. Its own windows count indices, which a small image would not
+            reveal.
     """
     if model.info.reads_axes and model.layout.window is not None:
         raise _refusal(model.info.name, "its sliding windows do not go by the places of tokens")
@@ -42,7 +42,7 @@ def check_sight(model: TransformersModel, vision_encoder: TransformersVisionEnco
 
 
 def _largest_error(model: TransformersModel, vision_encoder: TransformersVisionEncoder) -> float:
-    """Largest difference of any logit, as a share of the plain logits' spread."""
+    """Return the largest difference of any logit, as a share of the spread of the plain logits."""
     trial = vision_encoder.image_processor.trial
     answer = list(range(1, 1 + _ANSWER))
     [view] = vision_encoder.views([trial])
@@ -56,7 +56,7 @@ def _largest_error(model: TransformersModel, vision_encoder: TransformersVisionE
 
 
 def _followed(inputs: Inputs, answer: list[int]) -> Inputs:
-    """The same prompt with text behind it."""
+    """Append text to the same prompt."""
     more = torch.tensor([answer])
     behind = {
         "input_ids": more,

@@ -1,7 +1,7 @@
-"""A model that sees: vision encoder before the runner of a text stack.
+"""A model that reads images: a vision encoder before the runner of a text stack.
 
-Every tier that sees makes its own view of `Prompt.image_prompt`: its own placeholders, features and
-positions. Tiers without vision encoder read the question alone, which is `Prompt.token_ids`.
+Every tier that reads images makes its own view of `Prompt.image_prompt`: its own placeholders,
+features and positions. Tiers without a vision encoder read only the question, `Prompt.token_ids`.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from outrider.protocols import Cache, LanguageModel, Segment, VisionEncoder
 
 
 class VisionLanguageModel(Around):
-    """A `LanguageModel` around `inner`, whose `start` turns pictures into what `inner` reads.
+    """A `LanguageModel` around `inner`, whose `start` turns images into prompts for `inner`.
 
-    Caches are those of `inner`, and so is all that it can do besides. `Cache.report` says how long
-    the images took.
+    Caches and all other capabilities are those of `inner`. `Cache.report` holds the seconds for
+    encoding the images.
 
     Args:
         inner: runs the text stack.
-        vision encoder: make views for it.
+        vision encoder: makes prompts for `inner`.
     """
 
     def __init__(self, inner: LanguageModel, vision_encoder: VisionEncoder) -> None:
@@ -31,12 +31,12 @@ class VisionLanguageModel(Around):
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
     ) -> Sequence[Cache]:
-        """Encode the images, and read the prompts; one cache a prompt. Prompts without pictures are
-        read as they are. Equal prompts (the same object) are encoded once.
+        """Encode the images and read the prompts; return one cache for each prompt. Prompts without
+        images are read as they are. Equal prompts (the same object) are encoded once.
 
         Raises:
             ContextError: a view does not fit into the window.
-            OptionError: a question or an image that the model can not take.
+            OptionError: the model can not read a question or an image.
         """
         begun = perf_counter()
         once = {id(p): p for p in prompts if p.image_prompt is not None}
@@ -51,5 +51,5 @@ class VisionLanguageModel(Around):
         return caches
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
-        """As the model inside."""
+        """Run the forward of the inner model."""
         return self.inner.forward(segments, want)

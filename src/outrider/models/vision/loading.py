@@ -1,5 +1,6 @@
-"""Vision encoder for a runner that was loaded from an image-text checkpoint, or one line why it has
-none."""
+"""Adds the vision encoder to a runner loaded from an image-text checkpoint, or explains in one line
+why there is none.
+"""
 
 import warnings
 from typing import Any
@@ -13,7 +14,7 @@ from outrider.protocols import LanguageModel, VisionEncoder
 
 
 class BlindWarning(OutriderWarning):
-    """A model that could see images runs without them."""
+    """A model that can read images runs without them."""
 
 
 def shows_images(checkpoint: Checkpoint) -> bool:
@@ -30,15 +31,15 @@ def with_vision(
     name: str,
     trust_remote_code: bool,
 ) -> LanguageModel:
-    """`inner` with the vision encoder of its checkpoint; itself, with a `BlindWarning`, where its
-    images can not be turned into a prompt.
+    """Return `inner` with the vision encoder of its checkpoint. Without a usable vision encoder,
+    return `inner` itself with a `BlindWarning`.
 
     Args:
-        inner: runs the text stack; a `TransformersModel` lends its own vision tower.
+        inner: runs the text stack; the vision tower of a `TransformersModel` is reused.
         checkpoint: the whole checkpoint.
-        dtype: of the vision encoder; int8 takes float32.
-        device: where they lie.
-        name: how errors call them.
+        dtype: dtype of the vision encoder; float32 for int8.
+        device: device of model and vision encoder.
+        name: their name in error messages.
         trust_remote_code: run Python that comes with the checkpoint.
     """
     dtype = dtype if dtype.is_floating_point else torch.float32
@@ -54,7 +55,7 @@ def with_vision(
 def _vision_encoder(
     inner: LanguageModel, checkpoint: Checkpoint, where: dict[str, Any], how: dict[str, Any]
 ) -> VisionEncoder:
-    """Raises `CheckpointError` and `MissingExtraError`."""
+    """Build the vision encoder. Raises `CheckpointError` and `MissingExtraError`."""
     from outrider.models.transformers.model import TransformersModel
     from outrider.models.vision.encoder import (  # takes seconds to import
         TransformersVisionEncoder,

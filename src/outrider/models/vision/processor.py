@@ -1,6 +1,6 @@
-"""From images and a question to what a model's forward takes: the checkpoint's own processor.
+"""Turns images and a question into the inputs of a forward with the checkpoint's own processor.
 
-Processors are built on their PIL backend, and without what they need for videos alone.
+Processors use their PIL backend, and parts needed only for videos are left out.
 """
 
 import inspect
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     import transformers
 
 Inputs = dict[str, Tensor]
-"""What a forward takes for one prompt; `input_ids` is `[1, length]`."""
+"""Inputs of a forward for one prompt; `input_ids` is `[1, length]`."""
 
 
 class ImageProcessor:
-    """A processor of `transformers`, reduced to what vision encoder need.
+    """A processor of `transformers`, reduced to the functions that vision encoders need.
 
     Args:
         processor: a `ProcessorMixin` with an image processor and a tokenizer.
-        name: how errors call the model it belongs to.
+        name: name of its model in error messages.
     """
 
     def __init__(self, processor: "transformers.ProcessorMixin", *, name: str) -> None:
-        self.processor: Any = processor  # what it takes depends on its class
+        self.processor: Any = processor  # its arguments depend on its class
         self.name = name
 
     @classmethod
@@ -44,7 +44,7 @@ class ImageProcessor:
         name: str,
         trust_remote_code: bool = False,
     ) -> "ImageProcessor":
-        """The processor of a checkpoint in `folder`, whose configuration is `config`.
+        """Load the processor of a checkpoint in `folder` with the configuration `config`.
 
         Raises:
             CheckpointError: there is none, or it can not be built.
@@ -56,7 +56,7 @@ class ImageProcessor:
             raise MissingExtraError("pillow", "vision") from None
         try:
             processor = _still_processor(folder, config, trust_remote_code)
-        except Exception as error:  # whatever the many processor classes raise on bad files
+        except Exception as error:  # processor classes raise various exceptions on bad files
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"the processor of {folder} can not be built: {reason}",
@@ -83,19 +83,19 @@ class ImageProcessor:
         )
 
     def text(self, image_prompt: ImagePrompt) -> str:
-        """The question with one mark for each image.
+        """Render the question with one mark for each image.
 
-        By the chat template, or, where there is none, the images and then the texts.
+        Uses the chat template. Without one, the images come first, then the texts.
 
         Raises:
-            OptionError: the template refuses the messages, or spells fewer images.
+            OptionError: the template refuses the messages, or renders fewer images.
         """
         mark, count = self.processor.image_token, len(image_prompt.images)
         if not self._template:
             return mark * count + spoken_text(image_prompt.messages)
         try:
             text = self._render(self._reads.fit(image_prompt.messages, mark))
-        except Exception as error:  # templates raise what they like
+        except Exception as error:  # templates may raise any exception
             reason = " ".join(str(error).split())[:200]
             raise OptionError(
                 f"the chat template of {self.name} refuses these messages: {reason}",
@@ -110,7 +110,7 @@ class ImageProcessor:
         return text
 
     def inputs(self, image_prompt: ImagePrompt) -> Inputs:
-        """What the model reads of it. Raises `OptionError` for images that it can not take."""
+        """Compute the inputs for the model. Raises `OptionError` for unsupported images."""
         return self._processed(self.text(image_prompt), image_prompt.images)
 
     def _processed(self, text: str, images: Sequence[Any]) -> Inputs:
@@ -121,7 +121,7 @@ class ImageProcessor:
                 return_tensors="pt",
                 add_special_tokens=not self._begun(text),
             )
-        except Exception as error:  # processors raise what they like, of ratios and sizes
+        except Exception as error:  # processors raise various exceptions for ratios and sizes
             reason = " ".join(str(error).split())[:200]
             raise OptionError(
                 f"the processor of {self.name} refuses an image: {reason}",
@@ -130,13 +130,13 @@ class ImageProcessor:
         return {key: value for key, value in found.items() if isinstance(value, Tensor)}
 
     def _begun(self, text: str) -> bool:
-        """Whether a template has written BOS itself."""
+        """Whether the template has already added BOS."""
         first = self._tokenizer.bos_token
         return bool(self._template) and first is not None and text.startswith(first)
 
     @cached_property
     def trial(self) -> ImagePrompt:
-        """A small random image and a word, to try a model with."""
+        """Return a small random image and a word, for testing a model."""
         from PIL import Image
 
         noise = torch.randint(0, 256, (24, 40, 3), generator=torch.Generator().manual_seed(0))
@@ -148,7 +148,7 @@ class ImageProcessor:
 def _still_processor(
     folder: Path, config: "transformers.PretrainedConfig", trust_remote_code: bool
 ) -> Any:
-    """The checkpoint's processor for images alone."""
+    """Load the checkpoint's processor for images only."""
     from transformers import AutoImageProcessor, AutoTokenizer, ProcessorMixin
 
     settings, _ = ProcessorMixin.get_processor_dict(str(folder))
@@ -172,7 +172,7 @@ def _processor_class(settings: dict[str, Any], config: Any) -> Any:
 
 
 def _geometry(config: Any) -> dict[str, Any]:
-    """What old checkpoints leave to the model's configuration."""
+    """Return settings that old checkpoints keep in the model's configuration."""
     found = {
         "patch_size": getattr(getattr(config, "vision_config", None), "patch_size", None),
         "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", None),
@@ -181,14 +181,14 @@ def _geometry(config: Any) -> dict[str, Any]:
 
 
 def _built(kind: Any, parts: dict[str, Any], settings: dict[str, Any]) -> Any:
-    """A processor of `kind` with no other parts: none for videos or sounds."""
+    """Build a processor of `kind` from only these parts, without videos or sounds."""
     from transformers import ProcessorMixin
 
     class Still(kind):
         def __init__(self, **given: Any) -> None:
             try:
                 super().__init__(**given)
-            except ImportError:  # SmolVLM's needs a package that spells the number of frames
+            except ImportError:  # SmolVLM's needs a package that writes numbers of frames as words
                 names = (*kind.get_attributes(), "chat_template")
                 ProcessorMixin.__init__(self, **{n: given[n] for n in names if n in given})
 

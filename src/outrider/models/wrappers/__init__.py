@@ -1,1 +1,1 @@
-"""Models around models."""
+"""Models that wrap another model."""

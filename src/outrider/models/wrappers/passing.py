@@ -1,7 +1,7 @@
-"""What a model around another one can do: each capability of the model inside, over its own caches.
+"""Passes the capabilities of an inner model on to a wrapper, over the inner caches.
 
-A wrapper says how one of its caches opens to that of the model inside; `Around` then passes every
-capability on. A wrapper that changes one, or can not keep it, sets it after that.
+A wrapper defines how one of its caches maps to the inner cache; `Around` then passes every
+capability on. A wrapper that changes or lacks a capability sets it afterwards.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,15 +27,15 @@ from outrider.protocols import (
 )
 
 Opening = Callable[[Cache], Cache]
-"""From a cache of a wrapper to that of the model inside."""
+"""Maps a cache of a wrapper to the cache of the inner model."""
 
 
 class Around:
     """A model around `inner`, with all of its capabilities; subclasses add `start` and `forward`.
 
     Attributes:
-        inner: the model inside.
-        info: what the wrapper is.
+        inner: the inner model.
+        info: description of the wrapper.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Around:
             self._open(opened)
 
     def _open(self, opened: Opening) -> None:
-        """Let each capability that takes caches take those of the wrapper."""
+        """Make each capability that takes caches accept those of the wrapper."""
         if self.layered is not None:
             self.layered = LayeredInside(self.layered, opened)
         if self.segmented is not None:
@@ -67,40 +67,42 @@ class Around:
 
 
 def opened_segment(segment: Segment, opened: Opening) -> Segment:
-    """`segment` over the cache of the model inside."""
+    """Return `segment` over the cache of the inner model."""
     inside = opened(segment.cache)
     return segment if inside is segment.cache else replace(segment, cache=inside)
 
 
 @dataclass(frozen=True, slots=True)
 class LayeredInside:
-    """`protocols.Layered` of the model inside. A subset reads caches of the model inside, of which
-    `borrow` makes one."""
+    """`protocols.Layered` of the inner model.
+
+    A subset reads caches of the inner model; `borrow` makes one.
+    """
 
     inner: Layered
     opened: Opening
 
     @property
     def num_layers(self) -> int:
-        """Layers of the whole model."""
+        """Number of layers of the full model."""
         return self.inner.num_layers
 
     def subset(self, layers: LayerSet) -> LanguageModel:
-        """A part of the model inside."""
+        """Return a subset of the inner model."""
         return self.inner.subset(layers)
 
     def borrow(self, cache: Cache) -> Cache:
-        """A cache over the committed rows of `cache`."""
+        """Create a cache over the committed rows of `cache`."""
         return self.inner.borrow(self.opened(cache))
 
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        """The final norm and the head over residual streams."""
+        """Apply the final norm and the head to residual streams."""
         return self.inner.read_out(states)
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentedInside:
-    """`protocols.Segmented` of the model inside."""
+    """`protocols.Segmented` of the inner model."""
 
     inner: Segmented
     opened: Opening
@@ -111,13 +113,13 @@ class SegmentedInside:
         return self.inner.reads_gaps
 
     def rearrange(self, caches: Sequence[Cache], texts: Sequence[Sequence[Piece]]) -> None:
-        """Make the text of each cache what its pieces spell."""
+        """Rearrange each cache so that its text equals its pieces."""
         self.inner.rearrange([self.opened(cache) for cache in caches], texts)
 
 
 @dataclass(frozen=True, slots=True)
 class ChainsInside:
-    """`protocols.ChainDecoder` of the model inside."""
+    """`protocols.ChainDecoder` of the inner model."""
 
     inner: ChainDecoder
     opened: Opening
@@ -125,26 +127,26 @@ class ChainsInside:
     def write_chains(
         self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
-        """Write each chain."""
+        """Write each chain with the inner model."""
         inside = [replace(c, segment=opened_segment(c.segment, self.opened)) for c in chains]
         return self.inner.write_chains(inside, confidence)
 
 
 @dataclass(frozen=True, slots=True)
 class StatesInside:
-    """`protocols.HiddenStates` of the model inside."""
+    """`protocols.HiddenStates` of the inner model."""
 
     inner: HiddenStates
     opened: Opening
 
     @property
     def num_layers(self) -> int:
-        """Layers of the whole model."""
+        """Number of layers of the full model."""
         return self.inner.num_layers
 
     @property
     def width(self) -> int:
-        """Numbers in the state of one row."""
+        """Size of the hidden state of one row."""
         return self.inner.width
 
     def watch(self, cache: Cache, layers: Sequence[int] | None) -> None:
@@ -154,20 +156,20 @@ class StatesInside:
 
 @dataclass(frozen=True, slots=True)
 class SelectorInside:
-    """`protocols.ContextSelector` of the model inside."""
+    """`protocols.ContextSelector` of the inner model."""
 
     selector: ContextSelector
     opened: Opening
 
     @property
     def inner(self) -> LanguageModel:
-        """The model that reads what is selected."""
+        """The model that reads the selected tokens."""
         return self.selector.inner
 
     def reads(self, prompt: Prompt) -> int:
-        """Places of the window that `prompt` takes."""
+        """Return the number of places of the window that `prompt` takes."""
         return self.selector.reads(prompt)
 
     def refresh(self, caches: Sequence[Cache]) -> None:
-        """Choose again for caches whose `horizon` is 0."""
+        """Select again for caches whose `horizon` is 0."""
         self.selector.refresh([self.opened(cache) for cache in caches])

@@ -1,8 +1,8 @@
-"""Unified Layer Skipping as a model: prompts are read by all layers, answers written by a few.
+"""Unified Layer Skipping as a model: all layers read prompts, a subset of layers writes answers.
 
-Liu et al. 2024 (arXiv 2404.06954). The text is *not* the whole model's: nothing verifies it. A
-model that was fine-tuned with the kept layers loses little; others lose a lot. `EvenSkip`
-(`drafters/layers/skip.py`) uses the same layers and loses nothing.
+Liu et al. 2024 (arXiv 2404.06954). The text *differs* from that of the full model, because nothing
+verifies it. A model fine-tuned with the kept layers loses little quality; others lose a lot.
+`EvenSkip` (`drafters/layers/skip.py`) uses the same layers as a drafter, without loss.
 """
 
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ from outrider.protocols.method import Method, Paper
 
 
 class SkippingModel(Around):
-    """A `LanguageModel` that reads prompts like `model` and goes on with evenly spread layers.
+    """A `LanguageModel` that reads prompts like `model` and writes with evenly spread layers.
 
-    All tokens of a prompt pass all layers, its last one too, so the first token is `model`'s own.
-    A generated token passes exactly `len(layers.layers)` layers. The next turn of a talk reads
-    again what the kept layers have written, with all layers.
+    All tokens of a prompt pass all layers, the last one included, so the first token of the answer
+    is that of `model`. A generated token passes exactly `len(layers.layers)` layers. The next turn
+    of a chat reads the generated tokens again with all layers.
 
     Args:
-        model: the whole model.
-        speedup: how many times fewer layers a generated token passes; 1 is `model` itself.
-        name: how errors and reports call it.
+        model: the full model.
+        speedup: factor by which the layers of a generated token are reduced; 1 is `model` itself.
+        name: its name in errors and reports.
 
-    Its `exactness` is `lossy`: the text is another than that of the whole model.
+    Its `exactness` is `lossy`: the text differs from that of the full model.
 
     Raises:
-        StrategyError: `model` can not leave layers out.
+        StrategyError: `model` can not skip layers.
         OptionError: a speedup below 1, or one that leaves fewer than two layers.
     """
 
@@ -56,7 +56,8 @@ class SkippingModel(Around):
             weight_bytes=self.part.info.weight_bytes,
         )
         super().__init__(model, info)
-        # Which layers read a token depends on its place, so its caches are for its own forward.
+        # The layers that read a token depend on its place, so only its own forward can use its
+        # caches.
         self.layered = self.segmented = self.chain_decoder = self.selector = None
         self._read: WeakKeyDictionary[Cache, int] = WeakKeyDictionary()
 
@@ -71,7 +72,7 @@ class SkippingModel(Around):
         return caches
 
     def _cut(self, cache: Cache | None) -> Cache | None:
-        """`cache` without the rows that only the kept layers have read."""
+        """Return `cache` without the rows that only the kept layers have read."""
         read = None if cache is None else self._read.get(cache)
         if cache is None or read is None:
             return None
@@ -80,10 +81,10 @@ class SkippingModel(Around):
         return cache
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
-        """Read the segments; the end of a prompt with all layers, what follows with the kept ones.
+        """Read the segments: the end of a prompt with all layers, later tokens with the kept ones.
 
         Raises:
-            ContextError: a token would stand beyond the context window.
+            ContextError: a token would lie beyond the context window.
         """
         first = [i for i, segment in enumerate(segments) if self._is_first(segment.cache)]
         if self.layers.is_everything or not first:
@@ -99,12 +100,12 @@ class SkippingModel(Around):
         return out
 
     def _is_first(self, cache: Cache) -> bool:
-        """Whether the pending tokens are the end of the prompt, and unread."""
+        """Whether the pending tokens are the unread end of the prompt."""
         return not cache.fed and len(cache.text) == self._read.get(cache)
 
 
 def _merged(want: IntArray, end: Rows, rest: Rows) -> Rows:
-    """Rows in the order wanted, of which those with number -1 come from `end`."""
+    """Merge rows in the requested order; those with number -1 come from `end`."""
     places, old = [], 0
     for row in want:
         places.append(len(rest.logits) if row < 0 else old)
@@ -119,10 +120,10 @@ def _merged(want: IntArray, end: Rows, rest: Rows) -> Rows:
 
 
 def skipping(model: LanguageModel, speedup: float) -> LanguageModel:
-    """`model`, which writes answers with fewer layers; `model` itself where `speedup` is 1.
+    """Wrap `model` to write answers with fewer layers; return it unchanged if `speedup` is 1.
 
     Raises:
-        StrategyError: `model` can not leave layers out.
+        StrategyError: `model` can not skip layers.
         OptionError: fewer than two layers would be left.
     """
     return model if speedup == 1.0 else SkippingModel(model, speedup=speedup)
