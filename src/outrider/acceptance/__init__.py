@@ -1,4 +1,4 @@
-"""Acceptance rules: what to keep of a draft. One rule a file."""
+"""Acceptance rules decide which drafted tokens are kept. Each rule has its own file."""
 
 from outrider.acceptance.divergence import DIVERGENCES, Divergence, divergence
 from outrider.acceptance.fuzzy import Fuzzy

@@ -1,10 +1,10 @@
-"""How far the verifier's next-token distribution is from the one a draft was proposed by.
+"""Divergences between the verifier's next-token distribution and the proposer's.
 
-All measures read raw logits: no temperature, no warp, no penalty. They are computed in log space,
-in float32 (float64 stays float64). A logit of -inf is a token without probability; a narrower
-vocabulary is padded with such tokens. Distributions that share no token are infinitely far apart by
-the measures that have no maximum. A row without any distribution (NaN, +inf, or nothing but -inf)
-gives NaN, which is within no threshold.
+All divergences use raw logits: no temperature, no warp, no penalty. They are computed in log space,
+in float32 (float64 stays float64). A logit of -inf is a token with probability zero; a smaller
+vocabulary is padded with such tokens. If two distributions have no token in common, the divergences
+without a maximum are infinite. A row without a valid distribution (NaN, +inf, or only -inf) gives
+NaN, which is within no threshold.
 
 Names follow "Fuzzy Speculative Decoding" (Holsman, Huang and Dhingra 2025): d is the proposer's
 distribution, v the verifier's, m their mean.
@@ -25,19 +25,20 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 """`(log d [rows, events], log v [rows, events]) -> [rows]`."""
 
 TOP_K = 50
-"""Tokens that the `topk_` measures tell apart, the verifier's best; all others are one event."""
+"""Number of the verifier's best tokens that the `topk_` divergences distinguish; all other tokens
+form one event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """One measure by its name. A threshold means nothing without the name.
+    """One divergence with its name. A threshold is meaningful only together with the name.
 
     Attributes:
         name: the key under which thresholds and calibrations are stored.
-        measure: what is computed from the two distributions; None for `logp_abs`, which reads the
+        measure: the function of the two distributions; None for `logp_abs`, which depends on the
             token.
-        maximum: the largest value it can take.
-        top_k: how many of the verifier's best tokens are told apart; None for all.
+        maximum: the largest possible value.
+        top_k: how many of the verifier's best tokens are distinguished; None for all.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Divergence:
 
     @property
     def reads_token(self) -> bool:
-        """Whether the value depends on the proposed token, not on the two distributions alone."""
+        """Whether the value depends on the proposed token and not only on the two distributions."""
         return self.measure is None
 
     def __call__(
@@ -56,11 +57,11 @@ class Divergence:
         verifier_logits: Float[Tensor, " vocab_v"],
         token: int | None = None,
     ) -> float:
-        """The divergence of one row; `token` is read by `logp_abs` alone."""
+        """The divergence of one row; only `logp_abs` uses `token`."""
         tokens = None if token is None else torch.tensor([token])
         value = float(self.rows(proposer_logits[None], verifier_logits[None], tokens))
-        # The float32 next to ln 2 lies above it: a threshold of ln 2 must let every distribution
-        # pass.
+        # The float32 value next to ln 2 is above ln 2, but a threshold of ln 2 must accept every
+        # distribution.
         return min(value, self.maximum)
 
     def rows(
@@ -72,7 +73,7 @@ class Divergence:
         """The divergence of each row.
 
         Raises:
-            ValueError: no tokens were given and the measure reads them.
+            ValueError: tokens are missing, but the divergence depends on them.
         """
         width = max(proposer_logits.shape[-1], verifier_logits.shape[-1])
         d, v = _log_probs(proposer_logits, width), _log_probs(verifier_logits, width)
@@ -80,7 +81,7 @@ class Divergence:
             return _logp_abs(d, v, tokens)
         if self.top_k is not None:
             d, v = _coarse(d, v, self.top_k)
-        # Rounding may leave the range by a few ulps; clamp keeps NaN.
+        # Rounding can exceed the range by a few ulps; clamp keeps NaN.
         return self.measure(d, v).clamp(0.0, self.maximum)
 
 
@@ -90,7 +91,7 @@ def _log_probs(logits: Tensor, width: int) -> Tensor:
 
 
 def _coarse(d: Tensor, v: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Both distributions over the verifier's `k` best tokens and one event for all others."""
+    """Reduce both distributions to the verifier's `k` best tokens and one event for all others."""
     best = v.topk(min(k, v.shape[-1]), dim=-1).indices
     return _with_rest(d, best), _with_rest(v, best)
 
@@ -101,8 +102,8 @@ def _with_rest(log_probs: Tensor, best: Tensor) -> Tensor:
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) of log-distributions. An event without probability under p adds nothing, whatever
-    q says; `~(weight <= 0)` lets NaN through."""
+    """KL(p || q) of log-distributions. An event with probability zero under p contributes nothing,
+    regardless of q; `~(weight <= 0)` preserves NaN."""
     weight = p.exp()
     return torch.where(~(weight <= 0), weight * (p - q), 0.0).sum(-1)
 
@@ -126,7 +127,8 @@ def _js(d: Tensor, v: Tensor) -> Tensor:
 
 
 def _js_fsd(d: Tensor, v: Tensor) -> Tensor:
-    """KL(m || d) / 2 + KL(m || v) / 2: what published fuzzy decoding thresholds refer to."""
+    """KL(m || d) / 2 + KL(m || v) / 2: the divergence of the published fuzzy decoding
+    thresholds."""
     m = _mean(d, v)
     return (_kl(m, d) + _kl(m, v)) / 2
 
@@ -137,7 +139,7 @@ def _tv(d: Tensor, v: Tensor) -> Tensor:
 
 
 def _logp_abs(d: Tensor, v: Tensor, tokens: Tensor | None) -> Tensor:
-    """|log d(x) - log v(x)| for the proposed x; infinite where either gives x no probability."""
+    """|log d(x) - log v(x)| for the proposed token x; infinite if either probability is zero."""
     if tokens is None:
         raise ValueError("logp_abs reads the proposed tokens, and none were given")
     tokens = tokens.to(d.device)
@@ -166,7 +168,7 @@ DIVERGENCES: dict[str, Divergence] = {
         Divergence("topk_js_fsd", _js_fsd, top_k=TOP_K),
     )
 }
-"""Every divergence by name."""
+"""All divergences by name."""
 
 
 def divergence(name: str) -> Divergence:

@@ -1,5 +1,4 @@
-"""Fuzzy: a drafted token may stand where the proposer's distribution is close enough to the
-verifier's."""
+"""Fuzzy: accepts a drafted token if the proposer's and the verifier's distributions are close."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -26,35 +25,36 @@ _RANGES: Mapping[str, Range] = {
 
 @dataclass(frozen=True, slots=True)
 class Fuzzy:
-    """Descend to the verifier's choice; else, where the two distributions are close, to the first
-    child.
+    """Accept the child that equals the verifier's choice; otherwise, if the two distributions are
+    close, accept the first child.
 
     Close means: the divergence between the reference of the node's first child (raw logits of the
-    last model that vouched for it) and the verifier's raw logits is at most `threshold`, and the
-    budget of changes has room. Otherwise the verifier's choice is emitted. The test reads
-    distributions, never the drafted token (`logp_abs` excepted). After Holsman, Huang and Dhingra
-    2025 (T is `threshold`) and PyramidSD (tau is `threshold`).
+    last model that accepted or drew it) and the verifier's raw logits is at most `threshold`, and
+    the change budget allows one more change. Otherwise the verifier's choice is emitted. The test
+    depends on distributions, never on the drafted token (except `logp_abs`). After Holsman, Huang
+    and Dhingra 2025 (T is `threshold`) and PyramidSD (tau is `threshold`).
 
-    With `with_probs` a close row descends to the first child *whatever* the choice is. The token's
-    distribution is then the drafter's wherever the row is close and the verifier's elsewhere, which
-    is what makes a `Rejection` further out exact. Siblings are passed over at close rows: taking
-    one because it equals the choice would mix the two distributions. On chains both readings emit
-    the same. A budget is refused together with distributions: whether it has room depends on
-    changes among tokens that the outer rule discarded, and those shared their noise with the tokens
-    drawn in their place (toy: total variation 0.074 from the target, noise 0.007).
+    With `with_probs`, the first child is accepted in a close row *regardless* of the choice. The
+    token's distribution is then the drafter's in close rows and the verifier's in all others, which
+    makes an outer `Rejection` exact. Other siblings are ignored in close rows: accepting one
+    because it equals the choice would mix the two distributions. On chains, both variants emit the
+    same tokens. `with_probs` together with a change budget is an error: the remaining budget
+    depends on changes among tokens that the outer rule discarded, and those tokens used the same
+    noise as the tokens drawn in their place (toy: total variation 0.074 from the target, noise
+    0.007).
 
     Attributes:
         divergence: a name of `DIVERGENCES`, or the divergence itself.
         threshold: largest divergence that counts as close. Negative: exactly `Match`.
         max_changed: share of the emitted tokens, 0 to 1, that may differ from the verifier's
-            choice; at no token do the changes exceed this share of the tokens so far, rounded
-            down. None sets no limit. Changes are counted by `Counters.changed`.
-        with_laws: report the distribution of each token, for a `Rejection` further out.
+            choice; at no token do the changes exceed this share of the tokens so far, rounded down.
+            None sets no limit. Changes are counted by `Counters.changed`.
+        with_probs: report the distribution of each token, for an outer `Rejection`.
 
     Raises:
         OptionError: an unknown divergence, a threshold that is not a number, `max_changed` outside
-            0 to 1, or distributions asked of a divergence that reads the token or of a rule with a
-            budget.
+            0 to 1, or `with_probs` together with a divergence that depends on the token or with a
+            change budget.
     """
 
     divergence: Divergence | str
@@ -79,29 +79,30 @@ class Fuzzy:
 
     @property
     def measure(self) -> Divergence:
-        """The divergence itself."""
+        """The divergence object, also if the option is a name."""
         assert isinstance(self.divergence, Divergence)
         return self.divergence
 
     @property
     def needs(self) -> Needs:
-        """A reference for each node; distributions as well when they are to be reported."""
+        """A reference for each node; also distributions if the rule reports them."""
         return Needs(probs=self.with_probs, reference=True)
 
     @property
     def draws(self) -> frozenset[Draw]:
-        """Any; distributions are known for a first child drawn on its own."""
+        """All ways of drawing; with distributions, only those whose first child has a known
+        distribution."""
         known = {Draw.DETERMINISTIC, Draw.IID}
         return frozenset(known if self.with_probs else Draw)
 
     @property
     def tracks_probs(self) -> bool:
-        """False where the decision reads the token or a budget: what it keeps has no simple
-        distribution."""
+        """False if the decision depends on the token or on a budget: the distribution of the
+        accepted tokens is then unknown."""
         return not self.measure.reads_token and self.max_changed is None
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
-        """Walk down `draft` as long as a child is the choice or is close enough to it."""
+        """Descend `draft` as long as a child is the choice or its distribution is close enough."""
         walk = Walk(draft, view, self.with_probs)
         while not walk.ended:
             choice, first = view.choose(walk.node), walk.first_child()
@@ -120,7 +121,7 @@ class Fuzzy:
         return walk.end()
 
     def _has_budget(self, walk: Walk) -> bool:
-        """Whether one more change keeps within `max_changed` of the tokens up to this one."""
+        """Whether the change budget `max_changed` allows one more change."""
         return has_room(self.max_changed, walk.view.ledger, walk.accepted, walk.changes)
 
     def _is_close(self, draft: Draft, first: int, walk: Walk) -> bool:

@@ -1,4 +1,4 @@
-"""k-SEQ: several independent drafts of a token, tested with one common allowance."""
+"""k-SEQ: tests several independent drafts of one token against a common factor rho."""
 
 import math
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ from outrider.sampling.noise import Purpose
 
 _HALVINGS = 55
 _ROUNDING = 1e-13
-"""Where the two distributions are equal, both sides are 1 but for this."""
+"""Where the two distributions are equal, both sides are 1 up to this rounding error."""
 
 
 @dataclass(frozen=True, slots=True)
 class KSeq:
     """SpecTr's rule for k independent continuations (Sun et al. 2023, arXiv 2310.15141).
 
-    At a node the continuations that pass through it (`Draft.samples`), x_1 .. x_k drawn from r,
-    are tested in draw order: x is accepted with probability min(1, t(x) / (rho r(x))), where t is
-    the verifier's distribution and rho, from 1 to k, the smallest that can be paid for
-    (`allowance`). The test goes on with those that share the accepted token. If none passes, the
-    next token is drawn from what t has left.
+    At each node, the continuations that pass through it (`Draft.samples`), x_1 .. x_k drawn from r,
+    are tested in draw order: x is accepted with probability min(1, t(x) / (rho r(x))). Here t is
+    the verifier's distribution, and rho, from 1 to k, is the smallest valid factor (`allowance`).
+    The test continues with the continuations that share the accepted token. If none passes, the
+    next token is drawn from the remainder of t (`leftover`).
 
-    A child drawn by several continuations is tested once for each: k counts draws, and counting
-    children instead would let k depend on their values. Deterministic siblings are refused, since
-    distinct picks are no independent draws; on chains the rule is `Rejection`. `RecursiveRejection`
-    over siblings drawn without replacement keeps more; this is for drafters that can only give
-    independent samples.
+    A child drawn by several continuations is tested once for each of them: k counts draws. If it
+    counted children, k would depend on their values. Deterministic siblings are an error, since
+    distinct picks are not independent draws; on chains the rule equals `Rejection`.
+    `RecursiveRejection` over siblings drawn without replacement accepts more tokens; use this rule
+    for drafters that can only supply independent samples.
     """
 
     with_probs: bool = False
@@ -46,7 +46,7 @@ class KSeq:
     tracks_probs = True
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
-        """Walk down `draft` as long as one of the continuations passes."""
+        """Descend `draft` as long as one of the continuations passes."""
         walk = Walk(draft, view, self.with_probs)
         while not walk.ended:
             target, drawn = view.probs(walk.node), trials(draft, walk.node)
@@ -69,7 +69,7 @@ def _first_that_passes(
     for place, child in enumerate(drawn):
         token = int(draft.tokens[child])
         allowed = float(target[token]) if token < target.numel() else 0.0
-        if view.uniform(node, place) * float(asked[token]) < allowed:  # NaN: refuse
+        if view.uniform(node, place) * float(asked[token]) < allowed:  # with NaN, reject
             return child
     return None
 
@@ -77,7 +77,8 @@ def _first_that_passes(
 def kept_mass(
     target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], rho: float
 ) -> Float[Tensor, " vocab"]:
-    """min(r, t / rho): how much of the distribution of one accepted draw falls on each token."""
+    """min(r, t / rho): the part of the distribution of one accepted draw that each token
+    receives."""
     return torch.minimum(drafted[: target.numel()], target / rho)
 
 
@@ -91,8 +92,8 @@ def chance(beta: float, k: int) -> float:
 def allowance(target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], k: int) -> float:
     """The smallest rho in 1 .. k with 1 - (1 - beta)^k <= rho beta, by bisection from above.
 
-    beta = sum_x min(r(x), t(x) / rho) is the chance that one draw passes. The left side falls and
-    the right side grows with rho, and k itself always satisfies it.
+    beta = sum_x min(r(x), t(x) / rho) is the chance that one draw passes. The left side decreases
+    and the right side increases with rho, and k itself always satisfies the condition.
     """
 
     if k <= 1:
@@ -114,9 +115,9 @@ def allowance(target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], 
 def leftover(
     target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], k: int, rho: float
 ) -> Float[Tensor, " vocab"]:
-    """The distribution of the next token when no draw passes, not normalised: t - min(r, t / rho) P
-    / beta, with P the chance that one passes. t itself where the two distributions share
-    nothing."""
+    """The distribution of the next token if no draw passes, not normalised: t - min(r, t / rho) P /
+    beta, where P is the chance that one passes. It is t itself if the two distributions have no
+    token in common."""
     kept = kept_mass(target, drafted, rho)
     beta = float(kept.sum())
     if not beta > 0:

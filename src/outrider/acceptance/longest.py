@@ -1,4 +1,4 @@
-"""The longest path of acceptable nodes: how rules judge that look at each node by itself."""
+"""The longest path of acceptable nodes, for rules that judge each node independently."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from outrider.core.types import Draft, Verdict
 from outrider.protocols.view import View
 
 Judge = Callable[[View, int, int], tuple[bool, float]]
-"""`(view, node, token)` -> whether `token` may stand after `node` though it is not the verifier's
-choice, and its log-likelihood there."""
+"""`(view, node, token)` -> whether `token` is acceptable after `node` although it is not the
+verifier's choice, and its log-likelihood there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,9 @@ class _Path:
 
 
 def longest_path(draft: Draft, view: View, judge: Judge, max_changed: float | None) -> Verdict:
-    """Accept the longest path of which every token is the verifier's choice or passes `judge`,
-    and whose changes keep within the budget; ties go to the likelier path, then to the first.
-    The verifier's choice follows.
-    """
+    """Accept the longest path on which every token is the verifier's choice or passes `judge`, and
+    whose changes stay within the budget. Among paths of equal length the most likely wins, then the
+    first. The verifier's choice follows."""
     best, open_paths = _Path(), [_Path()]
     while open_paths:
         path = open_paths.pop(0)
@@ -46,7 +45,7 @@ def longest_path(draft: Draft, view: View, judge: Judge, max_changed: float | No
 def _longer(
     path: _Path, node: int, draft: Draft, view: View, judge: Judge, max_changed: float | None
 ) -> list[_Path]:
-    """`path` with each child of its last node that may follow."""
+    """`path` extended by each acceptable child of its last node."""
     found: list[_Path] = []
     for child in draft.children(node):
         token = int(draft.tokens[child])

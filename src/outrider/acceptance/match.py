@@ -1,4 +1,4 @@
-"""Match: a drafted token is accepted when it is the target's own choice."""
+"""Match: accepts a drafted token if it equals the target's own choice."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ from outrider.protocols.view import View
 class Match:
     """Descend while a child equals the verifier's choice; then emit the choice.
 
-    The output is the verifier's own, token for token, at any temperature: its choices are a
-    function of logits, text, seed and index (see `noise.py`), and nothing else is ever emitted.
-    Needs no draft probabilities, so any drafter will do.
+    The output equals the verifier's own output, token for token, at any temperature: its choices
+    are a function of logits, text, seed and index (see `noise.py`), and no other token is emitted.
+    The rule needs no draft probabilities, so it works with every drafter.
     """
 
     with_probs: bool = False
-    """Report the distribution of each token, for a `Rejection` further out."""
+    """Report the distribution of each token, for an outer `Rejection`."""
 
     needs = Needs()
     draws = frozenset(Draw)
@@ -27,7 +27,8 @@ class Match:
     tracks_probs = True
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
-        """The longest path of `draft` that spells the verifier's choices, then its next choice."""
+        """Accept the longest path of `draft` that equals the verifier's choices, then emit its next
+        choice."""
         walk = Walk(draft, view, self.with_probs)
         while not walk.ended:
             choice = view.choose(walk.node)

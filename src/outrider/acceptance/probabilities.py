@@ -1,5 +1,5 @@
-"""What the rejection family shares: the distribution a node was drawn from, and what is left of the
-target's when a draw is refused."""
+"""Shared by the rejection rules: the distribution a node was drawn from, and the residual of the
+target's distribution after a rejection."""
 
 import torch
 from jaxtyping import Float
@@ -9,8 +9,8 @@ from outrider.core.types import Draft
 
 
 def drawn_probs(draft: Draft, node: int, vocab_size: int) -> Float[Tensor, " wide"]:
-    """The distribution `node` was drawn from, at least as wide as the verifier's; without one it
-    was picked deterministically, which is a point mass."""
+    """The distribution `node` was drawn from, at least as wide as the verifier's vocabulary. A node
+    without a distribution was picked deterministically, which is a point mass."""
     own = None if draft.probs is None else draft.probs[node]
     token = int(draft.tokens[node])
     probs = torch.zeros(
@@ -26,8 +26,8 @@ def drawn_probs(draft: Draft, node: int, vocab_size: int) -> Float[Tensor, " wid
 def residual(
     target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"]
 ) -> Float[Tensor, " vocab"]:
-    """max(t - r, 0), not normalised. When rounding leaves nothing, the two distributions are equal
-    and t itself serves."""
+    """max(t - r, 0), not normalised. If rounding leaves only zeros, the two distributions are equal
+    and the result is t."""
     left = (target - drafted[: target.numel()]).clamp(min=0.0)
     return left if float(left.sum()) > 0 else target
 
@@ -35,9 +35,9 @@ def residual(
 def trials(draft: Draft, node: int) -> list[int]:
     """The children of `node` in the order in which they were drawn.
 
-    A child through which several independent continuations pass (`Draft.samples`) was drawn
-    several times, and stands here as often: a rule that tested it once would take a repeated draw
-    for no draw at all, and whether a draw is repeated depends on its value.
+    A child through which several independent continuations pass (`Draft.samples`) was drawn several
+    times and is listed as many times. Testing it only once would ignore repeated draws and bias the
+    result, because whether a draw is repeated depends on its value.
     """
     children = draft.children(node)
     if draft.samples is None:

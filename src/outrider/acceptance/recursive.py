@@ -1,4 +1,4 @@
-"""Recursive rejection: siblings are tested one after the other, each against what is left."""
+"""Recursive rejection: tests siblings one after another, each against the residual distribution."""
 
 from dataclasses import dataclass
 
@@ -17,23 +17,23 @@ from outrider.sampling.noise import Purpose
 
 @dataclass(frozen=True, slots=True)
 class RecursiveRejection:
-    """Test the children of a node in draw order; the first that passes is descended to.
+    """Test the children of a node in draw order, and descend to the first one that passes.
 
-    r is the verifier's warped distribution, s the distribution the sibling x was drawn from. x is
-    accepted with probability min(1, r(x) / s(x)); else r becomes max(r - s, 0), normalised, and the
-    next sibling is tested against that. If none passes, the next token is drawn from the last r.
-    What s is:
+    r is the verifier's warped distribution, s the distribution from which the sibling x was drawn.
+    x is accepted with probability min(1, r(x) / s(x)); otherwise r becomes max(r - s, 0),
+    normalised, and the next sibling is tested against it. If none passes, the next token is drawn
+    from the last r. s depends on how siblings are drawn:
 
     - *without replacement*: the distribution of the first draw, without the siblings before x (RSD,
-      Jeon et
-      al. 2024, arXiv 2402.14160; also Sequoia, and the trees of EAGLE-1);
+      Jeon et al. 2024, arXiv 2402.14160; also Sequoia, and the trees of EAGLE-1);
     - *independent*: the same for all siblings (SpecInfer, Miao et al. 2023). A child that several
       continuations drew is tested once for each of them (`Draft.samples`);
-    - *deterministic*: a point mass, so x is accepted with probability r(x), else struck from r
-      (EAGLE-2). Over all siblings that accepts what `Match` would, in distribution.
+    - *deterministic*: a point mass, so x is accepted with probability r(x); otherwise r(x) is set
+      to zero (EAGLE-2). Over all siblings, the accepted tokens have the same distribution as under
+      `Match`.
 
-    On chains this is `Rejection`, draw for draw. Siblings must be tested in the order in which they
-    were drawn: in another order the emitted distribution is not the verifier's.
+    On chains the rule equals `Rejection`, draw for draw. Siblings must be tested in the order in
+    which they were drawn; in any other order the emitted distribution is not the verifier's.
     """
 
     with_probs: bool = False
@@ -44,7 +44,7 @@ class RecursiveRejection:
     tracks_probs = True
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
-        """Walk down `draft` as long as one of the children passes."""
+        """Descend `draft` as long as one of the children passes."""
         walk = Walk(draft, view, self.with_probs)
         while not walk.ended:
             children = trials(draft, walk.node)
@@ -60,7 +60,7 @@ class RecursiveRejection:
 def _test(
     draft: Draft, children: list[int], node: int, view: View
 ) -> tuple[int | None, Float[Tensor, " vocab"]]:
-    """The child that passes, if any, and what is left of the verifier's distribution (not
+    """The child that passes, if any, and the residual of the verifier's distribution (not
     normalised)."""
     left = view.probs(node)
     seen: list[int] = []
@@ -72,7 +72,7 @@ def _test(
         if draft.draw is Draw.WITHOUT_REPLACEMENT:
             drawn = _without(drawn, seen)
         allowed = float(left[token]) if token < left.numel() else 0.0
-        if view.uniform(node, place) * float(drawn[token]) < allowed:  # NaN: refuse
+        if view.uniform(node, place) * float(drawn[token]) < allowed:  # with NaN, reject
             return child, left
         left = residual(left, drawn)
         seen.append(token)
@@ -80,8 +80,8 @@ def _test(
 
 
 def _without(probs: Float[Tensor, " wide"], seen: list[int]) -> Float[Tensor, " wide"]:
-    """The distribution of the next draw when the tokens `seen` are gone; NaN where nothing is
-    left."""
+    """The distribution of the next draw after the tokens `seen` are removed; NaN if nothing
+    remains."""
     if not seen:
         return probs
     rest = probs.clone()

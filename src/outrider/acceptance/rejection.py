@@ -1,4 +1,4 @@
-"""Rejection sampling: keeps the target's distribution, not its sample."""
+"""Rejection sampling: preserves the target's distribution, but not its sample."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,15 @@ from outrider.sampling.noise import Purpose
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Accept x with probability min(1, t(x) / r(x)); else draw from max(t - r, 0), normalised.
+    """Accept x with probability min(1, t(x) / r(x)); otherwise draw from max(t - r, 0), normalised.
 
-    t is the verifier's warped distribution and r the distribution the token was *really* drawn from
-    (Leviathan et al. 2023; Chen et al. 2023). A token without a distribution was picked
-    deterministically: r is a point mass. Every test has noise of its own, keyed by tier, because
-    streams shared by two stages would bias the result.
+    t is the verifier's warped distribution and r the distribution from which the token was
+    *actually* drawn (Leviathan et al. 2023; Chen et al. 2023). A token without a distribution was
+    picked deterministically: r is a point mass. Every test uses separate noise, keyed by tier,
+    because noise shared by two stages would bias the result.
 
-    For chains. Of siblings it tests the first alone: for trees use `RecursiveRejection`, which
-    tests them all and equals this rule on chains.
+    This rule is for chains. In a tree it tests only the first sibling; use `RecursiveRejection` for
+    trees, which tests all siblings and equals this rule on chains.
     """
 
     with_probs: bool = False
@@ -32,7 +32,7 @@ class Rejection:
     tracks_probs = True
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
-        """Judge the first child at each depth; siblings are left to the tree rules."""
+        """Judge the first child at each depth; other siblings are ignored."""
         walk = Walk(draft, view, self.with_probs)
         while not walk.ended:
             target, child = view.probs(walk.node), walk.first_child()
@@ -41,7 +41,7 @@ class Rejection:
             drafted = drawn_probs(draft, child, target.numel())
             token = int(draft.tokens[child])
             allowed = float(target[token]) if token < target.numel() else 0.0
-            if not view.uniform(walk.node) * float(drafted[token]) < allowed:  # NaN: refuse
+            if not view.uniform(walk.node) * float(drafted[token]) < allowed:  # with NaN, reject
                 left = residual(target, drafted)
                 return walk.emit(view.draw(left, walk.node, Purpose.RESIDUAL))
             walk.descend(child)

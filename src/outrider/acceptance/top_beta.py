@@ -1,4 +1,4 @@
-"""Top-beta tolerance: a drafted token may stand that is nearly the verifier's best."""
+"""Top-beta tolerance: accepts a drafted token that is close to the verifier's best token."""
 
 import math
 from collections.abc import Mapping
@@ -23,17 +23,18 @@ _RANGES: Mapping[str, Range] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopBeta:
-    """Accept x where it is among the verifier's `beta` best and at most `tau` nats behind the best
-    (Generalized Aggressive Decoding, Xia et al. 2022, arXiv 2203.16487); of several paths the
-    longest, then the one with the smallest gaps.
+    """Accept x if it is among the verifier's `beta` best tokens and at most `tau` nats behind the
+    best (Generalized Aggressive Decoding, Xia et al. 2022, arXiv 2203.16487). Of several paths the
+    longest wins, then the one with the smallest gaps.
 
-    Best by the scores from which the verifier chose: its log-probabilities, and above temperature 0
-    the noise of the choice with them, so that the best is the choice at any temperature. With
-    `beta` 1 or `tau` 0 nothing else can pass, and the rule is `Match`; else it is lossy.
+    Tokens are ranked by the scores from which the verifier chooses: its log-probabilities, plus the
+    noise of the choice if the temperature is above 0. The best token is therefore the verifier's
+    choice at any temperature. With `beta` 1 or `tau` 0 no other token can pass, and the rule equals
+    `Match`; otherwise it is lossy.
 
     Attributes:
         beta: how many of the best tokens may pass.
-        tau: largest gap to the best that may pass, in nats of the warped scores.
+        tau: largest gap to the best token that may pass, in nats of the warped scores.
         max_changed: share of the emitted tokens, 0 to 1, that may differ from the verifier's
             choice, rounded down; None sets no limit.
 
@@ -53,25 +54,26 @@ class TopBeta:
 
     @property
     def strict(self) -> bool:
-        """Whether nothing but the choice can pass."""
+        """Whether only the verifier's choice can pass."""
         return self.beta == 1 or self.tau == 0
 
     @property
     def exactness(self) -> Exactness:
-        """Lossy, unless nothing but the choice can pass."""
+        """Lossy, unless only the verifier's choice can pass."""
         return Exactness.IDENTICAL if self.strict else Exactness.LOSSY
 
     @property
     def tracks_probs(self) -> bool:
-        """The decision reads the token: what is kept has no simple distribution."""
+        """False: the decision depends on the token, so the distribution of the accepted tokens is
+        unknown."""
         return False
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
-        """The longest path of `draft` within the tolerance."""
+        """Accept the longest path of `draft` within the tolerance."""
         return longest_path(draft, view, self._judge, self.max_changed)
 
     def _judge(self, view: View, node: int, token: int) -> tuple[bool, float]:
-        """Whether `token` is within the tolerance, and minus its gap to the best."""
+        """Whether `token` is within the tolerance, and the negative gap to the best token."""
         if self.strict:
             return False, 0.0
         contest = view.contest(node)

@@ -1,4 +1,4 @@
-"""Typical acceptance: a drafted token may stand where the verifier finds it likely enough."""
+"""Typical acceptance: accepts a drafted token that is likely enough under the verifier."""
 
 import math
 from collections.abc import Mapping
@@ -23,17 +23,18 @@ _RANGES: Mapping[str, Range] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Typical:
-    """Accept x where t(x) > min(epsilon, delta exp(-H(t))), t the verifier's warped distribution
-    and H its entropy in nats; of several paths the longest, then the likeliest (Medusa, Cai et al.
-    2024, arXiv 2401.10774). The verifier's choice is accepted in any case, which shortens nothing.
+    """Accept x if t(x) > min(epsilon, delta exp(-H(t))), where t is the verifier's warped
+    distribution and H its entropy in nats. Of several paths the longest wins, then the most likely
+    one (Medusa, Cai et al. 2024, arXiv 2401.10774). The verifier's choice is always accepted, which
+    makes no path shorter.
 
-    Lossy: what passes is no sample of the verifier's distribution. At temperature 0 its
-        distribution is a point mass
-    and the rule is `Match`; so it is with an epsilon of 1.
+    The rule is lossy: the accepted tokens are not a sample of the verifier's distribution. At
+    temperature 0, the distribution is a point mass and the rule equals `Match`; the same holds for
+    an epsilon of 1.
 
     Attributes:
-        epsilon: a token at least this likely always passes.
-        delta: how far below the typical likelihood exp(-H) a token may lie.
+        epsilon: a token with at least this probability always passes.
+        delta: scales the threshold relative to the typical likelihood exp(-H).
         max_changed: share of the emitted tokens, 0 to 1, that may differ from the verifier's
             choice, rounded down; None sets no limit.
 
@@ -54,7 +55,7 @@ class Typical:
         check_ranges(self, _RANGES)
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
-        """The longest path of `draft` that is typical throughout."""
+        """Accept the longest path of `draft` on which every token is typical."""
         thresholds: dict[int, float] = {}
 
         def judge(seen: View, node: int, token: int) -> tuple[bool, float]:

@@ -1,4 +1,4 @@
-"""The walk from the root of a draft to the verdict, shared by all rules."""
+"""The walk from the root of a draft to the verdict, which all rules share."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from outrider.protocols.view import View
 
 
 class Walk:
-    """Where a rule stands in the tree, and what it has accepted on the way."""
+    """The current node of a rule in the tree, and the nodes that it has accepted so far."""
 
     def __init__(self, draft: Draft, view: View, with_probs: bool) -> None:
         self.draft = draft
@@ -26,35 +26,35 @@ class Walk:
 
     @property
     def changes(self) -> int:
-        """How many of them are not the verifier's choice."""
+        """Number of accepted tokens that are not the verifier's choice."""
         return sum(self._changed)
 
     def child_with(self, token: int) -> int | None:
-        """The first child of the current node that carries `token`."""
+        """The first child of the current node with this token, or None."""
         for child in self.draft.children(self.node):
             if self.draft.tokens[child] == token:
                 return child
         return None
 
     def first_child(self) -> int | None:
-        """The first child in draw order."""
+        """The first child of the current node in draw order, or None."""
         return next(iter(self.draft.children(self.node)), None)
 
     def descend(self, child: int, *, changed: bool = False, probs: Tensor | None = None) -> None:
-        """Accept `child`. `probs` is what it was drawn from; by default the verifier's
-        distribution."""
+        """Accept `child`. `probs` is the distribution it was drawn from; the default is the
+        verifier's."""
         self._note(changed, probs)
         self._path.append(child)
         self.node = child
         self.ended = self.view.ends(int(self.draft.tokens[child]))
 
     def emit(self, token: int) -> Verdict:
-        """Stop here with `token` as the correction or bonus token."""
+        """End the walk with `token` as the correction or bonus token."""
         self._note(False, None)
         return self._verdict(token)
 
     def end(self) -> Verdict:
-        """Stop after an accepted end token: nothing follows it."""
+        """End the walk after an accepted end token; no next token follows."""
         return self._verdict(None)
 
     def _note(self, changed: bool, probs: Tensor | None) -> None:

@@ -1,1 +1,1 @@
-"""Records and errors that every package uses."""
+"""Records, errors and small helpers that all packages use."""

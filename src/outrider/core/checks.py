@@ -1,4 +1,4 @@
-"""Which numbers an option takes, as records say it of their fields."""
+"""Range checks for numeric options, declared per field of a record."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -8,21 +8,22 @@ from outrider.core.errors import OptionError
 
 _INF = float("inf")
 _UNNAMED = 1e6
-"""An upper bound from here on is a guard against overflow, and no hint names it."""
+"""Bounds of this size or more only guard against overflow, so hints do not mention them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The numbers that an option takes. NaN is in no range, and a bool is no number.
+    """The numbers that an option accepts. No range contains NaN, and a bool does not count as a
+    number.
 
     Attributes:
-        low: the least number.
+        low: the smallest number.
         high: the largest number.
         above: `low` itself is excluded.
         below: `high` itself is excluded; with an infinite `high`, numbers must be finite.
         whole: only whole numbers (`numbers.Integral`) are in the range.
-        optional: None is allowed too.
-        hint: what to say of a number outside the range; empty says the bounds.
+        optional: None is accepted as well.
+        hint: the hint for a number outside the range; if empty, the hint states the bounds.
     """
 
     low: float = -_INF
@@ -35,14 +36,15 @@ class Range:
     hint: str = ""
 
     def check(self, name: str, value: object) -> None:
-        """Raise unless `value` is in the range.
+        """Raise an error unless `value` is in the range.
 
         Args:
-            name: what the message calls the option.
-            value: what was given for it.
+            name: the name of the option in the message.
+            value: the value that was given.
 
         Raises:
-            OptionError: it is no number, or not in the range. The problem is "`name` is `value`".
+            OptionError: `value` is not a number or not in the range. The problem is "`name` is
+                `value`".
         """
         if value is None and self.optional:
             return
@@ -50,7 +52,7 @@ class Range:
         if isinstance(value, bool) or not isinstance(value, kind):
             hint = "Give a whole number" if self.whole else "Give a number"
             raise OptionError(f"{name} is {value!r}", hint=hint)
-        # An int is compared as it is: a large one has no float.
+        # An int is compared without conversion, because a large int has no float.
         number = value if isinstance(value, int) else float(value)
         inside = self.low <= number <= self.high
         if (
@@ -73,14 +75,15 @@ SHARE = Range(0.0, 1.0, hint="Give a share from 0 to 1")
 
 
 def check_ranges(record: object, ranges: Mapping[str, Range]) -> None:
-    """Raise unless the fields of `record` are in their ranges; they are checked in order.
+    """Raise an error unless the fields of `record` are in their ranges. Fields are checked in
+    order.
 
     Args:
-        record: any object, as a dataclass in its `__post_init__`.
-        ranges: name of a field -> the numbers that it takes.
+        record: any object, usually a dataclass in its `__post_init__`.
+        ranges: name of a field -> the numbers that it accepts.
 
     Raises:
-        OptionError: of the first field that is not in its range.
+        OptionError: describes the first field that is not in its range.
     """
     for name, allowed in ranges.items():
         allowed.check(name, getattr(record, name))

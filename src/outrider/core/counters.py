@@ -1,4 +1,4 @@
-"""What happened so far, as integers, and what policies remember of it."""
+"""Integer counters of the rounds so far, and the state that policies keep between rounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from outrider.core.values import JsonValue
 
 MEMORY = 32
-"""Tested tokens after which what a tally remembers has faded to half."""
+"""Number of tested tokens after which the weight of an observation in a tally has halved."""
 
 _KEPT = 0.5 ** (1.0 / MEMORY)
 _KEPT_DRAFT = 0.5 ** (1.0 / 12)
@@ -17,10 +17,10 @@ _CARRIED, _CARRIED_DRAFTS = 16.0, 12.0
 
 @runtime_checkable
 class PolicyMemory(Protocol):
-    """What a policy keeps between rounds."""
+    """The state that a policy keeps between rounds."""
 
     def carried(self) -> "PolicyMemory":
-        """What the next request begins with."""
+        """The state with which the next request begins."""
         ...
 
 
@@ -35,10 +35,11 @@ class ReadingRecord(Protocol):
 
 @dataclass(slots=True)
 class Pace:
-    """Smoothed wall-clock seconds of things of different size, with their smoothed size.
+    """Exponentially smoothed wall-clock seconds of operations, together with their smoothed size.
 
-    The plain mean of the first ten, then the newest count a tenth. What takes more than twice as
-    long as expected counts as twice: a stall of the machine should not decide anything.
+    The first ten operations are averaged with equal weight; after that, the newest has a weight of
+    one tenth. A duration of more than twice the expected one counts as twice the expected one, so
+    that a stall of the machine does not dominate the mean.
     """
 
     seconds: float = 0.0
@@ -46,7 +47,7 @@ class Pace:
     count: int = 0
 
     def note(self, seconds: float, size: float) -> None:
-        """Add one thing of this size (above 0)."""
+        """Add one operation of this size (above 0)."""
         if self.count:
             seconds = min(seconds, 2.0 * self.seconds * max(size / self.size, 1.0))
         self.count += 1
@@ -57,9 +58,11 @@ class Pace:
 
 @dataclass(slots=True)
 class Ranks:
-    """How often nodes of trees were kept, by their place in the order of the draft, faded.
+    """How often tree nodes were kept, by their place in the order of the draft, with exponential
+    fading.
 
-    Places are pooled in blocks of 1, 2, 4, 8, ... nodes: one node of many is rarely kept.
+    Places are pooled in blocks of 1, 2, 4, 8, ... nodes, because a single node of a large tree is
+    rarely kept.
 
     Attributes:
         hits: kept nodes of each block.
@@ -75,7 +78,7 @@ class Ranks:
         return (place + 1).bit_length() - 1
 
     def note(self, drafted: int, path: Sequence[int]) -> None:
-        """Add one tree of `drafted` nodes, of which those at the places `path` were kept."""
+        """Add one tree of `drafted` nodes, of which the nodes at the places `path` were kept."""
         blocks = self.block(drafted - 1) + 1
         missing = blocks - len(self.hits)
         self.hits += [0.0] * missing
@@ -88,7 +91,7 @@ class Ranks:
             self.hits[self.block(place)] += 1.0
 
     def carried(self, most: float) -> "Ranks":
-        """The same shares, remembered as if from at most `most` trees."""
+        """The same rates, with the weight of at most `most` trees."""
         trees = self.trials[0] if self.trials else 0.0
         share = min(1.0, most / trees) if trees else 0.0
         return Ranks([h * share for h in self.hits], [t * share for t in self.trials])
@@ -96,26 +99,26 @@ class Ranks:
 
 @dataclass(slots=True)
 class Tally:
-    """How drafts of one origin fared at one tier, for one request.
+    """Results of the drafts of one origin at one tier, for one request.
 
-    The first four are plain counts. The others are what policies go by: they fade, so that the
-    newest part of the text counts most.
+    The first four attributes are plain counts. Policies use the others, which fade exponentially,
+    so that recent text has the largest weight.
 
     Attributes:
         drafts: drafts verified.
         drafted: tokens in them.
         accepted: tokens kept.
-        refused: drafts of which a token was turned down.
+        refused: drafts of which a token was rejected.
         begun: drafts of which the first token was kept, faded.
-        tested: drafts of which any token was kept or turned down, faded.
+        tested: drafts of which any token was kept or rejected, faded.
         hits: kept tokens after the first of their draft, faded.
-        trials: tested ones (kept or turned down), faded.
-        belief: what is left, from 1 down, of what was believed before anything was tested.
-        pace: what drafts take, by their tokens.
-        ranks: how its nodes fared, by their place in the order of the draft.
+        trials: tested ones (kept or rejected), faded.
+        belief: remaining weight of the prior, which starts at 1 and falls with each test.
+        pace: seconds per draft, by the number of its tokens.
+        ranks: results of its nodes, by their place in the order of the draft.
         newest: when the newest draft was verified, in rounds of the tier (`Counters.now`).
         clean: whether all of the newest draft was kept.
-        run: tokens kept of the newest draft.
+        run: number of tokens kept of the newest draft.
     """
 
     drafts: int = 0
@@ -134,7 +137,7 @@ class Tally:
     run: int = 0
 
     def note(self, drafted: int, accepted: int, refused: bool, round: int) -> None:
-        """Add the fate of one draft."""
+        """Add the result of one draft."""
         self.drafts += 1
         self.drafted += drafted
         self.accepted += accepted
@@ -149,7 +152,8 @@ class Tally:
         self.newest, self.clean, self.run = round, accepted == drafted, accepted
 
     def carried(self) -> "Tally":
-        """What the next request may start from: nothing counted, part of it remembered."""
+        """The tally for the next request: all counts are zero, and part of the faded statistics is
+        kept."""
         share = min(1.0, _CARRIED / self.trials) if self.trials else 0.0
         drafts = min(1.0, _CARRIED_DRAFTS / self.tested) if self.tested else 0.0
         return Tally(
@@ -167,16 +171,16 @@ class Tally:
 
 @dataclass(slots=True)
 class Counters:
-    """Integers one tier counts for one request; ratios are made from them in `metrics.py`.
+    """The integers that one tier counts for one request; `metrics.py` computes ratios from them.
 
-    `refused` counts rounds in which a drafted continuation was turned down. Always
-    `tokens = accepted + next_tokens - cut`, and `sources` sums to `tokens`. `probed` counts nodes
-    that were verified for what they teach; they are not among `drafted`.
+    `refused` counts rounds in which a drafted continuation was rejected. Always `tokens = accepted
+    + next_tokens - cut`, and `sources` sums to `tokens`. `probed` counts nodes that were verified
+    only for their rows (`Draft.probe`); they are not included in `drafted`.
     """
 
     rounds: int = 0
     past: int = 0
-    """Rounds of the requests before, as far back as anything is remembered."""
+    """Rounds of earlier requests, as far back as the statistics reach."""
     forwards: int = 0
     undrafted_rounds: int = 0
     drafted: int = 0
@@ -191,13 +195,13 @@ class Counters:
     sources: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     tallies: dict[str, Tally] = field(default_factory=dict)
-    """By `Draft.origin`: how drafts of each kind fared here."""
+    """By `Draft.origin`: the results of the drafts of each origin."""
     plain: Pace = field(default_factory=Pace)
-    """Verifying and accepting in rounds without a draft, by rows of the forward."""
+    """Seconds of verifying and accepting in rounds without a draft, by rows of the forward."""
     checked: Pace = field(default_factory=Pace)
-    """The same in rounds with one."""
+    """Seconds of verifying and accepting in rounds with a draft, by rows of the forward."""
     plan: PolicyMemory | None = None
-    """What the policy of this tier keeps between rounds; nobody else reads it."""
+    """State that the policy of this tier keeps between rounds; no other code reads it."""
     reading: ReadingRecord | None = None
     """Which parts of a long input this tier has read (`context.reading.Reading`); None: all."""
     off: str | None = None
@@ -210,11 +214,13 @@ class Counters:
 
     @property
     def now(self) -> int:
-        """Rounds so far, those of earlier requests included: the clock of policies."""
+        """Number of rounds so far, including those of earlier requests. Policies use it as their
+        clock."""
         return self.past + self.rounds
 
     def carried(self) -> "Counters":
-        """Fresh counters that remember what policies go by."""
+        """Counters for the next request: all counts are zero; the statistics for policies are
+        kept."""
         return Counters(
             past=self.now,
             plan=self.plan and self.plan.carried(),
@@ -224,6 +230,6 @@ class Counters:
         )
 
     def add_seconds(self, **parts: float) -> None:
-        """Add measured wall-clock seconds by the name of what they were spent on."""
+        """Add measured wall-clock seconds, by the name of the part of the round."""
         for part, elapsed in parts.items():
             self.seconds[part] = self.seconds.get(part, 0.0) + elapsed

@@ -1,4 +1,4 @@
-"""Every error Outrider raises on purpose: what was given, what was expected, and how to fix it."""
+"""All errors that Outrider raises deliberately. Each states the problem and how to fix it."""
 
 import difflib
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ class CheckpointError(OutriderError):
 
 
 class StoreError(OutriderError):
-    """A datastore is missing, damaged, of another kind or version, or can not be written."""
+    """A datastore is missing, damaged, of another kind or version, or cannot be written."""
 
 
 class VocabularyError(OutriderError):
@@ -42,7 +42,7 @@ class StrategyError(OutriderError):
 
 
 class MemoryPlanError(OutriderError):
-    """The models and their caches can not fit into memory."""
+    """The models and their caches do not fit into memory."""
 
 
 class LogitsError(OutriderError):
@@ -59,14 +59,15 @@ class MissingExtraError(OutriderError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that offers the known name nearest to `name`, or lists them all."""
+    """A hint that suggests the known name nearest to `name`, or lists all known names."""
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(choices)}"
 
 
 def reject_unknown(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise `OptionError` for the first of `given` that is not `known`, offering the nearest."""
+    """Raise `OptionError` for the first of `given` that is not `known`, and suggest the nearest
+    name."""
     names = list(known)
     for name in given:
         if name not in names:
@@ -74,4 +75,4 @@ def reject_unknown(kind: str, given: Iterable[str], known: Iterable[str]) -> Non
 
 
 class OutriderWarning(UserWarning):
-    """Something works, but not as the user may think. One line."""
+    """Something works, but probably not as the user expects. The message is one line."""

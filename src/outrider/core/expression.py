@@ -22,11 +22,11 @@ Plain = int | float | str | bool | tuple[int, ...] | None
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A method by name.
+    """A parsed expression: a method with its arguments.
 
     Attributes:
-        name: of the method.
-        inner: the methods that it is made of.
+        name: name of the method.
+        inner: the methods that it combines.
         options: its options by name.
     """
 
@@ -36,14 +36,14 @@ class Expression:
 
     @classmethod
     def parse(cls, text: str, what: str = "method") -> "Expression":
-        """Read an expression.
+        """Parse an expression.
 
         Args:
             text: the expression.
-            what: what the error calls it: drafter, rule, ...
+            what: the kind of method for the error message: drafter, rule, ...
 
         Raises:
-            OptionError: `text` is no expression; the message says where.
+            OptionError: `text` is not an expression; the message contains the position.
         """
         reader = _Reader(text, what)
         found = reader.expression()
@@ -52,7 +52,7 @@ class Expression:
 
 
 def split_list(text: str) -> list[str]:
-    """The parts of a list that commas outside parentheses separate, without spaces around them."""
+    """Split a list at commas outside parentheses, and strip spaces around the parts."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter == "(") - (letter == ")")
@@ -64,7 +64,7 @@ def split_list(text: str) -> list[str]:
 
 
 class _Reader:
-    """Reads one expression from left to right."""
+    """A recursive-descent parser that reads one expression from left to right."""
 
     def __init__(self, text: str, what: str) -> None:
         self.text, self.what = text, what

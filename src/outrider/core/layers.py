@@ -1,7 +1,7 @@
-"""Which halves of which layers of a model are run: what a model that drafts for itself is made of.
+"""Subsets of the layers of a model, used for self-speculation.
 
-A layer of a decoder has two halves, attention and MLP, each of which adds something to a stream
-that passes through. Either can be left out, and the rest is a model still.
+A decoder layer has two halves, attention and MLP. Each half adds its output to the residual stream.
+Either half can be left out, and the remaining halves still form a working model.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,15 +14,15 @@ from outrider.core.values import JsonValue
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSet:
-    """The halves that are kept; layers are numbered from 0.
+    """The halves of layers that are run; layers are numbered from 0.
 
     Attributes:
-        num_layers: layers of the whole model.
+        num_layers: number of layers of the whole model.
         attention: layers whose attention is run, ascending.
         mlp: layers whose MLP is run, ascending.
 
     Raises:
-        OptionError: nothing is kept, or a layer is named that there is not.
+        OptionError: no half is kept, or a layer does not exist.
     """
 
     num_layers: int
@@ -47,24 +47,24 @@ class LayerSet:
             )
         return tuple(int(layer) for layer in kept)
 
-    # -- ways to name one -------------------------------------------------------------------
+    # -- constructors -----------------------------------------------------------------------
 
     @classmethod
     def of_layers(cls, num_layers: int, layers: Iterable[int]) -> "LayerSet":
-        """Whole layers."""
+        """The set in which both halves of each of `layers` are run."""
         kept = tuple(layers)
         return cls(num_layers=num_layers, attention=kept, mlp=kept)
 
     @classmethod
     def everything(cls, num_layers: int) -> "LayerSet":
-        """The model itself."""
+        """The set of all layers, which is the model itself."""
         return cls.of_layers(num_layers, range(num_layers))
 
     @classmethod
     def skipping(
         cls, num_layers: int, *, attention: Iterable[int] = (), mlp: Iterable[int] = ()
     ) -> "LayerSet":
-        """All but the halves named."""
+        """The set of all halves except the given ones."""
         less_attention, less_mlp, everything = set(attention), set(mlp), set(range(num_layers))
         for half, skipped in (("attention", less_attention), ("mlp", less_mlp)):
             if skipped - everything:
@@ -81,7 +81,7 @@ class LayerSet:
 
     @classmethod
     def exit_at(cls, num_layers: int, depth: int) -> "LayerSet":
-        """The first `depth` layers."""
+        """The set of the first `depth` layers (early exit)."""
         if not 1 <= depth <= num_layers:
             raise OptionError(
                 f"the exit is after layer {depth} of {num_layers}",
@@ -91,7 +91,7 @@ class LayerSet:
 
     @classmethod
     def evenly(cls, num_layers: int, keep: int) -> "LayerSet":
-        """`keep` whole layers, the first and the last among them.
+        """`keep` evenly spaced whole layers, including the first and the last.
 
         Unified Layer Skipping (arXiv 2404.06954): the multiples of floor(L / (n - 1)) from 0 up,
         then the last layer, where L is `num_layers` and n is `keep`. The last gap is the widest.
@@ -119,16 +119,16 @@ class LayerSet:
             )
         return cls.evenly(num_layers, floor(num_layers / speedup))
 
-    # -- what it is -------------------------------------------------------------------------
+    # -- properties -------------------------------------------------------------------------
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Layers of which anything is run, ascending."""
+        """Layers of which at least one half is run, ascending."""
         return tuple(sorted({*self.attention, *self.mlp}))
 
     @property
     def num_halves(self) -> int:
-        """Halves that are run, of `2 * num_layers`."""
+        """Number of halves that are run, out of `2 * num_layers`."""
         return len(self.attention) + len(self.mlp)
 
     @property
@@ -137,7 +137,7 @@ class LayerSet:
         return self.num_halves == 2 * self.num_layers
 
     def check(self, num_layers: int, name: str) -> None:
-        """Raise `OptionError` unless this is a set of a model with `num_layers` layers."""
+        """Raise `OptionError` unless this set belongs to a model with `num_layers` layers."""
         if self.num_layers != num_layers:
             raise OptionError(
                 f"a set of {self.num_layers} layers for model {name}, which has {num_layers}",
@@ -149,10 +149,10 @@ class LayerSet:
         kept = f"{len(self.layers)} of {self.num_layers} layers"
         return kept if whole else f"{self.num_halves} halves in {kept}"
 
-    # -- kept in a file ---------------------------------------------------------------------
+    # -- serialization ----------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """What `from_dict` reads."""
+        """A JSON-compatible form, which `from_dict` reads."""
         return {
             "num_layers": self.num_layers,
             "attention": list(self.attention),
@@ -161,7 +161,7 @@ class LayerSet:
 
     @classmethod
     def from_dict(cls, saved: dict[str, JsonValue]) -> "LayerSet":
-        """The set that `to_dict` wrote. Raises `OptionError` for anything else."""
+        """Read the form that `to_dict` writes. Raises `OptionError` for any other value."""
         try:
             halves: list[Sequence[int]] = [saved["attention"], saved["mlp"]]
             attention, mlp = (tuple(int(layer) for layer in half) for half in halves)

@@ -1,4 +1,4 @@
-"""Packages whose names are imported on first use."""
+"""Lazy imports: packages whose names are imported on first use."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -6,11 +6,13 @@ from typing import Any
 
 
 def on_first_use(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of `package` (PEP 562): `outrider --help` must not wait for PyTorch.
+    """Return the `__getattr__` of `package` (PEP 562). It keeps `outrider --help` fast, because
+    PyTorch is imported only when a name needs it.
 
     Args:
         package: its `__name__`.
-        homes: name -> the module that defines it: below `package`, or from `outrider.` on.
+        homes: name -> the module that defines it, relative to `package`, or absolute if it starts
+            with `outrider.`.
     """
 
     def get(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Inputs that may be read in parts: what a selection (`context/`) chooses from."""
+"""Long inputs that a model may read in parts; a selection (`context/`) chooses the parts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from itertools import accumulate
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of text, as characters and as ids. Without a tokenizer there is no `text`."""
+    """A piece of text, as characters and as ids. `text` is missing if there is no tokenizer."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -20,16 +20,16 @@ class Passage:
 class LongContext:
     """The part of a prompt that a model may read in parts (`context/`).
 
-    Two of them are equal only if they are the same object: what was learned of one, such as the
-    embeddings of its chunks, is kept with it.
+    Two instances are equal only if they are the same object, because data derived from an instance,
+    such as the embeddings of its chunks, is stored under it.
 
     Attributes:
-        start: where in the prompt's ids the first chunk begins.
-        chunks: they follow each other without gaps: texts and ids concatenate to the input.
-        query: what is asked of it: the instruction.
-        names: what each chunk is from (a file); empty for a single nameless input.
-        decode: ids to text, to know what is being written; None where there is no tokenizer.
-        pinned: chunks that are always read, whatever their score.
+        start: index in the prompt's ids at which the first chunk begins.
+        chunks: consecutive pieces without gaps: their texts and ids concatenate to the input.
+        query: the instruction, that is, the question about the input.
+        names: the origin of each chunk (a file); empty for a single unnamed input.
+        decode: converts ids to text, to read the generated text; None without a tokenizer.
+        pinned: chunks that are always read, regardless of their score.
         banned: chunks that are never read.
     """
 
@@ -43,12 +43,13 @@ class LongContext:
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """Where in the prompt's ids each chunk begins, and after the last one where it ends."""
+        """Index in the prompt's ids at which each chunk begins, followed by the end of the last
+        one."""
         return tuple(accumulate((len(chunk) for chunk in self.chunks), initial=self.start))
 
     @property
     def num_tokens(self) -> int:
-        """Ids in all chunks."""
+        """Number of ids in all chunks."""
         return sum(len(chunk) for chunk in self.chunks)
 
     def pin(self, *chunks: int) -> "LongContext":
@@ -60,7 +61,7 @@ class LongContext:
         return self._with(banned=self.banned | self._known(chunks))
 
     def only(self, *chunks: int) -> "LongContext":
-        """The same input, of which exactly these chunks are read, from beginning to end."""
+        """The same input, restricted to these chunks, which are read in full."""
         kept = self._known(chunks)
         return self._with(pinned=kept, banned=frozenset(range(len(self.chunks))) - kept)
 

@@ -1,4 +1,4 @@
-"""Every ratio, made last and in one place from the integers in `Counters`."""
+"""All ratios, computed in one place from the integers in `Counters`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ def acceptance_rate(counters: Counters) -> float:
 
 
 def acceptance_chance(counters: Counters) -> float:
-    """Accepted / tested tokens: the chance that a drafted token is kept once its parent was.
+    """Accepted / tested tokens: the chance that a drafted token is kept if its parent was kept.
 
-    Tokens drafted after a refusal were never tested, so this is above `acceptance_rate`.
+    Tokens after a rejection are not tested, so this ratio is above `acceptance_rate`.
     """
     return ratio(counters.accepted, counters.accepted + counters.refused)
 
 
 def mean_accepted_length(counters: Counters) -> float:
-    """Tokens per round of this tier, the next token included, before stops cut the last round."""
+    """Tokens per round of this tier, including the next token, before stops cut the last round."""
     return ratio(counters.accepted + counters.next_tokens, counters.rounds)
 
 
 def mean_draft_length(counters: Counters) -> float:
-    """Drafted tokens per round that drafted at all."""
+    """Drafted tokens per round, over the rounds that contained a draft."""
     return ratio(counters.drafted, counters.rounds - counters.undrafted_rounds)
 
 
@@ -46,10 +46,10 @@ def acceptance_at(counters: Counters) -> list[float]:
 
 
 def changed_share(counters: Counters) -> float:
-    """Changed / emitted tokens: relative to the target's choice given the text so far.
+    """Changed / emitted tokens, compared with the target's choice given the text so far.
 
-    It does not bound the distance from undrafted text: one changed token can change all that
-    follow.
+    It is not a bound on the distance from undrafted text: one changed token can change all later
+    tokens.
     """
     return ratio(counters.changed, counters.tokens)
 
@@ -68,7 +68,7 @@ _SUMMED = (
 
 
 def total(counters: Sequence[Counters]) -> Counters:
-    """The sum over requests."""
+    """The sum of the counters over requests."""
     out = Counters()
     for c in counters:
         for name in _SUMMED:
@@ -95,7 +95,7 @@ def _added(a: Sequence[int], b: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PyramidCosts:
-    """What a throughput prediction starts from: seconds per call, and per-token acceptance.
+    """Inputs of a throughput prediction: seconds per call, and per-token acceptance.
 
     Attributes:
         draft: seconds of one draft forward.

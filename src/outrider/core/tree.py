@@ -1,6 +1,6 @@
 """Draft trees as parent arrays: depth, ancestry and paths.
 
-A tree is an integer array `parents`, parents before children; -1 is the node the tree hangs on.
+A tree is an integer array `parents`, with parents before children; -1 is the root (the text).
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from outrider.core.types import BoolArray, IntArray
 
 
 def chain_parents(length: int, root: int = -1) -> IntArray:
-    """Parents of a chain of `length` nodes whose first node hangs on `root`."""
+    """Parents of a chain of `length` nodes whose first node is a child of `root`."""
     parents = np.arange(-1, length - 1, dtype=np.int64)
     if length:
         parents[0] = root
@@ -17,12 +17,12 @@ def chain_parents(length: int, root: int = -1) -> IntArray:
 
 
 def is_chain(parents: IntArray) -> bool:
-    """Whether every node is the only child of the one before it."""
+    """Whether every node is the only child of the previous node."""
     return bool(np.array_equal(parents, np.arange(-1, len(parents) - 1)))
 
 
 def check_parents(parents: IntArray, *, first: int = 0) -> None:
-    """Raise `ValueError` unless node `first + i` hangs on an earlier node or on -1."""
+    """Raise `ValueError` unless the parent of node `first + i` is an earlier node or -1."""
     numbers = first + np.arange(len(parents))
     if np.any(parents < -1) or np.any(parents >= numbers):
         raise ValueError(f"parents must point to earlier nodes or -1, got {parents.tolist()}")
@@ -31,7 +31,7 @@ def check_parents(parents: IntArray, *, first: int = 0) -> None:
 def depths(parents: IntArray) -> IntArray:
     """Depth of each node; a child of -1 has depth 0."""
     depth: list[int] = []
-    for parent in parents.tolist():  # plain numbers: reading an array one by one is slow
+    for parent in parents.tolist():  # iterating over a list is faster than over an array
         depth.append(depth[parent] + 1 if parent >= 0 else 0)
     return np.array(depth, dtype=np.int64)
 

@@ -1,7 +1,7 @@
-"""The nouns of speculative decoding: small frozen records that every room speaks.
+"""The basic records of speculative decoding, shared by all packages; most of them are frozen.
 
-Token ids and parents are small integer arrays, not tensors: they are read one by one by Python
-code, and a device round trip for each would cost more than the decision it serves.
+Token ids and parents are small integer arrays, not tensors: Python code reads them one by one, and
+a device round trip per element would cost more than the decision that uses it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
     import PIL.Image
 
 Message = Mapping[str, JsonValue]
-"""A chat message: `role` and `content`, a text or a list of parts."""
+"""A chat message: `role` and `content`; the content is a text or a list of parts."""
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 
 def as_ids(tokens: Sequence[int] | IntArray) -> IntArray:
-    """Token ids as the integer array that the contracts speak of."""
+    """Convert token ids to an integer array, the type that the protocols use."""
     return np.asarray(tokens, dtype=np.int64)
 
 
 class Exactness(StrEnum):
-    """What a strategy promises about its text."""
+    """What a strategy guarantees about its text."""
 
     IDENTICAL = "identical"
-    """The text undrafted decoding would give, token for token."""
+    """The same text as undrafted decoding, token for token."""
     DISTRIBUTION = "distribution"
-    """Another sample of the target's own distribution."""
+    """A sample from the target's own distribution, not necessarily the same text."""
     LOSSY = "lossy"
-    """Some tokens are not the target's choice; each of them is counted."""
+    """Some tokens are not the target's choice; all of them are counted."""
 
     @property
     def rank(self) -> int:
-        """0 for the strongest promise."""
+        """0 for the strongest guarantee."""
         return list(Exactness).index(self)
 
 
 class Draw(StrEnum):
-    """How the children of a node were picked."""
+    """How the children of a node were selected."""
 
     DETERMINISTIC = "deterministic"
     IID = "iid"
@@ -59,17 +59,16 @@ class Draw(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class ImagePrompt:
-    """Images and what is asked of them, as a user gave them.
+    """Images and the chat messages about them, as the user gave them.
 
-    Every model that sees makes its own view of them when it starts
-    (`models/vision/image_model.py`): its own placeholders, features and positions. Models that do
-    not see never look at this.
+    Each model with a vision encoder converts them to its own placeholders, features and positions
+    when it starts (`models/vision/image_model.py`). Models without one ignore them.
 
     Attributes:
-        messages: chat messages. The content of each is a text, or a list of parts
-            `{"type": "image"}` and `{"type": "text", "text": ...}`.
+        messages: chat messages. The content of each is a text, or a list of parts `{"type":
+            "image"}` and `{"type": "text", "text": ...}`.
         images: the images (`PIL.Image.Image`, RGB) of the image parts, in order.
-        blank: their features are zeros, as if nothing could be seen: what guidance compares with.
+        blank: the image features are zeros, as if there were no image; guidance compares with this.
     """
 
     messages: tuple[Message, ...]
@@ -77,28 +76,28 @@ class ImagePrompt:
     blank: bool = False
 
     def blanked(self) -> "ImagePrompt":
-        """The same question about nothing."""
+        """The same messages with blank images."""
         return replace(self, blank=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What one model reads before it writes.
+    """The input of one model for one request.
 
     Attributes:
-        token_ids: at least one id. Penalties and conversation reuse look at these.
-        embeddings: `[len(token_ids), hidden]`, read instead of the ids (images, soft prompts).
-            The last position is always read as its token id.
-        positions: the place of each id for position embeddings, ascending; None: its index. There
-            are gaps where parts of a longer text were left out. What is written goes on from the
-            last of them.
-        context: which ids are a long input that may be read in parts; models that do not select
+        token_ids: at least one id. Penalties and conversation reuse depend on these.
+        embeddings: `[len(token_ids), hidden]`, read instead of the ids (images, soft prompts). The
+            last position is always read as its token id.
+        positions: the position of each id for position embeddings, ascending; None: its index.
+            Positions have gaps where parts of a longer text were left out. Generated tokens
+            continue from the last position.
+        context: which ids are a long input that may be read in parts; models without a selector
             read all of it.
-        axes: `[3][len(token_ids)]` the place of each id in time, height and width, for models that
-            turn by rows and columns of an image (mRoPE); None: all three are its position. The last
-            token stands at one place on all axes, and what is written goes on from there.
-        pictured: images and a question. `token_ids` are then the question alone, which is what
-            models that do not see read.
+        axes: `[3][len(token_ids)]` the position of each id in time, height and width, for models
+            with multimodal rotary embeddings (mRoPE); None: all three equal its position. The last
+            token has the same position on all axes, and generated tokens continue from there.
+        pictured: images and a question. `token_ids` are then the question alone, which models
+            without a vision encoder read.
     """
 
     token_ids: tuple[int, ...]
@@ -113,21 +112,22 @@ class Prompt:
 
 
 RowChooser = Callable[[Any, IntArray], IntArray | None]
-"""`(sampler, indices [rows]) -> [rows]`: what the sampler chooses after each row, given the
-generated index of the token that follows it; -1 where that is left open. None: it can not tell."""
+"""`(sampler, indices [rows]) -> [rows]`: the sampler's choice after each row, given the
+generated index of the token that follows it; -1 where the choice is not made. None: the model
+cannot choose."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a forward returns for the positions asked for, in the order asked for.
+    """What a forward returns for the requested positions, in the requested order.
 
     Attributes:
         logits: one row for each position.
-        hidden: what the head read.
-        chooser: makes the choices of all rows where the logits lie; None: there is no such short
-            cut. It must agree with `Sampler.choose`.
-        states: what the layers that are watched have left (`protocols.HiddenStates`), in the order
-            in which they were named; None where the cache is not watched.
+        hidden: the input of the output head.
+        chooser: makes the choices of all rows on the device of the logits; None: not available. It
+            must agree with `Sampler.choose`.
+        states: the outputs of the watched layers (`protocols.HiddenStates`), in the order in which
+            the layers were named; None if the cache is not watched.
     """
 
     logits: Float[Tensor, "rows vocab"]
@@ -138,17 +138,17 @@ class Rows:
 
 @runtime_checkable
 class Stop(Protocol):
-    """Ends a draft from what the drafter itself knows of the tokens it has written.
+    """Ends a draft, based on what the drafter knows about the tokens it has generated.
 
-    The last of them stays in the draft, so a stop never looks at a token that is then discarded,
-    and no rule is biased by it.
+    The token that triggers the stop stays in the draft. The decision therefore never depends on a
+    token that is discarded, and no rule is biased by it.
     """
 
     @property
     def head(self) -> Callable[[Tensor], float] | None:
-        """From the draft model's last hidden state `[hidden]` after a token to the chance that the
-        token is kept; None: the drafter's own probability of its best token stands for it, in
-        trees that of the token itself."""
+        """Maps the draft model's last hidden state `[hidden]` after a token to the chance that the
+        token is kept. None: the drafter's own probability of its best token is used instead; in
+        trees, the probability of the token itself."""
         ...
 
     def __call__(self, chances: Sequence[float]) -> bool:
@@ -163,10 +163,10 @@ class Budget:
     Attributes:
         depth: tokens on the longest path.
         nodes: tokens in the whole tree.
-        shares: for drafts of a named origin (`Draft.origin`), how many tokens serve best: the depth
-            of a chain, the nodes of a tree. A drafter keeps to the share of its own origin; who is
-            not named may use all.
-        stop: ends a path early; drafters that know no probabilities pass it over.
+        shares: for drafts of a named origin (`Draft.origin`), the best number of tokens: the depth
+            of a chain, the nodes of a tree. A drafter respects the share of its own origin; an
+            origin that is not listed may use the whole budget.
+        stop: ends a path early; drafters that compute no probabilities ignore it.
     """
 
     depth: int
@@ -187,7 +187,7 @@ class Budget:
         return replace(self, depth=depth, nodes=self.nodes if depth else 0)
 
     def share(self, origin: str) -> int:
-        """Deepest draft of this origin."""
+        """The largest depth for drafts of this origin."""
         return (
             self.depth
             if self.shares is None
@@ -195,7 +195,7 @@ class Budget:
         )
 
     def nodes_of(self, origin: str) -> int:
-        """Most nodes of a tree of this origin."""
+        """The largest number of tree nodes for drafts of this origin."""
         if self.depth < 1:
             return 0
         return (
@@ -205,7 +205,7 @@ class Budget:
         )
 
     def only(self, origin: str) -> "Budget":
-        """The budget of one origin that drafts chains."""
+        """The budget reduced to the share of one origin that drafts chains."""
         return self if self.shares is None else self.clipped(self.share(origin))
 
 
@@ -216,28 +216,31 @@ NO_IDS: IntArray = as_ids(())
 class Draft:
     """A tree of proposed tokens; a chain is a tree of width one.
 
-    Nodes stand in the order of their promise, parents before children and siblings in draw order:
-    the first n nodes are the drafter's best draft of n nodes. Whoever must shorten a draft cuts
-    its end.
+    Nodes are ordered from the most to the least promising, with parents before children and
+    siblings in draw order: the first n nodes are the drafter's best draft of n nodes. Code that
+    shortens a draft therefore cuts it at the end.
 
     Attributes:
         tokens: `[nodes]` ids.
         parents: `[nodes]` index of each node's parent, -1 for children of the text.
         sources: the tier that wrote each node.
-        draw: how siblings were picked.
-        distribution: per node the warped distribution `[vocab]` it was really drawn from; None for
-            a node means a point mass. None altogether when nobody asked for distributions. Of
-            siblings drawn without replacement each carries the distribution of the first draw.
-        reference: per node the raw logits `[vocab]`, at its parent, of the last model that
-            vouched for it. None altogether when nobody asked.
+        draw: how siblings were selected.
+        distribution: per node the warped distribution `[vocab]` from which it was actually drawn;
+            None for a node means a point mass. None for the whole draft if distributions were not
+            requested. Siblings drawn without replacement all carry the distribution of the first
+            draw.
+        reference: per node the raw logits `[vocab]`, at its parent, of the last model that accepted
+            or drew it. None for the whole draft if references were not requested.
         probe: `[nodes]` true for nodes that are verified and observed but never accepted.
-        origin: what its fate is booked under (`Counters.tallies`): the drafter, or how sure the
-            drafter was; empty: the source of the first node.
-        match: how many tokens at the end of the text were found elsewhere, for copies.
-        score: how many of its tokens the drafter expects to be kept; None where it can not tell.
-        once: seconds of making it that later drafts will not need, such as reading the prompt.
-        samples: per node, which of several independent continuations, numbered in draw order,
-            pass through it; for rules that judge those (`KSeq`). None: each node is one of its own.
+        origin: the key under which its results are counted (`Counters.tallies`): the drafter, or
+            the confidence level of the drafter; empty: the source of the first node.
+        match: for copies, the length of the match at the end of the text.
+        score: the number of its tokens that the drafter expects to be kept; None if unknown.
+        once: one-time seconds of making it that later drafts do not need, such as reading the
+            prompt.
+        samples: per node, the numbers (in draw order) of the independent continuations that pass
+            through it, for rules that judge continuations (`KSeq`). None: each node is a sample of
+            its own.
     """
 
     tokens: IntArray
@@ -258,18 +261,19 @@ class Draft:
 
     @property
     def num_probes(self) -> int:
-        """Nodes that can not be accepted."""
+        """Number of nodes that cannot be accepted."""
         return 0 if self.probe is None else int(self.probe.sum())
 
     def children(self, node: int) -> list[int]:
-        """Acceptable children of `node` (-1 for the root) in draw order; probes are left out."""
+        """Children of `node` (-1 for the root) in draw order, without probes."""
         if not len(self.tokens):
             return []
         found = np.flatnonzero(self.parents == node)
         return [int(i) for i in found if self.probe is None or not self.probe[i]]
 
     def only(self, nodes: IntArray) -> "Draft":
-        """The draft made of `nodes` alone: ascending, each with its parent."""
+        """The draft restricted to `nodes`, which are ascending and include the parent of each
+        node."""
         new = {int(old): i for i, old in enumerate(nodes)} | {-1: -1}
         return replace(
             self,
@@ -288,17 +292,16 @@ EMPTY_DRAFT = Draft(tokens=NO_IDS, parents=NO_IDS, sources=())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one rule decided about one draft.
+    """The decision of a rule about one draft.
 
     Attributes:
-        path: nodes accepted, root to leaf.
+        path: accepted nodes, from root to leaf.
         tokens: their ids.
         next_token: the correction or bonus token; None after an accepted end token.
         changed: per token of `emitted`, whether it differs from the verifier's choice.
         sources: per token of `emitted`, the tier that wrote it.
-        distributions: per token of `emitted`, the distribution it was drawn from, where it is
-            known.
-        error: set, with everything else empty, when the verifier's logits were unusable.
+        distributions: per token of `emitted`, the distribution it was drawn from, if known.
+        error: set, with all other fields empty, if the verifier's logits were unusable.
     """
 
     path: tuple[int, ...] = ()
@@ -311,13 +314,13 @@ class Verdict:
 
     @property
     def emitted(self) -> tuple[int, ...]:
-        """Accepted tokens, then the next token."""
+        """The accepted tokens, followed by the next token."""
         return self.tokens if self.next_token is None else (*self.tokens, self.next_token)
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a drafter may learn from one verification: every row, refused ones too."""
+    """One verification, as input for a drafter that learns; includes the rows of rejected nodes."""
 
     tier: str
     tail: IntArray
@@ -328,7 +331,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Tokens `[start, stop)` of a cache's text; their rows, where there are any, stay."""
+    """Tokens `[start, stop)` of a cache's text; their existing rows are kept."""
 
     start: int
     stop: int
@@ -336,14 +339,14 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """Tokens to be read anew; `positions` None: their index in the new text."""
+    """Tokens to be read anew; with `positions` None, the position is the index in the new text."""
 
     token_ids: tuple[int, ...]
     positions: tuple[int, ...] | None = None
 
 
 Piece = Kept | Fresh
-"""A part of the text that a cache is rearranged to (`protocols.Segmented`)."""
+"""A part of the new text of a cache that is rearranged (`protocols.Segmented`)."""
 
 
 class FinishReason(StrEnum):

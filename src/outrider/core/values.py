@@ -1,7 +1,7 @@
-"""Names for values whose type is not known before they are looked at."""
+"""Type names for values that must be checked at run time."""
 
 from typing import Any
 
 JsonValue = Any
-"""A value read from a JSON file, or written to one. Files come from elsewhere and may hold
-anything, so whoever reads a value checks it."""
+"""A value that is read from or written to a JSON file. A file may contain anything, so code that
+reads a value must check it."""

@@ -1,4 +1,5 @@
-"""One round of speculative decoding, sessions around it, and the record of one request."""
+"""One round of speculative decoding, the sessions that run rounds, and the record of one
+request."""
 
 from outrider.decoding.deferred import Deferred, DeferredState
 from outrider.decoding.generation import Generation, TokenLogprob

@@ -1,4 +1,4 @@
-"""Drafters that begin late and commit late: a round without a draft costs them nothing."""
+"""Drafters that begin and commit only when they are needed: rounds without a draft cost nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,13 +12,15 @@ from outrider.protocols import DrafterState, Request
 
 @dataclass(slots=True)
 class DeferredState:
-    """One request.
+    """The state of one request.
 
     Attributes:
-        request: what the drafter begins with.
-        inner: its state once it has `begun`; until then its state in the turn before, or None.
-        begun: whether it has read the prompt.
-        owed: tokens that were emitted, and that it is told of before it is next asked.
+        request: the request that the drafter begins with.
+        inner: the drafter's state once it has `begun`; before that, its state of the previous turn,
+            or None.
+        begun: whether the drafter has read the prompt.
+        owed: emitted tokens that are not yet committed to the drafter; they are committed before it
+            proposes again.
     """
 
     request: Request
@@ -29,17 +31,18 @@ class DeferredState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deferred(WrappedDrafter):
-    """`drafter`, which begins with a request when it is first asked for a draft of it.
+    """Delays `begin` and `commit` of `drafter` until it proposes for the request.
 
-    It is told of emitted tokens when it is next asked. A prompt that it need not know is not read,
-    or indexed, for nothing, and short rounds are not made longer. A drafter that learns from rows
-    begins, and is told, at once: the next row follows these very tokens.
+    A prompt that is never drafted for is therefore neither read nor indexed, and rounds without a
+    draft do not become longer. A drafter that learns from rows begins and commits immediately,
+    because the next row follows exactly these tokens.
     """
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[DrafterState | None] | None = None
     ) -> list[DeferredState]:
-        """A state for each request; tokens of the turn before are passed on first."""
+        """Create a state for each request; tokens left over from the previous turn are committed
+        first."""
         old = list(previous or [None] * len(requests))
         self.settle([state for state in old if state is not None])
         states = [
@@ -56,7 +59,8 @@ class Deferred(WrappedDrafter):
         tails: Sequence[IntArray],
         budgets: Sequence[Budget],
     ) -> list[Draft]:
-        """One draft a request. Seconds of beginning are noted in `Draft.once`."""
+        """Propose one draft per request. The seconds spent on `begin` are stored in
+        `Draft.once`."""
         once = self._begin([state for state in states if not state.begun])
         self.settle(states)
         drafts = self.drafter.propose([state.inner for state in states], tails, budgets)
@@ -65,30 +69,30 @@ class Deferred(WrappedDrafter):
         return [replace(draft, once=draft.once + once / len(drafts)) for draft in drafts]
 
     def observe(self, states: Sequence[DeferredState], verified: Sequence[Verified]) -> None:
-        """Let a drafter learn that does; it has begun with every request."""
+        """Pass the rows to a drafter that learns; such a drafter has begun with every request."""
         if self.learns:
             self.drafter.observe([state.inner for state in states], verified)
 
     def commit(self, states: Sequence[DeferredState], tokens: Sequence[IntArray]) -> None:
-        """Note what was emitted, for the next time that the drafter is asked."""
+        """Store the emitted tokens until the drafter proposes again."""
         for state, emitted in zip(states, tokens, strict=True):
             state.owed += emitted.tolist()
         if self.learns:
             self.settle(states)
 
     def counters(self, state: DeferredState) -> dict[str, Counters]:
-        """What the tiers inside counted; nothing before they have begun."""
+        """The counters of the tiers inside the drafter; empty until it has begun."""
         return self.drafter.counters(state.inner) if state.begun else {}
 
     def settle(self, states: Sequence[DeferredState]) -> None:
-        """Tell the drafter what it has not been told yet, of requests that it has begun."""
+        """Commit the stored tokens to the drafter, for requests that it has begun."""
         if owing := [state for state in states if state.owed and state.begun]:
             self.drafter.commit([s.inner for s in owing], [as_ids(s.owed) for s in owing])
             for state in owing:
                 state.owed = []
 
     def _begin(self, states: Sequence[DeferredState]) -> float:
-        """Begin with these requests; returns the seconds that it took."""
+        """Begin with these requests; return the seconds that this takes."""
         if not states:
             return 0.0
         started = perf_counter()

@@ -1,4 +1,4 @@
-"""The record of one request while it is being written: tokens, text, and where it must end."""
+"""The record of one request during generation: tokens, text, and the conditions that end it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,8 +16,8 @@ from outrider.sampling.text import TextStream
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """Log-probability of an emitted token under the target's unwarped distribution, and of the best
-    ones."""
+    """Log-probability of an emitted token under the target's unwarped distribution, together with
+    the most probable tokens."""
 
     token: int
     logprob: float
@@ -26,20 +26,20 @@ class TokenLogprob:
 
 @dataclass(slots=True)
 class Generation:
-    """One request in flight, and its result once `finish` is set.
+    """One running request. It is the result of the request once `finish` is set.
 
     Attributes:
-        request: what was asked; `request.output` holds the tokens written.
-        stream: turns tokens into text; None when there is no tokenizer.
+        request: prompt and sampler; `request.output` holds the generated tokens.
+        stream: converts tokens to text; None without a tokenizer.
         sources: per token, the tier that wrote it.
         changed: per token, whether it differs from the target's choice given the text before it.
-        logprobs: per token, when asked for.
-        finish: why it ended; None while it runs.
-        error: what was wrong with the target's logits, when `finish` is `error`.
-        ends: per token, the length of the text once it was read.
-        token_times: per token, `perf_counter` when its round ended.
-        window: most tokens of prompt and text, for prompts whose length is known only once they
-            are read (images); None leaves it to the model.
+        logprobs: per token, if requested.
+        finish: why the request ended; None while it runs.
+        error: the problem with the target's logits, if `finish` is `error`.
+        ends: per token, the length of the text after it was decoded.
+        token_times: per token, `perf_counter` at the end of its round.
+        window: the largest number of tokens of prompt and text, for prompts whose length is known
+            only after they are read (images); None: the limit is the model's window.
     """
 
     request: Request
@@ -66,36 +66,36 @@ class Generation:
 
     @property
     def text(self) -> str:
-        """The text so far."""
+        """The text generated so far."""
         return self.stream.text if self.stream else ""
 
     @property
     def running(self) -> bool:
-        """Whether another round may work on it; takes note of a cancellation."""
+        """Whether the request takes part in another round; this also handles a cancellation."""
         if self._cancelled and self.finish is None:
             self._end(FinishReason.CANCELLED)
         return self.finish is None
 
     @property
     def remaining(self) -> int:
-        """Tokens it may still write."""
+        """The number of tokens that may still be generated."""
         return self.limit - len(self.output)
 
     @property
     def open_sequence(self) -> SequenceState:
-        """Its sequence while it is being written."""
+        """The sequence of the request while it runs."""
         assert self.sequence is not None
         return self.sequence
 
     def cancel(self) -> None:
-        """End it before the next round."""
+        """End the request before the next round."""
         self._cancelled = True
 
     def open(self, sequence: SequenceState, counters: Counters, room: int) -> None:
-        """Take a place in the batch; `room` is what the target's window leaves.
+        """Start generation; `room` is the number of tokens that still fit in the target's window.
 
         Raises:
-            ContextError: the prompt, as the target reads it, leaves no room in `window`.
+            ContextError: the prompt, as the target reads it, leaves no space in `window`.
         """
         self.sequence, self.counters = sequence, counters
         if self.window is not None:
@@ -107,25 +107,27 @@ class Generation:
                     f"{self.window} and one is needed for the answer",
                     hint="Give fewer or smaller images, or raise the limit",
                 )
-        room += len(self.output)  # what a preempted request has written is in the text already
+        room += len(self.output)  # the output of a preempted request is already part of the text
         self.limit = min(self.request.sampler.params.max_new_tokens, room)
-        if self.output and self.remaining < 1:  # it goes on from a text that is long enough
+        if self.output and self.remaining < 1:  # a resumed request may be at its limit
             self._end(FinishReason.LENGTH)
 
     @property
     def score(self) -> float:
-        """Sum of the log-probabilities of what was written, by the target's own logits (before
-        penalties and warps): how branches of one text are compared.
+        """Sum of the log-probabilities of the generated tokens under the target's own logits
+        (before penalties and warps). It is used to compare branches of one text.
 
         Raises:
-            ValueError: they were not asked for (`SamplingParams.logprobs`; 0 is enough).
+            ValueError: log-probabilities were not requested (`SamplingParams.logprobs`; 0 is
+                enough).
         """
         if self.request.sampler.params.logprobs is None:
             raise ValueError("a score needs log-probabilities: give logprobs=0")
         return sum(token.logprob for token in self.logprobs)
 
     def branch(self, request: Request) -> "Generation":
-        """A copy that goes on as `request`, whose output is that of this one."""
+        """A copy that continues as `request`, whose output must equal the output of this
+        request."""
         return replace(
             self,
             request=request,
@@ -138,7 +140,8 @@ class Generation:
         )
 
     def advance(self, verdict: Verdict, rows: Rows) -> IntArray:
-        """Take the emitted tokens up to where the text must end; returns the ones kept."""
+        """Append the emitted tokens up to the point where the text ends; return the tokens that are
+        kept."""
         if verdict.error is not None:
             self.error = verdict.error
             self._end(FinishReason.ERROR)
@@ -164,7 +167,7 @@ class Generation:
         self.finish, self.ended = reason, perf_counter()
         if self.stream is not None:
             self.stream.close()
-            if self.ends:  # what closing releases belongs to the token that ends the text
+            if self.ends:  # this text belongs to the last token
                 self.ends[-1] = len(self.text)
 
     def _finish_after(self, token: int) -> FinishReason | None:

@@ -1,4 +1,4 @@
-"""Clocks and counts: the integers from which every ratio is made, and where the time went."""
+"""Timers and counters: the integers from which all ratios are computed, and the time per part."""
 
 from collections.abc import Sequence
 from time import perf_counter
@@ -10,16 +10,16 @@ from outrider.decoding.stage import SequenceState
 
 
 class Ledger:
-    """The clock of one round, and what is booked at its end."""
+    """Measures the time of one round and updates the counters at its end."""
 
     def __init__(self, sequences: Sequence[SequenceState]) -> None:
-        """Start the clock of a round of `sequences`."""
+        """Start the timer for a round of `sequences`."""
         self._sequences = sequences
         self._seconds: dict[str, float] = {}
         self._last = perf_counter()
 
     def lap(self, part: str) -> None:
-        """Book the time since the last lap, or the start, as `part`."""
+        """Add the time since the last lap, or since the start, to `part`."""
         now = perf_counter()
         self._seconds[part] = now - self._last
         self._last = now
@@ -38,7 +38,7 @@ class Ledger:
 
 
 def count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
-    """Add one round of one request."""
+    """Add one round of one request to its counters."""
     counters.rounds += 1
     counters.forwards += 1
     counters.undrafted_rounds += not len(draft)
@@ -63,7 +63,8 @@ def count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
 
 
 def uncount(counters: Counters, verdict: Verdict, kept: int) -> None:
-    """Take back the tokens of `verdict` after the first `kept`: a stop or a limit cut them."""
+    """Subtract the tokens of `verdict` after the first `kept`, because a stop or a limit cut them
+    off."""
     counters.cut += len(verdict.emitted) - kept
     counters.changed -= sum(verdict.changed[kept:])
     for source in verdict.sources[kept:]:
@@ -77,7 +78,8 @@ def _origin(draft: Draft) -> str:
 def _note_pace(
     sequences: Sequence[SequenceState], drafts: Sequence[Draft], drafting: float, checking: float
 ) -> None:
-    """Book what a round took: drafting under the origin, where all drafts have the same one."""
+    """Record the time of the round. Drafting time is recorded under the origin if all drafts have
+    the same origin."""
     drafted = [
         (sequence, draft) for sequence, draft in zip(sequences, drafts, strict=True) if len(draft)
     ]
@@ -88,7 +90,7 @@ def _note_pace(
     if len({_origin(draft) for _, draft in drafted}) == 1:
         for sequence, draft in drafted:
             tally = sequence.counters.tallies.get(_origin(draft))
-            if tally is not None:  # none for probes alone
+            if tally is not None:  # no tally for drafts that consist of probes only
                 tally.pace.note(drafting / len(drafted), len(draft))
 
 

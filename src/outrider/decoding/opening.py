@@ -1,4 +1,4 @@
-"""From prompts to sequences: the verifier reads, the drafter begins."""
+"""Creates sequences from prompts: the verifier reads the prompts, and the drafter begins."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from outrider.protocols import Cache, Request
 
 
 def outermost(stage: Stage) -> Stage:
-    """`stage` with a drafter that begins when it is first asked."""
+    """`stage` with a drafter that begins only when it first proposes."""
     if isinstance(stage.drafter, Deferred):
         return stage
     return replace(stage, drafter=Deferred(drafter=stage.drafter))
@@ -24,7 +24,8 @@ def open_sequences(
     prompts: Sequence[Prompt],
     previous: Sequence[Earlier | None] | None = None,
 ) -> list[SequenceState]:
-    """Read the prompts. Sequences in `previous` lend what they remember."""
+    """Read the prompts and create one sequence each. The state of sequences in `previous` is
+    reused."""
     old = previous or [None] * len(requests)
     begun = perf_counter()
     caches = stage.model.start(prompts, caches_of(old))
@@ -38,7 +39,7 @@ def sequences_of(
     previous: Sequence[Earlier | None],
     begun: float,
 ) -> list[SequenceState]:
-    """Sequences over caches that were made since `begun` (`perf_counter`)."""
+    """Create sequences for caches whose reading started at `begun` (`perf_counter`)."""
     if stage.tier == 0:
         for request, cache in zip(requests, caches, strict=True):
             request.target_cache = cache

@@ -1,9 +1,9 @@
-"""The page to read first: one round of speculative decoding. The loop around it is `session.py`.
+"""One round of speculative decoding: a good first file to read. The loop around it is `session.py`.
 
 A round proposes, verifies, accepts and learns. The same function runs at every level: a drafter
-whose proposals are confirmed by a middle model (`drafters/combine/pyramid.py`) is itself a drafter,
-so a three-model pyramid is one nesting. Plain decoding is the same loop with the drafter that
-proposes nothing.
+whose proposals are verified by a middle model (`drafters/combine/pyramid.py`) is itself a drafter,
+so a three-model pyramid is one level of nesting. Plain decoding is the same loop with a drafter
+that proposes nothing.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,14 @@ def run_round(
     limits: Sequence[int],
     reading: Sequence[Cache] = (),
 ) -> Round:
-    """Propose, verify, accept, learn; nothing is committed.
+    """Propose, verify, accept and learn. This function commits nothing.
 
     Args:
-        stage: which models and rules.
+        stage: the models and the rule.
         sequences: the requests.
-        limits: the deepest drafts allowed: what is left of the token limit or the window.
-        reading: caches whose pending tokens are read in the same forward: parts of prompts.
+        limits: the largest depth per draft: the number of tokens left of the token limit or the
+            window.
+        reading: caches whose pending tokens, parts of prompts, are read in the same forward.
     """
     refresh(stage, sequences)
     budgets = [
@@ -53,7 +54,7 @@ def run_round(
 def propose(
     stage: Stage, sequences: Sequence[SequenceState], budgets: Sequence[Budget]
 ) -> list[Draft]:
-    """What the drafter proposes within the budgets; it is not asked where all are empty."""
+    """The drafts within the budgets; drafting is skipped if all budgets are empty."""
     if not any(budget.depth for budget in budgets):
         return [EMPTY_DRAFT] * len(sequences)
     states, tails = (
@@ -70,7 +71,7 @@ def verify(
     drafts: Sequence[Draft],
     reading: Sequence[Cache] = (),
 ) -> list[Rows]:
-    """The verifier's rows after each text and each node, all in one forward."""
+    """Compute the verifier's rows after each text and each node, all in one forward."""
     size = stage.model.info.vocab_size
     pairs = [
         attach(sequence.cache, sequence.tail, readable(draft, size))
@@ -82,7 +83,7 @@ def verify(
 
 
 def accept(stage: Stage, sequence: SequenceState, draft: Draft, rows: Rows) -> Verdict:
-    """The rule's verdict, or the error that ends this request alone."""
+    """Apply the rule. Unusable logits end this request only: the verdict then holds the error."""
     request = sequence.request
     view = View(
         sampler=request.sampler,
@@ -109,7 +110,7 @@ def learn(
     rows: Sequence[Rows],
     verdicts: Sequence[Verdict],
 ) -> None:
-    """Show every row to a drafter that learns, refused ones too."""
+    """Pass every row, including the rows of rejected nodes, to a drafter that learns."""
     if stage.drafter.learns:
         seen = zip(sequences, drafts, rows, verdicts, strict=True)
         verified = [
@@ -120,9 +121,9 @@ def learn(
 
 
 def refresh(stage: Stage, sequences: Sequence[SequenceState]) -> None:
-    """Let a verifier that reads parts of its prompt (`context/`) choose others, where that is due.
+    """Let a verifier that reads parts of its prompt (`context/`) select again where this is due.
 
-    Booked apart from the round: policies go by what a round costs.
+    The time is counted separately from the round, because policies depend on the cost of a round.
     """
     due = [sequence for sequence in sequences if sequence.cache.horizon == 0]
     if due and stage.model.selector is not None:

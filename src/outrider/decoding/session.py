@@ -1,4 +1,4 @@
-"""Requests that join and leave between rounds; the loop over a fixed list is a use of it."""
+"""Sessions: requests join and leave between rounds. `generate` runs a session over a fixed list."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +21,11 @@ class _Reading:
     """A prompt that is read in parts.
 
     Attributes:
-        generation: what joins when it is read.
-        cache: over what was read so far.
+        generation: the request that joins once its prompt is read.
+        cache: the cache of the part that is already read.
         left: ids that are not yet in the cache.
-        chunk: most ids that are read in one round.
-        begun: `perf_counter` when it was added.
+        chunk: the largest number of ids that are read in one round.
+        begun: `perf_counter` when the request was added.
     """
 
     generation: Generation
@@ -35,7 +35,7 @@ class _Reading:
     begun: float
 
     def advance(self) -> None:
-        """Let the next part wait in the cache, to be read in the next forward."""
+        """Add the next part to the cache as pending tokens, so that the next forward reads it."""
         self.cache.commit(self.left[: self.chunk])
         self.left = self.left[self.chunk :]
 
@@ -44,12 +44,12 @@ class _Reading:
 class Session:
     """Requests that share the rounds of one stage.
 
-    A request leaves when it ends, is cancelled or preempted, or when the target's logits for it
-    are unusable; the others go on. With `Match` its text does not depend on the others, on how its
-    prompt is read, or on preemption.
+    A request leaves when it ends, when it is cancelled or preempted, or when the target's logits
+    for it are unusable; the other requests continue. With `Match`, its text does not depend on the
+    other requests, on how its prompt is read, or on preemption.
 
     Attributes:
-        stage: the outermost level; its drafter begins when it is first asked.
+        stage: the outermost level; its drafter begins when it first proposes.
         generations: requests whose prompt is read and that have not ended.
     """
 
@@ -62,7 +62,7 @@ class Session:
 
     @property
     def pending(self) -> bool:
-        """Whether another round has something to do."""
+        """Whether there is work for another round."""
         self.generations = [g for g in self.generations if g.running]
         self._reading = [r for r in self._reading if r.generation.running]
         return bool(self.generations or self._reading)
@@ -74,17 +74,17 @@ class Session:
         *,
         chunk: int | None = None,
     ) -> None:
-        """Let requests join before the next round.
+        """Add requests; they join before the next round.
 
         Args:
-            generations: new ones, or ones that were preempted: these go on from their text.
-            previous: sequences of earlier requests that lend what they remember.
-            chunk: most prompt tokens that are read in one round, in the forward that the other
-                requests use as well; None reads prompts now, on their own. Prompts that are not
-                token ids alone are always read at once.
+            generations: new requests, or preempted ones, which continue from their text.
+            previous: sequences of earlier requests whose state is reused.
+            chunk: the largest number of prompt tokens that are read in one round, in the forward
+                that the other requests share; None reads the prompts immediately, in a separate
+                forward. Prompts that contain more than token ids are always read immediately.
 
         Raises:
-            ContextError: a prompt does not fit. No request has joined then.
+            ContextError: a prompt does not fit. In this case no request joins.
             ValueError: a request has ended, or is already in a session.
         """
         if any(g.finish is not None or g.sequence is not None for g in generations):
@@ -105,7 +105,7 @@ class Session:
         self._join_read()
 
     def step(self) -> list[Generation]:
-        """One round of all requests; returns those that advanced or ended."""
+        """Run one round of all requests; return the requests that advanced or ended."""
         if not self.pending:
             return []
         active, reading = list(self.generations), list(self._reading)
@@ -130,10 +130,11 @@ class Session:
         return active
 
     def preempt(self, generation: Generation) -> None:
-        """Take a request out and free its caches; `add` lets it go on from its text.
+        """Remove a request and free its caches; `add` resumes it from its text.
 
         Raises:
-            StrategyError: its prompt is not token ids alone, and can not be read with the output.
+            StrategyError: its prompt contains more than token ids, so it cannot be read together
+                with the output.
         """
         if generation.output and generation.running and not _plain(generation.request.prompt):
             raise StrategyError(
@@ -146,9 +147,9 @@ class Session:
         generation.request.target_cache = None
 
     def fork(self, generation: Generation, sample: int) -> Generation:
-        """Another request that goes on from the text of this one, with the noise of `sample`.
+        """Create a request that continues the text of this one, with the noise of `sample`.
 
-        Caches are shared until one of the two writes. The fork joins this session.
+        The caches are shared until one of the two is written. The fork joins this session.
 
         Raises:
             ValueError: the request has ended, or its prompt is not read yet.
@@ -173,9 +174,9 @@ class Session:
         return branch
 
     def drop(self, generation: Generation) -> None:
-        """End a branch that is not wanted any more, and free its caches."""
+        """End a branch that is no longer needed, and free its caches."""
         generation.cancel()
-        _ = generation.running  # takes note of it
+        _ = generation.running  # the property handles the cancellation
         self.preempt(generation)
 
     # -- reading prompts --------------------------------------------------------------------
@@ -187,7 +188,7 @@ class Session:
         return drafter
 
     def _open(self, generations: Sequence[Generation], previous: Sequence[Earlier | None]) -> None:
-        """Read prompts, and the text of those that go on, at once."""
+        """Read prompts immediately, including the output of resumed requests."""
         if not generations:
             return
         requests = [g.request for g in generations]
@@ -195,7 +196,8 @@ class Session:
         self._join(generations, open_sequences(self.stage, requests, prompts, previous))
 
     def _join(self, generations: Sequence[Generation], sequences: Sequence[SequenceState]) -> None:
-        """Give requests their sequences; a drafter is told of what a preempted one has written."""
+        """Assign sequences to requests; the output of a preempted request is committed to the
+        drafter."""
         for generation, sequence in zip(generations, sequences, strict=True):
             if generation.output:
                 sequence.counters = generation.counters
@@ -208,17 +210,18 @@ class Session:
     def _begin_reading(
         self, generation: Generation, text: tuple[int, ...], chunk: int, begun: float
     ) -> None:
-        """Start a cache over the first token, which reads nothing."""
+        """Start a cache with only the first token, which requires no forward."""
         [cache] = self.stage.model.start([Prompt(token_ids=text[:1])])
         self._reading.append(_Reading(generation, cache, as_ids(text[1:]), chunk, begun))
 
     def _read_alone(self, reading: Sequence[_Reading]) -> None:
-        """Read the parts that wait, in a forward of their own."""
+        """Read the pending parts in a separate forward."""
         run_round(self.stage, [], [], [part.cache for part in reading])
         self._join_read()
 
     def _join_read(self) -> None:
-        """Let requests join whose last part waits in their cache: it is read in the first round."""
+        """Add requests whose last prompt part is pending in their cache: their first round reads
+        it."""
         ready = [part for part in self._reading if len(part.left) <= part.chunk]
         self._reading = [part for part in self._reading if len(part.left) > part.chunk]
         for part in ready:
@@ -234,10 +237,10 @@ def generate(
     generations: Sequence[Generation],
     previous: Sequence[Earlier | None] | None = None,
 ) -> Iterator[list[Generation]]:
-    """Run rounds until every request has ended; yields those that advanced, round by round.
+    """Run rounds until every request has ended; yield the requests that advanced, round by round.
 
-    Raises `ContextError` before a token is written when a prompt does not fit: one with images is
-    known to fit once it has been read.
+    Raises `ContextError` before any token is generated if a prompt does not fit. For a prompt with
+    images, this is known only after it is read.
     """
     if any(g.request.output for g in generations):
         raise ValueError("a generation is run once; make a new one to write on")
@@ -248,13 +251,13 @@ def generate(
 
 
 def _plain(prompt: Prompt) -> bool:
-    """Whether a prompt is token ids alone, which may be read in parts."""
+    """Whether a prompt consists of token ids only and may therefore be read in parts."""
     others = (prompt.embeddings, prompt.positions, prompt.context, prompt.axes, prompt.image_prompt)
     return all(part is None for part in others)
 
 
 def _with_output(request: Request) -> Prompt:
-    """What is read of a request: its prompt, and what was written before it was preempted."""
+    """The prompt together with the tokens that were generated before the preemption."""
     if not request.output:
         return request.prompt
     return Prompt(token_ids=(*request.prompt.token_ids, *request.output))

@@ -1,4 +1,4 @@
-"""The levels of the nest, and one request at one level."""
+"""A stage (one verifier with its drafter), and the state of one request at a stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from outrider.protocols import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One level of the nest: a model that verifies, and what drafts for it."""
+    """One level of the nesting: a model that verifies, and the drafter that proposes for it."""
 
     name: str
     model: LanguageModel
@@ -30,7 +30,7 @@ class Stage:
 
     @property
     def image_token_ids(self) -> frozenset[int]:
-        """Ids that stand for images and are never drafted (`models/vision/image_model.py`)."""
+        """Ids that represent images and are never drafted (`models/vision/image_model.py`)."""
         return self.model.info.image_token_ids
 
 
@@ -39,11 +39,11 @@ class SequenceState:
     """One request at one stage.
 
     Attributes:
-        request: what is asked.
-        cache: the verifier's.
-        drafting: what `Stage.drafter` keeps for the request.
-        tail: what inner rounds accepted but nobody committed yet.
-        counters: of this tier.
+        request: the request.
+        cache: the cache of the verifier.
+        drafting: the state of `Stage.drafter` for the request.
+        tail: tokens that inner rounds accepted but that are not committed yet.
+        counters: the counters of this tier.
     """
 
     request: Request
@@ -59,17 +59,17 @@ class SequenceState:
 
     @property
     def state(self) -> DrafterState:
-        """The state of the drafter itself, where `Deferred` stands in front of it."""
+        """The state of the drafter itself; a `Deferred` wrapper is removed."""
         deferred = isinstance(self.drafting, DeferredState)
         return self.drafting.inner if deferred else self.drafting
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a request has taught its stage, without its text.
+    """What a stage has learned during a request, without the text of the request.
 
     Attributes:
-        counters: of the verifying tier.
+        counters: the counters of the verifying tier.
     """
 
     counters: Counters
@@ -78,12 +78,12 @@ class Learned:
 
 
 Earlier = SequenceState | Learned
-"""What an earlier request leaves to a later one."""
+"""State of an earlier request that a later request can reuse."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What happened to each sequence in one round."""
+    """The result of one round, per sequence."""
 
     drafts: list[Draft]
     rows: list[Rows]

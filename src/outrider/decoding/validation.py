@@ -1,4 +1,4 @@
-"""What may be verified of a draft: the part that keeps to the budget and to the vocabulary."""
+"""Restricts drafts to the budget and to the verifier's vocabulary."""
 
 from dataclasses import replace
 
@@ -11,10 +11,11 @@ from outrider.protocols import AcceptanceRule
 
 
 def budget_of(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> Budget:
-    """How much may be drafted for `sequence`, which shares its forward with `batch` requests.
+    """The draft budget for `sequence`; `batch` is the number of requests that share its forward.
 
-    A draft ends, next token included, before the target itself changes (`Cache.horizon`). Below
-    the target a change can cost acceptance but not alter the text, and comes with the next commit.
+    A draft, next token included, ends before the target itself changes (`Cache.horizon`). For a
+    verifier below the target, a change can lower the acceptance rate but cannot alter the text; it
+    takes effect with the next commit.
     """
     horizon = sequence.cache.horizon if stage.tier == 0 else None
     reach = limit if horizon is None else min(limit, horizon - 1)
@@ -22,7 +23,8 @@ def budget_of(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> 
 
 
 def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:
-    """Drop the nodes that exceed the budget or that the verifier may not write, with all below."""
+    """Drop nodes that exceed the budget or that the verifier cannot write, and their
+    descendants."""
     tokens, vocab_size, image_token_ids = (
         draft.tokens,
         stage.model.info.vocab_size,
@@ -47,13 +49,14 @@ def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:
 
 
 def readable(draft: Draft, vocab_size: int) -> Draft:
-    """`draft` as the verifier can read it; rows of tokens that it does not have are not used."""
+    """`draft` with token ids that the verifier can read. The rows of replaced tokens are not
+    used."""
     if not len(draft) or draft.tokens.max() < vocab_size:
         return draft
     return replace(draft, tokens=np.minimum(draft.tokens, vocab_size - 1))
 
 
 def _refuses(rule: AcceptanceRule) -> bool:
-    """Whether the rule must see tokens that the verifier does not have: that one was drawn and is
-    refused is part of the distribution of what follows."""
+    """Whether the rule must judge tokens that are not in the verifier's vocabulary. Their rejection
+    is part of the distribution of the next token."""
     return rule.needs.probs and rule.exactness is Exactness.DISTRIBUTION

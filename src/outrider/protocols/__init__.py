@@ -1,4 +1,7 @@
-"""The contracts between packages. Everything else in the package is one side of one of these."""
+"""The contracts between the packages: models, caches, drafters, rules, policies and requests.
+
+Every other package implements or uses one of these protocols.
+"""
 
 from outrider.protocols.cache import Cache, CacheReport
 from outrider.protocols.drafter import Drafter, DrafterState

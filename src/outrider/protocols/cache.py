@@ -1,4 +1,4 @@
-"""What a model remembers of one text."""
+"""The cache of one model for one text: key-value rows, or an equivalent state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from outrider.core.types import (
 
 @dataclass(slots=True)
 class CacheReport:
-    """How a text was read, for reports; nothing is decided by it.
+    """How a text was read. It is used in reports only and does not influence decoding.
 
     Attributes:
-        vision_seconds: encoding its images.
-        reading: which parts of a long input were read (`context.reading.Reading`); None: all.
-        guidance: the scale of classifier-free guidance; None: there is none.
+        vision_seconds: wall-clock seconds spent on encoding the images.
+        reading: which parts of a long input were read (`context.reading.Reading`); None: all of it.
+        guidance: the scale of classifier-free guidance; None: no guidance is used.
     """
 
     vision_seconds: float = 0.0
@@ -27,12 +27,12 @@ class CacheReport:
 
 @runtime_checkable
 class Cache(Protocol):
-    """What one model remembers of one text.
+    """The cache of one model for one text.
 
-    `text` is the prompt and the committed output. Its last tokens, at least one, are `pending`:
-    the model has not read them yet, and the first forward of a round feeds them first. Later
-    forwards append speculative rows, numbered from 0 since the last commit; a row's parent is an
-    earlier row, or -1 for the last token of the text.
+    `text` is the prompt followed by the committed output. Its last tokens, at least one, are
+    `pending`: the model has not read them yet, and the first forward of a round reads them first.
+    Later forwards append speculative rows, numbered from 0 since the last commit. The parent of a
+    row is an earlier row, or -1 for the last token of the text.
     """
 
     @property
@@ -57,33 +57,37 @@ class Cache(Protocol):
 
     @property
     def room(self) -> int:
-        """How many tokens may still follow `text` in this model's context window."""
+        """How many more tokens fit after `text` in this model's context window."""
         ...
 
     @property
     def horizon(self) -> int | None:
-        """Generated tokens until the model itself changes; no draft crosses it. None: never."""
+        """Number of generated tokens until the model itself changes, for example because it selects
+        other parts of its prompt. No draft goes past this point. None: the model never changes."""
         ...
 
     @property
     def report(self) -> CacheReport:
-        """How the text was read."""
+        """How the text was read, for reports."""
         ...
 
     def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
-        """Rows that spell the longest prefix of `tokens`, never all of them: the last token is
-        left to be fed (again), since its row's logits are gone."""
+        """Indices of the rows that match the longest prefix of `tokens`. The match never covers all
+        of `tokens`: the last token is always fed (again), because the logits of its row are not
+        stored."""
         ...
 
     def commit(self, tokens: Sequence[int] | IntArray) -> None:
-        """Append emitted tokens to the text. Keeps the rows that spell their longest prefix,
-        drops the others, makes the remainder pending. With no tokens it forgets the round."""
+        """Append emitted tokens to the text. The rows that match the longest prefix of `tokens` are
+        kept, the other speculative rows are dropped, and the remaining tokens become pending. With
+        no tokens, all speculative rows of the round are dropped."""
         ...
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first `length` (at least 1) tokens of the text."""
+        """Drop everything after the first `length` (at least 1) tokens of the text."""
         ...
 
     def fork(self) -> "Cache":
-        """An independent copy; storage is shared until one of the two writes."""
+        """Return an independent copy; the storage is shared until one of the two caches is
+        written."""
         ...

@@ -1,4 +1,4 @@
-"""Whatever proposes tokens."""
+"""The contract of drafters: anything that proposes tokens."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -15,66 +15,70 @@ from outrider.protocols.request import Request
 from outrider.protocols.rule import Needs
 
 DrafterState = Any
-"""What one drafter keeps of one request. Each drafter has a type of its own, and nothing else reads
-it: states are handed back to the drafter that made them."""
+"""What a drafter stores for one request. Each drafter has its own state type. Only the drafter that
+created a state reads it; all other code passes it through unchanged."""
 
 
 @runtime_checkable
 class Drafter(Protocol):
-    """Whatever proposes. State is passed in, never kept; all verbs take a list of requests."""
+    """Proposes drafts. All state is passed in as arguments; every method works on a list of
+    requests."""
 
     @property
     def name(self) -> str:
-        """The source its tokens are counted under."""
+        """The source under which its tokens are counted."""
         ...
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """What its drafts are booked under (`Draft.origin`)."""
+        """The origins under which its drafts are counted (`Draft.origin`)."""
         ...
 
     @property
     def draw(self) -> Draw:
-        """How it picks siblings."""
+        """How the drafter selects the children of a node."""
         ...
 
     @property
     def gives(self) -> Needs:
-        """What its drafts can carry."""
+        """Which optional fields (probabilities, reference) its drafts can carry."""
         ...
 
     @property
     def learns(self) -> bool:
-        """Whether it learns from rows in `observe`, so that its drafts may depend on tokens that a
-        verifier turned down. Where an outer rule draws such tokens again by the same noise, the
-        pairing is refused."""
+        """Whether the drafter learns from rows in `observe`. Its drafts may then depend on tokens
+        that a verifier rejected. The combination is an error where an outer rule would draw such
+        tokens again with the same noise."""
         ...
 
     def bind(self, needs: Needs, tier: int) -> "Drafter":
-        """The same drafter, made to fill what `needs` names, as tier `tier` (the target is 0).
-        Raises `StrategyError` when it can not."""
+        """Return the same drafter, configured to supply what `needs` names, as tier `tier` (the
+        target is tier 0). Raises `StrategyError` when it cannot supply it."""
         ...
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[DrafterState | None] | None = None
     ) -> list[DrafterState]:
-        """One state a request. A state in `previous` is taken over: the next turn of a talk."""
+        """Return one state per request. A state in `previous`, for example from the previous turn
+        of a conversation, is reused."""
         ...
 
     def propose(
         self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """One draft a request. A tail is what inner rounds accepted but nobody committed yet."""
+        """Return one draft per request. A tail holds tokens that inner rounds accepted but that are
+        not committed yet."""
         ...
 
     def observe(self, states: Sequence[DrafterState], verified: Sequence[Verified]) -> None:
-        """Learn from a verification; called once for every verifying tier, if it `learns`."""
+        """Learn from a verification. Called once per verifying tier, and only if the drafter
+        `learns`."""
         ...
 
     def commit(self, states: Sequence[DrafterState], tokens: Sequence[IntArray]) -> None:
-        """Take note of emitted tokens; called by the outermost loop alone."""
+        """Record emitted tokens. Only the outermost loop calls this method."""
         ...
 
     def counters(self, state: DrafterState) -> dict[str, Counters]:
-        """What the tiers inside this drafter counted for one request, outermost first."""
+        """The counters of the tiers inside this drafter for one request, outermost tier first."""
         ...

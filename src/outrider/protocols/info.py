@@ -1,4 +1,4 @@
-"""What a model tells about itself."""
+"""What the other packages need to know about a model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,30 +18,31 @@ def _no_bytes() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """A record of one model. Wrappers make theirs with `dataclasses.replace`.
+    """The properties of one model. Wrappers derive theirs with `dataclasses.replace`.
 
-    The fingerprint and the bytes of a token can take time to find out (weights are hashed, a cache
-    is measured), so the record holds functions for them, which are called once, when first asked.
+    The fingerprint and the bytes per token can be slow to compute (weights are hashed, a cache is
+    measured). The record therefore holds functions for them, which are called once, on first
+    access.
 
     Attributes:
-        name: how errors and reports call the model.
+        name: the name of the model in errors and reports.
         vocab_size: width of its logits.
-        context_length: most tokens it can read.
-        find_fingerprint: makes `fingerprint`.
-        find_bytes_per_token: makes `bytes_per_token`.
-        end_ids: tokens after which nothing follows.
-        generation_defaults: what generation_config.json recommends (`temperature`, ...), as found.
-        image_token_ids: ids that stand for images. They are read, and never drafted. Empty: the
+        context_length: the largest number of tokens that it can read.
+        find_fingerprint: computes `fingerprint`.
+        find_bytes_per_token: computes `bytes_per_token`.
+        end_ids: tokens after which generation ends.
+        generation_defaults: what generation_config.json recommends (`temperature`, ...), unchanged.
+        image_token_ids: ids that represent images. They are read, but never drafted. Empty: the
             model reads no images.
-        exactness: what its text is, compared with that of the model it stands for.
-        reads_axes: whether a token may stand at several places (`Prompt.axes`).
-        batch_invariant: whether a row is the same, bit for bit, whatever else a forward reads.
-        device: where ids are read and logits lie.
-        dtype: of the weights; None where there are none.
-        num_parameters: numbers in all weights, tied ones once; None where it is unknown.
-        weight_bytes: bytes of weights that one forward reads; None where it is unknown.
-        threads_of: how many CPU threads share a forward of so many rows; None where that is up to
-            PyTorch.
+        exactness: how its text compares with the text of the model that it replaces.
+        reads_axes: whether a token may have several position axes (`Prompt.axes`).
+        batch_invariant: whether a row is bit-identical regardless of what else a forward reads.
+        device: where ids are read and logits are stored.
+        dtype: of the weights; None for a model without weights.
+        num_parameters: number of weights, tied weights counted once; None if unknown.
+        weight_bytes: bytes of weights that one forward reads; None if unknown.
+        threads_of: maps the number of rows of a forward to the number of CPU threads used; None
+            where PyTorch decides.
     """
 
     name: str
@@ -63,10 +64,10 @@ class ModelInfo:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when the weights change; calibrations are saved with it."""
+        """A hash that changes when the weights change; calibrations are stored under it."""
         return self.find_fingerprint()
 
     @cached_property
     def bytes_per_token(self) -> int:
-        """Bytes of cache that one token takes; 0 where nothing is kept."""
+        """Bytes of cache per token; 0 for a model that caches nothing."""
         return self.find_bytes_per_token()

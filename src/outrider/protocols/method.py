@@ -1,8 +1,8 @@
-"""A method that a user can name, described in the file that implements it.
+"""The description of a method that a user can select by name.
 
 Each drafter, growth, rule, policy, selector and guidance method declares one record, `METHOD`, at
-the end of its file. `strategy/catalogue.py` lists the files. The command line, `load`, the bench,
-the exactness matrix and `docs/methods.md` read the records.
+the end of its file. `strategy/catalogue.py` lists the files. The command line, `load`, the
+benchmarks, the exactness matrix and `docs/methods.md` read the records.
 """
 
 from collections.abc import Mapping
@@ -15,21 +15,22 @@ from outrider.core.types import Exactness
 
 Made = TypeVar("Made", covariant=True)
 Value = int | float | str | bool | tuple[int, ...] | None
-"""A value of an option, as text and Python give it."""
+"""The value of an option, in the types that both the command line and Python can express."""
 
 _PLAIN = (bool, int, float, str, NoneType)
 _INTERNAL = frozenset({"name", "origin", "needs", "tier", "with_probs"})
-"""Fields that the strategy sets, not the user."""
+"""Fields that the strategy sets; they are not options for the user."""
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}
 
 
 @dataclass(frozen=True, slots=True)
 class Paper:
-    """Where the idea is from.
+    """The publication that introduces a method.
 
     Attributes:
-        title: of the paper or of the method, with authors and year where there is no identifier.
+        title: title of the paper or name of the method; with authors and year if there is no
+            identifier.
         arxiv: its arXiv identifier, or empty.
     """
 
@@ -41,7 +42,7 @@ class Paper:
 
     @property
     def url(self) -> str:
-        """The address of the paper, or empty."""
+        """The address of the paper, or empty if it has no arXiv identifier."""
         return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
 
 
@@ -50,10 +51,10 @@ class Option:
     """One option of a method.
 
     Attributes:
-        name: of the field.
-        types: the plain types that it takes.
-        default: its value when not given.
-        required: whether it must be given.
+        name: name of the field.
+        types: the plain types that the option accepts.
+        default: the value that is used when the option is not given.
+        required: whether the option must be given.
     """
 
     name: str
@@ -62,10 +63,10 @@ class Option:
     required: bool = False
 
     def read(self, method: str, value: Value) -> Value:
-        """`value`, a whole number made a float where one is expected.
+        """Check `value` and return it; a whole number is converted where a float is expected.
 
         Raises:
-            OptionError: it is of another type.
+            OptionError: the value has a type that the option does not accept.
         """
         if isinstance(value, tuple):
             if tuple in self.types:
@@ -80,7 +81,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What it takes, in words."""
+        """The accepted types in words, for error messages."""
         words = [_WORDS[kind] for kind in self.types if kind in _WORDS]
         words += ["numbers in parentheses, as (4,2,1)"] if tuple in self.types else []
         words += ["none"] if NoneType in self.types else []
@@ -92,19 +93,19 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method(Generic[Made]):
-    """One method, described.
+    """The description of one method.
 
     Attributes:
-        name: how the command line and `load` call it; the name of its file, with `-` for `_`.
-        cls: the class that implements it; its plain fields are the options.
-        summary: what it does, in one line.
-        paper: where the idea is from; None where it is common knowledge.
-        promise: what the text is promised to be. A drafter promises `identical`: the rule alone
-            can lower that.
-        needs: what it can not do without, beside the target; empty for nothing.
-        memory: what it keeps, in bytes for a vocabulary of V or a text of n tokens.
-        defaults: options that a build by name sets otherwise than the class.
-        more: options beside the fields of the class; the build by name handles them.
+        name: the name for the command line and `load`: the name of its file, with `-` for `_`.
+        cls: the class that implements the method; its plain fields are the options.
+        summary: what the method does, in one line.
+        paper: the publication that introduces it; None for common knowledge.
+        promise: the exactness of the text. A drafter promises `identical`: only the rule can lower
+            the promise.
+        needs: what the method requires in addition to the target; empty if nothing.
+        memory: what it stores, in bytes for a vocabulary of V or a text of n tokens.
+        defaults: options for which a build by name uses another default than the class.
+        more: options in addition to the fields of the class; the build by name handles them.
     """
 
     name: str
@@ -119,7 +120,7 @@ class Method(Generic[Made]):
 
     @property
     def options(self) -> dict[str, Option]:
-        """Options by name, with the defaults of a build by name."""
+        """All options by name, with the defaults that a build by name uses."""
         found = plain_options(self.cls) | {option.name: option for option in self.more}
         return {
             name: replace(option, default=self.defaults[name], required=False)
@@ -129,11 +130,11 @@ class Method(Generic[Made]):
         }
 
     def settings(self, given: Mapping[str, Value]) -> dict[str, Value]:
-        """Keywords for `cls`: the defaults of this record, with `given` over them.
+        """Keyword arguments for `cls`: the defaults of this record, overridden by `given`.
 
         Raises:
-            OptionError: an option that the method does not have, with the nearest, a value of
-                another type, or an option that must be given and is not.
+            OptionError: the method has no such option (the message suggests the nearest one), a
+                value has the wrong type, or a required option is missing.
         """
         known = self.options
         unknown = {name: value for name, value in given.items() if name not in known}
@@ -148,12 +149,12 @@ class Method(Generic[Made]):
         return {**self.defaults, **read}
 
     def build(self, given: Mapping[str, Value]) -> Made:
-        """The method with these options. Raises `OptionError` for a wrong one."""
+        """Build the method with these options. Raises `OptionError` for an invalid option."""
         return self.cls(**self.settings(given))
 
 
 def plain_options(cls: type) -> dict[str, Option]:
-    """The fields of a dataclass that numbers, names and numbers in parentheses can fill."""
+    """The fields of a dataclass whose values are numbers, names or tuples of numbers."""
     if not is_dataclass(cls):
         return {}
     hints = get_type_hints(cls)
@@ -171,7 +172,8 @@ def _default(one: "Field[Value]") -> Value:
 
 
 def _plain_types(hint: object) -> tuple[type, ...]:
-    """The plain types of an annotation; empty where nothing plain but None fits it."""
+    """The plain types of an annotation; empty if the annotation accepts no plain type besides
+    None."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds: list[type] = []
     for part in parts:
@@ -183,7 +185,7 @@ def _plain_types(hint: object) -> tuple[type, ...]:
 
 
 def text_of(value: Value) -> str:
-    """A value as the expressions of the command line write it."""
+    """The text form of a value, in the syntax of command-line expressions."""
     if isinstance(value, tuple):
         return f"({','.join(map(str, value))})"
     if value is None or isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Models that read tokens and return logits, and what some of them can do besides."""
+"""Models that read tokens and return logits, and the optional capabilities of some of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,16 @@ from outrider.protocols.info import ModelInfo
 from outrider.sampling import Sampler
 
 TokenEmbedding = Callable[[Sequence[int] | IntArray], Tensor]
-"""From token ids `[n]` to the rows `[n, hidden]` that a model reads for them."""
+"""Maps token ids `[n]` to the input embeddings `[n, hidden]` of the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Tokens one forward appends to one cache (after its pending ones, if those are unread).
+    """The tokens that one forward appends to one cache, after its pending tokens if those are
+    unread.
 
-    `parents` are row numbers since the last commit; None continues from the newest row.
+    `parents` are row numbers since the last commit; with None, the tokens continue from the newest
+    row.
     """
 
     cache: Cache
@@ -36,22 +38,23 @@ class Segment:
 
 @runtime_checkable
 class Capabilities(Protocol):
-    """What some models can do besides reading. Each is an object that does it, which may be the
-    model itself, or None where this model can not. Every model declares all of them."""
+    """Optional capabilities of models. Each attribute is an object that implements the capability,
+    which may be the model itself, or None if the model does not support it. Every model declares
+    all attributes."""
 
     @property
     def layered(self) -> "Layered | None":
-        """Runs a part of its layers, over the same caches."""
+        """Runs a subset of its layers, on the same caches."""
         ...
 
     @property
     def segmented(self) -> "Segmented | None":
-        """Rearranges its caches."""
+        """Removes, moves and inserts rows of its caches."""
         ...
 
     @property
     def chain_decoder(self) -> "ChainDecoder | None":
-        """Writes chains in one call."""
+        """Generates a whole chain of tokens in one call."""
         ...
 
     @property
@@ -61,51 +64,54 @@ class Capabilities(Protocol):
 
     @property
     def selector(self) -> "ContextSelector | None":
-        """Reads parts of a long input, other ones while it writes."""
+        """Reads selected parts of a long input and can change the selection during generation."""
         ...
 
     @property
     def embed(self) -> TokenEmbedding | None:
-        """Its input embeddings; without them it reads no `Prompt.embeddings`."""
+        """The input embeddings; None: the model cannot read `Prompt.embeddings`."""
         ...
 
 
 @runtime_checkable
 class LanguageModel(Capabilities, Protocol):
-    """A model that reads tokens and gives logits for the rows asked for."""
+    """A model that reads tokens and returns logits for the requested rows."""
 
     @property
     def info(self) -> ModelInfo:
-        """What it is."""
+        """The properties of the model: name, vocabulary, window, device."""
         ...
 
     def start(
         self, prompts: Sequence[Prompt], reuse: Sequence[Cache | None] | None = None
     ) -> Sequence[Cache]:
-        """Read all but the last token of each prompt; one cache each, the last token pending.
+        """Read all but the last token of each prompt; return one cache each, with the last token
+        pending.
 
-        Equal prompts (the same object) are read once and forked. A cache in `reuse` is taken over:
-        what it shares with the prompt is not read again. Raises `ContextError`.
+        Equal prompts (the same object) are read once and the cache is forked. A cache in `reuse` is
+        taken over: the prefix that it shares with the prompt is not read again. Raises
+        `ContextError`.
         """
         ...
 
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
-        """Read the segments in one pass; `want[i]` names the rows of segment i to return.
+        """Read the segments in one pass; `want[i]` lists the rows of segment i to return.
 
-        -1 is the row of the last pending token; only rows fed by this very forward can be had.
+        -1 is the row of the last pending token. Only rows that this forward computes can be
+        returned.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ChainRequest:
-    """A chain that a model is to write by itself.
+    """A chain of tokens that a model generates in one call.
 
     Attributes:
-        segment: ends with the row that the first token of the chain follows.
+        segment: its last row is the one that the first token of the chain follows.
         sampler: chooses the tokens.
-        generated: tokens that were written before the first one.
-        depth: most tokens of the chain.
+        generated: tokens that were generated before the chain.
+        depth: the largest number of tokens in the chain.
     """
 
     segment: Segment
@@ -116,50 +122,52 @@ class ChainRequest:
 
 @runtime_checkable
 class ChainDecoder(Protocol):
-    """Writes a chain in one call: compiled, or on the device of the model."""
+    """Generates a chain in one call, as compiled code or on the device of the model."""
 
     def write_chains(
         self, chains: Sequence[ChainRequest], confidence: float = 0.0
     ) -> list[IntArray] | None:
-        """Write each chain, as its sampler chooses the tokens.
+        """Generate each chain with the tokens that its sampler chooses.
 
-        The rows of all but the last token are read and noted in the cache, as a loop of
-        forwards would. Nothing follows an end token. An array that ends sooner, without one, says
-        that the logits after it were unusable. None, with nothing done, where a sampler does more
-        than the model knows, or it can not stop early.
+        The rows of all tokens but the last are computed and recorded in the cache, as a loop of
+        forwards would do. A chain stops after an end token. An array that is shorter without an end
+        token means that the next logits were unusable. The result is None, and nothing is changed,
+        if a sampler uses options that the model does not support, or if the model cannot stop
+        early.
 
-        With a `confidence`, writing ends after a token that was chosen where no token had this
-        probability, at the sampler's temperature (1 where that is 0) and before the other warps.
+        With `confidence` above 0, a chain stops after a token that was chosen while no token had
+        this probability, measured at the sampler's temperature (1 where that is 0) and before the
+        other warps.
         """
         ...
 
 
 @runtime_checkable
 class Layered(Protocol):
-    """Drafts with a part of the model's layers: the same weights, and the same cache up to the end
-    of the text."""
+    """Drafts with a subset of the model's layers. The weights are the same, and so is the cache up
+    to the end of the text."""
 
     @property
     def num_layers(self) -> int:
-        """Layers of the whole model."""
+        """Number of layers of the whole model."""
         ...
 
     def subset(self, layers: LayerSet) -> LanguageModel:
-        """The model made of `layers` alone. Takes no memory and no time worth naming; it reads
-        caches of the whole model, borrowed ones and others. Raises `StrategyError` where layers
-        can not be left out."""
+        """The model that consists of `layers` only. Creating it takes almost no memory or time. It
+        reads caches of the whole model, borrowed or not. Raises `StrategyError` if layers cannot be
+        left out."""
         ...
 
     def borrow(self, cache: Cache) -> Cache:
-        """A cache that has the text and the committed rows of `cache`, at any time and by
-        reference, and speculative rows of its own. It may be read only while `cache` has no
-        speculative rows, and its own are gone when `cache` goes on. Raises `StrategyError` for a
-        cache that this model has not filled."""
+        """A cache with speculative rows of its own that refers to the text and the committed rows
+        of `cache`, also after later commits. It may be read only while `cache` has no speculative
+        rows; its own rows are dropped when `cache` advances. Raises `StrategyError` for a cache
+        that this model did not fill."""
         ...
 
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
-        """Final norm and head: what the model would answer if a layer that left these states were
-        its last."""
+        """Apply the final norm and the output head: the logits of the model if the layer that
+        computed these states were its last one."""
         ...
 
 
@@ -167,39 +175,39 @@ class Layered(Protocol):
 class HiddenStates(Protocol):
     """Returns the hidden states of chosen layers, for the rows that a forward returns.
 
-    They are numbered like `output_hidden_states` of transformers: 0 are the embeddings, i is what
-    layer i (counted from 1) leaves, and the last one, `num_layers`, is what the final norm makes of
-    the last layer's. In a model made of a part of the layers (`Layered.subset`) a layer that is
-    left out leaves what it got.
+    States are numbered as in `output_hidden_states` of transformers: 0 is the embeddings, i is the
+    output of layer i (counted from 1), and the last one, `num_layers`, is the output of the last
+    layer after the final norm. In a model with a subset of the layers (`Layered.subset`), the
+    output of an omitted layer equals its input.
     """
 
     @property
     def num_layers(self) -> int:
-        """Layers of the whole model, the largest number of a state."""
+        """Number of layers of the whole model, which is also the largest number of a state."""
         ...
 
     @property
     def width(self) -> int:
-        """Numbers in the state of one row."""
+        """Size of the hidden state of one row."""
         ...
 
     def watch(self, cache: Cache, layers: Sequence[int] | None) -> None:
-        """Let forwards over `cache` return `Rows.states` of these layers, in this order, until it
-        is watched otherwise or a model starts on it anew. None: no more.
+        """Make forwards over `cache` return `Rows.states` of these layers, in this order, until the
+        next call or until a model starts on the cache anew. With None, no states are returned.
 
-        Only these states are kept, and logits stay the same bits.
+        Only these states are stored, and the logits stay bit-identical.
 
         Raises:
             OptionError: there is no such layer.
-            StrategyError: another model has filled `cache`, or this one does not show its states.
+            StrategyError: another model filled `cache`, or this model does not return its states.
         """
         ...
 
 
 @runtime_checkable
 class Segmented(Protocol):
-    """Takes caches apart: committed rows are dropped, moved, and computed in between others that
-    stay."""
+    """Edits caches: committed rows can be dropped or moved, and new rows can be computed between
+    rows that stay."""
 
     @property
     def reads_gaps(self) -> bool:
@@ -207,40 +215,41 @@ class Segmented(Protocol):
         ...
 
     def rearrange(self, caches: Sequence[Cache], texts: Sequence[Sequence[Piece]]) -> None:
-        """Make the text of each cache what its pieces spell, in order; they ascend in position.
+        """Make the text of each cache equal to its pieces, in order; positions are ascending.
 
-        Rows of `Kept` tokens stay as they are, whatever now stands before them; of the other tokens
-        all but the last are read, each seeing the rows before it. Rows that are not kept are gone
-        before new ones are made: a cache never holds more than it held before or holds after.
-        Speculative rows are forgotten; the last token is pending.
+        Rows of `Kept` tokens stay as they are, regardless of what precedes them now. All other
+        tokens except the last one are read, and each attends to the rows before it. Rows that are
+        not kept are removed before new ones are computed, so a cache never holds more than the
+        larger of its old and its new size. Speculative rows are dropped; the last token is pending.
 
         Raises:
             ContextError: the text does not fit into the window.
-            ValueError: kept tokens are not in order, or would have to turn to another position.
+            ValueError: kept tokens are not in order, or would have to move to another position.
         """
         ...
 
 
 @runtime_checkable
 class ContextSelector(Protocol):
-    """Reads only parts of a prompt's long input (`Prompt.context`), and other parts while the
-    answer is being written.
+    """Reads only parts of a prompt's long input (`Prompt.context`), and can select other parts
+    during generation.
 
-    On the target it changes the target; on a drafter it can only cost acceptance.
+    On the target, the selection changes the output distribution; on a drafter, it can only lower
+    the acceptance rate.
     """
 
     @property
     def inner(self) -> LanguageModel:
-        """The model that reads what is selected."""
+        """The model that reads the selected parts."""
         ...
 
     def reads(self, prompt: Prompt) -> int:
-        """Places of its window that `prompt` takes, at most. Raises `ContextError` when not even
-        the instruction fits."""
+        """An upper bound for the number of positions of its window that `prompt` takes. Raises
+        `ContextError` if not even the instruction fits."""
         ...
 
     def refresh(self, caches: Sequence[Cache]) -> None:
-        """Choose again for caches whose `horizon` is 0; the others are left as they are."""
+        """Select again for caches whose `horizon` is 0; other caches are not changed."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Policies that decide how much is drafted."""
+"""The contract of policies, which decide how many tokens are drafted."""
 
 from typing import Protocol, runtime_checkable
 
@@ -10,14 +10,16 @@ from outrider.core.types import (
 
 @runtime_checkable
 class DraftPolicy(Protocol):
-    """How much to draft; decides from counts of the past, never from tokens it then discards."""
+    """Decides how much to draft. The decision depends on counters of past rounds only, never on
+    tokens that are discarded afterwards; otherwise the accepted tokens would be biased."""
 
     @property
     def adaptive(self) -> bool:
-        """Whether what happened to earlier drafts changes the budget. Where that could tell of
-        tokens that an outer rule discarded and draws again, the pairing is refused."""
+        """Whether the results of earlier drafts change the budget. The combination is an error
+        where the budget could depend on tokens that an outer rule discarded and draws again."""
         ...
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """The budget for the next round of one request; `batch` requests share its forward."""
+        """The budget for the next round of one request; `batch` is the number of requests in the
+        forward."""
         ...

@@ -1,4 +1,4 @@
-"""One request, as every tier sees it."""
+"""One request, in the form that all tiers share."""
 
 from dataclasses import dataclass, field
 
@@ -11,12 +11,13 @@ from outrider.sampling import Sampler
 
 @dataclass(slots=True)
 class Request:
-    """One request as every tier sees it. `output` is grown by the outermost loop alone."""
+    """One request, in the form that all tiers share. Only the outermost loop appends to
+    `output`."""
 
     prompt: Prompt
     sampler: Sampler
     output: list[int] = field(default_factory=list)
     draft_prompt: Prompt | None = None
-    """What the lower tiers read, where it differs from the target's prompt."""
+    """The prompt of the lower tiers, if it differs from the target's prompt."""
     target_cache: Cache | None = None
-    """The target's cache, read-only for drafters."""
+    """The cache of the target; drafters may only read it."""

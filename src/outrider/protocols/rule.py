@@ -1,4 +1,4 @@
-"""Rules that decide what is kept of a draft."""
+"""The contract of acceptance rules, which decide which drafted tokens are kept."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from outrider.protocols.view import View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What the rule above a drafter must find in its drafts."""
+    """What the drafts must carry so that the acceptance rule above the drafter can work."""
 
     probs: bool = False
     reference: bool = False
@@ -28,28 +28,28 @@ NO_NEEDS = Needs()
 
 @runtime_checkable
 class AcceptanceRule(Protocol):
-    """Decides which nodes of a draft to keep. It sees no model and no cache."""
+    """Decides which nodes of a draft to keep. It has access to neither the model nor the cache."""
 
     @property
     def needs(self) -> Needs:
-        """What the draft must carry."""
+        """The optional fields that the draft must carry."""
         ...
 
     @property
     def draws(self) -> frozenset[Draw]:
-        """Ways of drawing siblings that it judges correctly."""
+        """The ways of drawing siblings that the rule handles correctly."""
         ...
 
     @property
     def exactness(self) -> Exactness:
-        """What it promises about the text."""
+        """The exactness that the rule guarantees for the text."""
         ...
 
     @property
     def tracks_probs(self) -> bool:
-        """Whether its verdict can name the distribution each emitted token was drawn from."""
+        """Whether its verdict includes the distribution that each emitted token was drawn from."""
         ...
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
-        """Judge `draft` by the rows in `view`."""
+        """Decide which nodes of `draft` to accept, given the verifier's rows in `view`."""
         ...

@@ -1,4 +1,4 @@
-"""What an acceptance rule may see: the target's rows, read through the request's own sampler."""
+"""The input of an acceptance rule: the verifier's rows, read with the sampler of the request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,14 +27,14 @@ class View:
     """One request at one verifying tier.
 
     Row 0 of `rows` belongs to the text (node -1), row `i + 1` to node i. Choices and distributions
-    are computed for visited nodes only, and once.
+    are computed only for nodes that the rule visits, and only once.
 
     Attributes:
-        generated: committed output and tail: everything written before the draft.
-        tier: 0 for the target, counted inwards; keeps the noise of two stages apart.
-        name: the tier's name, the source of the tokens it writes itself.
-        model: the verifier's name, for errors.
-        ledger: what this tier has counted for the request so far.
+        generated: committed output and tail: all tokens generated before the draft.
+        tier: 0 for the target, increasing inwards; separates the noise of different stages.
+        name: name of the tier, the source of the tokens that it writes itself.
+        model: name of the verifier, for errors.
+        ledger: the counters of this tier for the request so far.
     """
 
     sampler: Sampler
@@ -50,7 +50,7 @@ class View:
     _distributions: dict[int, Tensor] = field(default_factory=dict)
 
     def logits(self, node: int) -> Float[Tensor, " vocab"]:
-        """The verifier's raw logits for what follows `node`."""
+        """The verifier's raw logits for the token after `node`."""
         return self.rows.logits[node + 1]
 
     def context(self, node: int) -> list[int]:
@@ -64,7 +64,8 @@ class View:
         return before if node < 0 else before + len(path_to(self.draft.parents, node))
 
     def choose(self, node: int) -> int:
-        """The verifier's own choice after `node`. Raises `LogitsError` naming the model."""
+        """The token that the verifier chooses after `node`. Raises `LogitsError` with the model's
+        name."""
         if self.rows.chooser is not None and not self._choices:
             self._choices = self._choose_ahead(self.rows.chooser)
         if node not in self._choices:
@@ -82,7 +83,8 @@ class View:
         return self.sampler.draw(self._support(node), index, Purpose.CHOICE)
 
     def _choose_ahead(self, chooser: RowChooser) -> dict[int, int]:
-        """What the model can choose itself, for all nodes at once: one wait for its device."""
+        """The choices that the model can make itself, for all nodes at once. This needs only one
+        synchronization with its device."""
         depth = np.concatenate(([0], depths(self.draft.parents) + 1))
         chosen = chooser(self.sampler, len(self.generated) + depth)
         return {} if chosen is None else {i - 1: int(t) for i, t in enumerate(chosen) if t >= 0}
@@ -102,8 +104,8 @@ class View:
         return self._supports[node]
 
     def contest(self, node: int) -> Support:
-        """What the choice after `node` was made from: the tokens in play with their log-weights,
-        noise added where there is any. The choice is the best of them."""
+        """The candidate tokens after `node` with their log-weights, with noise added if sampling
+        uses noise. `choose` returns the candidate with the largest value."""
         sampler = self.sampler
         if sampler.params.temperature == 0:
             try:
@@ -116,18 +118,18 @@ class View:
         return Support(support.ids, sampler.perturbed(support, self.index(node), Purpose.CHOICE))
 
     def ends(self, token: int) -> bool:
-        """Whether nothing may follow `token`."""
+        """Whether `token` ends the sequence."""
         return token in self.sampler.end_ids
 
     def draw(self, probs: Float[Tensor, " vocab"], node: int, purpose: Purpose) -> int:
-        """A token for the place after `node`, from `probs` (need not sum to one)."""
+        """Draw the token after `node` from `probs`, which need not sum to one."""
         return self.sampler.draw_from(probs, self.index(node), purpose, self.tier)
 
     def uniform(self, node: int, sibling: int = 0) -> float:
-        """The number that decides whether a child of `node` is accepted."""
+        """The uniform random number that decides whether a child of `node` is accepted."""
         return self.sampler.uniform(self.index(node), Purpose.ACCEPT, self.tier, sibling)
 
 
 def _named(error: LogitsError, model: str) -> LogitsError:
-    """The error with the model's name, and how to fix it."""
+    """The same error with the model's name and a hint that says how to fix it."""
     return LogitsError(f"model {model}: {error.problem}", hint=_HINTS.get(error.problem, ""))

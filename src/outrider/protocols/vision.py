@@ -1,4 +1,4 @@
-"""What makes images readable for a model."""
+"""The contract of vision encoders, which convert images to input embeddings of a model."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -11,18 +11,20 @@ from outrider.core.types import (
 
 @runtime_checkable
 class VisionEncoder(Protocol):
-    """What makes images readable for one model."""
+    """Converts images to input embeddings of one model."""
 
     @property
     def image_token_ids(self) -> frozenset[int]:
-        """Ids that stand for images. They are read, and never drafted."""
+        """Ids that represent images. They are read, but never drafted."""
         ...
 
     def views(self, image_prompt: Sequence[ImagePrompt]) -> list[Prompt]:
-        """What this model reads of each: `token_ids` with placeholders, `embeddings` with the
-        features of the images, and `axes` where it has them. Images are encoded together.
+        """Convert each image prompt to the prompt that this model reads: `token_ids` with
+        placeholders, `embeddings` with the features of the images, and `axes` if the model uses
+        them. Images are encoded together.
 
         Raises:
-            OptionError: a question that its template can not spell, or too many images for it.
+            OptionError: the chat template does not support the messages, or there are too many
+                images.
         """
         ...
