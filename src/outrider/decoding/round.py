@@ -25,14 +25,14 @@ def run_round(
     limits: Sequence[int],
     reading: Sequence[Cache] = (),
 ) -> Round:
-    """Propose, verify, accept and learn. This function commits nothing.
+    """Propose, verify, accept, and let the drafters learn. The caller commits what is accepted.
 
     Args:
-        stage: the models and the rule.
+        stage: the verifier, its drafter, rule and policy.
         sequences: the requests.
-        limits: the largest depth per draft: the number of tokens left of the token limit or the
-            window.
-        reading: caches whose pending tokens, parts of prompts, are read in the same forward.
+        limits: for each request, the maximum depth of a draft: the remaining tokens or context.
+        reading: caches of prompts that are still being read; each reads its pending tokens in the
+            same forward.
     """
     refresh(stage, sequences)
     budgets = [
