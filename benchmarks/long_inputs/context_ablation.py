@@ -2,7 +2,7 @@
 
     python -m benchmarks.long_inputs.context_ablation --data DIR --out runs/ablation
 
-No model runs. Around the defaults (`--base` changes them) each row varies one setting, at
+No model runs. ModelWrapper the defaults (`--base` changes them) each row varies one setting, at
 `--keep-ratio`, over a sample of the documents of `planted_facts`, of 8k to 15k tokens:
 
 - found: share of the cases whose needed chunks are all read, for a need that the instruction states

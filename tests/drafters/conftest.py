@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from outrider.models.llama.decoder import Decoder
-from tests.drafters.layers.own_rigs import LAYERS
+from tests.drafters.layers.layer_rigs import LAYERS
 from tests.models.setups.make_checkpoints import make_checkpoint
 
 

@@ -19,7 +19,7 @@ from outrider.core.types import NO_IDS
 from outrider.guidance.classifier_free import Guided
 from outrider.models.tabular import TabularModel
 from outrider.models.vision.image_model import VisionLanguageModel
-from outrider.models.wrappers.passing import Around
+from outrider.models.wrappers.passing import ModelWrapper
 from outrider.models.wrappers.skipping import SkippingModel
 from outrider.protocols import CAPABILITIES, Cache, Capabilities, ChainRequest, Segment
 from tests.context.toys import Wandering, long_prompt
@@ -165,7 +165,7 @@ def test_a_changed_capability_has_a_reason_and_a_name() -> None:
     assert {kind for kind, _ in CHANGED} <= set(WRAPPERS)
 
 
-class Forgetful(Around):
+class Forgetful(ModelWrapper):
     """Forgets its hidden states, and to open its caches."""
 
     def __init__(self, inner: Any) -> None:
@@ -187,11 +187,11 @@ def test_a_wrapper_that_passes_nothing_on_is_noticed(capability: str) -> None:
 
 
 def test_every_wrapper_is_tested() -> None:
-    """Those that derive from `Around`, and whatever else has the verbs of a model."""
+    """Those that derive from `ModelWrapper`, and whatever else has the verbs of a model."""
     for module in walk_packages(outrider.__path__, "outrider."):
         if module.name.startswith(("outrider.models", "outrider.context", "outrider.guidance")):
             import_module(module.name)
-    derived = {c for c in Around.__subclasses__() if c.__module__.startswith("outrider.")}
+    derived = {c for c in ModelWrapper.__subclasses__() if c.__module__.startswith("outrider.")}
     assert derived == set(WRAPPERS)
     named = {kind.__name__ for kind in WRAPPERS} | RUNNERS
     for file in Path(outrider.__file__).parent.rglob("*.py"):

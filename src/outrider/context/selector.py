@@ -18,7 +18,7 @@ from outrider.context.reading import Reading
 from outrider.context.selection import Selection
 from outrider.core.errors import ContextError
 from outrider.core.types import IntArray, LongContext, Prompt, Rows
-from outrider.models.wrappers.passing import Around, ChainsInside, opened_segment
+from outrider.models.wrappers.passing import ChainsInside, ModelWrapper, opened_segment
 from outrider.protocols import Cache, ChainDecoder, ChainRequest, LanguageModel, Segment
 
 
@@ -42,7 +42,7 @@ class _Change:
     whole: Sequence[int]
 
 
-class Selected(Around):
+class Selected(ModelWrapper):
     """A `LanguageModel` around `inner` that reads a selection of `Prompt.context`.
 
     Prompts without a long input are read by `inner` unchanged. All other capabilities of the inner

@@ -13,12 +13,12 @@ from outrider.core.errors import OptionError
 from outrider.core.types import Exactness, IntArray, Prompt, Rows
 from outrider.guidance.cache import GuidedCache
 from outrider.guidance.mix import mix
-from outrider.models.wrappers.passing import Around, opened_segment
+from outrider.models.wrappers.passing import ModelWrapper, opened_segment
 from outrider.protocols import Cache, LanguageModel, Segment
 from outrider.protocols.method import Method, Paper
 
 
-class Guided(Around):
+class Guided(ModelWrapper):
     """A `LanguageModel` around `inner`, whose logits are `null + scale * (seen - null)`.
 
     `seen` are the logits after the prompt with its images, `null` those after the same prompt with

@@ -19,7 +19,7 @@ from outrider.policies import FixedLength
 from outrider.protocols import Segment
 from outrider.protocols.view import View
 from outrider.sampling import Sampler
-from tests.drafters.layers.own_rigs import LAYERS, PROMPTS, request_of
+from tests.drafters.layers.layer_rigs import LAYERS, PROMPTS, request_of
 from tests.exactness.setups.rigs import outputs, run, stage
 
 pytestmark = pytest.mark.method("del")

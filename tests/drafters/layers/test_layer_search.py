@@ -17,7 +17,7 @@ from outrider.drafters.layers.layer_search import LayerSetSearch, SearchSettings
 from outrider.drafters.layers.swift import Swift
 from outrider.models.llama.decoder import Decoder
 from outrider.protocols import Segment
-from tests.drafters.layers.own_rigs import PROMPTS, QUICK
+from tests.drafters.layers.layer_rigs import PROMPTS, QUICK
 from tests.exactness.setups.rigs import run, stage
 
 pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.method("swift")]
@@ -170,9 +170,9 @@ def test_a_saved_set_can_be_loaded(model: Decoder, folder: Path, tmp_path: Path)
         assert getattr(other.search, name) == getattr(drafter.search, name)
     saved = json.loads(path.read_text())
     for wrong, words in (
-        ("{", "no saved set"),
-        ("[]", "no saved set"),
-        (json.dumps(saved | {"format": 9}), "no saved set"),
+        ("{", "not a saved set"),
+        ("[]", "not a saved set"),
+        (json.dumps(saved | {"format": 9}), "not a saved set"),
         (json.dumps(saved | {"model": "?"}), "another model"),
         (json.dumps(saved | {"score": None}), "no saved search"),
         (json.dumps(saved | {"layers": LayerSet.exit_at(4, 2).to_dict()}), "4 layers"),

@@ -17,7 +17,7 @@ from outrider.models.tabular import TabularModel
 from outrider.models.wrappers.skipping import SkippingModel
 from outrider.protocols import Drafter
 from outrider.strategy import Strategy
-from tests.drafters.layers.own_rigs import PROMPTS, QUICK, all_of, request_of
+from tests.drafters.layers.layer_rigs import PROMPTS, QUICK, all_of, request_of
 from tests.exactness.setups.rigs import run, stage
 
 

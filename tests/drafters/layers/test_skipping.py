@@ -13,7 +13,7 @@ from outrider.models.llama.decoder import Decoder
 from outrider.models.wrappers.skipping import SkippingModel
 from outrider.protocols import LanguageModel, Segment
 from outrider.strategy import Strategy
-from tests.drafters.layers.own_rigs import PROMPTS
+from tests.drafters.layers.layer_rigs import PROMPTS
 from tests.exactness.setups.rigs import outputs, run, stage
 
 pytestmark = [

@@ -13,7 +13,12 @@ from outrider.core.layers import LayerSet
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray, Verified, as_ids
 from outrider.drafters.given import Given
 from outrider.drafters.layers.exit_rates import ExitRates, Floats
-from outrider.drafters.layers.own_layers import OwnLayers, OwnState, full_cache, own_priors
+from outrider.drafters.layers.layer_subset import (
+    LayerSubsetDrafter,
+    LayerSubsetState,
+    full_cache,
+    layer_subset_priors,
+)
 from outrider.drafters.method import DrafterMethod
 from outrider.protocols import Drafter, DrafterState, Request
 from outrider.protocols.method import Paper, Value
@@ -21,7 +26,7 @@ from outrider.sampling import Sampler
 
 
 @dataclass(slots=True)
-class ExitState(OwnState):
+class ExitState(LayerSubsetState):
     """One request. `rounds`: drafts asked for. `watched`: the target's next forward shows what its
     layers hand on."""
 
@@ -38,7 +43,7 @@ _RANGES: Mapping[str, Range] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DynamicExit(OwnLayers):
+class DynamicExit(LayerSubsetDrafter):
     """DEL (Entezari Zarch et al. 2025, arXiv 2504.05598): drafts with layers 1 to E of the target,
     d tokens, where E and d have the most expected tokens per layer (`exit_rates.py`).
 
@@ -86,7 +91,7 @@ class DynamicExit(OwnLayers):
     """Its exits depend on the texts of other requests."""
 
     def __post_init__(self) -> None:
-        OwnLayers.__post_init__(self)
+        LayerSubsetDrafter.__post_init__(self)
         check_ranges(self, _RANGES)
         if self.rates is None:
             wide = self.model.info.vocab_size > self.wide_vocabulary
@@ -103,7 +108,7 @@ class DynamicExit(OwnLayers):
             )
 
     def _state(self, request: Request) -> ExitState:
-        state = OwnLayers._state(self, request)
+        state = LayerSubsetDrafter._state(self, request)
         return ExitState(request, state.cache)
 
     def _propose(
@@ -200,6 +205,6 @@ METHOD = DrafterMethod(
     needs="a target trained for early exits, to be of use",
     memory="none: weights and cache are the target's",
     make=_make,
-    priors=own_priors,
+    priors=layer_subset_priors,
     layered=True,
 )

@@ -7,7 +7,7 @@ from typing import Any
 from outrider.core.layers import LayerSet
 from outrider.core.types import Budget, Draft, IntArray
 from outrider.drafters.given import Given
-from outrider.drafters.layers.own_layers import OwnLayers, own_priors
+from outrider.drafters.layers.layer_subset import LayerSubsetDrafter, layer_subset_priors
 from outrider.drafters.method import DrafterMethod
 from outrider.protocols import Drafter
 from outrider.protocols.method import Paper, Value
@@ -16,7 +16,7 @@ __all__ = ["EvenSkip"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvenSkip(OwnLayers):
+class EvenSkip(LayerSubsetDrafter):
     """The target drafts with evenly spread whole layers, its first and last among them.
 
     Which layers follows from the target speed-up alone, as in Unified Layer Skipping (Liu et al.
@@ -39,7 +39,7 @@ class EvenSkip(OwnLayers):
     layers: LayerSet | None = None
 
     def __post_init__(self) -> None:
-        OwnLayers.__post_init__(self)
+        LayerSubsetDrafter.__post_init__(self)
         count = self.layered.num_layers
         layers = self.layers or LayerSet.for_speedup(count, self.speedup)
         object.__setattr__(self, "layers", layers)
@@ -68,6 +68,6 @@ METHOD = DrafterMethod(
     paper=Paper("Unified Layer Skipping", "2404.06954"),
     memory="none: weights and cache are the target's",
     make=_make,
-    priors=own_priors,
+    priors=layer_subset_priors,
     layered=True,
 )

@@ -11,7 +11,12 @@ from outrider.core.errors import LogitsError, OptionError
 from outrider.core.types import Budget, Draft, IntArray, Rows, as_ids
 from outrider.drafters.given import Given
 from outrider.drafters.layers.layer_search import LayerSetSearch, SearchSettings
-from outrider.drafters.layers.own_layers import OwnLayers, OwnState, full_cache, own_priors
+from outrider.drafters.layers.layer_subset import (
+    LayerSubsetDrafter,
+    LayerSubsetState,
+    full_cache,
+    layer_subset_priors,
+)
 from outrider.drafters.method import DrafterMethod
 from outrider.protocols import Drafter, DrafterState, LanguageModel, Request, Segment
 from outrider.protocols.method import Paper, Value
@@ -20,14 +25,14 @@ _FORMAT = 1
 
 
 @dataclass(slots=True)
-class SwiftState(OwnState):
+class SwiftState(LayerSubsetState):
     """One request; `key` names its text for the search."""
 
     key: Hashable = field(default_factory=object)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Swift(OwnLayers):
+class Swift(LayerSubsetDrafter):
     """SWIFT (Xia et al. 2024, arXiv 2410.06916): layers are left out of the target to draft, and
     which ones is searched during generation, with what was generated as the answer key.
 
@@ -62,7 +67,7 @@ class Swift(OwnLayers):
     """The set depends on the texts of other requests."""
 
     def __post_init__(self) -> None:
-        OwnLayers.__post_init__(self)
+        LayerSubsetDrafter.__post_init__(self)
         if self.search is None:
             search = LayerSetSearch(self.layered.num_layers, self.settings)
             object.__setattr__(self, "search", search)
@@ -103,7 +108,7 @@ class Swift(OwnLayers):
     # -- the verbs --------------------------------------------------------------------------
 
     def _state(self, request: Request) -> SwiftState:
-        state = OwnLayers._state(self, request)
+        state = LayerSubsetDrafter._state(self, request)
         return SwiftState(request, state.cache)
 
     def _propose(
@@ -113,7 +118,7 @@ class Swift(OwnLayers):
 
     def commit(self, states: Sequence[DrafterState], tokens: Sequence[IntArray]) -> None:
         """The target has gone on; with enough text, another set is tried."""
-        OwnLayers.commit(self, states, tokens)
+        LayerSubsetDrafter.commit(self, states, tokens)
         if self.search.done:
             self.search.prompt = None
             return
@@ -169,6 +174,6 @@ METHOD = DrafterMethod(
     paper=Paper("SWIFT", "2410.06916"),
     memory="none: weights and cache are the target's",
     make=_make,
-    priors=own_priors,
+    priors=layer_subset_priors,
     layered=True,
 )

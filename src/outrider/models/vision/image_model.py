@@ -9,11 +9,11 @@ from dataclasses import replace
 from time import perf_counter
 
 from outrider.core.types import IntArray, Prompt, Rows
-from outrider.models.wrappers.passing import Around
+from outrider.models.wrappers.passing import ModelWrapper
 from outrider.protocols import Cache, LanguageModel, Segment, VisionEncoder
 
 
-class VisionLanguageModel(Around):
+class VisionLanguageModel(ModelWrapper):
     """A `LanguageModel` around `inner`, whose `start` turns images into prompts for `inner`.
 
     Caches and all other capabilities are those of `inner`. `Cache.report` holds the seconds for

@@ -1,6 +1,6 @@
 """Passes the capabilities of an inner model on to a wrapper, over the inner caches.
 
-A wrapper defines how one of its caches maps to the inner cache; `Around` then passes every
+A wrapper defines how one of its caches maps to the inner cache; `ModelWrapper` then passes every
 capability on. A wrapper that changes or lacks a capability sets it afterwards.
 """
 
@@ -30,7 +30,7 @@ Opening = Callable[[Cache], Cache]
 """Maps a cache of a wrapper to the cache of the inner model."""
 
 
-class Around:
+class ModelWrapper:
     """A model around `inner`, with all of its capabilities; subclasses add `start` and `forward`.
 
     Attributes:

@@ -15,12 +15,12 @@ from outrider.core.checks import Range
 from outrider.core.errors import StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS, Exactness, IntArray, Prompt, Rows, as_ids
-from outrider.models.wrappers.passing import Around
+from outrider.models.wrappers.passing import ModelWrapper
 from outrider.protocols import Cache, LanguageModel, Segment
 from outrider.protocols.method import Method, Paper
 
 
-class SkippingModel(Around):
+class SkippingModel(ModelWrapper):
     """A `LanguageModel` that reads prompts like `model` and writes with evenly spread layers.
 
     All tokens of a prompt pass all layers, the last one included, so the first token of the answer

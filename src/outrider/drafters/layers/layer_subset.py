@@ -27,14 +27,14 @@ from outrider.policies import Source
 from outrider.policies.confidence import BelowThreshold
 from outrider.protocols import NO_NEEDS, DrafterState, LanguageModel, Layered, Needs, Request
 
-D = TypeVar("D", bound="OwnLayers")
+D = TypeVar("D", bound="LayerSubsetDrafter")
 
 _MOST_PARTS = 64
 """Parts of the model that are kept ready; a search asks for many once."""
 
 
 @dataclass(slots=True)
-class OwnState(ModelState):
+class LayerSubsetState(ModelState):
     """One request; `layers` are those that read the rows its borrowed cache holds."""
 
     layers: LayerSet | None = None
@@ -45,7 +45,7 @@ _CONFIDENCE = Range(0.0, 1.0, optional=True, hint="Give a chance from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnLayers:
+class LayerSubsetDrafter:
     """What the drafters of this kind share.
 
     Attributes:
@@ -111,14 +111,14 @@ class OwnLayers:
         """
         return [self._state(request) for request in requests]
 
-    def _state(self, request: Request) -> OwnState:
+    def _state(self, request: Request) -> LayerSubsetState:
         if request.target_cache is None:
             raise StrategyError(
                 f"{self.name!r} drafts with the target's layers, and nobody has named the target's "
                 "cache",
                 hint="Set Request.target_cache, as Strategy does",
             )
-        return OwnState(request, self.layered.borrow(request.target_cache))
+        return LayerSubsetState(request, self.layered.borrow(request.target_cache))
 
     def propose(
         self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
@@ -181,7 +181,7 @@ class OwnLayers:
     def draft(
         self,
         layers: LayerSet,
-        states: Sequence[OwnState],
+        states: Sequence[LayerSubsetState],
         tails: Sequence[IntArray],
         budgets: Sequence[Budget],
         confidence: float | None,
@@ -200,7 +200,7 @@ class OwnLayers:
         return min(budget.share(self.name), budget.nodes)
 
 
-def full_cache(state: OwnState) -> CacheBook:
+def full_cache(state: LayerSubsetState) -> CacheBook:
     """The target's cache."""
     assert isinstance(state.cache, Borrowed)
     return state.cache.lender
@@ -216,7 +216,7 @@ _OWN_SHARE, _MOST_OWN = 0.55, 12
 """Of a forward of the target, what a token takes by half its layers and the head; longest draft."""
 
 
-def own_priors(drafter: OwnLayers, given: Given) -> tuple[Source, ...]:
+def layer_subset_priors(drafter: LayerSubsetDrafter, given: Given) -> tuple[Source, ...]:
     """What is believed of drafts by a part of the target's layers."""
     seconds = _OWN_SHARE * given.measured.target.seconds(1)
     return (Source(name=drafter.name, seconds=seconds, accept=0.5, longest=_MOST_OWN),)
