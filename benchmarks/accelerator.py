@@ -37,7 +37,7 @@ from outrider.bench.memory import bandwidth_gb_s
 from outrider.bench.scaling.scale import cost_scale, scaled_decoder
 from outrider.bench.workloads import read_workloads
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, Prompt
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.costs import forward_seconds
 from outrider.models.cuda import StaticDecoder

@@ -11,7 +11,7 @@ import torch
 
 from outrider.core.tree import path_to
 from outrider.core.types import NO_IDS, Draft, Prompt, as_ids
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.models.llama.decoder import Decoder
 from outrider.models.transformers.model import TransformersModel
 from tests.models.setups.invariants import assert_equals_fresh_prefill

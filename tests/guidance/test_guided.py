@@ -18,7 +18,7 @@ from outrider.drafters.neural.growth import Eagle2
 from outrider.drafters.neural.tree import TreeDrafter
 from outrider.guidance.cache import GuidedCache
 from outrider.guidance.classifier_free import Guided, check_scale, guide
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.models.tabular import TabularModel
 from outrider.policies import FixedLength, FixedTree
 from outrider.protocols import Cache, Drafter, LanguageModel, Segment

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from outrider.core.types import NO_IDS, Prompt, as_ids
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.protocols import Segment
 from tests.models.setups.drafts import random_draft, random_emission
 from tests.models.setups.invariants import assert_equals_fresh_prefill

@@ -14,7 +14,7 @@ from outrider.core.types import EMPTY_DRAFT, NO_IDS, Budget, Draft, Rows, Verdic
 from outrider.decoding.ledger import Ledger
 from outrider.decoding.stage import Round, SequenceState, Stage
 from outrider.decoding.validation import budget_of, fitting, readable
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.protocols import Cache, Segment
 from outrider.protocols.view import View
 

@@ -1,4 +1,4 @@
-"""Whatever proposes: one method a file."""
+"""Drafters: methods that propose tokens. Each method has its own file."""
 
 from typing import TYPE_CHECKING
 

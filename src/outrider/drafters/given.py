@@ -1,4 +1,4 @@
-"""What drafters are made from when they are named: models, a datastore, measured costs."""
+"""The inputs for building drafters by name: models, a datastore, measured costs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from outrider.policies.windows import Chances
 from outrider.protocols import Drafter, LanguageModel
 
 ASKING = 2e-5
-"""Seconds of a round in which drafters are asked and have nothing."""
+"""Seconds of a round that drafters need even if they propose nothing."""
 
 _MARGIN = 0.1
-"""How much more than undrafted rounds drafted ones must promise."""
+"""Relative gain over undrafted rounds that a draft must promise."""
 
 _DRAFT_WIDTHS, _DRAFT_LIMIT = (1, 2), 0.02
 _QUALIFIER_WIDTHS, _QUALIFIER_LIMIT = (1, 2, 4, 8), 0.04
@@ -22,12 +22,12 @@ _QUALIFIER_WIDTHS, _QUALIFIER_LIMIT = (1, 2, 4, 8), 0.04
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds on this machine.
+    """Measured seconds on this machine.
 
     Attributes:
-        target: of the target's forwards.
-        overhead: of an undrafted round beside the forward and the choice of its token. Making a
-            draft and handling it are each taken to need as much again.
+        target: seconds of the target's forwards.
+        overhead: seconds of an undrafted round in addition to the forward and the choice of its
+            token. Making a draft and processing it are each assumed to take the same time again.
     """
 
     target: CostCurve
@@ -40,16 +40,16 @@ def _no_priors(drafter: Drafter) -> tuple[Source, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What drafters are made from.
+    """The inputs for building drafters.
 
     Attributes:
-        target: the model they draft for.
+        target: the model for which drafters propose.
         below: smaller models, the largest first; the last one drafts.
-        growth: how the draft model grows trees (a `Growth`), where that was given.
-        datastore: an opened one, for drafters that retrieve.
-        costs: of the target; None where the sizes of drafts are fixed, so that nothing is measured.
-        chances: what is believed of models before they were tried.
-        priors_of: what is believed of a drafter, by the record of its class.
+        growth: how the draft model grows trees (a `Growth`), if specified.
+        datastore: an open datastore, for drafters that retrieve.
+        costs: the costs of the target; None if draft sizes are fixed and nothing is measured.
+        chances: prior acceptance chances of models.
+        priors_of: returns the priors of a drafter, from the record of its class.
     """
 
     target: LanguageModel
@@ -65,13 +65,13 @@ class Given:
 
     @property
     def measured(self) -> Costs:
-        """The costs. Raises `ValueError` where nothing was measured."""
+        """The costs. Raises `ValueError` if nothing was measured."""
         if self.costs is None:
             raise ValueError("costs are needed, and none were measured")
         return self.costs
 
     def draft_model(self, name: str) -> LanguageModel:
-        """The smallest model. Raises `OptionError` where there is none below the target."""
+        """The smallest model. Raises `OptionError` if there is none below the target."""
         if not self.below:
             raise OptionError(
                 f"drafter {name!r} needs a draft model or a qualifier",
@@ -80,7 +80,7 @@ class Given:
         return self.below[-1]
 
     def qualifiers(self, name: str) -> Sequence[LanguageModel]:
-        """The models between target and draft model. Raises `OptionError` where there are none."""
+        """The models between target and draft model. Raises `OptionError` if there are none."""
         if len(self.below) < 2:
             raise OptionError(
                 f"drafter {name!r} needs a qualifier and a draft model",
@@ -89,19 +89,19 @@ class Given:
         return self.below[:-1]
 
     def draft_seconds(self, model: LanguageModel) -> float:
-        """Seconds of a forward of a draft model over one row, measured once."""
+        """Seconds of a forward of a draft model over one row; measured once."""
         return self._curve(model, _DRAFT_WIDTHS, _DRAFT_LIMIT).seconds(1)
 
     def qualifier_costs(self, model: LanguageModel) -> CostCurve:
-        """Seconds of a qualifier's forwards, measured once."""
+        """Seconds of a qualifier's forwards; measured once."""
         return self._curve(model, _QUALIFIER_WIDTHS, _QUALIFIER_LIMIT)
 
     def gain(self, verify: CostCurve, sources: Sequence[Source]) -> ExpectedGain:
-        """The policy that asks each of `sources` for as much as pays.
+        """The policy that requests the most profitable amount from each of `sources`.
 
         Args:
             verify: seconds of the verifier's forwards.
-            sources: what is believed of the origins of drafts.
+            sources: the priors of the origins of drafts.
         """
         overhead = self.measured.overhead
         return ExpectedGain(

@@ -1,4 +1,4 @@
-"""The record of a drafter, and what records of several drafters share."""
+"""The description of a drafter, and default priors that several drafters share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,47 +12,47 @@ from outrider.protocols import Drafter, DraftPolicy
 from outrider.protocols.method import Method, Value
 
 LOOKUP_CHANCES = {1: 0.2, 2: 0.35, 3: 0.45, 4: 0.55, 5: 0.7}
-"""By length of the match, how often the first copied token is kept (texts of `tiny`)."""
+"""Chance that the first copied token is kept, by the length of the match (texts of `tiny`)."""
 
 _COPY_GOES_ON = 0.8
-"""How often a later one is."""
+"""Chance that each later copied token is kept."""
 
 LONGEST_COPY = 32
 _COPY_FIXED, _TREE_FIXED, _EACH = 2e-5, 5e-5, 1e-6
-"""What a copy and a tree take beside their tokens, and a token, in seconds, until measured."""
+"""Fixed seconds of a copy and of a tree, and seconds per token, until they are measured."""
 
 MOST_NODES = 64
-"""Nodes of the largest tree."""
+"""Number of nodes of the largest tree."""
 
 _UNKNOWN = 0.4
-"""Chance of the first token of a drafter of which nothing is known."""
+"""Chance of the first token of a drafter without a known prior."""
 
 Maker = Callable[[Given, Sequence[Drafter], Mapping[str, Value]], Drafter]
 Priors = Callable[[Any, Given], tuple[Source, ...]]
 
 
 def unknown_priors(drafter: Drafter, given: Given) -> tuple[Source, ...]:
-    """What is believed of a drafter that says nothing of itself."""
+    """The priors of a drafter that declares none."""
     return tuple(copies(origin, _UNKNOWN) for origin in drafter.origins)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrafterMethod(Method[Drafter]):
-    """A drafter, described.
+    """The description of a drafter.
 
     Attributes:
-        make: builds it from what is given, from the drafters it is made of, and from the keywords
-            of its class; None calls the class with the keywords alone.
-        priors: what is believed of the origins of its drafts before they were tried. It sets where
-            `ExpectedGain` begins; a few rounds tell more.
+        make: builds it from the inputs, from its inner drafters, and from the keyword arguments of
+            its class; None calls the class with the keyword arguments alone.
+        priors: expected results of the origins of its drafts before the first measurement. They are
+            only the starting point of `ExpectedGain`; a few rounds of measurement replace them.
         tree: whether it drafts trees.
-        inner: how many drafters it is made of.
-        grown: whether it is made of a growth, which may be left out: `tree(eagle2)`.
-        models: how many models it needs below the target.
-        policy: what it needs where the sizes of drafts adapt, if not `ExpectedGain`.
+        inner: number of inner drafters.
+        grown: whether it takes a growth, which is optional: `tree(eagle2)`.
+        models: number of models it needs below the target.
+        policy: the policy it needs if draft sizes adapt, if not `ExpectedGain`.
         layered: whether it drafts with layers of the target.
-        store: the kind of datastore that it reads; None where it reads none.
-        needs_store: whether it can not do without.
+        store: the kind of datastore that it reads; None if it reads none.
+        needs_store: whether the datastore is required.
     """
 
     make: Maker | None = None
@@ -68,16 +68,16 @@ class DrafterMethod(Method[Drafter]):
 
     @property
     def free(self) -> bool:
-        """Whether it drafts without a model beside the target, and is no combination."""
+        """Whether it needs no model besides the target, and is not a combination."""
         return self.models == 0 and self.inner == 0 and self.name not in ("auto", "none")
 
     def drafter(
         self, given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]
     ) -> Drafter:
-        """Build it from so many drafters as `inner` says.
+        """Build it from as many drafters as `inner` states.
 
         Raises:
-            OptionError: an option that it does not have, or something that it needs is missing.
+            OptionError: an unknown option, or a required input is missing.
         """
         settings = self.settings(options)
         if self.make is not None:
@@ -85,7 +85,8 @@ class DrafterMethod(Method[Drafter]):
         return self.cls(**settings)
 
     def check_inner(self, count: int) -> None:
-        """Raise `OptionError` unless it is made of so many drafters, or of one growth or none."""
+        """Raise `OptionError` unless the number of inner drafters (or optional growths) is
+        right."""
         if not (count <= 1 if self.grown else count == self.inner):
             raise OptionError(
                 f"drafter {self.name!r} is made of {self.inner} others, and {count} are given",
@@ -94,7 +95,7 @@ class DrafterMethod(Method[Drafter]):
 
     @property
     def example(self) -> str:
-        """How it is written on the command line."""
+        """Its syntax on the command line."""
         if self.grown:
             return f"{self.name}(eagle2)"
         if not self.inner:
@@ -103,12 +104,12 @@ class DrafterMethod(Method[Drafter]):
 
 
 def matched(length: int) -> float:
-    """How often copied tokens are kept, by the length of the match."""
+    """Chance that copied tokens are kept, by the length of the match."""
     return LOOKUP_CHANCES[min(length, max(LOOKUP_CHANCES))]
 
 
 def copies(name: str, accept: float, longest: int = LONGEST_COPY) -> Source:
-    """What is believed of copies, the first token of which is kept with chance `accept`."""
+    """The priors of copies whose first token is kept with chance `accept`."""
     return Source(
         name=name,
         accept=accept,
@@ -121,7 +122,7 @@ def copies(name: str, accept: float, longest: int = LONGEST_COPY) -> Source:
 
 
 def tree_source(name: str, reach: tuple[float, ...], *, opportunistic: bool = False) -> Source:
-    """What is believed of trees without a model; `reach` is the chance of each node."""
+    """The priors of trees without a model; `reach` is the chance of each node."""
     return Source(
         name=name,
         reach=reach,
@@ -133,7 +134,7 @@ def tree_source(name: str, reach: tuple[float, ...], *, opportunistic: bool = Fa
 
 
 def by_match(origins: Mapping[int, str], *, tree: bool) -> tuple[Source, ...]:
-    """What is believed of copies that are counted by the length of their match."""
+    """The priors of copies that are counted by the length of their match."""
     if tree:
         return tuple(
             tree_source(origin, even_reach(matched(n)), opportunistic=True)
@@ -143,5 +144,5 @@ def by_match(origins: Mapping[int, str], *, tree: bool) -> tuple[Source, ...]:
 
 
 def even_reach(first: float) -> tuple[float, ...]:
-    """The chance of each node of a tree of which nothing is known: falling like 1 / place."""
+    """Default chance of each node of a tree without known chances: decreasing like 1 / place."""
     return tuple(first / (place + 1) for place in range(MOST_NODES))

@@ -1,4 +1,4 @@
-"""The drafter that proposes nothing: plain decoding, and the baseline of everything."""
+"""The drafter that proposes nothing: plain decoding, the baseline of all comparisons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from outrider.protocols import DrafterState, Needs, Request
 
 @dataclass(frozen=True, slots=True)
 class NoDrafter:
-    """Every round verifies an empty draft and so emits one token of the target."""
+    """Proposes empty drafts, so every round emits exactly one token of the target."""
 
     name: str = "none"
     draw = Draw.DETERMINISTIC
@@ -22,33 +22,33 @@ class NoDrafter:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its name."""
+        """Its own name."""
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "NoDrafter":
-        """Nothing is drafted, so nothing is missing."""
+        """Return the drafter unchanged: without drafts, no field can be missing."""
         return self
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[DrafterState | None] | None = None
     ) -> list[None]:
-        """No state."""
+        """Return None for each request, because no state is needed."""
         return [None] * len(requests)
 
     def propose(
         self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """Empty drafts."""
+        """Return an empty draft for each request."""
         return [EMPTY_DRAFT] * len(states)
 
     def observe(self, states: Sequence[DrafterState], verified: Sequence[Verified]) -> None:
-        """Nothing to learn."""
+        """Do nothing: there is no state to update."""
 
     def commit(self, states: Sequence[DrafterState], tokens: Sequence[IntArray]) -> None:
-        """Nothing to remember."""
+        """Do nothing: there is no state to update."""
 
     def counters(self, state: DrafterState) -> dict[str, Counters]:
-        """Nothing was counted."""
+        """Empty: there are no inner tiers."""
         return {}
 
 

@@ -13,7 +13,7 @@ from outrider.core.errors import ContextError
 from outrider.core.layers import LayerSet
 from outrider.core.tree import path_to
 from outrider.core.types import NO_IDS, Prompt, as_ids
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.models.caches.positions import Places
 from outrider.models.tabular import TabularModel
 from outrider.models.wrappers.skipping import SkippingModel

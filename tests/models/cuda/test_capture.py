@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, Prompt, as_ids
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.models.cuda import StaticDecoder
 from outrider.models.cuda.inputs import WIDTHS, width_for
 from outrider.models.cuda.storage import StoragePool, capacity_for

@@ -13,7 +13,7 @@ import outrider
 from outrider.acceptance import Match
 from outrider.core.counters import Counters
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, Draft, IntArray, Rows, as_ids
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.models.cuda import StaticDecoder, row_choices
 from outrider.models.cuda import chain_writer as pen
 from outrider.models.cuda.choosing import UNDECIDED

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, as_ids
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.models.cuda import StaticDecoder
 from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams

@@ -12,7 +12,7 @@ import torch
 
 from outrider.core.errors import LogitsError
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, IntArray, Prompt, as_ids
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.models.cuda import StaticDecoder
 from outrider.models.cuda import chain_writer as pen_module
 from outrider.models.llama.decoder import Decoder

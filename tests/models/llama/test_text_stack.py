@@ -10,7 +10,7 @@ import torch
 from outrider import kernels
 from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS, Prompt, as_ids
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.llama.text_stack import text_checkpoint

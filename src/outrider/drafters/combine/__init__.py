@@ -1,1 +1,1 @@
-"""Drafters made of other drafters."""
+"""Drafters that combine or wrap other drafters."""

@@ -1,4 +1,4 @@
-"""A qualifier that can be left out: the same nest drafts with two tiers or with three."""
+"""A qualifier that can be bypassed: the same nesting drafts with two tiers or with three."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,16 +17,17 @@ from outrider.protocols.method import Paper, Value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bypass:
-    """Drafts through the qualifier, or straight from the drafter below it.
+    """Drafts through the qualifier, or directly with the drafter below it.
 
-    Which of the two, the policy says round by round, by the shares of its budget: the qualifier's
-    name stands for the whole pyramid, the inner drafter's for two tiers. Where both have one, the
-    qualifier is asked; without shares always. A tier that is left out goes on committing, and
-    reads what it missed when it is asked again; there is one cache of each model either way. Once
-    the qualifier is off (its window is full, say) the drafter below goes on alone.
+    The policy chooses one of the two in each round with the shares of its budget: the qualifier's
+    name represents the whole pyramid, the inner drafter's name represents two tiers. If both have a
+    share, or if there are no shares, the qualifier is used. A tier that is bypassed still commits,
+    and reads the tokens it missed when it is used again; each model has one cache in both cases.
+    When the qualifier is off (for example because its window is full), the drafter below continues
+    alone.
 
-    What comes straight from below carries neither distribution nor reference, so only rules that
-    read neither (`Match`) can stand outside.
+    Drafts from the drafter below carry neither distribution nor reference, so the outer rule must
+    read neither (`Match`).
     """
 
     qualified: Qualified
@@ -36,26 +37,27 @@ class Bypass:
 
     @property
     def name(self) -> str:
-        """The qualifier's."""
+        """The name of the qualifier."""
         return self.qualified.name
 
     @property
     def learns(self) -> bool:
-        """What the nest does."""
+        """Whether the nested drafter learns from rows."""
         return self.qualified.learns
 
     @property
     def origins(self) -> tuple[str, str]:
-        """What its drafts are booked under."""
+        """The origins of its drafts: through the qualifier, and directly from below."""
         return self.name, self.below
 
     @property
     def below(self) -> str:
-        """The name that stands for drafting without the qualifier."""
+        """The origin of drafts that bypass the qualifier."""
         return self.qualified.drafter.name
 
     def bind(self, needs: Needs, tier: int) -> "Bypass":
-        """Bind the nest. Raises `StrategyError` when distributions or references are asked for."""
+        """Bind the nested drafter. Raises `StrategyError` if distributions or references are
+        needed."""
         if needs != Needs():
             raise StrategyError(
                 "a qualifier that can be left out gives neither distributions nor references",
@@ -66,7 +68,7 @@ class Bypass:
     def begin(
         self, requests: Sequence[Request], previous: Sequence[QualifiedState | None] | None = None
     ) -> list[QualifiedState]:
-        """The states of the nest."""
+        """Create the states of the nested drafter."""
         return self.qualified.begin(requests, previous)
 
     def propose(
@@ -75,7 +77,7 @@ class Bypass:
         tails: Sequence[IntArray],
         budgets: Sequence[Budget],
     ) -> list[Draft]:
-        """One draft a request, by the way its budget asks for."""
+        """Return one draft per request, made in the way that its budget selects."""
         drafts = [EMPTY_DRAFT] * len(states)
         through, straight = self._ways(states, budgets)
         if through:
@@ -97,19 +99,20 @@ class Bypass:
         return drafts
 
     def observe(self, states: Sequence[QualifiedState], verified: Sequence[Verified]) -> None:
-        """The nest learns."""
+        """Pass the verification on to the nested drafter."""
         self.qualified.observe(states, verified)
 
     def commit(self, states: Sequence[QualifiedState], tokens: Sequence[IntArray]) -> None:
-        """The nest takes note, all of it."""
+        """Commit the tokens at the qualifier and at the drafter below."""
         self.qualified.commit(states, tokens)
 
     def counters(self, state: QualifiedState) -> dict[str, Counters]:
-        """The qualifier's counts, then those of the drafter below."""
+        """The counters of the qualifier, followed by those of the drafter below."""
         return self.qualified.counters(state)
 
     def _straight(self, state: QualifiedState, budget: Budget) -> Budget:
-        """What the drafter below may draft; a qualifier that is off leaves it its share."""
+        """The budget of the drafter below; if the qualifier is off, this drafter also gets its
+        share."""
         if state.off is None:
             return budget
         return Budget.chain(max(budget.share(self.name), budget.share(self.below)))
@@ -117,7 +120,7 @@ class Bypass:
     def _ways(
         self, states: Sequence[QualifiedState], budgets: Sequence[Budget]
     ) -> tuple[list[int], list[int]]:
-        """Requests that go through the qualifier, and those that pass it by."""
+        """The requests that go through the qualifier, and the requests that bypass it."""
         through: list[int] = []
         straight: list[int] = []
         for i, (state, budget) in enumerate(zip(states, budgets, strict=True)):

@@ -1,4 +1,4 @@
-"""Whether a rule can judge what a drafter makes: asked when a strategy is built, at every level."""
+"""Checks whether a rule can judge the drafts of a drafter; run at every level of a new strategy."""
 
 from collections.abc import Iterator
 
@@ -11,8 +11,8 @@ from outrider.protocols import AcceptanceRule, Drafter
 
 
 def check_fit(rule: AcceptanceRule, drafter: Drafter) -> None:
-    """Raise `StrategyError` when `rule` reads something that `drafter` can not give, or would be
-    biased by how its drafts come about."""
+    """Raise `StrategyError` if `rule` reads something that `drafter` cannot supply, or if the way
+    its drafts are made would bias the rule."""
     for one in _sources(drafter):
         _check_draw(rule, one)
     name = type(rule).__name__
@@ -28,8 +28,8 @@ def check_fit(rule: AcceptanceRule, drafter: Drafter) -> None:
 
 
 def _sources(drafter: Drafter) -> Iterator[Drafter]:
-    """Those whose drafts the rule will see: each half of a pair hands up drafts of its own kind,
-    but for unions."""
+    """The drafters whose drafts reach the rule: both halves of a pair, because each draft comes
+    from one of them; a union counts as one drafter."""
     if isinstance(drafter, Pair) and not isinstance(drafter, Merge):
         yield from _sources(drafter.first)
         yield from _sources(drafter.second)
@@ -49,8 +49,8 @@ def _check_draw(rule: AcceptanceRule, drafter: Drafter) -> None:
 
 
 def _check_choices(rule: AcceptanceRule, drafter: Drafter) -> None:
-    """A draft that is taken for what was drawn in it has no longer the distribution it was drawn
-    from."""
+    """Check that drafts are not selected by the tokens drawn in them: a selected draft no longer
+    has the distribution from which it was drawn."""
     if not isinstance(drafter, Pair):
         return
     first = drafter.first

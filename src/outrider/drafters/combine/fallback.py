@@ -1,4 +1,4 @@
-"""Two drafters in line: the second is asked where the first proposes nothing."""
+"""Two drafters in order: the second proposes where the first proposes nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,17 @@ from outrider.protocols.method import Value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fallback(Pair):
-    """Asks `first`; requests for which it has no draft ask `second`.
+    """Drafts with `first`; requests for which it has no draft are drafted by `second`.
 
-    Both see every verification and every commit, whoever drafted: a memory goes on learning, and a
-    model reads what it missed when it is next asked. Nests, so that any number can stand in line.
+    Both receive every verification and every commit, regardless of which one drafted: a memory
+    continues to learn, and a model reads the tokens it missed when it proposes next. Fallbacks can
+    be nested to put any number of drafters in order.
     """
 
     def propose(
         self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """The first drafter's drafts, the gaps filled by the second."""
+        """Return the drafts of the first drafter; the second fills the empty ones."""
         drafts = [EMPTY_DRAFT] * len(states)
         if any(self._wanted(budgets, second=False)):
             drafts = list(self._ask_first(states, tails, budgets))

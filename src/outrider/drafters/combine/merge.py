@@ -1,4 +1,4 @@
-"""Two drafters at once: the union of their trees under one budget."""
+"""Two drafters together: the union of their trees under one budget."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,21 +18,22 @@ from outrider.protocols.method import Value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merge(Pair):
-    """Proposes what either proposes; what both propose stands once.
+    """Proposes the union of both drafts; a path that both propose appears once.
 
-    Nodes are taken in turns, each drafter's in its own order, until the budget is spent. A union of
-    sampled siblings was not drawn from any distribution, so it is a deterministic set:
-    distributions are point masses and are given only where both drafters pick deterministically.
+    Nodes are taken alternately, each drafter's in its own order, until the budget is used up. A
+    union of sampled siblings was not drawn from a single distribution, so it counts as a
+    deterministic set: the distributions are point masses, and are supplied only if both drafters
+    pick deterministically.
     """
 
     @property
     def draw(self) -> Draw:
-        """A set of tokens, however they came about."""
+        """Deterministic, regardless of how the two drafters draw their siblings."""
         return Draw.DETERMINISTIC
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its drafts are counted under its own name, whoever of the two had one."""
+        """Its own name: its drafts are counted together, regardless of which drafter proposed."""
         return (self.name,)
 
     @property
@@ -42,7 +43,7 @@ class Merge(Pair):
         return Needs(probs=picked and self.first.gives.probs and self.second.gives.probs)
 
     def bind(self, needs: Needs, tier: int) -> "Pair":
-        """Bind both. Raises `StrategyError` for what a union can not give."""
+        """Bind both drafters. Raises `StrategyError` for a need that a union cannot fulfil."""
         if needs != NO_NEEDS and not self.gives.probs:
             raise StrategyError(
                 f"a union of drafts ({self.name}) has neither distributions nor references",
@@ -53,7 +54,7 @@ class Merge(Pair):
     def propose(
         self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """The union of both drafts of each request."""
+        """Return the union of both drafts for each request."""
         firsts = self._ask_first(states, tails, budgets)
         seconds = self._ask_second(states, tails, budgets)
         return [
@@ -78,7 +79,7 @@ class Merge(Pair):
             if parent is None:
                 continue
             token, probe = int(draft.tokens[node]), _is_probe(draft, node)
-            key = (parent, token if not probe else ~len(tokens))  # probes stand for themselves
+            key = (parent, token if not probe else ~len(tokens))  # each probe has a key of its own
             if key not in found:
                 if len(tokens) == most:
                     continue
@@ -101,7 +102,7 @@ class Merge(Pair):
 
 
 def _in_turns(a: int, b: int) -> Iterator[tuple[int, int]]:
-    """`(side, node)`, one of each side after the other."""
+    """`(side, node)`, alternating between the two sides."""
     for first, second in zip_longest(range(a), range(b)):
         if first is not None:
             yield 0, first
@@ -123,7 +124,8 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
 
 
 def _priors(drafter: Merge, given: Given) -> tuple[Source, ...]:
-    """A union is one tree. Its nodes take as long as those of the drafter that takes longest."""
+    """The priors of the union as one tree. Its nodes take as long as those of the slower
+    drafter."""
     parts = (*given.priors_of(drafter.first), *given.priors_of(drafter.second))
     chance = max((part.reach[0] if part.reach else part.accept for part in parts), default=0.5)
     union = tree_source(drafter.name, even_reach(chance))

@@ -1,4 +1,4 @@
-"""What combinators of two drafters share: names, promises, states, and who is told what when."""
+"""The base of combinators of two drafters: names, capabilities, states and forwarded calls."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from outrider.protocols import Drafter, DrafterState, Needs, Request
 
 @dataclass(slots=True)
 class PairState:
-    """One request at both drafters; the second begins when it is first asked."""
+    """The states of one request at both drafters; the second begins when it first proposes."""
 
     first: DrafterState
     second: DeferredState
@@ -23,13 +23,13 @@ class PairState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """Two drafters that see every commit; subclasses say whose draft is taken.
+    """Two drafters that both receive every commit; subclasses decide whose draft is used.
 
-    The second begins when it is first asked, unless it learns from rows: to read a prompt with a
-    model that then is never asked would be for nothing.
+    Unless it learns from rows, the second drafter begins only when it first proposes. A model that
+    never proposes therefore reads no prompt.
 
     Raises:
-        StrategyError: the two share a name, which would mix up their counters.
+        StrategyError: both drafters have the same name, which would mix their counters.
     """
 
     first: Drafter
@@ -47,40 +47,41 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """Both names."""
+        """The names of both drafters combined."""
         return f"{self.first.name}+{self.second.name}"
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Those of both."""
+        """The origins of both drafters."""
         return (*self._origins[0], *self._origins[1])
 
     @property
     def draw(self) -> Draw:
-        """The least certain of the two ways: a rule must be able to judge either."""
+        """The less restrictive way of drawing of the two; a rule must support it to judge either
+        draft."""
         order = list(Draw)
         return max(self.first.draw, self.second.draw, key=order.index)
 
     @property
     def gives(self) -> Needs:
-        """What both can give."""
+        """The optional fields that both drafters can supply."""
         a, b = self.first.gives, self.second.gives
         return Needs(probs=a.probs and b.probs, reference=a.reference and b.reference)
 
     @property
     def learns(self) -> bool:
-        """Whether either does."""
+        """Whether at least one of the drafters learns from rows."""
         return self.first.learns or self.second.learns
 
     def bind(self, needs: Needs, tier: int) -> "Pair":
-        """Bind both."""
+        """Bind both drafters."""
         first, second = (drafter.bind(needs, tier) for drafter in (self.first, self.second))
         return replace(self, first=first, second=second)
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[PairState | None] | None = None
     ) -> list[PairState]:
-        """A state of each drafter for each request."""
+        """Create the states of both drafters for each request."""
         old = [s if isinstance(s, PairState) else None for s in previous or ()]
         old += [None] * (len(requests) - len(old))
         firsts = self.first.begin(requests, [s and s.first for s in old])
@@ -91,24 +92,24 @@ class Pair:
     def propose(
         self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """One draft a request, out of those of both."""
+        """Return one draft per request, made from the drafts of one or both drafters."""
 
     def observe(self, states: Sequence[PairState], verified: Sequence[Verified]) -> None:
-        """Both learn, whoever drafted."""
+        """Pass every verification to both drafters, regardless of which one drafted."""
         self.first.observe([s.first for s in states], verified)
         self._deferred.observe([s.second for s in states], verified)
 
     def commit(self, states: Sequence[PairState], tokens: Sequence[IntArray]) -> None:
-        """Both take note; a second drafter that is rarely asked does so when it is."""
+        """Commit to both drafters; the second receives the tokens only when it proposes next."""
         self.first.commit([s.first for s in states], tokens)
         self._deferred.commit([s.second for s in states], tokens)
 
     def counters(self, state: PairState) -> dict[str, Counters]:
-        """What the tiers inside either counted."""
+        """The counters of the tiers inside both drafters."""
         return self.first.counters(state.first) | self._deferred.counters(state.second)
 
     def _wanted(self, budgets: Sequence[Budget], second: bool) -> list[bool]:
-        """Which of `budgets` leave the second drafter (or the first) anything."""
+        """Which of `budgets` allow the second drafter (or the first) to draft."""
         named = self._origins[second]
         return [
             budget.depth > 0
@@ -128,5 +129,5 @@ class Pair:
 
 
 def pair_priors(drafter: Pair, given: Given) -> tuple[Source, ...]:
-    """What is believed of both."""
+    """The priors of both drafters."""
     return (*given.priors_of(drafter.first), *given.priors_of(drafter.second))

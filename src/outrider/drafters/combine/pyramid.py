@@ -1,8 +1,8 @@
-"""A drafter whose proposals a middle model has confirmed: PyramidSD by nesting.
+"""A drafter whose proposals are verified by a middle model: PyramidSD by nesting.
 
-PyramidSD (arXiv 2510.12966) lets a draft model write, a qualifier filter, and the target verify.
-Here the qualifier's filtering is the very round the target runs, one level down, so a cascade of
-any depth is `Qualified(Qualified(...))` and there is no second loop.
+In PyramidSD (arXiv 2510.12966), a draft model proposes, a qualifier filters, and the target
+verifies. Here the qualifier runs the same round as the target, one level below. A cascade of any
+depth is therefore `Qualified(Qualified(...))`, and no second loop is needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ from outrider.protocols.method import Paper, Value
 
 @dataclass(slots=True)
 class QualifiedState:
-    """One request at the qualifier. Without a sequence it stays undrafted, for the reason given."""
+    """One request at the qualifier. Without a sequence, drafting is off for the stated reason."""
 
     request: Request
     sequence: SequenceState | None = None
@@ -61,7 +61,7 @@ class QualifiedState:
 
 @dataclass(slots=True)
 class _Collected:
-    """What the inner rounds of one proposal have gathered for one request."""
+    """The tokens that the inner rounds of one proposal have collected for one request."""
 
     state: QualifiedState
     tail: IntArray
@@ -74,8 +74,8 @@ class _Collected:
 
     @property
     def limit(self) -> int:
-        """How deep the next inner draft may go, a token of the qualifier's own to follow;
-        negative when the window is full."""
+        """The largest depth of the next inner draft, leaving space for one token of the qualifier
+        itself; negative if the window is full."""
         assert self.state.sequence is not None
         written = len(self.tail) + len(self.tokens)
         missing = self.budget.depth - len(self.tokens)
@@ -86,17 +86,16 @@ class _Collected:
 class Qualified:
     """Runs inner rounds until enough tokens are collected, then proposes them as one chain.
 
-    Each token carries the qualifier's raw logits as `reference`, and the distribution it was really
-    drawn
-    from: the qualifier's after `Match` or `Rejection`, the drafter's where `Fuzzy` kept it by
-    divergence. With that distribution an outer `Rejection` is exact whatever the inner rule is.
+    Each token carries the qualifier's raw logits as `reference`, and the distribution from which it
+    was actually drawn: the qualifier's after `Match` or `Rejection`, the drafter's if `Fuzzy` kept
+    it by divergence. With this distribution an outer `Rejection` is exact for every inner rule.
 
     Attributes:
         drafter: proposes to the qualifier.
         qualifier: the middle model.
-        rule: how the qualifier accepts.
-        policy: how much the drafter drafts in one inner round.
-        name: the source of the tokens the qualifier writes itself.
+        rule: the acceptance rule of the qualifier.
+        policy: decides how much the drafter drafts in one inner round.
+        name: the source of the tokens that the qualifier writes itself.
     """
 
     drafter: Drafter
@@ -112,12 +111,12 @@ class Qualified:
 
     @property
     def learns(self) -> bool:
-        """What the drafter inside does."""
+        """Whether the inner drafter learns from rows."""
         return self.drafter.learns
 
     @property
     def stage(self) -> Stage:
-        """The inner level of the nest."""
+        """The stage in which the qualifier verifies the inner drafter."""
         return Stage(
             name=self.name,
             model=self.qualifier,
@@ -129,12 +128,12 @@ class Qualified:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its name."""
+        """Its own name only, because the inner drafts are not returned directly."""
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "Qualified":
-        """Bind the whole nest below. Raises `StrategyError` when a distribution is asked for that
-        the inner rule can not track."""
+        """Bind all nested levels. Raises `StrategyError` if a distribution is needed that the inner
+        rule cannot track."""
         if needs.probs and not self.rule.tracks_probs:
             raise StrategyError(
                 f"the outer rule needs the distribution of each token, which {self.rule} at "
@@ -166,7 +165,7 @@ class Qualified:
     def begin(
         self, requests: Sequence[Request], previous: Sequence[QualifiedState | None] | None = None
     ) -> list[QualifiedState]:
-        """Read each prompt that fits, at the qualifier and below."""
+        """Read each prompt that fits, with the qualifier and the levels below it."""
         states = [QualifiedState(request) for request in requests]
         old = previous or [None] * len(requests)
         prompts = [own_prompt(request, self.qualifier) for request in requests]
@@ -190,7 +189,7 @@ class Qualified:
         prompts: Sequence[Prompt],
         previous: Sequence[Earlier | None],
     ) -> Sequence[SequenceState | None]:
-        """Sequences, with None for prompts with images that do not fit (`start_fitting`)."""
+        """Open sequences; None for prompts with images that do not fit (`start_fitting`)."""
         try:
             return open_sequences(self.stage, requests, prompts, previous)
         except UNFIT:
@@ -210,7 +209,8 @@ class Qualified:
         tails: Sequence[IntArray],
         budgets: Sequence[Budget],
     ) -> list[Draft]:
-        """Inner rounds until every request has its fill; overshoot is cut by count alone."""
+        """Run inner rounds until every request has enough tokens. Surplus tokens are cut based on
+        their number only, never on their values."""
         gathered = [
             _Collected(*parts, done=self._idle(*parts))
             for parts in zip(states, tails, [b.only(self.name) for b in budgets], strict=True)
@@ -227,12 +227,12 @@ class Qualified:
         return [self._draft(c) for c in gathered]
 
     def observe(self, states: Sequence[QualifiedState], verified: Sequence[Verified]) -> None:
-        """Pass what the outer tier saw on to the drafter inside."""
+        """Pass the verification of the outer tier on to the inner drafter."""
         pairs = [(s.sequence, v) for s, v in zip(states, verified, strict=True) if s.sequence]
         self.drafter.observe([sequence.state for sequence, _ in pairs], [v for _, v in pairs])
 
     def commit(self, states: Sequence[QualifiedState], tokens: Sequence[IntArray]) -> None:
-        """Commit the qualifier's cache and everything below."""
+        """Commit to the qualifier's cache and to all levels below."""
         pairs = [(s.sequence, t) for s, t in zip(states, tokens, strict=True) if s.sequence]
         for state, emitted in zip(states, tokens, strict=True):
             state.off = state.off or unreadable(self.qualifier, emitted)
@@ -241,7 +241,7 @@ class Qualified:
         self.drafter.commit([sequence.state for sequence, _ in pairs], [t for _, t in pairs])
 
     def counters(self, state: QualifiedState) -> dict[str, Counters]:
-        """This tier's counts, then those of the tiers inside."""
+        """The counters of this tier, followed by those of the inner tiers."""
         state.counters.off = state.off
         inner = self.drafter.counters(state.sequence.state) if state.sequence else {}
         return {self.name: state.counters} | inner
@@ -258,7 +258,7 @@ class Qualified:
         return False
 
     def _collect(self, c: _Collected, rows: Rows, verdict: Verdict) -> None:
-        """Append one inner verdict; decide from counts and kept tokens whether to go on."""
+        """Append one inner verdict; counts and kept tokens decide whether to continue."""
         if verdict.error is not None:
             c.state.off, c.done = str(verdict.error), True
             return
@@ -289,7 +289,7 @@ class Qualified:
 
 
 def tier_names(qualifiers: int) -> list[str]:
-    """What qualifiers are called, from the largest to the smallest."""
+    """The names of the qualifiers, from the largest model to the smallest."""
     return ["qualifier", *(f"qualifier{i}" for i in range(2, qualifiers + 1))][:qualifiers]
 
 
@@ -304,7 +304,8 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
 
 
 def qualified(drafter: Drafter, qualifier: LanguageModel, given: Given, name: str) -> Qualified:
-    """`qualifier` over `drafter`, whose drafts are as long as pays, where costs were measured."""
+    """Put `qualifier` above `drafter`. If costs were measured, a policy selects the draft
+    length."""
     if given.costs is None:
         return Qualified(drafter=drafter, qualifier=qualifier, name=name)
     inner = [replace(one, accept=given.chances.inner) for one in given.priors_of(drafter)]

@@ -1,4 +1,5 @@
-"""Two drafters, of which the sure one goes first: copies where the match is long, say."""
+"""Two drafters, of which the first is preferred when it is confident, e.g. copies after long
+matches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,19 +17,19 @@ MEASURES = ("match", "score")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Switch(Pair):
-    """Takes the draft of `first` where it is sure enough, else that of `second`.
+    """Uses the draft of `first` if its confidence is high enough, otherwise the draft of `second`.
 
-    SAM-Decoding (arXiv 2411.10666) copies where at least five tokens match and hands over to a tree
-    drafter elsewhere; SuffixDecoding (arXiv 2411.04975) compares the expected length of its copy
-    with what the other drafter usually gets accepted. Where `second` has nothing, the unsure draft
-    of `first` is taken.
+    SAM-Decoding (arXiv 2411.10666) copies after a match of at least five tokens and uses a tree
+    drafter otherwise. SuffixDecoding (arXiv 2411.04975) compares the expected length of its copy
+    with the usual accepted length of the other drafter. If `second` proposes nothing, the draft of
+    `first` is used despite its low confidence.
 
     Attributes:
-        first: asked for every request; it must say how sure it is.
-        second: asked for the requests of which `first` was not sure.
-        at_least: how sure is enough.
-        by: `match`, the number of matching tokens (`Draft.match`), or `score`, the number of tokens
-            that the drafter expects to be kept (`Draft.score`).
+        first: proposes for every request; it must report its confidence.
+        second: proposes for the requests for which the confidence of `first` was too low.
+        at_least: the lowest confidence that suffices.
+        by: the measure of confidence: `match`, the number of matching tokens (`Draft.match`), or
+            `score`, the number of tokens that the drafter expects to be kept (`Draft.score`).
 
     Raises:
         OptionError: an unknown measure.
@@ -47,7 +48,7 @@ class Switch(Pair):
     def propose(
         self, states: Sequence[PairState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """One draft a request, from the one or the other."""
+        """Return one draft per request, from one of the two drafters."""
         drafts = list(self._ask_first(states, tails, budgets))
         unsure = [i for i, draft in enumerate(drafts) if not self._sure(draft)]
         if unsure:

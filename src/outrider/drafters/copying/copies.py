@@ -1,4 +1,5 @@
-"""What drafters that copy text have in common: their verbs, and how a copy becomes a draft."""
+"""Shared by drafters that copy text: the protocol methods, and the conversion of a copy to a
+draft."""
 
 from abc import abstractmethod
 from bisect import bisect_right
@@ -16,10 +17,11 @@ Same = TypeVar("Same")
 
 
 class Copier(Generic[State]):
-    """The verbs of a drafter that calls no model: one request at a time, nothing learned from rows.
+    """A drafter that calls no model, handles requests one at a time, and learns nothing from rows.
 
-    A method adds `_begin`, `_draft` and `_commit` for one request. Drafts are point masses: every
-    rule that needs distributions can judge them, and nobody has vouched for them.
+    A subclass implements `_begin`, `_draft` and `_commit` for one request. The draft distributions
+    are point masses, so rules that need distributions can judge the drafts. There are no
+    references.
     """
 
     __slots__ = ()
@@ -27,76 +29,78 @@ class Copier(Generic[State]):
     name: str
     draw = Draw.DETERMINISTIC
     gives = Needs(probs=True)
-    """A deterministic choice is its own distribution, a point mass; nobody vouched for it."""
+    """The distribution of a deterministic choice is a point mass; no model supplies a reference."""
     learns = False
 
     @abstractmethod
     def _begin(self, request: Request, old: State | None) -> State:
-        """The state of a request; `old`, of an earlier turn, may be taken over."""
+        """Create the state of a request; `old`, of an earlier turn, may be reused."""
 
     @abstractmethod
     def _draft(self, state: State, tail: IntArray, budget: Budget) -> Draft:
-        """A draft of depth 1 or more, or none."""
+        """Return a draft of depth 1 or more, or an empty draft."""
 
     @abstractmethod
     def _commit(self, state: State, tokens: list[int]) -> None:
-        """Take note of what has become text."""
+        """Add committed tokens to the state."""
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its name."""
+        """Its own name."""
         return (self.name,)
 
     def bind(self: Same, needs: Needs, tier: int) -> Same:
-        """Nothing to prepare: distributions are point masses, and there are no references to
-        give."""
+        """Return the drafter unchanged: distributions are point masses; references are not
+        available."""
         return self
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[State | None] | None = None
     ) -> list[State]:
-        """Read each prompt; what `previous` shares with it is not read again."""
+        """Read each prompt; the part that `previous` shares with it is not read again."""
         old = previous or [None] * len(requests)
         return [self._begin(*pair) for pair in zip(requests, old, strict=True)]
 
     def propose(
         self, states: Sequence[State], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """One draft a request; empty where nothing is found."""
+        """Return one draft per request; it is empty if no match is found."""
         return [
             self._draft(state, tail, budget) if budget.depth > 0 else EMPTY_DRAFT
             for state, tail, budget in zip(states, tails, budgets, strict=True)
         ]
 
     def observe(self, states: Sequence[State], verified: Sequence[Verified]) -> None:
-        """Refused tokens are not text."""
+        """Do nothing: rejected tokens are not part of the text."""
 
     def commit(self, states: Sequence[State], tokens: Sequence[IntArray]) -> None:
-        """Learn what has become text."""
+        """Add the committed tokens to the state of each request."""
         for state, emitted in zip(states, tokens, strict=True):
             self._commit(state, emitted.tolist())
 
     def counters(self, state: State) -> dict[str, Counters]:
-        """No model is called: what it drafts is counted by the tier that verifies it."""
+        """Empty: no model is called, and the verifying tier counts the drafts."""
         return {}
 
 
 def goes_on(prompt: Sequence[int], text: list[int]) -> bool:
-    """Whether `prompt` begins with all of `text`, so that what was learned from it still holds."""
+    """Whether `prompt` begins with all of `text`, so that the state learned from it remains
+    valid."""
     return list(prompt[: len(text)]) == text
 
 
 def copied(
     text: list[int], tail: Sequence[int], place: int, size: int, *, repeat: bool = True
 ) -> list[int]:
-    """`size` tokens of `text + tail` from `place` on; past the end the copy copies itself.
+    """Copy `size` tokens of `text + tail` from `place`; past the end, the copy continues with
+    itself.
 
     Args:
-        text: what is committed; `place` lies in it.
-        tail: what follows it.
+        text: the committed text, which contains `place`.
+        tail: the tokens that follow `text`.
         place: index of the first token.
-        size: tokens wanted.
-        repeat: whether to go on past the end; else the copy may be shorter.
+        size: number of tokens to copy.
+        repeat: whether to continue past the end; otherwise the copy may be shorter.
     """
     if size < 1:
         return []
@@ -118,7 +122,7 @@ def chain(
     match: int = 0,
     score: float | None = None,
 ) -> Draft:
-    """The draft that proposes these tokens one after the other; none follows an end token."""
+    """A chain draft of these tokens; it is cut after the first end token."""
     if not ends.isdisjoint(tokens):
         tokens = tokens[: 1 + next(i for i, t in enumerate(tokens) if t in ends)]
     size = len(tokens)
@@ -135,17 +139,17 @@ def chain(
 
 
 def level(match: int, levels: tuple[int, ...]) -> int:
-    """The highest of the rising `levels` that `match` reaches; 0 below the lowest."""
+    """The highest of the ascending `levels` that `match` reaches; 0 below the lowest."""
     reached = bisect_right(levels, match)
     return levels[reached - 1] if reached else 0
 
 
 def check_levels(levels: tuple[int, ...]) -> None:
-    """Raise `OptionError` unless they rise from 1 or more."""
+    """Raise `OptionError` unless the levels are ascending and at least 1."""
     if not levels or levels[0] < 1 or list(levels) != sorted(set(levels)):
         raise OptionError(f"levels are {levels}", hint="Give lengths of matches that rise from 1")
 
 
 def origin_of(name: str, match: int) -> str:
-    """What drafts after a match of this length are booked under."""
+    """The origin of drafts after a match of this length."""
     return f"{name}{match}"

@@ -1,8 +1,8 @@
-"""CopySpec: where the last few tokens stood before, copy what followed.
+"""CopySpec: find an earlier occurrence of the last few tokens and copy what followed it.
 
-Dumitru et al., arXiv 2502.08923. Beside `Lookup` it knows one length of match alone (gamma), finds
-it by a rolling hash in constant time, and copies a fixed number of tokens. The more was said, the
-more there is to copy: it gains from turn to turn of a talk.
+Dumitru et al., arXiv 2502.08923. In contrast to `Lookup`, it uses only one match length (gamma),
+finds it with a rolling hash in constant time, and copies a fixed number of tokens. A longer
+conversation contains more text to copy, so the gain grows from turn to turn.
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from outrider.protocols.method import Paper
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopySpec(Copier[LookupState]):
-    """Proposes the tokens that followed the last `match_length` ones where they stood before.
+    """Proposes the tokens that followed an earlier occurrence of the last `match_length` tokens.
 
-    The published code trusts the hash and takes the first occurrence; here the tokens are compared
-    on a hit. A copy ends where the known text ends, so a draft may be shorter than `copy_length`.
-    Where nothing is found another drafter may stand in (`Fallback`), as in the paper.
+    The published code trusts the hash and uses the first occurrence; here the tokens are compared
+    after a hash match. A copy ends where the known text ends, so a draft may be shorter than
+    `copy_length`. If nothing is found, another drafter can propose (`Fallback`), as in the paper.
 
     Attributes:
-        match_length: tokens that must be the same (gamma).
-        copy_length: most tokens copied.
+        match_length: number of tokens that must be equal (gamma).
+        copy_length: largest number of tokens copied.
         occurrence: `first`, as published, or `latest`.
         name: the source and origin of its drafts.
 

@@ -1,10 +1,10 @@
-"""Aggressive decoding: draft the rest of the input, and find one's place again after an edit.
+"""Aggressive decoding: draft the rest of the input, and find the position again after an edit.
 
-Input-guided aggressive decoding (IAD; Ge et al., arXiv 2205.10350), for outputs that nearly repeat
-their input: corrections, simplifications, edits of code. The drafter keeps a pointer into the
-source. While the output follows the source, all that is left of it is the draft; after a
-difference the newest output tokens are looked up in the source, and where they point to one place
-only, drafting goes on from there.
+Input-guided aggressive decoding (IAD; Ge et al., arXiv 2205.10350), for outputs that mostly repeat
+their input: corrections, simplifications, edits of code. The drafter keeps a position in the
+source. While the output follows the source, the draft is the remaining source. After a difference,
+the newest output tokens are looked up in the source; if they occur exactly once, drafting continues
+after that occurrence.
 """
 
 from dataclasses import dataclass, field
@@ -24,9 +24,9 @@ _LENGTHS = (1, 2, 3)
 
 @dataclass(slots=True)
 class AggressiveState:
-    """One request: the source, the newest output, and where the output stands in the source.
+    """One request: the source, the newest output, and the position of the output in the source.
 
-    `place` is the index of the source token that should come next; None while that is unknown.
+    `place` is the index of the next expected source token; None while it is unknown.
     """
 
     ends: frozenset[int]
@@ -40,16 +40,17 @@ _LONGEST = Range(1, hint="Draft at least 1 token")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aggressive(Copier[AggressiveState]):
-    """Proposes the rest of the source from where the output stands in it (IAD).
+    """Proposes the rest of the source from the current position of the output (IAD).
 
-    The walk that finds the place: the last output token, in the source once? There. More often?
-    Then the last two, the last three; an n-gram that is absent, or a trigram that is still
-    ambiguous, gives no draft. An n-gram counts where a token follows it.
+    To find the position, the last output token is looked up in the source. If it occurs once, this
+    is the position. If it occurs more often, the last two tokens are looked up, then the last
+    three. An n-gram that does not occur, or a trigram that occurs more than once, gives no draft.
+    An n-gram counts only if a token follows it.
 
     Attributes:
         span: the part of the prompt that is the source, as the bounds of a slice; negative bounds
-            count from the end. The default is all of it.
-        longest: most tokens drafted at once; the paper drafts all that is left.
+            count from the end. The default is the whole prompt.
+        longest: largest number of tokens drafted at once; the paper drafts the whole rest.
         name: the source and origin of its drafts.
 
     Raises:
@@ -75,7 +76,7 @@ class Aggressive(Copier[AggressiveState]):
     def _draft(self, state: AggressiveState, tail: IntArray, budget: Budget) -> Draft:
         size = min(budget.share(self.name), budget.nodes, self.longest)
         place = state.place
-        if len(tail):  # the tail may still be refused: nothing of it is kept
+        if len(tail):  # the tail may still be rejected, so it is not stored
             _, place = follow(state.source, state.recent, place, tail.tolist())
         if place is None or size < 1:
             return EMPTY_DRAFT
@@ -89,7 +90,7 @@ class Aggressive(Copier[AggressiveState]):
 def follow(
     source: NGramIndex, recent: list[int], place: int | None, tokens: list[int]
 ) -> tuple[list[int], int | None]:
-    """The newest output tokens and the place in the source after `tokens` were written."""
+    """The newest output tokens and the position in the source after `tokens` were written."""
     text = source.text
     for token in tokens:
         recent = [*recent[1 - _LENGTHS[-1] :], token]

@@ -1,8 +1,8 @@
-"""Prompt lookup: what followed these tokens the last time they stood in the text.
+"""Prompt lookup: propose what followed an earlier occurrence of the last tokens.
 
 Prompt lookup decoding (Saxena 2023): find the last few tokens of the text earlier in the text, and
-propose what followed them there. No model is called. It pays where the output repeats the prompt
-or itself: summaries, quotations, edits of code, lists, loops.
+propose the tokens that followed them. No model is called. The method is effective if the output
+repeats the prompt or itself: summaries, quotations, edits of code, lists, loops.
 """
 
 from dataclasses import dataclass
@@ -33,24 +33,25 @@ class LookupState:
 class Lookup(Copier[LookupState]):
     """Proposes the continuation of the longest n-gram at the end of the text that occurred before.
 
-    The published code takes the earliest occurrence with ten tokens after it, for n = 3, 2, 1
-    (`Lookup(max_ngram=3, min_ngram=1, occurrence="first", behind=10)`). Here the newest occurrence
-    is the default (what was said last is likelier to be said again), a short continuation will do,
-    and single tokens do not count: they match by chance. A copy that reaches the end of the text
-    goes on with itself, so a loop is proposed at full length.
+    The published code uses the earliest occurrence with ten tokens after it, for n = 3, 2, 1
+    (`Lookup(max_ngram=3, min_ngram=1, occurrence="first", behind=10)`). The defaults here differ:
+    the newest occurrence is used, because recent text is more likely to be repeated; a short
+    continuation is sufficient; single tokens are not looked up, because they often match by chance.
+    A copy that reaches the end of the text continues with itself, so a loop is proposed at full
+    length.
 
-    How far a match can be trusted depends on its length, so drafts are booked by it
-    (`origins_by_match`), and a policy can ask for long copies after long matches and for none after
-    short ones.
+    The reliability of a match depends on its length. Drafts are therefore counted by the length of
+    their match (`origins_by_match`), and a policy can request long copies after long matches and
+    none after short ones.
 
-    Proposing costs one look-up for each length, whatever the size of the text; the index grows in
-    `begin` and `commit` only, by one entry for each token and length.
+    Proposing costs one lookup per length, independent of the size of the text. Only `begin` and
+    `commit` extend the index, by one entry per token and length.
 
     Attributes:
         max_ngram: longest suffix looked up.
         min_ngram: shortest suffix looked up.
         occurrence: `latest` or `first`.
-        behind: an occurrence with fewer tokens of the text after it does not count.
+        behind: an occurrence with fewer tokens of the text after it is ignored.
         name: the source its tokens are counted under.
 
     Raises:
@@ -80,13 +81,13 @@ class Lookup(Copier[LookupState]):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """What its drafts are booked under."""
+        """One origin per match length."""
         return tuple(self.origins_by_match.values())
 
     @property
     def origins_by_match(self) -> dict[int, str]:
-        """What a draft is booked under, by the length of its match; `max_ngram` stands for longer
-        matches as well."""
+        """Maps the length of a match to the origin of the draft; `max_ngram` also covers longer
+        matches."""
         return {n: origin_of(self.name, n) for n in self.lengths}
 
     def _begin(self, request: Request, old: LookupState | None) -> LookupState:
@@ -109,7 +110,7 @@ class Lookup(Copier[LookupState]):
 
 
 def check_occurrence(occurrence: str) -> None:
-    """Raise `OptionError` unless it is one of `OCCURRENCES`."""
+    """Raise `OptionError` unless `occurrence` is one of `OCCURRENCES`."""
     if occurrence not in OCCURRENCES:
         raise OptionError(f"unknown occurrence {occurrence!r}", hint="Give 'latest' or 'first'")
 
@@ -117,17 +118,20 @@ def check_occurrence(occurrence: str) -> None:
 def indexed(
     request: Request, lengths: range, occurrence: str, old: LookupState | None
 ) -> NGramIndex:
-    """The index of a prompt; an earlier turn's index, with the same text so far, is grown."""
+    """The index of a prompt; the index of an earlier turn is extended if it covers the same
+    text."""
     prompt = request.prompt.token_ids
     index = NGramIndex(lengths, occurrence)
-    if isinstance(old, LookupState) and old.index.is_like(index):  # not another drafter's
+    if isinstance(old, LookupState) and old.index.is_like(
+        index
+    ):  # otherwise it belongs to another drafter
         index = old.index if goes_on(prompt, old.index.text) else index
     index.extend(prompt[len(index.text) :])
     return index
 
 
 def priors(drafter: Lookup, given: Given) -> tuple[Source, ...]:
-    """What is believed of copies, by the length of their match."""
+    """The priors of copies, by the length of their match."""
     return by_match(drafter.origins_by_match, tree=False)
 
 

@@ -1,8 +1,9 @@
-"""REST: what follows the end of the text in a corpus, the most frequent continuations first.
+"""REST: propose the most frequent continuations of the end of the text in a corpus.
 
-He et al., arXiv 2311.08252. The longest suffix of the text that the corpus has is found in its
-suffix array; the continuations there are counted as a tree, and its most frequent nodes proposed.
-The corpus is made once (`outrider datastore build`), mapped into memory and shared.
+He et al., arXiv 2311.08252. The suffix array of the corpus is searched for the longest suffix of
+the text that occurs in the corpus. The continuations of its occurrences are counted as a tree, and
+the most frequent nodes are proposed. The corpus is built once (`outrider datastore build`),
+memory-mapped and shared.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,18 +26,19 @@ from outrider.protocols import Drafter, Request
 from outrider.protocols.method import Paper, Value
 
 LEVELS = (2, 3, 5, 9)
-"""Lengths of a match from which on a draft is trusted more."""
+"""Match lengths at which the confidence in a draft rises."""
 
 _FEW = 24
-"""Rows that are compared one by one; more are compared as an array."""
+"""Up to this number of rows, rows are compared one by one; more are compared as an array."""
 
 Rows = tuple[int, int, int]
-"""Continuations that agree so far: the first, behind the last, and how many tokens agree."""
+"""Continuations with a common prefix: the first row, the row after the last, and the prefix
+length."""
 
 
 @dataclass(slots=True)
 class RestState:
-    """The end of one text."""
+    """The last tokens of one text."""
 
     ends: frozenset[int]
     recent: list[int]
@@ -47,18 +49,19 @@ class Rest(Copier[RestState]):
     """Proposes the most frequent continuations of the end of the text in a corpus, as a tree.
 
     Attributes:
-        corpus: the datastore; `Corpus.open` refuses one of another tokenizer.
-        longest: longest suffix looked up; the published code has 16.
+        corpus: the datastore; `Corpus.open` raises an error for another tokenizer.
+        longest: longest suffix looked up; 16 in the published code.
         shortest: shortest suffix looked up.
-        hits: most places read, spread evenly over all; the published code has 5000.
-        following: tokens read at each place.
-        nodes: most nodes of a draft.
+        hits: largest number of occurrences read, evenly spaced over all; 5000 in the published
+            code.
+        following: number of tokens read at each occurrence.
+        nodes: largest number of nodes of a draft.
         levels: shortest matches of each origin (`rest3` for 3 and 4, ...).
         name: the source its tokens are counted under.
 
     Raises:
         OptionError: lengths that are not 1 <= shortest <= longest, more tokens than the corpus is
-            sorted by, a number below 1, or levels that do not rise.
+            sorted by, a number below 1, or levels that are not ascending.
     """
 
     corpus: Corpus
@@ -90,12 +93,13 @@ class Rest(Copier[RestState]):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """What its drafts are booked under."""
+        """One origin per level of match length."""
         return tuple(self.origins_by_match.values())
 
     @property
     def origins_by_match(self) -> dict[int, str]:
-        """What a draft is booked under, by the length of its match, the longest first."""
+        """Maps the shortest match length of each level to the origin of the draft, longest
+        first."""
         return {n: origin_of(self.name, n) for n in reversed(self.levels)}
 
     def _begin(self, request: Request, old: RestState | None) -> RestState:
@@ -121,7 +125,7 @@ class Rest(Copier[RestState]):
             depth=depth,
             ends=state.ends,
         )
-        if not grown.tokens:  # documents end here
+        if not grown.tokens:  # the documents end at all occurrences
             return EMPTY_DRAFT
         return Draft(
             tokens=as_ids(grown.tokens),
@@ -139,14 +143,15 @@ class Rest(Copier[RestState]):
 def followers(
     continuations: NDArray[np.int32],
 ) -> Callable[[Rows], list[tuple[int, int, Rows]]]:
-    """How often each token follows rows of `continuations` that agree so far.
+    """Return a function that counts the tokens that follow rows of `continuations` with a common
+    prefix.
 
-    The rows, `[places, size]`, are in order, so those that agree stand side by side.
+    The rows, `[places, size]`, are sorted, so rows with a common prefix are adjacent.
     """
     cells: Any = memoryview(np.ascontiguousarray(continuations))  # pyright: ignore[reportArgumentType]
 
     def bounds(begin: int, end: int, column: int) -> list[int]:
-        """Where another token begins, the end included."""
+        """Row indices at which the token in `column` changes, including `end`."""
         if end - begin > _FEW:
             tokens = continuations[begin:end, column]
             return [*(np.flatnonzero(tokens[1:] != tokens[:-1]) + begin + 1).tolist(), end]

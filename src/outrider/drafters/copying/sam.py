@@ -1,8 +1,8 @@
-"""SAM-Decoding: the longest suffix of the text that occurred before, whatever its length.
+"""SAM-Decoding: copy what followed the longest suffix of the text that occurred before.
 
-Hu et al., arXiv 2411.10666. A suffix automaton of the running text finds the match at the cost of a
-few steps a token; a second one, of a corpus, never changes and may be shared. The longer the match,
-the longer the copy.
+Hu et al., arXiv 2411.10666. A suffix automaton of the growing text finds the match in a few steps
+per token. A second automaton, of a corpus, is constant and may be shared. The longer the match, the
+longer the copy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,16 +28,16 @@ from outrider.protocols import Drafter, Request
 from outrider.protocols.method import Paper, Value
 
 LEVELS = (2, 3, 5, 9, 17)
-"""Lengths of a match from which on a copy is trusted more."""
+"""Match lengths at which the confidence in a copy rises."""
 
 _READ_BACK = 256
-"""Tokens at the end of a prompt that are matched with the corpus. A longer match would draft no
-more: `longest` is reached much sooner."""
+"""Number of tokens at the end of a prompt that are matched with the corpus. A longer match would
+not make drafts longer, because `longest` is reached much earlier."""
 
 
 @dataclass(slots=True)
 class SamState:
-    """One request: the automaton of its text, and its match in the corpus."""
+    """The state of one request: the automaton of its text, and its current match in the corpus."""
 
     ends: frozenset[int]
     text: TextAutomaton
@@ -47,25 +47,25 @@ class SamState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sam(Copier[SamState]):
-    """Proposes what followed the longest suffix of the text, where it occurred first.
+    """Proposes what followed the first occurrence of the longest suffix of the text.
 
-    A match in the corpus counts `handicap` tokens less than one in the text. The draft is at most
-    `factor` times as long as the match that counts, which is also `Draft.match`; the paper hands
-    over to another drafter where it is below 5 (`Switch` does). A copy that reaches the end of
-    the text goes on with itself; one from the corpus ends with its document.
+    A match in the corpus counts `handicap` tokens less than a match in the text. The draft is at
+    most `factor` times as long as the better match, which is also `Draft.match`. The paper uses
+    another drafter if it is below 5 (as `Switch` does). A copy that reaches the end of the text
+    continues with itself; a copy from the corpus ends with its document.
 
     Attributes:
         static: the automaton of a corpus.
-        handicap: what a match in the corpus counts less.
-        longest: most tokens drafted at once.
+        handicap: subtracted from the length of a match in the corpus.
+        longest: largest number of tokens drafted at once.
         factor: tokens drafted for each token of the match.
         levels: shortest matches of each origin (`sam2` for 2, `sam3` for 3 and 4, ...); a match
-            below the first is not used.
-        max_tokens: tokens of a text that are learned.
+            below the first level is not used.
+        max_tokens: largest number of tokens of a text that are learned.
         name: the source its tokens are counted under.
 
     Raises:
-        OptionError: a number below 1, a negative handicap, or levels that do not rise.
+        OptionError: a number below 1, a negative handicap, or levels that are not ascending.
     """
 
     static: FrozenAutomaton | None = None
@@ -87,12 +87,13 @@ class Sam(Copier[SamState]):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """What its drafts are booked under."""
+        """One origin per level of match length."""
         return tuple(self.origins_by_match.values())
 
     @property
     def origins_by_match(self) -> dict[int, str]:
-        """What a draft is booked under, by the length of its match, the longest first."""
+        """Maps the shortest match length of each level to the origin of the draft, longest
+        first."""
         return {n: origin_of(self.name, n) for n in reversed(self.levels)}
 
     def _begin(self, request: Request, old: SamState | None) -> SamState:
@@ -113,7 +114,7 @@ class Sam(Copier[SamState]):
             known, static = self.static.walk(state.state, state.length, rest)
             if static - self.handicap > length:
                 draft = self._from_corpus(state, known, static, budget)
-                if len(draft):  # else the document ends there
+                if len(draft):  # otherwise the document ends there
                     return draft
         size, _ = self._size(length, budget)
         if size < 1:
@@ -142,7 +143,7 @@ class Sam(Copier[SamState]):
         return chain(tokens, state.ends, self.name, origin=origin, match=counts)
 
     def _size(self, match: int, budget: Budget) -> tuple[int, str]:
-        """How many tokens to draft after a match, and what they are booked under."""
+        """The number of tokens to draft after a match, and the origin of the draft."""
         least = level(match, self.levels)
         if not least:
             return 0, ""

@@ -1,8 +1,8 @@
-"""SuffixDecoding: what followed the end of the text, how often, here and in earlier requests.
+"""SuffixDecoding: propose the most frequent continuations, in the text and in earlier requests.
 
-Oliaro et al., arXiv 2411.04975. One trie of counts belongs to the request (prompt and output), one
-to all requests (outputs only), so what was written for one user shortens the work for the next
-who asks for nearly the same. The longer the match, the more is drafted.
+Oliaro et al., arXiv 2411.04975. One trie of counts belongs to the request (prompt and output), and
+one is shared by all requests (outputs only). Outputs for one user therefore speed up similar
+requests of others. The longer the match, the more is drafted.
 """
 
 from dataclasses import dataclass, field
@@ -20,19 +20,20 @@ from outrider.protocols import Request
 from outrider.protocols.method import Paper
 
 LEVELS = (1, 2, 3, 5, 9, 17)
-"""Lengths of a match from which on a draft is trusted more."""
+"""Match lengths at which the confidence in a draft rises."""
 
 SHAPES = ("tree", "chain")
 
 _ENOUGH = 0.9
-"""A draft that promises so much of the most a shorter match could is kept."""
+"""A draft is kept if its score reaches this share of the largest score possible for a shorter
+match."""
 
 _TRIES = 8
-"""Matches that are grown at most; in a loop every suffix is another one."""
+"""The largest number of matches from which drafts are grown; in a loop, every suffix matches."""
 
 
 class _Best(NamedTuple):
-    """The best growth so far, and the match it came from."""
+    """The best draft so far, and the match it was grown from."""
 
     grown: Grown
     match: int
@@ -44,7 +45,8 @@ _NOTHING = _Best(Grown(0), 0, 0.0)
 
 @dataclass(slots=True)
 class SuffixState:
-    """One request: its own trie, its output in the shared one, and where that knows its text."""
+    """The state of one request: its own trie, its output in the shared trie, and its position in
+    both."""
 
     ends: frozenset[int]
     own: SuffixTrie
@@ -57,26 +59,27 @@ class SuffixState:
 class Suffix(Copier[SuffixState]):
     """Grows a draft from the counts after each suffix of the text, and proposes the best one.
 
-    For a match of p tokens at most `factor * p + offset` nodes are grown, the likeliest first,
-    none below `least`. The draft whose chances sum to most (`Draft.score`: the tokens expected to
-    be kept) wins; of nearly equal ones that of the longer match. The paper asks another drafter
-    where that sum is small; `Draft.score` is there for it. The end of the text itself has no
-    follower yet and does not count as an occurrence.
+    For a match of p tokens, at most `factor * p + offset` nodes are grown, the most likely first,
+    and none with a chance below `least`. The draft with the largest sum of chances (`Draft.score`:
+    the expected number of kept tokens) is proposed; among nearly equal drafts, the one with the
+    longer match. The paper uses another drafter if this sum is small; `Draft.score` makes that
+    possible. The end of the text itself has no follower yet and does not count as an occurrence.
 
     Attributes:
-        memory: outputs of all requests, bounded, the oldest evicted first; None keeps to the text.
+        memory: outputs of all requests, bounded, the oldest evicted first; None uses only the text.
         factor: nodes for each token of the match (alpha).
-        offset: nodes in any case.
+        offset: nodes in addition, independent of the match.
         least: the smallest chance of a node.
         shape: `tree`, or `chain` for the most frequent follower only.
-        depth: longest match; twice as much of the text is counted, to grow from it.
-        max_tokens: tokens of one request's own text.
+        depth: longest match; suffixes of twice this length are counted, so that drafts can be
+            grown.
+        max_tokens: largest number of tokens of the request's own text that are counted.
         levels: shortest matches of each origin (`suffix3` for 3 and 4, ...); a match below the
-            first is not used.
+            first level is not used.
         name: the source its tokens are counted under.
 
     Raises:
-        OptionError: a number out of range, levels that do not rise, or an unknown shape.
+        OptionError: a number out of range, levels that are not ascending, or an unknown shape.
     """
 
     memory: SuffixTrie | None = field(default_factory=SuffixTrie)
@@ -102,30 +105,33 @@ class Suffix(Copier[SuffixState]):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """What its drafts are booked under."""
+        """One origin per level of match length."""
         return tuple(self.origins_by_match.values())
 
     @property
     def origins_by_match(self) -> dict[int, str]:
-        """What a draft is booked under, by the length of its match, the longest first."""
+        """Maps the shortest match length of each level to the origin of the draft, longest
+        first."""
         return {n: origin_of(self.name, n) for n in reversed(self.levels)}
 
     def _begin(self, request: Request, old: SuffixState | None) -> SuffixState:
         prompt = request.prompt.token_ids
         own, text = SuffixTrie(2 * self.depth, self.max_tokens), Text()
-        ours = isinstance(old, SuffixState) and old.own.is_like(own)  # not another drafter's
+        ours = isinstance(old, SuffixState) and old.own.is_like(
+            own
+        )  # otherwise it belongs to another drafter
         if ours and old and old.text.kept and goes_on(prompt, old.text.tokens):
             own, text = old.own, old.text
         own.append(text, prompt[len(text.tokens) :])
         cursor = Cursor(edition=-1)
         if self.memory is not None:
-            self.memory.compact()  # between two requests, where nobody waits for a token
+            self.memory.compact()  # between requests, where it delays no token
             cursor = self.memory.follow(cursor, prompt, ())
         return SuffixState(request.sampler.end_ids, own, text, Text(), cursor)
 
     def _commit(self, state: SuffixState, tokens: list[int]) -> None:
         if self.memory is not None:
-            for i, token in enumerate(tokens):  # looked up before it is learned
+            for i, token in enumerate(tokens):  # each token is looked up before it is learned
                 before = [*state.text.tokens, *tokens[:i]] if self._stale(state) else ()
                 state.cursor = self.memory.follow(state.cursor, before, (token,))
                 self.memory.append(state.output, (token,))
@@ -155,9 +161,9 @@ class Suffix(Copier[SuffixState]):
         budget: Budget,
         best: _Best = _NOTHING,
     ) -> _Best:
-        """The better of `best` and what grows from the suffixes at the cursor.
+        """The better of `best` and the draft grown from the suffixes at the cursor.
 
-        Of suffixes up to `written` tokens the trie knows the end of the text itself.
+        Suffixes of up to `written` tokens include the end of the text itself as an occurrence.
         """
         tries = 0
         for node, match, count in trie.suffixes(cursor, min(self.depth, trie.depth - 1)):
@@ -166,20 +172,20 @@ class Suffix(Copier[SuffixState]):
             size = self._size(match, budget)
             if best.score >= _ENOUGH * size:
                 if budget.shares is None:
-                    break  # shorter matches may draft even less
+                    break  # shorter matches may draft even fewer nodes
                 continue
             tries += 1
             total = count - (match <= written)
             if total < 1:
                 continue
-            deepest = min(budget.depth, trie.depth - match)  # longer ones are not counted
+            deepest = min(budget.depth, trie.depth - match)  # longer continuations are not counted
             grown = self._grow(trie, node, total, size, deepest, state.ends)
             if (grown.score, match) > (best.score, best.match):
                 best = _Best(grown, match, grown.score)
         return best
 
     def _size(self, match: int, budget: Budget) -> int:
-        """How many nodes may be drafted after a match."""
+        """The number of nodes that may be drafted after a match."""
         least = level(match, self.levels)
         if not least:
             return 0
@@ -228,7 +234,7 @@ METHOD = DrafterMethod(
     paper=Paper("SuffixDecoding", "2411.04975"),
     memory="about 550n, up to 2^17 tokens of all requests, then the oldest are dropped",
     tree=True,
-    # 1 in the paper; 4 had more accepted on dialogues and on prose.
+    # 1 in the paper; 4 had a higher accepted length on dialogues and on prose.
     defaults={"factor": 4.0},
     priors=_priors,
 )

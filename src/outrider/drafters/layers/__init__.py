@@ -1,1 +1,1 @@
-"""Drafters that run some layers of the target."""
+"""Self-speculative drafters, which run a subset of the target's layers."""

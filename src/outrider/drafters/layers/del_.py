@@ -1,4 +1,4 @@
-"""DEL: the target drafts with its first layers; how many, and how long, is chosen every round."""
+"""DEL: the target drafts with its first layers; exit layer and length are chosen every round."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +27,8 @@ from outrider.sampling import Sampler
 
 @dataclass(slots=True)
 class ExitState(LayerSubsetState):
-    """One request. `rounds`: drafts asked for. `watched`: the target's next forward shows what its
-    layers hand on."""
+    """One request. `rounds`: number of proposals so far. `watched`: whether the target's next
+    forward returns the outputs of its layers."""
 
     rounds: int = 0
     watched: bool = False
@@ -44,37 +44,38 @@ _RANGES: Mapping[str, Range] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DynamicExit(LayerSubsetDrafter):
-    """DEL (Entezari Zarch et al. 2025, arXiv 2504.05598): drafts with layers 1 to E of the target,
-    d tokens, where E and d have the most expected tokens per layer (`exit_rates.py`).
+    """DEL (Entezari Zarch et al. 2025, arXiv 2504.05598): drafts d tokens with layers 1 to E of the
+    target, where E and d maximise the expected tokens per layer (`exit_rates.py`).
 
-    What each layer *would* have drafted ("shadow tokens") comes from the target's own forwards: the
-    states that its layers hand on go through final norm and head. Only rows with the right text
-    before them count: the one after the text and those of accepted tokens. That head is the cost:
-    one row for each layer and token. So it is paid every `every`-th round, for at most `most_rows`
-    tokens, and of models with vocabularies above `wide_vocabulary` for every other layer. For
-    sampled text the shadow token is the choice of the request's own sampler, as in a draft.
+    The tokens that each layer *would* have drafted ("shadow tokens") come from the target's own
+    forwards: the outputs of its layers are passed through final norm and head. Only rows with the
+    right preceding text count: the row after the text and the rows of accepted tokens. The head is
+    the cost: one row per layer and token. To limit it, statistics are taken every `every`-th round
+    only, for at most `most_rows` tokens, and for vocabularies above `wide_vocabulary` only for
+    every other layer. For sampled text, the shadow token is the choice of the request's own
+    sampler, as in a draft.
 
-    Made for models trained with early exits (LayerSkip); others rarely have an early layer worth
-    leaving at, and then nothing is drafted. On models whose upper layers were padded to cost time
-    and do nothing, an early exit is the whole model and the figures are far too good: they say
-    nothing of real models and are not to be quoted.
+    The method is made for models trained with early exits (LayerSkip). Other models rarely have a
+    useful early exit; nothing is drafted then. On models whose upper layers were padded to cost
+    time but have no effect, an early exit equals the whole model, and the measured speedups are far
+    too high: they say nothing about real models and must not be quoted.
 
-    The paper verifies only layers E + 1 to L; here the verification reads all layers again, which
-    is what its formula charges as well.
+    The paper verifies only with layers E + 1 to L; here the verification runs all layers again,
+    which the paper's formula also assumes.
 
     Attributes:
-        confidence: where a draft ends; None takes the threshold of the exit: halfway between how
-            sure it was when right and when wrong.
-        longest: most tokens of a draft (d_max), within the budget.
-        every: statistics are taken every so many rounds; 1 is the paper.
-        most_rows: tokens of a round that are looked at.
+        confidence: probability below which a draft ends; None uses the threshold of the exit:
+            halfway between its mean confidence for right tokens and for wrong tokens.
+        longest: largest number of tokens of a draft (d_max), within the budget.
+        every: statistics are taken every this many rounds; 1 in the paper.
+        most_rows: number of tokens of a round that are used.
         wide_vocabulary: see above.
-        head: what the head costs, in layers; 0 is the paper. About vocabulary * hidden size over
-            the parameters of a layer.
-        rates: the statistics; shared by all requests, and kept across them. None starts anew.
+        head: cost of the head, in layers; 0 in the paper. About vocabulary * hidden size over the
+            parameters of a layer.
+        rates: the statistics, shared by all requests and kept across them. None creates new ones.
 
     Raises:
-        StrategyError: a model that can not leave layers out, or shows no hidden states.
+        StrategyError: a model that cannot leave out layers, or does not return hidden states.
         OptionError: a number outside its range.
     """
 
@@ -88,7 +89,7 @@ class DynamicExit(LayerSubsetDrafter):
     exits: tuple[LayerSet, ...] = field(init=False, repr=False)
 
     learns = True
-    """Its exits depend on the texts of other requests."""
+    """The chosen exit depends on the texts of other requests."""
 
     def __post_init__(self) -> None:
         LayerSubsetDrafter.__post_init__(self)
@@ -118,7 +119,7 @@ class DynamicExit(LayerSubsetDrafter):
         groups: dict[tuple[int, float], list[int]] = {}
         lengths: list[int] = []
         for i, (state, budget) in enumerate(zip(states, budgets, strict=True)):
-            if state.rounds % self.every == 0:  # stays on until the target has read
+            if state.rounds % self.every == 0:  # stays on until the target's next forward
                 self._watch(state, True)
             state.rounds += 1
             chosen = self.rates.best(min(self.wanted(budget), self.longest), self.head)
@@ -138,7 +139,7 @@ class DynamicExit(LayerSubsetDrafter):
         return drafts
 
     def observe(self, states: Sequence[DrafterState], verified: Sequence[Verified]) -> None:
-        """Learn what each layer would have drafted, where the target's rows were watched."""
+        """Learn which token each layer would have drafted, if the target's layers were watched."""
         for state, seen in zip(states, verified, strict=True):
             if seen.tier == "target" and state.watched:
                 self._watch(state, False)
@@ -147,23 +148,24 @@ class DynamicExit(LayerSubsetDrafter):
 
     @property
     def watched(self) -> range:
-        """Hidden states that an exit could read out: of all layers but the last, or every other."""
+        """The hidden states that can be used as exits: of all layers but the last, or of every
+        other one."""
         return range(1, self.layered.num_layers, self.rates.step)
 
     def _watch(self, state: ExitState, on: bool) -> None:
         if state.watched != on:
             state.watched = on
-            assert self.model.hidden_states is not None  # checked when this was made
+            assert self.model.hidden_states is not None  # the constructor has checked it
             self.model.hidden_states.watch(full_cache(state), self.watched if on else None)
 
     def _learn(self, state: ExitState, seen: Verified) -> None:
-        """Compare shadow tokens with those that came, on rows with the right text before them."""
+        """Compare shadow tokens with the actual tokens, on rows with the right preceding text."""
         tokens = seen.verdict.emitted[: self.most_rows]
         rows = [parent + 1 for parent in (-1, *seen.verdict.path)][: len(tokens)]
         assert seen.rows.states is not None
         states = seen.rows.states[:, rows]
         logits = self.layered.read_out(states.flatten(0, 1)).unflatten(0, states.shape[:2])
-        scores = logits.float().cpu().numpy()  # numpy: no threads are woken for so little
+        scores = logits.float().cpu().numpy()  # numpy starts no threads for small arrays
         sampler, before = state.request.sampler, state.written(seen.tail)
         if sampler.params.temperature == 0 and sampler.plain(len(before)):
             shadow = scores.argmax(axis=-1)
@@ -175,7 +177,7 @@ class DynamicExit(LayerSubsetDrafter):
 def _choices(
     sampler: Sampler, logits: Tensor, before: Sequence[int], tokens: Sequence[int]
 ) -> IntArray:
-    """`[exits, rows]`: what the sampler makes of each row; -1 where it can not tell."""
+    """`[exits, rows]`: the sampler's choice for each row; -1 if it cannot choose."""
     chosen = np.full(logits.shape[:2], -1, dtype=np.int64)
     for row in range(logits.shape[1]):
         generated = [*before, *tokens[:row]]

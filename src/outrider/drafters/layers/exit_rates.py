@@ -1,7 +1,7 @@
-"""How often each layer would have drafted the right token, and what to make of it.
+"""How often each layer would have drafted the right token, and the exit chosen from these rates.
 
-The statistics and the choice of DEL (arXiv 2504.05598): two faded numbers for each layer say how
-often what it would have drafted was right, two more how sure it was when it was and was not.
+The statistics and the choice of DEL (arXiv 2504.05598). For each layer, two faded numbers give the
+share of right tokens, and two more give its mean confidence for right and for wrong tokens.
 """
 
 from dataclasses import dataclass, field
@@ -14,14 +14,15 @@ from outrider.core.errors import OptionError
 from outrider.core.types import BoolArray, IntArray
 
 _RIGHT, _TESTED = 0.5, 1.0
-"""What is believed before anything was tested."""
+"""The prior counts, before anything was tested."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """After which layer to leave, how many tokens to draft there, and when to stop."""
+    """The layer after which to exit, the number of tokens to draft, and the confidence
+    threshold."""
 
     depth: int
     length: int
@@ -37,12 +38,12 @@ class ExitRates:
 
     Attributes:
         num_layers: L.
-        step: layers between two exits; 1 has one after each layer but the last.
-        fade: what an earlier observation weighs after each further one (the paper's omega).
+        step: layers between two exits; 1 means an exit after each layer but the last.
+        fade: factor applied to earlier observations at each new one (the paper's omega).
         right: faded number of right tokens (A), one for each exit.
         tested: faded number of tested tokens (B).
-        sure: faded sums of the probability of the best token where it was wrong, and right.
-        counts: the faded number of terms in those.
+        sure: faded sums of the probability of the best token, for wrong and for right tokens.
+        counts: the faded number of terms in these sums.
 
     Raises:
         OptionError: a model of one layer, or a fade outside 0 to 1.
@@ -69,7 +70,7 @@ class ExitRates:
 
     @property
     def depths(self) -> IntArray:
-        """`[exits]`: layers that are run up to each exit."""
+        """`[exits]`: number of layers that are run up to each exit."""
         return np.arange(1, self.num_layers, self.step)
 
     @property
@@ -79,8 +80,9 @@ class ExitRates:
 
     @property
     def thresholds(self) -> Floats:
-        """`[exits]`: halfway between how sure each exit was when right and when wrong; 0 where one
-        of the two was not seen yet, or where wrong tokens were the surer ones."""
+        """`[exits]`: halfway between the mean confidence of each exit for right and for wrong
+        tokens; 0 if one of them has no observation yet, or if the confidence for wrong tokens is
+        higher."""
         seen = (self.counts > 1e-3).all(axis=0)
         wrong, right = self.sure / np.maximum(self.counts, 1e-3)
         return np.where(seen & (right > wrong), (right + wrong) / 2.0, 0.0)
@@ -94,7 +96,7 @@ class ExitRates:
         """Add the shadow tokens of one round.
 
         Args:
-            matched: `[exits, rows]`, whether each exit's token was the one that came.
+            matched: `[exits, rows]`, whether the token of each exit equals the actual token.
             sure: `[exits, rows]`, the probability of each exit's best token.
         """
         self._best.clear()
@@ -106,12 +108,12 @@ class ExitRates:
             self.counts[outcome] = self.fade * self.counts[outcome] + chosen.sum(axis=1)
 
     def best(self, longest: int, head: float = 0.0) -> Exit | None:
-        """The exit and the length, up to `longest`, with the most tokens per layer; None where
-        plain decoding has as many."""
+        """The exit and the length, up to `longest`, with the most tokens per layer; None if plain
+        decoding is at least as good."""
         if longest < 1:
             return None
         asked = (longest, head)
-        if asked not in self._best:  # asked every round, and new only after `note`
+        if asked not in self._best:  # read every round, but changed only by `note`
             self._best[asked] = self._search(longest, head)
         return self._best[asked]
 
@@ -133,10 +135,10 @@ def tokens_per_layer(
     num_layers: int,
     head: float = 0.0,
 ) -> Floats:
-    """Expected tokens of a round per layer executed: TPL of the paper.
+    """Expected tokens of a round per executed layer: TPL of the paper.
 
     `TPL(l, d) = (1 + a + ... + a^d) / (d * l + L)`, where a is `rate`, l `exit_after`, d `length`
-    and L `num_layers`. `head` is what the head costs, in layers; the paper leaves it out.
+    and L `num_layers`. `head` is the cost of the head, in layers; the paper omits it.
     """
     a, d = np.asarray(rate, dtype=np.float64), np.asarray(length)
     sure = a >= 1.0 - 1e-12

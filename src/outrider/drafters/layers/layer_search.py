@@ -1,6 +1,6 @@
-"""The search of SWIFT: which layers may be left out, found on text that the model has written.
+"""The search of SWIFT: which layers can be left out, evaluated on text that the model generated.
 
-It only proposes sets and remembers what they scored; `swift.py` does the scoring.
+This module only proposes sets and records their scores; `swift.py` computes the scores.
 """
 
 from collections.abc import Hashable, Mapping
@@ -18,9 +18,10 @@ from outrider.core.values import JsonValue
 from outrider.protocols import Cache
 
 _MOST_OBSERVED = 256
-"""Scores that the surrogate is fitted to, the newest ones; its cost grows with their cube."""
+"""Number of scores, the newest ones, to which the surrogate is fitted; its cost is cubic in
+them."""
 _RIVALS = 256
-"""Sets among which the surrogate picks one."""
+"""Number of candidate sets from which the surrogate selects one."""
 
 
 _RANGES: Mapping[str, Range] = {
@@ -35,16 +36,16 @@ _RANGES: Mapping[str, Range] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSettings:
-    """How long, how wide to search. The defaults are those of the authors' code.
+    """Length and width of the search. The defaults are those of the authors' code.
 
     Attributes:
         skip_ratio: share of the halves between the first and the last layer that is left out.
-        context: generated tokens that a set must predict (W); one more is read.
-        surrogate_every: every so many tries the surrogate proposes, else chance does.
+        context: number of generated tokens that a set must predict (W); one more is read.
+        surrogate_every: every this many tries the surrogate proposes; otherwise the set is random.
         good: a score above which the search ends.
-        most_misses: tries without a better score after which it ends.
-        most_tries: tries after which it ends.
-        kappa: how much the surrogate prefers what it does not know (UCB).
+        most_misses: number of tries without a better score after which the search ends.
+        most_tries: number of tries after which the search ends.
+        kappa: weight of the uncertainty in the surrogate's selection (UCB).
         noise: variance of a score, as a share of the variance of all scores (the GP's alpha).
         seed: of the random sets.
 
@@ -78,11 +79,11 @@ class LayerSetSearch:
         num_layers: of the model; at least 3.
         settings: see `SearchSettings`.
         best: bits of the best set.
-        score: its share of right tokens; below 0 before anything was scored.
-        tries: sets proposed.
-        misses: tries since the score last rose.
-        key: what the scores were taken on; other text, other scores.
-        prompt: a cache of the prompt of that text, as all layers have read it.
+        score: its share of right tokens; below 0 before the first score.
+        tries: number of sets proposed.
+        misses: number of tries since the score last rose.
+        key: identifies the text of the scores; scores of different texts are not comparable.
+        prompt: a cache of the prompt of that text, computed with all layers.
 
     Raises:
         OptionError: so few layers that none can be left out.
@@ -113,17 +114,17 @@ class LayerSetSearch:
 
     @property
     def width(self) -> int:
-        """Halves that could be left out."""
+        """Number of halves that can be left out."""
         return 2 * (self.num_layers - 2)
 
     @property
     def budget(self) -> int:
-        """Halves that are left out."""
+        """Number of halves that each set leaves out."""
         return int(self.settings.skip_ratio * self.width)
 
     @property
     def done(self) -> bool:
-        """Whether the search has ended, for good."""
+        """Whether the search has ended permanently."""
         s = self.settings
         return (
             self.score > s.good
@@ -138,12 +139,12 @@ class LayerSetSearch:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what it remembers, the prompt left out: at most `most_tries` sets of `width`
-        bytes, and 256 of them once more with their scores."""
+        """Bytes of its records, without the prompt: at most `most_tries` sets of `width` bytes, and
+        256 of them once more with their scores."""
         return self.width * (len(self._seen) + len(self._sets) + 1) + 8 * len(self._scores)
 
     def layers_of(self, bits: BoolArray) -> LayerSet:
-        """The set that leaves out what `bits` name."""
+        """The set that leaves out the halves marked in `bits`."""
         attention, mlp = (np.flatnonzero(half) + 1 for half in np.split(bits, 2))
         return LayerSet.skipping(
             self.num_layers,
@@ -152,7 +153,7 @@ class LayerSetSearch:
         )
 
     def _first(self) -> BoolArray:
-        """Odd layers, lowest first, as far as the budget goes; then even ones."""
+        """The initial set: odd layers, lowest first, up to the budget; then even layers."""
         inner = np.arange(1, self.num_layers - 1)
         order = np.argsort((inner % 2 == 0).repeat(2), kind="stable")
         halves = np.stack((np.arange(len(inner)), np.arange(len(inner)) + len(inner)), axis=1)
@@ -163,7 +164,7 @@ class LayerSetSearch:
     # -- one try ----------------------------------------------------------------------------
 
     def propose(self) -> BoolArray:
-        """The next set to score: the best one on a new text, else one that was not scored yet."""
+        """The next set to score: the best one for a new text, otherwise one without a score."""
         if self.score < 0.0:
             return self.best
         if (self.tries + 1) % self.settings.surrogate_every == 0 and len(self._scores) > 1:
@@ -171,7 +172,7 @@ class LayerSetSearch:
         return self._fresh()
 
     def note(self, bits: BoolArray, score: float) -> None:
-        """Take note of a score."""
+        """Record a score."""
         self.tries += 1
         self._seen.add(bits.tobytes())
         self._sets.append(bits)
@@ -183,12 +184,12 @@ class LayerSetSearch:
             self.misses += 1
 
     def begin(self, key: Hashable, prompt: Cache | None = None) -> None:
-        """Go on with another text: scores start anew, tries and misses go on counting."""
+        """Switch to another text: scores are reset, but tries and misses continue to count."""
         self.key, self.prompt, self.score = key, prompt, -1.0
         self._sets, self._scores = [], []
 
     def _fresh(self) -> BoolArray:
-        """A random set, if possible one that was not tried."""
+        """A random set, if possible one that was not tried yet."""
         bits = self._sample()
         for _ in range(16):
             if bits.tobytes() not in self._seen:
@@ -202,18 +203,18 @@ class LayerSetSearch:
         return bits
 
     def _swapped(self) -> BoolArray:
-        """The best set with one half exchanged."""
+        """The best set with one half exchanged for another."""
         bits = self.best.copy()
         bits[self._random.choice(np.flatnonzero(bits))] = False
         bits[self._random.choice(np.flatnonzero(~self.best))] = True
         return bits
 
     def _promising(self) -> BoolArray:
-        """Of many sets, half of them neighbours of the best, the one with the highest upper
-        confidence bound: mean + kappa * deviation of a Gaussian process over the scores.
+        """The candidate with the highest upper confidence bound: mean + kappa * deviation of a
+        Gaussian process over the scores. Half of the candidates are neighbours of the best set.
 
-        The paper maximises over points of the unit cube and keeps the largest coordinates; picking
-        among real sets needs no such rounding.
+        The paper maximises over points of the unit cube and keeps the largest coordinates;
+        selecting among valid sets needs no such rounding.
         """
         rivals = [self._swapped() if i % 2 else self._sample() for i in range(_RIVALS)]
         rivals = [bits for bits in rivals if bits.tobytes() not in self._seen] or rivals[:1]
@@ -222,10 +223,10 @@ class LayerSetSearch:
         )
         return rivals[int(np.argmax(mean + self.settings.kappa * deviation))]
 
-    # -- kept in a file ---------------------------------------------------------------------
+    # -- serialization ----------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """What `restore` reads."""
+        """A JSON-compatible form, which `restore` reads."""
         return {
             "layers": self.layers.to_dict(),
             "score": self.score,
@@ -234,8 +235,8 @@ class LayerSetSearch:
         }
 
     def restore(self, saved: dict[str, JsonValue]) -> None:
-        """Go on from what `to_dict` wrote. Raises `OptionError` for anything else, and for a set of
-        another number of layers or another budget."""
+        """Continue from the output of `to_dict`. Raises `OptionError` for any other value, and for
+        a set with another number of layers or another budget."""
         try:
             layers = LayerSet.from_dict(saved["layers"])
             score, tries, misses = (saved[name] for name in ("score", "tries", "misses"))

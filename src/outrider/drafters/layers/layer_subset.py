@@ -1,9 +1,9 @@
-"""Self-speculation: the target drafts for itself with a part of its own layers.
+"""Self-speculation: the target drafts for itself with a subset of its own layers.
 
-The weights are the target's, and so are the keys and values of the text, which a borrowed cache
-reads where they lie; draft rows take the slots that the verification will write over
-(`models/caches/borrowed.py`). Memory: nothing worth naming. What differs between the methods is
-which layers are left out: a fixed even set (`skip.py`), a set that is searched (`swift.py`), or all
+The weights are the target's. The keys and values of the text are also shared: a borrowed cache
+reads them in place, and draft rows use the slots that the verification overwrites
+(`models/caches/borrowed.py`). The additional memory is negligible. The methods differ in which
+layers are left out: a fixed even set (`skip.py`), a set found by search (`swift.py`), or all layers
 after an exit that is chosen every round (`del_.py`).
 """
 
@@ -30,12 +30,12 @@ from outrider.protocols import NO_NEEDS, DrafterState, LanguageModel, Layered, N
 D = TypeVar("D", bound="LayerSubsetDrafter")
 
 _MOST_PARTS = 64
-"""Parts of the model that are kept ready; a search asks for many once."""
+"""Largest number of submodels that are cached; a search uses many of them only once."""
 
 
 @dataclass(slots=True)
 class LayerSubsetState(ModelState):
-    """One request; `layers` are those that read the rows its borrowed cache holds."""
+    """One request; `layers` are the layers that computed the rows in its borrowed cache."""
 
     layers: LayerSet | None = None
     drafted: bool = False
@@ -46,17 +46,17 @@ _CONFIDENCE = Range(0.0, 1.0, optional=True, hint="Give a chance from 0 to 1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSubsetDrafter:
-    """What the drafters of this kind share.
+    """The base class of self-speculative drafters.
 
     Attributes:
         model: the target itself.
-        confidence: a draft ends with a token that was drawn where no token had this probability.
-            None leaves that to the method. A stop in the budget takes its place.
-        growth: how trees of drafts grow; None drafts chains.
+        confidence: a draft ends with a token that was drawn while no token had this probability.
+            With None, the method decides. A stop in the budget replaces it.
+        growth: how draft trees grow; None drafts chains.
         name: the source its tokens are counted under.
 
     Raises:
-        StrategyError: a model that can not run a part of its layers.
+        StrategyError: a model that cannot run a subset of its layers.
         OptionError: a confidence outside 0 to 1.
     """
 
@@ -83,28 +83,29 @@ class LayerSubsetDrafter:
 
     @property
     def layered(self) -> Layered:
-        """What runs a part of the target's layers."""
-        assert self.model.layered is not None  # checked when this was made
+        """The capability of the target to run a subset of its layers."""
+        assert self.model.layered is not None  # the constructor has checked it
         return self.model.layered
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its name."""
+        """Its own name."""
         return (self.name,)
 
     def bind(self: D, needs: Needs, tier: int) -> D:
-        """Fill distributions and references only where the rule above reads them."""
+        """Configure drafts to carry distributions and references only if the rule above reads
+        them."""
         return replace(self, needs=needs, tier=tier)
 
     @property
     def draw(self) -> Draw:
-        """As the growth picks siblings."""
+        """How the growth selects siblings; deterministic or independent for chains."""
         return Draw.IID if self.growth is None else self.growth.draw
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[DrafterState | None] | None = None
     ) -> list[DrafterState]:
-        """Borrow the target's caches; what an earlier turn had borrowed is not needed.
+        """Borrow the target's caches; caches borrowed in an earlier turn are not needed.
 
         Raises:
             StrategyError: the target of these requests is another model.
@@ -123,7 +124,7 @@ class LayerSubsetDrafter:
     def propose(
         self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """One draft a request; nothing is done for those whose budget is empty."""
+        """Return one draft per request; requests with an empty budget are skipped."""
         drafts, asked = [EMPTY_DRAFT] * len(states), []
         for i, (state, budget) in enumerate(zip(states, budgets, strict=True)):
             state.drafted = self.wanted(budget) > 0
@@ -141,23 +142,23 @@ class LayerSubsetDrafter:
     def _propose(
         self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """Drafts of requests that all want some."""
+        """Return drafts for requests whose budgets are not empty."""
 
     def observe(self, states: Sequence[DrafterState], verified: Sequence[Verified]) -> None:
-        """A fixed part of a model learns nothing."""
+        """Do nothing: a fixed subset of layers does not learn."""
 
     def commit(self, states: Sequence[DrafterState], tokens: Sequence[IntArray]) -> None:
-        """The target's cache has gone on; what was drafted is forgotten."""
+        """Drop the draft rows, because the target's cache has advanced."""
         for state in states:
             state.cache.commit(())
 
     def counters(self, state: DrafterState) -> dict[str, Counters]:
-        """Forwards of the part, and drafted tokens."""
+        """The counters of the submodel: its forwards and drafted tokens."""
         state.counters.off = state.off
         return {self.name: state.counters}
 
     def part(self, layers: LayerSet) -> ModelDrafter | TreeDrafter:
-        """The drafter that runs `layers`."""
+        """The drafter that runs `layers`, created once and cached."""
         found = self.parts.get(layers)
         if found is None:
             if len(self.parts) >= _MOST_PARTS:
@@ -186,22 +187,22 @@ class LayerSubsetDrafter:
         budgets: Sequence[Budget],
         confidence: float | None,
     ) -> list[Draft]:
-        """Chains or trees written by `layers`."""
+        """Propose chains or trees with `layers`."""
         for state in states:
-            if state.layers != layers:  # rows that other layers have read lack keys of these
+            if state.layers != layers:  # rows of other layers have no keys for these layers
                 state.cache.commit(())
                 state.layers = layers
         return self.part(layers).propose(states, tails, [_stopping(b, confidence) for b in budgets])
 
     def wanted(self, budget: Budget) -> int:
-        """Tokens that a draft may have on its longest path."""
+        """The largest number of tokens on the longest path of a draft."""
         if self.growth is not None:
             return min(budget.depth, budget.nodes_of(self.name))
         return min(budget.share(self.name), budget.nodes)
 
 
 def full_cache(state: LayerSubsetState) -> CacheBook:
-    """The target's cache."""
+    """The cache of the target for this request."""
     assert isinstance(state.cache, Borrowed)
     return state.cache.lender
 
@@ -213,10 +214,11 @@ def _stopping(budget: Budget, confidence: float | None) -> Budget:
 
 
 _OWN_SHARE, _MOST_OWN = 0.55, 12
-"""Of a forward of the target, what a token takes by half its layers and the head; longest draft."""
+"""Cost of a token with half the layers and the head, as a share of a target forward; longest
+draft."""
 
 
 def layer_subset_priors(drafter: LayerSubsetDrafter, given: Given) -> tuple[Source, ...]:
-    """What is believed of drafts by a part of the target's layers."""
+    """The priors of drafts by a subset of the target's layers."""
     seconds = _OWN_SHARE * given.measured.target.seconds(1)
     return (Source(name=drafter.name, seconds=seconds, accept=0.5, longest=_MOST_OWN),)

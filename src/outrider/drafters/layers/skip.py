@@ -1,4 +1,4 @@
-"""Unified Layer Skipping as a drafter: an even part of the layers, known from the start."""
+"""Unified Layer Skipping as a drafter: evenly spaced layers, fixed from the start."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ __all__ = ["EvenSkip"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvenSkip(LayerSubsetDrafter):
-    """The target drafts with evenly spread whole layers, its first and last among them.
+    """The target drafts with evenly spaced whole layers, including its first and last.
 
-    Which layers follows from the target speed-up alone, as in Unified Layer Skipping (Liu et al.
-    2024, arXiv 2404.06954; L is `model.num_layers`, s is `speedup`). There the part *replaces* the
-    model, which changes the text (`models/wrappers/skipping.py`); here the whole model verifies
-    it, so it needs no training and loses nothing. No search and no statistics: what `swift` and
-    `del` are to be compared with.
+    The target speedup alone determines the layers, as in Unified Layer Skipping (Liu et al. 2024,
+    arXiv 2404.06954; L is `model.num_layers`, s is `speedup`). In the paper the subset *replaces*
+    the model, which changes the text (`models/wrappers/skipping.py`). Here the whole model verifies
+    the subset's drafts, so no training is needed and the text is preserved. There is no search and
+    there are no statistics, which makes it the baseline for `swift` and `del`.
 
     Attributes:
-        speedup: how many times fewer layers a drafted token passes; from 1 (all layers) to half
+        speedup: the factor by which a drafted token runs fewer layers; from 1 (all layers) to half
             their number.
-        layers: the set itself, in place of `speedup`.
+        layers: an explicit set, instead of `speedup`.
 
     Raises:
         OptionError: a speedup that leaves fewer than two layers; a set of another model.
@@ -47,7 +47,7 @@ class EvenSkip(LayerSubsetDrafter):
 
     @property
     def kept(self) -> LayerSet:
-        """The layers that draft."""
+        """The layers that are run for drafting."""
         assert self.layers is not None
         return self.layers
 

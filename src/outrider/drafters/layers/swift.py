@@ -1,4 +1,4 @@
-"""SWIFT: the target drafts with the layers that a search, made while it writes, has left it."""
+"""SWIFT: the target drafts with a subset of its layers, found by a search during generation."""
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
@@ -26,35 +26,35 @@ _FORMAT = 1
 
 @dataclass(slots=True)
 class SwiftState(LayerSubsetState):
-    """One request; `key` names its text for the search."""
+    """One request; `key` identifies its text for the search."""
 
     key: Hashable = field(default_factory=object)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swift(LayerSubsetDrafter):
-    """SWIFT (Xia et al. 2024, arXiv 2410.06916): layers are left out of the target to draft, and
-    which ones is searched during generation, with what was generated as the answer key.
+    """SWIFT (Xia et al. 2024, arXiv 2410.06916): layers of the target are left out for drafting. A
+    search during generation selects them, with the generated text as the reference.
 
-    A try is one forward of a candidate set over the first tokens that were generated (`context`,
-    the paper's W, and one more), behind the prompt as all layers have read it. Its score is the
-    share of them that the set would have drafted. The paper compares best tokens; here a set makes
-    the choice that it would make in a draft, so scores tell of sampled texts as well. One try
-    follows each round that drafted, for one request of the batch, until the search ends; from then
-    on nothing is spent. While it goes on, the
-    prompt's rows of that one request are kept twice.
+    A try is one forward of a candidate set over the first generated tokens (`context`, the paper's
+    W, and one more), after the prompt as computed by all layers. Its score is the share of these
+    tokens that the set would have drafted. The paper compares best tokens; here the set makes the
+    same choice as in a draft, so scores are also valid for sampled text. One try follows each round
+    with a draft, for one request of the batch, until the search ends; after that, the search costs
+    nothing. During the search, the prompt's rows of that request are stored twice.
 
     The paper drafts up to 25 tokens, and a tree of the best tokens around its chain. Here drafts
-    are as deep as the budget allows, end where the set is less sure than `confidence`, and are
-    chains unless `growth` is given: `Spine()` is the paper's tree.
+    are as deep as the budget allows, end where the probability of the best token is below
+    `confidence`, and are chains unless `growth` is given: `Spine()` is the paper's tree.
 
     Attributes:
         confidence: 0.8 in the paper; 0 never ends a draft.
         settings: of the search.
-        search: what was found; kept across requests and turns, and shared by them. None starts one.
+        search: the state of the search, shared by all requests and kept across turns. None creates
+            one.
 
     Raises:
-        StrategyError: a model that can not leave layers out.
+        StrategyError: a model that cannot leave out layers.
         OptionError: a model with too few layers for that.
     """
 
@@ -73,18 +73,18 @@ class Swift(LayerSubsetDrafter):
             object.__setattr__(self, "search", search)
         self.part(self.search.layers)
 
-    # -- what was found, in a file ----------------------------------------------------------
+    # -- serialization of the search --------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the best set, and how far the search got, as JSON."""
+        """Write the best set and the progress of the search as JSON."""
         saved = {"format": _FORMAT, "model": self._fingerprint, **self.search.to_dict()}
         Path(path).write_text(json.dumps(saved) + "\n", encoding="utf-8")
 
     def load(self, path: str | Path) -> None:
-        """Go on from a file that `save` wrote.
+        """Continue from a file that `save` wrote.
 
         Raises:
-            OptionError: it can not be read, or was found for another model.
+            OptionError: the file cannot be read, or belongs to another model.
         """
         try:
             saved = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -105,7 +105,7 @@ class Swift(LayerSubsetDrafter):
     def _fingerprint(self) -> str:
         return self.model.info.fingerprint
 
-    # -- the verbs --------------------------------------------------------------------------
+    # -- protocol methods -------------------------------------------------------------------
 
     def _state(self, request: Request) -> SwiftState:
         state = LayerSubsetDrafter._state(self, request)
@@ -117,7 +117,7 @@ class Swift(LayerSubsetDrafter):
         return self.draft(self.search.layers, states, tails, budgets, self.confidence)
 
     def commit(self, states: Sequence[DrafterState], tokens: Sequence[IntArray]) -> None:
-        """The target has gone on; with enough text, another set is tried."""
+        """Drop the draft rows; if there is enough text, try another set."""
         LayerSubsetDrafter.commit(self, states, tokens)
         if self.search.done:
             self.search.prompt = None
@@ -160,7 +160,7 @@ class Swift(LayerSubsetDrafter):
 
 
 def _best(rows: Rows) -> IntArray:
-    return rows.logits.float().cpu().numpy().argmax(axis=-1)  # wakes no threads
+    return rows.logits.float().cpu().numpy().argmax(axis=-1)  # numpy starts no threads here
 
 
 def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Swift:

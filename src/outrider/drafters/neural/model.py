@@ -1,4 +1,4 @@
-"""A smaller language model as drafter."""
+"""A smaller language model that drafts chains."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +32,7 @@ from outrider.drafters.neural.model_state import (
     unreadable,
     window,
 )
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.policies import Source
 from outrider.policies.confidence import BelowThreshold
 from outrider.protocols import (
@@ -53,7 +53,7 @@ __all__ = ["ModelDrafter", "ModelState", "fits", "own_prompt", "unreadable"]
 
 @dataclass(slots=True)
 class _Chain:
-    """A draft in the making."""
+    """A chain under construction."""
 
     state: ModelState
     tail: IntArray
@@ -68,11 +68,12 @@ class _Chain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDrafter:
-    """Drafts a chain, token by token, all requests in one forward.
+    """Drafts one chain per request, token by token, with one forward for all requests.
 
-    Tokens are drawn with the noise of the target's own choices (`noise.py`), which is what makes
-    a good draft match. The model reads what it missed through its cache's pending tokens. A
-    request whose text outgrows the model's window, or for which it returns NaN, goes on undrafted.
+    Tokens are drawn with the same noise as the target's own choices (`noise.py`), so a good draft
+    equals the target's choices. The model reads missed tokens as pending tokens of its cache.
+    Drafting is switched off for a request whose text exceeds the model's window, or for which the
+    model returns NaN.
     """
 
     model: LanguageModel
@@ -85,11 +86,12 @@ class ModelDrafter:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its name."""
+        """Its own name."""
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "ModelDrafter":
-        """Fill distributions and references only where the rule above reads them."""
+        """Configure drafts to carry distributions and references only if the rule above reads
+        them."""
         return replace(self, needs=needs)
 
     def begin(
@@ -101,7 +103,7 @@ class ModelDrafter:
     def propose(
         self, states: Sequence[ModelState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """One chain a request, as deep as its budget, its window and end tokens allow."""
+        """Return one chain per request, as deep as its budget, its window and end tokens allow."""
         if not any(budget.share(self.name) for budget in budgets):
             return [EMPTY_DRAFT] * len(states)
         chains = [
@@ -122,13 +124,14 @@ class ModelDrafter:
         return [self._draft(chain) for chain in chains]
 
     def _write(self, chains: Sequence[_Chain], segments: Sequence[Segment]) -> bool:
-        """Let the model write the chains in one go; false, with nothing done, if it can not."""
+        """Let the model generate the chains in one call; return false, with nothing done, if it
+        cannot."""
         decoder = self.model.chain_decoder
         if decoder is None or self.needs != NO_NEEDS or not chains:
             return False
         floors = {_floor(chain.stop) for chain in chains}
         floor = floors.pop()
-        if floors or floor is None:  # it can do with a probability, the same for all
+        if floors or floor is None:  # the model supports one probability for all chains
             return False
         asked = [
             ChainRequest(
@@ -147,7 +150,7 @@ class ModelDrafter:
         return True
 
     def _take(self, chain: _Chain, tokens: list[int]) -> None:
-        """Note what the model wrote for one chain."""
+        """Add the generated tokens to one chain."""
         state = chain.state
         chain.tokens = tokens
         ended = bool(tokens) and tokens[-1] in state.request.sampler.end_ids
@@ -159,14 +162,14 @@ class ModelDrafter:
         state.counters.drafted += len(tokens)
 
     def observe(self, states: Sequence[ModelState], verified: Sequence[Verified]) -> None:
-        """A fixed model learns nothing."""
+        """Do nothing: the model is fixed."""
 
     def commit(self, states: Sequence[ModelState], tokens: Sequence[IntArray]) -> None:
-        """Keep the rows that the emitted tokens spell; the rest is pending next time."""
+        """Keep the rows that match the emitted tokens; the other tokens become pending."""
         commit_states(self.model, states, tokens)
 
     def counters(self, state: ModelState) -> dict[str, Counters]:
-        """Forwards and drafted tokens of this model."""
+        """The forwards and drafted tokens of this model."""
         state.counters.off = state.off
         return {self.name: state.counters}
 
@@ -199,10 +202,11 @@ class ModelDrafter:
         )
 
     def _stops(self, chain: _Chain, rows: Rows, generated: Sequence[int]) -> bool:
-        """Whether the chain ends with the token just drawn, which stays in it either way.
+        """Whether the chain ends with the newly drawn token, which stays in the chain in both
+        cases.
 
-        A trained head tells of a token once the model has read it, so of the newest one nothing is
-        known yet, and it counts as kept.
+        A trained head predicts a token's chance only after the model has read it, so the newest
+        token has no prediction yet and counts as kept.
         """
         if chain.stop is None:
             return False
@@ -228,7 +232,7 @@ class ModelDrafter:
 
 
 def _floor(stop: Stop | None) -> float | None:
-    """The probability below which `stop` ends a draft; None where it goes by something else."""
+    """The probability below which `stop` ends a draft; None if it uses another criterion."""
     if stop is None:
         return 0.0
     return stop.threshold if isinstance(stop, BelowThreshold) else None

@@ -1,4 +1,4 @@
-"""What drafters that run a model of their own have in common: one cache for each request."""
+"""Shared by drafters that run their own model: one cache for each request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +15,12 @@ from outrider.protocols import Cache, LanguageModel, Request
 from outrider.sampling import Sampler
 
 UNFIT = (ContextError, OptionError)
-"""What a model that sees raises for images that are too much for it."""
+"""Errors that a model with a vision encoder raises for images that do not fit."""
 
 
 @dataclass(slots=True)
 class ModelState:
-    """One request at the draft model. Without a cache it stays undrafted, for the reason given."""
+    """One request at the draft model. Without a cache, drafting is off for the stated reason."""
 
     request: Request
     cache: Any = None
@@ -28,7 +28,7 @@ class ModelState:
     counters: Counters = field(default_factory=Counters)
 
     def written(self, tail: IntArray) -> list[int]:
-        """Generated tokens before the draft: committed output, then the tail."""
+        """Tokens generated before the draft: committed output, then the tail."""
         output = self.request.output
         return [*output, *tail.tolist()] if len(tail) else output
 
@@ -38,7 +38,7 @@ def open_states(
     requests: Sequence[Request],
     previous: Sequence[ModelState | None] | None = None,
 ) -> list[ModelState]:
-    """Read each prompt that fits; `previous` states lend their caches."""
+    """Read each prompt that fits; the caches of `previous` states are reused."""
     states = [ModelState(request) for request in requests]
     old = previous or [None] * len(requests)
     begun = perf_counter()
@@ -63,7 +63,7 @@ def open_states(
 def commit_states(
     model: LanguageModel, states: Sequence[ModelState], tokens: Sequence[IntArray]
 ) -> None:
-    """Keep the rows that the emitted tokens spell; the rest is pending next time."""
+    """Keep the rows that match the emitted tokens; the other tokens become pending."""
     for state, emitted in zip(states, tokens, strict=True):
         if state.cache is not None:
             state.off = state.off or unreadable(model, emitted)
@@ -71,8 +71,8 @@ def commit_states(
 
 
 def window(model: LanguageModel, state: ModelState, tail: IntArray) -> int:
-    """How deep a draft may go; 0 where this request can not be drafted for. The last drafted token
-    itself is never read by this model."""
+    """The largest possible depth of a draft; 0 if drafting is impossible. The model itself never
+    reads the last drafted token."""
     if state.off is not None or unreadable(model, tail):
         return 0
     room = state.cache.room - len(tail) + 1
@@ -82,8 +82,8 @@ def window(model: LanguageModel, state: ModelState, tail: IntArray) -> int:
 
 
 def top_chance(sampler: Sampler, logits: Tensor, generated: Sequence[int]) -> float:
-    """The model's own probability of its best token. At temperature 0, where that would always be
-    1, at temperature 1 and without warps."""
+    """The model's own probability of its best token. At temperature 0, where it would always be 1,
+    it is computed at temperature 1 and without warps."""
     if sampler.params.temperature > 0:
         return float(sampler.support(logits, generated).probabilities().max())
     scores = sampler.process(logits, generated).double()
@@ -91,8 +91,8 @@ def top_chance(sampler: Sampler, logits: Tensor, generated: Sequence[int]) -> fl
 
 
 def head_chance(stop: Stop, rows: Rows, row: int, model: str) -> float:
-    """What the trained head of `stop` says of the token that this row has read. Raises
-    `OptionError` where the model shows no hidden states."""
+    """The prediction of the trained head of `stop` for the token that this row has read. Raises
+    `OptionError` if the model does not return hidden states."""
     assert stop.head is not None
     if rows.hidden is None:
         raise OptionError(
@@ -106,8 +106,8 @@ def head_chance(stop: Stop, rows: Rows, row: int, model: str) -> float:
 def start_fitting(
     model: LanguageModel, prompts: Sequence[Prompt], reuse: Sequence[Cache | None]
 ) -> Sequence[Cache | None]:
-    """`model.start`, with None for prompts whose images, once seen, are too much for the window, or
-    which the model's processor or template refuses."""
+    """`model.start`, with None for prompts whose images exceed the window after encoding, or which
+    the model's processor or template rejects."""
     try:
         return model.start(prompts, reuse)
     except UNFIT:
@@ -124,9 +124,9 @@ def _started(model: LanguageModel, prompt: Prompt) -> Cache | None:
 
 
 def own_prompt(request: Request, model: LanguageModel) -> Prompt:
-    """What `model`, a lower tier, reads: its own prompt, or the target's as plain token ids.
+    """The prompt for `model`, a lower tier: its own prompt, or the target's as plain token ids.
 
-    A question about images loses the marks that the model does not have.
+    A prompt with images loses the placeholder ids that the model does not have.
     """
     if request.draft_prompt is not None:
         return request.draft_prompt
@@ -140,7 +140,7 @@ def own_prompt(request: Request, model: LanguageModel) -> Prompt:
 
 
 def fits(model: LanguageModel, prompt: Prompt) -> bool:
-    """Whether the model can read the prompt, or what it selects of it, and a token more."""
+    """Whether the model can read the prompt, or the selected parts of it, and one more token."""
     try:
         length = len(prompt) if model.selector is None else model.selector.reads(prompt)
     except ContextError:
@@ -149,7 +149,8 @@ def fits(model: LanguageModel, prompt: Prompt) -> bool:
 
 
 def unreadable(model: LanguageModel, tokens: IntArray) -> str | None:
-    """Why `model` can not read `tokens`: a wider tier wrote an id that it does not have."""
+    """Why `model` cannot read `tokens`, because a larger vocabulary contains an id that it does not
+    have; None if it can."""
     if len(tokens) and tokens.max() >= model.info.vocab_size:
         return f"token {tokens.max()} is outside the vocabulary of {model.info.name}"
     return None

@@ -28,7 +28,7 @@ from outrider.drafters.neural.model_state import (
     open_states,
     window,
 )
-from outrider.models.caches.bookkeeping import attach
+from outrider.models.caches.attaching import attach
 from outrider.policies import Source
 from outrider.protocols import NO_NEEDS, Drafter, LanguageModel, Needs, Request, Segment
 from outrider.protocols.method import Paper, Value
@@ -36,31 +36,31 @@ from outrider.sampling import NOT_FINITE, Sampler
 from outrider.sampling.warps import Support
 
 _WIDTH = 4
-"""Of EAGLE-2 where no growth is named."""
+"""Width of the default growth, EAGLE-2."""
 _SPREAD = Range(0.0, above=True, hint="Give a number above 0, such as 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeDrafter:
-    """Drafts a tree, which grows by `growth`: a reading of the model for each level (`DySpec`: for
-    each node), all requests in one forward.
+    """Drafts a tree with `growth`: one forward for each level (`DySpec`: for each node), shared by
+    all requests.
 
-    How siblings are picked depends on what the rule above reads. If it reads no distributions
-    (`Match`), by the noise of the target's own choices. If it does, the growths that draw use noise
-    of their own for each node (`Purpose.BRANCH`), since where a tree grows next must tell nothing
-    of the draws in other branches. At temperature 0 the best are taken, judged by their probability
-    at temperature 1.
+    The way siblings are selected depends on the rule above. If it reads no distributions (`Match`),
+    siblings are selected with the noise of the target's own choices. If it reads distributions,
+    growths that draw use separate noise for each node (`Purpose.BRANCH`), since the place where a
+    tree grows next must be independent of the draws in other branches. At temperature 0 the best
+    tokens are taken, with their probability at temperature 1.
 
-    A request whose text outgrows the model's window, or for which it returns NaN, goes on
-    undrafted.
+    Drafting is switched off for a request whose text exceeds the model's window, or for which the
+    model returns NaN.
 
     Attributes:
         model: the draft model.
         growth: how trees grow.
-        spread: scale, in nats, of the disagreement between the two models; smaller makes trees
-            narrower (`NextTokens.of`).
+        spread: scale, in nats, of the disagreement between the two models; smaller values make
+            trees narrower (`NextTokens.of`).
         name: the source its tokens are counted under.
-        origin: what its drafts are booked under.
+        origin: the origin its drafts are counted under.
 
     Raises:
         OptionError: a spread that is not above 0.
@@ -82,16 +82,17 @@ class TreeDrafter:
 
     @property
     def draw(self) -> Draw:
-        """As the growth picks siblings."""
+        """How the growth selects siblings."""
         return self.growth.draw
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """What its drafts are booked under."""
+        """The origin its drafts are counted under."""
         return (self.origin,)
 
     def bind(self, needs: Needs, tier: int) -> "TreeDrafter":
-        """Fill distributions and references only where the rule above reads them."""
+        """Configure drafts to carry distributions and references only if the rule above reads
+        them."""
         return replace(self, needs=needs, tier=tier)
 
     def begin(
@@ -103,7 +104,7 @@ class TreeDrafter:
     def propose(
         self, states: Sequence[ModelState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """One tree a request, as large as its budget, its window and end tokens allow."""
+        """Return one tree per request, as large as its budget, its window and end tokens allow."""
         if not any(budget.nodes_of(self.origin) > 0 for budget in budgets):
             return [EMPTY_DRAFT] * len(states)
         builders = [self._builder(*parts) for parts in zip(states, tails, budgets, strict=True)]
@@ -112,19 +113,19 @@ class TreeDrafter:
         return [self._draft(*pair) for pair in zip(states, builders, strict=True)]
 
     def observe(self, states: Sequence[ModelState], verified: Sequence[Verified]) -> None:
-        """A fixed model learns nothing."""
+        """Do nothing: the model is fixed."""
 
     def commit(self, states: Sequence[ModelState], tokens: Sequence[IntArray]) -> None:
-        """Keep the rows that the emitted tokens spell; the rest is pending next time."""
+        """Keep the rows that match the emitted tokens; the other tokens become pending."""
         commit_states(self.model, states, tokens)
 
     def counters(self, state: ModelState) -> dict[str, Counters]:
-        """Forwards and drafted tokens of this model."""
+        """The forwards and drafted tokens of this model."""
         state.counters.off = state.off
         return {self.name: state.counters}
 
     def picking(self, sampler: Sampler) -> Picking:
-        """How siblings are picked for this request."""
+        """How siblings are selected for this request."""
         if sampler.params.temperature == 0:
             return Picking.BEST
         if not self.needs.probs:
@@ -158,7 +159,8 @@ class TreeDrafter:
 
 
 class _Reader:
-    """What a model says may follow the nodes of the trees of one proposal (`NextProbs`)."""
+    """The model's next-token candidates for the nodes of the trees of one proposal
+    (`NextProbs`)."""
 
     def __init__(
         self,
@@ -172,7 +174,7 @@ class _Reader:
         self._rows: list[dict[int, int]] = [{} for _ in builders]
 
     def __call__(self, asked: Sequence[tuple[int, Sequence[int]]]) -> list[list[NextTokens | None]]:
-        """One forward over the nodes asked about."""
+        """Run one forward over the requested nodes."""
         model = self._drafter.model
         pairs = [self._segment(i, nodes) for i, nodes in asked]
         rows = model.forward([s for s, _ in pairs], [w for _, w in pairs])
@@ -181,7 +183,8 @@ class _Reader:
         ]
 
     def _segment(self, i: int, nodes: Sequence[int]) -> tuple[Segment, IntArray]:
-        """What to feed for these nodes, and which rows to ask for; notes where the rows will be."""
+        """The segment to feed for these nodes and the rows to return; records where the rows will
+        be."""
         cache, builder, rows = self._states[i].cache, self._builders[i], self._rows[i]
         if nodes[0] < 0:
             segment, want = attach(cache, self._tails[i], EMPTY_DRAFT)
@@ -195,7 +198,8 @@ class _Reader:
         return Segment(cache, tokens, parents), first + torch.arange(len(nodes)).numpy()
 
     def _next_tokens(self, i: int, nodes: Sequence[int], rows: Rows) -> list[NextTokens | None]:
-        """What follows the nodes; None, and no more drafts for the request, where that is NaN."""
+        """The candidates after the nodes. NaN gives None and switches drafting off for the
+        request."""
         builder, state, drafter = self._builders[i], self._states[i], self._drafter
         state.counters.forwards += 1
         params = builder.sampler.params
@@ -234,7 +238,7 @@ class _Reader:
         )
 
     def _kept(self, i: int, node: int, rows: Rows, place: int) -> float | None:
-        """What a trained head says of the node itself."""
+        """The prediction of a trained head for the node itself."""
         stop = self._builders[i].stop
         if stop is None or stop.head is None or node < 0:
             return None
@@ -242,16 +246,16 @@ class _Reader:
 
 
 def _all_in_play(sampler: Sampler, index: int) -> bool:
-    """Whether the distribution after generated index `index` and later ones is that of the logits
-    divided by the temperature, no token left out."""
+    """Whether the distribution at generated index `index` and later equals the softmax of the
+    logits divided by the temperature, with no token excluded."""
     p = sampler.params
     cut = p.temperature > 0 and (p.top_k > 0 or p.top_p < 1.0 or p.min_p > 0.0)
     return sampler.plain(index) and not cut
 
 
 def in_play(sampler: Sampler, logits: Float[Tensor, " vocab"], generated: Sequence[int]) -> Support:
-    """The support of the warped distribution; at temperature 0, where that is one token, all of
-    them at temperature 1. Raises `LogitsError`."""
+    """The support of the warped distribution; at temperature 0, where that is one token, the
+    support of the distribution at temperature 1. Raises `LogitsError`."""
     if sampler.params.temperature > 0:
         return sampler.support(logits, generated)
     scores = sampler.process(logits, generated).cpu()
@@ -260,7 +264,7 @@ def in_play(sampler: Sampler, logits: Float[Tensor, " vocab"], generated: Sequen
 
 
 _FIRST, _DEPTH = 0.6, 5
-"""Chance of a tree's first node, until it is measured; levels of a tree."""
+"""Prior chance of a tree's first node; number of levels of a tree."""
 
 
 def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> TreeDrafter:

@@ -1,1 +1,1 @@
-"""Drafters that remember which tokens followed which."""
+"""Drafters that record which tokens followed which."""

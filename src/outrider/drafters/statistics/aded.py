@@ -1,4 +1,4 @@
-"""ADED: a table of trigrams that adapts to the text, and a tree search that picks what to draft.
+"""ADED: a table of trigrams that adapts to the text, and a tree search that selects the draft.
 
 Liu et al., "Adaptive Draft-Verification for Efficient Large Language Model Decoding" (arXiv
 2407.12021), with the constants of the published code.
@@ -21,13 +21,13 @@ from outrider.protocols import Needs, Request
 from outrider.protocols.method import Paper
 
 _WINDOW = 16
-"""Tokens at the end of the text whose trigrams are bumped in every round."""
+"""Number of tokens at the end of the text whose trigrams gain weight in every round."""
 
 
 @dataclass(slots=True)
 class AdedState:
-    """One request: its end ids, the prompt that the memory has read, the end of its text, and how
-    many tokens were written."""
+    """One request: its end ids, the prompt that the memory has read, the last tokens of its text,
+    and the number of generated tokens."""
 
     ends: frozenset[int]
     prompt: tuple[int, ...]
@@ -37,7 +37,7 @@ class AdedState:
 
 @dataclass(slots=True)
 class _Leaf:
-    """A node of a draft in the making; `worth` never rises from parent to child."""
+    """A node of a draft under construction; `worth` never increases from parent to child."""
 
     path: tuple[int, ...]
     worth: float
@@ -47,18 +47,18 @@ class _Leaf:
 class Aded:
     """Drafts trees found by PUCT search in a table of trigrams.
 
-    The table is adapted in `commit`: each trigram of the last 16 tokens gains a little, several
-    times while it passes through that window. Nothing is learnt from refused tokens. The random
-    continuations of the search are drawn from a generator seeded by `seed`, the place in the text
-    and its last two tokens, so equal tables give equal drafts. What the search may cost is stated:
-    `search.iterations` (150 take about 1 ms), and `search.max_seconds` as the last resort, which
+    `commit` adapts the table: each trigram of the last 16 tokens gains a little weight, several
+    times while it passes through that window. Rejected tokens are not learned. The random
+    continuations of the search come from a generator seeded by `seed`, the position in the text and
+    its last two tokens, so equal tables give equal drafts. The cost of the search is limited by
+    `search.iterations` (150 take about 1 ms), and by `search.max_seconds` as a last resort, which
     makes drafts depend on the clock.
 
     Attributes:
         memory: the table, shared by all requests of this drafter and kept between them.
         search: iterations, depth, exploration and time limit.
-        paths: most visited paths drafted.
-        nodes: most nodes drafted.
+        paths: number of most visited paths that are drafted.
+        nodes: largest number of nodes drafted.
         warm: learn the trigrams of each prompt, each occurrence once.
         seed: of the search.
         name: the source its tokens are counted under.
@@ -77,7 +77,7 @@ class Aded:
 
     draw = Draw.DETERMINISTIC
     gives = Needs(probs=True)
-    """A deterministic choice is its own distribution, a point mass; nobody vouched for it."""
+    """The distribution of a deterministic choice is a point mass; no model supplies a reference."""
     learns = False
 
     def __post_init__(self) -> None:
@@ -90,18 +90,18 @@ class Aded:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its name."""
+        """Its own name."""
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "Aded":
-        """Nothing to prepare: distributions are point masses, and there are no references to
-        give."""
+        """Return the drafter unchanged: distributions are point masses; references are not
+        available."""
         return self
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[AdedState | None] | None = None
     ) -> list[AdedState]:
-        """Learn each prompt; what `previous` shares with it is not read again."""
+        """Learn each prompt; the part that `previous` shares with it is not read again."""
         if self.warm:
             old = previous or [None] * len(requests)
             known = [s.prompt if isinstance(s, AdedState) else () for s in old]
@@ -112,23 +112,24 @@ class Aded:
     def propose(
         self, states: Sequence[AdedState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """One tree a request; empty where the table knows nothing of the last two tokens."""
+        """Return one tree per request; it is empty if the table does not contain the last two
+        tokens."""
         return [self._draft(*parts) for parts in zip(states, tails, budgets, strict=True)]
 
     def observe(self, states: Sequence[AdedState], verified: Sequence[Verified]) -> None:
-        """Refused tokens are not text."""
+        """Do nothing: rejected tokens are not part of the text."""
 
     def commit(self, states: Sequence[AdedState], tokens: Sequence[IntArray]) -> None:
-        """Bump what has become text, and the text just before it."""
+        """Increase the weights of the committed text and of the text directly before it."""
         for state, emitted in zip(states, tokens, strict=True):
             state.recent = [*state.recent, *emitted.tolist()]
-            fresh = max(_WINDOW, len(emitted) + 2)  # no trigram of a long run is left out
+            fresh = max(_WINDOW, len(emitted) + 2)  # includes every trigram of a long run
             self.memory.bump(state.recent[-fresh:])
             state.recent = state.recent[-_WINDOW:]
             state.written += len(emitted)
 
     def counters(self, state: AdedState) -> dict[str, Counters]:
-        """No model is called: what it drafts is counted by the tier that verifies it."""
+        """Empty: no model is called, and the verifying tier counts the drafts."""
         return {}
 
     def _draft(self, state: AdedState, tail: IntArray, budget: Budget) -> Draft:
@@ -161,7 +162,7 @@ def _begin(request: Request) -> AdedState:
 
 
 class _Walk:
-    """One search: the table seen from one place in a text."""
+    """One search: the table applied to one position in a text."""
 
     def __init__(
         self, drafter: Aded, key: tuple[int, ...], ends: frozenset[int], place: int, depth: int
@@ -204,7 +205,7 @@ class _Walk:
         return list(self._after(path).items())
 
     def _reward(self, path: Sequence[int]) -> float:
-        """1 + the weights along the path, continued at random to its full length."""
+        """1 + the weights along the path, which is continued at random to its full length."""
         text, total = [*self._key, *path], 1.0
         for i in range(2, len(text)):
             total += self._memory.after(text[i - 2], text[i - 1]).get(text[i], 0.0)
@@ -218,13 +219,13 @@ class _Walk:
         return total
 
     def _drawn(self, known: dict[int, float]) -> int:
-        """A successor, in proportion to its weight."""
+        """A random successor, with probability proportional to its weight."""
         left = self._random.random() * sum(known.values())
         for token, weight in known.items():
             left -= weight
             if left < 0:
                 return token
-        return next(iter(known))  # rounding
+        return next(iter(known))  # reached only through rounding
 
 
 def _visited(node: PuctNode, path: tuple[int, ...]) -> Iterator[_Leaf]:

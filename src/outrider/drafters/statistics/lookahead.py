@@ -1,9 +1,9 @@
-"""Lookahead decoding: guesses for several future places, refined while the target verifies.
+"""Lookahead decoding: guesses for several future positions, refined while the target verifies.
 
 Fu et al., "Break the Sequential Dependency of LLM Inference Using Lookahead Decoding" (arXiv
-2402.02057). A window of guesses runs beside the draft in every verification (Jacobi iteration); the
-n-grams that its columns spell go to a pool; drafts are pooled n-grams that begin with the last
-token of the text.
+2402.02057). A window of guesses is verified together with each draft (Jacobi iteration). The
+n-grams in its columns go to a pool. Drafts are pooled n-grams that begin with the last token of the
+text.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ from outrider.protocols.method import Paper
 
 @dataclass(slots=True)
 class LookaheadState:
-    """One request: its end ids, the prompt that the pool has read, the end of its text, and its
-    window of guesses."""
+    """One request: its end ids, the prompt that the pool has read, the last tokens of its text, and
+    its window of guesses."""
 
     ends: frozenset[int]
     prompt: tuple[int, ...]
@@ -38,13 +38,13 @@ class LookaheadState:
 
 @dataclass(slots=True)
 class _Nodes:
-    """A draft in the making."""
+    """A draft under construction."""
 
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
 
     def add(self, token: int, parent: int) -> int:
-        """The number of the new node."""
+        """Add a node and return its number."""
         self.tokens.append(token)
         self.parents.append(parent)
         return len(self.tokens) - 1
@@ -54,20 +54,21 @@ class _Nodes:
 class Lookahead:
     """Drafts pooled n-grams, and verifies a window of guesses beside them.
 
-    The window is a tree of probes: guess i of the first row hangs on guess i - 1, the first of them
-    on the text; the guess in row r of a column on that in row r - 1, so no draft sees the window
-    and the window sees no draft. What the target would write after the last row is the next row.
-    Drafts come first: where a budget is small the window has fewer columns, and where it is too
-    shallow for the rows there is none. Below a qualifier there is none either, since only rows of
-    the target are learnt from; then the pool lives by the text alone.
+    The window is a tree of probes: guess i of the first row is a child of guess i - 1, the first
+    one is a child of the text, and the guess in row r of a column is a child of the one in row r -
+    1. Draft and window therefore do not attend to each other. The target's choices after the last
+    row form the next row. Drafts have priority: with a small budget the window has fewer columns,
+    and with a budget too shallow for the rows there is no window. There is also none below a
+    qualifier, since only rows of the target are learned; the pool is then filled from the text
+    alone.
 
     Attributes:
         ngram: length of the n-grams, first token included (N); the window has N - 1 rows.
-        window: its columns (W); 0 leaves a drafter of pooled n-grams.
+        window: number of columns (W); with 0, only pooled n-grams are drafted.
         memory: the pool, at most G n-grams for each first token; shared by all requests of this
             drafter and kept between them.
-        text: the n-grams of prompt and output go to the pool as well.
-        seed: of the guesses that a window begins with, copied from the prompt.
+        text: the n-grams of prompt and output also go to the pool.
+        seed: of the initial guesses of a window, which are copied from the prompt.
         name: the source its tokens are counted under.
 
     Raises:
@@ -84,7 +85,7 @@ class Lookahead:
 
     draw = Draw.DETERMINISTIC
     gives = Needs(probs=True)
-    """A deterministic choice is its own distribution, a point mass; nobody vouched for it."""
+    """The distribution of a deterministic choice is a point mass; no model supplies a reference."""
     learns = True
 
     def __post_init__(self) -> None:
@@ -96,18 +97,18 @@ class Lookahead:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its name."""
+        """Its own name."""
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "Lookahead":
-        """Learn the tier: below a qualifier there is no window."""
+        """Store the tier, because there is no window below a qualifier."""
         return replace(self, tier=tier)
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[LookaheadState | None] | None = None
     ) -> list[LookaheadState]:
-        """Pool each prompt's n-grams, those that `previous` shares with it once, and fill each
-        window with tokens of the prompt."""
+        """Add each prompt's n-grams to the pool, without the part that `previous` already contains,
+        and fill each window with tokens of the prompt."""
         if self.text:
             old = previous or [None] * len(requests)
             known = [s.prompt if isinstance(s, LookaheadState) else () for s in old]
@@ -121,17 +122,17 @@ class Lookahead:
         tails: Sequence[IntArray],
         budgets: Sequence[Budget],
     ) -> list[Draft]:
-        """Pooled n-grams after the last token, then the window."""
+        """Return the pooled n-grams after the last token, followed by the window."""
         return [self._draft(*parts) for parts in zip(states, tails, budgets, strict=True)]
 
     def observe(self, states: Sequence[LookaheadState], verified: Sequence[Verified]) -> None:
-        """Read the next row of each window, and pool what its columns spell."""
+        """Read the next row of each window, and add the n-grams of its columns to the pool."""
         for state, seen in zip(states, verified, strict=True):
             if seen.tier == "target" and seen.verdict.error is None and state.window.shown:
                 self._learn(state, seen)
 
     def commit(self, states: Sequence[LookaheadState], tokens: Sequence[IntArray]) -> None:
-        """Pool what has become text, and move each window on."""
+        """Add the n-grams of the committed text to the pool, and shift each window."""
         for state, emitted in zip(states, tokens, strict=True):
             state.recent = [*state.recent[1 - self.ngram :], *emitted.tolist()]
             if self.text:
@@ -139,7 +140,7 @@ class Lookahead:
             state.window.move(len(emitted))
 
     def counters(self, state: LookaheadState) -> dict[str, Counters]:
-        """No model is called: what it drafts is counted by the tier that verifies it."""
+        """Empty: no model is called, and the verifying tier counts the drafts."""
         return {}
 
     def _begin(self, request: Request) -> LookaheadState:
@@ -176,7 +177,7 @@ class Lookahead:
     def _hang_ngrams(
         self, tree: _Nodes, last: int, ends: frozenset[int], room: int, depth: int
     ) -> None:
-        """The pooled n-grams after `last`, newest first; what they share is drafted once."""
+        """Add the pooled n-grams after `last`, newest first; shared prefixes are drafted once."""
         known: dict[Ngram, int] = {(): -1}
         for ngram in self.memory.after(last):
             for size in range(1, min(len(ngram), depth) + 1):
@@ -216,8 +217,9 @@ def _hang_window(tree: _Nodes, window: Window, columns: int) -> None:
 def _last_row(draft: Draft, window: Window) -> list[int]:
     """The nodes in the window's last row, by column, as far as they were verified.
 
-    They are found by what they spell: whoever merges or cuts drafts renumbers nodes, and of nodes
-    that spell the same one will do. -1 is the text itself, the first column of a window of one row.
+    They are found by the tokens on their path, because merging or cutting drafts renumbers nodes;
+    nodes with equal paths are interchangeable. -1 is the text itself, the first column of a window
+    of one row.
     """
     known: dict[tuple[int, int], int] = {}
     same = {-1: -1}
@@ -247,6 +249,6 @@ METHOD = DrafterMethod(
     memory="bounded: a few n-grams a token",
     tree=True,
     defaults={"ngram": 4, "window": 4},
-    # Its window has to be read every round, so its size stays as it is.
+    # The window must be verified every round, so its size is fixed.
     policy=FixedTree(depth=8, nodes=24),
 )

@@ -1,4 +1,4 @@
-"""The window of lookahead decoding: guesses for future places, a row for each iteration."""
+"""The window of lookahead decoding: guesses for future positions, one row per iteration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,15 +7,15 @@ from random import Random
 
 @dataclass(slots=True)
 class Window:
-    """Rows of guesses. With p the place of the last token of the text, the guess in row r and
-    column i stands at place p + i + r; that of row 0 and column 0 is the last token itself, and
-    what is stored there is not read.
+    """Rows of guesses. With p the position of the last token of the text, the guess in row r and
+    column i is for position p + i + r. The one in row 0 and column 0 is the last token itself, and
+    its stored value is not read.
 
     Attributes:
         most_rows: rows of a full window; it begins with one.
         columns: guesses in each row.
-        source: tokens that guesses are copied from where none was made.
-        random: picks them.
+        source: tokens from which missing guesses are copied.
+        random: selects these tokens.
         rows: the guesses, oldest iteration first.
         shown: columns of this round's draft.
         next: the row that this round's verification added, as far as it was read.
@@ -34,24 +34,26 @@ class Window:
 
     @property
     def full(self) -> bool:
-        """Whether its columns are whole n-grams once the next row is known."""
+        """Whether its columns are complete n-grams once the next row is known."""
         return len(self.rows) == self.most_rows
 
     def columns_within(self, depth: int, nodes: int) -> int:
-        """Columns that a budget has room for; the deepest guess is `rows + columns - 2` deep."""
+        """The number of columns that fit the budget; the deepest guess is `rows + columns - 2`
+        deep."""
         height = len(self.rows)
         return max(min(self.columns, depth + 2 - height, (nodes + 1) // height), 0)
 
     def take(self, row: list[int]) -> None:
-        """What the target would write after the last row, for the first columns."""
+        """Store the target's choices after the last row, for the first columns."""
         self.next = row
 
     def move(self, tokens: int) -> None:
-        """The text grew by `tokens`: shift every row, drop the oldest where the window is full."""
+        """Shift every row because the text grew by `tokens`; drop the oldest row of a full
+        window."""
         self.shown = 0
         if self.next and tokens:
             self.rows.append(self._padded(self.next))
-            if len(self.rows) > self.most_rows:  # its rows stand one place further on
+            if len(self.rows) > self.most_rows:  # the other rows are one position further
                 del self.rows[0]
                 tokens -= 1
         self.next = []

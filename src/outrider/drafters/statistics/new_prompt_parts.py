@@ -1,4 +1,4 @@
-"""Which part of each prompt a shared memory has not read yet."""
+"""Finds the part of each prompt that a shared memory has not read yet."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ Tokens = tuple[int, ...]
 
 
 def unread(requests: Sequence[Request], known: Sequence[Tokens], overlap: int) -> list[Tokens]:
-    """For each request the end of its prompt that is new.
+    """For each request, the end of its prompt that is new.
 
-    Samples of one prompt (the same object) read it once. A prompt that begins with what is `known`
-    of it (the prompt of the turn before; empty for none) is read from `overlap` tokens before the
-    end of that, so that n-grams across the border are met as well.
+    Samples of one prompt (the same object) read it once. A prompt that begins with its `known` part
+    (the prompt of the previous turn; empty for none) is read from `overlap` tokens before the end
+    of that part, so that n-grams across the boundary are included.
     """
     parts: list[Tokens] = []
     met: set[int] = set()

@@ -1,7 +1,7 @@
-"""Monte Carlo tree search by PUCT, over whatever has children with priors and a reward.
+"""Monte Carlo tree search by PUCT, for any tree with priors and a reward function.
 
 The form with a slowly growing exploration weight of AlphaZero (Silver et al., 2018), as ADED (arXiv
-2407.12021) uses it to choose drafts.
+2407.12021) uses it to select drafts.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,22 +10,22 @@ from math import log, sqrt
 from time import perf_counter
 
 Expand = Callable[[Sequence[int]], Sequence[tuple[int, float]]]
-"""From a path of tokens to what may follow it, with priors; empty at a dead end."""
+"""Maps a path of tokens to its possible next tokens with priors; empty if the path ends there."""
 
 Evaluate = Callable[[Sequence[int]], float]
-"""The reward of going on from a path."""
+"""The reward of continuing a path."""
 
 
 @dataclass(slots=True)
 class PuctNode:
-    """A place in the search tree.
+    """A node of the search tree.
 
     Attributes:
-        token: the step that leads here.
-        prior: how promising that step is known to be (P).
-        visits: searches that came through (n).
+        token: the step that leads to the node.
+        prior: the prior weight of the step (P).
+        visits: number of searches that passed through the node (n).
         score: the sum of their rewards; `score / visits` is Q.
-        children: None until it was expanded.
+        children: None until the node is expanded.
     """
 
     token: int
@@ -37,17 +37,17 @@ class PuctNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Puct:
-    """The search: `iterations` times down to a leaf, expand it, judge it, book the reward.
+    """The search: `iterations` times, descend to a leaf, expand it, evaluate it, add the reward.
 
-    A child's worth is `Q + (base + ln((N + growth + 1) / growth)) * P * sqrt(N) / (1 + n)`, with N
-    the visits of its parent; a child never visited comes first.
+    The value of a child is `Q + (base + ln((N + growth + 1) / growth)) * P * sqrt(N) / (1 + n)`,
+    with N the visits of its parent; a child without visits comes first.
 
     Attributes:
-        iterations: most searches.
-        depth: no path is longer.
+        iterations: largest number of searches.
+        depth: largest path length.
         base: the constant part of the exploration weight (c1).
-        growth: visits after which it begins to grow (c2).
-        max_seconds: no search begins after this time; then the tree depends on the clock.
+        growth: number of visits after which the weight begins to grow (c2).
+        max_seconds: no search begins after this time; the tree then depends on the clock.
     """
 
     iterations: int = 150
@@ -57,7 +57,7 @@ class Puct:
     max_seconds: float = float("inf")
 
     def search(self, expand: Expand, evaluate: Evaluate) -> PuctNode:
-        """The root of the tree, with visits and scores."""
+        """Run the search and return the root of the tree, with visits and scores."""
         root, depth = PuctNode(-1, 1.0), self.depth
         deadline = perf_counter() + self.max_seconds
         for _ in range(self.iterations):

@@ -1,4 +1,4 @@
-"""A drafter whose trees are watched: which nodes are accepted goes into statistics."""
+"""A drafter wrapper that records which nodes of its trees are accepted."""
 
 import atexit
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,16 @@ from outrider.protocols.method import Paper, Value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded(WrappedDrafter):
-    """Drafts what `drafter` drafts, and counts in `observe` which nodes of its trees are accepted.
+    """Returns the drafts of `drafter`, and counts in `observe` which nodes of its trees are
+    accepted.
 
-    Run it over some texts with a large template and a budget as large, then
+    Run it over some texts with a large template and an equally large budget, then call
     `optimise_template(recorded.statistics, nodes)`.
 
     Attributes:
-        drafter: any that drafts trees; drafts that bear another origin are not counted.
+        drafter: any drafter of trees; drafts with another origin are not counted.
         statistics: the counts; shared by all requests.
-        file: where a build by name reads and writes them; empty for nowhere.
+        file: the file that a build by name reads and writes; empty for no file.
     """
 
     statistics: TreeStatistics = field(default_factory=TreeStatistics)
@@ -35,33 +36,34 @@ class Recorded(WrappedDrafter):
     def begin(
         self, requests: Sequence[Request], previous: Sequence[DrafterState | None] | None = None
     ) -> list[DrafterState]:
-        """The drafter's states."""
+        """Create the states of the wrapped drafter."""
         return self.drafter.begin(requests, previous)
 
     def propose(
         self, states: Sequence[DrafterState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """The drafter's drafts."""
+        """Return the drafts of the wrapped drafter unchanged."""
         return self.drafter.propose(states, tails, budgets)
 
     def observe(self, states: Sequence[DrafterState], verified: Sequence[Verified]) -> None:
-        """Count, then let the drafter learn."""
+        """Count the accepted nodes, then let the wrapped drafter learn."""
         for seen in verified:
             if len(seen.draft) and seen.draft.origin == self.name and seen.verdict.error is None:
                 self.statistics.note(seen.draft, seen.verdict.path)
         self.drafter.observe(states, verified)
 
     def commit(self, states: Sequence[DrafterState], tokens: Sequence[IntArray]) -> None:
-        """Let the drafter take note."""
+        """Commit the tokens to the wrapped drafter."""
         self.drafter.commit(states, tokens)
 
     def counters(self, state: DrafterState) -> dict[str, Counters]:
-        """The drafter's."""
+        """The counters of the tiers inside the wrapped drafter."""
         return self.drafter.counters(state)
 
 
 def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Recorded:
-    """With a file, counts go on from what it holds, and are written when the program ends."""
+    """Build the wrapper. With a file, its counts are loaded now and written when the program
+    ends."""
     file = options.get("file")
     if not isinstance(file, str) or not file:
         return Recorded(drafter=inner[0])

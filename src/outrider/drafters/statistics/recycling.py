@@ -1,8 +1,8 @@
-"""Token Recycling: a tree of what the target last thought likely after each token.
+"""Token Recycling: a tree of the tokens that the target last ranked highest after each token.
 
 Luo et al., "Turning Trash into Treasure: Accelerating Inference of Large Language Models with Token
-Recycling" (arXiv 2408.08696). For every token an adjacency matrix keeps the k best successors in
-the newest row that the target computed for it, refused rows included. A draft walks that matrix
+Recycling" (arXiv 2408.08696). For every token, an adjacency matrix stores the k best successors in
+the newest row that the target computed for it, including rejected rows. A draft follows this matrix
 along a fixed tree.
 """
 
@@ -45,23 +45,23 @@ class RecyclingState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRecycling:
-    """Drafts trees from an adjacency matrix that every verified row of the target refreshes.
+    """Drafts trees from an adjacency matrix that every verified row of the target updates.
 
-    The published code starts with a matrix of zeros and leaves the prompt out. Here a token of
-    which nothing is known has no children, and the prompt's own pairs are learnt in `begin`.
-    Committed text adds nothing: its rows were seen. Where one token stands on several nodes, rows
-    of accepted ones win, and of others the last in the order of the draft.
+    The published code starts with a matrix of zeros and ignores the prompt. Here an unknown token
+    has no children, and `begin` learns the token pairs of the prompt. Committed text adds nothing,
+    because its rows were already learned. If one token is on several nodes, rows of accepted nodes
+    have priority, and among the others the last in the order of the draft.
 
     Attributes:
-        template: the shape, its nodes in the order of their promise; a budget cuts its end.
+        template: the shape, with nodes from most to least promising; a budget cuts its end.
         memory: the matrix, shared by all requests of this drafter and kept between them.
         warm: learn the pairs of each prompt.
-        most_rows: rows of one verification that are learned; None, as published, learns all. Where
-            another drafter copies long passages, the rest of them tells little.
+        most_rows: rows of one verification that are learned; None, as published, learns all. If
+            another drafter copies long passages, later rows add little information.
         name: the source its tokens are counted under.
 
     Raises:
-        OptionError: the template asks for more children than the memory keeps.
+        OptionError: the template needs more children than the memory stores.
     """
 
     template: Template = field(default_factory=recycling_template)
@@ -72,7 +72,7 @@ class TokenRecycling:
 
     draw = Draw.DETERMINISTIC
     gives = Needs(probs=True)
-    """A deterministic choice is its own distribution, a point mass; nobody vouched for it."""
+    """The distribution of a deterministic choice is a point mass; no model supplies a reference."""
     learns = True
 
     def __post_init__(self) -> None:
@@ -85,18 +85,18 @@ class TokenRecycling:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its name."""
+        """Its own name."""
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "TokenRecycling":
-        """Nothing to prepare: distributions are point masses, and there are no references to
-        give."""
+        """Return the drafter unchanged: distributions are point masses; references are not
+        available."""
         return self
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[RecyclingState | None] | None = None
     ) -> list[RecyclingState]:
-        """Learn each prompt; what `previous` shares with it is not read again."""
+        """Learn each prompt; the part that `previous` shares with it is not read again."""
         if self.warm:
             old = previous or [None] * len(requests)
             known = [s.prompt if isinstance(s, RecyclingState) else () for s in old]
@@ -110,7 +110,7 @@ class TokenRecycling:
         tails: Sequence[IntArray],
         budgets: Sequence[Budget],
     ) -> list[Draft]:
-        """One tree a request; empty where nothing is known of the last token."""
+        """Return one tree per request; it is empty if the last token is unknown."""
         return [self._draft(*parts) for parts in zip(states, tails, budgets, strict=True)]
 
     def observe(self, states: Sequence[RecyclingState], verified: Sequence[Verified]) -> None:
@@ -120,13 +120,13 @@ class TokenRecycling:
                 self._learn(state, seen)
 
     def commit(self, states: Sequence[RecyclingState], tokens: Sequence[IntArray]) -> None:
-        """Note the last token."""
+        """Store the last token."""
         for state, emitted in zip(states, tokens, strict=True):
             if len(emitted):
                 state.last = int(emitted[-1])
 
     def counters(self, state: RecyclingState) -> dict[str, Counters]:
-        """No model is called: what it drafts is counted by the tier that verifies it."""
+        """Empty: no model is called, and the verifying tier counts the drafts."""
         return {}
 
     def _draft(self, state: RecyclingState, tail: IntArray, budget: Budget) -> Draft:
@@ -141,7 +141,11 @@ class TokenRecycling:
         cut, flat, k = self.template.cut(nodes, budget.depth), memory.flat, memory.k
         found = np.empty(len(cut) + 1, dtype=np.int64)
         found[0] = last
-        for at, above, ranks in cut.gathers:  # a blank, -1, leads to the row of blanks
+        for (
+            at,
+            above,
+            ranks,
+        ) in cut.gathers:  # an unknown token, -1, selects the row of unknown tokens
             found[at] = flat.take(found.take(above) * k + ranks)
         tokens, parents = found[1:], cut.parents
         keep = _writable(tokens, parents, state.ends)
@@ -178,7 +182,7 @@ def _begin(request: Request) -> RecyclingState:
 
 
 def _writable(tokens: IntArray, parents: IntArray, ends: frozenset[int]) -> BoolArray | None:
-    """Which nodes are known and stand after no end token, as a mask; None: all of them."""
+    """A mask of the nodes that are known and do not follow an end token; None: all of them."""
     if tokens.min() >= 0 and ends.isdisjoint(tokens.tolist()):
         return None
     keep = tokens >= 0

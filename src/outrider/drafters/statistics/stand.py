@@ -1,8 +1,8 @@
-"""STAND: drafts drawn from remembered distributions.
+"""STAND: drafts drawn from stored distributions.
 
 Song et al., "Accelerated Test-Time Scaling with Model-Free Speculative Sampling" (arXiv
-2506.04708): n-grams that remember the distributions that a target had after them, and Gumbel noise
-that draws several children of a node from them without replacement.
+2506.04708): n-grams that store the distributions that a target computed after them, and Gumbel
+noise that draws several children of a node without replacement.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ from outrider.sampling.noise import Purpose, gumbel_arrays, stream_key
 
 @dataclass(slots=True)
 class StandState:
-    """One request: its sampler, the last tokens of its text, and how many were written."""
+    """One request: its sampler, the last tokens of its text, and the number of generated tokens."""
 
     sampler: Sampler
     recent: Context
@@ -41,20 +41,18 @@ class StandState:
 class Stand:
     """Draws trees of a fixed shape from an n-gram memory of distributions.
 
-    At each node the longest known key gives a distribution q: the mean of the rows seen, sharpened
-    to the request's temperature and normalised over its ten tokens. Children are the best of log q
-    plus Gumbel noise, in order, which is drawing without replacement; without temperature there is
-    no noise. A rule that reads no distributions (`Match`) is served best by the noise of the
-    target's own
-    choices: where q is the target's distribution, the first child *is* its choice. A rule that
-        reads distributions
-    (`RecursiveRejection`) needs each node's draws to be independent of all other numbers, so there
-    every node has a stream of its own. The shape never depends on the noise.
+    At each node the longest known key gives a distribution q: the mean of the stored rows,
+    sharpened to the request's temperature and normalised over its ten tokens. Children are the best
+    of log q plus Gumbel noise, in order, which is drawing without replacement; at temperature 0
+    there is no noise. For a rule that reads no distributions (`Match`), the noise of the target's
+    own choices is best: if q is the target's distribution, the first child *is* its choice. A rule
+    that reads distributions (`RecursiveRejection`) needs each node's draws to be independent of all
+    other numbers, so there every node has a separate stream. The shape never depends on the noise.
 
     Attributes:
-        template: the shape, its nodes in the order of their promise; a budget cuts its end.
-        memory: shared by all requests of this drafter and kept between them: much of the gain
-            comes from several samples of one prompt.
+        template: the shape, with nodes from most to least promising; a budget cuts its end.
+        memory: shared by all requests of this drafter and kept between them, because much of the
+            gain comes from several samples of one prompt.
         name: the source its tokens are counted under.
     """
 
@@ -70,24 +68,25 @@ class Stand:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its name."""
+        """Its own name."""
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "Stand":
-        """Draw with independent noise, and fill distributions, where the rule above reads them."""
+        """Use independent noise and supply distributions if the rule above reads them."""
         return replace(self, needs=needs, tier=tier)
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[StandState | None] | None = None
     ) -> list[StandState]:
-        """Nothing is known of a prompt: its rows are not seen."""
+        """Create the states. Nothing is learned from prompts, because their rows are not
+        available."""
         longest = self.memory.longest
         return [StandState(r.sampler, r.prompt.token_ids[-longest:]) for r in requests]
 
     def propose(
         self, states: Sequence[StandState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """One tree a request; empty where nothing is known of the last tokens."""
+        """Return one tree per request; it is empty if the last tokens are unknown."""
         return [self._draft(*parts) for parts in zip(states, tails, budgets, strict=True)]
 
     def observe(self, states: Sequence[StandState], verified: Sequence[Verified]) -> None:
@@ -99,17 +98,18 @@ class Stand:
                 self.memory.learn(self._contexts(state, seen), best, logits.shape[1])
 
     def commit(self, states: Sequence[StandState], tokens: Sequence[IntArray]) -> None:
-        """Note the last tokens."""
+        """Store the last tokens."""
         for state, emitted in zip(states, tokens, strict=True):
             state.recent = (*state.recent, *emitted.tolist())[-self.memory.longest :]
             state.written += len(emitted)
 
     def counters(self, state: StandState) -> dict[str, Counters]:
-        """No model is called: what it drafts is counted by the tier that verifies it."""
+        """Empty: no model is called, and the verifying tier counts the drafts."""
         return {}
 
     def _contexts(self, state: StandState, seen: Verified) -> list[Context]:
-        """What each row follows: the last tokens up to the text's end, then up to each node."""
+        """The context of each row: the last tokens up to the end of the text, then up to each
+        node."""
         longest = self.memory.longest
         contexts = [(*state.recent, *seen.tail.tolist())[-longest:]]
         pairs = zip(seen.draft.parents.tolist(), seen.draft.tokens.tolist(), strict=True)
@@ -127,7 +127,7 @@ class Stand:
 
 
 class _Tree:
-    """One draft in the making."""
+    """A draft under construction."""
 
     def __init__(self, drafter: Stand, sampler: Sampler, index: int) -> None:
         self._drafter, self._memory, self._sampler = drafter, drafter.memory, sampler
@@ -136,7 +136,7 @@ class _Tree:
         self._distributions: dict[int, Tensor] = {}
 
     def grow(self, cut: Cut, recent: Context) -> Draft:
-        """Fill the shape level by level; branches end where nothing is known, or at an end."""
+        """Fill the shape level by level; branches end at unknown contexts and at end tokens."""
         tokens = [-1] * len(cut)
         contexts: dict[int, Context] = {-1: recent}
         ends, find, level = self._sampler.end_ids, self._memory.find, [-1]
@@ -159,7 +159,7 @@ class _Tree:
         return self._finish(tokens, cut)
 
     def _children(self, nodes: list[int], slots: list[int], cut: Cut) -> list[list[int]]:
-        """For each node its possible children in draw order, -1 after the last."""
+        """For each node its possible children in draw order, padded with -1."""
         ids, means = self._memory.ids(slots), self._memory.means(slots)
         if not self._sampled:
             return ids.tolist()
@@ -173,7 +173,8 @@ class _Tree:
         return np.take_along_axis(ids, order, axis=1).tolist()
 
     def _keys(self, codes: list[int]) -> list[int]:
-        """The streams of the draws at nodes of these codes; a single one serves them all."""
+        """The noise streams of the draws at nodes with these codes; a single one is used for
+        all."""
         place = self._sampler.seed, self._sampler.sample, self._index
         if not self._drafter.needs.probs:
             return [stream_key(*place, Purpose.CHOICE)]
@@ -199,8 +200,8 @@ class _Tree:
 
 
 def _probs(ids: NDArray[np.int32], scores: NDArray[np.float64], vocab_size: int) -> Tensor:
-    """The normalised distribution over the whole vocabulary that `scores` (-inf for none) stand
-    for."""
+    """The normalised distribution over the whole vocabulary given by `scores` (-inf for probability
+    zero)."""
     probs = torch.zeros(vocab_size, dtype=torch.float64)
     known = scores > -np.inf
     weights = np.exp(scores[known] - scores[known].max())

@@ -1,8 +1,8 @@
-"""Shapes of draft trees: which children, by their rank, of which nodes.
+"""Shapes of draft trees: which nodes have children, and of which rank.
 
-A node is named by its *path*: the ranks on the way to it, () being the end of the text; (0, 2) is
-the third best child of the best child. A template lists paths in the order of their promise,
-parents first, so that its first n nodes are its best tree of n nodes.
+A node is identified by its *path*: the ranks from the root to it, where () is the end of the text;
+(0, 2) is the third best child of the best child. A template lists paths from most to least
+promising, parents first, so that its first n nodes are its best tree of n nodes.
 """
 
 import json
@@ -22,14 +22,14 @@ Path = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Cut:
-    """The part of a template that a budget allows, laid out for gathering level by level.
+    """The part of a template that a budget allows, in the layout for gathering level by level.
 
     Attributes:
         parents: `[nodes]`, -1 for children of the text.
         ranks: `[nodes]` rank of each node among its siblings.
         levels: for each depth the numbers of its nodes.
-        codes: for the text, then for each node: a number that names its path, whatever else is
-            cut away.
+        codes: for the text, then for each node: a number that identifies its path, independent of
+            the cut.
     """
 
     parents: IntArray
@@ -42,7 +42,7 @@ class Cut:
 
     @cached_property
     def gathers(self) -> tuple[tuple[IntArray, IntArray, IntArray], ...]:
-        """For each depth: the nodes and their parents, counted with the text as 0, and ranks."""
+        """For each depth: the nodes and their parents, numbered with the text as 0, and ranks."""
         return tuple((n + 1, self.parents[n] + 1, self.ranks[n]) for n in self.levels)
 
     @cached_property
@@ -59,11 +59,12 @@ class Template:
     """A tree shape.
 
     Attributes:
-        paths: rank paths in the order of their promise: every parent and every better-ranked
-            sibling before the node itself.
+        paths: rank paths from most to least promising: every parent and every better-ranked sibling
+            before the node itself.
 
     Raises:
-        OptionError: a path without its parent or its elder sibling before it, or twice.
+        OptionError: a path that occurs twice, or without its parent or its better-ranked sibling
+            before it.
     """
 
     paths: tuple[Path, ...]
@@ -87,28 +88,28 @@ class Template:
 
     @property
     def depth(self) -> int:
-        """Tokens on its longest path."""
+        """Number of tokens on its longest path."""
         return max(map(len, self.paths), default=0)
 
     @property
     def width(self) -> int:
-        """Most children of a node."""
+        """Largest number of children of a node."""
         return max((path[-1] + 1 for path in self.paths), default=0)
 
     def cut(self, nodes: int, depth: int) -> Cut:
-        """Its best `nodes` nodes that are at most `depth` deep; laid out once and kept."""
+        """Its best `nodes` nodes that are at most `depth` deep; the result is cached."""
         key = (min(nodes, len(self)), min(depth, self.depth))
         if key not in self._cuts:
             self._cuts[key] = _lay_out([p for p in self.paths if len(p) <= key[1]][: key[0]])
         return self._cuts[key]
 
     def save(self, file: FilePath | str) -> None:
-        """Write it as JSON."""
+        """Write the template as JSON."""
         FilePath(file).write_text(json.dumps({"paths": self.paths}) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, file: FilePath | str) -> "Template":
-        """Read what `save` wrote. Raises `OptionError` for anything else."""
+        """Read a file that `save` wrote. Raises `OptionError` for any other content."""
         try:
             paths = json.loads(FilePath(file).read_text(encoding="utf-8"))["paths"]
             return cls(tuple(tuple(int(rank) for rank in path) for path in paths))
@@ -121,8 +122,8 @@ class Template:
 def from_counts(counts: Mapping[Path, int], chances: Sequence[float]) -> Template:
     """The tree in which the node `path` has `counts[path]` children.
 
-    Its nodes are ordered by the product of `chances[rank]` along their paths, the chance of a node
-    to be kept where nothing was measured; `chances` never rise.
+    Its nodes are ordered by the product of `chances[rank]` along their paths, the prior chance that
+    a node is kept; `chances` never increase.
     """
     if any(a < b for a, b in pairwise(chances)):
         raise OptionError("chances rise with the rank", hint="Give the best rank's chance first")
@@ -145,7 +146,7 @@ def _lay_out(paths: Sequence[Path]) -> Cut:
 
 
 def _code(path: Path) -> int:
-    """Different for different paths of ranks below 64."""
+    """A number that is unique for each path of ranks below 64."""
     code = 0
     for rank in path:
         code = code * 65 + rank + 1
@@ -153,8 +154,8 @@ def _code(path: Path) -> int:
 
 
 CHANCES = (0.55, 0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.01)
-"""How often the token of each rank is the right one, to order nodes by where nothing was measured:
-about what Token Recycling saw on the texts of the benchmark, greedy and sampled."""
+"""Prior chance that the token of each rank is right, which orders nodes without measurements: about
+the values of Token Recycling on the texts of the benchmark, greedy and sampled."""
 
 _RECYCLING_CHILDREN: dict[Path, tuple[int, ...]] = {
     # the numbers of children of the node's children, by rank
@@ -189,7 +190,7 @@ def recycling_template() -> Template:
 
 
 def template_reach(template: Template, nodes: int) -> tuple[float, ...]:
-    """By its place in a template, the chance that a node is kept: a product of chances by rank.
+    """The chance that each node of a template is kept: a product of chances by rank.
 
     Args:
         template: the shape.

@@ -1,4 +1,4 @@
-"""Tree shapes from experience: which nodes are worth verifying, and how many of them.
+"""Tree shapes from measurements: which nodes are worth verifying, and how many of them.
 
 The idea of Medusa (arXiv 2401.10774), Sequoia (arXiv 2402.12374) and STAND (arXiv 2506.04708): run
 with a large tree, count how often the node at each rank path was accepted, keep the best n.
@@ -21,8 +21,8 @@ class TreeStatistics:
     """How often the node at each rank path was verified below an accepted parent, and accepted.
 
     Attributes:
-        trials: verifications in which the node stood in the draft and its parent was accepted.
-        hits: those in which the node was accepted.
+        trials: verifications in which the node was in the draft and its parent was accepted.
+        hits: trials in which the node was accepted.
     """
 
     trials: dict[Path, int] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class TreeStatistics:
 
     def note(self, draft: Draft, accepted: Sequence[int]) -> None:
         """Add one verified draft, of which the nodes `accepted` (root to leaf) were kept. The rank
-        of a node is its place among its siblings; probes do not count."""
+        of a node is its index among its siblings; probes are ignored."""
         path: Path = ()
         for node in (-1, *accepted):
             if node >= 0:
@@ -41,8 +41,8 @@ class TreeStatistics:
                 self.trials[child] = self.trials.get(child, 0) + 1
 
     def chance(self, path: Path) -> float:
-        """Share of drafts in which the node is accepted, if they all hold it: the product, along
-        its path, of hits over trials."""
+        """Chance that the node is accepted in a draft that contains it: the product of hits over
+        trials along its path."""
         chance = 1.0
         for size in range(1, len(path) + 1):
             part = path[:size]
@@ -56,7 +56,7 @@ class TreeStatistics:
 
     @classmethod
     def load(cls, file: FilePath | str) -> "TreeStatistics":
-        """Read what `save` wrote. Raises `OptionError` for anything else."""
+        """Read a file that `save` wrote. Raises `OptionError` for any other content."""
         try:
             rows = json.loads(FilePath(file).read_text(encoding="utf-8"))["nodes"]
             counts = [(tuple(int(r) for r in path), int(n), int(h)) for path, n, h in rows]
@@ -71,14 +71,14 @@ def optimise_template(statistics: TreeStatistics, nodes: int) -> Template:
     """The tree of at most `nodes` nodes with the most expected accepted tokens, best nodes first.
 
     Exactly one path of a draft is accepted, so the expected number is the sum of the nodes'
-    chances. No node has a better one than its parent, so the best tree is that of the best nodes,
-    for every n. With few counts a younger sibling may have been luckier than an elder, which must
-    stand before it all the same; the two are then ordered as one block, by their mean (Horn 1972),
-    and the tree is the best of its size wherever it holds whole blocks. Nodes that were never
-    accepted, and lead to none that was, are left out.
+    chances. No node has a larger chance than its parent, so for every n the best tree consists of
+    the n best nodes. With few counts, a later sibling can have a higher estimate than an earlier
+    one, although the earlier one must come first. The two are then ordered as one block, by their
+    mean (Horn 1972), and the tree is optimal for every size at which it contains only whole blocks.
+    Nodes that were never accepted, and that lead to no accepted node, are left out.
 
     Raises:
-        OptionError: nothing was ever accepted, or fewer than 1 node is asked for.
+        OptionError: no node was ever accepted, or `nodes` is below 1.
     """
     ordered = _ordered(statistics)
     if nodes < 1 or not ordered:
@@ -90,14 +90,14 @@ def optimise_template(statistics: TreeStatistics, nodes: int) -> Template:
 
 
 SHAPE = Option("shape", (str,), "")
-"""The option of drafters with a template: a file of counts (`recorded`), or a template's own."""
+"""The option of drafters with a template: the file of counts (`recorded`) or of a template."""
 
 
 def template_from(file: str, nodes: int) -> Template:
     """The template in `file`, or the best one of at most `nodes` nodes by the counts in it.
 
     Raises:
-        OptionError: it holds neither.
+        OptionError: the file contains neither.
     """
     path = FilePath(file).expanduser()
     try:
@@ -107,8 +107,8 @@ def template_from(file: str, nodes: int) -> Template:
 
 
 def expected_tokens(template: Template, statistics: TreeStatistics) -> list[float]:
-    """Tokens a round that the first 0, 1, 2, ... nodes of `template` promise: the accepted ones
-    and the verifier's own."""
+    """Expected tokens per round for the first 0, 1, 2, ... nodes of `template`: the accepted tokens
+    and the verifier's own token."""
     promised = [1.0]
     for path in template.paths:
         promised.append(promised[-1] + statistics.chance(path))
@@ -121,10 +121,10 @@ def best_size(
     verify: CostCurve,
     draft_seconds: float = 0.0,
 ) -> int:
-    """The number of nodes, 0 for no draft, with the most expected tokens a second.
+    """The number of nodes, 0 for no draft, with the most expected tokens per second.
 
-    `verify` gives seconds by the rows of a forward (one more than nodes); `draft_seconds` are those
-    of making a draft of any size and learning from it.
+    `verify` gives seconds by the rows of a forward (one more than nodes); `draft_seconds` are the
+    seconds of making a draft of any size and learning from it.
     """
     promised = expected_tokens(template, statistics)
 
@@ -148,10 +148,12 @@ class _Block:
 
 
 def _ordered(statistics: TreeStatistics) -> list[Path]:
-    """All nodes worth drafting in the order of their promise, parents and elder siblings first."""
+    """All nodes worth drafting, best first, with parents and earlier siblings before others."""
     paths = _closed(path for path, hits in statistics.hits.items() if hits)
     after: dict[Path, list[_Block]] = {}
-    for path in sorted(paths, key=_by_age, reverse=True):  # whoever must come later is done
+    for path in sorted(
+        paths, key=_by_age, reverse=True
+    ):  # all nodes that must come later are already processed
         below = after.pop((*path, 0), []) + after.pop((*path[:-1], path[-1] + 1), [])
         below.sort(key=lambda block: -block.mean)
         own = _Block([path], statistics.chance(path))
@@ -167,7 +169,7 @@ def _by_age(path: Path) -> tuple[int, Path]:
 
 
 def _closed(paths: Iterable[Path]) -> set[Path]:
-    """These paths, their ancestors, and the elder siblings of all of them."""
+    """The paths together with their ancestors and the earlier siblings of all of them."""
     closed: set[Path] = set()
     for path in paths:
         for size in range(1, len(path) + 1):

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from outrider.core.errors import ContextError
 from outrider.core.tree import ancestor_mask, chain_parents, check_parents, depths, is_chain
-from outrider.core.types import BoolArray, Draft, IntArray, as_ids
+from outrider.core.types import BoolArray, IntArray, as_ids
 from outrider.models.caches.positions import Places
-from outrider.protocols import Cache, CacheReport, Segment
+from outrider.protocols import CacheReport, Segment
 
 C = TypeVar("C", bound="CacheBook")
 
@@ -381,38 +381,3 @@ def _visible(tree: IntArray, unread: int, old: int) -> BoolArray:
     """
     rows = ancestor_mask(tree)[old:]
     return np.concatenate((np.zeros((unread, len(tree)), dtype=np.bool_), rows))
-
-
-def attach(cache: Cache, tail: IntArray, draft: Draft) -> tuple[Segment, IntArray]:
-    """Build the segment that verifies `draft` after `tail`, and the rows to request.
-
-    Tokens of the tail without rows are fed first. The requested rows are the one after text and
-    tail, then one for each node.
-    """
-    if not len(tail):
-        if cache.fed:
-            cache.commit(())
-        if not len(draft) or is_chain(draft.parents):
-            return Segment(cache, draft.tokens), np.arange(-1, len(draft))
-    spelled = cache.match_prefix(tail)
-    rest = tail[len(spelled) :]
-    first = cache.num_speculative
-    hook = spelled[-1] if spelled else -1
-    end = first + len(rest) - 1 if len(rest) else hook
-    nodes = np.where(draft.parents < 0, end, draft.parents + first + len(rest))
-    segment = Segment(
-        cache,
-        np.concatenate((rest, draft.tokens)),
-        np.concatenate((chain_parents(len(rest), hook) + _shift(rest, first), nodes)),
-    )
-    rows = first + len(rest) + np.arange(len(draft))
-    return segment, np.concatenate((as_ids([end]), rows))
-
-
-def _shift(rest: IntArray, first: int) -> IntArray:
-    """Return the offset of chain parents, which count from their own segment: 0 for the first
-    row.
-    """
-    shift = np.full(len(rest), first, dtype=np.int64)
-    shift[:1] = 0
-    return shift

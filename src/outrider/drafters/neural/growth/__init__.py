@@ -1,4 +1,5 @@
-"""Ways in which trees of drafts grow: one method a file, whoever tells what may follow a node."""
+"""Growth methods for draft trees, one per file. They work with any source of next-token
+distributions."""
 
 from outrider.drafters.neural.growth.dyspec import DySpecLevels
 from outrider.drafters.neural.growth.dyspec_nodes import DySpec

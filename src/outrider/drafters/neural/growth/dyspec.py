@@ -1,4 +1,4 @@
-"""DySpec: the tree grows where the next draw is most likely to be tried."""
+"""DySpec: the tree grows where the next draw is most likely to be tested."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from outrider.drafters.neural.growth.tree_builder import HOPELESS, TreeBuilder
 from outrider.protocols.method import Method, Paper
 
 MOST_SIBLINGS = 64
-"""Most children of one node."""
+"""The largest number of children of one node."""
 
 
 _THRESHOLD = Range(0.0, 1.0, above=True, optional=True, hint="Give a chance above 0, such as 0.05")
@@ -19,10 +19,11 @@ _THRESHOLD = Range(0.0, 1.0, above=True, optional=True, hint="Give a chance abov
 class DySpecLevels:
     """DySpec's threshold form: level by level, every place worth at least `threshold`.
 
-    As many readings as levels. The paper's threshold for a tree of n nodes is about 1 / n.
+    It needs one forward per level. The paper's threshold for a tree of n nodes is about 1 / n.
 
     Attributes:
-        threshold: least chance of being tried; None is one in the number of nodes allowed.
+        threshold: smallest chance of being tested; None is one divided by the number of nodes
+            allowed.
 
     Raises:
         OptionError: a threshold outside 0 to 1.
@@ -37,11 +38,11 @@ class DySpecLevels:
 
     @property
     def breadth(self) -> int:
-        """Most siblings."""
+        """The largest number of children of one node."""
         return MOST_SIBLINGS
 
     def grow(self, builder: TreeBuilder) -> GrowthSteps:
-        """Level by level."""
+        """Grow one tree level by level."""
         least = max(1.0 / builder.nodes if self.threshold is None else self.threshold, HOPELESS)
         level = [-1]
         while level:

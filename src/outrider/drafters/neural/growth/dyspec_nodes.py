@@ -1,4 +1,4 @@
-"""DySpec node by node: the tree grows where the next draw is most likely to be tried."""
+"""DySpec node by node: the tree grows where the next draw is most likely to be tested."""
 
 import heapq
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from outrider.protocols.method import Method, Paper
 
 @dataclass(frozen=True, slots=True)
 class DySpec:
-    """Always draw where it is most likely to matter (Xiong et al. 2024, arXiv 2410.11744).
+    """Always adds the draw that is most likely to be tested (Xiong et al. 2024, arXiv 2410.11744).
 
-    A *place* under node u is worth the chance v that the verifier comes to try it: u accepted and
-    u's children so far refused. The place with the largest v is drawn next; with R what is left of
-    the distribution there, the token y opens two places, one below y worth v R(y) and one beside it
-    worth v (1 - R(y)). So values never rise, and the order of drawing is the order of worth.
+    A *place* under node u is worth the chance v that the verifier tests it: u is accepted and the
+    earlier children of u are rejected. The place with the largest v is drawn next. Let R be the
+    remaining distribution there. The drawn token y opens two places: one below y, worth v R(y), and
+    one beside it, worth v (1 - R(y)). Values therefore never increase, and the order of drawing is
+    the order of worth.
 
     Siblings are drawn without replacement. At temperature 0, and under `Match`, where the noise is
-    known, they are taken in a fixed order, and what counts is the chance that the token is kept.
+    known, they are taken in a fixed order, and the chance that the token is kept counts instead.
 
-    Needs one reading of the model for each node that gets children; `DySpecLevels` needs one for
-    each depth.
+    It needs one forward for each node that gets children; `DySpecLevels` needs one for each depth.
     """
 
     draw = Draw.WITHOUT_REPLACEMENT
 
     @property
     def breadth(self) -> int:
-        """Most siblings."""
+        """The largest number of children of one node."""
         return MOST_SIBLINGS
 
     def grow(self, builder: TreeBuilder) -> GrowthSteps:
-        """One node at a time."""
+        """Grow one tree, one node at a time."""
         yield [-1]
         heap: list[tuple[float, int, int, int]] = []
         _open(heap, builder, -1, 0)
@@ -50,7 +50,7 @@ class DySpec:
 def _open(
     heap: list[tuple[float, int, int, int]], builder: TreeBuilder, parent: int, rank: int
 ) -> None:
-    """Add a place to the heap; of equal ones the elder comes first."""
+    """Add a place to the heap; among equal places, the older one comes first."""
     if not builder.may_grow(parent) or rank >= builder.candidates(parent):
         return
     worth = builder.place(parent, rank)

@@ -1,4 +1,4 @@
-"""EAGLE-2: a tree that follows the drafter's confidence, and is ranked again as a whole."""
+"""EAGLE-2: a tree that follows the drafter's confidence and is re-ranked as a whole."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,13 @@ from outrider.protocols.method import Method, Paper
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Eagle2:
-    """Expand the `width` best nodes of each level by `width` children each; of all nodes keep the
-    best (EAGLE-2, Li et al. 2024, arXiv 2406.16858; K is `width`).
+    """Expand the `width` best nodes of each level by `width` children each, then keep the best of
+    all nodes (EAGLE-2, Li et al. 2024, arXiv 2406.16858; K is `width`).
 
     A node's score is the sum of the logs of the estimated chances on its path, and so never above
-    its parent's: the best n of all nodes are a tree. The budget says how deep (code depth + 1) and
-    how many (total tokens - 1). The nodes are a function of the distribution and are judged as
-    deterministic
-    picks: accepting them with p / q would be a mistake.
+    its parent's: the best n of all nodes form a tree. The budget sets the depth (code depth + 1)
+    and the number of nodes (total tokens - 1). The nodes are a function of the distribution and are
+    judged as deterministic picks: accepting them with probability p / q would be wrong.
 
     Raises:
         OptionError: a width below 1.
@@ -35,11 +34,11 @@ class Eagle2:
 
     @property
     def breadth(self) -> int:
-        """Children under one node."""
+        """The number of children of one expanded node."""
         return self.width
 
     def grow(self, builder: TreeBuilder) -> GrowthSteps:
-        """Level by level, the best leaves only."""
+        """Grow one tree level by level, from the best leaves only."""
         leaves = [-1]
         while leaves:
             yield leaves

@@ -1,4 +1,4 @@
-"""Growing the trees of many requests at once: one reading for all nodes whose outlook is asked."""
+"""Grows the trees of many requests together, with one forward for all requested nodes."""
 
 from collections.abc import Generator, Sequence
 from typing import Protocol, runtime_checkable
@@ -8,43 +8,44 @@ from outrider.drafters.neural.growth.next_tokens import NextTokens
 from outrider.drafters.neural.growth.tree_builder import TreeBuilder
 
 GrowthSteps = Generator[list[int], None, None]
-"""Yields the nodes whose outlook it needs next; they are in `TreeBuilder.next_tokens` when it goes
-on."""
+"""Yields the nodes whose next-token candidates are needed; they are in `TreeBuilder.next_tokens`
+when the generator resumes."""
 
 
 @runtime_checkable
 class Growth(Protocol):
-    """A way in which trees grow. It knows nothing of who tells it what may follow a node."""
+    """A growth method for trees. It does not depend on the source of the next-token
+    distributions."""
 
     @property
     def draw(self) -> Draw:
-        """How siblings are picked when their distributions are asked for."""
+        """How siblings are selected if their distributions are needed."""
         ...
 
     @property
     def breadth(self) -> int:
-        """Most children that it looks at under one node."""
+        """The largest number of candidate children of one node."""
         ...
 
     def grow(self, builder: TreeBuilder) -> GrowthSteps:
-        """Grow one tree. The first reading asked for is that of the text, node -1, alone."""
+        """Grow one tree. The first request is always for the text, node -1, alone."""
         ...
 
 
 @runtime_checkable
 class NextProbs(Protocol):
-    """Whoever can tell what may follow the nodes of growing trees: a model, or a memory."""
+    """A source of next-token candidates for the nodes of growing trees: a model or a memory."""
 
     def __call__(self, asked: Sequence[tuple[int, Sequence[int]]]) -> list[list[NextTokens | None]]:
-        """For each `(number of the builder, its nodes)` one outlook a node, all in one go.
+        """For each `(number of the builder, its nodes)`, one result per node, all in one call.
 
-        A node is asked about once, after its parent. None: nothing that could be read.
+        Each node is requested once, after its parent. None: no usable distribution.
         """
         ...
 
 
 def grow_all(growth: Growth, builders: Sequence[TreeBuilder], distributions: NextProbs) -> None:
-    """Grow all `builders` to their ends, one reading for all of them at a time."""
+    """Grow all `builders` to completion, with one forward for all of them at a time."""
     growing = {
         i: growth.grow(builder) for i, builder in enumerate(builders) if builder.may_grow(-1)
     }
@@ -59,5 +60,5 @@ def grow_all(growth: Growth, builders: Sequence[TreeBuilder], distributions: Nex
 
 
 def _wanted(growing: dict[int, GrowthSteps]) -> list[tuple[int, list[int]]]:
-    """What each of them asks for next; nothing from those that have ended."""
+    """The next nodes that each generator requests; generators that have ended are omitted."""
     return [(i, next(one, [])) for i, one in growing.items()]

@@ -1,4 +1,4 @@
-"""Independent continuations of the text, merged where they agree."""
+"""Independent continuations of the text, merged where they are equal."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,20 +19,20 @@ _RANGES: Mapping[str, Range] = {
 
 @dataclass(frozen=True, slots=True)
 class IidTree:
-    """`samples` continuations of up to `depth` tokens, drawn independently of each other, as
-    `KSeq` judges them, and `RecursiveRejection` with replacement.
+    """`samples` continuations of up to `depth` tokens, drawn independently of each other, for
+    `KSeq` and for `RecursiveRejection` with replacement.
 
-    Equal beginnings are one path of the tree; which continuations pass through a node is kept
-    (`Draft.samples`). The nodes of the budget must do even where no two agree, so the depth gives
-    way first: a tree cut afterwards would keep a draw for being a repetition, and falsify the
-    distribution.
+    Equal prefixes share one path of the tree; `Draft.samples` records which continuations pass
+    through each node. The node budget must suffice even if no two continuations share a token, so
+    the depth is reduced first. Cutting the tree afterwards would keep a draw because it is a
+    repetition, and so bias the distribution.
 
-    Under `Match` the first continuation is drawn by the noise of the target's choices, the others
-    by their own. At temperature 0 there is but one.
+    Under `Match`, the first continuation uses the noise of the target's choices, the others use
+    separate noise. At temperature 0 there is only one.
 
     Attributes:
-        samples: how many continuations.
-        depth: tokens of each; None leaves it to the budget.
+        samples: number of continuations.
+        depth: tokens of each; None uses the budget.
 
     Raises:
         OptionError: a number below 1.
@@ -48,7 +48,7 @@ class IidTree:
         check_ranges(self, _RANGES)
 
     def grow(self, builder: TreeBuilder) -> GrowthSteps:
-        """All continuations by one token at a time."""
+        """Grow one tree: all continuations advance by one token at a time."""
         count = 1 if builder.picking is Picking.BEST else min(self.samples, builder.nodes)
         at = dict.fromkeys(range(count), -1)
         for _ in range(min(self.depth or builder.depth, builder.depth, builder.nodes // count)):
@@ -60,7 +60,8 @@ class IidTree:
 
 
 def _next_level(builder: TreeBuilder, at: dict[int, int]) -> dict[int, int]:
-    """Lead each continuation on by a token; those that can not be read or may not grow end."""
+    """Extend each continuation by one token; those without a usable row or that may not grow
+    end."""
     children: dict[tuple[int, int], int] = {}
     after: dict[int, int] = {}
     for sample, node in at.items():
@@ -71,7 +72,7 @@ def _next_level(builder: TreeBuilder, at: dict[int, int]) -> dict[int, int]:
         token = int(following.support.ids[place])
         if (node, token) not in children:
             chance = float(following.support.scores[place].exp())
-            worth = 1.0 / (2 + len(builder))  # the order of drawing
+            worth = 1.0 / (2 + len(builder))  # keeps the order of drawing
             reach = builder.reach_of(node) * chance
             children[node, token] = builder.append(node, token, worth, reach)
         after[sample] = children[node, token]
@@ -80,7 +81,7 @@ def _next_level(builder: TreeBuilder, at: dict[int, int]) -> dict[int, int]:
 
 
 def _drawn(builder: TreeBuilder, node: int, following: NextTokens, sample: int) -> int:
-    """Where in the support the next token of this continuation lies."""
+    """The index in the support of this continuation's next token."""
     support = following.support
     if builder.picking is Picking.BEST:
         return int(support.scores.argmax())

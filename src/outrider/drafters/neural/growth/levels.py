@@ -6,7 +6,7 @@ from outrider.drafters.neural.growth.tree_builder import TreeBuilder
 
 
 def by_levels(builder: TreeBuilder, widths: tuple[int, ...]) -> GrowthSteps:
-    """Give every node of depth d `widths[d]` children."""
+    """Add `widths[d]` children to every node of depth d."""
     level = [-1]
     for width in widths:
         yield level

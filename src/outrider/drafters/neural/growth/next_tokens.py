@@ -1,4 +1,4 @@
-"""What may follow a node of a growing tree, put in the order in which siblings are drawn."""
+"""The candidate tokens after a node of a growing tree, in the order in which siblings are drawn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ FloatArray = NDArray[np.float64]
 
 
 class Picking(StrEnum):
-    """How the siblings of a tree are picked."""
+    """How the siblings of a tree are selected."""
 
     BEST = "best"
-    """The likeliest first."""
+    """The most likely first."""
     COUPLED = "coupled"
-    """The likeliest first once the noise of the verifier's choices is added: where the two
-    distributions agree, the first sibling is the choice."""
+    """The most likely first after the noise of the verifier's choices is added: where the two
+    distributions agree, the first sibling equals the verifier's choice."""
     DRAWN = "drawn"
-    """A sample without replacement, with noise of the node's own: its distribution is known, and
-    what is picked here tells nothing of what is picked elsewhere."""
+    """A sample without replacement, with separate noise for each node: its distribution is known,
+    and the selection is independent of all other nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,13 @@ class NextTokens:
     Attributes:
         tokens: `[candidates]` ids.
         logs: `[candidates]` their log-probabilities under the drafter's own distribution.
-        keys: `[candidates]` the same, noise added where there is any; descending.
-        chances: `[candidates]` estimated chance that the verifier keeps this one of them.
-        spent: `[candidates]` the sum of the chances of those before each.
-        support: the distribution itself, log-probabilities for scores.
-        logits: the raw row it was read from, where there is one.
-        kept: estimated chance that the verifier keeps the node itself, where a trained head tells.
+        keys: `[candidates]` the same plus noise, if there is any; descending.
+        chances: `[candidates]` estimated chance that the verifier keeps this candidate.
+        spent: `[candidates]` the sum of the chances of the candidates before each.
+        support: the distribution itself, with log-probabilities as scores.
+        logits: the raw row from which it was computed, if there is one.
+        kept: estimated chance that the verifier keeps the node itself, if a trained head predicts
+            it.
     """
 
     tokens: IntArray
@@ -66,21 +67,21 @@ class NextTokens:
         logits: Float[Tensor, " vocab"] | None = None,
         kept: float | None = None,
     ) -> "NextTokens":
-        """Put `support` in order.
+        """Sort the tokens in `support` into draw order.
 
-        The verifier chooses the best of log p + noise, the drafter knows log q + the same noise.
+        The verifier chooses the maximum of log p + noise; the drafter knows log q + the same noise.
         If log p - log q is Gumbel noise of scale `spread`, independent over tokens, then the choice
-        is x with probability softmax((log q + noise) / spread), which is the estimate of `COUPLED`;
-        without noise (temperature 0) it is that of `BEST`. Tokens `DRAWN` are estimated by q.
+        is x with probability softmax((log q + noise) / spread). This is the estimate for `COUPLED`,
+        and without noise (temperature 0) for `BEST`. Tokens that are `DRAWN` are estimated by q.
 
         Args:
-            support: tokens in play and their scores, which need not be normalised.
-            picking: how siblings are picked.
-            key: of the stream of noise, where there is any.
-            most: most candidates to keep.
+            support: candidate tokens and their scores, which need not be normalised.
+            picking: how siblings are selected.
+            key: of the stream of noise, if there is any.
+            most: largest number of candidates to keep.
             spread: scale of the disagreement between the two models, in nats.
-            logits: the raw row, passed on.
-            kept: passed on.
+            logits: the raw row, stored in the result.
+            kept: stored in the result.
         """
         scores = support.scores.double()
         own = scores.log_softmax(-1)
@@ -114,8 +115,8 @@ class NextTokens:
         logits: Float[Tensor, "rows vocab"],
         kept: Sequence[float | None],
     ) -> list["NextTokens | None"]:
-        """The same for many rows of which every token is in play, in a few operators; None for rows
-        with NaN."""
+        """The same for many rows in which every token is a candidate, in a few operators; None for
+        rows with NaN."""
         own = scores.double().log_softmax(-1)
         usable = (own == own).all(-1).tolist()
         ids = torch.arange(scores.shape[-1])
@@ -155,7 +156,7 @@ def _before(chances: FloatArray) -> FloatArray:
 
 
 def _largest(keys: FloatArray, most: int) -> IntArray:
-    """Places of the `most` largest keys, the largest first; ties to the lower place."""
+    """Indices of the `most` largest keys, the largest first; ties go to the lower index."""
     if len(keys) <= 2 * most:
         return np.argsort(-keys, kind="stable")[:most]
     best = np.sort(np.argpartition(-keys, most)[:most])

@@ -11,12 +11,12 @@ from outrider.protocols.method import Method, Paper
 
 @dataclass(frozen=True, slots=True)
 class RsdC:
-    """RSD-C: `branching[d]` children under each node of depth d, drawn without replacement (Jeon
-    et al. 2024, arXiv 2402.14160; its b_1 .. b_L are `branching`).
+    """RSD-C: `branching[d]` children under each node of depth d, drawn without replacement (Jeon et
+    al. 2024, arXiv 2402.14160; its b_1 .. b_L are `branching`).
 
-    A sample without replacement is the top of log q + Gumbel noise. Under `Match` the noise is that
-    of the target's choices, and the tree is that of `TopK`; under `RecursiveRejection` each node
-    has its own.
+    A sample without replacement is the top of log q + Gumbel noise. Under `Match` the noise is the
+    noise of the target's choices, and the tree equals the one of `TopK`; under `RecursiveRejection`
+    each node has separate noise.
 
     Raises:
         OptionError: no numbers, or one below 1.
@@ -35,7 +35,7 @@ class RsdC:
         return max(self.branching)
 
     def grow(self, builder: TreeBuilder) -> GrowthSteps:
-        """Level by level."""
+        """Grow one tree level by level."""
         return by_levels(builder, self.branching)
 
 

@@ -1,4 +1,4 @@
-"""RSD-S: stochastic beam search, so that unlikely branches are not drawn at all."""
+"""RSD-S: stochastic beam search, which does not draw unlikely branches."""
 
 import math
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from outrider.protocols.method import Method, Paper
 
 @dataclass(frozen=True, slots=True)
 class RsdS:
-    """RSD-S: of each level keep the `width` nodes with the largest perturbed value, so that a level
-    is a sample of paths without replacement (Jeon et al. 2024, arXiv 2402.14160, after Kool et al.
-    2019; W is `width`, the levels are the budget's depth).
+    """RSD-S: keeps the `width` nodes of each level with the largest perturbed value, so that a
+    level is a sample of paths without replacement (Jeon et al. 2024, arXiv 2402.14160, after Kool
+    et al. 2019; W is `width`, the levels are the budget's depth).
 
-    A beam node has phi, the log-probability of its path, and a value G. Its children's
-    g = phi + log q + Gumbel noise are shifted so that the largest of them equals G:
-    G' = -log(exp(-G) - exp(-max g) + exp(-g)). Siblings stand in the order of G'. Pruning by value
-    leaves the distribution of what is kept alone, since which token comes next in that order does
-    not depend on the values. At temperature 0 there is no noise, and this is beam search.
+    A beam node has phi, the log-probability of its path, and a value G. Its children's g = phi +
+    log q + Gumbel noise are shifted so that the largest of them equals G: G' = -log(exp(-G) -
+    exp(-max g) + exp(-g)). Siblings are in the order of G'. Pruning by value does not change the
+    distribution of the kept nodes, since the next token in that order does not depend on the
+    values. At temperature 0 there is no noise, and this is beam search.
 
     Raises:
         OptionError: a width below 1.
@@ -36,11 +36,11 @@ class RsdS:
 
     @property
     def breadth(self) -> int:
-        """A level may descend from one node."""
+        """The beam width, because all nodes of a level can have the same parent."""
         return self.width
 
     def grow(self, builder: TreeBuilder) -> GrowthSteps:
-        """Level by level, the beam only."""
+        """Grow one tree level by level, from the nodes of the beam only."""
         beam = [_Beam(-1, 0.0, 0.0)]
         while beam:
             yield [one.node for one in beam]

@@ -1,4 +1,5 @@
-"""A chain with alternatives beside it: the less sure the drafter, the more of them."""
+"""A chain with siblings beside its tokens: the lower the drafter's confidence, the more
+siblings."""
 
 from dataclasses import dataclass
 
@@ -13,15 +14,15 @@ _BOUNDS = (0.95, 0.8, 0.5)
 
 @dataclass(frozen=True, slots=True)
 class Spine:
-    """The tree of SWIFT (Xia et al. 2024, arXiv 2410.06916): one chain of first picks, and beside
-    each of its tokens so many siblings as the probability of the drafter's best token says.
+    """The tree of SWIFT (Xia et al. 2024, arXiv 2410.06916): one chain of first picks. The number
+    of siblings of each token depends on the probability of the drafter's best token.
 
-    One reading of the model for each token of the chain, as without siblings. A number of children
+    It needs one forward for each token of the chain, as without siblings. The number of children
     never depends on which tokens were drawn.
 
     Attributes:
-        widths: children where the best token has a probability above 0.95, above 0.8, above 0.5,
-            and below, at temperature 0.
+        widths: numbers of children if the best token has a probability above 0.95, above 0.8, above
+            0.5, and below, at temperature 0.
         sampled: the same at other temperatures.
 
     Raises:
@@ -45,7 +46,7 @@ class Spine:
         return max(*self.widths, *self.sampled)
 
     def grow(self, builder: TreeBuilder) -> GrowthSteps:
-        """Down the chain."""
+        """Grow one tree along its chain."""
         widths = self.widths if builder.sampler.params.temperature == 0 else self.sampled
         node = -1
         while True:

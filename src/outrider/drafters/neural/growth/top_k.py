@@ -1,4 +1,4 @@
-"""Trees of a fixed shape: so many children at each depth."""
+"""Trees of a fixed shape: a fixed number of children at each depth."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,11 @@ from outrider.protocols.method import Method
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """`widths[d]` children under each node of depth d: the likeliest.
+    """`widths[d]` children under each node of depth d: the most likely tokens.
 
-    Under `Match` likeliest by the noise of the target's choices (`Picking.COUPLED`). Under a rule
-    that reads distributions the plain top of the distribution, judged as a deterministic pick.
+    Under `Match`, tokens are ranked after the noise of the target's choices is added
+    (`Picking.COUPLED`). Under a rule that reads distributions, they are the top of the distribution
+    and are judged as deterministic picks.
 
     Raises:
         OptionError: no widths, or one below 1.
@@ -33,7 +34,7 @@ class TopK:
         return max(self.widths)
 
     def grow(self, builder: TreeBuilder) -> GrowthSteps:
-        """Level by level."""
+        """Grow one tree level by level."""
         return by_levels(builder, self.widths)
 
 

@@ -1,4 +1,4 @@
-"""The ground a tree grows on: one request's draft in the making."""
+"""The mutable tree of one request while its draft grows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,26 +12,26 @@ from outrider.sampling import Sampler
 from outrider.sampling.noise import Purpose, stream_key
 
 HOPELESS = 1e-12
-"""A place whose estimated chance of being reached is below this is not worth a node."""
+"""No node is added at a place whose estimated chance of being reached is below this."""
 
 
 @dataclass(slots=True)
 class TreeBuilder:
     """One request's tree while it grows. Node -1 is the text.
 
-    Each node has a `worth`, by which the finished draft is ordered and cut. For siblings picked in
-    a fixed order it is the estimated chance `reach` that the node is accepted. For siblings drawn
-    at random it is the chance that the *place* is tried: the chance that its parent is accepted and
-    its elder siblings are not. That is known before the token is, and must be: a place kept or cut
-    by what was drawn there would falsify the distribution of the tokens that are kept.
+    Each node has a `worth`, by which the finished draft is ordered and cut. For siblings in a fixed
+    order, it is the estimated chance `reach` that the node is accepted. For siblings drawn at
+    random, it is the chance that the *place* is tested: that its parent is accepted and its earlier
+    siblings are not. This chance must be known before the token is drawn: keeping or cutting a
+    place because of its token would bias the distribution of the kept tokens.
 
     Attributes:
-        sampler: the request's.
-        generated: tokens written before the draft.
-        depth: deepest node allowed, counted from 1.
-        nodes: most nodes allowed.
-        picking: how siblings are picked.
-        tier: keeps the noise of two stages apart.
+        sampler: the sampler of the request.
+        generated: tokens generated before the draft.
+        depth: largest depth allowed, counted from 1.
+        nodes: largest number of nodes allowed.
+        picking: how siblings are selected.
+        tier: separates the noise of different stages.
         stop: ends a path early.
     """
 
@@ -55,10 +55,10 @@ class TreeBuilder:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    # -- what a node is ---------------------------------------------------------------------
+    # -- properties of a node ---------------------------------------------------------------
 
     def depth_of(self, node: int) -> int:
-        """Tokens on the path to `node`, itself included."""
+        """Number of tokens on the path to `node`, including `node`."""
         return 0 if node < 0 else self.depths[node]
 
     def reach_of(self, node: int) -> float:
@@ -66,7 +66,7 @@ class TreeBuilder:
         return 1.0 if node < 0 else self.reach[node]
 
     def path(self, node: int) -> list[int]:
-        """Tokens from the first one drafted to `node`."""
+        """Tokens from the first drafted one to `node`."""
         tokens: list[int] = []
         while node >= 0:
             tokens.append(self.tokens[node])
@@ -74,7 +74,7 @@ class TreeBuilder:
         return tokens[::-1]
 
     def key(self, node: int) -> int:
-        """The key of the noise by which children of `node` are picked."""
+        """The key of the noise that selects the children of `node`."""
         if self.picking is Picking.COUPLED:
             s = self.sampler
             index = len(self.generated) + self.depth_of(node)
@@ -82,7 +82,7 @@ class TreeBuilder:
         return self.branch_key(node)
 
     def branch_key(self, node: int) -> int:
-        """A key that no other node has: made of the path to it."""
+        """A key that is unique to the node, computed from the path to it."""
         if node not in self._keys:
             s = self.sampler
             if node < 0:
@@ -104,7 +104,7 @@ class TreeBuilder:
         return self.stop is None or not self.stop(self._chances(node))
 
     def _chances(self, node: int) -> list[float]:
-        """What a `Stop` goes by: the chance of each token on the path to `node`."""
+        """The inputs of a `Stop`: the chance of each token on the path to `node`."""
         assert self.stop is not None
         chances: list[float] = []
         while node >= 0:
@@ -117,26 +117,26 @@ class TreeBuilder:
             node = parent
         return chances[::-1]
 
-    # -- how it grows -----------------------------------------------------------------------
+    # -- growth -----------------------------------------------------------------------------
 
     def take(self, node: int, following: NextTokens | None) -> None:
-        """Note what may follow `node`; None: nothing that could be read."""
+        """Store the candidates after `node`; None: there is no usable distribution."""
         self.next_tokens[node] = following
 
     def candidates(self, node: int) -> int:
-        """How many children `node` could have."""
+        """The number of children that `node` can have."""
         following = self.next_tokens.get(node)
         return 0 if following is None else len(following.tokens)
 
     def tried(self, parent: int, rank: int) -> float:
-        """Estimated chance that the verifier comes to the child of `parent` picked after `rank`
-        others: `parent` accepted, and its children so far refused."""
+        """Estimated chance that the verifier tests the child of `parent` picked after `rank`
+        others: `parent` is accepted, and its earlier children are rejected."""
         following = self.next_tokens[parent]
         assert following is not None
         return self.reach_of(parent) * max(1.0 - float(following.spent[rank]), 0.0)
 
     def place(self, parent: int, rank: int) -> float:
-        """What that child would be worth."""
+        """The worth of that child."""
         if self.picking is Picking.DRAWN:
             return self.tried(parent, rank)
         following = self.next_tokens[parent]
@@ -144,7 +144,7 @@ class TreeBuilder:
         return self.reach_of(parent) * float(following.chances[rank])
 
     def add(self, parent: int, rank: int) -> int:
-        """The child of `parent` that is picked after `rank` others; its number."""
+        """Add the child of `parent` that is picked after `rank` others; return its number."""
         following = self.next_tokens[parent]
         assert following is not None
         worth = self.place(parent, rank)
@@ -152,7 +152,7 @@ class TreeBuilder:
         return self.append(parent, int(following.tokens[rank]), worth, reach)
 
     def append(self, parent: int, token: int, worth: float, reach: float) -> int:
-        """A node with this token under `parent`; its number."""
+        """Add a node with this token under `parent`; return its number."""
         self.tokens.append(token)
         self.parents.append(parent)
         self.depths.append(self.depth_of(parent) + 1)
@@ -162,7 +162,7 @@ class TreeBuilder:
         return len(self.tokens) - 1
 
     def add_children(self, parent: int, width: int) -> list[int]:
-        """Up to `width` children of `parent`, in draw order; none where it may not have any."""
+        """Add up to `width` children of `parent`, in draw order; return their numbers."""
         if not self.may_grow(parent):
             return []
         added: list[int] = []
@@ -173,14 +173,15 @@ class TreeBuilder:
         return added
 
     def prune(self) -> None:
-        """Let no node grow that the draft will be cut without: children are worth no more."""
+        """Stop growth of nodes that the final cut will drop; their children are never worth
+        more."""
         if len(self.worth) > self.nodes:
             self._floor = float(np.partition(np.array(self.worth), -self.nodes)[-self.nodes])
 
-    # -- what it becomes --------------------------------------------------------------------
+    # -- result -----------------------------------------------------------------------------
 
     def ranked(self) -> list[int]:
-        """The nodes to keep, the most worth first, parents and elder siblings before others."""
+        """The nodes to keep, ordered by worth, with parents and earlier siblings before others."""
         order = np.argsort(-np.array(self.worth), kind="stable")
         return order[: self.nodes].tolist()
 
@@ -193,12 +194,12 @@ class TreeBuilder:
         distributions: bool = False,
         references: bool = False,
     ) -> Draft:
-        """The draft made of the nodes worth most.
+        """The draft made of the nodes with the largest worth.
 
         Args:
-            source: who wrote the nodes.
-            origin: what the draft is booked under.
-            draw: how siblings were picked.
+            source: the tier that wrote the nodes.
+            origin: the origin under which the draft is counted.
+            draw: how siblings were selected.
             distributions: whether nodes carry the distribution they were drawn from.
             references: whether nodes carry the raw logits at their parent.
         """
