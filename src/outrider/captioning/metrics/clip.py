@@ -24,7 +24,7 @@ SCALE = 2.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CaptionEmbeddings:
-    """Embeddings of captions.
+    """Embeddings of captions in the space of a scorer.
 
     Attributes:
         vectors: unit vectors.

@@ -58,7 +58,7 @@ class VisionWorkspace:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The captioner's tokenizer."""
+        """The captioner's tokenizer, with image marks."""
         return caption_tokenizer(self.config)
 
     @cached_property

@@ -34,7 +34,7 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """Encoded images.
+    """Images encoded by the model.
 
     Attributes:
         prompts: the question about each image, with the image in it.
