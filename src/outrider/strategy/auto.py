@@ -149,7 +149,7 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
 
 def _copies(costs: Costs) -> Lookup:
     """Prompt lookup; requires three matching tokens where a lookup costs a noticeable share of a
-    round of decoding.
+    round.
     """
     round_seconds = costs.target.seconds(1) + costs.overhead
     return Lookup(min_ngram=1 if DEAR * round_seconds > ASKING else 3)

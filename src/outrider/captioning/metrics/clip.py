@@ -267,7 +267,7 @@ def clip_score(
 
 
 def features_of(output: Any) -> Tensor:
-    """Return the embedding from the result of `get_text_features`, which old releases return
+    """Return the embedding in the result of `get_text_features`; old releases return it
     directly.
     """
     return output if isinstance(output, Tensor) else output.pooler_output

@@ -121,7 +121,7 @@ class CacheBook:
 
     @property
     def horizon(self) -> int | None:
-        """None: a plain cache never requires a new selection of the context."""
+        """None: the model of this cache never changes."""
         return None
 
     def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:

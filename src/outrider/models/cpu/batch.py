@@ -121,7 +121,7 @@ class RowArrays:
             batch.given = self._embeddings(feeds)
 
     def _places(self, caches: Sequence[NativeCache]) -> int:
-        """Return the address of the positions of each cache's slots, if some have gaps."""
+        """Return the address of an array with the irregular positions of each cache."""
         pointers = (PlacePointers * len(caches))()
         for pointer, cache in zip(pointers, caches, strict=True):
             given = cache.places.given.astype(np.int32)

@@ -247,8 +247,8 @@ def _read_in_training(
 def _log_likelihoods(
     captioner: TrainableCaptioner, logits: Tensor, ids: Sequence[Sequence[int]], temperature: float
 ) -> Tensor:
-    """Return `[n]` log-likelihoods of captions with their ends; captions cut at the longest have
-    none.
+    """Return `[n]` log-likelihoods of captions with their ends; captions cut to the longest length
+    have no end.
     """
     end = captioner.end
     rows = [[*(row or [end]), end] for row in ids]
