@@ -52,7 +52,8 @@ class VisionFamilyConfig:
 
     Attributes:
         language: the family that provides the language model (its target) and the draft model; a
-        name or a folder. vision encoder: the vision encoder.
+            name or a folder.
+        vision_encoder: shape of the vision encoder.
         reader: the text encoder for its contrastive training; not exported.
         scorer: image and text encoder of the independent CLIP that captions are scored with.
         contrast, scoring: contrastive training of vision encoder and scorer.
