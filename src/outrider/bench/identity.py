@@ -48,7 +48,7 @@ class Mismatch:
     near_tie: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:

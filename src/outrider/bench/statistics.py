@@ -26,7 +26,7 @@ class Spread:
         return cls(float(np.median(values)), float(min(values)), float(max(values)))
 
     def to_dict(self) -> dict[str, float]:
-        """Plain numbers."""
+        """Return plain numbers for JSON."""
         return asdict(self)
 
 
@@ -78,7 +78,7 @@ class Ratio:
         )
 
     def to_dict(self) -> dict[str, float]:
-        """Plain numbers."""
+        """Return plain numbers for JSON."""
         return asdict(self)
 
 

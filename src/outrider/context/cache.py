@@ -74,9 +74,7 @@ class SelectedCache:
         return max(self._looked + self.every - written, 0)
 
     def recent(self) -> tuple[int, Passage]:
-        """Return how many tokens were generated when the refresh became due, and the last of
-        them.
-        """
+        """Return how many tokens were generated when the refresh became due, and the last ones."""
         generated, context = self.generated, self.selection.context
         due = len(generated) // self.every * self.every
         ids = tuple(generated[max(due - self.selection.config.query_window, 0) : due])

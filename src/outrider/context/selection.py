@@ -174,9 +174,7 @@ class Selection:
                 free, room = free - 1, room - size
 
     def _swap(self, chosen: set[int], scores: np.ndarray) -> bool:
-        """Admit the best chunk that can replace enough worse ones; return false if there is
-        none.
-        """
+        """Admit the best chunk that can replace enough worse ones; false if there is none."""
         worst = sorted(chosen - self.pins, key=lambda i: (scores[i], -i))
         bars = scores[worst] + self.config.hysteresis
         freed = [0, *accumulate(len(self.context.chunks[i]) for i in worst)]

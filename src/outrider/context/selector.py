@@ -148,9 +148,7 @@ class Selected(ModelWrapper):
         )
 
     def _interval(self, selection: Selection) -> int:
-        """Return the generated tokens between two refreshes; 0 if a refresh can not change
-        anything.
-        """
+        """Return the generated tokens between two refreshes; 0 if none can change anything."""
         context = selection.context
         is_full = len(selection.chosen) + len(context.banned) >= len(context.chunks)
         may_change = self.ranker.refreshes or self.config.growth

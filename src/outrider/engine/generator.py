@@ -55,7 +55,7 @@ class Generator:
         context_length: int | None = None,
         selection: ContextConfig | None = None,
     ) -> None:
-        """Build a generator.
+        """Build a generator for one strategy.
 
         Args:
             strategy: a strategy, or a function that returns one for given sampling parameters

@@ -72,7 +72,7 @@ def _counted(c: Counters) -> dict[str, JsonValue]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One finished request.
+    """The result of one finished request.
 
     Attributes:
         text: the generated text, without end tokens and stop strings.
@@ -211,9 +211,7 @@ class ResultMaker:
         )
 
     def _predict(self, target: Counters, stages: dict[str, Counters]) -> float | None:
-        """Compute the recursion of the specification from the costs and acceptance rates of this
-        run.
-        """
+        """Compute the recursion of the specification from this run's costs and acceptance rates."""
         inner = list(stages.values())
         if len(inner) not in (1, 2) or len(inner) != len(self.windows) or not inner[-1].forwards:
             return None

@@ -22,9 +22,7 @@ NUM_PROMPTS = 200
 """
 
 _CHUNK = 16
-"""Tokens that the verifier writes before the proposer reads them in one pass. Limits the memory for
-rows.
-"""
+"""Tokens that the verifier writes before the proposer reads them in one pass; bounds the memory."""
 
 _ROOT = as_ids([-1])
 
@@ -41,9 +39,7 @@ class _Walk:
     ended: bool = False
 
     def goes_on(self, limit: int) -> bool:
-        """Whether to write another token: the text has not ended, and the token fits into both
-        windows.
-        """
+        """Whether to write another token: the text has not ended, and both windows have room."""
         fits = self.verifier.room > 0 and self.proposer.room > len(self.rows)
         return fits and not self.ended and len(self.output) < limit
 

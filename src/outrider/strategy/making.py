@@ -87,9 +87,7 @@ def make_growth(asked: str | Growth) -> Growth:
 
 
 def _built(kind: str, text: str) -> object:
-    """Build the method that an expression names. Raises `OptionError` for an unknown name or
-    option.
-    """
+    """Build the method that an expression names. Raises `OptionError` if it is unknown."""
     parsed = Expression.parse(text, kind)
     if parsed.inner:
         raise OptionError(

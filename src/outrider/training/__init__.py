@@ -1,1 +1,1 @@
-"""Recipes that make drafters, families and adapters."""
+"""Recipes that train drafters, families and adapters."""

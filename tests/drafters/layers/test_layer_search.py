@@ -174,7 +174,7 @@ def test_a_saved_set_can_be_loaded(model: Decoder, folder: Path, tmp_path: Path)
         ("[]", "not a saved set"),
         (json.dumps(saved | {"format": 9}), "not a saved set"),
         (json.dumps(saved | {"model": "?"}), "another model"),
-        (json.dumps(saved | {"score": None}), "no saved search"),
+        (json.dumps(saved | {"score": None}), "not a saved search"),
         (json.dumps(saved | {"layers": LayerSet.exit_at(4, 2).to_dict()}), "4 layers"),
         (json.dumps(saved | {"layers": LayerSet.exit_at(6, 2).to_dict()}), "first or the last"),
     ):

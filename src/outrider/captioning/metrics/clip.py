@@ -24,7 +24,7 @@ SCALE = 2.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CaptionEmbeddings:
-    """Embeddings of captions.
+    """Embeddings of captions in the space of a scorer.
 
     Attributes:
         vectors: unit vectors.
@@ -267,7 +267,7 @@ def clip_score(
 
 
 def features_of(output: Any) -> Tensor:
-    """Return the embedding from the result of `get_text_features`, which old releases return
+    """Return the embedding in the result of `get_text_features`; old releases return it
     directly.
     """
     return output if isinstance(output, Tensor) else output.pooler_output

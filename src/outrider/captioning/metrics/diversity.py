@@ -46,7 +46,7 @@ class Diversity:
         )
 
     def to_dict(self) -> dict[str, float]:
-        """Plain numbers."""
+        """Return plain numbers for JSON."""
         return asdict(self)
 
 

@@ -107,5 +107,5 @@ class Mean:
         return cls(mean=gain, low=float(low), high=float(high), count=before.shape[1])
 
     def to_dict(self) -> dict[str, float]:
-        """Plain numbers."""
+        """Return plain numbers for JSON."""
         return asdict(self)

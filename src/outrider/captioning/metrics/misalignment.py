@@ -19,8 +19,8 @@ from outrider.captioning.metrics.words import check_captions, word_spans
 from outrider.core.errors import LogitsError, OptionError
 
 PREFIX = "A photo depicts "
-"""Prepended to every caption; its words are never reported. Omit it for scorers trained on other
-sentences.
+"""Prepended to every caption; its words are never reported. Use none for scorers that were
+trained on other sentences.
 """
 
 LAYERS = 3

@@ -31,7 +31,7 @@ class Retrieval:
     pairs: int
 
     def to_dict(self) -> dict[str, float]:
-        """Plain numbers."""
+        """Return plain numbers for JSON."""
         return asdict(self)
 
 

@@ -107,9 +107,7 @@ def _things(random: Random, count: int) -> tuple[Thing, ...]:
 
 
 def _places(random: Random, things: tuple[Thing, ...]) -> tuple[Place, ...] | None:
-    """Draw places that do not touch, with the first two clearly beside or above each other; or
-    None.
-    """
+    """Draw places that do not touch, the first two clearly beside or above each other; or None."""
     places: list[Place] = []
     for thing in things:
         radius = random.uniform(*_RADIUS[thing.size])

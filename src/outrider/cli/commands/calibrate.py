@@ -83,8 +83,7 @@ def calibrate(
 
 
 def verifying_pairs(strategy: "Strategy") -> list[tuple["LanguageModel", "LanguageModel"]]:
-    """Return pairs (verifier, proposer): each tier with the next smaller one, and target with
-    draft.
+    """Return pairs (verifier, proposer): neighboring tiers, and target with draft model.
 
     Raises:
         OptionError: there is only a target.

@@ -34,7 +34,7 @@ KEEP_RATIO = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One summary.
+    """One summary to write.
 
     Attributes:
         names: names of the summarized files.

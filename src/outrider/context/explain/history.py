@@ -47,9 +47,7 @@ class History:
 
     @property
     def swaps(self) -> list[tuple[int, int, bool]]:
-        """List each change after the first choice: generated tokens, chunk, whether it was
-        admitted.
-        """
+        """List each change after the first choice: generated tokens, chunk, admitted or not."""
         changed = np.argwhere(self.read[1:] != self.read[:-1])
         return [(self.times[i + 1], int(c), bool(self.read[i + 1, c])) for i, c in changed]
 

@@ -1,6 +1,4 @@
-"""Shows a selection as a page: the whole text, shaded by how long each chunk was read. No
-scripts.
-"""
+"""Shows a selection as a page without scripts: the text, shaded by reading time of chunks."""
 
 from html import escape
 from itertools import groupby

@@ -52,9 +52,7 @@ class CosineRanker:
         return self.encoder.name
 
     def index(self, context: LongContext) -> "CosineIndex":
-        """Build the index; chunks are encoded at the first call of `scores`, once for each
-        `context`.
-        """
+        """Build the index; chunks are encoded at the first `scores`, once for each `context`."""
         if context not in self._known:
             self._known[context] = CosineIndex(
                 context.chunks, self.encoder, self.window, self.refreshes

@@ -38,7 +38,7 @@ class EmbeddingEncoder:
 
     @property
     def name(self) -> str:
-        """The name `embeddings`."""
+        """Its name in reports: `embeddings`."""
         return "embeddings"
 
     def fit(self, passages: Sequence[Passage]) -> "FittedEmbeddings":
@@ -79,13 +79,11 @@ class FittedEmbeddings:
 
     @property
     def name(self) -> str:
-        """The name `embeddings`."""
+        """Its name in reports: `embeddings`."""
         return "embeddings"
 
     def encode(self, passages: Sequence[Passage]) -> Float64[ndarray, "passages width"]:
-        """Return unit vectors; zeros for a passage without tokens or without a distinct
-        component.
-        """
+        """Return unit vectors; zeros for a passage without tokens or distinct component."""
         vectors = self.means(passages)
         lengths = np.linalg.norm(vectors, axis=1)
         if self.mean is not None and self.common is not None:

@@ -20,9 +20,7 @@ class Encoder(Protocol):
         ...
 
     def encode(self, passages: Sequence[Passage]) -> Float[ndarray, "passages width"]:
-        """Return one unit vector for each passage, float32 or float64; zeros for an empty
-        passage.
-        """
+        """Return a unit vector for each passage, float32 or float64; zeros for an empty one."""
         ...
 
 

@@ -1,6 +1,4 @@
-"""Sentence encoders from sentence-transformers; MiniLM is installed as a package and works
-offline.
-"""
+"""Sentence encoders from sentence-transformers; MiniLM is a package and works offline."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

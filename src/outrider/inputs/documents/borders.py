@@ -1,6 +1,4 @@
-"""Finds places where a text can be cut: sentence ends, line breaks, spaces. Heuristics in linear
-time.
-"""
+"""Finds places where a text can be cut: sentence ends, line breaks, spaces, by heuristics."""
 
 import re
 

@@ -16,7 +16,7 @@ SUFFIXES = (*TEXT_SUFFIXES, ".markdown", *HTML_SUFFIXES, ".pdf")
 """File types that are read from a folder. A named file is read whatever its type."""
 
 Document = tuple[str, str]
-"""Name and text."""
+"""Name and text of a document."""
 
 Progress = Callable[[int, int, str], None]
 """Called with the number done, the total (files, or pages of a file), and the file's name."""

@@ -38,9 +38,7 @@ def needs_vision(prompt: GivenPrompt, images: GivenImages) -> bool:
 def images_of(
     prompts: Sequence[GivenPrompt], images: Sequence[GivenImages] | None
 ) -> Sequence[GivenImages]:
-    """Assign images to the prompts of a list. Raises `OptionError` if their number does not
-    match.
-    """
+    """Assign images to the prompts of a list. Raises `OptionError` if numbers differ."""
     if images is None:
         return [None] * len(prompts)
     if not isinstance(images, list | tuple) or len(images) != len(prompts):

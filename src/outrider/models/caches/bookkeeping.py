@@ -96,7 +96,7 @@ class CacheBook:
 
     @property
     def length(self) -> int:
-        """Committed rows."""
+        """Number of committed rows."""
         return self._length
 
     @property
@@ -121,7 +121,7 @@ class CacheBook:
 
     @property
     def horizon(self) -> int | None:
-        """None: a plain cache never requires a new selection of the context."""
+        """None: the model of this cache never changes."""
         return None
 
     def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
@@ -336,8 +336,8 @@ class CacheBook:
 
     @abstractmethod
     def _lay_out(self, kept: Sequence["Run"], slots: int) -> None:
-        """Move the rows of `kept` to their new slots, or set them aside; the text will have `slots`
-        tokens.
+        """Move the rows of `kept` to their slots, or set them aside; `slots` will be needed in
+        all.
         """
 
     def _stand(self, run: "Run") -> None:
@@ -350,9 +350,7 @@ class CacheBook:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run of rows to keep: tokens `start .. stop` of the new text, stored from slot `source`
-    on.
-    """
+    """Rows to keep: tokens `start .. stop` of the new text, stored from slot `source` on."""
 
     start: int
     stop: int
@@ -376,8 +374,6 @@ def _with_rows(axes: IntArray | None, positions: IntArray) -> IntArray | None:
 
 
 def _visible(tree: IntArray, unread: int, old: int) -> BoolArray:
-    """Return the speculative slots visible to each fed row: none to pending rows, ancestors to
-    others.
-    """
+    """Return the speculative slots visible to each fed row: ancestors; none for pending rows."""
     rows = ancestor_mask(tree)[old:]
     return np.concatenate((np.zeros((unread, len(tree)), dtype=np.bool_), rows))

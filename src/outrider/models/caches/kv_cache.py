@@ -21,9 +21,7 @@ _BLOCK = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CacheLayout:
-    """The shape of the caches of one model. Each model has its own layout, even if shapes are
-    equal.
-    """
+    """The shape of one model's caches. Each model has its own layout, even if shapes are equal."""
 
     num_layers: int
     num_kv_heads: int
@@ -38,9 +36,7 @@ class CacheLayout:
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
     def capacity_for(self, slots: int, capacity: int) -> int:
-        """Return the next capacity, at most the context length unless a wide tree needs more
-        slots.
-        """
+        """Return the next capacity: at most the context length, except for wide trees."""
         step = 2 * capacity if capacity < _LARGE else capacity + capacity // 4
         return max(slots, min(max(step, _FIRST_CAPACITY), self.context_length))
 
@@ -60,7 +56,7 @@ class Storage:
 
     @property
     def capacity(self) -> int:
-        """Number of slots."""
+        """Number of slots, used or not."""
         return self.keys.shape[2]
 
     def first(
@@ -123,8 +119,8 @@ class DecoderCache(CacheBook):
         return Storage(layout, capacity)
 
     def reserve(self, start: int, end: int) -> None:
-        """Make `storage` exclusive to this cache, with room for slots `start .. end`; keep the
-        other slots.
+        """Make `storage` exclusive to this cache, with room for `start .. end`; keep other
+        slots.
         """
         old = self.storage
         if start != end and (end > old.capacity or len(old.readers) > 1):

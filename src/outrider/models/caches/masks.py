@@ -1,6 +1,4 @@
-"""Attention masks for models that accept them as inputs: the slots visible to each row of a
-feed.
-"""
+"""Attention masks for models that accept them as inputs: the slots visible to each row."""
 
 from collections.abc import Mapping
 from contextlib import contextmanager

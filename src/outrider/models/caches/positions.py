@@ -29,9 +29,7 @@ class Places:
 
     @classmethod
     def of(cls, places: IntArray) -> "Places":
-        """Build the places of a text that continues after the last of `places`: `[n]`, or `[3,
-        n]`.
-        """
+        """Build the places of a text that continues after `places`, `[n]` or `[3, n]`."""
         axes = np.atleast_2d(places)
         count = axes.shape[1]
         if not count:
@@ -62,8 +60,8 @@ class Places:
         )
 
     def spread(self, start: int, stop: int) -> IntArray | None:
-        """Return `[3, stop - start]` places of tokens `start .. stop`; None if each has one
-        place.
+        """Return `[3, stop - start]` places of tokens `start .. stop`; None if each has just
+        one.
         """
         if self.axes is None or start >= len(self.given):
             return None
@@ -75,9 +73,7 @@ class Places:
         return self if length > len(self.given) else Places.of(self._all(0, length))
 
     def joined(self, length: int, places: IntArray) -> "Places":
-        """Return the places of the first `length` tokens, followed by `places` (`[n]` or `[3,
-        n]`).
-        """
+        """Return the places of the first `length` tokens, then `places`, `[n]` or `[3, n]`."""
         before, after = self._all(0, length), np.atleast_2d(places)
         wide = max(len(before), len(after))
         sides = [np.broadcast_to(side, (wide, side.shape[1])) for side in (before, after)]

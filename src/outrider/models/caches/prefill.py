@@ -83,9 +83,7 @@ def start_caches(
     reuse: Sequence[C | None] | None,
     make: Callable[[], C],
 ) -> list[C]:
-    """Implement `LanguageModel.start` for caches built on `CacheBook`: check, share, reuse,
-    prefill.
-    """
+    """Implement `LanguageModel.start` for caches built on `CacheBook`."""
     for prompt in prompts:
         check_prompt(model, prompt)
     firsts: dict[int, C] = {}

@@ -144,9 +144,7 @@ def _without_last(runs: Sequence[Run], last: int) -> list[Run]:
 
 
 def _sound(cache: CacheBook, runs: Sequence[Run]) -> int | None:
-    """Count the rows of the new text that were read after exactly the text before them; None means
-    all.
-    """
+    """Count the rows of the new text that equal those of a fresh prefill; None means all."""
     front = runs[0].stop if runs and runs[0].is_front else 0
     stale = [run.start for run in runs if not run.is_front]
     if cache.sound is not None and cache.sound < front:

@@ -1,6 +1,4 @@
-"""Chooses the layers whose hidden states a forward keeps, and returns these states for each
-text.
-"""
+"""Chooses the layers whose hidden states a forward keeps, and returns the states by text."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -32,7 +32,7 @@ class UnsupportedCheckpointError(CheckpointError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A model folder.
+    """A model folder, described without its weights.
 
     Attributes:
         path: the folder.
@@ -213,9 +213,7 @@ def _fingerprint(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorIn
 
 
 def _samples(nbytes: int) -> list[tuple[int, int]]:
-    """Return the byte ranges to hash: all of a small tensor, evenly spaced pieces of a large
-    one.
-    """
+    """Return the byte ranges to hash: small tensors completely, large ones in pieces."""
     if nbytes <= _SAMPLES * _SAMPLE_BYTES:
         return [(0, nbytes)]
     last = nbytes - _SAMPLE_BYTES

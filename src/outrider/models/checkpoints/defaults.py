@@ -15,7 +15,7 @@ _ALWAYS = ("repetition_penalty", "min_new_tokens", "max_new_tokens")
 def end_ids(
     generation: Mapping[str, JsonValue], config: Mapping[str, JsonValue]
 ) -> tuple[int, ...]:
-    """Return the end tokens: `eos_token_id`, one or a list, of generation_config.json or
+    """Return the end tokens: `eos_token_id`, one or a list, of generation_config.json, else of
     config.json.
     """
     found = generation.get("eos_token_id")

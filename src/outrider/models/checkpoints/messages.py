@@ -70,9 +70,7 @@ def is_image(part: JsonValue) -> bool:
 
 
 def check_parts(messages: Sequence[Message]) -> None:
-    """Raise `OptionError` for parts that would be lost: other media, and text parts without
-    text.
-    """
+    """Raise `OptionError` for parts that would be lost: other media, and empty text parts."""
     for message in messages:
         for part in _parts(message.get("content")) or ():
             kind = part.get("type") if isinstance(part, Mapping) else None

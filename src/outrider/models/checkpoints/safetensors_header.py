@@ -45,7 +45,7 @@ class TensorInfo:
 
     @property
     def num_elements(self) -> int:
-        """Number of elements."""
+        """Number of elements of the tensor."""
         return math.prod(self.shape)
 
 

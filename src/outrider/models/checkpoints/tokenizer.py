@@ -82,8 +82,8 @@ class Tokenizer:
         return tuple(self.tokenizer.encode(text))
 
     def encode_plain(self, text: str) -> tuple[int, ...]:
-        """Return the ids of `text` as a part of another text, without opening tokens; any
-        length.
+        """Return the ids of `text` of any length, as part of another text, without opening
+        tokens.
         """
         return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
@@ -130,9 +130,7 @@ class Tokenizer:
         return re.compile("|".join(marks)) if marks else None
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Return the text of `ids`; ids beyond the vocabulary (padding rows of the logits) have no
-        text.
-        """
+        """Return the text of `ids`; ids beyond the vocabulary (padding of the logits) have none."""
         known = [int(i) for i in ids if i < len(self.table)]
         return self.tokenizer.decode(
             known, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False

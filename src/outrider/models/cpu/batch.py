@@ -70,9 +70,7 @@ class RowArrays:
         self.batch.sin = self._keep(sin, sin.data_ptr())
 
     def fill_states(self, states: Float[Tensor, "rows hidden"]) -> None:
-        """Fill rows that have no tokens: `states` (float32, contiguous) are the input of the first
-        layer.
-        """
+        """Fill rows without tokens: `states` (float32, contiguous) are the first layer's input."""
         count, row = len(states), states.shape[1] * 4
         self._kept = []
         for array in self._arrays.values():
@@ -123,7 +121,7 @@ class RowArrays:
             batch.given = self._embeddings(feeds)
 
     def _places(self, caches: Sequence[NativeCache]) -> int:
-        """Return the address of the positions of each cache's slots, if some have gaps."""
+        """Return the address of an array with the irregular positions of each cache."""
         pointers = (PlacePointers * len(caches))()
         for pointer, cache in zip(pointers, caches, strict=True):
             given = cache.places.given.astype(np.int32)

@@ -31,7 +31,7 @@ class NativeStorage(Storage):
 
     @property
     def capacity(self) -> int:
-        """Number of slots."""
+        """Number of slots, used or not."""
         return self.values.shape[2]
 
     def first(

@@ -309,9 +309,7 @@ class NativeDecoder(OwnModel):
         self._check(trouble, rows)
 
     def _check(self, trouble: int, rows: int) -> None:
-        """Raise the error that a forward reports; negative codes are choices, which the caller
-        handles.
-        """
+        """Raise the error that a forward reports; negative codes are choices, not errors."""
         if trouble == _OUTSIDE:
             raise IndexError(f"a token is outside the vocabulary of {self.info.name}")
         if trouble > 0:

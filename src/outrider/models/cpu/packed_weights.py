@@ -59,9 +59,7 @@ def _with_layers(whole: PackedModel, layers: list[Layer], nbytes: int) -> Packed
 
 
 def _bytes_of_halves(layer: Layer, attention: int, mlp: int) -> int:
-    """Bytes of the matrices in the given numbers of attention and MLP halves; all layers are
-    equal.
-    """
+    """Bytes of the matrices in this many attention and MLP halves; all layers are equal."""
     a, b = (_bytes_of(layer.qkv, layer.output), _bytes_of(layer.gate_up, layer.down))
     return attention * a + mlp * b
 

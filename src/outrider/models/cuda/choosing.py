@@ -145,9 +145,7 @@ def choose(
 
 
 def _support(recipe: Recipe, scores: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `ids` and scores `[rows, candidates]`, -inf for excluded ones, and which rows are
-    certain.
-    """
+    """Return `ids`, scores `[rows, candidates]` (-inf if excluded), and which rows are certain."""
     rows, vocab = scores.shape
     if recipe.candidates is None:
         ids = torch.arange(vocab, device=scores.device).expand(rows, vocab)

@@ -109,8 +109,8 @@ class Inputs:
         self._marked = False
 
     def _place(self, cache: StaticCache, start: int, end: int) -> None:
-        """Record the places of slots `start .. end`, and of all slots before them if there are
-        gaps.
+        """Record the places of slots `start .. end`; if there are gaps, also of all earlier
+        slots.
         """
         first = 0 if self._windowed and cache.places.shift else start
         if first < end:

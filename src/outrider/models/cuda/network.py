@@ -60,9 +60,7 @@ class Network:
         return cos.to(self._dtype)[:, None], sin.to(self._dtype)[:, None]
 
     def _seen(self, inputs: Inputs) -> dict[int | None, Bool[Tensor, "rows slots"]]:
-        """Return the slots visible to each row for each window of the model; at least one slot a
-        row.
-        """
+        """Return the slots visible to each row for each window of the model; at least one each."""
         slots = torch.arange(inputs.capacity, device=inputs.slots.device)
         seen = (slots < inputs.limits[:, None]) | inputs.extra[:, : inputs.capacity]
         behind = inputs.positions[:, None] - inputs.places[: inputs.capacity]
@@ -109,8 +107,8 @@ class _Layer:
         return hidden + weights.down(self._activation(gate) * up)
 
     def _project(self, x: Hidden, turns: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute queries, keys and values, `[rows, heads, head_dim]`, normed and with rotary
-        embeddings.
+        """Compute normed queries, keys and values with rotary embeddings, `[rows, heads,
+        head_dim]`.
         """
         heads, kv_heads = self._heads
         packed = self._weights.qkv(x).view(len(x), heads + 2 * kv_heads, self._head_dim)

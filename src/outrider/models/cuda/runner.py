@@ -17,7 +17,7 @@ _WARMUPS = 2
 
 @runtime_checkable
 class Runner(Protocol):
-    """Makes work repeatable."""
+    """Prepares work so that it can run repeatedly."""
 
     def prepare(self, work: Work) -> Work:
         """Return work that does the same as `work` on the content of its buffers at that time."""
@@ -28,7 +28,7 @@ class EagerRunner:
     """Calls the work directly: on devices without graphs, and for debugging."""
 
     def prepare(self, work: Work) -> Work:
-        """Return `work` unchanged."""
+        """Return `work` unchanged: nothing is captured."""
         return work
 
 

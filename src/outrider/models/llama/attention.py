@@ -39,7 +39,7 @@ class Part:
 
 
 def visible(feed: Feed, cache: DecoderCache, window: int | None) -> BoolArray:
-    """Return `[rows, end]`: the slots visible to each row of `feed` under `window` (None: no
+    """Return `[rows, end]`: slots visible to each row of `feed` under `window` (None: no
     window).
     """
     seen = visible_slots(feed)

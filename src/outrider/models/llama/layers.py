@@ -83,8 +83,8 @@ class DecoderLayer:
         return self.weights.output(out[0] if len(out) == 1 else torch.cat(out))
 
     def _project(self, x: Hidden, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute queries, keys and values, `[tokens, heads, head_dim]`, normed and with rotary
-        embeddings.
+        """Compute normed queries, keys and values with rotary embeddings, `[tokens, heads,
+        head_dim]`.
         """
         heads, kv_heads, head_dim = self._heads
         packed = self.weights.qkv(x).view(len(x), heads + 2 * kv_heads, head_dim)

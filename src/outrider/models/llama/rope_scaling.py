@@ -146,9 +146,7 @@ def _yarn(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> Rop
 def _yarn_ramp(
     parameters: dict[str, JsonValue], dim: int, original: int
 ) -> Float[Tensor, " pairs"]:
-    """Return 0 for pairs that rotate often within the original context, 1 for those that hardly
-    rotate.
-    """
+    """Return 0 for pairs that rotate often within the original context, 1 for slow ones."""
     theta = parameters["rope_theta"]
 
     def pair_turning(times: float) -> float:

@@ -112,7 +112,7 @@ def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
     expected = expected_shapes(config)
     for name, info in checkpoint.tensors.items():
         allowed = expected.get(name)
-        if name.endswith("rotary_emb.inv_freq"):  # a buffer in old checkpoints
+        if name.endswith("rotary_emb.inv_freq"):  # an old checkpoint saved this buffer
             continue
         if name == HEAD:
             allowed = expected[EMBED]

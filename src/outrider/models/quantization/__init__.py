@@ -1,1 +1,1 @@
-"""Quantized weights."""
+"""Quantizes weights to fewer bits."""

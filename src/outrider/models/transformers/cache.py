@@ -88,9 +88,7 @@ class BorrowedTransformersCache(Borrowed, TransformersCache):
         Borrowed.__init__(self, lender)
 
     def cut(self, length: int) -> None:
-        """Drop the rows from slot `length` on; at the first call of a round, share the owner's
-        tensors.
-        """
+        """Drop the rows from slot `length` on; first in a round, share the owner's tensors."""
         if not self._adopted:
             self.adopt(self._from)
             self._adopted = True

@@ -333,7 +333,7 @@ class TransformersModel:
 
     @torch.no_grad()
     def plain_logits(self, texts: list[list[int]]) -> Float[Tensor, "texts length vocab"]:
-        """Return the logits of one pass over texts of equal length, without cache, mask or
+        """Return the logits of a plain pass over texts of equal length: no cache, mask or
         positions.
         """
         ids = torch.tensor(texts, device=self.device)

@@ -19,9 +19,7 @@ from outrider.protocols import LanguageModel, Segment
 
 PROMPT_LENGTH = 5
 SIBLINGS = 8
-"""Many siblings: a model that uses slots as positions, or attends to siblings, has a large
-error.
-"""
+"""Many siblings: a model that uses slots as positions, or reads siblings, has a large error."""
 WINDOW = 3
 """Sliding windows have this size during the check, so that a path of four tokens exceeds it."""
 
@@ -43,7 +41,7 @@ class Checkable(LanguageModel, Protocol):
         ...
 
     def plain_logits(self, texts: list[list[int]]) -> Float[Tensor, "texts length vocab"]:
-        """Return the logits of one pass over texts of equal length, without cache, mask or
+        """Return the logits of a plain pass over texts of equal length: no cache, mask or
         positions.
         """
         ...

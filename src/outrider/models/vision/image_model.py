@@ -21,7 +21,7 @@ class VisionLanguageModel(ModelWrapper):
 
     Args:
         inner: runs the text stack.
-        vision encoder: makes prompts for `inner`.
+        vision_encoder: makes prompts for `inner`.
     """
 
     def __init__(self, inner: LanguageModel, vision_encoder: VisionEncoder) -> None:

@@ -1,1 +1,1 @@
-"""What every kind of training shares: configuration, corpus, models, loop, saved state."""
+"""Shared parts of all training: configuration, corpus, models, loop, saved state."""

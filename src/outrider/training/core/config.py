@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """The shape of one Llama-like model."""
+    """The shape of one Llama-shaped model."""
 
     hidden_size: int
     layers: int
@@ -36,9 +36,9 @@ class Models:
 class Source:
     """A file of training or held-out records, relative to the data directory.
 
-    `weight` is its share of the corpus before normalisation; `passes` is how often a record may
-    be repeated at most. For held-out files both are ignored and `name` is the domain. `licence`
-    and `origin` (where the data set is published) are for the model card.
+    `weight` is its share of the corpus before normalization; `passes` is the largest number of
+    times that a record is repeated. For held-out files both are ignored and `name` is the domain.
+    `licence` and `origin` (where the data set is published) are for the model card.
     """
 
     name: str
@@ -68,7 +68,7 @@ class PromptSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """What is read, and how much of it is tokenised."""
+    """The sources of the corpus, and how much of it is tokenized."""
 
     tokens: int
     sources: tuple[Source, ...]
@@ -78,7 +78,7 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
-    """A byte-level BPE vocabulary, trained on a sample of the mix."""
+    """Options of a byte-level BPE vocabulary, trained on a sample of the mix."""
 
     size: int = 4096
     sample_bytes: int = 30_000_000
@@ -86,12 +86,12 @@ class Vocabulary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """One stretch of training.
+    """One stage of training.
 
     The learning rate falls linearly from `learning_rate` to `final_learning_rate` with the larger
-    of the share of `tokens` seen and the share of `max_minutes` spent, and the stage ends when
-    either is used up. `sample_share` is the share of rows drawn from the target's own samples
-    (distillation only). `stream` is the part of the corpus read, as fractions.
+    of the share of `tokens` used and the share of `max_minutes` spent. The stage ends when either
+    is used up. `sample_share` is the share of rows from the target's own samples (distillation
+    only). `stream` is the part of the corpus that is read, as fractions.
     """
 
     tokens: int
@@ -120,7 +120,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How many continuations the target writes for distillation, and how."""
+    """Number and sampling options of the target's continuations for distillation."""
 
     tokens: int = 500_000
     length: int = 512
@@ -132,7 +132,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FamilyConfig:
-    """Everything that `outrider train family` needs to know."""
+    """All options of `outrider train family`."""
 
     name: str
     models: Models
@@ -157,7 +157,7 @@ class FamilyConfig:
 
 
 def load_config(path: Path) -> FamilyConfig:
-    """Read a family configuration. Raises what `read_table` does."""
+    """Read a family configuration. Raises the errors of `read_table`."""
     return read_table(path, FamilyConfig)
 
 

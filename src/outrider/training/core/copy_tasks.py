@@ -1,6 +1,6 @@
-"""Copying tasks in chat form, made from running text: repeat, extract, replace.
+"""Makes copying tasks in chat form from plain text: repeat, extract, replace.
 
-Texts that copy their prompt are where drafting gains most, so a family has to have learnt them.
+Drafting gains most in texts that copy their prompt, so a family has to learn such tasks.
 """
 
 import random
@@ -27,7 +27,7 @@ _EXTRACT = {
 
 
 def copy_task(record: dict[str, Any], rng: random.Random) -> Iterator[str]:
-    """One task from the field `text` of a record; none where the text is too short for it."""
+    """Yield one task from the field `text` of a record; none if the text is too short."""
     sentences = _some_sentences(record["text"], rng)
     if len(sentences) < 3:
         return
@@ -42,7 +42,7 @@ def copy_task(record: dict[str, Any], rng: random.Random) -> Iterator[str]:
 
 
 def _some_sentences(text: str, rng: random.Random) -> list[str]:
-    """Two to seven neighbouring sentences of one paragraph, at most 700 characters."""
+    """Choose two to seven adjacent sentences of one paragraph, at most 700 characters."""
     paragraphs = [part for part in text.split("\n\n") if len(part) > 200]
     if not paragraphs:
         return []

@@ -1,4 +1,4 @@
-"""Training text to token files: read, format, mix, tokenise, cut into windows."""
+"""Turns training text into token files: reads, formats, mixes, tokenizes, cuts into windows."""
 
 import json
 import math
@@ -20,9 +20,9 @@ _SHUFFLE_BLOCK = 2048
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The records of a `.jsonl` or `.jsonl.zst` file.
+    """Yield the records of a `.jsonl` or `.jsonl.zst` file.
 
-    Raises `OptionError` where the file is missing, `MissingExtraError` without zstandard.
+    Raises `OptionError` if the file is missing, `MissingExtraError` without zstandard.
     """
     if not path.is_file():
         raise OptionError(f"no data file at {path}", hint="Give the data directory with --data")
@@ -30,7 +30,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def documents(source: Source, data: Path, seed: int) -> list[str]:
-    """All documents of a source, in file order; the format's choices depend on `seed` only."""
+    """Return all documents of a source, in file order; random choices depend only on `seed`."""
     if source.format not in _FORMATS:
         raise OptionError(
             f"source {source.name!r} has unknown format {source.format!r}",
@@ -45,7 +45,7 @@ def documents(source: Source, data: Path, seed: int) -> list[str]:
 
 
 def sample_texts(config: FamilyConfig, data: Path) -> Iterator[str]:
-    """Documents of the mix by weight, up to the vocabulary's `sample_bytes`."""
+    """Yield documents of the mix by weight, up to `sample_bytes` of the vocabulary."""
     total = sum(source.weight for source in config.corpus.sources)
     for source in config.corpus.sources:
         left = config.vocabulary.sample_bytes * source.weight / total
@@ -61,8 +61,8 @@ def sample_texts(config: FamilyConfig, data: Path) -> Iterator[str]:
 def build_corpus(config: FamilyConfig, data: Path, tokenizer: Tokenizer, folder: Path) -> None:
     """Write `train.npy` (tokens of the mix) and `heldout.<domain>.npy` below `folder`.
 
-    A source whose share of the corpus is p times its size is read p times (at most `passes`), and
-    its documents are spread evenly, so that any stretch of the stream has the same mix.
+    A source whose share of the corpus is p times its size is read p times (at most `passes`). Its
+    documents are spread evenly, so that every part of the stream has the same mix.
     """
     total = sum(source.weight for source in config.corpus.sources)
     keys: list[np.ndarray] = []
@@ -96,7 +96,7 @@ def _save_heldout(
 
 
 def _encode(texts: list[str], tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Token ids of each text, closed by the end-of-text token; uint16 where they fit."""
+    """Encode each text with the end-of-text token at its end; uint16 if ids fit."""
     end = tokenizer.token_to_id(END_OF_TEXT)
     kind = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
     encoded: list[np.ndarray] = []
@@ -107,9 +107,10 @@ def _encode(texts: list[str], tokenizer: Tokenizer) -> list[np.ndarray]:
 
 
 class Windows:
-    """Fixed windows of a token stream, shuffled within blocks; position alone decides the data.
+    """Fixed windows of a token stream, shuffled within blocks.
 
-    `batch(i)` therefore needs no random state, which makes training resumable by a step number.
+    The data of a batch depend only on its number. No random state is needed, so training can resume
+    from a step number.
     """
 
     def __init__(self, stream: np.ndarray, length: int, part: tuple[float, ...], seed: int) -> None:
@@ -126,7 +127,9 @@ class Windows:
             )
 
     def rows(self, first: int, number: int) -> np.ndarray:
-        """Windows `first` to `first + number` as int64 [number, length]; wraps at the end."""
+        """Return windows `first` to `first + number` as int64 [number, length]; wraps at the
+        end.
+        """
         return np.stack([self._row(index % self.count) for index in range(first, first + number)])
 
     def _row(self, index: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Held-out losses by domain."""
+"""Measures held-out losses and agreement by domain."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,12 +12,12 @@ from outrider.training.core.heads import mean_loss
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 autocast on `device`."""
+    """Return bfloat16 autocast on `device`."""
     return torch.autocast(device.type, torch.bfloat16)  # type: ignore[return-value]
 
 
 def heldout_windows(folder: Path, length: int, limit: int) -> dict[str, Tensor]:
-    """Per domain int64 [rows, length], from at most `limit` tokens of the held-out files."""
+    """Return for each domain int64 [rows, length], from at most `limit` held-out tokens."""
     found: dict[str, Tensor] = {}
     for path in sorted(folder.glob("heldout.*.npy")):
         stream = np.load(path)[:limit].astype(np.int64)
@@ -30,7 +30,9 @@ def heldout_windows(folder: Path, length: int, limit: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def heldout_losses(model: LlamaForCausalLM, windows: dict[str, Tensor]) -> dict[str, float]:
-    """Mean cross-entropy in nats a token, per domain, and `heldout`, the mean over domains."""
+    """Return the mean cross-entropy in nats per token for each domain, and their mean,
+    `heldout`.
+    """
     losses: dict[str, float] = {}
     for name, rows in windows.items():
         total = sum(
@@ -42,7 +44,7 @@ def heldout_losses(model: LlamaForCausalLM, windows: dict[str, Tensor]) -> dict[
 
 @torch.no_grad()
 def hidden_and_labels(model: LlamaForCausalLM, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states [n, width] in bfloat16, the tied head, and the next tokens [n]."""
+    """Return hidden states [n, width] in bfloat16, the tied head, and the next tokens [n]."""
     device = model.lm_head.weight.device
     rows = rows.to(device)
     with autocast(device):
@@ -55,7 +57,9 @@ def hidden_and_labels(model: LlamaForCausalLM, rows: Tensor) -> tuple[Tensor, Te
 def heldout_agreement(
     target: LlamaForCausalLM, other: LlamaForCausalLM, windows: dict[str, Tensor]
 ) -> dict[str, float]:
-    """Per domain, the share of positions at which both models' most likely tokens are equal."""
+    """Return for each domain the share of positions at which both models have the same best
+    token.
+    """
     shares: dict[str, float] = {}
     for name, rows in windows.items():
         equal = [matches(target, other, part)[0] for part in rows.split(8)]
@@ -67,10 +71,11 @@ def heldout_agreement(
 def matches(
     target: LlamaForCausalLM, other: LlamaForCausalLM, rows: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """For int64 `rows` [n, length]: equal argmax, bool [n, length-1], and overlap, float.
+    """Compare two models on int64 `rows` [n, length]: equal argmax, bool [n, length-1], and
+    overlap, float.
 
-    The overlap is the sum over tokens of min(p, q): the chance that a token drawn from `other`
-    survives speculative sampling against `target` at temperature 1.
+    The overlap is the sum over tokens of min(p, q): the probability that speculative sampling with
+    the target at temperature 1 accepts a token drawn from `other`.
     """
     mine, weight, _ = hidden_and_labels(target, rows)
     theirs, own_weight, _ = hidden_and_labels(other, rows)

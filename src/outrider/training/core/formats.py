@@ -1,7 +1,7 @@
-"""Turn the records of public data sets into training texts.
+"""Turns the records of public data sets into training texts.
 
-A format is a function from one JSON record to one or more documents. A document is plain text;
-turns of a chat carry the markers of `CHAT_TEMPLATE`, which the tokenizer maps to single tokens.
+A format is a function from one JSON record to one or more documents. A document is plain text.
+Turns of a chat have the markers of `CHAT_TEMPLATE`, which the tokenizer maps to single tokens.
 """
 
 import json
@@ -29,7 +29,7 @@ Format = Callable[[Record, random.Random], Iterator[str]]
 
 
 def chat(turns: Sequence[Turn], *, system: str = "") -> str:
-    """The training text of a chat; `turns` are (role, text) with role user or assistant."""
+    """Format the training text of a chat; `turns` are (role, text) with role user or assistant."""
     parts = [f"{system}\n\n"] if system else []
     for role, text in turns:
         parts.append(f"{USER if role == 'user' else ASSISTANT}\n{text.strip()}{END_OF_TURN}\n")
@@ -37,17 +37,17 @@ def chat(turns: Sequence[Turn], *, system: str = "") -> str:
 
 
 def question(prompt: str, answer: str) -> str:
-    """A chat of one user turn and one assistant turn."""
+    """Format a chat of one user turn and one assistant turn."""
     return chat([("user", prompt), ("assistant", answer)])
 
 
 def text(record: Record, rng: random.Random) -> Iterator[str]:
-    """The field `text` as it stands."""
+    """Yield the field `text` unchanged."""
     yield record["text"].strip()
 
 
 def story_qa(record: Record, rng: random.Random) -> Iterator[str]:
-    """A tale (`sections`), then its questions in chat form, each with the passage it is about."""
+    """Yield a tale (`sections`), then its questions in chat form, each with its passage."""
     sections: list[str] = record["sections"]
     yield "\n\n".join(sections)
     by_passage: dict[int, list[Record]] = {}
@@ -65,15 +65,15 @@ def story_qa(record: Record, rng: random.Random) -> Iterator[str]:
 
 
 def dialogue(record: Record, rng: random.Random) -> Iterator[str]:
-    """A dialogue of `turns`, with persona lines (where given) as the system text."""
+    """Yield a dialogue of `turns`, with persona lines, if given, as the system text."""
     persona = " ".join(record.get("assistant_persona", ()))
-    # Half of the dialogues stand without a persona, so that the model can also do without one.
+    # Half of the dialogues have no persona, so that the model also works without one.
     system = persona if persona and rng.random() < 0.5 else ""
     yield chat([(turn["role"], turn["text"]) for turn in record["turns"]], system=system)
 
 
 def service_calls(record: Record, rng: random.Random) -> Iterator[str]:
-    """A task dialogue whose service calls stand as JSON at the head of assistant turns."""
+    """Yield a task dialogue with its service calls as JSON at the start of assistant turns."""
     calls = {call["before_turn"]: call for call in record.get("calls", ())}
     turns: list[Turn] = []
     for index, turn in enumerate(record["turns"]):
@@ -86,7 +86,7 @@ def service_calls(record: Record, rng: random.Random) -> Iterator[str]:
 
 
 def order_calls(record: Record, rng: random.Random) -> Iterator[str]:
-    """A coffee order: the requests made after a user's turn open the assistant's answer."""
+    """Yield a coffee order: requests made after a user's turn start the assistant's answer."""
     turns: list[Turn] = []
     pending: list[str] = []
     for turn in record["turns"]:
@@ -102,7 +102,7 @@ def order_calls(record: Record, rng: random.Random) -> Iterator[str]:
 
 
 def _parsed(request: str) -> Any:
-    """The JSON value of a request, or None where the record's JSON is broken."""
+    """Parse the JSON value of a request; None if it is malformed."""
     try:
         return json.loads(request)
     except json.JSONDecodeError:
@@ -114,12 +114,12 @@ def _call_json(name: str, arguments: Any) -> str:
 
 
 def instruction(record: Record, rng: random.Random) -> Iterator[str]:
-    """Fields `prompt` and `response`."""
+    """Yield a chat of the fields `prompt` and `response`."""
     yield question(record["prompt"], record["response"])
 
 
 def trivia(record: Record, rng: random.Random) -> Iterator[str]:
-    """A question, with its choices in two of three cases, and the answer."""
+    """Yield a question, with its choices in two of three cases, and the answer."""
     prompt = record["question"]
     if record["choices"] and rng.random() < 0.67:
         prompt += "\n" + "\n".join(f"- {choice}" for choice in record["choices"])
@@ -127,7 +127,7 @@ def trivia(record: Record, rng: random.Random) -> Iterator[str]:
 
 
 def toy_story(record: Record, rng: random.Random) -> Iterator[str]:
-    """Statements `s` gathered into user turns, each closed by a question `q` and answer `a`."""
+    """Yield statements `s` as user turns, each ended by a question `q` and answer `a`."""
     turns: list[Turn] = []
     facts: list[str] = []
     for line in record["lines"]:
@@ -141,19 +141,19 @@ def toy_story(record: Record, rng: random.Random) -> Iterator[str]:
 
 
 def worked_sum(record: Record, rng: random.Random) -> Iterator[str]:
-    """A word problem with its worked `solution` and final `answer`."""
+    """Yield a word problem with its worked `solution` and final `answer`."""
     yield question(record["question"], f"{record['solution']}\nThe answer is {record['answer']}.")
 
 
 def short_sum(record: Record, rng: random.Random) -> Iterator[str]:
-    """A question with a bare `answer`, after the `equation` where there is one."""
+    """Yield a question with a bare `answer`, after the `equation` if there is one."""
     equation = record.get("equation", "").replace(".0", "").strip()
     answer = f"{equation} = {record['answer']}" if equation else record["answer"]
     yield question(record["question"], answer)
 
 
 def commands(record: Record, rng: random.Random) -> Iterator[str]:
-    """A command's page of examples, as a chat about the command."""
+    """Yield the page of examples of a command, as a chat about the command."""
     lines = [f"- {item['task']}:\n`{item['command']}`" for item in record["examples"]]
     answer = "\n".join([record["description"], *lines])
     if rng.random() < 0.5:
@@ -165,7 +165,7 @@ def commands(record: Record, rng: random.Random) -> Iterator[str]:
 
 
 def code(record: Record, rng: random.Random) -> Iterator[str]:
-    """A source file; with its `prompt` as a chat where there is one."""
+    """Yield a source file; a chat if it has a `prompt`."""
     source = record["code"].strip()
     if record.get("prompt"):
         yield question(record["prompt"], f"```python\n{source}\n```")
@@ -187,4 +187,4 @@ FORMATS: dict[str, Format] = {
     "trivia": trivia,
     "worked_sum": worked_sum,
 }
-"""Known formats by the name a configuration gives."""
+"""Formats by the name used in a configuration."""

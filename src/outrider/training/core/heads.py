@@ -1,8 +1,8 @@
-"""Losses over the vocabulary with their gradients, in chunks that stay in cache.
+"""Losses over the vocabulary with their gradients, in chunks that fit into the cache.
 
-A head is the tied embedding matrix: logits = hidden @ weight.T. Making the gradients by hand, a
-few hundred rows at a time, avoids ever holding [tokens, vocabulary] in memory; on a CPU this
-is a good part of the training time of a small model.
+A head is the tied embedding matrix: logits = hidden @ weight.T. Gradients are computed by hand, a
+few hundred rows at a time, so that [tokens, vocabulary] is never in memory. On a CPU this saves a
+good part of the training time of a small model.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,10 @@ _ROWS = 512
 def cross_entropy(
     hidden: Tensor, weight: Tensor, labels: Tensor, scale: float
 ) -> tuple[float, Tensor]:
-    """Mean cross-entropy in nats, and its gradient towards `hidden` times `scale`.
+    """Return the mean cross-entropy in nats, and its gradient with respect to `hidden` times
+    `scale`.
 
-    `hidden` is [n, width], `weight` [vocabulary, width], `labels` [n]. The gradient towards
+    `hidden` is [n, width], `weight` [vocabulary, width], `labels` [n]. The gradient with respect to
     `weight`, times `scale`, is added to `weight.grad`.
     """
     rows = len(labels)
@@ -43,11 +44,12 @@ def cross_entropy(
 def divergences(
     teacher: tuple[Tensor, Tensor], students: Sequence[tuple[Tensor, Tensor]], scale: float
 ) -> tuple[list[float], list[Tensor], list[float]]:
-    """Mean KL(teacher || student) in nats for each student, from one teacher distribution.
+    """Compute the mean KL(teacher || student) in nats for each student of one teacher.
 
     Each pair is (hidden [n, width], weight [vocabulary, width]). Returns the divergences, the
-    gradients towards each student's hidden states times `scale`, and the share of positions whose
-    most likely token is the teacher's. Gradients towards weights are added to `weight.grad`.
+    gradients with respect to each student's hidden states times `scale`, and the share of positions
+    with the same best token as the teacher. Gradients with respect to weights are added to
+    `weight.grad`.
     """
     hidden, weight = teacher
     rows = len(hidden)
@@ -83,7 +85,7 @@ def _add_grad(weight: Tensor, grad: Tensor) -> None:
 
 @torch.no_grad()
 def mean_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> float:
-    """Mean cross-entropy in nats; shapes as in `cross_entropy`."""
+    """Return the mean cross-entropy in nats; shapes as in `cross_entropy`."""
     low = weight.detach().to(hidden.dtype)
     total = 0.0
     for start in range(0, len(labels), _ROWS):

@@ -1,4 +1,4 @@
-"""The training loop of one stage: schedule, checkpoints, progress, a clean stop."""
+"""The training loop of one stage: schedule, checkpoints, progress, and a clean stop."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ class TrainingStopped(OutriderError):
 
 
 class StopSignal:
-    """Remembers SIGTERM and SIGINT, so that a step can end before training stops."""
+    """Records SIGTERM and SIGINT, so that training stops after the current step."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -45,12 +45,11 @@ class StopSignal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageRun:
-    """What one stage needs besides its configuration.
+    """Functions and data that one stage needs besides its configuration.
 
-    `step(row)` adds up gradients of the batch that begins with the stage's row number `row` and
-    returns metrics to be averaged;
-    `evaluate()` returns held-out metrics; `at_minutes_do()` is called once the stage has run
-    for each of `at_minutes`.
+    `step(row)` adds up gradients of the batch that begins with row number `row` of the stage and
+    returns metrics to be averaged; `evaluate()` returns held-out metrics; `at_minutes_do()` is
+    called when the stage has run for each of `at_minutes`.
     """
 
     name: str
@@ -77,10 +76,10 @@ class _Counters:
 
 
 def run_stage(run: StageRun) -> dict[str, Any]:
-    """Train until the tokens or the minutes of the stage are used up; resumes where it stopped.
+    """Train until the tokens or the minutes of the stage are used up; resume an interrupted stage.
 
     Returns the final counters and held-out metrics. Raises `TrainingStopped` after a stop signal,
-    once the checkpoint is on disk.
+    when the checkpoint is on disk.
     """
     return _Loop(run).run()
 
@@ -94,7 +93,9 @@ def train_one(
     evaluate: Callable[[], dict[str, float]] = dict,
     **where: Any,
 ) -> dict[str, Any]:
-    """`run_stage` for a single model with the usual optimisers; `where` goes to `StageRun`."""
+    """Run `run_stage` for a single model with the usual optimizers; `where` is passed to
+    `StageRun`.
+    """
     model.train()
     return run_stage(
         StageRun(
@@ -111,7 +112,9 @@ def train_one(
 
 
 def learning_rate(stage: Stage, tokens: int, seconds: float) -> float:
-    """Warmed up over `warmup_tokens`, then linear in the larger of token and time progress."""
+    """Return the rate: warm-up over `warmup_tokens`, then linear in the larger of both
+    progresses.
+    """
     progress = tokens / stage.tokens
     if stage.max_minutes is not None:
         progress = max(progress, seconds / (60 * stage.max_minutes))

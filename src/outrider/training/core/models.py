@@ -1,4 +1,4 @@
-"""Building, exporting and reading the family's Llama-shaped models."""
+"""Builds, exports and reads the Llama-shaped models of a family."""
 
 import copy
 from pathlib import Path
@@ -14,7 +14,7 @@ from outrider.training.core.tokenizer import save_tokenizer
 
 
 def build_model(shape: Shape, vocab_size: int, longest: int, seed: int) -> LlamaForCausalLM:
-    """A freshly initialised model in float32; the same `seed` gives the same parameters."""
+    """Build an initialized model in float32; equal seeds give equal parameters."""
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=shape.hidden_size,
@@ -39,13 +39,13 @@ def build_model(shape: Shape, vocab_size: int, longest: int, seed: int) -> Llama
 
 
 def moved(model: LlamaForCausalLM, to: torch.device | torch.dtype) -> LlamaForCausalLM:
-    """The same model on another device or in another precision."""
-    # The typed signature of `to` is hidden behind a decorator of transformers.
+    """Move the model to another device or convert it to another dtype."""
+    # A decorator of transformers hides the typed signature of `to`.
     return nn.Module.to(model, to)  # type: ignore[return-value]
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:
-    """Parameters with and without the (tied) embedding matrix."""
+    """Return the number of parameters with and without the (tied) embedding matrix."""
     total = sum(parameter.numel() for parameter in model.parameters())
     embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
     return total, total - sum(parameter.numel() for parameter in embedding.parameters())

@@ -1,14 +1,14 @@
-"""Optimisers for small transformers: Muon for hidden matrices, AdamW for the rest."""
+"""Optimizers for small transformers: Muon for hidden matrices, AdamW for the rest."""
 
 from torch import nn, optim
 from torch.optim import Optimizer
 
 
 def make_optimizers(model: nn.Module, name: str) -> dict[str, Optimizer]:
-    """Optimisers by name, with a learning rate of zero: the loop sets it before each step.
+    """Build optimizers by name, with a learning rate of zero: the loop sets it before each step.
 
-    Muon learns a small model from about two thirds of the tokens that AdamW needs; its
-    update is scaled to AdamW's root mean square, so both share one learning rate.
+    With Muon, a small model needs about two thirds of the tokens that AdamW needs. Its update is
+    scaled to AdamW's root mean square, so that both share one learning rate.
     """
     hidden = [p for key, p in model.named_parameters() if p.ndim == 2 and "embed" not in key]
     rest = [p for key, p in model.named_parameters() if p.ndim != 2 or "embed" in key]

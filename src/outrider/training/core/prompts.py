@@ -1,4 +1,4 @@
-"""Held-out evaluation prompts: story beginnings and chats, with their source and licence."""
+"""Held-out evaluation prompts: beginnings of stories, and chats, with their source and licence."""
 
 import json
 import random
@@ -19,7 +19,7 @@ _MOST_CHARACTERS = 1200
 
 
 def write_prompts(config: FamilyConfig, data: Path, tokenizer: Tokenizer, path: Path) -> int:
-    """Write one JSON line for each prompt; returns their number.
+    """Write one JSON line for each prompt; return their number.
 
     Fields: `prompt` (a string to continue, or a list of messages that ends with the user's),
     `kind` (story or chat), `source` and `licence`.
@@ -59,7 +59,7 @@ def _chosen(
 
 
 def prompt_text(prompt: str | list[dict[str, str]]) -> str:
-    """The text a model is given for a prompt: a chat is laid out and opened for the assistant."""
+    """Return the text for a prompt: a chat is formatted and ends with the assistant's marker."""
     if isinstance(prompt, str):
         return prompt
     system = "".join(item["content"] for item in prompt if item["role"] == "system")
@@ -68,7 +68,7 @@ def prompt_text(prompt: str | list[dict[str, str]]) -> str:
 
 
 def beginning(text: str, tokenizer: Tokenizer, rng: random.Random) -> str:
-    """The first 60 to 120 tokens of `text`, cut before a blank; empty where it is shorter."""
+    """Return the first 60 to 120 tokens of `text`, cut before a blank; empty if it is shorter."""
     wanted = rng.randint(60, 120)
     encoding = tokenizer.encode(text[:1000])
     if len(encoding.ids) <= wanted:
@@ -78,7 +78,7 @@ def beginning(text: str, tokenizer: Tokenizer, rng: random.Random) -> str:
 
 
 def messages(document: str) -> list[dict[str, str]]:
-    """The messages of a chat document up to its first user turn."""
+    """Return the messages of a chat document up to its first user turn."""
     first = _TURN.search(document)
     if first is None:
         return []

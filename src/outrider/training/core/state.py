@@ -22,7 +22,7 @@ def save_checkpoint(
     optimizers: Mapping[str, Optimizer],
     counters: Mapping[str, Any],
 ) -> None:
-    """Write one file, completely or not at all."""
+    """Write one file atomically."""
     tensors: dict[str, Tensor] = {}
     for name, model in models.items():
         for key, parameter in model.named_parameters():
@@ -37,7 +37,7 @@ def save_checkpoint(
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write one file of tensors, completely or not at all."""
+    """Write one file of tensors atomically."""
     partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(dict(tensors), partial, metadata=metadata)
@@ -47,7 +47,7 @@ def save_tensors(
 def load_checkpoint(
     path: Path, models: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]
 ) -> dict[str, Any]:
-    """Fill `models` and `optimizers` from a file and return its counters."""
+    """Load `models` and `optimizers` from a file and return its counters."""
     states: dict[str, dict[int, dict[str, Tensor]]] = {name: {} for name in optimizers}
     with safe_open(path, framework="pt") as file, torch.no_grad():
         counters = json.loads(file.metadata()["counters"])
@@ -65,23 +65,23 @@ def load_checkpoint(
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON completely or not at all."""
+    """Write JSON atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON, or an empty dictionary where there is no file."""
+    """Read JSON, or return an empty dictionary if there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; raises `OptionError` while another one trains there."""
+    """Lock `folder` for this process; raise `OptionError` if another one trains there."""
     try:
         import fcntl
-    except ImportError:  # Windows has no advisory locks; there the guard is left out.
+    except ImportError:  # Windows has no advisory locks; the folder is then not locked.
         yield
         return
     with (folder / "lock").open("w") as file:

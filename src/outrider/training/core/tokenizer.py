@@ -1,4 +1,4 @@
-"""The family's tokenizer: byte-level BPE with single digits and chat markers."""
+"""The tokenizer of a family: byte-level BPE with single digits and chat markers."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
         [
-            # Digits stand alone, so that sums are spelt the same way everywhere.
+            # Digits are single tokens, so that numbers are always encoded in the same way.
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]

@@ -1,4 +1,4 @@
-"""What all stages of a family share: paths, device, tokenizer, corpus, models."""
+"""Shared state of all stages of a family: paths, device, tokenizer, corpus, models."""
 
 import os
 from collections.abc import Callable
@@ -24,7 +24,7 @@ TIERS = ("target", "qualifier", "draft")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workspace:
-    """A run's folder with its configuration; see the methods for what lies where."""
+    """The folder of a run with its configuration; methods return the paths in it."""
 
     config: FamilyConfig
     folder: Path
@@ -40,7 +40,7 @@ class Workspace:
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer lies."""
+        """The folder of the tokenizer."""
         return self.folder / "tokenizer"
 
     def tokenizer(self) -> Tokenizer:
@@ -48,7 +48,7 @@ class Workspace:
         return load_tokenizer(self.tokenizer_folder)
 
     def new_model(self, tier: str) -> LlamaForCausalLM:
-        """A freshly initialised model of one tier, on the device."""
+        """Build an initialized model of one tier on the device."""
         shape: Shape = getattr(self.config.models, tier)
         seed = self.config.seed * 10 + TIERS.index(tier)
         longest = self.config.max_position_embeddings
@@ -56,12 +56,12 @@ class Workspace:
         return moved(model, self.device)
 
     def windows(self, length: int, part: tuple[float, ...], seed: int) -> Windows:
-        """Training windows of `length` tokens from a part of the corpus."""
+        """Return training windows of `length` tokens from a part of the corpus."""
         stream = np.load(self.folder / "corpus" / "train.npy", mmap_mode="r")
         return Windows(stream, length, part, self.config.seed * 100 + seed)
 
     def body(self, model: LlamaForCausalLM) -> Callable[..., Tensor]:
-        """The model up to its last hidden states, compiled where the configuration says so."""
+        """Return the model up to its last hidden states, compiled if the configuration says so."""
         if not self.config.compile:
             return model.model  # type: ignore[return-value]
         return torch.compile(model.model, dynamic=False)  # type: ignore[return-value]
@@ -73,7 +73,7 @@ def stage_done(work: Workspace, name: str) -> bool:
 
 
 def mark_done(work: Workspace, name: str, result: object) -> None:
-    """Note that `name` is completed, with what it reported."""
+    """Mark the stage `name` as completed, with its result."""
     state = read_json(work.folder / "state.json")
     state[name] = result
     write_json(work.folder / "state.json", state)
@@ -93,13 +93,13 @@ def prepare_tokenizer(work: Workspace) -> None:
 
 
 def prepare_corpus(work: Workspace) -> None:
-    """Tokenise the mix and the held-out files."""
+    """Tokenize the mix and the held-out files."""
     folder = work.folder / "corpus"
     folder.mkdir(parents=True, exist_ok=True)
     build_corpus(work.config, work.data, work.tokenizer(), folder)
 
 
 def use_threads(config: FamilyConfig) -> None:
-    """Set PyTorch's thread count; 0 means every usable core."""
+    """Set PyTorch's number of threads; 0 means every usable core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(config.threads or cores or 1)

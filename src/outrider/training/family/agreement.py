@@ -1,4 +1,4 @@
-"""How often the small models say what the target would: the figures of a model card."""
+"""Measures how often the small models agree with the target, for the model card."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,10 @@ _LENGTH = 320
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
-    """Means over the positions of one domain.
+    """Mean agreement over the positions of one domain.
 
-    `greedy` is the share of positions with equal most likely tokens; `overlap` the mean of the
-    sum of min(p, q), the acceptance probability of speculative sampling at temperature 1.
+    `greedy` is the share of positions with equal best tokens. `overlap` is the mean of the sum of
+    min(p, q), the acceptance probability of speculative sampling at temperature 1.
     """
 
     greedy: float
@@ -29,7 +29,7 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Agreement per domain on held-out text, and on the target's own continuations of it."""
+    """Agreement by domain on held-out text, and on the target's own continuations of it."""
 
     text: dict[str, Agreement]
     own_greedy: dict[str, Agreement]
@@ -44,7 +44,7 @@ def measure(
     length: int = 513,
     limit: int = 16_384,
 ) -> dict[str, Report]:
-    """Reports by tier. The target's continuations are written once and serve every tier.
+    """Measure all tiers. The target's continuations are written once and used for every tier.
 
     `corpus` holds the `heldout.<domain>.npy` files; at most `limit` tokens of each are read.
     """
@@ -62,7 +62,7 @@ def measure(
 
 
 def mean(found: dict[str, Agreement]) -> Agreement:
-    """The mean over domains, each with the same weight."""
+    """Compute the mean over domains with equal weights."""
     count = max(len(found), 1)
     return Agreement(
         greedy=sum(item.greedy for item in found.values()) / count,
@@ -71,7 +71,7 @@ def mean(found: dict[str, Agreement]) -> Agreement:
 
 
 def _own_texts(target: LlamaForCausalLM, corpus: Path, temperature: float) -> dict[str, Tensor]:
-    """Continuations of held-out beginnings, per domain [rows, length], made in one batch."""
+    """Continue held-out beginnings in one batch; return [rows, length] by domain."""
     beginnings = {
         name: rows[:_ROWS, :_PROMPT]
         for name, rows in heldout_windows(corpus, 4 * _PROMPT, 4 * _PROMPT * _ROWS).items()
@@ -89,7 +89,7 @@ def _own_texts(target: LlamaForCausalLM, corpus: Path, temperature: float) -> di
 def _by_domain(
     target: LlamaForCausalLM, other: LlamaForCausalLM, windows: dict[str, Tensor], skip: int
 ) -> dict[str, Agreement]:
-    """Agreement from position `skip` on."""
+    """Measure agreement from position `skip` on, by domain."""
     found: dict[str, Agreement] = {}
     for name, rows in windows.items():
         pairs = [matches(target, other, part) for part in rows.split(8)]

@@ -1,4 +1,4 @@
-"""The model card, written from what was measured."""
+"""Writes the model card from measurements."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,9 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
-    """All figures of a card: stage results, sizes (with, without embeddings), losses, agreement."""
+    """All figures of a card: stage results, sizes (with and without embeddings), losses,
+    agreement.
+    """
 
     command: str
     stages: dict[str, Any]
@@ -29,7 +31,7 @@ class Findings:
 
 
 def write_card(config: FamilyConfig, findings: Findings) -> str:
-    """The card as Markdown."""
+    """Write the card as Markdown."""
     return "\n".join(
         [
             *_head(config, findings),
@@ -137,7 +139,7 @@ def _agreement(config: FamilyConfig, findings: Findings) -> list[str]:
 
 
 def _at_length(config: FamilyConfig, findings: Findings) -> str:
-    """Greedy agreement at the end of the last stage, which runs at the longer context."""
+    """Format the greedy agreement at the end of the last stage, which has the longer context."""
     last = findings.stages["distill_long"]
     shares = ", ".join(f"{tier} {last[f'{tier}/agreement']:.3f}" for tier in findings.agreement)
     length = config.distill_long.sequence_length

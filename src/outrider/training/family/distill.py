@@ -1,4 +1,4 @@
-"""Matching the qualifier and the draft model to the target, both from one teacher forward."""
+"""Distills the qualifier and the draft model from the target, with one shared teacher forward."""
 
 from typing import Any
 
@@ -69,10 +69,10 @@ def distill(work: Workspace, name: str, stage: Stage, after: str = "") -> dict[s
 
 @torch.no_grad()
 def inherit_embedding(student: LlamaForCausalLM, teacher: LlamaForCausalLM) -> None:
-    """Start the student's embedding as the teacher's, projected on its main directions.
+    """Initialize the student's embedding from the teacher's, projected on its main directions.
 
-    The projection keeps which tokens resemble each other, which a small model would otherwise
-    spend most of its tokens to learn. The rows are rescaled to the usual initial spread.
+    The projection keeps the similarity of tokens, which a small model would otherwise need most of
+    its training to learn. The rows are rescaled to the usual initial spread.
     """
     source = teacher.lm_head.weight.float()
     width = student.config.hidden_size
@@ -86,7 +86,7 @@ def inherit_embedding(student: LlamaForCausalLM, teacher: LlamaForCausalLM) -> N
 
 
 class _Step:
-    """Gradients of one distillation step, for both students."""
+    """Computes the gradients of one distillation step for both students."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class _Step:
 
 
 def load_students(work: Workspace) -> dict[str, LlamaForCausalLM]:
-    """The finished qualifier and draft model in float32."""
+    """Load the finished qualifier and draft model in float32."""
     students = {tier: work.new_model(tier) for tier in STUDENTS}
     models: dict[str, nn.Module] = dict(students)
     load_checkpoint(work.folder / "distill_long.safetensors", models, {})

@@ -1,4 +1,4 @@
-"""`outrider train family`: from public text to a target with its qualifier and draft model."""
+"""`outrider train family`: trains a target with its qualifier and draft model from public text."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +27,11 @@ from outrider.training.family.target import train_target
 def train_family(
     config_path: Path, *, out: Path | None = None, resume: bool = True, data: Path | None = None
 ) -> None:
-    """Train, distil and export the family that a TOML file describes.
+    """Train, distill and export the family that a TOML file describes.
 
-    `out` is the run's folder (default: the file's `out`); the finished models lie below it in
-    `family/`. `data` is the directory of the data sets. An interrupted run goes on where its last
-    checkpoint was written, unless `resume` is false. Raises `OptionError` for faulty settings and
+    `out` is the run's folder (default: the file's `out`); the finished models are in its subfolder
+    `family/`. `data` is the directory of the data sets. An interrupted run continues from its last
+    checkpoint, unless `resume` is false. Raises `OptionError` for faulty settings and
     `TrainingStopped` after SIGTERM or SIGINT.
     """
     config = load_config(config_path)
@@ -55,7 +55,7 @@ def run_stages(work: Workspace) -> None:
             continue
         print(f"{name}: begins", flush=True)
         if work.config.compile:
-            # Graphs of the stages before would count towards the compiler's limit.
+            # Graphs of earlier stages would count towards the compiler's limit.
             torch.compiler.reset()
         mark_done(work, name, stage(work))
 

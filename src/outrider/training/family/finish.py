@@ -1,4 +1,4 @@
-"""The last stage of a family: export, measure, write the card."""
+"""The last stage of a family: export the models, measure them, write the card."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ _SAMPLE_TOKENS = 160
 
 
 def export_family(work: Workspace) -> dict[str, Any]:
-    """Write `family/<tier>` folders; the exported bfloat16 weights are what is measured later."""
+    """Write the `family/<tier>` folders; later measurements use these bfloat16 weights."""
     models = {"target": load_target(work), **load_students(work)}
     for tier in TIERS:
         export_model(models[tier], work.tokenizer(), work.folder / "family" / tier)
@@ -35,7 +35,7 @@ def export_family(work: Workspace) -> dict[str, Any]:
 
 
 def measure_family(work: Workspace) -> dict[str, Any]:
-    """Measure the exported models and write `family/MODEL_CARD.md`; returns the main figures."""
+    """Measure the exported models and write `family/MODEL_CARD.md`; return the main figures."""
     models = {tier: _exported(work, tier) for tier in TIERS}
     corpus = work.folder / "corpus"
     length = work.config.target.sequence_length + 1
@@ -73,7 +73,7 @@ def _exported(work: Workspace, tier: str) -> LlamaForCausalLM:
 
 
 def _samples(target: LlamaForCausalLM, tokenizer: Tokenizer, prompts: Path) -> list[Sample]:
-    """Continuations of evenly spaced evaluation prompts, each up to its first end token."""
+    """Continue evenly spaced evaluation prompts, each up to its first end token."""
     lines = prompts.read_text(encoding="utf-8").splitlines()
     chosen = lines[:: max(1, len(lines) // _SAMPLES)][:_SAMPLES]
     ends = target.generation_config.eos_token_id if target.generation_config else []

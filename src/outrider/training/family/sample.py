@@ -1,4 +1,6 @@
-"""The target's own continuations, which the small models are matched on besides real text."""
+"""Samples continuations of the target, on which the small models are distilled besides real
+text.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +31,7 @@ def continuations(
 ) -> Tensor:
     """Continue `prompts` int64 [rows, n] to [rows, length]; greedy at temperature 0.
 
-    End tokens do not stop a row: what follows them is a new document, as in the training stream.
+    End tokens do not stop a row: after one, a new document follows, as in the training stream.
     """
     generator = torch.Generator(device=prompts.device).manual_seed(seed)
     cache = DynamicCache(config=model.config)
@@ -47,7 +49,7 @@ def continuations(
 
 
 def _nucleus(probs: Tensor, top_p: float) -> Tensor:
-    """Keep the most likely tokens of each row up to a mass of `top_p`; unnormalised."""
+    """Keep the most likely tokens of each row up to a mass of `top_p`; not normalized."""
     if top_p >= 1:
         return probs
     ordered, index = probs.sort(dim=-1, descending=True)
@@ -58,7 +60,7 @@ def _nucleus(probs: Tensor, top_p: float) -> Tensor:
 def sample_corpus(work: Workspace) -> dict[str, int]:
     """Write `samples/<n>.npy`, chunks of sampled rows, until the tokens or minutes are used up.
 
-    Prompts are random stretches of the training text. Chunks already there are kept.
+    Prompts are random parts of the training text. Existing chunks are kept.
     """
     settings = work.config.sampling
     model = moved(load_target(work), torch.bfloat16)
@@ -78,7 +80,7 @@ def sample_corpus(work: Workspace) -> dict[str, int]:
 
 
 def _late(started: float, minutes: float | None, number: int) -> bool:
-    """Whether the time is up; there is always at least one chunk."""
+    """Whether the time is up; at least one chunk is always written."""
     return number > 0 and minutes is not None and monotonic() - started >= 60 * minutes
 
 
@@ -102,7 +104,7 @@ def _sample_chunk(work: Workspace, model: LlamaForCausalLM, number: int, path: P
 
 
 def sample_stream(folder: Path) -> np.ndarray:
-    """All sampled rows as one stream of tokens; empty where nothing was sampled."""
+    """Return all sampled rows as one stream of tokens; empty if there are no samples."""
     rows = [np.load(path).reshape(-1) for path in _chunks(folder / "samples")]
     return np.concatenate(rows) if rows else np.zeros(0, dtype=np.uint32)
 

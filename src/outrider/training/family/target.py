@@ -1,4 +1,4 @@
-"""Training the target: next-token prediction, first at short, then at long context."""
+"""Trains the target: next-token prediction, first with a short context, then with a long one."""
 
 from pathlib import Path
 from typing import Any
@@ -63,14 +63,14 @@ def train_target(work: Workspace, name: str, stage: Stage, after: str = "") -> d
 
 
 def load_target(work: Workspace) -> LlamaForCausalLM:
-    """The finished target in float32."""
+    """Load the finished target in float32."""
     model = work.new_model("target")
     load_checkpoint(work.folder / "target_long.safetensors", {"target": model}, {})
     return model.eval()
 
 
 def export_provisional(work: Workspace, target: LlamaForCausalLM) -> None:
-    """Write an unfinished family (untrained small tiers) that others can already load."""
+    """Write an unfinished family (untrained small tiers) that can already be loaded."""
     folder: Path = work.folder / "provisional"
     for tier in TIERS:
         model = target if tier == "target" else work.new_model(tier)

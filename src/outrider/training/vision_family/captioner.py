@@ -1,4 +1,4 @@
-"""Training a captioner, and a draft model that knows what its captions sound like."""
+"""Trains a captioner, and a draft model on the style of its captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ from outrider.training.vision_family.pictures import Pairs, pixel_values
 _IGNORED = -100
 _HELD_OUT = 192
 _LONGEST = 48
-"""Tokens of a caption."""
+"""Largest number of tokens of a caption."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """How a question and its answer are spelled: ids before and after the image, and the end.
+    """Token ids of a question and the end of its answer: before, in and after the image.
 
     Attributes:
-        before: from the beginning to the image's first mark.
+        before: ids from the beginning to the image's first mark.
         image: ids of the image tokens.
-        after: the question, up to where the caption begins.
-        end: what ends a caption.
+        after: ids of the question, up to the start of the caption.
+        end: id that ends a caption.
     """
 
     before: tuple[int, ...]
@@ -41,7 +41,7 @@ class Spelling:
 
     @classmethod
     def of(cls, tokenizer: Any, question: str, image_tokens: int) -> "Spelling":
-        """As the processor of the exported model spells it."""
+        """Encode the question as the processor of the exported model does."""
         message = {
             "role": "user",
             "content": [{"type": "image"}, {"type": "text", "text": question}],
@@ -59,13 +59,15 @@ class Spelling:
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """All ids before the caption."""
+        """Return all ids before the caption."""
         return (*self.before, *self.image, *self.after)
 
 
 def answers(tokenizer: Any, texts: Sequence[str], end: int) -> tuple[Tensor, Tensor]:
-    """Ids of captions with their end `[n, longest]`, and what is to be learned of them: the same
-    ids, `_IGNORED` in the padding."""
+    """Encode captions with their end, `[n, longest]`, and their labels.
+
+    Labels are the same ids, with `_IGNORED` in the padding.
+    """
     ids = [[*tokenizer.encode(text, add_special_tokens=False), end] for text in texts]
     longest = max(len(row) for row in ids)
     padded = torch.tensor([row + [end] * (longest - len(row)) for row in ids])
@@ -82,10 +84,10 @@ def caption_loss(
     labels: Tensor,
     blind: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of captions given their images, over the captions' tokens.
+    """Return the mean cross-entropy of captions given their images, over the captions' tokens.
 
-    Where `blind` `[n]` is true the features are zeros: so the model learns what is said blindly,
-    which guidance compares with (arXiv 2307.16686).
+    Where `blind` `[n]` is true the image features are zeros. The model thus learns the captions
+    without an image, which guidance uses for comparison (arXiv 2307.16686).
     """
     inner = model.model
     asked = _asked(inner, spelling, pixels, blind)
@@ -97,7 +99,7 @@ def caption_loss(
 
 
 def _asked(inner: Any, spelling: Spelling, pixels: Tensor, blind: Tensor | None = None) -> Tensor:
-    """`[n, length, hidden]` what the text stack reads of each image and the question."""
+    """Return `[n, length, hidden]` inputs of the text stack for each image and the question."""
     features = inner.connector(inner.vision_model(pixel_values=pixels).last_hidden_state)
     if blind is not None:
         features = features.masked_fill(blind[:, None, None], 0.0)
@@ -110,7 +112,7 @@ def _asked(inner: Any, spelling: Spelling, pixels: Tensor, blind: Tensor | None 
 
 
 def text_loss(model: Any, prompt: Sequence[int], ids: Tensor, labels: Tensor) -> Tensor:
-    """The same for a model that sees nothing and reads the question alone."""
+    """Return the mean cross-entropy for a model that reads only the question, not the image."""
     whole = torch.cat((torch.tensor(prompt).expand(len(ids), -1), ids[:, :-1]), dim=1)
     hidden = model.model(input_ids=whole, use_cache=False).last_hidden_state
     return _cross_entropy(model.lm_head, hidden[:, -ids.shape[1] :], labels)
@@ -133,8 +135,10 @@ def train_captioner(
     blind: float = 0.0,
     **where: Any,
 ) -> dict[str, Any]:
-    """Train vision encoder and language model together, a share of the examples `blind`; `where`
-    goes to `StageRun`."""
+    """Train vision encoder and language model together, with a share of the examples `blind`.
+
+    `where` is passed to `StageRun`.
+    """
 
     def step(row: int) -> dict[str, float]:
         pixels, texts = pairs.batch(row, stage.batch)
@@ -160,7 +164,7 @@ def train_draft(
     stop: StopSignal,
     **where: Any,
 ) -> dict[str, Any]:
-    """Train a language model on captions alone."""
+    """Train a language model on captions without images."""
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
 
     def step(row: int) -> dict[str, float]:
@@ -176,7 +180,7 @@ def train_draft(
 def write_captions(
     model: Any, tokenizer: Any, spelling: Spelling, pixels: Tensor, batch: int = 64
 ) -> list[str]:
-    """Greedy captions of `pixels` `[n, 3, side, side]`, a batch at a time."""
+    """Write greedy captions of `pixels` `[n, 3, side, side]`, one batch at a time."""
     was_training = model.training
     model.eval()
     rows = [ids for part in pixels.split(batch) for ids in _caption_ids(model, spelling, part)]
@@ -185,7 +189,7 @@ def write_captions(
 
 
 def _caption_ids(model: Any, spelling: Spelling, pixels: Tensor) -> list[list[int]]:
-    """Ids of one caption an image, without their end."""
+    """Return the ids of one caption for each image, without the end token."""
     inner = model.model
     inputs = _asked(inner, spelling, pixels)
     rows: list[list[int]] = [[] for _ in pixels]
@@ -207,7 +211,7 @@ def _caption_ids(model: Any, spelling: Spelling, pixels: Tensor) -> list[list[in
 def scene_figures(
     model: Any, tokenizer: Any, spelling: Spelling, count: int, seed: int = 999
 ) -> dict[str, float]:
-    """Recall and hallucination rate of greedy captions over `count` held-out scenes."""
+    """Measure recall and hallucination rate of greedy captions over `count` held-out scenes."""
     scenes = Scenes(seed=seed)
     images = [scenes.image(i) for i in range(count)]
     side = images[0].width

@@ -1,4 +1,4 @@
-"""The card of a vision-language family, written from what was measured."""
+"""Writes the model card of a vision-language family from measurements."""
 
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ def write_card(
     """Write `MODEL_CARD.md` into `folder`, which holds the exported models.
 
     Args:
-        config: what the family was made by.
-        folder: with a folder for each model.
+        config: configuration of the family.
+        folder: the output folder, with a subfolder for each model.
         stages: the result of each stage.
-        figures: of greedy captions over held-out scenes.
-        samples: captions of held-out scenes, each with an exact one; not selected.
+        figures: metrics of greedy captions over held-out scenes.
+        samples: captions of held-out scenes, each with an exact description; not hand-picked.
     """
     lines = [
         *_head(config, folder),

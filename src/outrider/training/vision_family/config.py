@@ -9,7 +9,7 @@ from outrider.training.core.config import Stage, read_table
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TowerShape:
-    """The shape of one transformer that reads images or texts."""
+    """The shape of one transformer encoder for images or texts."""
 
     hidden_size: int
     layers: int
@@ -19,7 +19,7 @@ class TowerShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manners:
-    """How often sentences of a stage are vague, partial and exact: weights."""
+    """Weights of vague, partial and exact sentences in a stage."""
 
     vague: float
     partial: float
@@ -31,7 +31,7 @@ class ImageSet:
     """A tar of images and the JSON lines that describe them, relative to the data directory.
 
     `text` is the field that holds the caption, `weight` the set's share of the training images.
-    Records with `only` (such as `split=train`, `label=true`) not fulfilled are left out, and one
+    Records that do not fulfill `only` (such as `split=train`, `label=true`) are left out. One
     record in `held_out` is never trained on (0: none).
     """
 
@@ -48,19 +48,19 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionFamilyConfig:
-    """Everything that `outrider train vision-family` needs to know.
+    """All options of `outrider train vision-family`.
 
     Attributes:
-        language: the family whose target is the language model, and whose draft model becomes the
-            draft model; a name or a folder.
-        vision encoder: the vision encoder.
-        reader: the text encoder that it is trained against; thrown away afterwards.
+        language: the family that provides the language model (its target) and the draft model; a
+            name or a folder.
+        vision_encoder: shape of the vision encoder.
+        reader: the text encoder for its contrastive training; not exported.
         scorer: image and text encoder of the independent CLIP that captions are scored with.
         contrast, scoring: contrastive training of vision encoder and scorer.
-        see: the captioner learns to see: exact sentences.
-        speak: and to speak in the manner of the base, which leaves room to improve.
-        draft: the draft model learns what captions sound like, without seeing anything.
-        question: what the captioner is asked.
+        see: the stage that teaches the captioner image content, with exact sentences.
+        speak: the stage that teaches it the style of the base model, which leaves room to improve.
+        draft: the stage that trains the draft model on captions without images.
+        question: the question for each image.
         scenes: share of drawn scenes among the training images.
         blind: share of the last stage's examples without image features, for guidance.
     """
@@ -104,10 +104,10 @@ class VisionFamilyConfig:
 
     @property
     def image_tokens(self) -> int:
-        """Tokens that an image takes."""
+        """Number of tokens of an image."""
         return (self.image_size // self.patch_size // self.shuffle) ** 2
 
 
 def load_vision_config(path: Path) -> VisionFamilyConfig:
-    """Read the configuration. Raises `OptionError`, as `read_table` does."""
+    """Read the configuration. Raises `OptionError` like `read_table`."""
     return read_table(path, VisionFamilyConfig)

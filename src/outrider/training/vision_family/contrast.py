@@ -1,6 +1,6 @@
-"""Contrastive training of an image and a text encoder: matching pairs near, all others far.
+"""Contrastive training of an image and a text encoder: matching pairs close, all others far apart.
 
-The loss of CLIP (Radford et al. 2021): in a batch, each image must pick its sentence and each
+The loss of CLIP (Radford et al. 2021): in a batch, each image must select its sentence and each
 sentence its image, by cosine similarity times a learned scale.
 """
 
@@ -18,15 +18,15 @@ from outrider.training.vision_family.pictures import Pairs
 
 _HELD_OUT = 256
 _WARMEST = 4.6
-"""The logarithm of the scale stays below this: a scale of 100, as in CLIP."""
+"""Largest logarithm of the scale: a scale of 100, as in CLIP."""
 
 
 class TwoEncoders(nn.Module):
     """An image encoder and a text encoder with projections into one space.
 
     Args:
-        image: pixels `[n, 3, side, side]` to `[n, width]`.
-        text: sentences' ids `[n, length]` and mask to `[n, width]`.
+        image: maps pixels `[n, 3, side, side]` to `[n, width]`.
+        text: maps ids `[n, length]` of sentences and a mask to `[n, width]`.
     """
 
     def __init__(self, image: nn.Module, text: nn.Module, widths: tuple[int, int], size: int):
@@ -37,7 +37,7 @@ class TwoEncoders(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(2.6593))
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors `[n, size]` of images and of texts."""
+        """Return unit vectors `[n, size]` of images and of texts."""
         images = self.image_projection(self.image(pixels))
         texts = self.text_projection(self.text(ids, mask))
         return F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
@@ -46,14 +46,14 @@ class TwoEncoders(nn.Module):
 def info_nce(
     images: Float[Tensor, "n size"], texts: Float[Tensor, "n size"], scale: Tensor | float
 ) -> Tensor:
-    """The symmetric loss over unit vectors, pair i being row i of both."""
+    """Return the symmetric loss over unit vectors; row i of both is pair i."""
     logits = scale * images @ texts.T
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
 def hit_rate(images: Float[Tensor, "n size"], texts: Float[Tensor, "n size"]) -> float:
-    """Share of images whose own text is the nearest of all."""
+    """Return the share of images whose own text is the most similar one."""
     nearest = (images @ texts.T).argmax(dim=-1)
     return float((nearest == torch.arange(len(images), device=images.device)).float().mean())
 
@@ -68,9 +68,9 @@ def train_contrast(
     stop: StopSignal,
     **where: Any,
 ) -> dict[str, Any]:
-    """Train `model`; `encode(pixels, texts)` gives the unit vectors of a batch.
+    """Train `model`; `encode(pixels, texts)` returns the unit vectors of a batch.
 
-    `pairs` are those to train on and those held out; `where` goes to `StageRun`.
+    `pairs` are the training and the held-out pairs; `where` is passed to `StageRun`.
     """
     training, held_out = pairs
 

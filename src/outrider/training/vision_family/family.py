@@ -1,5 +1,6 @@
-"""`outrider train vision-family`: from drawn scenes and published images to a captioner with its
-draft model, and a scorer that has learned on its own."""
+"""`outrider train vision-family`: trains a captioner with its draft model, and an independent
+scorer, from drawn scenes and published images.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ _CARD_SEED, _CARD_SCENES, _SAMPLES = 998, 512, 10
 
 @dataclass(frozen=True, kw_only=True)
 class VisionWorkspace:
-    """A run's folder with its configuration."""
+    """The folder of a run with its configuration."""
 
     config: VisionFamilyConfig
     folder: Path
@@ -57,21 +58,21 @@ class VisionWorkspace:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The captioner's tokenizer."""
+        """The captioner's tokenizer, with image marks."""
         return caption_tokenizer(self.config)
 
     @cached_property
     def sets(self) -> list[LoadedSet]:
-        """The published images, read once."""
+        """The published images; they are read once."""
         return load_sets(self.config, self.data)
 
     @cached_property
     def spelling(self) -> Spelling:
-        """How the captioner is asked."""
+        """Token ids of the captioner's question."""
         return Spelling.of(self.tokenizer, self.config.question, self.config.image_tokens)
 
     def pairs(self, stage: str, manners: Manners, held_out: bool = False) -> Pairs:
-        """Pairs of one stage; every stage has scenes of its own."""
+        """Return the pairs of one stage; every stage has its own scenes."""
         config = self.config
         seed = config.seed * 1000 + _SEEDS[stage] + (_HELD_OUT_SEED if held_out else 0)
         return Pairs(
@@ -85,7 +86,7 @@ class VisionWorkspace:
 
     @property
     def where(self) -> dict[str, Any]:
-        """What every `StageRun` of this run is given."""
+        """Return the arguments of every `StageRun` of this run."""
         return {
             "folder": self.folder,
             "checkpoint_minutes": self.config.checkpoint_minutes,
@@ -100,10 +101,10 @@ def train_vision_family(
     data: Path | None = None,
     only: tuple[str, ...] = STAGES,
 ) -> None:
-    """Train all stages, or those in `only`; an interrupted run goes on where it stopped.
+    """Train all stages, or those in `only`; an interrupted run continues where it stopped.
 
     Raises:
-        OptionError: a wrong configuration, or data sets that are not there.
+        OptionError: the configuration is wrong, or data sets are missing.
         TrainingStopped: after a stop signal, with a checkpoint written.
     """
     config = load_vision_config(config_path)
@@ -130,7 +131,9 @@ def _stage_folder(work: VisionWorkspace, name: str) -> Path:
 
 
 def _vision_encoder(work: VisionWorkspace) -> tuple[Any, TwoEncoders]:
-    """A fresh captioner, and its vision encoder beside a reader."""
+    """Build an initialized captioner, and the contrastive pair of its vision encoder and a
+    reader.
+    """
     config, tokenizer = work.config, work.tokenizer
     captioner = build_captioner(config, tokenizer)
     with torch.random.fork_rng():
@@ -221,7 +224,7 @@ def _captioner_stage(
 
 
 def _draft(work: VisionWorkspace) -> dict[str, Any]:
-    """The language family's draft model, which goes on to learn captions."""
+    """Continue training of the language family's draft model on captions."""
     source = language_folder(work.config, "draft")
     model: Any = LlamaForCausalLM.from_pretrained(source, dtype=torch.float32)
     from transformers import AutoTokenizer
@@ -242,7 +245,7 @@ def _draft(work: VisionWorkspace) -> dict[str, Any]:
 
 
 def _card(work: VisionWorkspace) -> dict[str, Any]:
-    """Measure the exported captioner, in bfloat16 as it ships, and write the card."""
+    """Measure the exported captioner in bfloat16, and write the card."""
     from transformers import Idefics3ForConditionalGeneration
 
     folder = work.folder / "family"
@@ -270,7 +273,7 @@ _RUNS: dict[str, Callable[[VisionWorkspace], dict[str, Any]]] = {
 
 
 def sentences(tokenizer: Any, texts: list[str]) -> tuple[Tensor, Tensor]:
-    """Ids with the end token, and their mask: `[n, longest]`."""
+    """Encode texts with the end token; return ids and their mask, `[n, longest]`."""
     end = tokenizer.eos_token_id
     ids = [
         [*tokenizer.encode(text, add_special_tokens=False)[: LONGEST_SENTENCE - 1], end]

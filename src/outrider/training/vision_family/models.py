@@ -1,7 +1,7 @@
-"""Building and exporting the parts of a vision-language family.
+"""Builds and exports the parts of a vision-language family.
 
-The captioner is an Idefics3 (as SmolVLM): patches of an image are read by a small transformer,
-four neighbouring ones become one token, and a Llama reads these in line with words.
+The captioner is an Idefics3 (like SmolVLM): a small transformer reads patches of an image, four
+adjacent ones become one token, and a Llama reads these tokens together with words.
 """
 
 import copy
@@ -32,10 +32,10 @@ IMAGE, AROUND, WHOLE, UTTERANCE = (
     "<global-img>",
     "<end_of_utterance>",
 )
-"""What Idefics3 calls an image token, the marks around an image, and the end of an utterance."""
+"""Idefics3's tokens for an image, the marks around an image, and the end of an utterance."""
 
 LONGEST_SENTENCE = 64
-"""Tokens that the scorer reads."""
+"""Largest number of tokens that the scorer reads."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' }}"
@@ -47,13 +47,13 @@ CHAT_TEMPLATE = (
 
 
 def language_folder(config: VisionFamilyConfig, tier: str) -> Path:
-    """The folder of one tier of the language family."""
+    """Return the folder of one tier of the language family."""
     named = families_folder() / config.language / tier
     return named if named.is_dir() else Path(config.language) / tier
 
 
 def caption_tokenizer(config: VisionFamilyConfig) -> Any:
-    """The language family's tokenizer with the marks of images."""
+    """Return the language family's tokenizer with added image marks."""
     tokenizer = AutoTokenizer.from_pretrained(language_folder(config, "target"))
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE, AROUND, WHOLE, UTTERANCE]})
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -63,7 +63,7 @@ def caption_tokenizer(config: VisionFamilyConfig) -> Any:
 def build_captioner(
     config: VisionFamilyConfig, tokenizer: Any, tier: str = "target"
 ) -> Idefics3ForConditionalGeneration:
-    """Fresh vision encoder over the language model of `tier`, in float32."""
+    """Build an initialized vision encoder with the language model of `tier`, in float32."""
     language: Any = LlamaForCausalLM.from_pretrained(
         language_folder(config, tier), dtype=torch.float32
     )
@@ -93,31 +93,31 @@ def build_captioner(
 
 
 class MeanVisionEncoder(nn.Module):
-    """The vision encoder's mean over patches, after its final norm: `[n, width]`."""
+    """The mean of the vision encoder over patches, after its final norm: `[n, width]`."""
 
     def __init__(self, vision: nn.Module) -> None:
         super().__init__()
         self.vision = vision
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """`pixels` is `[n, 3, side, side]`."""
+        """Encode `pixels`, `[n, 3, side, side]`."""
         return self.vision(pixel_values=pixels).last_hidden_state.mean(dim=1)
 
 
 class Reader(nn.Module):
-    """A small text encoder, read at the end of the text: `[n, width]`."""
+    """A small text encoder, pooled at the end of the text: `[n, width]`."""
 
     def __init__(self, shape: TowerShape, vocab_size: int, end: int) -> None:
         super().__init__()
         self.text = CLIPTextModel(_text_config(shape, vocab_size, end))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """`ids` and `mask` are `[n, length]`."""
+        """Encode texts; `ids` and `mask` are `[n, length]`."""
         return self.text(input_ids=ids, attention_mask=mask).pooler_output
 
 
 def build_scorer(config: VisionFamilyConfig, vocab_size: int, end: int) -> CLIPModel:
-    """A fresh CLIP of its own shape and seed."""
+    """Build an initialized CLIP with its own shape and seed."""
     shape = config.scorer
     vision = {
         "hidden_size": shape.hidden_size,
@@ -158,7 +158,7 @@ def export_captioner(
     config: VisionFamilyConfig,
     folder: Path,
 ) -> None:
-    """Write a bfloat16 checkpoint with its processor, as `transformers` loads it."""
+    """Write a bfloat16 checkpoint with its processor, in the format of `transformers`."""
     from transformers import Idefics3ImageProcessorPil, Idefics3Processor
 
     small: Any = copy.deepcopy(model)
@@ -181,7 +181,7 @@ def export_captioner(
 def export_scorer(
     model: CLIPModel, tokenizer: Any, config: VisionFamilyConfig, folder: Path
 ) -> None:
-    """Write the scorer with its processors, as any CLIP."""
+    """Write the scorer with its processors, in the format of CLIP."""
     from tokenizers.processors import TemplateProcessing
     from transformers import CLIPImageProcessorPil
 

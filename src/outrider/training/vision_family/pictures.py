@@ -1,4 +1,4 @@
-"""Pairs of images and sentences: drawn scenes without end, and sets of published images."""
+"""Pairs of images and sentences: infinite drawn scenes, and sets of published images."""
 
 import io
 import json
@@ -21,17 +21,17 @@ from outrider.inputs.lines import numbered_lines
 from outrider.training.vision_family.config import ImageSet, VisionFamilyConfig
 
 Pixels = NDArray[np.uint8]
-"""`[side, side, 3]`."""
+"""Pixels of an image, `[side, side, 3]`."""
 
 
 def pixel_values(images: Sequence[Any], side: int) -> Tensor:
-    """RGB images as the vision encoder reads them: `[n, 3, side, side]` between -1 and 1."""
+    """Convert RGB images to inputs of the vision encoder: `[n, 3, side, side]` between -1 and 1."""
     arrays = [np.asarray(image.resize((side, side), 1)) for image in images]  # 1: Lanczos
     return normalised(np.stack(arrays))
 
 
 def normalised(pixels: NDArray[np.uint8]) -> Tensor:
-    """`[n, side, side, 3]` bytes as `[n, 3, side, side]` numbers between -1 and 1."""
+    """Convert `[n, side, side, 3]` bytes to `[n, 3, side, side]` numbers between -1 and 1."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
 
 
@@ -46,7 +46,7 @@ class LoadedSet:
 
     @property
     def trained_on(self) -> tuple[int, ...]:
-        """Records that are not held out."""
+        """Indices of records that are not held out."""
         kept = set(range(len(self.texts))) - set(self.held_out)
         return tuple(sorted(kept))
 
@@ -55,7 +55,7 @@ def load_set(which: ImageSet, data: Path, side: int) -> LoadedSet:
     """Read and reduce all images of a set.
 
     Raises:
-        OptionError: a file is missing, or no record fits.
+        OptionError: a file is missing, or no record fulfills `only`.
     """
     records = _records(which, data)
     wanted = {record["file"]: record[which.text] for record in records}
@@ -107,11 +107,11 @@ class Pairs:
     """Training pairs by number: row r is always the same image and the same sentence.
 
     Args:
-        manner: how exact sentences about scenes are.
+        manner: weights of vague, partial and exact sentences about scenes.
         sets: published images that are mixed in.
         scenes: share of drawn scenes.
-        seed: of scenes and choices.
-        side: pixels.
+        seed: seed of scenes and choices.
+        side: width and height in pixels.
     """
 
     def __init__(
@@ -130,12 +130,12 @@ class Pairs:
         self._shares = [scenes, *((1 - scenes) * w / total for w in weights)]
 
     def batch(self, row: int, count: int) -> tuple[Tensor, list[str]]:
-        """Rows `row .. row + count`: `[count, 3, side, side]` and their sentences."""
+        """Return rows `row .. row + count`: `[count, 3, side, side]` and their sentences."""
         pairs = [self._pair(r) for r in range(row, row + count)]
         return normalised(np.stack([pixels for pixels, _ in pairs])), [text for _, text in pairs]
 
     def texts(self, row: int, count: int) -> list[str]:
-        """The sentences alone; nothing is drawn."""
+        """Return the sentences only; no image is drawn."""
         return [self._choice(r)[2] for r in range(row, row + count)]
 
     def _pair(self, row: int) -> tuple[Pixels, str]:
@@ -145,7 +145,7 @@ class Pairs:
         return loaded.pixels[at], text
 
     def _choice(self, row: int) -> tuple[LoadedSet | None, int, str]:
-        """The set (None: the scenes), the record in it, and the sentence."""
+        """Choose the set (None: the scenes), the record in it, and the sentence."""
         random = Random(f"pair {self.seed} {row}")
         choice = random.choices([None, *self._sets], self._shares)[0]
         if choice is None:
@@ -157,5 +157,5 @@ class Pairs:
 
 
 def load_sets(config: VisionFamilyConfig, data: Path) -> list[LoadedSet]:
-    """All image sets of a configuration."""
+    """Load all image sets of a configuration."""
     return [load_set(which, data, config.image_size) for which in config.sets]

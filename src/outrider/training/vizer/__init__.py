@@ -1,1 +1,1 @@
-"""ViZer: a captioner that improves from images without labels."""
+"""ViZer: improves a captioner with images that have no labels."""

@@ -1,7 +1,8 @@
-"""A vision-language model under training: what it sees, what it says, and LoRA on its words.
+"""A vision-language model under training: image features, captions, and LoRA on the text stack.
 
-The vision encoder, the projector, the embeddings and the head are never trained. LoRA lies on the
-attention of the text stack alone; with it switched off, the model is the base, bit for bit.
+The vision encoder, the projector, the embeddings and the head are never trained. LoRA is applied
+only to the attention of the text stack. With LoRA switched off, the model equals the base bit for
+bit.
 """
 
 import warnings
@@ -26,18 +27,18 @@ from outrider.models.vision.processor import ImageProcessor
 from outrider.training.vizer.config import VizerConfig
 
 _PROJECTORS = ("connector", "multi_modal_projector", "visual.merger", "vision_projection")
-"""What stands between image features and words, by the names that `transformers` gives it."""
+"""Names in `transformers` of the module between image features and the text stack."""
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageBatch:
-    """Some images as the model has seen them.
+    """Images encoded by the model.
 
     Attributes:
-        prompts: the question about each, with the image in it.
-        features: `[n, features]` what the projector was given, averaged over patches.
+        prompts: the question about each image, with the image in it.
+        features: `[n, features]` inputs of the projector, averaged over patches.
     """
 
     prompts: list[Prompt]
@@ -46,12 +47,12 @@ class ImageBatch:
 
 @dataclass(frozen=True, slots=True)
 class CaptionStates:
-    """Captions read with their prompts.
+    """Hidden states of captions that were read with their prompts.
 
     Attributes:
         states: `[n, hidden]` last hidden states, averaged over the captions' tokens.
-        before: `[tokens, hidden]` those at every place whose next token is the caption's or its
-            end, caption after caption (see `TrainableCaptioner.logits`).
+        before: `[tokens, hidden]` hidden states that predict the tokens of the captions and their
+            ends, one caption after the other (see `TrainableCaptioner.logits`).
     """
 
     states: Float[Tensor, "n hidden"]
@@ -64,11 +65,11 @@ class TrainableCaptioner:
     Args:
         model: the model, in float32.
         pictures: its processor.
-        config: rank, question and the like.
-        name: how errors call it.
+        config: settings such as rank and question.
+        name: its name in error messages.
 
     Raises:
-        CheckpointError: a model whose text stack or projector is not found.
+        CheckpointError: the text stack or the projector of the model is not found.
         MissingExtraError: peft or pillow is not installed.
     """
 
@@ -87,7 +88,9 @@ class TrainableCaptioner:
 
     @classmethod
     def load(cls, folder: Path, config: VizerConfig, device: torch.device) -> "TrainableCaptioner":
-        """Load a checkpoint. Raises what the class does, and `CheckpointError` for a bad one."""
+        """Load a checkpoint. Raises the errors of the class, and `CheckpointError` for a bad
+        checkpoint.
+        """
         from outrider.models.transformers.pretrained import load_pretrained
 
         name = folder.name
@@ -100,32 +103,32 @@ class TrainableCaptioner:
         )
         return cls(model, ImageProcessor.load(folder, model.config, name=name), config, name=name)
 
-    # -- what is trained ------------------------------------------------------------------------
+    # -- parameters -----------------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the model."""
         return self._stack.get_input_embeddings().weight.device
 
     @property
     def hidden_size(self) -> int:
-        """Width of the text stack."""
+        """Size of the hidden states of the text stack."""
         return int(self._stack.get_input_embeddings().weight.shape[1])
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters of LoRA, by name."""
+        """Return the parameters of LoRA by name."""
         return {n: p for n, p in self.adapted.named_parameters() if p.requires_grad}
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
-        """Inside, LoRA is switched off."""
+        """Context manager: switch LoRA off."""
         with self.adapted.disable_adapter():
             yield
 
     @contextmanager
     def dropping_out(self) -> Iterator[None]:
-        """Inside, LoRA's dropout is on; what the base has of its own never is."""
+        """Context manager: switch LoRA's dropout on; the base model's own dropout stays off."""
         named = self.adapted.named_modules()
         drops = [module for name, module in named if "lora_dropout" in name]
         for module in drops:
@@ -138,14 +141,14 @@ class TrainableCaptioner:
 
     def save(self, folder: Path) -> None:
         """Write the adapter in peft's format."""
-        # Left to itself, peft asks the hub whether the embeddings have changed.
+        # By default, peft queries the hub for changes of the embeddings.
         self.adapted.save_pretrained(str(folder), save_embedding_layers=False)
 
-    # -- seeing -----------------------------------------------------------------------------------
+    # -- images -----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def evaluation(self, images: Sequence[Any]) -> ImageBatch:
-        """See RGB images; those of one size are encoded together."""
+        """Encode RGB images; those of equal size are encoded together."""
         prompts: list[Prompt | None] = [None] * len(images)
         features: list[Tensor | None] = [None] * len(images)
         for rows in _by_size(images):
@@ -166,18 +169,18 @@ class TrainableCaptioner:
 
     @cached_property
     def question(self) -> Prompt:
-        """The question with nothing to see: what captions are read behind as mere text."""
+        """Return the question without an image, for reading captions as plain text."""
         message = {"role": "user", "content": [{"type": "text", "text": self.config.question}]}
         [prompt] = self.vision_encoder.views([ImagePrompt(messages=(message,), images=())])
         return prompt
 
-    # -- saying -----------------------------------------------------------------------------------
+    # -- captions ---------------------------------------------------------------------------------
 
     @torch.no_grad()
     def write(
         self, prompts: Sequence[Prompt], *, temperature: float = 0.0, seed: int = 0
     ) -> list[list[int]]:
-        """Captions, greedy or sampled: ids without the token that ends them."""
+        """Write captions, greedy or sampled; return ids without the end token."""
         draw = torch.Generator(device="cpu").manual_seed(seed)
         inputs, mask, places = self._left_padded(prompts)
         rows: list[list[int]] = [[] for _ in prompts]
@@ -206,9 +209,9 @@ class TrainableCaptioner:
         return rows
 
     def read(self, prompts: Sequence[Prompt], captions: Sequence[Sequence[int]]) -> CaptionStates:
-        """Read captions behind their prompts; differentiable as far as LoRA goes.
+        """Read captions after their prompts; differentiable with respect to LoRA.
 
-        A caption without tokens is read as its end alone.
+        Of a caption without tokens only the end is read.
         """
         rows = [list(caption) or [self.end] for caption in captions]
         embeddings, places, starts = [], [], []
@@ -228,23 +231,25 @@ class TrainableCaptioner:
         return CaptionStates(torch.stack(states), torch.cat(before))
 
     def logits(self, caption_states: CaptionStates) -> Float[Tensor, "tokens vocab"]:
-        """What comes next, at every place that `CaptionStates.before` is of."""
+        """Return the next-token logits for the hidden states `CaptionStates.before`."""
         return self._head(caption_states.before)
 
     def decode(self, captions: Sequence[Sequence[int]]) -> list[str]:
-        """Captions as text."""
+        """Decode captions to text."""
         tokenizer = self.image_processor.processor.tokenizer
         return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in captions]
 
     def encode(self, texts: Sequence[str], *, cut: bool = True) -> list[list[int]]:
-        """Captions as ids, cut at the longest unless they are to be whole."""
+        """Encode captions; with `cut`, to at most the longest length."""
         tokenizer = self.image_processor.processor.tokenizer
         longest = self.config.longest if cut else None
         return [tokenizer.encode(t, add_special_tokens=False)[:longest] for t in texts]
 
     @property
     def end(self) -> int:
-        """The token that ends a caption; of several the last one, which chat models close with."""
+        """The token that ends a caption; the last one if there are several, as chat models use
+        it.
+        """
         return max(self.ends)
 
     def _head(self, states: Tensor) -> Tensor:
@@ -254,13 +259,13 @@ class TrainableCaptioner:
         return self._stack.get_input_embeddings()(ids.to(self.device))
 
     def _given(self, prompt: Prompt) -> Tensor:
-        """`[length, hidden]` what the text stack reads of a prompt."""
+        """Return the inputs of the text stack for a prompt, `[length, hidden]`."""
         if prompt.embeddings is not None:
             return prompt.embeddings.to(self.device)
         return self._embed(torch.tensor(prompt.token_ids))
 
     def _left_padded(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Tensor]:
-        """Prompts that end together: embeddings, mask and positions."""
+        """Pad prompts on the left; return embeddings, mask and positions."""
         given = [self._given(prompt) for prompt in prompts]
         longest = max(len(g) for g in given)
         inputs = torch.stack([nn.functional.pad(g, (0, 0, longest - len(g), 0)) for g in given])
@@ -273,7 +278,7 @@ class TrainableCaptioner:
 
 
 def _with_lora(model: Any, targets: list[str], config: VizerConfig) -> Any:
-    """`model`, its `targets` wrapped in LoRA, which begins as nothing."""
+    """Wrap `targets` of `model` in LoRA, which is initialized to no change."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
@@ -285,14 +290,14 @@ def _with_lora(model: Any, targets: list[str], config: VizerConfig) -> Any:
         target_modules=targets,
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks by a name that is going
+        warnings.simplefilter("ignore", FutureWarning)  # peft uses a deprecated name
         torch.manual_seed(config.seed)
         return get_peft_model(model, lora)
 
 
 @contextmanager
 def _given_to(module: nn.Module) -> Iterator[list[Tensor]]:
-    """What `module` is given inside, call by call."""
+    """Context manager: collect the inputs of `module`, call by call."""
     seen: list[Tensor] = []
 
     def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -313,7 +318,7 @@ def _choose(logits: Tensor, temperature: float, draw: torch.Generator) -> Tensor
 
 
 def _places(prompt: Prompt, more: int) -> Tensor:
-    """Positions of a prompt and `more` tokens after it: `[length]`, or `[3, length]`."""
+    """Return the positions of a prompt and `more` tokens after it: `[length]`, or `[3, length]`."""
     if prompt.axes is None:
         return torch.arange(len(prompt) + more)
     axes = torch.tensor(prompt.axes)
@@ -321,7 +326,7 @@ def _places(prompt: Prompt, more: int) -> Tensor:
 
 
 def _stacked(places: Sequence[Tensor]) -> Tensor:
-    """`[n, length]` or `[3, n, length]`, padded at the end."""
+    """Stack positions to `[n, length]` or `[3, n, length]`, padded at the end."""
     longest = max(p.shape[-1] for p in places)
     padded = [nn.functional.pad(p, (0, longest - p.shape[-1])) for p in places]
     return torch.stack(padded, dim=-2)
@@ -360,7 +365,7 @@ def _projector(model: Any, name: str) -> nn.Module:
 
 
 def _targets(model: Any, stack: nn.Module, name: str) -> list[str]:
-    """Names of the attention projections of the text stack."""
+    """Return the names of the attention projections of the text stack."""
     inside = {id(module) for module in stack.modules()}
     found = [
         path

@@ -1,4 +1,4 @@
-"""The configuration of ViZer: how a captioner learns from images alone."""
+"""The configuration of ViZer, which trains a captioner on images alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -44,46 +44,49 @@ _RANGES: Mapping[str, Range] = {
 }
 
 _HELD_OUT = Range(2, hint="Hold out at least 2: the score compares them")
-"""Checked after `_RANGES`, which has a hint of its own for 0 and less."""
+"""Checked after `_RANGES`, which has its own hint for values up to 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VizerConfig:
-    """Settings of both phases; the defaults are the specification's where it names any.
+    """Settings of both phases; defaults are those of the specification if it gives any.
 
     Attributes:
         method: one of `METHODS`.
-        question: what the model is asked about each image.
-        through: how phase B learns, one of `WAYS`.
-        loss: `cosine` is the paper's, over centred features; `infonce` adds the other images of the
-            batch as negatives, so that a constant answer does not pay.
-        centre: subtract the mean of the image features; False is the paper's loss to the letter.
-        mapper_images: images of phase A.
-        mapper_width: of the mapper's hidden layer.
-        mapper_epochs: passes over the vectors of phase A; they are computed once.
-        mapper_learning_rate: of AdamW in phase A.
-        mapper_temperature: at which the model writes captions in phase A (0: greedy); None: 0, and
-            1 through words, where the mapper must hear more than habits.
-        images: images of phase B; 0 takes all that are given.
-        epochs: passes over them.
-        learning_rate: of AdamW on LoRA; warmed up over 3 % and then a cosine to 0.
-        batch: images of a step.
-        rank: of LoRA, on the query, key, value and output projections of the text stack.
-        alpha: of LoRA: updates are scaled by alpha / rank.
-        dropout: of LoRA's inputs.
-        temperature: at which captions are written in phase B; through words 0 means 1.
-        samples: captions of an image that are compared, through words.
-        kappa: weight of KL(adapted || base) at the caption's tokens; None: 0.05, and 3 through
-            words, where a small weight loses words that the mapper does not protect.
-        temperature_scale: of `infonce`.
-        longest: tokens of a caption.
-        held_out: images that are never trained on; captions of these decide when to stop.
-        evaluate_every: steps between two looks at them.
-        patience: looks without a better score before training ends.
-        shuffle: pair each image with the features of another: the control that must not help.
-        seed: of everything that is drawn.
-        device: where to train; `auto` takes the first GPU.
-        checkpoint_minutes: between two checkpoints.
+        question: the question for each image.
+        through: the training signal of phase B, one of `WAYS`.
+        loss: `cosine` is that of the paper, over centered features; `infonce` adds the other images
+            of the batch as negatives, so that a constant output has a high loss.
+        centre: whether to subtract the mean of the image features; False is exactly the loss of the
+            paper.
+        mapper_images: number of images in phase A.
+        mapper_width: size of the mapper's hidden layer.
+        mapper_epochs: passes over the vectors of phase A, which are computed once.
+        mapper_learning_rate: learning rate of AdamW in phase A.
+        mapper_temperature: temperature of captions in phase A (0: greedy); None is 0, or 1 through
+            words, where the mapper needs varied captions.
+        images: number of images in phase B; 0 uses all.
+        epochs: passes over the images of phase B.
+        learning_rate: learning rate of AdamW on LoRA; a warm-up over 3 % of the steps, then a
+            cosine to 0.
+        batch: number of images in a step.
+        rank: rank of LoRA, on the query, key, value and output projections of the text stack.
+        alpha: scale of LoRA: updates are scaled by alpha / rank.
+        dropout: dropout of LoRA's inputs.
+        temperature: temperature of captions in phase B; through words 0 means 1.
+        samples: number of captions of an image that are compared, through words.
+        kappa: weight of KL(adapted || base) at the caption's tokens; None is 0.05, or 3 through
+            words, where a small KL weight loses words that do not affect the mapper's score.
+        temperature_scale: temperature of `infonce`.
+        longest: largest number of tokens of a caption.
+        held_out: number of images that are never trained on; their captions decide when to stop.
+        evaluate_every: steps between two evaluations.
+        patience: evaluations without a better score before training ends.
+        shuffle: whether to pair each image with the features of another one: a control experiment
+            that must not improve captions.
+        seed: seed of all random numbers.
+        device: device for training; `auto` uses the first GPU.
+        checkpoint_minutes: minutes between two checkpoints.
     """
 
     method: str = "g"
@@ -132,11 +135,11 @@ class VizerConfig:
 
     @property
     def kl_weight(self) -> float:
-        """`kappa`, or what stands for it."""
+        """The value of `kappa`, or its default."""
         return (3.0 if self.through == "words" else 0.05) if self.kappa is None else self.kappa
 
     @property
     def mapper_sampling(self) -> float:
-        """`mapper_temperature`, or what stands for it."""
+        """The value of `mapper_temperature`, or its default."""
         default = 1.0 if self.through == "words" else 0.0
         return default if self.mapper_temperature is None else self.mapper_temperature

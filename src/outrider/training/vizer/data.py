@@ -1,4 +1,4 @@
-"""The images of a ViZer run: which are for what, and those that can not be used."""
+"""The images of a ViZer run: assigns them to phases, and leaves out unusable ones."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ from outrider.training.vizer.captioner import ImageBatch, TrainableCaptioner
 from outrider.training.vizer.config import VizerConfig
 
 Say = Callable[[str], None]
-"""Told of progress, a line at a time."""
+"""Called with each line of progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image that is read when it is needed, and its caption where one is given."""
+    """An image that is read on demand, with its caption if one is given."""
 
     path: Path
     caption: str | None = None
 
     def image(self) -> Any:
-        """The RGB image. Raises `OptionError` for a bad file."""
+        """Read the image in RGB. Raises `OptionError` for a bad file."""
         from outrider.inputs.images.files import read_image
 
         return read_image(self.path)
@@ -33,7 +33,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Examples of each phase; held-out ones are in neither."""
+    """The examples of each phase; held-out ones are in neither."""
 
     held_out: list[Example]
     mapper: list[Example]
@@ -41,10 +41,10 @@ class Split:
 
     @classmethod
     def of(cls, examples: Sequence[Example], config: VizerConfig) -> "Split":
-        """A split that depends on the seed and the names alone.
+        """Split the examples; the result depends only on the seed and the names.
 
         Raises:
-            OptionError: too few examples for a step beside those held out.
+            OptionError: too few examples remain for a step after those held out.
         """
         order = sorted(examples, key=lambda e: str(e.path))
         Random(f"vizer {config.seed}").shuffle(order)
@@ -66,12 +66,12 @@ class Split:
 
 @dataclass(slots=True)
 class Gallery:
-    """Shows images to a model. One that can not be used is left out, and costs no other anything.
+    """Encodes images with a model. An unusable image is left out without affecting others.
 
     Attributes:
         subject: the model.
-        say: told of each image that is left out, once.
-        left_out: why, by the name of the file.
+        say: called once for each image that is left out.
+        left_out: the reasons, by the name of the file.
     """
 
     captioner: TrainableCaptioner
@@ -79,7 +79,9 @@ class Gallery:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def evaluation(self, examples: Sequence[Example]) -> tuple[list[Example], ImageBatch | None]:
-        """The examples that the model has seen, and what it saw; None where there are none."""
+        """Return the examples that the model could encode, and the encoded images; None if there
+        are none.
+        """
         kept, images = list[Example](), list[Any]()
         for example in examples:
             try:
@@ -90,7 +92,9 @@ class Gallery:
                 kept.append(example)
         try:
             return kept, self.captioner.evaluation(images) if images else None
-        except OptionError:  # of one of them: a side is too long, or the like
+        except (
+            OptionError
+        ):  # one of them can not be encoded, for example because a side is too long
             taken = [self._takes(e, image) for e, image in zip(kept, images, strict=True)]
             if all(taken):
                 raise
@@ -114,16 +118,17 @@ class Gallery:
 
 
 def fingerprint(examples: Sequence[Example], *, captions: bool) -> str:
-    """Of the names of images, and of their captions where these are read."""
+    """Hash the names of images, and their captions if these are used."""
     lines = sorted([str(e.path), e.caption if captions else None] for e in examples)
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16]
 
 
 def read_captions(file: Path) -> Iterator[Example]:
-    """Examples of a file of JSON lines, `{"image": ..., "caption": ...}`; paths are relative to it.
+    """Yield the examples of a file of JSON lines, `{"image": ..., "caption": ...}`; paths are
+    relative to it.
 
     Raises:
-        OptionError: there is no such file, or a line is something else.
+        OptionError: the file does not exist, or a line has another form.
     """
     for number, line in numbered_lines(file, hint="Give JSON lines"):
         try:

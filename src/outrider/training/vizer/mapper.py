@@ -1,9 +1,9 @@
-"""ViZer's mapper: from what a text stack makes of a caption to the features of its image.
+"""ViZer's mapper: from hidden states of a caption in the text stack to the features of its image.
 
-Unifying Vision-Language Latents for Zero-label Image Caption Enhancement (arXiv 2510.12931):
-`h` is an MLP of two layers, and the loss is 1 - cos(F, h(H)), F being the mean of the image's
-features and H that of the last hidden states over the caption's tokens. The features' own mean is
-taken off first: without that, and without negatives, the mean image is a good answer to everything.
+Unifying Vision-Language Latents for Zero-label Image Caption Enhancement (arXiv 2510.12931): `h` is
+an MLP of two layers, and the loss is 1 - cos(F, h(H)), where F is the mean of the image's features
+and H the mean of the last hidden states over the caption's tokens. The mean of all features is
+subtracted first: otherwise, and without negatives, the mean image has a low loss for every caption.
 """
 
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ _BATCH = 64
 
 
 class Mapper(nn.Module):
-    """`h`: norm, a hidden layer, GELU, and out into the space of image features.
+    """`h`: norm, a hidden layer, GELU, and an output layer to image features.
 
     Args:
-        hidden: width of the text stack.
-        width: of the hidden layer.
-        features: width of image features.
+        hidden: size of the hidden states of the text stack.
+        width: size of the hidden layer.
+        features: size of the image features.
     """
 
     def __init__(self, hidden: int, width: int, features: int) -> None:
@@ -38,11 +38,11 @@ class Mapper(nn.Module):
         self.centre = nn.Buffer(torch.zeros(features))
 
     def forward(self, states: Float[Tensor, "n hidden"]) -> Float[Tensor, "n features"]:
-        """Unit vectors."""
+        """Map hidden states to unit vectors."""
         return F.normalize(self.outer(F.gelu(self.inner(self.norm(states)))), dim=-1)
 
     def aims(self, features: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
-        """What it should answer: centred image features as unit vectors."""
+        """Return the targets: centered image features as unit vectors."""
         return F.normalize(features - self.centre, dim=-1)
 
     def loss(
@@ -51,7 +51,7 @@ class Mapper(nn.Module):
         features: Float[Tensor, "n features"],
         config: VizerConfig,
     ) -> Tensor:
-        """The mean over a batch."""
+        """Return the mean loss over a batch."""
         caption_states, seen = self(states), self.aims(features)
         if config.loss == "infonce":
             return info_nce(seen, caption_states, 1 / config.temperature_scale)
@@ -60,7 +60,7 @@ class Mapper(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """Phase A's data: what was said of each image, and what was seen.
+    """Data of phase A: vectors of captions and of their images.
 
     Attributes:
         states: `[n, hidden]` means over a caption's tokens.
@@ -74,14 +74,14 @@ class Vectors:
         return len(self.states)
 
     def part(self, rows: Tensor | slice) -> "Vectors":
-        """Some of them."""
+        """Return the given rows."""
         return Vectors(self.states[rows], self.features[rows])
 
 
 def train_mapper(
     vectors: Vectors, config: VizerConfig, held_out: Vectors
 ) -> tuple[Mapper, dict[str, float]]:
-    """Fit a mapper; returns it with its figures on `held_out`, before and after."""
+    """Fit a mapper; return it with its figures on `held_out`, before and after."""
     draw = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -117,7 +117,9 @@ def train_mapper(
 
 @torch.no_grad()
 def mapper_figures(mapper: Mapper, vectors: Vectors, config: VizerConfig) -> dict[str, float]:
-    """Loss, mean cosine and in-batch retrieval; what a constant answer scores, to compare with."""
+    """Return loss, mean cosine and in-batch retrieval, and those of a constant output for
+    comparison.
+    """
     caption_states, seen = mapper(vectors.states), mapper.aims(vectors.features)
     constant = F.normalize(seen.mean(dim=0), dim=-1)
     found = retrieval_rate(caption_states, seen, min(RETRIEVAL_BATCH, len(caption_states)))
@@ -131,7 +133,7 @@ def mapper_figures(mapper: Mapper, vectors: Vectors, config: VizerConfig) -> dic
 
 
 RETRIEVAL_BATCH = 32
-"""Images among which a caption is to find its own."""
+"""Number of images in a batch for retrieval."""
 
 
 def _pair(vectors: Vectors) -> tuple[Tensor, Tensor]:

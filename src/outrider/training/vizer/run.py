@@ -1,4 +1,4 @@
-"""`outrider train vizer`: a folder of images in, an adapter out. Interrupted runs go on."""
+"""`outrider train vizer`: trains an adapter from a folder of images; interrupted runs continue."""
 
 import json
 import time
@@ -45,16 +45,16 @@ _LOOKED_AT_ONCE = 32
 
 @dataclass(slots=True)
 class _Progress:
-    """Where phase B is.
+    """The progress of phase B.
 
     Attributes:
-        step: steps done.
-        seconds: that they took.
-        base: score of the base.
-        best: of the looks after it, whose adapter is kept; None before the first.
-        best_step: when that was.
-        stale: looks since the last score above all before it, the base's included.
-        done: whether there were too many of them.
+        step: number of steps done.
+        seconds: their duration.
+        base: score of the base model.
+        best: best score of the later evaluations, whose adapter is kept; None before the first.
+        best_step: step of the best score.
+        stale: evaluations since the last new maximum, including the score of the base.
+        done: whether `stale` has reached the limit.
     """
 
     step: int = 0
@@ -67,11 +67,11 @@ class _Progress:
 
     @property
     def helped(self) -> bool:
-        """Whether a look was better than the base."""
+        """Whether an evaluation was better than the base."""
         return self.best is not None and self.best > self.base
 
     def judge(self, score: float) -> bool:
-        """Take a look's score; whether its adapter is the one to keep."""
+        """Record the score of an evaluation; return whether to keep its adapter."""
         keep = self.best is None or score > self.best
         rose = score > self.base and keep
         self.stale = 0 if rose else self.stale + 1
@@ -86,11 +86,11 @@ class VizerRun:
 
     Attributes:
         subject: the model with LoRA.
-        split: its images.
-        folder: checkpoints, curve, card and adapter lie here.
-        say: told of progress.
-        stop: asked between two steps.
-        gallery: reads images, and knows which were left out.
+        split: the images.
+        folder: folder of checkpoints, curve, card and adapter.
+        say: called with each line of progress.
+        stop: the stop signal, checked between two steps.
+        gallery: encodes images, and records those left out.
     """
 
     captioner: TrainableCaptioner
@@ -103,13 +103,13 @@ class VizerRun:
 
     @property
     def config(self) -> VizerConfig:
-        """Its settings."""
+        """The settings of the model."""
         return self.captioner.config
 
     # -- phase A --------------------------------------------------------------------------------
 
     def mappers(self) -> Mappers:
-        """Collect what captions and images are, and fit both mappers."""
+        """Collect vectors of captions and images, and fit both mappers."""
         given = self.config.method == "gt"
         data = self._vectors("mapper", self.split.mapper, given)
         held_out = self._vectors("held_out", self.split.held_out, given)
@@ -167,7 +167,7 @@ class VizerRun:
     # -- phase B --------------------------------------------------------------------------------
 
     def adapt(self, mappers: Mappers) -> dict[str, Any]:
-        """Train LoRA until the images are used up, or the score no longer rises."""
+        """Train LoRA until the images are used up or the score stops rising."""
         config, captioner = self.config, self.captioner
         per_epoch = len(self.split.adapt) // config.batch
         steps = per_epoch * config.epochs
@@ -210,7 +210,7 @@ class VizerRun:
         return order[at * self.config.batch : (at + 1) * self.config.batch]
 
     def _look(self, judge: Mapper, at: _Progress, base: list[str] | None = None) -> list[str]:
-        """Judge captions of held-out images; keep the adapter if they are the best so far."""
+        """Score captions of held-out images; keep the adapter if the score is the best so far."""
         evaluation = evaluate_again(self.captioner, judge, self._held_out(), base)
         self._note({"step": at.step, "seconds": at.seconds, **evaluation.figures})
         shown = "  ".join(f"{k} {v:.4f}" for k, v in evaluation.figures.items())
@@ -226,7 +226,7 @@ class VizerRun:
         return evaluation.captions
 
     def _held_out(self) -> Iterator[ImageBatch]:
-        """Read anew for each look: all at once would need much memory."""
+        """Encode held-out images again for each evaluation, to save memory."""
         images = self.split.held_out
         for start in range(0, len(images), _LOOKED_AT_ONCE):
             _, image_batch = self.gallery.evaluation(images[start : start + _LOOKED_AT_ONCE])
@@ -241,7 +241,7 @@ class VizerRun:
             file.write(json.dumps({k: round(v, 6) for k, v in row.items()}) + "\n")
 
     def _cut_curve(self, step: int) -> None:
-        """Forget what was noted after the checkpoint: it is done again."""
+        """Remove entries of the curve after the checkpoint; these steps are repeated."""
         file = self.folder / "curve.jsonl"
         if not file.is_file():
             return
@@ -250,7 +250,7 @@ class VizerRun:
         file.write_text("".join(kept), encoding="utf-8")
 
     def _pause(self, save: Callable[[], None]) -> None:
-        """Save when it is time to, or when a stop is asked for."""
+        """Save a checkpoint if it is due or a stop is requested."""
         late = time.monotonic() - self._saved > 60 * self.config.checkpoint_minutes
         if late or self.stop.asked:
             save()
@@ -260,7 +260,7 @@ class VizerRun:
 
 
 class _Trained(nn.Module):
-    """LoRA's parameters under names that checkpoints can spell."""
+    """LoRA's parameters under names that are valid in checkpoints."""
 
     def __init__(self, captioner: TrainableCaptioner) -> None:
         super().__init__()
@@ -270,7 +270,7 @@ class _Trained(nn.Module):
 
 
 def _joined(rows: dict[str, list[torch.Tensor]], done: int) -> dict[str, torch.Tensor]:
-    """Rows, and of how many images they are what could be used."""
+    """Join rows, and add the number of images that could be used."""
     return {k: torch.cat(tensors) for k, tensors in rows.items()} | {"done": torch.tensor(done)}
 
 
@@ -283,14 +283,15 @@ def train_vizer(
 ) -> dict[str, Any]:
     """Train an adapter for `model` and write it to `out/adapter`, in peft's format.
 
-    An interrupted run goes on when it is started again with the same settings.
+    An interrupted run continues if it is started again with the same settings.
 
     Returns:
-        What `out/run.json` says: settings, figures of both phases, seconds.
+        The content of `out/run.json`: settings, figures of both phases, seconds.
 
     Raises:
-        OptionError: too few images, captions that are missing, or another run's folder.
-        CheckpointError: a model that can not be trained.
+        OptionError: there are too few images, captions are missing, or the folder belongs to
+            another run.
+        CheckpointError: the model can not be trained.
         TrainingStopped: after a stop signal, with a checkpoint written.
     """
     _check(examples, config)

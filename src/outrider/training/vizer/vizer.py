@@ -1,18 +1,19 @@
-"""ViZer: a captioner that improves from images alone (arXiv 2510.12931).
+"""ViZer: improves a captioner with images alone (arXiv 2510.12931).
 
-Phase A trains a mapper from the hidden states of captions to the features of their images, the
-model frozen. Phase B trains LoRA on the model, the mapper frozen, so that what it says of an image
-lies nearer to what it sees of it. Captions of phase B are the model's own; no label is read.
+Phase A trains a mapper from the hidden states of captions to the features of their images; the
+model is frozen. Phase B trains LoRA on the model with a frozen mapper, so that the mapped hidden
+states of a caption get closer to the features of its image. Captions of phase B are the model's
+own; no label is read.
 
-Through words (`VizerConfig.through`) the mapper reads captions as text alone, and samples that it
-finds nearer to their image become likelier. That is not the paper's; on the captioner that ships it
-is what works (docs/vizer.md).
+Through words (`VizerConfig.through`), the mapper reads captions as plain text, and training
+increases the probability of samples that it maps closer to their image. This is not in the paper,
+but on the captioner that ships with Outrider only this way works (docs/vizer.md).
 
-Two ways to go wrong are watched. A mapper may answer the mean image to everything: features are
-centred, and in-batch retrieval is reported. And LoRA may copy what it sees into hidden states
-without better words: so captions of held-out images are read again as mere text, by the base, and
-a second mapper, which has only ever read text, says how well they tell of their images. That score
-decides when to stop and which adapter is kept.
+Two failures are monitored. First, a mapper may output the mean image for everything: therefore
+features are centered, and in-batch retrieval is reported. Second, LoRA may copy image features into
+hidden states without better captions: therefore the base reads captions of held-out images again as
+plain text, and a second mapper, trained only on text, scores how well they describe their images.
+This score decides when to stop and which adapter is kept.
 """
 
 import math
@@ -38,12 +39,12 @@ _CLIP = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Mappers:
-    """What phase A leaves.
+    """The results of phase A.
 
     Attributes:
-        guide: reads captions as phase B does; its loss is what LoRA is trained by.
-        judge: reads captions as text alone; its score decides when to stop.
-        figures: of both, on held-out images.
+        guide: mapper for captions as read in phase B; its loss trains LoRA.
+        judge: mapper for captions read as plain text; its score decides when to stop.
+        figures: metrics of both on held-out images.
     """
 
     guide: Mapper
@@ -61,10 +62,10 @@ def collect(
     captions: Sequence[str] | None,
     first: int,
 ) -> tuple[Vectors, Vectors]:
-    """What the guide and the judge are to learn from some images: numbers `first` and after.
+    """Collect training data for guide and judge from images with numbers from `first` on.
 
-    Captions that are given are read as text by both (ViZer_GT). The model's own are read with
-    their image by the guide (ViZer_G), and as text by the judge.
+    Given captions are read as text for both (ViZer_GT). The model's own captions are read with
+    their image for the guide (ViZer_G), and as text for the judge.
     """
     config = captioner.config
     if captions is None:
@@ -83,7 +84,7 @@ def collect(
 
 @torch.no_grad()
 def read_as_text(captioner: TrainableCaptioner, captions: Sequence[Sequence[int]]) -> Tensor:
-    """`[n, hidden]` what the base makes of captions when it sees no image."""
+    """Return `[n, hidden]` hidden states of captions that the base reads without an image."""
     question = captioner.question
     with captioner.as_base():
         return captioner.read([question] * len(captions), captions).states
@@ -92,7 +93,7 @@ def read_as_text(captioner: TrainableCaptioner, captions: Sequence[Sequence[int]
 def fit_mappers(
     data: tuple[Vectors, Vectors], held_out: tuple[Vectors, Vectors], config: VizerConfig
 ) -> Mappers:
-    """Phase A over vectors that were collected."""
+    """Fit both mappers on collected vectors."""
     if config.shuffle:
         data = shuffled(data[0], config), shuffled(data[1], config)
     guide, guide_figures = train_mapper(data[0], config, held_out[0])
@@ -101,7 +102,9 @@ def fit_mappers(
 
 
 def shuffled(vectors: Vectors, config: VizerConfig) -> Vectors:
-    """Each caption with the features of another image: nothing can be learned from these."""
+    """Pair each caption with the features of another image, as a control: nothing can be
+    learned.
+    """
     turn = torch.Generator().manual_seed(config.seed + 1)
     order = torch.randperm(len(vectors), generator=turn).to(vectors.features.device)
     return replace(vectors, features=vectors.features[order])
@@ -111,7 +114,7 @@ def shuffled(vectors: Vectors, config: VizerConfig) -> Vectors:
 
 
 def learning_rate(config: VizerConfig, step: int, steps: int) -> float:
-    """Warmed up over 3 % of the steps, then a cosine to 0."""
+    """Return the learning rate: warm-up over 3 % of the steps, then a cosine to 0."""
     warm = max(1, round(_WARM_UP * steps))
     if step < warm:
         return config.learning_rate * (step + 1) / warm
@@ -120,7 +123,7 @@ def learning_rate(config: VizerConfig, step: int, steps: int) -> float:
 
 
 def make_optimizer(captioner: TrainableCaptioner) -> torch.optim.Optimizer:
-    """AdamW over LoRA alone."""
+    """Build AdamW for the parameters of LoRA."""
     return torch.optim.AdamW(list(captioner.trained.values()), lr=0.0, weight_decay=_WEIGHT_DECAY)
 
 
@@ -134,10 +137,10 @@ def adapt_step(
     step: int,
     steps: int,
 ) -> dict[str, float]:
-    """One step of phase B over some images; `captions` are for the method `labels` alone.
+    """Run one step of phase B over some images; only the method `labels` uses `captions`.
 
     Raises:
-        LogitsError: the loss or its gradient is not finite. No weight has been changed.
+        LogitsError: the loss or its gradient is not finite. No weight is changed.
     """
     config = captioner.config
     if config.shuffle:
@@ -166,14 +169,14 @@ def adapt_step(
 def _alignment(
     captioner: TrainableCaptioner, guide: Mapper, image_batch: ImageBatch, step: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """The guide's loss over hidden states, as in the paper: 1 - cos(F, h(H))."""
+    """Return the guide's loss over hidden states, as in the paper: 1 - cos(F, h(H))."""
     config = captioner.config
     ids = captioner.write(
         image_batch.prompts, temperature=config.temperature, seed=_seed(config, step)
     )
     caption_states = _read_in_training(captioner, image_batch.prompts, ids, step)
     align = guide.loss(caption_states.states, image_batch.features, config)
-    if not config.kl_weight:  # nobody else asks for logits of the whole vocabulary
+    if not config.kl_weight:  # then logits of the whole vocabulary are not needed
         return align, {"align": float(align.detach()), "drift": 0.0}
     loss, drift = _held(
         captioner, align, captioner.logits(caption_states), image_batch.prompts, ids
@@ -184,10 +187,12 @@ def _alignment(
 def _preference(
     captioner: TrainableCaptioner, judge: Mapper, image_batch: ImageBatch, step: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """Samples that the judge, reading text alone, finds nearer to the image become likelier.
+    """Return a loss that favors samples that the judge, reading plain text, maps closer to the
+    image.
 
-    The gradient of the expected score by REINFORCE, each sample against the mean of the others
-    of its image (leave one out; Kool et al. 2019). Nothing can be gained but by words.
+    The gradient of the expected score by REINFORCE, each sample against the mean of the other
+    samples of its image (leave one out; Kool et al. 2019). Only the words of a caption affect the
+    score.
     """
     config, count = captioner.config, captioner.config.samples
     prompts = [prompt for prompt in image_batch.prompts for _ in range(count)]
@@ -206,8 +211,10 @@ def _preference(
 
 
 def _scores(told: Tensor, seen: Tensor, config: VizerConfig) -> Tensor:
-    """How near each caption is to its image, `[images * samples]`; with `infonce`, how much nearer
-    than to the other images of the batch: its log-probability among them."""
+    """Score the similarity of each caption and its image, `[images * samples]`.
+
+    With `infonce`, the score is the log-probability of the image among the images of the batch.
+    """
     own = torch.arange(len(seen), device=seen.device).repeat_interleave(config.samples)
     near = told @ seen.T
     if config.loss == "infonce":
@@ -218,7 +225,7 @@ def _scores(told: Tensor, seen: Tensor, config: VizerConfig) -> Tensor:
 def _likelihood(
     captioner: TrainableCaptioner, image_batch: ImageBatch, ids: Sequence[Sequence[int]], step: int
 ) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy of given captions and their ends."""
+    """Return the cross-entropy of given captions and their ends."""
     caption_states = _read_in_training(captioner, image_batch.prompts, ids, step)
     tokens = sum(max(len(row), 1) + _is_whole(captioner, row) for row in ids)
     loss = -_log_likelihoods(captioner, captioner.logits(caption_states), ids, 1.0).sum() / tokens
@@ -231,7 +238,7 @@ def _read_in_training(
     ids: Sequence[Sequence[int]],
     step: int,
 ) -> CaptionStates:
-    """`read` with LoRA's dropout, drawn by the step, so that a resumed run draws the same."""
+    """Run `read` with LoRA's dropout, seeded by the step, so that a resumed run is identical."""
     torch.manual_seed(_seed(captioner.config, step))
     with captioner.dropping_out():
         return captioner.read(prompts, ids)
@@ -240,7 +247,9 @@ def _read_in_training(
 def _log_likelihoods(
     captioner: TrainableCaptioner, logits: Tensor, ids: Sequence[Sequence[int]], temperature: float
 ) -> Tensor:
-    """`[n]` of each caption with its end, which one that was cut at the longest has not."""
+    """Return `[n]` log-likelihoods of captions with their ends; captions cut to the longest length
+    have no end.
+    """
     end = captioner.end
     rows = [[*(row or [end]), end] for row in ids]
     labels = torch.tensor([token for row in rows for token in row], device=logits.device)
@@ -261,12 +270,14 @@ def _held(
     prompts: Sequence[Prompt],
     ids: Sequence[Sequence[int]],
 ) -> tuple[Tensor, float]:
-    """`loss` with what it costs to lead away from the base's words: kappa KL(adapted || base)."""
+    """Add the penalty for a change of the base's distribution to `loss`: kappa KL(adapted ||
+    base).
+    """
     if not captioner.config.kl_weight:
         return loss, 0.0
     with torch.no_grad(), captioner.as_base():
         base = captioner.logits(captioner.read(prompts, ids))
-    drift = F.kl_div(  # which takes its arguments the other way round
+    drift = F.kl_div(  # its arguments are in reverse order
         base.log_softmax(dim=-1),
         logits.log_softmax(dim=-1),
         log_target=True,
@@ -280,12 +291,12 @@ def _held(
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Held-out captions after some steps, and what they are worth.
+    """Captions of held-out images after some steps, and their scores.
 
     Attributes:
-        score: mean cosine of the judge's reading of the text with the image; higher is better.
-        figures: the same with retrieval, length, diversity and the share that has changed.
-        captions: the texts.
+        score: mean cosine of the text, mapped by the judge, and the image; higher is better.
+        figures: the score with retrieval, length, diversity and the share of changed captions.
+        captions: texts of the captions.
     """
 
     score: float
@@ -303,7 +314,7 @@ def evaluate_again(
     """Write greedy captions of held-out images and read them as text.
 
     Raises:
-        OptionError: there are not as many images as `base` has captions.
+        OptionError: the number of images differs from the number of captions of `base`.
     """
     ids: list[list[int]] = []
     states, features = [], []
