@@ -1,8 +1,8 @@
-"""What the conformance kits raise."""
+"""The error of the conformance tests."""
 
 
 class ConformanceError(AssertionError):
-    """A point of a contract does not hold. `str(error)` is one line."""
+    """A point of a contract is violated. `str(error)` is one line."""
 
 
 def require(holds: bool, problem: str) -> None:

@@ -122,7 +122,7 @@ def indexed(
     text."""
     prompt = request.prompt.token_ids
     index = NGramIndex(lengths, occurrence)
-    if isinstance(old, LookupState) and old.index.is_like(index):  # otherwise it belongs to another drafter
+    if isinstance(old, LookupState) and old.index.is_like(index):  # same drafter
         index = old.index if goes_on(prompt, old.index.text) else index
     index.extend(prompt[len(index.text) :])
     return index

@@ -141,7 +141,7 @@ class TokenRecycling:
         cut, flat, k = self.template.cut(nodes, budget.depth), memory.flat, memory.k
         found = np.empty(len(cut) + 1, dtype=np.int64)
         found[0] = last
-        for at, above, ranks in cut.gathers:  # an unknown token, -1, selects the row of unknown tokens
+        for at, above, ranks in cut.gathers:  # -1 selects the row of unknown tokens
             found[at] = flat.take(found.take(above) * k + ranks)
         tokens, parents = found[1:], cut.parents
         keep = _writable(tokens, parents, state.ends)
