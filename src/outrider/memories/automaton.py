@@ -63,9 +63,9 @@ class SuffixStates(ABC):
 
         The first occurrence of the longest match is used, unless fewer than `wanted` of the `known`
         tokens follow it. In that case the links lead to shorter suffixes, which occur earlier. Two
-        rules differ from the paper: a match that is as long as its continuation is a loop and is
-        kept (the copy continues with itself); and if no suffix is followed by enough tokens, the
-        longest match is kept as well.
+        rules differ from the paper: a match that is at least as long as its continuation is a loop
+        and is kept (the copy continues with itself); and if no suffix is followed by enough tokens,
+        the longest match is kept as well.
 
         Args:
             state: the state of the match.
@@ -76,6 +76,7 @@ class SuffixStates(ABC):
 
         Returns:
             The position after the occurrence, and the length of the match there.
+
         """
         first = place = self.firsts[state]
         if known - first <= length:

@@ -184,8 +184,8 @@ def open_store(
 
 
 def check_together(path: Path, belong: bool) -> None:
-    """Raise `StoreError` if `belong`, whether the arrays of the store at `path` are consistent, is
-    false."""
+    """Raise `StoreError` unless `belong` is true: the arrays of the store at `path` fit
+    together."""
     if not belong:
         raise StoreError(f"{path} is damaged: its arrays are of different stores", hint=_AGAIN)
 

@@ -111,7 +111,7 @@ class SuffixTrie:
                 self._open(text)
             text.last = self._states.grow(text.last, token, 0)
             text.state, text.length = self._step(text.state, text.length, token)
-            text.tokens.append(token)  # appended last: eviction needs counted tokens only
+            text.tokens.append(token)  # only after `grow`: eviction needs tokens with states
             self._count(text.state, 1)
             self.num_tokens += 1
             while self.num_tokens > self.max_tokens:

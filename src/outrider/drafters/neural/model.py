@@ -86,7 +86,7 @@ class ModelDrafter:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its own name."""
+        """Its own name only: all its drafts are counted under it."""
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "ModelDrafter":

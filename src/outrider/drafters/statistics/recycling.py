@@ -85,7 +85,7 @@ class TokenRecycling:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its own name."""
+        """Its own name only: all its drafts are counted under it."""
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "TokenRecycling":
