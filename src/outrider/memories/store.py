@@ -20,7 +20,7 @@ from outrider.core.errors import StoreError, VocabularyError
 from outrider.core.values import JsonValue
 
 Document = Sequence[int] | NDArray[np.int32]
-"""Token ids of one text."""
+"""Token ids of one document."""
 
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays of a store by name; each has its own integer type."""

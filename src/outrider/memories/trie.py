@@ -99,7 +99,7 @@ class SuffixTrie:
         return self._states.num_states
 
     def is_like(self, other: "SuffixTrie") -> bool:
-        """Whether both have the same limits."""
+        """Whether both tries have the same depth and the same token limit."""
         return (self.depth, self.max_tokens) == (other.depth, other.max_tokens)
 
     # -- texts ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ _LENGTH = Range(1, hint="Draft at least 1 token, or use mode none")
 
 @dataclass(frozen=True, slots=True)
 class FixedLength:
-    """Draft a chain of `num_speculative_tokens` every round."""
+    """Requests a chain of `num_speculative_tokens` tokens in every round."""
 
     num_speculative_tokens: int = 5
 

@@ -56,7 +56,8 @@ def two_tiers(target: CostCurve, draft: float, accept: float) -> Windows:
 
 
 def three_tiers(target: CostCurve, qualifier: CostCurve, draft: float, chances: Chances) -> Windows:
-    """The best pair of lengths for a pyramid."""
+    """The best pair of lengths for a pyramid: qualified tokens, and drafted tokens per inner
+    round."""
     return _best(
         Windows((wide, deep), _pyramid_speed(target, qualifier, draft, chances, wide, deep))
         for wide in range(1, LONGEST_QUALIFIED + 1)

@@ -58,7 +58,7 @@ class Sampler:
         self._kernel: kernels.PlainSampler | None = None
 
     def for_sample(self, sample: int) -> "Sampler":
-        """The same sampler with the noise of another sample."""
+        """The same settings with the noise of another sample of the prompt."""
         other = copy(self)
         other.sample, other._kernel = sample, None
         return other

@@ -24,11 +24,11 @@ class Support:
     scores: Float[Tensor, " kept"]
 
     def probabilities(self) -> Float[Tensor, " kept"]:
-        """Their probabilities, float64, which sum to one."""
+        """The probabilities of the candidates, float64, which sum to one."""
         return torch.softmax(self.scores.double(), dim=-1)
 
     def probs(self, vocab_size: int) -> Float[Tensor, " vocab"]:
-        """The whole distribution, zero outside the support."""
+        """The distribution over the whole vocabulary, zero outside the support."""
         probs = torch.zeros(vocab_size, dtype=torch.float64)
         probs[self.ids] = self.probabilities()
         return probs

@@ -6,6 +6,6 @@ class ConformanceError(AssertionError):
 
 
 def require(holds: bool, problem: str) -> None:
-    """Raise `ConformanceError` with `problem` unless `holds`."""
+    """Raise `ConformanceError` with the message `problem` unless `holds` is true."""
     if not holds:
         raise ConformanceError(problem)

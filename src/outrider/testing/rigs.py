@@ -87,7 +87,7 @@ def stage(
 
 
 def undrafted(whole: Stage) -> Stage:
-    """The same target without a drafter."""
+    """The same target with the drafter that proposes nothing."""
     return replace(whole, drafter=NoDrafter(), policy=FixedLength(1))
 
 

@@ -76,7 +76,7 @@ class Lookup(Copier[LookupState]):
 
     @property
     def lengths(self) -> range:
-        """The lengths of n-grams, longest first."""
+        """The lengths of the n-grams that are looked up, longest first."""
         return range(self.max_ngram, self.min_ngram - 1, -1)
 
     @property

@@ -114,7 +114,7 @@ class TokenRecycling:
         return [self._draft(*parts) for parts in zip(states, tails, budgets, strict=True)]
 
     def observe(self, states: Sequence[RecyclingState], verified: Sequence[Verified]) -> None:
-        """Learn every row of the target."""
+        """Learn the rows of the target, including rows of rejected nodes."""
         for state, seen in zip(states, verified, strict=True):
             if seen.tier == "target" and seen.verdict.error is None:
                 self._learn(state, seen)
