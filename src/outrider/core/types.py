@@ -98,7 +98,6 @@ class Prompt:
             token has the same position on all axes, and generated tokens continue from there.
         image_prompt: images and a question. `token_ids` are then the question alone, which models
             without a vision encoder read.
-
     """
 
     token_ids: tuple[int, ...]
@@ -241,7 +240,6 @@ class Draft:
         samples: per node, the numbers (in draw order) of the independent continuations that pass
             through it, for rules that judge continuations (`KSeq`). None: each node is a sample of
             its own.
-
     """
 
     tokens: IntArray

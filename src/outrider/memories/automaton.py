@@ -76,7 +76,6 @@ class SuffixStates(ABC):
 
         Returns:
             The position after the occurrence, and the length of the match there.
-
         """
         first = place = self.firsts[state]
         if known - first <= length:
