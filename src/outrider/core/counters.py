@@ -29,7 +29,7 @@ class ReadingRecord(Protocol):
     """The record of which parts of a long input were read (`context.reading.Reading`)."""
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """Plain numbers for JSON."""
+        """Convert to values that JSON can represent."""
         ...
 
 

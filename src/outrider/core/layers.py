@@ -133,7 +133,7 @@ class LayerSet:
 
     @property
     def is_everything(self) -> bool:
-        """Whether nothing is skipped."""
+        """Whether the set contains all halves of all layers."""
         return self.num_halves == 2 * self.num_layers
 
     def check(self, num_layers: int, name: str) -> None:

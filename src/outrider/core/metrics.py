@@ -7,7 +7,7 @@ from outrider.core.counters import Counters, Tally
 
 
 def ratio(part: float | int, whole: float | int) -> float:
-    """Part / whole, 0 when there is no whole."""
+    """`part / whole`; 0 if `whole` is 0."""
     return part / whole if whole else 0.0
 
 

@@ -76,7 +76,7 @@ class ImagePrompt:
     blank: bool = False
 
     def blanked(self) -> "ImagePrompt":
-        """The same messages with blank images."""
+        """The same messages, with all image features set to zero."""
         return replace(self, blank=True)
 
 
@@ -96,7 +96,7 @@ class Prompt:
         axes: `[3][len(token_ids)]` the position of each id in time, height and width, for models
             with multimodal rotary embeddings (mRoPE); None: all three equal its position. The last
             token has the same position on all axes, and generated tokens continue from there.
-        pictured: images and a question. `token_ids` are then the question alone, which models
+        image_prompt: images and a question. `token_ids` are then the question alone, which models
             without a vision encoder read.
     """
 
@@ -225,10 +225,9 @@ class Draft:
         parents: `[nodes]` index of each node's parent, -1 for children of the text.
         sources: the tier that wrote each node.
         draw: how siblings were selected.
-        distribution: per node the warped distribution `[vocab]` from which it was actually drawn;
-            None for a node means a point mass. None for the whole draft if distributions were not
-            requested. Siblings drawn without replacement all carry the distribution of the first
-            draw.
+    probs: per node the warped distribution `[vocab]` from which it was actually drawn; None for a
+    node means a point mass. None for the whole draft if distributions were not requested. Siblings
+    drawn without replacement all carry the distribution of the first draw.
         reference: per node the raw logits `[vocab]`, at its parent, of the last model that accepted
             or drew it. None for the whole draft if references were not requested.
         probe: `[nodes]` true for nodes that are verified and observed but never accepted.

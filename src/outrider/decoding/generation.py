@@ -61,7 +61,7 @@ class Generation:
 
     @property
     def output(self) -> list[int]:
-        """Generated token ids."""
+        """Ids of the generated tokens, without the prompt."""
         return self.request.output
 
     @property

@@ -91,5 +91,5 @@ class Round:
 
 
 def caches_of(sequences: Sequence[Earlier | None]) -> list[Cache | None]:
-    """The verifier's cache of each sequence; None where there is no sequence."""
+    """The verifier's cache of each sequence; None for a missing sequence or one without a cache."""
     return [sequence.cache if sequence else None for sequence in sequences]

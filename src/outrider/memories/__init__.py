@@ -1,1 +1,2 @@
-"""What free drafters remember: n-grams, automata, tries, tables. No model, no requests."""
+"""Data structures of model-free drafters: n-grams, automata, tries, tables. They know no
+requests."""

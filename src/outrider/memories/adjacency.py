@@ -1,7 +1,7 @@
-"""For every token the tokens that a target last thought likely after it (Token Recycling).
+"""For every token, the most likely successors in a recent row of the target (Token Recycling).
 
 Luo et al., "Turning Trash into Treasure" (arXiv 2408.08696): the adjacency matrix M `[vocab, k]`,
-refreshed from every row that was verified, refused ones too.
+updated from every verified row, including rows of rejected nodes.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from outrider.core.types import IntArray
 from outrider.memories.rows import best_tokens
 
 _MOST_WAITING, _WAITING_NUMBERS = 64, 1 << 20
-"""Rows that wait to be learned together, at most; and numbers in them."""
+"""Limits of a batch of rows that are learned together: number of rows, and numbers in them."""
 
 LARGEST_VOCABULARY = 1 << 22
-"""Ids from here on are not remembered: one stray id should not claim gigabytes."""
+"""Larger ids are not stored, so that a single invalid id cannot allocate gigabytes."""
 
 
 _SUCCESSORS = Range(1, 64, hint="Keep 1 to 64 successors for each token")
@@ -29,13 +29,13 @@ _SUCCESSORS = Range(1, 64, hint="Keep 1 to 64 successors for each token")
 
 @dataclass(slots=True)
 class Adjacency:
-    """A matrix `[vocab, k]` of 32-bit ids, best first; -1 where nothing is known.
+    """A matrix `[vocab, k]` of 32-bit ids, best first; -1 for unknown successors.
 
-    Rows are made when the width of the first logits (or the largest id of a prompt) is known. One
-    row of blanks stands behind the last, so that a look-up of -1 gives -1.
+    It is allocated when the width of the first logits (or the largest id of a prompt) is known. A
+    row of -1 follows the last one, so that the index -1 gives -1.
 
     Attributes:
-        k: successors kept for each token.
+        k: number of successors stored for each token.
 
     Raises:
         OptionError: k is not from 1 to 64.
@@ -51,23 +51,24 @@ class Adjacency:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens there is room for."""
+        """Number of tokens for which the matrix has a row."""
         return len(self._table) - 1
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: `(vocab_size + 1) * k * 4`, the row of blanks included, and the rows of
-        logits that wait, 4 MiB of them at most."""
+        """Bytes of memory: `(vocab_size + 1) * k * 4`, including the row of -1, plus the waiting
+        rows of logits, at most 4 MiB."""
         return self._table.nbytes + sum(row.nbytes for _, row in self._waiting)
 
     @property
     def flat(self) -> NDArray[np.int32]:
-        """The matrix in one row, a view: the successor of rank r of token t is at `t * k + r`."""
+        """The matrix as a one-dimensional view: the successor of rank r of token t is at `t * k +
+        r`."""
         self.settle()
         return self._table.reshape(-1)
 
     def successors(self, token: int) -> list[int]:
-        """What is known to follow `token`, best first."""
+        """The known successors of `token`, best first."""
         self.settle()
         if not 0 <= token < self.vocab_size:
             return []
@@ -81,15 +82,15 @@ class Adjacency:
     ) -> None:
         """Set the row of each of `tokens` `[rows]` to the k best of the logits that followed it.
 
-        Of equal tokens the last wins, but those in the rows `accepted` win over all others. Rows
-        that are not finite, and ids outside of the vocabulary, are passed over.
+        Among equal tokens the last has priority, but rows in `accepted` have priority over all
+        others. Rows that are not finite, and ids outside the vocabulary, are skipped.
         """
         self.settle()
         logits = logits[:, :LARGEST_VOCABULARY]
         self.reserve(logits.shape[1])
         ids = best_tokens(logits, self.k).ids
         if ids[:, 0].min() >= 0 and tokens.max() < self.vocab_size and tokens.min() >= 0:
-            self._table[tokens] = ids  # of repeated indices NumPy leaves the last value behind
+            self._table[tokens] = ids  # NumPy keeps the last value of a repeated index
             last = list(accepted)
             self._table[tokens[last]] = ids[last]
             return
@@ -99,15 +100,16 @@ class Adjacency:
         self._table[tokens[last]] = ids[last]
 
     def learn_later(self, token: int, logits: Float[Tensor, "1 vocab"]) -> None:
-        """The same for one row, before anybody looks: many rows together cost little more."""
+        """Queue one row for `learn`. The row is learned before the next read, because many rows
+        together cost little more than one."""
         if logits.untyped_storage().nbytes() > 2 * logits.nbytes:
-            logits = logits.clone()  # else it keeps alive all rows of its forward
+            logits = logits.clone()  # otherwise it keeps the whole forward's rows alive
         self._waiting.append((token, logits))
         if len(self._waiting) >= min(_MOST_WAITING, max(_WAITING_NUMBERS // logits.shape[1], 1)):
             self.settle()
 
     def settle(self) -> None:
-        """Learn the rows that wait, in their order."""
+        """Learn the queued rows, in their order."""
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
@@ -117,8 +119,8 @@ class Adjacency:
         self.learn(np.array([token for token, _ in same]), rows, accepted=())
 
     def learn_text(self, text: IntArray) -> None:
-        """Put what followed each token in `text` in front: the more often and the newer, the
-        further."""
+        """Put the successors of each token in `text` first; frequent and recent ones come before
+        others."""
         self.settle()
         text = text[(text >= 0) & (text < LARGEST_VOCABULARY)]
         if len(text) < 2:
@@ -128,7 +130,7 @@ class Adjacency:
         self._table[owners] = _in_front(fresh, self._table[owners])
 
     def reserve(self, vocab: int) -> None:
-        """Make room for at least `vocab` tokens."""
+        """Allocate rows for at least `vocab` tokens."""
         vocab = min(vocab, LARGEST_VOCABULARY)
         if vocab > self.vocab_size:
             grown = np.full((vocab + 1, self.k), -1, dtype=np.int32)
@@ -137,8 +139,9 @@ class Adjacency:
 
 
 def _ranked_successors(text: IntArray, k: int) -> tuple[IntArray, NDArray[np.int32]]:
-    """Tokens that have a successor in `text`, and `[tokens, k]` what these are, -1 where none."""
-    pairs = (text[:-1] << 32 | text[1:])[::-1]  # from the newest on
+    """The tokens that have a successor in `text`, and `[tokens, k]` their successors, padded with
+    -1."""
+    pairs = (text[:-1] << 32 | text[1:])[::-1]  # newest first
     kinds, newest, counts = np.unique(pairs, return_index=True, return_counts=True)
     owner = kinds >> 32
     order = np.lexsort((newest, -counts, owner))
@@ -153,7 +156,7 @@ def _ranked_successors(text: IntArray, k: int) -> tuple[IntArray, NDArray[np.int
 
 
 def _in_front(fresh: NDArray[np.int32], old: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Rows of `fresh`, continued with what `old` holds beside, k in all, blanks last."""
+    """Rows of `fresh`, followed by the other entries of `old`, k in total, -1 last."""
     known = (old[:, :, None] == fresh[:, None, :]).any(-1)
     both = np.concatenate((fresh, np.where(known, -1, old)), axis=1)
     order = np.argsort(both < 0, axis=1, kind="stable")[:, : fresh.shape[1]]

@@ -1,9 +1,10 @@
-"""Suffix automata over token ids: the longest earlier occurrence of the end of a text, at once.
+"""Suffix automata over token ids: they find the longest earlier occurrence of the end of a text.
 
-A state stands for substrings that end at the same places; `lengths` has the longest of them and
-`links` leads to the state of the longest suffix that ends at more places. Built online with at most
-two states a token (Blumer et al. 1985); used for drafting by SAM-Decoding (arXiv 2411.10666), whose
-`next`, `link`, `length` and `first_end` are the fields here.
+A state represents substrings that end at the same positions. `lengths` contains the length of the
+longest of them, and `links` points to the state of the longest suffix that ends at more positions.
+The automaton is built online with at most two states per token (Blumer et al. 1985). SAM-Decoding
+(arXiv 2411.10666) uses it for drafting; its `next`, `link`, `length` and `first_end` are the fields
+here.
 """
 
 from abc import ABC, abstractmethod
@@ -16,12 +17,12 @@ _EDGE_BYTES = 176
 
 
 class SuffixStates(ABC):
-    """What grown and frozen automata have in common: walking, and finding an occurrence.
+    """The base of growing and frozen automata: following tokens, and finding an occurrence.
 
     Attributes:
         links: of each state, the state of its next shorter suffixes; -1 for the root.
-        lengths: of each state, its longest substring.
-        firsts: of each state, the place after its first occurrence in the text.
+        lengths: of each state, the length of its longest substring.
+        firsts: of each state, the position after its first occurrence in the text.
     """
 
     links: Any
@@ -30,20 +31,20 @@ class SuffixStates(ABC):
 
     @property
     def num_states(self) -> int:
-        """States, the root among them."""
+        """Number of states, including the root."""
         return len(self.lengths)
 
     @abstractmethod
     def target(self, state: int, token: int) -> int:
-        """Where `token` leads from `state`; -1 where it was never seen there."""
+        """The state that `token` leads to from `state`; -1 if there is no such edge."""
 
     def walk(self, state: int, length: int, tokens: Sequence[int]) -> tuple[int, int]:
-        """The longest known suffix after `tokens`, from the longest known one before them.
+        """The longest known suffix after `tokens`, given the longest known suffix before them.
 
-        Amortised, a token costs a constant number of steps.
+        The amortised cost per token is a constant number of steps.
 
         Returns:
-            Its state and its length; the root and 0 where nothing is known.
+            Its state and its length; the root and 0 if no suffix is known.
         """
         for token in tokens:
             to = self.target(state, token)
@@ -58,22 +59,23 @@ class SuffixStates(ABC):
     def occurrence(
         self, state: int, length: int, *, wanted: int, known: int, least: int = 1
     ) -> tuple[int, int]:
-        """Where a match should be copied from.
+        """The occurrence of a match that should be copied.
 
-        The first occurrence of the longest match serves, unless fewer than `wanted` of the `known`
-        tokens follow it. Then the links lead to shorter suffixes, which occur earlier. Two things
-        are ours: a match as long as what follows it is a loop, and is kept (the copy goes on with
-        itself); and where no suffix has enough behind it, the longest match is kept as well.
+        The first occurrence of the longest match is used, unless fewer than `wanted` of the `known`
+        tokens follow it. In that case the links lead to shorter suffixes, which occur earlier. Two
+        rules differ from the paper: a match that is at least as long as its continuation is a loop
+        and is kept (the copy continues with itself); and if no suffix is followed by enough tokens,
+        the longest match is kept as well.
 
         Args:
             state: the state of the match.
             length: its length.
-            wanted: tokens that are to be copied.
-            known: tokens of the text, those behind the automaton's own included.
-            least: the shortest suffix that will do.
+            wanted: number of tokens to copy.
+            known: number of tokens of the text, including those after the automaton's own.
+            least: the length of the shortest acceptable suffix.
 
         Returns:
-            The place after the occurrence, and the length of the match there.
+            The position after the occurrence, and the length of the match there.
         """
         first = place = self.firsts[state]
         if known - first <= length:
@@ -99,27 +101,27 @@ class Automaton(SuffixStates):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, by formula: lists and a table for each state, an entry for each edge."""
+        """Estimated bytes of memory: lists and a table for each state, an entry for each edge."""
         return _STATE_BYTES * len(self.lengths) + _EDGE_BYTES * self.num_edges
 
     def target(self, state: int, token: int) -> int:
-        """Where `token` leads from `state`; -1 where it was never seen there."""
+        """The state that `token` leads to from `state`; -1 if there is no such edge."""
         return self.edges[state].get(token, -1)
 
     def grow(self, last: int, token: int, place: int) -> int:
         """Append `token` to the text whose state is `last`.
 
         Args:
-            last: the state of the text so far; the root for an empty one.
-            token: what follows.
-            place: the index that the token after this one will have.
+            last: the state of the text so far; the root for an empty text.
+            token: the next token.
+            place: the index of the token after this one.
 
         Returns:
             The state of the text with the token.
         """
         edges, links = self.edges, self.links
         known = edges[last].get(token)
-        if known is not None:  # another text has been here
+        if known is not None:  # another text already contains this substring
             return (
                 known if self.lengths[known] == self.lengths[last] + 1 else self._split(last, token)
             )
@@ -138,7 +140,8 @@ class Automaton(SuffixStates):
         return new
 
     def _split(self, state: int, token: int) -> int:
-        """Part the shorter substrings of a target, those that come by way of `state`, from it."""
+        """Split a target state: the shorter substrings, reached through `state`, get a state of
+        their own."""
         edges, links = self.edges, self.links
         old = edges[state][token]
         new = self._add(dict(edges[old]), self.lengths[state] + 1, self.firsts[old])
@@ -158,20 +161,20 @@ class Automaton(SuffixStates):
         return len(self.lengths) - 1
 
     def _copied(self, old: int) -> None:
-        """The newest state took substrings over from `old`; for those who count."""
+        """Hook for counting subclasses: the newest state took over substrings from `old`."""
 
 
 class TextAutomaton(Automaton):
     """The automaton of one growing text, and the match at its end.
 
-    The match is the longest suffix of the text that stood in it before: that is where the link of
-    the newest state leads, so it never finds itself.
+    The match is the longest suffix of the text that occurred in it before. It is the target of the
+    newest state's link, so the end of the text never matches itself.
 
-    Full, at `max_tokens`, it learns nothing more: the end of the text goes on being matched with
-    what is known, and copied from.
+    After `max_tokens` tokens the automaton does not grow. The end of the text is still matched with
+    the known part and copied from it.
 
     Args:
-        max_tokens: tokens that are learned; about 550 bytes each.
+        max_tokens: largest number of tokens that are learned; about 550 bytes each.
 
     Attributes:
         text: all tokens so far.
@@ -189,11 +192,11 @@ class TextAutomaton(Automaton):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, by formula."""
+        """Estimated bytes of memory."""
         return super().nbytes + 40 * len(self.text)
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Append to the text."""
+        """Append tokens to the text and update the match."""
         learned = max(self.max_tokens - len(self.text), 0)
         place = len(self.text)
         self.text.extend(tokens)
@@ -208,6 +211,6 @@ class TextAutomaton(Automaton):
             self.state, self.length = self.walk(self.state, self.length, tokens[learned:])
 
     def match(self, tail: Sequence[int] = ()) -> tuple[int, int]:
-        """State and length of the longest suffix of `text + tail` that is known; the tail is not
+        """State and length of the longest known suffix of `text + tail`; the tail is not
         learned."""
         return self.walk(self.state, self.length, tail)

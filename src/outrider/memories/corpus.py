@@ -1,7 +1,7 @@
-"""A corpus in which any n-gram is found by binary search: tokens, and their suffixes in order.
+"""A corpus as a suffix array: tokens and their sorted suffixes, so binary search finds any n-gram.
 
-The datastore of REST (arXiv 2311.08252), with ids of 32 bits instead of 16. Nothing is read into
-memory: both arrays are mapped, and a look-up touches a few dozen places of each.
+The datastore of REST (arXiv 2311.08252), with ids of 32 bits instead of 16. Both arrays are
+memory-mapped, and a lookup reads only a few dozen entries of each.
 """
 
 from bisect import bisect_left, bisect_right
@@ -26,7 +26,7 @@ from outrider.memories.store import (
 KIND = "rest"
 _ARRAYS = {"tokens": "int32", "order": "int32"}
 SORTED_DEPTH = 32
-"""Suffixes are sorted by so many tokens: the longest query and what may follow it."""
+"""Number of tokens by which suffixes are sorted: the longest query plus its continuation."""
 
 MAX_TOKENS = (1 << 31) - 1
 Progress = Callable[[int, int], None]
@@ -37,9 +37,9 @@ class Match:
     """The end of a text, found in the corpus.
 
     Attributes:
-        length: its tokens.
-        begin: the first of its suffixes in `order`.
-        end: behind the last of them.
+        length: number of matching tokens.
+        begin: index of the first matching suffix in `order`.
+        end: index after the last one.
     """
 
     length: int
@@ -51,7 +51,7 @@ class Match:
 
 
 class Corpus:
-    """Documents, and the places of all their tokens in the order of what stands there.
+    """Documents, and the positions of all their tokens, sorted by the suffixes that begin there.
 
     Args:
         arrays: `tokens [tokens + documents]` with a separator after each document, and `order
@@ -68,13 +68,15 @@ class Corpus:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays; of mapped ones only what was read lies in memory."""
+        """Bytes of the arrays; of memory-mapped arrays, only the parts that were read use
+        memory."""
         return sum(array.nbytes for array in self.arrays.values())
 
-    # -- reading ----------------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------
 
     def find(self, gram: Sequence[int]) -> Match:
-        """All places of `gram`, of 1 to `SORTED_DEPTH` tokens; an empty match if it has none."""
+        """All positions of `gram`, of 1 to `SORTED_DEPTH` tokens; an empty match if it does not
+        occur."""
         wanted, places = list(gram), range(len(self))
         key = self._key(len(wanted))
         begin = bisect_left(places, wanted, key=key)
@@ -83,10 +85,10 @@ class Corpus:
         return Match(len(wanted), begin, bisect_right(places, wanted, lo=begin, key=key))
 
     def longest(self, recent: Sequence[int], *, most: int = 16, least: int = 2) -> Match | None:
-        """The longest suffix of `recent`, of `least` to `most` tokens, that is in the corpus.
+        """The longest suffix of `recent`, of `least` to `most` tokens, that occurs in the corpus.
 
-        The published code tries 16, 15, ... 2 in turn. Where a suffix occurs all shorter ones do,
-        so the longest is found by halving.
+        The published code tries 16, 15, ... 2 in turn. If a suffix occurs, all shorter ones occur
+        as well, so binary search over the length finds the longest.
         """
         low, high, found = least, min(most, len(recent)), None
         while low <= high:
@@ -99,12 +101,13 @@ class Corpus:
         return found
 
     def continuations(self, match: Match, *, most: int, size: int) -> NDArray[np.int32]:
-        """What follows at up to `most` places of a match, in order.
+        """The continuations at up to `most` positions of a match, sorted.
 
-        More places than that are sampled evenly, so that no continuation is preferred.
+        If there are more positions, they are sampled evenly, so that no continuation is preferred.
 
         Returns:
-            `[places, size]` tokens; separators where a document ends, and anything behind them.
+            `[places, size]` tokens, with a separator at the end of a document; entries after it are
+                arbitrary.
         """
         count = min(len(match), most)
         chosen = match.begin + np.arange(count) * len(match) // max(count, 1)
@@ -121,15 +124,15 @@ class Corpus:
 
         return gram
 
-    # -- making -----------------------------------------------------------------------------
+    # -- construction -----------------------------------------------------------------------
 
     @classmethod
     def build(cls, documents: Iterable[Document], *, progress: Progress | None = None) -> "Corpus":
-        """Sort the suffixes of `documents`; about 80 bytes of memory a token while it runs.
+        """Sort the suffixes of `documents`; needs about 80 bytes of memory per token while it runs.
 
         Args:
             documents: token ids of each.
-            progress: told `(rounds done, rounds)` of the sorting.
+            progress: called with `(rounds done, rounds)` of the sorting.
 
         Raises:
             StoreError: there is no token, or more than 2^31.
@@ -151,12 +154,12 @@ class Corpus:
         return cls({"tokens": tokens, "order": order[separators:].astype(np.int32)})
 
     def write(self, path: Path, page: StorePage, *, force: bool = False) -> None:
-        """Write it as a store; see `write_store`."""
+        """Write the corpus as a store; see `write_store`."""
         write_store(path, page, self.arrays, force=force)
 
     @classmethod
     def open(cls, path: Path, *, fingerprint: str | None = None) -> "Corpus":
-        """Map the store at `path`; see `open_store` for what is refused."""
+        """Map the store at `path` into memory; `open_store` lists the errors."""
         _, arrays = open_store(path, KIND, _ARRAYS, fingerprint=fingerprint)
         tokens, order = arrays["tokens"], arrays["order"]
         check_together(path, 0 < len(order) < len(tokens) and int(tokens[-1]) == SEPARATOR)
@@ -166,10 +169,10 @@ class Corpus:
 def sorted_suffixes(
     tokens: NDArray[np.int32], depth: int = SORTED_DEPTH, progress: Progress | None = None
 ) -> NDArray[np.int64]:
-    """Places in the order of the `depth` tokens that begin there, equal ones by their place.
+    """Positions sorted by the `depth` tokens that begin there; ties are sorted by position.
 
-    Prefix doubling: ranks by k tokens give ranks by 2k, since what follows the first k has a rank
-    of its own.
+    Prefix doubling: ranks by k tokens give ranks by 2k, since the tokens after the first k have a
+    rank of their own.
     """
     size, reach = len(tokens), 1
     rounds = max(depth - 1, 0).bit_length() + 1
@@ -179,7 +182,7 @@ def sorted_suffixes(
             progress(done, rounds)
         if reach >= depth or done == rounds:
             break
-        following = np.zeros(size, dtype=np.int64)  # behind the end: before everything
+        following = np.zeros(size, dtype=np.int64)  # positions after the end sort first
         following[: max(size - reach, 0)] = ranks[reach:] + 1
         ranks, order = _ranked(ranks * (size + 1) + following)
         reach *= 2
@@ -187,7 +190,7 @@ def sorted_suffixes(
 
 
 def _ranked(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rank of each key, equal keys alike, and the order of the keys."""
+    """The rank of each key, with equal ranks for equal keys, and the sorted order of the keys."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     ranks = np.empty_like(keys)

@@ -1,7 +1,7 @@
-"""What a target thought likely after the last few tokens: probabilities, not only ids (STAND).
+"""The target's probabilities after the last few tokens, not only the ids (STAND).
 
 Song et al., "Accelerated Test-Time Scaling with Model-Free Speculative Sampling" (arXiv
-2506.04708): n-grams that remember the mean of the distributions seen after them.
+2506.04708): n-grams that store the mean of the distributions computed after them.
 """
 
 from collections.abc import Sequence
@@ -16,34 +16,34 @@ from outrider.core.types import IntArray
 from outrider.memories.rows import Best
 
 _KEY_BYTES = 260
-"""What CPython takes for a key of up to four tokens and its place in a dictionary."""
+"""CPython's memory for a key of up to four tokens with its dictionary entry."""
 
 Context = tuple[int, ...]
 
 
 @dataclass(slots=True)
 class Distributions:
-    """`last n tokens -> the likeliest tokens after them, with probabilities`, bounded.
+    """`last n tokens -> the most likely next tokens, with probabilities`, bounded.
 
-    The mean of the rows seen so far is kept: with count c, `mean * c / (c + 1) + row / (c + 1)`.
-    Only the `entries` largest remain, so a mean sums to at most 1. Keys that were not seen for
-    longest go first.
+    The mean of the rows so far is stored: with count c, `mean * c / (c + 1) + row / (c + 1)`. Only
+    the `entries` largest values are kept, so a mean sums to at most 1. The least recently used keys
+    are evicted first.
 
     Attributes:
-        orders: lengths n of the keys, longest first. The paper has 4, 3, 2; a single token as last
-            resort adds what Token Recycling knows.
-        entries: tokens kept for each key.
-        max_keys: most keys.
+        orders: lengths n of the keys, longest first. The paper uses 4, 3, 2; a single token as last
+            fallback adds the information of Token Recycling.
+        entries: number of tokens stored for each key.
+        max_keys: largest number of keys.
 
     Raises:
-        OptionError: no lengths, or no room.
+        OptionError: no lengths, or a capacity that is too small.
     """
 
     orders: tuple[int, ...] = (4, 3, 2, 1)
     entries: int = 10
     max_keys: int = 100_000
     vocab_size: int = field(default=0, init=False)
-    """Width of the widest row learnt from."""
+    """Width of the widest row learned so far."""
     _slots: dict[Context, int] = field(default_factory=dict, init=False, repr=False)
     _ids: NDArray[np.int32] = field(init=False, repr=False)
     _means: NDArray[np.float32] = field(init=False, repr=False)
@@ -67,17 +67,17 @@ class Distributions:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: the tables, and by formula 260 for each key."""
+        """Bytes of memory: the tables, plus an estimate of 260 for each key."""
         tables = self._ids.nbytes + self._means.nbytes + self._counts.nbytes
         return tables + _KEY_BYTES * len(self._slots)
 
     @property
     def longest(self) -> int:
-        """Tokens that a look-up reads."""
+        """Number of tokens that a lookup reads."""
         return self.orders[0]
 
     def find(self, context: Context) -> int:
-        """The slot of the longest key that `context` ends with; -1 where there is none."""
+        """The slot of the longest key that is a suffix of `context`; -1 if there is none."""
         size = len(context)
         for n in self.orders:
             if n <= size:
@@ -87,27 +87,27 @@ class Distributions:
         return -1
 
     def ids(self, slots: Sequence[int]) -> NDArray[np.int32]:
-        """`[slots, entries]`, likeliest first; -1 where fewer are known."""
+        """`[slots, entries]` ids, most likely first; padded with -1."""
         return self._ids[slots]
 
     def means(self, slots: Sequence[int]) -> NDArray[np.float32]:
-        """`[slots, entries]` mean probabilities, 0 where fewer tokens are known."""
+        """`[slots, entries]` mean probabilities; padded with 0."""
         return self._means[slots]
 
     def count(self, slot: int) -> int:
-        """Rows that a mean was made of."""
+        """Number of rows in the mean of a slot."""
         return int(self._counts[slot])
 
     def learn(self, contexts: Sequence[Context], rows: Best, vocab_size: int) -> None:
-        """Take the likeliest tokens after each context into the means of its keys.
+        """Add the most likely tokens after each context to the means of its keys.
 
-        `rows` holds `entries` probabilities a row; rows of -1 are passed over.
+        `rows` contains `entries` probabilities per row; rows of -1 are skipped.
         """
         self.vocab_size = max(self.vocab_size, vocab_size)
         if rows.ids.shape[1] != self.entries:
             raise ValueError(f"rows of {rows.ids.shape[1]} tokens, and means of {self.entries}")
         good = np.flatnonzero(rows.ids[:, 0] >= 0)
-        share = self.max_keys // len(self.orders)  # so that no key is evicted in its own batch
+        share = self.max_keys // len(self.orders)  # no key may be evicted in its own batch
         for begin in range(0, len(good), share):
             self._learn(contexts, rows, good[begin : begin + share].tolist())
 
@@ -128,8 +128,8 @@ class Distributions:
             self._blend(at, of, rows)
 
     def _blend(self, at: IntArray, of: IntArray, rows: Best) -> None:
-        """What the kernel does, by NumPy."""
-        while len(at):  # a key that occurs twice is met twice, one row after the other
+        """The NumPy version of the compiled kernel."""
+        while len(at):  # repeated keys are updated one row at a time
             _, first = np.unique(at, return_index=True)
             self._merge(at[first], rows.ids[of[first]], rows.values[of[first]])
             if len(first) == len(at):
@@ -137,7 +137,7 @@ class Distributions:
             at, of = np.delete(at, first), np.delete(of, first)
 
     def _slot(self, key: Context) -> int:
-        """The slot of a key, which becomes the newest; a key that is new gets an empty one."""
+        """The slot of a key, which becomes the most recent; a new key gets an empty slot."""
         slot = self._slots.pop(key, None)
         if slot is None:
             slot = len(self._slots)
@@ -150,7 +150,7 @@ class Distributions:
         return slot
 
     def _merge(self, slots: IntArray, ids: NDArray[np.int32], row: NDArray[np.float32]) -> None:
-        """One more row for each of these slots, all of them different."""
+        """Add one row to each of these slots, which are all different."""
         old, count = self._ids[slots], self._counts[slots][:, None].astype(np.float32)
         same = (old[:, :, None] == ids[:, None, :]) & (ids >= 0)[:, None, :]
         again = np.where(same, row[:, None, :], np.float32(0.0)).sum(-1)
@@ -163,7 +163,7 @@ class Distributions:
         self._counts[slots] += 1
 
     def _allocate(self, size: int) -> None:
-        """Make room for `size` keys, and keep what there is."""
+        """Allocate space for `size` keys and keep the existing ones."""
         ids = np.full((size, self.entries), -1, dtype=np.int32)
         means = np.zeros((size, self.entries), dtype=np.float32)
         counts = np.zeros(size, dtype=np.int32)

@@ -1,9 +1,9 @@
 """Trees of the most frequent continuations, grown best first.
 
-The share of times that a path was continued so is the product of the shares along it, and that is
-its own count over the count of the root. So the nodes of highest probability (SuffixDecoding,
-arXiv 2411.04975) and the most frequent prefixes of the retrieved continuations (REST, arXiv
-2311.08252) are one and the same choice: always take the most frequent node next.
+The relative frequency of a path is the product of the relative frequencies along it, which equals
+its own count over the count of the root. The nodes of highest probability (SuffixDecoding, arXiv
+2411.04975) and the most frequent prefixes of the retrieved continuations (REST, arXiv 2311.08252)
+are therefore the same choice: always take the most frequent node next.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -13,12 +13,12 @@ from typing import TypeVar
 
 Node = TypeVar("Node")
 Followers = Callable[[Node], Iterable[tuple[int, int, Node]]]
-"""`(token, count, node)` of each follower of a node; counts never exceed the node's own."""
+"""Yields `(token, count, node)` for each follower of a node; no count exceeds the node's own."""
 
 
 @dataclass(slots=True)
 class Grown:
-    """A tree in the order it was grown: counts never rise, parents stand before children.
+    """A tree in the order in which it was grown: counts never increase, parents precede children.
 
     Attributes:
         tokens: of each node.
@@ -34,7 +34,7 @@ class Grown:
 
     @property
     def score(self) -> float:
-        """Expected number of nodes on the path that comes true: the sum of their chances."""
+        """Expected number of accepted nodes: the sum of the chances of all nodes."""
         return sum(self.counts) / self.total if self.total else 0.0
 
 
@@ -48,16 +48,16 @@ def grow_tree(
     least: float = 0.0,
     ends: Collection[int] = (),
 ) -> Grown:
-    """The `nodes` most frequent nodes below `root`; of equal ones the shallower, then the earlier.
+    """The `nodes` most frequent nodes below `root`; among ties the shallower, then the earlier.
 
     Args:
-        root: where to begin.
+        root: the node to start from.
         total: how often it occurs.
-        followers: gives the children of a node; asked once for every node taken.
-        nodes: most nodes.
-        depth: most nodes on a path.
+        followers: returns the children of a node; called once for every node taken.
+        nodes: largest number of nodes.
+        depth: largest number of nodes on a path.
         least: the smallest share of `total` that a node may have.
-        ends: tokens that nothing follows.
+        ends: tokens after which no node is added.
     """
     grown = Grown(total)
     heap: list[tuple[int, int, int, int, int, Node]] = []
@@ -91,7 +91,7 @@ def grow_chain(
     least: float = 0.0,
     ends: Collection[int] = (),
 ) -> Grown:
-    """The path of always the most frequent follower; arguments as for `grow_tree`."""
+    """The path that always takes the most frequent follower; arguments as for `grow_tree`."""
     grown, node = Grown(total), root
     while len(grown.tokens) < size:
         best = max(followers(node), key=lambda child: child[1], default=None)

@@ -1,4 +1,4 @@
-"""A suffix automaton of a corpus, made once, mapped into memory, read by any number of requests."""
+"""A suffix automaton of a corpus: built once, memory-mapped, shared by any number of requests."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
@@ -26,23 +26,23 @@ _ARRAYS = {
 }
 _EACH = 1 << 14
 MAX_TOKENS = 1 << 22
-"""Most tokens of a corpus: while it is built, in plain Python, an automaton needs about 550 bytes
-and 2 microseconds for each."""
+"""Largest number of tokens of a corpus. During construction in pure Python, an automaton needs
+about 550 bytes and 2 microseconds per token."""
 
 
 class FrozenAutomaton(SuffixStates):
     """The automaton of several documents, which never changes.
 
-    The edges of a state lie side by side, sorted by their token, so a step is a binary search.
+    The edges of a state are adjacent and sorted by token, so a step is a binary search.
 
     Args:
         arrays: `text [tokens]` with a separator after each document, `offsets [states + 1]` into
             `labels [edges]` and `targets [edges]`, and `links`, `lengths`, `firsts [states]`; all
-            of 32-bit integers but the offsets.
+            of 32-bit integers except the offsets.
 
     Attributes:
         text: the documents.
-        nbytes: bytes of all arrays, mapped from disk or held.
+        nbytes: bytes of all arrays, memory-mapped or in memory.
     """
 
     def __init__(self, arrays: Arrays) -> None:
@@ -58,17 +58,17 @@ class FrozenAutomaton(SuffixStates):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays; of a mapped one only what was read lies in memory."""
+        """Bytes of the arrays; of a memory-mapped one, only the parts that were read use memory."""
         return sum(array.nbytes for array in self.arrays.values())
 
     def target(self, state: int, token: int) -> int:
-        """Where `token` leads from `state`; -1 where it was never seen there."""
+        """The state that `token` leads to from `state`; -1 if there is no such edge."""
         end = self._offsets[state + 1]
         at = bisect_left(self._labels, token, self._offsets[state], end)
         return self._targets[at] if at < end and self._labels[at] == token else -1
 
     def continuation(self, place: int, size: int) -> list[int]:
-        """Up to `size` tokens from `place` on, to the end of the document."""
+        """Up to `size` tokens from `place`, not beyond the end of the document."""
         tokens = self.text[place : place + size].tolist()
         return tokens[: tokens.index(SEPARATOR)] if SEPARATOR in tokens else tokens
 
@@ -80,15 +80,15 @@ class FrozenAutomaton(SuffixStates):
         max_tokens: int = MAX_TOKENS,
         progress: Callable[[int], None] | None = None,
     ) -> "FrozenAutomaton":
-        """The automaton of `documents`; matches never cross from one to the next.
+        """Build the automaton of `documents`; matches never cross a document boundary.
 
         Args:
             documents: token ids of each.
-            max_tokens: most tokens in all.
-            progress: told how many tokens were added since the last call.
+            max_tokens: largest total number of tokens.
+            progress: called with the number of tokens added since the last call.
 
         Raises:
-            StoreError: there is nothing, or more than `max_tokens`.
+            StoreError: there are no tokens, or more than `max_tokens`.
         """
         automaton, text = Automaton(), []
         for document in documents:
@@ -110,12 +110,12 @@ class FrozenAutomaton(SuffixStates):
         return cls(_arrays(automaton, text))
 
     def write(self, path: Path, page: StorePage, *, force: bool = False) -> None:
-        """Write it as a store; see `write_store`."""
+        """Write the automaton as a store; see `write_store`."""
         write_store(path, page, self.arrays, force=force)
 
     @classmethod
     def open(cls, path: Path, *, fingerprint: str | None = None) -> "FrozenAutomaton":
-        """Map the store at `path`; see `open_store` for what is refused."""
+        """Map the store at `path` into memory; `open_store` lists the errors."""
         _, arrays = open_store(path, KIND, _ARRAYS, fingerprint=fingerprint)
         sizes = {name: len(array) for name, array in arrays.items()}
         states = sizes["offsets"] - 1
@@ -129,7 +129,7 @@ class FrozenAutomaton(SuffixStates):
 
 
 def _arrays(automaton: Automaton, text: list[int]) -> Arrays:
-    """The edges of each state in the order of their tokens, one state after the other."""
+    """Convert the edges to arrays: state by state, sorted by token."""
     counts = np.fromiter(map(len, automaton.edges), dtype=np.int64, count=automaton.num_states)
     total = int(counts.sum())
     labels = np.fromiter(chain.from_iterable(automaton.edges), dtype=np.int64, count=total)

@@ -1,9 +1,9 @@
-"""Where the n-grams of a growing text stand: a rolling hash, and a table for each length.
+"""Positions of the n-grams of a growing text: a rolling hash, and a table for each length.
 
-A look-up costs one hash and one table access for each length, whatever the size of the text. A
-prompt is hashed by whole arrays; later tokens one by one, by the rolling form of the same hash, so
-both ways give the same tables. Equal hashes are not taken for equal tokens: on a hit the tokens are
-compared, so that a collision costs a match and never makes a wrong one.
+A lookup costs one hash and one table access per length, independent of the size of the text. A
+prompt is hashed by array operations, later tokens one by one with the rolling form of the same
+hash; both give the same tables. After a hash match the tokens are compared, so a collision can lose
+a match, but never produces a wrong one.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ OCCURRENCES = ("latest", "first", "only")
 _BASE = 0x9E37_79B9_7F4A_7C15
 _MASK = (1 << 64) - 1
 _BULK = 64
-"""From so many tokens on, whole arrays are faster than one token after the other."""
+"""From this number of tokens, array operations are faster than a loop over tokens."""
 _SEVERAL = -1
 _ENTRY_BYTES = 100
-"""About what a table needs for an entry: two integers and, on average, 1.5 slots."""
+"""Approximate bytes of a table entry: two integers and, on average, 1.5 slots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An n-gram that stood in the text before.
+    """An n-gram that occurred in the text before.
 
     Attributes:
         place: index of the token that followed it.
@@ -39,15 +39,16 @@ class Hit:
 
 
 class NGramIndex:
-    """A text, and for each of its n-grams the place after one of its occurrences.
+    """A text, and for each of its n-grams the position after one of its occurrences.
 
-    An n-gram enters the index when the token after it arrives, so the end of the text never finds
-    itself. There is one entry at most for each token and length, so the text bounds what is held.
+    An n-gram is added to the index when the next token arrives, so the end of the text never
+    matches itself. There is at most one entry for each token and length, so the memory is bounded
+    by the length of the text.
 
     Args:
-        lengths: the n, longest first in every look-up.
-        occurrence: `latest` or `first`, the occurrence that is kept; `only` keeps n-grams that
-            occur once and knows of the others that they are ambiguous.
+        lengths: the values of n; a lookup tries the longest first.
+        occurrence: `latest` or `first`, the occurrence that is stored; `only` stores n-grams that
+            occur once and marks all others as ambiguous.
 
     Attributes:
         text: all tokens so far.
@@ -72,15 +73,16 @@ class NGramIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, by formula: a list slot and an integer a token, tables by their entries."""
+        """Estimated bytes of memory: a list slot and an integer per token, tables by their
+        entries."""
         return 40 * len(self.text) + _ENTRY_BYTES * sum(map(len, self.tables.values()))
 
     def is_like(self, other: "NGramIndex") -> bool:
-        """Whether both index the same lengths and keep the same occurrence."""
+        """Whether both index the same lengths and store the same occurrence."""
         return (self.lengths, self.occurrence) == (other.lengths, other.occurrence)
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Append to the text and index the n-grams that now have a follower."""
+        """Append tokens to the text and index the n-grams that now have a follower."""
         if len(tokens) >= _BULK:
             self._extend_at_once(tokens)
         else:
@@ -88,10 +90,10 @@ class NGramIndex:
                 self._add(token)
 
     def find(self, tail: Sequence[int] = (), *, behind: int = 1) -> Hit | None:
-        """The longest n-gram at the end of `text + tail` that stands in the index.
+        """The longest n-gram at the end of `text + tail` that is in the index.
 
-        The tail itself is not indexed. Of the occurrence `only` an ambiguous n-gram is no hit, and
-        none is where fewer than `behind` tokens of the text follow it.
+        The tail itself is not indexed. With occurrence `only`, an ambiguous n-gram is not a hit. An
+        n-gram followed by fewer than `behind` tokens of the text is never a hit.
         """
         text = self.text
         recent = text if not len(tail) else [*text[-self.lengths[0] :], *tail]
@@ -102,10 +104,10 @@ class NGramIndex:
         return None
 
     def unique(self, recent: Sequence[int]) -> int | None:
-        """Where `recent` must lie: the place after the shortest suffix that occurs only once.
+        """The position after the shortest suffix of `recent` that occurs exactly once.
 
-        Widens while the suffix is ambiguous, gives up where it is absent or where it still is
-        ambiguous at the longest length (the walk of Aggressive Decoding).
+        The suffix is extended while it is ambiguous. The result is None if it does not occur, or if
+        it is still ambiguous at the longest length (the walk of Aggressive Decoding).
         """
         for n in reversed(self.lengths):
             place = self._place(recent, n)
@@ -126,7 +128,7 @@ class NGramIndex:
         return place if same else None
 
     def _add(self, token: int) -> None:
-        """Index what ended before `token`, then roll the hashes over it."""
+        """Index the n-grams that end before `token`, then update the rolling hashes."""
         text, hashes, place = self.text, self._hashes, len(self.text)
         for n, table in self.tables.items():
             code = hashes[n]
@@ -144,7 +146,7 @@ class NGramIndex:
             table[code] = _SEVERAL
 
     def _extend_at_once(self, tokens: Sequence[int]) -> None:
-        """As `_add` for each token. Only n-grams that reach past the old end are new."""
+        """Same as `_add` for each token. Only n-grams that reach past the old end are new."""
         begin = len(self.text)
         self.text.extend(tokens)
         start = max(begin - self.lengths[0], 0)
@@ -153,13 +155,13 @@ class NGramIndex:
             if len(self.text) < n:
                 self._hashes[n] = hash_of(self.text)
                 continue
-            first = max(begin, n)  # the first place whose n-gram is new
+            first = max(begin, n)  # the first position with a new n-gram
             codes = hashes_of(window[first - n - start :], n)
             self._hashes[n] = int(codes[-1])
             self._merge(n, codes[:-1], first)
 
     def _merge(self, n: int, codes: NDArray[np.uint64], first: int) -> None:
-        """Enter n-grams by their hashes; the first of them has its follower at `first`."""
+        """Add n-grams by their hashes; the follower of the first one is at `first`."""
         table = self.tables[n]
         if self.occurrence == "latest":
             table.update(zip(codes.tolist(), range(first, first + len(codes)), strict=True))

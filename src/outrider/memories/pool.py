@@ -1,4 +1,4 @@
-"""N-grams by their first token, the newest of each (the pool of lookahead decoding)."""
+"""N-grams grouped by their first token, the newest of each (the pool of lookahead decoding)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from outrider.core.errors import OptionError
 
 _BYTES = (330, 130, 36)
-"""What CPython takes for a key with its small dictionary, an n-gram in it, and a token."""
+"""CPython's memory for a key with its small dictionary, for an n-gram in it, and for a token."""
 
 Ngram = tuple[int, ...]
 
@@ -15,10 +15,10 @@ Ngram = tuple[int, ...]
 class NgramPool:
     """`first token -> the n-grams that followed it`, the newest `per_key` of each (G).
 
-    Keys that were not added to for longest go first.
+    The least recently updated keys are evicted first.
 
     Raises:
-        OptionError: no room.
+        OptionError: a capacity below 1.
     """
 
     per_key: int = 7
@@ -39,20 +39,20 @@ class NgramPool:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, by formula: 330 a key, 130 an n-gram, 36 a token."""
+        """Estimated bytes of memory: 330 per key, 130 per n-gram, 36 per token."""
         parts = len(self._table), self._ngrams, self._tokens
         return sum(a * b for a, b in zip(parts, _BYTES, strict=True))
 
     def after(self, token: int) -> list[Ngram]:
-        """What followed `token`, the newest first."""
+        """The n-grams that followed `token`, newest first."""
         return list(self._table.get(token, ()))[::-1]
 
     def add(self, token: int, ngram: Ngram) -> None:
-        """Note that `ngram` followed `token`."""
+        """Record that `ngram` followed `token`."""
         known = self._table.pop(token, None)
         if known is None:
             known = {}
-        self._table[token] = known  # now the newest key
+        self._table[token] = known  # becomes the newest key
         if ngram in known:
             del known[ngram]
         else:
@@ -67,7 +67,7 @@ class NgramPool:
                 self._count(lost, -1)
 
     def add_text(self, text: Sequence[int], size: int) -> None:
-        """Note every run of `size` tokens, its first one the key."""
+        """Record every run of `size` tokens under its first token."""
         for end in range(size, len(text) + 1):
             self.add(text[end - size], tuple(text[end - size + 1 : end]))
 

@@ -1,4 +1,4 @@
-"""What memories keep of rows of logits: the best tokens, and how likely they were."""
+"""Reduces rows of logits to what memories store: the best tokens and their values."""
 
 from typing import NamedTuple
 
@@ -16,9 +16,9 @@ class Best(NamedTuple):
     """The best tokens of some rows, best first.
 
     Attributes:
-        ids: `[rows, k]`; -1 throughout in rows from which nothing can be chosen (NaN, +inf, all
-            -inf), and in places that a small vocabulary can not fill.
-        values: `[rows, k]` logits, or probabilities where those were asked for.
+        ids: `[rows, k]`; -1 in all entries of rows without a valid distribution (NaN, +inf, all
+            -inf), and in entries that a small vocabulary cannot fill.
+        values: `[rows, k]` logits or probabilities, depending on the function.
     """
 
     ids: NDArray[np.int32]
@@ -56,12 +56,12 @@ def _compiled(logits: Tensor, k: int) -> bool:
 
 
 def _plain(logits: Tensor, k: int) -> Best:
-    """The same by torch, for other dtypes and devices."""
+    """The k best tokens by torch, for other dtypes and devices."""
     rows, vocab = logits.shape
     size = min(k, vocab)
     ids = np.full((rows, k), -1, dtype=np.int32)
     values = np.full((rows, k), -np.inf, dtype=np.float32)
-    top = torch.topk(logits, size, dim=-1)  # NaN counts as best, so one look tells
+    top = torch.topk(logits, size, dim=-1)  # NaN sorts first, so one check is enough
     values[:, :size] = top.values.float().cpu().numpy()
     ids[:, :size] = top.indices.cpu().numpy()
     broken = ~np.isfinite(values[:, 0])

@@ -1,8 +1,8 @@
-"""Stores on disk: a folder of arrays that are mapped into memory, and a page that says what they
-are.
+"""Stores on disk: a folder of memory-mapped arrays, and a page that describes them.
 
-Written under another name and renamed when whole, so that nothing half-written is ever found. The
-page names the tokenizer: ids of another one would be nonsense, and are refused.
+A store is written under a temporary name and renamed when it is complete, so that no partial store
+is ever found. The page contains the fingerprint of the tokenizer: ids of another tokenizer are
+meaningless, so opening such a store is an error.
 """
 
 import json
@@ -20,44 +20,45 @@ from outrider.core.errors import StoreError, VocabularyError
 from outrider.core.values import JsonValue
 
 Document = Sequence[int] | NDArray[np.int32]
-"""Token ids of one text."""
+"""Token ids of one document."""
 
 Arrays = Mapping[str, NDArray[Any]]
-"""Arrays of a store by name; each has whole numbers of its own size."""
+"""Arrays of a store by name; each has its own integer type."""
 
 VERSION = 1
 PAGE = "store.json"
 _AGAIN = "Build the store again"
 SEPARATOR = -1
-"""Stands between the documents of a corpus; no token."""
+"""Separates the documents of a corpus; it is not a token id."""
 
 
 class Datastore(Protocol):
-    """A corpus made ready for one kind of drafter, on disk or in memory."""
+    """A corpus in the form that one kind of drafter needs, on disk or in memory."""
 
     @classmethod
     def open(cls, path: Path, *, fingerprint: str | None = None) -> "Datastore":
-        """The store at `path`; `fingerprint` is that of the tokenizer whose ids it must hold."""
+        """Open the store at `path`; `fingerprint` must equal the fingerprint of the tokenizer of
+        its ids."""
         ...
 
     @classmethod
     def build(cls, documents: Iterable[Sequence[int]]) -> "Datastore":
-        """A store of these documents, in memory."""
+        """Build a store of these documents, in memory."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorePage:
-    """What a store is.
+    """The description of a store.
 
     Attributes:
         kind: `rest` or `sam`.
-        fingerprint: of the tokenizer that made the ids.
+        fingerprint: of the tokenizer that produced the ids.
         vocab_size: one more than the highest id of that tokenizer.
-        tokens: tokens in it.
-        documents: texts they come from.
-        tokenizer: how the tokenizer was called when the store was made.
-        details: what only this kind has.
+        tokens: number of tokens.
+        documents: number of documents.
+        tokenizer: name of the tokenizer when the store was made.
+        details: properties that only this kind has.
         version: of the layout.
     """
 
@@ -78,14 +79,14 @@ def write_store(
     *,
     force: bool = False,
 ) -> None:
-    """Write a store as one folder; complete, or not at all.
+    """Write a store as one folder, either completely or not at all.
 
     Raises:
-        StoreError: there is something at `path` already and `force` is not given, what is there is
-            no store, or the folder can not be written.
+        StoreError: `path` already exists and `force` is not set, `path` exists but is not a store,
+            or the folder cannot be written.
     """
     refuse_taken(path, force)
-    path = path.resolve()  # of a link, the folder it leads to
+    path = path.resolve()  # for a link, write to its target
     draft, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     try:
         shutil.rmtree(draft, ignore_errors=True)
@@ -106,8 +107,8 @@ def write_store(
 
 
 def refuse_taken(path: Path, force: bool) -> None:
-    """Raise `StoreError` where writing to `path` would destroy what should stay, or is bound to
-    fail; to be asked before the work is done that makes a store."""
+    """Raise `StoreError` if writing to `path` would overwrite data that must be kept, or cannot
+    succeed. Call it before the expensive construction of a store."""
     if not path.exists():
         parent = next(place for place in path.resolve().parents if place.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -124,10 +125,10 @@ def refuse_taken(path: Path, force: bool) -> None:
 
 
 def read_page(path: Path) -> StorePage:
-    """What the store at `path` is.
+    """Read the description of the store at `path`.
 
     Raises:
-        StoreError: there is none, it is damaged, or of another version.
+        StoreError: there is no store, it is damaged, or it has another version.
     """
     file = path / PAGE
     try:
@@ -159,12 +160,12 @@ def open_store(
 
     Args:
         path: its folder.
-        kind: what it must be.
-        arrays: names and types of the arrays it must have, each of one dimension.
-        fingerprint: of the tokenizer whose ids will be looked up; None trusts the caller.
+        kind: the expected kind.
+        arrays: names and types of the required arrays, each of one dimension.
+        fingerprint: of the tokenizer whose ids will be looked up; None skips the check.
 
     Raises:
-        StoreError: there is none, it is of another kind, or damaged.
+        StoreError: there is no store, it is of another kind, or damaged.
         VocabularyError: it was made with another tokenizer.
     """
     page = read_page(path)
@@ -183,7 +184,8 @@ def open_store(
 
 
 def check_together(path: Path, belong: bool) -> None:
-    """Raise `StoreError` unless the arrays of the store at `path` `belong` together."""
+    """Raise `StoreError` unless `belong` is true: the arrays of the store at `path` fit
+    together."""
     if not belong:
         raise StoreError(f"{path} is damaged: its arrays are of different stores", hint=_AGAIN)
 
@@ -202,5 +204,5 @@ def _mapped(file: Path, dtype: str) -> NDArray[Any]:
 
 
 def size_on_disk(path: Path) -> int:
-    """Bytes of all files of a store."""
+    """Total bytes of all files of a store."""
     return sum(file.stat().st_size for file in path.iterdir() if file.is_file())

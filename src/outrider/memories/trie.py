@@ -1,9 +1,9 @@
-"""Counts of everything that was said: a trie of all substrings of several texts, folded up.
+"""Counts of all substrings of several texts, stored as a compressed trie.
 
-SuffixDecoding (arXiv 2411.04975) keeps a compressed trie of all suffixes with a count for each
-node. Substrings that always end at the same places have the same counts and the same followers, so
-here they share a node: the trie is a suffix automaton with counts. A token then costs a handful of
-steps where a trie of depth 64 needs 64, and a text is taken out again by counting down.
+SuffixDecoding (arXiv 2411.04975) uses a compressed trie of all suffixes with a count for each node.
+Substrings that always end at the same positions have the same counts and the same followers. Here
+they share a node: the trie is a suffix automaton with counts. A token then costs a few steps, where
+a trie of depth 64 needs 64, and a text is removed by decreasing its counts.
 """
 
 from collections import deque
@@ -14,11 +14,12 @@ from outrider.core.errors import OptionError
 from outrider.memories.automaton import ROOT, Automaton
 
 WIDE = 256
-"""A context with more different followers than this predicts nothing; they are not looked at."""
+"""A context with more different followers than this has little predictive value, so its followers
+are ignored."""
 
 
 class _Counted(Automaton):
-    """Counts at how many places the substrings of each state end, up to a given length."""
+    """Counts at how many positions the substrings of each state end, up to a given length."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,11 +35,11 @@ class _Counted(Automaton):
 
 @dataclass(slots=True, eq=False)
 class Text:
-    """One text in the trie, which may go on growing.
+    """One text in the trie, which may continue to grow.
 
     Attributes:
-        tokens: all of it.
-        kept: whether it is counted; an evicted text begins anew when it grows.
+        tokens: all of its tokens.
+        kept: whether it is counted; an evicted text starts again when it grows.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -50,7 +51,7 @@ class Text:
 
 @dataclass(slots=True)
 class Cursor:
-    """Where the end of some text, of which the trie may know a part, is found in it."""
+    """The position in the trie of the longest known suffix of a text."""
 
     state: int = ROOT
     length: int = 0
@@ -60,15 +61,15 @@ class Cursor:
 class SuffixTrie:
     """Counts of all substrings of at most `depth` tokens, of several texts.
 
-    Full, at `max_tokens`, it evicts whole texts, the oldest first, and the counts are as if they
-    had never been there. Counts are taken back at once, memory by `compact`, where more than half
-    is empty: it takes about 4 microseconds a token (half a second for 2^17 of them, once for as
-    many that were written), so it is best called between two requests. It comes by itself before
-    three times the limit is held.
+    Above `max_tokens`, whole texts are evicted, the oldest first, and the counts are as if these
+    texts had never been added. Counts are updated immediately; memory is released by `compact`, if
+    more than half is unused. `compact` takes about 4 microseconds per token (half a second for 2^17
+    tokens, once per as many new tokens), so it is best called between two requests. It runs
+    automatically before the memory exceeds three times the limit.
 
     Args:
-        depth: longest substring that is counted: a match, and what grows from it.
-        max_tokens: tokens of all texts; about 520 bytes each.
+        depth: longest substring that is counted: a match and the draft grown from it.
+        max_tokens: total number of tokens of all texts; about 520 bytes each.
 
     Raises:
         OptionError: a depth or limit below 1.
@@ -89,28 +90,28 @@ class SuffixTrie:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, by formula, evicted texts included until they are compacted away."""
+        """Estimated bytes of memory; evicted texts are included until `compact` removes them."""
         return self._states.nbytes + 8 * self._states.num_states + 40 * self.num_tokens
 
     @property
     def num_states(self) -> int:
-        """Classes of substrings, those of evicted texts included."""
+        """Number of states, including states of evicted texts."""
         return self._states.num_states
 
     def is_like(self, other: "SuffixTrie") -> bool:
-        """Whether both have the same limits."""
+        """Whether both tries have the same depth and the same token limit."""
         return (self.depth, self.max_tokens) == (other.depth, other.max_tokens)
 
     # -- texts ------------------------------------------------------------------------------
 
     def append(self, text: Text, tokens: Sequence[int]) -> None:
-        """Let `text` grow; one that is new, or was evicted, begins here."""
+        """Append tokens to `text`; a new or evicted text starts here."""
         for token in tokens:
             if not text.kept:
                 self._open(text)
             text.last = self._states.grow(text.last, token, 0)
             text.state, text.length = self._step(text.state, text.length, token)
-            text.tokens.append(token)  # only now: what is evicted must be known to the states
+            text.tokens.append(token)  # only after `grow`: eviction needs tokens with states
             self._count(text.state, 1)
             self.num_tokens += 1
             while self.num_tokens > self.max_tokens:
@@ -119,7 +120,7 @@ class SuffixTrie:
                 self.compact()
 
     def evict(self) -> None:
-        """Take out the oldest text, all of its counts with it."""
+        """Remove the oldest text with all of its counts."""
         text = self.texts.popleft()
         text.kept = False
         text.last = text.state = state = ROOT
@@ -131,7 +132,7 @@ class SuffixTrie:
         self._gone += len(text.tokens)
 
     def compact(self) -> None:
-        """Build anew without what was evicted, where that is more than what is left."""
+        """Rebuild the trie without evicted texts, if they are more than half of it."""
         if self._gone <= self.num_tokens:
             return
         texts, self.texts = self.texts, deque()
@@ -141,7 +142,7 @@ class SuffixTrie:
             tokens, text.kept = text.tokens, False
             self.append(text, tokens)
 
-    # -- reading ----------------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------
 
     def count(self, gram: Sequence[int]) -> int:
         """How often `gram`, of at most `depth` tokens, occurs."""
@@ -153,20 +154,21 @@ class SuffixTrie:
         return self._states.counts[state] if len(gram) else self.num_tokens
 
     def children(self, node: int) -> list[tuple[int, int, int]]:
-        """What follows: `(token, count, node)` of each follower; none of a context that is wide."""
+        """`(token, count, node)` of each follower; empty for a context with too many followers
+        (`WIDE`)."""
         edges, counts = self._states.edges[node], self._states.counts
         if len(edges) > WIDE:
             return []
         return [(token, counts[to], to) for token, to in edges.items() if counts[to]]
 
     def end(self, text: Text) -> Cursor:
-        """Where the end of a text of the trie itself is found: in its own counts."""
+        """The cursor at the end of a text that is in the trie."""
         return Cursor(text.state, text.length, self.edition)
 
     def follow(self, cursor: Cursor, before: Sequence[int], tokens: Sequence[int]) -> Cursor:
         """The longest known suffix after `tokens`, given the one after `before`.
 
-        Where the trie was compacted in between, `before` is looked up again.
+        If the trie was compacted since then, `before` is looked up again.
         """
         if cursor.edition != self.edition:
             recent = before[max(len(before) - self.depth, 0) :]
@@ -183,8 +185,8 @@ class SuffixTrie:
     ) -> Iterator[tuple[int, int, int]]:
         """`(node, length, count)` of the suffixes at the cursor, up to `longest`, longest first.
 
-        Shorter suffixes that end at the same places as a longer one have the same followers, and
-        are passed over.
+        Shorter suffixes that end at the same positions as a longer one have the same followers, and
+        are skipped.
         """
         links, lengths, counts = self._states.links, self._states.lengths, self._states.counts
         most = cursor.length if longest is None else min(cursor.length, longest)
@@ -195,7 +197,7 @@ class SuffixTrie:
             state = links[state]
             length = lengths[state]
 
-    # -- inside -----------------------------------------------------------------------------
+    # -- internals --------------------------------------------------------------------------
 
     def _open(self, text: Text) -> None:
         text.tokens, text.kept = [], True
@@ -204,13 +206,14 @@ class SuffixTrie:
         self.texts.append(text)
 
     def _step(self, state: int, length: int, token: int) -> tuple[int, int]:
-        """Follow a text of the trie by one token, reading at most `depth` back."""
+        """Advance by one token of a text in the trie; the match is limited to `depth` tokens."""
         state, length = self._settled(state, length)
         state = self._states.edges[state][token]
         return self._settled(state, min(length + 1, self.depth))
 
     def _settled(self, state: int, length: int) -> tuple[int, int]:
-        """The state that has the substring of this length now: states part as texts are added."""
+        """The current state of the substring of this length, because states are split as texts are
+        added."""
         links, lengths = self._states.links, self._states.lengths
         while state != ROOT and lengths[links[state]] >= length:
             state = links[state]

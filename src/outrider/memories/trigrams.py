@@ -1,7 +1,7 @@
-"""Which tokens follow two tokens, with weights: counted in a corpus, adapted to the text (ADED).
+"""The tokens that follow two tokens, with weights: counted in a corpus, adapted to the text (ADED).
 
 Liu et al., "Adaptive Draft-Verification for Efficient Large Language Model Decoding" (ADED, arXiv
-2407.12021): the tri-gram matrix that stands in for the target's distribution.
+2407.12021): the tri-gram matrix that approximates the target's distribution.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,23 +15,24 @@ from outrider.core.types import IntArray, as_ids
 from outrider.memories.store import StorePage, check_together, open_store, write_store
 
 _KEY_BYTES, _ENTRY_BYTES = 420, 56
-"""What CPython takes for a key with its small dictionary, and for each id with its weight."""
+"""CPython's memory for a key with its small dictionary, and for each id with its weight."""
 
 Weights = dict[int, float]
 
 
 @dataclass(slots=True)
 class Trigrams:
-    """`(a, b) -> {c: weight}`, bounded: the keys that were not touched for longest go first.
+    """`(a, b) -> {c: weight}`, bounded: the least recently updated keys are evicted first.
 
     Attributes:
-        increment: added to the weight of a trigram each time it is seen in the text.
-        cap: no weight grows beyond.
-        successors: most entries of one key; the lightest goes when another one arrives.
-        max_keys: most keys.
+        increment: added to the weight of a trigram each time it occurs in the text.
+        cap: largest weight.
+        successors: largest number of entries of one key; a new entry replaces the one with the
+            smallest weight.
+        max_keys: largest number of keys.
 
     Raises:
-        OptionError: an increment or cap that is not above 0, or no room.
+        OptionError: an increment or cap that is not above 0, or a capacity below 1.
     """
 
     increment: float = 0.04
@@ -54,11 +55,11 @@ class Trigrams:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, by formula: 420 a key and 56 an entry."""
+        """Estimated bytes of memory: 420 per key and 56 per entry."""
         return _KEY_BYTES * len(self._table) + _ENTRY_BYTES * self._entries
 
     def after(self, a: int, b: int) -> Mapping[int, float]:
-        """Weights of what follows `a b`; empty where nothing is known."""
+        """Weights of the tokens that follow `a b`; empty if unknown."""
         return self._table.get(a << 32 | b, _NOTHING)
 
     def bump(self, text: Sequence[int]) -> None:
@@ -69,7 +70,7 @@ class Trigrams:
             weights = table.pop(key, None)
             if weights is None:
                 weights = {}
-            table[key] = weights  # now the newest
+            table[key] = weights  # becomes the newest key
             weight = weights.get(c)
             if weight is None:
                 self._admit(weights, c, step)
@@ -86,8 +87,8 @@ class Trigrams:
         self._entries += 1
 
     def build(self, texts: Iterable[Sequence[int] | IntArray]) -> None:
-        """Count the trigrams of a corpus and set, for each of its keys, the shares of the most
-        frequent successors. Keys are kept by how often they occurred, up to `max_keys`."""
+        """Count the trigrams of a corpus and set, for each of its keys, the relative frequencies of
+        the most frequent successors. The most frequent keys are kept, up to `max_keys`."""
         counted = _count(texts)
         if not len(counted.ids):
             return
@@ -106,15 +107,15 @@ class Trigrams:
             self._entries -= len(self._table.pop(next(iter(self._table))))
 
     def items(self) -> Iterator[tuple[tuple[int, int], Mapping[int, float]]]:
-        """All keys with their weights, the one touched longest ago first."""
+        """All keys with their weights, the least recently updated first."""
         for key, weights in self._table.items():
             yield (key >> 32, key & _LOW), weights
 
     def save(self, path: Path, fingerprint: str, *, force: bool = False) -> None:
-        """Write the table as a store; `fingerprint` names the tokenizer that its ids are of.
+        """Write the table as a store; `fingerprint` identifies the tokenizer of its ids.
 
         Raises:
-            StoreError: there is something at `path` already, or it can not be written.
+            StoreError: `path` already exists, or it cannot be written.
         """
         tables = self._table.values()
         arrays = {
@@ -134,11 +135,11 @@ class Trigrams:
         write_store(path, page, arrays, force=force)
 
     def load(self, path: Path, fingerprint: str | None = None) -> None:
-        """Add what `save` wrote, the heaviest successors of each key.
+        """Add the content of a file that `save` wrote, with the largest weights of each key.
 
         Raises:
             StoreError: there is no such store, or it is damaged.
-            VocabularyError: its ids are of another tokenizer than `fingerprint` names.
+            VocabularyError: its ids belong to another tokenizer than `fingerprint`.
         """
         _, arrays = open_store(path, _KIND, _ARRAYS, fingerprint=fingerprint)
         keys, bounds, ids, weights = (arrays[name].tolist() for name in _ARRAYS)
@@ -158,7 +159,8 @@ _NOTHING: Mapping[int, float] = {}
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """Distinct trigrams of a corpus, by key: successors of key i at `bounds[i] : bounds[i + 1]`."""
+    """The distinct trigrams of a corpus, by key: successors of key i at `bounds[i] : bounds[i +
+    1]`."""
 
     keys: IntArray
     totals: IntArray

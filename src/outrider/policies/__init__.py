@@ -1,4 +1,4 @@
-"""How long and how wide to draft."""
+"""Policies decide how long and how wide the drafts of each round are."""
 
 from outrider.policies.confidence import ConfidenceStop
 from outrider.policies.curve import CostCurve

@@ -1,8 +1,8 @@
-"""Draft as long as the drafter is sure of its tokens.
+"""Draft as long as the drafter's confidence in its tokens is high enough.
 
-The policy gives every round the same budget, with a `Stop` that ends a draft early. It reads the
-drafter's probabilities, and never the target's; what it has looked at stays in
-the draft. So no rule is biased by it.
+The policy gives every round the same budget, with a `Stop` that ends a draft early. The stop reads
+the drafter's probabilities, never the target's, and the token that triggers it stays in the draft.
+Therefore no rule is biased by it.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ _CHANCE = Range(0.0, 1.0, hint="Give a chance of at least 0 and at most 1")
 
 @dataclass(frozen=True, slots=True)
 class BelowThreshold:
-    """Stops after a token that was drafted where no token had this probability."""
+    """Stops after a token that was drafted while no token had this probability."""
 
     threshold: float
 
     head = None
-    """It reads probabilities."""
+    """None: the stop uses the drafter's probabilities and no trained head."""
 
     def __call__(self, chances: Sequence[float]) -> bool:
         """Whether the newest chance is below the threshold."""
@@ -32,12 +32,12 @@ class BelowThreshold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfidenceStop:
-    """Draft until the drafter's best token is less likely than `threshold`, as in SWIFT and the
-    assisted generation of `transformers`.
+    """Drafts until the probability of the drafter's best token is below `threshold`, as in SWIFT
+    and the assisted generation of `transformers`.
 
     Attributes:
         threshold: from 0, which never stops, to 1, which stops after the first token.
-        longest: most tokens of a draft.
+        longest: largest number of tokens of a draft.
 
     Raises:
         OptionError: a number outside its range.
@@ -52,11 +52,11 @@ class ConfidenceStop:
 
     @property
     def adaptive(self) -> bool:
-        """Earlier drafts change nothing."""
+        """False: the budget is the same in every round."""
         return False
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A chain of the longest length that may end early."""
+        """A chain of the largest length, which may end early."""
         stop = BelowThreshold(self.threshold)
         return Budget(depth=self.longest, nodes=self.longest, stop=stop)
 

@@ -1,4 +1,4 @@
-"""What a forward costs, as a function of the rows it reads."""
+"""The cost of a forward as a function of the number of rows it reads."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from outrider.core.errors import OptionError
 
 @dataclass(frozen=True, slots=True)
 class CostCurve:
-    """Seconds of one forward by its number of rows: never falling, linear between the points.
+    """Seconds of one forward by its number of rows: non-decreasing, linear between the points.
 
     Attributes:
         points: `(rows, seconds)`, rows ascending from at least 1.
@@ -32,11 +32,11 @@ class CostCurve:
 
     @classmethod
     def of(cls, seconds: Mapping[int, float]) -> "CostCurve":
-        """The curve nearest to measured seconds by rows that never falls.
+        """The non-decreasing curve that is closest to the measured seconds.
 
-        Noise can make a wider forward look faster than a narrower one; neighbours in the wrong
-        order are averaged (isotonic regression by pooling adjacent violators). Raises
-        `OptionError` for no measurements, or times that are not above 0.
+        Noise can make a wider forward appear faster than a narrower one; such neighbours are
+        averaged (isotonic regression by pooling adjacent violators). Raises `OptionError` if there
+        are no measurements, or for times that are not above 0.
         """
         pools: list[tuple[float, list[int]]] = []
         for rows in sorted(seconds):
@@ -48,7 +48,8 @@ class CostCurve:
         return cls(tuple((r, value) for value, rows in pools for r in rows))
 
     def seconds(self, rows: float) -> float:
-        """Seconds of a forward over `rows`; beyond the last point its last slope goes on."""
+        """Seconds of a forward over `rows`, extrapolated with the last slope beyond the last
+        point."""
         points = self.points
         if rows <= points[0][0] or len(points) == 1:
             return points[0][1]
@@ -57,7 +58,7 @@ class CostCurve:
         return y0 + (y1 - y0) * (rows - x0) / (x1 - x0)
 
     def plus(self, seconds: float) -> "CostCurve":
-        """The same forwards with something else to do each time."""
+        """The curve with constant additional seconds per forward."""
         return CostCurve(tuple((rows, value + seconds) for rows, value in self.points))
 
     def ratio(self, rows: float) -> float:

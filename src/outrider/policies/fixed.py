@@ -1,4 +1,4 @@
-"""The simplest policy: always the same length."""
+"""The simplest policy: a fixed draft length."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _LENGTH = Range(1, hint="Draft at least 1 token, or use mode none")
 
 @dataclass(frozen=True, slots=True)
 class FixedLength:
-    """Draft a chain of `num_speculative_tokens` every round."""
+    """Requests a chain of `num_speculative_tokens` tokens in every round."""
 
     num_speculative_tokens: int = 5
 
@@ -21,11 +21,11 @@ class FixedLength:
 
     @property
     def adaptive(self) -> bool:
-        """It never changes."""
+        """False: the budget is the same in every round."""
         return False
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A chain of the fixed length, whatever happened before."""
+        """A chain of the fixed length, independent of the counters."""
         return Budget.chain(self.num_speculative_tokens)
 
 

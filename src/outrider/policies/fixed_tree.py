@@ -1,4 +1,4 @@
-"""Always the same size of tree."""
+"""A fixed tree size for every round."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from outrider.protocols.method import Method
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedTree:
-    """Ask for a tree of at most `nodes` tokens, `depth` deep, every round.
+    """Requests a tree of at most `nodes` tokens and depth `depth` in every round.
 
-    Drafters of chains give a chain of `depth`.
+    Drafters of chains return a chain of length `depth`.
     """
 
     depth: int = 6
@@ -27,11 +27,11 @@ class FixedTree:
 
     @property
     def adaptive(self) -> bool:
-        """It never changes."""
+        """False: the budget is the same in every round."""
         return False
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A tree of the fixed size, whatever happened before."""
+        """A tree of the fixed size, independent of the counters."""
         return Budget(depth=self.depth, nodes=self.nodes)
 
 

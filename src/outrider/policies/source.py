@@ -1,11 +1,11 @@
-"""What one origin of drafts promises: expected tokens per second by the size of its draft.
+"""Expected tokens per second of one origin of drafts, by the size of its draft.
 
-A round that drafts k tokens in a chain, each kept with chance a when the one before it was, is
-expected to write E(k) = (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al. 2023). The first token has
-a chance b of its own, so 1 + b (1 - a^k) / (1 - a): a copy is either right for long or wrong at
-once. A tree whose nodes
-stand in the order of their promise writes 1 + p_1 + ... + p_n, p_i being the chance that its i-th
-node is kept. Either takes draft + verify + overhead seconds. The best size may be 0.
+A round that drafts a chain of k tokens, each kept with chance a if the previous one was kept, emits
+E(k) = (1 - a^(k+1)) / (1 - a) expected tokens (Leviathan et al. 2023). The first token has a
+separate chance b, which gives 1 + b (1 - a^k) / (1 - a): a copy is usually either wrong immediately
+or right for many tokens. A tree with nodes from most to least promising emits 1 + p_1 + ... + p_n,
+where p_i is the chance that its i-th node is kept. Both take draft + verify + overhead seconds. The
+best size may be 0.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from outrider.core.counters import Ranks, Tally
 from outrider.core.errors import OptionError
 
 _DRAFTS_BELIEVED = 3.0
-"""Drafts that the belief about first tokens counts for, until it fades."""
+"""Weight of the prior for first tokens, in drafts, before it fades."""
 _FIRST_COPY = 6
-"""Longest draft of a opportunistic source until one of its drafts was kept; then twice what was
-kept."""
+"""Largest draft of an opportunistic source until one of its drafts is kept; then twice the kept
+length."""
 _SURE = 3.0
-"""Kept nodes that the belief about one block of a tree counts for."""
+"""Weight of the prior for one block of a tree, in kept nodes."""
 
 
 _LONGEST = Range(1, hint="Draft at least 1 token")
@@ -29,21 +29,21 @@ _LONGEST = Range(1, hint="Draft at least 1 token")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One origin of drafts, and what is believed of it before it was tried.
+    """One origin of drafts with its priors.
 
     Attributes:
-        name: the `Draft.origin` it is booked under.
-        seconds: what drafting one token more takes.
-        fixed: what a draft takes beside its tokens, until it is measured in place.
+        name: the `Draft.origin` under which it is counted.
+        seconds: time per additional drafted token.
+        fixed: fixed time per draft, until it is measured during generation.
         accept: chance that the first token of a draft is kept.
-        goes_on: chance that a later one is, its parent having been kept; None: the same.
-        weight: tested tokens that this belief counts for, until it fades like them.
-        longest: most tokens drafted at once.
-        opportunistic: it drafts only where it happens to find something, and costs nothing
-            elsewhere. It is asked before the others, where it promises more than they do.
-        reach: for drafters of trees, by the place of a node in the order of its draft, the chance
-            that it is kept; never rising. Empty: it drafts chains, and `accept` speaks.
-        depth: deepest path of its trees.
+        goes_on: chance that a later token is kept if its parent was kept; None: the same chance.
+        weight: weight of the prior in tested tokens; it fades with new observations.
+        longest: largest number of tokens drafted at once.
+        opportunistic: it may have nothing to propose, and then costs nothing. It proposes before
+            the other sources if its expected gain is larger.
+        reach: for drafters of trees, the chance that each node is kept, in the order of the draft;
+            never increasing. Empty: it drafts chains, and `accept` is used.
+        depth: largest depth of its trees.
     """
 
     name: str
@@ -78,25 +78,26 @@ class Source:
         _LONGEST.check("longest", self.longest)
 
     def first(self, tally: Tally) -> float:
-        """Tracked chance that the first token of a draft is kept."""
+        """Estimated chance that the first token of a draft is kept."""
         weight = _DRAFTS_BELIEVED * tally.belief
         return (self.accept * weight + tally.begun) / (weight + tally.tested)
 
     def chance(self, tally: Tally) -> float:
-        """Tracked chance that a token is kept once its parent was; the root is no parent."""
+        """Estimated chance that a token is kept if its parent was kept; first tokens are not
+        included."""
         weight = self.weight * tally.belief
         believed = self.accept if self.goes_on is None else self.goes_on
         return (believed * weight + tally.hits) / (weight + tally.trials)
 
     @property
     def most(self) -> int:
-        """Most tokens of one draft."""
+        """Largest number of tokens of one draft."""
         return min(self.longest, len(self.reach)) if self.reach else self.longest
 
     def reached(self, ranks: Ranks) -> list[float]:
-        """Chance that each node of a tree is kept: the belief, corrected block by block.
+        """Chance that each node of a tree is kept: the prior, corrected block by block.
 
-        Blocks that were never tried share the correction of the last one that was.
+        Blocks without observations use the correction of the last block that has some.
         """
         chances: list[float] = []
         factor = 1.0
@@ -110,23 +111,23 @@ class Source:
         return chances
 
     def plan(self, tally: Tally, verify: Sequence[float]) -> "Plan":
-        """The size of draft that serves best, by what this source's drafts have done so far.
+        """The best draft size, given the results of this source's drafts so far.
 
-        `verify` holds, by the size of the draft, seconds of a round beside drafting.
+        `verify` holds, by the size of the draft, the seconds of a round without drafting.
         """
         if self.reach:
             return best_tree(self.reached(tally.ranks), self.costs(tally), verify)
         longest = self.longest
-        if self.opportunistic:  # texts differ in how far they copy: each must show it
+        if self.opportunistic:  # texts contain different amounts to copy: start small
             longest = min(longest, max(_FIRST_COPY, 2 * tally.run))
         chances = self.first(tally), self.chance(tally)
         return best_length(chances, self.costs(tally), verify, longest)
 
     def costs(self, tally: Tally) -> tuple[float, float]:
-        """Seconds of a draft beside its tokens, and of each token.
+        """Fixed seconds of a draft, and seconds of each of its tokens.
 
-        What drafts took in place says how much comes on top of the seconds a token; where they
-        took less than those, the tokens are cheaper.
+        The measured time minus the time per token gives the fixed part; if the measured time is
+        below the time per token, the tokens count as cheaper.
         """
         pace = tally.pace
         if not pace.count:
@@ -139,7 +140,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A draft length and the tokens per second it promises."""
+    """A draft length and the expected tokens per second with it."""
 
     length: int
     speed: float
@@ -148,13 +149,13 @@ class Plan:
 def best_length(
     accept: tuple[float, float], draft: tuple[float, float], verify: Sequence[float], longest: int
 ) -> Plan:
-    """The k from 0 to `longest` with the most expected tokens per second; the least, if tied.
+    """The k from 0 to `longest` with the most expected tokens per second; the smallest k if tied.
 
     Args:
-        accept: chance that the first drafted token is kept, and that a later one is once its
-            parent was.
-        draft: seconds of a draft beside its tokens, and of each token.
-        verify: by k, seconds of a round beside drafting; above 0 and never falling.
+        accept: chance that the first drafted token is kept, and that a later one is kept if its
+            parent was kept.
+        draft: fixed seconds of a draft, and seconds of each token.
+        verify: by k, seconds of a round without drafting; above 0 and non-decreasing.
         longest: largest k; below the length of `verify`.
     """
     fixed, each = draft
@@ -168,18 +169,18 @@ def best_length(
         seconds = fixed + k * each + verify[k]
         if expected > speed * seconds:
             length, speed = k, expected / seconds
-        elif most <= speed * seconds:  # not even if all the rest were kept
+        elif most <= speed * seconds:  # cannot improve even if all others are kept
             break
     return Plan(length, speed)
 
 
 def best_tree(reach: Sequence[float], draft: tuple[float, float], verify: Sequence[float]) -> Plan:
-    """The number of nodes with the most expected tokens per second; the least, if tied.
+    """The number of nodes with the most expected tokens per second; the smallest number if tied.
 
     Args:
         reach: chance that each node is kept, in the order of the draft.
-        draft: seconds of a draft beside its tokens, and of each token.
-        verify: by the number of nodes, seconds of a round beside drafting.
+        draft: fixed seconds of a draft, and seconds of each token.
+        verify: by the number of nodes, seconds of a round without drafting.
     """
     fixed, each = draft
     best, speed = 0, 1.0 / verify[0]

@@ -1,8 +1,8 @@
-"""Draft until it has become likely that one of the tokens is refused.
+"""Draft until a rejection of at least one token has become likely.
 
-The policy gives every round the same budget, with a `Stop` that ends a draft early. It reads the
-drafter's probabilities, or the draft model's hidden states, and never the target's; what it has
-looked at stays in the draft. So no rule is biased by it.
+The policy gives every round the same budget, with a `Stop` that ends a draft early. The stop reads
+the drafter's probabilities or the draft model's hidden states, never the target's, and the token
+that triggers it stays in the draft. Therefore no rule is biased by it.
 """
 
 import math
@@ -22,7 +22,7 @@ _CHANCE = Range(0.0, 1.0, hint="Give a chance of at least 0 and at most 1")
 
 @dataclass(frozen=True, slots=True)
 class LikelyRefused:
-    """Stops when the chance that one of the tokens will be refused exceeds `eta`."""
+    """Stops when the chance that at least one token is rejected exceeds `eta`."""
 
     eta: float
     least: int
@@ -37,18 +37,19 @@ class LikelyRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecDecPlus:
-    """SpecDec++ (Huang et al. 2024, arXiv 2405.19715): draft until the chance that some token has
-    been refused already exceeds `eta`; the paper shows that the best stop is such a threshold.
+    """SpecDec++ (Huang et al. 2024, arXiv 2405.19715): drafts until the chance that some token is
+    already rejected exceeds `eta`; the paper shows that the optimal stop is such a threshold.
 
-    Without a `head`, the drafter's probability of its best token stands for the chance that a token
-    is kept. A trained head reads the draft model's last hidden state after the token, which exists
-    only once the next token is drawn; the decision then lags by one token.
+    Without a `head`, the drafter's probability of its best token is the estimate of the chance that
+    a token is kept. A trained head reads the draft model's last hidden state after the token, which
+    is available only once the next token is drawn; the decision is then delayed by one token.
 
     Attributes:
-        eta: from 0 (always the least) to 1 (always the longest); the paper uses 0.3 to 0.7.
-        least: tokens before the first stop.
-        longest: most tokens of a draft.
-        head: from a hidden state `[hidden]` to the chance that the token it has read is kept.
+        eta: from 0 (always the smallest length) to 1 (always the largest); the paper uses 0.3 to
+            0.7.
+        least: number of tokens before the first stop.
+        longest: largest number of tokens of a draft.
+        head: maps a hidden state `[hidden]` to the chance that the token it has read is kept.
 
     Raises:
         OptionError: a number outside its range.
@@ -67,11 +68,11 @@ class SpecDecPlus:
 
     @property
     def adaptive(self) -> bool:
-        """Earlier drafts change nothing."""
+        """False: the budget is the same in every round."""
         return False
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A chain of the longest length that may end early."""
+        """A chain of the largest length, which may end early."""
         stop = LikelyRefused(self.eta, self.least, self.head)
         return Budget(depth=self.longest, nodes=self.longest, stop=stop)
 

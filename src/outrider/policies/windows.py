@@ -1,4 +1,4 @@
-"""Which tiers to use, and how far each should draft, by the recursion of PyramidSD."""
+"""Which tiers to use and how far each drafts, by the recursion of PyramidSD."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ LONGEST_DRAFT, LONGEST_QUALIFIED = 8, 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chances:
-    """What is believed of acceptance before anything was tried, or was measured.
+    """Prior acceptance chances, or measured ones.
 
     Attributes:
-        draft: the target keeps a token of the draft model.
-        qualifier: the target keeps a token that the qualifier vouched for.
-        inner: the qualifier keeps a token of the draft model.
+        draft: chance that the target keeps a token of the draft model.
+        qualifier: chance that the target keeps a token that the qualifier accepted.
+        inner: chance that the qualifier keeps a token of the draft model.
     """
 
     draft: float = 0.6
@@ -31,10 +31,11 @@ class Chances:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Draft lengths, outermost first, and the tokens per second that they promise.
+    """Draft lengths, outermost first, and the expected tokens per second with them.
 
-    None: undrafted. One: a draft model. Two: what the qualifier collects, and what the draft model
-    writes for it at once; 0 there means that the qualifier writes alone.
+    No length: undrafted. One: a draft model. Two: the number of tokens that the qualifier collects,
+    and the number that the draft model proposes to it at once; 0 there means that the qualifier
+    drafts alone.
     """
 
     lengths: tuple[int, ...]
@@ -42,12 +43,12 @@ class Windows:
 
 
 def undrafted(target: CostCurve) -> Windows:
-    """One token a forward."""
+    """The speed without drafting: one token per forward."""
     return Windows((), 1.0 / target.seconds(1))
 
 
 def two_tiers(target: CostCurve, draft: float, accept: float) -> Windows:
-    """The best length for one draft model that takes `draft` seconds a token."""
+    """The best length for one draft model that takes `draft` seconds per token."""
     return _best(
         Windows((k,), predicted_two_tier_speed(draft, target.seconds(k + 1), accept, k))
         for k in range(1, LONGEST_QUALIFIED + 1)
@@ -55,7 +56,8 @@ def two_tiers(target: CostCurve, draft: float, accept: float) -> Windows:
 
 
 def three_tiers(target: CostCurve, qualifier: CostCurve, draft: float, chances: Chances) -> Windows:
-    """The best pair of lengths for a pyramid."""
+    """The best pair of lengths for a pyramid: qualified tokens, and drafted tokens per inner
+    round."""
     return _best(
         Windows((wide, deep), _pyramid_speed(target, qualifier, draft, chances, wide, deep))
         for wide in range(1, LONGEST_QUALIFIED + 1)
@@ -66,9 +68,10 @@ def three_tiers(target: CostCurve, qualifier: CostCurve, draft: float, chances: 
 def best_windows(
     target: CostCurve, qualifier: CostCurve, draft: float, chances: Chances, margin: float = 0.0
 ) -> Windows:
-    """Of no, two and three tiers the fastest; a further tier must promise `margin` more.
+    """The fastest of one, two and three tiers; a further tier must be faster by `margin`.
 
-    So three tiers are never chosen where the recursion predicts a loss against two or none.
+    Three tiers are therefore never chosen if the recursion predicts a lower speed than with fewer
+    tiers.
     """
     best = undrafted(target)
     for more in (
@@ -81,7 +84,7 @@ def best_windows(
 
 
 def token_seconds(qualifier: CostCurve, draft: float, accept: float) -> float:
-    """Seconds a token of what a qualifier hands up, its inner drafts as long as serves best."""
+    """Seconds per token that a qualifier proposes, with the best length of its inner drafts."""
     return min(
         (k * draft + qualifier.seconds(k + 1)) / expected_tokens(accept, k)
         for k in range(LONGEST_DRAFT + 1)

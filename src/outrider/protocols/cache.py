@@ -52,7 +52,7 @@ class Cache(Protocol):
 
     @property
     def num_speculative(self) -> int:
-        """Speculative rows since the last commit."""
+        """Number of speculative rows since the last commit."""
         ...
 
     @property

@@ -256,4 +256,4 @@ class ContextSelector(Protocol):
 CAPABILITIES = tuple(
     name for name, kind in vars(Capabilities).items() if isinstance(kind, property)
 )
-"""Names of the capabilities."""
+"""Names of the capabilities that every model declares."""

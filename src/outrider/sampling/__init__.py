@@ -1,4 +1,4 @@
-"""From logits to the chosen token, and from tokens to text."""
+"""Converts logits to the chosen token, and tokens to text."""
 
 from outrider.sampling.params import LogitsProcessor, SamplingParams, StoppingCriterion
 from outrider.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED, Sampler

@@ -1,11 +1,11 @@
-"""Coupled noise: random numbers that are a function of what they are for, not of when.
+"""Coupled noise: random numbers that depend on their purpose, not on the time of the call.
 
-Two models that draw the token with the same generated index from the same seed see the same
-Gumbel noise, so where their distributions agree they draw the same token. That is why a draft can
-be accepted by plain equality, and why speculation can not change a sampled text.
+Two models that draw the token with the same generated index from the same seed use the same Gumbel
+noise. Where their distributions agree, they draw the same token. This is why a draft can be
+accepted by plain equality, and why speculation cannot change a sampled text.
 
-Numbers come from a counter-based integer hash (the finaliser of SplitMix64, Steele, Lea and
-Flood 2014), so they are the same on every device and for every padding of the vocabulary.
+Numbers come from a counter-based integer hash (the finaliser of SplitMix64, Steele, Lea and Flood
+2014), so they are the same on every device and for every padding of the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,17 @@ _MIX2 = 0x94D049BB133111EB
 
 
 class Purpose(IntEnum):
-    """What a random number decides. Two decisions never share a stream, except `CHOICE`."""
+    """The decision that a random number is used for. Two decisions never share a stream, except
+    `CHOICE`."""
 
     CHOICE = 0
-    """A model's own next token: shared by all tiers on purpose."""
+    """A model's own next token: all tiers share this stream intentionally."""
     ACCEPT = 1
     RESIDUAL = 2
     NEXT = 3
     BRANCH = 4
-    """A draw inside one branch of a draft, or how a draft grows there: independent at each node."""
+    """A draw inside one branch of a draft, or how the draft grows there; independent for each
+    node."""
 
 
 def _finalise(x: int) -> int:
@@ -46,31 +48,33 @@ def stream_key(
     seed: int, sample: int, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
 ) -> int:
     """The 64-bit key of one stream. `index` counts generated tokens, never cache positions."""
-    key = _finalise(seed & _MASK)  # mixed, lest sample 1 of seed 0 be sample 0 of seed 1
+    key = _finalise(seed & _MASK)  # hash the seed, so that (0, 1) and (1, 0) differ
     for part in (sample, index, int(purpose), tier, sibling):
         key = _finalise((key + _GOLDEN + (part & _MASK)) & _MASK)
     return key
 
 
 def uniform(key: int) -> float:
-    """One number in (0, 1); 52 bits and a half, since 53 and a half would round up to 1."""
+    """One number in (0, 1) with a resolution of 52.5 bits; 53.5 bits would round up to 1."""
     return ((_finalise((key + _GOLDEN) & _MASK) >> 12) + 0.5) * 2.0**-52
 
 
 def signed(x: int) -> int:
-    """A 64-bit number as tensors hold it."""
+    """Convert an unsigned 64-bit number to the signed form that tensors use."""
     return x - (1 << 64) if x >= 1 << 63 else x
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch's is arithmetic, so the copied sign bits are masked off."""
+    """Logical right shift. The shift of torch is arithmetic, so the copied sign bits are masked
+    off."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def uniforms(
     key: int | Int[Tensor, "*#ids"], token_ids: Int[Tensor, "*ids"]
 ) -> Float[Tensor, "*ids"]:
-    """Float64 numbers in (0, 1), one for each token id; `signed` keys may come as a tensor."""
+    """Float64 numbers in (0, 1), one for each token id; the key may be a tensor of `signed`
+    keys."""
     x = token_ids * signed(_GOLDEN) + (signed(key) if isinstance(key, int) else key)
     x = (x ^ _shift(x, 30)) * signed(_MIX1)
     x = (x ^ _shift(x, 27)) * signed(_MIX2)
@@ -86,8 +90,8 @@ def gumbel(
 
 
 def gumbel_arrays(keys: Sequence[int], token_ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """The numbers of `gumbel` for `[rows, ids]`, one key a row, by NumPy: for a handful of tokens
-    that is several times faster. Negative ids get numbers that mean nothing."""
+    """The numbers of `gumbel` for `[rows, ids]`, with one key per row, computed by NumPy. This is
+    several times faster for a few tokens. The numbers of negative ids are meaningless."""
     x = token_ids.astype(np.uint64) * np.uint64(_GOLDEN)
     x += np.array(keys, dtype=np.uint64)[:, None]
     x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX1)

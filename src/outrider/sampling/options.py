@@ -1,4 +1,4 @@
-"""Sampling options as keywords."""
+"""Sampling options as keyword arguments."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
@@ -7,7 +7,8 @@ from outrider.sampling.params import LogitsProcessor, StoppingCriterion
 
 
 class SamplingOptions(TypedDict, total=False):
-    """Keywords of `Generator.generate`: the fields of `SamplingParams`, as they may be given."""
+    """Keyword arguments of `Generator.generate`: the fields of `SamplingParams`, in the accepted
+    types."""
 
     temperature: float
     top_k: int

@@ -1,4 +1,4 @@
-"""How tokens are chosen and when to stop, as a user says it."""
+"""User settings: how tokens are chosen and when generation stops."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -19,28 +19,28 @@ StoppingCriterion = Callable[[Tensor, Tensor | None], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How tokens are chosen and when to stop. Defaults: greedy, 128 tokens.
+    """How tokens are chosen and when generation stops. Defaults: greedy, 128 tokens.
 
     Attributes:
-        temperature: 0 takes the best token; otherwise scores are divided by it.
+        temperature: 0 selects the best token; otherwise scores are divided by it.
         top_k: keep this many best tokens; 0 keeps all.
-        top_p: keep the best tokens that hold this mass.
-        min_p: keep tokens at least this share as likely as the best.
+        top_p: keep the smallest set of best tokens with at least this probability mass.
+        min_p: keep tokens with at least this share of the best token's probability.
         typical_p: keep the locally typical tokens of this mass.
-        repetition_penalty: divides positive and multiplies negative scores of tokens seen in
+        repetition_penalty: divides positive and multiplies negative scores of tokens that occur in
             prompt or output.
-        presence_penalty: subtracted from scores of tokens seen in the output.
-        frequency_penalty: the same, times the count.
+        presence_penalty: subtracted from scores of tokens that occur in the output.
+        frequency_penalty: the same, multiplied by the count.
         logit_bias: added to the scores of these ids.
-        banned_tokens: ids never chosen.
-        forced_tokens: generated index -> id that must stand there.
+        banned_tokens: ids that are never chosen.
+        forced_tokens: generated index -> id that is forced at this index.
         seed: equal seeds give equal texts; None draws one.
         stop: strings that end the text and are not part of it.
-        stop_token_ids: end tokens beside the model's own.
+        stop_token_ids: end tokens in addition to the model's own.
         ignore_eos: the model's own end tokens do not end the text.
         min_new_tokens: end tokens are not chosen before this many tokens.
         max_new_tokens: the text is cut after this many tokens.
-        logprobs: top log-probabilities reported for each token; None reports none.
+        logprobs: number of top log-probabilities reported for each token; None reports none.
         logits_processors: called in order before the warps.
         stopping_criteria: called after each token.
     """
@@ -92,14 +92,15 @@ class SamplingParams:
 
     @classmethod
     def of(cls, **options: object) -> "SamplingParams":
-        """Build from keyword options; an unknown one raises with the nearest known name."""
+        """Build from keyword options; for an unknown one, the error suggests the nearest known
+        name."""
         reject_unknown("option", options, (f.name for f in fields(cls)))
         tuples = {name: _as_tuple(options[name]) for name in _TUPLES if name in options}
         return cls(**options | tuples)  # pyright: ignore[reportArgumentType]
 
     @property
     def warps(self) -> dict[str, float]:
-        """The settings that shape the support, by name."""
+        """The settings of the warps, by name."""
         names = ("temperature", "top_k", "top_p", "min_p", "typical_p")
         return {name: getattr(self, name) for name in names}
 
@@ -128,7 +129,7 @@ _TUPLES = ("banned_tokens", "stop", "stop_token_ids", "logits_processors", "stop
 
 
 def _check_ids(name: str, ids: Iterable[object]) -> None:
-    """Refuse what is no id; a negative one would count from the end of the vocabulary."""
+    """Reject invalid ids; a negative id would index from the end of the vocabulary."""
     for token in ids:
         if isinstance(token, bool) or not isinstance(token, Integral) or int(token) < 0:
             raise OptionError(f"{name} holds {token!r}", hint="Token ids are 0, 1, 2, ...")
@@ -141,7 +142,7 @@ def _check_mapping(name: str, value: object) -> None:
 
 
 def _as_tuple(value: object) -> tuple[object, ...]:
-    """Several values as a tuple, a single one as a tuple of one."""
+    """Return an iterable as a tuple, and a single value as a tuple of length one."""
     if value is None:
         return ()
     if isinstance(value, str) or not isinstance(value, Iterable):

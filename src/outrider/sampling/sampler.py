@@ -1,8 +1,8 @@
-"""One sampler for drafted and undrafted decoding.
+"""The sampler that drafted and undrafted decoding share.
 
-A token is a function of its logits, the text so far, the seed and the index of the token alone:
-the argmax, over the warped support, of processed score plus Gumbel noise. At temperature 0 there
-is no noise.
+A token is a function of its logits, the text so far, the seed and the index of the token only: the
+argmax, over the warped support, of processed score plus Gumbel noise. At temperature 0 there is no
+noise.
 """
 
 import secrets
@@ -30,7 +30,7 @@ _TROUBLE = {kernels.NOT_FINITE: NOT_FINITE, kernels.NOTHING_ALLOWED: NOTHING_ALL
 
 
 class Sampler:
-    """Chooses tokens for one request; every tier of that request uses the same one."""
+    """Chooses tokens for one request; all tiers of the request use the same sampler."""
 
     def __init__(
         self,
@@ -58,19 +58,19 @@ class Sampler:
         self._kernel: kernels.PlainSampler | None = None
 
     def for_sample(self, sample: int) -> "Sampler":
-        """The same sampler with the noise of another sample."""
+        """The same settings with the noise of another sample of the prompt."""
         other = copy(self)
         other.sample, other._kernel = sample, None
         return other
 
     def plain(self, index: int) -> bool:
-        """Whether the choice at generated index `index` follows from its scores by temperature,
-        top-k, top-p and min-p alone; short cuts know these."""
+        """Whether the choice at generated index `index` depends on its scores only through
+        temperature, top-k, top-p and min-p; fast paths support these settings."""
         return self.quick(index) and not self.params.banned_tokens
 
     def quick(self, index: int) -> bool:
-        """Whether it is plain but for banned tokens: what is compiled or captured knows these too.
-        Image-text models ban their image tokens."""
+        """Whether the choice is plain except for banned tokens, which compiled and captured code
+        also supports. Image-text models ban their image tokens."""
         p = self.params
         return not (
             self._reads_text or self._reads_scores or index < p.min_new_tokens or p.typical_p < 1.0
@@ -78,7 +78,7 @@ class Sampler:
 
     @property
     def kernel(self) -> kernels.PlainSampler:
-        """The settings as the compiled kernels read them."""
+        """The settings in the form that the compiled kernels read."""
         if self._kernel is None:
             p = self.params
             self._kernel = kernels.PlainSampler.of(
@@ -93,9 +93,9 @@ class Sampler:
         return self._kernel
 
     def choose_at(self, logits: Float[Tensor, " vocab"], index: int) -> int | None:
-        """The choice at generated index `index` by the compiled kernel; None where that does not
-        apply, and `choose` must tell. Which of the two it is depends on settings, dtype and device
-        alone, so drafted and undrafted texts ask the same one. Raises `LogitsError`."""
+        """The choice at generated index `index` by the compiled kernel; None if the kernel does not
+        apply and `choose` must be used. The decision depends only on settings, dtype and device, so
+        drafted and undrafted decoding use the same path. Raises `LogitsError`."""
         if (
             logits.dtype is not torch.float32
             or not logits.is_cpu
@@ -113,8 +113,8 @@ class Sampler:
     ) -> Float[Tensor, " vocab"]:
         """Scores after bias, penalties, bans and the user's processors, before the warps.
 
-        `generated` are the tokens written before this one, the drafted ones of its path included.
-        Raises `LogitsError` for logits from which nothing can be chosen.
+        `generated` are the tokens before this one, including the drafted tokens on its path. Raises
+        `LogitsError` for logits from which no token can be chosen.
         """
         if bool((logits.isnan() | (logits == torch.inf)).any()):
             raise LogitsError(NOT_FINITE)
@@ -150,7 +150,7 @@ class Sampler:
         if p.repetition_penalty != 1.0:
             seen = torch.cat((self._in_prompt.to(device), output))
             seen = seen[seen < scores.numel()]
-            s = scores[seen]  # an id that stands here twice is written twice, with one value
+            s = scores[seen]  # a repeated id is written twice with the same value
             scores[seen] = torch.where(s < 0, s * p.repetition_penalty, s / p.repetition_penalty)
         if output.numel() and (p.presence_penalty or p.frequency_penalty):
             inside = output[output < scores.numel()]
@@ -160,12 +160,12 @@ class Sampler:
     def support(
         self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
     ) -> Support:
-        """Tokens in play after processing and warping."""
+        """The candidate tokens after processing and warping."""
         warps = self.params.warps
         return warp(self.process(logits, generated), **warps)  # pyright: ignore[reportArgumentType]
 
     def choose(self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray) -> int:
-        """The token that stands after `generated`: the same for every tier and every draft."""
+        """The token that follows `generated`: the same for every tier and every draft."""
         quick = self.choose_at(logits, len(generated))
         if quick is not None:
             return quick
@@ -174,13 +174,13 @@ class Sampler:
     def probs(
         self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
     ) -> Float[Tensor, " vocab"]:
-        """The warped distribution, float64 on the CPU, that `choose` draws from."""
+        """The warped distribution that `choose` draws from, float64 on the CPU."""
         return self.support(logits, generated).probs(logits.numel())
 
     def draw(
         self, support: Support, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
     ) -> int:
-        """One token of `support`, by the noise of the stream named."""
+        """Draw one token of `support` with the noise of the given stream."""
         if support.ids.numel() == 1:
             return int(support.ids[0])
         return int(support.ids[self.perturbed(support, index, purpose, tier, sibling).argmax()])
@@ -188,18 +188,18 @@ class Sampler:
     def perturbed(
         self, support: Support, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
     ) -> Float[Tensor, " kept"]:
-        """Scores of `support` with the noise of the stream named; the largest is the draw, and the
-        order of all of them is one of draws without replacement."""
+        """Scores of `support` plus the noise of the given stream. The largest is the draw, and the
+        descending order is an order of draws without replacement."""
         key = stream_key(self.seed, self.sample, index, purpose, tier, sibling)
         return support.scores.double() + gumbel(key, support.ids)
 
     def draw_from(
         self, probs: Float[Tensor, " vocab"], index: int, purpose: Purpose, tier: int
     ) -> int:
-        """One token from a distribution given as probabilities."""
+        """Draw one token from a distribution given as probabilities."""
         ids = torch.nonzero(probs > 0).flatten()
         return self.draw(Support(ids, probs[ids].log()), index, purpose, tier)
 
     def uniform(self, index: int, purpose: Purpose, tier: int, sibling: int = 0) -> float:
-        """A number in (0, 1) of the stream named."""
+        """A uniform number in (0, 1) from the given stream."""
         return uniform(stream_key(self.seed, self.sample, index, purpose, tier, sibling))

@@ -1,4 +1,5 @@
-"""Token ids to text, as they arrive: whole characters only, stop strings held back."""
+"""Incremental detokenization: only complete characters are returned, and stop strings are held
+back."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -8,23 +9,25 @@ Decode = Callable[[Sequence[int]], str]
 _INCOMPLETE = "\ufffd"
 
 _CONTEXT = 4
-"""Prompt tokens decoded along with the first new one."""
+"""Number of prompt tokens that are decoded together with the first new one."""
 
 _WINDOW = 16
-"""Tokens decoded along with a new one at most: each costs time, but to begin anew costs more."""
+"""Largest number of tokens decoded together with a new one. Each takes time, but a restart takes
+more."""
 
 
 class TextStream:
     """The text of one request.
 
-    A token may end in the middle of a character, and text may turn out to be the beginning of a
-    stop string. Both are kept back until the next token decides.
+    A token may end in the middle of a character, and the end of the text may be the beginning of a
+    stop string. Both are held back until the next token decides.
     """
 
     def __init__(
         self, decode: Decode, stop: Sequence[str] = (), *, after: Sequence[int] = ()
     ) -> None:
-        """Start empty. `after` are the prompt's ids: they decide whether a space comes first."""
+        """Create an empty stream. `after` are the prompt's ids: they decide whether the text starts
+        with a space."""
         self.text = ""
         self.stopped = False
         self._decode = decode
@@ -39,31 +42,33 @@ class TextStream:
         self._closed = False
 
     def branch(self) -> "TextStream":
-        """A copy that goes on by itself."""
+        """A copy that continues independently."""
         other = copy(self)
         other._ids = list(self._ids)
         return other
 
     def push(self, token: int) -> bool:
-        """Take one more token; true when it completes a stop string, before which the text ends."""
+        """Add a token; return true when it completes a stop string. The text then ends before that
+        string."""
         self._ids.append(token)
         self._grow(final=False)
         return self.stopped
 
     def take(self) -> str:
-        """Text that is certain and was not taken before."""
+        """Return the final text that was not returned before."""
         end = len(self.text) - self._held()
         piece = self.text[self._taken : end]
         self._taken = max(self._taken, end)
         return piece
 
     def close(self) -> None:
-        """No token follows: the rest of the text is certain now, broken characters included."""
+        """End the stream: the remaining text becomes final, including incomplete characters."""
         self._grow(final=True)
         self._closed = True
 
     def _grow(self, *, final: bool) -> None:
-        """Decode what is new. A few earlier ids go along: spaces depend on the neighbour."""
+        """Decode new tokens together with a few earlier ones, because spaces depend on neighbouring
+        tokens."""
         if self.stopped:
             return
         after = self._decode(self._ids[self._context :])
@@ -75,7 +80,7 @@ class TextStream:
         self._find_stop(known)
 
     def _move_on(self, decoded: str) -> None:
-        """Count everything as read; forget all but the newest part once it is long."""
+        """Mark all tokens as read; if the window is long, keep only its newest part."""
         before, self._read = self._read, len(self._ids)
         self._before = decoded
         if self._read - self._context > _WINDOW:
@@ -91,7 +96,7 @@ class TextStream:
             self.stopped = True
 
     def _held(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
+        """Length of the longest suffix of the text that is a prefix of a stop string."""
         if self.stopped or self._closed:
             return 0
         longest = max((len(stop) for stop in self._stop), default=1) - 1

@@ -1,8 +1,8 @@
-"""Warps: which tokens of a processed row stay in play, and with what weight.
+"""Warps: which tokens of a processed row remain candidates, and with what weight.
 
-The kept support is that of `transformers` for the same settings and the same order
-(temperature, top-k, top-p, min-p, typical-p), computed by selecting before sorting: a full sort of
-a row costs as much as a small forward.
+The kept support equals that of `transformers` for the same settings and the same order
+(temperature, top-k, top-p, min-p, typical-p). It is computed by selecting before sorting, because a
+full sort of a row takes as long as a small forward.
 """
 
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _HEAD = 256
-"""Candidates looked at before a whole row is sorted for top-p."""
+"""Number of candidates that are tried before a whole row is sorted for top-p."""
 
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """Tokens still in play, on the CPU, ids ascending, and their scores (not normalised)."""
+    """The candidate tokens, on the CPU, ids ascending, and their scores (not normalised)."""
 
     ids: Int[Tensor, " kept"]
     scores: Float[Tensor, " kept"]
 
     def probabilities(self) -> Float[Tensor, " kept"]:
-        """Their probabilities, float64, which sum to one."""
+        """The probabilities of the candidates, float64, which sum to one."""
         return torch.softmax(self.scores.double(), dim=-1)
 
     def probs(self, vocab_size: int) -> Float[Tensor, " vocab"]:
-        """The whole distribution, zero outside the support."""
+        """The distribution over the whole vocabulary, zero outside the support."""
         probs = torch.zeros(vocab_size, dtype=torch.float64)
         probs[self.ids] = self.probabilities()
         return probs
@@ -47,9 +47,9 @@ def warp(
     min_p: float = 0.0,
     typical_p: float = 1.0,
 ) -> Support:
-    """The support left by the warps. At temperature 0 it is the best token alone.
+    """The support that remains after the warps. At temperature 0 it is the best token only.
 
-    Tokens whose score is -inf are never part of it.
+    Tokens with a score of -inf are never part of it.
     """
     if temperature == 0:
         best = scores.argmax().reshape(1).cpu()
@@ -76,7 +76,7 @@ def _finite(scores: Tensor) -> Support:
 
 
 def _top_k(scores: Tensor, k: int) -> Support:
-    """Everything at least as good as the k-th best: ties with it stay, as in `transformers`."""
+    """All tokens with at least the k-th best score; ties with it are kept, as in `transformers`."""
     kth = torch.topk(scores, k).values[-1]
     mask = (scores >= kth) & (scores > -torch.inf)
     ids = torch.nonzero(mask).flatten()
@@ -84,14 +84,14 @@ def _top_k(scores: Tensor, k: int) -> Support:
 
 
 def _top_p(support: Support, p: float) -> Support:
-    """The smallest set of best tokens that holds a mass of at least p; never empty.
+    """The smallest set of best tokens with a mass of at least p; never empty.
 
-    Of equally likely tokens at its edge the lowest ids stay, however the sort left them.
+    Among equally likely tokens at its edge, the lowest ids are kept, independent of the sort order.
     """
     probs = support.probabilities()
     best = torch.topk(probs, min(_HEAD, probs.numel())).values
     if best.numel() < probs.numel() and best.sum() < p:
-        best = torch.from_numpy(np.sort(probs.numpy())).flip(0)  # NumPy sorts values much faster
+        best = torch.from_numpy(np.sort(probs.numpy())).flip(0)  # NumPy sorts values faster
     mass_before = best.cumsum(0) - best
     size = max(1, int((mass_before < p).sum()))
     edge = best[size - 1]
@@ -102,7 +102,8 @@ def _top_p(support: Support, p: float) -> Support:
 
 
 def _typical_p(support: Support, mass: float) -> Support:
-    """Locally typical sampling (Meister et al. 2022): tokens whose surprise is near the entropy."""
+    """Locally typical sampling (Meister et al. 2022): keeps tokens whose information content is
+    close to the entropy."""
     logp = torch.log_softmax(support.scores.double(), dim=-1)
     probs = logp.exp()
     distance = ((-logp) + (logp * probs).sum()).abs()

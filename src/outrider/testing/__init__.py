@@ -1,8 +1,8 @@
-"""Conformance kits for drafters, rules, runners and records outside the package.
+"""Conformance tests for drafters, rules, runners and method records of other packages.
 
 >>> from outrider.testing import check_drafter
 >>> from outrider.drafters import TokenRecycling
->>> check_drafter(lambda family: TokenRecycling())  # raises ConformanceError, or tells what it did
+>>> check_drafter(lambda family: TokenRecycling())  # report, or ConformanceError
 
 They need no test framework, no network and no checkpoint: models are tables of seven tokens.
 """

@@ -1,4 +1,4 @@
-"""The joint distribution of the first tokens, counted, against that of a tabular target."""
+"""Compares the joint distribution of the first tokens with the exact one of a tabular target."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +17,10 @@ from outrider.testing.rigs import samples, stage
 
 VOCAB, LENGTH = 3, 3
 PROMPT = Prompt(token_ids=(0, 1, 1, 2, 0, 2, 2, 1, 2))
-"""Holds every pair of the vocabulary but one, so that lookups always have something to copy."""
+"""Contains every pair of tokens but one, so that lookups always find something to copy."""
 
 RARE = 5
-"""Texts that are expected less often are counted together."""
+"""Texts with a smaller expected count are counted together."""
 
 
 def _table(seed: int, near: TabularModel | None = None) -> TabularModel:
@@ -35,7 +35,7 @@ CHAIN = FixedLength(LENGTH)
 
 @dataclass(frozen=True)
 class Trial:
-    """What is written how often, and how far that is from the exact distribution."""
+    """Counts the generated texts and measures their distance from the exact distribution."""
 
     target: TabularModel = TARGET
     prompt: Prompt = PROMPT
@@ -49,7 +49,7 @@ class Trial:
         rule: AcceptanceRule | None = None,
         policy: DraftPolicy | None = None,
     ) -> float:
-        """Chi-square of `draws` texts, in standard deviations above its mean."""
+        """Chi-square of `draws` generated texts, in standard deviations above its mean."""
         rule, policy = rule or Rejection(), policy or self.policy
         whole = stage(self.target, drafter, rule, policy=policy)
         return self._chi_square(self._counts(whole, draws))

@@ -1,4 +1,4 @@
-"""Conformance of drafters: the contract of `protocols.Drafter`, call by call, and I1 to I6."""
+"""Conformance tests of drafters: each call of the contract of `protocols.Drafter`, and I1 to I6."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from outrider.testing.rigs import (
 )
 
 Make = Callable[[Family], Drafter]
-"""Builds the drafter, over the models of a family if it needs any."""
+"""Builds the drafter; receives the models of a family in case the drafter needs any."""
 
 POLICIES: dict[str, DraftPolicy] = {
     "chains of 5": FixedLength(5),
@@ -36,20 +36,21 @@ POLICIES: dict[str, DraftPolicy] = {
     "wide trees": FixedTree(depth=1, nodes=5),
 }
 _DRAWS = 300
-"""Texts drawn for the test of a distribution: enough to tell a misreported one."""
+"""Number of texts drawn for the test of a distribution: enough to detect misreported
+probabilities."""
 _LIMIT = 4.0
-"""Standard deviations of chi-square."""
+"""Largest allowed chi-square, in standard deviations above its mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrafterReport:
-    """What a drafter did while it was checked.
+    """The results of a check of a drafter.
 
     Attributes:
-        drafted: tokens.
-        accepted: of these.
+        drafted: number of drafted tokens.
+        accepted: number of them that were accepted.
         distribution: standard deviations of chi-square above its mean, under a rule that reads
-            probabilities; None where the drafter gives none.
+            probabilities; None if the drafter supplies none.
     """
 
     drafted: int
@@ -60,22 +61,22 @@ class DrafterReport:
 def check_drafter(make: Make, *, proposes: bool = True) -> DrafterReport:
     """Check a drafter against the contract.
 
-    Each call of the drafter is audited: one draft a request, well formed, within its budget, with
-    origins that it names. Under `Match` the texts are those of undrafted decoding, for several
+    Each call of the drafter is audited: it returns one well-formed draft per request, within its
+    budget, with declared origins. Under `Match`, the texts equal undrafted decoding, for several
     samplings and policies, alone, in batches, for samples of one prompt that end in different
-    rounds, for the next turn, and below a qualifier. Counters add up. What a new drafter does is
-    the same again. If it gives probabilities, the distribution under `RecursiveRejection` is the
+    rounds, for the next turn, and below a qualifier. Counters add up. A new drafter repeats the
+    same drafts. If it supplies probabilities, the distribution under `RecursiveRejection` is the
     target's.
 
     Args:
-        make: builds the drafter anew each time, so that no check sees what another one taught it.
-        proposes: whether something must be drafted, and some of it kept, on a repetitive text.
+        make: builds a new drafter for each check, so that no check depends on another.
+        proposes: whether it must draft tokens, some of which are kept, on a repetitive text.
 
     Returns:
-        What it did.
+        The counts of the check.
 
     Raises:
-        ConformanceError: the first point of the contract that does not hold, in one line.
+        ConformanceError: the first violated point of the contract, in one line.
     """
     family = tabular_family()
     for number, (name, policy) in enumerate(POLICIES.items()):
@@ -90,12 +91,12 @@ def check_drafter(make: Make, *, proposes: bool = True) -> DrafterReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audited(WrappedDrafter):
-    """Hands every call on to `drafter`, and checks what it answers."""
+    """Forwards every call to `drafter`, and checks its results."""
 
     def begin(
         self, requests: Sequence[Request], previous: Sequence[Any | None] | None = None
     ) -> list[Any]:
-        """One state a request."""
+        """Check that there is one state per request."""
         states = self.drafter.begin(requests, previous)
         require(
             len(states) == len(requests),
@@ -106,7 +107,8 @@ class Audited(WrappedDrafter):
     def propose(
         self, states: Sequence[Any], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """One well-formed draft a request, within its budget; tails are left as they are."""
+        """Check that there is one well-formed draft per request within its budget, and that tails
+        are not modified."""
         before = [tail.copy() for tail in tails]
         drafts = self.drafter.propose(states, tails, budgets)
         require(
@@ -120,15 +122,15 @@ class Audited(WrappedDrafter):
         return list(drafts)
 
     def observe(self, states: Sequence[Any], verified: Sequence[Verified]) -> None:
-        """Handed on."""
+        """Forward the call; the contract has no result to check here."""
         self.drafter.observe(states, verified)
 
     def commit(self, states: Sequence[Any], tokens: Sequence[IntArray]) -> None:
-        """Handed on."""
+        """Forward the call; the contract has no result to check here."""
         self.drafter.commit(states, tokens)
 
     def counters(self, state: Any) -> dict[str, Counters]:
-        """Handed on."""
+        """Forward the call and return the counters unchanged."""
         return self.drafter.counters(state)
 
 
@@ -190,7 +192,7 @@ def _counted(counters: Counters, written: int, where: str) -> None:
 
 
 def _check_turns(make: Make, family: Family) -> None:
-    """Samples of one prompt; then a text that goes on from the one before."""
+    """Check samples of one prompt, then a text that continues the previous one."""
     whole = stage(family.target, Audited(drafter=make(family)), policy=FixedTree(depth=4, nodes=12))
     alone = stage(family.target, NoDrafter())
     options: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 12}
@@ -204,7 +206,7 @@ def _check_turns(make: Make, family: Family) -> None:
 
 
 def _check_below(make: Make, family: Family) -> None:
-    """Below a qualifier: tails, and commits of several tokens."""
+    """Check the drafter below a qualifier, with tails and commits of several tokens."""
     nest = Qualified(
         drafter=Audited(drafter=make(family)),
         qualifier=family.qualifier,
@@ -217,7 +219,8 @@ def _check_below(make: Make, family: Family) -> None:
 
 
 def _check_proposals(make: Make, family: Family) -> tuple[int, int]:
-    """Drafted and accepted tokens on a text in which something can be found; twice the same."""
+    """Count drafted and accepted tokens on a repetitive text; two runs must give the same
+    result."""
     alone = stage(family.target, NoDrafter())
     [read] = run(alone, [(1,)], temperature=0.9, max_new_tokens=150)
     prompt = (1, *read.output)
@@ -242,7 +245,7 @@ def _check_proposals(make: Make, family: Family) -> tuple[int, int]:
 
 
 def _check_distribution(make: Make) -> float:
-    """A rule that reads probabilities: misreported ones give another distribution."""
+    """Check the distribution under a rule that reads probabilities; misreported ones change it."""
     family = Family(TARGET, QUALIFIER, QUALIFIER, DRAFT)
     policy = FixedTree(depth=3, nodes=7)
     found = Trial().surplus(make(family), _DRAWS, RecursiveRejection(), policy)

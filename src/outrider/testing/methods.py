@@ -1,4 +1,4 @@
-"""Conformance of records: what a method says of itself is complete and true."""
+"""Conformance tests of method records: the description is complete and correct."""
 
 import re
 
@@ -16,15 +16,16 @@ _LONGEST = 160
 def check_method(method: Method[object]) -> None:
     """Check the record of a method.
 
-    The name can be typed, the summary is one line, the paper has a valid identifier. Defaults are
-    options, of the right types. An unknown option is refused with one line. A rule that is built by
-    name promises what the record says.
+    The name is valid on the command line, the summary is one line, the paper has a valid
+    identifier. Defaults belong to existing options and have the right types. An unknown option
+    gives an error of one line. A rule that is built by name has the exactness that the record
+    states.
 
     Args:
         method: the record.
 
     Raises:
-        ConformanceError: the first point that does not hold, in one line.
+        ConformanceError: the first violated point, in one line.
     """
     name = method.name
     require(bool(_NAME.fullmatch(name)), f"the name {name!r} is not lower-case words with '-'")

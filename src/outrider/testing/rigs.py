@@ -1,7 +1,7 @@
-"""Models whose every probability is known, and ways to run drafters and rules over them.
+"""Models with known probabilities, and helpers to run drafters and rules with them.
 
-The vocabulary has seven tokens; the next one depends on the last two, through a table. So drafts of
-any kind are accepted and refused within a few tokens, and a run takes milliseconds.
+The vocabulary has seven tokens; a table gives the next token after the last two. Drafts of any kind
+are therefore accepted and rejected within a few tokens, and a run takes milliseconds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -46,7 +46,7 @@ SAMPLINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Family:
-    """Four models, each a noisy copy of the one above it."""
+    """Four models, each a noisy copy of the previous one."""
 
     target: LanguageModel
     qualifier: LanguageModel
@@ -55,7 +55,7 @@ class Family:
 
 
 def tabular_family(vocab_size: int = 7, order: int = 2, seed: int = 0) -> Family:
-    """A family of random tables."""
+    """A family of models with random tables."""
 
     def near(model: TabularModel, n: int) -> TabularModel:
         return TabularModel.random(
@@ -75,7 +75,7 @@ def stage(
     window: int = 6,
     policy: DraftPolicy | None = None,
 ) -> Stage:
-    """A target with a drafter; the rule is `Match` and drafts have a fixed length by default."""
+    """A target with a drafter; by default the rule is `Match` and drafts have a fixed length."""
     rule = rule or Match()
     return Stage(
         name="target",
@@ -87,14 +87,14 @@ def stage(
 
 
 def undrafted(whole: Stage) -> Stage:
-    """The same target without a drafter."""
+    """The same target with the drafter that proposes nothing."""
     return replace(whole, drafter=NoDrafter(), policy=FixedLength(1))
 
 
 def generation(
     prompt: Sequence[int] | Prompt, *, end_ids: Sequence[int] = (), sample: int = 0, **options: Any
 ) -> Generation:
-    """A request with these `SamplingParams`: 40 tokens with seed 5 where nothing else is said."""
+    """A request with these `SamplingParams`; the defaults are 40 tokens and seed 5."""
     read = prompt if isinstance(prompt, Prompt) else Prompt(token_ids=tuple(prompt))
     params = SamplingParams.of(**{"max_new_tokens": 40, "seed": 5, **options})
     sampler = Sampler(params, prompt_ids=read.token_ids, end_ids=end_ids, sample=sample)
@@ -108,7 +108,7 @@ def run(
     previous: Sequence[SequenceState | None] | None = None,
     **options: Any,
 ) -> list[Generation]:
-    """Write after these prompts, in one batch; `options` as `generation` takes them."""
+    """Generate after these prompts, in one batch; `options` as in `generation`."""
     return finish(stage, [generation(p, **options) for p in prompts], previous)
 
 
@@ -117,7 +117,7 @@ def finish(
     generations: list[Generation],
     previous: Sequence[SequenceState | None] | None = None,
 ) -> list[Generation]:
-    """Run these in one batch to their ends."""
+    """Run these requests in one batch until they end."""
     for _ in generate(stage, generations, previous):
         pass
     return generations
@@ -126,19 +126,19 @@ def finish(
 def samples(
     stage: Stage, prompt: Sequence[int] | Prompt, count: int, **options: Any
 ) -> list[Generation]:
-    """Samples of one prompt, in one batch: they share what is read of it."""
+    """Samples of one prompt, in one batch: the prompt is read once."""
     read = prompt if isinstance(prompt, Prompt) else Prompt(token_ids=tuple(prompt))
     return finish(stage, [generation(read, sample=i, **options) for i in range(count)])
 
 
 def outputs(generations: Sequence[Generation]) -> list[tuple[int, ...]]:
-    """The texts."""
+    """The generated token ids of each request."""
     return [tuple(g.output) for g in generations]
 
 
 def check_counters(counters: Counters, written: int) -> None:
-    """Counts of a request whose rule is `Match` add up, and every draft has an origin. Raises
-    `AssertionError`."""
+    """Check that the counters of a request with rule `Match` add up, and that every draft has an
+    origin. Raises `AssertionError`."""
     assert counters.tokens == written, "tokens are counted otherwise than written"
     assert sum(counters.sources.values()) == written, "sources do not add up"
     assert counters.accepted == sum(counters.accepted_at), "accepted tokens do not add up"

@@ -1,4 +1,5 @@
-"""Conformance of acceptance rules: each keeps its promise, and tells a drafter that lies."""
+"""Conformance tests of acceptance rules: each keeps its promise, and detects misreported
+probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,14 +29,14 @@ _DRAWS, _LIMIT = 300, 4.0
 
 @dataclass(frozen=True, slots=True)
 class RuleReport:
-    """What a rule did while it was checked.
+    """The results of a check of a rule.
 
     Attributes:
         drafters: how many kinds of drafts it judges.
-        accepted: tokens that it kept.
-        changed: tokens that differ from the target's choice.
+        accepted: number of tokens that it kept.
+        changed: number of tokens that differ from the target's choice.
         distribution: standard deviations of chi-square above its mean, the largest over drafters;
-            None where the rule promises something else.
+            None if the rule promises another exactness.
         liar: the same for a drafter that misreports its probabilities.
     """
 
@@ -49,19 +50,19 @@ class RuleReport:
 def check_rule(rule: AcceptanceRule) -> RuleReport:
     """Check that a rule keeps its promise, for all kinds of drafts that it judges.
 
-    `identical`: texts are those of undrafted decoding. `distribution`: the joint distribution of
-    the first tokens is the target's; for a drafter that misreports its probabilities it is not.
-    `lossy`: each token that differs from the target's choice is counted, and no other; with a
+    `identical`: texts equal undrafted decoding. `distribution`: the joint distribution of the first
+    tokens is the target's; for a drafter that misreports its probabilities it is not. `lossy`:
+    exactly the tokens that differ from the target's choice are counted as changed; with a
     `max_changed`, the budget is never exceeded.
 
     Args:
         rule: the rule, with its options.
 
     Returns:
-        What it did.
+        The counts of the check.
 
     Raises:
-        ConformanceError: the first point that does not hold, in one line.
+        ConformanceError: the first violated point, in one line.
     """
     judged = {name: drafter for name, drafter in _drafters().items() if _fits(rule, drafter)}
     require(
@@ -80,12 +81,12 @@ def check_rule(rule: AcceptanceRule) -> RuleReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lying(ModelDrafter):
-    """Says that all tokens were equally likely to be drafted."""
+    """A drafter that misreports its probabilities as uniform."""
 
     def propose(
         self, states: Sequence[ModelState], tails: Sequence[IntArray], budgets: Sequence[Budget]
     ) -> list[Draft]:
-        """The drafts of the model, with uniform probabilities."""
+        """Return the drafts of the model, with uniform probabilities."""
         drafts = ModelDrafter.propose(self, states, tails, budgets)
         size = self.model.info.vocab_size
         uniform = torch.full((size,), 1.0 / size, dtype=torch.float64)
@@ -93,7 +94,7 @@ class Lying(ModelDrafter):
 
 
 def _drafters(family: Family | None = None) -> dict[str, Drafter]:
-    """Drafters of each way of drawing siblings."""
+    """One or more drafters for each way of drawing siblings."""
     family = family or tabular_family()
     draft = family.draft
     return {
@@ -117,7 +118,8 @@ def _fits(rule: AcceptanceRule, drafter: Drafter) -> bool:
 
 
 def _written(rule: AcceptanceRule, drafter: Drafter, name: str) -> list[Generation]:
-    """Texts under the rule; those of undrafted decoding, where it promises so."""
+    """Generate texts under the rule; if it promises so, check that they equal undrafted
+    decoding."""
     family = tabular_family()
     found: list[Generation] = []
     for sampling in _SAMPLINGS:

@@ -1,4 +1,4 @@
-"""Conformance of runners: whatever is read in whichever way gives the rows of one plain reading."""
+"""Conformance tests of runners: every way of reading a text gives the rows of one plain forward."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -19,11 +19,11 @@ _PARENTS = as_ids([-1, -1, 0, 0, 1, 2, 2, -1, 5, 4])
 
 @dataclass(frozen=True, slots=True)
 class RunnerReport:
-    """What was checked of a runner.
+    """The results of a check of a runner.
 
     Attributes:
-        difference: the largest difference between two readings of the same row.
-        capabilities: those that the model has.
+        difference: the largest difference between two computations of the same row.
+        capabilities: the capabilities that the model has.
     """
 
     difference: float
@@ -31,13 +31,13 @@ class RunnerReport:
 
 
 def check_runner(model: LanguageModel, *, tolerance: float = 1e-4, seed: int = 0) -> RunnerReport:
-    """Check that a model reads the same text the same, however it is fed.
+    """Check that a model computes the same rows for a text in every way of reading it.
 
-    Rows of chains, of trees, of a ragged batch and behind several pending tokens are those of one
-    plain reading of their path; so they are after a commit that follows a path of a tree, leaves
-    it, or refuses all of it, after `truncate`, and in both halves of a `fork`. Caches tell their
-    text. Every capability is declared; a chain that the model writes by itself is the one that its
-    sampler chooses row by row; watched hidden states leave the logits as they are.
+    Rows of chains, of trees, of a ragged batch and after several pending tokens equal the rows of
+    one plain forward over their path. The same holds after a commit that follows a path of a tree,
+    leaves it, or rejects all of it, after `truncate`, and in both copies after a `fork`. Caches
+    report their text. Every capability is declared; a chain that the model generates itself equals
+    the one that its sampler chooses row by row; watched hidden states do not change the logits.
 
     Args:
         model: with a window of at least 48 tokens.
@@ -48,7 +48,7 @@ def check_runner(model: LanguageModel, *, tolerance: float = 1e-4, seed: int = 0
         The largest difference, and the capabilities.
 
     Raises:
-        ConformanceError: the first point that does not hold, in one line.
+        ConformanceError: the first violated point, in one line.
     """
     check = _Check(model, tolerance, np.random.default_rng(seed))
     check.declarations()
@@ -64,14 +64,14 @@ def check_runner(model: LanguageModel, *, tolerance: float = 1e-4, seed: int = 0
 
 
 class _Check:
-    """The checks of one model, and the largest difference so far."""
+    """The checks of one model; stores the largest difference so far."""
 
     def __init__(self, model: LanguageModel, tolerance: float, rng: np.random.Generator) -> None:
         self.model, self.tolerance, self.rng = model, tolerance, rng
         self.worst = 0.0
 
     def declarations(self) -> None:
-        """The record and all capabilities are there."""
+        """The model info and all capabilities are declared."""
         info = self.model.info
         require(isinstance(info, ModelInfo), f"`info` is {info!r:.40}, no ModelInfo")
         missing = [f.name for f in fields(ModelInfo) if not hasattr(info, f.name)]
@@ -83,7 +83,7 @@ class _Check:
         require(isinstance(self.model, LanguageModel), "it is no LanguageModel")
 
     def chain(self) -> None:
-        """A text read in pieces, and token by token."""
+        """A text read in several parts, and token by token."""
         text = self._ids(20)
         whole = self._plain(text)
         cache = self._begin(text[:8])
@@ -100,7 +100,7 @@ class _Check:
         self._same(torch.stack(seen), whole, "one token at a time")
 
     def tree(self) -> None:
-        """A tree behind the text, and behind several pending tokens."""
+        """A tree after the text, and after several pending tokens."""
         text, tokens = self._ids(9), as_ids(self._ids(len(_PARENTS)))
         expected = self._of_nodes(text, tokens)
         self._same(self._tree(self._begin(text), tokens), expected, "a tree")
@@ -109,7 +109,8 @@ class _Check:
         self._same(self._tree(cache, tokens), expected, "a tree behind pending tokens")
 
     def batch(self) -> None:
-        """A tree, a chain, a lone pending token and one of which nothing is asked, together."""
+        """One batch of a tree, a chain, a single pending token, and a segment with no requested
+        row."""
         texts = [self._ids(n) for n in (7, 13, 1, 5)]
         tokens, chain = as_ids(self._ids(len(_PARENTS))), self._ids(3)
         caches = self.model.start([Prompt(token_ids=tuple(text)) for text in texts])
@@ -129,7 +130,7 @@ class _Check:
         self._same(later, self._plain([*texts[3], *chain, chain[0]])[-1:], "unasked rows")
 
     def commits(self) -> None:
-        """After every kind of commit the cache is that of a fresh reading."""
+        """After every kind of commit the cache equals that of a fresh forward."""
         for path, more in (([0, 2, 5, 8], [9]), ([0, 2], []), ([0], [9, 8]), ([], [9])):
             text, tokens = self._ids(8), as_ids(self._ids(len(_PARENTS)))
             cache = self._begin(text)
@@ -141,7 +142,7 @@ class _Check:
             self._same(self._tree(cache, tokens), self._of_nodes(now, tokens), "after a commit")
 
     def cuts_and_forks(self) -> None:
-        """`truncate` forgets the end; the halves of a fork go their own ways."""
+        """`truncate` drops the end; the two copies after a fork are independent."""
         text = self._ids(14)
         cache = self._begin(text)
         self._next(cache)
@@ -157,7 +158,7 @@ class _Check:
             self._same(self._next(half)[None], self._plain([*text[:9], *tokens])[-1:], "after fork")
 
     def written_chain(self) -> None:
-        """A chain that the model writes by itself."""
+        """A chain that the model generates in one call."""
         decoder = self.model.chain_decoder
         if decoder is None:
             return
@@ -182,7 +183,7 @@ class _Check:
             )
 
     def hidden_states(self) -> None:
-        """Watched states have their shape, and leave the logits as they are."""
+        """Watched states have the right shape, and do not change the logits."""
         shows = self.model.hidden_states
         if shows is None:
             return
@@ -202,7 +203,7 @@ class _Check:
             f"hidden states have the shape {tuple(rows.states.shape)}, not {shape}",
         )
 
-    # -- readings -------------------------------------------------------------------------------
+    # -- helpers --------------------------------------------------------------------------------
 
     @property
     def _vocab(self) -> int:
@@ -222,7 +223,7 @@ class _Check:
         return rows.logits
 
     def _read(self, cache: Cache, tokens: Sequence[int]) -> Tensor:
-        """The row after the text and those of a chain."""
+        """The row after the text and the rows of a chain."""
         return self._rows(cache, as_ids(tokens), None, np.arange(-1, len(tokens)))
 
     def _next(self, cache: Cache) -> Tensor:
@@ -232,11 +233,12 @@ class _Check:
         return self._rows(cache, tokens, _PARENTS, np.arange(-1, len(tokens)))
 
     def _plain(self, text: Sequence[int]) -> Tensor:
-        """`[len(text), vocab]`: all rows of one reading."""
+        """`[len(text), vocab]`: all rows of one plain forward."""
         return self._read(self._begin(text[:1]), text[1:])
 
     def _of_nodes(self, text: Sequence[int], tokens: IntArray) -> Tensor:
-        """The row after the text, and after the path to each node, each read as a plain text."""
+        """The row after the text and the rows of the nodes, each computed by a plain forward over
+        its path."""
         rows = [self._plain(text)[-1]]
         for node in range(len(tokens)):
             path = [int(tokens[one]) for one in path_to(_PARENTS, node)]

@@ -38,7 +38,7 @@ class Merge(Pair):
 
     @property
     def gives(self) -> Needs:
-        """Point masses, if neither drafter samples."""
+        """Probabilities as point masses, if neither drafter samples; no references."""
         picked = {self.first.draw, self.second.draw} == {Draw.DETERMINISTIC}
         return Needs(probs=picked and self.first.gives.probs and self.second.gives.probs)
 

@@ -57,7 +57,7 @@ class Pair:
 
     @property
     def draw(self) -> Draw:
-        """The less restrictive way of drawing of the two; a rule must support it to judge either
+        """The later of the two ways in the order of `Draw`: a rule must be able to judge either
         draft."""
         order = list(Draw)
         return max(self.first.draw, self.second.draw, key=order.index)

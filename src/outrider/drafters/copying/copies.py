@@ -46,7 +46,7 @@ class Copier(Generic[State]):
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its own name."""
+        """Its own name only: all its drafts are counted under it."""
         return (self.name,)
 
     def bind(self: Same, needs: Needs, tier: int) -> Same:

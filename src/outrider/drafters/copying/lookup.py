@@ -76,7 +76,7 @@ class Lookup(Copier[LookupState]):
 
     @property
     def lengths(self) -> range:
-        """The lengths of n-grams, longest first."""
+        """The lengths of the n-grams that are looked up, longest first."""
         return range(self.max_ngram, self.min_ngram - 1, -1)
 
     @property
@@ -122,9 +122,7 @@ def indexed(
     text."""
     prompt = request.prompt.token_ids
     index = NGramIndex(lengths, occurrence)
-    if isinstance(old, LookupState) and old.index.is_like(
-        index
-    ):  # otherwise it belongs to another drafter
+    if isinstance(old, LookupState) and old.index.is_like(index):  # same drafter
         index = old.index if goes_on(prompt, old.index.text) else index
     index.extend(prompt[len(index.text) :])
     return index

@@ -117,9 +117,7 @@ class Suffix(Copier[SuffixState]):
     def _begin(self, request: Request, old: SuffixState | None) -> SuffixState:
         prompt = request.prompt.token_ids
         own, text = SuffixTrie(2 * self.depth, self.max_tokens), Text()
-        ours = isinstance(old, SuffixState) and old.own.is_like(
-            own
-        )  # otherwise it belongs to another drafter
+        ours = isinstance(old, SuffixState) and old.own.is_like(own)  # same drafter
         if ours and old and old.text.kept and goes_on(prompt, old.text.tokens):
             own, text = old.own, old.text
         own.append(text, prompt[len(text.tokens) :])

@@ -89,7 +89,7 @@ class ExitRates:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the statistics."""
+        """Bytes of memory of the statistics."""
         return sum(a.nbytes for a in (self.right, self.tested, self.sure, self.counts))
 
     def note(self, matched: BoolArray, sure: Floats) -> None:

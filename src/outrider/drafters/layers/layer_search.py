@@ -134,7 +134,7 @@ class LayerSetSearch:
 
     @property
     def layers(self) -> LayerSet:
-        """The best set."""
+        """The best set found so far."""
         return self.layers_of(self.best)
 
     @property

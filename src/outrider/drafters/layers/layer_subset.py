@@ -89,7 +89,7 @@ class LayerSubsetDrafter:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its own name."""
+        """Its own name only: all its drafts are counted under it."""
         return (self.name,)
 
     def bind(self: D, needs: Needs, tier: int) -> D:
@@ -99,7 +99,7 @@ class LayerSubsetDrafter:
 
     @property
     def draw(self) -> Draw:
-        """How the growth selects siblings; deterministic or independent for chains."""
+        """Independent draws for chains; for trees, how the growth selects siblings."""
         return Draw.IID if self.growth is None else self.growth.draw
 
     def begin(

@@ -86,7 +86,7 @@ class ModelDrafter:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its own name."""
+        """Its own name only: all its drafts are counted under it."""
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "ModelDrafter":
@@ -97,7 +97,8 @@ class ModelDrafter:
     def begin(
         self, requests: Sequence[Request], previous: Sequence[ModelState | None] | None = None
     ) -> list[ModelState]:
-        """Read each prompt that fits."""
+        """Read each prompt that fits into the window; other requests get a state without a
+        cache."""
         return open_states(self.model, requests, previous)
 
     def propose(

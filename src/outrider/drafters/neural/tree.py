@@ -98,7 +98,8 @@ class TreeDrafter:
     def begin(
         self, requests: Sequence[Request], previous: Sequence[ModelState | None] | None = None
     ) -> list[ModelState]:
-        """Read each prompt that fits."""
+        """Read each prompt that fits into the window; other requests get a state without a
+        cache."""
         return open_states(self.model, requests, previous)
 
     def propose(

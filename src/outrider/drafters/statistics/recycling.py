@@ -85,7 +85,7 @@ class TokenRecycling:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its own name."""
+        """Its own name only: all its drafts are counted under it."""
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "TokenRecycling":
@@ -114,7 +114,7 @@ class TokenRecycling:
         return [self._draft(*parts) for parts in zip(states, tails, budgets, strict=True)]
 
     def observe(self, states: Sequence[RecyclingState], verified: Sequence[Verified]) -> None:
-        """Learn every row of the target."""
+        """Learn the rows of the target, including rows of rejected nodes."""
         for state, seen in zip(states, verified, strict=True):
             if seen.tier == "target" and seen.verdict.error is None:
                 self._learn(state, seen)
@@ -141,11 +141,7 @@ class TokenRecycling:
         cut, flat, k = self.template.cut(nodes, budget.depth), memory.flat, memory.k
         found = np.empty(len(cut) + 1, dtype=np.int64)
         found[0] = last
-        for (
-            at,
-            above,
-            ranks,
-        ) in cut.gathers:  # an unknown token, -1, selects the row of unknown tokens
+        for at, above, ranks in cut.gathers:  # -1 selects the row of unknown tokens
             found[at] = flat.take(found.take(above) * k + ranks)
         tokens, parents = found[1:], cut.parents
         keep = _writable(tokens, parents, state.ends)

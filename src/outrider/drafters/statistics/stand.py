@@ -68,7 +68,7 @@ class Stand:
 
     @property
     def origins(self) -> tuple[str, ...]:
-        """Its own name."""
+        """Its own name only: all its drafts are counted under it."""
         return (self.name,)
 
     def bind(self, needs: Needs, tier: int) -> "Stand":
@@ -90,7 +90,7 @@ class Stand:
         return [self._draft(*parts) for parts in zip(states, tails, budgets, strict=True)]
 
     def observe(self, states: Sequence[StandState], verified: Sequence[Verified]) -> None:
-        """Learn every row of the target."""
+        """Learn the rows of the target, including rows of rejected nodes."""
         for state, seen in zip(states, verified, strict=True):
             if seen.tier == "target" and seen.verdict.error is None:
                 logits = seen.rows.logits

@@ -158,7 +158,7 @@ CHANCES = (0.55, 0.1, 0.05, 0.03, 0.02, 0.015, 0.01, 0.01)
 the values of Token Recycling on the texts of the benchmark, greedy and sampled."""
 
 _RECYCLING_CHILDREN: dict[Path, tuple[int, ...]] = {
-    # the numbers of children of the node's children, by rank
+    # for each node: the numbers of children of its children, by rank
     (): (8, 4, 3, 2, 1, 1, 1, 1),
     (0,): (8, 3, 2, 1, 1, 1, 1, 1),
     (1,): (2, 1),

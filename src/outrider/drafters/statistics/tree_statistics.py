@@ -151,9 +151,7 @@ def _ordered(statistics: TreeStatistics) -> list[Path]:
     """All nodes worth drafting, best first, with parents and earlier siblings before others."""
     paths = _closed(path for path, hits in statistics.hits.items() if hits)
     after: dict[Path, list[_Block]] = {}
-    for path in sorted(
-        paths, key=_by_age, reverse=True
-    ):  # all nodes that must come later are already processed
+    for path in sorted(paths, key=_by_age, reverse=True):  # later nodes are done
         below = after.pop((*path, 0), []) + after.pop((*path[:-1], path[-1] + 1), [])
         below.sort(key=lambda block: -block.mean)
         own = _Block([path], statistics.chance(path))

@@ -31,7 +31,7 @@ class RsdC:
 
     @property
     def breadth(self) -> int:
-        """The largest number of children."""
+        """The largest number of children of one node."""
         return max(self.branching)
 
     def grow(self, builder: TreeBuilder) -> GrowthSteps:

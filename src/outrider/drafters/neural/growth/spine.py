@@ -42,7 +42,7 @@ class Spine:
 
     @property
     def breadth(self) -> int:
-        """The largest number of children."""
+        """The largest number of children of one node."""
         return max(*self.widths, *self.sampled)
 
     def grow(self, builder: TreeBuilder) -> GrowthSteps:

@@ -30,7 +30,7 @@ class TopK:
 
     @property
     def breadth(self) -> int:
-        """The largest width."""
+        """The largest number of children of one node."""
         return max(self.widths)
 
     def grow(self, builder: TreeBuilder) -> GrowthSteps:
