@@ -12,10 +12,10 @@ FOLDERS = ("src", "tests", "benchmarks", "scripts")
 RETIRED_NAMES = {
     *("law", "laws", "lane", "lanes", "Lane", "unspoken", "eyes", "Eyes", "Sighted", "sighted"),
     *("sightcheck", "Pictured", "pictured", "spell", "streams_of", "lucky", "_Desk", "nap", "vain"),
-    *("Plot", "Outlook", "Growing", "Subject", "Sights", "leash", "hearing"),
+    *("Plot", "Outlook", "Growing", "mend", "MEND", "Subject", "Sights", "leash", "hearing"),
 }
 """Whole identifiers, and the parts of identifiers between underscores."""
-RETIRED_WORDS = ("law", "laws", "lane", "lanes", "lucky", "leash", "eyes", "unspoken")
+RETIRED_WORDS = ("law", "laws", "lane", "lanes", "lucky", "leash", "eyes", "unspoken", "mend")
 """Words of prose: docstrings, comments, messages and pages."""
 ALLOWED = re.compile(r"scaling laws?", re.I)
 HERE = Path(__file__).name

@@ -214,7 +214,7 @@ def test_a_run_goes_on_where_it_was(run: Run, vision_model: list[str], album: Pa
     assert "1 image captioned" in first.err
     with out.open("a") as file:
         file.write('{"image": "half a li')
-    picture(24, 20, seed=9).save(album / "aa.png")  # mended
+    picture(24, 20, seed=9).save(album / "aa.png")  # repaired
     second = run("caption", album, *vision_model, "--out", out)
     assert second.code == 0
     assert "1 image of 4 captioned" in second.err and "skipped" in second.err

@@ -107,7 +107,7 @@ def test_none_is_taken_where_the_option_may_be_left_out() -> None:
         (SHARE, "a", "x is 'a'. Give a number"),
     ],
 )
-def test_messages_name_the_option_the_value_and_the_mend(
+def test_messages_name_the_option_the_value_and_the_hint(
     allowed: Range, value: object, message: str
 ) -> None:
     with pytest.raises(OptionError) as caught:

@@ -51,11 +51,11 @@ def plan_for(
         sizes = sorted((len(chunk) for chunk in context.chunks), reverse=True)
         room = sum(sizes[: max(config.kept(len(sizes)), len(context.pinned))])
     if config.budget is not None:
-        mend = f"Raise the budget above {fixed} tokens"
-        room = min(room, _within(config.budget, fixed, "the budget", mend))
+        remedy = f"Raise the budget above {fixed} tokens"
+        room = min(room, _within(config.budget, fixed, "the budget", remedy))
     if compact:
-        what, mend = f"what {model.info.name} reads", "Use a model with a larger context"
-        room = min(room, _within(_window(model), fixed, what, mend))
+        what, remedy = f"what {model.info.name} reads", "Use a model with a larger context"
+        room = min(room, _within(_window(model), fixed, what, remedy))
     return Plan(compact, fixed, room)
 
 
@@ -64,11 +64,11 @@ def _window(model: LanguageModel) -> int:
     return model.info.context_length - model.info.context_length // _ROOM_FOR_TEXT
 
 
-def _within(limit: int, fixed: int, what: str, mend: str) -> int:
+def _within(limit: int, fixed: int, what: str, remedy: str) -> int:
     if fixed >= limit:
         raise ContextError(
             f"the instruction takes {fixed} tokens, and {what} is limited to {limit}",
-            hint=f"{mend}, or shorten the instruction",
+            hint=f"{remedy}, or shorten the instruction",
         )
     return limit - fixed
 

@@ -23,7 +23,7 @@ from outrider.protocols import LanguageModel
 POINTS = 101
 """Number of quantiles kept: one for each percent, from 0 to 100."""
 
-_MEND = "Run `outrider calibrate` with these models and settings, or give the threshold as a number"
+_HINT = "Run `outrider calibrate` with these models and settings, or give the threshold as a number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Calibration:
             raise OptionError(
                 f"a calibration of {self.key.divergence} has {len(self.quantiles)} quantiles "
                 f"of {self.positions} positions, and needs two that ascend, of one",
-                hint=_MEND,
+                hint=_HINT,
             )
 
     @classmethod
@@ -185,7 +185,7 @@ def load_calibrations(path: str | os.PathLike[str]) -> list[Calibration]:
         return [Calibration._read(c) for c in record["calibrations"]]
     except OSError as error:
         raise OptionError(
-            f"calibration file {os.fspath(path)} can not be read: {error.strerror}", hint=_MEND
+            f"calibration file {os.fspath(path)} can not be read: {error.strerror}", hint=_HINT
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise OptionError(
@@ -208,9 +208,9 @@ def find_calibration(calibrations: Sequence[Calibration], wanted: CalibrationKey
         raise OptionError(
             f"no calibration of {wanted.divergence} for proposer {wanted.proposer} and verifier "
             f"{wanted.verifier}",
-            hint=_MEND,
+            hint=_HINT,
         )
-    raise OptionError(f"the calibration is for {'; '.join(min(misfits, key=len))}", hint=_MEND)
+    raise OptionError(f"the calibration is for {'; '.join(min(misfits, key=len))}", hint=_HINT)
 
 
 @dataclass(frozen=True, slots=True)

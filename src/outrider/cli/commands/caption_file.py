@@ -73,9 +73,9 @@ class CaptionFile:
                 )
             self._whole += (len(line) + 1) if whole else 0
         if data and not data.endswith(b"\n") and self._whole > len(data):
-            self._mend_end()
+            self._drop_cut_line()
 
-    def _mend_end(self) -> None:
+    def _drop_cut_line(self) -> None:
         """Add the missing line break after a complete last line."""
         with self.path.open("ab") as file:
             file.write(b"\n")

@@ -32,7 +32,7 @@ _JPEG_REDUCES = 8
 
 _LIMIT = f"{MAX_PIXELS // 10**6} million are decoded at most"
 _SMALLER = "Make it smaller, or save it as a plain JPEG, which is decoded at a part of its size"
-_MEND = "Fetch or save it again, or leave it out"
+_HINT = "Fetch or save it again, or leave it out"
 
 _STRANGE = {
     b"II*\0": "TIFF",
@@ -161,7 +161,7 @@ def _decoded(path: Path, file: BinaryIO, kind: str) -> "PIL.Image.Image":
             raise OptionError(f"{path} has far too many pixels; {_LIMIT}", hint=_SMALLER) from None
         raise OptionError(
             f"{path} is damaged: its {kind} header can not be read, or a side has no pixels",
-            hint=_MEND,
+            hint=_HINT,
         ) from None
     if kind == "JPEG" and (halves := halvings(image.size)) > 1:
         if width * height <= MAX_PIXELS or _is_one_scan(file):
@@ -178,7 +178,7 @@ def _decoded(path: Path, file: BinaryIO, kind: str) -> "PIL.Image.Image":
     except MemoryError:
         raise OptionError(f"{path} does not fit into memory: {width} x {height} pixels") from None
     except Exception:
-        raise OptionError(f"{path} is damaged or cut off ({kind})", hint=_MEND) from None
+        raise OptionError(f"{path} is damaged or cut off ({kind})", hint=_HINT) from None
 
 
 def _decoder(kind: str) -> Callable[[BinaryIO], Any]:

@@ -172,7 +172,7 @@ def read_table(path: Path, kind: type[T]) -> T:
         hint = "Give the path of a family's TOML file"
         raise OptionError(f"no configuration at {path}", hint=hint) from error
     except tomllib.TOMLDecodeError as error:
-        raise OptionError(f"{path} is not valid TOML: {error}", hint="Mend that line") from error
+        raise OptionError(f"{path} is not valid TOML: {error}", hint="Correct that line") from error
     return _build(kind, tables, where="")
 
 
