@@ -59,6 +59,6 @@ def _priors(drafter: NoDrafter, given: Given) -> tuple[Source, ...]:
 METHOD = DrafterMethod(
     name="none",
     cls=NoDrafter,
-    summary="undrafted decoding",
+    summary="decoding without drafting",
     priors=_priors,
 )

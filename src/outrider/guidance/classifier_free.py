@@ -143,7 +143,7 @@ def _unseen(cache: Cache | None) -> Cache | None:
 METHOD = Method(
     name="classifier-free",
     cls=Guided,
-    summary="captions say more of what the images show: --guidance, load(guidance=...)",
+    summary="captions describe more of the image: --guidance, load(guidance=...)",
     paper=Paper("classifier-free guidance for captions", "2307.16686"),
     promise=Exactness.LOSSY,
     needs="a model that reads images",

@@ -64,6 +64,6 @@ class ConfidenceStop:
 METHOD = Method(
     name="confidence",
     cls=ConfidenceStop,
-    summary="a draft ends where the drafter is less sure than a threshold",
+    summary="a draft ends where the probability of its best token is below a threshold",
     paper=Paper("SWIFT", "2410.06916"),
 )

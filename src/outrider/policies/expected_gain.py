@@ -289,6 +289,6 @@ class ExpectedGain:
 METHOD = Method(
     name="expected-gain",
     cls=ExpectedGain,
-    summary="each source is asked for as much as is expected to pay, by measured costs",
+    summary="the draft length with the most expected tokens per second, from measured costs",
     paper=Paper("speculative decoding", "2211.17192"),
 )

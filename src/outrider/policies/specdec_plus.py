@@ -80,6 +80,6 @@ class SpecDecPlus:
 METHOD = Method(
     name="specdec-plus",
     cls=SpecDecPlus,
-    summary="a draft ends where it has become likely that one of its tokens is refused",
+    summary="a draft ends where a rejection of one of its tokens has become likely",
     paper=Paper("SpecDec++", "2405.19715"),
 )

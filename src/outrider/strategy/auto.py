@@ -192,8 +192,8 @@ def round_overhead(target: LanguageModel) -> float:
 METHOD = DrafterMethod(
     name="auto",
     cls=Fallback,
-    summary="whatever is expected to be fastest, decided while writing: copies, then the draft "
-    "model where there is one, else recycled rows",
+    summary="the automatic choice, in each round: prompt lookup, then the draft model, or recycled "
+    "tokens without one",
     memory="of its parts",
     paper=Paper("expected gain: Leviathan et al. 2023", "2211.17192"),
     make=_make,

@@ -145,7 +145,7 @@ def _priors(drafter: Bypass, given: Given) -> tuple[Source, ...]:
 METHOD = DrafterMethod(
     name="bypass",
     cls=Bypass,
-    summary="the draft model, through the largest qualifier in rounds where that pays",
+    summary="the draft model, verified by the largest qualifier in rounds where this is faster",
     paper=Paper("PyramidSD", "2510.12966"),
     needs="a draft model and a qualifier",
     memory="both models and their caches",

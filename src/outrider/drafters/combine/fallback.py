@@ -46,7 +46,7 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
 METHOD = DrafterMethod(
     name="fallback",
     cls=Fallback,
-    summary="the first drafter, and where it has nothing the second",
+    summary="the first drafter, or the second where the first proposes nothing",
     memory="of its parts",
     make=_make,
     priors=pair_priors,

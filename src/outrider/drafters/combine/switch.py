@@ -76,7 +76,7 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
 METHOD = DrafterMethod(
     name="switch",
     cls=Switch,
-    summary="the first drafter where its match is long enough, else the second",
+    summary="the first drafter where its match is long enough, otherwise the second",
     paper=Paper("SAM-Decoding", "2411.10666"),
     memory="of its parts",
     make=_make,

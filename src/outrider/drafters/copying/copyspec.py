@@ -75,7 +75,7 @@ def _priors(drafter: CopySpec, given: Given) -> tuple[Source, ...]:
 METHOD = DrafterMethod(
     name="copyspec",
     cls=CopySpec,
-    summary="the same by one hash of the last three tokens, copied at length",
+    summary="prompt lookup by one hash of the last three tokens; copies long passages",
     paper=Paper("CopySpec", "2502.08923"),
     memory="100n",
     defaults={"copy_length": LONGEST_COPY},

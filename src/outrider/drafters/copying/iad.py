@@ -108,7 +108,7 @@ def _priors(drafter: Aggressive, given: Given) -> tuple[Source, ...]:
 METHOD = DrafterMethod(
     name="iad",
     cls=Aggressive,
-    summary="the rest of the prompt, re-aligned after each change: for edits and corrections",
+    summary="the rest of the prompt, aligned again after each change; for edits and corrections",
     paper=Paper("Aggressive Decoding", "2205.10350"),
     memory="100n for each length of n-gram",
     priors=_priors,

@@ -136,7 +136,7 @@ def priors(drafter: Lookup, given: Given) -> tuple[Source, ...]:
 METHOD = DrafterMethod(
     name="lookup",
     cls=Lookup,
-    summary="what followed the last few tokens earlier in the text",
+    summary="prompt lookup: the tokens that followed the last few tokens earlier in the text",
     paper=Paper("prompt lookup decoding, Saxena 2023"),
     memory="100n for each length of n-gram",
     defaults={"min_ngram": 1},

@@ -162,7 +162,7 @@ def _priors(drafter: Sam, given: Given) -> tuple[Source, ...]:
 METHOD = DrafterMethod(
     name="sam",
     cls=Sam,
-    summary="what followed the longest match in the text, or in a datastore",
+    summary="the tokens that followed the longest match in the text, or in a datastore",
     paper=Paper("SAM-Decoding", "2411.10666"),
     memory="about 550n, up to 2^18 tokens",
     make=_make,

@@ -228,7 +228,7 @@ def _priors(drafter: Suffix, given: Given) -> tuple[Source, ...]:
 METHOD = DrafterMethod(
     name="suffix",
     cls=Suffix,
-    summary="the likeliest continuations by counts, of this text and of earlier requests",
+    summary="the most frequent continuations in this text and in earlier requests",
     paper=Paper("SuffixDecoding", "2411.04975"),
     memory="about 550n, up to 2^17 tokens of all requests, then the oldest are dropped",
     tree=True,

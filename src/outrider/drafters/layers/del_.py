@@ -202,7 +202,7 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
 METHOD = DrafterMethod(
     name="del",
     cls=DynamicExit,
-    summary="the first layers of the target, as many and as far as pays",
+    summary="the first layers of the target; depth and length follow the measured acceptance",
     paper=Paper("DEL", "2504.05598"),
     needs="a target trained for early exits, to be of use",
     memory="none: weights and cache are the target's",

@@ -170,7 +170,7 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
 METHOD = DrafterMethod(
     name="swift",
     cls=Swift,
-    summary="the target without some of its layers, which ones is searched while writing",
+    summary="the target with fewer layers; a search during decoding selects them",
     paper=Paper("SWIFT", "2410.06916"),
     memory="none: weights and cache are the target's",
     make=_make,

@@ -243,7 +243,7 @@ def _priors(drafter: Aded, given: Given) -> tuple[Source, ...]:
 METHOD = DrafterMethod(
     name="aded",
     cls=Aded,
-    summary="a search over a table of trigrams that adapts to the text",
+    summary="a tree search over a table of trigrams that adapts to the text",
     paper=Paper("ADED", "2407.12021"),
     memory="bounded; old trigrams are dropped",
     tree=True,

@@ -244,7 +244,7 @@ def _last_row(draft: Draft, window: Window) -> list[int]:
 METHOD = DrafterMethod(
     name="lookahead",
     cls=Lookahead,
-    summary="n-grams that the target itself guesses ahead in a window of the same forward",
+    summary="n-grams that the target computes ahead in a window of the same forward",
     paper=Paper("Lookahead decoding", "2402.02057"),
     memory="bounded: a few n-grams a token",
     tree=True,

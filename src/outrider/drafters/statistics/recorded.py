@@ -80,7 +80,7 @@ def _priors(drafter: Recorded, given: Given) -> tuple[Source, ...]:
 METHOD = DrafterMethod(
     name="recorded",
     cls=Recorded,
-    summary="another drafter, with counts of which nodes of its trees are accepted",
+    summary="another drafter, with counts of the accepted nodes of its trees",
     paper=Paper("Sequoia", "2402.12374"),
     memory="8 bytes a node of the template",
     make=_make,

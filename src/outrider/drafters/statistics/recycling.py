@@ -203,7 +203,7 @@ def _priors(drafter: TokenRecycling, given: Given) -> tuple[Source, ...]:
 METHOD = DrafterMethod(
     name="recycling",
     cls=TokenRecycling,
-    summary="a tree of what the target last thought likely after each token",
+    summary="a tree of the tokens that the target ranked highest after each token before",
     paper=Paper("Token Recycling", "2408.08696"),
     memory="32V",
     tree=True,

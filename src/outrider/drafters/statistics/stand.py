@@ -224,7 +224,7 @@ def _priors(drafter: Stand, given: Given) -> tuple[Source, ...]:
 METHOD = DrafterMethod(
     name="stand",
     cls=Stand,
-    summary="a tree drawn from the target's own earlier distributions after the same tokens",
+    summary="a tree sampled from the target's earlier distributions after the same n-gram",
     paper=Paper("STAND", "2506.04708"),
     memory="bounded; old n-grams are dropped",
     tree=True,

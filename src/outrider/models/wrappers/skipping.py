@@ -140,8 +140,7 @@ def check_speedup(speedup: float) -> None:
 METHOD = Method(
     name="skipping",
     cls=SkippingModel,
-    summary="answers are written with a part of the target's layers: --layer-skipping, "
-    "load(layer_skipping=...)",
+    summary="answers with a part of the layers: --layer-skipping, load(layer_skipping=...)",
     paper=Paper("Unified Layer Skipping", "2404.06954"),
     promise=Exactness.LOSSY,
     needs="a model whose layers can be left out",

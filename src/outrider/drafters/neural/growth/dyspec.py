@@ -60,6 +60,6 @@ class DySpecLevels:
 METHOD = Method(
     name="dyspec",
     cls=DySpecLevels,
-    summary="every node likely enough to be tried, one reading of the draft model a level",
+    summary="all nodes likely to be verified; one forward of the draft model for each level",
     paper=Paper("DySpec", "2410.11744"),
 )

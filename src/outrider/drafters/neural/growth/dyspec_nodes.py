@@ -61,6 +61,6 @@ def _open(
 METHOD = Method(
     name="dyspec-nodes",
     cls=DySpec,
-    summary="the node most likely to be tried next, one reading of the draft model a node",
+    summary="the node most likely to be verified next; one draft forward for each node",
     paper=Paper("DySpec", "2410.11744"),
 )

@@ -67,6 +67,6 @@ class Spine:
 METHOD = Method(
     name="spine",
     cls=Spine,
-    summary="one chain, with more siblings where the draft model is less sure",
+    summary="one chain, with more siblings where the draft model is less certain",
     paper=Paper("SWIFT", "2410.06916"),
 )
