@@ -102,7 +102,7 @@ def test_a_bad_image_costs_the_others_nothing(
     assert "no image but text" in errors[bad[0]]
     assert "cut off" in errors[bad[1]]
     assert "aspect ratio" in errors[bad[2]]
-    assert "there is not a file" in errors[bad[3]]
+    assert "there is no file" in errors[bad[3]]
 
 
 def test_what_is_no_image_at_all(generator: Generator) -> None:

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ SEPARATOR = -1
 """Separates the documents of a corpus; it is not a token id."""
 
 
+@runtime_checkable
 class Datastore(Protocol):
     """A corpus in the form that one kind of drafter needs, on disk or in memory."""
 
