@@ -109,7 +109,7 @@ def own(path: Path) -> VisionLanguageModel:
 def theirs(path: Path) -> VisionLanguageModel:
     """By that of `transformers`, which lends its own vision tower."""
     model = TransformersModel.load(path, dtype=DOUBLE)
-    pictures = TransformersVisionEncoder.load(open_checkpoint(path)).pictures
+    pictures = TransformersVisionEncoder.load(open_checkpoint(path)).image_processor
     return VisionLanguageModel(
         model, TransformersVisionEncoder(model.model, pictures, name="target")
     )

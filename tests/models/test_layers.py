@@ -277,7 +277,7 @@ def test_nothing_is_read_over_uncommitted_rows(model: Any) -> None:
     cache = begin(model)
     borrowed = model.borrow(cache)
     expected = read(model, cache, (1, 2))
-    with pytest.raises(RuntimeError, match="nobody has committed"):
+    with pytest.raises(RuntimeError, match="not committed yet"):
         read(model.subset(PARTS[1]), borrowed)
     cache.commit(())
     assert torch.equal(read(model, cache, (1, 2)), expected)

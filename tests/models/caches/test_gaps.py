@@ -186,7 +186,7 @@ WRONG: dict[str, tuple[tuple[int, ...], str]] = {
     "equal": ((0, 1, 1), "must ascend from 0 on, got 1, 1"),
     "back": ((5, 1, 6), "must ascend from 0 on, got 5, 1"),
     "negative": ((-1, 0, 1), "must ascend from 0 on, got -1"),
-    "no room": ((0, 1, 255), "last token stands at position 255"),
+    "no room": ((0, 1, 255), "last token is at position 255"),
 }
 
 
