@@ -112,6 +112,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "garbage": ({"drafter": "sam)"}, "is not expected"),
     "empty": ({"drafter": ""}, "a name is missing"),
     "two stores": ({"drafter": "switch(sam,rest)", "datastore": "x"}, "different kinds"),
+    "adaptive sizes": ({"policy": "expected-gain", "mode": "distribution"}, "needs fixed sizes"),
+    "adaptive and a rule": ({"policy": "expected-gain", "rule": "rejection"}, "needs fixed sizes"),
     "skipping": ({"layer_skipping": 0.5}, "layer_skipping is 0.5"),
     "too much skipping": ({"layer_skipping": 9.0}, "9"),
 }

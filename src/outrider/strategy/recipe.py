@@ -211,6 +211,12 @@ class Speculation:
                 "a policy is given, and a number of draft tokens as well",
                 hint="Give the policy its length, as fixed(num_speculative_tokens=5)",
             )
+        if self.gain is not None and self.fixed:
+            reason = f"rule {self.label!r}" if self.rule is not None else f"mode {self.mode!r}"
+            raise OptionError(
+                f"policy {self.policy!r} adapts draft sizes, and {reason} needs fixed sizes",
+                hint="Use policy fixed or confidence, or leave it out",
+            )
         _ = self.given_policy
 
     @property
