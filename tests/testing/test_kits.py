@@ -41,7 +41,7 @@ def test_every_record(kind: str, name: str) -> None:
     check_method(record(kind, name))
 
 
-QUICK = ("lookup", "recycling", "model", "merge")
+QUICK = ("lookup", "model")
 SLOW = [name for name in named(tabular_family()) if name not in QUICK]
 
 
@@ -62,7 +62,7 @@ RULES: dict[str, AcceptanceRule] = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("match", "typical", "rejection") else slow)
+        pytest.param(name, marks=() if name in ("match", "typical") else slow)
         for name in names("rule")
     ],
 )
@@ -176,7 +176,7 @@ class Trusting(Rejection):
     [
         (Claiming(), "promises identical"),
         (Hiding(), "counted as changed"),
-        (Matching(), "goes unnoticed"),
+        pytest.param(Matching(), "goes unnoticed", marks=slow),
         (Trusting(), "promises the target's distribution"),
     ],
 )
