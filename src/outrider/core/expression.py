@@ -17,7 +17,8 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_+\-]*")
 _CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
 _EXAMPLE = "Write name, name(option=value) or name(name,name,option=value)"
 
-Plain = int | float | str | bool | tuple[int, ...] | None
+Value = int | float | str | bool | tuple[int, ...] | None
+"""A value of an option, as text and Python give it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Expression:
 
     name: str
     inner: tuple["Expression", ...] = ()
-    options: dict[str, Plain] = field(default_factory=dict[str, Plain])
+    options: dict[str, Value] = field(default_factory=dict[str, Value])
 
     @classmethod
     def parse(cls, text: str, what: str = "method") -> "Expression":
@@ -90,7 +91,7 @@ class _Reader:
             return Expression(name)
         self._take("(")
         inner: list[Expression] = []
-        options: dict[str, Plain] = {}
+        options: dict[str, Value] = {}
         while self._next() != ")":
             self._argument(inner, options)
             if self._next() != ",":
@@ -99,7 +100,7 @@ class _Reader:
         self._close()
         return Expression(name, tuple(inner), options)
 
-    def _argument(self, inner: list[Expression], options: dict[str, Plain]) -> None:
+    def _argument(self, inner: list[Expression], options: dict[str, Value]) -> None:
         if self._next(1) != "=":
             if options:
                 raise self._error("options come last")
@@ -111,7 +112,7 @@ class _Reader:
         self._take("=")
         options[key] = self._value()
 
-    def _value(self) -> Plain:
+    def _value(self) -> Value:
         token = self._take("a value")
         if token == "(":
             numbers: list[int] = []

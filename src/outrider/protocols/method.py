@@ -11,11 +11,11 @@ from types import NoneType, UnionType
 from typing import Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from outrider.core.errors import OptionError, reject_unknown
+from outrider.core.expression import Value as Value
 from outrider.core.types import Exactness
 
 Made = TypeVar("Made", covariant=True)
-Value = int | float | str | bool | tuple[int, ...] | None
-"""The value of an option, in the types that both the command line and Python can express."""
+
 
 _PLAIN = (bool, int, float, str, NoneType)
 _INTERNAL = frozenset({"name", "origin", "needs", "tier", "with_probs"})
