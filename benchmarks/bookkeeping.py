@@ -3,8 +3,8 @@
     PYTHONPATH=../before/src python -m benchmarks.bookkeeping    # the version before
     python -m benchmarks.bookkeeping                             # this one; several times in turn
 
-Writes 40 texts of 100 tokens with `tiny` (int8, one thread, temperature 0.8), undrafted and with the
-automatic choice, and prints one line of JSON.
+Writes 40 texts of 100 tokens with `tiny` (int8, one thread, temperature 0.8), undrafted and with
+the automatic choice, and prints one line of JSON.
 """
 
 import json
