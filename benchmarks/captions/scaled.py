@@ -41,7 +41,7 @@ def scale_text_part(folder: Path, spec: str, out: Path) -> Path:
 
     Raises:
         CheckpointError: a checkpoint of another kind, or an `out` that holds something else.
-        OptionError: a spec that can not be read, or below the text part's own size.
+        OptionError: a spec that cannot be read, or below the text part's own size.
     """
     whole = open_checkpoint(folder)
     stack = text_stack(whole)

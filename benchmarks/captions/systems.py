@@ -88,7 +88,7 @@ class Models:
     threads: int
 
     def lacks(self, name: str) -> str | None:
-        """Why a system can not be measured; None where it can."""
+        """Why a system cannot be measured; None where it can."""
         about = DRAFTERS.get(name, {}) or RIVALS.get(name, {})
         wants_draft = name in DRAFTERS and "draft" not in about
         if (wants_draft or about.get("assistant")) and self.draft is None:
@@ -205,7 +205,7 @@ def opened(models: Models, names: Sequence[str]) -> Iterator[tuple[str, Writer |
             continue
         try:
             made = ours(models, name) if name in DRAFTERS else rival(models, name)
-        except Exception as error:  # a system that can not run is left out, the others are not
+        except Exception as error:  # a system that cannot run is left out, the others are not
             yield name, reason(error)
         else:
             yield name, made

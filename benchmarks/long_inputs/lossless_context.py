@@ -2,7 +2,7 @@
 
     python -m benchmarks.long_inputs.lossless_context --data DIR --out runs/lossless
 
-The target reads everything, so the text can not change; that is checked by equality, token by
+The target reads everything, so the text cannot change; that is checked by equality, token by
 token. Compared: undrafted, a draft model that reads everything, draft models that read a selection
 (a share of the chunks, or as much as fits the window that they were trained for, positions
 compact), and lookup in the prompt as a reference. Systems take turns, text by text; each writes

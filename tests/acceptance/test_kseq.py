@@ -164,7 +164,7 @@ def test_goes_on_with_the_continuations_that_survive() -> None:
 def test_where_it_fits() -> None:
     model = TabularModel.random()
     for growth in (RsdC((2, 2)), TopK((2, 2))):
-        with pytest.raises(StrategyError, match="KSeq can not judge"):
+        with pytest.raises(StrategyError, match="KSeq cannot judge"):
             Strategy(target=model, drafter=TreeDrafter(model=model, growth=growth), rule=RULE)
     Strategy(target=model, drafter=TreeDrafter(model=model, growth=IidTree(3)), rule=RULE)
     Strategy(target=model, drafter=ModelDrafter(model=model), rule=RULE)

@@ -33,7 +33,7 @@ class OwnEngine:
         self, target: Path, draft: Path | None, *, threads: int, dtype: str
     ) -> Iterator["OpenEngine"]:
         if self.refuses:
-            raise CheckpointError("own can not run this")
+            raise CheckpointError("own cannot run this")
         self.opened.append((target, draft, threads, dtype))
         generator = outrider.load(target, mode="none", dtype="float32", threads=1)
         yield OpenEngine(generator, self.spoil, self.fails_at)

@@ -107,7 +107,7 @@ def test_files_of_captions_are_compared(tmp_path: Path, monkeypatch, capsys) -> 
         {"image": f"scene {i}", "caption": f"a {t.things[0].color} {t.things[0].shape}."}
         for i, t in enumerate(truths)
     ]
-    exact.append({"image": "scene 9", "error": "can not be read"})
+    exact.append({"image": "scene 9", "error": "cannot be read"})
     files = []
     for name, lines in (("vague", vague[1:]), ("exact", exact)):
         files.append(tmp_path / f"{name}.jsonl")

@@ -224,7 +224,7 @@ def test_rivals_that_are_not_there_are_named(tmp_path: Path) -> None:
     )
     assert measured.missing == {
         "absent": "pip install absent",
-        "unfit": "own can not run this.",
+        "unfit": "own cannot run this.",
         "drafted": "it needs a draft model.",
     }
     assert not drafted.opened

@@ -178,7 +178,7 @@ def test_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spec", ["", "30", "30 M", "30m", "x", "4x", "-1M", "1e9"])
 def test_specs_that_can_not_be_read(spec: str, tmp_path: Path) -> None:
     small = make_checkpoint(tmp_path / "small")
-    with pytest.raises(OptionError, match=r"can not be read\. Give .*30M or 8B.*x4"):
+    with pytest.raises(OptionError, match=r"cannot be read\. Give .*30M or 8B.*x4"):
         cost_scale(small, spec, tmp_path / "large")
     assert not (tmp_path / "large").exists()
 

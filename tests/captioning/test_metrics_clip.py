@@ -118,7 +118,7 @@ def test_a_tokenizer_that_does_not_close_texts_is_refused(tiny) -> None:
 
 
 def test_folders_of_something_else_are_refused(tmp_path) -> None:
-    with pytest.raises(CheckpointError, match="can not load"):
+    with pytest.raises(CheckpointError, match="cannot load"):
         ClipScorer.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(CheckpointError, match="not a model of images and texts"):

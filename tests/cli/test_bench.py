@@ -142,7 +142,7 @@ def test_a_config_file_does_as_well(run: Run, tmp_path: Path) -> None:
         (["speed", "--strategies", "pyramid:mode=exakt"], "strategy 'pyramid:mode=exakt'"),
         (["speed", "--workloads", "storys"], "Did you mean 'stories'?"),
         (["speed", "--workloads", "missing.jsonl"], "there is no file of prompts"),
-        (["speed", "--config", "missing.toml"], "missing.toml can not be read"),
+        (["speed", "--config", "missing.toml"], "missing.toml cannot be read"),
         (["speed", "--temperature", "-1"], "temperature is -1"),
         (["speed", "--prompts", "0"], "--prompts"),
         (["speed", "--dtype", "int9"], "unknown dtype 'int9'"),

@@ -269,7 +269,7 @@ def test_files_that_can_not_be_written(run: Run, album: Path) -> None:
     for place in (album, album / "none" / "out.jsonl"):
         outcome = run("caption", album, "--target", "nowhere", "--out", place)
         assert outcome.code == 2
-        assert "can not be written" in outcome.error
+        assert "cannot be written" in outcome.error
 
 
 # -- what ends it early ---------------------------------------------------------------------
@@ -296,7 +296,7 @@ def test_ctrl_c_keeps_what_is_done(
         (["none/*.png"], "holds no images"),
         (["missing.png"], "there is no image at"),
         (["a.png", "--batch-size", "0"], "batch-size"),
-        (["a.png", "--out", "x.jsonl", "--json"], "--out and --json can not be combined"),
+        (["a.png", "--out", "x.jsonl", "--json"], "--out and --json cannot be combined"),
         (["a.png", "--temperature", "-1"], "temperature is -1"),
         (["a.png", "--question", " "], "the question is empty"),
         (["a.png", "--guidance", "-1"], "guidance is -1"),

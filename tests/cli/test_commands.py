@@ -119,7 +119,7 @@ def test_calibration_of_plain_text_lines(family: Family, tmp_path: Path, run: Ru
     ("options", "named"),
     [
         (["--divergence", "jsd"], "unknown divergence 'jsd'"),
-        (["--prompts", "/nowhere.jsonl"], "/nowhere.jsonl can not be read"),
+        (["--prompts", "/nowhere.jsonl"], "/nowhere.jsonl cannot be read"),
         (["--out", "/nowhere/file.json"], "there is no folder /nowhere"),
         ([], "comes with no prompts"),
     ],

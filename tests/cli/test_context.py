@@ -272,7 +272,7 @@ def test_standard_input_twice(story: Path, family: Family, run: Run) -> None:
     assert "named twice" in run("summarize", "-", "-", *family.alone, stdin="x").error
     assert "is empty" in run("summarize", "-", *family.alone, stdin="").error
     both = run("summarize", story, *family.alone, "--stream", "--json")
-    assert both.code == 2 and "--stream can not be combined with --json" in both.error
+    assert both.code == 2 and "--stream cannot be combined with --json" in both.error
     empty = run("summarize", story, *family.alone, "--instruction", " ")
     assert "the instruction is empty" in empty.error
 

@@ -103,7 +103,7 @@ def test_a_folder_that_can_not_be_read_is_told(
 
     (tmp_path / "a.txt").write_text("words")
     monkeypatch.setattr(os, "scandir", closed)
-    with pytest.raises(OptionError, match="can not be read: Permission denied"):
+    with pytest.raises(OptionError, match="cannot be read: Permission denied"):
         corpus_files([tmp_path])
 
 

@@ -128,7 +128,7 @@ def test_minilm_does_not_read_ids_without_a_text(minilm: SentenceEncoder) -> Non
 @pytest.mark.parametrize("source", ["no/such-encoder", "{tmp}"])
 def test_a_model_that_does_not_load(source: str, tmp_path: Path) -> None:
     encoder = SentenceEncoder(source.format(tmp=tmp_path))  # nothing is loaded yet
-    with pytest.raises(OptionError, match=r"can not load the encoder .*Give 'minilm'"):
+    with pytest.raises(OptionError, match=r"cannot load the encoder .*Give 'minilm'"):
         encoder.encode([text("a")])
 
 

@@ -30,7 +30,7 @@ class Scripted:
 def reading(
     names: tuple[str, ...] = (),
     text: str = "Piece {} & more.\n",
-    looks: tuple[int, ...] = (10, 20),
+    decisions: tuple[int, ...] = (10, 20),
 ) -> Reading:
     chunks = tuple(Passage(text.format(i), (7,) * (5 + i)) for i in range(4))
     context = LongContext(
@@ -39,8 +39,8 @@ def reading(
     config = ContextConfig(keep_ratio=0.5, pin_ends=False, max_swaps=1)
     selection = Selection(context, Scripted(), config, 1000)
     selection.begin()
-    for written in looks:
-        selection.look(written, Passage("", (1,) * written))
+    for written in decisions:
+        selection.refresh(written, Passage("", (1,) * written))
     return Reading(
         selection=selection, selector="apce", encoder="minilm", prompt_tokens=40, refreshes=2
     )
@@ -64,7 +64,7 @@ def test_a_history() -> None:
 
 
 def test_before_anything_was_written() -> None:
-    history = History.of(reading(looks=()), written=0)
+    history = History.of(reading(decisions=()), written=0)
     assert history.times == (0, 1) and history.shares.tolist() == [1, 0, 1, 0]
 
 
@@ -77,9 +77,9 @@ def test_three_files_in_a_new_folder(tmp_path: Path) -> None:
     assert {path.name for path in written} == {MAP, PAGE, FIGURES}
     assert (folder / MAP).read_bytes().startswith(b"\x89PNG")
     found = json.loads((folder / FIGURES).read_text())
-    assert [look["scores"] for look in found["looks"]] == list(SCORES.values())
-    assert [look["chosen"] for look in found["looks"]] == [[0, 2], [1, 2], [1, 3]]
-    assert found["looks"][1]["admitted"] == [1] and found["looks"][1]["evicted"] == [0]
+    assert [decision["scores"] for decision in found["decisions"]] == list(SCORES.values())
+    assert [decision["chosen"] for decision in found["decisions"]] == [[0, 2], [1, 2], [1, 3]]
+    assert found["decisions"][1]["admitted"] == [1] and found["decisions"][1]["evicted"] == [0]
     assert [chunk["start"] for chunk in found["chunk_list"]] == [0, 5, 11, 18]
     assert [chunk["read"] for chunk in found["chunk_list"]] == [0.25, 0.75, 0.5, 0.5]
     assert (found["swaps"], found["generated"], found["chunks"]) == (2, 40, 4)

@@ -132,11 +132,11 @@ def test_the_need_turns_to_another_fact(
     wanted = holding(context, RECIPE)
     assert holding(context, BELL) in selection.begin().chosen and wanted not in selection.chosen
     written = words.passage(ABOUT_THE_RECIPE if asked == RECIPE else BELL + " " + BELL)
-    for looks in (1, 2):
-        tokens = written.token_ids[: 16 * looks][-config.query_window :]
-        selection.look(16 * looks, Passage(words.decode(tokens), tokens))
+    for decisions in (1, 2):
+        tokens = written.token_ids[: 16 * decisions][-config.query_window :]
+        selection.refresh(16 * decisions, Passage(words.decode(tokens), tokens))
     assert (wanted in selection.chosen) == (asked == RECIPE)
-    assert len(selection.looks) == 3
+    assert len(selection.decisions) == 3
 
 
 # -- blends ---------------------------------------------------------------------------------------
@@ -312,9 +312,9 @@ def test_bm25_that_is_not_installed(monkeypatch: Any) -> None:
         made("bm25")
 
 
-def test_what_is_public_can_be_had_from_the_room() -> None:
-    import outrider.context as room
+def test_what_is_public_can_be_imported_from_the_package() -> None:
+    import outrider.context as package
 
-    assert all(getattr(room, name).__name__ == name for name in room.__all__)
+    assert all(getattr(package, name).__name__ == name for name in package.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = room.nothing
+        _ = package.nothing

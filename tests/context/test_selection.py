@@ -54,8 +54,8 @@ FREE: dict[str, Any] = {"pin_ends": False, "hysteresis": 0.0}
 def test_the_best_are_chosen_in_the_order_of_the_document() -> None:
     selection, _ = begun([0.1, 0.9, 0.2, 0.8], keep_ratio=0.5, **FREE)
     assert selection.chosen == (1, 3)
-    look = selection.looks[0]
-    assert (look.generated, look.admitted, look.evicted) == (0, (1, 3), ())
+    decision = selection.decisions[0]
+    assert (decision.generated, decision.admitted, decision.evicted) == (0, (1, 3), ())
 
 
 def test_equal_scores_go_to_the_lower_index() -> None:
@@ -82,9 +82,9 @@ def test_a_chunk_that_does_not_fit_is_passed_over() -> None:
 
 def test_where_all_are_read_nobody_is_asked() -> None:
     selection, index = begun([0.1] * 4, keep_ratio=1.0)
-    selection.look(64, NOTHING)
+    selection.refresh(64, NOTHING)
     assert selection.chosen == (0, 1, 2, 3) and not index.asked
-    assert [look.admitted for look in selection.looks] == [(0, 1, 2, 3), ()]
+    assert [decision.admitted for decision in selection.decisions] == [(0, 1, 2, 3), ()]
 
 
 def test_pins_and_bans() -> None:
@@ -93,7 +93,7 @@ def test_pins_and_bans() -> None:
     selection.config = ContextConfig(keep_ratio=0.5)
     selection.begin()
     assert selection.chosen == (3, 4, 5)  # the last is an end, the first is banned
-    only = replace(selection, context=context.only(2), looks=[])
+    only = replace(selection, context=context.only(2), decisions=[])
     only.begin()
     assert only.chosen == (2,)
 
@@ -124,9 +124,9 @@ def test_scores_that_are_no_numbers_are_the_lowest() -> None:
     selection, index = begun([nan, 0.1, nan, -0.5], keep_ratio=0.5, **FREE, max_swaps=2)
     assert selection.chosen == (1, 3)
     index.now = [0.2, nan, inf, nan]
-    look = selection.look(4, NOTHING)
-    assert look.chosen == (0, 2)
-    assert look.scores.tolist() == [0.2, -1.0, 1.0, -1.0]
+    decision = selection.refresh(4, NOTHING)
+    assert decision.chosen == (0, 2)
+    assert decision.scores.tolist() == [0.2, -1.0, 1.0, -1.0]
 
 
 @pytest.mark.parametrize("scores", [[0.1, 0.2], [0.1] * 4, [[0.1], [0.2], [0.3]], None])
@@ -143,18 +143,23 @@ def test_a_ranker_that_gives_another_number_of_scores_is_named(scores: Any) -> N
 def test_a_better_chunk_takes_the_place_of_the_worst() -> None:
     selection, index = begun([0.9, 0.5, 0.4, 0.1], keep_ratio=0.5, pin_ends=False, hysteresis=0.1)
     index.now = [0.9, 0.5, 0.6, 0.1]
-    assert selection.look(64, NOTHING).admitted == ()  # not by more than the hysteresis
+    assert selection.refresh(64, NOTHING).admitted == ()  # not by more than the hysteresis
     index.now = [0.9, 0.5, 0.7, 0.1]
-    look = selection.look(128, NOTHING)
-    assert (look.generated, look.admitted, look.evicted, look.chosen) == (128, (2,), (1,), (0, 2))
-    assert len(selection.looks) == 3
+    decision = selection.refresh(128, NOTHING)
+    assert (decision.generated, decision.admitted, decision.evicted, decision.chosen) == (
+        128,
+        (2,),
+        (1,),
+        (0, 2),
+    )
+    assert len(selection.decisions) == 3
 
 
 def test_no_more_swaps_than_allowed() -> None:
     selection, index = begun([1, 1, 1, 0, 0, 0], keep_ratio=0.5, max_swaps=2, **FREE)
     index.now = [0, 0.1, 0.2, 1, 1, 1]
-    assert selection.look(1, NOTHING).chosen == (2, 3, 4)
-    assert selection.look(2, NOTHING).chosen == (3, 4, 5)
+    assert selection.refresh(1, NOTHING).chosen == (2, 3, 4)
+    assert selection.refresh(2, NOTHING).chosen == (3, 4, 5)
 
 
 def test_a_large_chunk_takes_the_place_of_several() -> None:
@@ -162,17 +167,17 @@ def test_a_large_chunk_takes_the_place_of_several() -> None:
     selection, index = begun([0.3, 0.2, 0.1, 0.0], sizes=sizes, room=12, keep_ratio=0.75, **FREE)
     assert selection.chosen == (0, 1, 2)
     index.now = [0.3, 0.2, 0.8, 0.9]
-    assert selection.look(1, NOTHING).chosen == (3,)
+    assert selection.refresh(1, NOTHING).chosen == (3,)
     selection, index = begun([0.3, 0.2, 0.1, 0.0], sizes=sizes, room=12, keep_ratio=0.75, **FREE)
     index.now = [0.3, 0.2, 0.95, 0.9]  # it is not better than all that would have to go
-    assert selection.look(1, NOTHING).chosen == (0, 1, 2)
+    assert selection.refresh(1, NOTHING).chosen == (0, 1, 2)
 
 
-def test_places_grow_at_each_look() -> None:
+def test_places_grow_at_each_refresh() -> None:
     selection, index = begun([0.5, 0.4, 0.3, 0.2], keep_ratio=0.25, growth=1, **FREE)
     index.now = [0.0, 0.1, 0.2, 0.3]
     selection.config = replace(selection.config, max_swaps=0)
-    assert [selection.look(i, NOTHING).chosen for i in (1, 2, 3, 4)] == [
+    assert [selection.refresh(i, NOTHING).chosen for i in (1, 2, 3, 4)] == [
         (0, 3), (0, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3),
     ]  # fmt: skip
 
@@ -180,16 +185,16 @@ def test_places_grow_at_each_look() -> None:
 def test_pinned_chunks_stay() -> None:
     selection, index = begun([0.5, 0.4, 0.3, 0.2, 0.1, 0.1], keep_ratio=0.5)
     index.now = [0.0, 0.4, 0.9, 0.8, 0.7, 0.0]
-    assert selection.look(1, NOTHING).chosen == (0, 2, 5)
+    assert selection.refresh(1, NOTHING).chosen == (0, 2, 5)
 
 
 def test_a_fork_goes_its_own_way() -> None:
     selection, index = begun([0.9, 0.1], keep_ratio=0.5, **FREE)
     fork = selection.fork()
     index.now = [0.1, 0.9]
-    fork.look(1, NOTHING)
+    fork.refresh(1, NOTHING)
     assert (selection.chosen, fork.chosen) == ((0,), (1,))
-    assert len(selection.looks) == 1
+    assert len(selection.decisions) == 1
 
 
 # -- whatever the scores are -------------------------------------------------------------------
@@ -199,7 +204,7 @@ SCORES = st.one_of(st.sampled_from([0.0, 0.25, 0.5]), st.floats(-1, 1, width=32)
 
 @st.composite
 def rounds(draw: Any) -> tuple[list[list[float]], list[int], int]:
-    """Scores at each look, sizes, room."""
+    """Scores at each refresh, sizes, chunk budget."""
     count = draw(st.integers(1, 8))
     scores = st.lists(SCORES, min_size=count, max_size=count)
     sizes = draw(st.lists(st.integers(1, 9), min_size=count, max_size=count))
@@ -212,8 +217,8 @@ def played(
     selection, index = begun(scores[0], sizes=sizes, room=room, **settings)
     for at, now in enumerate(scores[1:]):
         index.now = now
-        selection.look(at, NOTHING)
-    return [look.chosen for look in selection.looks]
+        selection.refresh(at, NOTHING)
+    return [decision.chosen for decision in selection.decisions]
 
 
 @given(rounds(), st.sampled_from([0.3, 0.5, 0.7]))
@@ -256,41 +261,41 @@ class Looking(RuleBasedStateMachine):
             assume(False)
 
     @rule(data=st.data())
-    def look(self, data: Any) -> None:
+    def decision(self, data: Any) -> None:
         selection, count = self.selection, len(self.index.now)
         before, asked = selection.chosen, self.index.asked
         free = self.places() - len(before)
         self.index.now = data.draw(st.lists(SCORES, min_size=count, max_size=count))
-        look = selection.look(len(selection.looks), NOTHING)
-        assert set(look.chosen) == set(before) - set(look.evicted) | set(look.admitted)
-        assert not set(look.admitted) & set(before) and set(look.evicted) <= set(before)
-        assert len(look.admitted) <= max(free, 0) + selection.config.max_swaps
-        assert not set(look.evicted) & selection.pins
-        if look.evicted and self.index.asked > asked:
-            best = max(look.scores[i] for i in look.admitted)
-            assert all(best > look.scores[i] + 0.1 for i in look.evicted)
+        decision = selection.refresh(len(selection.decisions), NOTHING)
+        assert set(decision.chosen) == set(before) - set(decision.evicted) | set(decision.admitted)
+        assert not set(decision.admitted) & set(before) and set(decision.evicted) <= set(before)
+        assert len(decision.admitted) <= max(free, 0) + selection.config.max_swaps
+        assert not set(decision.evicted) & selection.pins
+        if decision.evicted and self.index.asked > asked:
+            best = max(decision.scores[i] for i in decision.admitted)
+            assert all(best > decision.scores[i] + 0.1 for i in decision.evicted)
 
     @rule()
     def fork(self) -> None:
-        before = [look.chosen for look in self.selection.looks]
+        before = [decision.chosen for decision in self.selection.decisions]
         old, self.selection = self.selection, self.selection.fork()
-        self.selection.look(0, NOTHING)
-        assert [look.chosen for look in old.looks] == before
+        self.selection.refresh(0, NOTHING)
+        assert [decision.chosen for decision in old.decisions] == before
 
     def places(self) -> int:
         selection = self.selection
         chunks = len(selection.context.chunks)
-        places = selection.config.kept(chunks) + selection.config.growth * len(selection.looks)
+        places = selection.config.kept(chunks) + selection.config.growth * len(selection.decisions)
         return min(max(places, len(selection.context.pinned)), chunks)
 
     @invariant()
     def holds(self) -> None:
-        if not hasattr(self, "selection") or not self.selection.looks:
+        if not hasattr(self, "selection") or not self.selection.decisions:
             return
         selection, context = self.selection, self.selection.context
         chosen = selection.chosen
         assert list(chosen) == sorted(set(chosen))
-        assert sum(len(context.chunks[i]) for i in chosen) <= selection.room
+        assert sum(len(context.chunks[i]) for i in chosen) <= selection.chunk_budget
         assert selection.pins <= set(chosen) and not context.banned & set(chosen)
         assert len(chosen) <= self.places()
 

@@ -53,7 +53,7 @@ def model(request: Any, folder: Path) -> LanguageModel:
 
 @dataclass
 class Script:
-    """A ranker that prefers what it is told to, one entry a look."""
+    """A ranker that prefers what it is told to, one entry a refresh."""
 
     favourites: list[tuple[int, ...]]
     name: str = "script"
@@ -324,12 +324,12 @@ def test_pinned_and_banned_chunks(model: LanguageModel) -> None:
     prompt = replace(PROMPT, context=PROMPT.context.pin(2).ban(0, 5))
     selected = Selected(model, Wandering(1), CONFIG)
     [g] = texts(selected, [prompt])
-    for look in g.sequence.cache.selection.looks:
-        assert 2 in look.chosen and not {0, 5} & set(look.chosen)
+    for decision in g.sequence.cache.selection.decisions:
+        assert 2 in decision.chosen and not {0, 5} & set(decision.chosen)
     for chunks in ((1, 6), (0, 1, 2, 4, 5)):
         only = replace(PROMPT, context=PROMPT.context.only(*chunks))
         [g] = texts(selected, [only])
-        assert {look.chosen for look in g.sequence.cache.selection.looks} == {chunks}
+        assert {decision.chosen for decision in g.sequence.cache.selection.decisions} == {chunks}
 
 
 def test_the_record(model: LanguageModel) -> None:

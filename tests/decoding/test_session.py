@@ -319,7 +319,7 @@ def test_a_request_whose_prompt_is_not_ids_alone_can_not_be_preempted_midway() -
     session = Session(stage(FAMILY.target, NoDrafter()))
     session.add([made], chunk=1)
     session.step()
-    with pytest.raises(StrategyError, match="can not go on from its text"):
+    with pytest.raises(StrategyError, match="cannot go on from its text"):
         session.preempt(made)
     with pytest.raises(ValueError, match="run once"):
         session.add([made])

@@ -105,6 +105,6 @@ def family(folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A family `toy` of three tiers among those that ship."""
     for tier in ("target", "qualifier", "draft"):
         shutil.copytree(getattr(folders, tier), tmp_path / "toy" / tier)
-    for room in ("outrider.models.loading", "outrider.engine.options", "outrider.engine.build"):
-        monkeypatch.setattr(f"{room}.families_folder", lambda: tmp_path)
+    for module in ("outrider.models.loading", "outrider.engine.options", "outrider.engine.build"):
+        monkeypatch.setattr(f"{module}.families_folder", lambda: tmp_path)
     return tmp_path / "toy"

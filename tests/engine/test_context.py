@@ -72,7 +72,7 @@ def test_a_selecting_target(folders: Folders) -> None:
     assert figures["kept_chunks"] == 4 and figures["chunks"] == 8
     assert figures["refreshes"] == 2 and figures["kv_tokens"] < drafted.prompt_tokens
     assert drafted.reading is not None and drafted.reading.selector == "apce"
-    named = set(figures) - {"on", "looks", "select_seconds", "recomputed_tokens"}
+    named = set(figures) - {"on", "decisions", "select_seconds", "recomputed_tokens"}
     assert named == {
         *("tokens", "chunks", "kept_chunks", "kept_tokens", "kv_tokens", "kv_bytes"),
         *("swaps", "refreshes", "refresh_seconds", "selector", "encoder"),
@@ -124,7 +124,7 @@ def test_chunks_that_are_pinned_banned_and_chosen_by_hand(folders: Folders) -> N
 
     def read(context: LongContext) -> list[tuple[int, ...]]:
         result = generator.generate(replace(prompt, context=context), **WRITE)
-        return [look.chosen for look in result.reading.selection.looks]
+        return [decision.chosen for decision in result.reading.selection.decisions]
 
     assert all(3 in chosen for chosen in read(prompt.context.pin(3)))
     assert all(0 not in chosen for chosen in read(prompt.context.ban(0)))
@@ -152,7 +152,7 @@ def test_forms_of_documents(folders: Folders, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"there is a file of this name. Give Path\("):
         tokens(str(tmp_path / "a.txt"))
     for wrong in (3, [3], [("a", 1)], b"bytes"):
-        with pytest.raises(OptionError, match="context can not be"):
+        with pytest.raises(OptionError, match="context cannot be"):
             tokens(wrong)
     with pytest.raises(OptionError, match="there is no document"):
         tokens([])
@@ -245,7 +245,7 @@ def test_an_encoder_that_is_not_there(
     folders: Folders, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("outrider.engine.build.load_model", lambda *_, **__: pytest.fail("read"))
-    with pytest.raises(OptionError, match="can not load the encoder"):
+    with pytest.raises(OptionError, match="cannot load the encoder"):
         load(folders.target, selection=ContextConfig(encoder=str(tmp_path)))
 
 

@@ -154,7 +154,7 @@ def test_samples_of_one_prompt(generator: Generator) -> None:
 @pytest.mark.parametrize(
     ("prompt", "images", "problem"),
     [
-        ("What?", [3], "an image can not be 3"),
+        ("What?", [3], "an image cannot be 3"),
         ([72, 105], [picture(8, 8)], "images are given with the prompt"),
         ([{"role": "user", "content": "Hi"}], [picture(8, 8)], "1 images are given"),
         ([{"role": "user", "content": [{"type": "image"}]}], None, "0 images are given"),

@@ -143,8 +143,8 @@ def test_drafted_equals_undrafted_on_a_target_that_selects(
     alone = written(target, drafter, PROMPTS[1:2], **SAMPLINGS[sampling])
     assert outputs(alone) == outputs(plain[1:2])
     for one, other in zip(drafted, plain, strict=True):
-        ours, theirs = (g.sequence.cache.selection.looks for g in (one, other))
-        assert [look.chosen for look in ours] == [look.chosen for look in theirs]
+        ours, theirs = (g.sequence.cache.selection.decisions for g in (one, other))
+        assert [decision.chosen for decision in ours] == [decision.chosen for decision in theirs]
 
 
 @pytest.mark.slow
@@ -229,7 +229,9 @@ def test_samples_of_one_prompt_choose_for_themselves(family: Family) -> None:
 
     plain, drafted = five(NoDrafter()), five(nest)
     assert outputs(drafted) == outputs(plain)
-    chosen = {tuple(look.chosen for look in g.sequence.cache.selection.looks) for g in plain}
+    chosen = {
+        tuple(decision.chosen for decision in g.sequence.cache.selection.decisions) for g in plain
+    }
     assert len(chosen) > 1
 
 

@@ -44,7 +44,7 @@ class Walker:
         return tuple(self.rng.randrange(VOCAB) for _ in range(n))
 
     def _room(self) -> int:
-        return self.cache.room - len(self.tail) - 1
+        return self.cache.remaining - len(self.tail) - 1
 
     def _tree(self) -> Draft:
         size = self.rng.randint(0, min(6, max(self._room(), 0)))
@@ -68,14 +68,14 @@ class Walker:
     def commit(self) -> None:
         """The outer verdict: a prefix of the tail, then perhaps another token (a refusal)."""
         kept = self.tail[: self.rng.randint(0, len(self.tail))].tolist()
-        if self.rng.random() < 0.7 and self.cache.room > len(kept):
+        if self.rng.random() < 0.7 and self.cache.remaining > len(kept):
             kept.append(self.rng.randrange(VOCAB))
         self._commit(kept)
 
     def lag(self) -> None:
         """A round this model took no part in."""
         self.cancel()
-        self._commit(list(self._tokens(self.rng.randint(0, min(3, self.cache.room)))))
+        self._commit(list(self._tokens(self.rng.randint(0, min(3, self.cache.remaining)))))
 
     def cancel(self) -> None:
         """The round is forgotten."""

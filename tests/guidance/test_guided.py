@@ -257,7 +257,7 @@ def test_truncating_cuts_as_much_of_both() -> None:
 def test_room_is_that_of_the_longer_text() -> None:
     small = ImageTable(VISION_MODEL.table, VISION_MODEL.null.table, context_length=10)
     [cache] = Guided(small, 2.0).start(PROMPTS[:1])
-    assert cache.room == 4
+    assert cache.remaining == 4
     [g] = run(stage(Guided(small, 2.0), ModelDrafter(model=DRAFT)), PROMPTS[:1])
     assert len(g.output) == 4
 

@@ -155,8 +155,8 @@ def test_scanned_and_damaged_pdfs(pdf: bytes, tmp_path: Path) -> None:
     writer.add_blank_page(72, 72)
     writer.write(out)
     assert "holds no text: its 1 pages are pictures" in refusal(tmp_path, out.getvalue(), "a.pdf")
-    assert "can not be read as PDF" in refusal(tmp_path, b"%PDF-1.4\nnothing", "a.pdf")
-    assert "can not be read as PDF" in refusal(tmp_path, pdf[: len(pdf) // 3], "a.pdf")
+    assert "cannot be read as PDF" in refusal(tmp_path, b"%PDF-1.4\nnothing", "a.pdf")
+    assert "cannot be read as PDF" in refusal(tmp_path, pdf[: len(pdf) // 3], "a.pdf")
 
 
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch, pdf: bytes) -> None:
@@ -203,7 +203,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["a" * 300, "~nobody-of-this-name/x"])
 def test_places_that_can_not_be(place: str) -> None:
-    with pytest.raises(OptionError, match="can not be read"):
+    with pytest.raises(OptionError, match="cannot be read"):
         read_files([place])
 
 

@@ -1,4 +1,4 @@
-"""Image files: what is read is upright RGB; what can not be read says why, in one line."""
+"""Image files: what is read is upright RGB; what cannot be read says why, in one line."""
 
 import io
 import os
@@ -123,7 +123,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
 
 
 def test_sixteen_bit_colors_are_scaled(tmp_path: Path) -> None:
-    """Pillow can not write them, so the file is spelled out."""
+    """Pillow cannot write them, so the file is spelled out."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
@@ -189,7 +189,7 @@ def peak_megabytes() -> Iterator[float]:
 
 
 needs_proc = pytest.mark.skipif(
-    not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak of memory can not be told"
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak of memory cannot be told"
 )
 
 
@@ -277,7 +277,7 @@ def in_planes(image: Any, size: tuple[int, int]) -> bytes:
     return bytes(data[: scan + 2]) + b"\0\x08\x01\x01\0\0\x3f\0" + bytes(data[scan + 14 :])
 
 
-# -- what can not be read -------------------------------------------------------------------
+# -- what cannot be read -------------------------------------------------------------------
 
 
 def test_each_fault_has_its_line(tmp_path: Path) -> None:
@@ -370,13 +370,13 @@ def test_files_and_folders_that_may_not_be_read(open_folder: Path) -> None:
     path = save(open_folder / "photos" / "inner" / "a.png", halves())
     path.chmod(0)
     with nobody():
-        assert "can not be read: Permission denied" in error_of(path)
+        assert "cannot be read: Permission denied" in error_of(path)
     for locked in (path.parent, path.parent.parent):
         locked.chmod(0)
         with nobody(), pytest.raises(OptionError) as caught:
             find_images([open_folder / "photos"])
         locked.chmod(0o755)
-        assert f"{locked} can not be read: Permission denied" in str(caught.value)
+        assert f"{locked} cannot be read: Permission denied" in str(caught.value)
 
 
 def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

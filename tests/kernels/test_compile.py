@@ -1,4 +1,4 @@
-"""Compiled once, kept, and a clear reason where it can not be."""
+"""Compiled once, kept, and a clear reason where it cannot be."""
 
 import os
 import stat
@@ -88,5 +88,5 @@ def test_a_cache_that_can_not_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("OUTRIDER_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setenv("CC", str(script(tmp_path / "cc", "")))
-    with pytest.raises(KernelBuildError, match="can not be compiled"):
+    with pytest.raises(KernelBuildError, match="cannot be compiled"):
         shared_library()

@@ -22,7 +22,7 @@ def test_the_runner_is_right(target: str, tmp_path: Path) -> None:
     """The tests of the compiled runner, with kernels built for `target`."""
     flags = Path("/proc/cpuinfo").read_text()
     if (target.endswith("v4") and "avx512f" not in flags) or "avx2" not in flags:
-        pytest.skip(f"this processor can not run {target}")
+        pytest.skip(f"this processor cannot run {target}")
     compiler = tmp_path / "cc"
     compiler.write_text(f'#!/bin/bash\nexec gcc "${{@/-march=native/-march={target}}}"\n')
     compiler.chmod(0o755)

@@ -104,7 +104,7 @@ def test_few_wide_rows_wait() -> None:
 
 
 def test_rows_wider_than_the_largest_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No id is remembered that can not be looked up."""
+    """No id is remembered that cannot be looked up."""
     monkeypatch.setattr("outrider.memories.adjacency.LARGEST_VOCABULARY", 10)
     memory = Adjacency(k=2)
     memory.learn(np.array([3, 12]), torch.arange(40.0).reshape(2, 20))

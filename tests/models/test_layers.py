@@ -240,7 +240,7 @@ def test_a_borrowed_cache_follows_and_never_harms(model: Any, data: Any) -> None
                     assert not borrowed.fed
         assert tuple(borrowed.text) == tuple(cache.text)
         assert tuple(borrowed.pending) == tuple(cache.pending)
-        assert borrowed.length == cache.length and borrowed.room == cache.room
+        assert borrowed.length == cache.length and borrowed.remaining == cache.remaining
         assert_equals_fresh_prefill(model, cache, tolerance=slack(model))
     for one in kept:  # what harmed one of them earlier is still there
         assert_equals_fresh_prefill(model, one, tolerance=slack(model))
@@ -329,7 +329,7 @@ def test_writes_over_a_part_what_a_loop_would(folder: Path, confidence: float) -
     assert_equals_fresh_prefill(model, cache, tolerance=0.0)
 
 
-# -- models that can not -----------------------------------------------------------------------
+# -- models that cannot -----------------------------------------------------------------------
 
 
 def test_other_architectures_are_taken_apart() -> None:
@@ -354,5 +354,5 @@ def test_what_can_not_be_taken_apart_is_refused_by_name() -> None:
         word_embed_proj_dim=16,
     )
     model = TransformersModel(OPTForCausalLM(config).double(), name="opt")
-    with pytest.raises(StrategyError, match="opt can not draft with its own layers"):
+    with pytest.raises(StrategyError, match="opt cannot draft with its own layers"):
         model.subset(LayerSet.exit_at(2, 1))

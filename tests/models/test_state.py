@@ -81,7 +81,7 @@ def test_growth_and_the_end_of_the_context(model: Any) -> None:
     """Token by token where storages of 128 and 256 rows are filled; between them in one piece."""
     cache = begin(model, random_ids(124))
     tokens = random_ids(132, seed=3)
-    while cache.room:
+    while cache.remaining:
         count = 120 if len(cache.text) == 130 else 1
         next_tokens = tokens[len(cache.text) - 124 :][:count]
         model.forward([Segment(cache, as_ids(next_tokens))], [NO_IDS])

@@ -53,7 +53,7 @@ class Able(TabularModel):
 
 
 def skipping(inner: Any) -> SkippingModel:
-    """It can not be made without a layered model."""
+    """It cannot be made without a layered model."""
     layered = inner.layered or MagicMock()
     layered.num_layers, layered.subset.return_value = 8, Able()
     inner.layered = layered

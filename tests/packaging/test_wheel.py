@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", str(folder)]
     done = subprocess.run([*build, str(ROOT)], capture_output=True, text=True)
     if done.returncode and "hatchling" in done.stderr:
-        pytest.skip("the package index can not be reached for hatchling")
+        pytest.skip("the package index cannot be reached for hatchling")
     assert done.returncode == 0, done.stderr[-2000:]
     [found] = folder.glob("*.whl")
     return found

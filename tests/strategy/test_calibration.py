@@ -157,7 +157,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_unordered_quantiles_and_missing_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"missing\.json can not be read: No such file"):
+    with pytest.raises(OptionError, match=r"missing\.json cannot be read: No such file"):
         load_calibrations(tmp_path / "missing.json")
     path = tmp_path / "c.json"
     save_calibrations(path, [calibration()])

@@ -71,7 +71,7 @@ def test_a_rule_that_reads_what_the_drafter_can_not_give(rule: AcceptanceRule, w
 
 def test_a_rule_that_can_not_judge_the_draw() -> None:
     drafter = WithoutReplacement()
-    with pytest.raises(StrategyError, match=r"Rejection can not judge .*without_repl.*Match"):
+    with pytest.raises(StrategyError, match=r"Rejection cannot judge .*without_repl.*Match"):
         Strategy(target=FAMILY.target, drafter=drafter, rule=Rejection())
     for rule in (Match(), Fuzzy("js", 0.1)):
         Strategy(target=FAMILY.target, drafter=drafter, rule=rule)

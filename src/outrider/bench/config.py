@@ -34,7 +34,7 @@ def read_config(file: Path) -> dict[str, Any]:
     try:
         config = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise OptionError(f"{file} can not be read: {error.strerror}") from None
+        raise OptionError(f"{file} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptionError(f"{file} is not valid TOML: {error}") from None
     reject_unknown(f"key in {file.name}:", config, KEYS)

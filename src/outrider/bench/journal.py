@@ -55,7 +55,7 @@ class Journal:
                 text = json.dumps(settings, indent=2) + "\n"
                 (folder / SETTINGS).write_text(text, encoding="utf-8")
         except OSError as error:
-            raise OptionError(f"{folder} can not be used: {error.strerror}") from None
+            raise OptionError(f"{folder} cannot be used: {error.strerror}") from None
 
     def _resume(self, folder: Path, settings: dict[str, Any]) -> None:
         try:

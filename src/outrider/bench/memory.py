@@ -14,7 +14,7 @@ _CACHES = "/sys/devices/system/cpu/cpu0/cache"
 
 
 def reset_peak() -> bool:
-    """Reset the peaks; return false if the system can not reset that of resident memory (all but
+    """Reset the peaks; return false if the system cannot reset that of resident memory (all but
     Linux).
     """
     import torch

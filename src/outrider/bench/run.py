@@ -77,7 +77,7 @@ class Bench:
         """Measure everything that the journal does not hold yet.
 
         Raises:
-            OutriderError: an option is invalid or a model can not run. Where possible it is raised
+            OutriderError: an option is invalid or a model cannot run. Where possible it is raised
                 before the first text is written.
         """
         settings = self.settings

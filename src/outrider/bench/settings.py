@@ -68,7 +68,7 @@ class Settings:
         sampling: keywords of `SamplingParams`; `seed` and `max_new_tokens` among them.
         rivals: names of the rivals that are measured in the same run.
         least_tokens: texts with fewer tokens in the baseline's run are left out of the ratios,
-            because their speed can not be measured.
+            because their speed cannot be measured.
     """
 
     models: Models = field(default_factory=Models)

@@ -48,7 +48,7 @@ def read_workloads(names: Sequence[str], limit: int | None = None) -> list[Task]
         limit: number of prompts of each workload; None reads all.
 
     Raises:
-        OptionError: a name is unknown, a file or line can not be read, or there is no prompt.
+        OptionError: a name is unknown, a file or line cannot be read, or there is no prompt.
         MissingExtraError: a compressed file without the `zstandard` package.
     """
     found: dict[str, list[Task]] = {}

@@ -66,7 +66,7 @@ class Caption:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Look:
+class _Input:
     """An image as given, with its RGB data or its error."""
 
     given: Any
@@ -120,49 +120,49 @@ class Captioner:
         Images are consumed on demand: at most two batches are read ahead. If the caller stops
         early, all captions yielded so far are valid.
         """
-        batch: list[_Look] = []
-        with _reading_ahead(images, self.batch_size) as looks:
-            for look in looks:
-                batch.append(look)
+        batch: list[_Input] = []
+        with _reading_ahead(images, self.batch_size) as entries:
+            for entry in entries:
+                batch.append(entry)
                 if sum(one.error is None for one in batch) == self.batch_size:
                     yield from self._captions(batch)
                     batch = []
             yield from self._captions(batch)
 
-    def _captions(self, batch: Sequence[_Look]) -> Iterator[Caption]:
-        written = iter(self._written([look for look in batch if look.error is None]))
-        for look in batch:
-            failed = look.error is not None
-            yield Caption(image=look.given, error=look.error) if failed else next(written)
+    def _captions(self, batch: Sequence[_Input]) -> Iterator[Caption]:
+        written = iter(self._written([entry for entry in batch if entry.error is None]))
+        for entry in batch:
+            failed = entry.error is not None
+            yield Caption(image=entry.given, error=entry.error) if failed else next(written)
 
-    def _written(self, looks: Sequence[_Look]) -> list[Caption]:
+    def _written(self, entries: Sequence[_Input]) -> list[Caption]:
         """Generate one caption for each image; if a batch fails, generate them one by one."""
         try:
-            results = self._ask([look.image for look in looks]) if looks else []
+            results = self._ask([entry.image for entry in entries]) if entries else []
         except Exception as error:
-            if len(looks) > 1:
-                return [caption for look in looks for caption in self._written([look])]
-            return [Caption(image=looks[0].given, error=_line(error))]
-        told = [_told(look, result) for look, result in zip(looks, results, strict=True)]
-        return told if self.scorer is None else self._scored(looks, told)
+            if len(entries) > 1:
+                return [caption for entry in entries for caption in self._written([entry])]
+            return [Caption(image=entries[0].given, error=_line(error))]
+        told = [_told(entry, result) for entry, result in zip(entries, results, strict=True)]
+        return told if self.scorer is None else self._scored(entries, told)
 
-    def _scored(self, looks: Sequence[_Look], captions: list[Caption]) -> list[Caption]:
-        """Add scores; a caption that can not be scored is kept without a score."""
+    def _scored(self, entries: Sequence[_Input], captions: list[Caption]) -> list[Caption]:
+        """Add scores; a caption that cannot be scored is kept without a score."""
         from outrider.captioning.metrics.clip import clip_score
 
         assert self.scorer is not None
         able = [i for i, caption in enumerate(captions) if words(caption.text)]
         if not able:
             return captions
-        images, texts = [looks[i].image for i in able], [captions[i].text for i in able]
+        images, texts = [entries[i].image for i in able], [captions[i].text for i in able]
         try:
             seen = self.scorer.embed_images(images)
             scores = clip_score(seen, self.scorer.embed_captions(texts).vectors).tolist()
         except Exception:
             if len(captions) == 1:
                 return captions
-            pairs = zip(looks, captions, strict=True)
-            return [one for look, own in pairs for one in self._scored([look], [own])]
+            pairs = zip(entries, captions, strict=True)
+            return [one for entry, own in pairs for one in self._scored([entry], [own])]
         found = dict(zip(able, scores, strict=True))
         return [replace(own, clip_score=found.get(i)) for i, own in enumerate(captions)]
 
@@ -171,39 +171,39 @@ class Captioner:
         return self.generator.generate(prompts, **self.sampling)
 
 
-def _told(look: _Look, result: Result) -> Caption:
+def _told(entry: _Input, result: Result) -> Caption:
     if result.error is not None:
-        return Caption(image=look.given, error=result.error)
-    return Caption(image=look.given, text=result.text.strip(), result=result)
+        return Caption(image=entry.given, error=result.error)
+    return Caption(image=entry.given, text=result.text.strip(), result=result)
 
 
 @contextmanager
-def _reading_ahead(images: Iterable[Any], ahead: int) -> Iterator[Iterator[_Look]]:
+def _reading_ahead(images: Iterable[Any], ahead: int) -> Iterator[Iterator[_Input]]:
     """Yield images in RGB, in order; a separate thread reads up to `ahead` of them in advance."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="images")
 
-    def looks() -> Iterator[_Look]:
-        waiting: deque[Future[_Look]] = deque()
+    def entries() -> Iterator[_Input]:
+        waiting: deque[Future[_Input]] = deque()
         for given in images:
-            waiting.append(pool.submit(_look, given))
+            waiting.append(pool.submit(_prepare, given))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
     try:
-        yield looks()
+        yield entries()
     finally:  # a caller that stops early does not wait for further images
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _look(given: Any) -> _Look:
+def _prepare(given: Any) -> _Input:
     try:
-        return _Look(given, _image(given))
+        return _Input(given, _image(given))
     except MissingExtraError:
         raise
     except Exception as error:  # a caller's image object may raise any exception
-        return _Look(given, error=_line(error))
+        return _Input(given, error=_line(error))
 
 
 def _image(given: Any) -> Any:
@@ -213,7 +213,7 @@ def _image(given: Any) -> Any:
         return read_image(given)
     if isinstance(given, Image.Image):
         return as_rgb(given)
-    raise OptionError(f"an image can not be {given!r:.60}", hint="Give a path or a PIL.Image")
+    raise OptionError(f"an image cannot be {given!r:.60}", hint="Give a path or a PIL.Image")
 
 
 def _line(error: Exception) -> str:

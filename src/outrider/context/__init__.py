@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from outrider.context.rankers.make import make_ranker
     from outrider.context.rankers.ranking import Index, Ranker
     from outrider.context.rankers.sentence import SentenceEncoder
-    from outrider.context.selection import Look, Selection
+    from outrider.context.selection import Decision, Selection
     from outrider.context.selector import Selected
     from outrider.inputs.documents.chunks import Source, cut, cut_sources
 
@@ -27,7 +27,7 @@ __getattr__ = on_first_use(
         "EmbeddingEncoder": "rankers.embeddings",
         "Encoder": "rankers.encoders",
         "Index": "rankers.ranking",
-        "Look": "selection",
+        "Decision": "selection",
         "Ranker": "rankers.ranking",
         "Selected": "selector",
         "Selection": "selection",
@@ -44,10 +44,10 @@ __all__ = [
     "Bm25Ranker",
     "ContextConfig",
     "CosineRanker",
+    "Decision",
     "EmbeddingEncoder",
     "Encoder",
     "Index",
-    "Look",
     "Ranker",
     "Selected",
     "Selection",

@@ -126,10 +126,10 @@ class SelectedCache:
         return self.inner.num_speculative
 
     @property
-    def room(self) -> int:
+    def remaining(self) -> int:
         """Tokens that may still follow the text, for any later selection."""
         spare = self.longest - self.held if self.compact else 0
-        return self.inner.room - spare
+        return self.inner.remaining - spare
 
     def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
         """Return the rows that match the longest proper prefix of `tokens`."""
@@ -140,7 +140,7 @@ class SelectedCache:
         self.inner.commit(tokens)
 
     def truncate(self, length: int) -> None:
-        """Keep the first `length` tokens of the text; the prompt can not be cut."""
+        """Keep the first `length` tokens of the text; the prompt cannot be cut."""
         if length < self.held:
             raise ValueError(f"the prompt holds {self.held} tokens, not {length}")
         self.inner.truncate(length)

@@ -22,17 +22,17 @@ class Plan:
     Attributes:
         compact: whether positions are numbered without gaps.
         fixed: number of tokens that are always held: head and instruction.
-        room: largest total number of tokens of the chosen chunks.
+        chunk_budget: largest total number of tokens of the chosen chunks.
     """
 
     compact: bool
     fixed: int
-    room: int
+    chunk_budget: int
 
     @property
     def longest(self) -> int:
         """Largest number of prompt tokens held at any time."""
-        return self.fixed + self.room
+        return self.fixed + self.chunk_budget
 
 
 def plan_for(
@@ -46,17 +46,17 @@ def plan_for(
     _check_prompt(prompt, context)
     fixed = len(prompt) - context.num_tokens
     compact = _is_compact(prompt, model, config)
-    room = context.num_tokens
+    chunk_budget = context.num_tokens
     if not config.growth:
         sizes = sorted((len(chunk) for chunk in context.chunks), reverse=True)
-        room = sum(sizes[: max(config.kept(len(sizes)), len(context.pinned))])
+        chunk_budget = sum(sizes[: max(config.kept(len(sizes)), len(context.pinned))])
     if config.budget is not None:
         remedy = f"Raise the budget above {fixed} tokens"
-        room = min(room, _within(config.budget, fixed, "the budget", remedy))
+        chunk_budget = min(chunk_budget, _within(config.budget, fixed, "the budget", remedy))
     if compact:
         what, remedy = f"what {model.info.name} reads", "Use a model with a larger context"
-        room = min(room, _within(_window(model), fixed, what, remedy))
-    return Plan(compact, fixed, room)
+        chunk_budget = min(chunk_budget, _within(_window(model), fixed, what, remedy))
+    return Plan(compact, fixed, chunk_budget)
 
 
 def _window(model: LanguageModel) -> int:

@@ -39,7 +39,7 @@ class Reading:
     @property
     def swaps(self) -> int:
         """Number of chunks admitted after the first choice."""
-        return sum(len(look.admitted) for look in self.selection.looks[1:])
+        return sum(len(decision.admitted) for decision in self.selection.decisions[1:])
 
     def of(self, selection: Selection) -> "Reading":
         """Return the same record for another selection that continues it."""
@@ -62,12 +62,12 @@ class Reading:
             "recomputed_tokens": self.recomputed,
             "selector": self.selector,
             "encoder": self.encoder,
-            "looks": [
+            "decisions": [
                 {
-                    "generated": look.generated,
-                    "admitted": list(look.admitted),
-                    "evicted": list(look.evicted),
+                    "generated": decision.generated,
+                    "admitted": list(decision.admitted),
+                    "evicted": list(decision.evicted),
                 }
-                for look in self.selection.looks
+                for decision in self.selection.decisions
             ],
         }

@@ -15,7 +15,7 @@ from outrider.core.types import LongContext, Passage
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Decision:
     """One decision: the scores of all chunks, and the resulting changes.
 
     Attributes:
@@ -41,20 +41,20 @@ class Selection:
         context: the long input.
         index: scores its chunks.
         config: number of chunks (k), hysteresis, swaps.
-        room: largest total number of tokens of the chosen chunks.
-        looks: all decisions so far; the first is made before the prompt is read.
+        chunk_budget: largest total number of tokens of the chosen chunks.
+        decisions: all decisions so far; the first is made before the prompt is read.
     """
 
     context: LongContext
     index: Index
     config: ContextConfig
-    room: int
-    looks: list[Look] = field(default_factory=list)
+    chunk_budget: int
+    decisions: list[Decision] = field(default_factory=list)
 
     @property
     def chosen(self) -> tuple[int, ...]:
         """Chunks that are read now, ascending."""
-        return self.looks[-1].chosen
+        return self.decisions[-1].chosen
 
     @property
     def pins(self) -> frozenset[int]:
@@ -69,19 +69,19 @@ class Selection:
         pins = pinned | ({0, last} - self.context.banned)
         others = [len(self.context.chunks[i]) for i in self._allowed() - pins]
         tokens = self._tokens(pins) + min(others, default=0)
-        fits = len(pins) + bool(others) <= self._places_at(0) and tokens <= self.room
+        fits = len(pins) + bool(others) <= self._places_at(0) and tokens <= self.chunk_budget
         return pins if fits else pinned
 
-    def begin(self) -> Look:
+    def begin(self) -> Decision:
         """Make the first choice: pins, then the best chunks by the instruction.
 
         Raises `ContextError` if the pinned chunks, or a single chunk if none is pinned, do not fit
-        into `room`.
+        into `chunk_budget`.
         """
-        self.looks.clear()
+        self.decisions.clear()
         self.check()
         chosen, allowed = set(self.pins), self._allowed()
-        if len(allowed) <= self._places and self._tokens(allowed) <= self.room:
+        if len(allowed) <= self._places and self._tokens(allowed) <= self.chunk_budget:
             scores = np.zeros(len(self.context.chunks))
             chosen |= allowed
         else:
@@ -89,7 +89,7 @@ class Selection:
             self._fill(chosen, scores)
         return self._note(0, scores, set(), chosen)
 
-    def look(self, generated: int, recent: Passage) -> Look:
+    def refresh(self, generated: int, recent: Passage) -> Decision:
         """Score again by the instruction and the last generated tokens, and swap where it helps.
 
         First, free places are filled; `growth` adds some at each refresh. Then the best unread
@@ -98,7 +98,7 @@ class Selection:
         """
         before, after = set(self.chosen), set(self.chosen)
         if before >= self._allowed():
-            return self._note(generated, self.looks[-1].scores, before, after)
+            return self._note(generated, self.decisions[-1].scores, before, after)
         scores = self._scores(recent)
         self._fill(after, scores)
         for _ in range(self.config.max_swaps):
@@ -108,19 +108,19 @@ class Selection:
 
     def fork(self) -> "Selection":
         """Return an independent copy of the state."""
-        return replace(self, looks=list(self.looks))
+        return replace(self, decisions=list(self.decisions))
 
     # -- limits and scores -------------------------------------------------------------------
 
     @property
     def _places(self) -> int:
         """Return how many chunks may be chosen at the next decision."""
-        return self._places_at(len(self.looks))
+        return self._places_at(len(self.decisions))
 
-    def _places_at(self, look: int) -> int:
+    def _places_at(self, decision: int) -> int:
         """Return how many chunks may be chosen at that decision (k_j)."""
         chunks = len(self.context.chunks)
-        grown = self.config.kept(chunks) + self.config.growth * look
+        grown = self.config.kept(chunks) + self.config.growth * decision
         return min(max(grown, len(self.context.pinned)), chunks)
 
     def _allowed(self) -> frozenset[int]:
@@ -130,7 +130,7 @@ class Selection:
         return sum(len(self.context.chunks[i]) for i in chunks)
 
     def _scores(self, recent: Passage | None) -> Float64[np.ndarray, " chunks"]:
-        """Return the scores of the ranker; chunks that it can not score get the lowest score."""
+        """Return the scores of the ranker; chunks that it cannot score get the lowest score."""
         found = self.index.scores(self.context.query, recent, self.config.query_mix)
         scores, chunks = np.asarray(found, dtype=np.float64), len(self.context.chunks)
         if scores.shape != (chunks,):
@@ -146,16 +146,17 @@ class Selection:
         """Raise `ContextError` if no chunk can be chosen; nothing is scored."""
         pinned, allowed = self.context.pinned, self._allowed()
         hint = f"Raise the budget, or lower chunk_size below {self.config.chunk_size}"
-        if (size := self._tokens(pinned)) > self.room:
+        if (size := self._tokens(pinned)) > self.chunk_budget:
             raise ContextError(
                 f"the {len(pinned)} pinned chunks have {size} tokens, and there is room for "
-                f"{self.room}",
+                f"{self.chunk_budget}",
                 hint=f"{hint}, or pin fewer",
             )
         smallest = min((len(self.context.chunks[i]) for i in allowed), default=0)
-        if smallest > self.room:
+        if smallest > self.chunk_budget:
             raise ContextError(
-                f"the smallest chunk has {smallest} tokens, and there is room for {self.room}",
+                f"the smallest chunk has {smallest} tokens, and there is room for "
+                f"{self.chunk_budget}",
                 hint=hint,
             )
 
@@ -167,29 +168,31 @@ class Selection:
 
     def _fill(self, chosen: set[int], scores: np.ndarray) -> None:
         """Admit the best chunks while there are places; skip a chunk that does not fit."""
-        free, room = self._places - len(chosen), self.room - self._tokens(chosen)
+        free, chunk_budget = self._places - len(chosen), self.chunk_budget - self._tokens(chosen)
         for chunk in self._outside(chosen, scores):
-            if free > 0 and (size := len(self.context.chunks[chunk])) <= room:
+            if free > 0 and (size := len(self.context.chunks[chunk])) <= chunk_budget:
                 chosen.add(chunk)
-                free, room = free - 1, room - size
+                free, chunk_budget = free - 1, chunk_budget - size
 
     def _swap(self, chosen: set[int], scores: np.ndarray) -> bool:
         """Admit the best chunk that can replace enough worse ones; false if there is none."""
         worst = sorted(chosen - self.pins, key=lambda i: (scores[i], -i))
         bars = scores[worst] + self.config.hysteresis
         freed = [0, *accumulate(len(self.context.chunks[i]) for i in worst)]
-        places, room = self._places - len(chosen), self.room - self._tokens(chosen)
+        places, chunk_budget = self._places - len(chosen), self.chunk_budget - self._tokens(chosen)
         for chunk in self._outside(chosen, scores):
             size = len(self.context.chunks[chunk])
-            gone = max(0, 1 - places, bisect_left(freed, size - room))
+            gone = max(0, 1 - places, bisect_left(freed, size - chunk_budget))
             if gone <= np.searchsorted(bars, scores[chunk]):
                 chosen.difference_update(worst[:gone])
                 chosen.add(chunk)
                 return True
         return False
 
-    def _note(self, generated: int, scores: np.ndarray, before: set[int], after: set[int]) -> Look:
+    def _note(
+        self, generated: int, scores: np.ndarray, before: set[int], after: set[int]
+    ) -> Decision:
         admitted, evicted = tuple(sorted(after - before)), tuple(sorted(before - after))
-        look = Look(generated, scores, admitted, evicted, tuple(sorted(after)))
-        self.looks.append(look)
-        return look
+        decision = Decision(generated, scores, admitted, evicted, tuple(sorted(after)))
+        self.decisions.append(decision)
+        return decision

@@ -98,7 +98,7 @@ class Selected(ModelWrapper):
         return selection
 
     def _selection(self, context: LongContext, plan: Plan) -> Selection:
-        return Selection(context, self.ranker.index(context), self.config, plan.room)
+        return Selection(context, self.ranker.index(context), self.config, plan.chunk_budget)
 
     def _plan(self, prompt: Prompt, context: LongContext) -> Plan:
         return plan_for(prompt, context, self.inner, self.config)
@@ -184,11 +184,11 @@ class Selected(ModelWrapper):
         """Decide the new content of a cache; None if it does not change."""
         before, whole = cache.spans, cache.whole
         due, recent = cache.recent()
-        look = cache.selection.look(due, recent)
+        decision = cache.selection.refresh(due, recent)
         cache.note_look(due)
-        if not look.admitted and not look.evicted:
+        if not decision.admitted and not decision.evicted:
             return None
-        after = spans_of(cache.selection.context, look.chosen, len(whole))
+        after = spans_of(cache.selection.context, decision.chosen, len(whole))
         return _Change(cache, before, after, whole)
 
     def _rearrange(self, changes: Sequence[_Change]) -> None:

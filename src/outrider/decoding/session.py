@@ -138,7 +138,7 @@ class Session:
         """
         if generation.output and generation.running and not _plain(generation.request.prompt):
             raise StrategyError(
-                "a request with images, embeddings or a long input can not go on from its text",
+                "a request with images, embeddings or a long input cannot go on from its text",
                 hint="Let it end, or cancel it",
             )
         self.generations = [g for g in self.generations if g is not generation]
@@ -169,7 +169,7 @@ class Session:
             self.stage, [request], [sequence.cache.fork()], [None], perf_counter()
         )
         self._drafter.commit([forked.drafting], [as_ids(branch.output)])
-        branch.open(forked, forked.counters, forked.cache.room)
+        branch.open(forked, forked.counters, forked.cache.remaining)
         self.generations.append(branch)
         return branch
 
@@ -201,7 +201,7 @@ class Session:
         for generation, sequence in zip(generations, sequences, strict=True):
             if generation.output:
                 sequence.counters = generation.counters
-            generation.open(sequence, sequence.counters, sequence.cache.room)
+            generation.open(sequence, sequence.counters, sequence.cache.remaining)
         resumed = [g for g in generations if g.output]
         written = [as_ids(g.output) for g in resumed]
         self._drafter.commit([g.open_sequence.drafting for g in resumed], written)

@@ -156,7 +156,7 @@ class Generator:
             A `Result`; a list of them for a list of prompts; for `n` above one, a list for each.
 
         Raises:
-            OptionError: an option is unknown or out of range, an image can not be read, the number
+            OptionError: an option is unknown or out of range, an image cannot be read, the number
                 of images differs from the number of places for them, or the target does not read
                 images.
             ContextError: a prompt does not fit.

@@ -113,7 +113,7 @@ def load(
         **unknown: refused; the message suggests the nearest name above.
 
     Raises:
-        OutriderError: the options are invalid or a model can not be loaded. Where possible it is
+        OutriderError: the options are invalid or a model cannot be loaded. Where possible it is
             raised before any weight is read.
     """
     reject_unknown("option", unknown, OPTIONS)

@@ -67,7 +67,7 @@ def shared_ranker(config: ContextConfig | None) -> Ranker | None:
 
     The sentence encoder is loaded here, so that prompts do not wait for it and an unknown one is
     refused before weights are read. Raises the errors of `make_ranker`, and `OptionError` for an
-    encoder that can not be loaded.
+    encoder that cannot be loaded.
     """
     if config is None:
         return None

@@ -55,6 +55,6 @@ def context_figures(
         **seconds,
         "selector": None,
         "encoder": None,
-        "looks": [],
+        "decisions": [],
         "on": None,
     }

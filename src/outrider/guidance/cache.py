@@ -43,9 +43,9 @@ class GuidedCache:
         return self.seen.num_speculative
 
     @property
-    def room(self) -> int:
+    def remaining(self) -> int:
         """Tokens that may still follow both texts."""
-        return min(self.seen.room, self.unseen.room)
+        return min(self.seen.remaining, self.unseen.remaining)
 
     @property
     def horizon(self) -> int | None:

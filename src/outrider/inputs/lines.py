@@ -21,7 +21,7 @@ def numbered_lines(
         extra: the package extra that the error message names if `zstandard` is missing.
 
     Raises:
-        OptionError: the file can not be read, unpacked or decoded.
+        OptionError: the file cannot be read, unpacked or decoded.
         MissingExtraError: a `.zst` file without `zstandard`.
     """
     with open_text(file, hint=hint, extra=extra) as lines:
@@ -44,7 +44,7 @@ def open_text(file: Path, *, hint: str = "", extra: str = "train") -> Iterator[T
         raise OptionError(f"{file} is not text in UTF-8", hint=hint) from None
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OptionError(f"{file} can not be read: {reason}") from None
+        raise OptionError(f"{file} cannot be read: {reason}") from None
 
 
 def unpacked_name(file: Path) -> Path:

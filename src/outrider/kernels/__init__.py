@@ -1,6 +1,6 @@
 """Compiled kernels for the CPU: C sources, compiled once on the user's machine and kept.
 
-`library()` gives the loaded kernels, or None where they can not be had; everything that uses them
+`library()` gives the loaded kernels, or None where they cannot be had; everything that uses them
 has another way, so a missing compiler costs speed and nothing else.
 """
 

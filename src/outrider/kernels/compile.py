@@ -26,7 +26,7 @@ _TIMEOUT = 300.0
 
 
 class KernelBuildError(Exception):
-    """The kernels can not be compiled here; the message is one line."""
+    """The kernels cannot be compiled here; the message is one line."""
 
 
 def shared_library() -> Path:
@@ -102,7 +102,7 @@ def _compile(compiler: list[str], built: Path) -> None:
                 raise KernelBuildError(f"{compiler[0]} failed: {complaints[0]}")
             draft.replace(built)
     except OSError as error:
-        raise KernelBuildError(f"the kernels can not be compiled: {error}") from error
+        raise KernelBuildError(f"the kernels cannot be compiled: {error}") from error
 
 
 def _attempt(command: list[str]) -> str:

@@ -19,7 +19,7 @@ def topk(
     `logits` are float32 on the CPU, each row in one piece; k is at most `MOST`. With `totals` the
     third array `[rows]` is the log of each row's sum of exponentials, else it is empty. Rows from
     which nothing can be chosen (NaN, +inf, all -inf) have ids of -1, and so have places that a
-    short row can not fill.
+    short row cannot fill.
     """
     loaded = library()
     assert loaded is not None

@@ -99,7 +99,7 @@ def write_store(
             path.rename(old)
         draft.rename(path)
     except OSError as error:
-        raise StoreError(f"{path} can not be written: {error.strerror or error}") from None
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
         if old.exists() and not path.exists():
             old.rename(path)
@@ -114,7 +114,7 @@ def refuse_taken(path: Path, force: bool) -> None:
         parent = next(place for place in path.resolve().parents if place.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise StoreError(
-                f"{path} can not be written: {parent} is "
+                f"{path} cannot be written: {parent} is "
                 + ("read-only" if parent.is_dir() else "not a folder"),
                 hint="Name another place",
             )
@@ -140,7 +140,7 @@ def read_page(path: Path) -> StorePage:
             )
         record = json.loads(file.read_text(encoding="utf-8"))
     except PermissionError as error:
-        raise StoreError(f"{path} can not be read: {error.strerror}") from None
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     except (OSError, ValueError):
         raise StoreError(f"{file} is damaged", hint=_AGAIN) from None
     version = record.get("version", VERSION) if isinstance(record, dict) else VERSION

@@ -81,7 +81,7 @@ def load_model(
 
     Raises:
         OptionError: an unknown or missing dtype or device; an adapter for a built model.
-        CheckpointError: the checkpoint can not be read, or no runner can run it; the adapter is for
+        CheckpointError: the checkpoint cannot be read, or no runner can run it; the adapter is for
             another model.
     """
     check_adapter(source, adapter)
@@ -113,13 +113,13 @@ def check_adapter(source: ModelSource, adapter: str | Path | None) -> None:
 
     Raises:
         OptionError: the model is already built.
-        CheckpointError: the adapter can not be read, or is for another model.
+        CheckpointError: the adapter cannot be read, or is for another model.
     """
     if adapter is None:
         return
     if not isinstance(source, str | Path):
         raise OptionError(
-            f"the adapter {adapter} can not be added to a model that is built already",
+            f"the adapter {adapter} cannot be added to a model that is built already",
             hint="Give the model's folder, or merge the adapter first",
         )
     with_adapter(open_checkpoint(local_folder(source)), Adapter.load(adapter))
@@ -218,7 +218,7 @@ def _wrap(source: Any, name: str | None) -> LanguageModel:
         return source
     if not isinstance(source, torch.nn.Module) or not hasattr(source, "config"):
         raise OptionError(
-            f"a model can not be {source!r:.60}",
+            f"a model cannot be {source!r:.60}",
             hint="Give a folder, a hub name, or a causal model of transformers",
         )
     from outrider.models.transformers.model import TransformersModel

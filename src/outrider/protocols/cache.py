@@ -56,7 +56,7 @@ class Cache(Protocol):
         ...
 
     @property
-    def room(self) -> int:
+    def remaining(self) -> int:
         """How many more tokens fit after `text` in this model's context window."""
         ...
 

@@ -40,7 +40,7 @@ class _Walk:
 
     def goes_on(self, limit: int) -> bool:
         """Whether to write another token: the text has not ended, and both windows have room."""
-        fits = self.verifier.room > 0 and self.proposer.room > len(self.rows)
+        fits = self.verifier.remaining > 0 and self.proposer.remaining > len(self.rows)
         return fits and not self.ended and len(self.output) < limit
 
 

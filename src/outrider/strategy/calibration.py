@@ -185,7 +185,7 @@ def load_calibrations(path: str | os.PathLike[str]) -> list[Calibration]:
         return [Calibration._read(c) for c in record["calibrations"]]
     except OSError as error:
         raise OptionError(
-            f"calibration file {os.fspath(path)} can not be read: {error.strerror}", hint=_HINT
+            f"calibration file {os.fspath(path)} cannot be read: {error.strerror}", hint=_HINT
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise OptionError(

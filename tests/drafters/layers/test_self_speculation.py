@@ -73,7 +73,7 @@ def test_rounds_that_do_not_draft_search_nothing(model: Decoder) -> None:
 def test_models_without_layers_and_foreign_targets_are_refused(model: Decoder, folder) -> None:
     table: Any = TabularModel.random()
     for make in (EvenSkip, Swift, DynamicExit):
-        with pytest.raises(StrategyError, match="tabular can not"):
+        with pytest.raises(StrategyError, match="tabular cannot"):
             make(model=table)
     twin = Decoder.load(folder)
     for drafter in all_of(model):

@@ -61,7 +61,7 @@ def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 def test_chains_and_trees_after_a_gapped_prompt(one: Opened) -> None:
     twin = Twin.start(one, IDS, PLACES)
-    assert one.model.reads_gaps and twin.cache.room == 256 - 54
+    assert one.model.reads_gaps and twin.cache.remaining == 256 - 54
     twin.check(one.tolerance)
     for token in (3, 4):
         twin.cache.commit([token])
@@ -139,13 +139,13 @@ def test_the_window_ends_at_a_position(one: Opened) -> None:
     """The last tokens stand at the end of the window, though few tokens do."""
     places = (0, 1, 120, 252, 253)
     twin = Twin.start(one, IDS[:5], places)
-    assert twin.cache.room == 2
+    assert twin.cache.remaining == 2
     twin.check(one.tolerance)
     with pytest.raises(ContextError, match="position 256"):
         tree_logits(one.model, twin.cache, as_ids([1, 2, 3]), as_ids([-1, 0, 1]))
     twin.cache.commit([5, 6])
     twin.check(one.tolerance)
-    assert twin.cache.room == 0
+    assert twin.cache.remaining == 0
 
 
 def test_reuse_looks_at_places(one: Opened) -> None:
@@ -175,7 +175,7 @@ def test_borrowed_caches_follow(one: Opened) -> None:
     twin = Twin.start(one, IDS, PLACES)
     borrowed = one.model.borrow(twin.cache)
     twin.cache.commit([3])
-    assert borrowed.room == twin.cache.room
+    assert borrowed.remaining == twin.cache.remaining
     part = one.model.subset(LayerSet.everything(2))
     found = next_logits(part, borrowed).double()
     assert float((found - twin.expected()).abs().max()) <= one.tolerance
@@ -200,7 +200,7 @@ def test_wrong_positions_are_refused(one: Opened, name: str) -> None:
 def test_tables_read_gaps() -> None:
     model = TabularModel(torch.randn(5, 5), context_length=64)
     [cache] = model.start([Prompt(token_ids=(1, 2, 3), positions=(0, 30, 40))])
-    assert model.reads_gaps and cache.room == 64 - 41
+    assert model.reads_gaps and cache.remaining == 64 - 41
     [rows] = model.forward([Segment(cache, as_ids([4]))], [as_ids([0])])
     assert torch.equal(rows.logits[0], model.logits_after([1, 2, 3, 4]))
 

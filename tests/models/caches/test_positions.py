@@ -179,7 +179,7 @@ class Rounds(RuleBasedStateMachine):
         length = len(self.spots)
         assert len(self.book.text) == length
         assert self.book.slot_positions(length).tolist() == [max(spot) for spot in self.spots]
-        assert self.book.room == 1000 - max(length, max(self.spots[-1]) + 1)
+        assert self.book.remaining == 1000 - max(length, max(self.spots[-1]) + 1)
 
 
 TestRounds = Rounds.TestCase

@@ -165,7 +165,7 @@ def test_a_borrowed_cache_sees_the_new_text(one: Opened) -> None:
     twin = start(one)
     borrowed = one.model.borrow(twin.cache)
     rearrange(twin, [Kept(0, 10), Fresh((1, 2), (10, 11)), Kept(20, 30)])
-    assert borrowed.text == twin.cache.text and borrowed.room == twin.cache.room
+    assert borrowed.text == twin.cache.text and borrowed.remaining == twin.cache.remaining
     part = one.model.subset(LayerSet.everything(2))
     found = next_logits(part, borrowed).double()
     assert float((found - twin.expected()).abs().max()) <= one.tolerance
@@ -250,7 +250,7 @@ def test_random_walks(one: Opened, seed: int) -> None:
         twin = twins[int(rng.integers(len(twins)))]
         twin.note()
         move = rng.random()
-        if move < 0.5 or twin.cache.room < 8:
+        if move < 0.5 or twin.cache.remaining < 8:
             rearrange(twin, pieces_of(rng, twin.cache, twin.places))
         elif move < 0.85:
             tokens, parents = as_ids([5, 6, 7]), as_ids([-1, -1, 1])

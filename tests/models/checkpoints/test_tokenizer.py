@@ -105,7 +105,7 @@ def test_folder_without_tokenizer(tmp_path: Path) -> None:
 def test_damaged_tokenizer(folder: Path) -> None:
     assert has_tokenizer(folder)
     (folder / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
-    with pytest.raises(CheckpointError, match="can not load the tokenizer"):
+    with pytest.raises(CheckpointError, match="cannot load the tokenizer"):
         Tokenizer.load(folder)
 
 

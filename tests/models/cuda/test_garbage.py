@@ -58,7 +58,7 @@ def test_unused_slots_and_padding(model: StaticDecoder, value: float) -> None:
 
 
 def test_a_poisoned_branch_stays_on_its_branch(model: StaticDecoder) -> None:
-    """Node 2 can not be read; only nodes 2, 5, 6, 8 and those behind 8 stand on it.
+    """Node 2 cannot be read; only nodes 2, 5, 6, 8 and those behind 8 stand on it.
 
     Windows of three rows in both layers reach four rows back, and node 12 is five behind.
     """

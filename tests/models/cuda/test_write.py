@@ -214,7 +214,7 @@ def test_the_host_decides_what_the_device_can_not(
 
 
 def test_unusable_logits_end_a_draft(folder: Path) -> None:
-    """The third token written can not be read."""
+    """The third token written cannot be read."""
     model, plain = static(folder), Decoder.load(folder, dtype=torch.float64)
     sampler = Sampler(SamplingParams(temperature=1.0, seed=6))
     free = by_loop(plain, begin(plain, random_ids(9)), NO_IDS, sampler, (), 5)

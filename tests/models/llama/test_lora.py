@@ -173,7 +173,7 @@ def test_damaged_folders_are_refused(adapter: Path, tmp_path: Path) -> None:
         Adapter.load(tmp_path / "nowhere")
     folder = _copy(adapter, tmp_path / "torn")
     (folder / WEIGHTS).write_bytes((adapter / WEIGHTS).read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match="can not be read"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         Adapter.load(folder)
     (folder / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match=f"has no {WEIGHTS}"):

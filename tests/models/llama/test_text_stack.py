@@ -84,7 +84,7 @@ def test_qwen_texts_run_behind_their_indices(
     length = len(cache.text)
     assert (cache.places.lag > 0) == (cache.places.axes is not None) == family.startswith("qwen")
     assert cache.places.at(length) == length - cache.places.lag
-    assert cache.room == model.info.context_length - length
+    assert cache.remaining == model.info.context_length - length
 
 
 def test_trees_below_images(model: Any, near: float, looks: dict[str, Look]) -> None:
@@ -168,12 +168,12 @@ def test_writing_ends_with_the_window(model: Any, looks: dict[str, Look]) -> Non
     if model.chain_decoder is None:
         pytest.skip("writes by single forwards")
     [cache] = model.start([looks["two"].prompt])
-    cache.commit(as_ids(random_ids(cache.room - 3)))
+    cache.commit(as_ids(random_ids(cache.remaining - 3)))
     sampler = Sampler(SamplingParams())
     [tokens] = model.write_chains([ChainRequest(Segment(cache, NO_IDS), sampler, [], 9)])
     assert len(tokens) == 4  # three that are read, and one that follows them
     cache.commit(tokens)
-    assert cache.room == -1
+    assert cache.remaining == -1
 
 
 def test_images_are_read_anew_in_the_next_turn(

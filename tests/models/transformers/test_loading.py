@@ -83,7 +83,7 @@ def test_models_that_ignore_what_they_are_told_are_found_out(
     model = deaf(sound.config)
     model.load_state_dict(sound.state_dict())
     TransformersModel(sound.to(dtype))
-    with pytest.raises(CheckpointError, match="can not read draft trees"):
+    with pytest.raises(CheckpointError, match="cannot read draft trees"):
         TransformersModel(model.to(dtype))
 
 
@@ -92,7 +92,7 @@ def test_a_window_that_is_not_honoured_is_found_out(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("outrider.models.caches.masks.within_window", lambda seen, *_: seen)
-    with pytest.raises(CheckpointError, match="can not read draft trees"):
+    with pytest.raises(CheckpointError, match="cannot read draft trees"):
         TransformersModel(build(*RUNS[kind]))
 
 
@@ -109,7 +109,7 @@ def test_windows_are_counted_in_positions_not_slots(monkeypatch: pytest.MonkeyPa
         return within_window(seen, numbers[-len(rows) :], numbers, window)
 
     monkeypatch.setattr("outrider.models.caches.masks.within_window", by_slot)
-    with pytest.raises(CheckpointError, match="can not read draft trees"):
+    with pytest.raises(CheckpointError, match="cannot read draft trees"):
         TransformersModel(build(*RUNS["mistral window"]))
 
 

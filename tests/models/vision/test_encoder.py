@@ -228,7 +228,7 @@ def test_vision_encoders_of_another_model_are_caught(folder: Any, tmp_path: Path
 def test_a_processor_is_needed(tmp_path: Path) -> None:
     path = make_vision_checkpoint(tmp_path, "qwen2_vl")
     (path / "preprocessor_config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"processor of .* can not be built"):
+    with pytest.raises(CheckpointError, match=r"processor of .* cannot be built"):
         TransformersVisionEncoder.load(open_checkpoint(path))
 
 

@@ -20,7 +20,7 @@ from tests.models.setups.vision_checkpoints import FAMILIES, make_vision_checkpo
 
 pytestmark = [
     pytest.mark.usefixtures("unchecked"),
-    pytest.mark.filterwarnings("ignore:no look at held-out"),
+    pytest.mark.filterwarnings("ignore:no evaluation on held-out"),
 ]
 
 COUNT = 24
@@ -291,7 +291,7 @@ def test_captions_are_read_from_json_lines(tmp_path: Path) -> None:
     file.write_text('{"image": "a.png"}\n')
     with pytest.raises(OptionError, match="line 1"):
         list(read_captions(file))
-    with pytest.raises(OptionError, match="can not be read"):
+    with pytest.raises(OptionError, match="cannot be read"):
         list(read_captions(tmp_path / "none.jsonl"))
 
 

@@ -29,7 +29,7 @@ from tests.models.setups.vision_checkpoints import make_vision_checkpoint, pictu
 
 pytestmark = [
     pytest.mark.usefixtures("unchecked"),
-    pytest.mark.filterwarnings("ignore:no look at held-out"),
+    pytest.mark.filterwarnings("ignore:no evaluation on held-out"),
 ]
 
 SMALL = VizerConfig(
@@ -208,7 +208,7 @@ def test_training_ends_after_looks_without_a_rise_and_says_that_the_base_is_bett
 ) -> None:
     real, falling = _Progress.judge, iter((-2.0, -3.0, -4.0))
     monkeypatch.setattr(_Progress, "judge", lambda at, _score: real(at, next(falling)))
-    with pytest.warns(OutriderWarning, match="no look at held-out captions was better"):
+    with pytest.warns(OutriderWarning, match="no evaluation on held-out captions was better"):
         card = train(folder, examples, tmp_path, patience=2)
     assert card["phase_b"]["helped"] is False
     assert (card["phase_b"]["step"], card["phase_b"]["best_step"]) == (4, 2)
@@ -259,7 +259,7 @@ def test_what_can_not_be_trained_is_refused_and_leaves_the_folder_usable(
         train(blind, examples, out)
     with pytest.raises(OptionError, match="phase B is given 2 images"):
         train(folder, examples, out, images=2)
-    with pytest.raises(OptionError, match="can not be made"):
+    with pytest.raises(OptionError, match="cannot be made"):
         train(folder, examples, examples[0].path)
     with pytest.raises(TrainingStopped):
         train(folder, examples, out, say=stopping("phase A"))

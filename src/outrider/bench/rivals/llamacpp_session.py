@@ -123,7 +123,7 @@ def open_session(
         flash: flash attention; None uses the faster setting of a short measurement.
 
     Raises:
-        CheckpointError: llama.cpp can not load the file.
+        CheckpointError: llama.cpp cannot load the file.
     """
     lib, _ = _library()
     with ExitStack() as stack:
@@ -131,7 +131,7 @@ def open_session(
         settings.n_gpu_layers = 0
         model = lib.llama_model_load_from_file(str(file).encode(), settings)
         if not model:
-            raise CheckpointError(f"llama.cpp can not load {file}")
+            raise CheckpointError(f"llama.cpp cannot load {file}")
         stack.callback(lib.llama_model_free, model)
         if flash is None:
             flash = _flash_is_faster(model, threads, half_cache)
@@ -152,7 +152,7 @@ def _session(model: Any, threads: int, half_cache: bool, flash: bool) -> Iterato
     with ExitStack() as stack:
         context = lib.llama_init_from_model(model, settings)
         if not context:
-            raise CheckpointError("llama.cpp can not make a context")
+            raise CheckpointError("llama.cpp cannot make a context")
         stack.callback(lib.llama_free, context)
         batch = lib.llama_batch_init(_CHUNK, 0, 1)
         stack.callback(lib.llama_batch_free, batch)

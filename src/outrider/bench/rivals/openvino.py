@@ -66,7 +66,7 @@ class OpenVino:
                 more["draft_model"] = genai.draft_model(_folder(draft), "CPU", **options)
             pipeline = genai.LLMPipeline(_folder(target), "CPU", **options, **more)
         except RuntimeError as error:
-            raise CheckpointError(f"OpenVINO can not run {target}: {_line(error)}") from None
+            raise CheckpointError(f"OpenVINO cannot run {target}: {_line(error)}") from None
         return OpenOpenVino(self.method, pipeline, checkpoint_ends(target))
 
 

@@ -49,7 +49,7 @@ def export_openvino(folder: Path, out: Path) -> None:
         model = openvino.Core().read_model(half / _MODEL)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"OpenVINO can not read {folder}: {reason}") from None
+        raise CheckpointError(f"OpenVINO cannot read {folder}: {reason}") from None
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Constant" and _is_matrix(node):
             _compress(node)

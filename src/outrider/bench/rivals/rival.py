@@ -96,6 +96,6 @@ class Rival(Protocol):
             dtype: dtype of Outrider's models in this run, for rivals that support it.
 
         Raises:
-            OutriderError: the system can not run this checkpoint; one line says why.
+            OutriderError: the system cannot run this checkpoint; one line says why.
         """
         ...

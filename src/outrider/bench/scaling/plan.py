@@ -110,7 +110,7 @@ def _goal(spec: str, own: int) -> int:
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise OptionError(
-            f"cost scale {spec!r} can not be read",
+            f"cost scale {spec!r} cannot be read",
             hint="Give a number of parameters such as 30M or 8B, or a factor such as x4",
         )
     if match["factor"]:

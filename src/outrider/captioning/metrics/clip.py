@@ -102,7 +102,7 @@ class ClipScorer:
             batch_size: number of images or captions in one forward.
 
         Raises:
-            CheckpointError: the checkpoint can not be read, or is not such a model.
+            CheckpointError: the checkpoint cannot be read, or is not such a model.
             MissingExtraError: pillow is not installed.
         """
         model, processor, tokenizer = load_parts(source, dtype)
@@ -186,7 +186,7 @@ class ClipScorer:
             progress: called with the number of captions.
 
         Raises:
-            OptionError: numbers differ, or a value can not be scored.
+            OptionError: numbers differ, or a value cannot be scored.
             LogitsError: the model gives NaN.
 
         Warns:

@@ -16,7 +16,7 @@ def load_parts(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
     """Load model, image processor and tokenizer of a folder or a hub name.
 
     Raises:
-        CheckpointError: it can not be read, lacks weights, or is not a model of images and texts.
+        CheckpointError: it cannot be read, lacks weights, or is not a model of images and texts.
         MissingExtraError: pillow is not installed.
     """
     if find_spec("PIL") is None:

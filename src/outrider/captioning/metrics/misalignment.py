@@ -101,7 +101,7 @@ def word_scores(
         progress: called with the number of captions.
 
     Raises:
-        OptionError: numbers differ, a value can not be scored, or the scorer reads texts in both
+        OptionError: numbers differ, a value cannot be scored, or the scorer reads texts in both
             directions.
         LogitsError: the model gives NaN.
     """
@@ -173,7 +173,7 @@ def phrase_score(
         phrases: the noun phrases of each caption; Outrider does not parse captions.
 
     Raises:
-        OptionError: numbers differ, or a value can not be scored.
+        OptionError: numbers differ, or a value cannot be scored.
     """
     check_captions(captions, images=images, phrases=phrases)
     seen = images if isinstance(images, Tensor) else scorer.embed_images(images)

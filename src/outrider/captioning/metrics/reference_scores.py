@@ -29,7 +29,7 @@ def bleu(captions: Sequence[str], references: References) -> tuple[float, ...]:
     The COCO server uses another tokenizer, so its figures differ slightly.
 
     Raises:
-        OptionError: captions or references that can not be scored.
+        OptionError: captions or references that cannot be scored.
         MissingExtraError: sacrebleu is not installed.
     """
     check_references(captions, references)
@@ -48,7 +48,7 @@ def sentence_bleu(
     scores is not the BLEU of all captions.
 
     Raises:
-        OptionError: captions or references that can not be scored.
+        OptionError: captions or references that cannot be scored.
         MissingExtraError: sacrebleu is not installed.
     """
     check_references(captions, references)
@@ -64,12 +64,12 @@ def cider(captions: Sequence[str], references: References) -> list[float]:
     weights, the caption's clipped to the reference's, times exp(-d^2 / 72), d being the difference
     in words, times 10. The idf is computed from these references, so values depend on the set:
     compare only captions of the same images. A text of fewer than four words, or with only runs
-    that all images share, can not reach 10.
+    that all images share, cannot reach 10.
 
     Words are split by `words`, not by the Penn Treebank tokenizer of the COCO server.
 
     Raises:
-        OptionError: captions or references that can not be scored, or a single image, for which
+        OptionError: captions or references that cannot be scored, or a single image, for which
             every weight would be zero.
     """
     check_references(captions, references)

@@ -183,7 +183,7 @@ def score_captions(
         progress: called with the progress of slow metrics.
 
     Raises:
-        OptionError: the data are inconsistent, or can not be scored.
+        OptionError: the data are inconsistent, or cannot be scored.
         LogitsError: the scorer gives NaN.
         MissingExtraError: sacrebleu is needed and not installed.
     """

@@ -1,4 +1,4 @@
-"""Splits captions into words for word-based scores, and refuses captions that can not be scored."""
+"""Splits captions into words for word-based scores, and refuses captions that cannot be scored."""
 
 import re
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def grams(sequence: Sequence[str], length: int) -> list[tuple[str, ...]]:
 
 
 def check_captions(captions: Sequence[Any], **others: Any) -> None:
-    """Refuse captions that can not be scored, before anything is computed.
+    """Refuse captions that cannot be scored, before anything is computed.
 
     Args:
         captions: at least one caption, each with at least one word.

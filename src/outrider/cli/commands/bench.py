@@ -209,7 +209,7 @@ def _check_report(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(f"{folder} can not be made: {error.strerror}") from None
+        raise OptionError(f"{folder} cannot be made: {error.strerror}") from None
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def caption(
     """Write a sentence about each image.
 
     One image: its caption goes to standard output, one line of figures to standard error.
-    Several: a line `path: caption` each, in order. An image that can not be read or captioned
+    Several: a line `path: caption` each, in order. An image that cannot be read or captioned
     does not affect other images: it is reported on standard error (with --json and --out in its
     place, as {image, error}), and the exit code is 1. Ctrl-C keeps all finished captions.
 
@@ -140,7 +140,7 @@ def caption(
     from outrider.inputs.images.files import find_images, need_pillow
 
     if out is not None and json:
-        raise OptionError("--out and --json can not be combined", hint="Leave --json out")
+        raise OptionError("--out and --json cannot be combined", hint="Leave --json out")
     if not question.strip():
         raise OptionError("the question is empty", hint="Leave --question out, or give more words")
     need_pillow()

@@ -22,7 +22,7 @@ class CaptionFile:
         path: the file, created if missing; its folder must exist.
 
     Raises:
-        OptionError: the file can not be read or written, or has other content.
+        OptionError: the file cannot be read or written, or has other content.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +36,7 @@ class CaptionFile:
             self._file.truncate(self._whole)
         except OSError as error:
             raise OptionError(
-                f"{path} can not be written: {error.strerror or error}",
+                f"{path} cannot be written: {error.strerror or error}",
                 hint="Give --out a file in a folder that exists",
             ) from None
 

@@ -226,7 +226,7 @@ def check_stream(stream: bool | None, n: int, json: bool) -> None:
     """Raise `OptionError` if the options exclude streaming."""
     if stream and (n > 1 or json):
         raise OptionError(
-            f"--stream can not be combined with {'--json' if json else '--n above 1'}",
+            f"--stream cannot be combined with {'--json' if json else '--n above 1'}",
             hint="Leave one of them out",
         )
 

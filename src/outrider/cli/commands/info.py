@@ -115,7 +115,7 @@ def runner_of(checkpoint: "Checkpoint") -> tuple[str | None, str]:
 
 
 def _check_transformers(checkpoint: "Checkpoint") -> None:
-    """Raise `CheckpointError` if `transformers` can not run the model for Outrider."""
+    """Raise `CheckpointError` if `transformers` cannot run the model for Outrider."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     from outrider.models.transformers.pretrained import refuse_unfit

@@ -129,7 +129,9 @@ def vizer(
     held_out: Annotated[
         int | None, typer.Option(help="Images that decide when to stop; never trained on.")
     ] = None,
-    evaluate_every: Annotated[int | None, typer.Option(help="Steps between two looks.")] = None,
+    evaluate_every: Annotated[
+        int | None, typer.Option(help="Steps between two evaluations.")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(help="Looks without a better score before it ends.")
     ] = None,

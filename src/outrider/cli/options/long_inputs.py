@@ -214,4 +214,4 @@ def _stdin() -> bytes:
     try:
         return sys.stdin.read().encode() if raw is None else raw.read()
     except OSError as error:
-        raise OptionError(f"standard input can not be read: {error.strerror or error}") from None
+        raise OptionError(f"standard input cannot be read: {error.strerror or error}") from None

@@ -144,7 +144,7 @@ def print_json(value: Any) -> None:
 def json_line(value: Any, *, escaped: bool = False) -> str:
     """Format one JSON object in one line, with characters beyond ASCII as they are or escaped.
 
-    File names that are not valid Unicode are always escaped, because they can not be written
+    File names that are not valid Unicode are always escaped, because they cannot be written
     otherwise.
     """
     line = json.dumps(_plain(value), ensure_ascii=escaped, allow_nan=False)

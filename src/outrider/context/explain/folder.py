@@ -16,17 +16,17 @@ MAP, PAGE, FIGURES = "map.png", "text.html", "context.json"
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `OptionError` if an explanation can not be written to `folder`."""
+    """Raise `OptionError` if an explanation cannot be written to `folder`."""
     at = folder
     while not at.exists() and at != at.parent:
         at = at.parent
     if not at.is_dir():
         raise OptionError(
-            f"explanations can not be written to {folder}: {at} is a file", hint="Give a folder"
+            f"explanations cannot be written to {folder}: {at} is a file", hint="Give a folder"
         )
     if not os.access(at, os.W_OK | os.X_OK):
         raise OptionError(
-            f"explanations can not be written to {folder}: {at} is read-only",
+            f"explanations cannot be written to {folder}: {at} is read-only",
             hint="Give another folder",
         )
 
@@ -44,7 +44,7 @@ def explain(reading: Reading, folder: Path, *, written: int, answer: str = "") -
 
     Raises:
         MissingExtraError: matplotlib is not installed.
-        OptionError: the folder can not be written to.
+        OptionError: the folder cannot be written to.
     """
     check_folder(folder)
     history = History.of(reading, written)
@@ -59,7 +59,7 @@ def explain(reading: Reading, folder: Path, *, written: int, answer: str = "") -
         for name, content in contents.items():
             (folder / name).write_bytes(content)
     except OSError as error:
-        raise OptionError(f"{folder} can not be written to: {error.strerror}") from None
+        raise OptionError(f"{folder} cannot be written to: {error.strerror}") from None
     return tuple(folder / name for name in contents)
 
 
@@ -81,14 +81,14 @@ def recorded(reading: Reading, history: History) -> dict[str, JsonValue]:
             }
             for i, (chunk, share) in enumerate(zip(context.chunks, history.shares, strict=True))
         ],
-        "looks": [
+        "decisions": [
             {
-                "generated": look.generated,
-                "scores": [round(float(score), 6) for score in look.scores],
-                "admitted": list(look.admitted),
-                "evicted": list(look.evicted),
-                "chosen": list(look.chosen),
+                "generated": decision.generated,
+                "scores": [round(float(score), 6) for score in decision.scores],
+                "admitted": list(decision.admitted),
+                "evicted": list(decision.evicted),
+                "chosen": list(decision.chosen),
             }
-            for look in reading.selection.looks
+            for decision in reading.selection.decisions
         ],
     }

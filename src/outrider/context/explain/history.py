@@ -16,9 +16,9 @@ class History:
 
     Attributes:
         context: the long input.
-        times: `[looks + 1]` generated tokens at each scoring, then at the end.
-        scores: `[looks, chunks]`.
-        read: `[looks, chunks]` whether a chunk was read from that scoring to the next.
+        times: `[decisions + 1]` generated tokens at each scoring, then at the end.
+        scores: `[decisions, chunks]`.
+        read: `[decisions, chunks]` whether a chunk was read from that scoring to the next.
     """
 
     context: LongContext
@@ -29,14 +29,16 @@ class History:
     @classmethod
     def of(cls, reading: Reading, written: int) -> "History":
         """Build the history of `reading` after `written` generated tokens."""
-        looks = reading.selection.looks
+        decisions = reading.selection.decisions
         chunks = len(reading.selection.context.chunks)
-        read = np.zeros((len(looks), chunks), dtype=bool)
-        for row, look in zip(read, looks, strict=True):
-            row[list(look.chosen)] = True
-        scores = np.array([look.scores for look in looks]).reshape(len(looks), chunks)
-        last = max(written, looks[-1].generated + 1)
-        times = (*(look.generated for look in looks), last)
+        read = np.zeros((len(decisions), chunks), dtype=bool)
+        for row, decision in zip(read, decisions, strict=True):
+            row[list(decision.chosen)] = True
+        scores = np.array([decision.scores for decision in decisions]).reshape(
+            len(decisions), chunks
+        )
+        last = max(written, decisions[-1].generated + 1)
+        times = (*(decision.generated for decision in decisions), last)
         return cls(context=reading.selection.context, times=times, scores=scores, read=read)
 
     @property

@@ -92,7 +92,7 @@ def _figures(history: History, reading: Reading) -> str:
         "read at the end": f"{kept:,} ({kept / max(context.num_tokens, 1):.0%})",
         "chunks": f"{len(chosen)} of {len(context.chunks)}",
         "swaps": str(reading.swaps),
-        "looks while writing": str(reading.refreshes),
+        "refreshes while writing": str(reading.refreshes),
         "selector": reading.selector,
         "encoder": reading.encoder or "none",
         "written": f"{history.times[-1]:,} tokens",
@@ -121,7 +121,7 @@ def _course(history: History, chunk: int) -> str:
     scores, end = history.scores, history.times[-1]
     low, high = float(scores.min()), float(scores.max())
     span = (high - low) or 1.0
-    looks = np.unique(np.linspace(0, len(scores) - 1, _MOST_POINTS).astype(int))
+    shown = np.unique(np.linspace(0, len(scores) - 1, _MOST_POINTS).astype(int))
 
     def x(time: int) -> str:
         return f"{time / end * _WIDTH:.1f}"
@@ -129,7 +129,7 @@ def _course(history: History, chunk: int) -> str:
     def y(score: float) -> str:
         return f"{(high - score) / span * _HEIGHT:.1f}"
 
-    steps = [(history.times[i], float(scores[i, chunk])) for i in looks]
+    steps = [(history.times[i], float(scores[i, chunk])) for i in shown]
     steps.append((end, steps[-1][1]))
     line = " ".join(f"{x(at)},{y(score)}" for at, score in steps)
     bands = "".join(

@@ -83,7 +83,7 @@ def _asker(chunks: Sequence[Passage]) -> Callable[[Passage], ndarray]:
     text = any(chunk.text for chunk in chunks)
     corpus = [_words(chunk, text) for chunk in chunks]
     model = BM25(method="lucene")
-    if any(corpus):  # bm25s can not index an empty corpus
+    if any(corpus):  # bm25s cannot index an empty corpus
         model.index(corpus, show_progress=False)
 
     def ask(query: Passage) -> ndarray:

@@ -32,7 +32,7 @@ class Fitting(Protocol):
         """Return the encoder for these passages and for queries to them.
 
         Raises:
-            OptionError: passages of this kind can not be encoded.
+            OptionError: passages of this kind cannot be encoded.
         """
         ...
 

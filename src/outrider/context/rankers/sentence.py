@@ -66,7 +66,7 @@ class SentenceEncoder:
 
         Raises:
             MissingExtraError: sentence-transformers or the package of `minilm` is not installed.
-            OptionError: the model does not exist, or it can not be loaded.
+            OptionError: the model does not exist, or it cannot be loaded.
         """
         model, width = self._model
         vectors = np.zeros((len(passages), width), dtype=np.float32)
@@ -95,7 +95,7 @@ class SentenceEncoder:
         except Exception as error:  # model classes raise various exceptions
             reason = " ".join(str(error).split())[:200]
             raise OptionError(
-                f"sentence-transformers can not load the encoder {self.source!r}: {reason}",
+                f"sentence-transformers cannot load the encoder {self.source!r}: {reason}",
                 hint=f"Give {MINILM!r}, 'embeddings', or a folder or hub name of "
                 "sentence-transformers",
             ) from error

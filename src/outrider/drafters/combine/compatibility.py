@@ -42,7 +42,7 @@ def _check_draw(rule: AcceptanceRule, drafter: Drafter) -> None:
         return
     probs = "RecursiveRejection, which judges siblings however they were drawn, or "
     raise StrategyError(
-        f"{type(rule).__name__} can not judge drafts drawn {drafter.draw}, as {drafter.name!r} "
+        f"{type(rule).__name__} cannot judge drafts drawn {drafter.draw}, as {drafter.name!r} "
         f"draws them; it judges those drawn {' or '.join(sorted(rule.draws))}",
         hint=f"Use {probs if rule.needs.probs else ''}Match, which judges any draft",
     )

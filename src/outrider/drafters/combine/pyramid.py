@@ -79,7 +79,7 @@ class _Collected:
         assert self.state.sequence is not None
         written = len(self.tail) + len(self.tokens)
         missing = self.budget.depth - len(self.tokens)
-        return min(missing - 1, self.state.sequence.cache.room - written)
+        return min(missing - 1, self.state.sequence.cache.remaining - written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

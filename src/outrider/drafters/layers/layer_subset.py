@@ -76,7 +76,7 @@ class LayerSubsetDrafter:
     def __post_init__(self) -> None:
         if self.model.layered is None:
             raise StrategyError(
-                f"{self.model.info.name} can not draft with a part of its own layers",
+                f"{self.model.info.name} cannot draft with a part of its own layers",
                 hint="Use a model that has `layered`, or another drafter",
             )
         _CONFIDENCE.check("confidence", self.confidence)

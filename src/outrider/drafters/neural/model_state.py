@@ -75,7 +75,7 @@ def window(model: LanguageModel, state: ModelState, tail: IntArray) -> int:
     reads the last drafted token."""
     if state.off is not None or unreadable(model, tail):
         return 0
-    room = state.cache.room - len(tail) + 1
+    room = state.cache.remaining - len(tail) + 1
     if room <= 0:
         state.off = f"the text has outgrown the window of {model.info.name}"
     return max(room, 0)

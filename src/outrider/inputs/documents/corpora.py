@@ -32,7 +32,7 @@ def corpus_files(places: Sequence[Path]) -> CorpusFiles:
     """Find the files of a corpus: named files of any type, and text files at any depth in folders.
 
     Raises:
-        OptionError: a place is missing or can not be read, or a folder holds no text.
+        OptionError: a place is missing or cannot be read, or a folder holds no text.
     """
     read: dict[Path, Path] = {}
     passed_over: dict[Path, Path] = {}
@@ -64,7 +64,7 @@ def read_documents(file: Path) -> Iterator[str]:
     `response`, `completion`, `output` or `answer`.
 
     Raises:
-        OptionError: the file can not be read, or a line holds no text.
+        OptionError: the file cannot be read, or a line holds no text.
         MissingExtraError: a .zst file without the package that decompresses it.
     """
     if unpacked_name(file).suffix == ".jsonl":

@@ -32,7 +32,7 @@ def read_files(places: Sequence[str | Path], progress: Progress | None = None) -
     names are equal, they are the paths as given.
 
     Raises:
-        OptionError: a place is missing or can not be read, a file is empty, binary, encrypted or
+        OptionError: a place is missing or cannot be read, a file is empty, binary, encrypted or
             in an unknown encoding, or a folder holds no document.
         MissingExtraError: a package that reads HTML or PDF is not installed.
     """
@@ -95,7 +95,7 @@ def _path(place: str | Path) -> Path:
         path.exists()
     except (OSError, RuntimeError) as error:  # name too long, unknown home folder, ...
         reason = getattr(error, "strerror", None) or error
-        raise OptionError(f"{place!s:.80} can not be read: {reason}") from None
+        raise OptionError(f"{place!s:.80} cannot be read: {reason}") from None
     return path
 
 
@@ -114,7 +114,7 @@ def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise OptionError(f"{file} can not be read: {error.strerror or error}") from None
+        raise OptionError(f"{file} cannot be read: {error.strerror or error}") from None
 
 
 def _paged(progress: Progress, name: str) -> Callable[[int, int], None]:

@@ -20,7 +20,7 @@ def files_below(folder: Path) -> Iterator[Path]:
     """
 
     def refuse(error: OSError) -> None:
-        raise OptionError(f"{error.filename} can not be read: {error.strerror}") from None
+        raise OptionError(f"{error.filename} cannot be read: {error.strerror}") from None
 
     for place, folders, names in os.walk(folder, onerror=refuse):
         yield from (Path(place, name) for name in folders if name.startswith("."))

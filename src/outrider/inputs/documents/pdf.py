@@ -38,7 +38,7 @@ def pdf_text(data: bytes, name: str, page_read: PageRead | None = None) -> str:
         except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as bad:
             reason = " ".join(str(bad).split())[:120]
             raise OptionError(
-                f"{name} can not be read as PDF: {reason}", hint="Write it again, or give text"
+                f"{name} cannot be read as PDF: {reason}", hint="Write it again, or give text"
             ) from bad
     text = "\n\n".join(page.strip() for page in pages if page.strip())
     if not text:

@@ -51,7 +51,7 @@ def read_image(path: str | Path) -> "PIL.Image.Image":
     reading it takes at most 12 bytes for each of `MAX_PIXELS`: half a gigabyte.
 
     Raises:
-        OptionError: the file is missing, can not be read, is not an image of a known type, is
+        OptionError: the file is missing, cannot be read, is not an image of a known type, is
             damaged or truncated, or has too many pixels. One line that names the file.
         MissingExtraError: pillow is not installed.
     """
@@ -62,7 +62,7 @@ def read_image(path: str | Path) -> "PIL.Image.Image":
             kind = _kind(path, file)
             return _decoded(path, file, kind)
     except OSError as error:
-        raise OptionError(f"{path} can not be read: {error.strerror or error}") from None
+        raise OptionError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def find_images(places: Sequence[str | Path]) -> list[Path]:
@@ -74,7 +74,7 @@ def find_images(places: Sequence[str | Path]) -> list[Path]:
     reports it and the others are not lost; if no other file exists, this function raises.
 
     Raises:
-        OptionError: no file is found at all, or none at a folder or pattern; a folder can not be
+        OptionError: no file is found at all, or none at a folder or pattern; a folder cannot be
             read.
     """
     found: dict[Path, Path] = {}
@@ -160,7 +160,7 @@ def _decoded(path: Path, file: BinaryIO, kind: str) -> "PIL.Image.Image":
         if "decompression bomb" in str(error):
             raise OptionError(f"{path} has far too many pixels; {_LIMIT}", hint=_SMALLER) from None
         raise OptionError(
-            f"{path} is damaged: its {kind} header can not be read, or a side has no pixels",
+            f"{path} is damaged: its {kind} header cannot be read, or a side has no pixels",
             hint=_HINT,
         ) from None
     if kind == "JPEG" and (halves := halvings(image.size)) > 1:

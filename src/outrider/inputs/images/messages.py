@@ -64,7 +64,7 @@ def read_image_prompt(
         tokenizer: the target's tokenizer; it encodes the question without images.
 
     Raises:
-        OptionError: a prompt of another form, an image that can not be read, or numbers that do
+        OptionError: a prompt of another form, an image that cannot be read, or numbers that do
             not match.
     """
     if tokenizer is None:
@@ -138,7 +138,7 @@ def _opened(image: GivenImage) -> "PIL.Image.Image":
         return read_image(image)
     if not callable(getattr(image, "convert", None)):
         raise OptionError(
-            f"an image can not be {image!r:.60}", hint="Give a PIL.Image.Image, or a path"
+            f"an image cannot be {image!r:.60}", hint="Give a PIL.Image.Image, or a path"
         )
     return as_rgb(image)
 

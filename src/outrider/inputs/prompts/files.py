@@ -19,7 +19,7 @@ def read_prompts(file: Path, limit: int | None = None) -> list[Prompt]:
     other file holds one text per line. Empty lines are skipped.
 
     Raises:
-        OptionError: the file can not be read, a line is not a prompt, or the file holds none.
+        OptionError: the file cannot be read, a line is not a prompt, or the file holds none.
     """
     lines = [line.rstrip("\n") for _, line in islice(numbered_lines(file), limit)]
     if not lines:

@@ -145,7 +145,7 @@ def _asked(instruction: str | Messages) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _check_text(text: str, what: str) -> None:
-    """Raise `OptionError` for a string that can not be encoded (lone surrogates)."""
+    """Raise `OptionError` for a string that cannot be encoded (lone surrogates)."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -42,7 +42,7 @@ def read_prompt(
         if len(ids) == len(prompt):
             return Prompt(token_ids=tuple(ids))
     raise OptionError(
-        f"a prompt can not be {prompt!r:.60}",
+        f"a prompt cannot be {prompt!r:.60}",
         hint="Give a string, chat messages ({'role': ..., 'content': ...}), or token ids",
     )
 
@@ -52,7 +52,7 @@ def read_documents(context: GivenDocument | Sequence[GivenDocument]) -> list[Doc
     these.
 
     Raises:
-        OptionError: the value has another form, or a file can not be read.
+        OptionError: the value has another form, or a file cannot be read.
     """
     parts: Any = context
     if isinstance(context, str | Path) or (isinstance(context, tuple) and _is_document(context)):
@@ -88,7 +88,7 @@ def read_long_prompt(
     codec = _needed(tokenizer, "documents and an instruction")
     if not isinstance(codec, Codec):
         raise OptionError(
-            "the tokenizer can not tell where in a document its tokens end",
+            "the tokenizer cannot tell where in a document its tokens end",
             hint="Load the target with a tokenizer of transformers",
         )
     if not isinstance(prompt, str) and not is_chat(prompt):
@@ -122,7 +122,7 @@ def _exists(text: str) -> bool:
 
 def _no_document(what: Any) -> OptionError:
     return OptionError(
-        f"context can not be {what!r:.60}",
+        f"context cannot be {what!r:.60}",
         hint="Give a text, a Path, (name, text), or a list of these",
     )
 

@@ -110,7 +110,7 @@ class CacheBook:
         return len(self._tokens)
 
     @property
-    def room(self) -> int:
+    def remaining(self) -> int:
         """Tokens that may still follow the text."""
         return self.context_length - self.places.at(len(self._text)) - self.places.lag
 

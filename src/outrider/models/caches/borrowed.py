@@ -69,10 +69,10 @@ class Borrowed(CacheBook):
         return self._length
 
     @property
-    def room(self) -> int:
+    def remaining(self) -> int:
         """Tokens that may still follow the text."""
         self._follow()
-        return super().room
+        return super().remaining
 
     @property
     def horizon(self) -> int | None:
@@ -125,7 +125,7 @@ class Borrowed(CacheBook):
 
     def fork(self) -> NoReturn:
         """Refused: a copy would write to the same slots."""
-        raise RuntimeError("a borrowed cache can not be forked; fork its owner, and borrow again")
+        raise RuntimeError("a borrowed cache cannot be forked; fork its owner, and borrow again")
 
 
 class BorrowedCache(Borrowed, DecoderCache):

@@ -77,7 +77,7 @@ class AttentionLayout:
             odd = ["local attention"]
         if odd:
             raise CheckpointError(
-                f"model {name} ({config.model_type}) has layers of type {odd[0]!r}, which can not "
+                f"model {name} ({config.model_type}) has layers of type {odd[0]!r}, which cannot "
                 "read a draft tree and roll it back",
                 hint="Use a model with plain or sliding-window attention layers",
             )

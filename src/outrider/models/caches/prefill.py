@@ -123,7 +123,7 @@ def _places(prompt: Prompt) -> IntArray | None:
 
 
 def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
-    """Raise `ContextError` for a prompt that the model can not read.
+    """Raise `ContextError` for a prompt that the model cannot read.
 
     This is a prompt that is empty, leaves no room for an answer, or has unknown ids, positions that
     do not ascend, or axes that the model does not read.

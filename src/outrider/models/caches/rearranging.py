@@ -64,7 +64,7 @@ def plan(model: LanguageModel, cache: CacheBook, pieces: Sequence[Piece]) -> Rea
     cache.check_own()
     if cache.places.axes is not None:
         raise ContextError(
-            f"{model.info.name} has read images, whose rows can not be rearranged",
+            f"{model.info.name} has read images, whose rows cannot be rearranged",
             hint="Read prompts with images whole, without a context selection",
         )
     tokens: list[int] = []

@@ -90,7 +90,7 @@ def load_tensors(
     """Load the named tensors as `dtype` on `device`; the files may change afterwards.
 
     Raises:
-        CheckpointError: the checkpoint lacks a name, or a file can not be read.
+        CheckpointError: the checkpoint lacks a name, or a file cannot be read.
     """
     by_file: dict[Path, list[str]] = {}
     for name in names:
@@ -105,7 +105,7 @@ def load_tensors(
                     info = checkpoint.tensors[name]
                     loaded[name] = _loaded(opened.get_tensor(info.name), info, dtype, device)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file} can not be read: {error}") from error
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
     return loaded
 
 

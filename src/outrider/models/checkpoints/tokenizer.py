@@ -53,7 +53,7 @@ class Tokenizer:
         """Read a tokenizer from a folder or by a hub name.
 
         Raises:
-            CheckpointError: there is none, or it can not be read.
+            CheckpointError: there is none, or it cannot be read.
         """
         folder = Path(source).expanduser()
         if folder.is_dir() and not has_tokenizer(folder):
@@ -69,7 +69,7 @@ class Tokenizer:
         except Exception as error:  # tokenizer classes raise various exceptions on bad files
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"transformers can not load the tokenizer of {place}: {reason}",
+                f"transformers cannot load the tokenizer of {place}: {reason}",
                 hint="Download its files again",
             ) from error
         _add_template(found, folder)

@@ -1,6 +1,6 @@
 """Makes the choices of a plain sampler on the device: the same as `Sampler.choose`, for many rows.
 
-Shapes depend only on the recipe, never on values. If a row can not be decided within these shapes,
+Shapes depend only on the recipe, never on values. If a row cannot be decided within these shapes,
 for example a nucleus wider than the candidates, the result is `UNDECIDED` and the host decides.
 """
 

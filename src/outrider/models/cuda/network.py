@@ -2,7 +2,7 @@
 
 Attention is written out. It reads a whole storage, most of which can hold stale rows of earlier
 texts. Therefore scores of hidden slots are replaced, not added to, and values are made finite: NaN
-or infinity in a hidden slot can not reach a row.
+or infinity in a hidden slot cannot reach a row.
 """
 
 from collections.abc import Mapping

@@ -245,7 +245,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} can not be read: {error}") from error
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
 
 
 def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -85,7 +85,7 @@ _PLAIN = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2"} | {
 
 @dataclass(frozen=True, slots=True)
 class TextStack:
-    """The text part of a checkpoint, or the reason why `Decoder` can not run it.
+    """The text part of a checkpoint, or the reason why `Decoder` cannot run it.
 
     Attributes:
         checkpoint: the view; None if there is a `reason`.

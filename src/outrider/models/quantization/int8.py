@@ -11,7 +11,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor
 
 STEPS = 127
-"""The largest magnitude; -128 is not used, so that negation can not overflow."""
+"""The largest magnitude; -128 is not used, so that negation cannot overflow."""
 
 
 @dataclass(frozen=True, slots=True)

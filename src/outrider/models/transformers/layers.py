@@ -142,9 +142,9 @@ def _check_silence(modules: LayerModules, name: str, read: Read) -> None:
 
 
 def refusal(name: str, why: str) -> StrategyError:
-    """Build the error for a model whose layers can not be separated."""
+    """Build the error for a model whose layers cannot be separated."""
     return StrategyError(
-        f"model {name} can not draft with its own layers: {why}",
+        f"model {name} cannot draft with its own layers: {why}",
         hint="Use a Llama-shaped model, or another drafter",
     )
 

@@ -2,7 +2,7 @@
 
 For an image-text model it runs the text stack; `models/vision/encoder.py` makes embeddings of
 images. Explicit positions and 4D masks set which tokens attend to which. Models that ignore them,
-or whose state can not be rolled back, are refused by name when they are loaded.
+or whose state cannot be rolled back, are refused by name when they are loaded.
 """
 
 import inspect
@@ -91,7 +91,7 @@ class TransformersModel:
         """Load a folder, or a name on the Hugging Face hub, from safetensors.
 
         Raises:
-            CheckpointError: the model can not be read, or can not be run (see the class).
+            CheckpointError: the model cannot be read, or cannot be run (see the class).
         """
         name = name or Path(source).expanduser().resolve().name
         model, fingerprint = load_pretrained(
@@ -151,7 +151,7 @@ class TransformersModel:
 
     @property
     def layered(self) -> Layered:
-        """The model itself; `subset` raises if the layers can not be separated."""
+        """The model itself; `subset` raises if the layers cannot be separated."""
         return self
 
     @property
@@ -212,7 +212,7 @@ class TransformersModel:
         """Return the model made of `layers`: the other layers add nothing while it runs.
 
         Raises:
-            StrategyError: the layers of this architecture can not be separated.
+            StrategyError: the layers of this architecture cannot be separated.
         """
         layers.check(self.num_layers, self.info.name)
         assert self._modules  # found before the copy, and shared by all copies

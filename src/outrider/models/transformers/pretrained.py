@@ -41,7 +41,7 @@ def load_pretrained(
     Models that the configuration rules out are refused before the weights are read.
 
     Raises:
-        CheckpointError: the model can not be read or run, or lacks weights.
+        CheckpointError: the model cannot be read or run, or lacks weights.
     """
     folder = Path(source).expanduser()
     fingerprint = open_checkpoint(folder).fingerprint if folder.is_dir() else None
@@ -81,10 +81,10 @@ def has_vision(config: PretrainedConfig) -> bool:
 
 
 def refuse_unfit(config: PretrainedConfig, name: str, kind: type | None) -> None:
-    """Raise `CheckpointError` for models that can not run with masks.
+    """Raise `CheckpointError` for models that cannot run with masks.
 
     `kind` is the model's class, if known. Rejected drafts must be rolled back: rows of a cache can
-    be cut, but a recurrent state can not.
+    be cut, but a recurrent state cannot.
     """
     hint = "Use a decoder-only model with attention layers, such as Llama, Qwen or GPT-2"
     what = f"model {name} ({config.model_type})"
@@ -92,7 +92,7 @@ def refuse_unfit(config: PretrainedConfig, name: str, kind: type | None) -> None
         raise CheckpointError(f"{what} is an encoder-decoder, not a causal model", hint=hint)
     if getattr(kind, "_is_stateful", False):
         raise CheckpointError(
-            f"{what} keeps a recurrent state, which can not be rolled back", hint=hint
+            f"{what} keeps a recurrent state, which cannot be rolled back", hint=hint
         )
     if _has_alibi(config):
         raise CheckpointError(
@@ -139,7 +139,7 @@ def reading(place: str, what: str = "a causal language model") -> Iterator[None]
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"transformers can not load {place}: {reason[:200]}",
+            f"transformers cannot load {place}: {reason[:200]}",
             hint=f"Give a folder or hub name of {what} with safetensors weights",
         ) from error
 

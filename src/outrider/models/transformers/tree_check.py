@@ -102,6 +102,6 @@ def _distinct_ids(count: int, vocab_size: int) -> list[int]:
 
 def _refusal(name: str, why: str) -> CheckpointError:
     return CheckpointError(
-        f"model {name} can not read draft trees: {why}",
+        f"model {name} cannot read draft trees: {why}",
         hint="Use a model that honours position_ids and 4D attention masks, such as Llama or Qwen",
     )

@@ -72,7 +72,7 @@ class TransformersVisionEncoder:
         """Load the vision tower, the projector and the embeddings, but no layers of the text stack.
 
         Raises:
-            CheckpointError: the model can not be read, or can not be used (see the class).
+            CheckpointError: the model cannot be read, or cannot be used (see the class).
         """
         name = name or checkpoint.path.name
         model = _load_without_layers(checkpoint.path, name, dtype, device, trust_remote_code)
@@ -93,7 +93,7 @@ class TransformersVisionEncoder:
         are encoded once. Several prompts are encoded together if their shapes allow it.
 
         Raises:
-            OptionError: a question that the template can not render, images that the processor
+            OptionError: a question that the template cannot render, images that the processor
                 refuses, or a question that ends with an image.
             CheckpointError: the text stack needs more than embeddings and positions.
         """
@@ -174,7 +174,7 @@ class TransformersVisionEncoder:
         return None
 
     def _refuse_more(self, caught: Mapping[str, Any], given: Tensor) -> None:
-        """Raise `CheckpointError` if the text stack gets inputs that a prompt can not hold."""
+        """Raise `CheckpointError` if the text stack gets inputs that a prompt cannot hold."""
         more = [key for key, value in caught.items() if key not in _UNDERSTOOD and _holds(value)]
         if more:
             raise self._refusal(f"{more[0]} beside embeddings and positions")
@@ -186,7 +186,7 @@ class TransformersVisionEncoder:
     def _refusal(self, what: str) -> CheckpointError:
         return CheckpointError(
             f"the text stack of {self.name} ({self.model.config.model_type}) is given {what}, "
-            "which a prompt can not express",
+            "which a prompt cannot express",
             hint=_HINT,
         )
 
@@ -198,7 +198,7 @@ class TransformersVisionEncoder:
         except Exception as error:  # models raise various exceptions on unsuitable inputs
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"{self.name} can not read what its processor makes of an image: {reason}",
+                f"{self.name} cannot read what its processor makes of an image: {reason}",
                 hint="Copy the processor's files of the original model into its folder",
             ) from error
 
@@ -328,5 +328,5 @@ def refuse_blind(config: "transformers.PretrainedConfig", name: str) -> None:
         why = "reads token ids in every layer"
     if why:
         raise CheckpointError(
-            f"model {name} ({config.model_type}) {why}, which a prompt can not express", hint=_HINT
+            f"model {name} ({config.model_type}) {why}, which a prompt cannot express", hint=_HINT
         )

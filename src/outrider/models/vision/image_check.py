@@ -70,7 +70,7 @@ def _followed(inputs: Inputs, answer: list[int]) -> Inputs:
 
 def _refusal(name: str, why: str) -> CheckpointError:
     return CheckpointError(
-        f"model {name} can not read images through its embeddings: {why}",
+        f"model {name} cannot read images through its embeddings: {why}",
         hint="Use an image-text model with a plain causal text stack, such as SmolVLM, Qwen2-VL "
         "or LLaVA",
     )

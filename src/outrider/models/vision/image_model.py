@@ -36,7 +36,7 @@ class VisionLanguageModel(ModelWrapper):
 
         Raises:
             ContextError: a view does not fit into the window.
-            OptionError: the model can not read a question or an image.
+            OptionError: the model cannot read a question or an image.
         """
         begun = perf_counter()
         once = {id(p): p for p in prompts if p.image_prompt is not None}

@@ -47,7 +47,7 @@ class ImageProcessor:
         """Load the processor of a checkpoint in `folder` with the configuration `config`.
 
         Raises:
-            CheckpointError: there is none, or it can not be built.
+            CheckpointError: there is none, or it cannot be built.
             MissingExtraError: Pillow is not installed.
         """
         try:
@@ -59,7 +59,7 @@ class ImageProcessor:
         except Exception as error:  # processor classes raise various exceptions on bad files
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"the processor of {folder} can not be built: {reason}",
+                f"the processor of {folder} cannot be built: {reason}",
                 hint="Copy preprocessor_config.json, processor_config.json and the tokenizer of "
                 "the original model into it",
             ) from error

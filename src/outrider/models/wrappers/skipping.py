@@ -35,7 +35,7 @@ class SkippingModel(ModelWrapper):
     Its `exactness` is `lossy`: the text differs from that of the full model.
 
     Raises:
-        StrategyError: `model` can not skip layers.
+        StrategyError: `model` cannot skip layers.
         OptionError: a speedup below 1, or one that leaves fewer than two layers.
     """
 
@@ -43,7 +43,7 @@ class SkippingModel(ModelWrapper):
         layered = model.layered
         if layered is None:
             raise StrategyError(
-                f"{model.info.name} can not leave layers out",
+                f"{model.info.name} cannot leave layers out",
                 hint="Use a model that has `layered`",
             )
         self.layers = layers = LayerSet.for_speedup(layered.num_layers, speedup)
@@ -123,7 +123,7 @@ def skipping(model: LanguageModel, speedup: float) -> LanguageModel:
     """Wrap `model` to write answers with fewer layers; return it unchanged if `speedup` is 1.
 
     Raises:
-        StrategyError: `model` can not skip layers.
+        StrategyError: `model` cannot skip layers.
         OptionError: fewer than two layers would be left.
     """
     return model if speedup == 1.0 else SkippingModel(model, speedup=speedup)

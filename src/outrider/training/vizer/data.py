@@ -92,9 +92,7 @@ class Gallery:
                 kept.append(example)
         try:
             return kept, self.captioner.evaluation(images) if images else None
-        except (
-            OptionError
-        ):  # one of them can not be encoded, for example because a side is too long
+        except OptionError:  # one of them cannot be encoded, for example because a side is too long
             taken = [self._takes(e, image) for e, image in zip(kept, images, strict=True)]
             if all(taken):
                 raise

@@ -291,7 +291,7 @@ def train_vizer(
     Raises:
         OptionError: there are too few images, captions are missing, or the folder belongs to
             another run.
-        CheckpointError: the model can not be trained.
+        CheckpointError: the model cannot be trained.
         TrainingStopped: after a stop signal, with a checkpoint written.
     """
     _check(examples, config)
@@ -327,9 +327,9 @@ def train_vizer(
         say(f"{left_out} images were left out; run.json says why")
     if not finished["helped"]:
         warnings.warn(
-            f"no look at held-out captions was better than the base ({finished['base']:.4f}): the "
-            f"adapter, of step {finished['best_step']}, is the best of them "
-            f"({finished['best']:.4f}), and no gain over none",
+            f"no evaluation on held-out captions was better than the base "
+            f"({finished['base']:.4f}): the adapter, of step {finished['best_step']}, is the "
+            f"best of them ({finished['best']:.4f}), and no gain over none",
             OutriderWarning,
             stacklevel=2,
         )
@@ -357,7 +357,7 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(
-            f"{out} can not be made: {error.strerror or error}", hint="Give another --out"
+            f"{out} cannot be made: {error.strerror or error}", hint="Give another --out"
         ) from None
 
 
