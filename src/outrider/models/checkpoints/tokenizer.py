@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from outrider.core.errors import CheckpointError, OptionError
 from outrider.core.types import Message
 from outrider.core.values import JsonValue
+from outrider.models.checkpoints.folder_files import check_folder
+from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.messages import Reads
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ class Tokenizer:
                 f"{folder} has no tokenizer",
                 hint="Copy tokenizer.json and tokenizer_config.json of the original model into it",
             )
+        if folder.is_dir():
+            check_folder(folder)
         from transformers import AutoTokenizer  # takes seconds to import
 
         place = str(folder) if folder.is_dir() else str(source)
@@ -241,11 +245,11 @@ def _add_template(tokenizer: Any, folder: Path) -> None:
     file = folder / "chat_template.json"
     if not tokenizer.chat_template and file.is_file():
         try:
-            tokenizer.chat_template = json.loads(file.read_text(encoding="utf-8"))["chat_template"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            tokenizer.chat_template = read_object(file)["chat_template"]
+        except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{file} holds no chat template: {error!r:.80}") from None
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether `folder` holds tokenizer files."""
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return any(is_there(folder / name) for name in TOKENIZER_FILES)
