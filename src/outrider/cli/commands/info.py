@@ -118,10 +118,11 @@ def _check_transformers(checkpoint: "Checkpoint") -> None:
     """Raise `CheckpointError` if `transformers` cannot run the model for Outrider."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-    from outrider.models.transformers.pretrained import refuse_unfit
+    from outrider.models.transformers.pretrained import quiet, refuse_unfit
 
     try:
-        config: Any = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+        with quiet():
+            config: Any = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
     except Exception as error:  # a wrong value in a file may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"transformers does not support it: {reason[:160]}") from error

@@ -208,7 +208,7 @@ def _read_shards(folder: Path) -> dict[str, TensorInfo]:
     headers: dict[str, dict[str, TensorInfo]] = {}
     for shard in sorted(set(weight_map.values())):
         file = folder / shard
-        if not _is_name(shard) or not file.is_file():
+        if not _is_name(shard) or not is_there(file):
             raise CheckpointError(
                 f"{INDEX} lists {shard!r:.100}, which is not in {folder}", hint="Download it again"
             )
@@ -221,7 +221,7 @@ def _read_shards(folder: Path) -> dict[str, TensorInfo]:
 
 def _is_name(shard: str) -> bool:
     """Whether a text is the plain name of a file: no folder, and no character that none holds."""
-    return shard.isprintable() and Path(shard).name == shard
+    return bool(shard) and shard.isprintable() and Path(shard).name == shard
 
 
 # -- names -----------------------------------------------------------------------------------

@@ -16,6 +16,10 @@ _LARGEST = 1e300
 _CORRECT = "Correct the file, or download it again"
 
 
+class FieldError(CheckpointError):
+    """A field of a file holds a wrong value; no runner can use it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """The values of one field.
@@ -50,14 +54,14 @@ class Field:
             inside: the object that holds the field, such as `text_config.`.
 
         Raises:
-            CheckpointError: names file, field, value and what was expected.
+            FieldError: names file, field, value and what was expected.
         """
         if value is None and self.null:
             return
         if not any(self._fits(value, level) for level in self.levels):
             shown = "null" if value is None else f"{value!r:.60}"
-            raise CheckpointError(
-                f"{file} has {inside}{self.name} {shown}, expected {self}", hint=self._hint
+            raise FieldError(
+                f"{file} has {inside}{self.name} {shown}, expected {self}", hint=self._hint(value)
             )
 
     def _fits(self, value: JsonValue, level: int) -> bool:
@@ -77,9 +81,8 @@ class Field:
             return getattr(CheckpointLimits.current(), self.most)
         return self.most
 
-    @property
-    def _hint(self) -> str:
-        if isinstance(self.most, str):
+    def _hint(self, value: JsonValue) -> str:
+        if isinstance(self.most, str) and _is(value, "number") and value > self._most:
             return f"{_CORRECT}. {raise_limit(self.most)}"
         return _CORRECT
 
@@ -110,21 +113,19 @@ def check_fields(
         inside: the path of an object inside the file, such as `text_config.`.
 
     Raises:
-        CheckpointError: names the first field that is missing or holds a wrong value.
+        FieldError: names the first field that is missing or holds a wrong value.
     """
     for field in table:
         if field.name in content:
             field.check(file, content[field.name], inside)
         elif field.needed:
-            raise CheckpointError(
-                f"{file} has no {inside}{field.name}, expected {field}", hint=_CORRECT
-            )
+            raise FieldError(f"{file} has no {inside}{field.name}, expected {field}", hint=_CORRECT)
 
 
 def check_values(
     file: str, name: str, content: Mapping[str, JsonValue], kinds: Sequence[Kind], least: float = 0
 ) -> None:
-    """Check all values of the object `name`, whose keys are free. Raises `CheckpointError`."""
+    """Check all values of the object `name`, whose keys are free. Raises `FieldError`."""
     value_of = Field("", tuple(kinds), least=least, null=False)
     for key, value in content.items():
         value_of.check(file, value, f"{name}[{key!r:.60}]")

@@ -18,9 +18,10 @@ _BOM = b"\xef\xbb\xbf"
 def is_there(file: Path) -> bool:
     """Whether there is something at `file`, of any kind; a broken link counts."""
     try:
-        return file.exists() or file.is_symlink()
-    except (OSError, ValueError):  # a loop of links, a name that no file can have
-        return file.is_symlink()
+        file.lstat()
+    except (OSError, ValueError):  # missing, or a name that no file can have
+        return False
+    return True
 
 
 def checked_size(file: Path, limit: str | None) -> int:
@@ -111,21 +112,29 @@ def parse_object(data: bytes, name: str) -> dict[str, JsonValue]:
         )
     check_depth(data, name)
     try:
-        content = json.loads(data.decode("utf-8"), parse_constant=_constant)
+        content = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{name} is not UTF-8: byte {error.start}") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{name} holds a {type(content).__name__}, not an object")
+    if b"NaN" in data and (path := _path_of_nan(content)):  # infinite values are in real files
+        raise CheckpointError(f"{name} has {path} NaN, expected a value", hint="Correct the file")
     return content
 
 
-def _constant(name: str) -> float:
-    """Accept `Infinity`, which settings of recurrent models hold, and refuse NaN."""
-    if name == "NaN":
-        raise ValueError("it holds NaN")
-    return float(name)
+def _path_of_nan(value: JsonValue, path: str = "") -> str | None:
+    """Return the keys that lead to the first NaN; None if there is none."""
+    if isinstance(value, float):
+        return path if value != value else None
+    if not isinstance(value, dict | list):
+        return None
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    found = (
+        _path_of_nan(one, f"{path}.{key!s:.60}" if path else f"{key!s:.60}") for key, one in inner
+    )
+    return next(filter(None, found), None)
 
 
 def unreadable(file: Path, error: Exception) -> CheckpointError:

@@ -38,7 +38,7 @@ _SIZES = (
     *(_size(name, "heads") for name in ("num_attention_heads", "n_head", "num_heads", "n_heads")),
     *(_size(name, "heads") for name in ("num_key_value_heads", "num_kv_heads")),
     *(_size(name, "width") for name in ("hidden_size", "n_embd", "d_model")),
-    *(_size(name, "head_dim") for name in ("head_dim", "v_head_dim")),
+    *(_size(name, "head_dim", least=0) for name in ("head_dim", "v_head_dim")),
     *(_size(name, "head_dim", least=0) for name in ("qk_nope_head_dim", "qk_rope_head_dim")),
     *(_size(name, "width", least=0) for name in ("kv_lora_rank", "q_lora_rank")),
     _size("vocab_size", "vocabulary"),
@@ -100,9 +100,10 @@ _QUANTIZATION = (
 
 GENERATION = (
     _flag("do_sample"),
-    _number("temperature", 0),
+    _number("temperature", 0, 1e6),
     _size("top_k", float("inf"), least=0),
-    *(_number(name, 0, 1) for name in ("top_p", "min_p", "typical_p")),
+    *(_number(name, 0, 1, above=True) for name in ("top_p", "typical_p")),
+    _number("min_p", 0, 1),
     _number("repetition_penalty", 0, above=True),
     *(_size(name, "positions", least=0) for name in ("min_new_tokens", "min_length")),
     *(_size(name, "positions") for name in ("max_new_tokens", "max_length")),
@@ -158,8 +159,9 @@ _SIDES = (
 INDEX_FIELDS = (Field("weight_map", ("object",), null=False, needed=True), _object("metadata"))
 """model.safetensors.index.json."""
 
+ADAPTER_TYPE = (_text("peft_type", null=False, needed=True),)
 ADAPTER = (
-    _text("peft_type", null=False, needed=True),
+    *ADAPTER_TYPE,
     _size("r", "width", null=False),
     _number("lora_alpha", float("-inf"), null=False),
     *(_object(name) for name in ("rank_pattern", "alpha_pattern")),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
-from outrider.models.checkpoints.fields import Field, check_fields
+from outrider.models.checkpoints.fields import Field, FieldError, check_fields
 from outrider.models.llama.rope_scaling import Rope, read_rope
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
@@ -76,9 +76,15 @@ class DecoderConfig:
 
 
 def supports(config: Mapping[str, JsonValue]) -> str | None:
-    """Return None if `Decoder` runs this config.json, else the reason why not."""
+    """Return None if `Decoder` runs this config.json, else the reason why not.
+
+    Raises:
+        FieldError: a field holds a value that no runner can use.
+    """
     try:
         read_config(config)
+    except FieldError:
+        raise
     except CheckpointError as error:
         return error.problem
     return None
@@ -151,6 +157,7 @@ def _family(config: Mapping[str, JsonValue]) -> Family:
 
 _FIELDS = (
     Field("intermediate_size", ("whole number",), least=1, most="inner", null=False),
+    Field("head_dim", ("whole number",), least=1, most="head_dim"),
     Field("sliding_window", ("whole number",), least=1, most="positions"),
     Field("max_position_embeddings", ("whole number",), least=1, most="positions", null=False),
     Field("rms_norm_eps", ("number",), least=0, most=1, null=False),

@@ -22,11 +22,12 @@ from torch import Tensor
 
 from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.checkpoints.fields import check_fields
 from outrider.models.checkpoints.finite import check_finite
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.patterns import matches
 from outrider.models.checkpoints.safetensors_header import read_header
-from outrider.models.checkpoints.tables import check_adapter
+from outrider.models.checkpoints.tables import ADAPTER_TYPE, check_adapter
 from outrider.models.llama.text_stack import is_tied, text_names, text_prefix
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -217,7 +218,8 @@ def _settings(folder: Path) -> dict[str, Any]:
             f"there is no adapter at {folder}", hint=f"Give a folder with {CONFIG} and {WEIGHTS}"
         )
     settings = read_object(file)
-    kind = settings.get("peft_type")
+    check_fields(str(file), settings, ADAPTER_TYPE)
+    kind = settings["peft_type"]
     if kind != "LORA":
         raise CheckpointError(
             f"{folder} holds an adapter of type {kind!r:.60}; only LORA is supported"
