@@ -126,7 +126,9 @@ def _loaded(
     if info.change is None:
         return tensor.to(device, dtype, copy=True)
     wide = torch.promote_types(dtype, torch.float32)  # round once, after the change
-    return info.change(tensor.to(device, wide)).to(dtype)
+    changed = info.change(tensor.to(device, wide))
+    check_finite(changed, info.name, f"{info.file} with its adapter")
+    return changed.to(dtype)
 
 
 # -- checks of a folder ----------------------------------------------------------------------

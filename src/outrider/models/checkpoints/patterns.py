@@ -23,6 +23,7 @@ _LONGEST = 20_000
 
 _MATCH = """
 import json, re, sys
+print("ready", flush=True)
 for one in json.load(sys.stdin):
     try:
         found = [bool(re.match(one["pattern"], text)) for text in one["texts"]]
@@ -35,6 +36,7 @@ _SPLIT = """
 import json, sys
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
+print("ready", flush=True)
 for one in json.load(sys.stdin):
     try:
         split = Split(Regex(one["pattern"]), "isolated")
@@ -46,10 +48,11 @@ for one in json.load(sys.stdin):
 """
 
 _REGEX = re.compile(rb'"Regex"\s*:\s*("(?:[^"\\]|\\.)*")')
-_REPEATED_GROUP = re.compile(r"\)[*+{]|\\[1-9]")
-_REPEATED = re.compile(r"[*+{]")
+_REPEATED_GROUP = re.compile(r"\)(?:[*+]|\{)|\\[1-9]")
+_REPEATED = re.compile(r"[*+]|\{\d+,\}")
 _MOST_REPEATED = 4
-_PROBED = "aA1 \n'._-é漢"
+"""Known expressions repeat fewer parts in a row; a count such as `{1,3}` is none."""
+_PROBED = "aA1 \n'.,!?:-_é漢"
 _PROBE_LENGTH = 64
 
 
@@ -72,6 +75,11 @@ def matches(
         found: list[JsonValue] = [_at_once(pattern, texts) for pattern in whole]
     else:
         found = _run(_MATCH, whole, [list(texts)] * len(whole), file)
+        if not found:
+            raise CheckpointError(
+                f"no process for the regular expressions of {file} could be started",
+                hint="Try again, or write plain names of modules",
+            )
     for pattern, one in zip(patterns, found, strict=True):
         if isinstance(one, str):
             raise CheckpointError(
@@ -119,15 +127,23 @@ def _is_risky(pattern: str) -> bool:
 
 
 def _probes(pattern: str) -> list[str]:
-    """Return texts that almost match: one character many times, then one that ends the match."""
+    """Return texts that almost match: one character many times, then one that ends the match.
+
+    All characters follow, because a search for an expression ends early if one that it needs is
+    missing.
+    """
     letters = dict.fromkeys((*_PROBED, *re.findall(r"\w", pattern)[:40]))
-    return [letter * _PROBE_LENGTH + "\0" for letter in letters]
+    tail = "\0" + "".join(letters)
+    return [letter * _PROBE_LENGTH + tail for letter in letters]
 
 
 def _run(
     program: str, patterns: Sequence[str], texts: Sequence[list[str]], file: str | Path
 ) -> list[JsonValue]:
-    """Run a program on all expressions; return the value that it prints for each."""
+    """Run a program on all expressions; return the value that it prints for each.
+
+    The list is empty if no process could be started.
+    """
     jobs = [{"pattern": p, "texts": t} for p, t in zip(patterns, texts, strict=True)]
     seconds = CheckpointLimits.current().pattern_seconds
     try:
@@ -138,16 +154,25 @@ def _run(
             timeout=seconds,
             check=False,
         )
+    except OSError:
+        return []
     except subprocess.TimeoutExpired as error:
-        slow = patterns[min((error.stdout or b"").count(b"\n"), len(patterns) - 1)]
+        lines = (error.stdout or b"").count(b"\n")
+        if not lines:
+            return []
+        slow = patterns[min(lines - 1, len(patterns) - 1)]
         raise CheckpointError(
             f"{file} holds a regular expression that takes more than {seconds} s: {slow!r:.60}",
             hint=raise_limit("pattern_seconds"),
         ) from None
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    lines = done.stdout.splitlines()
+    if not lines:
+        return []
+    found = [json.loads(line) for line in lines[1:]]
     if len(found) < len(patterns):
         raise CheckpointError(
-            f"{file} holds a regular expression that cannot be run: {patterns[len(found)]!r:.60}",
+            f"{file} holds a regular expression that backtracks too often: "
+            f"{patterns[len(found)]!r:.60}",
             hint="Correct the file, or download it again",
         )
     return found

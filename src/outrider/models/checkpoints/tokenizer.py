@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -83,13 +84,29 @@ class Tokenizer:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids of `text`, with opening tokens of the tokenizer (such as BOS)."""
-        return tuple(self.tokenizer.encode(text))
+        with self._panics():
+            return tuple(self.tokenizer.encode(text))
 
     def encode_plain(self, text: str) -> tuple[int, ...]:
         """Return the ids of `text` of any length, as part of another text, without opening
         tokens.
         """
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        with self._panics():
+            return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
+    @contextmanager
+    def _panics(self) -> Iterator[None]:
+        """Context manager: report panics of `tokenizers`, such as for endless backtracking."""
+        try:
+            yield
+        except BaseException as error:  # a panic is no Exception, and its class is private
+            if type(error).__name__ != "PanicException":
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"the tokenizer of {self.name} cannot read this text: {reason}",
+                hint="Correct the regular expressions in tokenizer.json",
+            ) from None
 
     def encode_spans(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the ids of `text` as a document inside another text, and the end offset of each.
@@ -104,9 +121,10 @@ class Tokenizer:
         ends: list[int] = []
         for piece, start in self._pieces(text):
             if self.tokenizer.is_fast:
-                found = self.tokenizer(
-                    piece, return_offsets_mapping=True, verbose=False, **settings
-                )
+                with self._panics():
+                    found = self.tokenizer(
+                        piece, return_offsets_mapping=True, verbose=False, **settings
+                    )
                 ids += found["input_ids"]
                 ends += [start + end for _, end in found["offset_mapping"]]
             else:

@@ -165,7 +165,9 @@ def add_to_modules(model: torch.nn.Module, adapter: Adapter, name: str) -> None:
         for plain, update in adapter.updates.items():
             weight = modules[plain].weight
             wide = torch.promote_types(weight.dtype, torch.float32)
-            weight.copy_(update(weight.to(wide)))
+            changed = update(weight.to(wide))
+            check_finite(changed, adapter.names[plain], f"{name} with the adapter {adapter.path}")
+            weight.copy_(changed)
 
 
 def _embeddings(model: Any) -> Any:
