@@ -301,7 +301,7 @@ def _alphas(file: Path, modules: list[str], settings: Mapping[str, Any]) -> dict
     """
     given: dict[str, float] = settings.get("alpha_pattern") or {}
     found = matches(list(given), modules, file, around=r"(.*\.)?({})$")
-    alphas = dict.fromkeys(modules, settings.get("lora_alpha", 8))
+    alphas: dict[str, float] = dict.fromkeys(modules, settings.get("lora_alpha", 8))
     for alpha, fits in reversed(list(zip(given.values(), found, strict=True))):  # the first wins
         alphas |= {module: alpha for module, fit in zip(modules, fits, strict=True) if fit}
     return alphas
