@@ -196,12 +196,17 @@ class TestLimits:
         with pytest.raises(CheckpointError, match=r"header .* above the limit"):
             open_checkpoint(tmp_path / "model")
 
-    def test_large_sizes_take_no_memory(self, model: Path) -> None:
-        """Sizes at the limits: nothing of that size is built before the tensors are compared."""
+    @pytest.mark.parametrize("name", ["hidden_size", "vocab_size", "intermediate_size"])
+    def test_widths_that_no_tensor_has(self, model: Path, name: str) -> None:
         config = json.loads((model / "config.json").read_text())
-        limits = CheckpointLimits()
-        changes = {"head_dim": limits.head_dim, "hidden_size": limits.width}
-        changes |= {"vocab_size": limits.vocabulary, "intermediate_size": limits.inner}
+        write(model / "config.json", json.dumps(config | {name: 100_000}))
+        with pytest.raises(CheckpointError, match=f"{name} 100000, but the weights have axes"):
+            open_checkpoint(model)
+
+    def test_large_sizes_take_no_memory(self, model: Path) -> None:
+        """Sizes below the limits: nothing of that size is built before the shapes are compared."""
+        config = json.loads((model / "config.json").read_text())
+        changes = {"head_dim": CheckpointLimits().head_dim, "vocab_size": 65_000}
         write(model / "config.json", json.dumps(config | changes))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(CheckpointError, match="has shape"):

@@ -65,19 +65,16 @@ def passes_or_names(mutation: Mutation, output: str) -> bool:
 
 
 def case_of(mutation: Mutation, original: Path) -> Case:
-    """A run of the command line that reads the mutated file."""
+    """A run of the command line that reads the mutated file of a model."""
 
     def make(folder: Path) -> None:
         linked(original, folder)
         mutation.apply(folder)
 
     words: tuple[str, ...] = ("info", "{folder}/model")
-    generate = ("generate", "hi", "--raw", "--max-new-tokens", "2", "--dtype", "float32")
-    generate += ("--target", "{folder}/model", "--no-stream")
-    if mutation.file.startswith("adapter"):
-        words = (*generate, "--adapter", "{folder}/adapter")
-    elif "tokenizer" in mutation.file or "generation" in mutation.file:
-        words = generate
+    if "tokenizer" in mutation.file or "generation" in mutation.file:
+        words = ("generate", "hi", "--raw", "--max-new-tokens", "2", "--dtype", "float32")
+        words += ("--threads", "1", "--mode", "none", "--target", "{folder}/model")
     codes = (0, 2) if mutation.passes else (2,)
     return Case(name=mutation.name, make=make, arguments=words, codes=codes)
 
@@ -110,7 +107,7 @@ def test_every_wrong_value(original: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_wrong_values_on_the_command_line(original: Path) -> None:
-    drawn = random.Random(1).sample(ALL, 240)
+    drawn = random.Random(1).sample([m for m in ALL if not m.file.startswith("adapter")], 200)
     cases = [(mutation, case_of(mutation, original)) for mutation in drawn]
     with ThreadPoolExecutor(2) as pool:
         found = [fault for half in pool.map(faults, (cases[::2], cases[1::2])) for fault in half]

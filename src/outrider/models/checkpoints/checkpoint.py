@@ -20,12 +20,20 @@ from outrider.models.checkpoints.fields import Field, check_fields
 from outrider.models.checkpoints.finite import check_finite
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.safetensors_header import TensorInfo, read_header
-from outrider.models.checkpoints.tables import GENERATION, INDEX_FIELDS, check_config
+from outrider.models.checkpoints.tables import (
+    GENERATION,
+    INDEX_FIELDS,
+    LAYERS,
+    WIDTHS,
+    check_config,
+)
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _BASE_PARTS = ("embed_tokens.", "layers.", "norm.")
+_PLAUSIBLE = 1 << 16
+"""Widths up to this size are compared with the tensors by the runner alone."""
 _SAMPLES = 16
 _SAMPLE_BYTES = 64
 _CONVERT = "Convert it to safetensors, such as with save_pretrained of transformers"
@@ -80,7 +88,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     tensors = _read_tensors(folder)
     if "vision_config" not in config:
         tensors = with_model_prefix(tensors)
-    _check_layers(folder, config, len(tensors))
+    _check_sizes(folder, config, tensors)
     return Checkpoint(
         path=folder,
         config=config,
@@ -176,16 +184,26 @@ def _read_generation(file: Path) -> dict[str, JsonValue]:
     return generation
 
 
-def _check_layers(folder: Path, config: Mapping[str, JsonValue], tensors: int) -> None:
-    """Refuse more layers than tensors before a model is built: each layer has a tensor."""
-    for place, part in (("", config), ("text_config.", config.get("text_config"))):
-        layers = part.get("num_hidden_layers") if isinstance(part, dict) else None
-        if layers is not None and layers > tensors:
-            raise CheckpointError(
-                f"{folder / 'config.json'} has {place}num_hidden_layers {layers}, but the weights "
-                f"hold {tensors} tensors",
-                hint="Correct the file, or download the whole model",
-            )
+def _check_sizes(
+    folder: Path, config: Mapping[str, JsonValue], tensors: Mapping[str, TensorInfo]
+) -> None:
+    """Refuse sizes that the tensors rule out, before a model of these sizes is built.
+
+    Each layer has a tensor, and widths are axes of tensors.
+    """
+    axes = (axis for info in tensors.values() for axis in info.shape)
+    widest = max(axes, default=0)
+    for place, part in (("", config), ("text_config.", config.get("text_config") or {})):
+        for name, most, reason in (
+            *((name, len(tensors), f"hold {len(tensors)} tensors") for name in LAYERS),
+            *((name, max(widest, _PLAUSIBLE), f"have axes up to {widest}") for name in WIDTHS),
+        ):
+            value = part.get(name)
+            if isinstance(value, int) and value > most:
+                raise CheckpointError(
+                    f"{folder / 'config.json'} has {place}{name} {value}, but the weights {reason}",
+                    hint="Correct the file, or download the whole model",
+                )
 
 
 def _read_tensors(folder: Path) -> dict[str, TensorInfo]:

@@ -29,6 +29,7 @@ class CheckpointLimits:
         head_dim: numbers of a key of one head.
         width: numbers of a hidden state.
         inner: numbers between two matrices of a feed-forward part.
+        experts: experts of a layer.
         vocabulary: entries of a vocabulary; ids of tokens are below it.
         positions: tokens of a context.
         image_side: pixels along a side of an image that a processor makes.
@@ -46,6 +47,7 @@ class CheckpointLimits:
     head_dim: int = 1 << 14
     width: int = 1 << 20
     inner: int = 1 << 22
+    experts: int = 1 << 12
     vocabulary: int = 1 << 28
     positions: int = 1 << 40
     image_side: int = 1 << 14

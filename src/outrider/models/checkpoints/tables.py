@@ -33,8 +33,14 @@ def _ids(name: str, least: int = 0, levels: tuple[int, ...] = _VALUE_OR_LIST) ->
     return _size(name, "vocabulary", least=least, levels=levels)
 
 
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""Names of the number of layers."""
+WIDTHS = ("vocab_size", "hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner")
+"""Names of sizes that a tensor of the model has as an axis."""
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
 _SIZES = (
-    *(_size(name, "layers") for name in ("num_hidden_layers", "n_layer", "num_layers", "n_layers")),
+    *(_size(name, "layers") for name in LAYERS),
     *(_size(name, "heads") for name in ("num_attention_heads", "n_head", "num_heads", "n_heads")),
     *(_size(name, "heads") for name in ("num_key_value_heads", "num_kv_heads")),
     *(_size(name, "width") for name in ("hidden_size", "n_embd", "d_model")),
@@ -44,6 +50,7 @@ _SIZES = (
     _size("vocab_size", "vocabulary"),
     _size("intermediate_size", "inner", levels=_VALUE_OR_LIST),  # Gemma 3n: one for each layer
     *(_size(name, "inner") for name in ("n_inner", "ffn_dim")),
+    *(_size(name, "experts", least=0) for name in _EXPERTS),
     *(
         _size(name, "positions")
         for name in ("max_position_embeddings", "n_positions", "max_seq_len")
