@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from outrider import kernels
 from outrider.core.errors import CheckpointError
 from outrider.core.types import NO_IDS, Prompt, as_ids
+from outrider.models.checkpoints import checkpoint
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cpu.threads import Threads
@@ -204,8 +205,14 @@ def test_zero_channels_and_rows(dtype: torch.dtype, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_nan_is_passed_on(dtype: torch.dtype, bad: float, tmp_path: Path) -> None:
-    """What one token breaks is seen in its own row and those after it, and nowhere before."""
+def test_nan_is_passed_on(
+    dtype: torch.dtype, bad: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one token breaks is seen in its own row and those after it, and nowhere before.
+
+    The check of weights is switched off; sums that overflow have the same effect.
+    """
+    monkeypatch.setattr(checkpoint, "check_finite", lambda *_: None)
 
     def spoil(weight: torch.Tensor) -> None:
         weight[7, 3] = bad
