@@ -159,6 +159,9 @@ def test_no_code_runs(
         code = main(words)
         assert code in (0, 2), capsys.readouterr().err
         assert not marker.exists(), command
+    if name.startswith("unknown"):
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "needs Python code that comes with it, which is not run" in error
     assert asked == []
 
 
@@ -188,5 +191,5 @@ def test_yes_on_standard_input_runs_no_code(name: str, command: str, tmp_path: P
     with Sandbox(seconds=60) as sandbox:
         outcome = sandbox.run(case)
     assert outcome.fault(case) == ""
-    assert "custom code" not in outcome.output
+    assert "[y/N]" not in outcome.output
     assert not marker.exists()

@@ -1,8 +1,10 @@
 """Checks the files of a folder that `transformers` reads, before it reads them."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
+from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.fields import check_fields
 from outrider.models.checkpoints.json_file import (
@@ -12,6 +14,7 @@ from outrider.models.checkpoints.json_file import (
     parse_object,
     read_bytes,
 )
+from outrider.models.checkpoints.limits import CheckpointLimits
 from outrider.models.checkpoints.patterns import check_patterns
 from outrider.models.checkpoints.tables import (
     GENERATION,
@@ -80,6 +83,23 @@ def check_folder(folder: Path) -> None:
             checked_size(folder / name, limit)
     file = folder / TOKENIZER_JSON
     if is_there(file):
-        data = read_bytes(file, "tokenizer_bytes")
-        check_depth(data, str(file))
-        check_patterns(data, file)
+        checked_size(file, "tokenizer_bytes")
+        found = file.stat()
+        _check_tokenizer_json(file, found.st_size, found.st_mtime_ns, CheckpointLimits.current())
+
+
+@lru_cache(maxsize=8)
+def _check_tokenizer_json(file: Path, size: int, changed: int, limits: CheckpointLimits) -> None:
+    """Check depth and regular expressions of a large file once, until the file changes."""
+    data = read_bytes(file, "tokenizer_bytes")
+    check_depth(data, str(file))
+    check_patterns(data, file)
+
+
+def explain_code(place: str, error: Exception) -> None:
+    """Raise `CheckpointError` if `transformers` failed because it must not run code of a folder."""
+    if "trust_remote_code=True" in str(error):
+        raise CheckpointError(
+            f"{place} needs Python code that comes with it, which is not run",
+            hint="Read that code; then load it from Python with trust_remote_code=True",
+        ) from error

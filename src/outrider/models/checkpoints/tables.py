@@ -111,7 +111,7 @@ GENERATION = (
     _size("top_k", float("inf"), least=0),
     *(_number(name, 0, 1, above=True) for name in ("top_p", "typical_p")),
     _number("min_p", 0, 1),
-    _number("repetition_penalty", 0, above=True),
+    _number("repetition_penalty", 0, 1e6, above=True),
     *(_size(name, "positions", least=0) for name in ("min_new_tokens", "min_length")),
     *(_size(name, "positions") for name in ("max_new_tokens", "max_length")),
     *(_ids(name) for name in ("eos_token_id", "bos_token_id")),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from outrider.core.errors import CheckpointError, OptionError
 from outrider.core.types import Message
 from outrider.core.values import JsonValue
-from outrider.models.checkpoints.folder_files import check_folder
+from outrider.models.checkpoints.folder_files import check_folder, explain_code
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.messages import Reads
 
@@ -72,6 +72,7 @@ class Tokenizer:
         try:
             found = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
         except Exception as error:  # tokenizer classes raise various exceptions on bad files
+            explain_code(place, error)
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"transformers cannot load the tokenizer of {place}: {reason}",

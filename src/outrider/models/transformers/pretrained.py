@@ -24,7 +24,7 @@ from outrider.core.errors import CheckpointError, OutriderError
 from outrider.models.caches.masks import AttentionLayout
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.checkpoints.finite import check_finite
-from outrider.models.checkpoints.folder_files import check_folder
+from outrider.models.checkpoints.folder_files import check_folder, explain_code
 
 _MASKED_KERNELS = (None, "eager", "sdpa")
 _SAMPLES = 64
@@ -151,6 +151,7 @@ def reading(place: str, what: str = "a causal language model") -> Iterator[None]
     except OutriderError:
         raise
     except Exception as error:  # a wrong value in a file may raise anything
+        explain_code(place, error)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
             f"transformers cannot load {place}: {reason[:200]}",
