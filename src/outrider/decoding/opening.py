@@ -44,7 +44,8 @@ def sequences_of(
         for request, cache in zip(requests, caches, strict=True):
             request.target_cache = cache
     states = stage.drafter.begin(
-        requests, [sequence.drafting if sequence else None for sequence in previous]
+        [request.for_drafts() for request in requests],
+        [sequence.drafting if sequence else None for sequence in previous],
     )
     sequences = [SequenceState(*parts) for parts in zip(requests, caches, states, strict=True)]
     for sequence, before in zip(sequences, previous, strict=True):

@@ -15,8 +15,11 @@ def budget_of(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> 
 
     A draft, next token included, ends before the target itself changes (`Cache.horizon`). For a
     verifier below the target, a change can lower the acceptance rate but cannot alter the text; it
-    takes effect with the next commit.
+    takes effect with the next commit. Logits processors that may keep a state need a rule that
+    visits each position once, in order.
     """
+    if sequence.request.sampler.stateful and stage.rule.exactness is not Exactness.IDENTICAL:
+        limit = 0  # the rule may visit a position twice, or on several branches
     horizon = sequence.cache.horizon if stage.tier == 0 else None
     reach = limit if horizon is None else min(limit, horizon - 1)
     return stage.policy.budget(sequence.counters, batch).clipped(reach)

@@ -8,6 +8,8 @@ noise.
 import secrets
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -18,6 +20,7 @@ from outrider.core.errors import LogitsError
 from outrider.core.types import IntArray
 from outrider.sampling.noise import Purpose, gumbel, stream_key, uniform
 from outrider.sampling.params import SamplingParams
+from outrider.sampling.processors import copied, is_pure, stateful
 from outrider.sampling.warps import Support, warp
 
 NOT_FINITE = "logits hold NaN or +inf"
@@ -47,20 +50,39 @@ class Sampler:
         self._in_prompt = torch.tensor(sorted(set(self.prompt_ids)), dtype=torch.int64)
         own = () if params.ignore_eos else tuple(end_ids)
         self.end_ids = frozenset((*own, *params.stop_token_ids))
-        self._reads_text = (
-            params.repetition_penalty != 1.0
-            or params.presence_penalty != 0.0
-            or params.frequency_penalty != 0.0
-            or bool(params.logits_processors)
-        )
+        self._reads_text = self._needs_text()
         p = params
         self._reads_scores = bool(p.logit_bias or p.forced_tokens)
         self._kernel: kernels.PlainSampler | None = None
+
+    def _needs_text(self) -> bool:
+        p = self.params
+        penalties = (p.repetition_penalty - 1.0, p.presence_penalty, p.frequency_penalty)
+        return any(penalties) or bool(p.logits_processors)
 
     def for_sample(self, sample: int) -> "Sampler":
         """The same settings with the noise of another sample of the prompt."""
         other = copy(self)
         other.sample, other._kernel = sample, None
+        if self.stateful:
+            own = copied(self.params.logits_processors)
+            other.params = replace(self.params, logits_processors=own)
+        return other
+
+    @cached_property
+    def stateful(self) -> bool:
+        """Whether a logits processor may keep a state: only the target may call it, in order."""
+        return bool(stateful(self.params.logits_processors))
+
+    def for_drafts(self) -> "Sampler":
+        """The sampler of the draft models: without the processors that may keep a state."""
+        if not self.stateful:
+            return self
+        other = copy(self)
+        kept = tuple(p for p in self.params.logits_processors if is_pure(p))
+        other.params = replace(self.params, logits_processors=kept)
+        other._reads_text = other._needs_text()
+        vars(other).pop("stateful", None)
         return other
 
     def plain(self, index: int) -> bool:

@@ -57,10 +57,14 @@ class Strategy:
         wraps (`SkippingModel`).
         """
         own = self.target.info.exactness
-        changes_nothing = isinstance(self.drafter, NoDrafter)
-        if changes_nothing and self.rule.exactness is Exactness.LOSSY:
+        if not self.drafts and self.rule.exactness is Exactness.LOSSY:
             return own
         return max(own, self.rule.exactness, key=lambda promise: promise.rank)
+
+    @property
+    def drafts(self) -> bool:
+        """Whether there is a drafter that can propose tokens."""
+        return not isinstance(self.drafter, NoDrafter)
 
     @property
     def windows(self) -> tuple[int, ...]:

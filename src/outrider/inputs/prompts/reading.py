@@ -1,14 +1,19 @@
 """Reads prompts in all supported forms."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from outrider.core.errors import OptionError
 from outrider.core.types import Prompt
 from outrider.inputs.documents.files import Document, read_files
 from outrider.inputs.given import GivenDocument, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import is_chat, needs_vision, read_image_prompt
+from outrider.inputs.prompts.ids import is_array, read_ids
 from outrider.inputs.prompts.long_prompts import Codec, long_prompt
 
 _LONGEST_PATH = 256
@@ -18,11 +23,13 @@ _LONGEST_PATH = 256
 def is_batch(prompt: GivenPrompt | Sequence[GivenPrompt]) -> bool:
     """Whether `prompt` is a list of prompts, rather than one.
 
-    A list of messages and a list of token ids are one prompt each.
+    A list of messages and a list of token ids are one prompt each, and an array with one dimension.
     """
-    if isinstance(prompt, str | Prompt) or not isinstance(prompt, Sequence):
+    if isinstance(prompt, Tensor | np.ndarray):
+        return prompt.ndim > 1
+    if isinstance(prompt, str | bytes | Prompt) or not isinstance(prompt, Sequence):
         return False
-    return not (prompt and all(isinstance(part, Mapping | int) for part in prompt))
+    return not (prompt and all(isinstance(part, Mapping | Number) for part in prompt))
 
 
 def read_prompt(
@@ -37,10 +44,10 @@ def read_prompt(
         return Prompt(token_ids=_needed(tokenizer, "a string").encode(prompt))
     if is_chat(prompt):
         return Prompt(token_ids=_needed(tokenizer, "chat messages").chat(prompt))
-    if isinstance(prompt, Sequence) and prompt:
-        ids = [part for part in prompt if isinstance(part, int)]
-        if len(ids) == len(prompt):
-            return Prompt(token_ids=tuple(ids))
+    given: object = prompt
+    numbers = isinstance(given, Sequence) and given and isinstance(given[0], Number)
+    if is_array(given) or (numbers and not isinstance(given, bytes | bytearray)):
+        return Prompt(token_ids=read_ids(given))
     raise OptionError(
         f"a prompt cannot be {prompt!r:.60}",
         hint="Give a string, chat messages ({'role': ..., 'content': ...}), or token ids",

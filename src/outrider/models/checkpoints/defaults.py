@@ -48,6 +48,8 @@ def sampling_defaults(generation: Mapping[str, JsonValue]) -> dict[str, JsonValu
         names = (*_WHEN_SAMPLING, *_ALWAYS)
         defaults["temperature"] = 1.0
     given = {name: generation[name] for name in names if generation.get(name) is not None}
+    if stop := generation.get("stop_strings"):
+        given["stop"] = stop
     if banned := _banned(generation):
         given["banned_tokens"] = banned
     return defaults | given

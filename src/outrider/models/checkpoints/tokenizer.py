@@ -136,6 +136,17 @@ class Tokenizer:
             known, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
 
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids` with special tokens."""
+        return self.decode(ids, skip_special_tokens=False)
+
+    @cached_property
+    def special_texts(self) -> dict[int, str]:
+        """The text of each special token, which `decode` leaves out."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        named = {i: str(self.tokenizer.convert_ids_to_tokens(i)) for i in self.special_ids}
+        return named | {i: token.content for i, token in added.items() if token.special}
+
     def chat(
         self, messages: Sequence[Message], *, add_generation_prompt: bool = True
     ) -> tuple[int, ...]:
