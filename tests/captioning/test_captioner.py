@@ -107,7 +107,7 @@ def test_a_bad_image_costs_the_others_nothing(
 
 def test_what_is_no_image_at_all(generator: Generator) -> None:
     [one] = Captioner(generator).caption([17])
-    assert one.error == "an image cannot be 17. Give a path or a PIL.Image"
+    assert one.error == "an image is 17. Give a path or a PIL.Image"
 
 
 def test_images_are_taken_as_they_are_needed(generator: Generator, album: list[Path]) -> None:

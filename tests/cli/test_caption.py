@@ -322,7 +322,7 @@ def test_wrong_input_is_refused_before_models_are_loaded(
 def test_a_target_that_does_not_see(run: Run, family: Family, album: Path) -> None:
     outcome = run("caption", album, *family.alone)
     assert outcome.code == 2
-    assert outcome.error.startswith("images are given, and model target does not read images")
+    assert outcome.error.startswith("images are given, but model target does not read images")
 
 
 # -- the bar --------------------------------------------------------------------------------

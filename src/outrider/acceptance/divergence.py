@@ -141,7 +141,7 @@ def _tv(d: Tensor, v: Tensor) -> Tensor:
 def _logp_abs(d: Tensor, v: Tensor, tokens: Tensor | None) -> Tensor:
     """|log d(x) - log v(x)| for the proposed token x; infinite if either probability is zero."""
     if tokens is None:
-        raise ValueError("logp_abs reads the proposed tokens, and none were given")
+        raise ValueError("logp_abs needs the proposed tokens, but none are given")
     tokens = tokens.to(d.device)
     inside = tokens < d.shape[-1]
     column = tokens.where(inside, 0)[:, None]

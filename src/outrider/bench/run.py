@@ -200,7 +200,7 @@ def _places(
             left_out[task.workload] = left_out.get(task.workload, 0) + 1
     if not places:
         raise OptionError(
-            f"no prompt leaves room for {settings.sampling['max_new_tokens']} tokens in the "
+            f"no prompt leaves space for {settings.sampling['max_new_tokens']} tokens in the "
             f"target's window of {opened.models['target'].info.context_length}",
             hint="Give a smaller --max-new-tokens or shorter prompts",
         )

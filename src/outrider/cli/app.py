@@ -116,7 +116,7 @@ def outrider(
       outrider generate "Once upon a time"
       outrider generate "Once upon a time" --target ./big --draft ./small
 
-    Talk with a model, measure the speed on this machine, list all methods:
+    Chat with a model, measure the speed on this machine, list all methods:
 
       outrider chat --target ./big
       outrider bench --target ./big --draft ./small

@@ -31,7 +31,7 @@ class LayerSet:
 
     def __post_init__(self) -> None:
         if self.num_layers < 1:
-            raise OptionError(f"a model has {self.num_layers} layers", hint="Give at least 1")
+            raise OptionError(f"num_layers is {self.num_layers}", hint="Give at least 1")
         for half in ("attention", "mlp"):
             object.__setattr__(self, half, self._sorted(half, getattr(self, half)))
         if not self.attention and not self.mlp:
@@ -41,7 +41,7 @@ class LayerSet:
         kept = sorted(set(layers))
         if kept and not 0 <= kept[0] <= kept[-1] < self.num_layers:
             raise OptionError(
-                f"{half} names layer {kept[0] if kept[0] < 0 else kept[-1]} of a model with "
+                f"{half} holds layer {kept[0] if kept[0] < 0 else kept[-1]}, but the model has "
                 f"{self.num_layers} layers",
                 hint=f"Layers are numbered from 0 to {self.num_layers - 1}",
             )
@@ -69,7 +69,7 @@ class LayerSet:
         for half, skipped in (("attention", less_attention), ("mlp", less_mlp)):
             if skipped - everything:
                 raise OptionError(
-                    f"{half} of layer {min(skipped - everything)} is to be skipped; there are "
+                    f"{half} of layer {min(skipped - everything)} cannot be skipped: there are "
                     f"{num_layers} layers",
                     hint=f"Layers are numbered from 0 to {num_layers - 1}",
                 )
@@ -84,7 +84,7 @@ class LayerSet:
         """The set of the first `depth` layers (early exit)."""
         if not 1 <= depth <= num_layers:
             raise OptionError(
-                f"the exit is after layer {depth} of {num_layers}",
+                f"the exit layer is {depth}, but the model has {num_layers} layers",
                 hint=f"Give a number from 1 to {num_layers}",
             )
         return cls.of_layers(num_layers, range(depth))
@@ -98,7 +98,7 @@ class LayerSet:
         """
         if not 2 <= keep <= num_layers:
             raise OptionError(
-                f"{keep} of {num_layers} layers are to be kept",
+                f"keep is {keep} for a model with {num_layers} layers",
                 hint=f"Give a number from 2 (the first and the last) to {num_layers}",
             )
         step = num_layers // (keep - 1)
@@ -114,7 +114,7 @@ class LayerSet:
         most = num_layers / 2
         if not 1 <= speedup <= most:
             raise OptionError(
-                f"a speedup of {speedup:g} from {num_layers} layers",
+                f"speedup is {speedup:g} for a model with {num_layers} layers",
                 hint=f"Give a number from 1 to {most:g}: the first and the last layer are kept",
             )
         return cls.evenly(num_layers, floor(num_layers / speedup))
@@ -140,8 +140,8 @@ class LayerSet:
         """Raise `OptionError` unless this set belongs to a model with `num_layers` layers."""
         if self.num_layers != num_layers:
             raise OptionError(
-                f"a set of {self.num_layers} layers for model {name}, which has {num_layers}",
-                hint="Make the set for this model's number of layers",
+                f"the set is for {self.num_layers} layers, but model {name} has {num_layers}",
+                hint="Build the set for this model's number of layers",
             )
 
     def __str__(self) -> str:

@@ -68,13 +68,14 @@ class LongContext:
     def _with(self, **settings: frozenset[int]) -> "LongContext":
         new = replace(self, **settings)
         if both := new.pinned & new.banned:
-            raise ValueError(f"chunk {min(both)} is to be read always, and never")
+            raise ValueError(f"chunk {min(both)} is both pinned and banned")
         return new
 
     def _known(self, chunks: Sequence[int]) -> frozenset[int]:
         for chunk in chunks:
             if not 0 <= chunk < len(self.chunks):
                 raise ValueError(
-                    f"there is no chunk {chunk}: they go from 0 to {len(self.chunks) - 1}"
+                    f"there is no chunk {chunk}; chunks are numbered from 0 to "
+                    f"{len(self.chunks) - 1}"
                 )
         return frozenset(chunks)

@@ -225,9 +225,9 @@ class Draft:
         parents: `[nodes]` index of each node's parent, -1 for children of the text.
         sources: the tier that wrote each node.
         draw: how siblings were selected.
-    probs: per node the warped distribution `[vocab]` from which it was actually drawn; None for a
-    node means a point mass. None for the whole draft if distributions were not requested. Siblings
-    drawn without replacement all carry the distribution of the first draw.
+    probs: per node the warped distribution `[vocab]` from which it was actually drawn; None for
+            a node means a point mass. None for the whole draft if distributions were not requested.
+            Siblings drawn without replacement all carry the distribution of the first draw.
         reference: per node the raw logits `[vocab]`, at its parent, of the last model that accepted
             or drew it. None for the whole draft if references were not requested.
         probe: `[nodes]` true for nodes that are verified and observed but never accepted.

@@ -27,7 +27,7 @@ class Costs:
     Attributes:
         target: seconds of the target's forwards.
         overhead: seconds of an undrafted round in addition to the forward and the choice of its
-            token. Making a draft and processing it are each assumed to take the same time again.
+            token. Making a draft and processing it are each assumed to take as long as this.
     """
 
     target: CostCurve
@@ -35,7 +35,7 @@ class Costs:
 
 
 def _no_priors(drafter: Drafter) -> tuple[Source, ...]:
-    raise OptionError(f"nothing is known of drafter {drafter.name!r}")
+    raise OptionError(f"the priors of drafter {drafter.name!r} are not available")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class Given:
     def measured(self) -> Costs:
         """The costs. Raises `ValueError` if nothing was measured."""
         if self.costs is None:
-            raise ValueError("costs are needed, and none were measured")
+            raise ValueError("costs are needed, but none were measured")
         return self.costs
 
     def draft_model(self, name: str) -> LanguageModel:

@@ -89,7 +89,7 @@ class DrafterMethod(Method[Drafter]):
         right."""
         if not (count <= 1 if self.grown else count == self.inner):
             raise OptionError(
-                f"drafter {self.name!r} is made of {self.inner} others, and {count} are given",
+                f"drafter {self.name!r} combines {self.inner} drafters, but {count} are given",
                 hint=f"Write {self.example}",
             )
 

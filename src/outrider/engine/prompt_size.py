@@ -24,8 +24,8 @@ def places_of(prompt: Prompt, target: LanguageModel) -> int:
         "--selection-on target (in Python selection=ContextConfig(...))"
     )
     raise ContextError(
-        f"the prompt has {len(prompt)} tokens, {prompt.context.num_tokens} of them documents, and "
-        f"{target.info.name} reads at most {target.info.context_length}, one of which is for the "
-        "answer",
+        f"the prompt has {len(prompt)} tokens, {prompt.context.num_tokens} of them documents; "
+        f"model {target.info.name} reads at most {target.info.context_length}, one of them for "
+        "the answer",
         hint=hint,
     )

@@ -149,7 +149,7 @@ class Corpus:
                 f"the corpus has {len(tokens)} tokens", hint=f"At most {MAX_TOKENS} can be indexed"
             )
         if int((tokens < 0).sum()) != separators:
-            raise OptionError("token ids of the corpus are negative", hint="Give ids from 0 up")
+            raise OptionError("token ids of the corpus are negative", hint="Give ids of at least 0")
         order = sorted_suffixes(tokens, progress=progress)
         return cls({"tokens": tokens, "order": order[separators:].astype(np.int32)})
 

@@ -53,12 +53,12 @@ class Distributions:
         lengths = list(self.orders)
         if not lengths or min(lengths) < 1 or lengths != sorted(set(lengths), reverse=True):
             raise OptionError(
-                f"keys of {self.orders} tokens", hint="Give lengths from 1 up, longest first"
+                f"orders are {self.orders}", hint="Give lengths of at least 1, longest first"
             )
         if not 1 <= self.entries <= 64 or self.max_keys < len(lengths):
             raise OptionError(
-                f"{self.entries} entries for each of {self.max_keys} keys",
-                hint="Give 1 to 64 entries, and a key for each length",
+                f"entries is {self.entries} and max_keys {self.max_keys}",
+                hint="Give 1 to 64 entries, and at least one key for each length",
             )
         self._allocate(0)
 
@@ -105,7 +105,7 @@ class Distributions:
         """
         self.vocab_size = max(self.vocab_size, vocab_size)
         if rows.ids.shape[1] != self.entries:
-            raise ValueError(f"rows of {rows.ids.shape[1]} tokens, and means of {self.entries}")
+            raise ValueError(f"rows hold {rows.ids.shape[1]} tokens, but means {self.entries}")
         good = np.flatnonzero(rows.ids[:, 0] >= 0)
         share = self.max_keys // len(self.orders)  # no key may be evicted in its own batch
         for begin in range(0, len(good), share):

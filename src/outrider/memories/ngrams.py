@@ -59,7 +59,7 @@ class NGramIndex:
 
     def __init__(self, lengths: Sequence[int], occurrence: str = "latest") -> None:
         if not lengths or min(lengths) < 1:
-            raise OptionError(f"n-grams of lengths {list(lengths)}", hint="Give lengths from 1 up")
+            raise OptionError(f"lengths are {list(lengths)}", hint="Give lengths of at least 1")
         if occurrence not in OCCURRENCES:
             raise OptionError(
                 f"unknown occurrence {occurrence!r}", hint="Give 'latest', 'first' or 'only'"

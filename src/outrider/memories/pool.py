@@ -30,7 +30,7 @@ class NgramPool:
     def __post_init__(self) -> None:
         if min(self.per_key, self.max_keys) < 1:
             raise OptionError(
-                f"a pool of {self.per_key} n-grams for each of {self.max_keys} tokens",
+                f"per_key is {self.per_key} and max_keys {self.max_keys}",
                 hint="Give at least 1 of each",
             )
 

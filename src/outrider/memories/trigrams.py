@@ -45,9 +45,9 @@ class Trigrams:
     def __post_init__(self) -> None:
         if not (0 < self.increment <= self.cap and self.successors > 0 and self.max_keys > 0):
             raise OptionError(
-                f"trigrams with increment {self.increment}, cap {self.cap}, {self.successors} "
-                f"successors and {self.max_keys} keys",
-                hint="Give 0 < increment <= cap, and room for at least 1",
+                f"increment is {self.increment}, cap {self.cap}, successors {self.successors}, "
+                f"max_keys {self.max_keys}",
+                hint="Give 0 < increment <= cap, and at least 1 for the others",
             )
 
     def __len__(self) -> int:

@@ -22,11 +22,12 @@ class CostCurve:
         rows = [r for r, _ in self.points]
         if not rows or rows[0] < 1 or any(a >= b for a, b in pairwise(rows)):
             raise OptionError(
-                f"a cost curve is given for rows {rows}", hint="Give ascending rows from 1 up"
+                f"the rows of the cost curve are {rows}",
+                hint="Give ascending numbers of at least 1",
             )
         if not all(0.0 < s < float("inf") for _, s in self.points):
             raise OptionError(
-                f"a cost curve holds {[s for _, s in self.points]} seconds",
+                f"the seconds of the cost curve are {[s for _, s in self.points]}",
                 hint="Give finite times above 0",
             )
 

@@ -21,7 +21,7 @@ class FixedTree:
     def __post_init__(self) -> None:
         if not 1 <= self.depth <= self.nodes:
             raise OptionError(
-                f"a tree of {self.nodes} nodes and depth {self.depth}",
+                f"nodes is {self.nodes} and depth {self.depth}",
                 hint="Give 1 <= depth <= nodes",
             )
 

@@ -66,13 +66,13 @@ class Source:
             )
         if min(self.seconds, self.fixed) < 0.0:
             raise OptionError(
-                f"source {self.name!r} takes {self.seconds} seconds a token and {self.fixed} a "
+                f"source {self.name!r} takes {self.seconds} seconds per token and {self.fixed} per "
                 "draft",
-                hint="Give times from 0 up",
+                hint="Give times of at least 0",
             )
         if self.reach and not all(0.0 <= p <= 1.0 for p in self.reach):
             raise OptionError(
-                f"source {self.name!r} reaches its nodes with chances {self.reach[:4]} ...",
+                f"reach of source {self.name!r} is {self.reach[:4]} ...",
                 hint="Give chances from 0 to 1",
             )
         _LONGEST.check("longest", self.longest)

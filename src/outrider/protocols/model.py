@@ -89,7 +89,7 @@ class LanguageModel(Capabilities, Protocol):
         pending.
 
         Equal prompts (the same object) are read once and the cache is forked. A cache in `reuse` is
-        taken over: the prefix that it shares with the prompt is not read again. Raises
+        continued: the prefix that it shares with the prompt is not read again. Raises
         `ContextError`.
         """
         ...
@@ -193,7 +193,7 @@ class HiddenStates(Protocol):
 
     def watch(self, cache: Cache, layers: Sequence[int] | None) -> None:
         """Make forwards over `cache` return `Rows.states` of these layers, in this order, until the
-        next call or until a model starts on the cache anew. With None, no states are returned.
+        next call or until a model starts on the cache again. With None, no states are returned.
 
         Only these states are stored, and the logits stay bit-identical.
 

@@ -64,7 +64,7 @@ def check_runner(model: LanguageModel, *, tolerance: float = 1e-4, seed: int = 0
 
 
 class _Check:
-    """The checks of one model; stores the largest difference so far."""
+    """Runs the checks of one model, and stores the largest difference so far."""
 
     def __init__(self, model: LanguageModel, tolerance: float, rng: np.random.Generator) -> None:
         self.model, self.tolerance, self.rng = model, tolerance, rng

@@ -25,11 +25,10 @@ _THEIRS = "transformers"
 
 def info(
     model: Annotated[str, typer.Argument(help="A folder, a hub name, or a family name.")],
-    dtype: Annotated[
-        str, option(panel="Runtime", help="Number type to reckon memory with.")
-    ] = "auto",
+    dtype: Annotated[str, option(panel="Runtime", help="Dtype for the memory estimate.")] = "auto",
     device: Annotated[
-        str, option(panel="Runtime", help="Device to reckon memory for, since auto depends on it.")
+        str,
+        option(panel="Runtime", help="Device for the memory estimate; dtype auto depends on it."),
     ] = "auto",
     json: Annotated[bool, option("--json", panel="Output", help="Print one JSON object.")] = False,
 ) -> None:

@@ -60,7 +60,7 @@ class Bypass:
         needed."""
         if needs != Needs():
             raise StrategyError(
-                "a qualifier that can be left out gives neither distributions nor references",
+                "a qualifier that can be bypassed supplies neither distributions nor references",
                 hint="Use Qualified itself, or Match as the rule",
             )
         return replace(self, qualified=self.qualified.bind(needs, tier))

@@ -42,7 +42,7 @@ class Pair:
         object.__setattr__(self, "_origins", (self.first.origins, self.second.origins))
         if self.first.name == self.second.name:
             raise StrategyError(
-                f"both drafters are named {self.first.name!r}", hint="Name one of them otherwise"
+                f"both drafters are named {self.first.name!r}", hint="Give one of them another name"
             )
 
     @property

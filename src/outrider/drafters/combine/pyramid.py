@@ -137,7 +137,7 @@ class Qualified:
         if needs.probs and not self.rule.tracks_probs:
             raise StrategyError(
                 f"the outer rule needs the distribution of each token, which {self.rule} at "
-                f"{self.name!r} does not know",
+                f"{self.name!r} does not supply",
                 hint="Use a divergence that reads distributions only, and no max_changed",
             )
         rule = self.rule
@@ -151,8 +151,8 @@ class Qualified:
         ]
         if needs.probs and wavering and rule.exactness is not Exactness.IDENTICAL:
             raise StrategyError(
-                f"the outer rule needs the probabilities of each token, and {wavering[0]} at "
-                f"{self.name!r} goes by tokens that the outer rule may have drawn again",
+                f"the outer rule needs the probabilities of each token, but {wavering[0]} at "
+                f"{self.name!r} depends on tokens that the outer rule may have drawn again",
                 hint="Use FixedLength and a drafter that does not learn there, or Match as the "
                 "inner rule",
             )

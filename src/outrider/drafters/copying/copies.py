@@ -147,7 +147,7 @@ def level(match: int, levels: tuple[int, ...]) -> int:
 def check_levels(levels: tuple[int, ...]) -> None:
     """Raise `OptionError` unless the levels are ascending and at least 1."""
     if not levels or levels[0] < 1 or list(levels) != sorted(set(levels)):
-        raise OptionError(f"levels are {levels}", hint="Give lengths of matches that rise from 1")
+        raise OptionError(f"levels are {levels}", hint="Give ascending match lengths of at least 1")
 
 
 def origin_of(name: str, match: int) -> str:

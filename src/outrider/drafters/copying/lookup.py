@@ -68,7 +68,7 @@ class Lookup(Copier[LookupState]):
     def __post_init__(self) -> None:
         if not 1 <= self.min_ngram <= self.max_ngram:
             raise OptionError(
-                f"n-grams from {self.min_ngram} to {self.max_ngram} are to be looked up",
+                f"min_ngram is {self.min_ngram} and max_ngram {self.max_ngram}",
                 hint="Give 1 <= min_ngram <= max_ngram",
             )
         check_occurrence(self.occurrence)

@@ -58,7 +58,7 @@ class DynamicExit(LayerSubsetDrafter):
     The method is made for models trained with early exits (LayerSkip). Other models rarely have a
     useful early exit; nothing is drafted then. On models whose upper layers were padded to cost
     time but have no effect, an early exit equals the whole model, and the measured speedups are far
-    too high: they say nothing about real models and must not be quoted.
+    too high: they are not valid for real models and must not be quoted.
 
     The paper verifies only with layers E + 1 to L; here the verification runs all layers again,
     which the paper's formula also assumes.
@@ -104,8 +104,8 @@ class DynamicExit(LayerSubsetDrafter):
         self.part(exits[0])
         if self.model.hidden_states is None:
             raise StrategyError(
-                f"{self.model.info.name} shows no hidden states, by which {self.name!r} decides",
-                hint="Use a model that has `hidden_states`, or drafter 'swift'",
+                f"{self.name!r} needs hidden states, which {self.model.info.name} does not return",
+                hint="Use a model with the capability `hidden_states`, or drafter 'swift'",
             )
 
     def _state(self, request: Request) -> ExitState:

@@ -18,8 +18,7 @@ from outrider.core.values import JsonValue
 from outrider.protocols import Cache
 
 _MOST_OBSERVED = 256
-"""Number of scores, the newest ones, to which the surrogate is fitted; its cost is cubic in
-them."""
+"""Number of newest scores to which the surrogate is fitted; the cost is cubic in this number."""
 _RIVALS = 256
 """Number of candidate sets from which the surrogate selects one."""
 
@@ -105,8 +104,8 @@ class LayerSetSearch:
     def __post_init__(self) -> None:
         if self.num_layers < 3 or self.budget < 1:
             raise OptionError(
-                f"{self.settings.skip_ratio:.0%} of the layers between the first and the last of "
-                f"{self.num_layers} are to be left out, which is none",
+                f"skip_ratio {self.settings.skip_ratio:.0%} leaves out none of the layers between "
+                f"the first and the last of {self.num_layers}",
                 hint="Use a model with more layers, a larger skip_ratio, or another drafter",
             )
         self._random = np.random.default_rng(self.settings.seed)
@@ -247,8 +246,8 @@ class LayerSetSearch:
         bits = self._bits(layers)
         if int(bits.sum()) != self.budget:
             raise OptionError(
-                f"the saved set leaves out {int(bits.sum())} halves, this search {self.budget}",
-                hint="Search with the skip_ratio of the saved one, or search again",
+                f"the saved set leaves out {int(bits.sum())} halves, but this search {self.budget}",
+                hint="Use the skip_ratio of the saved set, or search again",
             )
         self.best = bits
         self.score, self.tries, self.misses = numbers

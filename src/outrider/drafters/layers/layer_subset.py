@@ -76,8 +76,8 @@ class LayerSubsetDrafter:
     def __post_init__(self) -> None:
         if self.model.layered is None:
             raise StrategyError(
-                f"{self.model.info.name} cannot draft with a part of its own layers",
-                hint="Use a model that has `layered`, or another drafter",
+                f"{self.model.info.name} cannot draft with a subset of its layers",
+                hint="Use a model with the capability `layered`, or another drafter",
             )
         _CONFIDENCE.check("confidence", self.confidence)
 
@@ -115,9 +115,9 @@ class LayerSubsetDrafter:
     def _state(self, request: Request) -> LayerSubsetState:
         if request.target_cache is None:
             raise StrategyError(
-                f"{self.name!r} drafts with the target's layers, and nobody has named the target's "
-                "cache",
-                hint="Set Request.target_cache, as Strategy does",
+                f"{self.name!r} drafts with the target's layers, but Request.target_cache is not "
+                "set",
+                hint="Set it to the target's cache, as Strategy does",
             )
         return LayerSubsetState(request, self.layered.borrow(request.target_cache))
 

@@ -97,8 +97,8 @@ def head_chance(stop: Stop, rows: Rows, row: int, model: str) -> float:
     if rows.hidden is None:
         raise OptionError(
             f"the head of {type(stop).__name__} reads hidden states, which model {model} does not "
-            "show",
-            hint="Leave the head out, or draft with a model that shows them",
+            "return",
+            hint="Leave the head out, or draft with a model that returns them",
         )
     return float(stop.head(rows.hidden[row]))
 

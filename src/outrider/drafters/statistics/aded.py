@@ -83,7 +83,7 @@ class Aded:
     def __post_init__(self) -> None:
         if min(self.search.iterations, self.search.depth, self.paths, self.nodes) < 1:
             raise OptionError(
-                f"a search of {self.search.iterations} iterations, depth {self.search.depth}, "
+                f"the search has {self.search.iterations} iterations, depth {self.search.depth}, "
                 f"{self.paths} paths and {self.nodes} nodes",
                 hint="Give at least 1 of each",
             )

@@ -91,8 +91,8 @@ class Lookahead:
     def __post_init__(self) -> None:
         if self.ngram < 2 or self.window < 0:
             raise OptionError(
-                f"n-grams of {self.ngram} tokens and a window of {self.window} columns",
-                hint="Give ngram at least 2 and window at least 0",
+                f"ngram is {self.ngram} and window {self.window}",
+                hint="Give an ngram of at least 2 and a window of at least 0",
             )
 
     @property

@@ -50,7 +50,7 @@ class Stand:
     other numbers, so there every node has a separate stream. The shape never depends on the noise.
 
     Attributes:
-        template: the shape, with nodes from most to least promising; a budget cuts its end.
+        template: the shape, with nodes from most to least promising; a budget cuts it at the end.
         memory: shared by all requests of this drafter and kept between them, because much of the
             gain comes from several samples of one prompt.
         name: the source its tokens are counted under.

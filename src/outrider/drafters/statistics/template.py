@@ -78,8 +78,8 @@ class Template:
             elder = (*path[:-1], path[-1] - 1) if path and path[-1] > 0 else ()
             if not path or path in seen or path[:-1] not in seen or elder not in seen:
                 raise OptionError(
-                    f"the path {path} is in a template twice, or before its parent or sibling",
-                    hint="List parents first, and ranks from 0 up",
+                    f"the path {path} occurs twice, or before its parent or sibling",
+                    hint="List parents before children, and ranks from 0 upwards",
                 )
             seen.add(path)
 
@@ -126,7 +126,9 @@ def from_counts(counts: Mapping[Path, int], chances: Sequence[float]) -> Templat
     a node is kept; `chances` never increase.
     """
     if any(a < b for a, b in pairwise(chances)):
-        raise OptionError("chances rise with the rank", hint="Give the best rank's chance first")
+        raise OptionError(
+            "the chances increase with the rank", hint="Give the best rank's chance first"
+        )
     paths: list[Path] = []
     for path, count in counts.items():
         paths += [(*path, rank) for rank in range(count)]

@@ -62,7 +62,8 @@ class TreeStatistics:
             counts = [(tuple(int(r) for r in path), int(n), int(h)) for path, n, h in rows]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OptionError(
-                f"{file} holds no counts of tree nodes ({error})", hint="Give a file `save` wrote"
+                f"{file} holds no counts of tree nodes ({error})",
+                hint="Give a file that `save` wrote",
             ) from None
         return cls({p: n for p, n, _ in counts}, {p: h for p, _, h in counts if h})
 
@@ -83,8 +84,8 @@ def optimise_template(statistics: TreeStatistics, nodes: int) -> Template:
     ordered = _ordered(statistics)
     if nodes < 1 or not ordered:
         raise OptionError(
-            f"a tree of {nodes} nodes from {len(ordered)} nodes that were ever accepted",
-            hint="Record drafts that are accepted at times, and ask for at least 1 node",
+            f"{nodes} nodes are requested, but {len(ordered)} nodes were ever accepted",
+            hint="Request at least 1 node, and record drafts of which some are accepted",
         )
     return Template(tuple(ordered[:nodes]))
 

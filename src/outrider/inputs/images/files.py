@@ -32,7 +32,7 @@ _JPEG_REDUCES = 8
 
 _LIMIT = f"{MAX_PIXELS // 10**6} million are decoded at most"
 _SMALLER = "Make it smaller, or save it as a plain JPEG, which is decoded at a part of its size"
-_HINT = "Fetch or save it again, or leave it out"
+_HINT = "Download or save it again, or leave it out"
 
 _STRANGE = {
     b"II*\0": "TIFF",
@@ -126,7 +126,7 @@ def _kind(path: Path, file: BinaryIO) -> str:
     head = file.read(64)
     file.seek(0)
     if not head:
-        raise OptionError(f"{path} is empty (0 bytes)", hint="Fetch it again, or leave it out")
+        raise OptionError(f"{path} is empty (0 bytes)", hint="Download it again, or leave it out")
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
