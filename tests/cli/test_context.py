@@ -72,7 +72,7 @@ def test_on_drafters_the_text_stays(story: Path, family: Family, run: Run, tmp_p
     left = run(*words, "--drafter", "pyramid", "--explain", tmp_path / "why", "--json")
     assert left.json["token_ids"] == dense["token_ids"]
     if left.json["context"]["on"] is None:
-        assert "nothing to explain" in left.err and not (tmp_path / "why").exists()
+        assert "no explanation" in left.err and not (tmp_path / "why").exists()
 
 
 def test_several_files_folders_and_stdin(tmp_path: Path, family: Family, run: Run) -> None:

@@ -187,7 +187,7 @@ def test_what_a_dense_target_can_not_read(folders: Folders) -> None:
 @pytest.mark.parametrize("asked", [{"positions": "original"}, {"recompute": "new_only"}])
 def test_a_window_too_small_for_original_positions(folders: Folders, asked: dict[str, Any]) -> None:
     config = ContextConfig(chunk_size=24, keep_ratio=0.2, encoder="embeddings", **asked)
-    with pytest.raises(ContextError, match="Leave positions and recompute at 'auto'"):
+    with pytest.raises(ContextError, match="Set positions and recompute to 'auto'"):
         loaded(folders, 1, selection=config).generate(ASK, documents=STORY * 3)
 
 

@@ -135,7 +135,7 @@ class Fuzzy:
 
 
 def _probs_of(draft: Draft, node: int, view: View) -> Float[Tensor, " wide"]:
-    """The distribution `node` was drawn from; a deterministic choice is a point mass."""
+    """Return the distribution `node` was drawn from; a deterministic choice is a point mass."""
     probs = None if draft.probs is None else draft.probs[node]
     if probs is not None:
         return probs

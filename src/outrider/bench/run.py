@@ -138,7 +138,7 @@ class Bench:
             runs = journal.runs.values()
             return {r.task: r.token_ids for r in runs if r.system == BASELINE}
         if "float32" not in journal.facts:
-            progress(0, 1, "texts in float32, to compare")
+            progress(0, 1, "float32 texts for comparison")
             journal.note("float32", float32_texts(opened, places, self.settings.sampling))
         return journal.facts["float32"]
 

@@ -10,10 +10,10 @@ from outrider.core.errors import OptionError, nearest
 from outrider.inputs.lines import numbered_lines
 
 WORKLOADS: dict[str, str] = {
-    "stories": "beginnings of tales and novels, to be written on",
+    "stories": "beginnings of tales and novels to continue",
     "dialogue": "small talk, one to three user turns",
     "qa": "questions on a passage, word problems, sums",
-    "copy": "texts to be given back, whole or with one word replaced",
+    "copy": "texts to repeat, whole or with one word replaced",
 }
 """Workloads that ship with the package, 32 held-out prompts each, with descriptions."""
 

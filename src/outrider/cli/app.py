@@ -56,7 +56,7 @@ START, INPUTS, MEASURE, MAKE = (
     "Training and data",
 )
 app.command(short_help="Write text from a prompt.", rich_help_panel=START)(grouped(generate))
-app.command(short_help="Talk with a model.", rich_help_panel=START)(grouped(chat))
+app.command(short_help="Chat with a model.", rich_help_panel=START)(grouped(chat))
 app.add_typer(
     bench,
     name="bench",

@@ -51,20 +51,20 @@ class LayerSet:
 
     @classmethod
     def of_layers(cls, num_layers: int, layers: Iterable[int]) -> "LayerSet":
-        """The set in which both halves of each of `layers` are run."""
+        """Return the set in which both halves of each of `layers` are run."""
         kept = tuple(layers)
         return cls(num_layers=num_layers, attention=kept, mlp=kept)
 
     @classmethod
     def everything(cls, num_layers: int) -> "LayerSet":
-        """The set of all layers, which is the model itself."""
+        """Return the set of all layers, which is the model itself."""
         return cls.of_layers(num_layers, range(num_layers))
 
     @classmethod
     def skipping(
         cls, num_layers: int, *, attention: Iterable[int] = (), mlp: Iterable[int] = ()
     ) -> "LayerSet":
-        """The set of all halves except the given ones."""
+        """Return the set of all halves except the given ones."""
         less_attention, less_mlp, everything = set(attention), set(mlp), set(range(num_layers))
         for half, skipped in (("attention", less_attention), ("mlp", less_mlp)):
             if skipped - everything:
@@ -81,7 +81,7 @@ class LayerSet:
 
     @classmethod
     def exit_at(cls, num_layers: int, depth: int) -> "LayerSet":
-        """The set of the first `depth` layers (early exit)."""
+        """Return the set of the first `depth` layers (early exit)."""
         if not 1 <= depth <= num_layers:
             raise OptionError(
                 f"the exit layer is {depth}, but the model has {num_layers} layers",
@@ -91,7 +91,7 @@ class LayerSet:
 
     @classmethod
     def evenly(cls, num_layers: int, keep: int) -> "LayerSet":
-        """`keep` evenly spaced whole layers, including the first and the last.
+        """Return `keep` evenly spaced whole layers, including the first and the last.
 
         Unified Layer Skipping (arXiv 2404.06954): the multiples of floor(L / (n - 1)) from 0 up,
         then the last layer, where L is `num_layers` and n is `keep`. The last gap is the widest.
@@ -106,7 +106,7 @@ class LayerSet:
 
     @classmethod
     def for_speedup(cls, num_layers: int, speedup: float) -> "LayerSet":
-        """`evenly` with floor(num_layers / speedup) layers; a speedup of 1 keeps all.
+        """Return `evenly` with floor(num_layers / speedup) layers; a speedup of 1 keeps all.
 
         Raises:
             OptionError: a speedup below 1, or one that leaves fewer than two layers.
@@ -152,7 +152,7 @@ class LayerSet:
     # -- serialization ----------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """A JSON-compatible form, which `from_dict` reads."""
+        """Return a JSON-compatible form, which `from_dict` reads."""
         return {
             "num_layers": self.num_layers,
             "attention": list(self.attention),

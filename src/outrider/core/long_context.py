@@ -53,15 +53,15 @@ class LongContext:
         return sum(len(chunk) for chunk in self.chunks)
 
     def pin(self, *chunks: int) -> "LongContext":
-        """The same input with these chunks always read."""
+        """Return the same input with these chunks always read."""
         return self._with(pinned=self.pinned | self._known(chunks))
 
     def ban(self, *chunks: int) -> "LongContext":
-        """The same input with these chunks never read."""
+        """Return the same input with these chunks never read."""
         return self._with(banned=self.banned | self._known(chunks))
 
     def only(self, *chunks: int) -> "LongContext":
-        """The same input, restricted to these chunks, which are read in full."""
+        """Return the same input, restricted to these chunks, which are read in full."""
         kept = self._known(chunks)
         return self._with(pinned=kept, banned=frozenset(range(len(self.chunks))) - kept)
 

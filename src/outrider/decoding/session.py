@@ -257,7 +257,7 @@ def _plain(prompt: Prompt) -> bool:
 
 
 def _with_output(request: Request) -> Prompt:
-    """The prompt together with the tokens that were generated before the preemption."""
+    """Return the prompt together with the tokens that were generated before the preemption."""
     if not request.output:
         return request.prompt
     return Prompt(token_ids=(*request.prompt.token_ids, *request.output))

@@ -17,10 +17,10 @@ def places_of(prompt: Prompt, target: LanguageModel) -> int:
     if prompt.context is None or places < target.info.context_length:
         return places
     hint = (
-        "Leave positions and recompute at 'auto': what is read is then numbered without gaps "
-        "where it must"
+        "Set positions and recompute to 'auto', which uses positions without gaps if they are "
+        "needed"
         if selector is not None
-        else "Let the target read a part of it: --keep-ratio 0.6 or --context-budget N, with "
+        else "Let the target read only a part: --keep-ratio 0.6 or --context-budget N, with "
         "--selection-on target (in Python selection=ContextConfig(...))"
     )
     raise ContextError(

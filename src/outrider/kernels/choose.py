@@ -50,7 +50,7 @@ class PlainSampler:
 
 
 def choose(scores: Float[Tensor, " vocab"], sampler: PlainSampler, index: int) -> int:
-    """The token at generated index `index`: argmax of warped scores plus noise.
+    """Return the token at generated index `index`: argmax of warped scores plus noise.
 
     `scores` are float32, contiguous and on the CPU. Without a possible choice the result is
     `NOT_FINITE` or `NOTHING_ALLOWED`, which are negative.

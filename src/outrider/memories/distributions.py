@@ -77,7 +77,7 @@ class Distributions:
         return self.orders[0]
 
     def find(self, context: Context) -> int:
-        """The slot of the longest key that is a suffix of `context`; -1 if there is none."""
+        """Return the slot of the longest key that is a suffix of `context`; -1 if there is none."""
         size = len(context)
         for n in self.orders:
             if n <= size:
@@ -87,15 +87,15 @@ class Distributions:
         return -1
 
     def ids(self, slots: Sequence[int]) -> NDArray[np.int32]:
-        """`[slots, entries]` ids, most likely first; padded with -1."""
+        """Return `[slots, entries]` ids, most likely first; padded with -1."""
         return self._ids[slots]
 
     def means(self, slots: Sequence[int]) -> NDArray[np.float32]:
-        """`[slots, entries]` mean probabilities; padded with 0."""
+        """Return `[slots, entries]` mean probabilities; padded with 0."""
         return self._means[slots]
 
     def count(self, slot: int) -> int:
-        """Number of rows in the mean of a slot."""
+        """Return the number of rows in the mean of a slot."""
         return int(self._counts[slot])
 
     def learn(self, contexts: Sequence[Context], rows: Best, vocab_size: int) -> None:
@@ -137,7 +137,7 @@ class Distributions:
             at, of = np.delete(at, first), np.delete(of, first)
 
     def _slot(self, key: Context) -> int:
-        """The slot of a key, which becomes the most recent; a new key gets an empty slot."""
+        """Return the slot of a key, which becomes the most recent; a new key gets an empty slot."""
         slot = self._slots.pop(key, None)
         if slot is None:
             slot = len(self._slots)

@@ -44,7 +44,7 @@ class NgramPool:
         return sum(a * b for a, b in zip(parts, _BYTES, strict=True))
 
     def after(self, token: int) -> list[Ngram]:
-        """The n-grams that followed `token`, newest first."""
+        """Return the n-grams that followed `token`, newest first."""
         return list(self._table.get(token, ()))[::-1]
 
     def add(self, token: int, ngram: Ngram) -> None:

@@ -205,5 +205,5 @@ def _mapped(file: Path, dtype: str) -> NDArray[Any]:
 
 
 def size_on_disk(path: Path) -> int:
-    """Total bytes of all files of a store."""
+    """Return the total bytes of all files of a store."""
     return sum(file.stat().st_size for file in path.iterdir() if file.is_file())

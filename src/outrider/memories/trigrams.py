@@ -59,7 +59,7 @@ class Trigrams:
         return _KEY_BYTES * len(self._table) + _ENTRY_BYTES * self._entries
 
     def after(self, a: int, b: int) -> Mapping[int, float]:
-        """Weights of the tokens that follow `a b`; empty if unknown."""
+        """Return the weights of the tokens that follow `a b`; empty if unknown."""
         return self._table.get(a << 32 | b, _NOTHING)
 
     def bump(self, text: Sequence[int]) -> None:
@@ -107,7 +107,7 @@ class Trigrams:
             self._entries -= len(self._table.pop(next(iter(self._table))))
 
     def items(self) -> Iterator[tuple[tuple[int, int], Mapping[int, float]]]:
-        """All keys with their weights, the least recently updated first."""
+        """Yield all keys with their weights, the least recently updated first."""
         for key, weights in self._table.items():
             yield (key >> 32, key & _LOW), weights
 

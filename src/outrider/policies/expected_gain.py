@@ -82,7 +82,7 @@ class Decision:
         return holds and self.since <= now < self.until and not self.pauses.due
 
     def carried(self) -> "Decision":
-        """The initial state of the next text."""
+        """Return the initial state of the next text."""
         return Decision(self.batch, starts_undrafted=not (self.steady_pays or self.proposing))
 
 
@@ -143,7 +143,7 @@ class ExpectedGain:
         return True
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A share for each source; the depth is that of the deepest.
+        """Return a share for each source; the depth is that of the deepest.
 
         A decision is valid until a draft is verified, or for a few rounds.
         """
@@ -158,7 +158,7 @@ class ExpectedGain:
         return decision.budget
 
     def _decide(self, counters: Counters, decision: Decision) -> tuple[Budget, int]:
-        """The budget, and the round before which it is valid."""
+        """Return the budget, and the round before which it is valid."""
         now = counters.now
         nothing = dict.fromkeys((source.name for source in self.sources), 0)
         if decision.starts_undrafted and self.asking > NOTICEABLE * self._alone[0]:
@@ -184,7 +184,7 @@ class ExpectedGain:
         return self._budget(shares), max(min(until, plain), now + 1)
 
     def _next_trial(self, counters: Counters, decision: Decision, paused: bool, plain: int) -> int:
-        """The round in which a source that is left out is tried, or a pause ends."""
+        """Return the round in which a source that is left out is tried, or a pause ends."""
         rounds = (
             decision.pauses.until
             if source.opportunistic and paused
@@ -202,7 +202,7 @@ class ExpectedGain:
     def _shares(
         self, counters: Counters, plans: Sequence[tuple[Source, Plan]], verify: Sequence[float]
     ) -> dict[str, int]:
-        """One of the steady sources gets a share, and each opportunistic one that pays."""
+        """Give a share to one of the steady sources, and to each opportunistic one that pays."""
         steady = [pair for pair in plans if not pair[0].opportunistic]
         shares = dict.fromkeys((source.name for source, _ in steady), 0)
         floor = (1.0 + self.margin) / verify[0]
@@ -232,7 +232,9 @@ class ExpectedGain:
         return min(share, source.depth) if source.reach else share
 
     def _plans(self, counters: Counters, decision: Decision) -> list[tuple[Source, Plan]]:
-        """The best plan of each source; it is recomputed only after a new draft of the source."""
+        """Return the best plan of each source; it is recomputed only after a new draft of the
+        source.
+        """
         found: list[tuple[Source, Plan]] = []
         for source in self.sources:
             tally = counters.tallies.get(source.name, _NEVER)
@@ -246,8 +248,8 @@ class ExpectedGain:
         return found
 
     def _here(self, counters: Counters, batch: int) -> Sequence[float]:
-        """By draft length, seconds of a round: the initial measurement, scaled by the pace of this
-        text.
+        """Return the seconds of a round by draft length: the initial measurement, scaled by the
+        pace of this text.
 
         Rounds with and without a draft have separate paces, because a busy machine or a long text
         slows wide and narrow forwards differently. If there are few rounds of one kind, the pace of
@@ -263,15 +265,17 @@ class ExpectedGain:
         return [min(table[0] * plain, *drafted[:1]), *drafted] if drafted else [table[0] * plain]
 
     def _seen(self, pace: Pace) -> tuple[int, float]:
-        """The number of rounds that are counted, and the ratio of their seconds to the curve."""
+        """Return the number of rounds that are counted, and the ratio of their seconds to the
+        curve.
+        """
         if not (pace.count and pace.seconds):
             return 0, 1.0
         ratio = pace.seconds / self.verify.seconds(pace.size)
         return min(pace.count, _RECALLED), max(ratio, _LEAST_PACE)
 
     def _round_seconds(self, batch: int) -> tuple[float, ...]:
-        """By draft length, the share of one request in the seconds of a round in which all requests
-        have drafts of this length.
+        """Return, by draft length, the share of one request in the seconds of a round in which all
+        requests have drafts of this length.
         """
         longest = max((source.most for source in self.sources), default=0)
         return tuple(
@@ -284,7 +288,7 @@ class ExpectedGain:
         return counters.now >= self._due_at(source, counters)
 
     def _due_at(self, source: Source, counters: Counters) -> int:
-        """The round in which a source that is left out is tried again."""
+        """Return the round in which a source that is left out is tried again."""
         tally = counters.tallies.get(source.name, _NEVER)
         if tally.drafts and tally.clean:
             return tally.newest

@@ -31,7 +31,7 @@ class FixedTree:
         return False
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A tree of the fixed size, independent of the counters."""
+        """Return a tree of the fixed size, independent of the counters."""
         return Budget(depth=self.depth, nodes=self.nodes)
 
 

@@ -153,16 +153,18 @@ class Layered(Protocol):
         ...
 
     def subset(self, layers: LayerSet) -> LanguageModel:
-        """The model that consists of `layers` only. Creating it takes almost no memory or time. It
-        reads caches of the whole model, borrowed or not. Raises `StrategyError` if layers cannot be
-        left out."""
+        """Return the model that consists of `layers` only. Creating it takes almost no memory or
+        time. It reads caches of the whole model, borrowed or not. Raises `StrategyError` if layers
+        cannot be left out.
+        """
         ...
 
     def borrow(self, cache: Cache) -> Cache:
-        """A cache with speculative rows of its own that refers to the text and the committed rows
-        of `cache`, also after later commits. It may be read only while `cache` has no speculative
-        rows; its own rows are dropped when `cache` advances. Raises `StrategyError` for a cache
-        that this model did not fill."""
+        """Return a cache with speculative rows of its own that refers to the text and the committed
+        rows of `cache`, also after later commits. It may be read only while `cache` has no
+        speculative rows; its own rows are dropped when `cache` advances. Raises `StrategyError` for
+        a cache that this model did not fill.
+        """
         ...
 
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
@@ -244,8 +246,9 @@ class ContextSelector(Protocol):
         ...
 
     def reads(self, prompt: Prompt) -> int:
-        """An upper bound for the number of positions of its window that `prompt` takes. Raises
-        `ContextError` if not even the instruction fits."""
+        """Return an upper bound for the number of positions of its window that `prompt` takes.
+        Raises `ContextError` if not even the instruction fits.
+        """
         ...
 
     def refresh(self, caches: Sequence[Cache]) -> None:

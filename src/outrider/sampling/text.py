@@ -42,7 +42,7 @@ class TextStream:
         self._closed = False
 
     def branch(self) -> "TextStream":
-        """A copy that continues independently."""
+        """Return a copy that continues independently."""
         other = copy(self)
         other._ids = list(self._ids)
         return other
@@ -96,7 +96,7 @@ class TextStream:
             self.stopped = True
 
     def _held(self) -> int:
-        """Length of the longest suffix of the text that is a prefix of a stop string."""
+        """Return the length of the longest suffix of the text that is a prefix of a stop string."""
         if self.stopped or self._closed:
             return 0
         longest = max((len(stop) for stop in self._stop), default=1) - 1

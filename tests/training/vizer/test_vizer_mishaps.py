@@ -279,4 +279,4 @@ def test_captions_that_are_none_are_refused_and_long_ones_are_counted(
         list(read_captions(file))
     caption_states: list[str] = []
     train(folder, examples, tmp_path / "run", method="gt", say=caption_states.append)
-    assert caption_states[0] == f"{COUNT} of {COUNT} captions are longer than 4 tokens: cut there"
+    assert caption_states[0] == f"{COUNT} of {COUNT} captions are longer than 4 tokens and are cut"

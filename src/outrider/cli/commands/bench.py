@@ -227,6 +227,8 @@ def _stoppable(folder: Path | None, screen: Screen) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = "the same command goes on from here" if folder else "give --out DIR to go on later"
+        kept = (
+            "the same command continues the run" if folder else "give --out DIR to continue later"
+        )
         screen.note(f"stopped; {kept}")
         raise typer.Exit(interrupt.EXIT_CODE) from None

@@ -71,9 +71,7 @@ def calibrate(
     }
     screen = Screen()
     found = list(_measured(verifying_pairs(generator.strategy), settings, screen))
-    screen.table(
-        "Thresholds that let a share of positions pass", [_row(c) for c in found], labels=3
-    )
+    screen.table("Thresholds by share of accepted positions", [_row(c) for c in found], labels=3)
     if out is None:
         screen.note("Give --out FILE to keep it for --calibration.")
         return

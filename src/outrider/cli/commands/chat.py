@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from outrider.engine.result import Result
 
 COMMANDS = {
-    "/reset": "forget the conversation",
+    "/reset": "clear the conversation",
     "/stats": "figures of the last answer",
-    "/quit": "end (so does the end of input)",
+    "/quit": "end the chat, like the end of input",
 }
 
 

@@ -142,7 +142,7 @@ def _print(found: list[dict[str, Any]], screen: Screen) -> None:
 
 def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
     dtype, rise = figures["dtype"], figures["int8_loss_rise"]
-    brief = "not measured yet: the first load with --dtype auto on the CPU does"
+    brief = "not measured; the first load with --dtype auto on the CPU measures it"
     if rise is not None:
         brief = f"loss +{rise:.2%}, the same best token at {figures['int8_agreement']:.1%}"
     return {

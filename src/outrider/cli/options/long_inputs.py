@@ -203,7 +203,7 @@ def explain_result(result: "Result", folder: Path | None, screen: Screen) -> Non
     if folder is None or result.error:
         return
     if result.reading is None:
-        screen.note("nothing to explain: no drafter was asked, and the target reads everything")
+        screen.note("no explanation: no drafter made a selection, and the target reads everything")
         return
     from outrider.context.explain.folder import explain
 

@@ -28,8 +28,9 @@ def check_fit(rule: AcceptanceRule, drafter: Drafter) -> None:
 
 
 def _sources(drafter: Drafter) -> Iterator[Drafter]:
-    """The drafters whose drafts reach the rule: both halves of a pair, because each draft comes
-    from one of them; a union counts as one drafter."""
+    """Yield the drafters whose drafts reach the rule: both halves of a pair, because each draft
+    comes from one of them; a union counts as one drafter.
+    """
     if isinstance(drafter, Pair) and not isinstance(drafter, Merge):
         yield from _sources(drafter.first)
         yield from _sources(drafter.second)
@@ -40,11 +41,11 @@ def _sources(drafter: Drafter) -> Iterator[Drafter]:
 def _check_draw(rule: AcceptanceRule, drafter: Drafter) -> None:
     if drafter.draw in rule.draws:
         return
-    probs = "RecursiveRejection, which judges siblings however they were drawn, or "
+    probs = "RecursiveRejection, which supports all ways of drawing siblings, or "
     raise StrategyError(
         f"{type(rule).__name__} cannot judge drafts of {drafter.name!r}, which are drawn "
         f"{drafter.draw}; it supports drafts drawn {' or '.join(sorted(rule.draws))}",
-        hint=f"Use {probs if rule.needs.probs else ''}Match, which judges any draft",
+        hint=f"Use {probs if rule.needs.probs else ''}Match, which supports all drafts",
     )
 
 

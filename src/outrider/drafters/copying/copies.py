@@ -122,7 +122,7 @@ def chain(
     match: int = 0,
     score: float | None = None,
 ) -> Draft:
-    """A chain draft of these tokens; it is cut after the first end token."""
+    """Return a chain draft of these tokens; it is cut after the first end token."""
     if not ends.isdisjoint(tokens):
         tokens = tokens[: 1 + next(i for i, t in enumerate(tokens) if t in ends)]
     size = len(tokens)
@@ -139,7 +139,7 @@ def chain(
 
 
 def level(match: int, levels: tuple[int, ...]) -> int:
-    """The highest of the ascending `levels` that `match` reaches; 0 below the lowest."""
+    """Return the highest of the ascending `levels` that `match` reaches; 0 below the lowest."""
     reached = bisect_right(levels, match)
     return levels[reached - 1] if reached else 0
 
@@ -151,5 +151,5 @@ def check_levels(levels: tuple[int, ...]) -> None:
 
 
 def origin_of(name: str, match: int) -> str:
-    """The origin of drafts after a match of this length."""
+    """Return the origin of drafts after a match of this length."""
     return f"{name}{match}"

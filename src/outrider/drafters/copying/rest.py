@@ -151,7 +151,7 @@ def followers(
     cells: Any = memoryview(np.ascontiguousarray(continuations))  # pyright: ignore[reportArgumentType]
 
     def bounds(begin: int, end: int, column: int) -> list[int]:
-        """Row indices at which the token in `column` changes, including `end`."""
+        """Return the row indices at which the token in `column` changes, including `end`."""
         if end - begin > _FEW:
             tokens = continuations[begin:end, column]
             return [*(np.flatnonzero(tokens[1:] != tokens[:-1]) + begin + 1).tolist(), end]

@@ -177,7 +177,7 @@ class DynamicExit(LayerSubsetDrafter):
 def _choices(
     sampler: Sampler, logits: Tensor, before: Sequence[int], tokens: Sequence[int]
 ) -> IntArray:
-    """`[exits, rows]`: the sampler's choice for each row; -1 if it cannot choose."""
+    """Return `[exits, rows]`: the sampler's choice for each row; -1 if it cannot choose."""
     chosen = np.full(logits.shape[:2], -1, dtype=np.int64)
     for row in range(logits.shape[1]):
         generated = [*before, *tokens[:row]]
@@ -190,7 +190,7 @@ def _choices(
 
 
 def _sureness(logits: NDArray[np.floating]) -> Floats:
-    """`[exits, rows]`: the probability of each row's best token at temperature 1."""
+    """Return `[exits, rows]`: the probability of each row's best token at temperature 1."""
     below = logits - logits.max(axis=-1, keepdims=True)
     return np.nan_to_num(1.0 / np.exp(below).sum(axis=-1, dtype=np.float64))
 

@@ -143,7 +143,7 @@ class LayerSetSearch:
         return self.width * (len(self._seen) + len(self._sets) + 1) + 8 * len(self._scores)
 
     def layers_of(self, bits: BoolArray) -> LayerSet:
-        """The set that leaves out the halves marked in `bits`."""
+        """Return the set that leaves out the halves marked in `bits`."""
         attention, mlp = (np.flatnonzero(half) + 1 for half in np.split(bits, 2))
         return LayerSet.skipping(
             self.num_layers,
@@ -152,7 +152,7 @@ class LayerSetSearch:
         )
 
     def _first(self) -> BoolArray:
-        """The initial set: odd layers, lowest first, up to the budget; then even layers."""
+        """Return the initial set: odd layers, lowest first, up to the budget; then even layers."""
         inner = np.arange(1, self.num_layers - 1)
         order = np.argsort((inner % 2 == 0).repeat(2), kind="stable")
         halves = np.stack((np.arange(len(inner)), np.arange(len(inner)) + len(inner)), axis=1)
@@ -163,7 +163,9 @@ class LayerSetSearch:
     # -- one try ----------------------------------------------------------------------------
 
     def propose(self) -> BoolArray:
-        """The next set to score: the best one for a new text, otherwise one without a score."""
+        """Return the next set to score: the best one for a new text, otherwise one without a
+        score.
+        """
         if self.score < 0.0:
             return self.best
         if (self.tries + 1) % self.settings.surrogate_every == 0 and len(self._scores) > 1:
@@ -188,7 +190,7 @@ class LayerSetSearch:
         self._sets, self._scores = [], []
 
     def _fresh(self) -> BoolArray:
-        """A random set, if possible one that was not tried yet."""
+        """Return a random set, if possible one that was not tried yet."""
         bits = self._sample()
         for _ in range(16):
             if bits.tobytes() not in self._seen:
@@ -202,15 +204,15 @@ class LayerSetSearch:
         return bits
 
     def _swapped(self) -> BoolArray:
-        """The best set with one half exchanged for another."""
+        """Return the best set with one half exchanged for another."""
         bits = self.best.copy()
         bits[self._random.choice(np.flatnonzero(bits))] = False
         bits[self._random.choice(np.flatnonzero(~self.best))] = True
         return bits
 
     def _promising(self) -> BoolArray:
-        """The candidate with the highest upper confidence bound: mean + kappa * deviation of a
-        Gaussian process over the scores. Half of the candidates are neighbours of the best set.
+        """Return the candidate with the highest upper confidence bound: mean + kappa * deviation of
+        a Gaussian process over the scores. Half of the candidates are neighbours of the best set.
 
         The paper maximises over points of the unit cube and keeps the largest coordinates;
         selecting among valid sets needs no such rounding.
@@ -225,7 +227,7 @@ class LayerSetSearch:
     # -- serialization ----------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """A JSON-compatible form, which `restore` reads."""
+        """Return a JSON-compatible form, which `restore` reads."""
         return {
             "layers": self.layers.to_dict(),
             "score": self.score,
@@ -264,7 +266,8 @@ class LayerSetSearch:
 def _posterior(
     sets: BoolArray, scores: NDArray[np.float64], rivals: BoolArray, noise: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and deviation of a Gaussian process at `rivals`, in units of the scores' deviation.
+    """Return the mean and deviation of a Gaussian process at `rivals`, in units of the scores'
+    deviation.
 
     The kernel is exp(-distance / width), where the distance of two sets is the number of halves in
     which they differ.

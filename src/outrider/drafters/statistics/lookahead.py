@@ -215,7 +215,7 @@ def _hang_window(tree: _Nodes, window: Window, columns: int) -> None:
 
 
 def _last_row(draft: Draft, window: Window) -> list[int]:
-    """The nodes in the window's last row, by column, as far as they were verified.
+    """Return the nodes in the window's last row, by column, as far as they were verified.
 
     They are found by the tokens on their path, because merging or cutting drafts renumbers nodes;
     nodes with equal paths are interchangeable. -1 is the text itself, the first column of a window

@@ -178,7 +178,9 @@ def _begin(request: Request) -> RecyclingState:
 
 
 def _writable(tokens: IntArray, parents: IntArray, ends: frozenset[int]) -> BoolArray | None:
-    """A mask of the nodes that are known and do not follow an end token; None: all of them."""
+    """Return a mask of the nodes that are known and do not follow an end token; None: all of
+    them.
+    """
     if tokens.min() >= 0 and ends.isdisjoint(tokens.tolist()):
         return None
     keep = tokens >= 0

@@ -97,7 +97,7 @@ class Template:
         return max((path[-1] + 1 for path in self.paths), default=0)
 
     def cut(self, nodes: int, depth: int) -> Cut:
-        """Its best `nodes` nodes that are at most `depth` deep; the result is cached."""
+        """Return its best `nodes` nodes that are at most `depth` deep; the result is cached."""
         key = (min(nodes, len(self)), min(depth, self.depth))
         if key not in self._cuts:
             self._cuts[key] = _lay_out([p for p in self.paths if len(p) <= key[1]][: key[0]])
@@ -120,7 +120,7 @@ class Template:
 
 
 def from_counts(counts: Mapping[Path, int], chances: Sequence[float]) -> Template:
-    """The tree in which the node `path` has `counts[path]` children.
+    """Return the tree in which the node `path` has `counts[path]` children.
 
     Its nodes are ordered by the product of `chances[rank]` along their paths, the prior chance that
     a node is kept; `chances` never increase.
@@ -148,7 +148,7 @@ def _lay_out(paths: Sequence[Path]) -> Cut:
 
 
 def _code(path: Path) -> int:
-    """A number that is unique for each path of ranks below 64."""
+    """Return a number that is unique for each path of ranks below 64."""
     code = 0
     for rank in path:
         code = code * 65 + rank + 1
@@ -184,7 +184,7 @@ _RECYCLING_CHILDREN: dict[Path, tuple[int, ...]] = {
 
 
 def recycling_template() -> Template:
-    """Token Recycling's published tree: 80 nodes, 8/21/25/15/8/3 on its six levels."""
+    """Return Token Recycling's published tree: 80 nodes, 8/21/25/15/8/3 on its six levels."""
     counts: dict[Path, int] = {(): 8}
     for path, numbers in _RECYCLING_CHILDREN.items():
         counts |= {(*path, rank): number for rank, number in enumerate(numbers)}
@@ -192,7 +192,7 @@ def recycling_template() -> Template:
 
 
 def template_reach(template: Template, nodes: int) -> tuple[float, ...]:
-    """The chance that each node of a template is kept: a product of chances by rank.
+    """Return the chance that each node of a template is kept: a product of chances by rank.
 
     Args:
         template: the shape.

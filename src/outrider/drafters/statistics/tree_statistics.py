@@ -41,8 +41,9 @@ class TreeStatistics:
                 self.trials[child] = self.trials.get(child, 0) + 1
 
     def chance(self, path: Path) -> float:
-        """Chance that the node is accepted in a draft that contains it: the product of hits over
-        trials along its path."""
+        """Return the chance that the node is accepted in a draft that contains it: the product of
+        hits over trials along its path.
+        """
         chance = 1.0
         for size in range(1, len(path) + 1):
             part = path[:size]
@@ -69,7 +70,8 @@ class TreeStatistics:
 
 
 def optimise_template(statistics: TreeStatistics, nodes: int) -> Template:
-    """The tree of at most `nodes` nodes with the most expected accepted tokens, best nodes first.
+    """Return the tree of at most `nodes` nodes with the most expected accepted tokens, best nodes
+    first.
 
     Exactly one path of a draft is accepted, so the expected number is the sum of the nodes'
     chances. No node has a larger chance than its parent, so for every n the best tree consists of
@@ -95,7 +97,7 @@ SHAPE = Option("shape", (str,), "")
 
 
 def template_from(file: str, nodes: int) -> Template:
-    """The template in `file`, or the best one of at most `nodes` nodes by the counts in it.
+    """Return the template in `file`, or the best one of at most `nodes` nodes by the counts in it.
 
     Raises:
         OptionError: the file contains neither.
@@ -108,8 +110,9 @@ def template_from(file: str, nodes: int) -> Template:
 
 
 def expected_tokens(template: Template, statistics: TreeStatistics) -> list[float]:
-    """Expected tokens per round for the first 0, 1, 2, ... nodes of `template`: the accepted tokens
-    and the verifier's own token."""
+    """Return the expected tokens per round for the first 0, 1, 2, ... nodes of `template`: the
+    accepted tokens and the verifier's own token.
+    """
     promised = [1.0]
     for path in template.paths:
         promised.append(promised[-1] + statistics.chance(path))
@@ -122,7 +125,7 @@ def best_size(
     verify: CostCurve,
     draft_seconds: float = 0.0,
 ) -> int:
-    """The number of nodes, 0 for no draft, with the most expected tokens per second.
+    """Return the number of nodes, 0 for no draft, with the most expected tokens per second.
 
     `verify` gives seconds by the rows of a forward (one more than nodes); `draft_seconds` are the
     seconds of making a draft of any size and learning from it.
@@ -149,7 +152,9 @@ class _Block:
 
 
 def _ordered(statistics: TreeStatistics) -> list[Path]:
-    """All nodes worth drafting, best first, with parents and earlier siblings before others."""
+    """Return all nodes worth drafting, best first, with parents and earlier siblings before
+    others.
+    """
     paths = _closed(path for path, hits in statistics.hits.items() if hits)
     after: dict[Path, list[_Block]] = {}
     for path in sorted(paths, key=_by_age, reverse=True):  # later nodes are done
@@ -168,7 +173,7 @@ def _by_age(path: Path) -> tuple[int, Path]:
 
 
 def _closed(paths: Iterable[Path]) -> set[Path]:
-    """The paths together with their ancestors and the earlier siblings of all of them."""
+    """Return the paths together with their ancestors and the earlier siblings of all of them."""
     closed: set[Path] = set()
     for path in paths:
         for size in range(1, len(path) + 1):

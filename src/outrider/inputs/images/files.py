@@ -30,8 +30,8 @@ row by row at a half, a quarter or an eighth of their size.
 
 _JPEG_REDUCES = 8
 
-_LIMIT = f"{MAX_PIXELS // 10**6} million are decoded at most"
-_SMALLER = "Make it smaller, or save it as a plain JPEG, which is decoded at a part of its size"
+_LIMIT = f"at most {MAX_PIXELS // 10**6} million are decoded"
+_SMALLER = "Make it smaller, or save it as a plain JPEG, which is decoded at reduced size"
 _HINT = "Download or save it again, or leave it out"
 
 _STRANGE = {
@@ -94,11 +94,11 @@ def _files_at(place: str | Path) -> Iterator[Path]:
     path = Path(name)
     if os.path.isdir(name):
         inside = [file for file in files_below(path) if _is_image(file, path)]
-        hint = f"Files end in {', '.join(SUFFIXES)}; hidden ones are passed over"
+        hint = f"Files end in {', '.join(SUFFIXES)}; hidden files are skipped"
     elif glob.has_magic(name) and not os.path.lexists(name):
         matches = sorted(glob.glob(name, recursive=True))
         inside = [Path(match) for match in matches if not os.path.isdir(match)]
-        hint = "Quote the pattern, or let the shell fill it in; ** is any folder"
+        hint = "Quote the pattern, or let the shell expand it; ** matches any folder"
     else:
         inside, hint = [path], ""
     if not inside:
@@ -148,8 +148,8 @@ def _told(head: bytes) -> str:
     try:
         head[:-4].decode()
     except UnicodeDecodeError:
-        return "no image of a known kind"
-    return "no image but text" if b"\0" not in head else "no image of a known kind"
+        return "not an image of a known type"
+    return "text, not an image" if b"\0" not in head else "not an image of a known type"
 
 
 def _decoded(path: Path, file: BinaryIO, kind: str) -> "PIL.Image.Image":

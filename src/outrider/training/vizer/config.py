@@ -7,9 +7,9 @@ from outrider.core.checks import ZERO_OR_MORE, Range, check_ranges
 from outrider.core.errors import OptionError, nearest
 
 METHODS = {
-    "g": "the mapper learns from captions that the model writes itself: no label at all",
-    "gt": "the mapper learns from given captions; the model is still trained on images alone",
-    "labels": "the model is trained on given captions: what labels would bring, to compare with",
+    "g": "the mapper learns from captions that the model writes itself, without labels",
+    "gt": "the mapper learns from given captions; the model is still trained on images only",
+    "labels": "the model is trained on given captions, for comparison",
 }
 LOSSES = ("cosine", "infonce")
 WAYS = {

@@ -376,4 +376,4 @@ def _tell_of_cuts(captioner: TrainableCaptioner, examples: Sequence[Example], sa
     longest = captioner.config.longest
     whole = captioner.encode(list(captions.values()), cut=False)
     if long := sum(len(ids) > longest for ids in whole):
-        say(f"{long} of {len(captions)} captions are longer than {longest} tokens: cut there")
+        say(f"{long} of {len(captions)} captions are longer than {longest} tokens and are cut")
