@@ -59,7 +59,7 @@ def test_a_prompt_stays_itself() -> None:
 def test_what_is_no_prompt_is_named(prompt: Any) -> None:
     with pytest.raises(OptionError) as refusal:
         read_prompt(prompt, Codec())
-    assert f"a prompt cannot be {prompt!r}. Give a string" in str(refusal.value)
+    assert f"the prompt is {prompt!r}. Give a string" in str(refusal.value)
 
 
 @pytest.mark.parametrize(("prompt", "what"), [("ab", "a string"), ([SAID], "chat messages")])

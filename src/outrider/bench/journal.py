@@ -46,7 +46,7 @@ class Journal:
 
     def _open(self, folder: Path, settings: dict[str, Any]) -> None:
         if folder.exists() and not folder.is_dir():
-            raise OptionError(f"{folder} is a file", hint="Give a folder to keep the runs in")
+            raise OptionError(f"{folder} is a file", hint="Give a folder for the runs")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / SETTINGS).exists():
@@ -68,7 +68,7 @@ class Journal:
         if differing:
             raise OptionError(
                 f"{folder} holds a run with other settings ({'; '.join(differing[:3])})",
-                hint="Give the same settings to go on with it, or another folder",
+                hint="Give the same settings to continue it, or another folder",
             )
         if (folder / RUNS).exists():
             self._read(folder / RUNS)

@@ -142,7 +142,7 @@ def find_tiers(
         folder, scale = local_folder(source), scales.get(name)
         if scale and (on_cpu if on_disk is None else on_disk):
             out = scaled_into / f"{name}-{scale}"
-            # narrow layers are slow on an accelerator regardless of their number, so widen there
+            # on an accelerator, narrow layers are slow regardless of their number, so widen them
             folder, scale = cost_scale(folder, scale, out, widen=1 if on_cpu else None), None
         elif scale:
             make_plan(open_checkpoint(folder), scale, None)  # raises before the model is loaded

@@ -56,7 +56,7 @@ START, INPUTS, MEASURE, MAKE = (
     "Training and data",
 )
 app.command(short_help="Write text from a prompt.", rich_help_panel=START)(grouped(generate))
-app.command(short_help="Talk with a model.", rich_help_panel=START)(grouped(chat))
+app.command(short_help="Chat with a model.", rich_help_panel=START)(grouped(chat))
 app.add_typer(
     bench,
     name="bench",
@@ -116,7 +116,7 @@ def outrider(
       outrider generate "Once upon a time"
       outrider generate "Once upon a time" --target ./big --draft ./small
 
-    Talk with a model, measure the speed on this machine, list all methods:
+    Chat with a model, measure the speed on this machine, list all methods:
 
       outrider chat --target ./big
       outrider bench --target ./big --draft ./small

@@ -59,7 +59,7 @@ class MissingExtraError(OutriderError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that suggests the known name nearest to `name`, or lists all known names."""
+    """Return a hint that suggests the known name nearest to `name`, or lists all known names."""
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(choices)}"

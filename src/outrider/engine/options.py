@@ -21,7 +21,9 @@ NO_TIER = "none"
 PLANNED_CONTEXT = 4096
 """Tokens of a text in the memory plan, if the user gives no context length."""
 
-_CONTEXT_LENGTH = Range(2, optional=True, hint="Leave room for a prompt and an answer")
+_CONTEXT_LENGTH = Range(
+    2, optional=True, hint="Give at least 2: one token for the prompt and one for the answer"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

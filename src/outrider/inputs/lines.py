@@ -59,7 +59,7 @@ def _plain(raw: io.BufferedReader, file: Path, extra: str) -> Any:
 
 
 class _Zstd(io.RawIOBase):
-    """Reads a zstd file of any number of frames; the last frame must be complete."""
+    """A stream over a zstd file of any number of frames; the last frame must be complete."""
 
     def __init__(self, raw: io.BufferedReader, extra: str) -> None:
         try:
@@ -80,7 +80,7 @@ class _Zstd(io.RawIOBase):
             self._packed = self._packed or self._raw.read(1 << 14)
             if not self._packed:
                 if self._frame is not None:
-                    raise OSError("it ends in the middle (zstd)")
+                    raise OSError("the zstd data is incomplete")
                 return 0
             self._next()
         size = min(len(buffer), len(self._plain))

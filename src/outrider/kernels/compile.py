@@ -1,4 +1,4 @@
-"""The kernels as a shared library: compiled for this very processor, once, and kept on disk."""
+"""Compiles the kernels to a shared library for this processor and caches it on disk."""
 
 import hashlib
 import os
@@ -17,25 +17,25 @@ _FLAGS = [
     *("-O3", "-std=c11", "-D_GNU_SOURCE", "-Wno-psabi", "-fPIC", "-shared", "-pthread"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 ]
-"""Contraction is off so that equal rows give equal bits wherever an expression is inlined."""
+"""Contraction is off, so that equal rows give equal bits in every inlined copy of an expression."""
 
 _NATIVE = (["-march=native"], ["-mcpu=native"], [])
-"""Tried in turn: compilers differ in how they call this machine."""
+"""Options for the processor of this machine, tried in order: their names differ by compiler."""
 
 _TIMEOUT = 300.0
 
 
 class KernelBuildError(Exception):
-    """The kernels cannot be compiled here; the message is one line."""
+    """The kernels cannot be compiled on this machine; the message is one line."""
 
 
 def shared_library() -> Path:
-    """The compiled kernels, compiled now unless an earlier run has left them.
+    """Return the path of the compiled kernels; compile them if they are not in the cache.
 
-    `OUTRIDER_CACHE` names another folder than the user's cache, `CC` another compiler.
+    The environment variable `OUTRIDER_CACHE` sets the cache folder, `CC` the compiler.
 
     Raises:
-        KernelBuildError: no compiler, or it failed.
+        KernelBuildError: there is no compiler, or it fails.
     """
     compiler = find_compiler()
     suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
@@ -46,12 +46,12 @@ def shared_library() -> Path:
 
 
 def find_compiler() -> list[str]:
-    """The command that compiles C. Raises `KernelBuildError`."""
+    """Return the command of a C compiler. Raises `KernelBuildError` if there is none."""
     if chosen := os.environ.get("CC"):
         command = shlex.split(chosen)
         if shutil.which(command[0]):
             return command
-        raise KernelBuildError(f"the compiler {chosen!r} that CC names is not there")
+        raise KernelBuildError(f"the compiler {chosen!r}, set in CC, does not exist")
     for name in ("cc", "gcc", "clang"):
         if found := shutil.which(name):
             return [found]
@@ -61,7 +61,7 @@ def find_compiler() -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels and measurements of this machine are kept."""
+    """Return the folder for compiled kernels and for measurements of this machine."""
     if chosen := os.environ.get("OUTRIDER_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -69,7 +69,7 @@ def cache_folder() -> Path:
 
 
 def processor() -> str:
-    """The processor's name and features: what `native` means here."""
+    """Return the processor's name and features, which the flag `native` depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -79,7 +79,7 @@ def processor() -> str:
 
 
 def _identity(compiler: list[str]) -> str:
-    """Changes with the sources, the flags, the compiler and the processor."""
+    """Hash the sources, the flags, the compiler and the processor."""
     digest = hashlib.sha256(" ".join([*compiler, *_FLAGS, processor()]).encode())
     for source in sorted(SOURCES.glob("*.[ch]")):
         digest.update(source.read_bytes())
@@ -87,7 +87,9 @@ def _identity(compiler: list[str]) -> str:
 
 
 def _compile(compiler: list[str], built: Path) -> None:
-    """Compile beside `built`, then move it there in one step: others may be doing the same."""
+    """Compile in a temporary folder, then move the file to `built` atomically, because another
+    process may do the same.
+    """
     sources = [str(source) for source in sorted(SOURCES.glob("*.c"))]
     try:
         built.parent.mkdir(parents=True, exist_ok=True)
@@ -106,12 +108,12 @@ def _compile(compiler: list[str], built: Path) -> None:
 
 
 def _attempt(command: list[str]) -> str:
-    """Run the compiler; returns the first line that tells of an error."""
+    """Run the compiler; return the first line of its output that contains an error."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        return "it did not end in time"
+        return "it did not finish in time"
     lines = [line for line in done.stderr.splitlines() if "error" in line]
     return lines[0] if lines else done.stderr.strip()[:200]

@@ -119,7 +119,7 @@ def check_adapter(source: ModelSource, adapter: str | Path | None) -> None:
         return
     if not isinstance(source, str | Path):
         raise OptionError(
-            f"the adapter {adapter} cannot be added to a model that is built already",
+            f"the adapter {adapter} cannot be added to a model that is already built",
             hint="Give the model's folder, or merge the adapter first",
         )
     with_adapter(open_checkpoint(local_folder(source)), Adapter.load(adapter))
@@ -218,7 +218,7 @@ def _wrap(source: Any, name: str | None) -> LanguageModel:
         return source
     if not isinstance(source, torch.nn.Module) or not hasattr(source, "config"):
         raise OptionError(
-            f"a model cannot be {source!r:.60}",
+            f"a model is {source!r:.60}",
             hint="Give a folder, a hub name, or a causal model of transformers",
         )
     from outrider.models.transformers.model import TransformersModel

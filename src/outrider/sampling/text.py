@@ -70,7 +70,7 @@ class TextStream:
         self._marked = _Marked(marks, after) if marks is not None else None
 
     def branch(self) -> "TextStream":
-        """A copy that continues independently."""
+        """Return a copy that continues independently."""
         other = copy(self)
         other._ids = list(self._ids)
         other._marked = self._marked and self._marked.branch()
@@ -139,7 +139,7 @@ class TextStream:
             self.text = self.text[: marked.visible(at)]
 
     def _held(self) -> int:
-        """Length of the longest suffix of the text that is a prefix of a stop string."""
+        """Return the length of the longest suffix of the text that is a prefix of a stop string."""
         if self.stopped or self._closed:
             return 0
         text = self.text if self._marked is None else self._marked.text

@@ -105,8 +105,9 @@ class Calibration:
         ascending = all(a <= b for a, b in zip(self.quantiles, self.quantiles[1:], strict=False))
         if len(self.quantiles) < 2 or not ascending or self.positions < 1:
             raise OptionError(
-                f"a calibration of {self.key.divergence} has {len(self.quantiles)} quantiles "
-                f"of {self.positions} positions, and needs two that ascend, of one",
+                f"a calibration of {self.key.divergence} has {len(self.quantiles)} quantiles of "
+                f"{self.positions} positions; at least two ascending quantiles of one position are "
+                "needed",
                 hint=_HINT,
             )
 

@@ -37,7 +37,7 @@ class CaptionFile:
         except OSError as error:
             raise OptionError(
                 f"{path} cannot be written: {error.strerror or error}",
-                hint="Give --out a file in a folder that exists",
+                hint="Give a file in an existing folder as --out",
             ) from None
 
     def __enter__(self) -> "CaptionFile":
@@ -68,8 +68,8 @@ class CaptionFile:
                 whole = False  # cut off while it was written
             else:
                 raise OptionError(
-                    f"{self.path} holds something else: line {number} is not a caption",
-                    hint="Give --out a file of its own",
+                    f"{self.path} is not a file of captions: line {number} is not a caption",
+                    hint="Give a new file as --out",
                 )
             self._whole += (len(line) + 1) if whole else 0
         if data and not data.endswith(b"\n") and self._whole > len(data):

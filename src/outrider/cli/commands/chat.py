@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from outrider.engine.result import Result
 
 COMMANDS = {
-    "/reset": "forget the conversation",
+    "/reset": "clear the conversation",
     "/stats": "figures of the last answer",
-    "/quit": "end (so does the end of input)",
+    "/quit": "end the chat, like the end of input",
 }
 
 
@@ -37,14 +37,15 @@ def chat(
     sampling: Sampling,
     runtime: Runtime,
     system: Annotated[
-        str | None, option(panel="Output", help="A system message that opens the conversation.")
+        str | None,
+        option(panel="Output", help="The system message at the start of the conversation."),
     ] = None,
     color: Color = "auto",
 ) -> None:
-    """Talk with a model; it remembers the conversation.
+    """Chat with a model in one conversation.
 
     Each turn reads only the new text. Ctrl-C ends an answer early.
-    /reset forgets the conversation, /stats shows figures, /quit ends.
+    /reset clears the conversation, /stats shows figures, /quit ends.
 
     For example:
 
@@ -99,7 +100,7 @@ class Conversation:
         try:
             self.last = run_stream(self.generator, asked, self.settings, self.screen)
         except ContextError as error:
-            self.screen.note(f"error: {error} /reset forgets the conversation.")
+            self.screen.note(f"error: {error} /reset clears the conversation.")
             return
         self.screen.write("\n")
         if self.last.error:

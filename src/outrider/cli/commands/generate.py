@@ -56,7 +56,7 @@ Stream = Annotated[
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="The text to go on from; '-' reads it from stdin.")],
+    prompt: Annotated[str, typer.Argument(help="The text to continue; '-' reads it from stdin.")],
     tiers: Tiers,
     speculation: Speculation,
     sampling: Sampling,
@@ -67,21 +67,22 @@ def generate(
         option(
             panel="Long input",
             metavar="FILE|DIR",
-            help="Read this before PROMPT, which is then the instruction: text, Markdown, HTML, "
-            "PDF, or a folder of them; '-' is stdin. Repeatable.",
+            help="A long input before PROMPT, which is then the "
+            "instruction: text, Markdown, HTML, PDF, or a folder of them; '-' reads "
+            "stdin. Repeatable.",
         ),
     ] = None,
-    n: Annotated[int, option("--n", panel="Output", help="Samples of the prompt.", min=1)] = 1,
+    n: Annotated[int, option("--n", panel="Output", help="Number of samples.", min=1)] = 1,
     logprobs: Annotated[
         int | None,
         option(
-            panel="Output", help="With --json: this many best log-probabilities a token.", min=0
+            panel="Output", help="With --json: number of top log-probabilities per token.", min=0
         ),
     ] = None,
     chat: Annotated[
         bool,
         option(
-            "--chat/--raw", panel="Output", help="Read PROMPT as a user's message, or as it is."
+            "--chat/--raw", panel="Output", help="Read PROMPT as a user message, or as plain text."
         ),
     ] = False,
     stream: Stream = None,
@@ -157,13 +158,13 @@ def read_prompt(prompt: str) -> str:
     try:
         if prompt == "-":
             if sys.stdin is None:
-                raise OptionError("standard input is closed", hint="Give the prompt in words")
+                raise OptionError("standard input is closed", hint="Give the prompt as an argument")
             prompt = sys.stdin.read().removesuffix("\n").removesuffix("\r")
         prompt.encode()
     except UnicodeError as error:
-        raise OptionError(f"the prompt is not text: {error}", hint="Send UTF-8") from None
+        raise OptionError(f"the prompt is not text: {error}", hint="Give UTF-8") from None
     if not prompt:
-        raise OptionError("the prompt is empty", hint="Give some text to go on from")
+        raise OptionError("the prompt is empty", hint="Give a text to continue")
     return prompt
 
 
@@ -235,10 +236,10 @@ def _check_documents(prompt: str, documents: Sequence[Path] | None, long_input: 
     given = long_input.any
     if given is not None and not documents:
         raise OptionError(
-            f"{given} is given, and there is no long input",
+            f"{given} is given, but there is no long input",
             hint="Give --documents FILE, or leave it out",
         )
     if documents and prompt == STDIN and STDIN in map(str, documents):
         raise OptionError(
-            "prompt and --documents are both standard input", hint="Give one of them in words"
+            "prompt and --documents are both standard input", hint="Give the prompt as an argument"
         )

@@ -25,11 +25,10 @@ _THEIRS = "transformers"
 
 def info(
     model: Annotated[str, typer.Argument(help="A folder, a hub name, or a family name.")],
-    dtype: Annotated[
-        str, option(panel="Runtime", help="Number type to reckon memory with.")
-    ] = "auto",
+    dtype: Annotated[str, option(panel="Runtime", help="Dtype for the memory estimate.")] = "auto",
     device: Annotated[
-        str, option(panel="Runtime", help="Device to reckon memory for, since auto depends on it.")
+        str,
+        option(panel="Runtime", help="Device for the memory estimate; dtype auto depends on it."),
     ] = "auto",
     json: Annotated[bool, option("--json", panel="Output", help="Print one JSON object.")] = False,
 ) -> None:
@@ -143,7 +142,7 @@ def _print(found: list[dict[str, Any]], screen: Screen) -> None:
 
 def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
     dtype, rise = figures["dtype"], figures["int8_loss_rise"]
-    brief = "not measured yet: the first load with --dtype auto on the CPU does"
+    brief = "not measured; the first load with --dtype auto on the CPU measures it"
     if rise is not None:
         brief = f"loss +{rise:.2%}, the same best token at {figures['int8_agreement']:.1%}"
     return {

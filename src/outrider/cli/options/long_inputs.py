@@ -52,7 +52,7 @@ class LongInput:
         int | None,
         option(
             panel="Long input",
-            help="Think over what is read after so many generated tokens; 0: never. Default: 128.",
+            help="Select chunks again after this many generated tokens; 0: never. Default: 128.",
             min=0,
         ),
     ] = None
@@ -76,9 +76,10 @@ class LongInput:
             panel="Long input",
             metavar=f"[{'|'.join(names('selector'))}]",
             autocompletion=lambda: names("selector"),
-            help="How chunks are scored. apce: by meaning and words, against the instruction and "
-            "what was written last. static: by the instruction alone. cosine: by meaning alone. "
-            "bm25: by words alone. first, ends, random: to compare with. Default: apce.",
+            help="How chunks are scored. apce: by meaning and words, "
+            "against the instruction and the last generated tokens. static: by the "
+            "instruction only. cosine: by meaning only. bm25: by words only. first, ends, "
+            "random: baselines. Default: apce.",
         ),
     ] = None
     encoder: Annotated[
@@ -86,8 +87,9 @@ class LongInput:
         option(
             panel="Long input",
             metavar="NAME|FOLDER",
-            help="What turns text into vectors: embeddings (the model's own), minilm, or a model "
-            "of sentence-transformers. Default: embeddings.",
+            help="Encoder of text as vectors: embeddings (the model's "
+            "input embeddings), minilm, or a model of sentence-transformers. Default: "
+            "embeddings.",
         ),
     ] = None
     recompute: Annotated[
@@ -96,9 +98,10 @@ class LongInput:
             panel="Long input",
             metavar=f"[{'|'.join(RECOMPUTE)}]",
             autocompletion=lambda: list(RECOMPUTE),
-            help="What is read again after a swap. suffix: all that follows it. new_only: the new "
-            "chunks. partial: these and a share of what follows. Default: new_only, or suffix "
-            "where positions are compact.",
+            help="Tokens that are read again after a swap. suffix: all "
+            "tokens after the change. new_only: the new chunks. partial: the new chunks "
+            "and a share of the tokens after them. Default: new_only, or suffix if "
+            "positions are compact.",
         ),
     ] = None
     positions: Annotated[
@@ -107,8 +110,9 @@ class LongInput:
             panel="Long input",
             metavar=f"[{'|'.join(POSITIONS)}]",
             autocompletion=lambda: list(POSITIONS),
-            help="original: tokens keep their places in the whole input. compact: no gaps. auto: "
-            "original where the whole input fits into the window. Default: auto.",
+            help="original: tokens keep their positions in the whole "
+            "input. compact: positions without gaps. auto: original if the whole input "
+            "fits into the window. Default: auto.",
         ),
     ] = None
     explain: Annotated[
@@ -116,7 +120,7 @@ class LongInput:
         option(
             panel="Long input",
             metavar="DIR",
-            help="Write a map of what was read, the shaded text and all scores into this folder.",
+            help="Write a map of the chunks read, the shaded text and all scores into this folder.",
         ),
     ] = None
 
@@ -144,7 +148,7 @@ class LongInput:
         if not found | defaults:
             if self.any is not None:
                 raise OptionError(
-                    f"{self.any} is given, and everything is to be read",
+                    f"{self.any} is given, but everything is read",
                     hint="Give --keep-ratio or --context-budget as well",
                 )
             return None
@@ -164,7 +168,7 @@ def read_places(places: Sequence[str | Path], waiting: Waiting) -> list[tuple[st
     for place in places:
         if str(place) == STDIN:
             if any(name == "stdin" for name, _ in found):
-                raise OptionError("standard input is named twice", hint="Give '-' once")
+                raise OptionError("standard input is given twice", hint="Give '-' once")
             found.append(("stdin", read_bytes(_stdin(), "standard input")))
         else:
             named.append(place)
@@ -199,7 +203,7 @@ def explain_result(result: "Result", folder: Path | None, screen: Screen) -> Non
     if folder is None or result.error:
         return
     if result.reading is None:
-        screen.note("nothing to explain: no drafter was asked, and the target reads everything")
+        screen.note("no explanation: no drafter made a selection, and the target reads everything")
         return
     from outrider.context.explain.folder import explain
 
@@ -209,7 +213,7 @@ def explain_result(result: "Result", folder: Path | None, screen: Screen) -> Non
 
 def _stdin() -> bytes:
     if sys.stdin is None:  # closed by the parent process
-        raise OptionError("standard input is closed", hint="Name a file, or pipe a text")
+        raise OptionError("standard input is closed", hint="Give a file, or pipe a text")
     raw = getattr(sys.stdin, "buffer", None)
     try:
         return sys.stdin.read().encode() if raw is None else raw.read()

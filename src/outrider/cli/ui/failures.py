@@ -55,7 +55,7 @@ def reported_warnings() -> Iterator[None]:
 
 
 def close_broken_pipe() -> None:
-    """After the reader of standard output has gone, keep buffered text from raising at exit."""
+    """Prevent an error from buffered text at exit if the reader of standard output has ended."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -10,8 +10,8 @@ EXIT_CODE = 130
 
 @contextmanager
 def cancelling(cancel: Callable[[], None]) -> Iterator[None]:
-    """Context manager: the first Ctrl-C calls `cancel` and ends after the round, the second at
-    once.
+    """Context manager: the first Ctrl-C calls `cancel` and ends after the round, the second
+    ends immediately.
     """
 
     def ask(number: int, frame: object) -> None:

@@ -44,7 +44,7 @@ def corpus_files(places: Sequence[Path]) -> CorpusFiles:
                 raise OptionError(
                     f"{place} holds no text",
                     hint=f"Files end in .jsonl, {', '.join(TEXT_SUFFIXES)}, or these and .zst; "
-                    "hidden ones and READMEs must be named",
+                    "give hidden files and READMEs by name",
                 )
             passed_over |= {file.resolve(): file for file in set(inside) - set(texts)}
         elif place.is_file():
@@ -83,7 +83,7 @@ def _is_text(file: Path, folder: Path) -> bool:
 
 def _whole(text: str, file: Path) -> str:
     if "\0" in text:
-        raise OptionError(f"{file} holds zero bytes: it is not text", hint=_CONVERT)
+        raise OptionError(f"{file} holds null bytes, so it is not text", hint=_CONVERT)
     return text
 
 

@@ -54,7 +54,7 @@ def read_bytes(data: bytes, name: str, page_read: Callable[[int, int], None] | N
     Raises the errors of `read_files`.
     """
     suffix = Path(name).suffix.lower()
-    # Other bytes may precede the mark, but a text may also mention it.
+    # Other bytes may precede the mark of a PDF, but a text may also contain it.
     if data.startswith(_PDF) or (suffix == ".pdf" and _PDF in data[:1024]):
         text = pdf_text(data, name, page_read)
     elif suffix in HTML_SUFFIXES:
@@ -74,9 +74,9 @@ def _files(places: Sequence[Path]) -> dict[Path, tuple[str, Path]]:
             inside = [(str(f.relative_to(place)), f) for f in files_below(place) if _told(f, place)]
             if not inside:
                 raise OptionError(
-                    f"{place} holds nothing to read",
-                    hint=f"Files end in {', '.join(SUFFIXES)}; hidden ones, empty ones and READMEs "
-                    "are passed over",
+                    f"{place} holds no document",
+                    hint=f"Files end in {', '.join(SUFFIXES)}; hidden and empty files and READMEs "
+                    "are skipped",
                 )
         elif place.is_file():
             inside = [(place.name, place)]

@@ -38,13 +38,14 @@ def pdf_text(data: bytes, name: str, page_read: PageRead | None = None) -> str:
         except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as bad:
             reason = " ".join(str(bad).split())[:120]
             raise OptionError(
-                f"{name} cannot be read as PDF: {reason}", hint="Write it again, or give text"
+                f"{name} cannot be read as PDF: {reason}",
+                hint="Export it again, or give a text file",
             ) from bad
     text = "\n\n".join(page.strip() for page in pages if page.strip())
     if not text:
         raise OptionError(
-            f"{name} holds no text: its {len(pages)} pages are pictures, such as a scan",
-            hint="Read them with a program that recognises characters (OCR), and give the text",
+            f"{name} holds no text: its {len(pages)} pages are images, such as a scan",
+            hint="Extract the text with OCR, and give the text",
         )
     # Fonts can map to half surrogate pairs and to null characters.
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")

@@ -50,7 +50,7 @@ def _strict(data: bytes, encoding: str, name: str) -> str:
         return data.decode(encoding)
     except UnicodeError:
         raise OptionError(
-            f"{name} says that it is {encoding.upper().removesuffix('-SIG')}, and is not",
+            f"{name} is marked as {encoding.upper().removesuffix('-SIG')}, but cannot be decoded",
             hint="Convert it to UTF-8",
         ) from None
     except LookupError:

@@ -23,7 +23,7 @@ def read_prompts(file: Path, limit: int | None = None) -> list[Prompt]:
     """
     lines = [line.rstrip("\n") for _, line in islice(numbered_lines(file), limit)]
     if not lines:
-        raise OptionError(f"{file} holds no prompt", hint="Give one prompt a line")
+        raise OptionError(f"{file} holds no prompt", hint="Give one prompt per line")
     if file.suffix != ".jsonl":
         return list(lines)
     return [_prompt(line, file, number) for number, line in enumerate(lines, start=1)]

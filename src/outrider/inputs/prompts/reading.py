@@ -49,7 +49,7 @@ def read_prompt(
     if is_array(given) or (numbers and not isinstance(given, bytes | bytearray)):
         return Prompt(token_ids=read_ids(given))
     raise OptionError(
-        f"a prompt cannot be {prompt!r:.60}",
+        f"the prompt is {prompt!r:.60}",
         hint="Give a string, chat messages ({'role': ..., 'content': ...}), or token ids",
     )
 
@@ -95,12 +95,12 @@ def read_long_prompt(
     codec = _needed(tokenizer, "documents and an instruction")
     if not isinstance(codec, Codec):
         raise OptionError(
-            "the tokenizer cannot tell where in a document its tokens end",
+            "the tokenizer does not report where each token of a document ends",
             hint="Load the target with a tokenizer of transformers",
         )
     if not isinstance(prompt, str) and not is_chat(prompt):
         raise OptionError(
-            f"with context the prompt is the instruction, and it is {prompt!r:.60}",
+            f"with documents, the prompt must be the instruction, but it is {prompt!r:.60}",
             hint="Give a string, or chat messages",
         )
     return long_prompt(codec, documents, prompt, chunk_size=chunk_size, chat=chat)
@@ -114,7 +114,7 @@ def _not_a_path(text: str) -> str:
     """Return `text`; refuse it if it names a file."""
     if 0 < len(text) < _LONGEST_PATH and not set(text) & {"\n", "\0"} and _exists(text):
         raise OptionError(
-            f"context is the text {text!r}, and there is a file of this name",
+            f"documents is the text {text!r}, but there is also a file of this name",
             hint="Give Path(...) to read the file, or (name, text)",
         )
     return text
@@ -129,7 +129,7 @@ def _exists(text: str) -> bool:
 
 def _no_document(what: Any) -> OptionError:
     return OptionError(
-        f"context cannot be {what!r:.60}",
+        f"documents is {what!r:.60}",
         hint="Give a text, a Path, (name, text), or a list of these",
     )
 

@@ -288,7 +288,7 @@ class NativeDecoder(OwnModel):
         caches: Sequence[NativeCache],
         ahead: int = 0,
     ) -> None:
-        """Make room in the caches for the feeds and `ahead` further rows, and fill `arrays`."""
+        """Allocate space in the caches for the feeds and `ahead` further rows; fill `arrays`."""
         end = 0
         for feed, cache in zip(feeds, caches, strict=True):
             cache.reserve(feed.start, feed.end + ahead)

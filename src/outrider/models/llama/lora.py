@@ -227,7 +227,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     begin = str(settings.get("init_lora_weights", "")).lower()
     if begin.startswith(_OTHER_BASE):
         raise CheckpointError(
-            f"the adapter at {folder} began as {begin}, which changes its base model",
+            f"the adapter at {folder} was initialized with {begin}, which changes its base model",
             hint="Save it with path_initial_model_for_weight_conversion, as plain LoRA",
         )
     return settings
@@ -255,9 +255,9 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, T
         match = _KEY.fullmatch(key)
         if match is None or tensor.ndim != 2:
             raise CheckpointError(
-                f"the adapter at {folder} holds {key} of shape {list(tensor.shape)}, which is no "
-                "LoRA update of a matrix",
-                hint="Train it on linear layers alone",
+                f"the adapter at {folder} holds {key} of shape {list(tensor.shape)}, which is not "
+                "a LoRA update of a matrix",
+                hint="Train it on linear layers only",
             )
         found.setdefault(match[1], {})[match[2]] = tensor
     if not found:
@@ -273,7 +273,7 @@ def _plain(folder: Path, module: str) -> str:
         raise CheckpointError(
             f"the adapter at {folder} changes the vision tower ({module}); only adapters of the "
             "language model are supported",
-            hint="Train it with target_modules of the language model alone",
+            hint="Train it with target_modules of the language model only",
         )
     raise CheckpointError(
         f"the adapter at {folder} changes {module}, which is not a part of a known decoder"
@@ -285,7 +285,9 @@ def _update(
 ) -> Update:
     down, up = pair.get("A"), pair.get("B")
     if down is None or up is None or up.shape[1] != len(down) or not len(down):
-        raise CheckpointError(f"the adapter at {folder} is damaged: {module} has no whole update")
+        raise CheckpointError(
+            f"the adapter at {folder} is damaged: {module} has no complete update"
+        )
     alpha = settings.get("lora_alpha", 8)
     for key, own in (settings.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({key})$", module):

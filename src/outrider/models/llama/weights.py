@@ -131,7 +131,8 @@ def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
         return
     if missing:
         raise CheckpointError(
-            f"{checkpoint.path} lacks tensor {missing[0]}", hint="Check that it is a whole model"
+            f"{checkpoint.path} lacks tensor {missing[0]}",
+            hint="Check that the checkpoint is complete",
         )
 
 

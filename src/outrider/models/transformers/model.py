@@ -243,7 +243,7 @@ class TransformersModel:
         watch(own if is_own else None, layers, self.num_layers, self.info.name)
         if layers is not None and self._shown_states != self.num_layers + 1:
             raise StrategyError(
-                f"{self.info.name} shows {self._shown_states} hidden states of "
+                f"{self.info.name} returns {self._shown_states} hidden states for "
                 f"{self.num_layers} layers",
                 hint="Use a model whose forward takes output_hidden_states",
             )

@@ -60,13 +60,13 @@ def check_trees(model: Checkable) -> None:
         raise _refusal(model.info.name, f"it fails on one ({reason})") from failure
     if math.isnan(error):
         raise CheckpointError(
-            f"model {model.info.name} gives logits that are not numbers in {model.dtype}",
+            f"model {model.info.name} returns NaN as logits in {model.dtype}",
             hint="Check its weights; float16 overflows where bfloat16 does not",
         )
     if error > TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16]):
         raise _refusal(
             model.info.name,
-            f"its logits are off by {error:.1%} of their spread, so it ignores masks or positions",
+            f"its logits differ by {error:.1%} of their spread, so it ignores masks or positions",
         )
 
 
@@ -103,5 +103,5 @@ def _distinct_ids(count: int, vocab_size: int) -> list[int]:
 def _refusal(name: str, why: str) -> CheckpointError:
     return CheckpointError(
         f"model {name} cannot read draft trees: {why}",
-        hint="Use a model that honours position_ids and 4D attention masks, such as Llama or Qwen",
+        hint="Use a model that supports position_ids and 4D attention masks, such as Llama or Qwen",
     )

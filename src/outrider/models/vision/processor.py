@@ -103,9 +103,9 @@ class ImageProcessor:
             ) from error
         if (found := text.count(mark)) != count:
             raise OptionError(
-                f"{count} images are given, and the chat template of {self.name} makes {found} "
-                f"places for them ({mark})",
-                hint="Give one image part for each image, and no such mark in a text",
+                f"{count} images are given, but the chat template of {self.name} renders {found} "
+                f"placeholders ({mark})",
+                hint="Give one image part for each image, and no placeholder in a text",
             )
         return text
 

@@ -89,5 +89,5 @@ def only_run(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             hint = "Wait for it, or give another --out"
-            raise OptionError(f"another run is at work in {folder}", hint=hint) from error
+            raise OptionError(f"another run is active in {folder}", hint=hint) from error
         yield

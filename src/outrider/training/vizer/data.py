@@ -58,7 +58,7 @@ class Split:
         adapt = rest[-config.images :] if config.images else rest
         if len(adapt) < config.batch:
             raise OptionError(
-                f"phase B is given {len(adapt)} images, and a step takes {config.batch}",
+                f"phase B has {len(adapt)} images, but a step takes {config.batch}",
                 hint="Train on more images, or lower batch",
             )
         return cls(order[: config.held_out], rest[: config.mapper_images], adapt)
