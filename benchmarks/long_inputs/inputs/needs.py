@@ -54,7 +54,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A want in chunks and tokens: `chunks` are read after each of the decisions `first` to `last`."""
+    """A want in chunks and tokens: `chunks` are read after the decisions `first` to `last`."""
 
     chunks: frozenset[int]
     first: int
@@ -75,9 +75,9 @@ def need_of(
 ) -> Need:
     """The chunks of a want, and the decisions after which they must be read.
 
-    Decision j (from 1) is taken when `j * refresh` tokens are written, and decides what is read while
-    the next ones are; what look 0 chose is read at the beginning. What the writing turns to is
-    needed from the look on that it has as its last.
+    Decision j (from 1) is made when `j * refresh` tokens are written; it holds while the next
+    ones are. Decision 0 is made before the first token. What the writing turns to is needed from
+    its last decision on.
 
     Args:
         want: what is needed.

@@ -12,7 +12,7 @@ from outrider.protocols import Cache, Request
 
 
 def outermost(stage: Stage) -> Stage:
-    """`stage` with a drafter that begins only when it first proposes."""
+    """Return `stage` with a drafter that begins only when it first proposes."""
     if isinstance(stage.drafter, Deferred):
         return stage
     return replace(stage, drafter=Deferred(drafter=stage.drafter))

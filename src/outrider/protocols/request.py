@@ -23,7 +23,7 @@ class Request:
     """The cache of the target; drafters may only read it."""
 
     def for_drafts(self) -> "Request":
-        """The request in the form that drafters read. Its `output` is the same list.
+        """Return the request in the form that drafters read. Its `output` is the same list.
 
         Logits processors that may keep a state are left out: only the target calls them.
         """

@@ -168,7 +168,7 @@ class _Marked:
         return self._stream.text
 
     def branch(self) -> "_Marked":
-        """A copy that continues independently."""
+        """Return a copy that continues independently."""
         other = copy(self)
         other._stream = self._stream.branch()
         other._tokens, other._ends = list(self._tokens), list(self._ends)

@@ -44,7 +44,7 @@ class TorchNoise:
         return int(drawn)
 
     def of(self, row: int, step: int) -> Float[Tensor, " vocab"]:
-        """The numbers of a text at generated index `step`, on the CPU."""
+        """Return the numbers of a text at generated index `step`, on the CPU."""
         while step not in self._steps:
             self._draw(min(step, len(self._states) - 1))
         return self._steps[step][row]
@@ -98,7 +98,9 @@ class TorchSampler(Sampler):
     def perturbed(
         self, support: Support, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
     ) -> Float[Tensor, " kept"]:
-        """Scores of `support` plus noise; for a choice, the noise of PyTorch's generator."""
+        """Return the scores of `support` plus noise; for a choice, the noise of PyTorch's
+        generator.
+        """
         if purpose is not Purpose.CHOICE:
             return super().perturbed(support, index, purpose, tier, sibling)
         drawn = self._noise.of(self._row, index)
@@ -106,7 +108,9 @@ class TorchSampler(Sampler):
 
 
 def _numbers(drawn: Float[Tensor, " vocab"], ids: Int[Tensor, " kept"]) -> Tensor:
-    """Numbers of `ids`; a draft model may have more entries than the target, which get none."""
+    """Return the numbers of `ids`; a draft model may have more entries than the target, which get
+    none.
+    """
     inside = ids < drawn.numel()
     numbers = torch.full((ids.numel(),), torch.inf, dtype=torch.float64)
     numbers[inside] = drawn[ids[inside]].double()
