@@ -38,6 +38,9 @@ class Exactness(StrEnum):
 
     IDENTICAL = "identical"
     """The same text as undrafted decoding, token for token."""
+    ROUNDING = "identical up to rounding"
+    """The same text, except where rounding decides between two tokens that are almost equally
+    likely: the model computes a row slightly differently if a forward reads several rows."""
     DISTRIBUTION = "distribution"
     """A sample from the target's own distribution, not necessarily the same text."""
     LOSSY = "lossy"
@@ -47,6 +50,10 @@ class Exactness(StrEnum):
     def rank(self) -> int:
         """0 for the strongest guarantee."""
         return list(Exactness).index(self)
+
+
+SAME_TEXT = (Exactness.IDENTICAL, Exactness.ROUNDING)
+"""The guarantees that refer to the text of undrafted decoding, and not to its distribution."""
 
 
 class Draw(StrEnum):

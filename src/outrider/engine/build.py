@@ -75,7 +75,7 @@ def build(
         tokenizer=codec,
         defaults=_defaults(loaded[0], codec),
         mode=speculation.label,
-        context_length=runtime.context_length,
+        context_length=_context_length(runtime.context_length, loaded[0]),
         selection=selection,
     )
 
@@ -95,6 +95,21 @@ def _defaults(model: LanguageModel, codec: Tokenizer | None) -> ModelDefaults:
     if codec is None:
         sampling.pop("stop", None)
     return ModelDefaults(end_ids=model.info.end_ids, sampling=sampling, generation_config=config)
+
+
+def _context_length(given: int | None, target: LanguageModel) -> int | None:
+    """Return the limit on prompt and answer: not more than the target reads."""
+    info = target.info
+    if given is None or given <= info.context_length:
+        return given
+    reason = f" ({info.context_reason})" if info.context_reason else ""
+    warnings.warn(
+        f"context_length is {given}, and {info.name} reads at most {info.context_length} "
+        f"tokens{reason}: {info.context_length} are used",
+        OutriderWarning,
+        stacklevel=4,
+    )
+    return info.context_length
 
 
 def _tokenizers(models: Models, tiers: Tiers) -> tuple[Tokenizer | None, list[Tokenizer | None]]:
