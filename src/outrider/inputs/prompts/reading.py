@@ -7,6 +7,7 @@ from typing import Any
 from outrider.core.errors import OptionError
 from outrider.core.types import Prompt
 from outrider.inputs.documents.files import Document, read_files
+from outrider.inputs.documents.limits import DocumentLimits
 from outrider.inputs.given import GivenDocument, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import is_chat, needs_vision, read_image_prompt
 from outrider.inputs.prompts.long_prompts import Codec, long_prompt
@@ -47,7 +48,11 @@ def read_prompt(
     )
 
 
-def read_documents(context: GivenDocument | Sequence[GivenDocument]) -> list[Document]:
+def read_documents(
+    context: GivenDocument | Sequence[GivenDocument],
+    *,
+    limits: DocumentLimits = DocumentLimits(),
+) -> list[Document]:
     """Read documents: a text, a `Path` of a file or folder, `(name, text)`, or a list of any of
     these.
 
@@ -62,7 +67,7 @@ def read_documents(context: GivenDocument | Sequence[GivenDocument]) -> list[Doc
     found: list[Document] = []
     for part in parts:
         if isinstance(part, Path):
-            found += read_files([part])
+            found += read_files([part], limits=limits)
         elif isinstance(part, str):
             found.append(("", _not_a_path(part)))
         elif isinstance(part, tuple) and _is_document(part):
