@@ -29,8 +29,11 @@ class LineLimits:
     text_characters: int = 256 << 20
 
 
+DEFAULT = LineLimits()
+
+
 def numbered_lines(
-    file: Path, *, hint: str = "", extra: str = "train", limits: LineLimits = LineLimits()
+    file: Path, *, hint: str = "", extra: str = "train", limits: LineLimits = DEFAULT
 ) -> Iterator[tuple[int, str]]:
     """Yield the lines of `file` that are not blank, each with its number, from 1.
 
@@ -58,7 +61,7 @@ def numbered_lines(
                 yield number, line
 
 
-def read_text(stream: TextIO, name: str, limits: LineLimits = LineLimits()) -> str:
+def read_text(stream: TextIO, name: str, limits: LineLimits = DEFAULT) -> str:
     """Read a stream to its end. Raises `OptionError` if it is too long."""
     text = stream.read(limits.text_characters + 1)
     if len(text) > limits.text_characters:

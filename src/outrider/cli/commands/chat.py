@@ -18,7 +18,7 @@ from outrider.cli.options.options import (
 )
 from outrider.cli.ui import interrupt
 from outrider.cli.ui.render import Screen, summary
-from outrider.core.errors import ContextError, LogitsError, nearest
+from outrider.core.errors import ContextError, LogitsError, OptionError, nearest
 
 if TYPE_CHECKING:
     from outrider.engine.generator import Generator

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from outrider.core.errors import MissingExtraError, OptionError, OutriderError, OutriderWarning
 from outrider.inputs.documents.folders import TEXT_SUFFIXES, files_below, is_about, is_hidden
 from outrider.inputs.documents.html import html_text
-from outrider.inputs.documents.limits import DocumentLimits, exceeded
+from outrider.inputs.documents.limits import DEFAULT, DocumentLimits, exceeded
 from outrider.inputs.documents.pdf import pdf_text
 from outrider.inputs.documents.plain import READ, decoded
 from outrider.inputs.regular import open_regular, read_at_most
@@ -32,7 +32,7 @@ def read_files(
     places: Sequence[str | Path],
     progress: Progress | None = None,
     *,
-    limits: DocumentLimits = DocumentLimits(),
+    limits: DocumentLimits = DEFAULT,
 ) -> list[Document]:
     """Read the documents at `places`: files, and folders at any depth, each file once.
 
@@ -70,7 +70,7 @@ def read_files(
     return documents
 
 
-def read_stream(stream: BinaryIO, name: str, *, limits: DocumentLimits = DocumentLimits()) -> str:
+def read_stream(stream: BinaryIO, name: str, *, limits: DocumentLimits = DEFAULT) -> str:
     """Read the text of a stream, such as standard input. Raises the errors of `read_files`."""
     data = read_at_most(stream, limits.bytes)
     if data is None:
@@ -83,7 +83,7 @@ def read_bytes(
     name: str,
     page_read: Callable[[int, int], None] | None = None,
     *,
-    limits: DocumentLimits = DocumentLimits(),
+    limits: DocumentLimits = DEFAULT,
 ) -> str:
     """Read the text of one file; its type follows from its content and the suffix of `name`.
 
@@ -93,6 +93,8 @@ def read_bytes(
     # Other bytes may precede the mark, but a text may also mention it.
     if data.startswith(_PDF) or (suffix == ".pdf" and _PDF in data[:1024]):
         text = pdf_text(data, name, page_read, limits)
+    elif len(data) > limits.expanded_bytes:
+        raise exceeded(name, "expanded_bytes", limits, f"{len(data)} bytes of text")
     elif suffix in HTML_SUFFIXES:
         text = html_text(data, name, limits)
     else:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from outrider.core.errors import OptionError
-from outrider.inputs.documents.limits import DocumentLimits, exceeded
+from outrider.inputs.documents.limits import DEFAULT, DocumentLimits, exceeded
 
 TEXT_SUFFIXES = (".txt", ".md", ".text", ".py", ".rst")
 """File types that are read from a folder as plain text."""
@@ -14,7 +14,7 @@ ABOUT = ("readme", "license", "licence", "changelog", "contributing", "notice")
 """Stems of files that describe other files of a folder."""
 
 
-def files_below(folder: Path, limits: DocumentLimits = DocumentLimits()) -> Iterator[Path]:
+def files_below(folder: Path, limits: DocumentLimits = DEFAULT) -> Iterator[Path]:
     """Yield all files below a folder, sorted by name; hidden folders are not searched.
 
     Folders that are symbolic links are not searched, so that a search ends. Pipes, devices and

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 
 from outrider.core.errors import MissingExtraError, OptionError
-from outrider.inputs.documents.limits import DocumentLimits, exceeded
+from outrider.inputs.documents.limits import DEFAULT, DocumentLimits, exceeded
 from outrider.inputs.documents.plain import decoded
 
 _UNSEEN = {"head", "script", "style", "template", "noscript", "svg", "math", "iframe", "object"}
@@ -31,11 +31,21 @@ _VOID = {
 }  # fmt: skip
 _SPACE = re.compile(r"\s+")
 _NUMBER = re.compile(r"[xX]([0-9a-fA-F]*)(.*)|([0-9]*)(.*)", re.DOTALL)
+_MOST_SEARCHED = 10**8
+"""Largest number of characters that the parser may search for the ends of incomplete elements."""
+
+_LARGE = 1 << 20
+"""Size of a page, in characters, from which on attributes are counted before they are parsed."""
+
+_MOST_ATTRIBUTES = 100_000
+_BETWEEN = " \n\t\r\f'\"/"
+"""Characters between attributes."""
+
 _MOST_DIGITS = 10
 """More significant digits are no character, and a conversion takes quadratic time."""
 
 
-def html_text(data: bytes, name: str, limits: DocumentLimits = DocumentLimits()) -> str:
+def html_text(data: bytes, name: str, limits: DocumentLimits = DEFAULT) -> str:
     """Return paragraphs with an empty line between them; list items and table rows are lines.
 
     Scripts, styles and hidden elements are left out.
@@ -52,7 +62,10 @@ def html_text(data: bytes, name: str, limits: DocumentLimits = DocumentLimits())
     declared = EncodingDetector.find_declared_encoding(data, is_html=True)
     page = _Page(name, limits)
     try:
-        page.feed(decoded(data, name, declared))
+        text = decoded(data, name, declared)
+        _check_closed(text, ">", "<")
+        _check_closed(text, "-->", "<!--")
+        page.feed(text)
         page.close()
     except (AssertionError, ValueError) as error:  # declarations that html.parser cannot read
         reason = " ".join(str(error).split())[:120]
@@ -60,6 +73,14 @@ def html_text(data: bytes, name: str, limits: DocumentLimits = DocumentLimits())
             f"{name} cannot be read as HTML: {reason}", hint="Write it again, or give text"
         ) from None
     return _tidy("".join(page.parts))
+
+
+def _check_closed(text: str, close: str, opening: str) -> None:
+    """Raise `ValueError` for many openings without a close: the parser searches the rest for each."""
+    rest = text.rfind(close) + 1
+    count = text.count(opening, rest)
+    if count * (len(text) - rest) > _MOST_SEARCHED:
+        raise ValueError(f"{count} times {opening!r} at its end, and no {close!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +110,18 @@ class _Page(HTMLParser):
         self._elements = 0
         self._pending: list[str] = []
 
+    def parse_starttag(self, i: int) -> int:
+        """Parse a start tag at a place; one with far too many attributes is refused before."""
+        if len(self.rawdata) > _LARGE:
+            end = self.check_for_whole_start_tag(i)
+            if sum(self.rawdata.count(mark, i, end) for mark in _BETWEEN) > _MOST_ATTRIBUTES:
+                raise exceeded(self._name, "elements", self._limits, "an element of this size")
+        return super().parse_starttag(i)
+
     # -- elements ---------------------------------------------------------------------------
 
     def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
-        """Open an element; void ones are closed at once, and one later end tag of them is ignored."""
+        """Open an element; a void one is closed at once, and a later end tag of it is ignored."""
         self._enter(tag, dict(attrs))
         if tag in _VOID:
             self._leave(tag)

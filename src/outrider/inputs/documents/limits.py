@@ -17,8 +17,9 @@ class DocumentLimits:
 
     Attributes:
         bytes: size of a file, or of standard input.
-        expanded_bytes: bytes after decompression, all pages of a PDF together.
-        elements: elements of an HTML page, or operators on all pages of a PDF together.
+        expanded_bytes: size of a text or an HTML page; of a PDF, the contents of all pages after
+            decompression.
+        elements: elements of an HTML page, or text operators on all pages of a PDF together.
         pages: pages of a PDF.
         depth: HTML elements that are open at once.
         folder_depth: folders within folders.
@@ -28,13 +29,13 @@ class DocumentLimits:
     """
 
     bytes: int = 256 << 20
-    expanded_bytes: int = 256 << 20
+    expanded_bytes: int = 64 << 20
     elements: int = 2_000_000
     pages: int = 10_000
     depth: int = 100_000
     folder_depth: int = 64
     files: int = 1_000_000
-    seconds: float = 120.0
+    seconds: float = 60.0
     memory_bytes: int = 2 << 30
 
     _SECONDS: ClassVar[Range] = Range(0, 1e6, above=True, hint="Give seconds above 0")
@@ -68,6 +69,9 @@ class DocumentLimits:
             for name, value in options.items()
         }
         return cls(**whole)  # pyright: ignore[reportArgumentType]
+
+
+DEFAULT = DocumentLimits()
 
 
 def exceeded(name: str, limit: str, limits: DocumentLimits, found: str = "") -> OptionError:

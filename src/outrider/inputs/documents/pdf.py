@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from outrider.core.errors import MissingExtraError, OptionError
 from outrider.core.isolation import ChildLimits, FailedCallError, IsolationError, call_isolated
-from outrider.inputs.documents.limits import DocumentLimits, exceeded
+from outrider.inputs.documents.limits import DEFAULT, DocumentLimits, exceeded
 from outrider.inputs.documents.pdf_pages import PAGE_BREAK
 
 PageRead = Callable[[int, int], None]
@@ -20,7 +20,7 @@ def pdf_text(
     data: bytes,
     name: str,
     page_read: PageRead | None = None,
-    limits: DocumentLimits = DocumentLimits(),
+    limits: DocumentLimits = DEFAULT,
 ) -> str:
     """Extract the text of all pages, separated by empty lines.
 
@@ -69,7 +69,8 @@ def _pages(data: bytes, name: str, page_read: PageRead | None, limits: DocumentL
 def _refusal(error: FailedCallError, name: str, limits: DocumentLimits) -> OptionError:
     if error.kind == "EncryptedPdfError":
         return OptionError(
-            f"{name} is encrypted", hint="Remove the password, such as with qpdf --decrypt"
+            f"{name} is encrypted{error!s:.100}",
+            hint="Remove the password, such as with qpdf --decrypt",
         )
     if error.kind == "LimitExceededError":
         limit, found = str(error).split(" ", 1)

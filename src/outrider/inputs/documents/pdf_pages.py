@@ -34,10 +34,8 @@ def extract(
         expanded_bytes: largest size of the contents of all pages after decompression.
         elements: largest number of text operators on all pages.
     """
-    import pypdf
-
     logging.getLogger("pypdf").setLevel(logging.CRITICAL + 1)
-    reader = _opened(pypdf.PdfReader(BytesIO(data)))
+    reader = _opened(data)
     total = len(reader.pages)
     if total > pages:
         raise LimitExceededError(f"pages {total} pages")
@@ -53,15 +51,17 @@ def extract(
     return PAGE_BREAK.join(texts)
 
 
-def _opened(reader: Any) -> Any:
-    """Decrypt with an empty password, which many public files have."""
+def _opened(data: bytes) -> Any:
+    """Open a file; decrypt it with an empty password, which many public files have."""
+    import pypdf
     from pypdf.errors import DependencyError
 
     try:
+        reader = pypdf.PdfReader(BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
-            raise EncryptedPdfError("a password is needed")
+            raise EncryptedPdfError
     except (DependencyError, NotImplementedError) as error:
-        raise EncryptedPdfError(str(error)) from None
+        raise EncryptedPdfError(f" ({error})") from None
     return reader
 
 

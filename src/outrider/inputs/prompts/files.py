@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from outrider.core.errors import OptionError
-from outrider.inputs.lines import LineLimits, numbered_lines, too_long
+from outrider.inputs.lines import DEFAULT, LineLimits, numbered_lines, too_long
 
 Prompt = str | list[dict[str, str]]
 """Text to continue, or chat messages to answer."""
 
 
 def read_prompts(
-    file: Path, limit: int | None = None, *, limits: LineLimits = LineLimits()
+    file: Path, limit: int | None = None, *, limits: LineLimits = DEFAULT
 ) -> list[Prompt]:
     """Read the first `limit` prompts of `file`.
 

@@ -7,7 +7,7 @@ from typing import Any
 from outrider.core.errors import OptionError
 from outrider.core.types import Prompt
 from outrider.inputs.documents.files import Document, read_files
-from outrider.inputs.documents.limits import DocumentLimits
+from outrider.inputs.documents.limits import DEFAULT, DocumentLimits
 from outrider.inputs.given import GivenDocument, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import is_chat, needs_vision, read_image_prompt
 from outrider.inputs.prompts.long_prompts import Codec, long_prompt
@@ -51,7 +51,7 @@ def read_prompt(
 def read_documents(
     context: GivenDocument | Sequence[GivenDocument],
     *,
-    limits: DocumentLimits = DocumentLimits(),
+    limits: DocumentLimits = DEFAULT,
 ) -> list[Document]:
     """Read documents: a text, a `Path` of a file or folder, `(name, text)`, or a list of any of
     these.
