@@ -179,15 +179,15 @@ UNUSUAL = """{% for m in messages %}{{ m.role.center(12) }}|{{ m.content|wordwra
 """Operations that the meter does not know, so that a child process renders it."""
 
 MIXED = """{% set d = dict(a=1, b='x') %}{{ d }}{{ d|tojson }}{{ [1, 2.5, none, true] }}{{ 1 < 2 }}
-{{ messages|map(attribute='role')|join(', ') }}|{{ messages|selectattr('role', 'in', ['user'])|list }}
+{{ messages|map(attribute='role')|join(',') }}{{ messages|selectattr('role', 'in', ['user'])|list }}
 {% for k, v in d|dictsort %}{{ k }}={{ v }};{% endfor %}{{ 'a-b'.replace('-', '+')|upper }}
 {% filter upper %}inside {{ messages[0].role }}{% endfilter %}{% set x %}block{% endset %}{{ x }}
-{% macro wrap(text) %}<{{ caller() }}{{ text }}>{% endmacro %}{% call wrap('q') %}called{% endcall %}
+{% macro wrap(text) %}{{ caller() }}{{ text }}{% endmacro %}{% call wrap('q') %}called{% endcall %}
 {{ 'one two'.split() }}{{ ('a', 'b') }}{{ undefined_name }}{{ 7 // 2 }}{{ 2 ** 10 }}{{ 'ab' * 3 }}
 {{ 'line\nnext'|indent(2) }}{{ 'x' if false }}{{ messages[-1]['content'][:3] }}{{ range(4)|list }}
 {% for i in range(3) if i != 1 %}{{ loop.index }}/{{ loop.length }} {{ loop.cycle('a', 'b') }}
 {% else %}none{% endfor %}{% for m in [[1, [2]], [3]] recursive %}{% if m is iterable %}
-({{ loop(m) }}){% else %}{{ m }}{% endif %}{% endfor %}{{ 'abc'|list }}{{ 'b' in 'abc' }}{{ -3|abs }}"""
+({{ loop(m) }}){% else %}{{ m }}{% endif %}{% endfor %}{{ 'abc'|list }}{{ 'b' in 'abc' }}"""
 
 TEMPLATES = {
     "chatml": CHATML,

@@ -76,7 +76,7 @@ def html_text(data: bytes, name: str, limits: DocumentLimits = DEFAULT) -> str:
 
 
 def _check_closed(text: str, close: str, opening: str) -> None:
-    """Raise `ValueError` for many openings without a close: the parser searches the rest for each."""
+    """Raise `ValueError` for many openings without a close: the parser searches for each."""
     rest = text.rfind(close) + 1
     count = text.count(opening, rest)
     if count * (len(text) - rest) > _MOST_SEARCHED:

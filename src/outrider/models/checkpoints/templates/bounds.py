@@ -24,75 +24,28 @@ _WORD = re.compile(r"\S+")
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _WIDE_FORMAT = re.compile(r"\d{3}")
 
-_SHORTER = frozenset(
-    [
-        "strip",
-        "lstrip",
-        "rstrip",
-        "upper",
-        "lower",
-        "title",
-        "capitalize",
-        "swapcase",
-        "casefold",
-        "removeprefix",
-        "removesuffix",
-        "partition",
-        "rpartition",
-        "startswith",
-        "endswith",
-        "find",
-        "rfind",
-        "index",
-        "rindex",
-        "count",
-        "isdigit",
-        "isspace",
-        "isalpha",
-        "isnumeric",
-        "isdecimal",
-        "isupper",
-        "islower",
-        "isalnum",
-        "istitle",
-        "isidentifier",
-        "isascii",
-        "isprintable",
-    ]
-)
+_SHORTER = frozenset((
+    "strip", "lstrip", "rstrip", "upper", "lower", "title", "capitalize", "swapcase",
+    "casefold", "removeprefix", "removesuffix", "partition", "rpartition", "startswith",
+    "endswith", "find", "rfind", "index", "rindex", "count", "isdigit", "isspace", "isalpha",
+    "isnumeric", "isdecimal", "isupper", "islower", "isalnum", "istitle", "isidentifier",
+    "isascii", "isprintable",
+))  # fmt: skip
 """Methods of a text whose result is not longer than the text, by a small factor."""
 
 _DICT = frozenset(("get", "items", "keys", "values"))
 
-_FREE = frozenset(
-    ["length", "count", "first", "last", "default", "d", "items", "int", "float", "abs"]
-)
+_FREE = frozenset((
+    "length", "count", "first", "last", "default", "d", "items", "int", "float", "abs",
+))  # fmt: skip
 """Filters that take constant time, or the time of one text."""
 
 _TEXT = frozenset(["trim", "upper", "lower", "capitalize", "title", "string", "safe"])
 _LAZY = frozenset(["map", "select", "reject", "selectattr", "rejectattr"])
-_COMPARING = frozenset(
-    [
-        "eq",
-        "equalto",
-        "ne",
-        "in",
-        "lt",
-        "lessthan",
-        "gt",
-        "greaterthan",
-        "ge",
-        "le",
-        "==",
-        "!=",
-        "<",
-        ">",
-        "<=",
-        ">=",
-        "divisibleby",
-    ]
-)
-
+_COMPARING = frozenset((
+    "eq", "equalto", "ne", "in", "lt", "lessthan", "gt", "greaterthan", "ge", "le", "==", "!=",
+    "<", ">", "<=", ">=", "divisibleby",
+))  # fmt: skip
 
 _FUNCTIONS = (
     TemplateNamespace,
@@ -167,7 +120,9 @@ def filter_of(environment: Metered, name: str, made: Callable[..., Any]) -> Call
             return meter.ticking(made(*args, **kwargs))
         given = list(args)
         if name in _TEXT:
-            meter.size(length(meter, given[0]))
+            size = length(meter, given[0])
+            meter.size(size)
+            meter.tick(size >> 1 if name == "title" else 1)  # it is split into words
         elif name == "tojson":
             _check_json(meter, *args, **kwargs)
         elif name == "list":

@@ -28,7 +28,7 @@ class TemplateLimits:
     """
 
     source_characters: int = 1 << 20
-    tokens: int = 60_000
+    tokens: int = 30_000
     steps: int = 2_000_000
     value_characters: int = 32 << 20
     total_characters: int = 256 << 20
@@ -137,6 +137,6 @@ class Meter:
             if total + len(todo) > self.limits.value_characters:
                 raise ExceededError("value_characters")
             if not visited & 1023:
-                self.tick(512)
-        self.tick((visited & 1023) >> 1)
+                self.tick(1024)
+        self.tick(visited & 1023)
         return total
