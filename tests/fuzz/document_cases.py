@@ -123,7 +123,7 @@ def _line_cases() -> Iterator[Case]:
     )  # fmt: skip
 
 
-def _words(file: str, *, seconds: int = 5) -> tuple[str, ...]:
+def _words(file: str, *, seconds: int = 3) -> tuple[str, ...]:
     return ("summarize", f"{{folder}}/{file}", "--document-limits", f"seconds={seconds}")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 from tokenizers import Tokenizer as Core
 from tokenizers import models
 from transformers import PreTrainedTokenizerFast
@@ -18,7 +19,7 @@ from outrider.models.checkpoints.templates import rendering
 from outrider.models.checkpoints.templates.limits import TemplateLimitError, TemplateLimits
 from outrider.models.checkpoints.templates.rendering import render, render_chat
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from tests.fuzz.template_files import HOSTILE, MANY
+from tests.fuzz.template_files import HOSTILE, ISOLATED, MANY
 from tests.models.checkpoints.chat_templates import CONVERSATIONS, TEMPLATES
 
 PAGE = Path(__file__).parents[3] / "docs" / "limits.md"
@@ -118,6 +119,18 @@ def test_hostile_templates_are_stopped(name: str) -> None:
     assert time.monotonic() - start < 4
     assert str(stopped.value).startswith("the chat template of the folder demo ")
     assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ISOLATED)
+def test_other_hostile_templates_are_stopped_in_a_child(name: str) -> None:
+    start = time.monotonic()
+    try:
+        text = render(ISOLATED[name], {"messages": HELLO}, name="demo", limits=QUICK)
+    except (TemplateLimitError, TemplateError):
+        text = ""
+    assert len(text) <= QUICK.value_characters
+    assert time.monotonic() - start < 15
 
 
 def test_an_operation_that_is_not_measured_runs_in_a_child_with_limits() -> None:

@@ -69,7 +69,7 @@ def _pages(data: bytes, name: str, page_read: PageRead | None, limits: DocumentL
 def _refusal(error: FailedCallError, name: str, limits: DocumentLimits) -> OptionError:
     if error.kind == "EncryptedPdfError":
         return OptionError(
-            f"{name} is encrypted{error!s:.100}",
+            f"{name} is encrypted{f' ({error!s:.100})' if str(error) else ''}",
             hint="Remove the password, such as with qpdf --decrypt",
         )
     if error.kind == "LimitExceededError":

@@ -61,7 +61,7 @@ def _opened(data: bytes) -> Any:
         if reader.is_encrypted and not reader.decrypt(""):
             raise EncryptedPdfError
     except (DependencyError, NotImplementedError) as error:
-        raise EncryptedPdfError(f" ({error})") from None
+        raise EncryptedPdfError(str(error)) from None
     return reader
 
 

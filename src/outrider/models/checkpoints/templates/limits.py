@@ -29,10 +29,10 @@ class TemplateLimits:
 
     source_characters: int = 1 << 20
     tokens: int = 30_000
-    steps: int = 2_000_000
+    steps: int = 1_000_000
     value_characters: int = 32 << 20
     total_characters: int = 256 << 20
-    seconds: float = 10.0
+    seconds: float = 5.0
     memory_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
