@@ -133,7 +133,7 @@ def filter_of(environment: Metered, name: str, made: Callable[..., Any]) -> Call
             given[1] = _listed(meter, given[1])
             _check_join(meter, (args[2:] or (kwargs.get("d", ""),))[0], given[1])
         elif name == "replace" and len(args) in (4, 5) and not kwargs:
-            _check_replace(meter, args[1], *args[2:4])
+            _check_replace(meter, *args[1:4])
         elif name == "dictsort":
             meter.size(8 * meter.measure(given[0]))
         elif name == "indent":

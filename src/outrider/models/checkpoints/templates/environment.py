@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import jinja2
+import jinja2.exceptions
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
@@ -60,7 +61,7 @@ class TemplateNamespace(jinja2.utils.Namespace):
     def check(name: object) -> None:
         """Raise `SecurityError` for a name that begins with an underscore."""
         if isinstance(name, str) and name.startswith("_"):
-            raise jinja2.sandbox.SecurityError(f"a namespace cannot hold {name!r}")
+            raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
 
 
 def raise_exception(message: str) -> None:

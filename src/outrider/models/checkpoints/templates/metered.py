@@ -190,7 +190,7 @@ class MeteredEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         elif not isinstance(value, _SCALARS):
             raise UnboundedError("a slice")
         try:
-            return value[part]
+            return value[part]  # pyright: ignore (the errors are caught)
         except (AttributeError, TypeError, LookupError):
             return self.undefined(obj=value, name=str(part))
 
