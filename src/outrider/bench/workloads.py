@@ -89,7 +89,7 @@ def _file_tasks(file: Path) -> list[Task]:
 def _task(line: str, where: str, default: str, number: int) -> Task:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise OptionError(f"{where} is not JSON: {line.strip()!r:.60}", hint=_EXPECTED) from None
     field = next((f for f in FIELDS if isinstance(record, dict) and f in record), None)
     if field is None:

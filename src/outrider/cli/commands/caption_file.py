@@ -91,7 +91,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
     """Parse a line of this format; None for any other line."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_ours = isinstance(found, dict) and isinstance(found.get("image"), str)
     return found if is_ours and ("caption" in found or "error" in found) else None

@@ -18,7 +18,7 @@ from outrider.cli.options.options import (
 )
 from outrider.cli.ui import interrupt
 from outrider.cli.ui.render import Screen, summary
-from outrider.core.errors import ContextError, LogitsError, nearest
+from outrider.core.errors import ContextError, LogitsError, OptionError, nearest
 
 if TYPE_CHECKING:
     from outrider.engine.generator import Generator
@@ -114,8 +114,25 @@ def _read_line() -> str | None:
         with suppress(ImportError):  # not available on Windows, which has its own line editing
             import readline  # noqa: F401
     try:
-        return input("> " if sys.stdin.isatty() else "")
+        return input("> ") if sys.stdin.isatty() else _piped_line()
     except EOFError:
         return None
     except KeyboardInterrupt:
         raise typer.Exit(interrupt.EXIT_CODE) from None
+
+
+def _piped_line() -> str | None:
+    """Read a line of standard input, of a limited length; None at its end."""
+    from outrider.inputs.lines import LineLimits
+
+    limit = LineLimits().line_characters
+    try:
+        line = sys.stdin.readline(limit + 1)
+    except UnicodeError as error:
+        raise OptionError(f"standard input is not text: {error}", hint="Send UTF-8") from None
+    if len(line) > limit:
+        raise OptionError(
+            f"a line of standard input exceeds the limit line_characters={limit}",
+            hint="Send shorter messages",
+        )
+    return line.removesuffix("\n") if line else None

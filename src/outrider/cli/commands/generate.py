@@ -120,7 +120,8 @@ def generate(
             config = long_input.config()
             if config is not None:
                 how = {"selection": config, "selection_on": long_input.selection_on or "target"}
-            request = _long_request(text, chat, documents, tiers.target, config, waiting)
+            found = read_places(documents, waiting, long_input.document_limits)
+            request = _long_request(text, chat, found, tiers.target, config, waiting)
             waiting.say("loading models")
         generator = load_generator(tiers, runtime, speculation, **how)
         streamed = n == 1 and not json and (sys.stdout.isatty() if stream is None else stream)
@@ -140,7 +141,7 @@ def generate(
 def _long_request(
     text: str,
     chat: bool,
-    places: Sequence[Path],
+    documents: Sequence[tuple[str, str]],
     target: str,
     config: "ContextConfig | None",
     waiting: Waiting,
@@ -148,18 +149,19 @@ def _long_request(
     """Build a prompt from files and instruction, before any weight is read."""
     from outrider.engine.load import target_tokenizer
 
-    documents = read_places(places, waiting)
     waiting.say("splitting into tokens")
     return prompt_around(target_tokenizer(target), documents, text, config, chat=chat)
 
 
 def read_prompt(prompt: str) -> str:
     """Return the prompt; for `-` read standard input, without the final line break."""
+    from outrider.inputs.lines import read_text
+
     try:
         if prompt == "-":
             if sys.stdin is None:
                 raise OptionError("standard input is closed", hint="Give the prompt as an argument")
-            prompt = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+            prompt = read_text(sys.stdin, "standard input").removesuffix("\n").removesuffix("\r")
         prompt.encode()
     except UnicodeError as error:
         raise OptionError(f"the prompt is not text: {error}", hint="Give UTF-8") from None

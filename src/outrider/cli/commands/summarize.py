@@ -109,7 +109,7 @@ def summarize(
     settings = sampling.given()
     screen = Screen(color)
     with Waiting(screen) as waiting:
-        documents = read_places(files, waiting)
+        documents = read_places(files, waiting, long_input.document_limits)
         jobs = _jobs(
             [[document] for document in documents] if each else [documents],
             instruction,

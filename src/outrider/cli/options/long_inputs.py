@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
@@ -23,6 +24,7 @@ from outrider.strategy.catalogue import names
 if TYPE_CHECKING:
     from outrider.core.types import Prompt
     from outrider.engine.result import Result
+    from outrider.inputs.documents.limits import DocumentLimits
     from outrider.models.checkpoints.tokenizer import Tokenizer
 
 STDIN = "-"
@@ -115,6 +117,15 @@ class LongInput:
             "fits into the window. Default: auto.",
         ),
     ] = None
+    document_limits: Annotated[
+        str | None,
+        option(
+            panel="Long input",
+            metavar="LIMIT=NUMBER,...",
+            help='Limits on each document, such as "pages=5000,seconds=120": bytes, '
+            "expanded_bytes, elements, pages, depth, folder_depth, files, seconds, memory_bytes.",
+        ),
+    ] = None
     explain: Annotated[
         Path | None,
         option(
@@ -140,15 +151,15 @@ class LongInput:
                 f"unknown selection_on {self.selection_on!r}",
                 hint=nearest(self.selection_on, CONTEXT_ON),
             )
-        found = given_fields(replace(self, explain=None, selection_on=None))
+        found = given_fields(replace(self, explain=None, selection_on=None, document_limits=None))
         if "keep_ratio" in found:
             found["keep_ratio"] = share("keep_ratio", found["keep_ratio"])
         if "context_budget" in found:
             found["budget"] = found.pop("context_budget")
         if not found | defaults:
-            if self.any is not None:
+            if (given := replace(self, document_limits=None).any) is not None:
                 raise OptionError(
-                    f"{self.any} is given, but everything is read",
+                    f"{given} is given, but everything is read",
                     hint="Give --keep-ratio or --context-budget as well",
                 )
             return None
@@ -159,20 +170,24 @@ class LongInput:
         return ContextConfig.of(**(defaults | found))
 
 
-def read_places(places: Sequence[str | Path], waiting: Waiting) -> list[tuple[str, str]]:
+def read_places(
+    places: Sequence[str | Path], waiting: Waiting, document_limits: str | None = None
+) -> list[tuple[str, str]]:
     """Read the documents at `places`; `-` is standard input. Raises `OptionError`."""
-    from outrider.inputs.documents.files import read_bytes, read_files
+    from outrider.inputs.documents.files import read_files
+    from outrider.inputs.documents.limits import DocumentLimits
 
+    limits = DocumentLimits.parse(document_limits or "")
     found: list[tuple[str, str]] = []
     named: list[str | Path] = []
     for place in places:
         if str(place) == STDIN:
             if any(name == "stdin" for name, _ in found):
                 raise OptionError("standard input is given twice", hint="Give '-' once")
-            found.append(("stdin", read_bytes(_stdin(), "standard input")))
+            found.append(("stdin", _stdin(limits)))
         else:
             named.append(place)
-    return [*found, *(read_files(named, waiting.file) if named else [])]
+    return [*found, *(read_files(named, waiting.file, limits=limits) if named else [])]
 
 
 def prompt_around(
@@ -211,11 +226,15 @@ def explain_result(result: "Result", folder: Path | None, screen: Screen) -> Non
     screen.note(f"explained in {', '.join(str(file) for file in written)}")
 
 
-def _stdin() -> bytes:
+def _stdin(limits: "DocumentLimits") -> str:
+    from outrider.inputs.documents.files import read_stream
+
     if sys.stdin is None:  # closed by the parent process
         raise OptionError("standard input is closed", hint="Give a file, or pipe a text")
-    raw = getattr(sys.stdin, "buffer", None)
+    raw: BinaryIO | None = getattr(sys.stdin, "buffer", None)
     try:
-        return sys.stdin.read().encode() if raw is None else raw.read()
+        if raw is None:  # replaced by a stream of text
+            raw = BytesIO(sys.stdin.read().encode())
+        return read_stream(raw, "standard input", limits=limits)
     except OSError as error:
         raise OptionError(f"standard input cannot be read: {error.strerror or error}") from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from outrider.core.errors import MissingExtraError, OptionError
 from outrider.inputs.documents.folders import files_below, is_hidden
 from outrider.inputs.images.pixels import as_rgb, halvings
+from outrider.inputs.regular import open_regular
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -27,6 +28,9 @@ MAX_PIXELS = 40_000_000
 """Largest number of pixels decoded at once. Only plain JPEG files may have more: they are decoded
 row by row at a half, a quarter or an eighth of their size.
 """
+
+MAX_BYTES = 256 << 20
+"""Largest size of an image file. Some decoders read the whole file first."""
 
 _JPEG_REDUCES = 8
 
@@ -118,7 +122,13 @@ def _opened(path: Path) -> BinaryIO:
         raise OptionError(f"there is no file {path}", hint="Check the spelling of its name")
     if path.exists() and not path.is_file():
         raise OptionError(f"{path} is not a file", hint=READ)
-    return path.open("rb")
+    file = open_regular(path)
+    if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+        file.close()
+        raise OptionError(
+            f"{path} has {size} bytes; {MAX_BYTES} are read at most", hint="Save it again, smaller"
+        )
+    return file
 
 
 def _kind(path: Path, file: BinaryIO) -> str:

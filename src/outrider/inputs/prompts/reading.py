@@ -11,6 +11,7 @@ from torch import Tensor
 from outrider.core.errors import OptionError
 from outrider.core.types import Prompt
 from outrider.inputs.documents.files import Document, read_files
+from outrider.inputs.documents.limits import DEFAULT, DocumentLimits
 from outrider.inputs.given import GivenDocument, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import is_chat, needs_vision, read_image_prompt
 from outrider.inputs.prompts.ids import is_array, read_ids
@@ -54,7 +55,11 @@ def read_prompt(
     )
 
 
-def read_documents(context: GivenDocument | Sequence[GivenDocument]) -> list[Document]:
+def read_documents(
+    context: GivenDocument | Sequence[GivenDocument],
+    *,
+    limits: DocumentLimits = DEFAULT,
+) -> list[Document]:
     """Read documents: a text, a `Path` of a file or folder, `(name, text)`, or a list of any of
     these.
 
@@ -69,7 +74,7 @@ def read_documents(context: GivenDocument | Sequence[GivenDocument]) -> list[Doc
     found: list[Document] = []
     for part in parts:
         if isinstance(part, Path):
-            found += read_files([part])
+            found += read_files([part], limits=limits)
         elif isinstance(part, str):
             found.append(("", _not_a_path(part)))
         elif isinstance(part, tuple) and _is_document(part):

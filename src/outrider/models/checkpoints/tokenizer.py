@@ -9,10 +9,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outrider.core.errors import CheckpointError, OptionError
+from outrider.core.errors import CheckpointError, OptionError, OutriderError
 from outrider.core.types import Message
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.messages import Reads
+from outrider.models.checkpoints.templates.rendering import render_chat
 
 if TYPE_CHECKING:
     import transformers
@@ -154,6 +155,7 @@ class Tokenizer:
 
         Raises:
             OptionError: there is no template, or it refuses these messages.
+            CheckpointError: the template exceeds a limit (`TemplateLimits`).
         """
         text = self.chat_text(messages, add_generation_prompt=add_generation_prompt)
         # The template adds BOS itself.
@@ -172,6 +174,8 @@ class Tokenizer:
             )
         try:
             return self._render(self._reads.fit(messages), add_generation_prompt)
+        except OutriderError:
+            raise
         except Exception as error:  # templates may raise any exception
             reason = " ".join(str(error).split())[:200]
             raise OptionError(
@@ -182,8 +186,8 @@ class Tokenizer:
     def _render(
         self, messages: list[dict[str, JsonValue]], add_generation_prompt: bool = True
     ) -> str:
-        return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+        return render_chat(
+            self.tokenizer, messages, name=self.name, add_generation_prompt=add_generation_prompt
         )
 
     @cached_property

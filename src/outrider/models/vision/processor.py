@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from outrider.core.errors import CheckpointError, MissingExtraError, OptionError
+from outrider.core.errors import CheckpointError, MissingExtraError, OptionError, OutriderError
 from outrider.core.types import ImagePrompt
 from outrider.models.checkpoints.messages import Reads, spoken_text
+from outrider.models.checkpoints.templates.rendering import render_chat
 
 if TYPE_CHECKING:
     import transformers
@@ -78,9 +79,7 @@ class ImageProcessor:
         return Reads.of(self._render)
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
-        return self._tokenizer.apply_chat_template(
-            messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
-        )
+        return render_chat(self._tokenizer, messages, name=self.name, template=self._template)
 
     def text(self, image_prompt: ImagePrompt) -> str:
         """Render the question with one mark for each image.
@@ -95,6 +94,8 @@ class ImageProcessor:
             return mark * count + spoken_text(image_prompt.messages)
         try:
             text = self._render(self._reads.fit(image_prompt.messages, mark))
+        except OutriderError:
+            raise
         except Exception as error:  # templates may raise any exception
             reason = " ".join(str(error).split())[:200]
             raise OptionError(
