@@ -32,7 +32,7 @@ def report_usage(error: Any) -> int:
 
 @contextmanager
 def reported_warnings() -> Iterator[None]:
-    """Context manager: print each `OutriderWarning` as one line; other warnings are unchanged."""
+    """Context manager: print each warning of Outrider as one line; others are unchanged."""
     usual = warnings.showwarning
 
     def show(
@@ -43,7 +43,7 @@ def reported_warnings() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if issubclass(category, OutriderWarning):
+        if category.__module__.partition(".")[0] == "outrider":
             say("warning", str(message))
         else:
             usual(message, category, filename, lineno, file, line)
