@@ -1,6 +1,5 @@
 """Reports errors as one line on standard error instead of a traceback."""
 
-import os
 import re
 import sys
 import warnings
@@ -10,24 +9,52 @@ from typing import Any, TextIO
 
 import typer
 
+from outrider.cli.ui import streams
 from outrider.core.errors import OutriderError, OutriderWarning, nearest
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """Errors of the parser: the class is private in typer, so it is taken from a public subclass."""
 
 EXIT_CODE = 2
+"""Exit code of a wrong input."""
+
+SYSTEM_EXIT_CODE = 1
+"""Exit code of a file or stream that cannot be read or written."""
 
 
-def report(error: OutriderError) -> int:
-    """Print an error of Outrider; return the exit code."""
-    say("error", str(error))
-    return EXIT_CODE
+def report(error: Exception) -> int | None:
+    """Print an error that the user can fix; return the exit code, or None for any other error."""
+    if isinstance(error, UsageError):
+        say("error", _usage(error))
+        return EXIT_CODE
+    if isinstance(error, OutriderError):
+        say("error", str(error))
+        return EXIT_CODE
+    if isinstance(error, OSError):
+        _report_system(error)
+        return SYSTEM_EXIT_CODE
+    return None
 
 
-def report_usage(error: Any) -> int:
-    """Print a usage error of the parser; return the exit code."""
-    say("error", _usage(error))
-    return EXIT_CODE
+def _report_system(error: OSError) -> None:
+    """Print an error of the operating system. A reader of a pipe that has gone needs no message."""
+    if not isinstance(error, BrokenPipeError):
+        what = error.strerror or str(error)
+        say("error", f"{error.filename}: {what}" if error.filename else what)
+    if isinstance(error, BrokenPipeError) or error.filename == streams.OUTPUT:
+        streams.discard_output()
+
+
+def flush_output(code: int) -> int:
+    """Write what standard output still holds; return the exit code, which was `code` so far."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        _report_system(error)
+        streams.discard_output()
+        return code or SYSTEM_EXIT_CODE
+    return code
 
 
 @contextmanager
@@ -52,11 +79,6 @@ def reported_warnings() -> Iterator[None]:
         warnings.simplefilter("always", OutriderWarning)
         warnings.showwarning = show
         yield
-
-
-def close_broken_pipe() -> None:
-    """After the reader of standard output has gone, keep buffered text from raising at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(kind: str, text: str) -> None:
