@@ -15,10 +15,17 @@ EXIT_CODE = 130
 """Conventional exit code of a program that Ctrl-C ended."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-EXIT_CODES = tuple(128 + number for number in _SIGNALS)
 
 _AGAIN = 0.05
 """Seconds after which an interrupt is repeated that a finalizer has lost."""
+
+
+def exit_code(number: int) -> int:
+    """Return the conventional exit code of a program that a signal ended."""
+    return 128 + number
+
+
+EXIT_CODES = tuple(map(exit_code, _SIGNALS))
 
 
 class Stopped(KeyboardInterrupt):
@@ -38,13 +45,13 @@ class Received:
     @property
     def code(self) -> int:
         """Exit code of a program that the signal ended; 0 without a signal."""
-        return 128 + self.number if self.number else 0
+        return exit_code(self.number) if self.number else 0
 
 
 def exit_at_once() -> None:
     """From now on, let a signal end the process without a message: nothing is written yet, or all
     is."""
-    _handle(lambda number, frame: os._exit(128 + number))
+    _handle(lambda number, frame: os._exit(exit_code(number)))
 
 
 def leave(code: int) -> NoReturn:
