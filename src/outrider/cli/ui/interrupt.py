@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -93,7 +92,7 @@ def obeyed() -> Iterator[Received]:
             usual(unraisable)
         elif received.number:
             number, received.number = received.number, 0
-            threading.Timer(_AGAIN, interrupt_main, (number,)).start()
+            threading.Timer(_AGAIN, os.kill, (os.getpid(), number)).start()
 
     usual, sys.unraisablehook = sys.unraisablehook, lost
     before = _handle(stop)
