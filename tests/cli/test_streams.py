@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +23,37 @@ FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
 
 
-def output(raw: io.FileIO) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BufferedWriter(raw))
+Use = Callable[[int], None]
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Use]:
+    """Make a descriptor standard output."""
+    used: list[int] = []
+
+    def take(number: int) -> None:
+        raw = streams._Output(number, "w", closefd=False)
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(raw)))
+        used.append(number)
+
+    yield take
+    for number in used:
+        os.close(number)
 
 
 @needs_full
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["methods"], ["bench", "--help"]])
-def test_a_full_disk_is_one_line(
-    words: list[str], run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "stdout", output(streams._Output(str(FULL), "w")))
+def test_a_full_disk_is_one_line(words: list[str], run: Run, use: Use) -> None:
+    use(os.open(FULL, os.O_WRONLY))
     outcome = run(*words)
     assert outcome.code == 1
     assert outcome.error == "standard output: No space left on device"
 
 
-def test_a_reader_that_has_gone_needs_no_message(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_has_gone_needs_no_message(run: Run, use: Use) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    monkeypatch.setattr(sys, "stdout", output(streams._Output(writer, "w")))
+    use(writer)
     outcome = run("methods")
     assert (outcome.code, outcome.err) == (1, "")
 
