@@ -50,7 +50,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     """Every command that ends within seconds."""
     small, text = str(folder / "small"), str(folder / "text.txt")
     few = ["--max-new-tokens", "4"]
-    bench = ["--target", small, "--mode", "none"][:2] + ["--prompts", "1", "--tokens", "4"]
+    bench = ["--target", small, "--prompts", "1", "--tokens", "4"]
     return {
         "help": ["--help"],
         "version": ["--version"],

@@ -3,10 +3,12 @@
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +20,13 @@ import pytest
 from outrider import kernels
 from outrider.kernels import cache
 from outrider.kernels import compile as compiling
-from outrider.kernels.cache import CacheError, KernelWarning, private_folder, read_private
+from outrider.kernels.cache import (
+    CacheError,
+    CacheLimits,
+    KernelWarning,
+    private_folder,
+    read_private,
+)
 from outrider.kernels.compile import KernelBuildError, shared_library
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="owners and modes of POSIX")
@@ -233,9 +241,17 @@ def test_a_written_file_is_the_old_one_or_the_new_one(
 def test_a_huge_file_is_not_read(folder: Path) -> None:
     file = private_folder("kernels") / "huge"
     file.touch(0o600)
-    os.truncate(file, cache.MOST_BYTES + 1)
+    os.truncate(file, cache.LIMITS.file_bytes + 1)
     with pytest.raises(CacheError, match="more than"):
         read_private(file)
+
+
+def test_the_page_of_limits_states_them() -> None:
+    page = (Path(__file__).parents[2] / "docs/limits.md").read_text(encoding="utf-8")
+    section = page.partition("## The kernel cache\n")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", section, re.M))
+    stated = {name: int(value.replace(",", "")) for name, value in rows.items()}
+    assert stated == asdict(CacheLimits())
 
 
 def test_threads_that_compile_at_once_get_the_same_library(folder: Path) -> None:

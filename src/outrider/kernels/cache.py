@@ -3,12 +3,24 @@
 import os
 import stat
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
-MOST_BYTES = 64 << 20
-"""No file in the cache is larger; a larger one is not read."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheLimits:
+    """Limits on what is read from the cache.
+
+    Attributes:
+        file_bytes: largest size of a file in bytes; a library of kernels has about 0.1 MB.
+    """
+
+    file_bytes: int = 64 << 20
+
+
+LIMITS = CacheLimits()
 
 
 class KernelWarning(UserWarning):
@@ -68,7 +80,7 @@ def read_private(file: Path) -> bytes:
 
     Raises:
         OSError: it is missing, or cannot be read.
-        CacheError: it is not such a file, or has more than `MOST_BYTES` bytes.
+        CacheError: it is not such a file, or has more than `CacheLimits.file_bytes` bytes.
     """
     # Neither a symbolic link nor a pipe is opened.
     flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -78,9 +90,9 @@ def read_private(file: Path) -> bytes:
         shared = os.name == "posix" and found.st_mode & _OTHERS
         if not stat.S_ISREG(found.st_mode) or shared or _foreign(found):
             raise CacheError(f"{file} is not a file that only you can change")
-        if found.st_size > MOST_BYTES:
-            raise CacheError(f"{file} has {found.st_size} bytes, more than {MOST_BYTES}")
-        return opened.read(MOST_BYTES)
+        if found.st_size > LIMITS.file_bytes:
+            raise CacheError(f"{file} has {found.st_size} bytes, more than {LIMITS.file_bytes}")
+        return opened.read(LIMITS.file_bytes)
 
 
 def write_private(file: Path, content: bytes) -> None:
