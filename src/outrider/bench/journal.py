@@ -10,7 +10,7 @@ from typing import Any
 
 from outrider.bench.measure import Run
 from outrider.bench.settings import changes
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, writing
 
 SETTINGS, RUNS = "settings.json", "runs.jsonl"
 
@@ -41,7 +41,8 @@ class Journal:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.folder is not None:
-            with (self.folder / RUNS).open("a", encoding="utf-8") as file:
+            path = self.folder / RUNS
+            with writing(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
     def _open(self, folder: Path, settings: dict[str, Any]) -> None:

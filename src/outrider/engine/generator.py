@@ -7,7 +7,7 @@ from typing import Literal, Unpack, cast, overload
 
 from outrider.context.config import ContextConfig
 from outrider.core.checks import Range
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, OutriderError
 from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding import Earlier, Learned, generate
@@ -226,11 +226,18 @@ class Generator:
         kept, self._kept = self._kept, None
         learned = kept and Learned(kept.counters)
         previous = [kept, *[learned] * (len(generations) - 1)]
+        whole = False
         try:
             yield from generate(strategy.stage, generations, previous)
+            whole = True
+        except (GeneratorExit, OutriderError):  # between two rounds, or before the first one
+            whole = True
+            raise
         finally:
             first = generations[0]
-            if first.sequence is None:  # the request was refused before anything was read
+            if not whole:  # caches may be half written, after Ctrl-C for example
+                self._kept = learned or None
+            elif first.sequence is None:  # the request was refused before anything was read
                 self._kept = kept
             elif first.error is None:
                 self._kept = first.sequence
@@ -375,6 +382,11 @@ class Stream:
         ends = [min(end - start, len(piece)) for end in generation.ends]
         shown = [(e, s) for e, s in zip(ends, generation.sources, strict=True) if e > 0]
         yield from spans(piece, [e for e, _ in shown], [s for _, s in shown])
+
+    @property
+    def begun(self) -> bool:
+        """Whether the prompt is read, so that rounds run."""
+        return self._generation.sequence is not None
 
     def cancel(self) -> None:
         """Stop before the next round; other threads may call this."""

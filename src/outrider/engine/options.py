@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard, cast
 
-import torch
-
 from outrider.context.config import ContextConfig
 from outrider.core.checks import AT_LEAST_ONE, Range
 from outrider.engine.long_inputs import GivenSelection, context_config
 from outrider.guidance.classifier_free import check_scale
+from outrider.kernels.forking import use_torch_threads
 from outrider.models.loading import ModelSource, TokenizerSource, families_folder, family
 from outrider.models.wrappers.skipping import check_speedup
 from outrider.strategy.modes import tier_names
@@ -77,7 +76,7 @@ class Runtime:
     def use_threads(self) -> None:
         """Set the number of PyTorch threads, if the user gives one."""
         if self.threads is not None:
-            torch.set_num_threads(self.threads)
+            use_torch_threads(self.threads)
 
     @property
     def planned_context(self) -> int:

@@ -16,11 +16,18 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get(_SWITCH, "").lower() in ("off", "0", "no"):
         return None, f"{_SWITCH} is off"
     try:
-        loaded = ctypes.CDLL(str(shared_library()))
-    except (KernelBuildError, OSError) as error:
+        loaded = _open()
+        _declare(loaded)
+    except (KernelBuildError, OSError, AttributeError) as error:
         return None, str(error)
-    _declare(loaded)
     return loaded, ""
+
+
+def _open() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(shared_library()))
+    except OSError:  # another process has replaced the file since it was checked
+        return ctypes.CDLL(str(shared_library()))
 
 
 def library() -> ctypes.CDLL | None:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, writing
 from outrider.protocols import LanguageModel
 
 POINTS = 101
@@ -175,8 +175,12 @@ def save_calibrations(path: str | os.PathLike[str], calibrations: Iterable[Calib
     records = [calibration._record() for calibration in calibrations]
     text = json.dumps({"version": 1, "calibrations": records}, indent=1, allow_nan=False)
     draft = Path(f"{os.fspath(path)}.part")
-    draft.write_text(text + "\n", encoding="utf-8")
-    draft.replace(path)
+    with writing(path):
+        try:
+            draft.write_text(text + "\n", encoding="utf-8")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def load_calibrations(path: str | os.PathLike[str]) -> list[Calibration]:

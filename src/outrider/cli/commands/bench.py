@@ -145,14 +145,16 @@ def _bench(
         job = Bench(settings=settings, folder=folder, scratch=scratch, rivals=rivals, costs=full)
         measured = _measured(job, screen)
     summary = environment() | summarise(measured)
-    if lines is not None:
-        from outrider.bench.report.report import write_lines
+    try:
+        if json:
+            _print_lines(measured if full else None, summary)
+        else:
+            show(summary, screen)
+    finally:  # also if standard output is closed or full
+        if lines is not None:
+            from outrider.bench.report.report import write_lines
 
-        write_lines(lines, measured, summary)
-    if json:
-        _print_lines(measured if full else None, summary)
-    else:
-        show(summary, screen)
+            write_lines(lines, measured, summary)
     if report is not None:
         from outrider.bench.report.report import write_report
 

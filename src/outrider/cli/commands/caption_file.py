@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from outrider.cli.ui.render import json_line
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, writing
 
 
 class CaptionFile:
@@ -32,7 +32,8 @@ class CaptionFile:
         try:
             if path.exists():
                 self._read(path.read_bytes())
-            self._file = path.open("ab")
+            # Without a buffer, which would be written again when the file is closed.
+            self._file = path.open("ab", buffering=0)
             self._file.truncate(self._whole)
         except OSError as error:
             raise OptionError(
@@ -52,9 +53,11 @@ class CaptionFile:
         self._file.close()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one line and flush it."""
-        self._file.write(json_line(record).encode() + b"\n")
-        self._file.flush()
+        """Append one line. Raises `OptionError` if the disk is full."""
+        rest = memoryview(json_line(record).encode() + b"\n")
+        with writing(self.path):
+            while rest:
+                rest = rest[self._file.write(rest) :]
 
     def _read(self, data: bytes) -> None:
         lines = data.split(b"\n")

@@ -102,6 +102,9 @@ class Conversation:
         except ContextError as error:
             self.screen.note(f"error: {error} /reset clears the conversation.")
             return
+        except interrupt.Stopped:
+            self.screen.note("stopped before the answer began; this message is not kept")
+            return
         self.screen.write("\n")
         if self.last.error:
             raise LogitsError(self.last.error)
@@ -110,6 +113,8 @@ class Conversation:
 
 def _read_line() -> str | None:
     """Read the next line of input; None at its end."""
+    if sys.stdin is None:
+        raise OptionError("standard input is closed", hint="Talk in a terminal, or through a pipe")
     if sys.stdin.isatty():
         with suppress(ImportError):  # not available on Windows, which has its own line editing
             import readline  # noqa: F401

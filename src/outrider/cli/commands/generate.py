@@ -179,10 +179,12 @@ def run_stream(
 ) -> "Result":
     """Generate one text, and stream it to the screen if there is one; Ctrl-C ends it early.
 
+    Raises `Stopped` for Ctrl-C while the prompt is read.
+
     `begins` is called before the first text is written to the screen.
     """
     stream = generator.stream(request, **settings)
-    with interrupt.cancelling(stream.cancel):
+    with interrupt.cancelling(stream.cancel, lambda: stream.begun):
         for piece, source in stream.spans():
             if screen is not None:
                 begins()

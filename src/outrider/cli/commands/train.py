@@ -209,11 +209,11 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Context manager: Ctrl-C ends training with a checkpoint, a message, and its exit code."""
+    """Context manager: a signal ends training with a checkpoint, a message, and its exit code."""
     from outrider.training.core.loop import TrainingStopped
 
     try:
         yield
     except TrainingStopped as stopped:
-        print(stopped, file=sys.stderr)
-        raise typer.Exit(interrupt.EXIT_CODE) from None
+        _say(str(stopped))
+        raise typer.Exit(interrupt.exit_code(stopped.number)) from None

@@ -8,7 +8,6 @@ the text stack. Models whose text stacks need other inputs are refused.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from outrider.core.errors import CheckpointError, OptionError
 from outrider.core.types import ImagePrompt, Prompt
+from outrider.kernels.forking import Exclusive
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.transformers.pretrained import quiet, reading
 from outrider.models.vision.processor import ImageProcessor, Inputs
@@ -52,7 +52,7 @@ class TransformersVisionEncoder:
         self.model = model.eval()
         self.image_processor = image_processor
         self.name = name
-        self._lock = Lock()  # hooks of one thread must not affect another
+        self._lock = Exclusive()  # hooks of one thread must not affect another
         self._base = getattr(model, "base_model", model)
         self.stack = _text_stack(self._base, name)
         self._image_id = _image_id(model.config, name)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from outrider.core.errors import OptionError, OutriderWarning
+from outrider.core.errors import OptionError, OutriderWarning, writing
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.loading import families_folder, local_folder, resolve_device
 from outrider.training.core.loop import StopSignal, TrainingStopped
@@ -237,7 +237,8 @@ class VizerRun:
         return read_json(self.folder / "base_captions.json")
 
     def _note(self, row: dict[str, Any]) -> None:
-        with (self.folder / "curve.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "curve.jsonl"
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: round(v, 6) for k, v in row.items()}) + "\n")
 
     def _cut_curve(self, step: int) -> None:
