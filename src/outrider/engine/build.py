@@ -120,7 +120,10 @@ def _tokenizers(models: Models, tiers: Tiers) -> tuple[Tokenizer | None, list[To
     trust = models.trust_remote_code
     given = tokenizer_for(models.tokenizer, trust_remote_code=trust)
     own, *others = [tokenizer_for(source, trust_remote_code=trust) or given for _, source in tiers]
-    return given or own, others
+    codec = given or own
+    if codec is not None and models.control_tokens:
+        codec.control_tokens = True
+    return codec, others
 
 
 def _loaded(

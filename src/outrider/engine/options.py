@@ -35,6 +35,7 @@ class Models:
     adapter: str | Path | None = None
     tokenizer: TokenizerSource = None
     trust_remote_code: bool = False
+    control_tokens: bool = False
 
     def sources(self, undrafted: bool) -> list[tuple[str, ModelSource]]:
         """Return name and source of each tier, target first; a family fills in tiers not given."""

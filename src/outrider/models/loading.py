@@ -257,6 +257,12 @@ def local_folder(source: str | Path) -> Path:
     folder = Path(source).expanduser()
     if folder.exists() or not _HUB_NAME.fullmatch(str(source)):
         return folder
+    if str(source) in _families(families_folder()):
+        tiers = ", ".join(str(path) for path in family(str(source)).values())
+        raise CheckpointError(
+            f"{source!r} is a family of models, and one model is needed here",
+            hint=f"Give {source!r} as the target alone, or one of its folders: {tiers}",
+        )
     from huggingface_hub import snapshot_download
 
     try:

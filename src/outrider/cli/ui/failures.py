@@ -91,7 +91,10 @@ def _usage(error: Any) -> str:
     wrong = str(getattr(error, "option_name", ""))
     known = [name for p in _parameters(error) for name in p.opts if name.startswith("--")]
     if type(error).__name__ == "NoSuchOption" and known:
-        return f"unknown option {wrong}. {_offer(wrong, known, error.ctx.command_path)}"
+        offer = _offer(wrong, known, error.ctx.command_path)
+        if not wrong.startswith("--") and _takes_text(error):
+            offer += "; before a text that begins with '-', write --"
+        return f"unknown option {wrong}. {offer}"
     command = re.match(r"No such command '(.+?)'", error.format_message())
     if command:
         return f"unknown command {command[1]!r}. {nearest(command[1], error.ctx.command.commands)}"
@@ -101,6 +104,10 @@ def _usage(error: Any) -> str:
 def _offer(wrong: str, known: list[str], command: str) -> str:
     offer = nearest(wrong, known)
     return offer if offer.startswith("Did you mean") else f"See {command} --help"
+
+
+def _takes_text(error: Any) -> bool:
+    return any(p.param_type_name == "argument" for p in _parameters(error))
 
 
 def _parameters(error: Any) -> list[Any]:

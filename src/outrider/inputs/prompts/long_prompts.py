@@ -34,6 +34,10 @@ class Codec(Protocol):
         """Encode `text` as plain text without marks; also return where each token ends."""
         ...
 
+    def encode_chat(self, text: str) -> tuple[int, ...]:
+        """Encode a part of a conversation rendered by `chat_text`."""
+        ...
+
     def chat_text(self, messages: Messages) -> str:
         """Render messages with the chat template, ready for the answer."""
         ...
@@ -171,4 +175,4 @@ def _around(
             hint="Give the instruction as a plain string",
         )
     head, tail = text.split(mark)
-    return codec.encode_plain(head), codec.encode_plain(tail)
+    return codec.encode_chat(head), codec.encode_chat(tail)

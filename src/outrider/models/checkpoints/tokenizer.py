@@ -3,16 +3,18 @@
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outrider.core.errors import CheckpointError, OptionError, OutriderError
+from outrider.core.errors import CheckpointError, OptionError, OutriderError, OutriderWarning
 from outrider.core.types import Message
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.messages import Reads
+from outrider.models.checkpoints.protection import SEPARATOR, Protection
 from outrider.models.checkpoints.templates.rendering import render_chat
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class Tokenizer:
     ) -> None:
         self.tokenizer: Any = tokenizer  # return types of its methods depend on options
         self.name = name
+        self.control_tokens = False
+        """Whether the texts of control tokens in chat messages are read as control tokens."""
 
     @classmethod
     def load(cls, source: str | Path, *, trust_remote_code: bool = False) -> "Tokenizer":
@@ -79,8 +83,14 @@ class Tokenizer:
     # -- text -------------------------------------------------------------------------------
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Return the ids of `text`, with opening tokens of the tokenizer (such as BOS)."""
-        return tuple(self.tokenizer.encode(text))
+        """Return the ids of `text`, with opening tokens of the tokenizer (such as BOS).
+
+        A text that begins with the text of BOS, such as a rendered chat template, gets no second
+        one.
+        """
+        ids = tuple(self.tokenizer.encode(text))
+        twice = self.bos_id is not None and ids[:2] == (self.bos_id, self.bos_id)
+        return ids[1:] if twice and text.startswith(self.tokenizer.bos_token) else ids
 
     def encode_plain(self, text: str) -> tuple[int, ...]:
         """Return the ids of `text` of any length, as part of another text, without opening
@@ -158,8 +168,17 @@ class Tokenizer:
             CheckpointError: the template exceeds a limit (`TemplateLimits`).
         """
         text = self.chat_text(messages, add_generation_prompt=add_generation_prompt)
-        # The template adds BOS itself.
-        return self.encode_plain(text)
+        return self.encode_chat(text)
+
+    def encode_chat(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a rendered conversation, or of a part of it, from `chat_text`.
+
+        The template adds BOS itself. Texts of control tokens in messages stay plain text.
+        """
+        ids: list[int] = []
+        for piece in text.split(SEPARATOR):
+            ids += self.encode_plain(piece) if piece else ()
+        return tuple(ids)
 
     @property
     def has_chat(self) -> bool:
@@ -167,7 +186,19 @@ class Tokenizer:
         return bool(self.tokenizer.chat_template)
 
     def chat_text(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """Render a conversation with the chat template. Raises the errors of `chat`."""
+        """Render a conversation with the chat template, for `encode_chat`.
+
+        The text of a control token in a message is marked with a separator, so that it is read as
+        plain text, with one warning; `control_tokens` turns this off. Raises the errors of `chat`.
+        """
+        if not self.control_tokens and (found := self._protection.first(messages)) is not None:
+            warnings.warn(
+                f"a message contains the text of the control token {found!r}, which is read as "
+                "plain text. Give control_tokens=True to read it as a control token",
+                OutriderWarning,
+                stacklevel=4,
+            )
+            messages = self._protection.hide(list(messages))
         if not self.has_chat:
             raise OptionError(
                 f"{self.name} has no chat template", hint="Give the prompt as a plain string"
@@ -189,6 +220,10 @@ class Tokenizer:
         return render_chat(
             self.tokenizer, messages, name=self.name, add_generation_prompt=add_generation_prompt
         )
+
+    @cached_property
+    def _protection(self) -> Protection:
+        return Protection(self.special_texts.values())
 
     @cached_property
     def _reads(self) -> Reads:

@@ -15,6 +15,7 @@ from torch import Tensor
 from outrider.core.errors import CheckpointError, MissingExtraError, OptionError, OutriderError
 from outrider.core.types import ImagePrompt
 from outrider.models.checkpoints.messages import Reads, spoken_text
+from outrider.models.checkpoints.protection import Protection
 from outrider.models.checkpoints.templates.rendering import render_chat
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class ImageProcessor:
         return getattr(self.processor, "chat_template", None) or self._tokenizer.chat_template
 
     @cached_property
+    def _protection(self) -> Protection:
+        return Protection(self._tokenizer.all_special_tokens)
+
+    @cached_property
     def _reads(self) -> Reads:
         return Reads.of(self._render)
 
@@ -90,6 +95,11 @@ class ImageProcessor:
             OptionError: the template refuses the messages, or renders fewer images.
         """
         mark, count = self.processor.image_token, len(image_prompt.images)
+        if (found := self._protection.first(image_prompt.messages)) not in (None, mark):
+            raise OptionError(
+                f"a message with images contains the text of the control token {found!r}",
+                hint="Remove it: a processor cannot read it as plain text",
+            )
         if not self._template:
             return mark * count + spoken_text(image_prompt.messages)
         try:
