@@ -18,6 +18,7 @@ INFO = {
     "parameters",
     "vocabulary",
     "context",
+    "context_reason",
     "end_ids",
     "stored_dtype",
     "stored_bytes",

@@ -81,7 +81,7 @@ def test_blank_cc_is_no_choice(blank: str, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("empty", ["''", "# gcc"])
 def test_cc_without_a_command(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", empty)
-    with pytest.raises(KernelBuildError, match="that CC names is not there"):
+    with pytest.raises(KernelBuildError, match="set in CC, does not exist"):
         find_compiler()
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from functools import wraps
 from types import MethodType
-from typing import Any, Protocol
+from typing import Protocol
 
 import jinja2
 import jinja2.runtime
@@ -17,7 +17,7 @@ from outrider.models.checkpoints.templates.environment import (
     raise_exception,
     strftime_now,
 )
-from outrider.models.checkpoints.templates.limits import ExceededError, Meter, UnboundedError
+from outrider.models.checkpoints.templates.limits import ExceededError, Meter, UnboundedError, Value
 
 _MOST_BITS = 1 << 14
 _WORD = re.compile(r"\S+")
@@ -61,7 +61,7 @@ class Metered(Protocol):
     meter: Meter
 
 
-def length(meter: Meter, value: Any) -> int:
+def length(meter: Meter, value: Value) -> int:
     """Return the length of a value as text, about."""
     if isinstance(value, str):
         return len(value)
@@ -71,7 +71,7 @@ def length(meter: Meter, value: Any) -> int:
 # -- operators -------------------------------------------------------------------------------
 
 
-def check_operator(meter: Meter, sign: str, left: Any, right: Any) -> None:
+def check_operator(meter: Meter, sign: str, left: Value, right: Value) -> None:
     """Raise an error if the result of `left sign right` is too large."""
     meter.tick()
     if isinstance(left, float | int) and isinstance(right, float | int):
@@ -106,14 +106,14 @@ def _check_numbers(sign: str, left: float, right: float) -> None:
 # -- filters and tests -----------------------------------------------------------------------
 
 
-def filter_of(environment: Metered, name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+def filter_of(environment: Metered, name: str, made: Callable[..., Value]) -> Callable[..., Value]:
     """Return a filter that measures its arguments before it runs."""
     if name in _FREE:
         return made
     first = int(hasattr(made, "jinja_pass_arg"))  # behind what the environment passes
 
     @wraps(made)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(*args: Value, **kwargs: Value) -> Value:
         meter = environment.meter
         meter.tick()
         if name in _LAZY:
@@ -145,13 +145,13 @@ def filter_of(environment: Metered, name: str, made: Callable[..., Any]) -> Call
     return run
 
 
-def test_of(environment: Metered, name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+def test_of(environment: Metered, name: str, made: Callable[..., Value]) -> Callable[..., Value]:
     """Return a test that measures values before it compares them."""
     if name not in _COMPARING:
         return made
 
     @wraps(made)
-    def run(*args: Any) -> Any:
+    def run(*args: Value) -> Value:
         for value in args:
             length(environment.meter, value)
         environment.meter.tick()
@@ -160,23 +160,23 @@ def test_of(environment: Metered, name: str, made: Callable[..., Any]) -> Callab
     return run
 
 
-def _listed(meter: Meter, values: Any) -> list[Any]:
+def _listed(meter: Meter, values: Value) -> list[Value]:
     return list(meter.ticking(values))
 
 
-def _check_join(meter: Meter, between: Any, items: list[Any]) -> None:
+def _check_join(meter: Meter, between: Value, items: list[Value]) -> None:
     size = sum(length(meter, item) for item in items)
     meter.size(size + length(meter, between) * len(items))
 
 
-def _check_replace(meter: Meter, text: Any, old: Any, new: Any) -> None:
+def _check_replace(meter: Meter, text: Value, old: Value, new: Value) -> None:
     if not (isinstance(text, str) and isinstance(old, str) and isinstance(new, str)):
         raise UnboundedError("replace")
     meter.size(len(text) + (text.count(old) if new else 0) * len(new))
 
 
 def _check_indent(
-    meter: Meter, text: Any, width: Any = 4, first: bool = False, blank: bool = False
+    meter: Meter, text: Value, width: Value = 4, first: bool = False, blank: bool = False
 ) -> None:
     if not isinstance(text, str):
         raise UnboundedError("indent")
@@ -187,10 +187,10 @@ def _check_indent(
 
 def _check_json(
     meter: Meter,
-    value: Any,
+    value: Value,
     ensure_ascii: bool = False,
-    indent: Any = None,
-    separators: Any = None,
+    indent: Value = None,
+    separators: Value = None,
     sort_keys: bool = False,
 ) -> None:
     size = meter.measure(value)
@@ -211,7 +211,7 @@ def _lines(text: str) -> int:
 
 
 def check_call(
-    environment: Metered, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    environment: Metered, function: Value, args: tuple[Value, ...], kwargs: dict[str, Value]
 ) -> None:
     """Raise an error if a call may take too long, or is not known here."""
     meter = environment.meter
@@ -234,7 +234,7 @@ def check_call(
         raise UnboundedError(f"{type(owner).__name__}.{name}" if owner else name)
 
 
-def _is_known(function: Any, owner: Any) -> bool:
+def _is_known(function: Value, owner: Value) -> bool:
     """Whether a function takes constant time, or counts its own steps."""
     if isinstance(function, jinja2.Undefined):
         return True  # an error
@@ -250,7 +250,7 @@ def _is_known(function: Any, owner: Any) -> bool:
 
 
 def _check_text_method(
-    meter: Meter, text: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    meter: Meter, text: str, name: str, args: tuple[Value, ...], kwargs: dict[str, Value]
 ) -> None:
     if name in _SHORTER:
         meter.size(len(text))

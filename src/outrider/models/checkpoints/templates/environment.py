@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jinja2
 import jinja2.exceptions
@@ -13,6 +13,8 @@ import jinja2.parser
 import jinja2.runtime
 import jinja2.sandbox
 import jinja2.utils
+
+from outrider.models.checkpoints.templates.limits import Value
 
 Made = TypeVar("Made", bound=jinja2.sandbox.ImmutableSandboxedEnvironment)
 
@@ -38,7 +40,7 @@ class GenerationBlocks(jinja2.ext.Extension):
 class TemplateDict:
     """`dict` without the attributes of the class."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+    def __call__(self, *args: Value, **kwargs: Value) -> dict[Value, Value]:
         """Make a dictionary."""
         return dict(*args, **kwargs)
 
@@ -46,14 +48,14 @@ class TemplateDict:
 class TemplateNamespace(jinja2.utils.Namespace):
     """A namespace without names that begin with an underscore."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # the template may set `self`
+    def __init__(*args: Value, **kwargs: Value) -> None:  # the template may set `self`
         self, *rest = args
         values = dict(*rest, **kwargs)
         for name in values:
             TemplateNamespace.check(name)
         jinja2.utils.Namespace.__init__(self, values)
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: Value) -> None:
         TemplateNamespace.check(name)
         super().__setitem__(name, value)
 
@@ -75,7 +77,7 @@ def strftime_now(format: str) -> str:
 
 
 def tojson(
-    x: Any,
+    x: Value,
     ensure_ascii: bool = False,
     indent: int | str | None = None,
     separators: tuple[str, str] | None = None,
@@ -87,7 +89,7 @@ def tojson(
     )
 
 
-def build(kind: Callable[..., Made], **options: Any) -> Made:
+def build(kind: Callable[..., Made], **options: Value) -> Made:
     """Build an environment of this class."""
     extensions = [GenerationBlocks, jinja2.ext.loopcontrols, *options.pop("extensions", ())]
     made = kind(trim_blocks=True, lstrip_blocks=True, extensions=extensions, **options)

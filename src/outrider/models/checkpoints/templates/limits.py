@@ -8,6 +8,9 @@ from typing import Any
 from outrider.core.checks import Range, check_ranges
 from outrider.core.errors import CheckpointError
 
+Value = Any
+"""A value in a template: it may have any type."""
+
 _STEPS_PER_CHECK = 512
 _DEEPEST = 500
 """Deepest nesting of values: C code that hashes or compares deeper ones can overflow the stack."""
@@ -95,13 +98,13 @@ class Meter:
             raise ExceededError("total_characters")
         self.tick(1 + (characters >> 14))
 
-    def ticking(self, values: Iterable[Any]) -> Iterator[Any]:
+    def ticking(self, values: Iterable[Value]) -> Iterator[Value]:
         """Yield values; each is a step."""
         for value in values:
             self.tick()
             yield value
 
-    def measure(self, value: Any) -> int:
+    def measure(self, value: Value) -> int:
         """Return the length of a value as text, about; shared parts count each time.
 
         Raises:

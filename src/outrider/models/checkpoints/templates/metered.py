@@ -6,7 +6,6 @@ checked first. Anything else raises `UnboundedError`.
 
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -22,10 +21,11 @@ from outrider.models.checkpoints.templates.limits import (
     ExceededError,
     Meter,
     UnboundedError,
+    Value,
 )
 
 _SCALARS = (str, int, float, bool, type(None), jinja2.Undefined)
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+_COMPARE: dict[str, Callable[[Value, Value], Value]] = {
     "eq": operator.eq,
     "ne": operator.ne,
     "gt": operator.gt,
@@ -90,7 +90,7 @@ class MeteredCode(CodeGenerator):
             self.write(", ")
         self.write("))")
 
-    def _output_child_to_const(self, node: jinja2.nodes.Expr, frame: Frame, finalize: Any) -> str:
+    def _output_child_to_const(self, node: jinja2.nodes.Expr, frame: Frame, finalize: Value) -> str:
         if isinstance(node, jinja2.nodes.TemplateData):
             return super()._output_child_to_const(node, frame, finalize)
         raise jinja2.nodes.Impossible  # nothing is evaluated before the meter runs
@@ -103,7 +103,7 @@ class MeteredEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
     meter = Meter(DEFAULT)
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: Value) -> None:
         super().__init__(optimized=False, finalize=self.written, **options)
 
     def guard(self) -> None:
@@ -115,7 +115,7 @@ class MeteredEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
     # -- hooks of Jinja ---------------------------------------------------------------------
 
-    def _generate(self, source: jinja2.nodes.Template, *args: Any, **kwargs: Any) -> str:
+    def _generate(self, source: jinja2.nodes.Template, *args: Value, **kwargs: Value) -> str:
         _insert_ticks(source)
         return super()._generate(source, *args, **kwargs)
 
@@ -133,13 +133,13 @@ class MeteredEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return "".join(found)
 
     def call_binop(
-        self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
-    ) -> Any:
+        self, context: jinja2.runtime.Context, operator: str, left: Value, right: Value
+    ) -> Value:
         """Evaluate an operator with two operands."""
         bounds.check_operator(self.meter, operator, left, right)
         return super().call_binop(context, operator, left, right)
 
-    def getitem(self, obj: Any, argument: Any) -> Any:
+    def getitem(self, obj: Value, argument: Value) -> Value:
         """`obj[argument]`."""
         if isinstance(argument, tuple):  # it is hashed
             self.meter.measure(argument)
@@ -150,10 +150,10 @@ class MeteredEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def call(  # pyright: ignore[reportIncompatibleMethodOverride]
         __self,
         __context: jinja2.runtime.Context,
-        __obj: Any,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+        __obj: Value,
+        *args: Value,
+        **kwargs: Value,
+    ) -> Value:
         """Call a function, a method or a macro."""
         if __obj == __self.tick:
             return __self.meter.tick(args[0])
@@ -170,18 +170,18 @@ class MeteredEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         """Count the parts of a body that is repeated."""
         return self.meter.tick(steps)
 
-    def written(self, value: Any) -> Any:
+    def written(self, value: Value) -> Value:
         """Measure a value that is printed."""
         if not isinstance(value, _SCALARS) or isinstance(value, int):
             self.meter.size(self.meter.measure(value))
         return value
 
-    def concatenated(self, parts: tuple[Any, ...]) -> str:
+    def concatenated(self, parts: tuple[Value, ...]) -> str:
         """`a ~ b`."""
         self.meter.size(sum(bounds.length(self.meter, part) for part in parts))
         return jinja2.runtime.str_join(parts)
 
-    def sliced(self, value: Any, part: slice) -> Any:
+    def sliced(self, value: Value, part: slice) -> Value:
         """`a[b:c]`."""
         if isinstance(value, str):
             self.meter.size(len(value))
@@ -194,7 +194,7 @@ class MeteredEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         except (AttributeError, TypeError, LookupError):
             return self.undefined(obj=value, name=str(part))
 
-    def compared(self, how: str, left: Any, right: Any) -> Any:
+    def compared(self, how: str, left: Value, right: Value) -> Value:
         """Compare two values; containers are measured."""
         scalars = isinstance(left, _SCALARS) + isinstance(right, _SCALARS)
         if how in ("in", "notin"):
