@@ -116,10 +116,11 @@ def test_a_prompt_beyond_the_context_says_by_how_much(family: Family, run: Run) 
 
 
 def spoil(folder: Path) -> Path:
-    """A checkpoint whose logits are NaN."""
+    """A checkpoint of finite weights whose logits are NaN, since their sums overflow."""
     weights = make_checkpoint(folder, tokenizer=True) / "model.safetensors"
     tensors = load_file(weights)
-    tensors["lm_head.weight"] = torch.full_like(tensors["lm_head.weight"], torch.nan)
+    for name in ("lm_head.weight", "model.norm.weight"):
+        tensors[name] = tensors[name].sign() * 3e38
     save_file(tensors, weights, {"format": "pt"})
     return folder
 

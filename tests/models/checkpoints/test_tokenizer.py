@@ -167,3 +167,14 @@ def _steps(ends: tuple[int, ...]) -> list[tuple[int, int]]:
     """Each end, after the one before it."""
     stops = sorted(set(ends))
     return list(zip([0, *stops], stops, strict=False))
+
+
+def test_a_panic_of_the_tokenizer_is_one_line(folder: Path) -> None:
+    """The expression is risky only for long texts of letters, and is changed after the load."""
+    from tokenizers import Regex, pre_tokenizers
+
+    loaded = Tokenizer.load(folder)
+    loaded.tokenizer._tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(a+)+$"), "isolated")
+    for call in (loaded.encode, loaded.encode_plain, loaded.encode_spans):
+        with pytest.raises(CheckpointError, match="cannot read this text: Onig"):
+            call("a" * 64 + "!")

@@ -26,6 +26,7 @@ from outrider.bench.scaling.plan import (
 from outrider.bench.scaling.tensors import layer_tensors, outer_tensors
 from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import INDEX, SINGLE, open_checkpoint
+from outrider.models.checkpoints.json_file import read_object
 from outrider.models.cuda import decoder_for
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.weights import (
@@ -118,10 +119,10 @@ def scaled_decoder(
 def cost_scaled_label(folder: str | Path) -> str | None:
     """Return the label for figures of the model in `folder`; None unless it is cost-scaled."""
     try:
-        config = json.loads((Path(folder).expanduser() / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        config = read_object(Path(folder).expanduser() / "config.json")
+    except CheckpointError:
         return None
-    label = config.get(LABEL) if isinstance(config, dict) else None
+    label = config.get(LABEL)
     return _spelled(label) if isinstance(label, dict) else None
 
 
@@ -156,8 +157,8 @@ def _is_there(target: Path, plan: ScaledPlan) -> bool:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     try:
-        config = json.loads((target / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        config = read_object(target / "config.json")
+    except CheckpointError:
         config = {}
     if LABEL not in config:
         raise CheckpointError(

@@ -8,8 +8,9 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from outrider.core.errors import CheckpointError, MissingExtraError
+from outrider.models.checkpoints.folder_files import check_folder
 from outrider.models.loading import local_folder
-from outrider.models.transformers.pretrained import quiet, reading
+from outrider.models.transformers.pretrained import check_parameters, quiet, reading
 
 
 def load_parts(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
@@ -28,23 +29,32 @@ def load_parts(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
             hint="Give the folder of a CLIP or SigLIP model",
         )
     place = str(folder)
+    check_folder(folder)
     with reading(place, "a CLIP model"), quiet():
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         if not hasattr(config, "text_config") or not hasattr(config, "vision_config"):
             raise CheckpointError(
                 f"{place} ({config.model_type}) is not a model of images and texts",
                 hint="Give a CLIP or SigLIP model",
             )
         loaded: Any = AutoModel.from_pretrained(
-            place, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+            place,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
         # This backend does not need torchvision.
-        processor = AutoImageProcessor.from_pretrained(place, backend="pil")
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        processor = AutoImageProcessor.from_pretrained(
+            place, backend="pil", trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(
             f"{place} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}",
             hint="Download it again, or check that its config.json belongs to it",
         )
+    check_parameters(model, place)
     return model, processor, tokenizer

@@ -119,12 +119,13 @@ def _check_transformers(checkpoint: "Checkpoint") -> None:
     """Raise `CheckpointError` if `transformers` cannot run the model for Outrider."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-    from outrider.models.transformers.pretrained import refuse_unfit
+    from outrider.models.transformers.pretrained import quiet, refuse_unfit
 
     try:
-        config: Any = AutoConfig.from_pretrained(checkpoint.path)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())
+        with quiet():
+            config: Any = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+    except Exception as error:  # a wrong value in a file may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"transformers does not support it: {reason[:160]}") from error
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     refuse_unfit(config, checkpoint.path.name, kind)

@@ -90,7 +90,10 @@ class SentenceEncoder:
         try:
             with _no_progress():
                 model = SentenceTransformer(
-                    place, device=self.device, local_files_only=Path(place).is_dir()
+                    place,
+                    device=self.device,
+                    local_files_only=Path(place).is_dir(),
+                    trust_remote_code=False,
                 )
         except Exception as error:  # model classes raise various exceptions
             reason = " ".join(str(error).split())[:200]

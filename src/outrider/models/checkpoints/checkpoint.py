@@ -16,11 +16,24 @@ from torch import Tensor
 
 from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
+from outrider.models.checkpoints.fields import Field, check_fields
+from outrider.models.checkpoints.finite import check_finite
+from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.safetensors_header import TensorInfo, read_header
+from outrider.models.checkpoints.tables import (
+    GENERATION,
+    INDEX_FIELDS,
+    LAYERS,
+    WIDTHS,
+    check_config,
+)
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_BASE_PARTS = ("embed_tokens.", "layers.", "norm.")
+_PLAUSIBLE = 1 << 16
+"""Widths up to this size are compared with the tensors by the runner alone."""
 _SAMPLES = 16
 _SAMPLE_BYTES = 64
 _CONVERT = "Convert it to safetensors, such as with save_pretrained of transformers"
@@ -69,13 +82,17 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     folder = Path(path).expanduser()
     _check_folder(folder)
-    config = _read_json(folder / "config.json")
-    generation = folder / "generation_config.json"
+    config = read_object(folder / "config.json")
+    check_config(str(folder / "config.json"), config)
+    generation = _read_generation(folder / "generation_config.json")
     tensors = _read_tensors(folder)
+    if "vision_config" not in config:
+        tensors = with_model_prefix(tensors)
+    _check_sizes(folder, config, tensors)
     return Checkpoint(
         path=folder,
         config=config,
-        generation=_read_json(generation) if generation.is_file() else {},
+        generation=generation,
         tensors=tensors,
         fingerprint=_fingerprint(config, tensors),
     )
@@ -103,7 +120,9 @@ def load_tensors(
             with safe_open(str(file), framework="pt", device="cpu") as opened:
                 for name in wanted:
                     info = checkpoint.tensors[name]
-                    loaded[name] = _loaded(opened.get_tensor(info.name), info, dtype, device)
+                    tensor = opened.get_tensor(info.name)
+                    check_finite(tensor, info.name, file)
+                    loaded[name] = _loaded(tensor, info, dtype, device)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
     return loaded
@@ -115,7 +134,9 @@ def _loaded(
     if info.change is None:
         return tensor.to(device, dtype, copy=True)
     wide = torch.promote_types(dtype, torch.float32)  # round once, after the change
-    return info.change(tensor.to(device, wide)).to(dtype)
+    changed = info.change(tensor.to(device, wide))
+    check_finite(changed, info.name, f"{info.file} with its adapter")
+    return changed.to(dtype)
 
 
 # -- checks of a folder ----------------------------------------------------------------------
@@ -130,7 +151,7 @@ def _check_folder(folder: Path) -> None:
             f"there is no model folder at {folder}",
             hint=f"Give the path of a folder with config.json and {SINGLE}",
         )
-    if (folder / "config.json").is_file():
+    if is_there(folder / "config.json"):
         return
     for file in sorted(folder.glob("*.gguf")):
         _refuse_format(file)
@@ -155,20 +176,40 @@ def _refuse_format(file: Path) -> None:
         )
 
 
-def _read_json(file: Path) -> dict[str, JsonValue]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds a {type(content).__name__}, not an object")
-    return content
+def _read_generation(file: Path) -> dict[str, JsonValue]:
+    if not is_there(file):
+        return {}
+    generation = read_object(file)
+    check_fields(str(file), generation, GENERATION)
+    return generation
+
+
+def _check_sizes(
+    folder: Path, config: Mapping[str, JsonValue], tensors: Mapping[str, TensorInfo]
+) -> None:
+    """Refuse sizes that the tensors rule out, before a model of these sizes is built.
+
+    Each layer has a tensor, and widths are axes of tensors.
+    """
+    axes = (axis for info in tensors.values() for axis in info.shape)
+    widest = max(axes, default=0)
+    for place, part in (("", config), ("text_config.", config.get("text_config") or {})):
+        for name, most, reason in (
+            *((name, len(tensors), f"hold {len(tensors)} tensors") for name in LAYERS),
+            *((name, max(widest, _PLAUSIBLE), f"have axes up to {widest}") for name in WIDTHS),
+        ):
+            value = part.get(name)
+            if isinstance(value, int) and value > most:
+                raise CheckpointError(
+                    f"{folder / 'config.json'} has {place}{name} {value}, but the weights {reason}",
+                    hint="Correct the file, or download the whole model",
+                )
 
 
 def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
-    if (folder / SINGLE).is_file():
+    if is_there(folder / SINGLE):
         return read_header(folder / SINGLE)
-    if (folder / INDEX).is_file():
+    if is_there(folder / INDEX):
         return _read_shards(folder)
     for file in sorted(folder.iterdir()):
         _refuse_format(file)
@@ -176,21 +217,48 @@ def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
 
 
 def _read_shards(folder: Path) -> dict[str, TensorInfo]:
-    weight_map = _read_json(folder / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{folder / INDEX} has no weight_map")
+    index = read_object(folder / INDEX, "index_bytes")
+    check_fields(str(folder / INDEX), index, INDEX_FIELDS)
+    weight_map = index["weight_map"]
+    name_of = Field("", ("text",), null=False)
+    for name, shard in weight_map.items():
+        name_of.check(str(folder / INDEX), shard, f"weight_map[{name!r:.60}]")
+    if not weight_map:
+        raise CheckpointError(f"{folder / INDEX} has an empty weight_map")
     headers: dict[str, dict[str, TensorInfo]] = {}
-    for shard in sorted(set(map(str, weight_map.values()))):
+    for shard in sorted(set(weight_map.values())):
         file = folder / shard
-        if file.name != shard or not file.is_file():
+        if not _is_name(shard) or not is_there(file):
             raise CheckpointError(
-                f"{INDEX} lists {shard}, which is not in {folder}", hint="Download it again"
+                f"{INDEX} lists {shard!r:.100}, which is not in {folder}", hint="Download it again"
             )
         headers[shard] = read_header(file)
     for name, shard in weight_map.items():
         if name not in headers[shard]:
             raise CheckpointError(f"{INDEX} lists {name} in {shard}, which does not hold it")
     return {name: headers[shard][name] for name, shard in weight_map.items()}
+
+
+def _is_name(shard: str) -> bool:
+    """Whether a text is the plain name of a file: no folder, and no character that none holds."""
+    return bool(shard) and shard.isprintable() and Path(shard).name == shard
+
+
+# -- names -----------------------------------------------------------------------------------
+
+
+def with_model_prefix(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Name the tensors of a base model (`layers.0...`) as in a whole model (`model.layers.0...`).
+
+    Checkpoints that were saved from a base model, such as `LlamaModel`, lack the prefix.
+    """
+    if "embed_tokens.weight" not in tensors or any(n.startswith("model.") for n in tensors):
+        return tensors
+    return {_prefixed(name): info for name, info in tensors.items()}
+
+
+def _prefixed(name: str) -> str:
+    return f"model.{name}" if name.startswith(_BASE_PARTS) else name
 
 
 # -- fingerprint -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from outrider.core.errors import CheckpointError, OptionError, OutriderError, OutriderWarning
 from outrider.core.types import Message
 from outrider.core.values import JsonValue
+from outrider.models.checkpoints.folder_files import check_folder
+from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.messages import Reads
 from outrider.models.checkpoints.protection import SEPARATOR, Protection
 from outrider.models.checkpoints.templates.rendering import render_chat
@@ -66,6 +69,8 @@ class Tokenizer:
                 f"{folder} has no tokenizer",
                 hint="Copy tokenizer.json and tokenizer_config.json of the original model into it",
             )
+        if folder.is_dir():
+            check_folder(folder)
         from transformers import AutoTokenizer  # takes seconds to import
 
         place = str(folder) if folder.is_dir() else str(source)
@@ -88,7 +93,8 @@ class Tokenizer:
         A text that begins with the text of BOS, such as a rendered chat template, gets no second
         one.
         """
-        ids = tuple(self.tokenizer.encode(text))
+        with self._panics():
+            ids = tuple(self.tokenizer.encode(text))
         twice = self.bos_id is not None and ids[:2] == (self.bos_id, self.bos_id)
         return ids[1:] if twice and text.startswith(self.tokenizer.bos_token) else ids
 
@@ -96,7 +102,22 @@ class Tokenizer:
         """Return the ids of `text` of any length, as part of another text, without opening
         tokens.
         """
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        with self._panics():
+            return tuple(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
+    @contextmanager
+    def _panics(self) -> Iterator[None]:
+        """Context manager: report panics of `tokenizers`, such as for endless backtracking."""
+        try:
+            yield
+        except BaseException as error:  # a panic is no Exception, and its class is private
+            if type(error).__name__ != "PanicException":
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"the tokenizer of {self.name} cannot read this text: {reason}",
+                hint="Correct the regular expressions in tokenizer.json",
+            ) from None
 
     def encode_spans(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the ids of `text` as a document inside another text, and the end offset of each.
@@ -111,9 +132,10 @@ class Tokenizer:
         ends: list[int] = []
         for piece, start in self._pieces(text):
             if self.tokenizer.is_fast:
-                found = self.tokenizer(
-                    piece, return_offsets_mapping=True, verbose=False, **settings
-                )
+                with self._panics():
+                    found = self.tokenizer(
+                        piece, return_offsets_mapping=True, verbose=False, **settings
+                    )
                 ids += found["input_ids"]
                 ends += [start + end for _, end in found["offset_mapping"]]
             else:
@@ -291,11 +313,11 @@ def _add_template(tokenizer: Any, folder: Path) -> None:
     file = folder / "chat_template.json"
     if not tokenizer.chat_template and file.is_file():
         try:
-            tokenizer.chat_template = json.loads(file.read_text(encoding="utf-8"))["chat_template"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            tokenizer.chat_template = read_object(file)["chat_template"]
+        except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{file} holds no chat template: {error!r:.80}") from None
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether `folder` holds tokenizer files."""
-    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return any(is_there(folder / name) for name in TOKENIZER_FILES)

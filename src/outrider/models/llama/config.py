@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
+from outrider.models.checkpoints.fields import Field, FieldError, check_fields
 from outrider.models.llama.rope_scaling import Rope, read_rope
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
@@ -75,9 +76,15 @@ class DecoderConfig:
 
 
 def supports(config: Mapping[str, JsonValue]) -> str | None:
-    """Return None if `Decoder` runs this config.json, else the reason why not."""
+    """Return None if `Decoder` runs this config.json, else the reason why not.
+
+    Raises:
+        FieldError: a field holds a value that no runner can use.
+    """
     try:
         read_config(config)
+    except FieldError:
+        raise
     except CheckpointError as error:
         return error.problem
     return None
@@ -91,11 +98,12 @@ def read_config(config: Mapping[str, JsonValue]) -> DecoderConfig:
         CheckpointError: sizes that are missing or inconsistent.
     """
     family = _family(config)
+    check_fields("config.json", config, _FIELDS)
     sizes = _sizes(config)
     heads = sizes["num_heads"]
     kv_heads = config.get("num_key_value_heads", family.kv_heads) or heads
     head_dim = config.get("head_dim", family.head_dim) or sizes["hidden_size"] // heads
-    if heads % kv_heads or head_dim % 2:
+    if heads % kv_heads or head_dim % 2 or not head_dim:
         raise CheckpointError(
             f"{heads} heads of {head_dim} dimensions do not fit {kv_heads} key-value heads"
         )
@@ -138,14 +146,28 @@ def _family(config: Mapping[str, JsonValue]) -> Family:
     if quantized:
         method = quantized.get("quant_method", "an unknown method")
         raise UnsupportedCheckpointError(f"weights quantised with {method} are not supported")
-    known = f"{kind}ForCausalLM".lower()
-    architectures = config.get("architectures") or [known]
-    if known not in (str(name).lower() for name in architectures):
+    known = {f"{kind}ForCausalLM".lower(), f"{kind}Model".lower()}
+    architectures = config.get("architectures") or list(known)
+    if known.isdisjoint(str(name).lower() for name in architectures):
         raise UnsupportedCheckpointError(
             f"architecture {architectures[0]} of model_type {kind!r} is not supported"
         )
     return FAMILIES[kind]
 
+
+_FIELDS = (
+    Field("intermediate_size", ("whole number",), least=1, most="inner", null=False),
+    Field("head_dim", ("whole number",), least=1, most="head_dim"),
+    Field("sliding_window", ("whole number",), least=1, most="positions"),
+    Field("max_position_embeddings", ("whole number",), least=1, most="positions", null=False),
+    Field("rms_norm_eps", ("number",), least=0, most=1, null=False),
+    Field("rope_theta", ("number",), least=0, above=True, null=False),
+    Field("hidden_act", ("text",), null=False),
+    Field("attention_bias", ("true or false",)),
+    Field("max_window_layers", ("whole number",), least=0, null=False),
+    Field("no_rope_layer_interval", ("whole number",), least=1, most="layers", null=False),
+)
+"""Fields that must not be null here, or that other architectures use in another way."""
 
 _SIZES = {
     "vocab_size": "vocab_size",

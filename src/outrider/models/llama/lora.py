@@ -7,7 +7,6 @@ not needed.
 """
 
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -23,6 +22,12 @@ from torch import Tensor
 
 from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.checkpoints.fields import check_fields
+from outrider.models.checkpoints.finite import check_finite
+from outrider.models.checkpoints.json_file import is_there, read_object
+from outrider.models.checkpoints.patterns import matches
+from outrider.models.checkpoints.safetensors_header import read_header
+from outrider.models.checkpoints.tables import ADAPTER_TYPE, check_adapter
 from outrider.models.llama.text_stack import is_tied, text_names, text_prefix
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -100,8 +105,9 @@ class Adapter:
         settings = _settings(folder)
         found = _pairs(folder, _tensors(folder))
         names = {_plain(folder, module): module for module in found}
+        alphas = _alphas(folder / CONFIG, list(found), settings)
         updates = {
-            plain: _update(folder, module, found[module], settings)
+            plain: _update(folder, module, found[module], settings, alphas[module])
             for plain, module in names.items()
         }
         digest = hashlib.sha256()
@@ -159,7 +165,9 @@ def add_to_modules(model: torch.nn.Module, adapter: Adapter, name: str) -> None:
         for plain, update in adapter.updates.items():
             weight = modules[plain].weight
             wide = torch.promote_types(weight.dtype, torch.float32)
-            weight.copy_(update(weight.to(wide)))
+            changed = update(weight.to(wide))
+            check_finite(changed, adapter.names[plain], f"{name} with the adapter {adapter.path}")
+            weight.copy_(changed)
 
 
 def _embeddings(model: Any) -> Any:
@@ -207,27 +215,28 @@ def _having(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 def _settings(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
-    if not folder.is_dir() or not file.is_file():
+    if not folder.is_dir() or not is_there(file):
         raise CheckpointError(
             f"there is no adapter at {folder}", hint=f"Give a folder with {CONFIG} and {WEIGHTS}"
         )
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        kind = settings.get("peft_type")
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}") from None
+    settings = read_object(file)
+    check_fields(str(file), settings, ADAPTER_TYPE)
+    kind = settings["peft_type"]
     if kind != "LORA":
-        raise CheckpointError(f"{folder} holds an adapter of type {kind!r}; only LORA is supported")
+        raise CheckpointError(
+            f"{folder} holds an adapter of type {kind!r:.60}; only LORA is supported"
+        )
+    check_adapter(str(file), settings)
     for key, plain in _PLAIN.items():
         if settings.get(key) not in plain:
             raise CheckpointError(
-                f"the adapter at {folder} has {key} {settings[key]!r}, which is not supported",
+                f"the adapter at {folder} has {key} {settings[key]!r:.100}, which is not supported",
                 hint="Merge it into its base model with peft's merge_and_unload",
             )
     begin = str(settings.get("init_lora_weights", "")).lower()
     if begin.startswith(_OTHER_BASE):
         raise CheckpointError(
-            f"the adapter at {folder} was initialized with {begin}, which changes its base model",
+            f"the adapter at {folder} was initialized with {begin:.60}, which changes its base model",
             hint="Save it with path_initial_model_for_weight_conversion, as plain LoRA",
         )
     return settings
@@ -235,17 +244,21 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
     file = folder / WEIGHTS
-    if not file.is_file():
+    if not is_there(file):
         if (folder / "adapter_model.bin").is_file():
             raise CheckpointError(
                 f"{folder / 'adapter_model.bin'} is a pickle, which can run code and is refused",
                 hint="Save the adapter again with safe_serialization=True",
             )
         raise CheckpointError(f"{folder} has no {WEIGHTS}", hint="Download it again")
+    read_header(file)
     try:
-        return load_file(file)
+        tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
+    for name, tensor in tensors.items():
+        check_finite(tensor, name, file)
+    return tensors
 
 
 def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -280,18 +293,31 @@ def _plain(folder: Path, module: str) -> str:
     )
 
 
+def _alphas(file: Path, modules: list[str], settings: Mapping[str, Any]) -> dict[str, float]:
+    """Return `alpha` of each module: that of the first pattern that matches, else `lora_alpha`.
+
+    Raises:
+        CheckpointError: a pattern is no regular expression, or takes too long.
+    """
+    given: dict[str, float] = settings.get("alpha_pattern") or {}
+    found = matches(list(given), modules, file, around=r"(.*\.)?({})$")
+    alphas: dict[str, float] = dict.fromkeys(modules, settings.get("lora_alpha", 8))
+    for alpha, fits in reversed(list(zip(given.values(), found, strict=True))):  # the first wins
+        alphas |= {module: alpha for module, fit in zip(modules, fits, strict=True) if fit}
+    return alphas
+
+
 def _update(
-    folder: Path, module: str, pair: Mapping[str, Tensor], settings: Mapping[str, Any]
+    folder: Path,
+    module: str,
+    pair: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    alpha: float,
 ) -> Update:
     down, up = pair.get("A"), pair.get("B")
     if down is None or up is None or up.shape[1] != len(down) or not len(down):
         raise CheckpointError(
             f"the adapter at {folder} is damaged: {module} has no complete update"
         )
-    alpha = settings.get("lora_alpha", 8)
-    for key, own in (settings.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({key})$", module):
-            alpha = own
-            break
     rank = len(down)  # the shape counts, not rank_pattern
     return Update(down, up, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))

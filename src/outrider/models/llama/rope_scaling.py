@@ -14,6 +14,7 @@ from torch import Tensor
 
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
+from outrider.models.checkpoints.fields import FieldError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ def read_rope(
     `transformers` 5 writes `rope_parameters`; older versions write `rope_theta` and `rope_scaling`.
 
     Raises:
+        FieldError: values that give no frequencies.
         UnsupportedCheckpointError: a variant, or a partial rotation, that is not implemented.
     """
     parameters = _parameters(config, default_theta, max_positions)
@@ -52,9 +54,22 @@ def read_rope(
         )
     sections = _sections(parameters.get("mrope_section"), head_dim)
     try:
-        return replace(_VARIANTS[kind](parameters, head_dim, max_positions), sections=sections)
+        rope = _VARIANTS[kind](parameters, head_dim, max_positions)
     except KeyError as missing:
         raise UnsupportedCheckpointError(f"RoPE scaling {kind!r} lacks {missing}") from None
+    except (ArithmeticError, TypeError, ValueError):  # null, or values that do not fit together
+        raise _unusable(parameters) from None
+    if not bool(rope.frequencies.isfinite().all()) or not math.isfinite(rope.amplitude):
+        raise _unusable(parameters)
+    return replace(rope, sections=sections)
+
+
+def _unusable(parameters: Mapping[str, JsonValue]) -> FieldError:
+    shown = ", ".join(f"{key} {value!r:.20}" for key, value in parameters.items())
+    return FieldError(
+        f"config.json has rotary settings that give no frequencies: {shown:.300}",
+        hint="Correct rope_parameters or rope_scaling",
+    )
 
 
 def _sections(given: Sequence[int] | None, head_dim: int) -> tuple[int, ...] | None:
@@ -85,11 +100,14 @@ def _parameters(
     if original is not None:
         parameters["original_max_position_embeddings"] = original
     parameters.setdefault("original_max_position_embeddings", max_positions)
-    return parameters
+    theta = parameters["rope_theta"]
+    return parameters | {"rope_theta": None if theta is None else float(theta)}
 
 
 def _powers(theta: float, dim: int) -> Float[Tensor, " pairs"]:
     """Return `theta` to the power 0, 2/dim, 4/dim, ...: the wavelengths over 2 pi."""
+    if not theta > 0:
+        raise ValueError
     return theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
 
 

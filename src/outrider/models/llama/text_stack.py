@@ -9,10 +9,9 @@ Nothing is copied. Images enter as embeddings (`models/vision/encoder.py`).
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import Checkpoint
-from outrider.models.llama.config import read_config
+from outrider.models.llama.config import supports
 
 _EMBED, _HEAD = "embed_tokens.weight", "lm_head.weight"
 _FIRST = "layers.0.input_layernorm.weight"
@@ -115,10 +114,8 @@ def text_stack(checkpoint: Checkpoint) -> TextStack:
     if prefix is None:
         return TextStack(None, f"{checkpoint.path} holds no tensors of a text part")
     config = _text_config(checkpoint.config, wrapper)
-    try:
-        read_config(config)
-    except CheckpointError as error:
-        return TextStack(None, error.problem)
+    if (reason := supports(config)) is not None:
+        return TextStack(None, reason)
     names = text_names(checkpoint.tensors, prefix)
     tensors = {plain: checkpoint.tensors[name] for name, plain in names.items()}
     return TextStack(replace(checkpoint, config=config, tensors=tensors))

@@ -23,6 +23,10 @@ Projection = Callable[[Tensor], Tensor]
 """`[tokens, inputs] -> [tokens, outputs]`; quantized projections have the same type."""
 
 EMBED, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+_NO_HEAD = (
+    "It holds a base model without a head: save it with AutoModelForCausalLM, or set "
+    "tie_word_embeddings to true in config.json if the head shares the embeddings"
+)
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -132,7 +136,7 @@ def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
     if missing:
         raise CheckpointError(
             f"{checkpoint.path} lacks tensor {missing[0]}",
-            hint="Check that the checkpoint is complete",
+            hint=_NO_HEAD if missing == [HEAD] else "Check that the checkpoint is complete",
         )
 
 

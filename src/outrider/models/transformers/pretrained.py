@@ -20,9 +20,11 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from outrider.core.errors import CheckpointError
+from outrider.core.errors import CheckpointError, OutriderError
 from outrider.models.caches.masks import AttentionLayout
 from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.finite import check_finite
+from outrider.models.checkpoints.folder_files import check_folder
 
 _MASKED_KERNELS = (None, "eager", "sdpa")
 _SAMPLES = 64
@@ -44,7 +46,10 @@ def load_pretrained(
         CheckpointError: the model cannot be read or run, or lacks weights.
     """
     folder = Path(source).expanduser()
-    fingerprint = open_checkpoint(folder).fingerprint if folder.is_dir() else None
+    fingerprint = None
+    if folder.is_dir():
+        fingerprint = open_checkpoint(folder).fingerprint
+        check_folder(folder)
     place = str(folder) if folder.is_dir() else str(source)
     with reading(place), quiet():
         config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code)
@@ -71,7 +76,14 @@ def load_pretrained(
             f"{place} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}",
             hint="Download it again, or check that its config.json belongs to it",
         )
+    check_parameters(model, place)
     return model.to(device), fingerprint
+
+
+def check_parameters(model: torch.nn.Module, place: str) -> None:
+    """Raise `CheckpointError` if a parameter of a loaded model holds NaN or infinite values."""
+    for name, parameter in model.named_parameters():
+        check_finite(parameter, name, place)
 
 
 def has_vision(config: PretrainedConfig) -> bool:
@@ -136,8 +148,10 @@ def reading(place: str, what: str = "a causal language model") -> Iterator[None]
     """Context manager: turn errors of `transformers` for a bad source into one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+    except OutriderError:
+        raise
+    except Exception as error:  # a wrong value in a file may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
             f"transformers cannot load {place}: {reason[:200]}",
             hint=f"Give a folder or hub name of {what} with safetensors weights",

@@ -17,7 +17,8 @@ from outrider.core.errors import CheckpointError, OptionError
 from outrider.core.types import ImagePrompt, Prompt
 from outrider.kernels.forking import Exclusive
 from outrider.models.checkpoints.checkpoint import Checkpoint
-from outrider.models.transformers.pretrained import quiet, reading
+from outrider.models.checkpoints.folder_files import check_folder
+from outrider.models.transformers.pretrained import check_parameters, quiet, reading
 from outrider.models.vision.processor import ImageProcessor, Inputs
 
 if TYPE_CHECKING:
@@ -291,6 +292,7 @@ def _load_without_layers(
 ) -> Any:
     from transformers import AutoConfig, AutoModel
 
+    check_folder(folder)
     with reading(str(folder), "an image-text model"), quiet():
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
         refuse_blind(config, name)
@@ -313,6 +315,7 @@ def _load_without_layers(
             f"{missing[0]}",
             hint="Download it again, or check that its config.json belongs to it",
         )
+    check_parameters(model, str(folder))
     return model.to(device)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from outrider.core.errors import CheckpointError, MissingExtraError, OptionError, OutriderError
 from outrider.core.types import ImagePrompt
+from outrider.models.checkpoints.folder_files import check_folder
 from outrider.models.checkpoints.messages import Reads, spoken_text
 from outrider.models.checkpoints.protection import Protection
 from outrider.models.checkpoints.templates.rendering import render_chat
@@ -56,6 +57,7 @@ class ImageProcessor:
             import PIL  # noqa: F401  # the image processors' backend
         except ImportError:
             raise MissingExtraError("pillow", "vision") from None
+        check_folder(folder)
         try:
             processor = _still_processor(folder, config, trust_remote_code)
         except Exception as error:  # processor classes raise various exceptions on bad files
@@ -166,10 +168,13 @@ def _still_processor(
     kind: Any = _processor_class(settings, config)
     if kind is None:
         raise ValueError(f"no processor is known for model type {config.model_type}")
-    how: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     parts = {
-        "image_processor": AutoImageProcessor.from_pretrained(str(folder), backend="pil", **how),
-        "tokenizer": AutoTokenizer.from_pretrained(str(folder), **how),
+        "image_processor": AutoImageProcessor.from_pretrained(
+            str(folder), backend="pil", trust_remote_code=trust_remote_code
+        ),
+        "tokenizer": AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=trust_remote_code
+        ),
     }
     return _built(kind, parts, _geometry(config) | settings)
 

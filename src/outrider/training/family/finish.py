@@ -68,7 +68,7 @@ def measure_family(work: Workspace) -> dict[str, Any]:
 
 def _exported(work: Workspace, tier: str) -> LlamaForCausalLM:
     folder = work.folder / "family" / tier
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     return moved(model, work.device).eval()
 
 

@@ -226,10 +226,12 @@ def _captioner_stage(
 def _draft(work: VisionWorkspace) -> dict[str, Any]:
     """Continue training of the language family's draft model on captions."""
     source = language_folder(work.config, "draft")
-    model: Any = LlamaForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model: Any = LlamaForCausalLM.from_pretrained(
+        source, dtype=torch.float32, trust_remote_code=False
+    )
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     message = {"role": "user", "content": work.config.question}
     text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     prompt = tokenizer.encode(text, add_special_tokens=False)
@@ -250,7 +252,7 @@ def _card(work: VisionWorkspace) -> dict[str, Any]:
 
     folder = work.folder / "family"
     model: Any = Idefics3ForConditionalGeneration.from_pretrained(
-        folder / "target", dtype=torch.float32
+        folder / "target", dtype=torch.float32, trust_remote_code=False
     )
     figures = scene_figures(model, work.tokenizer, work.spelling, _CARD_SCENES, seed=_CARD_SEED)
     scenes = Scenes(seed=_CARD_SEED, side=work.config.image_size)

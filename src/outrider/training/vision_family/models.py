@@ -54,7 +54,9 @@ def language_folder(config: VisionFamilyConfig, tier: str) -> Path:
 
 def caption_tokenizer(config: VisionFamilyConfig) -> Any:
     """Return the language family's tokenizer with added image marks."""
-    tokenizer = AutoTokenizer.from_pretrained(language_folder(config, "target"))
+    tokenizer = AutoTokenizer.from_pretrained(
+        language_folder(config, "target"), trust_remote_code=False
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE, AROUND, WHOLE, UTTERANCE]})
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
@@ -65,7 +67,7 @@ def build_captioner(
 ) -> Idefics3ForConditionalGeneration:
     """Build an initialized vision encoder with the language model of `tier`, in float32."""
     language: Any = LlamaForCausalLM.from_pretrained(
-        language_folder(config, tier), dtype=torch.float32
+        language_folder(config, tier), dtype=torch.float32, trust_remote_code=False
     )
     text = copy.deepcopy(language.config).to_dict()
     vision_encoder = config.vision_encoder
