@@ -236,7 +236,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     begin = str(settings.get("init_lora_weights", "")).lower()
     if begin.startswith(_OTHER_BASE):
         raise CheckpointError(
-            f"the adapter at {folder} was initialized with {begin:.60}, which changes its base model",
+            f"the adapter at {folder} was initialized with {begin:.60}, which changes its base "
+            "model",
             hint="Save it with path_initial_model_for_weight_conversion, as plain LoRA",
         )
     return settings
@@ -301,7 +302,7 @@ def _alphas(file: Path, modules: list[str], settings: Mapping[str, Any]) -> dict
     """
     given: dict[str, float] = settings.get("alpha_pattern") or {}
     found = matches(list(given), modules, file, around=r"(.*\.)?({})$")
-    alphas: dict[str, float] = dict.fromkeys(modules, settings.get("lora_alpha", 8))
+    alphas = dict.fromkeys(modules, float(settings.get("lora_alpha", 8)))
     for alpha, fits in reversed(list(zip(given.values(), found, strict=True))):  # the first wins
         alphas |= {module: alpha for module, fit in zip(modules, fits, strict=True) if fit}
     return alphas
