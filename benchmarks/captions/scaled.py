@@ -54,7 +54,7 @@ def scale_text_part(folder: Path, spec: str, out: Path) -> Path:
     if (out / SINGLE).is_file():
         if json.loads((out / "config.json").read_text("utf-8")) == config:
             return out
-        raise CheckpointError(f"{out} holds something else", hint="Name another folder")
+        raise CheckpointError(f"{out} holds another model", hint="Give another folder")
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(whole.path.iterdir()):
         if file.suffix in _COPIED and file.name not in ("config.json", INDEX):

@@ -35,7 +35,7 @@ from outrider.context.config import RECOMPUTE, ContextConfig
 from outrider.context.layout import pieces_between, spans_of
 from outrider.context.rankers.apce import SUCCESSION, WORDS
 from outrider.context.rankers.cosine import WINDOW
-from outrider.context.selection import Look
+from outrider.context.selection import Decision
 from outrider.core.types import Fresh, LongContext
 
 RANKER: dict[str, float] = {"window": WINDOW, "words": WORDS, "succession": SUCCESSION}
@@ -125,12 +125,12 @@ def measure(
         chunks = shop.library.chunks(story.text, own.config.chunk_size)
         context = shop.library.context(chunks, story.asked)
         ids = shop.library.passage("\n\n".join(story.references)).token_ids
-        looks = write(begun(context, ranker, own.config), ids)
+        decisions = write(begun(context, ranker, own.config), ids)
         tally.written += len(ids)
-        tally.swaps += sum(len(look.admitted) for look in looks[1:])
+        tally.swaps += sum(len(decision.admitted) for decision in decisions[1:])
         for mode in RECOMPUTE:
             config = changed(own.config, recompute=mode)
-            tally.again[mode] += read_again(context, looks, config)
+            tally.again[mode] += read_again(context, decisions, config)
     return figures(tally)
 
 
@@ -140,10 +140,10 @@ def _find(shop: Workshop, ranker: Any, case: Case, config: ContextConfig, tally:
     ids = shop.library.passage(case.written).token_ids
     ids = ids[: length_needed(case, tokens_at, config.refresh)]
     needs = [need_of(want, chunks, tokens_at, config.refresh) for want in case.wants]
-    looks = write(begun(shop.library.context(chunks, case.asked), ranker, config), ids)
-    chosen = [look.chosen for look in looks]
+    decisions = write(begun(shop.library.context(chunks, case.asked), ranker, config), ids)
+    chosen = [decision.chosen for decision in decisions]
     found, _ = judge(needs, chosen)
-    if not case.wants[0].looks:
+    if not case.wants[0].decisions:
         tally.stated.append(found)
         return
     tally.turned.append(found)
@@ -156,10 +156,10 @@ def _find(shop: Workshop, ranker: Any, case: Case, config: ContextConfig, tally:
         tally.delays.append((begin // config.refresh + looked) * config.refresh - begin)
 
 
-def read_again(context: LongContext, looks: Sequence[Look], config: ContextConfig) -> int:
-    """Tokens that are read for the swaps of these looks."""
+def read_again(context: LongContext, decisions: Sequence[Decision], config: ContextConfig) -> int:
+    """Tokens that are read for the swaps of these decisions."""
     total = 0
-    for before, after in pairwise(looks):
+    for before, after in pairwise(decisions):
         if before.chosen == after.chosen:
             continue
         length = context.starts[-1] + after.generated

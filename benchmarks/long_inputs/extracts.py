@@ -36,7 +36,7 @@ def extract(
         context: its chunks are the sentences.
         index: scores them.
         room: most tokens of all that is taken: those of the human summary.
-        every: tokens between two looks.
+        every: tokens between two refreshes.
         mix: share of the instruction in the query.
         window: tokens of what was written last.
     """

@@ -137,7 +137,7 @@ def _write(
 
 def _brief(context: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What was read, without the scores over time."""
-    return None if context is None else {k: v for k, v in context.items() if k != "looks"}
+    return None if context is None else {k: v for k, v in context.items() if k != "decisions"}
 
 
 def summarise(records: Records) -> None:

@@ -67,8 +67,8 @@ def measure(
         ranker = shop.ranker(selector, seed)
         for ratio in RATIOS:
             selection = begun(context, ranker, changed(config, keep_ratio=ratio))
-            looks = write(selection, ids)
-            all_read, share = judge(needs, [look.chosen for look in looks])
+            decisions = write(selection, ids)
+            all_read, share = judge(needs, [decision.chosen for decision in decisions])
             found[f"{selector} {ratio}"] = {
                 "selector": selector,
                 "keep_ratio": ratio,
@@ -77,7 +77,7 @@ def measure(
                 "needed": sum(len(need.chunks) for need in needs),
                 "chunks": len(chunks),
                 "written": len(ids),
-                "swaps": sum(len(look.admitted) for look in looks[1:]),
+                "swaps": sum(len(decision.admitted) for decision in decisions[1:]),
             }
     return found
 

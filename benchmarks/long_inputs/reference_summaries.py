@@ -6,7 +6,7 @@ SQuALITY, QMSum and GovReport (test parts). For each selection at the same budge
 
 - Likelihood: nats per token of the first `--tokens` tokens of the human summary under the tiny
   target, which reads the chat prompt with the chosen chunks, positions compact. The summary is
-  committed `--refresh` tokens at a time, so that APCE looks again as it would while writing. The
+  committed `--refresh` tokens at a time, so that APCE selects again as it would while writing. The
   target's window is 2048 tokens: the whole document (dense) cannot be read at all; `nothing` is
   the instruction alone.
 - Extracts: the best sentences of the document by each selection, within as many tokens as the first

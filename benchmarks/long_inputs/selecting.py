@@ -16,7 +16,7 @@ from outrider.context.rankers.encoders import Encoder
 from outrider.context.rankers.make import make_ranker
 from outrider.context.rankers.ranking import Ranker
 from outrider.context.rankers.sentence import SentenceEncoder
-from outrider.context.selection import Look, Selection
+from outrider.context.selection import Decision, Selection
 from outrider.core.types import LongContext, Passage
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.llama.decoder import Decoder
@@ -101,15 +101,15 @@ def begun(context: LongContext, ranker: Ranker, config: ContextConfig) -> Select
     return selection
 
 
-def write(selection: Selection, ids: Sequence[int]) -> list[Look]:
-    """Force `ids` to be written; all looks, the first choice included."""
+def write(selection: Selection, ids: Sequence[int]) -> list[Decision]:
+    """Force `ids` to be written; all decisions, the first choice included."""
     config, context = selection.config, selection.context
     assert context.decode is not None
     every = config.refresh
     for due in range(every, len(ids) + 1, every) if every else ():
         recent = tuple(ids[max(due - config.query_window, 0) : due])
-        selection.look(due, Passage(context.decode(recent), recent))
-    return selection.looks
+        selection.refresh(due, Passage(context.decode(recent), recent))
+    return selection.decisions
 
 
 def settings_of(args: Any) -> dict[str, Any]:

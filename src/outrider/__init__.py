@@ -6,7 +6,6 @@
 >>> print(result.text, result.speculation.to_dict()["acceptance_rate"])
 """
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from outrider.core.lazy import on_first_use
@@ -15,17 +14,13 @@ if TYPE_CHECKING:
     from outrider.context.config import ContextConfig
     from outrider.core.errors import OutriderError, OutriderWarning
     from outrider.core.types import Prompt
+    from outrider.core.version import __version__
     from outrider.engine.compat import generate
     from outrider.engine.generator import Generator, Stream
     from outrider.engine.load import load
     from outrider.engine.result import Result
     from outrider.sampling import SamplingParams
     from outrider.strategy import PyramidConfig, Strategy, pyramid
-
-try:
-    __version__ = version("outrider")
-except PackageNotFoundError:
-    __version__ = "0"
 
 __all__ = [
     "ContextConfig",
@@ -38,6 +33,7 @@ __all__ = [
     "SamplingParams",
     "Strategy",
     "Stream",
+    "__version__",
     "generate",
     "load",
     "pyramid",
@@ -56,6 +52,7 @@ __getattr__ = on_first_use(
         "SamplingParams": "sampling",
         "Strategy": "strategy",
         "Stream": "engine.generator",
+        "__version__": "core.version",
         "generate": "engine.compat",
         "load": "engine.load",
         "pyramid": "strategy",

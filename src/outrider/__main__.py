@@ -2,7 +2,7 @@
 
 import sys
 
-from outrider.cli.app import main
+from outrider.cli.entry import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

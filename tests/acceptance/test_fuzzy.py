@@ -267,7 +267,7 @@ def test_what_it_promises() -> None:
         ({"max_changed": -0.1}, "max_changed is -0.1"),
         ({"max_changed": math.nan}, "max_changed is nan"),
         ({"divergence": "logp_abs", "with_probs": True}, "logp_abs.*the drafted token"),
-        ({"max_changed": 0.1, "with_probs": True}, "max_changed 0.1 reads past changes"),
+        ({"max_changed": 0.1, "with_probs": True}, "max_changed 0.1 depends on past changes"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(options: dict, words: str) -> None:

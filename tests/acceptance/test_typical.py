@@ -130,5 +130,5 @@ def test_what_it_promises_and_where_it_fits() -> None:
     assert whole.exactness is Exactness.LOSSY
     nest = Qualified(drafter=drafter, qualifier=model, rule=Typical())
     assert Strategy(target=model, drafter=nest).exactness is Exactness.IDENTICAL
-    with pytest.raises(StrategyError, match="does not know"):
+    with pytest.raises(StrategyError, match="does not supply"):
         Strategy(target=model, drafter=nest, rule=Rejection())

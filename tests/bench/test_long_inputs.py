@@ -31,7 +31,7 @@ from benchmarks.long_inputs.selecting import begun, write
 from outrider.context.config import ContextConfig
 from outrider.context.rankers.cosine import CosineRanker
 from outrider.context.rankers.first import first
-from outrider.context.selection import Look
+from outrider.context.selection import Decision
 from tests.bench.long_input_rigs import Words, context, passages
 
 FACTS = (
@@ -74,7 +74,7 @@ def test_a_stated_need_holds_from_the_first_choice_to_the_end_of_the_answer():
 
 def test_a_turn_has_its_looks_first():
     chunks = passages("abcd", "efg")
-    want = Want(spans=((5, 6),), begin=14, end=30, looks=2)
+    want = Want(spans=((5, 6),), begin=14, end=30, decisions=2)
     # Written from token 14 on, after look 1; looks 2 and 3 are what it has.
     assert need_of(want, chunks, lambda at: at, 10) == Need(frozenset({1}), 3, 3)
     assert length_needed(case("", want), lambda at: at, 10) == 30
@@ -165,12 +165,12 @@ MULTIKEY: dict[str, Any] = {
 def test_items_become_cases_and_turn_to_another_key():
     found = case_of(MULTIKEY)
     assert found.text[slice(*found.wants[0].spans[0])].endswith("red hat is 34.")
-    assert found.written == "34" and found.wants[0].looks == 0
+    assert found.written == "34" and found.wants[0].decisions == 0
     turned = turned_keys(MULTIKEY, lambda name: f"Now {name}.")
     assert turned is not None and turned.written.endswith("is 34. Now the old bell.")
     [want] = turned.wants
     assert turned.text[slice(*want.spans[0])] == "The magic number of the old bell is 12."
-    assert turned.written[want.begin :] == "Now the old bell." and want.looks == 2
+    assert turned.written[want.begin :] == "Now the old bell." and want.decisions == 2
     assert without_lines(MULTIKEY["context"]) == "So.\n\nYes.\n\nNo."
 
 
@@ -235,29 +235,29 @@ def test_what_is_written_moves_the_selection():
     own = context("a a", "b b", "c c", "d d")
     config = ContextConfig(keep_ratio=0.25, refresh=4, query_mix=0.2, pin_ends=False)
     ranker = CosineRanker(Words(), window=None)
-    looks = write(begun(own, ranker, config), list(map(ord, "a a c c ")))
-    assert [look.generated for look in looks] == [0, 4, 8]
-    assert looks[0].chosen == (0,) and len(looks[-1].chosen) == 1
+    decisions = write(begun(own, ranker, config), list(map(ord, "a a c c ")))
+    assert [decision.generated for decision in decisions] == [0, 4, 8]
+    assert decisions[0].chosen == (0,) and len(decisions[-1].chosen) == 1
     more = write(begun(own, ranker, config), list(map(ord, " c c" * 3)))
     assert more[-1].chosen == (2,)
     still = write(begun(own, first(), config), list(map(ord, " c c" * 3)))
-    assert {look.chosen for look in still} == {(0,)}
+    assert {decision.chosen for decision in still} == {(0,)}
 
 
 def test_tokens_read_again_by_each_way_to_recompute():
     own = context("aaaa", "bbbb", "cccc", "dddd")
     scores = np.zeros(4)
-    looks = [
-        Look(0, scores, (0, 2), (), (0, 2)),
-        Look(8, scores, (1,), (0,), (1, 2)),
-        Look(16, scores, (), (), (1, 2)),
+    decisions = [
+        Decision(0, scores, (0, 2), (), (0, 2)),
+        Decision(8, scores, (1,), (0,), (1, 2)),
+        Decision(16, scores, (), (), (1, 2)),
     ]
-    suffix = read_again(own, looks, ContextConfig(recompute="suffix"))
+    suffix = read_again(own, decisions, ContextConfig(recompute="suffix"))
     assert suffix == 4 + 4 + 8  # the new chunk, the one after it, what was written
-    assert read_again(own, looks, ContextConfig(recompute="new_only")) == 4
+    assert read_again(own, decisions, ContextConfig(recompute="new_only")) == 4
     partial = ContextConfig(recompute="partial", recompute_share=0.25)
-    assert read_again(own, looks, partial) == 4 + 3
-    assert read_again(own, looks[1:], ContextConfig()) == 0
+    assert read_again(own, decisions, partial) == 4 + 3
+    assert read_again(own, decisions[1:], ContextConfig()) == 0
 
 
 def test_settings_are_read_from_a_line():

@@ -72,7 +72,7 @@ def test_prompts_that_do_not_fit_are_counted(measure: Measure, tmp_path: Path) -
     assert measured.left_out == {"long": 1}
     assert {run.task for run in measured.runs} == {"long/2"}
     file.write_text(json.dumps(lines[0]))
-    with pytest.raises(OptionError, match="no prompt leaves room for 8 tokens"):
+    with pytest.raises(OptionError, match="no prompt leaves space for 8 tokens"):
         measure(workloads=str(file))
 
 

@@ -46,7 +46,7 @@ def test_the_baseline_always_leads() -> None:
         ("draft:k", "Write key=value"),
         ("draft:k=", "Write key=value"),
         ("draft:dtype=int8", "Give --dtype to the command"),
-        ("draft,draft", "named twice"),
+        ("draft,draft", "given twice"),
         (" , ", "no strategy is given"),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_config_file_names_strategies_and_the_command_line_wins(tmp_path: Path
         ("temperature = -1", "temperature is -1"),
         ("strategies = 'draft'\nrepeats = ", "is not valid TOML"),
         ("[strategies.mine]\nrecipe = 'dragt'", "Did you mean 'draft'?"),
-        ("[strategies.none]\nrecipe = 'draft'", "strategy 'none' drafts"),
+        ("[strategies.none]\nrecipe = 'draft'", "strategy 'none' is the undrafted baseline"),
         ("strategies = { mine = 3 }", "Write a table"),
         ("target = 3", "Give a string"),
         ("workloads = 3", "Give names"),

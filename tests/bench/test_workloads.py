@@ -80,7 +80,7 @@ def test_spec_bench_is_read_as_it_is() -> None:
         (['{"turns": []}'], "mine.jsonl line 1: 'turns' is []"),
         (['{"messages": [{"role": "user"}]}'], "mine.jsonl line 1: 'messages' is"),
         (['{"prompt": "  "}'], "mine.jsonl line 1: 'prompt' is '  '"),
-        ([""], "holds no prompt. Give one JSON object a line"),
+        ([""], "holds no prompt. Give one JSON object per line"),
     ],
 )
 def test_a_wrong_line_is_named(lines: list[str], expected: str, tmp_path: Path) -> None:

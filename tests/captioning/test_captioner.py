@@ -99,7 +99,7 @@ def test_a_bad_image_costs_the_others_nothing(
             assert one.error is None
             assert one.text == alone(generator, one.image)
     errors = {one.image: str(one.error) for one in captions}
-    assert "no image but text" in errors[bad[0]]
+    assert "text, not an image" in errors[bad[0]]
     assert "cut off" in errors[bad[1]]
     assert "aspect ratio" in errors[bad[2]]
     assert "there is no file" in errors[bad[3]]
@@ -107,7 +107,7 @@ def test_a_bad_image_costs_the_others_nothing(
 
 def test_what_is_no_image_at_all(generator: Generator) -> None:
     [one] = Captioner(generator).caption([17])
-    assert one.error == "an image cannot be 17. Give a path or a PIL.Image"
+    assert one.error == "an image is 17. Give a path or a PIL.Image"
 
 
 def test_images_are_taken_as_they_are_needed(generator: Generator, album: list[Path]) -> None:

@@ -113,7 +113,7 @@ def test_broken_weights_are_refused(images) -> None:
 def test_a_tokenizer_that_does_not_close_texts_is_refused(tiny) -> None:
     other = tiny_clip.tokenizer()
     other.backend_tokenizer.post_processor = None
-    with pytest.raises(CheckpointError, match="does not close texts"):
+    with pytest.raises(CheckpointError, match="does not end texts"):
         ClipScorer(model=tiny.model, processor=tiny.processor, tokenizer=other)
 
 

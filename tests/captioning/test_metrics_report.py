@@ -67,7 +67,7 @@ def test_a_report_without_anything_is_length_and_variety() -> None:
         ({"truths": []}, "1 captions, but 0 truths"),
         ({"references": [[]]}, "has no references"),
         ({"blame": True}, "none is given"),
-        ({"scorer": "tiny"}, "scorer without images"),
+        ({"scorer": "tiny"}, "a scorer is given, but no images"),
         ({"scorer": "tiny", "images": [noisy(0)], "threshold": -1.0}, "blame=True"),
     ],
 )

@@ -55,7 +55,7 @@ def test_grams_are_neighbours_in_order() -> None:
     ("captions", "others", "problem"),
     [
         ([], {}, "there are no captions"),
-        ("a cat", {}, "captions are one text"),
+        ("a cat", {}, "captions is a text"),
         (["a", " .. "], {}, "caption 1 has no words"),
         (["a", None], {}, "caption 1 is a NoneType"),
         (["a"], {"images": [1, 2]}, "1 captions, but 2 images"),
@@ -145,7 +145,7 @@ def test_a_batch_that_is_not_full_is_left_out() -> None:
     ("texts", "images", "batch", "problem"),
     [
         (torch.ones(4, 2), torch.ones(3, 2), 2, "image embeddings"),
-        (torch.ones(4, 2), torch.ones(4, 2), 1, "nothing to choose"),
+        (torch.ones(4, 2), torch.ones(4, 2), 1, "batch is"),
         (torch.ones(4, 2), torch.ones(4, 2), 5, "do not fill"),
         (torch.ones(4, 2), torch.tensor([[1.0, math.nan]] * 4), 2, "image embedding 0"),
     ],
@@ -244,10 +244,10 @@ def test_cider_stays_between_zero_and_ten(texts: list[list[str]]) -> None:
 @pytest.mark.parametrize(
     ("captions", "references", "problem"),
     [
-        (["a cat"], [["a cat"]], "single image"),
+        (["a cat"], [["a cat"]], "several images"),
         (["a cat", "a dog"], [["a cat"], []], "caption 1 has no references"),
         (["a cat", "a dog"], [["a cat"]], "2 captions, but 1 references"),
-        (["a cat", "a dog"], ["a cat", "a dog"], "are one text"),
+        (["a cat", "a dog"], ["a cat", "a dog"], "are a text"),
         (["a cat", "a dog"], [["a cat"], ["!"]], "references of caption 1: caption 0 has no words"),
     ],
 )

@@ -205,6 +205,6 @@ def test_ctrl_c_keeps_what_is_written(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out == ""
-    assert "stopped; the same command goes on from here" in err
+    assert "stopped; the same command continues the run" in err
     assert "Traceback" not in err
     assert all(json.loads(line)["kind"] == "run" for line in runs.read_text().splitlines())

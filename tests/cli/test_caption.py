@@ -98,16 +98,16 @@ def test_a_bad_image_is_an_exit_code_and_nothing_else(
     records = lines(outcome.out)
     assert outcome.code == 1
     assert set(records[1]) == {"image", "error"}
-    assert records[1]["error"].startswith(f"{album / 'aa.png'} is no image but text")
+    assert records[1]["error"].startswith(f"{album / 'aa.png'} is text, not an image")
     assert [r.get("caption") for r in records if "error" not in r] == [r["caption"] for r in good]
     plain = run("caption", album, *vision_model)
     assert plain.code == 1
     assert len(plain.out.splitlines()) == 3
-    assert f"error: {album / 'aa.png'} is no image but text" in plain.err
+    assert f"error: {album / 'aa.png'} is text, not an image" in plain.err
     assert "3 images captioned" in plain.err and "1 failed" in plain.err
     alone = run("caption", album / "aa.png", *vision_model)
     assert (alone.code, alone.out) == (1, "")
-    assert alone.error.startswith(f"{album / 'aa.png'} is no image but text")
+    assert alone.error.startswith(f"{album / 'aa.png'} is text, not an image")
 
 
 def test_a_missing_image_among_others(run: Run, vision_model: list[str], album: Path) -> None:
@@ -322,7 +322,7 @@ def test_wrong_input_is_refused_before_models_are_loaded(
 def test_a_target_that_does_not_see(run: Run, family: Family, album: Path) -> None:
     outcome = run("caption", album, *family.alone)
     assert outcome.code == 2
-    assert outcome.error.startswith("images are given, and model target does not read images")
+    assert outcome.error.startswith("images are given, but model target does not read images")
 
 
 # -- the bar --------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ INFO = {
     "parameters",
     "vocabulary",
     "context",
+    "context_reason",
     "end_ids",
     "stored_dtype",
     "stored_bytes",
@@ -73,7 +74,7 @@ def test_chat_survives_a_full_context(family: Family, run: Run) -> None:
     talk = "x" * 300 + "\nHello\n/stat\n"
     outcome = run("chat", *family.two, "--max-new-tokens", "8", stdin=talk)
     assert outcome.code == 0
-    assert "256" in outcome.err and "/reset forgets the conversation" in outcome.err
+    assert "256" in outcome.err and "/reset clears the conversation" in outcome.err
     assert "Did you mean '/stats'?" in outcome.err
     assert outcome.out == run("chat", *family.two, "--max-new-tokens", "8", stdin="Hello\n").out
 
@@ -121,7 +122,7 @@ def test_calibration_of_plain_text_lines(family: Family, tmp_path: Path, run: Ru
         (["--divergence", "jsd"], "unknown divergence 'jsd'"),
         (["--prompts", "/nowhere.jsonl"], "/nowhere.jsonl cannot be read"),
         (["--out", "/nowhere/file.json"], "there is no folder /nowhere"),
-        ([], "comes with no prompts"),
+        ([], "ships no prompts"),
     ],
 )
 def test_faulty_calibration(options: list[str], named: str, family: Family, run: Run) -> None:

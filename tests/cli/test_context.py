@@ -72,7 +72,7 @@ def test_on_drafters_the_text_stays(story: Path, family: Family, run: Run, tmp_p
     left = run(*words, "--drafter", "pyramid", "--explain", tmp_path / "why", "--json")
     assert left.json["token_ids"] == dense["token_ids"]
     if left.json["context"]["on"] is None:
-        assert "nothing to explain" in left.err and not (tmp_path / "why").exists()
+        assert "no explanation" in left.err and not (tmp_path / "why").exists()
 
 
 def test_several_files_folders_and_stdin(tmp_path: Path, family: Family, run: Run) -> None:
@@ -204,14 +204,14 @@ def test_files(
         (["--keep-ratio", "0"], "keep_ratio is 0.0. Give a share above 0"),
         (["--keep-ratio", "1.5"], "keep_ratio is '1.5'"),
         (["--keep-ratio", "half"], "keep_ratio is 'half'"),
-        (["--context-budget", "20"], "tokens, and the budget is 20. Raise --context-budget above"),
+        (["--context-budget", "20"], "tokens, but the budget is 20. Raise --context-budget above"),
         (["--context-budget", "130"], "and the smallest chunk"),
         (["--context-budget", "0"], "greater than or equal to 1"),
         (["--keep-ratio", "0.5", "--selector", "bm26"], "unknown selector 'bm26'. Did you mean"),
         (["--keep-ratio", "0.5", "--recompute", "all"], "unknown recompute 'all'"),
         (["--keep-ratio", "0.5", "--positions", "x"], "unknown positions 'x'"),
         (["--keep-ratio", "0.5", "--selection-on", "draft"], "Did you mean 'drafters'?"),
-        (["--keep-ratio", "0.5", "--selection-on", "drafters"], "no model drafts"),
+        (["--keep-ratio", "0.5", "--selection-on", "drafters"], "no draft model"),
         (["--keep-ratio", "0.5", "--chunk-size", "0"], "greater than or equal to 1"),
     ],
 )
@@ -227,9 +227,9 @@ def test_options(words: list[str], said: str, story: Path, family: Family, run: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--keep-ratio", "0.5"], "--keep-ratio is given, and there is no long input"),
-        (["--context-budget", "9"], "--context-budget is given, and there is no long input"),
-        (["--explain", "why"], "--explain is given, and there is no long input"),
+        (["--keep-ratio", "0.5"], "--keep-ratio is given, but there is no long input"),
+        (["--context-budget", "9"], "--context-budget is given, but there is no long input"),
+        (["--explain", "why"], "--explain is given, but there is no long input"),
     ],
 )
 def test_options_without_a_long_input(
@@ -246,7 +246,7 @@ def test_options_that_say_nothing_alone(
 ) -> None:
     outcome = run("generate", "x", "--documents", story, *family.two, *words)
     assert outcome.code == 2
-    assert f"{words[0]} is given, and everything is to be read. Give --keep-ratio" in outcome.error
+    assert f"{words[0]} is given, but everything is read. Give --keep-ratio" in outcome.error
 
 
 @pytest.mark.usefixtures("unread")
@@ -269,7 +269,7 @@ def test_an_encoder_that_is_not_installed(
 def test_standard_input_twice(story: Path, family: Family, run: Run) -> None:
     outcome = run("generate", "-", "--documents", "-", *family.alone, stdin="x")
     assert "prompt and --documents are both standard input" in outcome.error
-    assert "named twice" in run("summarize", "-", "-", *family.alone, stdin="x").error
+    assert "given twice" in run("summarize", "-", "-", *family.alone, stdin="x").error
     assert "is empty" in run("summarize", "-", *family.alone, stdin="").error
     both = run("summarize", story, *family.alone, "--stream", "--json")
     assert both.code == 2 and "--stream cannot be combined with --json" in both.error

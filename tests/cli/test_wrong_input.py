@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import Family, Run
@@ -163,3 +162,11 @@ def test_a_fallback_is_one_warning(tmp_path: Path, run: Run) -> None:
     information = run("info", tmp_path, "--json").json["models"][0]
     assert information["runner"] == "transformers"
     assert "gpt2" in information["reason"]
+
+
+def test_a_text_that_begins_with_a_dash(run: Run) -> None:
+    outcome = run("generate", "-5 + 3 =")
+    assert outcome.code == 2
+    assert outcome.error.startswith("unknown option -5")
+    assert outcome.error.endswith("before a text that begins with '-', write --")
+    assert run("generate", *LENGTH, "--", "-5 + 3 =").code == 0

@@ -111,10 +111,12 @@ def test_one_chunk_and_none() -> None:
 
 def test_what_does_not_fit_is_named() -> None:
     context = long_context([10, 20, 30]).pin(1, 2)
-    with pytest.raises(ContextError, match=r"2 pinned chunks have 50 tokens.* room for 49.*budget"):
+    with pytest.raises(
+        ContextError, match=r"2 pinned chunks have 50 tokens.* at most 49 fit.*budget"
+    ):
         Selection(context, Told([0.0] * 3), ContextConfig(), 49).begin()
     with pytest.raises(
-        ContextError, match=r"smallest chunk has 10 tokens.* room for 9.*chunk_size"
+        ContextError, match=r"smallest chunk has 10 tokens.* at most 9 fit.*chunk_size"
     ):
         begun([0.0] * 3, sizes=[10, 20, 30], room=9)
 

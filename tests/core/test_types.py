@@ -104,7 +104,12 @@ def test_counters() -> None:
 
 
 def test_promises_are_ordered() -> None:
-    assert sorted(Exactness, key=lambda e: e.rank) == ["identical", "distribution", "lossy"]
+    assert sorted(Exactness, key=lambda e: e.rank) == [
+        "identical",
+        "identical up to rounding",
+        "distribution",
+        "lossy",
+    ]
 
 
 def test_records_are_frozen() -> None:

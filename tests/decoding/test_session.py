@@ -240,7 +240,7 @@ def test_only_a_request_that_is_being_written_is_forked() -> None:
     session.step()
     session.add([waiting], chunk=1)
     for one in (waiting, ended):
-        with pytest.raises(ValueError, match="being written"):
+        with pytest.raises(ValueError, match="only a running request"):
             session.fork(one, sample=1)
 
 
@@ -319,7 +319,7 @@ def test_a_request_whose_prompt_is_not_ids_alone_can_not_be_preempted_midway() -
     session = Session(stage(FAMILY.target, NoDrafter()))
     session.add([made], chunk=1)
     session.step()
-    with pytest.raises(StrategyError, match="cannot go on from its text"):
+    with pytest.raises(StrategyError, match="cannot be resumed from its text"):
         session.preempt(made)
-    with pytest.raises(ValueError, match="run once"):
+    with pytest.raises(ValueError, match="runs only once"):
         session.add([made])

@@ -149,10 +149,10 @@ def test_forms_of_documents(folders: Folders, tmp_path: Path) -> None:
     assert tokens(tmp_path) == both
     assert tokens([tmp_path / "a.txt", ("b.md", FACTS[1])]) == both
     assert tokens([FACTS[0], FACTS[1]]) > len(FACTS[0]) + len(FACTS[1])
-    with pytest.raises(OptionError, match=r"there is a file of this name. Give Path\("):
+    with pytest.raises(OptionError, match=r"there is also a file of this name. Give Path\("):
         tokens(str(tmp_path / "a.txt"))
     for wrong in (3, [3], [("a", 1)], b"bytes"):
-        with pytest.raises(OptionError, match="context cannot be"):
+        with pytest.raises(OptionError, match="documents is"):
             tokens(wrong)
     with pytest.raises(OptionError, match="there is no document"):
         tokens([])
@@ -187,7 +187,7 @@ def test_what_a_dense_target_can_not_read(folders: Folders) -> None:
 @pytest.mark.parametrize("asked", [{"positions": "original"}, {"recompute": "new_only"}])
 def test_a_window_too_small_for_original_positions(folders: Folders, asked: dict[str, Any]) -> None:
     config = ContextConfig(chunk_size=24, keep_ratio=0.2, encoder="embeddings", **asked)
-    with pytest.raises(ContextError, match="Leave positions and recompute at 'auto'"):
+    with pytest.raises(ContextError, match="Set positions and recompute to 'auto'"):
         loaded(folders, 1, selection=config).generate(ASK, documents=STORY * 3)
 
 
@@ -218,8 +218,8 @@ def test_the_memory_plan_knows_the_budget() -> None:
         ({"selection": 2048}, "context_length limits"),
         ({"selection": CONFIG, "selection_on": "draft"}, "Did you mean 'drafters'?"),
         ({"selection_on": "drafters"}, "no selection is given"),
-        ({"selection": CONFIG, "selection_on": "drafters", "mode": "none"}, "no model drafts"),
-        ({"selection": CONFIG, "selection_on": "drafters", "drafter": "lookup"}, "no model drafts"),
+        ({"selection": CONFIG, "selection_on": "drafters", "mode": "none"}, "no draft model"),
+        ({"selection": CONFIG, "selection_on": "drafters", "drafter": "lookup"}, "no draft model"),
         ({"selection": {"encoder": 3}}, "encoder is 3"),
     ],
 )
@@ -252,7 +252,7 @@ def test_an_encoder_that_is_not_there(
 def test_instructions_must_be_text(folders: Folders) -> None:
     generator = loaded(folders, 1)
     for prompt in ([1, 2], outrider.Prompt(token_ids=(1,))):
-        with pytest.raises(OptionError, match="the prompt is the instruction"):
+        with pytest.raises(OptionError, match="the prompt must be the instruction"):
             generator.generate(prompt, documents="x")
     bare = Generator(generator.strategy)
     with pytest.raises(OptionError, match="the target has no tokenizer"):

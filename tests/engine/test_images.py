@@ -154,13 +154,13 @@ def test_samples_of_one_prompt(generator: Generator) -> None:
 @pytest.mark.parametrize(
     ("prompt", "images", "problem"),
     [
-        ("What?", [3], "an image cannot be 3"),
+        ("What?", [3], "an image is 3"),
         ([72, 105], [picture(8, 8)], "images are given with the prompt"),
         ([{"role": "user", "content": "Hi"}], [picture(8, 8)], "1 images are given"),
         ([{"role": "user", "content": [{"type": "image"}]}], None, "0 images are given"),
-        (["a", "b"], [[picture(8, 8)]], "2 prompts are given, and 1 lists"),
+        (["a", "b"], [[picture(8, 8)]], "2 prompts are given, but 1 lists"),
         (["a", "b"], picture(8, 8), "2 prompts are given"),
-        ("What is <image>?", [picture(8, 8)], "2 places"),
+        ("What is <image>?", [picture(8, 8)], "2 placeholders"),
         ("What?", ["/nowhere.png"], "nowhere.png"),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],

@@ -238,7 +238,7 @@ def test_missing_folders(folders: Folders, tmp_path: Path) -> None:
             load(folders.target, **options)
     with pytest.raises(CheckpointError, match="no model folder"):
         load(no)  # before it says that a draft model is missing, too
-    with pytest.raises(OptionError, match="a model cannot be 3"):
+    with pytest.raises(OptionError, match="a model is 3"):
         load(3, mode="none")
 
 

@@ -141,6 +141,7 @@ def _serve(memory: int, seconds: float) -> None:
     import outrider.engine.load
     import outrider.models.loading
 
+    assert transformers.AutoTokenizer and transformers.PreTrainedTokenizerFast  # imported on use
     del torch, transformers, outrider
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

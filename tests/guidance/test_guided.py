@@ -279,7 +279,7 @@ def test_a_scale_out_of_range_builds_nothing() -> None:
 
 def test_models_that_do_not_see_are_not_guided() -> None:
     assert guide(DRAFT, 1.0) is DRAFT
-    with pytest.raises(OptionError, match="guidance is 2, and model tabular does not read images"):
+    with pytest.raises(OptionError, match="guidance is 2, but model tabular does not read images"):
         guide(DRAFT, 2.0)
 
 

@@ -76,9 +76,9 @@ def test_the_mask_keeps_the_best_token_of_its_source_and_excludes_the_unlikely(
 
 def test_sources_must_share_a_vocabulary() -> None:
     """K7."""
-    with pytest.raises(ValueError, match=r"vocabularies of \[10, 11\]"):
+    with pytest.raises(ValueError, match=r"vocabulary sizes: \[10, 11\]"):
         mix([rows(0), rows(0, vocab=10)], [1.0, 0.0])
-    with pytest.raises(ValueError, match="2 sources have 1 weights"):
+    with pytest.raises(ValueError, match="2 sources, but 1 weights"):
         mix([rows(0), rows(1)], [1.0])
     with pytest.raises(ValueError, match="0 sources"):
         mix([], [])

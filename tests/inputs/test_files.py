@@ -93,8 +93,8 @@ def test_a_line_of_100_kb(tmp_path: Path) -> None:
         (b"PK\x03\x04\x14\x00\x06\x00", "is a binary file"),
         (bytes([1, 2, 3, 4, 5, 6, 7, 8] * 9), "is a binary file"),
         ("Grün".encode("latin-1"), "is not text in UTF-8. Convert it"),
-        (codecs.BOM_UTF16_LE + b"abc", "says that it is UTF-16, and is not"),
-        (codecs.BOM_UTF8 + b"a\xff", "says that it is UTF-8, and is not"),
+        (codecs.BOM_UTF16_LE + b"abc", "is marked as UTF-16, but cannot be decoded"),
+        (codecs.BOM_UTF8 + b"a\xff", "is marked as UTF-8, but cannot be decoded"),
     ],
 )
 def test_what_is_no_text(data: bytes, said: str, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_scanned_and_damaged_pdfs(pdf: bytes, tmp_path: Path) -> None:
     writer, out = PdfWriter(), BytesIO()
     writer.add_blank_page(72, 72)
     writer.write(out)
-    assert "holds no text: its 1 pages are pictures" in refusal(tmp_path, out.getvalue(), "a.pdf")
+    assert "holds no text: its 1 pages are images" in refusal(tmp_path, out.getvalue(), "a.pdf")
     assert "cannot be read as PDF" in refusal(tmp_path, b"%PDF-1.4\nnothing", "a.pdf")
     assert "cannot be read as PDF" in refusal(tmp_path, pdf[: len(pdf) // 3], "a.pdf")
 
@@ -222,7 +222,7 @@ def test_places_that_hold_nothing(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"there is no file .*nowhere\.txt\. Text, Markdown"):
         read_files([tmp_path / "nowhere.txt"])
     (tmp_path / "data.bin").write_bytes(b"\0")
-    with pytest.raises(OptionError, match=r"holds nothing to read\. Files end in .*\.pdf"):
+    with pytest.raises(OptionError, match=r"holds no document\. Files end in .*\.pdf"):
         read_files([tmp_path])
     assert {".txt", ".md", ".html", ".pdf"} <= set(SUFFIXES)
 

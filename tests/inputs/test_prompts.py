@@ -55,11 +55,17 @@ def test_a_prompt_stays_itself() -> None:
     assert read_prompt([1, 2], None).token_ids == (1, 2)
 
 
-@pytest.mark.parametrize("prompt", [3, None, [], 1.5, [1, "a"], [1.0, 2.0], {"role": "user"}])
+@pytest.mark.parametrize("prompt", [3, None, [], 1.5, {"role": "user"}])
 def test_what_is_no_prompt_is_named(prompt: Any) -> None:
     with pytest.raises(OptionError) as refusal:
         read_prompt(prompt, Codec())
-    assert f"a prompt cannot be {prompt!r}. Give a string" in str(refusal.value)
+    assert f"the prompt is {prompt!r}. Give a string" in str(refusal.value)
+
+
+@pytest.mark.parametrize(("prompt", "part"), [([1, "a"], "'a'"), ([1.0, 2.0], "1.0")])
+def test_what_is_no_token_id_is_named(prompt: Any, part: str) -> None:
+    with pytest.raises(OptionError, match=f"the prompt holds {part}, which is no token id"):
+        read_prompt(prompt, Codec())
 
 
 @pytest.mark.parametrize(("prompt", "what"), [("ab", "a string"), ([SAID], "chat messages")])

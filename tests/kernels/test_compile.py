@@ -33,7 +33,7 @@ def script(path: Path, body: str) -> Path:
 @needs_compiler
 def test_the_second_time_it_is_there(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = shared_library()
-    assert first.is_file() and [*own_cache.iterdir()] == [first]
+    assert first.is_file() and [*(own_cache / "kernels").iterdir()] == [first]
     monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("compiled again"))
     assert shared_library() == first
 
@@ -64,6 +64,40 @@ def test_cc_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         shared_library()
 
 
+@pytest.mark.parametrize("quote", ["gcc '", '"cc'])
+def test_cc_with_an_open_quote(quote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", quote)
+    with pytest.raises(KernelBuildError, match=r"CC is .*No closing quotation"):
+        shared_library()
+
+
+@pytest.mark.parametrize("blank", [" ", "\t\n"])
+def test_blank_cc_is_no_choice(blank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", blank)
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if name == "gcc" else None)
+    assert find_compiler() == ["/bin/gcc"]
+
+
+@pytest.mark.parametrize("empty", ["''", "# gcc"])
+def test_cc_without_a_command(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", empty)
+    with pytest.raises(KernelBuildError, match="set in CC, does not exist"):
+        find_compiler()
+
+
+def test_a_compiler_that_writes_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = 'import sys\nsys.stderr.buffer.write(b"error: \\xff\\xfe")\nsys.exit(1)\n'
+    monkeypatch.setenv("CC", str(script(tmp_path / "cc", body)))
+    with pytest.raises(KernelBuildError, match="failed: error"):
+        shared_library()
+
+
+def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTRIDER_CACHE", "~no-such-user/cache")
+    with pytest.raises(KernelBuildError, match="OUTRIDER_CACHE"):
+        shared_library()
+
+
 def test_a_compiler_that_fails(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +105,7 @@ def test_a_compiler_that_fails(
     monkeypatch.setenv("CC", str(script(tmp_path / "cc", body)))
     with pytest.raises(KernelBuildError, match="error: no such header"):
         shared_library()
-    assert [*own_cache.iterdir()] == []
+    assert [*(own_cache / "kernels").iterdir()] == []
 
 
 def test_a_compiler_that_knows_no_native(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,4 +36,4 @@ def test_the_runner_is_right(target: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert "skipped" not in done.stdout
-    assert list((tmp_path / "cache").glob("kernels-*"))
+    assert list((tmp_path / "cache/kernels").glob("kernels-*"))

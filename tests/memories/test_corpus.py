@@ -90,7 +90,7 @@ def test_what_can_not_be_used_is_refused(tmp_path: Path) -> None:
     corpus.write(place, PAGE)
     with pytest.raises(VocabularyError, match=r"another tokenizer.*aaaaaaaaaaaa"):
         Corpus.open(place, fingerprint="b" * 64)
-    with pytest.raises(StoreError, match="there already"):
+    with pytest.raises(StoreError, match="already exists"):
         corpus.write(place, PAGE)
     corpus.write(place, PAGE, force=True)
     other = tmp_path / "other"
@@ -128,7 +128,7 @@ def test_a_damaged_store_is_refused_when_it_is_opened(tmp_path: Path) -> None:
 
     refused("order.npy", whole[place / "order.npy"][:-4], "damaged")
     refused("tokens.npy", b"", "damaged")
-    refused("order.npy", (other / "order.npy").read_bytes(), "different stores")
+    refused("order.npy", (other / "order.npy").read_bytes(), "do not fit together")
     np.save(tmp_path / "wide.npy", corpus.arrays["order"].astype(np.int64))
     refused("order.npy", (tmp_path / "wide.npy").read_bytes(), "int64")
     np.save(tmp_path / "table.npy", corpus.arrays["order"][:, None])

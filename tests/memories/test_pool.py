@@ -83,5 +83,5 @@ def test_nbytes_is_near_what_python_holds() -> None:
 
 
 def test_settings_out_of_range() -> None:
-    with pytest.raises(OptionError, match="pool"):
+    with pytest.raises(OptionError, match="per_key"):
         NgramPool(per_key=0)

@@ -77,14 +77,14 @@ class GrowingStore(RuleBasedStateMachine):
                 del weights[min(weights, key=weights.__getitem__)]
             weights[c] = min(weights.get(c, 0.0) + 0.5, 3.0)
             self.twin[a, b] = weights
-            self.remaining(self.twin, self.KEYS)
+            self.room(self.twin, self.KEYS)
 
     @rule(a=st.integers(0, 3), b=st.integers(0, 3), c=st.integers(0, 3))
     def count_a_corpus(self, a: int, b: int, c: int) -> None:
         self.memory.build([[a, b, c]])
         self.twin.pop((a, b), None)
         self.twin[a, b] = {c: 1.0}
-        self.remaining(self.twin, self.KEYS)
+        self.room(self.twin, self.KEYS)
 
     @invariant()
     def it_holds_what_was_touched_last(self) -> None:

@@ -196,7 +196,7 @@ def test_what_is_not_there_is_refused(model: Any) -> None:
     for wrong in (-1, LAYERS + 1):
         with pytest.raises(OptionError, match=str(wrong)):
             model.hidden_states.watch(cache, [0, wrong])
-    with pytest.raises(StrategyError, match="not filled"):
+    with pytest.raises(StrategyError, match="another model has filled"):
         model.hidden_states.watch(begin(TabularModel.random(), (1, 2)), [0])
 
 

@@ -277,7 +277,7 @@ def test_nothing_is_read_over_uncommitted_rows(model: Any) -> None:
     cache = begin(model)
     borrowed = model.borrow(cache)
     expected = read(model, cache, (1, 2))
-    with pytest.raises(RuntimeError, match="not committed yet"):
+    with pytest.raises(RuntimeError, match="uncommitted rows"):
         read(model.subset(PARTS[1]), borrowed)
     cache.commit(())
     assert torch.equal(read(model, cache, (1, 2)), expected)
@@ -289,7 +289,7 @@ def test_only_owners_are_cut_and_forked_and_lend(model: Any, eager: Decoder) -> 
         with pytest.raises(RuntimeError):
             wrong()
     for foreign in (borrowed, begin(eager)):
-        with pytest.raises(StrategyError, match="has not filled"):
+        with pytest.raises(StrategyError, match="another model has filled"):
             model.borrow(foreign)
 
 

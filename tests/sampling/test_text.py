@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.sampling.text import TextStream
+from outrider.sampling.text import Marks, TextStream
 from tests.models.setups.make_checkpoints import EOS_ID, write_tokenizer
 
 BROKEN = "\ufffd"
@@ -225,3 +225,70 @@ def test_tokens_of_several_bytes(tokens: list[bytes], stop: list[str]) -> None:
     assert "".join(feed(stream, range(len(tokens)))) == decode(b"".join(tokens))
     cut = TextStream(join, stop)
     assert decode(b"".join(tokens)).startswith("".join(feed(cut, range(len(tokens)))))
+
+
+# -- stop strings with special tokens ----------------------------------------------------------
+
+MARKS = {256: "<end>", 257: "<turn>"}
+
+
+def decode_all(ids: Sequence[int]) -> str:
+    parts = [MARKS[i].encode() if i in MARKS else bytes([i]) for i in ids]
+    return b"".join(parts).decode("utf-8", errors="replace")
+
+
+def plain(ids: Sequence[int]) -> str:
+    return decode([i for i in ids if i not in MARKS])
+
+
+def marked(stop: Sequence[str]) -> TextStream:
+    return TextStream(plain, stop, marks=Marks(decode_all, frozenset(MARKS)))
+
+
+def ids_of(text: str) -> list[int]:
+    for number, mark in MARKS.items():
+        text = text.replace(mark, chr(0xE000 + number))
+    return [i for c in text for i in ([ord(c) - 0xE000] if ord(c) >= 0xE100 else list(c.encode()))]
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        ("hello<end>more", "<end>", "hello"),
+        ("one\n<turn>user", "\n<turn>user", "one"),
+        ("one\ntwo\n<turn>us er\n<turn>user", "\n<turn>user", "one\ntwo\nus er"),
+        ("a<turn>b<end>c", "b<end>", "a"),
+        ("<end>", "<end>", ""),
+        ("no stop<turn> here", "<end>", "no stop here"),
+        ("\u00e9<end>x", "<end>x", "\u00e9"),
+    ],
+)
+def test_a_stop_string_with_a_special_token(text: str, stop: str, expected: str) -> None:
+    pieces = feed(marked([stop]), ids_of(text))
+    assert "".join(pieces) == expected
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "\n", "\u00e9", "<end>", "<turn>"]), max_size=12),
+    st.sampled_from([["<end>"], ["a<end>"], ["\n<turn>a", "<end>b"], ["<turn><end>"]]),
+)
+def test_marked_stops_cut_where_a_search_cuts(parts: list[str], stop: list[str]) -> None:
+    whole = "".join(parts)
+    hits = [whole.find(one) for one in stop if one in whole]
+    # The first token that completes a stop string decides; what begins first in it is cut.
+    ends = [whole.find(one) + len(one) for one in stop if one in whole]
+    if hits:
+        first = min(ends)
+        whole = whole[: min(whole.find(one) for one in stop if one in whole[:first])]
+    expected = whole.replace("<end>", "").replace("<turn>", "")
+    ids = ids_of("".join(parts))
+    stream = marked(stop)
+    assert "".join(feed(stream, ids)) == expected and stream.text == expected
+    assert stream.stopped == bool(hits)
+    branch = marked(stop)
+    for token in ids[:3]:
+        if branch.push(token):
+            break
+    else:
+        other = branch.branch()
+        assert "".join(feed(other, ids[3:])) == expected

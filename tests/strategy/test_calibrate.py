@@ -155,7 +155,7 @@ def test_reports_progress_and_repeats_itself() -> None:
         ({"divergences": ["jjs"]}, "unknown divergence 'jjs'"),
         ({"tokens_per_prompt": 0}, "of 0 tokens"),
         ({"prompts": []}, "^0 prompts"),
-        ({"batch_size": 0}, "0 at a time"),
+        ({"batch_size": 0}, "batches of 0"),
     ],
 )
 def test_refuses_what_can_not_be_measured(options: dict, words: str) -> None:

@@ -64,7 +64,7 @@ class WithoutReplacement(NoDrafter):
     ids=["rejection", "fuzzy"],
 )
 def test_a_rule_that_reads_what_the_drafter_can_not_give(rule: AcceptanceRule, what: str) -> None:
-    with pytest.raises(StrategyError, match=f"needs the {what} .*'mute' does not give"):
+    with pytest.raises(StrategyError, match=f"needs the {what} .*'mute' does not supply"):
         Strategy(target=FAMILY.target, drafter=Mute(), rule=rule)
     assert Strategy(target=FAMILY.target, drafter=Mute()).rule == Match()
 
@@ -89,10 +89,10 @@ def test_rejection_outside_a_rule_without_a_distribution(inner: Fuzzy) -> None:
     drafter = Qualified(
         drafter=ModelDrafter(model=FAMILY.draft), qualifier=FAMILY.qualifier, rule=inner
     )
-    with pytest.raises(StrategyError, match="does not know"):
+    with pytest.raises(StrategyError, match="does not supply"):
         Strategy(target=FAMILY.target, drafter=drafter, rule=Rejection())
     deeper = Qualified(drafter=drafter, qualifier=FAMILY.qualifier, rule=Rejection())
-    with pytest.raises(StrategyError, match="does not know"):
+    with pytest.raises(StrategyError, match="does not supply"):
         Strategy(target=FAMILY.target, drafter=deeper)
     Strategy(target=FAMILY.target, drafter=drafter, rule=Match())
 

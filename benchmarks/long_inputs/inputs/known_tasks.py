@@ -98,7 +98,7 @@ def turned_keys(item: dict[str, Any], talk: Callable[[str], str]) -> Case | None
     assert key is not None
     begin = f"{text[slice(*asked)]} "
     rest = talk(f"the {key[1]}")
-    want = Want(spans=(other.span(),), begin=len(begin), end=len(begin) + len(rest), looks=2)
+    want = Want(spans=(other.span(),), begin=len(begin), end=len(begin) + len(rest), decisions=2)
     return Case(
         name=f"{item['id']}-turned",
         task="turn_key",

@@ -19,14 +19,14 @@ class Want:
         spans: where it stands in the text.
         begin: character of the written text from which on it is needed.
         end: character up to which it is.
-        looks: how many looks at the scores a selection has to find it: 0 for what the instruction
+        looks: how many decisions a selection has to find it: 0 for what the instruction
             names, 2 for what the writing turns to.
     """
 
     spans: tuple[Span, ...]
     begin: int = 0
     end: int
-    looks: int = 0
+    decisions: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A want in chunks and tokens: `chunks` are read after each of the looks `first` to `last`."""
+    """A want in chunks and tokens: `chunks` are read after the decisions `first` to `last`."""
 
     chunks: frozenset[int]
     first: int
@@ -73,38 +73,40 @@ def chunks_of(spans: Sequence[Span], chunks: Sequence[Passage]) -> frozenset[int
 def need_of(
     want: Want, chunks: Sequence[Passage], tokens_at: Callable[[int], int], refresh: int
 ) -> Need:
-    """The chunks of a want, and the looks after which they must be read.
+    """The chunks of a want, and the decisions after which they must be read.
 
-    Look j (from 1) is taken when `j * refresh` tokens are written, and decides what is read while
-    the next ones are; what look 0 chose is read at the beginning. What the writing turns to is
-    needed from the look on that it has as its last.
+    Decision j (from 1) is made when `j * refresh` tokens are written; it holds while the next
+    ones are. Decision 0 is made before the first token. What the writing turns to is needed from
+    its last decision on.
 
     Args:
         want: what is needed.
         chunks: of the text.
         tokens_at: tokens of what is written before a character of it.
-        refresh: tokens between two looks; 0 for none.
+        refresh: tokens between two refreshes; 0 for none.
     """
     if not refresh:
         return Need(chunks_of(want.spans, chunks), 0, 0)
-    first = tokens_at(want.begin) // refresh + want.looks
+    first = tokens_at(want.begin) // refresh + want.decisions
     last = max((tokens_at(want.end) - 1) // refresh, first)
     return Need(chunks_of(want.spans, chunks), first, last)
 
 
 def length_needed(case: Case, tokens_at: Callable[[int], int], refresh: int) -> int:
-    """Tokens of `case.written` to write until every want had its looks, for this interval."""
-    looks = [(tokens_at(w.begin) // refresh + w.looks) * refresh for w in case.wants if refresh]
-    ends = [tokens_at(want.end) for want in case.wants if not want.looks]
-    return max([*looks, *ends], default=0)
+    """Tokens of `case.written` to write until every want had its decisions, for this interval."""
+    decisions = [
+        (tokens_at(w.begin) // refresh + w.decisions) * refresh for w in case.wants if refresh
+    ]
+    ends = [tokens_at(want.end) for want in case.wants if not want.decisions]
+    return max([*decisions, *ends], default=0)
 
 
 def read(need: Need, chosen: Sequence[Sequence[int]]) -> frozenset[int]:
     """The needed chunks that were read all the time. `chosen`: what is read after each look; what
     was read last stays."""
     kept = need.chunks
-    for look in range(need.first, need.last + 1):
-        kept &= frozenset(chosen[min(look, len(chosen) - 1)])
+    for decision in range(need.first, need.last + 1):
+        kept &= frozenset(chosen[min(decision, len(chosen) - 1)])
     return kept
 
 
@@ -117,7 +119,7 @@ def judge(needs: Sequence[Need], chosen: Sequence[Sequence[int]]) -> tuple[bool,
 
 def delay(need: Need, begin: int, chosen: Sequence[Sequence[int]]) -> int | None:
     """Looks after the one at `begin` until all chunks of the need were read; None for never."""
-    for look in range(begin, len(chosen)):
-        if need.chunks <= set(chosen[look]):
-            return look - begin
+    for decision in range(begin, len(chosen)):
+        if need.chunks <= set(chosen[decision]):
+            return decision - begin
     return None

@@ -60,7 +60,7 @@ FILLER = (
 )
 GENERIC = "Summarize the text."
 REACH = 1600
-"""Characters written after a turn: enough for two looks, 128 tokens apart."""
+"""Characters written after a turn: enough for two refreshes, 128 tokens apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def cases(name: str, haystack: str, seed: int) -> Iterator[Case]:
     ):
         rest = about(singles[number].title, REACH)
         begin = len(opening)
-        want = Want(spans=(spans[number],), begin=begin, end=begin + len(rest), looks=2)
+        want = Want(spans=(spans[number],), begin=begin, end=begin + len(rest), decisions=2)
         yield _case(task, name, text, instruction, opening + rest, want)
 
 

@@ -57,7 +57,7 @@ class Divergence:
         verifier_logits: Float[Tensor, " vocab_v"],
         token: int | None = None,
     ) -> float:
-        """The divergence of one row; only `logp_abs` uses `token`."""
+        """Return the divergence of one row; only `logp_abs` uses `token`."""
         tokens = None if token is None else torch.tensor([token])
         value = float(self.rows(proposer_logits[None], verifier_logits[None], tokens))
         # The float32 value next to ln 2 is above ln 2, but a threshold of ln 2 must accept every
@@ -70,7 +70,7 @@ class Divergence:
         verifier_logits: Float[Tensor, "rows vocab_v"],
         tokens: Int[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, " rows"]:
-        """The divergence of each row.
+        """Return the divergence of each row.
 
         Raises:
             ValueError: tokens are missing, but the divergence depends on them.
@@ -102,8 +102,9 @@ def _with_rest(log_probs: Tensor, best: Tensor) -> Tensor:
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) of log-distributions. An event with probability zero under p contributes nothing,
-    regardless of q; `~(weight <= 0)` preserves NaN."""
+    """Return KL(p || q) of log-distributions. An event with probability zero under p contributes
+    nothing, regardless of q; `~(weight <= 0)` preserves NaN.
+    """
     weight = p.exp()
     return torch.where(~(weight <= 0), weight * (p - q), 0.0).sum(-1)
 
@@ -121,27 +122,30 @@ def _kl_vd(d: Tensor, v: Tensor) -> Tensor:
 
 
 def _js(d: Tensor, v: Tensor) -> Tensor:
-    """Jensen-Shannon divergence: KL(d || m) / 2 + KL(v || m) / 2."""
+    """Return the Jensen-Shannon divergence: KL(d || m) / 2 + KL(v || m) / 2."""
     m = _mean(d, v)
     return (_kl(d, m) + _kl(v, m)) / 2
 
 
 def _js_fsd(d: Tensor, v: Tensor) -> Tensor:
-    """KL(m || d) / 2 + KL(m || v) / 2: the divergence of the published fuzzy decoding
-    thresholds."""
+    """Return KL(m || d) / 2 + KL(m || v) / 2: the divergence of the published fuzzy decoding
+    thresholds.
+    """
     m = _mean(d, v)
     return (_kl(m, d) + _kl(m, v)) / 2
 
 
 def _tv(d: Tensor, v: Tensor) -> Tensor:
-    """Total variation: sum |d - v| / 2."""
+    """Return the total variation: sum |d - v| / 2."""
     return (d.exp() - v.exp()).abs().sum(-1) / 2
 
 
 def _logp_abs(d: Tensor, v: Tensor, tokens: Tensor | None) -> Tensor:
-    """|log d(x) - log v(x)| for the proposed token x; infinite if either probability is zero."""
+    """Return |log d(x) - log v(x)| for the proposed token x; infinite if either probability is
+    zero.
+    """
     if tokens is None:
-        raise ValueError("logp_abs reads the proposed tokens, and none were given")
+        raise ValueError("logp_abs needs the proposed tokens, but none are given")
     tokens = tokens.to(d.device)
     inside = tokens < d.shape[-1]
     column = tokens.where(inside, 0)[:, None]
@@ -172,7 +176,7 @@ DIVERGENCES: dict[str, Divergence] = {
 
 
 def divergence(name: str) -> Divergence:
-    """The divergence called `name`. Raises `OptionError` with the nearest known name."""
+    """Return the divergence called `name`. Raises `OptionError` with the nearest known name."""
     if name not in DIVERGENCES:
         raise OptionError(f"unknown divergence {name!r}", hint=nearest(name, DIVERGENCES))
     return DIVERGENCES[name]

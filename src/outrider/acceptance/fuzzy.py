@@ -72,9 +72,9 @@ class Fuzzy:
         if self.with_probs and not self.tracks_probs:
             reads = "the drafted token" if self.measure.reads_token else "past changes"
             raise OptionError(
-                f"Fuzzy by {self.measure.name} with max_changed {self.max_changed} reads {reads}, "
-                "so the distribution of what it keeps is not known",
-                hint="Below Rejection use js or tv, without max_changed",
+                f"Fuzzy with {self.measure.name} and max_changed {self.max_changed} depends on "
+                f"{reads}, so the distribution of the accepted tokens is unknown",
+                hint="With an outer Rejection, use js or tv, without max_changed",
             )
 
     @property
@@ -135,7 +135,7 @@ class Fuzzy:
 
 
 def _probs_of(draft: Draft, node: int, view: View) -> Float[Tensor, " wide"]:
-    """The distribution `node` was drawn from; a deterministic choice is a point mass."""
+    """Return the distribution `node` was drawn from; a deterministic choice is a point mass."""
     probs = None if draft.probs is None else draft.probs[node]
     if probs is not None:
         return probs

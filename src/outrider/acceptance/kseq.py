@@ -77,20 +77,21 @@ def _first_that_passes(
 def kept_mass(
     target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], rho: float
 ) -> Float[Tensor, " vocab"]:
-    """min(r, t / rho): the part of the distribution of one accepted draw that each token
-    receives."""
+    """Return min(r, t / rho): the part of the distribution of one accepted draw that each token
+    receives.
+    """
     return torch.minimum(drafted[: target.numel()], target / rho)
 
 
 def chance(beta: float, k: int) -> float:
-    """1 - (1 - beta)^k: the chance that one of k independent draws passes."""
+    """Return 1 - (1 - beta)^k: the chance that one of k independent draws passes."""
     if k == 1:
         return beta
     return 1.0 if beta >= 1.0 else -math.expm1(k * math.log1p(-beta))
 
 
 def allowance(target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], k: int) -> float:
-    """The smallest rho in 1 .. k with 1 - (1 - beta)^k <= rho beta, by bisection from above.
+    """Return the smallest rho in 1 .. k with 1 - (1 - beta)^k <= rho beta, by bisection from above.
 
     beta = sum_x min(r(x), t(x) / rho) is the chance that one draw passes. The left side decreases
     and the right side increases with rho, and k itself always satisfies the condition.
@@ -115,9 +116,10 @@ def allowance(target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], 
 def leftover(
     target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"], k: int, rho: float
 ) -> Float[Tensor, " vocab"]:
-    """The distribution of the next token if no draw passes, not normalised: t - min(r, t / rho) P /
-    beta, where P is the chance that one passes. It is t itself if the two distributions have no
-    token in common."""
+    """Return the distribution of the next token if no draw passes, not normalised: t - min(r, t /
+    rho) P / beta, where P is the chance that one passes. It is t itself if the two distributions
+    have no token in common.
+    """
     kept = kept_mass(target, drafted, rho)
     beta = float(kept.sum())
     if not beta > 0:

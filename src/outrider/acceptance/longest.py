@@ -45,7 +45,7 @@ def longest_path(draft: Draft, view: View, judge: Judge, max_changed: float | No
 def _longer(
     path: _Path, node: int, draft: Draft, view: View, judge: Judge, max_changed: float | None
 ) -> list[_Path]:
-    """`path` extended by each acceptable child of its last node."""
+    """Return `path` extended by each acceptable child of its last node."""
     found: list[_Path] = []
     for child in draft.children(node):
         token = int(draft.tokens[child])

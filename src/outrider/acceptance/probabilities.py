@@ -9,8 +9,9 @@ from outrider.core.types import Draft
 
 
 def drawn_probs(draft: Draft, node: int, vocab_size: int) -> Float[Tensor, " wide"]:
-    """The distribution `node` was drawn from, at least as wide as the verifier's vocabulary. A node
-    without a distribution was picked deterministically, which is a point mass."""
+    """Return the distribution `node` was drawn from, at least as wide as the verifier's vocabulary.
+    A node without a distribution was picked deterministically, which is a point mass.
+    """
     own = None if draft.probs is None else draft.probs[node]
     token = int(draft.tokens[node])
     probs = torch.zeros(
@@ -26,14 +27,15 @@ def drawn_probs(draft: Draft, node: int, vocab_size: int) -> Float[Tensor, " wid
 def residual(
     target: Float[Tensor, " vocab"], drafted: Float[Tensor, " wide"]
 ) -> Float[Tensor, " vocab"]:
-    """max(t - r, 0), not normalised. If rounding leaves only zeros, the two distributions are equal
-    and the result is t."""
+    """Return max(t - r, 0), not normalised. If rounding leaves only zeros, the two distributions
+    are equal and the result is t.
+    """
     left = (target - drafted[: target.numel()]).clamp(min=0.0)
     return left if float(left.sum()) > 0 else target
 
 
 def trials(draft: Draft, node: int) -> list[int]:
-    """The children of `node` in the order in which they were drawn.
+    """Return the children of `node` in the order in which they were drawn.
 
     A child through which several independent continuations pass (`Draft.samples`) was drawn several
     times and is listed as many times. Testing it only once would ignore repeated draws and bias the

@@ -60,8 +60,9 @@ class RecursiveRejection:
 def _test(
     draft: Draft, children: list[int], node: int, view: View
 ) -> tuple[int | None, Float[Tensor, " vocab"]]:
-    """The child that passes, if any, and the residual of the verifier's distribution (not
-    normalised)."""
+    """Return the child that passes, if any, and the residual of the verifier's distribution (not
+    normalised).
+    """
     left = view.probs(node)
     seen: list[int] = []
     for place, child in enumerate(children):
@@ -80,8 +81,9 @@ def _test(
 
 
 def _without(probs: Float[Tensor, " wide"], seen: list[int]) -> Float[Tensor, " wide"]:
-    """The distribution of the next draw after the tokens `seen` are removed; NaN if nothing
-    remains."""
+    """Return the distribution of the next draw after the tokens `seen` are removed; NaN if nothing
+    remains.
+    """
     if not seen:
         return probs
     rest = probs.clone()

@@ -30,14 +30,14 @@ class Walk:
         return sum(self._changed)
 
     def child_with(self, token: int) -> int | None:
-        """The first child of the current node with this token, or None."""
+        """Return the first child of the current node with this token, or None."""
         for child in self.draft.children(self.node):
             if self.draft.tokens[child] == token:
                 return child
         return None
 
     def first_child(self) -> int | None:
-        """The first child of the current node in draw order, or None."""
+        """Return the first child of the current node in draw order, or None."""
         return next(iter(self.draft.children(self.node)), None)
 
     def descend(self, child: int, *, changed: bool = False, probs: Tensor | None = None) -> None:

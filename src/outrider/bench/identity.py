@@ -12,7 +12,7 @@ from outrider.bench.measure import Place, Run
 from outrider.bench.models import OpenModels
 from outrider.bench.statistics import first_difference
 from outrider.bench.strategies import BASELINE
-from outrider.core.types import NO_IDS, Exactness, Prompt, as_ids
+from outrider.core.types import NO_IDS, SAME_TEXT, Exactness, Prompt, as_ids
 from outrider.engine.load import load
 from outrider.protocols import Segment
 from outrider.sampling import Sampler, SamplingParams
@@ -72,7 +72,7 @@ def compare(
     found: list[Mismatch] = []
     for run in runs:
         base = plain.get((run.task, run.repeat))
-        promised = exactness.get(run.system) is Exactness.IDENTICAL
+        promised = exactness.get(run.system) in SAME_TEXT
         if base is None or not promised or run.system == BASELINE:
             continue
         index = first_difference(run.token_ids, base.token_ids)

@@ -10,7 +10,7 @@ from typing import Any
 
 from outrider.bench.measure import Run
 from outrider.bench.settings import changes
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, writing
 
 SETTINGS, RUNS = "settings.json", "runs.jsonl"
 
@@ -41,12 +41,13 @@ class Journal:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.folder is not None:
-            with (self.folder / RUNS).open("a", encoding="utf-8") as file:
+            path = self.folder / RUNS
+            with writing(path), path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
     def _open(self, folder: Path, settings: dict[str, Any]) -> None:
         if folder.exists() and not folder.is_dir():
-            raise OptionError(f"{folder} is a file", hint="Give a folder to keep the runs in")
+            raise OptionError(f"{folder} is a file", hint="Give a folder for the runs")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if (folder / SETTINGS).exists():
@@ -68,7 +69,7 @@ class Journal:
         if differing:
             raise OptionError(
                 f"{folder} holds a run with other settings ({'; '.join(differing[:3])})",
-                hint="Give the same settings to go on with it, or another folder",
+                hint="Give the same settings to continue it, or another folder",
             )
         if (folder / RUNS).exists():
             self._read(folder / RUNS)

@@ -14,8 +14,8 @@ _CACHES = "/sys/devices/system/cpu/cpu0/cache"
 
 
 def reset_peak() -> bool:
-    """Reset the peaks; return false if the system cannot reset that of resident memory (all but
-    Linux).
+    """Reset the peaks; return false if the system cannot reset that of resident memory (only Linux
+    can).
     """
     import torch
 

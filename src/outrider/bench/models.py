@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from outrider.bench.scaling.plan import make_plan
 from outrider.bench.scaling.scale import cost_scale, cost_scaled_label, scaled_decoder
 from outrider.bench.settings import Models
@@ -15,6 +13,7 @@ from outrider.core.errors import OptionError, OutriderError
 from outrider.engine.generator import Generator
 from outrider.engine.load import load
 from outrider.engine.options import NO_TIER
+from outrider.kernels.forking import use_torch_threads
 from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import (
@@ -142,7 +141,7 @@ def find_tiers(
         folder, scale = local_folder(source), scales.get(name)
         if scale and (on_cpu if on_disk is None else on_disk):
             out = scaled_into / f"{name}-{scale}"
-            # narrow layers are slow on an accelerator regardless of their number, so widen there
+            # on an accelerator, narrow layers are slow regardless of their number, so widen them
             folder, scale = cost_scale(folder, scale, out, widen=1 if on_cpu else None), None
         elif scale:
             make_plan(open_checkpoint(folder), scale, None)  # raises before the model is loaded
@@ -153,7 +152,7 @@ def find_tiers(
 def open_models(settings: Models, tiers: Mapping[str, Tier]) -> OpenModels:
     """Load each tier once."""
     if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+        use_torch_threads(settings.threads)
     models = {name: _load(tier, settings) for name, tier in tiers.items()}
     known = families_folder() / settings.target / "calibration.json"
     return OpenModels(

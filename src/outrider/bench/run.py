@@ -138,7 +138,7 @@ class Bench:
             runs = journal.runs.values()
             return {r.task: r.token_ids for r in runs if r.system == BASELINE}
         if "float32" not in journal.facts:
-            progress(0, 1, "texts in float32, to compare")
+            progress(0, 1, "float32 texts for comparison")
             journal.note("float32", float32_texts(opened, places, self.settings.sampling))
         return journal.facts["float32"]
 
@@ -200,7 +200,7 @@ def _places(
             left_out[task.workload] = left_out.get(task.workload, 0) + 1
     if not places:
         raise OptionError(
-            f"no prompt leaves room for {settings.sampling['max_new_tokens']} tokens in the "
+            f"no prompt leaves space for {settings.sampling['max_new_tokens']} tokens in the "
             f"target's window of {opened.models['target'].info.context_length}",
             hint="Give a smaller --max-new-tokens or shorter prompts",
         )

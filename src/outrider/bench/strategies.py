@@ -81,7 +81,7 @@ def from_table(tables: Mapping[str, Any]) -> list[Named]:
         options = dict(table)
         recipe = options.pop("recipe", name)
         if not isinstance(recipe, str):
-            raise OptionError(f"recipe of {name!r} is {recipe!r}", hint="Give a name")
+            raise OptionError(f"recipe of {name!r} is {recipe!r}", hint="Give the name of a recipe")
         found.append(Named(name=name, options=_options(recipe, options)))
     return with_baseline(found)
 
@@ -95,10 +95,15 @@ def with_baseline(strategies: Sequence[Named]) -> list[Named]:
     names = [s.name for s in strategies]
     double = next((name for name in names if names.count(name) > 1), None)
     if double:
-        raise OptionError(f"strategy {double!r} is named twice", hint="Change its options, or drop")
+        raise OptionError(
+            f"strategy {double!r} is given twice", hint="Change its options, or leave it out"
+        )
     own = [s for s in strategies if s.name == BASELINE]
     if own and not own[0].is_baseline:
-        raise OptionError(f"strategy {BASELINE!r} drafts", hint="Give it another name")
+        raise OptionError(
+            f"strategy {BASELINE!r} is the undrafted baseline, but has a drafter",
+            hint="Give the strategy another name",
+        )
     plain = own or [Named(name=BASELINE, options=RECIPES[BASELINE])]
     return [*plain, *(s for s in strategies if s.name != BASELINE)]
 
@@ -123,7 +128,7 @@ def _named(text: str) -> Named:
     for piece in split_list(rest):
         key, equals, value = piece.partition("=")
         if not equals or not value:
-            raise OptionError(f"{piece!r} in strategy {text!r}", hint="Write key=value")
+            raise OptionError(f"strategy {text!r} has the option {piece!r}", hint="Write key=value")
         options[key.strip()] = _value(key.strip(), value.strip())
     return Named(name=text, options=_options(recipe.strip(), options))
 

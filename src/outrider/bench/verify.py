@@ -124,7 +124,10 @@ def beside_llama_cpp(
         raise OptionError("llama.cpp is not installed", hint=f"Run: {line}")
     tier, threads = opened.tiers["target"], used_threads(opened.settings.threads)
     if tier.build is not None:
-        raise OptionError("llama.cpp reads folders only", hint="Use --device cpu")
+        raise OptionError(
+            "llama.cpp reads only models in folders, but this one is in memory",
+            hint="Use --device cpu",
+        )
     file = gguf_file(tier.folder, "q8_0")
     ours: list[dict[str, Any]] = []
     theirs: list[dict[int, float]] = []

@@ -10,10 +10,10 @@ from outrider.core.errors import OptionError, nearest
 from outrider.inputs.lines import numbered_lines
 
 WORKLOADS: dict[str, str] = {
-    "stories": "beginnings of tales and novels, to be written on",
+    "stories": "beginnings of tales and novels to continue",
     "dialogue": "small talk, one to three user turns",
     "qa": "questions on a passage, word problems, sums",
-    "copy": "texts to be given back, whole or with one word replaced",
+    "copy": "texts to repeat, whole or with one word replaced",
 }
 """Workloads that ship with the package, 32 held-out prompts each, with descriptions."""
 
@@ -69,7 +69,8 @@ def _tasks(name: str) -> list[Task]:
         if file.suffix in (".jsonl", ".zst") or file.exists():
             raise OptionError(f"there is no file of prompts at {name}", hint="Check the path")
         raise OptionError(
-            f"unknown workload {name!r}", hint=f"{nearest(name, WORKLOADS)}; a file will do as well"
+            f"unknown workload {name!r}",
+            hint=f"{nearest(name, WORKLOADS)}; a file is also accepted",
         )
     return _file_tasks(file)
 
@@ -81,14 +82,14 @@ def _file_tasks(file: Path) -> list[Task]:
         for number, line in numbered_lines(file, hint="Give JSON lines", extra="bench")
     ]
     if not tasks:
-        raise OptionError(f"{file} holds no prompt", hint="Give one JSON object a line")
+        raise OptionError(f"{file} holds no prompt", hint="Give one JSON object per line")
     return tasks
 
 
 def _task(line: str, where: str, default: str, number: int) -> Task:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise OptionError(f"{where} is not JSON: {line.strip()!r:.60}", hint=_EXPECTED) from None
     field = next((f for f in FIELDS if isinstance(record, dict) and f in record), None)
     if field is None:

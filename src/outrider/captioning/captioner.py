@@ -105,7 +105,9 @@ class Captioner:
         need_pillow()
         AT_LEAST_ONE.check("batch_size", batch_size)
         if not question.strip():
-            raise OptionError("the question is empty", hint=f"Ask something, such as {QUESTION!r}")
+            raise OptionError(
+                "the question is empty", hint=f"Give a question, such as {QUESTION!r}"
+            )
         generator.params(**sampling)
         check_reads_images(generator.strategy.target, [_SEEN])
         self.generator = generator
@@ -213,7 +215,7 @@ def _image(given: Any) -> Any:
         return read_image(given)
     if isinstance(given, Image.Image):
         return as_rgb(given)
-    raise OptionError(f"an image cannot be {given!r:.60}", hint="Give a path or a PIL.Image")
+    raise OptionError(f"an image is {given!r:.60}", hint="Give a path or a PIL.Image")
 
 
 def _line(error: Exception) -> str:

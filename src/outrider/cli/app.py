@@ -23,7 +23,6 @@ from outrider.cli.commands.summarize import summarize
 from outrider.cli.commands.train import train
 from outrider.cli.options.groups import grouped
 from outrider.cli.ui import failures, interrupt
-from outrider.core.errors import OutriderError
 
 
 class _InOrder(TyperGroup):
@@ -56,7 +55,7 @@ START, INPUTS, MEASURE, MAKE = (
     "Training and data",
 )
 app.command(short_help="Write text from a prompt.", rich_help_panel=START)(grouped(generate))
-app.command(short_help="Talk with a model.", rich_help_panel=START)(grouped(chat))
+app.command(short_help="Chat with a model.", rich_help_panel=START)(grouped(chat))
 app.add_typer(
     bench,
     name="bench",
@@ -116,7 +115,7 @@ def outrider(
       outrider generate "Once upon a time"
       outrider generate "Once upon a time" --target ./big --draft ./small
 
-    Talk with a model, measure the speed on this machine, list all methods:
+    Chat with a model, measure the speed on this machine, list all methods:
 
       outrider chat --target ./big
       outrider bench --target ./big --draft ./small
@@ -131,25 +130,34 @@ def outrider(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code.
 
-    0: done. 2: wrong input, explained in one line on standard error. 130: Ctrl-C.
+    0: done. 1: a stream or a file could not be written or read. 2: wrong input. Both are
+    explained in one line on standard error. 130: Ctrl-C. 143: SIGTERM.
     """
-    command = get_command(app)
     _write_anything()
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    with failures.reported_warnings():
-        try:
-            code = command.main(words, prog_name="outrider", standalone_mode=False)
-            sys.stdout.flush()
-            return code if isinstance(code, int) else 0
-        except failures.UsageError as error:
-            return failures.report_usage(error)
-        except OutriderError as error:
-            return failures.report(error)
-        except BrokenPipeError:
-            failures.close_broken_pipe()
-            return 1
-        except (KeyboardInterrupt, typer.Abort):
-            return interrupt.EXIT_CODE
+    try:
+        with interrupt.obeyed() as received, failures.reported_warnings():
+            code = failures.flush_output(_run(words, received))
+            return received.code or code
+    except KeyboardInterrupt:
+        return interrupt.EXIT_CODE
+
+
+def _run(words: list[str], received: interrupt.Received) -> int:
+    """Run a command, and report its error."""
+    try:
+        code = get_command(app).main(words, prog_name="outrider", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return interrupt.EXIT_CODE
+    except SystemExit as stop:  # raised for a pipe that nobody reads
+        return stop.code if isinstance(stop.code, int) else 1
+    except Exception as error:
+        if received.number:
+            return received.code
+        if (code := failures.report(error)) is None:
+            raise
+        return code
 
 
 def _write_anything() -> None:

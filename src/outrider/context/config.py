@@ -13,9 +13,9 @@ from outrider.core.values import JsonValue
 
 RECOMPUTE: dict[str, str] = {
     "auto": "new_only where positions are original, else suffix",
-    "suffix": "everything after the first change is read again, as a fresh prefill would",
-    "new_only": "only new chunks are read; what stands after them has not seen them",
-    "partial": "new chunks, and a share of what stands after them, nearest to the change first",
+    "suffix": "everything after the first change is read again, as in a fresh prefill",
+    "new_only": "only new chunks are read; the rows after them were computed without them",
+    "partial": "new chunks, and a share of the tokens after them, nearest to the change first",
 }
 CONTEXT_ON: dict[str, str] = {
     "target": "every tier reads a selection: fast, and the text is that of the selected input",
@@ -23,8 +23,8 @@ CONTEXT_ON: dict[str, str] = {
 }
 POSITIONS: dict[str, str] = {
     "auto": "original where the whole input fits the model's window, else compact",
-    "original": "each token keeps its place in the whole input",
-    "compact": "what is read is numbered without gaps",
+    "original": "each token keeps its position in the whole input",
+    "compact": "the tokens that are read have positions without gaps",
 }
 
 _ROUNDING = 1e-9

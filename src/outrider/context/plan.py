@@ -12,7 +12,7 @@ _NEEDS_ROWS = ("new_only", "partial")
 """Ways to swap that keep rows after a change."""
 
 _ROOM_FOR_TEXT = 4
-"""A prompt takes at most all but a fourth of the window; the rest is for the answer."""
+"""A prompt takes at most three quarters of the window; the rest is for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def plan_for(
     """Plan how `model` reads `prompt` with the long input `context`.
 
     Raises:
-        ContextError: the two are inconsistent, or there is no room for a chunk.
+        ContextError: the two are inconsistent, or no chunk fits.
     """
     _check_prompt(prompt, context)
     fixed = len(prompt) - context.num_tokens
@@ -67,7 +67,7 @@ def _window(model: LanguageModel) -> int:
 def _within(limit: int, fixed: int, what: str, remedy: str) -> int:
     if fixed >= limit:
         raise ContextError(
-            f"the instruction takes {fixed} tokens, and {what} is limited to {limit}",
+            f"the instruction takes {fixed} tokens, but {what} is limited to {limit}",
             hint=f"{remedy}, or shorten the instruction",
         )
     return limit - fixed
@@ -88,18 +88,18 @@ def _check_prompt(prompt: Prompt, context: LongContext) -> None:
     chunks = chain.from_iterable(chunk.token_ids for chunk in context.chunks)
     if begin < 0 or prompt.token_ids[begin:end] != tuple(chunks):
         raise ContextError(
-            f"the chunks of the long input are not what the prompt holds at {begin} to {end}",
-            hint="Let LongContext.start be where the ids of the first chunk begin in the prompt",
+            f"the chunks of the long input differ from ids {begin} to {end} of the prompt",
+            hint="Set LongContext.start to the index in the prompt at which the first chunk begins",
         )
     if end == len(prompt):
         raise ContextError(
-            "nothing follows the long input",
-            hint="Let the prompt end with an instruction, at least one token, after the chunks",
+            "the prompt has no instruction after the long input",
+            hint="End the prompt with at least one token after the chunks",
         )
     if prompt.embeddings is not None or prompt.positions is not None:
         raise ContextError(
-            "the prompt has a long input, and embeddings or positions of its own",
-            hint="Give a prompt that is to be read in parts as token ids alone",
+            "a prompt with a long input cannot hold embeddings or positions",
+            hint="Give token ids only",
         )
 
 
@@ -107,24 +107,23 @@ def check_model(model: LanguageModel, config: ContextConfig) -> None:
     """Raise `OptionError` if `model` does not support `config`."""
     if model.selector is not None:
         raise OptionError(
-            f"{model.info.name} selects what it reads already",
-            hint="Select from the model inside, `inner`",
+            f"{model.info.name} already reads a selection",
+            hint="Wrap its inner model, `inner`",
         )
     segmented = model.segmented
     if config.recompute in _NEEDS_ROWS and segmented is None:
         raise OptionError(
-            f"recompute is {config.recompute!r}, and {model.info.name} can only read a text on "
-            "from a beginning",
+            f"recompute is {config.recompute!r}, but {model.info.name} cannot rearrange its cache",
             hint="Use recompute 'suffix'",
         )
     if config.recompute in _NEEDS_ROWS and config.positions == "compact":
         raise OptionError(
-            f"recompute is {config.recompute!r}, and positions are 'compact': what stays would "
-            "have to turn to other positions",
+            f"recompute is {config.recompute!r}, but positions are 'compact', and kept rows cannot "
+            "change their positions",
             hint="Use positions 'original', or recompute 'suffix'",
         )
     if config.positions == "original" and (segmented is None or not segmented.reads_gaps):
         raise OptionError(
-            f"positions are 'original', and {model.info.name} reads no gaps between positions",
+            f"positions are 'original', but {model.info.name} does not support gaps in positions",
             hint="Use positions 'compact'",
         )

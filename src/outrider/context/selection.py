@@ -135,8 +135,8 @@ class Selection:
         scores, chunks = np.asarray(found, dtype=np.float64), len(self.context.chunks)
         if scores.shape != (chunks,):
             raise OptionError(
-                f"the ranker gave scores of shape {scores.shape} for {chunks} chunks",
-                hint="Let Index.scores return one number for each chunk, in their order",
+                f"the ranker returned scores of shape {scores.shape} for {chunks} chunks",
+                hint="Return one number per chunk from Index.scores, in the order of the chunks",
             )
         if np.isfinite(scores).all():
             return scores
@@ -148,15 +148,14 @@ class Selection:
         hint = f"Raise the budget, or lower chunk_size below {self.config.chunk_size}"
         if (size := self._tokens(pinned)) > self.chunk_budget:
             raise ContextError(
-                f"the {len(pinned)} pinned chunks have {size} tokens, and there is room for "
-                f"{self.chunk_budget}",
+                f"the {len(pinned)} pinned chunks have {size} tokens, but at most "
+                f"{self.chunk_budget} fit",
                 hint=f"{hint}, or pin fewer",
             )
         smallest = min((len(self.context.chunks[i]) for i in allowed), default=0)
         if smallest > self.chunk_budget:
             raise ContextError(
-                f"the smallest chunk has {smallest} tokens, and there is room for "
-                f"{self.chunk_budget}",
+                f"the smallest chunk has {smallest} tokens, but at most {self.chunk_budget} fit",
                 hint=hint,
             )
 

@@ -20,7 +20,7 @@ class PolicyMemory(Protocol):
     """The state that a policy keeps between rounds."""
 
     def carried(self) -> "PolicyMemory":
-        """The state with which the next request begins."""
+        """Return the state with which the next request begins."""
         ...
 
 
@@ -74,7 +74,7 @@ class Ranks:
 
     @staticmethod
     def block(place: int) -> int:
-        """The block that holds this place, counted from 0."""
+        """Return the block that holds this place, counted from 0."""
         return (place + 1).bit_length() - 1
 
     def note(self, drafted: int, path: Sequence[int]) -> None:
@@ -91,7 +91,7 @@ class Ranks:
             self.hits[self.block(place)] += 1.0
 
     def carried(self, most: float) -> "Ranks":
-        """The same rates, with the weight of at most `most` trees."""
+        """Return the same rates, with the weight of at most `most` trees."""
         trees = self.trials[0] if self.trials else 0.0
         share = min(1.0, most / trees) if trees else 0.0
         return Ranks([h * share for h in self.hits], [t * share for t in self.trials])
@@ -152,8 +152,9 @@ class Tally:
         self.newest, self.clean, self.run = round, accepted == drafted, accepted
 
     def carried(self) -> "Tally":
-        """The tally for the next request: all counts are zero, and part of the faded statistics is
-        kept."""
+        """Return the tally for the next request: all counts are zero, and part of the faded
+        statistics is kept.
+        """
         share = min(1.0, _CARRIED / self.trials) if self.trials else 0.0
         drafts = min(1.0, _CARRIED_DRAFTS / self.tested) if self.tested else 0.0
         return Tally(
@@ -219,8 +220,9 @@ class Counters:
         return self.past + self.rounds
 
     def carried(self) -> "Counters":
-        """Counters for the next request: all counts are zero; the statistics for policies are
-        kept."""
+        """Return the counters for the next request: all counts are zero; the statistics for
+        policies are kept.
+        """
         return Counters(
             past=self.now,
             plan=self.plan and self.plan.carried(),

@@ -1,7 +1,9 @@
 """All errors that Outrider raises deliberately. Each states the problem and how to fix it."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from os import PathLike
 
 
 class OutriderError(Exception):
@@ -59,7 +61,7 @@ class MissingExtraError(OutriderError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint that suggests the known name nearest to `name`, or lists all known names."""
+    """Return a hint that suggests the known name nearest to `name`, or lists all known names."""
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(choices)}"
@@ -72,6 +74,19 @@ def reject_unknown(kind: str, given: Iterable[str], known: Iterable[str]) -> Non
     for name in given:
         if name not in names:
             raise OptionError(f"unknown {kind} {name!r}", hint=nearest(name, names))
+
+
+@contextmanager
+def writing(path: str | PathLike[str]) -> Iterator[None]:
+    """Context manager: raise `OptionError` if the system refuses to write to `path`, because the
+    disk is full for example."""
+    try:
+        yield
+    except OSError as error:
+        raise OptionError(
+            f"{path} cannot be written: {error.strerror or error}",
+            hint="Free some space, or give another place",
+        ) from None
 
 
 class OutriderWarning(UserWarning):

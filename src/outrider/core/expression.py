@@ -4,7 +4,7 @@
     argument   = expression | option "=" value
     value      = number | "true" | "false" | "none" | name | "(" number { "," number } ")"
 
-Options come after all expressions. Spaces mean nothing.
+Options come after all expressions. Spaces are ignored.
 """
 
 import re

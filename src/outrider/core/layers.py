@@ -31,7 +31,7 @@ class LayerSet:
 
     def __post_init__(self) -> None:
         if self.num_layers < 1:
-            raise OptionError(f"a model has {self.num_layers} layers", hint="Give at least 1")
+            raise OptionError(f"num_layers is {self.num_layers}", hint="Give at least 1")
         for half in ("attention", "mlp"):
             object.__setattr__(self, half, self._sorted(half, getattr(self, half)))
         if not self.attention and not self.mlp:
@@ -41,7 +41,7 @@ class LayerSet:
         kept = sorted(set(layers))
         if kept and not 0 <= kept[0] <= kept[-1] < self.num_layers:
             raise OptionError(
-                f"{half} names layer {kept[0] if kept[0] < 0 else kept[-1]} of a model with "
+                f"{half} holds layer {kept[0] if kept[0] < 0 else kept[-1]}, but the model has "
                 f"{self.num_layers} layers",
                 hint=f"Layers are numbered from 0 to {self.num_layers - 1}",
             )
@@ -51,25 +51,25 @@ class LayerSet:
 
     @classmethod
     def of_layers(cls, num_layers: int, layers: Iterable[int]) -> "LayerSet":
-        """The set in which both halves of each of `layers` are run."""
+        """Return the set in which both halves of each of `layers` are run."""
         kept = tuple(layers)
         return cls(num_layers=num_layers, attention=kept, mlp=kept)
 
     @classmethod
     def everything(cls, num_layers: int) -> "LayerSet":
-        """The set of all layers, which is the model itself."""
+        """Return the set of all layers, which is the model itself."""
         return cls.of_layers(num_layers, range(num_layers))
 
     @classmethod
     def skipping(
         cls, num_layers: int, *, attention: Iterable[int] = (), mlp: Iterable[int] = ()
     ) -> "LayerSet":
-        """The set of all halves except the given ones."""
+        """Return the set of all halves except the given ones."""
         less_attention, less_mlp, everything = set(attention), set(mlp), set(range(num_layers))
         for half, skipped in (("attention", less_attention), ("mlp", less_mlp)):
             if skipped - everything:
                 raise OptionError(
-                    f"{half} of layer {min(skipped - everything)} is to be skipped; there are "
+                    f"{half} of layer {min(skipped - everything)} cannot be skipped: there are "
                     f"{num_layers} layers",
                     hint=f"Layers are numbered from 0 to {num_layers - 1}",
                 )
@@ -81,24 +81,24 @@ class LayerSet:
 
     @classmethod
     def exit_at(cls, num_layers: int, depth: int) -> "LayerSet":
-        """The set of the first `depth` layers (early exit)."""
+        """Return the set of the first `depth` layers (early exit)."""
         if not 1 <= depth <= num_layers:
             raise OptionError(
-                f"the exit is after layer {depth} of {num_layers}",
+                f"the exit layer is {depth}, but the model has {num_layers} layers",
                 hint=f"Give a number from 1 to {num_layers}",
             )
         return cls.of_layers(num_layers, range(depth))
 
     @classmethod
     def evenly(cls, num_layers: int, keep: int) -> "LayerSet":
-        """`keep` evenly spaced whole layers, including the first and the last.
+        """Return `keep` evenly spaced whole layers, including the first and the last.
 
         Unified Layer Skipping (arXiv 2404.06954): the multiples of floor(L / (n - 1)) from 0 up,
         then the last layer, where L is `num_layers` and n is `keep`. The last gap is the widest.
         """
         if not 2 <= keep <= num_layers:
             raise OptionError(
-                f"{keep} of {num_layers} layers are to be kept",
+                f"keep is {keep} for a model with {num_layers} layers",
                 hint=f"Give a number from 2 (the first and the last) to {num_layers}",
             )
         step = num_layers // (keep - 1)
@@ -106,7 +106,7 @@ class LayerSet:
 
     @classmethod
     def for_speedup(cls, num_layers: int, speedup: float) -> "LayerSet":
-        """`evenly` with floor(num_layers / speedup) layers; a speedup of 1 keeps all.
+        """Return `evenly` with floor(num_layers / speedup) layers; a speedup of 1 keeps all.
 
         Raises:
             OptionError: a speedup below 1, or one that leaves fewer than two layers.
@@ -114,7 +114,7 @@ class LayerSet:
         most = num_layers / 2
         if not 1 <= speedup <= most:
             raise OptionError(
-                f"a speedup of {speedup:g} from {num_layers} layers",
+                f"speedup is {speedup:g} for a model with {num_layers} layers",
                 hint=f"Give a number from 1 to {most:g}: the first and the last layer are kept",
             )
         return cls.evenly(num_layers, floor(num_layers / speedup))
@@ -140,8 +140,8 @@ class LayerSet:
         """Raise `OptionError` unless this set belongs to a model with `num_layers` layers."""
         if self.num_layers != num_layers:
             raise OptionError(
-                f"a set of {self.num_layers} layers for model {name}, which has {num_layers}",
-                hint="Make the set for this model's number of layers",
+                f"the set is for {self.num_layers} layers, but model {name} has {num_layers}",
+                hint="Build the set for this model's number of layers",
             )
 
     def __str__(self) -> str:
@@ -152,7 +152,7 @@ class LayerSet:
     # -- serialization ----------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """A JSON-compatible form, which `from_dict` reads."""
+        """Return a JSON-compatible form, which `from_dict` reads."""
         return {
             "num_layers": self.num_layers,
             "attention": list(self.attention),

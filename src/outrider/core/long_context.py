@@ -53,28 +53,29 @@ class LongContext:
         return sum(len(chunk) for chunk in self.chunks)
 
     def pin(self, *chunks: int) -> "LongContext":
-        """The same input with these chunks always read."""
+        """Return the same input with these chunks always read."""
         return self._with(pinned=self.pinned | self._known(chunks))
 
     def ban(self, *chunks: int) -> "LongContext":
-        """The same input with these chunks never read."""
+        """Return the same input with these chunks never read."""
         return self._with(banned=self.banned | self._known(chunks))
 
     def only(self, *chunks: int) -> "LongContext":
-        """The same input, restricted to these chunks, which are read in full."""
+        """Return the same input, restricted to these chunks, which are read in full."""
         kept = self._known(chunks)
         return self._with(pinned=kept, banned=frozenset(range(len(self.chunks))) - kept)
 
     def _with(self, **settings: frozenset[int]) -> "LongContext":
         new = replace(self, **settings)
         if both := new.pinned & new.banned:
-            raise ValueError(f"chunk {min(both)} is to be read always, and never")
+            raise ValueError(f"chunk {min(both)} is both pinned and banned")
         return new
 
     def _known(self, chunks: Sequence[int]) -> frozenset[int]:
         for chunk in chunks:
             if not 0 <= chunk < len(self.chunks):
                 raise ValueError(
-                    f"there is no chunk {chunk}: they go from 0 to {len(self.chunks) - 1}"
+                    f"there is no chunk {chunk}; chunks are numbered from 0 to "
+                    f"{len(self.chunks) - 1}"
                 )
         return frozenset(chunks)

@@ -7,17 +7,18 @@ from outrider.core.counters import Counters, Tally
 
 
 def ratio(part: float | int, whole: float | int) -> float:
-    """`part / whole`; 0 if `whole` is 0."""
+    """Return `part / whole`; 0 if `whole` is 0."""
     return part / whole if whole else 0.0
 
 
 def acceptance_rate(counters: Counters) -> float:
-    """Accepted / drafted tokens."""
+    """Return accepted / drafted tokens."""
     return ratio(counters.accepted, counters.drafted)
 
 
 def acceptance_chance(counters: Counters) -> float:
-    """Accepted / tested tokens: the chance that a drafted token is kept if its parent was kept.
+    """Return accepted / tested tokens: the chance that a drafted token is kept if its parent was
+    kept.
 
     Tokens after a rejection are not tested, so this ratio is above `acceptance_rate`.
     """
@@ -25,28 +26,30 @@ def acceptance_chance(counters: Counters) -> float:
 
 
 def mean_accepted_length(counters: Counters) -> float:
-    """Tokens per round of this tier, including the next token, before stops cut the last round."""
+    """Return the tokens per round of this tier, including the next token, before stops cut the last
+    round.
+    """
     return ratio(counters.accepted + counters.next_tokens, counters.rounds)
 
 
 def mean_draft_length(counters: Counters) -> float:
-    """Drafted tokens per round, over the rounds that contained a draft."""
+    """Return the drafted tokens per round, over the rounds that contained a draft."""
     return ratio(counters.drafted, counters.rounds - counters.undrafted_rounds)
 
 
 def block_efficiency(counters: Counters) -> float:
-    """Tokens kept per forward of this tier's model, prefill excluded."""
+    """Return the tokens kept per forward of this tier's model, prefill excluded."""
     return ratio(counters.tokens, counters.forwards)
 
 
 def acceptance_at(counters: Counters) -> list[float]:
-    """Accepted / drafted tokens at each depth."""
+    """Return accepted / drafted tokens at each depth."""
     accepted = counters.accepted_at + [0] * len(counters.drafted_at)
     return [ratio(a, d) for a, d in zip(accepted, counters.drafted_at, strict=False)]
 
 
 def changed_share(counters: Counters) -> float:
-    """Changed / emitted tokens, compared with the target's choice given the text so far.
+    """Return changed / emitted tokens, compared with the target's choice given the text so far.
 
     It is not a bound on the distance from undrafted text: one changed token can change all later
     tokens.
@@ -68,7 +71,7 @@ _SUMMED = (
 
 
 def total(counters: Sequence[Counters]) -> Counters:
-    """The sum of the counters over requests."""
+    """Return the sum of the counters over requests."""
     out = Counters()
     for c in counters:
         for name in _SUMMED:
@@ -113,7 +116,7 @@ class PyramidCosts:
 
 
 def inner_rounds(accept: float, window: int, wanted: int) -> float:
-    """Expected inner rounds until `wanted` tokens are collected, i.i.d. acceptance.
+    """Return the expected inner rounds until `wanted` tokens are collected, i.i.d. acceptance.
 
     R(n) = 1 + sum_k P(k) R(n - k - 1), P(k) = a^k (1 - a) below the window and a^window at it:
     the burst-and-truncate correction of PyramidSD's throughput model.
@@ -126,17 +129,23 @@ def inner_rounds(accept: float, window: int, wanted: int) -> float:
 
 
 def expected_tokens(accept: float, window: int) -> float:
-    """Expected tokens per round of a chain of `window`: (1 - A^(window + 1)) / (1 - A)."""
+    """Return the expected tokens per round of a chain of `window`: (1 - A^(window + 1)) / (1 -
+    A).
+    """
     return float(window + 1) if accept >= 1 else (1 - accept ** (window + 1)) / (1 - accept)
 
 
 def predicted_speed(costs: PyramidCosts, draft_window: int, qualified_window: int) -> float:
-    """Tokens per second of a three-tier pyramid. `draft_window` is LD, `qualified_window` LQ."""
+    """Return the tokens per second of a three-tier pyramid. `draft_window` is LD,
+    `qualified_window` LQ.
+    """
     inner = inner_rounds(costs.accept_qualifier, draft_window, qualified_window)
     seconds = inner * (draft_window * costs.draft + costs.qualifier) + costs.target
     return ratio(expected_tokens(costs.accept_target, qualified_window), seconds)
 
 
 def predicted_two_tier_speed(draft: float, target: float, accept: float, window: int) -> float:
-    """Tokens per second with one draft model: `draft` and `target` are seconds per call."""
+    """Return the tokens per second with one draft model: `draft` and `target` are seconds per
+    call.
+    """
     return ratio(expected_tokens(accept, window), window * draft + target)

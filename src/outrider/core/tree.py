@@ -9,7 +9,7 @@ from outrider.core.types import BoolArray, IntArray
 
 
 def chain_parents(length: int, root: int = -1) -> IntArray:
-    """Parents of a chain of `length` nodes whose first node is a child of `root`."""
+    """Return the parents of a chain of `length` nodes whose first node is a child of `root`."""
     parents = np.arange(-1, length - 1, dtype=np.int64)
     if length:
         parents[0] = root
@@ -29,7 +29,7 @@ def check_parents(parents: IntArray, *, first: int = 0) -> None:
 
 
 def depths(parents: IntArray) -> IntArray:
-    """Depth of each node; a child of -1 has depth 0."""
+    """Return the depth of each node; a child of -1 has depth 0."""
     depth: list[int] = []
     for parent in parents.tolist():  # iterating over a list is faster than over an array
         depth.append(depth[parent] + 1 if parent >= 0 else 0)
@@ -37,7 +37,7 @@ def depths(parents: IntArray) -> IntArray:
 
 
 def ancestor_mask(parents: IntArray) -> BoolArray:
-    """`[nodes, nodes]`, true at `[i, j]` when j is i itself or an ancestor of i."""
+    """Return `[nodes, nodes]`, true at `[i, j]` when j is i itself or an ancestor of i."""
     mask = np.zeros((len(parents), len(parents)), dtype=np.bool_)
     for node, parent in enumerate(parents):
         if parent >= 0:
@@ -47,7 +47,7 @@ def ancestor_mask(parents: IntArray) -> BoolArray:
 
 
 def path_to(parents: IntArray, node: int) -> list[int]:
-    """Nodes from the root's child down to `node`; empty for -1."""
+    """Return the nodes from the root's child down to `node`; empty for -1."""
     path: list[int] = []
     while node >= 0:
         path.append(node)

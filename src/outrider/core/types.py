@@ -38,6 +38,9 @@ class Exactness(StrEnum):
 
     IDENTICAL = "identical"
     """The same text as undrafted decoding, token for token."""
+    ROUNDING = "identical up to rounding"
+    """The same text, except where rounding decides between two tokens that are almost equally
+    likely: the model computes a row slightly differently if a forward reads several rows."""
     DISTRIBUTION = "distribution"
     """A sample from the target's own distribution, not necessarily the same text."""
     LOSSY = "lossy"
@@ -47,6 +50,10 @@ class Exactness(StrEnum):
     def rank(self) -> int:
         """0 for the strongest guarantee."""
         return list(Exactness).index(self)
+
+
+SAME_TEXT = (Exactness.IDENTICAL, Exactness.ROUNDING)
+"""The guarantees that refer to the text of undrafted decoding, and not to its distribution."""
 
 
 class Draw(StrEnum):
@@ -76,7 +83,7 @@ class ImagePrompt:
     blank: bool = False
 
     def blanked(self) -> "ImagePrompt":
-        """The same messages, with all image features set to zero."""
+        """Return the same messages, with all image features set to zero."""
         return replace(self, blank=True)
 
 
@@ -176,18 +183,18 @@ class Budget:
 
     @classmethod
     def chain(cls, length: int) -> "Budget":
-        """A chain of at most `length` tokens."""
+        """Return a chain of at most `length` tokens."""
         return cls(depth=max(length, 0), nodes=max(length, 0))
 
     def clipped(self, depth: int) -> "Budget":
-        """The same budget, no deeper than `depth`."""
+        """Return the same budget, no deeper than `depth`."""
         if self.depth <= depth and (self.depth or not self.nodes):
             return self
         depth = max(min(self.depth, depth), 0)
         return replace(self, depth=depth, nodes=self.nodes if depth else 0)
 
     def share(self, origin: str) -> int:
-        """The largest depth for drafts of this origin."""
+        """Return the largest depth for drafts of this origin."""
         return (
             self.depth
             if self.shares is None
@@ -195,7 +202,7 @@ class Budget:
         )
 
     def nodes_of(self, origin: str) -> int:
-        """The largest number of tree nodes for drafts of this origin."""
+        """Return the largest number of tree nodes for drafts of this origin."""
         if self.depth < 1:
             return 0
         return (
@@ -205,7 +212,7 @@ class Budget:
         )
 
     def only(self, origin: str) -> "Budget":
-        """The budget reduced to the share of one origin that drafts chains."""
+        """Return the budget reduced to the share of one origin that drafts chains."""
         return self if self.shares is None else self.clipped(self.share(origin))
 
 
@@ -225,9 +232,9 @@ class Draft:
         parents: `[nodes]` index of each node's parent, -1 for children of the text.
         sources: the tier that wrote each node.
         draw: how siblings were selected.
-    probs: per node the warped distribution `[vocab]` from which it was actually drawn; None for a
-    node means a point mass. None for the whole draft if distributions were not requested. Siblings
-    drawn without replacement all carry the distribution of the first draw.
+    probs: per node the warped distribution `[vocab]` from which it was actually drawn; None for
+            a node means a point mass. None for the whole draft if distributions were not requested.
+            Siblings drawn without replacement all carry the distribution of the first draw.
         reference: per node the raw logits `[vocab]`, at its parent, of the last model that accepted
             or drew it. None for the whole draft if references were not requested.
         probe: `[nodes]` true for nodes that are verified and observed but never accepted.
@@ -264,15 +271,16 @@ class Draft:
         return 0 if self.probe is None else int(self.probe.sum())
 
     def children(self, node: int) -> list[int]:
-        """Children of `node` (-1 for the root) in draw order, without probes."""
+        """Return the children of `node` (-1 for the root) in draw order, without probes."""
         if not len(self.tokens):
             return []
         found = np.flatnonzero(self.parents == node)
         return [int(i) for i in found if self.probe is None or not self.probe[i]]
 
     def only(self, nodes: IntArray) -> "Draft":
-        """The draft restricted to `nodes`, which are ascending and include the parent of each
-        node."""
+        """Return the draft restricted to `nodes`, which are ascending and include the parent of
+        each node.
+        """
         new = {int(old): i for i, old in enumerate(nodes)} | {-1: -1}
         return replace(
             self,

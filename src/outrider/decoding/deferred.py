@@ -81,7 +81,7 @@ class Deferred(WrappedDrafter):
             self.settle(states)
 
     def counters(self, state: DeferredState) -> dict[str, Counters]:
-        """The counters of the tiers inside the drafter; empty until it has begun."""
+        """Return the counters of the tiers inside the drafter; empty until it has begun."""
         return self.drafter.counters(state.inner) if state.begun else {}
 
     def settle(self, states: Sequence[DeferredState]) -> None:

@@ -126,8 +126,9 @@ class Generation:
         return sum(token.logprob for token in self.logprobs)
 
     def branch(self, request: Request) -> "Generation":
-        """A copy that continues as `request`, whose output must equal the output of this
-        request."""
+        """Return a copy that continues as `request`, whose output must equal the output of this
+        request.
+        """
         return replace(
             self,
             request=request,

@@ -12,7 +12,7 @@ from outrider.protocols import Cache, Request
 
 
 def outermost(stage: Stage) -> Stage:
-    """`stage` with a drafter that begins only when it first proposes."""
+    """Return `stage` with a drafter that begins only when it first proposes."""
     if isinstance(stage.drafter, Deferred):
         return stage
     return replace(stage, drafter=Deferred(drafter=stage.drafter))
@@ -44,7 +44,8 @@ def sequences_of(
         for request, cache in zip(requests, caches, strict=True):
             request.target_cache = cache
     states = stage.drafter.begin(
-        requests, [sequence.drafting if sequence else None for sequence in previous]
+        [request.for_drafts() for request in requests],
+        [sequence.drafting if sequence else None for sequence in previous],
     )
     sequences = [SequenceState(*parts) for parts in zip(requests, caches, states, strict=True)]
     for sequence, before in zip(sequences, previous, strict=True):

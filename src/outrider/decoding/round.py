@@ -54,7 +54,7 @@ def run_round(
 def propose(
     stage: Stage, sequences: Sequence[SequenceState], budgets: Sequence[Budget]
 ) -> list[Draft]:
-    """The drafts within the budgets; drafting is skipped if all budgets are empty."""
+    """Return the drafts within the budgets; drafting is skipped if all budgets are empty."""
     if not any(budget.depth for budget in budgets):
         return [EMPTY_DRAFT] * len(sequences)
     states, tails = (

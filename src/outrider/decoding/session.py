@@ -88,7 +88,7 @@ class Session:
             ValueError: a request has ended, or is already in a session.
         """
         if any(g.finish is not None or g.sequence is not None for g in generations):
-            raise ValueError("a generation is run once; make a new one to write on")
+            raise ValueError("a Generation runs only once; create a new one")
         begun = perf_counter()
         for generation in generations:
             if not generation.output:
@@ -138,8 +138,8 @@ class Session:
         """
         if generation.output and generation.running and not _plain(generation.request.prompt):
             raise StrategyError(
-                "a request with images, embeddings or a long input cannot go on from its text",
-                hint="Let it end, or cancel it",
+                "a request with images, embeddings or a long input cannot be resumed from its text",
+                hint="Wait until it ends, or cancel it",
             )
         self.generations = [g for g in self.generations if g is not generation]
         self._reading = [r for r in self._reading if r.generation is not generation]
@@ -155,7 +155,7 @@ class Session:
             ValueError: the request has ended, or its prompt is not read yet.
         """
         if generation.sequence is None or not generation.running:
-            raise ValueError("only a request that is being written can be forked")
+            raise ValueError("only a running request can be forked")
         sequence = generation.sequence
         sampler = generation.request.sampler.for_sample(sample)
         request = Request(
@@ -243,7 +243,7 @@ def generate(
     images, this is known only after it is read.
     """
     if any(g.request.output for g in generations):
-        raise ValueError("a generation is run once; make a new one to write on")
+        raise ValueError("a Generation runs only once; create a new one")
     session = Session(stage)
     session.add(generations, previous)
     while session.pending:
@@ -257,7 +257,7 @@ def _plain(prompt: Prompt) -> bool:
 
 
 def _with_output(request: Request) -> Prompt:
-    """The prompt together with the tokens that were generated before the preemption."""
+    """Return the prompt together with the tokens that were generated before the preemption."""
     if not request.output:
         return request.prompt
     return Prompt(token_ids=(*request.prompt.token_ids, *request.output))

@@ -91,5 +91,7 @@ class Round:
 
 
 def caches_of(sequences: Sequence[Earlier | None]) -> list[Cache | None]:
-    """The verifier's cache of each sequence; None for a missing sequence or one without a cache."""
+    """Return the verifier's cache of each sequence; None for a missing sequence or one without a
+    cache.
+    """
     return [sequence.cache if sequence else None for sequence in sequences]

@@ -11,12 +11,16 @@ from outrider.protocols import AcceptanceRule
 
 
 def budget_of(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> Budget:
-    """The draft budget for `sequence`; `batch` is the number of requests that share its forward.
+    """Return the draft budget for `sequence`; `batch` is the number of requests that share its
+    forward.
 
     A draft, next token included, ends before the target itself changes (`Cache.horizon`). For a
     verifier below the target, a change can lower the acceptance rate but cannot alter the text; it
-    takes effect with the next commit.
+    takes effect with the next commit. Logits processors that may keep a state need a rule that
+    visits each position once, in order.
     """
+    if sequence.request.sampler.stateful and stage.rule.exactness is not Exactness.IDENTICAL:
+        limit = 0  # the rule may visit a position twice, or on several branches
     horizon = sequence.cache.horizon if stage.tier == 0 else None
     reach = limit if horizon is None else min(limit, horizon - 1)
     return stage.policy.budget(sequence.counters, batch).clipped(reach)
@@ -49,8 +53,9 @@ def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:
 
 
 def readable(draft: Draft, vocab_size: int) -> Draft:
-    """`draft` with token ids that the verifier can read. The rows of replaced tokens are not
-    used."""
+    """Return `draft` with token ids that the verifier can read. The rows of replaced tokens are not
+    used.
+    """
     if not len(draft) or draft.tokens.max() < vocab_size:
         return draft
     return replace(draft, tokens=np.minimum(draft.tokens, vocab_size - 1))

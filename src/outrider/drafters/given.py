@@ -27,7 +27,7 @@ class Costs:
     Attributes:
         target: seconds of the target's forwards.
         overhead: seconds of an undrafted round in addition to the forward and the choice of its
-            token. Making a draft and processing it are each assumed to take the same time again.
+            token. Making a draft and processing it are each assumed to take as long as this.
     """
 
     target: CostCurve
@@ -35,7 +35,7 @@ class Costs:
 
 
 def _no_priors(drafter: Drafter) -> tuple[Source, ...]:
-    raise OptionError(f"nothing is known of drafter {drafter.name!r}")
+    raise OptionError(f"the priors of drafter {drafter.name!r} are not available")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +67,11 @@ class Given:
     def measured(self) -> Costs:
         """The costs. Raises `ValueError` if nothing was measured."""
         if self.costs is None:
-            raise ValueError("costs are needed, and none were measured")
+            raise ValueError("costs are needed, but none were measured")
         return self.costs
 
     def draft_model(self, name: str) -> LanguageModel:
-        """The smallest model. Raises `OptionError` if there is none below the target."""
+        """Return the smallest model. Raises `OptionError` if there is none below the target."""
         if not self.below:
             raise OptionError(
                 f"drafter {name!r} needs a draft model or a qualifier",
@@ -80,7 +80,9 @@ class Given:
         return self.below[-1]
 
     def qualifiers(self, name: str) -> Sequence[LanguageModel]:
-        """The models between target and draft model. Raises `OptionError` if there are none."""
+        """Return the models between target and draft model. Raises `OptionError` if there are
+        none.
+        """
         if len(self.below) < 2:
             raise OptionError(
                 f"drafter {name!r} needs a qualifier and a draft model",
@@ -89,15 +91,15 @@ class Given:
         return self.below[:-1]
 
     def draft_seconds(self, model: LanguageModel) -> float:
-        """Seconds of a forward of a draft model over one row; measured once."""
+        """Return the seconds of a forward of a draft model over one row; measured once."""
         return self._curve(model, _DRAFT_WIDTHS, _DRAFT_LIMIT).seconds(1)
 
     def qualifier_costs(self, model: LanguageModel) -> CostCurve:
-        """Seconds of a qualifier's forwards; measured once."""
+        """Return the seconds of a qualifier's forwards; measured once."""
         return self._curve(model, _QUALIFIER_WIDTHS, _QUALIFIER_LIMIT)
 
     def gain(self, verify: CostCurve, sources: Sequence[Source]) -> ExpectedGain:
-        """The policy that requests the most profitable amount from each of `sources`.
+        """Return the policy that requests the most profitable amount from each of `sources`.
 
         Args:
             verify: seconds of the verifier's forwards.

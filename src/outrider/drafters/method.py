@@ -32,7 +32,7 @@ Priors = Callable[[Any, Given], tuple[Source, ...]]
 
 
 def unknown_priors(drafter: Drafter, given: Given) -> tuple[Source, ...]:
-    """The priors of a drafter that declares none."""
+    """Return the priors of a drafter that declares none."""
     return tuple(copies(origin, _UNKNOWN) for origin in drafter.origins)
 
 
@@ -89,7 +89,7 @@ class DrafterMethod(Method[Drafter]):
         right."""
         if not (count <= 1 if self.grown else count == self.inner):
             raise OptionError(
-                f"drafter {self.name!r} is made of {self.inner} others, and {count} are given",
+                f"drafter {self.name!r} combines {self.inner} drafters, but {count} are given",
                 hint=f"Write {self.example}",
             )
 
@@ -104,12 +104,12 @@ class DrafterMethod(Method[Drafter]):
 
 
 def matched(length: int) -> float:
-    """Chance that copied tokens are kept, by the length of the match."""
+    """Return the chance that copied tokens are kept, by the length of the match."""
     return LOOKUP_CHANCES[min(length, max(LOOKUP_CHANCES))]
 
 
 def copies(name: str, accept: float, longest: int = LONGEST_COPY) -> Source:
-    """The priors of copies whose first token is kept with chance `accept`."""
+    """Return the priors of copies whose first token is kept with chance `accept`."""
     return Source(
         name=name,
         accept=accept,
@@ -122,7 +122,7 @@ def copies(name: str, accept: float, longest: int = LONGEST_COPY) -> Source:
 
 
 def tree_source(name: str, reach: tuple[float, ...], *, opportunistic: bool = False) -> Source:
-    """The priors of trees without a model; `reach` is the chance of each node."""
+    """Return the priors of trees without a model; `reach` is the chance of each node."""
     return Source(
         name=name,
         reach=reach,
@@ -134,7 +134,7 @@ def tree_source(name: str, reach: tuple[float, ...], *, opportunistic: bool = Fa
 
 
 def by_match(origins: Mapping[int, str], *, tree: bool) -> tuple[Source, ...]:
-    """The priors of copies that are counted by the length of their match."""
+    """Return the priors of copies that are counted by the length of their match."""
     if tree:
         return tuple(
             tree_source(origin, even_reach(matched(n)), opportunistic=True)
@@ -144,5 +144,7 @@ def by_match(origins: Mapping[int, str], *, tree: bool) -> tuple[Source, ...]:
 
 
 def even_reach(first: float) -> tuple[float, ...]:
-    """Default chance of each node of a tree without known chances: decreasing like 1 / place."""
+    """Return the default chance of each node of a tree without known chances: decreasing like 1 /
+    place.
+    """
     return tuple(first / (place + 1) for place in range(MOST_NODES))

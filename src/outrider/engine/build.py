@@ -1,15 +1,18 @@
 """Builds a `Generator` from groups of options; refuses invalid options before it reads weights."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from outrider.core.errors import OptionError
-from outrider.engine.generator import Generator, ModelDefaults
+from outrider.core.errors import OptionError, OutriderWarning
+from outrider.engine.generation_config.fields import refused
+from outrider.engine.generator import Generator
 from outrider.engine.long_inputs import limited, selecting, shared_ranker
 from outrider.engine.options import Models, Reading, Runtime, is_family
+from outrider.engine.requests import ModelDefaults
 from outrider.guidance.classifier_free import guide
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.checkpoints.defaults import sampling_defaults
@@ -70,18 +73,43 @@ def build(
     return Generator(
         cascade.strategy if calibrated else cascade.strategy(SamplingParams()),
         tokenizer=codec,
-        defaults=_defaults(loaded[0]),
+        defaults=_defaults(loaded[0], codec),
         mode=speculation.label,
-        context_length=runtime.context_length,
+        context_length=_context_length(runtime.context_length, loaded[0]),
         selection=selection,
     )
 
 
-def _defaults(model: LanguageModel) -> ModelDefaults:
-    return ModelDefaults(
-        end_ids=model.info.end_ids,
-        sampling=sampling_defaults(model.info.generation_defaults),
+def _defaults(model: LanguageModel, codec: Tokenizer | None) -> ModelDefaults:
+    """Read the defaults of the target; name in one line what is set and not followed."""
+    config = model.info.generation_defaults
+    if ignored := refused(config):
+        values = ", ".join(f"{name}={config[name]!r:.40}" for name in ignored)
+        warnings.warn(
+            f"the generation_config of {model.info.name} sets {values}, which Outrider does not "
+            "follow",
+            OutriderWarning,
+            stacklevel=4,
+        )
+    sampling = sampling_defaults(config)
+    if codec is None:
+        sampling.pop("stop", None)
+    return ModelDefaults(end_ids=model.info.end_ids, sampling=sampling, generation_config=config)
+
+
+def _context_length(given: int | None, target: LanguageModel) -> int | None:
+    """Return the limit on prompt and answer: not more than the target reads."""
+    info = target.info
+    if given is None or given <= info.context_length:
+        return given
+    reason = f" ({info.context_reason})" if info.context_reason else ""
+    warnings.warn(
+        f"context_length is {given}, and {info.name} reads at most {info.context_length} "
+        f"tokens{reason}: {info.context_length} are used",
+        OutriderWarning,
+        stacklevel=4,
     )
+    return info.context_length
 
 
 def _tokenizers(models: Models, tiers: Tiers) -> tuple[Tokenizer | None, list[Tokenizer | None]]:
@@ -92,7 +120,10 @@ def _tokenizers(models: Models, tiers: Tiers) -> tuple[Tokenizer | None, list[To
     trust = models.trust_remote_code
     given = tokenizer_for(models.tokenizer, trust_remote_code=trust)
     own, *others = [tokenizer_for(source, trust_remote_code=trust) or given for _, source in tiers]
-    return given or own, others
+    codec = given or own
+    if codec is not None and models.control_tokens:
+        codec.control_tokens = True
+    return codec, others
 
 
 def _loaded(

@@ -2,45 +2,57 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from outrider.core.errors import LogitsError, OptionError, reject_unknown
-from outrider.engine.generator import Generator
+from outrider.core.errors import OptionError, reject_unknown
+from outrider.core.values import JsonValue
+from outrider.engine.bridge_call import Call, Streamer
+from outrider.engine.bridge_inputs import GivenIds
+from outrider.engine.generation_config.fields import FIELDS, METADATA, refused
+from outrider.engine.generation_config.settings import Settings
 from outrider.engine.load import OPTIONS, load
+from outrider.engine.restoring import restored
 from outrider.models.loading import ModelSource, TokenizerSource
 from outrider.sampling import SamplingParams
 from outrider.strategy import PyramidConfig
 
 if TYPE_CHECKING:
-    from transformers.generation.streamers import BaseStreamer
+    import transformers
 
-_TOP_K_WHEN_SAMPLING = 50
-"""Default top_k of `transformers` for sampling."""
-
-_SAMPLING = tuple(f.name for f in fields(SamplingParams) if f.name != "logprobs")
-_RENAMED = {
-    "logits_processor": "logits_processors",
-    "stopping_criteria": "stopping_criteria",
-    "stop_strings": "stop",
-    "eos_token_id": "stop_token_ids",
-}
-_LOADING = tuple(name for name in OPTIONS if name not in ("target", "draft", "tokenizer"))
-GivenIds = Tensor | Mapping[str, Tensor] | Sequence[int] | Sequence[Sequence[int]]
-"""Token ids `[batch, length]`, or a mapping that holds them as `input_ids`."""
-
-_OWN = (
-    "input_ids",
-    "attention_mask",
-    "do_sample",
-    "max_length",
-    "min_length",
-    "num_return_sequences",
-    "pad_token_id",
-    "use_cache",
+_OWN_SAMPLING = tuple(
+    f.name for f in fields(SamplingParams) if f.name != "logprobs" and f.name not in FIELDS
 )
+"""Options of Outrider that `transformers` does not have."""
+
+_LOADING = tuple(name for name in OPTIONS if name not in ("target", "draft", "tokenizer"))
+_CALL = (
+    *("input_ids", "attention_mask", "logits_processor", "stopping_criteria"),
+    *("prefix_allowed_tokens_fn", "generation_config", "seed"),
+)
+_NO_EFFECT: Mapping[str, Callable[[JsonValue], bool]] = {
+    "synced_gpus": lambda value: not value,
+    "token_type_ids": lambda value: not torch.as_tensor(value).any(),
+    "position_ids": lambda value: False,
+    "past_key_values": lambda value: False,
+    "inputs_embeds": lambda value: False,
+    "negative_prompt_ids": lambda value: False,
+    "negative_prompt_attention_mask": lambda value: False,
+    "custom_generate": lambda value: False,
+    "assistant_tokenizer": lambda value: False,
+}
+"""Arguments of `transformers` that are accepted where their value changes nothing."""
+
+_HINTS = {
+    "assistant_tokenizer": "Give a draft model with the vocabulary of the target",
+    "synced_gpus": "Run one process for each model",
+    "inputs_embeds": "Give Prompt(embeddings=...) to outrider.load(...).generate",
+    "past_key_values": "Keep the generator of outrider.load: it reuses what it has read",
+    "negative_prompt_ids": "Give `guidance` to outrider.load (image models)",
+}
+_LOOKUP = "lookup"
 
 
 def generate(
@@ -49,145 +61,110 @@ def generate(
     *,
     assistant_model: ModelSource | None = None,
     tokenizer: TokenizerSource = None,
-    streamer: "BaseStreamer | None" = None,
-    **options: Any,
+    streamer: Streamer | None = None,
+    generation_config: "transformers.GenerationConfig | None" = None,
+    **options: JsonValue,
 ) -> Tensor:
     """Decode like `model.generate(inputs, assistant_model=...)` of `transformers`, with Outrider.
 
+    The ids are those of `transformers`, greedy and sampled: samples use the generator of PyTorch,
+    so `torch.manual_seed` reproduces them. `docs/guide-transformers.md` lists all options.
+
     Args:
         model: a built causal model of `transformers`, a folder, a hub name or a `LanguageModel`.
-            A built model is checked in each call; `TransformersModel(model)` is checked once.
-        inputs: token ids `[batch, length]` (`attention_mask` marks padding), a mapping
-            with `input_ids`, or lists of ids. `**tokenizer(...)` is also accepted.
+            A built model is checked in each call; `TransformersModel(model)` is checked once. It is
+            left as it was: training mode, too.
+        inputs: token ids `[batch, length]`, as a tensor, an array or lists (`attention_mask` marks
+            padding; without it, padding is recognised by `pad_token_id`), or a mapping with
+            `input_ids`. `**tokenizer(...)` is also accepted. None: the BOS token.
         assistant_model: the draft model; None decodes undrafted.
         tokenizer: needed for `stop_strings`.
         streamer: `put(tokens)` and `end()`, as in `transformers`; only for one prompt and one
             sample.
-        **options: sampling options under their names in `transformers` (`do_sample`,
-            `temperature`, `max_new_tokens`, `max_length`, `num_return_sequences`,
-            `logits_processor`, ...), and those of `outrider.load` (`qualifier`, `mode`, ...).
-            None means "not given"; `use_cache` has no effect.
+        generation_config: options as an object; keyword options win.
+        **options: options under their names in `transformers` (`do_sample`, `temperature`,
+            `max_new_tokens`, `num_return_sequences`, `logits_processor`, ...), and those of
+            `outrider.load` (`qualifier`, `mode`, ...) and of `SamplingParams` (`seed`,
+            `presence_penalty`, ...). None means "not given".
 
     Returns:
         The rows of `inputs` as given, each with its continuation: `[batch * samples, longest]`,
         padded on the right, on the device of `inputs`.
 
     Raises:
-        OptionError: an option is unknown, or a streamer is given for several texts.
+        OptionError: an option is unknown, cannot be followed, or a streamer is given for several
+            texts.
         LogitsError: the model's logits are unusable.
     """
-    reject_unknown("option", options, (*_SAMPLING, *_RENAMED, *_LOADING, *_OWN))
+    known = (*_OWN_SAMPLING, *_LOADING, *_CALL, *_NO_EFFECT, *FIELDS)
+    reject_unknown("option", options, known)
     options = {name: value for name, value in options.items() if value is not None}
-    options.pop("use_cache", None)
-    inputs, mask = options.pop("input_ids", inputs), options.pop("attention_mask", None)
-    if isinstance(inputs, Mapping):
-        mask, inputs = inputs.get("attention_mask", mask), inputs["input_ids"]
-    device = inputs.device if isinstance(inputs, Tensor) else None
-    given = _rows(inputs)
-    prompts = given if mask is None else _unpadded(given, mask)
-    samples = int(options.pop("num_return_sequences", 1))
-    pad = options.pop("pad_token_id", None)
-    loading = {name: options.pop(name) for name in _LOADING if name in options}
-    if assistant_model is None and loading.get("qualifier") is None:
-        loading["mode"] = "none"
-    if not {"num_speculative_tokens", "num_qualified_tokens"} & loading.keys():
-        # Fixed lengths: measuring costs in every call takes longer than it saves.
-        loading["num_speculative_tokens"] = PyramidConfig().num_speculative_tokens
-    engine = load(model, draft=assistant_model, tokenizer=tokenizer, **loading)
-    width = max(len(row) for row in given)
-    sampling = _sampling(options, width, engine.defaults.sampling or {})
-    if streamer is None:
-        written = _written(engine, prompts, samples, sampling)
-    else:
-        written = [_streamed(engine, given, prompts, samples, sampling, streamer)]
-    copies = [row for row in given for _ in range(samples)]
+    ids: object = options.pop("input_ids", inputs)
+    mask: object = options.pop("attention_mask", None)
+    if isinstance(ids, Mapping):
+        mask, ids = ids.get("attention_mask", mask), ids.get("input_ids")
+    with restored(model, assistant_model, options.get("qualifier")):
+        loading = {name: options.pop(name) for name in _LOADING if name in options}
+        given = _given(generation_config, options)
+        _refuse(given, options)
+        loading = _drafting(given, loading, assistant_model)
+        engine = load(model, draft=assistant_model, tokenizer=tokenizer, **loading)
+        call = Call(engine, Settings(engine.defaults.generation_config, given), options)
+        batch = call.batch(ids, mask)
+        written = call.write(batch, streamer)
+    copies = [row for row in batch.rows for _ in range(call.samples)]
     rows = [[*row, *tokens] for row, tokens in zip(copies, written, strict=True)]
-    return _padded(rows, _pad_id(engine, sampling) if pad is None else pad).to(device)
+    return _padded(rows, call.settings.pad_id or 0).to(batch.device)
 
 
-def _rows(inputs: Any) -> list[list[int]]:
-    """Convert a tensor, a list of tensors, or lists to lists of token ids."""
-    rows = inputs.tolist() if isinstance(inputs, Tensor) else inputs
-    if not rows:
-        raise OptionError("there is no prompt", hint="Give token ids [batch, length]")
-    return [rows] if isinstance(rows[0], int) else [list(row) for row in rows]
+def _given(
+    config: "transformers.GenerationConfig | None", options: dict[str, JsonValue]
+) -> dict[str, JsonValue]:
+    """Take the fields of `GenerationConfig` out of the options; an object gives the others."""
+    fields_given = {name: options.pop(name) for name in FIELDS if name in options}
+    base = {} if config is None else config.to_diff_dict()
+    base = {name: value for name, value in base.items() if name not in METADATA}
+    unknown = [n for n in base if n not in FIELDS and not n.startswith("_")]
+    if unknown:
+        raise OptionError(f"generation_config sets {unknown[0]}, which Outrider does not know")
+    return base | fields_given
 
 
-def _unpadded(rows: Sequence[Sequence[int]], mask: Any) -> list[list[int]]:
-    return [
-        [token for token, keep in zip(row, keeps, strict=True) if keep]
-        for row, keeps in zip(rows, _rows(mask), strict=True)
-    ]
-
-
-def _sampling(
-    options: Mapping[str, Any], width: int, defaults: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Translate options of `transformers` to those of `SamplingParams`."""
-    given = {_RENAMED.get(name, name): value for name, value in options.items()}
-    longest, shortest = given.pop("max_length", None), given.pop("min_length", None)
-    if longest is not None and "max_new_tokens" not in given:
-        if longest <= width:
+def _refuse(given: Mapping[str, JsonValue], options: dict[str, JsonValue]) -> None:
+    """Refuse what would change the text; drop arguments that change nothing."""
+    for name, hint in refused(given).items():
+        raise OptionError(f"{name} is {given[name]!r:.60}, which is not followed", hint=hint)
+    for name in [name for name in _NO_EFFECT if name in options]:
+        value = options.pop(name)
+        if not _NO_EFFECT[name](value):
+            shown = f"{value!r:.40}".split("\n")[0]
             raise OptionError(
-                f"max_length is {longest}, and the prompt has {width} tokens already",
-                hint="Raise it, or give max_new_tokens",
+                f"{name} is {shown}, which is not followed",
+                hint=_HINTS.get(name, "Leave it out"),
             )
-        given["max_new_tokens"] = longest - width
-    if shortest is not None:
-        given.setdefault("min_new_tokens", max(0, shortest - width))
-    if "eos_token_id" in options:  # replaces the model's own end tokens
-        given["ignore_eos"] = True
-    do_sample = given.pop("do_sample", None)
-    if do_sample or (do_sample is None and defaults.get("temperature")):
-        return {"temperature": 1.0, "top_k": _TOP_K_WHEN_SAMPLING} | dict(defaults) | given
-    return given if do_sample is None else given | {"temperature": 0.0}
 
 
-def _written(
-    engine: Generator, prompts: list[list[int]], samples: int, sampling: dict[str, Any]
-) -> list[Sequence[int]]:
-    """Generate the continuations; samples of one prompt are adjacent."""
-    if samples > 1:
-        results = [r for group in engine.generate(prompts, n=samples, **sampling) for r in group]
-    else:
-        results = engine.generate(prompts, **sampling)
-    for result in results:
-        if result.error is not None:
-            raise LogitsError(result.error)
-    return [result.token_ids for result in results]
-
-
-def _streamed(
-    engine: Generator,
-    given: list[list[int]],
-    prompts: list[list[int]],
-    samples: int,
-    sampling: dict[str, Any],
-    streamer: Any,
-) -> list[int]:
-    if len(prompts) != 1 or samples != 1:
-        raise OptionError("a streamer shows one text", hint="Give one prompt and one sample")
-    put: Callable[[Tensor], None] = streamer.put
-    put(torch.tensor(given))
-    generation, rounds = engine.start(prompts[0], **sampling)
-    shown = 0
-    for _ in rounds:
-        for token in generation.output[shown:]:
-            put(torch.tensor([token]))
-        shown = len(generation.output)
-    streamer.end()
-    if generation.error is not None:
-        raise generation.error
-    return generation.output
-
-
-def _pad_id(engine: Generator, sampling: Mapping[str, Any]) -> int:
-    """Return the pad token of the model, or else its first end token."""
-    params = engine.params(**sampling)
-    target = engine.strategy_for(params).target.info
-    own = target.generation_defaults.get("pad_token_id")
-    ends = (*params.stop_token_ids, *engine.defaults.end_ids)
-    return next(iter(ends), 0) if own is None else int(own)
+def _drafting(
+    given: dict[str, JsonValue], loading: dict[str, JsonValue], assistant: ModelSource | None
+) -> dict[str, JsonValue]:
+    """Translate the options of drafting; without a drafter, decode undrafted."""
+    length = given.pop("prompt_lookup_num_tokens", None)
+    longest, tokens = (
+        given.pop("max_matching_ngram_size", None),
+        given.pop("num_assistant_tokens", None),
+    )
+    if length is not None:
+        options = "" if longest is None else f"(max_ngram={int(longest)})"
+        loading = {"drafter": _LOOKUP + options, "num_speculative_tokens": int(length)} | loading
+    elif assistant is not None and tokens is not None:
+        loading = {"num_speculative_tokens": int(tokens)} | loading
+    chosen = {"drafter", "mode", "rule", "policy", "growth", "qualifier"} & loading.keys()
+    if assistant is None and not chosen:
+        return {**loading, "mode": "none"}
+    if not {"num_speculative_tokens", "num_qualified_tokens", "policy"} & loading.keys():
+        # Fixed lengths: measuring costs in every call takes longer than it saves.
+        loading = {**loading, "num_speculative_tokens": PyramidConfig().num_speculative_tokens}
+    return loading
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:

@@ -1,38 +1,29 @@
 """`Generator`: turns prompts into text. `outrider.load` returns one."""
 
-import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, Unpack, cast, overload
 
 from outrider.context.config import ContextConfig
 from outrider.core.checks import Range
-from outrider.core.errors import ContextError, OptionError
+from outrider.core.errors import OptionError, OutriderError
 from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding import Earlier, Learned, generate
 from outrider.decoding.generation import Generation
-from outrider.engine.prompt_size import places_of
+from outrider.engine.requests import ModelDefaults, params_for, text_stream, warn_of_state
 from outrider.engine.result import Result, ResultMaker, spans
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import check_reads_images, images_of
 from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_prompt, read_prompt
-from outrider.protocols import LanguageModel, Request
+from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.options import SamplingOptions
-from outrider.sampling.text import TextStream
+from outrider.sampling.processors import copied
 from outrider.strategy import Strategy
 
 StrategyFor = Callable[[SamplingParams], Strategy]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelDefaults:
-    """Defaults that a checkpoint defines: end tokens and sampling options."""
-
-    end_ids: tuple[int, ...] = ()
-    sampling: Mapping[str, JsonValue] | None = None
 
 
 _SAMPLES = Range(1, hint="Ask for at least 1 sample")
@@ -165,9 +156,8 @@ class Generator:
         several = cast("Sequence[GivenPrompt]", prompt if batch else [prompt])
         pictures = cast("Sequence[GivenImages] | None", images if batch else [images])
         prompts = self._read(several, documents, pictures)
-        params = self.params(**sampling)
-        strategy = self.strategy_for(params)
-        generations = self._generations(prompts, n, params, strategy.target)
+        strategy = self.strategy_for(self.params(**sampling))
+        generations = self._generations(prompts, n, sampling, strategy)
         for _ in self.run(generations, strategy):
             pass
         results = [self.result(g, strategy) for g in generations]
@@ -190,10 +180,9 @@ class Generator:
             raise OptionError(
                 "streaming text needs a tokenizer", hint="Give one, or use generate()"
             )
-        params = self.params(**sampling)
-        strategy = self.strategy_for(params)
+        strategy = self.strategy_for(self.params(**sampling))
         prompts = self._read([prompt], documents, [images])
-        [generation] = self._generations(prompts, 1, params, strategy.target)
+        [generation] = self._generations(prompts, 1, sampling, strategy)
         return Stream(self, generation, strategy)
 
     def start(
@@ -208,10 +197,9 @@ class Generator:
 
         For callers that read tokens as they are written.
         """
-        params = self.params(**sampling)
-        strategy = self.strategy_for(params)
+        strategy = self.strategy_for(self.params(**sampling))
         prompts = self._read([prompt], documents, [images])
-        [generation] = self._generations(prompts, 1, params, strategy.target)
+        [generation] = self._generations(prompts, 1, sampling, strategy)
         return generation, self.run([generation], strategy)
 
     def prompt(
@@ -227,7 +215,7 @@ class Generator:
 
     def params(self, **sampling: Unpack[SamplingOptions]) -> SamplingParams:
         """Merge `sampling` into the defaults of the checkpoint."""
-        return SamplingParams.of(**{**(self.defaults.sampling or {}), **sampling})
+        return self.defaults.params(sampling)
 
     def run(
         self, generations: Sequence[Generation], strategy: Strategy
@@ -238,11 +226,18 @@ class Generator:
         kept, self._kept = self._kept, None
         learned = kept and Learned(kept.counters)
         previous = [kept, *[learned] * (len(generations) - 1)]
+        whole = False
         try:
             yield from generate(strategy.stage, generations, previous)
+            whole = True
+        except (GeneratorExit, OutriderError):  # between two rounds, or before the first one
+            whole = True
+            raise
         finally:
             first = generations[0]
-            if first.sequence is None:  # the request was refused before anything was read
+            if not whole:  # caches may be half written, after Ctrl-C for example
+                self._kept = learned or None
+            elif first.sequence is None:  # the request was refused before anything was read
                 self._kept = kept
             elif first.error is None:
                 self._kept = first.sequence
@@ -282,43 +277,60 @@ class Generator:
         return [read_long_prompt(prompt, read, self.tokenizer, size) for prompt in prompts]
 
     def _generations(
-        self, prompts: Sequence[Prompt], n: int, params: SamplingParams, target: LanguageModel
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        sampling: Mapping[str, JsonValue],
+        strategy: Strategy,
     ) -> list[Generation]:
         _SAMPLES.check("n", n)
+        target = strategy.target
         check_reads_images(target, prompts)
-        seeded = [self._for_prompt(prompt, params, target) for prompt in prompts]
-        return [
-            self._generation(prompt, own, sample)
-            for prompt, own in zip(prompts, seeded, strict=True)
-            for sample in range(n)
-        ]
-
-    def _for_prompt(
-        self, prompt: Prompt, params: SamplingParams, target: LanguageModel
-    ) -> SamplingParams:
-        """Set the parameters of one prompt: a seed if none is given, and the remaining room."""
-        seed = secrets.randbits(48) if params.seed is None else params.seed
-        length = places_of(prompt, target)
-        if self.context_length is None or prompt.image_prompt is not None:
-            return replace(params, seed=seed)
-        room = self.context_length - length
-        if room < 1:
-            raise ContextError(
-                f"the prompt has {length} tokens; the context is limited to "
-                f"{self.context_length} and one is needed for the answer",
-                hint=f"Shorten the prompt by {1 - room} tokens, or raise the limit",
+        params = self.defaults.params(sampling)
+        warn_of_state(params, strategy.rule.exactness, strategy.drafts)
+        own = [
+            params_for(
+                prompt,
+                params,
+                target,
+                defaults=self.defaults,
+                given=sampling,
+                context_length=self.context_length,
             )
-        return replace(
-            params,
-            seed=seed,
-            max_new_tokens=min(params.max_new_tokens, room),
-            min_new_tokens=min(params.min_new_tokens, room),
-        )
+            for prompt in prompts
+        ]
+        if len(prompts) * n != 1:  # each text needs its own state of a processor
+            return [
+                self.generation(
+                    prompt, replace(p, logits_processors=copied(p.logits_processors)), i
+                )
+                for prompt, p in zip(prompts, own, strict=True)
+                for i in range(n)
+            ]
+        return [self.generation(prompts[0], own[0])]
 
-    def _generation(self, prompt: Prompt, params: SamplingParams, sample: int) -> Generation:
+    def generation(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        sample: int = 0,
+        *,
+        sampler: Sampler | None = None,
+    ) -> Generation:
+        """Make the record of one request, which `run` writes.
+
+        Args:
+            prompt: the prompt.
+            params: its parameters.
+            sample: number of the sample of this prompt.
+            sampler: chooses the tokens; None makes one from the parameters.
+
+        Raises:
+            OptionError: stop strings are given, and there is no tokenizer.
+        """
         if params.stop and self.tokenizer is None:
             raise OptionError("stop strings need a tokenizer", hint="Use stop_token_ids")
-        sampler = Sampler(
+        sampler = sampler or Sampler(
             params,
             prompt_ids=prompt.token_ids,
             end_ids=self.defaults.end_ids,
@@ -326,13 +338,8 @@ class Generator:
         )
         window = self.context_length if prompt.image_prompt is not None else None
         return Generation(
-            Request(prompt, sampler), self._text_stream(prompt, params), window=window
+            Request(prompt, sampler), text_stream(self.tokenizer, prompt, params), window=window
         )
-
-    def _text_stream(self, prompt: Prompt, params: SamplingParams) -> TextStream | None:
-        if self.tokenizer is None:
-            return None
-        return TextStream(self.tokenizer.decode, params.stop, after=prompt.token_ids)
 
 
 class Stream:
@@ -375,6 +382,11 @@ class Stream:
         ends = [min(end - start, len(piece)) for end in generation.ends]
         shown = [(e, s) for e, s in zip(ends, generation.sources, strict=True) if e > 0]
         yield from spans(piece, [e for e, _ in shown], [s for _, s in shown])
+
+    @property
+    def begun(self) -> bool:
+        """Whether the prompt is read, so that rounds run."""
+        return self._generation.sequence is not None
 
     def cancel(self) -> None:
         """Stop before the next round; other threads may call this."""

@@ -53,6 +53,7 @@ def load(
     threads: int | None = None,
     tokenizer: TokenizerSource = None,
     trust_remote_code: bool = False,
+    control_tokens: bool = False,
     **unknown: object,
 ) -> Generator:
     """Load models and build a generator.
@@ -110,6 +111,8 @@ def load(
             keep PyTorch's number).
         tokenizer: for built targets; also used for every tier without a tokenizer.
         trust_remote_code: run Python that comes with a checkpoint.
+        control_tokens: read the text of a control token (`<|im_end|>`) in a chat message as that
+            token. By default it is plain text, so that a message cannot end its own turn.
         **unknown: refused; the message suggests the nearest name above.
 
     Raises:
@@ -124,6 +127,7 @@ def load(
         adapter=adapter,
         tokenizer=tokenizer,
         trust_remote_code=trust_remote_code,
+        control_tokens=control_tokens,
     )
     speculation = Speculation(
         mode=mode,

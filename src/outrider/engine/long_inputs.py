@@ -43,7 +43,7 @@ def context_config(given: GivenSelection, on: str, below: int) -> ContextConfig 
     if given is None:
         if on != "target":
             raise OptionError(
-                f"selection_on is {on!r}, and no selection is given",
+                f"selection_on is {on!r}, but no selection is given",
                 hint="Give selection=ContextConfig(...)",
             )
         return None
@@ -55,7 +55,7 @@ def context_config(given: GivenSelection, on: str, below: int) -> ContextConfig 
         )
     if on == "drafters" and not below:
         raise OptionError(
-            "selection_on is 'drafters', and no model drafts: everything would be read",
+            "selection_on is 'drafters', but there is no draft model: everything would be read",
             hint="Give a draft model, or use selection_on 'target'",
         )
     make_ranker(config, _unread)
@@ -115,4 +115,4 @@ def limited(demands: Sequence[Demand], config: ContextConfig | None, on: str) ->
 
 def _unread(ids: IntArray) -> Tensor:
     """Placeholder for the embeddings of a model that is not loaded yet."""
-    raise AssertionError("nothing is encoded before the models are loaded")
+    raise AssertionError("no text is encoded before the models are loaded")

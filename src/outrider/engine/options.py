@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard, cast
 
-import torch
-
 from outrider.context.config import ContextConfig
 from outrider.core.checks import AT_LEAST_ONE, Range
 from outrider.engine.long_inputs import GivenSelection, context_config
 from outrider.guidance.classifier_free import check_scale
+from outrider.kernels.forking import use_torch_threads
 from outrider.models.loading import ModelSource, TokenizerSource, families_folder, family
 from outrider.models.wrappers.skipping import check_speedup
 from outrider.strategy.modes import tier_names
@@ -21,7 +20,9 @@ NO_TIER = "none"
 PLANNED_CONTEXT = 4096
 """Tokens of a text in the memory plan, if the user gives no context length."""
 
-_CONTEXT_LENGTH = Range(2, optional=True, hint="Leave room for a prompt and an answer")
+_CONTEXT_LENGTH = Range(
+    2, optional=True, hint="Give at least 2: one token for the prompt and one for the answer"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Models:
     adapter: str | Path | None = None
     tokenizer: TokenizerSource = None
     trust_remote_code: bool = False
+    control_tokens: bool = False
 
     def sources(self, undrafted: bool) -> list[tuple[str, ModelSource]]:
         """Return name and source of each tier, target first; a family fills in tiers not given."""
@@ -75,7 +77,7 @@ class Runtime:
     def use_threads(self) -> None:
         """Set the number of PyTorch threads, if the user gives one."""
         if self.threads is not None:
-            torch.set_num_threads(self.threads)
+            use_torch_threads(self.threads)
 
     @property
     def planned_context(self) -> int:

@@ -17,15 +17,15 @@ def places_of(prompt: Prompt, target: LanguageModel) -> int:
     if prompt.context is None or places < target.info.context_length:
         return places
     hint = (
-        "Leave positions and recompute at 'auto': what is read is then numbered without gaps "
-        "where it must"
+        "Set positions and recompute to 'auto', which uses positions without gaps if they are "
+        "needed"
         if selector is not None
-        else "Let the target read a part of it: --keep-ratio 0.6 or --context-budget N, with "
+        else "Let the target read only a part: --keep-ratio 0.6 or --context-budget N, with "
         "--selection-on target (in Python selection=ContextConfig(...))"
     )
     raise ContextError(
-        f"the prompt has {len(prompt)} tokens, {prompt.context.num_tokens} of them documents, and "
-        f"{target.info.name} reads at most {target.info.context_length}, one of which is for the "
-        "answer",
+        f"the prompt has {len(prompt)} tokens, {prompt.context.num_tokens} of them documents; "
+        f"model {target.info.name} reads at most {target.info.context_length}, one of them for "
+        "the answer",
         hint=hint,
     )

@@ -110,7 +110,7 @@ def guide(model: LanguageModel, scale: float) -> LanguageModel:
         return model
     if not model.info.image_token_ids:
         raise OptionError(
-            f"guidance is {scale:g}, and model {model.info.name} does not read images",
+            f"guidance is {scale:g}, but model {model.info.name} does not read images",
             hint="Leave guidance out, or load an image-text model with its processor",
         )
     return Guided(model, scale)

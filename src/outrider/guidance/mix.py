@@ -44,10 +44,10 @@ def mix(
         ValueError: sources differ in their vocabularies, or numbers of sources and weights differ.
     """
     if len(sources) != len(weights) or not sources:
-        raise ValueError(f"{len(sources)} sources have {len(weights)} weights")
+        raise ValueError(f"there are {len(sources)} sources, but {len(weights)} weights")
     sizes = {source.shape[-1] for source in sources}
     if len(sizes) > 1:
-        raise ValueError(f"the sources have vocabularies of {sorted(sizes)} tokens")
+        raise ValueError(f"the sources have different vocabulary sizes: {sorted(sizes)}")
     parts = [(s, w) for s, w in zip(sources, weights, strict=True) if w != 0.0]
     if len(parts) == 1 and parts[0][1] == 1.0:
         scores = parts[0][0]

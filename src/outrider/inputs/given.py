@@ -1,15 +1,17 @@
 """Types of inputs as users give them, before they are read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Union, runtime_checkable
 
 from outrider.core.types import Message, Prompt
 
 if TYPE_CHECKING:
+    import numpy as np
     import PIL.Image
+    from torch import Tensor
 
-GivenPrompt = str | Prompt | Sequence[int] | Sequence[Message]
+GivenPrompt = Union[str, Prompt, Sequence[int], "np.ndarray", "Tensor", Sequence[Message]]
 """A text, a prompt that is already read, token ids, or chat messages."""
 
 GivenImage = Union["PIL.Image.Image", str, Path]
@@ -45,4 +47,18 @@ class TextCodec(Protocol):
 
     def chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Encode messages with the chat template, ready for the answer."""
+        ...
+
+
+@runtime_checkable
+class MarkedCodec(Protocol):
+    """A tokenizer with special tokens, which `decode` leaves out."""
+
+    @property
+    def special_texts(self) -> Mapping[int, str]:
+        """The text of each special token."""
+        ...
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """Decode ids to text with special tokens."""
         ...

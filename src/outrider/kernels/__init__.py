@@ -1,7 +1,7 @@
-"""Compiled kernels for the CPU: C sources, compiled once on the user's machine and kept.
+"""Compiled kernels for the CPU: C sources, compiled once on the user's machine and cached.
 
-`library()` gives the loaded kernels, or None where they cannot be had; everything that uses them
-has another way, so a missing compiler costs speed and nothing else.
+`library()` returns the loaded kernels, or None if they cannot be compiled. All callers have a
+slower implementation for this case, so a missing compiler reduces only the speed.
 """
 
 from outrider.kernels.blend import blend

@@ -1,4 +1,4 @@
-"""Running means of distributions, by the compiled kernel."""
+"""Updates running means of distributions with the compiled kernel."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,10 @@ def blend(
     means: NDArray[np.float32],
     counts: NDArray[np.int32],
 ) -> None:
-    """Let each of `slots` take one more row, `sources` telling which, one after the other.
+    """Add row `sources[i]` to the mean in `slots[i]`, for each i in order.
 
     `row_ids` and `row_values` are `[rows, k]`; `ids` and `means` `[slots, k]` and `counts`
-    `[slots]` are changed in place. All lie in memory row by row, and k is at most 64.
+    `[slots]` are changed in place. All arrays are C-contiguous, and k is at most 64.
     """
     loaded = library()
     assert loaded is not None

@@ -1,4 +1,4 @@
-"""A token from a row of scores, by the compiled kernel."""
+"""Chooses a token from a row of scores with the compiled kernel."""
 
 import ctypes
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from outrider.kernels.layout import SamplerLayout
 from outrider.kernels.library import library
 
 NOT_FINITE, NOTHING_ALLOWED = -1, -2
-"""What `choose` returns for NaN or +inf, and where every score is -inf."""
+"""Results of `choose` for a row that holds NaN or +inf, and for a row of only -inf."""
 
 _MASK = (1 << 64) - 1
 _LARGEST = (1 << 31) - 1
-"""No vocabulary has larger ids."""
+"""Largest id that the kernel supports; no vocabulary has larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlainSampler:
-    """The settings the kernel knows, laid out for it."""
+    """The sampling settings that the kernel supports, in its layout."""
 
     layout: SamplerLayout
     kept: object
-    """What the layout points to."""
+    """The array that `layout` points to; it must stay alive as long as `layout`."""
 
     @classmethod
     def of(
@@ -40,7 +40,7 @@ class PlainSampler:
         sample: int,
         banned: Sequence[int] = (),
     ) -> "PlainSampler":
-        """Lay out the settings; the names are those of `SamplingParams`."""
+        """Build the layout; the arguments have the meaning of the fields of `SamplingParams`."""
         ids = np.array([i for i in banned if i <= _LARGEST], dtype=np.int32)
         streams = seed & _MASK, sample & _MASK
         layout = SamplerLayout(
@@ -50,10 +50,10 @@ class PlainSampler:
 
 
 def choose(scores: Float[Tensor, " vocab"], sampler: PlainSampler, index: int) -> int:
-    """The token at generated index `index`: argmax of warped scores plus noise.
+    """Return the token at generated index `index`: argmax of warped scores plus noise.
 
-    `scores` are float32, contiguous and on the CPU. Negative for rows without a choice, see
-    `NOT_FINITE` and `NOTHING_ALLOWED`.
+    `scores` are float32, contiguous and on the CPU. Without a possible choice the result is
+    `NOT_FINITE` or `NOTHING_ALLOWED`, which are negative.
     """
     loaded = library()
     assert loaded is not None

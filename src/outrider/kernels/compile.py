@@ -1,4 +1,4 @@
-"""The kernels as a shared library: compiled for this very processor, once, and kept on disk."""
+"""Compiles the kernels to a shared library for this processor and caches it on disk."""
 
 import hashlib
 import os
@@ -8,8 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
+
+from outrider.kernels.cache import KernelWarning, private_folder, read_private
 
 SOURCES = Path(__file__).parent / "csrc"
 
@@ -17,41 +20,74 @@ _FLAGS = [
     *("-O3", "-std=c11", "-D_GNU_SOURCE", "-Wno-psabi", "-fPIC", "-shared", "-pthread"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 ]
-"""Contraction is off so that equal rows give equal bits wherever an expression is inlined."""
+"""Contraction is off, so that equal rows give equal bits in every inlined copy of an expression."""
 
 _NATIVE = (["-march=native"], ["-mcpu=native"], [])
-"""Tried in turn: compilers differ in how they call this machine."""
+"""Options for the processor of this machine, tried in order: their names differ by compiler."""
 
 _TIMEOUT = 300.0
 
 
 class KernelBuildError(Exception):
-    """The kernels cannot be compiled here; the message is one line."""
+    """The kernels cannot be compiled on this machine; the message is one line."""
 
 
 def shared_library() -> Path:
-    """The compiled kernels, compiled now unless an earlier run has left them.
+    """Return the path of the compiled kernels; compile them if they are not in the cache.
 
-    `OUTRIDER_CACHE` names another folder than the user's cache, `CC` another compiler.
+    The name of the file holds the SHA-256 of its content, which is checked. A file that is
+    damaged, or that others could have changed, is never returned: a `KernelWarning` names it, and
+    the kernels are compiled again. The environment variable `CC` sets the compiler.
 
     Raises:
-        KernelBuildError: no compiler, or it failed.
+        KernelBuildError: there is no compiler, it fails, or there is no folder for the kernels.
     """
     compiler = find_compiler()
     suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-    built = cache_folder() / f"kernels-{_identity(compiler)}{suffix}"
-    if not built.is_file():
-        _compile(compiler, built)
+    try:
+        name = f"kernels-{_identity(compiler)}"
+        folder = private_folder("kernels")
+        kept = sorted(folder.glob(f"{name}-*{suffix}"))
+        for file in kept:
+            if _intact(file):
+                return file
+        if kept:
+            what = "is damaged, or others could have changed it; the kernels are compiled again"
+            warnings.warn(f"{kept[0]} {what}", KernelWarning, stacklevel=2)
+        built = _compile(compiler, folder, name, suffix)
+        for file in kept:
+            if not _intact(file):  # another process may have replaced it
+                _remove(file)
+    except OSError as error:
+        raise KernelBuildError(f"the kernels cannot be compiled: {error}") from error
     return built
 
 
+def _intact(file: Path) -> bool:
+    """Whether only the user can change the file, and it has the content that its name promises."""
+    try:
+        return hashlib.sha256(read_private(file)).hexdigest() == file.stem.rpartition("-")[2]
+    except OSError:
+        return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def find_compiler() -> list[str]:
-    """The command that compiles C. Raises `KernelBuildError`."""
-    if chosen := os.environ.get("CC"):
-        command = shlex.split(chosen)
-        if shutil.which(command[0]):
+    """Return the command of a C compiler. Raises `KernelBuildError` if there is none."""
+    if chosen := os.environ.get("CC", "").strip():
+        try:
+            command = shlex.split(chosen)
+        except ValueError as error:
+            raise KernelBuildError(f"CC is {chosen!r}: {error}") from None
+        if command and shutil.which(command[0]):
             return command
-        raise KernelBuildError(f"the compiler {chosen!r} that CC names is not there")
+        raise KernelBuildError(f"the compiler {chosen!r}, set in CC, does not exist")
     for name in ("cc", "gcc", "clang"):
         if found := shutil.which(name):
             return [found]
@@ -60,16 +96,8 @@ def find_compiler() -> list[str]:
     raise KernelBuildError("there is no C compiler (gcc, clang, or `pip install ziglang`)")
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels and measurements of this machine are kept."""
-    if chosen := os.environ.get("OUTRIDER_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "outrider"
-
-
 def processor() -> str:
-    """The processor's name and features: what `native` means here."""
+    """Return the processor's name and features, which the flag `native` depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -79,39 +107,45 @@ def processor() -> str:
 
 
 def _identity(compiler: list[str]) -> str:
-    """Changes with the sources, the flags, the compiler and the processor."""
+    """Hash the sources, the flags, the compiler and the processor."""
     digest = hashlib.sha256(" ".join([*compiler, *_FLAGS, processor()]).encode())
     for source in sorted(SOURCES.glob("*.[ch]")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _compile(compiler: list[str], built: Path) -> None:
-    """Compile beside `built`, then move it there in one step: others may be doing the same."""
+def _compile(compiler: list[str], folder: Path, name: str, suffix: str) -> Path:
+    """Compile in a new folder inside `folder`, then move the library there in one step: other
+    processes may do the same. Return its path, which contains the checksum.
+    """
     sources = [str(source) for source in sorted(SOURCES.glob("*.c"))]
-    try:
-        built.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=built.parent) as folder:
-            draft = Path(folder) / built.name
-            complaints = [
-                _attempt([*compiler, *_FLAGS, *native, *sources, "-lm", "-o", str(draft)])
-                for native in _NATIVE
-                if not draft.is_file()
-            ]
-            if not draft.is_file():
-                raise KernelBuildError(f"{compiler[0]} failed: {complaints[0]}")
-            draft.replace(built)
-    except OSError as error:
-        raise KernelBuildError(f"the kernels cannot be compiled: {error}") from error
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        draft = Path(scratch) / f"{name}{suffix}"
+        complaints = [
+            _attempt([*compiler, *_FLAGS, *native, *sources, "-lm", "-o", str(draft)])
+            for native in _NATIVE
+            if not draft.is_file()
+        ]
+        if not draft.is_file():
+            raise KernelBuildError(f"{compiler[0]} failed: {complaints[0]}")
+        draft.chmod(0o700)
+        digest = hashlib.sha256(draft.read_bytes()).hexdigest()
+        built = folder / f"{name}-{digest}{suffix}"
+        if built.is_dir() and not built.is_symlink():  # `replace` refuses to
+            _remove(built)
+        draft.replace(built)
+    if not _intact(built):
+        raise KernelBuildError(f"{built} has changed since it was compiled")
+    return built
 
 
 def _attempt(command: list[str]) -> str:
-    """Run the compiler; returns the first line that tells of an error."""
+    """Run the compiler; return the first line of its output that contains an error."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        return "it did not end in time"
+        return "it did not finish in time"
     lines = [line for line in done.stderr.splitlines() if "error" in line]
     return lines[0] if lines else done.stderr.strip()[:200]

@@ -107,7 +107,7 @@ class Batch(ctypes.Structure):
 
 
 class SamplerLayout(ctypes.Structure):
-    """How one request chooses."""
+    """The sampling settings of one request."""
 
     _fields_ = [
         ("temperature", _F32),

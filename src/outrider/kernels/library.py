@@ -1,4 +1,4 @@
-"""The loaded kernels, and the threads they run on."""
+"""Loads the kernels, and creates the threads that they run on."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ from outrider.kernels.compile import KernelBuildError, shared_library
 from outrider.kernels.layout import Batch, CacheLayout, Model, SamplerLayout
 
 _SWITCH = "OUTRIDER_KERNELS"
-"""Set to `off`, everything runs without compiled kernels."""
+"""The environment variable that disables the compiled kernels with the value `off`."""
 
 
 @lru_cache(maxsize=1)
@@ -16,30 +16,37 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get(_SWITCH, "").lower() in ("off", "0", "no"):
         return None, f"{_SWITCH} is off"
     try:
-        loaded = ctypes.CDLL(str(shared_library()))
-    except (KernelBuildError, OSError) as error:
+        loaded = _open()
+        _declare(loaded)
+    except (KernelBuildError, OSError, AttributeError) as error:
         return None, str(error)
-    _declare(loaded)
     return loaded, ""
 
 
+def _open() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(shared_library()))
+    except OSError:  # another process has replaced the file since it was checked
+        return ctypes.CDLL(str(shared_library()))
+
+
 def library() -> ctypes.CDLL | None:
-    """The kernels, compiled at the first call; None where that is not possible."""
+    """Return the kernels, compiled at the first call; None if they cannot be compiled."""
     return _load()[0]
 
 
 def available() -> bool:
-    """Whether there are kernels."""
+    """Whether the kernels can be used; compiles them at the first call."""
     return library() is not None
 
 
 def reason_missing() -> str:
-    """Why there are none, in a few words; empty where there are."""
+    """Return the reason why there are no kernels, in one line; empty if there are."""
     return _load()[1]
 
 
 def cores() -> int:
-    """Processors this process may run on."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -47,18 +54,18 @@ def cores() -> int:
 
 @lru_cache(maxsize=1)
 def pool() -> ctypes.c_void_p:
-    """The process's own threads for the kernels: one for each processor."""
+    """Return the thread pool of this process for the kernels, with one thread per processor."""
     loaded = library()
     assert loaded is not None
     return ctypes.c_void_p(loaded.outrider_pool_new(cores()))
 
 
-if hasattr(os, "register_at_fork"):  # threads do not survive a fork; the child makes its own
+if hasattr(os, "register_at_fork"):  # a forked process has no threads
     os.register_at_fork(after_in_child=pool.cache_clear)
 
 
 def _declare(loaded: ctypes.CDLL) -> None:
-    """Types of arguments; arrays are passed as addresses."""
+    """Declare the types of arguments; arrays are passed as addresses."""
     address, i32, u64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_uint64
     model, batch, sampler = (ctypes.POINTER(kind) for kind in (Model, Batch, SamplerLayout))
     loaded.outrider_pool_new.argtypes = [i32]

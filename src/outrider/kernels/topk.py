@@ -1,4 +1,4 @@
-"""The best tokens of rows of scores, by the compiled kernel."""
+"""Finds the best tokens of rows of scores with the compiled kernel."""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,18 +8,18 @@ from torch import Tensor
 from outrider.kernels.library import library
 
 MOST = 64
-"""The kernel keeps at most this many of a row."""
+"""The largest k that the kernel supports."""
 
 
 def topk(
     logits: Float[Tensor, "rows vocab"], k: int, *, totals: bool = False
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-    """Ids and scores `[rows, k]`, best first, of equal ones the lowest id first.
+    """Return ids and scores `[rows, k]`, best first; equal scores are ordered by id.
 
-    `logits` are float32 on the CPU, each row in one piece; k is at most `MOST`. With `totals` the
-    third array `[rows]` is the log of each row's sum of exponentials, else it is empty. Rows from
-    which nothing can be chosen (NaN, +inf, all -inf) have ids of -1, and so have places that a
-    short row cannot fill.
+    `logits` are float32 on the CPU with contiguous rows; k is at most `MOST`. With `totals`, the
+    third array `[rows]` holds the log of each row's sum of exponentials; otherwise it is empty.
+    Rows without a valid choice (NaN, +inf, all -inf) have ids of -1, and so have entries beyond
+    the vocabulary.
     """
     loaded = library()
     assert loaded is not None

@@ -1,2 +1,2 @@
-"""Data structures of model-free drafters: n-grams, automata, tries, tables. They know no
-requests."""
+"""Data structures of model-free drafters: n-grams, automata, tries, tables. They do not
+depend on requests."""

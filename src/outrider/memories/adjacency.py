@@ -68,7 +68,7 @@ class Adjacency:
         return self._table.reshape(-1)
 
     def successors(self, token: int) -> list[int]:
-        """The known successors of `token`, best first."""
+        """Return the known successors of `token`, best first."""
         self.settle()
         if not 0 <= token < self.vocab_size:
             return []
@@ -139,8 +139,9 @@ class Adjacency:
 
 
 def _ranked_successors(text: IntArray, k: int) -> tuple[IntArray, NDArray[np.int32]]:
-    """The tokens that have a successor in `text`, and `[tokens, k]` their successors, padded with
-    -1."""
+    """Return the tokens that have a successor in `text`, and `[tokens, k]` their successors, padded
+    with -1.
+    """
     pairs = (text[:-1] << 32 | text[1:])[::-1]  # newest first
     kinds, newest, counts = np.unique(pairs, return_index=True, return_counts=True)
     owner = kinds >> 32
@@ -156,7 +157,7 @@ def _ranked_successors(text: IntArray, k: int) -> tuple[IntArray, NDArray[np.int
 
 
 def _in_front(fresh: NDArray[np.int32], old: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Rows of `fresh`, followed by the other entries of `old`, k in total, -1 last."""
+    """Return the rows of `fresh`, followed by the other entries of `old`, k in total, -1 last."""
     known = (old[:, :, None] == fresh[:, None, :]).any(-1)
     both = np.concatenate((fresh, np.where(known, -1, old)), axis=1)
     order = np.argsort(both < 0, axis=1, kind="stable")[:, : fresh.shape[1]]

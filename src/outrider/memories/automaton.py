@@ -36,10 +36,11 @@ class SuffixStates(ABC):
 
     @abstractmethod
     def target(self, state: int, token: int) -> int:
-        """The state that `token` leads to from `state`; -1 if there is no such edge."""
+        """Return the state that `token` leads to from `state`; -1 if there is no such edge."""
 
     def walk(self, state: int, length: int, tokens: Sequence[int]) -> tuple[int, int]:
-        """The longest known suffix after `tokens`, given the longest known suffix before them.
+        """Return the longest known suffix after `tokens`, given the longest known suffix before
+        them.
 
         The amortised cost per token is a constant number of steps.
 
@@ -59,7 +60,7 @@ class SuffixStates(ABC):
     def occurrence(
         self, state: int, length: int, *, wanted: int, known: int, least: int = 1
     ) -> tuple[int, int]:
-        """The occurrence of a match that should be copied.
+        """Return the occurrence of a match that should be copied.
 
         The first occurrence of the longest match is used, unless fewer than `wanted` of the `known`
         tokens follow it. In that case the links lead to shorter suffixes, which occur earlier. Two
@@ -105,7 +106,7 @@ class Automaton(SuffixStates):
         return _STATE_BYTES * len(self.lengths) + _EDGE_BYTES * self.num_edges
 
     def target(self, state: int, token: int) -> int:
-        """The state that `token` leads to from `state`; -1 if there is no such edge."""
+        """Return the state that `token` leads to from `state`; -1 if there is no such edge."""
         return self.edges[state].get(token, -1)
 
     def grow(self, last: int, token: int, place: int) -> int:
@@ -211,6 +212,7 @@ class TextAutomaton(Automaton):
             self.state, self.length = self.walk(self.state, self.length, tokens[learned:])
 
     def match(self, tail: Sequence[int] = ()) -> tuple[int, int]:
-        """State and length of the longest known suffix of `text + tail`; the tail is not
-        learned."""
+        """Return the state and length of the longest known suffix of `text + tail`; the tail is not
+        learned.
+        """
         return self.walk(self.state, self.length, tail)

@@ -75,8 +75,9 @@ class Corpus:
     # -- queries ----------------------------------------------------------------------------
 
     def find(self, gram: Sequence[int]) -> Match:
-        """All positions of `gram`, of 1 to `SORTED_DEPTH` tokens; an empty match if it does not
-        occur."""
+        """Return all positions of `gram`, of 1 to `SORTED_DEPTH` tokens; an empty match if it does
+        not occur.
+        """
         wanted, places = list(gram), range(len(self))
         key = self._key(len(wanted))
         begin = bisect_left(places, wanted, key=key)
@@ -85,7 +86,8 @@ class Corpus:
         return Match(len(wanted), begin, bisect_right(places, wanted, lo=begin, key=key))
 
     def longest(self, recent: Sequence[int], *, most: int = 16, least: int = 2) -> Match | None:
-        """The longest suffix of `recent`, of `least` to `most` tokens, that occurs in the corpus.
+        """Return the longest suffix of `recent`, of `least` to `most` tokens, that occurs in the
+        corpus.
 
         The published code tries 16, 15, ... 2 in turn. If a suffix occurs, all shorter ones occur
         as well, so binary search over the length finds the longest.
@@ -101,7 +103,7 @@ class Corpus:
         return found
 
     def continuations(self, match: Match, *, most: int, size: int) -> NDArray[np.int32]:
-        """The continuations at up to `most` positions of a match, sorted.
+        """Return the continuations at up to `most` positions of a match, sorted.
 
         If there are more positions, they are sampled evenly, so that no continuation is preferred.
 
@@ -149,7 +151,7 @@ class Corpus:
                 f"the corpus has {len(tokens)} tokens", hint=f"At most {MAX_TOKENS} can be indexed"
             )
         if int((tokens < 0).sum()) != separators:
-            raise OptionError("token ids of the corpus are negative", hint="Give ids from 0 up")
+            raise OptionError("token ids of the corpus are negative", hint="Give ids of at least 0")
         order = sorted_suffixes(tokens, progress=progress)
         return cls({"tokens": tokens, "order": order[separators:].astype(np.int32)})
 
@@ -169,7 +171,8 @@ class Corpus:
 def sorted_suffixes(
     tokens: NDArray[np.int32], depth: int = SORTED_DEPTH, progress: Progress | None = None
 ) -> NDArray[np.int64]:
-    """Positions sorted by the `depth` tokens that begin there; ties are sorted by position.
+    """Return the positions sorted by the `depth` tokens that begin there; ties are sorted by
+    position.
 
     Prefix doubling: ranks by k tokens give ranks by 2k, since the tokens after the first k have a
     rank of their own.
@@ -190,7 +193,9 @@ def sorted_suffixes(
 
 
 def _ranked(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rank of each key, with equal ranks for equal keys, and the sorted order of the keys."""
+    """Return the rank of each key, with equal ranks for equal keys, and the sorted order of the
+    keys.
+    """
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     ranks = np.empty_like(keys)

@@ -53,12 +53,12 @@ class Distributions:
         lengths = list(self.orders)
         if not lengths or min(lengths) < 1 or lengths != sorted(set(lengths), reverse=True):
             raise OptionError(
-                f"keys of {self.orders} tokens", hint="Give lengths from 1 up, longest first"
+                f"orders are {self.orders}", hint="Give lengths of at least 1, longest first"
             )
         if not 1 <= self.entries <= 64 or self.max_keys < len(lengths):
             raise OptionError(
-                f"{self.entries} entries for each of {self.max_keys} keys",
-                hint="Give 1 to 64 entries, and a key for each length",
+                f"entries is {self.entries} and max_keys {self.max_keys}",
+                hint="Give 1 to 64 entries, and at least one key for each length",
             )
         self._allocate(0)
 
@@ -77,7 +77,7 @@ class Distributions:
         return self.orders[0]
 
     def find(self, context: Context) -> int:
-        """The slot of the longest key that is a suffix of `context`; -1 if there is none."""
+        """Return the slot of the longest key that is a suffix of `context`; -1 if there is none."""
         size = len(context)
         for n in self.orders:
             if n <= size:
@@ -87,15 +87,15 @@ class Distributions:
         return -1
 
     def ids(self, slots: Sequence[int]) -> NDArray[np.int32]:
-        """`[slots, entries]` ids, most likely first; padded with -1."""
+        """Return `[slots, entries]` ids, most likely first; padded with -1."""
         return self._ids[slots]
 
     def means(self, slots: Sequence[int]) -> NDArray[np.float32]:
-        """`[slots, entries]` mean probabilities; padded with 0."""
+        """Return `[slots, entries]` mean probabilities; padded with 0."""
         return self._means[slots]
 
     def count(self, slot: int) -> int:
-        """Number of rows in the mean of a slot."""
+        """Return the number of rows in the mean of a slot."""
         return int(self._counts[slot])
 
     def learn(self, contexts: Sequence[Context], rows: Best, vocab_size: int) -> None:
@@ -105,7 +105,7 @@ class Distributions:
         """
         self.vocab_size = max(self.vocab_size, vocab_size)
         if rows.ids.shape[1] != self.entries:
-            raise ValueError(f"rows of {rows.ids.shape[1]} tokens, and means of {self.entries}")
+            raise ValueError(f"rows hold {rows.ids.shape[1]} tokens, but means {self.entries}")
         good = np.flatnonzero(rows.ids[:, 0] >= 0)
         share = self.max_keys // len(self.orders)  # no key may be evicted in its own batch
         for begin in range(0, len(good), share):
@@ -137,7 +137,7 @@ class Distributions:
             at, of = np.delete(at, first), np.delete(of, first)
 
     def _slot(self, key: Context) -> int:
-        """The slot of a key, which becomes the most recent; a new key gets an empty slot."""
+        """Return the slot of a key, which becomes the most recent; a new key gets an empty slot."""
         slot = self._slots.pop(key, None)
         if slot is None:
             slot = len(self._slots)

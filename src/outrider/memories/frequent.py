@@ -48,7 +48,8 @@ def grow_tree(
     least: float = 0.0,
     ends: Collection[int] = (),
 ) -> Grown:
-    """The `nodes` most frequent nodes below `root`; among ties the shallower, then the earlier.
+    """Return the `nodes` most frequent nodes below `root`; among ties the shallower, then the
+    earlier.
 
     Args:
         root: the node to start from.
@@ -91,7 +92,9 @@ def grow_chain(
     least: float = 0.0,
     ends: Collection[int] = (),
 ) -> Grown:
-    """The path that always takes the most frequent follower; arguments as for `grow_tree`."""
+    """Return the path that always takes the most frequent follower; arguments as for
+    `grow_tree`.
+    """
     grown, node = Grown(total), root
     while len(grown.tokens) < size:
         best = max(followers(node), key=lambda child: child[1], default=None)

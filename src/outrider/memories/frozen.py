@@ -62,13 +62,13 @@ class FrozenAutomaton(SuffixStates):
         return sum(array.nbytes for array in self.arrays.values())
 
     def target(self, state: int, token: int) -> int:
-        """The state that `token` leads to from `state`; -1 if there is no such edge."""
+        """Return the state that `token` leads to from `state`; -1 if there is no such edge."""
         end = self._offsets[state + 1]
         at = bisect_left(self._labels, token, self._offsets[state], end)
         return self._targets[at] if at < end and self._labels[at] == token else -1
 
     def continuation(self, place: int, size: int) -> list[int]:
-        """Up to `size` tokens from `place`, not beyond the end of the document."""
+        """Return up to `size` tokens from `place`, not beyond the end of the document."""
         tokens = self.text[place : place + size].tolist()
         return tokens[: tokens.index(SEPARATOR)] if SEPARATOR in tokens else tokens
 

@@ -59,7 +59,7 @@ class NGramIndex:
 
     def __init__(self, lengths: Sequence[int], occurrence: str = "latest") -> None:
         if not lengths or min(lengths) < 1:
-            raise OptionError(f"n-grams of lengths {list(lengths)}", hint="Give lengths from 1 up")
+            raise OptionError(f"lengths are {list(lengths)}", hint="Give lengths of at least 1")
         if occurrence not in OCCURRENCES:
             raise OptionError(
                 f"unknown occurrence {occurrence!r}", hint="Give 'latest', 'first' or 'only'"
@@ -90,7 +90,7 @@ class NGramIndex:
                 self._add(token)
 
     def find(self, tail: Sequence[int] = (), *, behind: int = 1) -> Hit | None:
-        """The longest n-gram at the end of `text + tail` that is in the index.
+        """Return the longest n-gram at the end of `text + tail` that is in the index.
 
         The tail itself is not indexed. With occurrence `only`, an ambiguous n-gram is not a hit. An
         n-gram followed by fewer than `behind` tokens of the text is never a hit.
@@ -104,7 +104,7 @@ class NGramIndex:
         return None
 
     def unique(self, recent: Sequence[int]) -> int | None:
-        """The position after the shortest suffix of `recent` that occurs exactly once.
+        """Return the position after the shortest suffix of `recent` that occurs exactly once.
 
         The suffix is extended while it is ambiguous. The result is None if it does not occur, or if
         it is still ambiguous at the longest length (the walk of Aggressive Decoding).
@@ -178,7 +178,7 @@ class NGramIndex:
 
 
 def hash_of(tokens: Sequence[int]) -> int:
-    """The polynomial hash of a few tokens, modulo 2^64."""
+    """Return the polynomial hash of a few tokens, modulo 2^64."""
     code = 0
     for token in tokens:
         code = code * _BASE + token + 1
@@ -186,7 +186,7 @@ def hash_of(tokens: Sequence[int]) -> int:
 
 
 def hashes_of(tokens: NDArray[np.uint64], n: int) -> NDArray[np.uint64]:
-    """The hashes of all n-grams of `tokens` (at least n of them), in order."""
+    """Return the hashes of all n-grams of `tokens` (at least n of them), in order."""
     count = len(tokens) - n + 1
     codes = np.zeros(count, dtype=np.uint64)
     for offset in range(n):

@@ -30,7 +30,7 @@ class NgramPool:
     def __post_init__(self) -> None:
         if min(self.per_key, self.max_keys) < 1:
             raise OptionError(
-                f"a pool of {self.per_key} n-grams for each of {self.max_keys} tokens",
+                f"per_key is {self.per_key} and max_keys {self.max_keys}",
                 hint="Give at least 1 of each",
             )
 
@@ -44,7 +44,7 @@ class NgramPool:
         return sum(a * b for a, b in zip(parts, _BYTES, strict=True))
 
     def after(self, token: int) -> list[Ngram]:
-        """The n-grams that followed `token`, newest first."""
+        """Return the n-grams that followed `token`, newest first."""
         return list(self._table.get(token, ()))[::-1]
 
     def add(self, token: int, ngram: Ngram) -> None:

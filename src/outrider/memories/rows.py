@@ -26,7 +26,7 @@ class Best(NamedTuple):
 
 
 def best_tokens(logits: Float[Tensor, "rows vocab"], k: int) -> Best:
-    """The k best tokens of each row and their logits."""
+    """Return the k best tokens of each row and their logits."""
     if _compiled(logits, k):
         ids, values, _ = kernels.topk(logits, k)
         return Best(ids, values)
@@ -34,7 +34,7 @@ def best_tokens(logits: Float[Tensor, "rows vocab"], k: int) -> Best:
 
 
 def best_probabilities(logits: Float[Tensor, "rows vocab"], k: int) -> Best:
-    """The k most likely tokens of each row and their probabilities at temperature 1."""
+    """Return the k most likely tokens of each row and their probabilities at temperature 1."""
     if _compiled(logits, k):
         ids, values, totals = kernels.topk(logits, k, totals=True)
     else:
@@ -56,7 +56,7 @@ def _compiled(logits: Tensor, k: int) -> bool:
 
 
 def _plain(logits: Tensor, k: int) -> Best:
-    """The k best tokens by torch, for other dtypes and devices."""
+    """Return the k best tokens by torch, for other dtypes and devices."""
     rows, vocab = logits.shape
     size = min(k, vocab)
     ids = np.full((rows, k), -1, dtype=np.int32)

@@ -116,13 +116,13 @@ def refuse_taken(path: Path, force: bool) -> None:
             raise StoreError(
                 f"{path} cannot be written: {parent} is "
                 + ("read-only" if parent.is_dir() else "not a folder"),
-                hint="Name another place",
+                hint="Give another path",
             )
         return
     if not force:
-        raise StoreError(f"{path} is there already", hint="Give --force to replace it")
+        raise StoreError(f"{path} already exists", hint="Give --force to replace it")
     if not (path / PAGE).is_file():
-        raise StoreError(f"{path} is not a store, and is not replaced", hint="Name another place")
+        raise StoreError(f"{path} exists, but is not a store", hint="Give another path")
 
 
 def read_page(path: Path) -> StorePage:
@@ -136,7 +136,7 @@ def read_page(path: Path) -> StorePage:
         if not file.is_file():
             raise StoreError(
                 f"no store at {path}",
-                hint="Make one with: outrider datastore build CORPUS --out PATH --tokenizer TARGET",
+                hint="Build one: outrider datastore build CORPUS --out PATH --tokenizer TARGET",
             )
         record = json.loads(file.read_text(encoding="utf-8"))
     except PermissionError as error:
@@ -146,7 +146,7 @@ def read_page(path: Path) -> StorePage:
     version = record.get("version", VERSION) if isinstance(record, dict) else VERSION
     if version != VERSION:
         raise StoreError(
-            f"{path} is a store of version {version}, and this is version {VERSION}", hint=_AGAIN
+            f"{path} is a store of version {version}, but version {VERSION} is needed", hint=_AGAIN
         )
     try:
         return StorePage(**record)
@@ -172,7 +172,7 @@ def open_store(
     page = read_page(path)
     if page.kind != kind:
         raise StoreError(
-            f"{path} is a store of kind {page.kind!r}, and {kind!r} is needed",
+            f"{path} is a store of kind {page.kind!r}, but {kind!r} is needed",
             hint=f"Build one with --kind {kind}",
         )
     if fingerprint is not None and fingerprint != page.fingerprint:
@@ -188,7 +188,7 @@ def check_together(path: Path, belong: bool) -> None:
     """Raise `StoreError` unless `belong` is true: the arrays of the store at `path` fit
     together."""
     if not belong:
-        raise StoreError(f"{path} is damaged: its arrays are of different stores", hint=_AGAIN)
+        raise StoreError(f"{path} is damaged: its arrays do not fit together", hint=_AGAIN)
 
 
 def _mapped(file: Path, dtype: str) -> NDArray[Any]:
@@ -198,12 +198,12 @@ def _mapped(file: Path, dtype: str) -> NDArray[Any]:
         raise StoreError(f"{file} is missing or damaged: {error}", hint=_AGAIN) from None
     if array.ndim != 1 or array.dtype != np.dtype(dtype):
         raise StoreError(
-            f"{file} holds {array.dtype} {list(array.shape)}, and one row of {dtype} is expected",
+            f"{file} holds {array.dtype} {list(array.shape)}, but one row of {dtype} is expected",
             hint=_AGAIN,
         )
     return array
 
 
 def size_on_disk(path: Path) -> int:
-    """Total bytes of all files of a store."""
+    """Return the total bytes of all files of a store."""
     return sum(file.stat().st_size for file in path.iterdir() if file.is_file())

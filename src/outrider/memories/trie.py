@@ -145,7 +145,7 @@ class SuffixTrie:
     # -- queries ----------------------------------------------------------------------------
 
     def count(self, gram: Sequence[int]) -> int:
-        """How often `gram`, of at most `depth` tokens, occurs."""
+        """Return how often `gram`, of at most `depth` tokens, occurs."""
         state = ROOT
         for token in gram:
             state = self._states.target(state, token)
@@ -154,19 +154,20 @@ class SuffixTrie:
         return self._states.counts[state] if len(gram) else self.num_tokens
 
     def children(self, node: int) -> list[tuple[int, int, int]]:
-        """`(token, count, node)` of each follower; empty for a context with too many followers
-        (`WIDE`)."""
+        """Return `(token, count, node)` of each follower; empty for a context with too many
+        followers (`WIDE`).
+        """
         edges, counts = self._states.edges[node], self._states.counts
         if len(edges) > WIDE:
             return []
         return [(token, counts[to], to) for token, to in edges.items() if counts[to]]
 
     def end(self, text: Text) -> Cursor:
-        """The cursor at the end of a text that is in the trie."""
+        """Return the cursor at the end of a text that is in the trie."""
         return Cursor(text.state, text.length, self.edition)
 
     def follow(self, cursor: Cursor, before: Sequence[int], tokens: Sequence[int]) -> Cursor:
-        """The longest known suffix after `tokens`, given the one after `before`.
+        """Return the longest known suffix after `tokens`, given the one after `before`.
 
         If the trie was compacted since then, `before` is looked up again.
         """
@@ -183,7 +184,8 @@ class SuffixTrie:
     def suffixes(
         self, cursor: Cursor, longest: int | None = None
     ) -> Iterator[tuple[int, int, int]]:
-        """`(node, length, count)` of the suffixes at the cursor, up to `longest`, longest first.
+        """Yield `(node, length, count)` of the suffixes at the cursor, up to `longest`, longest
+        first.
 
         Shorter suffixes that end at the same positions as a longer one have the same followers, and
         are skipped.
@@ -212,8 +214,9 @@ class SuffixTrie:
         return self._settled(state, min(length + 1, self.depth))
 
     def _settled(self, state: int, length: int) -> tuple[int, int]:
-        """The current state of the substring of this length, because states are split as texts are
-        added."""
+        """Return the current state of the substring of this length, because states are split as
+        texts are added.
+        """
         links, lengths = self._states.links, self._states.lengths
         while state != ROOT and lengths[links[state]] >= length:
             state = links[state]

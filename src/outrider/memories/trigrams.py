@@ -45,9 +45,9 @@ class Trigrams:
     def __post_init__(self) -> None:
         if not (0 < self.increment <= self.cap and self.successors > 0 and self.max_keys > 0):
             raise OptionError(
-                f"trigrams with increment {self.increment}, cap {self.cap}, {self.successors} "
-                f"successors and {self.max_keys} keys",
-                hint="Give 0 < increment <= cap, and room for at least 1",
+                f"increment is {self.increment}, cap {self.cap}, successors {self.successors}, "
+                f"max_keys {self.max_keys}",
+                hint="Give 0 < increment <= cap, and at least 1 for the others",
             )
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Trigrams:
         return _KEY_BYTES * len(self._table) + _ENTRY_BYTES * self._entries
 
     def after(self, a: int, b: int) -> Mapping[int, float]:
-        """Weights of the tokens that follow `a b`; empty if unknown."""
+        """Return the weights of the tokens that follow `a b`; empty if unknown."""
         return self._table.get(a << 32 | b, _NOTHING)
 
     def bump(self, text: Sequence[int]) -> None:
@@ -107,7 +107,7 @@ class Trigrams:
             self._entries -= len(self._table.pop(next(iter(self._table))))
 
     def items(self) -> Iterator[tuple[tuple[int, int], Mapping[int, float]]]:
-        """All keys with their weights, the least recently updated first."""
+        """Yield all keys with their weights, the least recently updated first."""
         for key, weights in self._table.items():
             yield (key >> 32, key & _LOW), weights
 

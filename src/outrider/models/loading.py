@@ -119,7 +119,7 @@ def check_adapter(source: ModelSource, adapter: str | Path | None) -> None:
         return
     if not isinstance(source, str | Path):
         raise OptionError(
-            f"the adapter {adapter} cannot be added to a model that is built already",
+            f"the adapter {adapter} cannot be added to a model that is already built",
             hint="Give the model's folder, or merge the adapter first",
         )
     with_adapter(open_checkpoint(local_folder(source)), Adapter.load(adapter))
@@ -218,7 +218,7 @@ def _wrap(source: Any, name: str | None) -> LanguageModel:
         return source
     if not isinstance(source, torch.nn.Module) or not hasattr(source, "config"):
         raise OptionError(
-            f"a model cannot be {source!r:.60}",
+            f"a model is {source!r:.60}",
             hint="Give a folder, a hub name, or a causal model of transformers",
         )
     from outrider.models.transformers.model import TransformersModel
@@ -257,6 +257,12 @@ def local_folder(source: str | Path) -> Path:
     folder = Path(source).expanduser()
     if folder.exists() or not _HUB_NAME.fullmatch(str(source)):
         return folder
+    if str(source) in _families(families_folder()):
+        tiers = ", ".join(str(path) for path in family(str(source)).values())
+        raise CheckpointError(
+            f"{source!r} is a family of models, and one model is needed here",
+            hint=f"Give {source!r} as the target alone, or one of its folders: {tiers}",
+        )
     from huggingface_hub import snapshot_download
 
     try:

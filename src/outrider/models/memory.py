@@ -11,6 +11,7 @@ from outrider.core.errors import MemoryPlanError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.safetensors_header import TensorInfo
+from outrider.models.checkpoints.window import read_window
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.protocols import LanguageModel
 
@@ -57,7 +58,7 @@ class Demand:
             tier=tier,
             weights=weights,
             cache=cache_numbers(config) * _cache_dtype(dtype).itemsize,
-            context_length=_first(config, *_CONTEXT),
+            context_length=read_window(config).tokens,
         )
 
     @classmethod
@@ -176,7 +177,6 @@ def _gib(nbytes: int) -> str:
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 _WIDTH = ("hidden_size", "n_embd", "d_model")
-_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 def text_config(config: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:

@@ -6,13 +6,17 @@ float32. No other text is needed, and the result is cached on disk under the mod
 """
 
 import json
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
+from outrider.core.checks import SHARE, Range
+from outrider.core.errors import OptionError
 from outrider.core.types import NO_IDS, Prompt, as_ids
-from outrider.kernels.compile import cache_folder
+from outrider.kernels.cache import private_folder, read_private, write_private
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.cpu.native import NativeDecoder
 from outrider.protocols import ChainRequest, Segment
@@ -26,6 +30,10 @@ MOST_BYTES = 4 << 30
 
 _LENGTH = 256
 _VERSION = 2
+
+_NATS = Range(-1e6, 1e6)
+_FIGURES = {"loss": _NATS, "rise": _NATS, "agreement": SHARE, "tokens": Range(1, whole=True)}
+"""Possible values of the fields of a `Quality`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,25 +74,36 @@ def int8_quality(checkpoint: Checkpoint) -> Quality:
     exact = NativeDecoder.load(checkpoint, dtype=torch.float32, threads=1)
     brief = NativeDecoder.load(checkpoint, dtype=torch.int8, threads=1)
     quality = compare(exact, brief)
-    file = _file(checkpoint)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(asdict(quality)), encoding="utf-8")
-    except OSError:  # without the cache, the next load measures again
-        pass
+    with suppress(OSError):  # without the cache, the next load measures again
+        write_private(_file(checkpoint), json.dumps(asdict(quality)).encode())
     return quality
 
 
 def known_quality(checkpoint: Checkpoint) -> Quality | None:
-    """Return the cached result of an earlier check; None if there is none."""
+    """Return the cached result of an earlier check; None if there is none, or it is damaged."""
     try:
-        return Quality(**json.loads(_file(checkpoint).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return _parsed(json.loads(read_private(_file(checkpoint))))
+    except (OSError, ValueError, RecursionError):
         return None
 
 
+def _parsed(found: object) -> Quality | None:
+    """Return the record of a JSON value; None if it is not one with possible figures."""
+    if not isinstance(found, dict):
+        return None
+    given = cast("dict[str, object]", found)
+    if set(given) != {field.name for field in fields(Quality)}:
+        return None
+    try:
+        for name, value in given.items():
+            _FIGURES[name].check(name, value)
+    except OptionError:
+        return None
+    return Quality(**cast("dict[str, Any]", given))
+
+
 def _file(checkpoint: Checkpoint) -> Path:
-    return cache_folder() / "quality" / f"{checkpoint.fingerprint}-{_VERSION}.json"
+    return private_folder("quality") / f"{checkpoint.fingerprint}-{_VERSION}.json"
 
 
 def compare(exact: NativeDecoder, brief: NativeDecoder, length: int = _LENGTH) -> Quality:

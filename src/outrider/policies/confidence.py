@@ -56,7 +56,7 @@ class ConfidenceStop:
         return False
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A chain of the largest length, which may end early."""
+        """Return a chain of the largest length, which may end early."""
         stop = BelowThreshold(self.threshold)
         return Budget(depth=self.longest, nodes=self.longest, stop=stop)
 

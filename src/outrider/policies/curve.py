@@ -22,17 +22,18 @@ class CostCurve:
         rows = [r for r, _ in self.points]
         if not rows or rows[0] < 1 or any(a >= b for a, b in pairwise(rows)):
             raise OptionError(
-                f"a cost curve is given for rows {rows}", hint="Give ascending rows from 1 up"
+                f"the rows of the cost curve are {rows}",
+                hint="Give ascending numbers of at least 1",
             )
         if not all(0.0 < s < float("inf") for _, s in self.points):
             raise OptionError(
-                f"a cost curve holds {[s for _, s in self.points]} seconds",
+                f"the seconds of the cost curve are {[s for _, s in self.points]}",
                 hint="Give finite times above 0",
             )
 
     @classmethod
     def of(cls, seconds: Mapping[int, float]) -> "CostCurve":
-        """The non-decreasing curve that is closest to the measured seconds.
+        """Return the non-decreasing curve that is closest to the measured seconds.
 
         Noise can make a wider forward appear faster than a narrower one; such neighbours are
         averaged (isotonic regression by pooling adjacent violators). Raises `OptionError` if there
@@ -48,8 +49,9 @@ class CostCurve:
         return cls(tuple((r, value) for value, rows in pools for r in rows))
 
     def seconds(self, rows: float) -> float:
-        """Seconds of a forward over `rows`, extrapolated with the last slope beyond the last
-        point."""
+        """Return the seconds of a forward over `rows`, extrapolated with the last slope beyond the
+        last point.
+        """
         points = self.points
         if rows <= points[0][0] or len(points) == 1:
             return points[0][1]
@@ -58,9 +60,9 @@ class CostCurve:
         return y0 + (y1 - y0) * (rows - x0) / (x1 - x0)
 
     def plus(self, seconds: float) -> "CostCurve":
-        """The curve with constant additional seconds per forward."""
+        """Return the curve with constant additional seconds per forward."""
         return CostCurve(tuple((rows, value + seconds) for rows, value in self.points))
 
     def ratio(self, rows: float) -> float:
-        """`verify_cost`: seconds over `rows` / seconds over 1."""
+        """Return `verify_cost`: seconds over `rows` / seconds over 1."""
         return self.seconds(rows) / self.seconds(1)

@@ -1,8 +1,8 @@
-"""Draft as much as is expected to pay: tokens per second from measured costs and acceptance.
+"""Draft the number of tokens with the largest expected speed, from measured costs and acceptance.
 
-`source.py` computes what each source of drafts promises. This file decides which sources draft, and
-when a source that did not pay is tried again. `pauses.py` decides when opportunistic sources, which
-may have nothing to propose, are left out.
+`source.py` computes the expected speed of each source of drafts. This file decides which sources
+draft, and when a source that did not pay is tried again. `pauses.py` decides when opportunistic
+sources, which may have nothing to propose, are left out.
 
 One request goes through these states (`Decision`):
 
@@ -16,9 +16,9 @@ One request goes through these states (`Decision`):
 
 Within a decision each source is in one of four states:
 
-    leads: the steady source that promises most, and more than undrafted decoding
-    supplements: an opportunistic source that promises more than the leader
-    left out: promises too little; it is due for a trial ever more rarely
+    leads: the steady source with the largest expected speed, above that of undrafted decoding
+    supplements: an opportunistic source with a larger expected speed than the leader
+    left out: its expected speed is too low; the intervals between its trials grow
     on trial: one round with a share; while its drafts are fully accepted, every round
 """
 
@@ -35,12 +35,12 @@ from outrider.protocols.method import Method, Paper
 
 _NEVER = Tally()
 _BELIEF, _RECALLED = 4, 16
-"""Weight, in rounds, of the belief that rounds with and without a draft are equally slowed; most
-rounds that count against it."""
+"""Weight, in rounds, of the prior that rounds with and without a draft are equally slow, and the
+largest weight of measured rounds."""
 _LEAST_PACE = 1e-6
-"""No round takes a smaller share of its expected time; clocks may say 0."""
+"""Lower bound for the measured share of the expected time of a round; a clock can return 0."""
 _VALID = 16
-"""Rounds for which measured paces, and decisions that nothing contradicts, are valid."""
+"""Number of rounds for which measured paces and decisions are valid, unless a draft is verified."""
 
 
 @dataclass(slots=True)
@@ -53,14 +53,14 @@ class Decision:
         since: the round of the decision.
         until: the round before which it is valid.
         drafts: rounds with a draft when it was made.
-        verify: by the size of a draft, seconds of a round beside drafting.
+        verify: by the size of a draft, seconds of a round without drafting.
         fresh: the round until which `verify` is valid.
-        plans: by source, its drafts when it was planned for, and the plan.
+        plans: by source, its number of drafts at the time of the plan, and the plan.
         proposing: whether opportunistic sources have a share.
         pauses: when opportunistic sources are left out.
-        steady_pays: whether a source that always proposes had a share at last.
-        starts_undrafted: whether the text before this one ended without drafting. Where asking
-            takes a noticeable share of a round, the first rounds of this text are undrafted too.
+        steady_pays: whether a source that always proposes has a share in the current decision.
+        starts_undrafted: whether the previous text ended without drafting. If a query takes a
+            noticeable share of a round, the first rounds of this text are then undrafted as well.
     """
 
     batch: int
@@ -82,20 +82,21 @@ class Decision:
         return holds and self.since <= now < self.until and not self.pauses.due
 
     def carried(self) -> "Decision":
-        """The state that the next text begins with."""
+        """Return the initial state of the next text."""
         return Decision(self.batch, starts_undrafted=not (self.steady_pays or self.proposing))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedGain:
-    """Gives each source the share that promises the most tokens per second, or none.
+    """Gives each source the share with the most expected tokens per second, or none.
 
-    The promise of a source follows from the counts of one request: how often its tokens were
-    accepted, and what drafting them took. Older rounds count less; at first prior beliefs count.
-    Of the steady sources, which always propose, only the best one gets a share. Opportunistic
-    sources get a share beside it where they promise more. A source that is left out is tried again
-    after as many rounds as there were before its newest draft, at least `probe_after` and at most
-    `probe_within`; while its trials are fully accepted, in every round.
+    The expected speed of a source is computed from the counts of one request: how often its tokens
+    were accepted, and how long drafting them took. Older rounds have less weight; priors are used
+    at first. Of the steady sources, which always propose, only the best one gets a share.
+    Opportunistic sources get an additional share if their expected speed is larger. A source that
+    is left out is tried again after as many rounds as there were before its newest draft, at least
+    `probe_after` and at most `probe_within`; while its trials are fully accepted, it is tried in
+    every round.
 
     Budgets depend on measured times. With `Match` as the outermost rule this changes speed, never
     the text. With other rules the text may depend on draft lengths, so two runs may differ.
@@ -103,13 +104,13 @@ class ExpectedGain:
     Attributes:
         verify: seconds of the verifier's forward by rows.
         sources: the sources of drafts; without any the budget is empty.
-        overhead: seconds of a round beside drafting and the verifier's forward.
+        overhead: seconds of a round without drafting and the verifier's forward.
         handling: additional seconds of a round that verifies a draft.
         asking: seconds of a round in which opportunistic sources propose nothing.
-        margin: share by which drafting must promise more than undrafted decoding.
+        margin: share by which the expected speed must exceed that of undrafted decoding.
         probe_after: fewest rounds after which a source that is left out is tried again.
         probe_within: most rounds after which it is tried again.
-        plain_every: one round in so many is undrafted, to measure undrafted rounds on this text.
+        plain_every: one of this many rounds is undrafted, to measure undrafted rounds on this text.
     """
 
     verify: CostCurve
@@ -126,23 +127,25 @@ class ExpectedGain:
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
-            raise OptionError(f"sources are named {names}", hint="Give each a name of its own")
+            raise OptionError(
+                f"the names of the sources are {names}", hint="Give each source a unique name"
+            )
         if not 1 <= self.probe_after <= self.probe_within:
             raise OptionError(
-                f"probes after {self.probe_after} to {self.probe_within} rounds",
+                f"probe_after is {self.probe_after} and probe_within {self.probe_within}",
                 hint="Give 1 <= probe_after <= probe_within",
             )
         object.__setattr__(self, "_alone", self._round_seconds(1))
 
     @property
     def adaptive(self) -> bool:
-        """It goes by what became of earlier drafts."""
+        """True: the budget depends on the results of earlier drafts."""
         return True
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A share for each source; the depth is that of the deepest.
+        """Return a share for each source; the depth is that of the deepest.
 
-        A decision stands until a draft was verified, or for a few rounds.
+        A decision is valid until a draft is verified, or for a few rounds.
         """
         decision, now = counters.plan, counters.now
         if not isinstance(decision, Decision) or decision.batch != batch:
@@ -155,7 +158,7 @@ class ExpectedGain:
         return decision.budget
 
     def _decide(self, counters: Counters, decision: Decision) -> tuple[Budget, int]:
-        """The budget, and the round before which it is valid."""
+        """Return the budget, and the round before which it is valid."""
         now = counters.now
         nothing = dict.fromkeys((source.name for source in self.sources), 0)
         if decision.starts_undrafted and self.asking > NOTICEABLE * self._alone[0]:
@@ -181,7 +184,7 @@ class ExpectedGain:
         return self._budget(shares), max(min(until, plain), now + 1)
 
     def _next_trial(self, counters: Counters, decision: Decision, paused: bool, plain: int) -> int:
-        """The round in which a source that is left out is tried, or a pause ends."""
+        """Return the round in which a source that is left out is tried, or a pause ends."""
         rounds = (
             decision.pauses.until
             if source.opportunistic and paused
@@ -199,8 +202,7 @@ class ExpectedGain:
     def _shares(
         self, counters: Counters, plans: Sequence[tuple[Source, Plan]], verify: Sequence[float]
     ) -> dict[str, int]:
-        """Of the sources that can always draft one gets a share; opportunistic ones where they
-        pay."""
+        """Give a share to one of the steady sources, and to each opportunistic one that pays."""
         steady = [pair for pair in plans if not pair[0].opportunistic]
         shares = dict.fromkeys((source.name for source, _ in steady), 0)
         floor = (1.0 + self.margin) / verify[0]
@@ -230,7 +232,9 @@ class ExpectedGain:
         return min(share, source.depth) if source.reach else share
 
     def _plans(self, counters: Counters, decision: Decision) -> list[tuple[Source, Plan]]:
-        """What serves each source best now; looked up where its drafts have changed nothing."""
+        """Return the best plan of each source; it is recomputed only after a new draft of the
+        source.
+        """
         found: list[tuple[Source, Plan]] = []
         for source in self.sources:
             tally = counters.tallies.get(source.name, _NEVER)
@@ -244,12 +248,13 @@ class ExpectedGain:
         return found
 
     def _here(self, counters: Counters, batch: int) -> Sequence[float]:
-        """By draft length, seconds of a round: as measured at first, and at the pace of this text.
+        """Return the seconds of a round by draft length: the initial measurement, scaled by the
+        pace of this text.
 
-        Rounds with and without a draft have a pace each, because a busy machine, or a long text,
-        slows wide forwards and narrow ones differently. What was seen of both stands in where one
-        was seen little. A round without a draft takes no longer than the shortest one with a draft:
-        where it was measured to, it was interrupted.
+        Rounds with and without a draft have separate paces, because a busy machine or a long text
+        slows wide and narrow forwards differently. If there are few rounds of one kind, the pace of
+        both kinds together is used. A round without a draft cannot take longer than the shortest
+        round with a draft; a longer measurement was interrupted and is not used.
         """
         table = self._alone if batch == 1 else self._round_seconds(batch)
         (n, plain), (m, checked) = self._seen(counters.plain), self._seen(counters.checked)
@@ -260,14 +265,18 @@ class ExpectedGain:
         return [min(table[0] * plain, *drafted[:1]), *drafted] if drafted else [table[0] * plain]
 
     def _seen(self, pace: Pace) -> tuple[int, float]:
-        """How many rounds count, and their seconds / those of the curve."""
+        """Return the number of rounds that are counted, and the ratio of their seconds to the
+        curve.
+        """
         if not (pace.count and pace.seconds):
             return 0, 1.0
         ratio = pace.seconds / self.verify.seconds(pace.size)
         return min(pace.count, _RECALLED), max(ratio, _LEAST_PACE)
 
     def _round_seconds(self, batch: int) -> tuple[float, ...]:
-        """By draft length, one request's part of a round in which all draft alike."""
+        """Return, by draft length, the share of one request in the seconds of a round in which all
+        requests have drafts of this length.
+        """
         longest = max((source.most for source in self.sources), default=0)
         return tuple(
             (self.verify.seconds(batch * (k + 1)) + self.overhead + bool(k) * self.handling) / batch
@@ -279,7 +288,7 @@ class ExpectedGain:
         return counters.now >= self._due_at(source, counters)
 
     def _due_at(self, source: Source, counters: Counters) -> int:
-        """The round in which a source that is left out is to be tried again."""
+        """Return the round in which a source that is left out is tried again."""
         tally = counters.tallies.get(source.name, _NEVER)
         if tally.drafts and tally.clean:
             return tally.newest

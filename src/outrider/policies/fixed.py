@@ -25,7 +25,7 @@ class FixedLength:
         return False
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A chain of the fixed length, independent of the counters."""
+        """Return a chain of the fixed length, independent of the counters."""
         return Budget.chain(self.num_speculative_tokens)
 
 

@@ -21,7 +21,7 @@ class FixedTree:
     def __post_init__(self) -> None:
         if not 1 <= self.depth <= self.nodes:
             raise OptionError(
-                f"a tree of {self.nodes} nodes and depth {self.depth}",
+                f"nodes is {self.nodes} and depth {self.depth}",
                 hint="Give 1 <= depth <= nodes",
             )
 
@@ -31,7 +31,7 @@ class FixedTree:
         return False
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A tree of the fixed size, independent of the counters."""
+        """Return a tree of the fixed size, independent of the counters."""
         return Budget(depth=self.depth, nodes=self.nodes)
 
 

@@ -1,11 +1,11 @@
-"""When opportunistic sources are asked: they may have nothing to propose, and asking takes time.
+"""Decides when opportunistic sources are queried: a query takes time and may find no draft.
 
-    asked --- allowed misses in a row ---> paused --- the pause is over ---> asked
-      ^                                                                        |
-      +------------------- one of their tokens is accepted <-------------------+
+    active --- allowed misses in a row ---> paused --- the pause is over ---> active
+      ^                                                                         |
+      +------------------- one of their tokens is accepted <--------------------+
 
-Each pause is twice as long as the one before, and allows half as many misses after it. An accepted
-token sets both back. Where asking takes a noticeable share of a round, a text begins paused.
+Each pause is twice as long as the previous one, and half as many misses are allowed after it. An
+accepted token resets both. If a query takes a noticeable share of a round, a text starts paused.
 """
 
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ from math import inf
 from outrider.core.counters import Tally
 
 _MISSES_COST = 0.4
-"""What misses in a row may cost before a pause, in rounds."""
+"""Largest cost of consecutive misses before a pause, in rounds."""
 _PAUSE, _LONGEST_PAUSE = 8, 64
 """Rounds of the first pause, and of the longest."""
 _NEGLIGIBLE = 0.01
-"""Share of a round that asking may take without any pause."""
+"""Largest share of a round that queries may take without pauses."""
 NOTICEABLE, FIRST_ROUNDS = 0.05, 12
-"""Share of a round from which asking is noticeable; the first rounds of a text, in which sources
-are not asked then: most short texts have nothing to copy."""
+"""Share of a round from which a query is noticeable, and the number of first rounds of a text that
+are then paused, because most short texts contain nothing to copy."""
 
 
 @dataclass(slots=True)
@@ -30,12 +30,12 @@ class Pauses:
     """The state of one request.
 
     Attributes:
-        misses: rounds in a row in which sources were asked and had nothing.
-        allowed: misses that start a pause; infinite until the first round is looked at.
+        misses: consecutive rounds in which sources were queried and proposed nothing.
+        allowed: number of misses that start a pause; infinite before the first round.
         length: rounds of the next pause.
         until: the round in which the current pause ends.
-        found: drafts of the sources when last looked at.
-        accepted: accepted tokens of the sources when last looked at.
+        found: number of drafts of the sources at the last call.
+        accepted: number of their accepted tokens at the last call.
     """
 
     misses: int = 0
@@ -47,17 +47,17 @@ class Pauses:
 
     @property
     def due(self) -> bool:
-        """Whether enough misses have come in a row for a pause."""
+        """Whether there were enough consecutive misses for a pause."""
         return self.misses >= self.allowed
 
     def paused(self, share: float, now: int, past: int, tallies: Iterable[Tally]) -> bool:
         """Whether sources are left out in round `now`.
 
         Args:
-            share: of a round that asking them takes.
+            share: share of a round that a query takes.
             now: the number of this round, over all texts.
             past: rounds of earlier texts.
-            tallies: what became of the drafts of these sources.
+            tallies: results of the drafts of these sources.
         """
         if share <= _NEGLIGIBLE:
             return False
@@ -72,7 +72,7 @@ class Pauses:
         return now < self.until
 
     def _note(self, tallies: list[Tally], allowed: float) -> None:
-        """Take note of drafts that were found, and of tokens that were accepted."""
+        """Reset the misses after a new draft, and the pauses after an accepted token."""
         found, accepted = sum(t.drafts for t in tallies), sum(t.accepted for t in tallies)
         if found != self.found:
             self.found, self.misses = found, 0

@@ -66,25 +66,26 @@ class Source:
             )
         if min(self.seconds, self.fixed) < 0.0:
             raise OptionError(
-                f"source {self.name!r} takes {self.seconds} seconds a token and {self.fixed} a "
+                f"source {self.name!r} takes {self.seconds} seconds per token and {self.fixed} per "
                 "draft",
-                hint="Give times from 0 up",
+                hint="Give times of at least 0",
             )
         if self.reach and not all(0.0 <= p <= 1.0 for p in self.reach):
             raise OptionError(
-                f"source {self.name!r} reaches its nodes with chances {self.reach[:4]} ...",
+                f"reach of source {self.name!r} is {self.reach[:4]} ...",
                 hint="Give chances from 0 to 1",
             )
         _LONGEST.check("longest", self.longest)
 
     def first(self, tally: Tally) -> float:
-        """Estimated chance that the first token of a draft is kept."""
+        """Return the estimated chance that the first token of a draft is kept."""
         weight = _DRAFTS_BELIEVED * tally.belief
         return (self.accept * weight + tally.begun) / (weight + tally.tested)
 
     def chance(self, tally: Tally) -> float:
-        """Estimated chance that a token is kept if its parent was kept; first tokens are not
-        included."""
+        """Return the estimated chance that a token is kept if its parent was kept; first tokens are
+        not included.
+        """
         weight = self.weight * tally.belief
         believed = self.accept if self.goes_on is None else self.goes_on
         return (believed * weight + tally.hits) / (weight + tally.trials)
@@ -95,7 +96,7 @@ class Source:
         return min(self.longest, len(self.reach)) if self.reach else self.longest
 
     def reached(self, ranks: Ranks) -> list[float]:
-        """Chance that each node of a tree is kept: the prior, corrected block by block.
+        """Return the chance that each node of a tree is kept: the prior, corrected block by block.
 
         Blocks without observations use the correction of the last block that has some.
         """
@@ -111,7 +112,7 @@ class Source:
         return chances
 
     def plan(self, tally: Tally, verify: Sequence[float]) -> "Plan":
-        """The best draft size, given the results of this source's drafts so far.
+        """Return the best draft size, given the results of this source's drafts so far.
 
         `verify` holds, by the size of the draft, the seconds of a round without drafting.
         """
@@ -124,7 +125,7 @@ class Source:
         return best_length(chances, self.costs(tally), verify, longest)
 
     def costs(self, tally: Tally) -> tuple[float, float]:
-        """Fixed seconds of a draft, and seconds of each of its tokens.
+        """Return the fixed seconds of a draft, and seconds of each of its tokens.
 
         The measured time minus the time per token gives the fixed part; if the measured time is
         below the time per token, the tokens count as cheaper.
@@ -149,7 +150,8 @@ class Plan:
 def best_length(
     accept: tuple[float, float], draft: tuple[float, float], verify: Sequence[float], longest: int
 ) -> Plan:
-    """The k from 0 to `longest` with the most expected tokens per second; the smallest k if tied.
+    """Return the k from 0 to `longest` with the most expected tokens per second; the smallest k if
+    tied.
 
     Args:
         accept: chance that the first drafted token is kept, and that a later one is kept if its
@@ -175,7 +177,8 @@ def best_length(
 
 
 def best_tree(reach: Sequence[float], draft: tuple[float, float], verify: Sequence[float]) -> Plan:
-    """The number of nodes with the most expected tokens per second; the smallest number if tied.
+    """Return the number of nodes with the most expected tokens per second; the smallest number if
+    tied.
 
     Args:
         reach: chance that each node is kept, in the order of the draft.

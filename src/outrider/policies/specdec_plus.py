@@ -72,7 +72,7 @@ class SpecDecPlus:
         return False
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """A chain of the largest length, which may end early."""
+        """Return a chain of the largest length, which may end early."""
         stop = LikelyRefused(self.eta, self.least, self.head)
         return Budget(depth=self.longest, nodes=self.longest, stop=stop)
 

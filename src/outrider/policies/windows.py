@@ -43,12 +43,12 @@ class Windows:
 
 
 def undrafted(target: CostCurve) -> Windows:
-    """The speed without drafting: one token per forward."""
+    """Return the speed without drafting: one token per forward."""
     return Windows((), 1.0 / target.seconds(1))
 
 
 def two_tiers(target: CostCurve, draft: float, accept: float) -> Windows:
-    """The best length for one draft model that takes `draft` seconds per token."""
+    """Return the best length for one draft model that takes `draft` seconds per token."""
     return _best(
         Windows((k,), predicted_two_tier_speed(draft, target.seconds(k + 1), accept, k))
         for k in range(1, LONGEST_QUALIFIED + 1)
@@ -56,8 +56,9 @@ def two_tiers(target: CostCurve, draft: float, accept: float) -> Windows:
 
 
 def three_tiers(target: CostCurve, qualifier: CostCurve, draft: float, chances: Chances) -> Windows:
-    """The best pair of lengths for a pyramid: qualified tokens, and drafted tokens per inner
-    round."""
+    """Return the best pair of lengths for a pyramid: qualified tokens, and drafted tokens per inner
+    round.
+    """
     return _best(
         Windows((wide, deep), _pyramid_speed(target, qualifier, draft, chances, wide, deep))
         for wide in range(1, LONGEST_QUALIFIED + 1)
@@ -68,7 +69,7 @@ def three_tiers(target: CostCurve, qualifier: CostCurve, draft: float, chances: 
 def best_windows(
     target: CostCurve, qualifier: CostCurve, draft: float, chances: Chances, margin: float = 0.0
 ) -> Windows:
-    """The fastest of one, two and three tiers; a further tier must be faster by `margin`.
+    """Return the fastest of one, two and three tiers; a further tier must be faster by `margin`.
 
     Three tiers are therefore never chosen if the recursion predicts a lower speed than with fewer
     tiers.
@@ -84,7 +85,9 @@ def best_windows(
 
 
 def token_seconds(qualifier: CostCurve, draft: float, accept: float) -> float:
-    """Seconds per token that a qualifier proposes, with the best length of its inner drafts."""
+    """Return the seconds per token that a qualifier proposes, with the best length of its inner
+    drafts.
+    """
     return min(
         (k * draft + qualifier.seconds(k + 1)) / expected_tokens(accept, k)
         for k in range(LONGEST_DRAFT + 1)

@@ -72,9 +72,10 @@ class Cache(Protocol):
         ...
 
     def match_prefix(self, tokens: Sequence[int] | IntArray) -> list[int]:
-        """Indices of the rows that match the longest prefix of `tokens`. The match never covers all
-        of `tokens`: the last token is always fed (again), because the logits of its row are not
-        stored."""
+        """Return the indices of the rows that match the longest prefix of `tokens`. The match never
+        covers all of `tokens`: the last token is always fed (again), because the logits of its row
+        are not stored.
+        """
         ...
 
     def commit(self, tokens: Sequence[int] | IntArray) -> None:

@@ -80,5 +80,7 @@ class Drafter(Protocol):
         ...
 
     def counters(self, state: DrafterState) -> dict[str, Counters]:
-        """The counters of the tiers inside this drafter for one request, outermost tier first."""
+        """Return the counters of the tiers inside this drafter for one request, outermost tier
+        first.
+        """
         ...

@@ -28,6 +28,7 @@ class ModelInfo:
         name: the name of the model in errors and reports.
         vocab_size: width of its logits.
         context_length: the largest number of tokens that it can read.
+        context_reason: where that number comes from.
         find_fingerprint: computes `fingerprint`.
         find_bytes_per_token: computes `bytes_per_token`.
         end_ids: tokens after which generation ends.
@@ -48,6 +49,7 @@ class ModelInfo:
     name: str
     vocab_size: int
     context_length: int
+    context_reason: str = ""
     find_fingerprint: Callable[[], str]
     find_bytes_per_token: Callable[[], int] = _no_bytes
     end_ids: tuple[int, ...] = ()

@@ -83,7 +83,7 @@ class Option:
     def expected(self) -> str:
         """The accepted types in words, for error messages."""
         words = [_WORDS[kind] for kind in self.types if kind in _WORDS]
-        words += ["numbers in parentheses, as (4,2,1)"] if tuple in self.types else []
+        words += ["numbers in parentheses, such as (4,2,1)"] if tuple in self.types else []
         words += ["none"] if NoneType in self.types else []
         return " or ".join(words)
 
@@ -130,7 +130,8 @@ class Method(Generic[Made]):
         }
 
     def settings(self, given: Mapping[str, Value]) -> dict[str, Value]:
-        """Keyword arguments for `cls`: the defaults of this record, overridden by `given`.
+        """Return the keyword arguments for `cls`: the defaults of this record, overridden by
+        `given`.
 
         Raises:
             OptionError: the method has no such option (the message suggests the nearest one), a
@@ -154,7 +155,7 @@ class Method(Generic[Made]):
 
 
 def plain_options(cls: type) -> dict[str, Option]:
-    """The fields of a dataclass whose values are numbers, names or tuples of numbers."""
+    """Return the fields of a dataclass whose values are numbers, names or tuples of numbers."""
     if not is_dataclass(cls):
         return {}
     hints = get_type_hints(cls)
@@ -172,8 +173,9 @@ def _default(one: "Field[Value]") -> Value:
 
 
 def _plain_types(hint: object) -> tuple[type, ...]:
-    """The plain types of an annotation; empty if the annotation accepts no plain type besides
-    None."""
+    """Return the plain types of an annotation; empty if the annotation accepts no plain type
+    besides None.
+    """
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kinds: list[type] = []
     for part in parts:
@@ -185,7 +187,7 @@ def _plain_types(hint: object) -> tuple[type, ...]:
 
 
 def text_of(value: Value) -> str:
-    """The text form of a value, in the syntax of command-line expressions."""
+    """Return the text form of a value, in the syntax of command-line expressions."""
     if isinstance(value, tuple):
         return f"({','.join(map(str, value))})"
     if value is None or isinstance(value, bool):

@@ -89,7 +89,7 @@ class LanguageModel(Capabilities, Protocol):
         pending.
 
         Equal prompts (the same object) are read once and the cache is forked. A cache in `reuse` is
-        taken over: the prefix that it shares with the prompt is not read again. Raises
+        continued: the prefix that it shares with the prompt is not read again. Raises
         `ContextError`.
         """
         ...
@@ -153,16 +153,18 @@ class Layered(Protocol):
         ...
 
     def subset(self, layers: LayerSet) -> LanguageModel:
-        """The model that consists of `layers` only. Creating it takes almost no memory or time. It
-        reads caches of the whole model, borrowed or not. Raises `StrategyError` if layers cannot be
-        left out."""
+        """Return the model that consists of `layers` only. Creating it takes almost no memory or
+        time. It reads caches of the whole model, borrowed or not. Raises `StrategyError` if layers
+        cannot be left out.
+        """
         ...
 
     def borrow(self, cache: Cache) -> Cache:
-        """A cache with speculative rows of its own that refers to the text and the committed rows
-        of `cache`, also after later commits. It may be read only while `cache` has no speculative
-        rows; its own rows are dropped when `cache` advances. Raises `StrategyError` for a cache
-        that this model did not fill."""
+        """Return a cache with speculative rows of its own that refers to the text and the committed
+        rows of `cache`, also after later commits. It may be read only while `cache` has no
+        speculative rows; its own rows are dropped when `cache` advances. Raises `StrategyError` for
+        a cache that this model did not fill.
+        """
         ...
 
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
@@ -193,7 +195,7 @@ class HiddenStates(Protocol):
 
     def watch(self, cache: Cache, layers: Sequence[int] | None) -> None:
         """Make forwards over `cache` return `Rows.states` of these layers, in this order, until the
-        next call or until a model starts on the cache anew. With None, no states are returned.
+        next call or until a model starts on the cache again. With None, no states are returned.
 
         Only these states are stored, and the logits stay bit-identical.
 
@@ -244,8 +246,9 @@ class ContextSelector(Protocol):
         ...
 
     def reads(self, prompt: Prompt) -> int:
-        """An upper bound for the number of positions of its window that `prompt` takes. Raises
-        `ContextError` if not even the instruction fits."""
+        """Return an upper bound for the number of positions of its window that `prompt` takes.
+        Raises `ContextError` if not even the instruction fits.
+        """
         ...
 
     def refresh(self, caches: Sequence[Cache]) -> None:

@@ -20,6 +20,7 @@ class DraftPolicy(Protocol):
         ...
 
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
-        """The budget for the next round of one request; `batch` is the number of requests in the
-        forward."""
+        """Return the budget for the next round of one request; `batch` is the number of requests in
+        the forward.
+        """
         ...

@@ -1,6 +1,6 @@
 """One request, in the form that all tiers share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from outrider.core.types import (
     Prompt,
@@ -21,3 +21,11 @@ class Request:
     """The prompt of the lower tiers, if it differs from the target's prompt."""
     target_cache: Cache | None = None
     """The cache of the target; drafters may only read it."""
+
+    def for_drafts(self) -> "Request":
+        """Return the request in the form that drafters read. Its `output` is the same list.
+
+        Logits processors that may keep a state are left out: only the target calls them.
+        """
+        sampler = self.sampler.for_drafts()
+        return self if sampler is self.sampler else replace(self, sampler=sampler)

@@ -50,22 +50,23 @@ class View:
     _distributions: dict[int, Tensor] = field(default_factory=dict)
 
     def logits(self, node: int) -> Float[Tensor, " vocab"]:
-        """The verifier's raw logits for the token after `node`."""
+        """Return the verifier's raw logits for the token after `node`."""
         return self.rows.logits[node + 1]
 
     def context(self, node: int) -> list[int]:
-        """Generated tokens up to and including `node`."""
+        """Return the generated tokens up to and including `node`."""
         path = path_to(self.draft.parents, node)
         return [*self.generated, *(int(t) for t in self.draft.tokens[path])]
 
     def index(self, node: int) -> int:
-        """Generated index of the token that follows `node`."""
+        """Return the generated index of the token that follows `node`."""
         before = len(self.generated)
         return before if node < 0 else before + len(path_to(self.draft.parents, node))
 
     def choose(self, node: int) -> int:
-        """The token that the verifier chooses after `node`. Raises `LogitsError` with the model's
-        name."""
+        """Return the token that the verifier chooses after `node`. Raises `LogitsError` with the
+        model's name.
+        """
         if self.rows.chooser is not None and not self._choices:
             self._choices = self._choose_ahead(self.rows.chooser)
         if node not in self._choices:
@@ -83,14 +84,15 @@ class View:
         return self.sampler.draw(self._support(node), index, Purpose.CHOICE)
 
     def _choose_ahead(self, chooser: RowChooser) -> dict[int, int]:
-        """The choices that the model can make itself, for all nodes at once. This needs only one
-        synchronization with its device."""
+        """Return the choices that the model can make itself, for all nodes at once. This needs only
+        one synchronization with its device.
+        """
         depth = np.concatenate(([0], depths(self.draft.parents) + 1))
         chosen = chooser(self.sampler, len(self.generated) + depth)
         return {} if chosen is None else {i - 1: int(t) for i, t in enumerate(chosen) if t >= 0}
 
     def probs(self, node: int) -> Float[Tensor, " vocab"]:
-        """The verifier's warped distribution after `node`, float64 on the CPU."""
+        """Return the verifier's warped distribution after `node`, float64 on the CPU."""
         if node not in self._distributions:
             self._distributions[node] = self._support(node).probs(self.rows.logits.shape[-1])
         return self._distributions[node]
@@ -104,8 +106,9 @@ class View:
         return self._supports[node]
 
     def contest(self, node: int) -> Support:
-        """The candidate tokens after `node` with their log-weights, with noise added if sampling
-        uses noise. `choose` returns the candidate with the largest value."""
+        """Return the candidate tokens after `node` with their log-weights, with noise added if
+        sampling uses noise. `choose` returns the candidate with the largest value.
+        """
         sampler = self.sampler
         if sampler.params.temperature == 0:
             try:
@@ -126,10 +129,10 @@ class View:
         return self.sampler.draw_from(probs, self.index(node), purpose, self.tier)
 
     def uniform(self, node: int, sibling: int = 0) -> float:
-        """The uniform random number that decides whether a child of `node` is accepted."""
+        """Return the uniform random number that decides whether a child of `node` is accepted."""
         return self.sampler.uniform(self.index(node), Purpose.ACCEPT, self.tier, sibling)
 
 
 def _named(error: LogitsError, model: str) -> LogitsError:
-    """The same error with the model's name and a hint that says how to fix it."""
+    """Return the same error with the model's name and a hint that says how to fix it."""
     return LogitsError(f"model {model}: {error.problem}", hint=_HINTS.get(error.problem, ""))

@@ -1,6 +1,7 @@
 """Converts logits to the chosen token, and tokens to text."""
 
 from outrider.sampling.params import LogitsProcessor, SamplingParams, StoppingCriterion
+from outrider.sampling.processors import pure
 from outrider.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED, Sampler
 
 __all__ = [
@@ -10,4 +11,5 @@ __all__ = [
     "Sampler",
     "SamplingParams",
     "StoppingCriterion",
+    "pure",
 ]

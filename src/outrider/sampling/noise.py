@@ -47,7 +47,9 @@ def _finalise(x: int) -> int:
 def stream_key(
     seed: int, sample: int, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
 ) -> int:
-    """The 64-bit key of one stream. `index` counts generated tokens, never cache positions."""
+    """Return the 64-bit key of one stream. `index` counts generated tokens, never cache
+    positions.
+    """
     key = _finalise(seed & _MASK)  # hash the seed, so that (0, 1) and (1, 0) differ
     for part in (sample, index, int(purpose), tier, sibling):
         key = _finalise((key + _GOLDEN + (part & _MASK)) & _MASK)
@@ -55,7 +57,7 @@ def stream_key(
 
 
 def uniform(key: int) -> float:
-    """One number in (0, 1) with a resolution of 52.5 bits; 53.5 bits would round up to 1."""
+    """Return one number in (0, 1) with a resolution of 52.5 bits; 53.5 bits would round up to 1."""
     return ((_finalise((key + _GOLDEN) & _MASK) >> 12) + 0.5) * 2.0**-52
 
 
@@ -73,8 +75,9 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 def uniforms(
     key: int | Int[Tensor, "*#ids"], token_ids: Int[Tensor, "*ids"]
 ) -> Float[Tensor, "*ids"]:
-    """Float64 numbers in (0, 1), one for each token id; the key may be a tensor of `signed`
-    keys."""
+    """Return float64 numbers in (0, 1), one for each token id; the key may be a tensor of `signed`
+    keys.
+    """
     x = token_ids * signed(_GOLDEN) + (signed(key) if isinstance(key, int) else key)
     x = (x ^ _shift(x, 30)) * signed(_MIX1)
     x = (x ^ _shift(x, 27)) * signed(_MIX2)
@@ -85,13 +88,16 @@ def uniforms(
 def gumbel(
     key: int | Int[Tensor, "*#ids"], token_ids: Int[Tensor, "*ids"]
 ) -> Float[Tensor, "*ids"]:
-    """Standard Gumbel noise, one number for each token id; argmax(log p + noise) draws from p."""
+    """Return standard Gumbel noise, one number for each token id; argmax(log p + noise) draws from
+    p.
+    """
     return -torch.log(-torch.log(uniforms(key, token_ids)))
 
 
 def gumbel_arrays(keys: Sequence[int], token_ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """The numbers of `gumbel` for `[rows, ids]`, with one key per row, computed by NumPy. This is
-    several times faster for a few tokens. The numbers of negative ids are meaningless."""
+    """Return the numbers of `gumbel` for `[rows, ids]`, with one key per row, computed by NumPy.
+    This is several times faster for a few tokens. The numbers of negative ids are meaningless.
+    """
     x = token_ids.astype(np.uint64) * np.uint64(_GOLDEN)
     x += np.array(keys, dtype=np.uint64)[:, None]
     x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX1)

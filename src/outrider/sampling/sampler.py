@@ -8,6 +8,8 @@ noise.
 import secrets
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -18,6 +20,7 @@ from outrider.core.errors import LogitsError
 from outrider.core.types import IntArray
 from outrider.sampling.noise import Purpose, gumbel, stream_key, uniform
 from outrider.sampling.params import SamplingParams
+from outrider.sampling.processors import copied, is_pure, stateful
 from outrider.sampling.warps import Support, warp
 
 NOT_FINITE = "logits hold NaN or +inf"
@@ -47,20 +50,39 @@ class Sampler:
         self._in_prompt = torch.tensor(sorted(set(self.prompt_ids)), dtype=torch.int64)
         own = () if params.ignore_eos else tuple(end_ids)
         self.end_ids = frozenset((*own, *params.stop_token_ids))
-        self._reads_text = (
-            params.repetition_penalty != 1.0
-            or params.presence_penalty != 0.0
-            or params.frequency_penalty != 0.0
-            or bool(params.logits_processors)
-        )
+        self._reads_text = self._needs_text()
         p = params
         self._reads_scores = bool(p.logit_bias or p.forced_tokens)
         self._kernel: kernels.PlainSampler | None = None
 
+    def _needs_text(self) -> bool:
+        p = self.params
+        penalties = (p.repetition_penalty - 1.0, p.presence_penalty, p.frequency_penalty)
+        return any(penalties) or bool(p.logits_processors)
+
     def for_sample(self, sample: int) -> "Sampler":
-        """The same settings with the noise of another sample of the prompt."""
+        """Return the same settings with the noise of another sample of the prompt."""
         other = copy(self)
         other.sample, other._kernel = sample, None
+        if self.stateful:
+            own = copied(self.params.logits_processors)
+            other.params = replace(self.params, logits_processors=own)
+        return other
+
+    @cached_property
+    def stateful(self) -> bool:
+        """Whether a logits processor may keep a state: only the target may call it, in order."""
+        return bool(stateful(self.params.logits_processors))
+
+    def for_drafts(self) -> "Sampler":
+        """Return the sampler of the draft models: without the processors that may keep a state."""
+        if not self.stateful:
+            return self
+        other = copy(self)
+        kept = tuple(p for p in self.params.logits_processors if is_pure(p))
+        other.params = replace(self.params, logits_processors=kept)
+        other._reads_text = other._needs_text()
+        vars(other).pop("stateful", None)
         return other
 
     def plain(self, index: int) -> bool:
@@ -93,9 +115,10 @@ class Sampler:
         return self._kernel
 
     def choose_at(self, logits: Float[Tensor, " vocab"], index: int) -> int | None:
-        """The choice at generated index `index` by the compiled kernel; None if the kernel does not
-        apply and `choose` must be used. The decision depends only on settings, dtype and device, so
-        drafted and undrafted decoding use the same path. Raises `LogitsError`."""
+        """Return the choice at generated index `index` by the compiled kernel; None if the kernel
+        does not apply and `choose` must be used. The decision depends only on settings, dtype and
+        device, so drafted and undrafted decoding use the same path. Raises `LogitsError`.
+        """
         if (
             logits.dtype is not torch.float32
             or not logits.is_cpu
@@ -111,7 +134,8 @@ class Sampler:
     def process(
         self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
     ) -> Float[Tensor, " vocab"]:
-        """Scores after bias, penalties, bans and the user's processors, before the warps.
+        """Return the scores after bias, penalties, bans and the user's processors, before the
+        warps.
 
         `generated` are the tokens before this one, including the drafted tokens on its path. Raises
         `LogitsError` for logits from which no token can be chosen.
@@ -160,12 +184,12 @@ class Sampler:
     def support(
         self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
     ) -> Support:
-        """The candidate tokens after processing and warping."""
+        """Return the candidate tokens after processing and warping."""
         warps = self.params.warps
         return warp(self.process(logits, generated), **warps)  # pyright: ignore[reportArgumentType]
 
     def choose(self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray) -> int:
-        """The token that follows `generated`: the same for every tier and every draft."""
+        """Return the token that follows `generated`: the same for every tier and every draft."""
         quick = self.choose_at(logits, len(generated))
         if quick is not None:
             return quick
@@ -174,7 +198,7 @@ class Sampler:
     def probs(
         self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
     ) -> Float[Tensor, " vocab"]:
-        """The warped distribution that `choose` draws from, float64 on the CPU."""
+        """Return the warped distribution that `choose` draws from, float64 on the CPU."""
         return self.support(logits, generated).probs(logits.numel())
 
     def draw(
@@ -188,8 +212,9 @@ class Sampler:
     def perturbed(
         self, support: Support, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
     ) -> Float[Tensor, " kept"]:
-        """Scores of `support` plus the noise of the given stream. The largest is the draw, and the
-        descending order is an order of draws without replacement."""
+        """Return the scores of `support` plus the noise of the given stream. The largest is the
+        draw, and the descending order is an order of draws without replacement.
+        """
         key = stream_key(self.seed, self.sample, index, purpose, tier, sibling)
         return support.scores.double() + gumbel(key, support.ids)
 
@@ -201,5 +226,5 @@ class Sampler:
         return self.draw(Support(ids, probs[ids].log()), index, purpose, tier)
 
     def uniform(self, index: int, purpose: Purpose, tier: int, sibling: int = 0) -> float:
-        """A uniform number in (0, 1) from the given stream."""
+        """Return a uniform number in (0, 1) from the given stream."""
         return uniform(stream_key(self.seed, self.sample, index, purpose, tier, sibling))

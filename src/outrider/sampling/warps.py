@@ -24,17 +24,17 @@ class Support:
     scores: Float[Tensor, " kept"]
 
     def probabilities(self) -> Float[Tensor, " kept"]:
-        """The probabilities of the candidates, float64, which sum to one."""
+        """Return the probabilities of the candidates, float64, which sum to one."""
         return torch.softmax(self.scores.double(), dim=-1)
 
     def probs(self, vocab_size: int) -> Float[Tensor, " vocab"]:
-        """The distribution over the whole vocabulary, zero outside the support."""
+        """Return the distribution over the whole vocabulary, zero outside the support."""
         probs = torch.zeros(vocab_size, dtype=torch.float64)
         probs[self.ids] = self.probabilities()
         return probs
 
     def keep(self, mask: Tensor) -> "Support":
-        """The part of the support where `mask` is true."""
+        """Return the part of the support where `mask` is true."""
         return Support(self.ids[mask], self.scores[mask])
 
 
@@ -47,7 +47,7 @@ def warp(
     min_p: float = 0.0,
     typical_p: float = 1.0,
 ) -> Support:
-    """The support that remains after the warps. At temperature 0 it is the best token only.
+    """Return the support that remains after the warps. At temperature 0 it is the best token only.
 
     Tokens with a score of -inf are never part of it.
     """
@@ -76,7 +76,9 @@ def _finite(scores: Tensor) -> Support:
 
 
 def _top_k(scores: Tensor, k: int) -> Support:
-    """All tokens with at least the k-th best score; ties with it are kept, as in `transformers`."""
+    """Return all tokens with at least the k-th best score; ties with it are kept, as in
+    `transformers`.
+    """
     kth = torch.topk(scores, k).values[-1]
     mask = (scores >= kth) & (scores > -torch.inf)
     ids = torch.nonzero(mask).flatten()
@@ -84,7 +86,7 @@ def _top_k(scores: Tensor, k: int) -> Support:
 
 
 def _top_p(support: Support, p: float) -> Support:
-    """The smallest set of best tokens with a mass of at least p; never empty.
+    """Return the smallest set of best tokens with a mass of at least p; never empty.
 
     Among equally likely tokens at its edge, the lowest ids are kept, independent of the sort order.
     """

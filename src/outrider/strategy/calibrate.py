@@ -39,7 +39,7 @@ class _Walk:
     ended: bool = False
 
     def goes_on(self, limit: int) -> bool:
-        """Whether to write another token: the text has not ended, and both windows have room."""
+        """Whether to write another token: the text has not ended, and it fits into both windows."""
         fits = self.verifier.remaining > 0 and self.proposer.remaining > len(self.rows)
         return fits and not self.ended and len(self.output) < limit
 
@@ -82,7 +82,7 @@ def calibrate(
     measures = [divergence(name) for name in (divergences or DIVERGENCES)]
     if not prompts or tokens_per_prompt < 1 or batch_size < 1:
         raise OptionError(
-            f"{len(prompts)} prompts of {tokens_per_prompt} tokens, {batch_size} at a time",
+            f"{len(prompts)} prompts of {tokens_per_prompt} tokens, in batches of {batch_size}",
             hint="Give at least one of each",
         )
     params = params if params.seed is not None else replace(params, seed=0)
@@ -169,5 +169,5 @@ def _proposals(walk: _Walk, rows: Rows) -> Tensor:
         try:
             tokens.append(walk.sampler.choose(logits, walk.output[: start + i]))
         except LogitsError:
-            tokens.append(0)  # any token will do: the divergence of this row is NaN
+            tokens.append(0)  # any token is valid here: the divergence of this row is NaN
     return torch.tensor(tokens)

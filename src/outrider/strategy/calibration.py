@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, writing
 from outrider.protocols import LanguageModel
 
 POINTS = 101
@@ -105,8 +105,9 @@ class Calibration:
         ascending = all(a <= b for a, b in zip(self.quantiles, self.quantiles[1:], strict=False))
         if len(self.quantiles) < 2 or not ascending or self.positions < 1:
             raise OptionError(
-                f"a calibration of {self.key.divergence} has {len(self.quantiles)} quantiles "
-                f"of {self.positions} positions, and needs two that ascend, of one",
+                f"a calibration of {self.key.divergence} has {len(self.quantiles)} quantiles of "
+                f"{self.positions} positions; at least two ascending quantiles of one position are "
+                "needed",
                 hint=_HINT,
             )
 
@@ -174,8 +175,12 @@ def save_calibrations(path: str | os.PathLike[str], calibrations: Iterable[Calib
     records = [calibration._record() for calibration in calibrations]
     text = json.dumps({"version": 1, "calibrations": records}, indent=1, allow_nan=False)
     draft = Path(f"{os.fspath(path)}.part")
-    draft.write_text(text + "\n", encoding="utf-8")
-    draft.replace(path)
+    with writing(path):
+        try:
+            draft.write_text(text + "\n", encoding="utf-8")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def load_calibrations(path: str | os.PathLike[str]) -> list[Calibration]:

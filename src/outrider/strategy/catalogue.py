@@ -96,8 +96,8 @@ KINDS: Mapping[str, Sequence[str]] = {
 MODES: dict[str, str] = {
     "exact": "the target's own text, token for token",
     "distribution": "another sample of the target's distribution (outer rejection sampling)",
-    "assisted": "PSD_A: the qualifier writes its own text, the target accepts near misses",
-    "fuzzy": "PSD_F: near misses are accepted at every level",
+    "assisted": "PSD_A: the qualifier writes its own text; the target accepts by a threshold",
+    "fuzzy": "PSD_F: every level accepts by a threshold",
     "none": "undrafted decoding",
 }
 

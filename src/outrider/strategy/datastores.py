@@ -30,21 +30,21 @@ def open_datastore(
         for reader in readers:
             if reader.needs_store:
                 raise OptionError(
-                    f"drafter {reader.name!r} retrieves from a datastore, and none is given",
+                    f"drafter {reader.name!r} retrieves from a datastore, but none is given",
                     hint="Build one with `outrider datastore build` and give its path as datastore",
                 )
         return None
     if len({reader.name for reader in readers}) > 1:
         raise OptionError(
             f"drafters {' and '.join(reader.name for reader in readers)} read different kinds of "
-            "datastores, and one is given",
-            hint="Use one of the two",
+            "datastores, but only one is given",
+            hint="Use only one of these drafters",
         )
     if not readers or readers[0].store is None:
         known = sorted(one.name for one in drafter_records() if one.store)
         who = drafters[0] if drafters else "given"
         raise OptionError(
-            f"a datastore is given, and drafter {who!r} reads none",
+            f"a datastore is given, but drafter {who!r} reads none",
             hint=f"Use drafter {' or '.join(known)}, or leave it out",
         )
     return readers[0].store.open(Path(path).expanduser(), fingerprint=fingerprint)

@@ -11,7 +11,7 @@ from outrider.strategy.catalogue import KINDS, records
 Described = Drafter | AcceptanceRule | DraftPolicy | Growth
 
 _MOST_SOURCES = 6
-"""Largest number of a policy's sources that are named; the rest is left out."""
+"""Largest number of sources of a policy that are listed."""
 
 
 def expression_of(method: Described) -> str:

@@ -91,7 +91,7 @@ def _built(kind: str, text: str) -> object:
     parsed = Expression.parse(text, kind)
     if parsed.inner:
         raise OptionError(
-            f"{kind} {text!r} names methods inside", hint="Only drafters are made of others"
+            f"{kind} {text!r} contains other methods", hint="Only drafters can combine others"
         )
     return record(kind, parsed.name).build(parsed.options)
 

@@ -114,7 +114,8 @@ def _check_thresholds(config: PyramidConfig) -> None:
     if config.threshold_qualifier > config.threshold_target:
         warnings.warn(
             f"the qualifier's threshold {config.threshold_qualifier:g} is above the target's "
-            f"{config.threshold_target:g}: much of what the qualifier lets pass will be refused",
+            f"{config.threshold_target:g}: the target will reject many tokens that the qualifier "
+            "accepts",
             OutriderWarning,
             stacklevel=3,
         )

@@ -179,14 +179,14 @@ class Speculation:
         mode = self.mode
         if self.given_rule is not None and mode != "exact":
             raise OptionError(
-                f"rule {self.label!r} is given, and mode {mode!r} has a rule of its own",
-                hint="Give one of the two",
+                f"rule {self.label!r} is given, but mode {mode!r} sets the rule",
+                hint="Give only one of the two",
             )
         if mode in _COMPARING and self.named and self.named[0] not in (*_OF_MODELS, "none"):
             if self.growth is not None:
                 return  # the check of the growth refuses it
             raise OptionError(
-                f"mode {mode!r} compares the distributions of two models, and drafter "
+                f"mode {mode!r} compares the distributions of two models, but drafter "
                 f"{self.drafter!r} has none",
                 hint="Use mode exact, or drafter model or pyramid",
             )
@@ -195,26 +195,26 @@ class Speculation:
         _TREE_NODES.check("num_draft_nodes", self.num_draft_nodes)
         if self.given_growth is not None and ("tree" not in self.named or self.mode in _COMPARING):
             raise OptionError(
-                f"growth {self.growth!r:.60} is given with drafter {self.drafter!r:.60} in mode "
+                f"growth {self.growth!r:.60} does not fit drafter {self.drafter!r:.60} in mode "
                 f"{self.mode!r}",
-                hint="Trees are grown by drafter model, in mode exact or distribution",
+                hint="Use drafter model, in mode exact or distribution",
             )
         if self.num_draft_nodes is not None and self.named and not self.grows_trees:
             raise OptionError(
-                f"num_draft_nodes is {self.num_draft_nodes}, and drafter {self.drafter!r} drafts "
+                f"num_draft_nodes is {self.num_draft_nodes}, but drafter {self.drafter!r} drafts "
                 "chains",
                 hint="Give num_speculative_tokens, or a growth",
             )
         sizes = (self.num_speculative_tokens, self.num_qualified_tokens, self.num_draft_nodes)
         if self.policy is not None and any(size is not None for size in sizes):
             raise OptionError(
-                "a policy is given, and a number of draft tokens as well",
-                hint="Give the policy its length, as fixed(num_speculative_tokens=5)",
+                "a policy and a number of draft tokens are both given",
+                hint="Give the number as an option of the policy: fixed(num_speculative_tokens=5)",
             )
         if self.gain is not None and self.fixed:
             reason = f"rule {self.label!r}" if self.rule is not None else f"mode {self.mode!r}"
             raise OptionError(
-                f"policy {self.policy!r} adapts draft sizes, and {reason} needs fixed sizes",
+                f"policy {self.policy!r} adapts draft sizes, but {reason} needs fixed sizes",
                 hint="Use policy fixed or confidence, or leave it out",
             )
         _ = self.given_policy

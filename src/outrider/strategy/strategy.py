@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import torch
+
 from outrider.acceptance import Match
 from outrider.core.errors import StrategyError
 from outrider.core.types import Exactness
@@ -53,14 +55,26 @@ class Strategy:
     def exactness(self) -> Exactness:
         """The guarantee for the text.
 
-        Only the outermost rule can lower it, or a target that changes the text of the model it
-        wraps (`SkippingModel`).
+        The outermost rule can lower it, a target that changes the text of the model it wraps
+        (`SkippingModel`), and rounding: only float64 and the compiled CPU runner compute a row of
+        a draft exactly as a row on its own.
         """
         own = self.target.info.exactness
-        changes_nothing = isinstance(self.drafter, NoDrafter)
-        if changes_nothing and self.rule.exactness is Exactness.LOSSY:
+        if not self.drafts and self.rule.exactness is Exactness.LOSSY:
             return own
-        return max(own, self.rule.exactness, key=lambda promise: promise.rank)
+        rows = Exactness.ROUNDING if self.drafts and self._rounds else Exactness.IDENTICAL
+        return max(own, rows, self.rule.exactness, key=lambda promise: promise.rank)
+
+    @property
+    def _rounds(self) -> bool:
+        """Whether other rows of a forward can change the last bits of a row."""
+        info = self.target.info
+        return not info.batch_invariant and info.dtype not in (None, torch.float64)
+
+    @property
+    def drafts(self) -> bool:
+        """Whether there is a drafter that can propose tokens."""
+        return not isinstance(self.drafter, NoDrafter)
 
     @property
     def windows(self) -> tuple[int, ...]:

@@ -49,7 +49,9 @@ class Trial:
         rule: AcceptanceRule | None = None,
         policy: DraftPolicy | None = None,
     ) -> float:
-        """Chi-square of `draws` generated texts, in standard deviations above its mean."""
+        """Return the chi-square of `draws` generated texts, in standard deviations above its
+        mean.
+        """
         rule, policy = rule or Rejection(), policy or self.policy
         whole = stage(self.target, drafter, rule, policy=policy)
         return self._chi_square(self._counts(whole, draws))

@@ -55,7 +55,7 @@ class Family:
 
 
 def tabular_family(vocab_size: int = 7, order: int = 2, seed: int = 0) -> Family:
-    """A family of models with random tables."""
+    """Return a family of models with random tables."""
 
     def near(model: TabularModel, n: int) -> TabularModel:
         return TabularModel.random(
@@ -75,7 +75,9 @@ def stage(
     window: int = 6,
     policy: DraftPolicy | None = None,
 ) -> Stage:
-    """A target with a drafter; by default the rule is `Match` and drafts have a fixed length."""
+    """Return a target with a drafter; by default the rule is `Match` and drafts have a fixed
+    length.
+    """
     rule = rule or Match()
     return Stage(
         name="target",
@@ -87,14 +89,14 @@ def stage(
 
 
 def undrafted(whole: Stage) -> Stage:
-    """The same target with the drafter that proposes nothing."""
+    """Return the same target with the drafter that proposes nothing."""
     return replace(whole, drafter=NoDrafter(), policy=FixedLength(1))
 
 
 def generation(
     prompt: Sequence[int] | Prompt, *, end_ids: Sequence[int] = (), sample: int = 0, **options: Any
 ) -> Generation:
-    """A request with these `SamplingParams`; the defaults are 40 tokens and seed 5."""
+    """Return a request with these `SamplingParams`; the defaults are 40 tokens and seed 5."""
     read = prompt if isinstance(prompt, Prompt) else Prompt(token_ids=tuple(prompt))
     params = SamplingParams.of(**{"max_new_tokens": 40, "seed": 5, **options})
     sampler = Sampler(params, prompt_ids=read.token_ids, end_ids=end_ids, sample=sample)
@@ -126,13 +128,13 @@ def finish(
 def samples(
     stage: Stage, prompt: Sequence[int] | Prompt, count: int, **options: Any
 ) -> list[Generation]:
-    """Samples of one prompt, in one batch: the prompt is read once."""
+    """Return the samples of one prompt, in one batch: the prompt is read once."""
     read = prompt if isinstance(prompt, Prompt) else Prompt(token_ids=tuple(prompt))
     return finish(stage, [generation(read, sample=i, **options) for i in range(count)])
 
 
 def outputs(generations: Sequence[Generation]) -> list[tuple[int, ...]]:
-    """The generated token ids of each request."""
+    """Return the generated token ids of each request."""
     return [tuple(g.output) for g in generations]
 
 

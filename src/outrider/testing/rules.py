@@ -94,7 +94,7 @@ class Lying(ModelDrafter):
 
 
 def _drafters(family: Family | None = None) -> dict[str, Drafter]:
-    """One or more drafters for each way of drawing siblings."""
+    """Return one or more drafters for each way of drawing siblings."""
     family = family or tabular_family()
     draft = family.draft
     return {

@@ -64,7 +64,7 @@ def check_runner(model: LanguageModel, *, tolerance: float = 1e-4, seed: int = 0
 
 
 class _Check:
-    """The checks of one model; stores the largest difference so far."""
+    """Runs the checks of one model, and stores the largest difference so far."""
 
     def __init__(self, model: LanguageModel, tolerance: float, rng: np.random.Generator) -> None:
         self.model, self.tolerance, self.rng = model, tolerance, rng
@@ -223,7 +223,7 @@ class _Check:
         return rows.logits
 
     def _read(self, cache: Cache, tokens: Sequence[int]) -> Tensor:
-        """The row after the text and the rows of a chain."""
+        """Return the row after the text and the rows of a chain."""
         return self._rows(cache, as_ids(tokens), None, np.arange(-1, len(tokens)))
 
     def _next(self, cache: Cache) -> Tensor:
@@ -233,12 +233,13 @@ class _Check:
         return self._rows(cache, tokens, _PARENTS, np.arange(-1, len(tokens)))
 
     def _plain(self, text: Sequence[int]) -> Tensor:
-        """`[len(text), vocab]`: all rows of one plain forward."""
+        """Return `[len(text), vocab]`: all rows of one plain forward."""
         return self._read(self._begin(text[:1]), text[1:])
 
     def _of_nodes(self, text: Sequence[int], tokens: IntArray) -> Tensor:
-        """The row after the text and the rows of the nodes, each computed by a plain forward over
-        its path."""
+        """Return the row after the text and the rows of the nodes, each computed by a plain forward
+        over its path.
+        """
         rows = [self._plain(text)[-1]]
         for node in range(len(tokens)):
             path = [int(tokens[one]) for one in path_to(_PARENTS, node)]

@@ -207,7 +207,7 @@ def test_a_window_of_the_qualifier_that_fills_up() -> None:
     assert states[0].off is None
     drafter.commit(states, [as_ids(own_text(6))])
     [draft] = drafter.propose(states, [NO_IDS], [Budget.chain(20)])
-    assert len(draft) == 0 and "outgrown the window of narrow" in (states[0].off or "")
+    assert len(draft) == 0 and "the text exceeds the window of narrow" in (states[0].off or "")
 
 
 def test_a_prompt_that_does_not_fit_is_not_read() -> None:

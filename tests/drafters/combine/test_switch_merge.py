@@ -214,7 +214,7 @@ def test_a_union_of_samples_has_no_distribution() -> None:
 
 
 def test_bad_options_are_refused() -> None:
-    with pytest.raises(OptionError, match="by 'luck'"):
+    with pytest.raises(OptionError, match="by is 'luck'"):
         Switch(first=LOOKUP, second=DRAFT, by="luck")
     for combine in (Fallback, Merge, Switch):
         with pytest.raises(StrategyError, match="both drafters are named"):

@@ -184,7 +184,7 @@ def test_a_saved_set_can_be_loaded(model: Decoder, folder: Path, tmp_path: Path)
     drafter.save(path)
     sparser = Swift(model=other.model, settings=SearchSettings(skip_ratio=0.25))
     before = sparser.search.layers
-    with pytest.raises(OptionError, match="leaves out 3 halves, this search 2"):
+    with pytest.raises(OptionError, match="leaves out 3 halves, but this search 2"):
         sparser.load(path)
     assert sparser.search.layers == before
     with pytest.raises(OptionError):

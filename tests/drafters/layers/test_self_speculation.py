@@ -77,7 +77,7 @@ def test_models_without_layers_and_foreign_targets_are_refused(model: Decoder, f
             make(model=table)
     twin = Decoder.load(folder)
     for drafter in all_of(model):
-        with pytest.raises(StrategyError, match="has not filled"):
+        with pytest.raises(StrategyError, match="another model has filled"):
             drafter.begin([request_of(twin)])
         request = request_of(model)
         request.target_cache = None

@@ -230,7 +230,7 @@ def test_nothing_is_drafted_after_an_end_token() -> None:
 
 
 def test_settings_out_of_range() -> None:
-    with pytest.raises(OptionError, match="1 tokens"):
+    with pytest.raises(OptionError, match="ngram is 1"):
         Lookahead(ngram=1)
-    with pytest.raises(OptionError, match="-1 columns"):
+    with pytest.raises(OptionError, match="window -1"):
         Lookahead(window=-1)

@@ -188,7 +188,7 @@ def test_under_a_qualifier_the_targets_rows_are_learnt() -> None:
 
 
 def test_a_memory_narrower_than_the_template_is_refused() -> None:
-    with pytest.raises(OptionError, match="8 children of a node, and a memory of 2"):
+    with pytest.raises(OptionError, match="8 children per node, but the memory stores 2"):
         TokenRecycling(memory=Adjacency(k=2))
 
 

@@ -182,7 +182,7 @@ def test_borrowed_caches_follow(one: Opened) -> None:
 
 
 WRONG: dict[str, tuple[tuple[int, ...], str]] = {
-    "too few": ((0, 1), "3 tokens and 2 positions"),
+    "too few": ((0, 1), "3 tokens, but 2 positions"),
     "equal": ((0, 1, 1), "must ascend from 0 on, got 1, 1"),
     "back": ((5, 1, 6), "must ascend from 0 on, got 5, 1"),
     "negative": ((-1, 0, 1), "must ascend from 0 on, got -1"),

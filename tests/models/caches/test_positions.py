@@ -205,11 +205,11 @@ def test_models_of_one_axis_refuse_three(tmp_path_factory: pytest.TempPathFactor
 
 
 WRONG: dict[str, tuple[Any, str]] = {
-    "two": (AXES[:2], "10 tokens and axes of 10, 10 places"),
-    "short": (tuple(axis[1:] for axis in AXES), "axes of 9, 9, 9 places"),
-    "apart": (((*AXES[0][:-1], 9), *AXES[1:]), r"last token is at \[9, 6, 6\]"),
-    "negative": (tuple((-1, *axis[1:]) for axis in AXES), "a token at place -1"),
-    "far": (tuple((*axis[:-1], 255) for axis in AXES), "a token at place 255"),
+    "two": (AXES[:2], "10 tokens, but axes of 10, 10 positions"),
+    "short": (tuple(axis[1:] for axis in AXES), "axes of 9, 9, 9 positions"),
+    "apart": (((*AXES[0][:-1], 9), *AXES[1:]), r"last token has several positions: \[9, 6, 6\]"),
+    "negative": (tuple((-1, *axis[1:]) for axis in AXES), "a token at position -1"),
+    "far": (tuple((*axis[:-1], 255) for axis in AXES), "a token at position 255"),
 }
 
 

@@ -169,7 +169,7 @@ def test_a_borrowed_cache_sees_the_new_text(one: Opened) -> None:
     part = one.model.subset(LayerSet.everything(2))
     found = next_logits(part, borrowed).double()
     assert float((found - twin.expected()).abs().max()) <= one.tolerance
-    with pytest.raises(RuntimeError, match="rearrange the owner"):
+    with pytest.raises(RuntimeError, match="rearrange its owner"):
         one.model.rearrange([borrowed], [[Kept(0, 3)]])
 
 
@@ -182,7 +182,7 @@ WRONG: dict[str, tuple[type[Exception], str, list[Piece]]] = {
     "unknown": (ValueError, "not in order", [Kept(0, 31)]),
     "moved": (ValueError, "keep their positions", [Fresh(tuple(range(25))), Kept(10, 30)]),
     "back": (ValueError, "position 3", [Kept(0, 10), Fresh((1,), (3,))]),
-    "positions": (ValueError, "2 tokens and 1 positions", [Fresh((1, 2), (3,))]),
+    "positions": (ValueError, "2 tokens, but 1 positions", [Fresh((1, 2), (3,))]),
 }
 
 

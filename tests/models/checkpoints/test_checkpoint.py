@@ -223,7 +223,7 @@ class TestDamage:
         content = json.loads(index.read_text())
         content["weight_map"]["extra"] = next(iter(content["weight_map"].values()))
         index.write_text(json.dumps(content))
-        refused(shards, "places extra in")
+        refused(shards, "lists extra in")
 
     def test_shard_outside_the_folder(self, shards: Path, folder: Path) -> None:
         index = shards / "model.safetensors.index.json"

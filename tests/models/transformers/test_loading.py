@@ -13,7 +13,8 @@ from outrider.core.errors import CheckpointError
 from outrider.core.types import Prompt
 from outrider.models.caches.masks import within_window
 from outrider.models.checkpoints.checkpoint import open_checkpoint
-from outrider.models.checkpoints.defaults import context_limit, recommended, sampling_defaults
+from outrider.models.checkpoints.defaults import recommended, sampling_defaults
+from outrider.models.checkpoints.window import read_window
 from outrider.models.transformers.model import TransformersModel
 from outrider.sampling import SamplingParams
 from tests.models.setups.built import REFUSED, RUNS, BuiltReference, build
@@ -124,7 +125,7 @@ def test_weights_that_are_not_numbers_are_refused() -> None:
     model = build(*RUNS["llama"])
     with torch.no_grad():
         model.get_input_embeddings().weight.fill_(torch.nan)
-    with pytest.raises(CheckpointError, match="not numbers"):
+    with pytest.raises(CheckpointError, match="NaN as logits"):
         TransformersModel(model)
 
 
@@ -243,7 +244,7 @@ def test_words_that_are_never_chosen() -> None:
 def test_context_ends_where_positions_would_shift(rope: Any, limit: int) -> None:
     config = GPT2Config(n_positions=4096)
     config.rope_parameters = rope
-    assert context_limit(config) == limit
+    assert read_window(config.to_dict()).tokens == limit
 
 
 def test_a_training_model_is_put_into_evaluation_mode() -> None:

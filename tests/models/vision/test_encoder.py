@@ -204,7 +204,7 @@ def test_without_a_template_images_come_first(tmp_path: Path) -> None:
 
 def test_a_mark_in_the_question_is_refused(vision_encoder: TransformersVisionEncoder) -> None:
     mark = vision_encoder.image_processor.processor.image_token
-    with pytest.raises(OptionError, match="2 places"):
+    with pytest.raises(OptionError, match="2 placeholders"):
         vision_encoder.views([asked(picture(40, 20), question=f"What is {mark}?")])
 
 
@@ -221,7 +221,7 @@ def test_vision_encoders_of_another_model_are_caught(folder: Any, tmp_path: Path
     other = make_vision_checkpoint(tmp_path / "other", "llava", seed=5)
     strange = TransformersVisionEncoder.load(open_checkpoint(other), dtype=DOUBLE)
     model = TransformersModel.load(folder("llava"), dtype=DOUBLE)
-    with pytest.raises(CheckpointError, match="off by"):
+    with pytest.raises(CheckpointError, match="differ by"):
         check_sight(model, strange)
 
 
@@ -261,7 +261,7 @@ def test_deepstack_is_refused_by_name_and_by_behaviour(folder: Any) -> None:
     model = deepstack(vision_encoder)
     with pytest.raises(CheckpointError, match="features of images to several"):
         refuse_blind(model.config, "deep")
-    with pytest.raises(CheckpointError, match=r"is given .* beside embeddings"):
+    with pytest.raises(CheckpointError, match=r"needs .* in addition to embeddings"):
         TransformersVisionEncoder(model, vision_encoder.image_processor, name="deep")
 
 
@@ -297,7 +297,7 @@ def test_windows_over_several_places_are_refused(tmp_path: Path) -> None:
     model = TransformersModel.load(path, dtype=DOUBLE)
     image_processor = TransformersVisionEncoder.load(open_checkpoint(path)).image_processor
     vision_encoder = TransformersVisionEncoder(model.model, image_processor, name="wide")
-    with pytest.raises(CheckpointError, match="sliding windows do not go by the places"):
+    with pytest.raises(CheckpointError, match="sliding windows do not use the positions"):
         check_sight(model, vision_encoder)
 
 

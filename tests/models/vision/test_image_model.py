@@ -139,7 +139,7 @@ def test_a_view_must_fit_the_window(tmp_path: Path) -> None:
     assert text is not None
     model = VisionLanguageModel(Decoder.load(text), TransformersVisionEncoder.load(checkpoint))
     assert model.start([asking(picture(16, 16), question="?")])[0].remaining > 0
-    with pytest.raises(ContextError, match="reads 48"):
+    with pytest.raises(ContextError, match="reads at most 48"):
         model.start([asking(picture(40, 40), picture(40, 40))])
 
 

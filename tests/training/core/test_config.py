@@ -27,7 +27,7 @@ def test_the_tiny_recipe_loads() -> None:
         (("layers = 2\n", ""), "'layers' is missing"),
         (("tokens = 6000", 'tokens = "many"'), "Expected int, got str"),
         (("micro_batch = 4", "micro_batch = 3"), "does not divide batch 8"),
-        (("stream = [0.9, 1.0]", "stream = [0.9, 0.1]"), "rising fractions"),
+        (("stream = [0.9, 1.0]", "stream = [0.9, 0.1]"), "ascending fractions"),
         (('name = "micro"', "name = micro"), "not valid TOML"),
     ],
 )

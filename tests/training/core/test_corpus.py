@@ -40,5 +40,5 @@ def test_windows_cover_their_part_once_and_wrap() -> None:
     rows = windows.rows(0, 7)
     assert sorted(rows[:, 0].tolist()) == [20, 30, 40, 50, 60, 70, 80]
     assert (windows.rows(7, 2) == rows[:2]).all()
-    with pytest.raises(OptionError, match="hold no window"):
+    with pytest.raises(OptionError, match="too few for a window"):
         Windows(np.arange(5), 10, (0.0, 1.0), seed=0)

@@ -74,7 +74,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     with (
         only_run(tmp_path),
-        pytest.raises(OptionError, match="another run is at work"),
+        pytest.raises(OptionError, match="another run is active"),
         only_run(tmp_path),
     ):
         pass

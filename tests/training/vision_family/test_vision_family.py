@@ -167,7 +167,7 @@ def test_the_contrastive_loss_knows_pairs_from_others() -> None:
 def test_a_wrong_configuration_names_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "wrong.toml"
     file.write_text(MICRO.replace("projection = 16", "projection = 16\nimage_size = 60"))
-    with pytest.raises(OptionError, match="60 pixels"):
+    with pytest.raises(OptionError, match="image_size 60"):
         load_vision_config(file)
     file.write_text(MICRO.replace("hidden_size", "hiden_size", 1))
     with pytest.raises(OptionError, match="hiden_size"):

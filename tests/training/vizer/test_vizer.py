@@ -221,7 +221,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     with pytest.raises(TrainingStopped):
         train_vizer(folder, examples, tmp_path / "parts", config, say=interrupt)
     train_vizer(folder, examples, tmp_path / "parts", config, say=lines.append)
-    assert "phase B goes on at step 4" in lines
+    assert "phase B continues at step 4" in lines
     whole, parts = (tmp_path / run / "adapter" for run in ("whole", "parts"))
     name = "adapter_model.safetensors"
     assert (whole / name).read_bytes() == (parts / name).read_bytes()

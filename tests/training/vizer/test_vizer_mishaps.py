@@ -140,7 +140,7 @@ def test_a_run_without_a_good_image_says_so(
     split = Split.of(examples, SMALL)
     for example in split.held_out[1:]:
         example.path.write_text("no image")
-    with pytest.raises(OptionError, match="1 of the images that are held out can be used"):
+    with pytest.raises(OptionError, match="only 1 of the held-out images can be used"):
         train(folder, examples, tmp_path / "few")
     for example in split.mapper:
         example.path.write_text("no image")
@@ -257,9 +257,9 @@ def test_what_can_not_be_trained_is_refused_and_leaves_the_folder_usable(
     blind = make_checkpoint(tmp_path / "blind", tokenizer=True)
     with pytest.raises(CheckpointError, match="no vision part"):
         train(blind, examples, out)
-    with pytest.raises(OptionError, match="phase B is given 2 images"):
+    with pytest.raises(OptionError, match="phase B has 2 images"):
         train(folder, examples, out, images=2)
-    with pytest.raises(OptionError, match="cannot be made"):
+    with pytest.raises(OptionError, match="cannot be created"):
         train(folder, examples, examples[0].path)
     with pytest.raises(TrainingStopped):
         train(folder, examples, out, say=stopping("phase A"))
@@ -279,4 +279,4 @@ def test_captions_that_are_none_are_refused_and_long_ones_are_counted(
         list(read_captions(file))
     caption_states: list[str] = []
     train(folder, examples, tmp_path / "run", method="gt", say=caption_states.append)
-    assert caption_states[0] == f"{COUNT} of {COUNT} captions are longer than 4 tokens: cut there"
+    assert caption_states[0] == f"{COUNT} of {COUNT} captions are longer than 4 tokens and are cut"

@@ -139,7 +139,7 @@ def test_infonce_scores_are_log_probabilities_among_the_batch() -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(OptionError, match="unknown way"):
+    with pytest.raises(OptionError, match="unknown through"):
         VizerConfig(through="word")
     with pytest.raises(OptionError, match="samples"):
         VizerConfig(samples=1)

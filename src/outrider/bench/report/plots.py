@@ -159,7 +159,7 @@ def _time_split(summary: Figures) -> Any:
         left = [a + b for a, b in zip(left, ms, strict=True)]
     for y, total in enumerate(left):
         axes.text(total, y, f" {total:.2f}", va="center", fontsize=9)
-    axes.set_xlabel("milliseconds a token, prompt apart")
+    axes.set_xlabel("milliseconds per token, without the prompt")
     axes.margins(x=0.1)
     axes.grid(axis="x", alpha=0.3)
     _legend(figure, axes)

@@ -11,6 +11,7 @@ from typing import Any
 from outrider.bench.report.plots import draw_plots, require_matplotlib
 from outrider.bench.report.summary import best_rows
 from outrider.bench.run import Measured
+from outrider.core.errors import writing
 
 __all__ = ["require_matplotlib", "write_lines", "write_report"]
 
@@ -21,7 +22,7 @@ _NONE = "–"
 
 def write_lines(file: Path, measured: Measured, summary: Figures) -> None:
     """Write one JSON line for each text, then the summary."""
-    with file.open("w", encoding="utf-8") as out:
+    with writing(file), file.open("w", encoding="utf-8") as out:
         for run in measured.runs:
             out.write(json.dumps({"kind": "run", **run.to_dict()}) + "\n")
         out.write(json.dumps({"kind": "summary", **summary}) + "\n")
@@ -32,12 +33,13 @@ def write_report(folder: Path, summary: Figures) -> Path:
 
     Raises `MissingExtraError` without matplotlib.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    plots = draw_plots(summary, folder)
-    text = json.dumps(summary, indent=2)
-    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
     page = folder / "index.html"
-    page.write_text(_page(summary, plots), encoding="utf-8")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(summary, indent=2)
+        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+        plots = draw_plots(summary, folder)
+        page.write_text(_page(summary, plots), encoding="utf-8")
     return page
 
 

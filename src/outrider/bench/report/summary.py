@@ -10,7 +10,7 @@ from outrider.bench.run import Measured
 from outrider.bench.statistics import Ratio, Spread, equal_share, first_difference
 from outrider.bench.strategies import BASELINE
 from outrider.core import metrics
-from outrider.core.types import Exactness
+from outrider.core.types import SAME_TEXT
 
 ALL = "all"
 """The name of the figures over all workloads."""
@@ -99,9 +99,7 @@ def _best(by_system: Mapping[str, list[Run]], measured: Measured) -> dict[str, A
     """Compare the fastest exact strategy with the fastest rival, and the fastest lookup rival."""
     rivals = {name: runs for name, runs in by_system.items() if name in measured.rivals}
     exact = {
-        name: runs
-        for name, runs in by_system.items()
-        if measured.exactness.get(name) is Exactness.IDENTICAL
+        name: runs for name, runs in by_system.items() if measured.exactness.get(name) in SAME_TEXT
     }
     if not rivals or not exact:
         return None

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from outrider.bench.rivals.gguf_export import export_gguf
-from outrider.kernels.compile import cache_folder
+from outrider.kernels.cache import private_folder
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.checkpoints.defaults import end_ids
 
@@ -39,7 +39,7 @@ def converted(folder: Path, kind: str, convert: Callable[[Path], None]) -> Path:
         kind: the format; part of the folder's name, with the checkpoint's fingerprint.
         convert: fills an empty folder; if it raises, nothing is kept.
     """
-    kept = cache_folder() / "rivals" / f"{open_checkpoint(folder).fingerprint}-{kind}"
+    kept = private_folder("rivals") / f"{open_checkpoint(folder).fingerprint}-{kind}"
     if kept.is_dir():
         return kept
     scratch = kept.with_name(f".{kept.name}.{uuid.uuid4().hex[:8]}")

@@ -124,7 +124,7 @@ def _check(checkpoint: Checkpoint, config: DecoderConfig) -> None:
     elif config.activation != "silu":
         reason = f"activation {config.activation!r}"
     if reason:
-        raise CheckpointError(f"{checkpoint.path} has {reason}, which GGUF does not get here")
+        raise CheckpointError(f"{checkpoint.path} has {reason}, which the export does not support")
 
 
 def _rope_type(checkpoint: Checkpoint) -> str:

@@ -77,7 +77,7 @@ class Session:
             self._wanted[count - 1] = 1
             self._batch.n_tokens = count
             if self._lib.llama_decode(self._context, self._batch):
-                raise CheckpointError("llama.cpp could not decode")
+                raise CheckpointError("llama.cpp cannot decode the tokens")
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """Return `[vocab]` logits of a row of the last call; valid until the next call."""
@@ -152,7 +152,7 @@ def _session(model: Any, threads: int, half_cache: bool, flash: bool) -> Iterato
     with ExitStack() as stack:
         context = lib.llama_init_from_model(model, settings)
         if not context:
-            raise CheckpointError("llama.cpp cannot make a context")
+            raise CheckpointError("llama.cpp cannot create a context")
         stack.callback(lib.llama_free, context)
         batch = lib.llama_batch_init(_CHUNK, 0, 1)
         stack.callback(lib.llama_batch_free, batch)

@@ -1,7 +1,7 @@
 """Converts checkpoints for OpenVINO GenAI without the exporter of `optimum`, which pins
 `transformers`.
 
-GenAI reads GGUF and can save it in its own format. The float16 matrices in there are then replaced
+GenAI reads GGUF and can save it in its own format. The float16 matrices in it are then replaced
 by the int8 ones that `optimum-cli export openvino --weight-format int8` would write: asymmetric,
 with a scale and a zero point for each output channel. The speeds are the same. (GenAI's own q8_0,
 whose 32 weights share a scale, is as fast for one row and much slower for several.)
@@ -40,7 +40,9 @@ def export_openvino(folder: Path, out: Path) -> None:
     rope = rope.get("rope_scaling") or rope.get("rope_parameters") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise CheckpointError(f"{folder} has RoPE scaling {kind!r}, which is not converted here")
+        raise CheckpointError(
+            f"{folder} has RoPE scaling {kind!r}, which the export does not support"
+        )
     half = out / "half"
     half.mkdir()
     file = export_gguf(folder, half / "model.gguf", "f16")

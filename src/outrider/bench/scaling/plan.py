@@ -120,9 +120,7 @@ def _goal(spec: str, own: int) -> int:
 
 def _checked(widen: int) -> int:
     if widen < 1 or widen & (widen - 1):
-        raise OptionError(
-            f"models are not widened {widen} times", hint="Give a power of two, such as 1, 4 or 16"
-        )
+        raise OptionError(f"widen is {widen}", hint="Give a power of two, such as 1, 4 or 16")
     return widen
 
 

@@ -62,7 +62,7 @@ def cost_scale(folder: str | Path, spec: str, out: str | Path, *, widen: int | N
     Raises:
         OptionError: a spec or a width is malformed, or below the model's own size.
         CheckpointError: `Decoder` does not support the checkpoint, `out` has other content, or the
-            disk has too little room.
+            disk has too little free space.
     """
     plan = make_plan(open_checkpoint(folder), spec, widen)
     target = Path(out).expanduser()
@@ -162,8 +162,8 @@ def _is_there(target: Path, plan: ScaledPlan) -> bool:
         config = {}
     if LABEL not in config:
         raise CheckpointError(
-            f"{target} holds something else than a cost-scaled model",
-            hint="Name a folder that does not exist yet",
+            f"{target} exists, but is not a cost-scaled model",
+            hint="Give a folder that does not exist",
         )
     return config == plan.config
 

@@ -4,8 +4,8 @@ true.
 A caption is parsed into facts: shape, color, size and texture of each thing, the relation between
 the first two things, and the background. Named things are matched with things in the scene so that
 most facts agree. Recall is the share of the scene's facts that are named; the hallucination rate is
-the share of named facts that are false. "Plain" is not a fact to name: it does not count for a
-plain thing, and it is false for a thing with a texture.
+the share of named facts that are false. "Plain" is not counted as a fact of a
+plain thing; for a thing with a texture it is a false fact.
 """
 
 import re

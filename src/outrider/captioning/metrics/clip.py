@@ -198,7 +198,7 @@ class ClipScorer:
         if told.truncated:
             warnings.warn(
                 f"{len(told.truncated)} captions are longer than the {self.window} ids that "
-                f"{self.name} reads: their ends do not count",
+                f"{self.name} reads: the rest is ignored",
                 OutriderWarning,
                 stacklevel=2,
             )
@@ -253,8 +253,8 @@ class ClipScorer:
         last = [max(i for i, s in enumerate(own) if s[1]) + 1 for own in ids.spans]
         if self.ends(ids.ids).tolist() != last:
             raise CheckpointError(
-                f"the tokenizer of {self.name} does not close texts with the end token that the "
-                f"model looks for ({self.model.config.text_config.eos_token_id})",
+                f"the tokenizer of {self.name} does not end texts with the end token that the "
+                f"model expects ({self.model.config.text_config.eos_token_id})",
                 hint="Use the tokenizer that the model was trained with",
             )
 

@@ -24,7 +24,10 @@ def load_parts(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
         raise MissingExtraError("pillow", "vision")
     folder = local_folder(source)
     if not folder.is_dir():
-        raise CheckpointError(f"there is no model folder at {folder}", hint="Give one of a CLIP")
+        raise CheckpointError(
+            f"there is no model folder at {folder}",
+            hint="Give the folder of a CLIP or SigLIP model",
+        )
     place = str(folder)
     check_folder(folder)
     with reading(place, "a CLIP model"), quiet():

@@ -61,7 +61,7 @@ class WordScores:
 
     @property
     def worst(self) -> int | None:
-        """Index of the word with the lowest score, for captions known to hold one wrong word."""
+        """Index of the word with the lowest score, for captions with exactly one wrong word."""
         if not self.scores:
             return None
         return min(range(len(self.scores)), key=self.scores.__getitem__)
@@ -108,12 +108,11 @@ def word_scores(
     check_captions(captions, images=images)
     if not scorer.causal:
         raise OptionError(
-            f"words are blamed by CLIP alone, and {scorer.name} is a "
-            f"{scorer.model.config.model_type}",
+            f"only a CLIP can score words, but {scorer.name} is a {scorer.model.config.model_type}",
             hint="Give a CLIP model",
         )
     if layers < 1:
-        raise OptionError(f"{layers} layers show no attention", hint="Give 1 or more")
+        raise OptionError(f"layers is {layers}", hint="Give 1 or more")
     seen = images if isinstance(images, Tensor) else scorer.embed_images(images)
     found: list[WordScores] = []
     for start in range(0, len(captions), scorer.batch_size):
@@ -149,7 +148,7 @@ def calibrate(clean: Sequence[WordScores], *, share: float = CLEAN_SHARE) -> flo
     scores = torch.tensor([s for own in clean for s in own.scores], dtype=torch.float64)
     if len(scores) * share < 1.0:
         raise OptionError(
-            f"{len(scores)} words do not show where {share:g} of them lie",
+            f"{len(scores)} words are too few to measure a share of {share:g}",
             hint=f"Give about {CLEAN_PAIRS} clean captions",
         )
     return min(float(torch.quantile(scores, share)), 0.0)

@@ -75,8 +75,7 @@ def cider(captions: Sequence[str], references: References) -> list[float]:
     check_references(captions, references)
     if len(captions) < 2:
         raise OptionError(
-            "CIDEr-D of a single image is zero whatever the caption says: it weighs words by how "
-            "many images' references have them",
+            "CIDEr-D needs several images: with a single one, every word has weight zero",
             hint="Give more images",
         )
     told = [[words(reference) for reference in own] for own in references]
@@ -99,12 +98,12 @@ def check_references(captions: Sequence[str], references: References) -> None:
     for place, own in enumerate(references):
         if isinstance(own, str):
             raise OptionError(
-                f"references of caption {place} are one text", hint="Give a list of texts for each"
+                f"references of caption {place} are a text, not a list", hint="Give a list of texts"
             )
         if not len(own):
             raise OptionError(
                 f"caption {place} has no references",
-                hint="Leave its image out of scores against references",
+                hint="Give references, or leave this caption out",
             )
         try:
             check_captions(own)

@@ -229,13 +229,13 @@ def _check_scorer(
     images: Any, scorer: ClipScorer | None, blame: bool, threshold: float | None
 ) -> None:
     if scorer is not None and images is None:
-        raise OptionError("a scorer without images has nothing to compare with", hint="Give images")
+        raise OptionError("a scorer is given, but no images", hint="Give images")
     if scorer is None and (blame or threshold is not None):
-        raise OptionError("words are blamed by a scorer, and none is given", hint="Give a CLIP")
+        raise OptionError("blame=True needs a scorer, but none is given", hint="Give a CLIP")
     if threshold is not None and not blame:
-        raise OptionError("a threshold without blame=True decides nothing", hint="Give both")
+        raise OptionError("threshold has no effect without blame=True", hint="Give both")
     if blame and scorer is not None and not scorer.causal:
-        raise OptionError(f"words are blamed by CLIP alone, not by {scorer.name}")
+        raise OptionError(f"only a CLIP can score words, and {scorer.name} is not one")
 
 
 def _against_images(

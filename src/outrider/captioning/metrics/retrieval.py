@@ -80,14 +80,16 @@ def retrieval_rate(
 def _check(texts: Tensor, images: Tensor, batch: int) -> None:
     if texts.shape != images.shape:
         raise OptionError(
-            f"text embeddings are {tuple(texts.shape)}, image embeddings {tuple(images.shape)}",
-            hint="Give one of each for every pair, in one space",
+            f"text embeddings have shape {tuple(texts.shape)}, image embeddings "
+            f"{tuple(images.shape)}",
+            hint="Give one text and one image embedding per pair, of equal width",
         )
     if batch < 2:
-        raise OptionError(f"batch {batch} leaves nothing to choose from", hint="Give 2 or more")
+        raise OptionError(f"batch is {batch}", hint="Give 2 or more")
     if len(texts) < batch:
         raise OptionError(
-            f"{len(texts)} pairs do not fill a batch of {batch}", hint="Give more, or a smaller one"
+            f"{len(texts)} pairs do not fill a batch of {batch}",
+            hint="Give more pairs, or a smaller batch",
         )
     for name, given in (("text", texts), ("image", images)):
         bad = (~given.isfinite()).any(dim=-1).nonzero()

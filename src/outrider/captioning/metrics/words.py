@@ -38,7 +38,7 @@ def check_captions(captions: Sequence[Any], **others: Any) -> None:
         OptionError: there are no captions, one is not a text or has no words, or numbers differ.
     """
     if isinstance(captions, str):
-        raise OptionError("captions are one text", hint="Give a list of texts")
+        raise OptionError("captions is a text, not a list", hint="Give a list of texts")
     if not len(captions):
         raise OptionError("there are no captions to score", hint="Give at least one")
     for place, caption in enumerate(captions):

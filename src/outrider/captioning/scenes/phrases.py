@@ -33,7 +33,7 @@ class Manner:
 
 
 VAGUE_MANNER = Manner(vague=0.55, partial=0.25, exact=0.20)
-"""Weights for a captioner with room for improvement."""
+"""Weights for a captioner that later training can improve."""
 MIXED_MANNER = Manner(vague=0.2, partial=0.5, exact=0.3)
 """Weights for contrastive training, where the text encoder must read all levels of detail."""
 

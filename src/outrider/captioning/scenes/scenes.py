@@ -89,7 +89,7 @@ class Scenes:
                 relation = _relation(*places[:2]) if len(places) > 1 else ""
                 ground = random.choice(BACKGROUNDS)
                 return SceneTruth(things=things, relation=relation, background=ground), places
-        raise AssertionError("no room for any scene")
+        raise AssertionError("no place was found for any scene")
 
 
 def _things(random: Random, count: int) -> tuple[Thing, ...]:

@@ -103,7 +103,7 @@ def speed(
     json: Json = False,
     out: Out = None,
 ) -> None:
-    """Measure strategies on workloads, and nothing else.
+    """Measure only strategies on workloads.
 
     With --json standard output is one object, the summary.
 
@@ -145,14 +145,16 @@ def _bench(
         job = Bench(settings=settings, folder=folder, scratch=scratch, rivals=rivals, costs=full)
         measured = _measured(job, screen)
     summary = environment() | summarise(measured)
-    if lines is not None:
-        from outrider.bench.report.report import write_lines
+    try:
+        if json:
+            _print_lines(measured if full else None, summary)
+        else:
+            show(summary, screen)
+    finally:  # also if standard output is closed or full
+        if lines is not None:
+            from outrider.bench.report.report import write_lines
 
-        write_lines(lines, measured, summary)
-    if json:
-        _print_lines(measured if full else None, summary)
-    else:
-        show(summary, screen)
+            write_lines(lines, measured, summary)
     if report is not None:
         from outrider.bench.report.report import write_report
 
@@ -195,7 +197,7 @@ def _places(out: Path | None) -> tuple[Path | None, Path | None]:
     if out.suffix != ".jsonl":
         return out, None
     if not out.absolute().parent.is_dir():
-        raise OptionError(f"there is no folder {out.parent}", hint="Make it, or change --out")
+        raise OptionError(f"there is no folder {out.parent}", hint="Create it, or change --out")
     return None, out
 
 
@@ -209,7 +211,7 @@ def _check_report(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(f"{folder} cannot be made: {error.strerror}") from None
+        raise OptionError(f"{folder} cannot be created: {error.strerror}") from None
 
 
 @contextmanager
@@ -227,6 +229,8 @@ def _stoppable(folder: Path | None, screen: Screen) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = "the same command goes on from here" if folder else "give --out DIR to go on later"
+        kept = (
+            "the same command continues the run" if folder else "give --out DIR to continue later"
+        )
         screen.note(f"stopped; {kept}")
         raise typer.Exit(interrupt.EXIT_CODE) from None

@@ -37,7 +37,7 @@ def calibrate(
             help="JSON lines with a 'prompt', or text lines. Default: the family's own prompts.",
         ),
     ] = None,
-    limit: Annotated[int, option(panel=PANEL, help="Prompts to read at most.", min=1)] = 200,
+    limit: Annotated[int, option(panel=PANEL, help="Largest number of prompts.", min=1)] = 200,
     tokens: Annotated[int, option(panel=PANEL, help="Tokens after each prompt.", min=1)] = 64,
     seed: Annotated[int, option(panel=PANEL, help="Equal seeds give equal calibrations.")] = 0,
     out: Annotated[
@@ -71,9 +71,7 @@ def calibrate(
     }
     screen = Screen()
     found = list(_measured(verifying_pairs(generator.strategy), settings, screen))
-    screen.table(
-        "Thresholds that let a share of positions pass", [_row(c) for c in found], labels=3
-    )
+    screen.table("Thresholds by share of accepted positions", [_row(c) for c in found], labels=3)
     if out is None:
         screen.note("Give --out FILE to keep it for --calibration.")
         return
@@ -91,7 +89,7 @@ def verifying_pairs(strategy: "Strategy") -> list[tuple["LanguageModel", "Langua
     models = models_of(strategy)
     if len(models) < 2:
         raise OptionError(
-            "there is only a target, and a calibration compares two models",
+            "there is only a target, but a calibration compares two models",
             hint="Give --qualifier or --draft",
         )
     pairs = list(pairwise(models))
@@ -147,6 +145,6 @@ def _check(divergences: Sequence[str], out: Path | None) -> None:
     if out is None:
         return
     if not out.parent.is_dir():
-        raise OptionError(f"there is no folder {out.parent}", hint="Make it, or change --out")
+        raise OptionError(f"there is no folder {out.parent}", hint="Create it, or change --out")
     if out.exists():
         load_calibrations(out)

@@ -44,8 +44,9 @@ class VisionTiers(Tiers):
         str,
         option(
             panel="Models",
-            help="The image-text model whose captions you want: a family name, a folder or a hub "
-            "name. Qualifier and draft may see or not.",
+            help="The image-text model whose captions you want: a "
+            "family name, a folder or a hub name. Qualifier and draft model may read "
+            "images or not.",
         ),
     ] = "tiny-vision"
 
@@ -71,20 +72,21 @@ def caption(
             "--prompt",
             panel="Captions",
             metavar="TEXT",
-            help="What is asked about each image.",
+            help="The question for each image.",
         ),
     ] = QUESTION,
     batch_size: Annotated[
         int,
-        option(panel="Captions", help="Images captioned at a time. Changes no caption.", min=1),
+        option(panel="Captions", help="Images per batch. The captions do not depend on it.", min=1),
     ] = 8,
     guidance: Annotated[
         float | None,
         option(
             panel="Captions",
             metavar="SCALE",
-            help="Write what the image makes likelier than it would be unseen. Often "
-            "1.5 to 3 name more of what is there, in rougher words. Twice the work; 1 is off.",
+            help="Scale of classifier-free guidance: prefer tokens "
+            "that the image makes more likely. 1.5 to 3 often name more details, in less "
+            "fluent text. Each text is read twice; 1 disables it.",
         ),
     ] = None,
     adapter: Annotated[
@@ -92,8 +94,8 @@ def caption(
         option(
             panel="Models",
             metavar="DIR",
-            help="An adapter of the target (LoRA, in the format of peft), as `outrider train "
-            "vizer` writes it.",
+            help="A LoRA adapter of the target in peft's format, such "
+            "as one from `outrider train vizer`.",
         ),
     ] = None,
     score: Annotated[
@@ -101,8 +103,8 @@ def caption(
         option(
             panel="Captions",
             metavar="CLIP",
-            help="Give each caption its CLIPScore by this model (a folder or a hub name), and "
-            "their mean.",
+            help="Report the CLIPScore of each caption by this model "
+            "(a folder or a hub name), and the mean.",
         ),
     ] = None,
     out: Annotated[
@@ -110,13 +112,18 @@ def caption(
         option(
             panel="Output",
             metavar="FILE",
-            help="Append JSON lines to FILE instead of printing. Images that have a caption there "
-            "are skipped, so an interrupted run goes on when the command is given again.",
+            help="Append JSON lines to FILE instead of printing. "
+            "Images that already have a caption in FILE are skipped, so the same command "
+            "continues an interrupted run.",
         ),
     ] = None,
     json: Annotated[
         bool,
-        option("--json", panel="Output", help="Print one JSON object an image, as soon as it is."),
+        option(
+            "--json",
+            panel="Output",
+            help="Print one JSON object per image, as soon as its caption is ready.",
+        ),
     ] = False,
 ) -> None:
     """Write a sentence about each image.
@@ -142,15 +149,15 @@ def caption(
     if out is not None and json:
         raise OptionError("--out and --json cannot be combined", hint="Leave --json out")
     if not question.strip():
-        raise OptionError("the question is empty", hint="Leave --question out, or give more words")
+        raise OptionError("the question is empty", hint="Leave --question out, or give a question")
     need_pillow()
     settings = sampling.given()
-    # Warnings of pillow about readable files are of no use here.
+    # Pillow also warns about files that it can read.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     screen = Screen()
     with ExitStack() as stack:
         waiting = stack.enter_context(Waiting(screen))
-        waiting.say("looking for images")
+        waiting.say("finding images")
         found = [str(path) for path in find_images(images)]
         file = None if out is None else stack.enter_context(CaptionFile(out))
         todo = found if file is None else _not_done(found, file, screen)

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from outrider.cli.ui.render import json_line
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, writing
 
 
 class CaptionFile:
@@ -32,12 +32,13 @@ class CaptionFile:
         try:
             if path.exists():
                 self._read(path.read_bytes())
-            self._file = path.open("ab")
+            # Without a buffer, which would be written again when the file is closed.
+            self._file = path.open("ab", buffering=0)
             self._file.truncate(self._whole)
         except OSError as error:
             raise OptionError(
                 f"{path} cannot be written: {error.strerror or error}",
-                hint="Give --out a file in a folder that exists",
+                hint="Give a file in an existing folder as --out",
             ) from None
 
     def __enter__(self) -> "CaptionFile":
@@ -52,9 +53,11 @@ class CaptionFile:
         self._file.close()
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one line and flush it."""
-        self._file.write(json_line(record).encode() + b"\n")
-        self._file.flush()
+        """Append one line. Raises `OptionError` if the disk is full."""
+        rest = memoryview(json_line(record).encode() + b"\n")
+        with writing(self.path):
+            while rest:
+                rest = rest[self._file.write(rest) :]
 
     def _read(self, data: bytes) -> None:
         lines = data.split(b"\n")
@@ -68,8 +71,8 @@ class CaptionFile:
                 whole = False  # cut off while it was written
             else:
                 raise OptionError(
-                    f"{self.path} holds something else: line {number} is not a caption",
-                    hint="Give --out a file of its own",
+                    f"{self.path} is not a file of captions: line {number} is not a caption",
+                    hint="Give a new file as --out",
                 )
             self._whole += (len(line) + 1) if whole else 0
         if data and not data.endswith(b"\n") and self._whole > len(data):
@@ -91,7 +94,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
     """Parse a line of this format; None for any other line."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_ours = isinstance(found, dict) and isinstance(found.get("image"), str)
     return found if is_ours and ("caption" in found or "error" in found) else None

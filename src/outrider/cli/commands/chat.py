@@ -18,16 +18,16 @@ from outrider.cli.options.options import (
 )
 from outrider.cli.ui import interrupt
 from outrider.cli.ui.render import Screen, summary
-from outrider.core.errors import ContextError, LogitsError, nearest
+from outrider.core.errors import ContextError, LogitsError, OptionError, nearest
 
 if TYPE_CHECKING:
     from outrider.engine.generator import Generator
     from outrider.engine.result import Result
 
 COMMANDS = {
-    "/reset": "forget the conversation",
+    "/reset": "clear the conversation",
     "/stats": "figures of the last answer",
-    "/quit": "end (so does the end of input)",
+    "/quit": "end the chat, like the end of input",
 }
 
 
@@ -37,14 +37,15 @@ def chat(
     sampling: Sampling,
     runtime: Runtime,
     system: Annotated[
-        str | None, option(panel="Output", help="A system message that opens the conversation.")
+        str | None,
+        option(panel="Output", help="The system message at the start of the conversation."),
     ] = None,
     color: Color = "auto",
 ) -> None:
-    """Talk with a model; it remembers the conversation.
+    """Chat with a model in one conversation.
 
     Each turn reads only the new text. Ctrl-C ends an answer early.
-    /reset forgets the conversation, /stats shows figures, /quit ends.
+    /reset clears the conversation, /stats shows figures, /quit ends.
 
     For example:
 
@@ -99,7 +100,10 @@ class Conversation:
         try:
             self.last = run_stream(self.generator, asked, self.settings, self.screen)
         except ContextError as error:
-            self.screen.note(f"error: {error} /reset forgets the conversation.")
+            self.screen.note(f"error: {error} /reset clears the conversation.")
+            return
+        except interrupt.Stopped:
+            self.screen.note("stopped before the answer began; this message is not kept")
             return
         self.screen.write("\n")
         if self.last.error:
@@ -109,12 +113,31 @@ class Conversation:
 
 def _read_line() -> str | None:
     """Read the next line of input; None at its end."""
+    if sys.stdin is None:
+        raise OptionError("standard input is closed", hint="Talk in a terminal, or through a pipe")
     if sys.stdin.isatty():
         with suppress(ImportError):  # not available on Windows, which has its own line editing
             import readline  # noqa: F401
     try:
-        return input("> " if sys.stdin.isatty() else "")
+        return input("> ") if sys.stdin.isatty() else _piped_line()
     except EOFError:
         return None
     except KeyboardInterrupt:
         raise typer.Exit(interrupt.EXIT_CODE) from None
+
+
+def _piped_line() -> str | None:
+    """Read a line of standard input, of a limited length; None at its end."""
+    from outrider.inputs.lines import LineLimits
+
+    limit = LineLimits().line_characters
+    try:
+        line = sys.stdin.readline(limit + 1)
+    except UnicodeError as error:
+        raise OptionError(f"standard input is not text: {error}", hint="Send UTF-8") from None
+    if len(line) > limit:
+        raise OptionError(
+            f"a line of standard input exceeds the limit line_characters={limit}",
+            hint="Send shorter messages",
+        )
+    return line.removesuffix("\n") if line else None

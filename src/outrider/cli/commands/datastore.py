@@ -26,7 +26,8 @@ KINDS = {
 }
 
 datastore = typer.Typer(
-    help="Make a corpus ready for the drafters that copy from one: rest and sam.\n\n"
+    help="Build a store from a corpus, for the drafters rest "
+    "and sam.\n\n"
     "For example:\n\n"
     "  outrider datastore build notes.txt --out store --tokenizer tiny",
     no_args_is_help=True,
@@ -46,9 +47,7 @@ def build(
     kind: Annotated[
         str, typer.Option(help="; ".join(f"{name}: {what}" for name, what in KINDS.items()) + ".")
     ] = "rest",
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the store that is there.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing store.")] = False,
 ) -> None:
     """Build a datastore from a corpus, in the tokens of the target.
 

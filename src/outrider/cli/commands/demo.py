@@ -21,8 +21,8 @@ SECONDS = 20.0
 """From the second run on, a run starts only if it would end within this time."""
 
 HONEST = (
-    "These models are so small that drafting may cost more than it saves on this machine. What "
-    "carries over to large targets is the number of tokens per target forward."
+    "These models are so small that drafting may cost more than it saves on this machine. The "
+    "figure that also holds for large targets is the number of tokens per target forward."
 )
 
 

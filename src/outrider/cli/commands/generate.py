@@ -56,7 +56,7 @@ Stream = Annotated[
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="The text to go on from; '-' reads it from stdin.")],
+    prompt: Annotated[str, typer.Argument(help="The text to continue; '-' reads it from stdin.")],
     tiers: Tiers,
     speculation: Speculation,
     sampling: Sampling,
@@ -67,21 +67,22 @@ def generate(
         option(
             panel="Long input",
             metavar="FILE|DIR",
-            help="Read this before PROMPT, which is then the instruction: text, Markdown, HTML, "
-            "PDF, or a folder of them; '-' is stdin. Repeatable.",
+            help="A long input before PROMPT, which is then the "
+            "instruction: text, Markdown, HTML, PDF, or a folder of them; '-' reads "
+            "stdin. Repeatable.",
         ),
     ] = None,
-    n: Annotated[int, option("--n", panel="Output", help="Samples of the prompt.", min=1)] = 1,
+    n: Annotated[int, option("--n", panel="Output", help="Number of samples.", min=1)] = 1,
     logprobs: Annotated[
         int | None,
         option(
-            panel="Output", help="With --json: this many best log-probabilities a token.", min=0
+            panel="Output", help="With --json: number of top log-probabilities per token.", min=0
         ),
     ] = None,
     chat: Annotated[
         bool,
         option(
-            "--chat/--raw", panel="Output", help="Read PROMPT as a user's message, or as it is."
+            "--chat/--raw", panel="Output", help="Read PROMPT as a user message, or as plain text."
         ),
     ] = False,
     stream: Stream = None,
@@ -119,7 +120,8 @@ def generate(
             config = long_input.config()
             if config is not None:
                 how = {"selection": config, "selection_on": long_input.selection_on or "target"}
-            request = _long_request(text, chat, documents, tiers.target, config, waiting)
+            found = read_places(documents, waiting, long_input.document_limits)
+            request = _long_request(text, chat, found, tiers.target, config, waiting)
             waiting.say("loading models")
         generator = load_generator(tiers, runtime, speculation, **how)
         streamed = n == 1 and not json and (sys.stdout.isatty() if stream is None else stream)
@@ -139,7 +141,7 @@ def generate(
 def _long_request(
     text: str,
     chat: bool,
-    places: Sequence[Path],
+    documents: Sequence[tuple[str, str]],
     target: str,
     config: "ContextConfig | None",
     waiting: Waiting,
@@ -147,23 +149,24 @@ def _long_request(
     """Build a prompt from files and instruction, before any weight is read."""
     from outrider.engine.load import target_tokenizer
 
-    documents = read_places(places, waiting)
     waiting.say("splitting into tokens")
     return prompt_around(target_tokenizer(target), documents, text, config, chat=chat)
 
 
 def read_prompt(prompt: str) -> str:
     """Return the prompt; for `-` read standard input, without the final line break."""
+    from outrider.inputs.lines import read_text
+
     try:
         if prompt == "-":
             if sys.stdin is None:
-                raise OptionError("standard input is closed", hint="Give the prompt in words")
-            prompt = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+                raise OptionError("standard input is closed", hint="Give the prompt as an argument")
+            prompt = read_text(sys.stdin, "standard input").removesuffix("\n").removesuffix("\r")
         prompt.encode()
     except UnicodeError as error:
-        raise OptionError(f"the prompt is not text: {error}", hint="Send UTF-8") from None
+        raise OptionError(f"the prompt is not text: {error}", hint="Give UTF-8") from None
     if not prompt:
-        raise OptionError("the prompt is empty", hint="Give some text to go on from")
+        raise OptionError("the prompt is empty", hint="Give a text to continue")
     return prompt
 
 
@@ -176,10 +179,12 @@ def run_stream(
 ) -> "Result":
     """Generate one text, and stream it to the screen if there is one; Ctrl-C ends it early.
 
+    Raises `Stopped` for Ctrl-C while the prompt is read.
+
     `begins` is called before the first text is written to the screen.
     """
     stream = generator.stream(request, **settings)
-    with interrupt.cancelling(stream.cancel):
+    with interrupt.cancelling(stream.cancel, lambda: stream.begun):
         for piece, source in stream.spans():
             if screen is not None:
                 begins()
@@ -235,10 +240,10 @@ def _check_documents(prompt: str, documents: Sequence[Path] | None, long_input: 
     given = long_input.any
     if given is not None and not documents:
         raise OptionError(
-            f"{given} is given, and there is no long input",
+            f"{given} is given, but there is no long input",
             hint="Give --documents FILE, or leave it out",
         )
     if documents and prompt == STDIN and STDIN in map(str, documents):
         raise OptionError(
-            "prompt and --documents are both standard input", hint="Give one of them in words"
+            "prompt and --documents are both standard input", hint="Give the prompt as an argument"
         )

@@ -25,11 +25,10 @@ _THEIRS = "transformers"
 
 def info(
     model: Annotated[str, typer.Argument(help="A folder, a hub name, or a family name.")],
-    dtype: Annotated[
-        str, option(panel="Runtime", help="Number type to reckon memory with.")
-    ] = "auto",
+    dtype: Annotated[str, option(panel="Runtime", help="Dtype for the memory estimate.")] = "auto",
     device: Annotated[
-        str, option(panel="Runtime", help="Device to reckon memory for, since auto depends on it.")
+        str,
+        option(panel="Runtime", help="Device for the memory estimate; dtype auto depends on it."),
     ] = "auto",
     json: Annotated[bool, option("--json", panel="Output", help="Print one JSON object.")] = False,
 ) -> None:
@@ -68,6 +67,7 @@ def folders_of(model: str) -> dict[str, Path]:
 def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str, Any]:
     """Collect facts from config.json and the headers of the weights."""
     from outrider.models.checkpoints.defaults import end_ids
+    from outrider.models.checkpoints.window import read_window
     from outrider.models.memory import Demand, text_config
     from outrider.models.quality import known_quality
 
@@ -86,6 +86,7 @@ def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str
         "parameters": checkpoint.num_parameters,
         "vocabulary": config.get("vocab_size"),
         "context": demand.context_length,
+        "context_reason": read_window(config).reason,
         "end_ids": list(end_ids(checkpoint.generation, checkpoint.config)),
         "stored_dtype": stored.most_common(1)[0][0] if stored else None,
         "stored_bytes": checkpoint.total_bytes,
@@ -146,7 +147,7 @@ def _print(found: list[dict[str, Any]], screen: Screen) -> None:
 
 def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
     dtype, rise = figures["dtype"], figures["int8_loss_rise"]
-    brief = "not measured yet: the first load with --dtype auto on the CPU does"
+    brief = "not measured; the first load with --dtype auto on the CPU measures it"
     if rise is not None:
         brief = f"loss +{rise:.2%}, the same best token at {figures['int8_agreement']:.1%}"
     return {
@@ -154,7 +155,7 @@ def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
         "architecture": str(figures["architecture"] or figures["model_type"]),
         "parameters": f"{figures['parameters']:,}",
         "vocabulary": f"{figures['vocabulary']:,} tokens" if figures["vocabulary"] else "unknown",
-        "context": f"{figures['context']:,} tokens" if figures["context"] else "unknown",
+        "context": _context(figures),
         "ends at tokens": ", ".join(map(str, figures["end_ids"])) or "none",
         "on disk": f"{_size(figures['stored_bytes'])}, mostly {figures['stored_dtype']}",
         "runs through": f"{figures['runner'] or 'nothing'}: {figures['reason']}",
@@ -162,6 +163,12 @@ def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
         "int8": brief,
         f"cache in {dtype}": f"{_size(figures['cache_bytes_per_1k_tokens'])} for 1k tokens",
     }
+
+
+def _context(figures: Mapping[str, Any]) -> str:
+    if not figures["context"]:
+        return f"unknown: {figures['context_reason']}"
+    return f"{figures['context']:,} tokens ({figures['context_reason']})"
 
 
 def _size(nbytes: int) -> str:

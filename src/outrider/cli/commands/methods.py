@@ -18,7 +18,7 @@ _HEADINGS = {kind: f"--{kind}" for kind in ("drafter", "growth", "rule", "policy
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="Describe this method alone, with its options.")
+        str | None, typer.Argument(help="Describe only this method, with its options.")
     ] = None,
     kind: Annotated[
         str | None,

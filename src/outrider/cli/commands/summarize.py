@@ -58,25 +58,32 @@ def summarize(
     sampling: Sampling,
     runtime: Runtime,
     instruction: Annotated[
-        str, option(panel="Output", metavar="TEXT", help="What to write of the files.")
+        str, option(panel="Output", metavar="TEXT", help="What to write about the files.")
     ] = INSTRUCTION,
     each: Annotated[
-        bool, option("--each", panel="Output", help="A summary of each file, not of all together.")
+        bool,
+        option(
+            "--each",
+            panel="Output",
+            help="Write one summary per file instead of one for all files.",
+        ),
     ] = False,
     chat: Annotated[
         bool | None,
         option(
             "--chat/--raw",
             panel="Output",
-            help="Ask as a user's message, or write on from files and instruction as plain text. "
-            "Default: as a message, where the model has a chat template.",
+            help="Give files and instruction as a user message, or as "
+            "plain text to continue. Default: a message if the model has a chat template.",
         ),
     ] = None,
     stream: Stream = None,
     color: Color = "auto",
     json: Annotated[
         bool,
-        option("--json", panel="Output", help="Print one JSON object a summary, with all figures."),
+        option(
+            "--json", panel="Output", help="Print one JSON object per summary, with all figures."
+        ),
     ] = False,
 ) -> None:
     """Summarize files; the model reads only the relevant parts.
@@ -95,14 +102,14 @@ def summarize(
     check_stream(stream, 1, json)
     if not instruction.strip():
         raise OptionError(
-            "the instruction is empty", hint="Leave --instruction out, or give more words"
+            "the instruction is empty", hint="Leave --instruction out, or give an instruction"
         )
     ratio = {} if long_input.context_budget else {"keep_ratio": KEEP_RATIO}
     config = long_input.config(**ratio)
     settings = sampling.given()
     screen = Screen(color)
     with Waiting(screen) as waiting:
-        documents = read_places(files, waiting)
+        documents = read_places(files, waiting, long_input.document_limits)
         jobs = _jobs(
             [[document] for document in documents] if each else [documents],
             instruction,

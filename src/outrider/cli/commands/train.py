@@ -21,16 +21,14 @@ train = typer.Typer(
 def family(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny.toml.")],
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets that the file names.")
+        Path | None, typer.Option(help="Folder of the data sets that the file lists.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default: the one the file names.")
+        Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume/--no-resume", help="Go on where an interrupted run stopped, or refuse to."
-        ),
+        typer.Option("--resume/--no-resume", help="Continue an interrupted run, or refuse to."),
     ] = True,
 ) -> None:
     """Train a target, distill two small models from it, export all three.
@@ -51,10 +49,10 @@ def family(
 def vision_family(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny-vision.toml.")],
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the image sets that the file names.")
+        Path | None, typer.Option(help="Folder of the image sets that the file lists.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default: the one the file names.")
+        Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
     ] = None,
 ) -> None:
     """Train a captioner from a language family, its draft model, and a scorer.
@@ -83,8 +81,8 @@ def vizer(
     method: Annotated[
         str,
         typer.Option(
-            help="g: from images alone. gt: its mapper reads the captions given. "
-            "labels: plain training on captions, to compare with."
+            help="g: from images only. gt: the mapper reads given "
+            "captions. labels: supervised training on given captions, for comparison."
         ),
     ] = "g",
     captions: Annotated[
@@ -97,45 +95,49 @@ def vizer(
     through: Annotated[
         str | None,
         typer.Option(
-            help="states: as published, through hidden states. words: samples that a reader of "
-            "text alone finds nearer to the image become likelier."
+            help="states: as in the paper, through hidden states. "
+            "words: raises the probability of samples whose plain text the mapper places "
+            "nearer to the image."
         ),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Captions of an image that are compared, through words.")
+        int | None, typer.Option(help="With words: captions compared per image.")
     ] = None,
-    question: Annotated[str | None, typer.Option(help="What the model is asked.")] = None,
+    question: Annotated[str | None, typer.Option(help="The question for each image.")] = None,
     loss: Annotated[str | None, typer.Option(help="cosine or infonce.")] = None,
     mapper_images: Annotated[int | None, typer.Option(help="Images of phase A.")] = None,
-    mapper_epochs: Annotated[int | None, typer.Option(help="Passes over them.")] = None,
+    mapper_epochs: Annotated[int | None, typer.Option(help="Passes over these images.")] = None,
     mapper_temperature: Annotated[
-        float | None, typer.Option(help="At which captions of phase A are written.")
+        float | None, typer.Option(help="Temperature of captions in phase A.")
     ] = None,
     train_images: Annotated[
-        int | None, typer.Option(help="Images of phase B; default: all that are given.")
+        int | None, typer.Option(help="Images of phase B; default: all.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over them.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over these images.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of LoRA.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images of a step.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Of LoRA; alpha is twice that.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per step.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of LoRA; alpha is twice the rank.")] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="At which captions of phase B are written.")
+        float | None, typer.Option(help="Temperature of captions in phase B.")
     ] = None,
     kappa: Annotated[
         float | None,
-        typer.Option(help="Weight of staying near the base's words; 0.05, through words 3."),
+        typer.Option(help="KL weight to the base model. Default: 0.05; with words, 3."),
     ] = None,
-    longest: Annotated[int | None, typer.Option(help="Tokens of a caption.")] = None,
+    longest: Annotated[
+        int | None, typer.Option(help="Largest number of tokens of a caption.")
+    ] = None,
     held_out: Annotated[
-        int | None, typer.Option(help="Images that decide when to stop; never trained on.")
+        int | None,
+        typer.Option(help="Held-out images, never trained on; they decide when to stop."),
     ] = None,
     evaluate_every: Annotated[
         int | None, typer.Option(help="Steps between two evaluations.")
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Looks without a better score before it ends.")
+        int | None, typer.Option(help="Evaluations without a better score before training ends.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all that is drawn.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
 ) -> None:
@@ -180,13 +182,14 @@ def vizer(
     config = VizerConfig(method=method, **{k: v for k, v in given.items() if v is not None})
     if captions is not None and method == "g":
         raise OptionError(
-            "--captions are given, and method g reads none", hint="Leave them out, or use gt"
+            "--captions is given, but method g reads no captions",
+            hint="Leave it out, or use --method gt",
         )
     known = {e.path.resolve(): e for e in read_captions(captions)} if captions else {}
     paths = find_images(images)
     examples = [known.pop(path.resolve(), Example(path)) for path in paths]
     if known:
-        _say(f"{len(known)} captions are of other images, such as {next(iter(known))}: not read")
+        _say(f"{len(known)} captions belong to other images, such as {next(iter(known))}: ignored")
     if threads is not None:
         import torch
 
@@ -206,11 +209,11 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Context manager: Ctrl-C ends training with a checkpoint, a message, and its exit code."""
+    """Context manager: a signal ends training with a checkpoint, a message, and its exit code."""
     from outrider.training.core.loop import TrainingStopped
 
     try:
         yield
     except TrainingStopped as stopped:
-        print(stopped, file=sys.stderr)
-        raise typer.Exit(interrupt.EXIT_CODE) from None
+        _say(str(stopped))
+        raise typer.Exit(interrupt.exit_code(stopped.number)) from None

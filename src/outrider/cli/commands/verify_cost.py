@@ -56,7 +56,7 @@ def verify_cost(
         print_json(found)
         return
     screen = Screen()
-    screen.table(f"One forward over n rows, behind {context} tokens", [cost_row(found)])
+    screen.table(f"One forward over n rows, after {context} tokens", [cost_row(found)])
     if rivals:
         screen.table("llama.cpp, q8_0", [_rival_row(found)])
     if found["cost_scale"]:

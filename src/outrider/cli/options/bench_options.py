@@ -30,13 +30,14 @@ class Costs:
         option(
             panel=MODELS,
             metavar="30M|x4",
-            help="Deepen the target to this many parameters, or that many times its own, by "
-            "blocks that leave its outputs as they are. Figures are labelled so.",
+            help="Scale the cost of the target to this many "
+            "parameters, or to a multiple of its own, without changing its outputs. All "
+            "figures are labelled.",
         ),
     ] = None
     dtype: Annotated[
         str | None,
-        option(panel=MODELS, help="Number type of the weights: auto, float32, int8, ..."),
+        option(panel=MODELS, help="Dtype of the weights: auto, float32, int8, ..."),
     ] = None
     device: Annotated[
         str | None, option(panel=MODELS, help="Where the models run: auto, cpu, cuda, ...")
@@ -52,7 +53,7 @@ class Drafts:
 
     qualifier: Annotated[
         str | None,
-        option(panel=MODELS, help="The middle model; 'none' leaves out a family's own."),
+        option(panel=MODELS, help="The middle model; 'none' leaves out that of a family."),
     ] = None
     draft: Annotated[
         str | None, option(panel=MODELS, help="The smallest model; 'none' leaves it out.")
@@ -93,8 +94,9 @@ class Work:
         option(
             panel=WORK,
             metavar="FILE",
-            help="A TOML file of these options (underscores for dashes) with a table "
-            "\\[strategies.NAME] for each strategy. Options given here win.",
+            help="A TOML file with these options (underscores for "
+            "dashes) and a table "
+            "\\[strategies.NAME] for each strategy. Command-line options have priority.",
         ),
     ] = None
     prompts: Annotated[
@@ -102,7 +104,9 @@ class Work:
     ] = None
     repeats: Annotated[
         int | None,
-        option(panel=WORK, help="Times that every system writes every text. Default: 3.", min=1),
+        option(
+            panel=WORK, help="Number of times that each system writes each text. Default: 3.", min=1
+        ),
     ] = None
     least_tokens: Annotated[
         int | None,
@@ -117,8 +121,8 @@ class Work:
         option(
             "--rivals",
             panel=WORK,
-            help="Measure Hugging Face, llama.cpp and OpenVINO in the same run; those that are not "
-            "installed are named with the command that installs them.",
+            help="Measure Hugging Face, llama.cpp and OpenVINO in the same run; for "
+            "missing ones, the install command is printed.",
         ),
     ] = False
     rival: Annotated[
@@ -130,21 +134,26 @@ class Work:
         option(panel=SAMPLING, help="Each text is cut after this many tokens. Default: 64."),
     ] = None
     temperature: Annotated[
-        float | None, option(panel=SAMPLING, help="0, the default, takes the best token.")
+        float | None, option(panel=SAMPLING, help="0, the default, chooses the best token.")
     ] = None
     top_p: Annotated[
-        float | None, option(panel=SAMPLING, help="Keep the best tokens that hold this mass.")
+        float | None,
+        option(
+            panel=SAMPLING, help="Keep the smallest set of best tokens with this probability mass."
+        ),
     ] = None
     top_k: Annotated[
         int | None, option(panel=SAMPLING, help="Keep this many best tokens; 0 keeps all.")
     ] = None
-    seed: Annotated[int | None, option(panel=SAMPLING, help="Of every text. Default: 1.")] = None
+    seed: Annotated[int | None, option(panel=SAMPLING, help="Seed of every text. Default: 1.")] = (
+        None
+    )
     ignore_eos: Annotated[
         bool,
         option(
             "--ignore-eos",
             panel=SAMPLING,
-            help="Write on after an end token, so that every text has --max-new-tokens.",
+            help="Continue after an end token, so that every text has --max-new-tokens tokens.",
         ),
     ] = False
 
@@ -158,7 +167,7 @@ def model_options(model: str | None, *groups: Any) -> dict[str, Any]:
     given = {name: value for group in groups for name, value in given_fields(group).items()}
     if model is not None and "target" in given:
         raise OptionError(
-            f"MODEL is {model!r} and --target is {given['target']!r}", hint="Give one of them"
+            f"MODEL is {model!r} and --target is {given['target']!r}", hint="Give only one of them"
         )
     return given if model is None else given | {"target": model}
 
@@ -211,8 +220,8 @@ Out = Annotated[
     option(
         panel="Output",
         metavar="DIR|FILE.jsonl",
-        help="DIR keeps every run, and the same command goes on where it was stopped. FILE.jsonl "
-        "gets the JSON lines at the end.",
+        help="DIR stores every run, and the same command continues "
+        "an interrupted one. FILE.jsonl receives the JSON lines at the end.",
     ),
 ]
 ReportTo = Annotated[

@@ -23,7 +23,7 @@ def prompts_of(target: str) -> Path:
     """
     file = _prompts_file(target)
     if file is None:
-        raise OptionError(f"{target!r} comes with no prompts", hint="Give --prompts FILE")
+        raise OptionError(f"{target!r} ships no prompts", hint="Give --prompts FILE")
     return file
 
 

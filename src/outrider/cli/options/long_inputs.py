@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
@@ -23,6 +24,7 @@ from outrider.strategy.catalogue import names
 if TYPE_CHECKING:
     from outrider.core.types import Prompt
     from outrider.engine.result import Result
+    from outrider.inputs.documents.limits import DocumentLimits
     from outrider.models.checkpoints.tokenizer import Tokenizer
 
 STDIN = "-"
@@ -52,7 +54,7 @@ class LongInput:
         int | None,
         option(
             panel="Long input",
-            help="Think over what is read after so many generated tokens; 0: never. Default: 128.",
+            help="Select chunks again after this many generated tokens; 0: never. Default: 128.",
             min=0,
         ),
     ] = None
@@ -76,9 +78,10 @@ class LongInput:
             panel="Long input",
             metavar=f"[{'|'.join(names('selector'))}]",
             autocompletion=lambda: names("selector"),
-            help="How chunks are scored. apce: by meaning and words, against the instruction and "
-            "what was written last. static: by the instruction alone. cosine: by meaning alone. "
-            "bm25: by words alone. first, ends, random: to compare with. Default: apce.",
+            help="How chunks are scored. apce: by meaning and words, "
+            "against the instruction and the last generated tokens. static: by the "
+            "instruction only. cosine: by meaning only. bm25: by words only. first, ends, "
+            "random: baselines. Default: apce.",
         ),
     ] = None
     encoder: Annotated[
@@ -86,8 +89,9 @@ class LongInput:
         option(
             panel="Long input",
             metavar="NAME|FOLDER",
-            help="What turns text into vectors: embeddings (the model's own), minilm, or a model "
-            "of sentence-transformers. Default: embeddings.",
+            help="Encoder of text as vectors: embeddings (the model's "
+            "input embeddings), minilm, or a model of sentence-transformers. Default: "
+            "embeddings.",
         ),
     ] = None
     recompute: Annotated[
@@ -96,9 +100,10 @@ class LongInput:
             panel="Long input",
             metavar=f"[{'|'.join(RECOMPUTE)}]",
             autocompletion=lambda: list(RECOMPUTE),
-            help="What is read again after a swap. suffix: all that follows it. new_only: the new "
-            "chunks. partial: these and a share of what follows. Default: new_only, or suffix "
-            "where positions are compact.",
+            help="Tokens that are read again after a swap. suffix: all "
+            "tokens after the change. new_only: the new chunks. partial: the new chunks "
+            "and a share of the tokens after them. Default: new_only, or suffix if "
+            "positions are compact.",
         ),
     ] = None
     positions: Annotated[
@@ -107,8 +112,18 @@ class LongInput:
             panel="Long input",
             metavar=f"[{'|'.join(POSITIONS)}]",
             autocompletion=lambda: list(POSITIONS),
-            help="original: tokens keep their places in the whole input. compact: no gaps. auto: "
-            "original where the whole input fits into the window. Default: auto.",
+            help="original: tokens keep their positions in the whole "
+            "input. compact: positions without gaps. auto: original if the whole input "
+            "fits into the window. Default: auto.",
+        ),
+    ] = None
+    document_limits: Annotated[
+        str | None,
+        option(
+            panel="Long input",
+            metavar="LIMIT=NUMBER,...",
+            help='Limits on each document, such as "pages=5000,seconds=120": bytes, '
+            "expanded_bytes, elements, pages, depth, folder_depth, files, seconds, memory_bytes.",
         ),
     ] = None
     explain: Annotated[
@@ -116,7 +131,7 @@ class LongInput:
         option(
             panel="Long input",
             metavar="DIR",
-            help="Write a map of what was read, the shaded text and all scores into this folder.",
+            help="Write a map of the chunks read, the shaded text and all scores into this folder.",
         ),
     ] = None
 
@@ -136,15 +151,15 @@ class LongInput:
                 f"unknown selection_on {self.selection_on!r}",
                 hint=nearest(self.selection_on, CONTEXT_ON),
             )
-        found = given_fields(replace(self, explain=None, selection_on=None))
+        found = given_fields(replace(self, explain=None, selection_on=None, document_limits=None))
         if "keep_ratio" in found:
             found["keep_ratio"] = share("keep_ratio", found["keep_ratio"])
         if "context_budget" in found:
             found["budget"] = found.pop("context_budget")
         if not found | defaults:
-            if self.any is not None:
+            if (given := replace(self, document_limits=None).any) is not None:
                 raise OptionError(
-                    f"{self.any} is given, and everything is to be read",
+                    f"{given} is given, but everything is read",
                     hint="Give --keep-ratio or --context-budget as well",
                 )
             return None
@@ -155,20 +170,24 @@ class LongInput:
         return ContextConfig.of(**(defaults | found))
 
 
-def read_places(places: Sequence[str | Path], waiting: Waiting) -> list[tuple[str, str]]:
+def read_places(
+    places: Sequence[str | Path], waiting: Waiting, document_limits: str | None = None
+) -> list[tuple[str, str]]:
     """Read the documents at `places`; `-` is standard input. Raises `OptionError`."""
-    from outrider.inputs.documents.files import read_bytes, read_files
+    from outrider.inputs.documents.files import read_files
+    from outrider.inputs.documents.limits import DocumentLimits
 
+    limits = DocumentLimits.parse(document_limits or "")
     found: list[tuple[str, str]] = []
     named: list[str | Path] = []
     for place in places:
         if str(place) == STDIN:
             if any(name == "stdin" for name, _ in found):
-                raise OptionError("standard input is named twice", hint="Give '-' once")
-            found.append(("stdin", read_bytes(_stdin(), "standard input")))
+                raise OptionError("standard input is given twice", hint="Give '-' once")
+            found.append(("stdin", _stdin(limits)))
         else:
             named.append(place)
-    return [*found, *(read_files(named, waiting.file) if named else [])]
+    return [*found, *(read_files(named, waiting.file, limits=limits) if named else [])]
 
 
 def prompt_around(
@@ -199,7 +218,7 @@ def explain_result(result: "Result", folder: Path | None, screen: Screen) -> Non
     if folder is None or result.error:
         return
     if result.reading is None:
-        screen.note("nothing to explain: no drafter was asked, and the target reads everything")
+        screen.note("no explanation: no drafter made a selection, and the target reads everything")
         return
     from outrider.context.explain.folder import explain
 
@@ -207,11 +226,15 @@ def explain_result(result: "Result", folder: Path | None, screen: Screen) -> Non
     screen.note(f"explained in {', '.join(str(file) for file in written)}")
 
 
-def _stdin() -> bytes:
+def _stdin(limits: "DocumentLimits") -> str:
+    from outrider.inputs.documents.files import read_stream
+
     if sys.stdin is None:  # closed by the parent process
-        raise OptionError("standard input is closed", hint="Name a file, or pipe a text")
-    raw = getattr(sys.stdin, "buffer", None)
+        raise OptionError("standard input is closed", hint="Give a file, or pipe a text")
+    raw: BinaryIO | None = getattr(sys.stdin, "buffer", None)
     try:
-        return sys.stdin.read().encode() if raw is None else raw.read()
+        if raw is None:  # replaced by a stream of text
+            raw = BytesIO(sys.stdin.read().encode())
+        return read_stream(raw, "standard input", limits=limits)
     except OSError as error:
         raise OptionError(f"standard input cannot be read: {error.strerror or error}") from None

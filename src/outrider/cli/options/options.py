@@ -29,13 +29,13 @@ class Runtime:
 
     dtype: Annotated[
         str | None,
-        option(panel="Runtime", help="Number type of the weights: auto, int8, float32, ..."),
+        option(panel="Runtime", help="Dtype of the weights: auto, int8, float32, ..."),
     ] = None
     device: Annotated[
         str | None, option(panel="Runtime", help="Where the models run: auto, cpu, cuda, ...")
     ] = None
     threads: Annotated[
-        int | None, option(panel="Runtime", help="CPU threads to compute with.", min=1)
+        int | None, option(panel="Runtime", help="Number of CPU threads.", min=1)
     ] = None
 
 
@@ -54,13 +54,14 @@ class Tiers:
         list[str] | None,
         option(
             panel="Models",
-            help="The middle model, which confirms drafts before the target sees them. Repeat it, "
-            "largest first, for a deeper cascade; 'none' leaves it out.",
+            help="The qualifier, which verifies drafts before the "
+            "target does. Repeatable, largest first, for a deeper cascade; 'none' leaves "
+            "it out.",
         ),
     ] = None
     draft: Annotated[
         str | None,
-        option(panel="Models", help="The smallest model, which drafts; 'none' leaves it out."),
+        option(panel="Models", help="The draft model, the smallest one; 'none' leaves it out."),
     ] = None
 
     def given(self) -> dict[str, Any]:
@@ -84,8 +85,8 @@ class Speculation:
             metavar=f"[{'|'.join(MODES)}]",
             autocompletion=lambda: list(MODES),
             help="exact: the target's own text, token for token. distribution: another sample of "
-            "its distribution. assisted, fuzzy: near misses pass, and are counted. none: no "
-            "drafting. Default: exact.",
+            "its distribution. assisted, fuzzy: tokens may differ from the target's "
+            "choice, and are counted. none: no drafting. Default: exact.",
         ),
     ] = None
     drafter: Annotated[
@@ -94,9 +95,10 @@ class Speculation:
             panel="Speculation",
             metavar="NAME|EXPRESSION",
             autocompletion=lambda: names("drafter"),
-            help="Who drafts; `outrider methods` describes them all: "
-            f"{', '.join(names('drafter'))}. auto: what is expected to be fastest, decided while "
-            "writing. Options in parentheses, and combinations of others: "
+            help="The drafter; `outrider methods` describes all of "
+            "them: "
+            f"{', '.join(names('drafter'))}. auto: the drafter with the largest expected speed, "
+            "chosen in each round. Options in parentheses, and combinations of others: "
             "'switch(sam,recycling,at_least=5)'. Default: auto.",
         ),
     ] = None
@@ -106,7 +108,7 @@ class Speculation:
             panel="Speculation",
             metavar="NAME|EXPRESSION",
             autocompletion=lambda: names("rule"),
-            help="What the target keeps of a draft, in place of a mode: "
+            help="The acceptance rule, instead of a mode: "
             f"{', '.join(names('rule'))}; with options, as 'typical(epsilon=0.2)'.",
         ),
     ] = None
@@ -116,8 +118,8 @@ class Speculation:
             panel="Speculation",
             metavar="NAME|EXPRESSION",
             autocompletion=lambda: names("policy"),
-            help=f"How much is drafted in a round: {', '.join(names('policy'))}; with options, as "
-            "'confidence(threshold=0.5)'. Default: expected-gain where the mode is exact.",
+            help=f"How many tokens are drafted in a round: {', '.join(names('policy'))}; with "
+            "options, as 'confidence(threshold=0.5)'. Default: expected-gain in mode exact.",
         ),
     ] = None
     growth: Annotated[
@@ -126,7 +128,7 @@ class Speculation:
             panel="Speculation",
             metavar="NAME|EXPRESSION",
             autocompletion=lambda: names("growth"),
-            help="Let the draft model draft trees, grown in this way: "
+            help="How the draft model grows trees: "
             f"{', '.join(names('growth'))}; with options, as 'eagle2(width=6)'. With --drafter "
             "model.",
         ),
@@ -135,8 +137,8 @@ class Speculation:
         int | None,
         option(
             panel="Speculation",
-            help="Tokens in a tree, for drafters of trees. Default: as many as pay; 16 where "
-            "lengths are fixed.",
+            help="Tokens of a tree, for drafters of trees. Default: "
+            "the number with the largest expected speed; 16 if lengths are fixed.",
             min=1,
         ),
     ] = None
@@ -144,7 +146,7 @@ class Speculation:
         Path | None,
         option(
             panel="Speculation",
-            help="What `outrider datastore build` wrote: for the drafters rest and sam.",
+            help="A store from `outrider datastore build`, for the drafters rest and sam.",
             metavar="PATH",
         ),
     ] = None
@@ -152,28 +154,32 @@ class Speculation:
         int | None,
         option(
             panel="Speculation",
-            help="Tokens the draft model proposes at a time. Default: as many as pay, decided "
-            "while writing; 5 where the mode is not exact.",
+            help="Tokens that the draft model proposes at a time. "
+            "Default: the number with the largest expected speed in each round; 5 in "
+            "modes other than exact.",
         ),
     ] = None
     num_qualified_tokens: Annotated[
         int | None,
         option(
             panel="Speculation",
-            help="Confirmed tokens collected before the target is called. Default: likewise; 10.",
+            help="Tokens that the qualifier collects before the target "
+            "is called. Default: likewise, or 10.",
         ),
     ] = None
     divergence: Annotated[
         str | None,
-        option(panel="Speculation", help="What thresholds measure: js, tv, kl_dv, topk_js, ..."),
+        option(
+            panel="Speculation", help="Divergence of the thresholds: js, tv, kl_dv, topk_js, ..."
+        ),
     ] = None
     threshold_qualifier: Annotated[
         str | None,
         option(
             panel="Speculation",
             metavar="NUMBER|PERCENT",
-            help="The qualifier's tolerance of the draft model: a divergence such as 0.3, or the "
-            "calibrated value that lets 80% pass.",
+            help="The qualifier's tolerance: a divergence such as 0.3, "
+            "or a share such as 80%, which a calibration converts to a divergence.",
         ),
     ] = None
     threshold_target: Annotated[
@@ -181,7 +187,7 @@ class Speculation:
         option(
             panel="Speculation",
             metavar="NUMBER|PERCENT",
-            help="The target's tolerance of the qualifier, as a number or a share.",
+            help="The target's tolerance, given in the same way.",
         ),
     ] = None
     max_changed: Annotated[
@@ -189,7 +195,8 @@ class Speculation:
         option(
             panel="Speculation",
             metavar="SHARE",
-            help="Most tokens that may differ from the target's choice, such as 0.02 or 2%.",
+            help="Largest share of tokens that may differ from the "
+            "target's choice, such as 0.02 or 2%.",
         ),
     ] = None
     layer_skipping: Annotated[
@@ -197,15 +204,16 @@ class Speculation:
         option(
             panel="Speculation",
             metavar="FACTOR",
-            help="Write answers with so many times fewer layers of the target. The text is another "
-            "than the whole model's. Default: 1, which skips none.",
+            help="Factor by which the layers for each token of the "
+            "answer are reduced. The text differs from that of the full model. Default: "
+            "1, which skips none.",
         ),
     ] = None
     context_length: Annotated[
         int | None,
         option(
             panel="Runtime",
-            help="Most tokens of prompt and answer; default: the target's window.",
+            help="Largest number of tokens of prompt and answer; default: the target's window.",
             min=1,
         ),
     ] = None
@@ -227,17 +235,25 @@ class Warps:
     """Options that change the sampling distribution."""
 
     temperature: Annotated[
-        float | None, option(panel="Sampling", help="0 takes the best token; 1 draws as trained.")
+        float | None,
+        option(panel="Sampling", help="0 chooses the best token; 1 samples without scaling."),
     ] = None
     top_p: Annotated[
-        float | None, option(panel="Sampling", help="Keep the best tokens that hold this mass.")
+        float | None,
+        option(
+            panel="Sampling",
+            help="Keep the smallest set of best tokens with this probability mass.",
+        ),
     ] = None
     top_k: Annotated[
         int | None, option(panel="Sampling", help="Keep this many best tokens; 0 keeps all.")
     ] = None
     min_p: Annotated[
         float | None,
-        option(panel="Sampling", help="Keep tokens at least this share as likely as the best."),
+        option(
+            panel="Sampling",
+            help="Keep tokens with at least this share of the best token's probability.",
+        ),
     ] = None
     typical_p: Annotated[
         float | None, option(panel="Sampling", help="Keep the locally typical tokens of this mass.")
@@ -249,13 +265,16 @@ class Sampling(Warps):
     """Options for how tokens are chosen, and when to stop."""
 
     repetition_penalty: Annotated[
-        float | None, option(panel="Sampling", help="Above 1: tokens already seen count less.")
+        float | None,
+        option(panel="Sampling", help="Above 1: reduces scores of tokens in prompt or output."),
     ] = None
     presence_penalty: Annotated[
-        float | None, option(panel="Sampling", help="Taken off the score of tokens written before.")
+        float | None,
+        option(panel="Sampling", help="Subtracted from scores of tokens in the output."),
     ] = None
     frequency_penalty: Annotated[
-        float | None, option(panel="Sampling", help="The same, times how often they were written.")
+        float | None,
+        option(panel="Sampling", help="The same, multiplied by the number of occurrences."),
     ] = None
     seed: Annotated[int | None, option(panel="Sampling", help="Equal seeds give equal texts.")] = (
         None
@@ -264,7 +283,8 @@ class Sampling(Warps):
         int | None, option(panel="Length", help="The text is cut after this many tokens.")
     ] = None
     min_new_tokens: Annotated[
-        int | None, option(panel="Length", help="No end token before this many tokens.")
+        int | None,
+        option(panel="Length", help="End tokens are not chosen before this many tokens."),
     ] = None
     stop: Annotated[
         list[str] | None,

@@ -28,7 +28,7 @@ def show(summary: Figures, screen: Screen) -> None:
         screen.table("Acceptance by position", _even(depth))
     if summary["costs"]:
         screen.table(
-            "One forward over n rows, behind 200 tokens", [cost_row(c) for c in costs_of(summary)]
+            "One forward over n rows, after 200 tokens", [cost_row(c) for c in costs_of(summary)]
         )
     from outrider.bench.report.summary import (
         best_rows,
@@ -66,8 +66,8 @@ def remarks(summary: Figures) -> Iterator[str]:
         yield f"{len(short)} prompts with answers under {least} tokens are left out of the figures."
     for name, about in summary["rivals"]["same_text"].items():
         yield (
-            f"{name}, compared in float32: {about['equal_texts']} of {about['texts']} texts are "
-            f"ours, {about['equal_tokens']:.1%} of tokens."
+            f"{name}, compared in float32: {about['equal_texts']} of {about['texts']} texts equal "
+            f"Outrider's, {about['equal_tokens']:.1%} of tokens."
         )
     for name, reason in summary["rivals"]["missing"].items():
         yield f"{name} was not measured: {reason}"

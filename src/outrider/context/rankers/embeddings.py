@@ -15,7 +15,7 @@ Embed = Callable[[IntArray], Tensor]
 """Maps token ids `[n]` to a model's input embeddings `[n, hidden]`."""
 
 _FEW = 10
-"""With fewer passages, most of their vectors is the common direction, so it is not removed."""
+"""With fewer passages, the common direction is most of each vector, so it is not removed."""
 
 _NOISE = 1e-9
 """Vectors this small relative to the mean are rounding errors."""

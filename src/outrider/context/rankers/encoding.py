@@ -26,8 +26,8 @@ def make_encoder(encoder: str | Encoder, embed: Embed | None = None) -> Encoder:
     if encoder == "embeddings" or (encoder == "auto" and embed is not None):
         if embed is None:
             raise OptionError(
-                "the encoder 'embeddings' needs the input embeddings of a model, which this one "
-                "does not give",
+                "the encoder 'embeddings' needs the input embeddings of the model, which does not "
+                "provide them",
                 hint=f"Use encoder={MINILM!r}",
             )
         return EmbeddingEncoder(embed)

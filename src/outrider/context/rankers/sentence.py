@@ -56,7 +56,7 @@ class SentenceEncoder:
         """Return the encoder itself. Raises `OptionError` for passages without text."""
         if any(len(p) for p in passages) and not any(p.text for p in passages):
             raise OptionError(
-                f"the encoder {self.name!r} reads text, and this input is ids without text",
+                f"the encoder {self.name!r} reads text, but the input has only token ids",
                 hint='Give the input as text, or use encoder="embeddings"',
             )
         return self

@@ -60,7 +60,7 @@ class Bypass:
         needed."""
         if needs != Needs():
             raise StrategyError(
-                "a qualifier that can be left out gives neither distributions nor references",
+                "a qualifier that can be bypassed supplies neither distributions nor references",
                 hint="Use Qualified itself, or Match as the rule",
             )
         return replace(self, qualified=self.qualified.bind(needs, tier))
@@ -107,12 +107,13 @@ class Bypass:
         self.qualified.commit(states, tokens)
 
     def counters(self, state: QualifiedState) -> dict[str, Counters]:
-        """The counters of the qualifier, followed by those of the drafter below."""
+        """Return the counters of the qualifier, followed by those of the drafter below."""
         return self.qualified.counters(state)
 
     def _straight(self, state: QualifiedState, budget: Budget) -> Budget:
-        """The budget of the drafter below; if the qualifier is off, this drafter also gets its
-        share."""
+        """Return the budget of the drafter below; if the qualifier is off, this drafter also gets
+        its share.
+        """
         if state.off is None:
             return budget
         return Budget.chain(max(budget.share(self.name), budget.share(self.below)))
@@ -120,7 +121,7 @@ class Bypass:
     def _ways(
         self, states: Sequence[QualifiedState], budgets: Sequence[Budget]
     ) -> tuple[list[int], list[int]]:
-        """The requests that go through the qualifier, and the requests that bypass it."""
+        """Return the requests that go through the qualifier, and the requests that bypass it."""
         through: list[int] = []
         straight: list[int] = []
         for i, (state, budget) in enumerate(zip(states, budgets, strict=True)):

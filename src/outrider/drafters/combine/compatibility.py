@@ -20,7 +20,7 @@ def check_fit(rule: AcceptanceRule, drafter: Drafter) -> None:
         if getattr(rule.needs, field) and not getattr(drafter.gives, field):
             raise StrategyError(
                 f"{name} needs the {what} of each drafted token, which {drafter.name!r} does not "
-                "give",
+                "supply",
                 hint="Use Match, or draft with a model",
             )
     if rule.needs.probs:
@@ -28,8 +28,9 @@ def check_fit(rule: AcceptanceRule, drafter: Drafter) -> None:
 
 
 def _sources(drafter: Drafter) -> Iterator[Drafter]:
-    """The drafters whose drafts reach the rule: both halves of a pair, because each draft comes
-    from one of them; a union counts as one drafter."""
+    """Yield the drafters whose drafts reach the rule: both halves of a pair, because each draft
+    comes from one of them; a union counts as one drafter.
+    """
     if isinstance(drafter, Pair) and not isinstance(drafter, Merge):
         yield from _sources(drafter.first)
         yield from _sources(drafter.second)
@@ -40,11 +41,11 @@ def _sources(drafter: Drafter) -> Iterator[Drafter]:
 def _check_draw(rule: AcceptanceRule, drafter: Drafter) -> None:
     if drafter.draw in rule.draws:
         return
-    probs = "RecursiveRejection, which judges siblings however they were drawn, or "
+    probs = "RecursiveRejection, which supports all ways of drawing siblings, or "
     raise StrategyError(
-        f"{type(rule).__name__} cannot judge drafts drawn {drafter.draw}, as {drafter.name!r} "
-        f"draws them; it judges those drawn {' or '.join(sorted(rule.draws))}",
-        hint=f"Use {probs if rule.needs.probs else ''}Match, which judges any draft",
+        f"{type(rule).__name__} cannot judge drafts of {drafter.name!r}, which are drawn "
+        f"{drafter.draw}; it supports drafts drawn {' or '.join(sorted(rule.draws))}",
+        hint=f"Use {probs if rule.needs.probs else ''}Match, which supports all drafts",
     )
 
 
@@ -57,8 +58,8 @@ def _check_choices(rule: AcceptanceRule, drafter: Drafter) -> None:
     sampled = any(one.draw is not Draw.DETERMINISTIC for one in _sources(first))
     if isinstance(drafter, Switch) and drafter.by == "score" and sampled:
         raise StrategyError(
-            f"{type(rule).__name__} needs the probabilities of each drafted token, and a switch by "
-            f"score keeps or drops what {first.name!r} has drawn, by its value",
+            f"{type(rule).__name__} needs the probabilities of each drafted token, but a switch by "
+            f"score selects drafts of {first.name!r} by the values of their tokens",
             hint="Use Match, a switch by match, or a first drafter that does not sample",
         )
     for half in (first, drafter.second):

@@ -102,7 +102,7 @@ class Merge(Pair):
 
 
 def _in_turns(a: int, b: int) -> Iterator[tuple[int, int]]:
-    """`(side, node)`, alternating between the two sides."""
+    """Yield `(side, node)`, alternating between the two sides."""
     for first, second in zip_longest(range(a), range(b)):
         if first is not None:
             yield 0, first
@@ -124,8 +124,9 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
 
 
 def _priors(drafter: Merge, given: Given) -> tuple[Source, ...]:
-    """The priors of the union as one tree. Its nodes take as long as those of the slower
-    drafter."""
+    """Return the priors of the union as one tree. Its nodes take as long as those of the slower
+    drafter.
+    """
     parts = (*given.priors_of(drafter.first), *given.priors_of(drafter.second))
     chance = max((part.reach[0] if part.reach else part.accept for part in parts), default=0.5)
     union = tree_source(drafter.name, even_reach(chance))

@@ -42,7 +42,7 @@ class Pair:
         object.__setattr__(self, "_origins", (self.first.origins, self.second.origins))
         if self.first.name == self.second.name:
             raise StrategyError(
-                f"both drafters are named {self.first.name!r}", hint="Name one of them otherwise"
+                f"both drafters are named {self.first.name!r}", hint="Give one of them another name"
             )
 
     @property
@@ -105,11 +105,11 @@ class Pair:
         self._deferred.commit([s.second for s in states], tokens)
 
     def counters(self, state: PairState) -> dict[str, Counters]:
-        """The counters of the tiers inside both drafters."""
+        """Return the counters of the tiers inside both drafters."""
         return self.first.counters(state.first) | self._deferred.counters(state.second)
 
     def _wanted(self, budgets: Sequence[Budget], second: bool) -> list[bool]:
-        """Which of `budgets` allow the second drafter (or the first) to draft."""
+        """Return which of `budgets` allow the second drafter (or the first) to draft."""
         named = self._origins[second]
         return [
             budget.depth > 0
@@ -129,5 +129,5 @@ class Pair:
 
 
 def pair_priors(drafter: Pair, given: Given) -> tuple[Source, ...]:
-    """The priors of both drafters."""
+    """Return the priors of both drafters."""
     return (*given.priors_of(drafter.first), *given.priors_of(drafter.second))

@@ -137,7 +137,7 @@ class Qualified:
         if needs.probs and not self.rule.tracks_probs:
             raise StrategyError(
                 f"the outer rule needs the distribution of each token, which {self.rule} at "
-                f"{self.name!r} does not know",
+                f"{self.name!r} does not supply",
                 hint="Use a divergence that reads distributions only, and no max_changed",
             )
         rule = self.rule
@@ -151,8 +151,8 @@ class Qualified:
         ]
         if needs.probs and wavering and rule.exactness is not Exactness.IDENTICAL:
             raise StrategyError(
-                f"the outer rule needs the probabilities of each token, and {wavering[0]} at "
-                f"{self.name!r} goes by tokens that the outer rule may have drawn again",
+                f"the outer rule needs the probabilities of each token, but {wavering[0]} at "
+                f"{self.name!r} depends on tokens that the outer rule may have drawn again",
                 hint="Use FixedLength and a drafter that does not learn there, or Match as the "
                 "inner rule",
             )
@@ -241,7 +241,7 @@ class Qualified:
         self.drafter.commit([sequence.state for sequence, _ in pairs], [t for _, t in pairs])
 
     def counters(self, state: QualifiedState) -> dict[str, Counters]:
-        """The counters of this tier, followed by those of the inner tiers."""
+        """Return the counters of this tier, followed by those of the inner tiers."""
         state.counters.off = state.off
         inner = self.drafter.counters(state.sequence.state) if state.sequence else {}
         return {self.name: state.counters} | inner
@@ -254,7 +254,7 @@ class Qualified:
         if collected.limit >= 0:
             return True
         if not collected.tokens:
-            collected.state.off = f"the text has outgrown the window of {self.qualifier.info.name}"
+            collected.state.off = f"the text exceeds the window of {self.qualifier.info.name}"
         return False
 
     def _collect(self, c: _Collected, rows: Rows, verdict: Verdict) -> None:
@@ -289,7 +289,7 @@ class Qualified:
 
 
 def tier_names(qualifiers: int) -> list[str]:
-    """The names of the qualifiers, from the largest model to the smallest."""
+    """Return the names of the qualifiers, from the largest model to the smallest."""
     return ["qualifier", *(f"qualifier{i}" for i in range(2, qualifiers + 1))][:qualifiers]
 
 

@@ -40,9 +40,7 @@ class Switch(Pair):
 
     def __post_init__(self) -> None:
         if self.by not in MEASURES:
-            raise OptionError(
-                f"a switch by {self.by!r}", hint=f"Give one of: {', '.join(MEASURES)}"
-            )
+            raise OptionError(f"by is {self.by!r}", hint=f"Give one of: {', '.join(MEASURES)}")
         Pair.__post_init__(self)
 
     def propose(

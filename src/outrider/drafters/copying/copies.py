@@ -122,7 +122,7 @@ def chain(
     match: int = 0,
     score: float | None = None,
 ) -> Draft:
-    """A chain draft of these tokens; it is cut after the first end token."""
+    """Return a chain draft of these tokens; it is cut after the first end token."""
     if not ends.isdisjoint(tokens):
         tokens = tokens[: 1 + next(i for i, t in enumerate(tokens) if t in ends)]
     size = len(tokens)
@@ -139,7 +139,7 @@ def chain(
 
 
 def level(match: int, levels: tuple[int, ...]) -> int:
-    """The highest of the ascending `levels` that `match` reaches; 0 below the lowest."""
+    """Return the highest of the ascending `levels` that `match` reaches; 0 below the lowest."""
     reached = bisect_right(levels, match)
     return levels[reached - 1] if reached else 0
 
@@ -147,9 +147,9 @@ def level(match: int, levels: tuple[int, ...]) -> int:
 def check_levels(levels: tuple[int, ...]) -> None:
     """Raise `OptionError` unless the levels are ascending and at least 1."""
     if not levels or levels[0] < 1 or list(levels) != sorted(set(levels)):
-        raise OptionError(f"levels are {levels}", hint="Give lengths of matches that rise from 1")
+        raise OptionError(f"levels are {levels}", hint="Give ascending match lengths of at least 1")
 
 
 def origin_of(name: str, match: int) -> str:
-    """The origin of drafts after a match of this length."""
+    """Return the origin of drafts after a match of this length."""
     return f"{name}{match}"

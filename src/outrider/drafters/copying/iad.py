@@ -90,7 +90,9 @@ class Aggressive(Copier[AggressiveState]):
 def follow(
     source: NGramIndex, recent: list[int], place: int | None, tokens: list[int]
 ) -> tuple[list[int], int | None]:
-    """The newest output tokens and the position in the source after `tokens` were written."""
+    """Return the newest output tokens and the position in the source after `tokens` were
+    written.
+    """
     text = source.text
     for token in tokens:
         recent = [*recent[1 - _LENGTHS[-1] :], token]

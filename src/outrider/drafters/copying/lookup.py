@@ -68,7 +68,7 @@ class Lookup(Copier[LookupState]):
     def __post_init__(self) -> None:
         if not 1 <= self.min_ngram <= self.max_ngram:
             raise OptionError(
-                f"n-grams from {self.min_ngram} to {self.max_ngram} are to be looked up",
+                f"min_ngram is {self.min_ngram} and max_ngram {self.max_ngram}",
                 hint="Give 1 <= min_ngram <= max_ngram",
             )
         check_occurrence(self.occurrence)
@@ -118,8 +118,9 @@ def check_occurrence(occurrence: str) -> None:
 def indexed(
     request: Request, lengths: range, occurrence: str, old: LookupState | None
 ) -> NGramIndex:
-    """The index of a prompt; the index of an earlier turn is extended if it covers the same
-    text."""
+    """Return the index of a prompt; the index of an earlier turn is extended if it covers the same
+    text.
+    """
     prompt = request.prompt.token_ids
     index = NGramIndex(lengths, occurrence)
     if isinstance(old, LookupState) and old.index.is_like(index):  # same drafter
@@ -129,7 +130,7 @@ def indexed(
 
 
 def priors(drafter: Lookup, given: Given) -> tuple[Source, ...]:
-    """The priors of copies, by the length of their match."""
+    """Return the priors of copies, by the length of their match."""
     return by_match(drafter.origins_by_match, tree=False)
 
 

@@ -76,13 +76,13 @@ class Rest(Copier[RestState]):
     def __post_init__(self) -> None:
         if not 1 <= self.shortest <= self.longest:
             raise OptionError(
-                f"suffixes of {self.shortest} to {self.longest} tokens are to be looked up",
+                f"shortest is {self.shortest} and longest {self.longest}",
                 hint="Give 1 <= shortest <= longest",
             )
         if self.longest + self.following > SORTED_DEPTH:
             raise OptionError(
                 f"longest is {self.longest} and following {self.following}",
-                hint=f"A corpus is sorted by {SORTED_DEPTH} tokens; give no more in all",
+                hint=f"Give at most {SORTED_DEPTH} in total: a corpus is sorted by so many tokens",
             )
         if min(self.hits, self.following, self.nodes) < 1:
             raise OptionError(
@@ -151,7 +151,7 @@ def followers(
     cells: Any = memoryview(np.ascontiguousarray(continuations))  # pyright: ignore[reportArgumentType]
 
     def bounds(begin: int, end: int, column: int) -> list[int]:
-        """Row indices at which the token in `column` changes, including `end`."""
+        """Return the row indices at which the token in `column` changes, including `end`."""
         if end - begin > _FEW:
             tokens = continuations[begin:end, column]
             return [*(np.flatnonzero(tokens[1:] != tokens[:-1]) + begin + 1).tolist(), end]

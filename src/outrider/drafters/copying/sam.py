@@ -143,7 +143,7 @@ class Sam(Copier[SamState]):
         return chain(tokens, state.ends, self.name, origin=origin, match=counts)
 
     def _size(self, match: int, budget: Budget) -> tuple[int, str]:
-        """The number of tokens to draft after a match, and the origin of the draft."""
+        """Return the number of tokens to draft after a match, and the origin of the draft."""
         least = level(match, self.levels)
         if not least:
             return 0, ""

@@ -159,7 +159,7 @@ class Suffix(Copier[SuffixState]):
         budget: Budget,
         best: _Best = _NOTHING,
     ) -> _Best:
-        """The better of `best` and the draft grown from the suffixes at the cursor.
+        """Return the better of `best` and the draft grown from the suffixes at the cursor.
 
         Suffixes of up to `written` tokens include the end of the text itself as an occurrence.
         """
@@ -183,7 +183,7 @@ class Suffix(Copier[SuffixState]):
         return best
 
     def _size(self, match: int, budget: Budget) -> int:
-        """The number of nodes that may be drafted after a match."""
+        """Return the number of nodes that may be drafted after a match."""
         least = level(match, self.levels)
         if not least:
             return 0

@@ -58,7 +58,7 @@ class DynamicExit(LayerSubsetDrafter):
     The method is made for models trained with early exits (LayerSkip). Other models rarely have a
     useful early exit; nothing is drafted then. On models whose upper layers were padded to cost
     time but have no effect, an early exit equals the whole model, and the measured speedups are far
-    too high: they say nothing about real models and must not be quoted.
+    too high: they are not valid for real models and must not be quoted.
 
     The paper verifies only with layers E + 1 to L; here the verification runs all layers again,
     which the paper's formula also assumes.
@@ -104,8 +104,8 @@ class DynamicExit(LayerSubsetDrafter):
         self.part(exits[0])
         if self.model.hidden_states is None:
             raise StrategyError(
-                f"{self.model.info.name} shows no hidden states, by which {self.name!r} decides",
-                hint="Use a model that has `hidden_states`, or drafter 'swift'",
+                f"{self.name!r} needs hidden states, which {self.model.info.name} does not return",
+                hint="Use a model with the capability `hidden_states`, or drafter 'swift'",
             )
 
     def _state(self, request: Request) -> ExitState:
@@ -177,7 +177,7 @@ class DynamicExit(LayerSubsetDrafter):
 def _choices(
     sampler: Sampler, logits: Tensor, before: Sequence[int], tokens: Sequence[int]
 ) -> IntArray:
-    """`[exits, rows]`: the sampler's choice for each row; -1 if it cannot choose."""
+    """Return `[exits, rows]`: the sampler's choice for each row; -1 if it cannot choose."""
     chosen = np.full(logits.shape[:2], -1, dtype=np.int64)
     for row in range(logits.shape[1]):
         generated = [*before, *tokens[:row]]
@@ -190,7 +190,7 @@ def _choices(
 
 
 def _sureness(logits: NDArray[np.floating]) -> Floats:
-    """`[exits, rows]`: the probability of each row's best token at temperature 1."""
+    """Return `[exits, rows]`: the probability of each row's best token at temperature 1."""
     below = logits - logits.max(axis=-1, keepdims=True)
     return np.nan_to_num(1.0 / np.exp(below).sum(axis=-1, dtype=np.float64))
 

@@ -108,8 +108,9 @@ class ExitRates:
             self.counts[outcome] = self.fade * self.counts[outcome] + chosen.sum(axis=1)
 
     def best(self, longest: int, head: float = 0.0) -> Exit | None:
-        """The exit and the length, up to `longest`, with the most tokens per layer; None if plain
-        decoding is at least as good."""
+        """Return the exit and the length, up to `longest`, with the most tokens per layer; None if
+        plain decoding is at least as good.
+        """
         if longest < 1:
             return None
         asked = (longest, head)
@@ -135,7 +136,7 @@ def tokens_per_layer(
     num_layers: int,
     head: float = 0.0,
 ) -> Floats:
-    """Expected tokens of a round per executed layer: TPL of the paper.
+    """Return the expected tokens of a round per executed layer: TPL of the paper.
 
     `TPL(l, d) = (1 + a + ... + a^d) / (d * l + L)`, where a is `rate`, l `exit_after`, d `length`
     and L `num_layers`. `head` is the cost of the head, in layers; the paper omits it.

@@ -18,8 +18,7 @@ from outrider.core.values import JsonValue
 from outrider.protocols import Cache
 
 _MOST_OBSERVED = 256
-"""Number of scores, the newest ones, to which the surrogate is fitted; its cost is cubic in
-them."""
+"""Number of newest scores to which the surrogate is fitted; the cost is cubic in this number."""
 _RIVALS = 256
 """Number of candidate sets from which the surrogate selects one."""
 
@@ -105,8 +104,8 @@ class LayerSetSearch:
     def __post_init__(self) -> None:
         if self.num_layers < 3 or self.budget < 1:
             raise OptionError(
-                f"{self.settings.skip_ratio:.0%} of the layers between the first and the last of "
-                f"{self.num_layers} are to be left out, which is none",
+                f"skip_ratio {self.settings.skip_ratio:.0%} leaves out none of the layers between "
+                f"the first and the last of {self.num_layers}",
                 hint="Use a model with more layers, a larger skip_ratio, or another drafter",
             )
         self._random = np.random.default_rng(self.settings.seed)
@@ -144,7 +143,7 @@ class LayerSetSearch:
         return self.width * (len(self._seen) + len(self._sets) + 1) + 8 * len(self._scores)
 
     def layers_of(self, bits: BoolArray) -> LayerSet:
-        """The set that leaves out the halves marked in `bits`."""
+        """Return the set that leaves out the halves marked in `bits`."""
         attention, mlp = (np.flatnonzero(half) + 1 for half in np.split(bits, 2))
         return LayerSet.skipping(
             self.num_layers,
@@ -153,7 +152,7 @@ class LayerSetSearch:
         )
 
     def _first(self) -> BoolArray:
-        """The initial set: odd layers, lowest first, up to the budget; then even layers."""
+        """Return the initial set: odd layers, lowest first, up to the budget; then even layers."""
         inner = np.arange(1, self.num_layers - 1)
         order = np.argsort((inner % 2 == 0).repeat(2), kind="stable")
         halves = np.stack((np.arange(len(inner)), np.arange(len(inner)) + len(inner)), axis=1)
@@ -164,7 +163,9 @@ class LayerSetSearch:
     # -- one try ----------------------------------------------------------------------------
 
     def propose(self) -> BoolArray:
-        """The next set to score: the best one for a new text, otherwise one without a score."""
+        """Return the next set to score: the best one for a new text, otherwise one without a
+        score.
+        """
         if self.score < 0.0:
             return self.best
         if (self.tries + 1) % self.settings.surrogate_every == 0 and len(self._scores) > 1:
@@ -189,7 +190,7 @@ class LayerSetSearch:
         self._sets, self._scores = [], []
 
     def _fresh(self) -> BoolArray:
-        """A random set, if possible one that was not tried yet."""
+        """Return a random set, if possible one that was not tried yet."""
         bits = self._sample()
         for _ in range(16):
             if bits.tobytes() not in self._seen:
@@ -203,15 +204,15 @@ class LayerSetSearch:
         return bits
 
     def _swapped(self) -> BoolArray:
-        """The best set with one half exchanged for another."""
+        """Return the best set with one half exchanged for another."""
         bits = self.best.copy()
         bits[self._random.choice(np.flatnonzero(bits))] = False
         bits[self._random.choice(np.flatnonzero(~self.best))] = True
         return bits
 
     def _promising(self) -> BoolArray:
-        """The candidate with the highest upper confidence bound: mean + kappa * deviation of a
-        Gaussian process over the scores. Half of the candidates are neighbours of the best set.
+        """Return the candidate with the highest upper confidence bound: mean + kappa * deviation of
+        a Gaussian process over the scores. Half of the candidates are neighbours of the best set.
 
         The paper maximises over points of the unit cube and keeps the largest coordinates;
         selecting among valid sets needs no such rounding.
@@ -226,7 +227,7 @@ class LayerSetSearch:
     # -- serialization ----------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, JsonValue]:
-        """A JSON-compatible form, which `restore` reads."""
+        """Return a JSON-compatible form, which `restore` reads."""
         return {
             "layers": self.layers.to_dict(),
             "score": self.score,
@@ -247,8 +248,8 @@ class LayerSetSearch:
         bits = self._bits(layers)
         if int(bits.sum()) != self.budget:
             raise OptionError(
-                f"the saved set leaves out {int(bits.sum())} halves, this search {self.budget}",
-                hint="Search with the skip_ratio of the saved one, or search again",
+                f"the saved set leaves out {int(bits.sum())} halves, but this search {self.budget}",
+                hint="Use the skip_ratio of the saved set, or search again",
             )
         self.best = bits
         self.score, self.tries, self.misses = numbers
@@ -265,7 +266,8 @@ class LayerSetSearch:
 def _posterior(
     sets: BoolArray, scores: NDArray[np.float64], rivals: BoolArray, noise: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and deviation of a Gaussian process at `rivals`, in units of the scores' deviation.
+    """Return the mean and deviation of a Gaussian process at `rivals`, in units of the scores'
+    deviation.
 
     The kernel is exp(-distance / width), where the distance of two sets is the number of halves in
     which they differ.

@@ -76,8 +76,8 @@ class LayerSubsetDrafter:
     def __post_init__(self) -> None:
         if self.model.layered is None:
             raise StrategyError(
-                f"{self.model.info.name} cannot draft with a part of its own layers",
-                hint="Use a model that has `layered`, or another drafter",
+                f"{self.model.info.name} cannot draft with a subset of its layers",
+                hint="Use a model with the capability `layered`, or another drafter",
             )
         _CONFIDENCE.check("confidence", self.confidence)
 
@@ -115,9 +115,9 @@ class LayerSubsetDrafter:
     def _state(self, request: Request) -> LayerSubsetState:
         if request.target_cache is None:
             raise StrategyError(
-                f"{self.name!r} drafts with the target's layers, and nobody has named the target's "
-                "cache",
-                hint="Set Request.target_cache, as Strategy does",
+                f"{self.name!r} drafts with the target's layers, but Request.target_cache is not "
+                "set",
+                hint="Set it to the target's cache, as Strategy does",
             )
         return LayerSubsetState(request, self.layered.borrow(request.target_cache))
 
@@ -153,12 +153,12 @@ class LayerSubsetDrafter:
             state.cache.commit(())
 
     def counters(self, state: DrafterState) -> dict[str, Counters]:
-        """The counters of the submodel: its forwards and drafted tokens."""
+        """Return the counters of the submodel: its forwards and drafted tokens."""
         state.counters.off = state.off
         return {self.name: state.counters}
 
     def part(self, layers: LayerSet) -> ModelDrafter | TreeDrafter:
-        """The drafter that runs `layers`, created once and cached."""
+        """Return the drafter that runs `layers`, created once and cached."""
         found = self.parts.get(layers)
         if found is None:
             if len(self.parts) >= _MOST_PARTS:
@@ -195,14 +195,14 @@ class LayerSubsetDrafter:
         return self.part(layers).propose(states, tails, [_stopping(b, confidence) for b in budgets])
 
     def wanted(self, budget: Budget) -> int:
-        """The largest number of tokens on the longest path of a draft."""
+        """Return the largest number of tokens on the longest path of a draft."""
         if self.growth is not None:
             return min(budget.depth, budget.nodes_of(self.name))
         return min(budget.share(self.name), budget.nodes)
 
 
 def full_cache(state: LayerSubsetState) -> CacheBook:
-    """The cache of the target for this request."""
+    """Return the cache of the target for this request."""
     assert isinstance(state.cache, Borrowed)
     return state.cache.lender
 
@@ -219,6 +219,6 @@ draft."""
 
 
 def layer_subset_priors(drafter: LayerSubsetDrafter, given: Given) -> tuple[Source, ...]:
-    """The priors of drafts by a subset of the target's layers."""
+    """Return the priors of drafts by a subset of the target's layers."""
     seconds = _OWN_SHARE * given.measured.target.seconds(1)
     return (Source(name=drafter.name, seconds=seconds, accept=0.5, longest=_MOST_OWN),)

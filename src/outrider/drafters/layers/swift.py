@@ -92,12 +92,12 @@ class Swift(LayerSubsetDrafter):
             raise OptionError(f"{path} is not a saved set of layers: {error}") from error
         if not isinstance(saved, dict) or saved.get("format") != _FORMAT:
             raise OptionError(
-                f"{path} is not a saved set of layers", hint="Give a file of Swift.save"
+                f"{path} is not a saved set of layers", hint="Give a file that Swift.save wrote"
             )
         if saved.get("model") != self._fingerprint:
             raise OptionError(
                 f"the layers in {path} were found for another model",
-                hint="Search again: leave the file out",
+                hint="Leave the file out to search again",
             )
         self.search.restore(saved)
 

@@ -170,7 +170,7 @@ class ModelDrafter:
         commit_states(self.model, states, tokens)
 
     def counters(self, state: ModelState) -> dict[str, Counters]:
-        """The forwards and drafted tokens of this model."""
+        """Return the forwards and drafted tokens of this model."""
         state.counters.off = state.off
         return {self.name: state.counters}
 
@@ -233,7 +233,7 @@ class ModelDrafter:
 
 
 def _floor(stop: Stop | None) -> float | None:
-    """The probability below which `stop` ends a draft; None if it uses another criterion."""
+    """Return the probability below which `stop` ends a draft; None if it uses another criterion."""
     if stop is None:
         return 0.0
     return stop.threshold if isinstance(stop, BelowThreshold) else None

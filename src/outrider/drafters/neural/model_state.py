@@ -28,7 +28,7 @@ class ModelState:
     counters: Counters = field(default_factory=Counters)
 
     def written(self, tail: IntArray) -> list[int]:
-        """Tokens generated before the draft: committed output, then the tail."""
+        """Return the tokens generated before the draft: committed output, then the tail."""
         output = self.request.output
         return [*output, *tail.tolist()] if len(tail) else output
 
@@ -71,8 +71,9 @@ def commit_states(
 
 
 def window(model: LanguageModel, state: ModelState, tail: IntArray) -> int:
-    """The largest possible depth of a draft; 0 if drafting is impossible. The model itself never
-    reads the last drafted token."""
+    """Return the largest possible depth of a draft; 0 if drafting is impossible. The model itself
+    never reads the last drafted token.
+    """
     if state.off is not None or unreadable(model, tail):
         return 0
     room = state.cache.remaining - len(tail) + 1
@@ -82,8 +83,9 @@ def window(model: LanguageModel, state: ModelState, tail: IntArray) -> int:
 
 
 def top_chance(sampler: Sampler, logits: Tensor, generated: Sequence[int]) -> float:
-    """The model's own probability of its best token. At temperature 0, where it would always be 1,
-    it is computed at temperature 1 and without warps."""
+    """Return the model's own probability of its best token. At temperature 0, where it would always
+    be 1, it is computed at temperature 1 and without warps.
+    """
     if sampler.params.temperature > 0:
         return float(sampler.support(logits, generated).probabilities().max())
     scores = sampler.process(logits, generated).double()
@@ -91,14 +93,15 @@ def top_chance(sampler: Sampler, logits: Tensor, generated: Sequence[int]) -> fl
 
 
 def head_chance(stop: Stop, rows: Rows, row: int, model: str) -> float:
-    """The prediction of the trained head of `stop` for the token that this row has read. Raises
-    `OptionError` if the model does not return hidden states."""
+    """Return the prediction of the trained head of `stop` for the token that this row has read.
+    Raises `OptionError` if the model does not return hidden states.
+    """
     assert stop.head is not None
     if rows.hidden is None:
         raise OptionError(
             f"the head of {type(stop).__name__} reads hidden states, which model {model} does not "
-            "show",
-            hint="Leave the head out, or draft with a model that shows them",
+            "return",
+            hint="Leave the head out, or draft with a model that returns them",
         )
     return float(stop.head(rows.hidden[row]))
 
@@ -106,8 +109,8 @@ def head_chance(stop: Stop, rows: Rows, row: int, model: str) -> float:
 def start_fitting(
     model: LanguageModel, prompts: Sequence[Prompt], reuse: Sequence[Cache | None]
 ) -> Sequence[Cache | None]:
-    """`model.start`, with None for prompts whose images exceed the window after encoding, or which
-    the model's processor or template rejects."""
+    """Run `model.start`; return None for prompts whose images exceed the window after encoding, or
+    which the model's processor or template rejects."""
     try:
         return model.start(prompts, reuse)
     except UNFIT:
@@ -124,7 +127,8 @@ def _started(model: LanguageModel, prompt: Prompt) -> Cache | None:
 
 
 def own_prompt(request: Request, model: LanguageModel) -> Prompt:
-    """The prompt for `model`, a lower tier: its own prompt, or the target's as plain token ids.
+    """Return the prompt for `model`, a lower tier: its own prompt, or the target's as plain token
+    ids.
 
     A prompt with images loses the placeholder ids that the model does not have.
     """
@@ -149,8 +153,9 @@ def fits(model: LanguageModel, prompt: Prompt) -> bool:
 
 
 def unreadable(model: LanguageModel, tokens: IntArray) -> str | None:
-    """Why `model` cannot read `tokens`, because a larger vocabulary contains an id that it does not
-    have; None if it can."""
+    """Return the reason why `model` cannot read `tokens`, because a larger vocabulary contains an
+    id that it does not have; None if it can.
+    """
     if len(tokens) and tokens.max() >= model.info.vocab_size:
         return f"token {tokens.max()} is outside the vocabulary of {model.info.name}"
     return None

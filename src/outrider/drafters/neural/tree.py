@@ -121,12 +121,12 @@ class TreeDrafter:
         commit_states(self.model, states, tokens)
 
     def counters(self, state: ModelState) -> dict[str, Counters]:
-        """The forwards and drafted tokens of this model."""
+        """Return the forwards and drafted tokens of this model."""
         state.counters.off = state.off
         return {self.name: state.counters}
 
     def picking(self, sampler: Sampler) -> Picking:
-        """How siblings are selected for this request."""
+        """Return how siblings are selected for this request."""
         if sampler.params.temperature == 0:
             return Picking.BEST
         if not self.needs.probs:
@@ -184,8 +184,9 @@ class _Reader:
         ]
 
     def _segment(self, i: int, nodes: Sequence[int]) -> tuple[Segment, IntArray]:
-        """The segment to feed for these nodes and the rows to return; records where the rows will
-        be."""
+        """Return the segment to feed for these nodes and the rows to return; records where the rows
+        will be.
+        """
         cache, builder, rows = self._states[i].cache, self._builders[i], self._rows[i]
         if nodes[0] < 0:
             segment, want = attach(cache, self._tails[i], EMPTY_DRAFT)
@@ -199,8 +200,9 @@ class _Reader:
         return Segment(cache, tokens, parents), first + torch.arange(len(nodes)).numpy()
 
     def _next_tokens(self, i: int, nodes: Sequence[int], rows: Rows) -> list[NextTokens | None]:
-        """The candidates after the nodes. NaN gives None and switches drafting off for the
-        request."""
+        """Return the candidates after the nodes. NaN gives None and switches drafting off for the
+        request.
+        """
         builder, state, drafter = self._builders[i], self._states[i], self._drafter
         state.counters.forwards += 1
         params = builder.sampler.params
@@ -239,7 +241,7 @@ class _Reader:
         )
 
     def _kept(self, i: int, node: int, rows: Rows, place: int) -> float | None:
-        """The prediction of a trained head for the node itself."""
+        """Return the prediction of a trained head for the node itself."""
         stop = self._builders[i].stop
         if stop is None or stop.head is None or node < 0:
             return None
@@ -255,8 +257,9 @@ def _all_in_play(sampler: Sampler, index: int) -> bool:
 
 
 def in_play(sampler: Sampler, logits: Float[Tensor, " vocab"], generated: Sequence[int]) -> Support:
-    """The support of the warped distribution; at temperature 0, where that is one token, the
-    support of the distribution at temperature 1. Raises `LogitsError`."""
+    """Return the support of the warped distribution; at temperature 0, where that is one token, the
+    support of the distribution at temperature 1. Raises `LogitsError`.
+    """
     if sampler.params.temperature > 0:
         return sampler.support(logits, generated)
     scores = sampler.process(logits, generated).cpu()

@@ -83,7 +83,7 @@ class Aded:
     def __post_init__(self) -> None:
         if min(self.search.iterations, self.search.depth, self.paths, self.nodes) < 1:
             raise OptionError(
-                f"a search of {self.search.iterations} iterations, depth {self.search.depth}, "
+                f"the search has {self.search.iterations} iterations, depth {self.search.depth}, "
                 f"{self.paths} paths and {self.nodes} nodes",
                 hint="Give at least 1 of each",
             )
@@ -173,7 +173,9 @@ class _Walk:
         self._random = Random(hash((drafter.seed, place, *key)))
 
     def leaves(self) -> list[_Leaf]:
-        """The most visited nodes, each with its best successor, which may be one level deeper."""
+        """Return the most visited nodes, each with its best successor, which may be one level
+        deeper.
+        """
         search, drafter = self._drafter.search, self._drafter
         if self._limit < search.depth:
             search = Puct(
@@ -205,7 +207,9 @@ class _Walk:
         return list(self._after(path).items())
 
     def _reward(self, path: Sequence[int]) -> float:
-        """1 + the weights along the path, which is continued at random to its full length."""
+        """Return 1 + the weights along the path, which is continued at random to its full
+        length.
+        """
         text, total = [*self._key, *path], 1.0
         for i in range(2, len(text)):
             total += self._memory.after(text[i - 2], text[i - 1]).get(text[i], 0.0)
@@ -219,7 +223,7 @@ class _Walk:
         return total
 
     def _drawn(self, known: dict[int, float]) -> int:
-        """A random successor, with probability proportional to its weight."""
+        """Return a random successor, with probability proportional to its weight."""
         left = self._random.random() * sum(known.values())
         for token, weight in known.items():
             left -= weight

@@ -91,8 +91,8 @@ class Lookahead:
     def __post_init__(self) -> None:
         if self.ngram < 2 or self.window < 0:
             raise OptionError(
-                f"n-grams of {self.ngram} tokens and a window of {self.window} columns",
-                hint="Give ngram at least 2 and window at least 0",
+                f"ngram is {self.ngram} and window {self.window}",
+                hint="Give an ngram of at least 2 and a window of at least 0",
             )
 
     @property
@@ -215,7 +215,7 @@ def _hang_window(tree: _Nodes, window: Window, columns: int) -> None:
 
 
 def _last_row(draft: Draft, window: Window) -> list[int]:
-    """The nodes in the window's last row, by column, as far as they were verified.
+    """Return the nodes in the window's last row, by column, as far as they were verified.
 
     They are found by the tokens on their path, because merging or cutting drafts renumbers nodes;
     nodes with equal paths are interchangeable. -1 is the text itself, the first column of a window

@@ -38,8 +38,9 @@ class Window:
         return len(self.rows) == self.most_rows
 
     def columns_within(self, depth: int, nodes: int) -> int:
-        """The number of columns that fit the budget; the deepest guess is `rows + columns - 2`
-        deep."""
+        """Return the number of columns that fit the budget; the deepest guess is `rows + columns -
+        2` deep.
+        """
         height = len(self.rows)
         return max(min(self.columns, depth + 2 - height, (nodes + 1) // height), 0)
 

@@ -8,7 +8,7 @@ Tokens = tuple[int, ...]
 
 
 def unread(requests: Sequence[Request], known: Sequence[Tokens], overlap: int) -> list[Tokens]:
-    """For each request, the end of its prompt that is new.
+    """Return the new end of the prompt of each request.
 
     Samples of one prompt (the same object) read it once. A prompt that begins with its `known` part
     (the prompt of the previous turn; empty for none) is read from `overlap` tokens before the end

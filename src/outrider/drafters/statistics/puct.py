@@ -82,7 +82,7 @@ class Puct:
         return root
 
     def pick(self, node: PuctNode) -> PuctNode:
-        """The child with the largest value, which the search visits next."""
+        """Return the child with the largest value, which the search visits next."""
         total = node.visits
         weight = (self.base + log((total + self.growth + 1) / self.growth)) * sqrt(total)
         children = node.children or []

@@ -57,7 +57,7 @@ class Recorded(WrappedDrafter):
         self.drafter.commit(states, tokens)
 
     def counters(self, state: DrafterState) -> dict[str, Counters]:
-        """The counters of the tiers inside the wrapped drafter."""
+        """Return the counters of the tiers inside the wrapped drafter."""
         return self.drafter.counters(state)
 
 

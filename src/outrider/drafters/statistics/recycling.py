@@ -53,7 +53,7 @@ class TokenRecycling:
     have priority, and among the others the last in the order of the draft.
 
     Attributes:
-        template: the shape, with nodes from most to least promising; a budget cuts its end.
+        template: the shape, with nodes from most to least promising; a budget cuts it at the end.
         memory: the matrix, shared by all requests of this drafter and kept between them.
         warm: learn the pairs of each prompt.
         most_rows: rows of one verification that are learned; None, as published, learns all. If
@@ -78,8 +78,8 @@ class TokenRecycling:
     def __post_init__(self) -> None:
         if self.template.width > self.memory.k:
             raise OptionError(
-                f"a template with {self.template.width} children of a node, and a memory of "
-                f"{self.memory.k}",
+                f"the template has up to {self.template.width} children per node, but the memory "
+                f"stores {self.memory.k}",
                 hint="Give a memory with a larger k, or a narrower template",
             )
 
@@ -178,7 +178,9 @@ def _begin(request: Request) -> RecyclingState:
 
 
 def _writable(tokens: IntArray, parents: IntArray, ends: frozenset[int]) -> BoolArray | None:
-    """A mask of the nodes that are known and do not follow an end token; None: all of them."""
+    """Return a mask of the nodes that are known and do not follow an end token; None: all of
+    them.
+    """
     if tokens.min() >= 0 and ends.isdisjoint(tokens.tolist()):
         return None
     keep = tokens >= 0

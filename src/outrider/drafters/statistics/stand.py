@@ -50,7 +50,7 @@ class Stand:
     other numbers, so there every node has a separate stream. The shape never depends on the noise.
 
     Attributes:
-        template: the shape, with nodes from most to least promising; a budget cuts its end.
+        template: the shape, with nodes from most to least promising; a budget cuts it at the end.
         memory: shared by all requests of this drafter and kept between them, because much of the
             gain comes from several samples of one prompt.
         name: the source its tokens are counted under.
@@ -108,8 +108,9 @@ class Stand:
         return {}
 
     def _contexts(self, state: StandState, seen: Verified) -> list[Context]:
-        """The context of each row: the last tokens up to the end of the text, then up to each
-        node."""
+        """Return the context of each row: the last tokens up to the end of the text, then up to
+        each node.
+        """
         longest = self.memory.longest
         contexts = [(*state.recent, *seen.tail.tolist())[-longest:]]
         pairs = zip(seen.draft.parents.tolist(), seen.draft.tokens.tolist(), strict=True)
@@ -159,7 +160,7 @@ class _Tree:
         return self._finish(tokens, cut)
 
     def _children(self, nodes: list[int], slots: list[int], cut: Cut) -> list[list[int]]:
-        """For each node its possible children in draw order, padded with -1."""
+        """Return the possible children of each node in draw order, padded with -1."""
         ids, means = self._memory.ids(slots), self._memory.means(slots)
         if not self._sampled:
             return ids.tolist()
@@ -173,8 +174,9 @@ class _Tree:
         return np.take_along_axis(ids, order, axis=1).tolist()
 
     def _keys(self, codes: list[int]) -> list[int]:
-        """The noise streams of the draws at nodes with these codes; a single one is used for
-        all."""
+        """Return the noise streams of the draws at nodes with these codes; a single one is used for
+        all.
+        """
         place = self._sampler.seed, self._sampler.sample, self._index
         if not self._drafter.needs.probs:
             return [stream_key(*place, Purpose.CHOICE)]
@@ -200,8 +202,9 @@ class _Tree:
 
 
 def _probs(ids: NDArray[np.int32], scores: NDArray[np.float64], vocab_size: int) -> Tensor:
-    """The normalised distribution over the whole vocabulary given by `scores` (-inf for probability
-    zero)."""
+    """Return the normalised distribution over the whole vocabulary given by `scores` (-inf for
+    probability zero).
+    """
     probs = torch.zeros(vocab_size, dtype=torch.float64)
     known = scores > -np.inf
     weights = np.exp(scores[known] - scores[known].max())

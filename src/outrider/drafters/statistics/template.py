@@ -78,8 +78,8 @@ class Template:
             elder = (*path[:-1], path[-1] - 1) if path and path[-1] > 0 else ()
             if not path or path in seen or path[:-1] not in seen or elder not in seen:
                 raise OptionError(
-                    f"the path {path} is in a template twice, or before its parent or sibling",
-                    hint="List parents first, and ranks from 0 up",
+                    f"the path {path} occurs twice, or before its parent or sibling",
+                    hint="List parents before children, and ranks from 0 upwards",
                 )
             seen.add(path)
 
@@ -97,7 +97,7 @@ class Template:
         return max((path[-1] + 1 for path in self.paths), default=0)
 
     def cut(self, nodes: int, depth: int) -> Cut:
-        """Its best `nodes` nodes that are at most `depth` deep; the result is cached."""
+        """Return its best `nodes` nodes that are at most `depth` deep; the result is cached."""
         key = (min(nodes, len(self)), min(depth, self.depth))
         if key not in self._cuts:
             self._cuts[key] = _lay_out([p for p in self.paths if len(p) <= key[1]][: key[0]])
@@ -120,13 +120,15 @@ class Template:
 
 
 def from_counts(counts: Mapping[Path, int], chances: Sequence[float]) -> Template:
-    """The tree in which the node `path` has `counts[path]` children.
+    """Return the tree in which the node `path` has `counts[path]` children.
 
     Its nodes are ordered by the product of `chances[rank]` along their paths, the prior chance that
     a node is kept; `chances` never increase.
     """
     if any(a < b for a, b in pairwise(chances)):
-        raise OptionError("chances rise with the rank", hint="Give the best rank's chance first")
+        raise OptionError(
+            "the chances increase with the rank", hint="Give the best rank's chance first"
+        )
     paths: list[Path] = []
     for path, count in counts.items():
         paths += [(*path, rank) for rank in range(count)]
@@ -146,7 +148,7 @@ def _lay_out(paths: Sequence[Path]) -> Cut:
 
 
 def _code(path: Path) -> int:
-    """A number that is unique for each path of ranks below 64."""
+    """Return a number that is unique for each path of ranks below 64."""
     code = 0
     for rank in path:
         code = code * 65 + rank + 1
@@ -182,7 +184,7 @@ _RECYCLING_CHILDREN: dict[Path, tuple[int, ...]] = {
 
 
 def recycling_template() -> Template:
-    """Token Recycling's published tree: 80 nodes, 8/21/25/15/8/3 on its six levels."""
+    """Return Token Recycling's published tree: 80 nodes, 8/21/25/15/8/3 on its six levels."""
     counts: dict[Path, int] = {(): 8}
     for path, numbers in _RECYCLING_CHILDREN.items():
         counts |= {(*path, rank): number for rank, number in enumerate(numbers)}
@@ -190,7 +192,7 @@ def recycling_template() -> Template:
 
 
 def template_reach(template: Template, nodes: int) -> tuple[float, ...]:
-    """The chance that each node of a template is kept: a product of chances by rank.
+    """Return the chance that each node of a template is kept: a product of chances by rank.
 
     Args:
         template: the shape.

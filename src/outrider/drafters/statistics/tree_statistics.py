@@ -41,8 +41,9 @@ class TreeStatistics:
                 self.trials[child] = self.trials.get(child, 0) + 1
 
     def chance(self, path: Path) -> float:
-        """Chance that the node is accepted in a draft that contains it: the product of hits over
-        trials along its path."""
+        """Return the chance that the node is accepted in a draft that contains it: the product of
+        hits over trials along its path.
+        """
         chance = 1.0
         for size in range(1, len(path) + 1):
             part = path[:size]
@@ -62,13 +63,15 @@ class TreeStatistics:
             counts = [(tuple(int(r) for r in path), int(n), int(h)) for path, n, h in rows]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OptionError(
-                f"{file} holds no counts of tree nodes ({error})", hint="Give a file `save` wrote"
+                f"{file} holds no counts of tree nodes ({error})",
+                hint="Give a file that `save` wrote",
             ) from None
         return cls({p: n for p, n, _ in counts}, {p: h for p, _, h in counts if h})
 
 
 def optimise_template(statistics: TreeStatistics, nodes: int) -> Template:
-    """The tree of at most `nodes` nodes with the most expected accepted tokens, best nodes first.
+    """Return the tree of at most `nodes` nodes with the most expected accepted tokens, best nodes
+    first.
 
     Exactly one path of a draft is accepted, so the expected number is the sum of the nodes'
     chances. No node has a larger chance than its parent, so for every n the best tree consists of
@@ -83,8 +86,8 @@ def optimise_template(statistics: TreeStatistics, nodes: int) -> Template:
     ordered = _ordered(statistics)
     if nodes < 1 or not ordered:
         raise OptionError(
-            f"a tree of {nodes} nodes from {len(ordered)} nodes that were ever accepted",
-            hint="Record drafts that are accepted at times, and ask for at least 1 node",
+            f"{nodes} nodes are requested, but {len(ordered)} nodes were ever accepted",
+            hint="Request at least 1 node, and record drafts of which some are accepted",
         )
     return Template(tuple(ordered[:nodes]))
 
@@ -94,7 +97,7 @@ SHAPE = Option("shape", (str,), "")
 
 
 def template_from(file: str, nodes: int) -> Template:
-    """The template in `file`, or the best one of at most `nodes` nodes by the counts in it.
+    """Return the template in `file`, or the best one of at most `nodes` nodes by the counts in it.
 
     Raises:
         OptionError: the file contains neither.
@@ -107,8 +110,9 @@ def template_from(file: str, nodes: int) -> Template:
 
 
 def expected_tokens(template: Template, statistics: TreeStatistics) -> list[float]:
-    """Expected tokens per round for the first 0, 1, 2, ... nodes of `template`: the accepted tokens
-    and the verifier's own token."""
+    """Return the expected tokens per round for the first 0, 1, 2, ... nodes of `template`: the
+    accepted tokens and the verifier's own token.
+    """
     promised = [1.0]
     for path in template.paths:
         promised.append(promised[-1] + statistics.chance(path))
@@ -121,7 +125,7 @@ def best_size(
     verify: CostCurve,
     draft_seconds: float = 0.0,
 ) -> int:
-    """The number of nodes, 0 for no draft, with the most expected tokens per second.
+    """Return the number of nodes, 0 for no draft, with the most expected tokens per second.
 
     `verify` gives seconds by the rows of a forward (one more than nodes); `draft_seconds` are the
     seconds of making a draft of any size and learning from it.
@@ -148,7 +152,9 @@ class _Block:
 
 
 def _ordered(statistics: TreeStatistics) -> list[Path]:
-    """All nodes worth drafting, best first, with parents and earlier siblings before others."""
+    """Return all nodes worth drafting, best first, with parents and earlier siblings before
+    others.
+    """
     paths = _closed(path for path, hits in statistics.hits.items() if hits)
     after: dict[Path, list[_Block]] = {}
     for path in sorted(paths, key=_by_age, reverse=True):  # later nodes are done
@@ -167,7 +173,7 @@ def _by_age(path: Path) -> tuple[int, Path]:
 
 
 def _closed(paths: Iterable[Path]) -> set[Path]:
-    """The paths together with their ancestors and the earlier siblings of all of them."""
+    """Return the paths together with their ancestors and the earlier siblings of all of them."""
     closed: set[Path] = set()
     for path in paths:
         for size in range(1, len(path) + 1):

@@ -49,7 +49,7 @@ def cut(text: str, token_ids: Sequence[int], ends: Sequence[int], size: int) -> 
         ValueError: `ends` and tokens differ in number, or `size` is below 1.
     """
     if size < 1:
-        raise ValueError(f"a chunk of {size} tokens; at least 1 is needed")
+        raise ValueError(f"size is {size}; a chunk needs at least 1 token")
     if text and len(ends) != len(token_ids):
         raise ValueError(f"{len(token_ids)} tokens, but {len(ends)} ends of tokens")
     if not text:

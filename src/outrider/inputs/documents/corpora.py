@@ -8,7 +8,7 @@ from typing import Any
 
 from outrider.core.errors import OptionError
 from outrider.inputs.documents.folders import TEXT_SUFFIXES, files_below, is_about, is_hidden
-from outrider.inputs.lines import numbered_lines, open_text, unpacked_name
+from outrider.inputs.lines import numbered_lines, open_text, read_text, unpacked_name
 
 _ANSWERS = ("response", "completion", "output", "answer")
 _CONVERT = "Convert it, or leave it out"
@@ -44,10 +44,10 @@ def corpus_files(places: Sequence[Path]) -> CorpusFiles:
                 raise OptionError(
                     f"{place} holds no text",
                     hint=f"Files end in .jsonl, {', '.join(TEXT_SUFFIXES)}, or these and .zst; "
-                    "hidden ones and READMEs must be named",
+                    "give hidden files and READMEs by name",
                 )
             passed_over |= {file.resolve(): file for file in set(inside) - set(texts)}
-        elif place.is_file():
+        elif place.exists():
             texts = [place]
         else:
             raise OptionError(f"no corpus at {place}", hint="Give files of text, or a folder")
@@ -72,7 +72,7 @@ def read_documents(file: Path) -> Iterator[str]:
         yield from (_text(line, file, number) for number, line in lines)
     else:
         with open_text(file, hint=_CONVERT) as stream:
-            yield _whole(stream.read(), file)
+            yield _whole(read_text(stream, str(file)), file)
 
 
 def _is_text(file: Path, folder: Path) -> bool:
@@ -83,7 +83,7 @@ def _is_text(file: Path, folder: Path) -> bool:
 
 def _whole(text: str, file: Path) -> str:
     if "\0" in text:
-        raise OptionError(f"{file} holds zero bytes: it is not text", hint=_CONVERT)
+        raise OptionError(f"{file} holds null bytes, so it is not text", hint=_CONVERT)
     return text
 
 

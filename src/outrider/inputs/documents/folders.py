@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from outrider.core.errors import OptionError
+from outrider.inputs.documents.limits import DEFAULT, DocumentLimits, exceeded
 
 TEXT_SUFFIXES = (".txt", ".md", ".text", ".py", ".rst")
 """File types that are read from a folder as plain text."""
@@ -13,19 +14,39 @@ ABOUT = ("readme", "license", "licence", "changelog", "contributing", "notice")
 """Stems of files that describe other files of a folder."""
 
 
-def files_below(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path, limits: DocumentLimits = DEFAULT) -> Iterator[Path]:
     """Yield all files below a folder, sorted by name; hidden folders are not searched.
 
-    Raises `OptionError`.
+    Folders that are symbolic links are not searched, so that a search ends. Pipes, devices and
+    sockets are not files.
+
+    Raises:
+        OptionError: a folder cannot be read, or there are too many files or levels of folders.
     """
-
-    def refuse(error: OSError) -> None:
-        raise OptionError(f"{error.filename} cannot be read: {error.strerror}") from None
-
-    for place, folders, names in os.walk(folder, onerror=refuse):
+    todo = [(folder, 0)]
+    entries = 0
+    while todo:
+        place, depth = todo.pop()
+        names: list[str] = []
+        folders: list[str] = []
+        for entry in _entries(place):
+            entries += 1
+            if entries > limits.files:
+                raise exceeded(str(folder), "files", limits, "more entries")
+            if _is_folder(entry):
+                folders.append(entry.name)
+            else:
+                names.append(entry.name)
+        inner = sorted(name for name in folders if not name.startswith("."))
+        if inner and depth >= limits.folder_depth:
+            raise exceeded(str(folder), "folder_depth", limits, "more folders within folders")
         yield from (Path(place, name) for name in folders if name.startswith("."))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (file for name in sorted(names) if (file := Path(place, name)).is_file())
+        todo += [
+            (Path(place, name), depth + 1)
+            for name in reversed(inner)
+            if not os.path.islink(Path(place, name))
+        ]
 
 
 def is_hidden(file: Path, folder: Path) -> bool:
@@ -36,3 +57,18 @@ def is_hidden(file: Path, folder: Path) -> bool:
 def is_about(stem: str) -> bool:
     """Whether a file with this stem describes other files."""
     return stem.lower() in ABOUT
+
+
+def _entries(place: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(place) as found:
+            yield from found
+    except OSError as error:
+        raise OptionError(f"{place} cannot be read: {error.strerror}") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -16,6 +16,9 @@ _MARKS = (
 _MOST_CONTROL = 0.05
 """Bytes with a larger share of control characters are not text in any encoding."""
 
+_NO_TEXT = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"})
+"""Codecs of Python that are no encodings of texts; some take quadratic time."""
+
 _TEXT_CONTROL = frozenset(b"\t\n\r\f\x0b\x1b")
 
 
@@ -35,6 +38,8 @@ def decoded(data: bytes, name: str, declared: str | None = None) -> str:
     except UnicodeDecodeError:
         if declared is None:
             raise _not_utf8(name) from None
+    if declared.lower().replace("-", "_") in _NO_TEXT:
+        raise _not_utf8(name)
     return _strict(data, declared, name)
 
 
@@ -50,7 +55,7 @@ def _strict(data: bytes, encoding: str, name: str) -> str:
         return data.decode(encoding)
     except UnicodeError:
         raise OptionError(
-            f"{name} says that it is {encoding.upper().removesuffix('-SIG')}, and is not",
+            f"{name} is marked as {encoding.upper().removesuffix('-SIG')}, but cannot be decoded",
             hint="Convert it to UTF-8",
         ) from None
     except LookupError:

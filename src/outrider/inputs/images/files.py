@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from outrider.core.errors import MissingExtraError, OptionError
 from outrider.inputs.documents.folders import files_below, is_hidden
 from outrider.inputs.images.pixels import as_rgb, halvings
+from outrider.inputs.regular import open_regular
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -28,11 +29,14 @@ MAX_PIXELS = 40_000_000
 row by row at a half, a quarter or an eighth of their size.
 """
 
+MAX_BYTES = 256 << 20
+"""Largest size of an image file. Some decoders read the whole file first."""
+
 _JPEG_REDUCES = 8
 
-_LIMIT = f"{MAX_PIXELS // 10**6} million are decoded at most"
-_SMALLER = "Make it smaller, or save it as a plain JPEG, which is decoded at a part of its size"
-_HINT = "Fetch or save it again, or leave it out"
+_LIMIT = f"at most {MAX_PIXELS // 10**6} million are decoded"
+_SMALLER = "Make it smaller, or save it as a plain JPEG, which is decoded at reduced size"
+_HINT = "Download or save it again, or leave it out"
 
 _STRANGE = {
     b"II*\0": "TIFF",
@@ -94,11 +98,11 @@ def _files_at(place: str | Path) -> Iterator[Path]:
     path = Path(name)
     if os.path.isdir(name):
         inside = [file for file in files_below(path) if _is_image(file, path)]
-        hint = f"Files end in {', '.join(SUFFIXES)}; hidden ones are passed over"
+        hint = f"Files end in {', '.join(SUFFIXES)}; hidden files are skipped"
     elif glob.has_magic(name) and not os.path.lexists(name):
         matches = sorted(glob.glob(name, recursive=True))
         inside = [Path(match) for match in matches if not os.path.isdir(match)]
-        hint = "Quote the pattern, or let the shell fill it in; ** is any folder"
+        hint = "Quote the pattern, or let the shell expand it; ** matches any folder"
     else:
         inside, hint = [path], ""
     if not inside:
@@ -118,7 +122,13 @@ def _opened(path: Path) -> BinaryIO:
         raise OptionError(f"there is no file {path}", hint="Check the spelling of its name")
     if path.exists() and not path.is_file():
         raise OptionError(f"{path} is not a file", hint=READ)
-    return path.open("rb")
+    file = open_regular(path)
+    if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+        file.close()
+        raise OptionError(
+            f"{path} has {size} bytes; {MAX_BYTES} are read at most", hint="Save it again, smaller"
+        )
+    return file
 
 
 def _kind(path: Path, file: BinaryIO) -> str:
@@ -126,7 +136,7 @@ def _kind(path: Path, file: BinaryIO) -> str:
     head = file.read(64)
     file.seek(0)
     if not head:
-        raise OptionError(f"{path} is empty (0 bytes)", hint="Fetch it again, or leave it out")
+        raise OptionError(f"{path} is empty (0 bytes)", hint="Download it again, or leave it out")
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -148,8 +158,8 @@ def _told(head: bytes) -> str:
     try:
         head[:-4].decode()
     except UnicodeDecodeError:
-        return "no image of a known kind"
-    return "no image but text" if b"\0" not in head else "no image of a known kind"
+        return "not an image of a known type"
+    return "text, not an image" if b"\0" not in head else "not an image of a known type"
 
 
 def _decoded(path: Path, file: BinaryIO, kind: str) -> "PIL.Image.Image":

@@ -44,7 +44,7 @@ def images_of(
     if not isinstance(images, list | tuple) or len(images) != len(prompts):
         what = f"{len(images)} lists" if isinstance(images, list | tuple) else f"{images!r:.60}"
         raise OptionError(
-            f"{len(prompts)} prompts are given, and {what} of images",
+            f"{len(prompts)} prompts are given, but {what} of images",
             hint="Give a list of images, or None, for each prompt",
         )
     return images
@@ -88,7 +88,7 @@ def check_reads_images(model: LanguageModel, prompts: Sequence[Prompt]) -> None:
     with_images = any(prompt.image_prompt is not None for prompt in prompts)
     if with_images and not model.info.image_token_ids:
         raise OptionError(
-            f"images are given, and model {model.info.name} does not read images",
+            f"images are given, but model {model.info.name} does not read images",
             hint="Load an image-text model with its processor, such as SmolVLM or Qwen2-VL",
         )
 
@@ -116,8 +116,8 @@ def _placed(
     empty = sum(part.get("image") is None for part in parts)
     if empty != len(images):
         raise OptionError(
-            f"{len(images)} images are given, and the messages have {empty} image parts without "
-            "an image of their own",
+            f"{len(images)} images are given, but the messages have {empty} image parts without "
+            "an image",
             hint='Give one image for each part {"type": "image"}',
         )
     waiting = iter(images)
@@ -137,9 +137,7 @@ def _opened(image: GivenImage) -> "PIL.Image.Image":
     if isinstance(image, str | Path):
         return read_image(image)
     if not callable(getattr(image, "convert", None)):
-        raise OptionError(
-            f"an image cannot be {image!r:.60}", hint="Give a PIL.Image.Image, or a path"
-        )
+        raise OptionError(f"an image is {image!r:.60}", hint="Give a PIL.Image.Image, or a path")
     return as_rgb(image)
 
 

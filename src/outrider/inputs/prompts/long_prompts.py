@@ -34,6 +34,10 @@ class Codec(Protocol):
         """Encode `text` as plain text without marks; also return where each token ends."""
         ...
 
+    def encode_chat(self, text: str) -> tuple[int, ...]:
+        """Encode a part of a conversation rendered by `chat_text`."""
+        ...
+
     def chat_text(self, messages: Messages) -> str:
         """Render messages with the chat template, ready for the answer."""
         ...
@@ -97,13 +101,13 @@ def check_budget(prompt: Prompt, budget: int) -> None:
     fixed = len(prompt) - prompt.context.num_tokens
     if fixed >= budget:
         raise ContextError(
-            f"the instruction takes {fixed} tokens, and the budget is {budget}",
+            f"the instruction takes {fixed} tokens, but the budget is {budget}",
             hint=f"Raise --context-budget above {fixed} tokens, or shorten the instruction",
         )
     smallest = min(len(chunk) for chunk in prompt.context.chunks)
     if fixed + smallest > budget:
         raise ContextError(
-            f"the instruction takes {fixed} tokens and the smallest chunk {smallest}, and the "
+            f"the instruction takes {fixed} tokens and the smallest chunk {smallest}, but the "
             f"budget is {budget}",
             hint=f"Raise --context-budget to {fixed + smallest} tokens, or lower --chunk-size",
         )
@@ -134,11 +138,12 @@ def _asked(instruction: str | Messages) -> tuple[str, list[dict[str, Any]]]:
         if messages[-1].get("role") != "user" or not isinstance(asked, str):
             raise OptionError(
                 f"the last message is {messages[-1]!r:.60}",
-                hint="The instruction is the last message: text, of the role 'user'",
+                hint="End with the instruction: a message of role 'user' with text content",
             )
     if not asked.strip():
         raise OptionError(
-            "the instruction is empty", hint="Say what is to be done with the documents"
+            "the instruction is empty",
+            hint="Give an instruction, such as 'Summarize the documents.'",
         )
     _check_text(asked, "the instruction")
     return asked, messages
@@ -165,9 +170,9 @@ def _around(
     text = codec.chat_text([*before, {"role": "user", "content": f"{mark}{_GAP}{asked}"}])
     if text.count(mark) != 1:
         raise OptionError(
-            "the chat template does not write the user's message as it is, so that documents have "
-            "no place in it",
+            "the chat template changes the user's message, so that documents cannot be inserted "
+            "into it",
             hint="Give the instruction as a plain string",
         )
     head, tail = text.split(mark)
-    return codec.encode_plain(head), codec.encode_plain(tail)
+    return codec.encode_chat(head), codec.encode_chat(tail)

@@ -1,14 +1,20 @@
 """Reads prompts in all supported forms."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from outrider.core.errors import OptionError
 from outrider.core.types import Prompt
 from outrider.inputs.documents.files import Document, read_files
+from outrider.inputs.documents.limits import DEFAULT, DocumentLimits
 from outrider.inputs.given import GivenDocument, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import is_chat, needs_vision, read_image_prompt
+from outrider.inputs.prompts.ids import is_array, read_ids
 from outrider.inputs.prompts.long_prompts import Codec, long_prompt
 
 _LONGEST_PATH = 256
@@ -18,11 +24,13 @@ _LONGEST_PATH = 256
 def is_batch(prompt: GivenPrompt | Sequence[GivenPrompt]) -> bool:
     """Whether `prompt` is a list of prompts, rather than one.
 
-    A list of messages and a list of token ids are one prompt each.
+    A list of messages and a list of token ids are one prompt each, and an array with one dimension.
     """
-    if isinstance(prompt, str | Prompt) or not isinstance(prompt, Sequence):
+    if isinstance(prompt, Tensor | np.ndarray):
+        return prompt.ndim > 1
+    if isinstance(prompt, str | bytes | Prompt) or not isinstance(prompt, Sequence):
         return False
-    return not (prompt and all(isinstance(part, Mapping | int) for part in prompt))
+    return not (prompt and all(isinstance(part, Mapping | Number) for part in prompt))
 
 
 def read_prompt(
@@ -37,17 +45,21 @@ def read_prompt(
         return Prompt(token_ids=_needed(tokenizer, "a string").encode(prompt))
     if is_chat(prompt):
         return Prompt(token_ids=_needed(tokenizer, "chat messages").chat(prompt))
-    if isinstance(prompt, Sequence) and prompt:
-        ids = [part for part in prompt if isinstance(part, int)]
-        if len(ids) == len(prompt):
-            return Prompt(token_ids=tuple(ids))
+    given: object = prompt
+    numbers = isinstance(given, Sequence) and given and isinstance(given[0], Number)
+    if is_array(given) or (numbers and not isinstance(given, bytes | bytearray)):
+        return Prompt(token_ids=read_ids(given))
     raise OptionError(
-        f"a prompt cannot be {prompt!r:.60}",
+        f"the prompt is {prompt!r:.60}",
         hint="Give a string, chat messages ({'role': ..., 'content': ...}), or token ids",
     )
 
 
-def read_documents(context: GivenDocument | Sequence[GivenDocument]) -> list[Document]:
+def read_documents(
+    context: GivenDocument | Sequence[GivenDocument],
+    *,
+    limits: DocumentLimits = DEFAULT,
+) -> list[Document]:
     """Read documents: a text, a `Path` of a file or folder, `(name, text)`, or a list of any of
     these.
 
@@ -62,7 +74,7 @@ def read_documents(context: GivenDocument | Sequence[GivenDocument]) -> list[Doc
     found: list[Document] = []
     for part in parts:
         if isinstance(part, Path):
-            found += read_files([part])
+            found += read_files([part], limits=limits)
         elif isinstance(part, str):
             found.append(("", _not_a_path(part)))
         elif isinstance(part, tuple) and _is_document(part):
@@ -88,12 +100,12 @@ def read_long_prompt(
     codec = _needed(tokenizer, "documents and an instruction")
     if not isinstance(codec, Codec):
         raise OptionError(
-            "the tokenizer cannot tell where in a document its tokens end",
+            "the tokenizer does not report where each token of a document ends",
             hint="Load the target with a tokenizer of transformers",
         )
     if not isinstance(prompt, str) and not is_chat(prompt):
         raise OptionError(
-            f"with context the prompt is the instruction, and it is {prompt!r:.60}",
+            f"with documents, the prompt must be the instruction, but it is {prompt!r:.60}",
             hint="Give a string, or chat messages",
         )
     return long_prompt(codec, documents, prompt, chunk_size=chunk_size, chat=chat)
@@ -107,7 +119,7 @@ def _not_a_path(text: str) -> str:
     """Return `text`; refuse it if it names a file."""
     if 0 < len(text) < _LONGEST_PATH and not set(text) & {"\n", "\0"} and _exists(text):
         raise OptionError(
-            f"context is the text {text!r}, and there is a file of this name",
+            f"documents is the text {text!r}, but there is also a file of this name",
             hint="Give Path(...) to read the file, or (name, text)",
         )
     return text
@@ -122,7 +134,7 @@ def _exists(text: str) -> bool:
 
 def _no_document(what: Any) -> OptionError:
     return OptionError(
-        f"context cannot be {what!r:.60}",
+        f"documents is {what!r:.60}",
         hint="Give a text, a Path, (name, text), or a list of these",
     )
 

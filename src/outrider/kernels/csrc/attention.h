@@ -1,7 +1,7 @@
 /* Attention of one row over its own visible keys, in the order of its text.
  *
- * Scores, sums and averages run over keys in path order, so a drafted row gives the bits that the
- * same row gives undrafted, whatever siblings lie between in memory. */
+   * Scores, sums and averages are computed over keys in path order, so a drafted row has the same
+ * bits as the undrafted row, regardless of siblings between them in memory. */
 #ifndef OUTRIDER_ATTENTION_H
 #define OUTRIDER_ATTENTION_H
 
@@ -9,7 +9,7 @@
 
 #include "model.h"
 
-enum { MOST_QUERIES = 4 }; /* query heads that pass over the keys together */
+enum { MOST_QUERIES = 4 }; /* query heads that share one pass over the keys */
 
 typedef struct {
     const float *keys, *values; /* of one layer and key head */
@@ -48,7 +48,7 @@ INLINE void score_text(const Reach *reach, const float *queries, int Q, float *o
         count = last - block >= 4 ? 4 : 1;
         if (count == 4) score_blocks(blocks, D, queries, Q, 4, found);
         else score_blocks(blocks, D, queries, Q, 1, found);
-        int from = block * LANES - reach->first; /* negative where the window opens inside it */
+        int from = block * LANES - reach->first; /* negative if the window begins inside it */
         int skip = from < 0 ? -from : 0;
         int end = reach->base - block * LANES < count * LANES ? reach->base - block * LANES
                                                               : count * LANES;
@@ -66,7 +66,7 @@ INLINE float score_slot(const float *keys, int head_dim, const float *query, int
     return sum[slot % LANES];
 }
 
-/* Scores to weights, in place, not yet divided by their sum, which is returned. */
+/* Converts scores to weights in place; returns their sum, by which they are not yet divided. */
 INLINE float soften(float *scores, int count) {
     int padded = (count + LANES - 1) / LANES * LANES;
     for (int j = count; j < padded; j++) scores[j] = -INFINITY;
@@ -140,7 +140,7 @@ INLINE void attend_group(const Reach *reach, const float *queries, int Q, float 
     }
 }
 
-/* Query heads of one key head, in groups that the registers hold. */
+/* Query heads of one key head, in groups that fit into the registers. */
 static void attend(const Reach *reach, const float *queries, int heads, float *scores,
                    int64_t stride, float *out) {
     const int D = reach->head_dim;

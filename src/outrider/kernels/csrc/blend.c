@@ -1,11 +1,11 @@
-/* Running means of the likeliest tokens after an n-gram: one more row for each of some slots. */
+/* Running means of the most likely tokens after an n-gram: adds one row to each of some slots. */
 #include <stdint.h>
 
 enum { MOST = 64 };
 
-/* Slot `slots[i]` of the tables `ids` and `means` [slots, k] takes in row `sources[i]` of
- * `row_ids` and `row_values` [rows, k], one after the other, so that a slot may stand there twice.
- * Of mean and row the k largest remain, largest first, of equal ones what was known before. */
+/* Adds row `sources[i]` of `row_ids` and `row_values` [rows, k] to slot `slots[i]` of the tables
+  * `ids` and `means` [slots, k], for each i in order, so that a slot may occur several times. The k
+ * largest values of mean and row are kept, largest first; equal values keep their order. */
 void outrider_blend(int32_t count, const int64_t *slots, const int64_t *sources, int32_t k,
                     const int32_t *row_ids, const float *row_values, int32_t *ids, float *means,
                     int32_t *counts) {
@@ -27,7 +27,7 @@ void outrider_blend(int32_t count, const int64_t *slots, const int64_t *sources,
             id[k + r] = row[r];
             weight[k + r] = (met >> r & 1) ? 0 : value[r] / (seen + 1);
         }
-        for (int filled = 0, next = 0; next < 2 * k; next++) { /* insertion keeps equals in order */
+        for (int filled = 0, next = 0; next < 2 * k; next++) { /* stable insertion */
             if (filled == k && !(weight[next] > mean[k - 1])) continue;
             int place = filled < k ? filled++ : k - 1;
             for (; place > 0 && weight[next] > mean[place - 1]; place--)

@@ -1,8 +1,8 @@
 /* The choice of a token: argmax of warped score plus Gumbel noise.
  *
- * The same rule as `sampling/sampler.py`, for the plain warps. Exponentials are taken sixteen at a time,
- * top-p selects by buckets instead of sorting, and of the noise only the hash is computed for
- * every token: logarithms are taken for the few whose hash can still beat the best. */
+ * The same choice as in `sampling/sampler.py`, for the plain warps. Exponentials are computed for
+ * sixteen tokens at a time, and top-p selects by buckets instead of sorting. For every token only
+ * the hash of the noise is computed; logarithms only for the few tokens that can still win. */
 #include "choose.h"
 
 #include <math.h>
@@ -47,7 +47,7 @@ static float kth_largest(float *values, int count, int k) {
         for (int i = low; i < high; i++)
             if (values[i] > values[high]) exchange(values + i, values + edge++);
         exchange(values + edge, values + high);
-        /* many equal values would make this quadratic: step over those of the pivot's own */
+        /* skip values equal to the pivot: many of them would make this quadratic */
         int last = edge;
         for (int i = edge + 1; i <= high; i++)
             if (values[i] == values[edge]) exchange(values + i, values + ++last);
@@ -58,7 +58,7 @@ static float kth_largest(float *values, int count, int k) {
     return values[low];
 }
 
-/* Better: more weight, or the lower id of two equal ones. */
+/* Better: larger weight, or the lower id if weights are equal. */
 static int better(const float *weight, int32_t a, int32_t b) {
     return weight[a] > weight[b] || (weight[a] == weight[b] && a < b);
 }
@@ -82,9 +82,9 @@ INLINE int bucket_of(float weight) {
     return bucket < 0 ? 0 : bucket < BUCKETS ? bucket : BUCKETS - 1;
 }
 
-/* The fewest best tokens that hold a share of at least `p` move to the front of `ids`; returns how
- * many they are. Whole buckets are taken from the heaviest on; only the one in which the share is
- * reached is put in order. */
+/* Moves the smallest set of best tokens with a share of at least `p` to the front of `ids`; returns
+ * its size. Whole buckets are taken, heaviest first; only the bucket in which the share is reached
+ * is sorted. */
 static int nucleus(int32_t *ids, int count, const float *weight, double p) {
     double mass[BUCKETS] = {0}, total = 0, before = 0;
     for (int i = 0; i < count; i++) mass[bucket_of(weight[ids[i]])] += weight[ids[i]];
@@ -116,7 +116,7 @@ static int nucleus(int32_t *ids, int count, const float *weight, double p) {
 
 /* -- choice ---------------------------------------------------------------------------------- */
 
-/* The best score, or NaN where one is NaN or +inf. */
+/* The best score, or NaN if any score is NaN or +inf. */
 static float inspect(const float *scores, int count) {
     f32x16 best = splat(-INFINITY);
     i32x16 odd = (i32x16){0};
@@ -142,12 +142,12 @@ static int32_t first_equal(const float *scores, int count, float value) {
     return i;
 }
 
-/* argmax of score + noise over `ids`. A token beats `best` only when
- * -log u < e^(score - best), and 1 - u < -log u: most are turned away by that alone. */
+/* argmax of score + noise over `ids`. A token beats `best` only if -log u < e^(score - best). Since
+ * 1 - u < -log u, the cheaper test of 1 - u rejects most tokens. */
 static int32_t draw(const int32_t *ids, int count, const float *scores, const float *weight,
                     float top, uint64_t key) {
     int32_t chosen = ids[0];
-    double best = -INFINITY, hurdle = 0; /* hurdle = e^(best - top), a little less */
+    double best = -INFINITY, hurdle = 0; /* hurdle: slightly below e^(best - top) */
     for (int i = 0; i < count; i++) {
         double u = uniform(key, ids[i]);
         if ((1 - u) * hurdle > weight[ids[i]]) continue;
@@ -172,7 +172,7 @@ int32_t outrider_choose(const float *scores, int32_t vocab, const Sampler *sampl
         top = inspect(scores, vocab);
     }
     if (top == -INFINITY) return NOTHING_ALLOWED;
-    /* a temperature so low that scores overflow is none */
+    /* a temperature so low that scores overflow counts as 0 */
     if (sampler->temperature == 0 || !isfinite(top / sampler->temperature))
         return first_equal(scores, vocab, top);
     float *scaled = desk, *weight = desk + vocab + 16;

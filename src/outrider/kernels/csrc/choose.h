@@ -5,18 +5,18 @@
 
 enum { NOT_FINITE = -1, NOTHING_ALLOWED = -2 };
 
-/* How one request chooses; the noise is named by seed and sample. */
+/* The sampling settings of one request; seed and sample select the noise. */
 typedef struct {
-    float temperature; /* 0 takes the best token */
+    float temperature; /* 0 chooses the best token */
     int32_t top_k;     /* 0 keeps all */
     double top_p, min_p;
     uint64_t seed, sample;
-    const int32_t *banned; /* ids that are never chosen; those beyond the vocabulary are none */
+    const int32_t *banned; /* ids that are never chosen; ids beyond the vocabulary are ignored */
     int32_t num_banned;
 } Sampler;
 
-/* The token that stands at generated index `index`, or a negative number from above. `desk` holds
- * 3 * vocab + 64 floats; at temperature 0 it is used for bans alone. */
+/* The token at generated index `index`, or one of the negative numbers above. `desk` holds
+ * 3 * vocab + 64 floats; at temperature 0 it is used for bans only. */
 int32_t outrider_choose(const float *scores, int32_t vocab, const Sampler *sampler, uint64_t index,
                         float *desk);
 

@@ -101,7 +101,7 @@ static void piece(int count, int grain, int chunk, int *first, int *last) {
     *last = *first + grain < count ? *first + grain : count;
 }
 
-/* Panels a chunk: few enough that threads end together, many enough for the widest tile. */
+/* Panels per chunk: few, so that threads end together, but enough for the widest tile. */
 static int grain_of(const Work *work, const Matrix *w) {
     if (work->threads == 1) return w->panels;
     int even = w->panels / (work->threads * CHUNKS_A_THREAD) / PANELS_A_CHUNK * PANELS_A_CHUNK;
@@ -145,7 +145,7 @@ static void norm_rows(const Work *work, int chunk, const float *weight, const Ma
     }
 }
 
-/* Whether the stream before layer `index` is kept; `num_layers`: after the last one. */
+/* Whether the stream before layer `index` is kept; `num_layers` is the end of the last layer. */
 static int is_kept(const Batch *b, int index) { return b->states && b->state_at[index] >= 0; }
 
 static void keep_state(const Work *work, int index, int wanted) {
@@ -155,7 +155,7 @@ static void keep_state(const Work *work, int index, int wanted) {
            work->desk.stream + b->want[wanted] * work->desk.stream_stride, sizeof(float) * hidden);
 }
 
-/* The input rows of a layer: of the first the embeddings. Those asked for are copied. */
+/* The input rows of a layer: embeddings for the first layer. Watched rows are copied. */
 static void enter(const Work *work, int index, int chunk) {
     const Batch *b = work->batch;
     int first, last;
@@ -166,7 +166,7 @@ static void enter(const Work *work, int index, int chunk) {
         if (first <= b->want[i] && b->want[i] < last) keep_state(work, index, i);
 }
 
-/* Normed and turned in place; the queries are divided by sqrt(head_dim) on the way. */
+/* Norms and rotates a head in place; queries are also divided by sqrt(head_dim). */
 static void turn(const Model *m, const Batch *b, const Layer *layer, int row, const float *norm,
                  float *head, float factor) {
     const int D = m->head_dim, half = D / 2;
@@ -183,12 +183,12 @@ static void turn(const Model *m, const Batch *b, const Layer *layer, int row, co
     for (int i = 0; i < D; i++) head[i] *= factor;
 }
 
-/* Where keys and values of one layer and key head begin. */
+/* The offset of keys and values of one layer and key head. */
 static int64_t place_of(const Model *m, const Cache *cache, const Layer *layer, int head) {
     return ((int64_t)layer->place * m->kv_heads + head) * cache->capacity * m->head_dim;
 }
 
-/* Keys and values of one row and key head go to their slot. */
+/* Writes keys and values of one row and key head to their slot. */
 static void remember(const Work *work, const Layer *layer, int row, int head) {
     const Model *m = work->model;
     const Batch *b = work->batch;
@@ -204,7 +204,7 @@ static void remember(const Work *work, const Layer *layer, int row, int head) {
     memcpy(cache->values + place + (int64_t)slot * D, value, sizeof(float) * D);
 }
 
-/* The first slot of a text that stands at `position` or later. */
+/* The first slot of a text whose position is at least `position`. */
 static int slot_from(const Places *places, int position) {
     if (!places) return position;
     int low = 0, high = places->count, beyond = position - places->shift;
@@ -217,7 +217,7 @@ static int slot_from(const Places *places, int position) {
     return low;
 }
 
-/* The slots that a row may see. The extra slots end at the row's own position. */
+/* The slots visible to a row. The extra slots end at the position of the row itself. */
 static Reach reach_of(const Work *work, const Layer *layer, int row, int head) {
     const Model *m = work->model;
     const Batch *b = work->batch;
@@ -279,7 +279,7 @@ static void close_gaps(const Work *work, const Matrix *next, float *values, int6
                 sizeof(float) * next->inputs);
 }
 
-/* Logits, and the normed state they come from, of the rows that somebody reads. */
+/* Logits of the requested rows, and the normed states from which they are computed. */
 static void answer_rows(const Work *work, int chunk) {
     const Model *m = work->model;
     const Batch *b = work->batch;
@@ -298,7 +298,7 @@ static void answer_rows(const Work *work, int chunk) {
 
 /* -- parts ----------------------------------------------------------------------------------- */
 
-/* Steps of a part that is left out have no chunks; but the first layer is always entered. */
+/* Steps of an omitted part have no chunks, except that the first layer is always entered. */
 static int is_run(const Work *work, int index, int step) {
     if (step == INPUT_NORM && (!index || is_kept(work->batch, index))) return 1;
     return work->model->layers[index].parts & (step < MLP_NORM ? ATTENTION : MLP);

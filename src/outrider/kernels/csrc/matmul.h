@@ -1,13 +1,13 @@
-/* A few rows times a large matrix, at the speed of memory.
+/* Multiplies a few rows by a large matrix, at the speed of memory.
  *
- * The matrix is packed in panels of 16 outputs. Float32 panels hold, input by input, the 16 weights
- * that meet it; int8 panels hold, for every four inputs, 16 groups of four weights, the shape that
- * dot-product instructions eat. A tile keeps MR rows x NR panels of sums in registers while it
- * walks once along the inputs, so each weight is read from memory once for all rows.
+ * The matrix is packed in panels of 16 outputs. Float32 panels hold the 16 weights of each input,
+ * input by input; int8 panels hold, for every four inputs, 16 groups of four weights, the layout of
+ * dot-product instructions. A tile keeps MR rows x NR panels of sums in registers while it passes
+ * once over the inputs, so each weight is read from memory once for all rows.
  *
- * Every sum is taken input by input in order, alone in its lane. A row's result is the same bits
- * whatever MR, NR, the number of threads or the other rows: speculation can not change the text.
- * (In int8 the sums are whole numbers, exact in any order.) */
+ * Every sum is computed input by input in order, in its own vector element. The result of a row has
+ * the same bits for any MR, NR, number of threads and other rows: speculation cannot change the
+ * text. (In int8 the sums are integers, which are exact in any order.) */
 #ifndef OUTRIDER_MATMUL_H
 #define OUTRIDER_MATMUL_H
 
@@ -26,22 +26,22 @@ typedef struct {
     const float *bias;        /* [panels * 16] or NULL */
 } Matrix;
 
-/* Rows as a matrix reads them. */
+/* Rows in the form that a matrix reads. */
 typedef struct {
     const float *values;  /* [rows, inputs] (float32) */
     const int8_t *quants; /* [rows, quads * 4] (int8) */
     const float *scales;  /* [rows] */
 } Rows;
 
-/* VNNI multiplies unsigned by signed: activations are stored with 128 added, which the sum of the
- * weights takes out again. The others multiply signed by signed. */
+/* VNNI multiplies unsigned by signed: activations are stored with 128 added, which is corrected
+ * with the sum of the weights. The other instructions multiply signed by signed. */
 #if defined(__AVX512VNNI__) && defined(__AVX512F__)
 #define OFFSET 128
 #else
 #define OFFSET 0
 #endif
 
-/* How many vectors of sums the registers hold, and how many rows share a pass over a strip. */
+/* Number of vectors of sums in registers, and number of rows that share a pass over a strip. */
 #if defined(__AVX512F__)
 #define TILE 16
 #define MOST_ROWS 8
@@ -51,8 +51,8 @@ typedef struct {
 #endif
 #define STRIP_BYTES (384 << 10)
 
-/* The panels after these are called into the second-level cache while these are worked on: a
- * processor's own prefetcher stops at each page, and a panel is hardly longer than one. */
+/* The next panels are prefetched into the second-level cache: the prefetcher of the processor stops
+ * at each page, and a panel is hardly longer than a page. */
 #define PREFETCH_TO 3
 
 INLINE i32x16 dot4(i32x16 sums, int32_t four, i8x64 weights) {
@@ -89,7 +89,7 @@ INLINE int32_t quad(const int8_t *p) {
     return four;
 }
 
-/* One tile: `out[m][n]` are the products of row m with panel n. */
+/* One tile: `out[m][n]` holds the products of row m and panel n. */
 INLINE void tile_int8(const Matrix *w, Rows x, int panel, int MR, int NR, f32x16 out[][8]) {
     const int64_t stride = (int64_t)w->quads * 64;
     const int8_t *weights = (const int8_t *)w->data + panel * stride;
@@ -148,8 +148,8 @@ INLINE void tile_float32(const Matrix *w, Rows x, int panel, int MR, int NR, f32
         for (int n = 0; n < NR; n++) out[m][n] = sums[m][n];
 }
 
-/* What becomes of a product: written, added to what is there, or, for gate and up panels that
- * alternate, activation(gate) * up. */
+/* The use of a product: it is written, or added to the output, or, for alternating gate and up
+ * panels, combined to activation(gate) * up. */
 typedef enum { WRITE, ADD, GATED } Fate;
 typedef f32x16 (*Activation)(f32x16);
 
@@ -203,7 +203,7 @@ TILE_OF(5, 2) TILE_OF(6, 2) TILE_OF(7, 2) TILE_OF(8, 2)
 
 typedef void (*Tile)(const Matrix *, Rows, int, int, const Sink *);
 
-/* The widest tile for `rows` rows that neither overruns `panels` nor the registers. */
+/* The widest tile for `rows` rows that fits `panels` and the registers. */
 INLINE Tile widest(int rows, int panels, int *width) {
     const Tile four[] = {0, tile_1x4, tile_2x4, tile_3x4, tile_4x4};
     const Tile two[] = {0,        tile_1x2, tile_2x2, tile_3x2, tile_4x2,
@@ -219,8 +219,8 @@ INLINE void strip(const Matrix *w, Rows x, int row, int rows, const Sink *sink, 
         widest(rows, last - panel, &width)(w, x, row, panel, sink);
 }
 
-/* Panels `first .. last` (both even) of all rows, a strip at a time that stays in the cache while
- * the rows pass over it. */
+/* Computes panels `first .. last` (both even) of all rows, strip by strip: a strip stays in the
+ * cache while all rows use it. */
 INLINE void multiply(const Matrix *w, Rows x, int rows, const Sink *sink, int first, int last) {
     const int64_t panel_bytes = w->kind == INT8 ? w->quads * 64ll : w->inputs * 64ll;
     const int wide = panel_bytes * 8 <= STRIP_BYTES ? 8 : 2;

@@ -1,4 +1,4 @@
-/* What Python lays out and C reads; `layout.py` mirrors every field. */
+/* The structures that Python fills and C reads; `layout.py` mirrors every field. */
 #ifndef OUTRIDER_MODEL_H
 #define OUTRIDER_MODEL_H
 
@@ -13,7 +13,7 @@ typedef struct {
     Matrix qkv, output, gate_up, down;
     const float *input_norm, *mlp_norm;
     const float *query_norm, *key_norm; /* [head_dim] or NULL */
-    int32_t window;                     /* positions a row sees, itself included; 0: all */
+    int32_t window;                     /* positions visible to a row, itself included; 0: all */
     int32_t rotary;
     int32_t place; /* its number in the caches */
     int32_t parts; /* which of its halves are run */
@@ -29,21 +29,21 @@ typedef struct {
     Matrix head;
 } Model;
 
-/* Keys lie as [layer, kv head, slot / 16, head_dim, 16], values as [layer, kv head, slot,
- * head_dim]: the scores of 16 keys come out side by side, without a sum across lanes. */
+/* Keys are [layer, kv head, slot / 16, head_dim, 16], values [layer, kv head, slot, head_dim]: the
+ * scores of 16 keys are computed side by side, without a sum over vector elements. */
 typedef struct {
     float *keys, *values;
     int64_t capacity; /* slots; a multiple of 64 */
 } Cache;
 
-/* Positions of the tokens of a text: slot s stands at given[s], from `count` on at s + shift. */
+/* Positions of the tokens of a text: given[s] for slot s, and s + shift from slot `count` on. */
 typedef struct {
     const int32_t *given; /* ascending */
     int32_t count, shift;
 } Places;
 
-/* `rows` tokens to read, each with its place in the text and in memory. Row i sees slots
- * 0 .. base[i] - 1, then `extra` slots, an ancestor path. */
+/* `rows` tokens to read, each with its place in the text and in memory. Slots 0 .. base[i] - 1 are
+ * visible to row i, then its `extra` slots, an ancestor path. */
 typedef struct {
     int32_t rows, wanted;
     const int32_t *tokens, *positions, *slots, *cache, *base;
@@ -52,7 +52,7 @@ typedef struct {
     const float *const *given;  /* [rows] embeddings to read instead of the token, or NULLs */
     const int32_t *want;        /* [wanted] rows to return */
     const Cache *caches;
-    const Places *places;   /* one for each cache; NULL: all slots stand at their numbers */
+    const Places *places;   /* one for each cache; NULL: positions equal slots */
     const float *cos, *sin; /* [positions, head_dim], the sine signed */
     float *logits;          /* [wanted, logits_stride] */
     float *hidden;          /* [wanted, hidden] or NULL */
@@ -60,10 +60,10 @@ typedef struct {
     float *states;           /* [any, wanted, hidden] or NULL: the residual stream before layers */
     const int32_t *state_at; /* [num_layers + 1] the place of each in `states`, or -1; the last one
                               * is the stream after all layers, before the final norm */
-    float confidence;        /* writing stops where no token has this probability */
+    float confidence;        /* a chain ends where no token has this probability */
 } Batch;
 
-/* Reads the batch. Returns 0, 1 when memory ran out, or 2 for a token outside the vocabulary. */
+/* Reads the batch. Returns 0; 1 if memory is exhausted; 2 for a token outside the vocabulary. */
 int32_t outrider_forward(const Model *model, Pool *pool, int32_t threads, const Batch *batch);
 
 #endif

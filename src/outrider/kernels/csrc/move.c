@@ -1,9 +1,9 @@
-/* Rows of a cache moved to other slots, of the same cache or of another one. */
+/* Moves rows of a cache to other slots of the same cache or of another one. */
 #include <string.h>
 
 #include "model.h"
 
-/* One key; its numbers stand `LANES` apart. */
+/* Moves one key; its numbers are `LANES` apart in memory. */
 INLINE void move_key(float *to, const float *from, int32_t head_dim, int32_t start,
                      int32_t source) {
     to += (int64_t)(start / LANES) * head_dim * LANES + start % LANES;
@@ -11,7 +11,7 @@ INLINE void move_key(float *to, const float *from, int32_t head_dim, int32_t sta
     for (int d = 0; d < head_dim; d++) to[d * LANES] = from[d * LANES];
 }
 
-/* Rows `source .. source + count` of `from` become rows `start ..` of `to`, in each of `planes`
+/* Copies rows `source .. source + count` of `from` to rows `start ..` of `to`, in each of `planes`
  * pairs of layer and key head. In one cache the two ranges may overlap: rows that move down are
  * moved first to last, others last to first. */
 void outrider_move(const Cache *to, const Cache *from, int32_t planes, int32_t head_dim,

@@ -6,28 +6,28 @@
 #include <stdlib.h>
 #include <time.h>
 
-/* No pause instruction: on virtual machines it hands the processor back to the host, and a step is
- * over before it returns. */
+/* No pause instruction: on a virtual machine it returns the processor to the host, and a step ends
+ * before the processor is available again. */
 #define RELAX() __asm__ volatile("nop; nop; nop; nop" ::: "memory")
 
 enum {
-    SPINS_FOR_CHUNK = 40000, /* then the processor is offered to others: a peer may lack one */
-    SPINS_A_LOOK = 256,      /* between two looks at the clock */
+    SPINS_FOR_CHUNK = 40000, /* then yield: another thread may need the processor */
+    SPINS_A_LOOK = 256,      /* spins between two reads of the clock */
     NANOSECONDS_AWAKE = 3000000,
-    /* To wake a sleeping thread takes up to milliseconds, as long as a forward; between two forwards
-     * of one text there are some 100 microseconds. */
+    /* Waking a thread can take milliseconds, as long as a forward; the time between two forwards of
+     * one text is about 100 microseconds. */
 };
 
-/* The ticket says all that a thread must know to take a chunk: 24 bits of step, 20 of the number
- * of chunks, 20 of the next one. A chunk is taken by adding 1, so a late thread can only get a
- * chunk of the step that is under way. Equal numbers: nothing to take. */
+/* The ticket holds all data that a thread needs to take a chunk: 24 bits for the step, 20 for the
+ * number of chunks, 20 for the next chunk. A chunk is taken by adding 1, so a late thread can only
+ * get a chunk of the current step. If both numbers are equal, no chunk is left. */
 #define NEXT_BITS 20
 #define FIELD ((1ull << NEXT_BITS) - 1)
 
 struct Pool {
     int size;
     pthread_t *threads;
-    Task task; /* read only by those who hold a chunk: it can not end under them */
+    Task task; /* read only by threads with a chunk, so it cannot end while they run */
     _Atomic uint64_t ticket;
     _Atomic int done;
     _Atomic int team;
@@ -47,7 +47,7 @@ static int nothing_left(uint64_t ticket) {
     return (ticket & FIELD) >= ((ticket >> NEXT_BITS) & FIELD);
 }
 
-/* Does chunks of the step under way until none is left. */
+/* Runs chunks of the current step until none is left. */
 static void help(Pool *pool, int member) {
     int finished = 0;
     while (!nothing_left(atomic_load_explicit(&pool->ticket, memory_order_acquire))) {
@@ -72,7 +72,7 @@ static int has_work(Pool *pool, int member) {
            !nothing_left(atomic_load_explicit(&pool->ticket, memory_order_acquire));
 }
 
-/* Awake, for a while: true when there is work. */
+/* Spins for a limited time; returns true as soon as there is work. */
 static int watch(Pool *pool, int member) {
     const int64_t end = nanoseconds() + NANOSECONDS_AWAKE;
     do {
@@ -150,7 +150,7 @@ static void run_alone(const Task *task) {
 }
 
 static void run_step(Pool *pool, int step, int chunks) {
-    if (chunks < 2) { /* not worth the telling */
+    if (chunks < 2) { /* too little work for other threads */
         if (chunks) pool->task.run(pool->task.argument, step, 0, 0);
         return;
     }
@@ -166,7 +166,7 @@ static void run_step(Pool *pool, int step, int chunks) {
 }
 
 void pool_run(Pool *pool, int threads, const Task *task) {
-    /* Another caller's task is running: do this one alone rather than wait. */
+    /* If the task of another caller is running, run this one on one thread instead of waiting. */
     if (threads < 2 || pool->size < 2 || pthread_mutex_trylock(&pool->busy)) {
         run_alone(task);
         return;

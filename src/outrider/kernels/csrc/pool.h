@@ -1,8 +1,8 @@
 /* Threads that share the steps of a forward.
  *
- * A step is cut into chunks, and whoever is there takes the next one. A thread that the system has
- * put aside holds nobody up: the others do its part. (With a barrier that waits for every thread, a
- * forward on a shared machine was seen to take 25 times as long.) */
+  * A step is cut into chunks, and each free thread takes the next one. A thread that the system has
+ * suspended does not delay the others, which take its chunks. (With a barrier for all threads, a
+ * forward on a shared machine took up to 25 times as long.) */
 #ifndef OUTRIDER_POOL_H
 #define OUTRIDER_POOL_H
 
@@ -10,7 +10,7 @@
 
 typedef struct Pool Pool;
 
-/* A task in steps; a step begins when all chunks of the one before are done. */
+/* A task in steps; a step begins when all chunks of the previous step are done. */
 typedef struct {
     void *argument;
     int steps;

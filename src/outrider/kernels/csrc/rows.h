@@ -1,4 +1,4 @@
-/* What is done to one row between two matrices. */
+/* Operations on one row between two matrices. */
 #ifndef OUTRIDER_ROWS_H
 #define OUTRIDER_ROWS_H
 
@@ -19,8 +19,8 @@ static void rms_norm(const float *x, const float *weight, float eps, int size, f
     for (; i < size; i++) out[i] = x[i] * factor * weight[i];
 }
 
-/* A row in 255 steps of its own largest value. A row of zeros stays zero; one that holds NaN or
- * infinity gets the scale NaN, which the product passes on. */
+/* Quantizes a row to 255 steps of its own largest value. A row of zeros stays zero; a row that
+ * holds NaN or infinity gets the scale NaN, so that its products are NaN. */
 static void quantize(const float *x, int size, int padded_size, int8_t *quants, float *scale) {
     f32x16 best = (f32x16){0}, odd = (f32x16){0};
     float top = 0, bad = 0;

@@ -1,8 +1,8 @@
 /* The best tokens of rows of scores, best first, for memories of rows.
  *
- * A row is cut into groups: those scores of a stretch that share a lane. The k-th best of the
- * groups' maxima is a floor: at least k scores are as good, so nothing below it belongs to the best
- * k, and most groups are never looked into. */
+  * A row is cut into groups: the scores of a stretch in the same vector element. The k-th best
+ * maximum of the groups is a lower bound: at least k scores reach it, so no score below it is among
+ * the best k, and most groups are never read again. */
 #include <math.h>
 
 #include "vectors.h"
@@ -15,7 +15,7 @@ typedef struct {
     int count, most;
 } Best;
 
-/* Keep the best `most`; of equal scores the lowest id stands in front. */
+/* Keeps the best `most`; equal scores are ordered by id. */
 INLINE void offer(Best *best, float score, int32_t id) {
     int last = best->most - 1;
     if (best->count > last &&
@@ -30,7 +30,7 @@ INLINE void offer(Best *best, float score, int32_t id) {
     best->score[place] = score, best->id[place] = id;
 }
 
-/* The maximum of each lane of scores[from .. to); `nan` gets bits where one is NaN. */
+/* The maximum of each vector element of scores[from .. to); sets bits in `nan` for NaN. */
 INLINE f32x16 highest(const float *scores, int from, int to, i32x16 *nan) {
     f32x16 high = splat(-INFINITY);
     int i = from;

@@ -1,8 +1,8 @@
-/* Sixteen floats at a time, on whatever the processor has.
+/* Vectors of sixteen floats, for any processor.
  *
- * The compiler's vector extension splits a 64-byte vector where registers are narrower. Fused
- * multiply-add is spelt out and contraction is off (-ffp-contract=off), so that an expression gives
- * the same bits wherever it is inlined: equal rows must stay equal whatever stands beside them. */
+ * The vector extension of the compiler splits a 64-byte vector if registers are narrower. Fused
+  * multiply-add is explicit and contraction is off (-ffp-contract=off), so that an expression gives
+ * the same bits wherever it is inlined: equal rows stay equal regardless of other rows. */
 #ifndef OUTRIDER_VECTORS_H
 #define OUTRIDER_VECTORS_H
 
@@ -27,7 +27,7 @@ INLINE f32x16 splat(float x) { return x - (f32x16){0}; }
 INLINE f32x16 load(const float *p) { return *(const f32x16 *)p; }
 INLINE void store(float *p, f32x16 x) { *(f32x16 *)p = x; }
 
-/* a * b + c, rounded once where the processor can. */
+/* a * b + c, rounded once if the processor supports it. */
 INLINE f32x16 fma16(f32x16 a, f32x16 b, f32x16 c) {
 #if defined(__AVX512F__)
     return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -50,7 +50,7 @@ INLINE f32x16 select16(i32x16 mask, f32x16 yes, f32x16 no) {
 INLINE f32x16 max16(f32x16 a, f32x16 b) { return select16(a > b, a, b); }
 INLINE f32x16 abs16(f32x16 x) { return (f32x16)((i32x16)x & 0x7fffffff); }
 
-/* Always the same tree of additions. */
+/* The sum of all elements, always with the same tree of additions. */
 INLINE float sum16(f32x16 x) {
     float eight[8], four[4];
     for (int i = 0; i < 8; i++) eight[i] = x[i] + x[i + 8];

@@ -1,4 +1,4 @@
-/* A model that writes on by itself: read a row, choose, read the chosen token, ... in one call. */
+/* Writes a chain of tokens in one call: read a row, choose, read the chosen token, ... */
 #include "choose.h"
 #include "model.h"
 
@@ -11,8 +11,8 @@ static int ends(int32_t token, const int32_t *end_ids, int32_t count) {
     return 0;
 }
 
-/* Where the next row stands. In a plain text it sees every slot up to its own; below the branches
- * of a draft, the text and the `path` of its ancestors. */
+/* The place of the next row. In a plain text, all slots up to its own are visible to it; below the
+ * branches of a draft, the text and the `path` of its ancestors. */
 typedef struct {
     int32_t token, position, slot, base, cache;
     int32_t bounds[2];
@@ -34,23 +34,23 @@ static void advance(Next *next) {
     else next->base++;
 }
 
-/* Whether some token has at least this probability, at the temperature in use (1 where the best
- * token is taken) and before the other warps. */
+/* Whether any token has at least this probability, at the current temperature (1 if it is 0) and
+ * before the other warps. */
 static int is_sure(const float *scores, int32_t vocab, float temperature, float confidence) {
     const float factor = temperature > 0 ? 1.0f / temperature : 1.0f;
     float best = scores[0], sum = 0;
     for (int i = 1; i < vocab; i++) best = scores[i] > best ? scores[i] : best;
-    for (int i = 0; i < vocab; i++) { /* what is 16 below the best weighs nothing */
+    for (int i = 0; i < vocab; i++) { /* tokens 16 below the best are negligible */
         float below = (scores[i] - best) * factor;
         if (below > -16.0f) sum += expf(below);
     }
     return sum * confidence <= 1.0f;
 }
 
-/* Reads `batch`, one text of which the last row is wanted, and up to `depth` - 1 tokens of its own
- * after it. The last token written is not read. It ends early after an end token, and after one
- * that was chosen where the model was less sure than `batch->confidence`. Returns how many tokens
- * `written` holds; `*trouble` says why it could not go on, or is 0. */
+/* Reads `batch`, one text with its last row requested, then up to `depth` - 1 of the tokens that it
+ * writes. The last token written is not read. The chain ends early after an end token, and after a
+ * token that was chosen while no token had the probability `batch->confidence`. Returns the number
+ * of tokens in `written`; `*trouble` is the error that ended the chain, or 0. */
 int32_t outrider_write(const Model *model, Pool *pool, int32_t threads, int32_t threads_for_one,
                        const Batch *batch, const Sampler *sampler, uint64_t index, int32_t depth,
                        const int32_t *end_ids, int32_t num_end_ids, int32_t *written,

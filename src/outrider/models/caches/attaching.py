@@ -1,4 +1,4 @@
-"""Drafts as segments: rows of a draft behind what inner rounds have accepted."""
+"""Drafts as segments: the rows of a draft after the tokens that inner rounds accepted."""
 
 import numpy as np
 

@@ -63,7 +63,7 @@ class CacheBook:
     the speculative rows in the order they were fed.
 
     `places`: positions of the tokens. `watched`: layers of `Rows.states`. `borrower`: the mark of
-    the `Borrowed` cache whose rows lie behind the committed ones; None after the next change of
+    the `Borrowed` cache whose rows follow the committed ones; None after the next change of
     this cache. `sound`: how many rows equal those of a fresh prefill of the ids; None means all.
     """
 
@@ -265,7 +265,7 @@ class CacheBook:
     # -- operations of a prefill ------------------------------------------------------------
 
     def expect(self, slots: int) -> None:
-        """Allocate room for a text of `slots` tokens at once, if storage grows."""
+        """Allocate space for a text of `slots` tokens at once, if storage grows."""
 
     def extend(
         self,
@@ -336,8 +336,8 @@ class CacheBook:
 
     @abstractmethod
     def _lay_out(self, kept: Sequence["Run"], slots: int) -> None:
-        """Move the rows of `kept` to their slots, or set them aside; `slots` will be needed in
-        all.
+        """Move the rows of `kept` to their slots, or set them aside; the new text has `slots`
+        slots.
         """
 
     def _stand(self, run: "Run") -> None:

@@ -1,9 +1,9 @@
 """Caches that read the rows of another cache and store only their own speculative rows.
 
 A model that drafts with some of its own layers needs no cache: up to the end of the text its keys
-and values equal those of the full model. The slots behind the text are free until the full model
-reads something after the last commit. Draft rows go there. The verification reads the same tokens
-at the same places with all layers and overwrites them.
+and values equal those of the full model. The slots after the text are free until the full model
+reads something after the last commit. Draft rows use these slots. The verification reads the same
+tokens at the same places with all layers and overwrites them.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from outrider.protocols import Segment
 def not_lent(name: str) -> StrategyError:
     """Build the error for a cache that model `name` has not filled."""
     return StrategyError(
-        f"{name} is to draft with its own layers on a cache that it has not filled",
-        hint="Draft with the layers of the very model that is the target",
+        f"{name} cannot draft with its layers on a cache that another model has filled",
+        hint="Use the target itself as the model of the drafter",
     )
 
 
@@ -104,7 +104,7 @@ class Borrowed(CacheBook):
             RuntimeError: the owner has speculative rows, which this forward would overwrite.
         """
         if self._owner._fed:
-            raise RuntimeError("the cache lent out has rows that are not committed yet")
+            raise RuntimeError("the owner of the borrowed cache has uncommitted rows")
         self._follow()
         plan = super().feed(segment, want)
         self._owner.borrower = self._mark
@@ -117,11 +117,11 @@ class Borrowed(CacheBook):
 
     def truncate(self, length: int) -> None:
         """Refused: only the owner can truncate its text."""
-        raise RuntimeError("a borrowed cache has no text of its own; cut the owner's")
+        raise RuntimeError("a borrowed cache has no text of its own; truncate its owner")
 
     def check_own(self) -> NoReturn:
         """Refused: only the owner can rearrange its text."""
-        raise RuntimeError("a borrowed cache has no text of its own; rearrange the owner's")
+        raise RuntimeError("a borrowed cache has no text of its own; rearrange its owner")
 
     def fork(self) -> NoReturn:
         """Refused: a copy would write to the same slots."""
@@ -141,5 +141,5 @@ class BorrowedCache(Borrowed, DecoderCache):
         return cast(DecoderCache, self._owner).storage
 
     def reserve(self, start: int, end: int) -> None:
-        """Let the owner allocate room and copy storage that it shares with others."""
+        """Make the owner allocate space and copy storage that it shares with other caches."""
         cast(DecoderCache, self._owner).reserve(start, end)

@@ -14,7 +14,7 @@ _FIRST_CAPACITY = 128
 _LARGE = 4096
 """From this number of slots on, storage grows by a quarter instead of doubling."""
 _SPARE = 16
-"""Spare room for an answer: one slot for this many slots of a known text, plus this many slots."""
+"""Spare slots for an answer: one for this many slots of a known text, plus this many slots."""
 _BLOCK = 256
 """Number of rows moved at once; bounds the memory of temporary copies."""
 
@@ -41,7 +41,7 @@ class CacheLayout:
         return max(slots, min(max(step, _FIRST_CAPACITY), self.context_length))
 
     def with_spare(self, slots: int) -> int:
-        """Return the slots for a text of `slots` tokens, plus room for some that follow."""
+        """Return the slots for a text of `slots` tokens and for some tokens after it."""
         return max(slots, min(slots + slots // _SPARE + _SPARE, self.context_length))
 
 
@@ -119,7 +119,7 @@ class DecoderCache(CacheBook):
         return Storage(layout, capacity)
 
     def reserve(self, start: int, end: int) -> None:
-        """Make `storage` exclusive to this cache, with room for `start .. end`; keep other
+        """Make `storage` exclusive to this cache, with space for `start .. end`; keep other
         slots.
         """
         old = self.storage
@@ -127,7 +127,7 @@ class DecoderCache(CacheBook):
             self._renew(start, end)
 
     def expect(self, slots: int) -> None:
-        """Allocate room for a text of `slots` tokens at once."""
+        """Allocate space for a text of `slots` tokens at once."""
         if slots > self.storage.capacity:
             self._renew(self.length, self._with_spare(slots))
 

@@ -14,6 +14,6 @@ def narrowed(cache: Cache, kind: type[C], name: str) -> C:
     if isinstance(cache, kind):
         return cache
     raise StrategyError(
-        f"{name} reads a {kind.__name__}, and was given a {type(cache).__name__}",
-        hint="Give a model only caches that it has started itself",
+        f"{name} reads a {kind.__name__}, but a {type(cache).__name__} is given",
+        hint="Give a model only caches that it has created",
     )

@@ -125,8 +125,8 @@ def _places(prompt: Prompt) -> IntArray | None:
 def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
     """Raise `ContextError` for a prompt that the model cannot read.
 
-    This is a prompt that is empty, leaves no room for an answer, or has unknown ids, positions that
-    do not ascend, or axes that the model does not read.
+    This is a prompt that is empty, leaves no space for an answer, or has unknown ids, positions
+    that do not ascend, or axes that the model does not read.
     """
     if not len(prompt):
         raise ContextError("the prompt is empty", hint="Give at least one token, such as BOS")
@@ -141,8 +141,8 @@ def check_prompt(model: LanguageModel, prompt: Prompt) -> None:
     over = len(prompt) + 1 - model.info.context_length
     if over > 0:
         raise ContextError(
-            f"the prompt has {len(prompt)} tokens; model {model.info.name} reads "
-            f"{model.info.context_length} and needs one for its answer",
+            f"the prompt has {len(prompt)} tokens; model {model.info.name} reads at most "
+            f"{model.info.context_length}, one of them for the answer",
             hint=f"Shorten the prompt by {over} token{'s' if over > 1 else ''}",
         )
 
@@ -152,16 +152,16 @@ def check_ids(model: LanguageModel, ids: Sequence[int], what: str) -> None:
     low, high = min(ids), max(ids)
     if low < 0 or high >= model.info.vocab_size:
         raise ContextError(
-            f"{what} holds token {low if low < 0 else high}; model {model.info.name} knows ids "
+            f"{what} holds token {low if low < 0 else high}; model {model.info.name} has ids "
             f"from 0 to {model.info.vocab_size - 1}",
-            hint="Encode the prompt with this model's own tokenizer",
+            hint="Encode the prompt with the tokenizer of this model",
         )
 
 
 def _check_positions(model: LanguageModel, ids: Sequence[int], positions: Sequence[int]) -> None:
     if len(positions) != len(ids):
         raise ContextError(
-            f"the prompt has {len(ids)} tokens and {len(positions)} positions",
+            f"the prompt has {len(ids)} tokens, but {len(positions)} positions",
             hint="Give one position for each token id, or none at all",
         )
     places = as_ids(positions)
@@ -170,40 +170,41 @@ def _check_positions(model: LanguageModel, ids: Sequence[int], positions: Sequen
         found = f"{places[back[0]]}, {places[back[0] + 1]}" if len(back) else str(places[0])
         raise ContextError(
             f"positions must ascend from 0 on, got {found}",
-            hint="Give each token its place in the whole text, in the order of the text",
+            hint="Give each token its index in the whole text, in ascending order",
         )
     if places[-1] + 1 >= model.info.context_length:
         raise ContextError(
-            f"the prompt's last token is at position {places[-1]}; model {model.info.name} "
-            f"reads {model.info.context_length} and needs one for its answer",
-            hint="Number what is read without gaps, or use a model with a larger context",
+            f"the prompt's last token is at position {places[-1]}; model {model.info.name} reads "
+            f"at most {model.info.context_length} positions, one of them for the answer",
+            hint="Use positions without gaps, or a model with a larger context",
         )
 
 
 def _check_axes(model: LanguageModel, ids: Sequence[int], axes: Sequence[Sequence[int]]) -> None:
     if not model.info.reads_axes:
         raise ContextError(
-            f"model {model.info.name} reads one position for each token, the prompt has three",
-            hint="Use the positions of this very model's processor",
+            f"model {model.info.name} reads one position for each token, but the prompt has three",
+            hint="Use the positions that this model's processor returns",
         )
     if len(axes) != 3 or any(len(axis) != len(ids) for axis in axes):
         given = ", ".join(str(len(axis)) for axis in axes)
         raise ContextError(
-            f"the prompt has {len(ids)} tokens and axes of {given or 'no'} places",
-            hint="Give each token its place in time, height and width",
+            f"the prompt has {len(ids)} tokens, but axes of {given or 'no'} positions",
+            hint="Give each token a position in time, height and width",
         )
     places = np.asarray(axes, dtype=np.int64)
     last = places[:, -1].tolist()
     if len(set(last)) > 1:
         raise ContextError(
-            f"the prompt's last token is at {last}, not at one position",
-            hint="End the prompt with text, behind its last image",
+            f"the prompt's last token has several positions: {last}",
+            hint="End the prompt with text after the last image",
         )
     low, high = int(places.min()), int(places.max())
     if low < 0 or high + 1 >= model.info.context_length:
         raise ContextError(
-            f"the prompt has a token at place {low if low < 0 else high}; model {model.info.name} "
-            f"reads {model.info.context_length} from 0 on and needs one for its answer",
+            f"the prompt has a token at position {low if low < 0 else high}; model "
+            f"{model.info.name} reads {model.info.context_length} positions from 0, one of them "
+            "for the answer",
             hint="Use smaller or fewer images, or a model with a larger context",
         )
 

@@ -2,7 +2,7 @@
 
 A rearranged cache holds its text in order and without empty slots. First, rows that stay move to
 their new slots and overwrite rows that do not. Then the cache is filled from the beginning to the
-end like a prompt; kept rows are taken over when their place is reached. Thus each token that is
+end like a prompt; kept rows are appended when their place is reached. Thus each token that is
 read attends to all tokens before it and none after it, and the cache is valid at every moment.
 """
 
@@ -65,7 +65,7 @@ def plan(model: LanguageModel, cache: CacheBook, pieces: Sequence[Piece]) -> Rea
     if cache.places.axes is not None:
         raise ContextError(
             f"{model.info.name} has read images, whose rows cannot be rearranged",
-            hint="Read prompts with images whole, without a context selection",
+            hint="Do not use a context selection for prompts with images",
         )
     tokens: list[int] = []
     positions: list[IntArray] = []
@@ -105,7 +105,7 @@ def _fresh_positions(piece: Fresh, start: int) -> IntArray:
         return np.arange(start, start + len(piece.token_ids))
     if len(piece.positions) != len(piece.token_ids):
         raise ValueError(
-            f"a piece has {len(piece.token_ids)} tokens and {len(piece.positions)} positions"
+            f"a piece has {len(piece.token_ids)} tokens, but {len(piece.positions)} positions"
         )
     return as_ids(piece.positions)
 
@@ -122,7 +122,7 @@ def _check_places(model: LanguageModel, places: IntArray) -> None:
         raise ContextError(
             f"the new text ends at position {places[-1]}; model {model.info.name} reads "
             f"{model.info.context_length}",
-            hint="Read less of the long input at a time, or number it without gaps",
+            hint="Select fewer chunks of the long input, or use positions without gaps",
         )
 
 

@@ -23,13 +23,13 @@ def watch(
     """
     if cache is None:
         raise StrategyError(
-            f"hidden states of {name} are requested from a cache that it has not filled",
-            hint="Watch a cache that this very model has started",
+            f"hidden states of {name} are requested from a cache that another model has filled",
+            hint="Watch a cache that this model has created",
         )
     for layer in layers or ():
         if not 0 <= layer <= num_layers:
             raise OptionError(
-                f"hidden state {layer} of {name}, which has {num_layers} layers",
+                f"{name} has no hidden state {layer}: it has {num_layers} layers",
                 hint=f"States are numbered from 0, the embeddings, to {num_layers}",
             )
     cache.watched = None if layers is None else tuple(layers)

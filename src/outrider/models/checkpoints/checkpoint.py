@@ -160,7 +160,7 @@ def _check_folder(folder: Path) -> None:
             f"{folder} holds an adapter, not a model", hint="Merge it into its base model first"
         )
     raise CheckpointError(
-        f"{folder} has no config.json", hint="Give the folder of a whole Hugging Face model"
+        f"{folder} has no config.json", hint="Give the folder of a complete Hugging Face model"
     )
 
 
@@ -235,7 +235,7 @@ def _read_shards(folder: Path) -> dict[str, TensorInfo]:
         headers[shard] = read_header(file)
     for name, shard in weight_map.items():
         if name not in headers[shard]:
-            raise CheckpointError(f"{INDEX} places {name} in {shard}, which does not hold it")
+            raise CheckpointError(f"{INDEX} lists {name} in {shard}, which does not hold it")
     return {name: headers[shard][name] for name, shard in weight_map.items()}
 
 

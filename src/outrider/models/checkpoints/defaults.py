@@ -1,12 +1,8 @@
-"""Reads sampling defaults, end tokens and the context length from a checkpoint's files."""
+"""Reads sampling defaults and end tokens from a checkpoint's files."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from outrider.core.values import JsonValue
-
-if TYPE_CHECKING:
-    import transformers
 
 _WHEN_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 _ALWAYS = ("repetition_penalty", "min_new_tokens", "max_new_tokens")
@@ -48,6 +44,8 @@ def sampling_defaults(generation: Mapping[str, JsonValue]) -> dict[str, JsonValu
         names = (*_WHEN_SAMPLING, *_ALWAYS)
         defaults["temperature"] = 1.0
     given = {name: generation[name] for name in names if generation.get(name) is not None}
+    if stop := generation.get("stop_strings"):
+        given["stop"] = stop
     if banned := _banned(generation):
         given["banned_tokens"] = banned
     return defaults | given
@@ -59,20 +57,3 @@ def _banned(generation: Mapping[str, JsonValue]) -> tuple[int, ...]:
     found = {int(word[0]) for word in words if len(word) == 1} - set(end_ids(generation, {}))
     found |= set(map(int, generation.get("suppress_tokens") or ()))
     return tuple(sorted(token for token in found if token >= 0))
-
-
-def context_limit(text: "transformers.PretrainedConfig") -> int:
-    """Return the context length that a text configuration allows.
-
-    Dynamic and LongRoPE embeddings change all positions once a text outgrows the original window.
-    Rows read before then would differ from a fresh prefill, so the window ends there.
-    """
-    limit = getattr(text, "max_position_embeddings", None) or 1 << 20
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    variants = [rope, *(part for part in rope.values() if isinstance(part, Mapping))]
-    for variant in variants:
-        if variant.get("rope_type", variant.get("type")) in ("dynamic", "longrope"):
-            original = variant.get("original_max_position_embeddings")
-            original = original or getattr(text, "original_max_position_embeddings", None)
-            limit = min(limit, original or limit)
-    return int(limit)

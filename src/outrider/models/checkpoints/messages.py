@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import CheckpointError, OptionError
 from outrider.core.types import Message
 from outrider.core.values import JsonValue
 
@@ -59,6 +59,8 @@ class Reads:
 def _matches(render: Render, content: Any) -> bool:
     try:
         text = render([{"role": "user", "content": content}])
+    except CheckpointError:  # it exceeds a limit, which takes time, so it is not tried again
+        raise
     except Exception:  # templates may raise any exception
         return False
     return _PROBE in text and "'type'" not in text and '"type"' not in text

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -10,12 +11,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from outrider.core.errors import CheckpointError, OptionError
+from outrider.core.errors import CheckpointError, OptionError, OutriderError, OutriderWarning
 from outrider.core.types import Message
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.folder_files import check_folder, explain_code
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.messages import Reads
+from outrider.models.checkpoints.protection import SEPARATOR, Protection
+from outrider.models.checkpoints.templates.rendering import render_chat
 
 if TYPE_CHECKING:
     import transformers
@@ -50,6 +53,8 @@ class Tokenizer:
     ) -> None:
         self.tokenizer: Any = tokenizer  # return types of its methods depend on options
         self.name = name
+        self.control_tokens = False
+        """Whether the texts of control tokens in chat messages are read as control tokens."""
 
     @classmethod
     def load(cls, source: str | Path, *, trust_remote_code: bool = False) -> "Tokenizer":
@@ -84,9 +89,15 @@ class Tokenizer:
     # -- text -------------------------------------------------------------------------------
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Return the ids of `text`, with opening tokens of the tokenizer (such as BOS)."""
+        """Return the ids of `text`, with opening tokens of the tokenizer (such as BOS).
+
+        A text that begins with the text of BOS, such as a rendered chat template, gets no second
+        one.
+        """
         with self._panics():
-            return tuple(self.tokenizer.encode(text))
+            ids = tuple(self.tokenizer.encode(text))
+        twice = self.bos_id is not None and ids[:2] == (self.bos_id, self.bos_id)
+        return ids[1:] if twice and text.startswith(self.tokenizer.bos_token) else ids
 
     def encode_plain(self, text: str) -> tuple[int, ...]:
         """Return the ids of `text` of any length, as part of another text, without opening
@@ -159,6 +170,17 @@ class Tokenizer:
             known, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
 
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids` with special tokens."""
+        return self.decode(ids, skip_special_tokens=False)
+
+    @cached_property
+    def special_texts(self) -> dict[int, str]:
+        """The text of each special token, which `decode` leaves out."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        named = {i: str(self.tokenizer.convert_ids_to_tokens(i)) for i in self.special_ids}
+        return named | {i: token.content for i, token in added.items() if token.special}
+
     def chat(
         self, messages: Sequence[Message], *, add_generation_prompt: bool = True
     ) -> tuple[int, ...]:
@@ -166,10 +188,20 @@ class Tokenizer:
 
         Raises:
             OptionError: there is no template, or it refuses these messages.
+            CheckpointError: the template exceeds a limit (`TemplateLimits`).
         """
         text = self.chat_text(messages, add_generation_prompt=add_generation_prompt)
-        # The template adds BOS itself.
-        return self.encode_plain(text)
+        return self.encode_chat(text)
+
+    def encode_chat(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a rendered conversation, or of a part of it, from `chat_text`.
+
+        The template adds BOS itself. Texts of control tokens in messages stay plain text.
+        """
+        ids: list[int] = []
+        for piece in text.split(SEPARATOR):
+            ids += self.encode_plain(piece) if piece else ()
+        return tuple(ids)
 
     @property
     def has_chat(self) -> bool:
@@ -177,13 +209,27 @@ class Tokenizer:
         return bool(self.tokenizer.chat_template)
 
     def chat_text(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """Render a conversation with the chat template. Raises the errors of `chat`."""
+        """Render a conversation with the chat template, for `encode_chat`.
+
+        The text of a control token in a message is marked with a separator, so that it is read as
+        plain text, with one warning; `control_tokens` turns this off. Raises the errors of `chat`.
+        """
+        if not self.control_tokens and (found := self._protection.first(messages)) is not None:
+            warnings.warn(
+                f"a message contains the text of the control token {found!r}, which is read as "
+                "plain text. Give control_tokens=True to read it as a control token",
+                OutriderWarning,
+                stacklevel=4,
+            )
+            messages = self._protection.hide(list(messages))
         if not self.has_chat:
             raise OptionError(
                 f"{self.name} has no chat template", hint="Give the prompt as a plain string"
             )
         try:
             return self._render(self._reads.fit(messages), add_generation_prompt)
+        except OutriderError:
+            raise
         except Exception as error:  # templates may raise any exception
             reason = " ".join(str(error).split())[:200]
             raise OptionError(
@@ -194,9 +240,13 @@ class Tokenizer:
     def _render(
         self, messages: list[dict[str, JsonValue]], add_generation_prompt: bool = True
     ) -> str:
-        return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
+        return render_chat(
+            self.tokenizer, messages, name=self.name, add_generation_prompt=add_generation_prompt
         )
+
+    @cached_property
+    def _protection(self) -> Protection:
+        return Protection(self.special_texts.values())
 
     @cached_property
     def _reads(self) -> Reads:

@@ -58,8 +58,8 @@ def check_vocabularies(
 def _check_widths(ours: int, theirs: int, tier: str) -> None:
     if ours != theirs:
         raise VocabularyError(
-            f"the target gives {ours} logits, the {tier} model {theirs}, and without both "
-            "tokenizers nothing shows whether the rest is padding",
+            f"the target returns {ours} logits, the {tier} model {theirs}; without both tokenizers "
+            "the padding is unknown",
             hint="Give tokenizer=..., which is then used for both, or use models of one family",
         )
 
@@ -69,7 +69,7 @@ def _check_fit(tokenizer: Tokenizer, ours: int, theirs: int, tier: str) -> None:
     entries = len(tokenizer.table)
     if ours != theirs and entries > min(ours, theirs):
         raise VocabularyError(
-            f"the target gives {ours} logits, the {tier} model {theirs}, and the tokenizer has "
+            f"the target returns {ours} logits, the {tier} model {theirs}, and the tokenizer has "
             f"{entries} entries, too many for one of them",
             hint=_HINT,
         )

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from outrider.core.errors import CheckpointError
 from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS, IntArray, Rows, as_ids
 from outrider.kernels import library, pool
+from outrider.kernels.forking import Exclusive
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.kv_cache import DecoderCache
 from outrider.models.caches.narrowing import narrowed
@@ -105,7 +105,7 @@ class NativeDecoder(OwnModel):
         self._head = head_of(parts.packed)
         self._stride = parts.packed.layout.head.panels * SEQUENCES
         self._rows = RowArrays(_FEW)
-        self._lock = Lock()
+        self._lock = Exclusive()
         self.threads = Threads.fixed(1)
         self.threads = Threads.fixed(threads) if threads else Threads.measured(self)
 
@@ -288,7 +288,7 @@ class NativeDecoder(OwnModel):
         caches: Sequence[NativeCache],
         ahead: int = 0,
     ) -> None:
-        """Make room in the caches for the feeds and `ahead` further rows, and fill `arrays`."""
+        """Allocate space in the caches for the feeds and `ahead` further rows; fill `arrays`."""
         end = 0
         for feed, cache in zip(feeds, caches, strict=True):
             cache.reserve(feed.start, feed.end + ahead)

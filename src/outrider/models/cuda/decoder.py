@@ -152,7 +152,7 @@ class StaticDecoder(Decoder):
     def _write_text(
         self, segment: Segment, chooser: Chooser, generated: Sequence[int], depth: int
     ) -> IntArray:
-        """Run the pen until the depth, the window, an end token, or unusable logits.
+        """Write tokens up to the depth, the window, an end token, or unusable logits.
 
         Between two runs the host decides rows that the device could not decide.
         """

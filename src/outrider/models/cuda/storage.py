@@ -61,7 +61,7 @@ class StoragePool:
 
     @torch.inference_mode()
     def take(self, slots: int) -> StaticStorage:
-        """Return an unused storage with room for `slots`; its rows can hold any values."""
+        """Return an unused storage with space for `slots`; its rows can hold any values."""
         capacity = capacity_for(slots, self.layout.context_length)
         for storage in self.storages:
             if storage.capacity == capacity and not storage.readers:
@@ -118,7 +118,7 @@ class StaticCache(DecoderCache):
         return self.pool.take(capacity)
 
     def _with_spare(self, slots: int) -> int:
-        return slots  # capacities are rounded up anyway
+        return slots  # capacities are already rounded up
 
     def frontier(self) -> Frontier:
         """Return the place after the newest row; no token may be pending and unread."""

@@ -16,6 +16,7 @@ from outrider.models.caches.rearranging import rearrange
 from outrider.models.caches.watching import watch
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.defaults import end_ids, recommended
+from outrider.models.checkpoints.window import read_window
 from outrider.models.llama.config import DecoderConfig
 from outrider.protocols import (
     Cache,
@@ -66,6 +67,7 @@ class OwnModel:
             name=name or checkpoint.path.resolve().name,
             vocab_size=config.vocab_size,
             context_length=config.context_length,
+            context_reason=read_window(checkpoint.config).reason,
             find_fingerprint=lambda: fingerprint,
             find_bytes_per_token=lambda: layout.bytes_per_token,
             end_ids=end_ids(checkpoint.generation, checkpoint.config),

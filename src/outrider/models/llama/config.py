@@ -238,7 +238,7 @@ def _layer_types(
 
 
 def _rotary(config: Mapping[str, JsonValue], family: Family, num_layers: int) -> tuple[bool, ...]:
-    """Return which layers use rotary embeddings: in SmolLM3 not every fourth one, else all."""
+    """Return which layers use rotary embeddings: all, except every fourth one in SmolLM3."""
     if family.no_rope_every is None:
         return (True,) * num_layers
     turned = config.get("no_rope_layers")

@@ -236,7 +236,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     begin = str(settings.get("init_lora_weights", "")).lower()
     if begin.startswith(_OTHER_BASE):
         raise CheckpointError(
-            f"the adapter at {folder} began as {begin:.60}, which changes its base model",
+            f"the adapter at {folder} was initialized with {begin:.60}, which changes its base "
+            "model",
             hint="Save it with path_initial_model_for_weight_conversion, as plain LoRA",
         )
     return settings
@@ -268,9 +269,9 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, T
         match = _KEY.fullmatch(key)
         if match is None or tensor.ndim != 2:
             raise CheckpointError(
-                f"the adapter at {folder} holds {key} of shape {list(tensor.shape)}, which is no "
-                "LoRA update of a matrix",
-                hint="Train it on linear layers alone",
+                f"the adapter at {folder} holds {key} of shape {list(tensor.shape)}, which is not "
+                "a LoRA update of a matrix",
+                hint="Train it on linear layers only",
             )
         found.setdefault(match[1], {})[match[2]] = tensor
     if not found:
@@ -286,7 +287,7 @@ def _plain(folder: Path, module: str) -> str:
         raise CheckpointError(
             f"the adapter at {folder} changes the vision tower ({module}); only adapters of the "
             "language model are supported",
-            hint="Train it with target_modules of the language model alone",
+            hint="Train it with target_modules of the language model only",
         )
     raise CheckpointError(
         f"the adapter at {folder} changes {module}, which is not a part of a known decoder"
@@ -301,7 +302,7 @@ def _alphas(file: Path, modules: list[str], settings: Mapping[str, Any]) -> dict
     """
     given: dict[str, float] = settings.get("alpha_pattern") or {}
     found = matches(list(given), modules, file, around=r"(.*\.)?({})$")
-    alphas: dict[str, float] = dict.fromkeys(modules, settings.get("lora_alpha", 8))
+    alphas = dict.fromkeys(modules, float(settings.get("lora_alpha", 8)))
     for alpha, fits in reversed(list(zip(given.values(), found, strict=True))):  # the first wins
         alphas |= {module: alpha for module, fit in zip(modules, fits, strict=True) if fit}
     return alphas
@@ -316,6 +317,8 @@ def _update(
 ) -> Update:
     down, up = pair.get("A"), pair.get("B")
     if down is None or up is None or up.shape[1] != len(down) or not len(down):
-        raise CheckpointError(f"the adapter at {folder} is damaged: {module} has no whole update")
+        raise CheckpointError(
+            f"the adapter at {folder} is damaged: {module} has no complete update"
+        )
     rank = len(down)  # the shape counts, not rank_pattern
     return Update(down, up, alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))

@@ -77,7 +77,7 @@ def _sections(given: Sequence[int] | None, head_dim: int) -> tuple[int, ...] | N
         return None
     if min(given, default=0) < 0 or sum(given) != head_dim // 2:
         raise UnsupportedCheckpointError(
-            f"mrope_section {list(given)} does not share out the {head_dim // 2} pairs of a head"
+            f"mrope_section {list(given)} does not sum to the {head_dim // 2} pairs of a head"
         )
     return tuple(given)
 

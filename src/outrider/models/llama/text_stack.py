@@ -23,7 +23,7 @@ class Wrapper:
 
     Attributes:
         text: `model_type` of the text part if config.json does not give it.
-        tied_inside: embeddings are also tied if only the text part says so.
+        tied_inside: embeddings are also tied if only the settings of the text part tie them.
         assumed: defaults for settings of the text part that config.json may omit.
     """
 

@@ -136,7 +136,7 @@ def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
     if missing:
         raise CheckpointError(
             f"{checkpoint.path} lacks tensor {missing[0]}",
-            hint=_NO_HEAD if missing == [HEAD] else "Check that it is a whole model",
+            hint=_NO_HEAD if missing == [HEAD] else "Check that the checkpoint is complete",
         )
 
 

@@ -119,7 +119,7 @@ def _check_end(modules: LayerModules, name: str, read: Read) -> None:
     own = modules.read_out(heard[-1])
     size = _TOLERANCE.get(logits.dtype, 3e-2) * (1 + float(logits.abs().max()))
     if own.shape != logits.shape or not float((own - logits).abs().max()) <= size:
-        raise refusal(name, "its logits are not the head over the final norm")
+        raise refusal(name, "its logits differ from the head applied to the final norm")
 
 
 def _check_silence(modules: LayerModules, name: str, read: Read) -> None:
@@ -138,7 +138,7 @@ def _check_silence(modules: LayerModules, name: str, read: Read) -> None:
     finally:
         hook.remove()
     if not torch.equal(got[0], heard[last]):
-        raise refusal(name, "a layer without its halves changes what it gets")
+        raise refusal(name, "a layer without its halves changes its input")
 
 
 def refusal(name: str, why: str) -> StrategyError:

@@ -29,7 +29,8 @@ from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.prefill import start_caches
 from outrider.models.caches.rearranging import rearrange
 from outrider.models.caches.watching import watch
-from outrider.models.checkpoints.defaults import context_limit, end_ids, recommended
+from outrider.models.checkpoints.defaults import end_ids, recommended
+from outrider.models.checkpoints.window import read_window
 from outrider.models.transformers.cache import BorrowedTransformersCache, TransformersCache
 from outrider.models.transformers.layers import LayerModules, find_layers
 from outrider.models.transformers.pretrained import (
@@ -46,6 +47,9 @@ from outrider.protocols import (
     Segment,
     Segmented,
 )
+
+_NO_LIMIT = 1 << 20
+"""Context length of a model whose configuration sets none."""
 
 
 class TransformersModel:
@@ -128,10 +132,12 @@ class TransformersModel:
         found = getattr(self.model, "generation_config", None)
         defaults = {} if found is None else recommended(found.to_diff_dict())
         rope = getattr(self._text, "rope_parameters", None) or {}
+        window = read_window(self._text.to_dict())
         return ModelInfo(
             name=name,
             vocab_size=_head_width(self.model),
-            context_length=context_limit(self._text),
+            context_length=window.tokens or _NO_LIMIT,
+            context_reason=window.reason,
             find_fingerprint=cache(lambda: fingerprint or sampled_fingerprint(self.model)),
             find_bytes_per_token=cache(self._measure_bytes),
             end_ids=end_ids(defaults, self._text.to_dict()),
@@ -243,7 +249,7 @@ class TransformersModel:
         watch(own if is_own else None, layers, self.num_layers, self.info.name)
         if layers is not None and self._shown_states != self.num_layers + 1:
             raise StrategyError(
-                f"{self.info.name} shows {self._shown_states} hidden states of "
+                f"{self.info.name} returns {self._shown_states} hidden states for "
                 f"{self.num_layers} layers",
                 hint="Use a model whose forward takes output_hidden_states",
             )

@@ -108,14 +108,14 @@ def refuse_unfit(config: PretrainedConfig, name: str, kind: type | None) -> None
         )
     if _has_alibi(config):
         raise CheckpointError(
-            f"{what} counts distances by ALiBi in the order of reading, which siblings of a draft "
-            "tree break",
+            f"{what} uses ALiBi, whose distances follow the order of reading, so that it cannot "
+            "read siblings of a draft tree",
             hint=hint,
         )
     kernel = getattr(config, "_attn_implementation", None)
     if kernel not in _MASKED_KERNELS:
         raise CheckpointError(
-            f"{what} uses attention {kernel!r}, which takes no tree masks",
+            f"{what} uses attention {kernel!r}, which does not support tree masks",
             hint='Call model.set_attn_implementation("sdpa") first',
         )
 

@@ -8,7 +8,6 @@ the text stack. Models whose text stacks need other inputs are refused.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from outrider.core.errors import CheckpointError, OptionError
 from outrider.core.types import ImagePrompt, Prompt
+from outrider.kernels.forking import Exclusive
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.folder_files import check_folder
 from outrider.models.transformers.pretrained import check_parameters, quiet, reading
@@ -53,7 +53,7 @@ class TransformersVisionEncoder:
         self.model = model.eval()
         self.image_processor = image_processor
         self.name = name
-        self._lock = Lock()  # hooks of one thread must not affect another
+        self._lock = Exclusive()  # hooks of one thread must not affect another
         self._base = getattr(model, "base_model", model)
         self.stack = _text_stack(self._base, name)
         self._image_id = _image_id(model.config, name)
@@ -113,8 +113,8 @@ class TransformersVisionEncoder:
     def _check_end(self, inputs: Inputs) -> None:
         if int(inputs["input_ids"][0, -1]) == self._image_id:
             raise OptionError(
-                "the question ends with an image, and the last token of a prompt is read as text",
-                hint="Ask something after the images",
+                "the question ends with an image, but the last token of a prompt must be text",
+                hint="Put text after the last image",
             )
 
     def _prompt(
@@ -178,7 +178,7 @@ class TransformersVisionEncoder:
         """Raise `CheckpointError` if the text stack gets inputs that a prompt cannot hold."""
         more = [key for key, value in caught.items() if key not in _UNDERSTOOD and _holds(value)]
         if more:
-            raise self._refusal(f"{more[0]} beside embeddings and positions")
+            raise self._refusal(f"{more[0]} in addition to embeddings and positions")
         mask = caught.get("attention_mask")
         plain = mask is None or (isinstance(mask, Tensor) and mask.shape == given.shape)
         if not plain or (isinstance(mask, Tensor) and not torch.equal(mask.long(), given.long())):
@@ -186,8 +186,8 @@ class TransformersVisionEncoder:
 
     def _refusal(self, what: str) -> CheckpointError:
         return CheckpointError(
-            f"the text stack of {self.name} ({self.model.config.model_type}) is given {what}, "
-            "which a prompt cannot express",
+            f"the text stack of {self.name} ({self.model.config.model_type}) needs {what}, "
+            "which a prompt cannot hold",
             hint=_HINT,
         )
 
@@ -199,7 +199,7 @@ class TransformersVisionEncoder:
         except Exception as error:  # models raise various exceptions on unsuitable inputs
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"{self.name} cannot read what its processor makes of an image: {reason}",
+                f"{self.name} cannot read the output of its processor: {reason}",
                 hint="Copy the processor's files of the original model into its folder",
             ) from error
 
@@ -275,7 +275,7 @@ def _text_stack(base: Any, name: str) -> torch.nn.Module:
 def _image_id(config: Any, name: str) -> int:
     found = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
     if found is None:
-        raise CheckpointError(f"the configuration of {name} names no image_token_id", hint=_HINT)
+        raise CheckpointError(f"the configuration of {name} has no image_token_id", hint=_HINT)
     return int(found)
 
 
@@ -326,10 +326,10 @@ def refuse_blind(config: "transformers.PretrainedConfig", name: str) -> None:
     if getattr(vision, "deepstack_visual_indexes", None):
         why = "adds features of images to several of its layers"
     elif getattr(text, "cross_attention_layers", None):
-        why = "looks at images by cross-attention"
+        why = "reads images by cross-attention"
     elif getattr(text, "hidden_size_per_layer_input", None):
         why = "reads token ids in every layer"
     if why:
         raise CheckpointError(
-            f"model {name} ({config.model_type}) {why}, which a prompt cannot express", hint=_HINT
+            f"model {name} ({config.model_type}) {why}, which is not supported", hint=_HINT
         )

@@ -27,7 +27,7 @@ def check_sight(model: TransformersModel, vision_encoder: TransformersVisionEnco
             reveal.
     """
     if model.info.reads_axes and model.layout.window is not None:
-        raise _refusal(model.info.name, "its sliding windows do not go by the places of tokens")
+        raise _refusal(model.info.name, "its sliding windows do not use the positions of tokens")
     try:
         error = _largest_error(model, vision_encoder)
     except Exception as failure:
@@ -36,8 +36,8 @@ def check_sight(model: TransformersModel, vision_encoder: TransformersVisionEnco
     if not error <= TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16]):
         raise _refusal(
             model.info.name,
-            f"its logits are off by {error:.1%} of their spread, so its text stack is shown more "
-            "than embeddings and positions",
+            f"its logits differ by {error:.1%} of their spread, so its text stack reads more than "
+            "embeddings and positions",
         )
 
 

@@ -14,7 +14,7 @@ from outrider.protocols import LanguageModel, VisionEncoder
 
 
 class BlindWarning(OutriderWarning):
-    """A model that can read images runs without them."""
+    """A model with a vision part runs without reading images."""
 
 
 def shows_images(checkpoint: Checkpoint) -> bool:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from outrider.core.errors import CheckpointError, MissingExtraError, OptionError
+from outrider.core.errors import CheckpointError, MissingExtraError, OptionError, OutriderError
 from outrider.core.types import ImagePrompt
 from outrider.models.checkpoints.folder_files import check_folder
 from outrider.models.checkpoints.messages import Reads, spoken_text
+from outrider.models.checkpoints.protection import Protection
+from outrider.models.checkpoints.templates.rendering import render_chat
 
 if TYPE_CHECKING:
     import transformers
@@ -76,13 +78,15 @@ class ImageProcessor:
         return getattr(self.processor, "chat_template", None) or self._tokenizer.chat_template
 
     @cached_property
+    def _protection(self) -> Protection:
+        return Protection(self._tokenizer.all_special_tokens)
+
+    @cached_property
     def _reads(self) -> Reads:
         return Reads.of(self._render)
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
-        return self._tokenizer.apply_chat_template(
-            messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
-        )
+        return render_chat(self._tokenizer, messages, name=self.name, template=self._template)
 
     def text(self, image_prompt: ImagePrompt) -> str:
         """Render the question with one mark for each image.
@@ -93,10 +97,17 @@ class ImageProcessor:
             OptionError: the template refuses the messages, or renders fewer images.
         """
         mark, count = self.processor.image_token, len(image_prompt.images)
+        if (found := self._protection.first(image_prompt.messages)) not in (None, mark):
+            raise OptionError(
+                f"a message with images contains the text of the control token {found!r}",
+                hint="Remove it: a processor cannot read it as plain text",
+            )
         if not self._template:
             return mark * count + spoken_text(image_prompt.messages)
         try:
             text = self._render(self._reads.fit(image_prompt.messages, mark))
+        except OutriderError:
+            raise
         except Exception as error:  # templates may raise any exception
             reason = " ".join(str(error).split())[:200]
             raise OptionError(
@@ -105,9 +116,9 @@ class ImageProcessor:
             ) from error
         if (found := text.count(mark)) != count:
             raise OptionError(
-                f"{count} images are given, and the chat template of {self.name} makes {found} "
-                f"places for them ({mark})",
-                hint="Give one image part for each image, and no such mark in a text",
+                f"{count} images are given, but the chat template of {self.name} renders {found} "
+                f"placeholders ({mark})",
+                hint="Give one image part for each image, and no placeholder in a text",
             )
         return text
 

@@ -43,8 +43,8 @@ class SkippingModel(ModelWrapper):
         layered = model.layered
         if layered is None:
             raise StrategyError(
-                f"{model.info.name} cannot leave layers out",
-                hint="Use a model that has `layered`",
+                f"{model.info.name} cannot skip layers",
+                hint="Use a model with the capability `layered`",
             )
         self.layers = layers = LayerSet.for_speedup(layered.num_layers, speedup)
         self.part = layered.subset(layers)

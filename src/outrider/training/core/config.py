@@ -114,7 +114,7 @@ class Stage:
         if len(self.stream) != 2 or not 0 <= self.stream[0] < self.stream[1] <= 1:
             raise OptionError(
                 f"stream {list(self.stream)} is not a part of the corpus",
-                hint="Give two rising fractions, such as [0.0, 0.9]",
+                hint="Give two ascending fractions, such as [0.0, 0.9]",
             )
 
 

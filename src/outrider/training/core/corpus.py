@@ -122,7 +122,7 @@ class Windows:
         self.count = (end - begin) // length
         if self.count < 1:
             raise OptionError(
-                f"{end - begin} corpus tokens hold no window of {length}",
+                f"{end - begin} corpus tokens are too few for a window of {length}",
                 hint="Raise corpus.tokens or lower sequence_length",
             )
 

@@ -13,34 +13,53 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from outrider.core.errors import OutriderError
+from outrider.core.errors import OutriderError, writing
 from outrider.training.core.config import Stage
 from outrider.training.core.optim import make_optimizers
 from outrider.training.core.state import load_checkpoint, save_checkpoint
 
 
 class TrainingStopped(OutriderError):
-    """A stop signal ended training; a checkpoint was written."""
+    """A stop signal ended training; a checkpoint was written.
+
+    Attributes:
+        number: the signal.
+    """
+
+    number = int(signal.SIGINT)
 
 
 class StopSignal:
-    """Records SIGTERM and SIGINT, so that training stops after the current step."""
+    """Records SIGTERM and SIGINT, so that training stops after the current step.
+
+    The second signal goes to the earlier handler. Signals that are ignored stay so.
+
+    Attributes:
+        asked: whether training should stop.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self._number = int(signal.SIGINT)
 
     def __enter__(self) -> "StopSignal":
         self._before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
-        for name in self._before:
-            signal.signal(name, self._ask)
+        for name, handler in self._before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(name, self._ask)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, _: object) -> None:
+        if isinstance(error, TrainingStopped):
+            error.number = self._number
         for name, handler in self._before.items():
             signal.signal(name, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        if self.asked:
+            signal.signal(number, self._before[signal.Signals(number)])
+            signal.raise_signal(number)
+        self.asked, self._number = True, number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,7 +230,8 @@ class _Loop:
             "eta_minutes": round(self._remaining(speed) / 60, 1),
             **{key: round(value, 5) for key, value in {**means, **heldout}.items()},
         }
-        with (self.given.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.given.folder / "metrics.jsonl"
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         print("  ".join(f"{key}={value}" for key, value in line.items()), flush=True)
 

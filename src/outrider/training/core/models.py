@@ -40,7 +40,7 @@ def build_model(shape: Shape, vocab_size: int, longest: int, seed: int) -> Llama
 
 def moved(model: LlamaForCausalLM, to: torch.device | torch.dtype) -> LlamaForCausalLM:
     """Move the model to another device or convert it to another dtype."""
-    # A decorator of transformers hides the typed signature of `to`.
+    # A decorator in transformers hides the signature of `to` from type checkers.
     return nn.Module.to(model, to)  # type: ignore[return-value]
 
 

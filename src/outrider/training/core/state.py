@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, writing
 
 
 def save_checkpoint(
@@ -39,9 +39,13 @@ def save_tensors(
 ) -> None:
     """Write one file of tensors atomically."""
     partial = path.with_suffix(".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(dict(tensors), partial, metadata=metadata)
-    os.replace(partial, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(dict(tensors), partial, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
+        os.replace(partial, path)
 
 
 def load_checkpoint(
@@ -67,8 +71,9 @@ def load_checkpoint(
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with writing(path):
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
 
 
 def read_json(path: Path) -> Any:
@@ -89,5 +94,5 @@ def only_run(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             hint = "Wait for it, or give another --out"
-            raise OptionError(f"another run is at work in {folder}", hint=hint) from error
+            raise OptionError(f"another run is active in {folder}", hint=hint) from error
         yield

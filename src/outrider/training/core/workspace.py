@@ -86,7 +86,7 @@ def prepare_tokenizer(work: Workspace) -> None:
     found = tokenizer.get_vocab_size()
     if found != config.vocabulary.size:
         raise OptionError(
-            f"the sample only yields {found} of {config.vocabulary.size} vocabulary entries",
+            f"the sample yields only {found} of {config.vocabulary.size} vocabulary entries",
             hint="Lower vocabulary.size or raise vocabulary.sample_bytes",
         )
     save_tokenizer(tokenizer, work.tokenizer_folder, config.max_position_embeddings)

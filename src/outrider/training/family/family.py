@@ -40,7 +40,7 @@ def train_family(
         raise OptionError(f"no data directory at {place}", hint="Give it with --data DIR")
     folder = out or Path(config.out)
     if not resume and (folder / "state.json").exists():
-        raise OptionError(f"{folder} holds a run", hint="Give another --out, or leave it resume")
+        raise OptionError(f"{folder} holds a run", hint="Give another --out, or resume the run")
     folder.mkdir(parents=True, exist_ok=True)
     use_threads(config)
     with StopSignal() as stop, only_run(folder):

@@ -48,7 +48,8 @@ def _head(config: VisionFamilyConfig, folder: Path) -> list[str]:
     return [
         f"# The `{config.name}` family",
         "",
-        "A captioner with room to improve, made for testing and demonstrating vision-language "
+        "A captioner that can still be improved, made for "
+        "testing and demonstrating vision-language "
         "decoding and ViZer without a download. It sees more than it says: most of its training "
         "sentences were vague on purpose.",
         "",

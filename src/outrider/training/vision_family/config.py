@@ -58,7 +58,7 @@ class VisionFamilyConfig:
         scorer: image and text encoder of the independent CLIP that captions are scored with.
         contrast, scoring: contrastive training of vision encoder and scorer.
         see: the stage that teaches the captioner image content, with exact sentences.
-        speak: the stage that teaches it the style of the base model, which leaves room to improve.
+        speak: the stage that teaches it the style of the base model, which training can improve.
         draft: the stage that trains the draft model on captions without images.
         question: the question for each image.
         scenes: share of drawn scenes among the training images.
@@ -97,9 +97,9 @@ class VisionFamilyConfig:
         side = self.image_size // self.patch_size
         if self.image_size % self.patch_size or side % self.shuffle:
             raise OptionError(
-                f"images of {self.image_size} pixels do not divide into patches of "
-                f"{self.patch_size}, {self.shuffle} by {self.shuffle} of which make a token",
-                hint="Choose divisors",
+                f"image_size {self.image_size} is not divisible by patch_size {self.patch_size} "
+                f"times shuffle {self.shuffle}",
+                hint="Give an image_size that is divisible",
             )
 
     @property

@@ -345,7 +345,7 @@ def _ends(model: Any, image_processor: ImageProcessor, name: str) -> frozenset[i
         found = image_processor.processor.tokenizer.eos_token_id
     if found is None:
         raise CheckpointError(
-            f"{name} names no token that ends a caption",
+            f"{name} defines no token that ends a caption",
             hint="Write eos_token_id into its generation_config.json",
         )
     return frozenset([found] if isinstance(found, int) else found)

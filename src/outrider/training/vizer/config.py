@@ -7,21 +7,21 @@ from outrider.core.checks import ZERO_OR_MORE, Range, check_ranges
 from outrider.core.errors import OptionError, nearest
 
 METHODS = {
-    "g": "the mapper learns from captions that the model writes itself: no label at all",
-    "gt": "the mapper learns from given captions; the model is still trained on images alone",
-    "labels": "the model is trained on given captions: what labels would bring, to compare with",
+    "g": "the mapper learns from captions that the model writes itself, without labels",
+    "gt": "the mapper learns from given captions; the model is still trained on images only",
+    "labels": "the model is trained on given captions, for comparison",
 }
 LOSSES = ("cosine", "infonce")
 WAYS = {
-    "states": "the paper's: the gradient of the mapper's loss goes through hidden states",
-    "words": "the mapper reads samples as mere text; those it finds nearer to the image than the "
-    "others become likelier",
+    "states": "as in the paper: the gradient of the mapper's loss passes through hidden states",
+    "words": "the mapper reads samples as plain text; training raises the probability of those "
+    "nearest to the image",
 }
 
 _POSITIVE = Range(0, above=True, hint="Give more than 0")
 
 _RANGES: Mapping[str, Range] = {
-    "samples": Range(2, hint="Compare 2 or more"),
+    "samples": Range(2, hint="Give 2 or more"),
     "mapper_images": _POSITIVE,
     "mapper_width": _POSITIVE,
     "mapper_epochs": _POSITIVE,
@@ -125,13 +125,15 @@ class VizerConfig:
         if self.loss not in LOSSES:
             raise OptionError(f"unknown loss {self.loss!r}", hint=nearest(self.loss, LOSSES))
         if self.through not in WAYS:
-            raise OptionError(f"unknown way {self.through!r}", hint=nearest(self.through, WAYS))
+            raise OptionError(f"unknown through {self.through!r}", hint=nearest(self.through, WAYS))
         check_ranges(self, _RANGES)
         _HELD_OUT.check("held_out", self.held_out)
         if self.shuffle and self.batch < 2:
-            raise OptionError("shuffle with a batch of 1 has nothing to shuffle", hint="Give 2")
+            raise OptionError("shuffle needs a batch of at least 2", hint="Give a larger batch")
         if not self.question.strip():
-            raise OptionError("the question is empty", hint="Ask for a description")
+            raise OptionError(
+                "the question is empty", hint="Give a question that asks for a description"
+            )
 
     @property
     def kl_weight(self) -> float:

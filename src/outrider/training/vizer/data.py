@@ -58,7 +58,7 @@ class Split:
         adapt = rest[-config.images :] if config.images else rest
         if len(adapt) < config.batch:
             raise OptionError(
-                f"phase B is given {len(adapt)} images, and a step takes {config.batch}",
+                f"phase B has {len(adapt)} images, but a step takes {config.batch}",
                 hint="Train on more images, or lower batch",
             )
         return cls(order[: config.held_out], rest[: config.mapper_images], adapt)
@@ -134,7 +134,7 @@ def read_captions(file: Path) -> Iterator[Example]:
             path, caption = Path(record["image"]), record["caption"]
             if not isinstance(caption, str):
                 raise TypeError(f"a caption is a text, not {caption!r:.40}")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise OptionError(
                 f"line {number} of {file} is not a caption ({type(error).__name__}: {error})",
                 hint='Write {"image": "a.png", "caption": "a red star."}',

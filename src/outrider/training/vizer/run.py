@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from outrider.core.errors import OptionError, OutriderWarning
+from outrider.core.errors import OptionError, OutriderWarning, writing
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.loading import families_folder, local_folder, resolve_device
 from outrider.training.core.loop import StopSignal, TrainingStopped
@@ -115,8 +115,8 @@ class VizerRun:
         held_out = self._vectors("held_out", self.split.held_out, given)
         if len(held_out[0]) < 2:
             raise OptionError(
-                f"{len(held_out[0])} of the images that are held out can be used",
-                hint="Give more images that can be read, or hold more of them out",
+                f"only {len(held_out[0])} of the held-out images can be used",
+                hint="Give more readable images, or raise held_out",
             )
         mappers = fit_mappers(data, held_out, self.config)
         for name, found in mappers.figures.items():
@@ -154,7 +154,7 @@ class VizerRun:
             self._pause(save)
         if not rows:
             raise OptionError(
-                f"none of {len(examples)} images can be used", hint="Look at why they were left out"
+                f"none of {len(examples)} images can be used", hint="The reasons are printed above"
             )
         save()
         whole = _joined(rows, done)
@@ -176,7 +176,7 @@ class VizerRun:
         path = self.folder / "adapt.safetensors"
         if path.is_file():
             at = _Progress(**load_checkpoint(path, {"lora": trained}, {"adamw": optimizer}))
-            self.say(f"phase B goes on at step {at.step}")
+            self.say(f"phase B continues at step {at.step}")
         self._cut_curve(at.step)
         base = self._look(mappers.judge, at) if at.step == 0 else self._first_captions()
         clock = time.monotonic()
@@ -237,7 +237,8 @@ class VizerRun:
         return read_json(self.folder / "base_captions.json")
 
     def _note(self, row: dict[str, Any]) -> None:
-        with (self.folder / "curve.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "curve.jsonl"
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: round(v, 6) for k, v in row.items()}) + "\n")
 
     def _cut_curve(self, step: int) -> None:
@@ -328,8 +329,8 @@ def train_vizer(
     if not finished["helped"]:
         warnings.warn(
             f"no evaluation on held-out captions was better than the base "
-            f"({finished['base']:.4f}): the adapter, of step {finished['best_step']}, is the "
-            f"best of them ({finished['best']:.4f}), and no gain over none",
+            f"({finished['base']:.4f}): the adapter of step {finished['best_step']} "
+            f"({finished['best']:.4f}) does not improve the base",
             OutriderWarning,
             stacklevel=2,
         )
@@ -347,7 +348,7 @@ def _check(examples: Sequence[Example], config: VizerConfig) -> None:
     missing = next((e.path for e in examples if not e.caption), None)
     if missing is not None:
         raise OptionError(
-            f"method {config.method!r} reads captions, and {missing} has none",
+            f"method {config.method!r} reads captions, but {missing} has none",
             hint="Give --captions FILE with a line for each image, or use method g",
         )
 
@@ -357,7 +358,7 @@ def _make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(
-            f"{out} cannot be made: {error.strerror or error}", hint="Give another --out"
+            f"{out} cannot be created: {error.strerror or error}", hint="Give another --out"
         ) from None
 
 
@@ -367,7 +368,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
         odd = next(k for k in settings if known.get(k) != settings[k])
         raise OptionError(
             f"{out} holds a run with {odd} {known.get(odd)!r}, not {settings[odd]!r}",
-            hint="Give another --out, or the same settings to go on",
+            hint="Give another --out, or the same settings to continue",
         )
 
 
@@ -376,4 +377,4 @@ def _tell_of_cuts(captioner: TrainableCaptioner, examples: Sequence[Example], sa
     longest = captioner.config.longest
     whole = captioner.encode(list(captions.values()), cut=False)
     if long := sum(len(ids) > longest for ids in whole):
-        say(f"{long} of {len(captions)} captions are longer than {longest} tokens: cut there")
+        say(f"{long} of {len(captions)} captions are longer than {longest} tokens and are cut")

@@ -327,8 +327,9 @@ def evaluate_again(
     texts = captioner.decode(ids)
     if base is not None and len(base) != len(texts):
         raise OptionError(
-            f"{len(texts)} held-out images can be used; at the beginning there were {len(base)}",
-            hint="Put the images back, or begin a run in another folder",
+            f"{len(texts)} held-out images can be used; at the start of the run there were "
+            f"{len(base)}",
+            hint="Restore the images, or start a run in another folder",
         )
     changed = sum(a != b for a, b in zip(texts, base or texts, strict=True)) / len(texts)
     spoken = [tuple(words(text)) for text in texts]

@@ -37,7 +37,8 @@ class NextProbs(Protocol):
     """A source of next-token candidates for the nodes of growing trees: a model or a memory."""
 
     def __call__(self, asked: Sequence[tuple[int, Sequence[int]]]) -> list[list[NextTokens | None]]:
-        """For each `(number of the builder, its nodes)`, one result per node, all in one call.
+        """Return one result per node for each `(number of the builder, its nodes)`, all in one
+        call.
 
         Each node is requested once, after its parent. None: no usable distribution.
         """
@@ -60,5 +61,7 @@ def grow_all(growth: Growth, builders: Sequence[TreeBuilder], distributions: Nex
 
 
 def _wanted(growing: dict[int, GrowthSteps]) -> list[tuple[int, list[int]]]:
-    """The next nodes that each generator requests; generators that have ended are omitted."""
+    """Return the next nodes that each generator requests; generators that have ended are
+    omitted.
+    """
     return [(i, next(one, [])) for i, one in growing.items()]

@@ -81,7 +81,7 @@ def _next_level(builder: TreeBuilder, at: dict[int, int]) -> dict[int, int]:
 
 
 def _drawn(builder: TreeBuilder, node: int, following: NextTokens, sample: int) -> int:
-    """The index in the support of this continuation's next token."""
+    """Return the index in the support of this continuation's next token."""
     support = following.support
     if builder.picking is Picking.BEST:
         return int(support.scores.argmax())

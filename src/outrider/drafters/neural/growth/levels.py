@@ -19,5 +19,5 @@ def check_widths(widths: tuple[int, ...]) -> None:
     """Raise `OptionError` unless each depth has at least one child."""
     if not widths or min(widths) < 1:
         raise OptionError(
-            f"a tree with {widths!r} children by depth", hint="Give numbers from 1, as (4, 2, 1)"
+            f"the widths of a tree are {widths!r}", hint="Give numbers from 1, such as (4, 2, 1)"
         )

@@ -115,8 +115,9 @@ class NextTokens:
         logits: Float[Tensor, "rows vocab"],
         kept: Sequence[float | None],
     ) -> list["NextTokens | None"]:
-        """The same for many rows in which every token is a candidate, in a few operators; None for
-        rows with NaN."""
+        """Return the same for many rows in which every token is a candidate, in a few operators;
+        None for rows with NaN.
+        """
         own = scores.double().log_softmax(-1)
         usable = (own == own).all(-1).tolist()
         ids = torch.arange(scores.shape[-1])
@@ -156,7 +157,9 @@ def _before(chances: FloatArray) -> FloatArray:
 
 
 def _largest(keys: FloatArray, most: int) -> IntArray:
-    """Indices of the `most` largest keys, the largest first; ties go to the lower index."""
+    """Return the indices of the `most` largest keys, the largest first; ties go to the lower
+    index.
+    """
     if len(keys) <= 2 * most:
         return np.argsort(-keys, kind="stable")[:most]
     best = np.sort(np.argpartition(-keys, most)[:most])

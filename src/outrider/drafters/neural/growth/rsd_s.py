@@ -70,7 +70,7 @@ class _Child:
 
 
 def _children(builder: TreeBuilder, one: _Beam, width: int) -> list[_Child]:
-    """The children of one beam node with their values, in the order of siblings."""
+    """Return the children of one beam node with their values, in the order of siblings."""
     following = builder.next_tokens.get(one.node)
     if following is None or not builder.may_grow(one.node):
         return []
@@ -87,7 +87,9 @@ def _children(builder: TreeBuilder, one: _Beam, width: int) -> list[_Child]:
 
 
 def shifted(g: float, largest: float, value: float) -> float:
-    """-log(exp(-value) - exp(-largest) + exp(-g)), for g up to `largest`, without overflow."""
+    """Return -log(exp(-value) - exp(-largest) + exp(-g)), for g up to `largest`, without
+    overflow.
+    """
     missing = -math.expm1(g - largest)
     if missing <= 0.0:
         return value

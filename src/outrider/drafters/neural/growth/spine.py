@@ -38,7 +38,7 @@ class Spine:
         for name in ("widths", "sampled"):
             given = getattr(self, name)
             if len(given) != len(_BOUNDS) + 1 or min(given) < 1:
-                raise OptionError(f"{name} is {given!r}", hint="Give four numbers from 1")
+                raise OptionError(f"{name} is {given!r}", hint="Give four numbers of at least 1")
 
     @property
     def breadth(self) -> int:

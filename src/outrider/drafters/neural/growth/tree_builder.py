@@ -58,15 +58,15 @@ class TreeBuilder:
     # -- properties of a node ---------------------------------------------------------------
 
     def depth_of(self, node: int) -> int:
-        """Number of tokens on the path to `node`, including `node`."""
+        """Return the number of tokens on the path to `node`, including `node`."""
         return 0 if node < 0 else self.depths[node]
 
     def reach_of(self, node: int) -> float:
-        """Estimated chance that `node` is accepted."""
+        """Return the estimated chance that `node` is accepted."""
         return 1.0 if node < 0 else self.reach[node]
 
     def path(self, node: int) -> list[int]:
-        """Tokens from the first drafted one to `node`."""
+        """Return the tokens from the first drafted one to `node`."""
         tokens: list[int] = []
         while node >= 0:
             tokens.append(self.tokens[node])
@@ -74,7 +74,7 @@ class TreeBuilder:
         return tokens[::-1]
 
     def key(self, node: int) -> int:
-        """The key of the noise that selects the children of `node`."""
+        """Return the key of the noise that selects the children of `node`."""
         if self.picking is Picking.COUPLED:
             s = self.sampler
             index = len(self.generated) + self.depth_of(node)
@@ -82,7 +82,7 @@ class TreeBuilder:
         return self.branch_key(node)
 
     def branch_key(self, node: int) -> int:
-        """A key that is unique to the node, computed from the path to it."""
+        """Return a key that is unique to the node, computed from the path to it."""
         if node not in self._keys:
             s = self.sampler
             if node < 0:
@@ -104,7 +104,7 @@ class TreeBuilder:
         return self.stop is None or not self.stop(self._chances(node))
 
     def _chances(self, node: int) -> list[float]:
-        """The inputs of a `Stop`: the chance of each token on the path to `node`."""
+        """Return the inputs of a `Stop`: the chance of each token on the path to `node`."""
         assert self.stop is not None
         chances: list[float] = []
         while node >= 0:
@@ -124,19 +124,20 @@ class TreeBuilder:
         self.next_tokens[node] = following
 
     def candidates(self, node: int) -> int:
-        """The number of children that `node` can have."""
+        """Return the number of children that `node` can have."""
         following = self.next_tokens.get(node)
         return 0 if following is None else len(following.tokens)
 
     def tried(self, parent: int, rank: int) -> float:
-        """Estimated chance that the verifier tests the child of `parent` picked after `rank`
-        others: `parent` is accepted, and its earlier children are rejected."""
+        """Return the estimated chance that the verifier tests the child of `parent` picked after
+        `rank` others: `parent` is accepted, and its earlier children are rejected.
+        """
         following = self.next_tokens[parent]
         assert following is not None
         return self.reach_of(parent) * max(1.0 - float(following.spent[rank]), 0.0)
 
     def place(self, parent: int, rank: int) -> float:
-        """The worth of that child."""
+        """Return the worth of that child."""
         if self.picking is Picking.DRAWN:
             return self.tried(parent, rank)
         following = self.next_tokens[parent]
@@ -181,7 +182,9 @@ class TreeBuilder:
     # -- result -----------------------------------------------------------------------------
 
     def ranked(self) -> list[int]:
-        """The nodes to keep, ordered by worth, with parents and earlier siblings before others."""
+        """Return the nodes to keep, ordered by worth, with parents and earlier siblings before
+        others.
+        """
         order = np.argsort(-np.array(self.worth), kind="stable")
         return order[: self.nodes].tolist()
 
@@ -194,7 +197,7 @@ class TreeBuilder:
         distributions: bool = False,
         references: bool = False,
     ) -> Draft:
-        """The draft made of the nodes with the largest worth.
+        """Return the draft made of the nodes with the largest worth.
 
         Args:
             source: the tier that wrote the nodes.
@@ -224,7 +227,7 @@ class TreeBuilder:
         )
 
     def _distributions(self, nodes: set[int]) -> dict[int, Tensor]:
-        """The distribution after each of `nodes`; none for tokens that were not drawn."""
+        """Return the distribution after each of `nodes`; none for tokens that were not drawn."""
         if self.picking is not Picking.DRAWN:
             return {}
         found: dict[int, Tensor] = {}

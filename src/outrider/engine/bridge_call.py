@@ -1,0 +1,225 @@
+"""One call of `outrider.generate`: prompts, samplers, and the texts that are written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from outrider.core.errors import LogitsError, OptionError
+from outrider.core.types import Prompt
+from outrider.core.values import JsonValue
+from outrider.decoding.generation import Generation
+from outrider.engine.bridge_inputs import Batch, read_batch
+from outrider.engine.generation_config.processors import Text, prefix_processor
+from outrider.engine.generation_config.settings import Settings, stop_criterion, time_limit
+from outrider.engine.generator import Generator
+from outrider.protocols import LanguageModel
+from outrider.sampling import LogitsProcessor, Sampler, SamplingParams, StoppingCriterion
+from outrider.sampling.processors import copied, is_pure
+from outrider.sampling.torch_noise import TorchNoise, TorchSampler
+
+
+class Streamer(Protocol):
+    """Shows tokens as they are written, as in `transformers`."""
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt, then each token."""
+        ...
+
+    def end(self) -> None:
+        """Nothing follows."""
+        ...
+
+
+@dataclass
+class Call:
+    """One call.
+
+    Attributes:
+        engine: writes the texts.
+        settings: the fields of `GenerationConfig`.
+        options: the options that have no field there.
+    """
+
+    engine: Generator
+    settings: Settings
+    options: dict[str, JsonValue]
+
+    @cached_property
+    def samples(self) -> int:
+        """Number of texts for each prompt."""
+        return int(self.settings.get("num_return_sequences"))
+
+    def batch(self, inputs: object, mask: object) -> Batch:
+        """Read the prompts; without inputs, the BOS token. Raises `OptionError`."""
+        start = self.settings.get("bos_token_id")
+        if inputs is None and start is not None:
+            inputs = [[int(start)]]
+        settings = self.settings
+        return read_batch(inputs, mask, settings.get("pad_token_id"), settings.end_ids)
+
+    def write(self, batch: Batch, streamer: "Streamer | None" = None) -> list[list[int]]:
+        """Write the continuations; samples of one prompt are adjacent.
+
+        Raises:
+            OptionError: an option is invalid, or a streamer is given for several texts.
+            LogitsError: the logits of a text are unusable.
+        """
+        if streamer is not None and len(batch.prompts) * self.samples != 1:
+            raise OptionError("a streamer shows one text", hint="Give one prompt and one sample")
+        noise = self._noise(batch)
+        generations = self._generations(batch, noise)
+        strategy = self.engine.strategy_for(generations[0].request.sampler.params)
+        shown = _Shown(streamer, batch)
+        try:
+            for _ in self.engine.run(generations, strategy):
+                shown.put(generations[0])
+        finally:
+            shown.end()
+            if noise is not None:
+                noise.finish(max(len(g.output) for g in generations))
+        for generation in generations:
+            result = self.engine.result(generation, strategy)
+            if result.error is not None:
+                raise LogitsError(result.error)
+        return [generation.output for generation in generations]
+
+    # -- requests -------------------------------------------------------------------------------
+
+    def _generations(self, batch: Batch, noise: TorchNoise | None) -> list[Generation]:
+        several = len(batch.prompts) * self.samples > 1
+        made: list[Generation] = []
+        for row, ids in enumerate(batch.prompts):
+            prompt, params = Prompt(token_ids=tuple(ids)), self._params(batch, row)
+            for sample in range(self.samples):
+                own = params
+                if several:
+                    own = replace(params, logits_processors=copied(params.logits_processors))
+                sampler = self._sampler(own, prompt, noise, row * self.samples + sample, sample)
+                made.append(self.engine.generation(prompt, own, sampler=sampler))
+        return made
+
+    def _sampler(
+        self,
+        params: SamplingParams,
+        prompt: Prompt,
+        noise: TorchNoise | None,
+        row: int,
+        sample: int,
+    ) -> Sampler:
+        if noise is None:
+            return Sampler(params, prompt_ids=prompt.token_ids, sample=sample)
+        return TorchSampler(params, noise, row, prompt_ids=prompt.token_ids)
+
+    def _noise(self, batch: Batch) -> TorchNoise | None:
+        """The random numbers of PyTorch, if tokens are sampled and no seed is given."""
+        if not self.settings.samples or self.options.get("seed") is not None:
+            return None
+        info = self._target.info
+        device = batch.device or torch.device("cpu")
+        return TorchNoise(len(batch.prompts) * self.samples, info.vocab_size, device)
+
+    @cached_property
+    def _target(self) -> LanguageModel:
+        return self.engine.strategy_for(SamplingParams()).target
+
+    # -- options --------------------------------------------------------------------------------
+
+    def _params(self, batch: Batch, row: int) -> SamplingParams:
+        info = self._target.info
+        lengths = self.settings.lengths(batch.width, info.context_length)
+        text = Text(
+            prompt=batch.seen(row),
+            padding=batch.padding(row),
+            max_length=batch.width + lengths.most,
+            end_ids=self.settings.end_ids,
+            vocab_size=info.vocab_size,
+        )
+        options = dict(self.options)
+        processors: list[LogitsProcessor] = [*(options.pop("logits_processor", None) or ())]
+        processors += options.pop("logits_processors", None) or ()
+        criteria = list(options.pop("stopping_criteria", None) or ())
+        if (allowed := options.pop("prefix_allowed_tokens_fn", None)) is not None:
+            processors.insert(0, prefix_processor(allowed, row))
+        choice = self.settings.choice(text, processors)
+        choice["logits_processors"] = tuple(
+            _with_padding(p, text) for p in choice.get("logits_processors", ())
+        )
+        params = {
+            **choice,
+            "stopping_criteria": [_padded_criterion(c, text) for c in self._criteria(criteria)],
+            "ignore_eos": True,
+            "stop_token_ids": self.settings.end_ids,
+            "max_new_tokens": lengths.most,
+            "min_new_tokens": lengths.least,
+            "seed": None,
+            **options,
+        }
+        if params["seed"] is None:
+            params["seed"] = _seed_of_torch()
+        return SamplingParams.of(**params)
+
+    def _criteria(self, given: Sequence[StoppingCriterion]) -> list[StoppingCriterion]:
+        built: list[StoppingCriterion] = []
+        if (seconds := self.settings.get("max_time")) is not None:
+            built.append(time_limit(seconds))
+        if stop := self.settings.get("stop_strings"):
+            built.append(stop_criterion(stop, self.engine.tokenizer))
+        return [*built, *given]
+
+
+def _seed_of_torch() -> int:
+    """A number that the state of PyTorch's generator determines; the state stays as it is."""
+    fork = torch.Generator()
+    fork.set_state(torch.get_rng_state())
+    return int(torch.randint(1 << 48, (), generator=fork))
+
+
+def _with_padding(processor: LogitsProcessor, text: Text) -> LogitsProcessor:
+    """Show a processor the prompt with its padding, as `transformers` does."""
+    if not text.padding:
+        return processor
+    return _Padded(processor, text.prompt[:, : text.padding])
+
+
+def _padded_criterion(criterion: StoppingCriterion, text: Text) -> StoppingCriterion:
+    if not text.padding:
+        return criterion
+    front = text.prompt[:, : text.padding]
+    return lambda ids, scores: criterion(torch.cat((front, ids), dim=1), scores)
+
+
+class _Padded:
+    """A processor that sees padding before the ids."""
+
+    def __init__(self, processor: LogitsProcessor, front: Tensor) -> None:
+        self.processor, self.front = processor, front
+        self.pure = is_pure(processor)
+        self.__name__ = getattr(processor, "__name__", type(processor).__name__)
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        return self.processor(torch.cat((self.front.to(ids.device), ids), dim=1), scores)
+
+
+class _Shown:
+    """Gives a streamer the prompt, each token, and the end, whatever happens."""
+
+    def __init__(self, streamer: "Streamer | None", batch: Batch) -> None:
+        self.streamer, self.count = streamer, 0
+        if streamer is not None:
+            streamer.put(torch.tensor(batch.rows))
+
+    def put(self, generation: Generation) -> None:
+        """Show the tokens that are new."""
+        if self.streamer is not None:
+            for token in generation.output[self.count :]:
+                self.streamer.put(torch.tensor([token]))
+            self.count = len(generation.output)
+
+    def end(self) -> None:
+        """Tell a reader that nothing follows, after an exception too."""
+        if self.streamer is not None:
+            self.streamer.end()

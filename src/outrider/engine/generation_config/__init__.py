@@ -1,0 +1,1 @@
+"""Follows `GenerationConfig` of `transformers`: its fields as options of Outrider."""

@@ -1,0 +1,163 @@
+"""Sets the sampling parameters of one request: defaults of the checkpoint, options, the prompt."""
+
+import secrets
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from outrider.core.errors import ContextError, OutriderWarning
+from outrider.core.types import Exactness, Prompt
+from outrider.core.values import JsonValue
+from outrider.engine.generation_config.fields import effective
+from outrider.engine.generation_config.processors import Text
+from outrider.engine.generation_config.settings import follow
+from outrider.engine.prompt_size import places_of
+from outrider.inputs.given import MarkedCodec, TextCodec
+from outrider.protocols import LanguageModel
+from outrider.sampling import SamplingParams
+from outrider.sampling.processors import names, stateful
+from outrider.sampling.text import Marks, TextStream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDefaults:
+    """Defaults that a checkpoint defines.
+
+    Attributes:
+        end_ids: the end tokens.
+        sampling: options of `SamplingParams`.
+        generation_config: all fields of generation_config.json; some depend on the prompt.
+    """
+
+    end_ids: tuple[int, ...] = ()
+    sampling: Mapping[str, JsonValue] | None = None
+    generation_config: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    def merged(self, given: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """Merge given options into the defaults; a default yields to what is given."""
+        inherited: dict[str, JsonValue] = dict(self.sampling or {})
+        if "max_new_tokens" in given and "min_new_tokens" in inherited:
+            most = given["max_new_tokens"]
+            if isinstance(most, int):
+                inherited["min_new_tokens"] = min(inherited["min_new_tokens"], most)
+        if "min_new_tokens" in given and "max_new_tokens" in inherited:
+            least = given["min_new_tokens"]
+            if isinstance(least, int):
+                inherited["max_new_tokens"] = max(inherited["max_new_tokens"], least)
+        if "stop" in given:
+            inherited.pop("stop", None)
+        return {**inherited, **given}
+
+    def params(self, given: Mapping[str, JsonValue]) -> SamplingParams:
+        """Merge given options into the defaults. Raises `OptionError`."""
+        merged = self.merged(given)
+        if "min_new_tokens" not in given and "max_new_tokens" not in given:
+            least = merged.get("min_new_tokens", 0)  # a checkpoint may set a least length alone
+            most = merged.get("max_new_tokens", SamplingParams().max_new_tokens)
+            if least and least > most:
+                merged["max_new_tokens"] = least
+        return SamplingParams.of(**merged)
+
+    def lengths(
+        self, params: SamplingParams, given: Mapping[str, JsonValue], length: int
+    ) -> dict[str, int]:
+        """Return the limits that `max_length` and `min_length` set for a prompt of `length`."""
+        config, limits = self.generation_config, {}
+        most, least = config.get("max_length"), config.get("min_length")
+        if most and most > length and not {"max_new_tokens"} & {*given, *(self.sampling or {})}:
+            limits["max_new_tokens"] = most - length
+        if least and least > length and not {"min_new_tokens"} & {*given, *(self.sampling or {})}:
+            limits["min_new_tokens"] = least - length
+        if limits:
+            most = limits.get("max_new_tokens", params.max_new_tokens)
+            limits["min_new_tokens"] = min(
+                limits.get("min_new_tokens", params.min_new_tokens), most
+            )
+        return limits
+
+
+def params_for(
+    prompt: Prompt,
+    params: SamplingParams,
+    target: LanguageModel,
+    *,
+    defaults: ModelDefaults,
+    given: Mapping[str, JsonValue],
+    context_length: int | None,
+) -> SamplingParams:
+    """Set the parameters of one prompt: lengths, a seed, and processors that read the prompt.
+
+    Args:
+        prompt: the prompt.
+        params: the parameters of the call.
+        target: the target.
+        defaults: what the checkpoint defines.
+        given: the options that the caller gave.
+        context_length: largest number of tokens of prompt and answer.
+
+    Raises:
+        ContextError: the prompt leaves no token for the answer.
+    """
+    length = places_of(prompt, target)
+    params = replace(
+        params,
+        seed=secrets.randbits(48) if params.seed is None else params.seed,
+        **defaults.lengths(params, given, length),
+    )
+    if context_length is not None and prompt.image_prompt is None:
+        params = _limited(params, length, context_length)
+    if not effective(defaults.generation_config):
+        return params
+    ids = torch.tensor([list(prompt.token_ids)], dtype=torch.long)
+    text = Text(
+        prompt=ids,
+        padding=0,
+        max_length=length + params.max_new_tokens,
+        end_ids=defaults.end_ids,
+        vocab_size=target.info.vocab_size,
+    )
+    return follow(defaults.generation_config, params, text)
+
+
+def _limited(params: SamplingParams, length: int, context_length: int) -> SamplingParams:
+    left = context_length - length
+    if left < 1:
+        raise ContextError(
+            f"the prompt has {length} tokens; the context is limited to "
+            f"{context_length} and one is needed for the answer",
+            hint=f"Shorten the prompt by {1 - left} tokens, or raise the limit",
+        )
+    return replace(
+        params,
+        max_new_tokens=min(params.max_new_tokens, left),
+        min_new_tokens=min(params.min_new_tokens, left),
+    )
+
+
+def warn_of_state(params: SamplingParams, exactness: Exactness, drafted: bool) -> None:
+    """Warn that a request is not drafted, because its processors may keep a state."""
+    kept = stateful(params.logits_processors)
+    if kept and drafted and exactness is not Exactness.IDENTICAL:
+        warnings.warn(
+            f"drafting is off for this request: {names(kept)} may keep a state, and in this mode "
+            "a position may be visited twice. Mark it with outrider.sampling.pure if its result "
+            "depends on its arguments only, or use mode exact",
+            OutriderWarning,
+            stacklevel=4,
+        )
+
+
+def text_stream(
+    codec: TextCodec | None, prompt: Prompt, params: SamplingParams
+) -> TextStream | None:
+    """Return the empty text of a request; None without a tokenizer."""
+    if codec is None:
+        return None
+    marks = None
+    if params.stop and isinstance(codec, MarkedCodec):
+        texts = codec.special_texts
+        if any(text and text in stop for text in texts.values() for stop in params.stop):
+            marks = Marks(codec.decode_all, frozenset(texts))
+    return TextStream(codec.decode, params.stop, after=prompt.token_ids, marks=marks)

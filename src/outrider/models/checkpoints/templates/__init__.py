@@ -1,0 +1,1 @@
+"""Renders chat templates under limits."""

@@ -1,0 +1,229 @@
+"""The program as a process: signals at any moment, streams that are closed or full, full disks."""
+
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import outrider
+from tests.models.setups.make_checkpoints import make_checkpoint
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full"),
+]
+
+PROGRAM = [sys.executable, "-m", "outrider"]
+TEXT = "Once upon a time"
+START = 0.15
+"""Seconds until Python has started; before that, it reports a signal itself."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the size of a second for 10,000 tokens of prompt, and files for each command."""
+    place = tmp_path_factory.mktemp("process")
+    make_checkpoint(place / "small", tokenizer=True)
+    make_checkpoint(
+        place / "slow",
+        tokenizer=True,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=8,
+        max_position_embeddings=40_000,
+    )
+    (place / "text.txt").write_text("Once upon a time there was a fox. " * 40)
+    (place / "long.txt").write_text("Once upon a time. " * 1500)
+    (place / "prompts.jsonl").write_text(json.dumps({"prompt": TEXT}) + "\n")
+    return place
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    """Every command that ends within seconds."""
+    small, text = str(folder / "small"), str(folder / "text.txt")
+    few = ["--max-new-tokens", "4"]
+    bench = ["tiny", "--prompts", "1", "--max-new-tokens", "4", "--repeats", "1"]
+    bench += ["--workloads", "stories", "--strategies", "lookup"]
+    return {
+        "help": ["--help"],
+        "version": ["--version"],
+        "methods": ["methods"],
+        "methods --json": ["methods", "--json"],
+        "info": ["info", small],
+        "generate": ["generate", TEXT, "--target", small, "--mode", "none", *few],
+        "generate --json": ["generate", TEXT, "--target", small, "--mode", "none", *few, "--json"],
+        "generate --stream": ["generate", TEXT, *few, "--stream"],
+        "generate --help": ["generate", "--help"],
+        "chat": ["chat", "--target", small, "--mode", "none", *few],
+        "summarize": ["summarize", text, "--target", "tiny", *few],
+        "demo": ["demo", "--tokens", "2"],
+        "calibrate": ["calibrate", "--prompts", str(folder / "prompts.jsonl"), "--tokens", "4"],
+        "datastore": [
+            *("datastore", "build", text, "--tokenizer", small),
+            *("--out", str(folder / "store"), "--force"),
+        ],
+        "bench verify-cost": ["bench", "verify-cost", small, "--repeats", "1"],
+        "bench speed": ["bench", "speed", *bench],
+        "train": ["train", "--help"],
+        "caption": ["caption", "--help"],
+    }
+
+
+def ended(
+    words: list[str], redirection: str = "", **more: Any
+) -> "subprocess.CompletedProcess[str]":
+    line = ["sh", "-c", f'"$@" {redirection}', "sh", *PROGRAM, *words]
+    return subprocess.run(
+        line, capture_output=True, text=True, check=False, timeout=300, input="Hello\n", **more
+    )
+
+
+def assert_quiet(errors: str, lines: int = 1) -> None:
+    """At most this many lines, and nothing from Python itself."""
+    assert "Traceback" not in errors and "Exception ignored" not in errors, errors
+    assert len([line for line in errors.splitlines() if "error" in line]) <= lines, errors
+
+
+@pytest.mark.parametrize("command", commands(Path()))
+def test_output_that_is_closed_or_full(command: str, folder: Path) -> None:
+    words = commands(folder)[command]
+    for redirection in (">&-", ">/dev/full", "| head -c 0"):
+        done = ended(words, redirection)
+        assert_quiet(done.stderr)
+        if redirection[0] == ">":
+            assert done.returncode == 1, (redirection, done.stderr)
+            assert "error: standard output: " in done.stderr
+    for redirection in ("2>&-", "2>/dev/full"):
+        done = ended(words, redirection)
+        assert done.returncode == 0 and done.stderr == ""
+
+
+# -- signals ----------------------------------------------------------------------------------
+
+
+def interrupted(words: list[str], seconds: float, number: int) -> tuple[int, str, str, float]:
+    """Run a command, send a signal after some time; return how it ended, and after how long."""
+    child = subprocess.Popen(
+        [*PROGRAM, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(seconds)
+    sent = time.monotonic()
+    child.send_signal(number)
+    out, errors = child.communicate(timeout=120)
+    return child.returncode, out, errors, time.monotonic() - sent
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_moment(number: signal.Signals) -> None:
+    moments = random.Random(int(number))
+    words = ["generate", TEXT, "--max-new-tokens", "400", "--target", "tiny"]
+    for _ in range(30):
+        seconds = moments.uniform(START, 4.0)
+        code, _, errors, delay = interrupted(words, seconds, number)
+        assert code in (128 + number, 0), (seconds, code, errors)  # 0: it had ended
+        assert_quiet(errors, lines=0)
+        assert delay < 5, seconds
+
+
+def test_ctrl_c_during_a_long_prompt(folder: Path) -> None:
+    words = ["generate", "-", "--target", str(folder / "slow"), "--mode", "none", "--threads", "1"]
+    words += ["--dtype", "float32"]
+    with (folder / "long.txt").open() as prompt:
+        child = subprocess.Popen(
+            [*PROGRAM, *words], stdin=prompt, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    time.sleep(12)
+    assert child.poll() is None, "the prompt is too short"
+    sent = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 130 and errors == b""
+    assert time.monotonic() - sent < 6
+
+
+# -- files on a full disk ---------------------------------------------------------------------
+
+
+def small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+
+
+@pytest.mark.parametrize("command", ["datastore", "calibrate", "bench speed", "bench folder"])
+def test_a_file_on_a_full_disk(command: str, folder: Path, tmp_path: Path) -> None:
+    """The system refuses to write more than 300 bytes to a file; pipes have no such limit."""
+    out = {"calibrate": "c.json", "bench speed": "b.jsonl", "bench folder": "runs"}
+    words = list(commands(folder)[command.replace("folder", "speed")])
+    if command in out:
+        words += ["--out", str(tmp_path / out[command])]
+    done = ended(words, preexec_fn=small_files)
+    assert_quiet(done.stderr)
+    assert done.returncode in (1, 2), done.stderr
+    assert "cannot be written: " in done.stderr
+
+
+# -- the library ------------------------------------------------------------------------------
+
+
+class Interrupts:
+    """Raises `KeyboardInterrupt` at a line of the package, counted from the start."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.lines = at, 0
+
+    def __enter__(self) -> "Interrupts":
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def trace(self, frame: Any, event: str, _: object) -> Any:
+        if "/outrider/" in frame.f_code.co_filename and event == "line":
+            self.lines += 1
+            if self.lines == self.at:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self.trace
+
+
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """Coverage and debuggers trace as well."""
+    before = sys.gettrace()
+    yield
+    sys.settrace(before)
+
+
+@pytest.mark.parametrize("drafter", [None, "recycling", "lookahead", "suffix", "sam", "stand"])
+@pytest.mark.usefixtures("untraced", "unchecked")
+def test_a_generator_is_usable_after_an_interrupt(drafter: str | None) -> None:
+    options: dict[str, Any] = {} if drafter is None else {"drafter": drafter}
+    load = lambda: outrider.load("tiny", threads=1, **options)  # noqa: E731
+    prompts = [TEXT, f"{TEXT} there was a small dog. {TEXT}"]
+    wanted = [load().generate(p, max_new_tokens=16, temperature=0.0).token_ids for p in prompts]
+    generator = load()
+    with Interrupts(-1) as all_lines:
+        generator.generate(prompts[1], max_new_tokens=16, temperature=0.0)
+    moments = random.Random(0)
+    for _ in range(60):
+        interrupts = Interrupts(moments.randrange(1, all_lines.lines))
+        try:
+            with interrupts:
+                generator.generate(moments.choice(prompts), max_new_tokens=16, temperature=0.0)
+        except KeyboardInterrupt:
+            pass
+        for prompt, expected in zip(prompts, wanted, strict=True):
+            found = generator.generate(prompt, max_new_tokens=16, temperature=0.0).token_ids
+            assert found == expected, interrupts.at
