@@ -10,7 +10,9 @@ PAGE = Path(__file__).parents[3] / "docs/limits.md"
 
 
 def test_the_page_lists_every_limit_with_its_value() -> None:
-    section = PAGE.read_text(encoding="utf-8").partition("## Checkpoints")[2].partition("\n## ")[0]
+    section = (
+        PAGE.read_text(encoding="utf-8").partition("\n## Checkpoints\n")[2].partition("\n##")[0]
+    )
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", section, re.M)
     listed = {name: int(value.replace(",", "")) for name, value in rows}
     limits = CheckpointLimits()
