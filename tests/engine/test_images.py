@@ -172,6 +172,7 @@ def test_samples_of_one_prompt(generator: Generator) -> None:
         ([{"role": "user", "content": [{"type": "text"}]}], None, "the part"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:a message contains the text of the control token")
 def test_what_is_refused(generator: Generator, prompt: Any, images: Any, problem: str) -> None:
     with pytest.raises(OptionError, match=problem):
         generator.generate(prompt, images=images)
