@@ -4,12 +4,16 @@ import copy
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
+    EosTokenCriteria,
     LogitsProcessorList,
+    MaxLengthCriteria,
     NoRepeatNGramLogitsProcessor,
     PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
     TextStreamer,
 )
 
@@ -134,9 +138,8 @@ def test_an_end_token_given_takes_the_place_of_the_models_own() -> None:
     for ends in (late, [late, 287]):
         expected = theirs(model, ONE, max_new_tokens=16, eos_token_id=ends)
         assert ours(model, ONE, max_new_tokens=16, eos_token_id=ends) == expected
-    assert ours(model, ONE, max_new_tokens=16, eos_token_id=None) == ours(
-        model, ONE, max_new_tokens=16
-    )
+    free = {"max_new_tokens": 16, "eos_token_id": None}
+    assert ours(model, ONE, **free) == theirs(model, ONE, **free)
 
 
 def test_lengths() -> None:
@@ -349,3 +352,42 @@ def test_unusable_logits_are_an_error(streamer: Any) -> None:
     model = TabularModel(torch.full((9, 9), torch.nan, dtype=torch.float64), name="bad")
     with pytest.raises(LogitsError, match="model bad: logits hold NaN"):
         ours(model, [1, 2], streamer=streamer)
+
+
+def test_what_a_review_found() -> None:
+    """Options that are None, criteria and processors that replace, and options of Outrider."""
+    model, end = with_config("llama", eos_token_id=end_of("llama", 3)), 287
+    some: dict[str, Any] = {"max_new_tokens": 10}
+    for options in (
+        {"do_sample": True, "top_k": None},
+        {"logits_processor": LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.1)])}
+        | {"repetition_penalty": 1.9},
+        {"stopping_criteria": [MaxLengthCriteria(12)], "max_new_tokens": 3},
+        {"stopping_criteria": [EosTokenCriteria(end_of("llama", 6))]},
+        {"prefix_allowed_tokens_fn": lambda row, ids: [9, 40, 41], "forced_eos_token_id": 7},
+        {"eos_token_id": np.int64(end)},
+    ):
+        torch.manual_seed(3)
+        expected = theirs(model, ONE, **some | options)
+        torch.manual_seed(3)
+        assert ours(model, ONE, **some | options) == expected, options
+    padded: dict[str, Any] = {"attention_mask": MASK, "repetition_penalty": 2.5}
+    padded |= {
+        "pad_token_id": PAD,
+        "no_repeat_ngram_size": 3,
+        "logits_processor": [lambda ids, scores: scores],
+    }
+    assert ours(model, BATCH, **some | padded) == theirs(model, BATCH, **some | padded)
+    assert len(ours(model, ONE, **some, ignore_eos=True)[0]) == 14
+    assert ours(model, ONE, **some, stop_token_ids=[end]) == ours(model, ONE, **some)
+    for wrong, match in (
+        ({"attention_mask": [[1, 1, 1, 0]]}, "the end of row 0"),
+        ({"attention_mask": [[0, 0, 0, 0]]}, "row 0 holds padding only"),
+        ({"input_ids": [[1]]}, "inputs and input_ids are both given"),
+        ({"logits_processor": len}, "logits_processor is a builtin"),
+        ({"generation_config": {}}, "generation_config is a dict"),
+    ):
+        with pytest.raises(OptionError, match=match):
+            ours(model, ONE, **wrong)
+    with pytest.raises(OptionError, match="pixel_values"):
+        ours(model, {"input_ids": ONE, "pixel_values": ONE})

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,7 +14,13 @@ from outrider.core.values import JsonValue
 from outrider.decoding.generation import Generation
 from outrider.engine.bridge_inputs import Batch, read_batch
 from outrider.engine.generation_config.processors import Text, prefix_processor
-from outrider.engine.generation_config.settings import Settings, stop_criterion, time_limit
+from outrider.engine.generation_config.settings import (
+    Lengths,
+    Settings,
+    as_tuple,
+    stop_criterion,
+    time_limit,
+)
 from outrider.engine.generator import Generator
 from outrider.protocols import LanguageModel
 from outrider.sampling import LogitsProcessor, Sampler, SamplingParams, StoppingCriterion
@@ -22,6 +28,7 @@ from outrider.sampling.processors import copied, is_pure
 from outrider.sampling.torch_noise import TorchNoise, TorchSampler
 
 
+@runtime_checkable
 class Streamer(Protocol):
     """Shows tokens as they are written, as in `transformers`."""
 
@@ -51,7 +58,7 @@ class Call:
     @cached_property
     def samples(self) -> int:
         """Number of texts for each prompt."""
-        return int(self.settings.get("num_return_sequences"))
+        return max(int(self.settings.get("num_return_sequences") or 1), 1)
 
     def batch(self, inputs: object, mask: object) -> Batch:
         """Read the prompts; without inputs, the BOS token. Raises `OptionError`."""
@@ -73,14 +80,15 @@ class Call:
         noise = self._noise(batch)
         generations = self._generations(batch, noise)
         strategy = self.engine.strategy_for(generations[0].request.sampler.params)
-        shown = _Shown(streamer, batch)
+        shown = _Shown(streamer)
         try:
+            shown.begin(batch)
             for _ in self.engine.run(generations, strategy):
                 shown.put(generations[0])
         finally:
-            shown.end()
             if noise is not None:
                 noise.finish(max(len(g.output) for g in generations))
+            shown.end()
         for generation in generations:
             result = self.engine.result(generation, strategy)
             if result.error is not None:
@@ -131,20 +139,26 @@ class Call:
     def _params(self, batch: Batch, row: int) -> SamplingParams:
         info = self._target.info
         lengths = self.settings.lengths(batch.width, info.context_length)
+        options = dict(self.options)
+        criteria = _listed("stopping_criteria", options.pop("stopping_criteria", None))
+        lengths, ends, criteria = _replaced(criteria, lengths, self.settings.end_ids, batch.width)
         text = Text(
             prompt=batch.seen(row),
             padding=batch.padding(row),
             max_length=batch.width + lengths.most,
-            end_ids=self.settings.end_ids,
+            end_ids=ends,
             vocab_size=info.vocab_size,
         )
-        options = dict(self.options)
-        processors: list[LogitsProcessor] = [*(options.pop("logits_processor", None) or ())]
-        processors += options.pop("logits_processors", None) or ()
-        criteria = list(options.pop("stopping_criteria", None) or ())
+        processors = _listed("logits_processor", options.pop("logits_processor", None))
+        processors += _listed("logits_processors", options.pop("logits_processors", None))
         if (allowed := options.pop("prefix_allowed_tokens_fn", None)) is not None:
-            processors.insert(0, prefix_processor(allowed, row))
-        choice = self.settings.choice(text, processors)
+            allowed = prefix_processor(allowed, row)
+        choice = self.settings.choice(text, processors, allowed)
+        choice["banned_tokens"] = (
+            *choice.get("banned_tokens", ()),
+            *as_tuple(options.pop("banned_tokens", None)),
+        )
+        ends = () if options.pop("ignore_eos", False) else ends
         choice["logits_processors"] = tuple(
             _with_padding(p, text) for p in choice.get("logits_processors", ())
         )
@@ -152,7 +166,7 @@ class Call:
             **choice,
             "stopping_criteria": [_padded_criterion(c, text) for c in self._criteria(criteria)],
             "ignore_eos": True,
-            "stop_token_ids": self.settings.end_ids,
+            "stop_token_ids": (*ends, *as_tuple(options.pop("stop_token_ids", None))),
             "max_new_tokens": lengths.most,
             "min_new_tokens": lengths.least,
             "seed": None,
@@ -166,9 +180,34 @@ class Call:
         built: list[StoppingCriterion] = []
         if (seconds := self.settings.get("max_time")) is not None:
             built.append(time_limit(seconds))
+        built = [own for own in built if all(type(one) is not type(own) for one in given)]
         if stop := self.settings.get("stop_strings"):
             built.append(stop_criterion(stop, self.engine.tokenizer))
         return [*built, *given]
+
+
+def _listed(name: str, given: JsonValue) -> list[JsonValue]:
+    """Return processors or criteria as a list. Raises `OptionError` for a single one."""
+    if given is not None and not isinstance(given, list | tuple):
+        raise OptionError(f"{name} is a {type(given).__name__}", hint="Give a list")
+    return list(given or ())
+
+
+def _replaced(
+    criteria: list[JsonValue], lengths: Lengths, ends: tuple[int, ...], width: int
+) -> tuple[Lengths, tuple[int, ...], list[JsonValue]]:
+    """Let given criteria of `transformers` for length and end tokens replace the options."""
+    kept: list[JsonValue] = []
+    for one in criteria:
+        kind = type(one).__name__ if type(one).__module__.startswith("transformers.") else ""
+        if kind == "MaxLengthCriteria":
+            most = max(one.max_length - width, 1)
+            lengths = Lengths(least=min(lengths.least, most), most=most)
+        elif kind == "EosTokenCriteria":
+            ends = as_tuple(one.eos_token_id)
+        else:
+            kept.append(one)
+    return lengths, ends, kept
 
 
 def _seed_of_torch() -> int:
@@ -207,10 +246,13 @@ class _Padded:
 class _Shown:
     """Gives a streamer the prompt, each token, and the end, whatever happens."""
 
-    def __init__(self, streamer: "Streamer | None", batch: Batch) -> None:
+    def __init__(self, streamer: "Streamer | None") -> None:
         self.streamer, self.count = streamer, 0
-        if streamer is not None:
-            streamer.put(torch.tensor(batch.rows))
+
+    def begin(self, batch: Batch) -> None:
+        """Show the prompt."""
+        if self.streamer is not None:
+            self.streamer.put(torch.tensor(batch.rows))
 
     def put(self, generation: Generation) -> None:
         """Show the tokens that are new."""

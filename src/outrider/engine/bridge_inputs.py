@@ -21,11 +21,13 @@ class Batch:
     Attributes:
         rows: ids of each prompt, with padding.
         prompts: the ids without padding.
+        front: number of padding ids before each prompt.
         device: device of the given tensor; None for lists.
     """
 
     rows: list[list[int]]
     prompts: list[list[int]]
+    front: list[int]
     device: torch.device | None
 
     @property
@@ -39,7 +41,7 @@ class Batch:
 
     def padding(self, row: int) -> int:
         """Number of ids before the prompt that are padding, for a row padded on the left."""
-        return len(self.rows[row]) - len(self.prompts[row])
+        return self.front[row]
 
 
 def read_batch(inputs: object, mask: object, pad: int | None, ends: Sequence[int]) -> Batch:
@@ -68,7 +70,16 @@ def read_batch(inputs: object, mask: object, pad: int | None, ends: Sequence[int
         [token for token, keep in zip(row, kept, strict=True) if keep]
         for row, kept in zip(rows, keeps, strict=True)
     ]
-    return Batch(rows=rows, prompts=prompts, device=device)
+    for number, kept in enumerate(keeps):
+        if not any(kept):
+            raise OptionError(f"row {number} holds padding only", hint="Leave the row out")
+        if not kept[-1]:
+            raise OptionError(
+                f"attention_mask, or pad_token_id, marks the end of row {number} as padding",
+                hint="Pad on the left: tokenizer.padding_side = 'left'",
+            )
+    front = [kept.index(True) for kept in keeps]
+    return Batch(rows=rows, prompts=prompts, front=front, device=device)
 
 
 def _keeps(mask: object, rows: Sequence[Sequence[int]]) -> list[list[bool]]:

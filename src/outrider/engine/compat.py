@@ -98,11 +98,14 @@ def generate(
     """
     known = (*_OWN_SAMPLING, *_LOADING, *_CALL, *_NO_EFFECT, *FIELDS)
     reject_unknown("option", options, known)
-    options = {name: value for name, value in options.items() if value is not None}
-    ids: object = options.pop("input_ids", inputs)
-    mask: object = options.pop("attention_mask", None)
-    if isinstance(ids, Mapping):
-        mask, ids = ids.get("attention_mask", mask), ids.get("input_ids")
+    if isinstance(inputs, Mapping):
+        inputs, options = None, {**inputs, **options}
+        reject_unknown("entry of the prompt", options, known)
+    options = {n: value for n, value in options.items() if value is not None or n in FIELDS}
+    ids: object = options.pop("input_ids", None)
+    if ids is not None and inputs is not None:
+        raise OptionError("inputs and input_ids are both given", hint="Give one of them")
+    ids, mask = inputs if ids is None else ids, options.pop("attention_mask", None)
     with restored(model, assistant_model, options.get("qualifier")):
         loading = {name: options.pop(name) for name in _LOADING if name in options}
         given = _given(generation_config, options)
@@ -122,6 +125,10 @@ def _given(
 ) -> dict[str, JsonValue]:
     """Take the fields of `GenerationConfig` out of the options; an object gives the others."""
     fields_given = {name: options.pop(name) for name in FIELDS if name in options}
+    if config is not None and not hasattr(config, "to_diff_dict"):
+        raise OptionError(
+            f"generation_config is a {type(config).__name__}", hint="Give a GenerationConfig"
+        )
     base = {} if config is None else config.to_diff_dict()
     base = {name: value for name, value in base.items() if name not in METADATA}
     unknown = [n for n in base if n not in FIELDS and not n.startswith("_")]

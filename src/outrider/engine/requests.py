@@ -70,6 +70,8 @@ class ModelDefaults:
             limits["max_new_tokens"] = most - length
         if least and least > length and not {"min_new_tokens"} & {*given, *(self.sampling or {})}:
             limits["min_new_tokens"] = least - length
+        if "min_new_tokens" in given and "max_new_tokens" in limits:
+            limits["max_new_tokens"] = max(limits["max_new_tokens"], params.min_new_tokens)
         if limits:
             most = limits.get("max_new_tokens", params.max_new_tokens)
             limits["min_new_tokens"] = min(
@@ -149,6 +151,16 @@ def warn_of_state(params: SamplingParams, exactness: Exactness, drafted: bool) -
         )
 
 
+def _overlap(mark: str, stop: str) -> bool:
+    """Whether a stop string can hold a part of the text of a special token."""
+    if not mark:
+        return False
+    if mark in stop or stop in mark:
+        return True
+    sizes = range(2, min(len(mark), len(stop)))
+    return any(stop.endswith(mark[:n]) or stop.startswith(mark[-n:]) for n in sizes)
+
+
 def text_stream(
     codec: TextCodec | None, prompt: Prompt, params: SamplingParams
 ) -> TextStream | None:
@@ -158,6 +170,6 @@ def text_stream(
     marks = None
     if params.stop and isinstance(codec, MarkedCodec):
         texts = codec.special_texts
-        if any(text and text in stop for text in texts.values() for stop in params.stop):
+        if any(_overlap(text, stop) for text in texts.values() for stop in params.stop):
             marks = Marks(codec.decode_all, frozenset(texts))
     return TextStream(codec.decode, params.stop, after=prompt.token_ids, marks=marks)

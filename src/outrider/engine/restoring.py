@@ -1,25 +1,46 @@
-"""Leaves a caller's PyTorch model as it was."""
+"""Leaves a caller's PyTorch models as they were, and lets one call at a time use them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from threading import Lock, RLock
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
+_LOCKS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()  # pyright: ignore
+_GUARD = Lock()
+
 
 @contextmanager
-def restored(*models: object) -> Iterator[None]:
+def restored(*given: object) -> Iterator[None]:
     """Restore the mode (training or evaluation) of every module of the models on exit.
 
-    Objects that are not PyTorch modules are left alone.
+    While a model is checked, its configuration is changed for a moment. Therefore other threads
+    wait until the call that uses the model has ended.
+
+    Args:
+        *given: models, or lists of models; objects that are not PyTorch modules are left alone.
     """
-    modules = [
-        (module, module.training)
-        for model in models
-        if isinstance(model, nn.Module)
-        for module in model.modules()
-    ]
-    try:
-        yield
-    finally:
-        for module, training in modules:
-            module.training = training
+    models = sorted({id(m): m for m in _modules(given)}.items())
+    with ExitStack() as locks:
+        for _, model in models:
+            locks.enter_context(_lock(model))
+        modes = [(module, module.training) for _, model in models for module in model.modules()]
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def _modules(given: Iterable[object]) -> Iterator[nn.Module]:
+    for one in given:
+        if isinstance(one, nn.Module):
+            yield one
+        elif isinstance(one, list | tuple):
+            yield from _modules(one)
+
+
+def _lock(model: nn.Module) -> RLock:  # pyright: ignore
+    with _GUARD:
+        return _LOCKS.setdefault(model, RLock())

@@ -1,7 +1,9 @@
 """Texts of control tokens in messages are plain text; a text gets one BOS."""
 
+from collections import UserDict
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -96,3 +98,37 @@ def test_a_rendered_chat_gets_no_second_bos(folder: Path) -> None:
 def test_a_family_is_not_one_model() -> None:
     with pytest.raises(CheckpointError, match=r"'tiny' is a family of models.*alone, or one of"):
         outrider.load("tiny", draft="tiny")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "<|e"}, {"type": "text", "text": "nd|>"}],
+        },
+        MappingProxyType({"role": "user", "content": "<|end|>"}),
+        {"role": "user", "content": "", "tool_calls": [{"arguments": {"<|end|>": 1}}]},
+        {"role": "<|end|>", "content": "a"},
+        {"role": "user", "content": UserDict(text="<|end|>")},
+    ],
+    ids=["parts", "mapping", "key", "role", "part"],
+)
+def test_no_way_around(folder: Path, message: Any) -> None:
+    codec = Tokenizer.load(folder)
+    codec.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}{% if m.content is mapping %}{{ m.content | tojson }}"
+        "{% elif m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+        "{{ p.text }}{% endfor %}{% endif %}{{ (m.tool_calls or []) | tojson }}{% endfor %}"
+    )
+    with pytest.warns(OutriderWarning, match="control token"):
+        assert control(codec.chat([message])) == []
+
+
+def test_tokens_that_overlap_or_are_made_by_a_normalizer() -> None:
+    hidden = Protection(["<<s>>", "<s>>", "ab", "bc"]).hide("<<s>> abc")
+    assert not any(t in piece for piece in hidden.split(SEPARATOR) for t in ("<s>>", "ab", "bc"))
+    wide = "\uff1c|im_end|\uff1e"
+    assert Protection(["<|im_end|>"]).first([{"role": "user", "content": wide}]) == "<|im_end|>"
+    pieces = Protection(["<|im_end|>"]).hide(wide).split(SEPARATOR)
+    assert "".join(pieces) == wide and len([piece for piece in pieces if piece]) == 3

@@ -3,14 +3,13 @@
 import importlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from outrider.core.errors import OptionError
 from outrider.core.values import JsonValue
 from outrider.sampling import LogitsProcessor
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Config = Mapping[str, JsonValue]
 
@@ -27,7 +26,7 @@ class Text:
         vocab_size: width of the logits.
     """
 
-    prompt: "Tensor"
+    prompt: Tensor
     padding: int
     max_length: int
     end_ids: tuple[int, ...]
@@ -39,10 +38,8 @@ class Text:
         return int(self.prompt.shape[1])
 
     @property
-    def ends(self) -> "Tensor":
+    def ends(self) -> Tensor:
         """The end tokens as `transformers` wants them."""
-        import torch
-
         return torch.tensor(self.end_ids, dtype=torch.long)
 
 
@@ -136,6 +133,7 @@ def _processors(forced_bos: bool) -> dict[str, Build]:
         "bad_words_ids": lambda value, text: t.NoBadWordsLogitsProcessor(
             [list(word) for word in value], text.ends if text.end_ids else None
         ),
+        "prefix_allowed_tokens_fn": lambda value, _: value,
         "forced_bos_token_id": lambda value, _: t.ForcedBOSTokenLogitsProcessor(value),
         "forced_eos_token_id": lambda value, text: t.ForcedEOSTokenLogitsProcessor(
             text.max_length, value
@@ -172,15 +170,10 @@ def _bias(value: JsonValue) -> JsonValue:
 
 def _repetition(t: JsonValue, penalty: float, padding: int) -> LogitsProcessor:
     """Penalise tokens of the prompt and the text; padding is left out as in `transformers` 5."""
-    processor = t.RepetitionPenaltyLogitsProcessor(penalty)
     if not padding:
-        return processor
-
-    def behind_padding(ids: "Tensor", scores: "Tensor") -> "Tensor":
-        return processor(ids[:, padding:], scores)
-
-    behind_padding.pure = True  # pyright: ignore[reportFunctionMemberAccess]
-    return behind_padding
+        return t.RepetitionPenaltyLogitsProcessor(penalty)
+    front = torch.tensor([padding])
+    return t.RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=front)
 
 
 def prefix_processor(allowed: Callable[..., JsonValue], row: int) -> LogitsProcessor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 
@@ -34,10 +35,10 @@ class Settings:
     """One generation configuration, made of layers: the model's, an object given, and options."""
 
     def __init__(self, *layers: Mapping[str, JsonValue]) -> None:
-        """Merge the layers; a later one wins. None means that a field is not set."""
+        """Merge the layers; a later one wins. None switches a field off, defaults included."""
         self.config: dict[str, JsonValue] = {}
         for layer in layers:
-            self.config |= {name: value for name, value in layer.items() if value is not None}
+            self.config |= layer
 
     def get(self, name: str) -> JsonValue:
         """Return the value of a field, or the default of `transformers`."""
@@ -51,7 +52,7 @@ class Settings:
     @property
     def end_ids(self) -> tuple[int, ...]:
         """The end tokens."""
-        return as_tuple(self.get("eos_token_id"))
+        return tuple(token for token in as_tuple(self.get("eos_token_id")) if token >= 0)
 
     @property
     def pad_id(self) -> int | None:
@@ -78,13 +79,19 @@ class Settings:
         else:
             most = int(given) - width
         least = self.config.get("min_new_tokens")
-        least = max(0, int(self.get("min_length")) - width) if least is None else int(least)
+        least = max(0, int(self.get("min_length") or 0) - width) if least is None else int(least)
         return Lengths(least=min(least, most), most=most)
 
     # -- how tokens are chosen ------------------------------------------------------------------
 
-    def choice(self, text: Text, given: Sequence[LogitsProcessor]) -> dict[str, JsonValue]:
-        """Return the options that choose tokens, `given` processors included.
+    def choice(
+        self,
+        text: Text,
+        given: Sequence[LogitsProcessor],
+        allowed: LogitsProcessor | None = None,
+    ) -> dict[str, JsonValue]:
+        """Return the options that choose tokens, with the `given` processors and `allowed`, the one
+        of `prefix_allowed_tokens_fn`.
 
         Compiled code serves where it can. If any field needs a class of `transformers`, all
         processors are its own, in its order.
@@ -93,8 +100,10 @@ class Settings:
         if not self.samples:
             config = {name: value for name, value in config.items() if name not in _ONLY_SAMPLING}
         needed = [n for n in config if FIELDS[n].use is Use.PROCESSOR and n != "max_time"]
-        if not needed:
+        if not needed and allowed is None and not any(map(_of_transformers, given)):
             return self._native_choice(text) | self._native_warps() | _processors(given)
+        if allowed is not None:
+            config["prefix_allowed_tokens_fn"] = allowed
         processors = _merged(build_processors(config, text), given)
         warps = self._native_warps()
         if self.samples and not _LATE.isdisjoint(needed):  # these come between or after the warps
@@ -104,10 +113,9 @@ class Settings:
         return warps | _processors(processors)
 
     def _native_choice(self, text: Text) -> dict[str, JsonValue]:
-        options: dict[str, JsonValue] = {
-            "repetition_penalty": float(self.get("repetition_penalty"))
-        }
-        if banned := [i for i in as_tuple(self.get("suppress_tokens")) if i < text.vocab_size]:
+        penalty = float(self.get("repetition_penalty") or 1.0)
+        options: dict[str, JsonValue] = {"repetition_penalty": penalty}
+        if banned := [i for i in as_tuple(self.get("suppress_tokens")) if 0 <= i < text.vocab_size]:
             options["banned_tokens"] = banned
         return options
 
@@ -115,6 +123,7 @@ class Settings:
         if not self.samples:
             return {"temperature": 0.0}
         given = {name: self.get(name) for name in _WARPS}
+        given["temperature"] = 1.0 if given["temperature"] is None else given["temperature"]
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -129,11 +138,16 @@ def as_tuple(value: JsonValue) -> tuple[int, ...]:
         return ()
     if isinstance(value, torch.Tensor):
         value = value.tolist()
-    return (int(value),) if isinstance(value, int) else tuple(int(one) for one in value)
+    return (int(value),) if isinstance(value, Integral) else tuple(int(one) for one in value)
 
 
 def _processors(found: Sequence[LogitsProcessor]) -> dict[str, JsonValue]:
     return {"logits_processors": tuple(found)} if found else {}
+
+
+def _of_transformers(processor: LogitsProcessor) -> bool:
+    """Whether a given processor may take the place of one that an option makes."""
+    return type(processor).__module__.startswith("transformers.")
 
 
 def _merged(
@@ -160,7 +174,8 @@ def follow(config: Mapping[str, JsonValue], params: SamplingParams, text: Text) 
     processors = build_processors(config, text, fields - {"max_time"})
     processors += params.logits_processors
     warps: dict[str, JsonValue] = {}
-    if params.temperature > 0 and not _LATE.isdisjoint(config):
+    warped = params.temperature > 0 and config.get("do_sample")
+    if warped and not _LATE.isdisjoint(config):
         own = {name: config[name] for name in _WARPERS & config.keys()}
         given = {name: value for name, value in params.warps.items() if value}
         processors += build_warpers(given | own, text)

@@ -6,8 +6,8 @@ conversation is encoded in pieces between the separators.
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 
 from outrider.core.types import Message
 from outrider.core.values import JsonValue
@@ -15,7 +15,10 @@ from outrider.core.values import JsonValue
 SEPARATOR = "\U0010fffe"
 """A code point that Unicode reserves: it is no character, so no text holds it."""
 
-Value = TypeVar("Value")
+_STRUCTURE = frozenset(
+    {"role", "content", "type", "text", "name", "tool_calls", "function", "arguments"}
+)
+"""Keys of messages that templates read by name."""
 
 
 class Protection:
@@ -28,38 +31,73 @@ class Protection:
         self._tokens = re.compile(pattern) if pattern else None
 
     def first(self, messages: Sequence[Message]) -> str | None:
-        """Return the first text of a control token in the messages, or None."""
-        for text in _texts(list(messages)):
-            if self._tokens is not None and (found := self._tokens.search(text)):
-                return found.group()
+        """Return the first text of a control token in the messages, or None.
+
+        A template may join the texts of a message, so a token may also lie across two of them.
+        """
+        if self._tokens is None:
+            return None
+        for message in messages:
+            joined = "".join(_texts(message))
+            for text in (joined, unicodedata.normalize("NFKC", joined)):
+                if found := self._tokens.search(text):
+                    return found.group()
         return None
 
     def hide(self, value: JsonValue) -> JsonValue:
-        """Return messages, or a part of them, with a separator in the text of each control token.
+        """Return messages, or a part of them, with separators in the texts of control tokens, and
+        before each text.
 
         Objects other than texts, lists and mappings (images) stay as they are.
         """
         if isinstance(value, str):
             return self._hidden(value)
-        if isinstance(value, dict):
-            return {name: self.hide(part) for name, part in value.items()}
+        if isinstance(value, Mapping):
+            return {
+                name if name in _STRUCTURE else self.hide(name): part
+                if name in ("role", "type") and not self._found(part)
+                else self.hide(part)
+                for name, part in value.items()
+            }
         if isinstance(value, list | tuple):
             return [self.hide(part) for part in value]
         return value
 
+    def _found(self, part: JsonValue) -> bool:
+        return self._tokens is None or not isinstance(part, str) or bool(self._tokens.search(part))
+
     def _hidden(self, text: str) -> str:
+        """Split before and after each character that a normalizer may change, and in each token."""
         text = text.replace(SEPARATOR, "")
-        if self._tokens is None:
+        if self._tokens is None or not text:
             return text
-        return self._tokens.sub(lambda m: m.group()[0] + SEPARATOR + m.group()[1:], text)
+        pieces: list[str] = [""]  # what stands before this text cannot end in it
+        for part in _stable(text):
+            start = 0
+            while found := self._tokens.search(part, start):
+                pieces.append(part[start : found.start() + 1])
+                start = found.start() + 1  # tokens may overlap
+            pieces.append(part[start:])
+        return SEPARATOR.join(pieces)
+
+
+def _stable(text: str) -> Iterable[str]:
+    """Split around characters that NFKC changes: a tokenizer may make a token of them."""
+    if unicodedata.is_normalized("NFKC", text):
+        return [text]
+    changed = "".join(sorted({c for c in text if unicodedata.normalize("NFKC", c) != c}))
+    return re.split(f"([{re.escape(changed)}])", text) if changed else [text]
 
 
 def _texts(value: JsonValue) -> Iterable[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _texts(part)
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            if name not in _STRUCTURE:
+                yield from _texts(name)
+            if name != "type" or not isinstance(part, str):
+                yield from _texts(part)
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _texts(part)

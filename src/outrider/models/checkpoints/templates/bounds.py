@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from functools import wraps
 from types import MethodType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jinja2
 import jinja2.runtime
@@ -55,6 +55,7 @@ _FUNCTIONS = (
 )
 
 
+@runtime_checkable
 class Metered(Protocol):
     """An environment with a meter."""
 
