@@ -35,23 +35,21 @@ _CALL = (
 _NO_EFFECT: Mapping[str, Callable[[JsonValue], bool]] = {
     "synced_gpus": lambda value: not value,
     "token_type_ids": lambda value: not torch.as_tensor(value).any(),
-    "position_ids": lambda value: False,
-    "past_key_values": lambda value: False,
-    "inputs_embeds": lambda value: False,
-    "negative_prompt_ids": lambda value: False,
-    "negative_prompt_attention_mask": lambda value: False,
-    "custom_generate": lambda value: False,
-    "assistant_tokenizer": lambda value: False,
 }
-"""Arguments of `transformers` that are accepted where their value changes nothing."""
+"""Arguments of `transformers` that are accepted if their value changes nothing."""
 
 _HINTS = {
+    "position_ids": "Leave it out",
+    "negative_prompt_attention_mask": "Leave it out",
+    "custom_generate": "Leave it out",
+    "token_type_ids": "Leave it out",
     "assistant_tokenizer": "Give a draft model with the vocabulary of the target",
     "synced_gpus": "Run one process for each model",
     "inputs_embeds": "Give Prompt(embeddings=...) to outrider.load(...).generate",
     "past_key_values": "Keep the generator of outrider.load: it reuses what it has read",
     "negative_prompt_ids": "Give `guidance` to outrider.load (image models)",
 }
+"""Arguments of `transformers` that are refused otherwise, and what to do instead."""
 _LOOKUP = "lookup"
 
 
@@ -85,7 +83,8 @@ def generate(
         **options: options under their names in `transformers` (`do_sample`, `temperature`,
             `max_new_tokens`, `num_return_sequences`, `logits_processor`, ...), and those of
             `outrider.load` (`qualifier`, `mode`, ...) and of `SamplingParams` (`seed`,
-            `presence_penalty`, ...). None means "not given".
+            `presence_penalty`, ...). None switches a field of `GenerationConfig` off, as in
+            `transformers`; for all other options it means "not given".
 
     Returns:
         The rows of `inputs` as given, each with its continuation: `[batch * samples, longest]`,
@@ -96,7 +95,7 @@ def generate(
             texts.
         LogitsError: the model's logits are unusable.
     """
-    known = (*_OWN_SAMPLING, *_LOADING, *_CALL, *_NO_EFFECT, *FIELDS)
+    known = (*_OWN_SAMPLING, *_LOADING, *_CALL, *_HINTS, *FIELDS)
     reject_unknown("option", options, known)
     if isinstance(inputs, Mapping):
         inputs, options = None, {**inputs, **options}
@@ -141,13 +140,13 @@ def _refuse(given: Mapping[str, JsonValue], options: dict[str, JsonValue]) -> No
     """Refuse what would change the text; drop arguments that change nothing."""
     for name, hint in refused(given).items():
         raise OptionError(f"{name} is {given[name]!r:.60}, which is not followed", hint=hint)
-    for name in [name for name in _NO_EFFECT if name in options]:
+    for name in _HINTS.keys() & options.keys():
         value = options.pop(name)
-        if not _NO_EFFECT[name](value):
+        if name not in _NO_EFFECT or not _NO_EFFECT[name](value):
             shown = f"{value!r:.40}".split("\n")[0]
             raise OptionError(
                 f"{name} is {shown}, which is not followed",
-                hint=_HINTS.get(name, "Leave it out"),
+                hint=_HINTS[name],
             )
 
 
@@ -156,10 +155,8 @@ def _drafting(
 ) -> dict[str, JsonValue]:
     """Translate the options of drafting; without a drafter, decode undrafted."""
     length = given.pop("prompt_lookup_num_tokens", None)
-    longest, tokens = (
-        given.pop("max_matching_ngram_size", None),
-        given.pop("num_assistant_tokens", None),
-    )
+    longest = given.pop("max_matching_ngram_size", None)
+    tokens = given.pop("num_assistant_tokens", None)
     if length is not None:
         options = "" if longest is None else f"(max_ngram={int(longest)})"
         loading = {"drafter": _LOOKUP + options, "num_speculative_tokens": int(length)} | loading

@@ -10,9 +10,8 @@ import torch
 from outrider.core.errors import ContextError, OutriderWarning
 from outrider.core.types import Exactness, Prompt
 from outrider.core.values import JsonValue
-from outrider.engine.generation_config.fields import effective
 from outrider.engine.generation_config.processors import Text
-from outrider.engine.generation_config.settings import follow
+from outrider.engine.generation_config.settings import follow, needs_classes
 from outrider.engine.prompt_size import places_of
 from outrider.inputs.given import MarkedCodec, TextCodec
 from outrider.protocols import LanguageModel
@@ -64,11 +63,13 @@ class ModelDefaults:
         self, params: SamplingParams, given: Mapping[str, JsonValue], length: int
     ) -> dict[str, int]:
         """Return the limits that `max_length` and `min_length` set for a prompt of `length`."""
-        config, limits = self.generation_config, {}
+        config = self.generation_config
+        limits: dict[str, int] = {}
+        already = {*given, *(self.sampling or {})}
         most, least = config.get("max_length"), config.get("min_length")
-        if most and most > length and not {"max_new_tokens"} & {*given, *(self.sampling or {})}:
+        if most and most > length and "max_new_tokens" not in already:
             limits["max_new_tokens"] = most - length
-        if least and least > length and not {"min_new_tokens"} & {*given, *(self.sampling or {})}:
+        if least and least > length and "min_new_tokens" not in already:
             limits["min_new_tokens"] = least - length
         if "min_new_tokens" in given and "max_new_tokens" in limits:
             limits["max_new_tokens"] = max(limits["max_new_tokens"], params.min_new_tokens)
@@ -110,7 +111,7 @@ def params_for(
     )
     if context_length is not None and prompt.image_prompt is None:
         params = _limited(params, length, context_length)
-    if not effective(defaults.generation_config):
+    if not needs_classes(defaults.generation_config):
         return params
     ids = torch.tensor([list(prompt.token_ids)], dtype=torch.long)
     text = Text(

@@ -1,13 +1,13 @@
 """Leaves a caller's PyTorch models as they were, and lets one call at a time use them."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import Lock, RLock
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
-_LOCKS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()  # pyright: ignore
+_LOCKS: WeakKeyDictionary[nn.Module, AbstractContextManager[bool]] = WeakKeyDictionary()
 _GUARD = Lock()
 
 
@@ -41,6 +41,6 @@ def _modules(given: Iterable[object]) -> Iterator[nn.Module]:
             yield from _modules(one)
 
 
-def _lock(model: nn.Module) -> RLock:  # pyright: ignore
+def _lock(model: nn.Module) -> AbstractContextManager[bool]:
     with _GUARD:
         return _LOCKS.setdefault(model, RLock())

@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
-from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -51,6 +50,8 @@ class Sampler:
         own = () if params.ignore_eos else tuple(end_ids)
         self.end_ids = frozenset((*own, *params.stop_token_ids))
         self._reads_text = self._needs_text()
+        self.stateful = bool(stateful(params.logits_processors))
+        """Whether a logits processor may keep a state: only the target may call it, in order."""
         p = params
         self._reads_scores = bool(p.logit_bias or p.forced_tokens)
         self._kernel: kernels.PlainSampler | None = None
@@ -69,11 +70,6 @@ class Sampler:
             other.params = replace(self.params, logits_processors=own)
         return other
 
-    @cached_property
-    def stateful(self) -> bool:
-        """Whether a logits processor may keep a state: only the target may call it, in order."""
-        return bool(stateful(self.params.logits_processors))
-
     def for_drafts(self) -> "Sampler":
         """Return the sampler of the draft models: without the processors that may keep a state."""
         if not self.stateful:
@@ -81,8 +77,7 @@ class Sampler:
         other = copy(self)
         kept = tuple(p for p in self.params.logits_processors if is_pure(p))
         other.params = replace(self.params, logits_processors=kept)
-        other._reads_text = other._needs_text()
-        vars(other).pop("stateful", None)
+        other._reads_text, other.stateful = other._needs_text(), False
         return other
 
     def plain(self, index: int) -> bool:

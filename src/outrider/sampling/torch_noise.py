@@ -36,13 +36,6 @@ class TorchNoise:
         self._states = [self._global_state()]
         self._steps: dict[int, Tensor] = {}
 
-    @property
-    def seed(self) -> int:
-        """A number that the state of the generator determines, for noise of other purposes."""
-        self._generator.set_state(self._states[0])
-        drawn = torch.randint(1 << 48, (), generator=self._generator, device=self.device)
-        return int(drawn)
-
     def of(self, row: int, step: int) -> Float[Tensor, " vocab"]:
         """Return the numbers of a text at generated index `step`, on the CPU."""
         while step not in self._steps:

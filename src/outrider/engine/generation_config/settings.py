@@ -159,6 +159,11 @@ def _merged(
     return [*merged, *(p for p in given if all(p is not one for one in merged))]
 
 
+def needs_classes(config: Mapping[str, JsonValue]) -> bool:
+    """Whether generation_config.json sets a field for which a class of `transformers` is built."""
+    return any(n in FIELDS and FIELDS[n].use is Use.PROCESSOR for n in effective(config))
+
+
 def follow(config: Mapping[str, JsonValue], params: SamplingParams, text: Text) -> SamplingParams:
     """Add what generation_config.json sets beyond the options of `SamplingParams`.
 

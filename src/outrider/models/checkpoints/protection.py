@@ -53,18 +53,19 @@ class Protection:
         if isinstance(value, str):
             return self._hidden(value)
         if isinstance(value, Mapping):
-            return {
-                name if name in _STRUCTURE else self.hide(name): part
-                if name in ("role", "type") and not self._found(part)
-                else self.hide(part)
-                for name, part in value.items()
-            }
+            return dict(self._entry(name, part) for name, part in value.items())
         if isinstance(value, list | tuple):
             return [self.hide(part) for part in value]
         return value
 
-    def _found(self, part: JsonValue) -> bool:
-        return self._tokens is None or not isinstance(part, str) or bool(self._tokens.search(part))
+    def _entry(self, name: str, part: JsonValue) -> tuple[str, JsonValue]:
+        """Hide tokens in a key and its value. Templates compare roles and types, so these change
+        only if they hold a token."""
+        name_hidden = name if name in _STRUCTURE else self.hide(name)
+        compared = name in ("role", "type") and isinstance(part, str)
+        if compared and (self._tokens is None or not self._tokens.search(part)):
+            return name_hidden, part
+        return name_hidden, self.hide(part)
 
     def _hidden(self, text: str) -> str:
         """Split before and after each character that a normalizer may change, and in each token."""
