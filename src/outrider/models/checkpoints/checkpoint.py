@@ -27,6 +27,7 @@ from outrider.models.checkpoints.tables import (
     WIDTHS,
     check_config,
 )
+from outrider.models.quantization.grouped import Grouped
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -110,11 +111,13 @@ def load_tensors(
         CheckpointError: the checkpoint lacks a name, or a file cannot be read.
     """
     by_file: dict[Path, list[str]] = {}
-    for name in names:
-        if name not in checkpoint.tensors:
-            raise CheckpointError(f"{checkpoint.path} has no tensor {name}")
-        by_file.setdefault(checkpoint.tensors[name].file, []).append(name)
     loaded: dict[str, Tensor] = {}
+    for name in names:
+        info = _info(checkpoint, name)
+        if info.stored is not None:
+            loaded[name] = _loaded(info.stored.read(), info, dtype, device)
+        else:
+            by_file.setdefault(info.file, []).append(name)
     for file, wanted in by_file.items():
         try:
             with safe_open(str(file), framework="pt", device="cpu") as opened:
@@ -126,6 +129,22 @@ def load_tensors(
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
     return loaded
+
+
+def load_grouped(checkpoint: Checkpoint, name: str) -> Grouped | None:
+    """Return the integers and scales with which the file stores a matrix; None if it has none.
+
+    Raises:
+        CheckpointError: the checkpoint lacks the name, or the file cannot be read.
+    """
+    info = _info(checkpoint, name)
+    return None if info.stored is None or info.change is not None else info.stored.grouped()
+
+
+def _info(checkpoint: Checkpoint, name: str) -> TensorInfo:
+    if name not in checkpoint.tensors:
+        raise CheckpointError(f"{checkpoint.path} has no tensor {name}")
+    return checkpoint.tensors[name]
 
 
 def _loaded(

@@ -17,6 +17,7 @@ from outrider.core.values import JsonValue
 from outrider.models.checkpoints.fields import Field, check_fields
 from outrider.models.checkpoints.json_file import checked_size, parse_object, unreadable
 from outrider.models.checkpoints.limits import CheckpointLimits, raise_limit
+from outrider.models.checkpoints.stored import Stored
 
 _PREFIX = 8
 _LFS_POINTER = b"version https://git-lfs"
@@ -35,6 +36,7 @@ class TensorInfo:
         offset: its first byte, counted from the start of the file.
         nbytes: its length in bytes.
         change: a function applied when it is loaded, in float32 or float64; None for no change.
+        stored: reads a quantised tensor; None for plain numbers.
     """
 
     file: Path
@@ -44,6 +46,7 @@ class TensorInfo:
     offset: int
     nbytes: int
     change: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
+    stored: Stored | None = field(default=None, compare=False)
 
     @property
     def num_elements(self) -> int:
