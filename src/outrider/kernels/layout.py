@@ -9,6 +9,9 @@ _U64, _ADDRESS = ctypes.c_uint64, ctypes.c_void_p
 ATTENTION, MLP = 1, 2
 """Parts of a layer, as flags."""
 
+FLOAT32, INT8, BFLOAT16, FLOAT16, GROUPS8, GROUPS4, GROUPS4_MIN, GROUPS4_FINE = range(8)
+"""Kinds of matrices; see `csrc/matrix.h`."""
+
 
 class Matrix(ctypes.Structure):
     """A packed matrix."""
@@ -19,10 +22,13 @@ class Matrix(ctypes.Structure):
         ("inputs", _I32),
         ("panels", _I32),
         ("quads", _I32),
+        ("groups", _I32),
+        ("span", _I32),
         ("data", _ADDRESS),
         ("scale", _ADDRESS),
         ("sum", _ADDRESS),
         ("bias", _ADDRESS),
+        ("spans", _ADDRESS),
     ]
 
 
@@ -30,10 +36,11 @@ class Layer(ctypes.Structure):
     """One layer of a decoder."""
 
     _fields_ = [
-        ("qkv", Matrix),
+        ("qkv", Matrix * 3),
         ("output", Matrix),
         ("gate_up", Matrix),
         ("down", Matrix),
+        ("num_qkv", _I32),
         ("input_norm", _ADDRESS),
         ("mlp_norm", _ADDRESS),
         ("query_norm", _ADDRESS),
@@ -57,9 +64,8 @@ class Model(ctypes.Structure):
         ("head_dim", _I32),
         ("vocab", _I32),
         ("activation", _I32),
-        ("embed_kind", _I32),
         ("eps", _F32),
-        ("embed", _ADDRESS),
+        ("embed", Matrix),
         ("norm", _ADDRESS),
         ("layers", ctypes.POINTER(Layer)),
         ("head", Matrix),

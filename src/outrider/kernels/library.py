@@ -74,6 +74,10 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.outrider_pool_free.restype = None
     loaded.outrider_forward.argtypes = [model, address, i32, batch]
     loaded.outrider_forward.restype = i32
+    loaded.outrider_embed.argtypes = [model, i32, address, address]
+    loaded.outrider_embed.restype = None
+    loaded.outrider_offset.argtypes = []
+    loaded.outrider_offset.restype = i32
     loaded.outrider_choose.argtypes = [address, i32, sampler, u64, address]
     loaded.outrider_choose.restype = i32
     i64 = ctypes.c_int64

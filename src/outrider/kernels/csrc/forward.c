@@ -6,7 +6,8 @@
 #include "attention.h"
 #include "rows.h"
 
-/* Rows between two steps. `quants` and `scales` hold the input of the next int8 matrix. */
+/* Rows between two steps. `quants`, `scales` and `sums` hold the input of the next matrix of
+ * integers. */
 typedef struct {
     float *stream;   /* [rows, hidden], the residual stream */
     float *normed;   /* [rows, hidden] */
@@ -16,6 +17,7 @@ typedef struct {
     float *scores;   /* [members, MOST_QUERIES, scores_stride] */
     int8_t *quants;
     float *scales;
+    int32_t *sums;
     int64_t stream_stride, packed_stride, inner_stride, scores_stride;
 } Desk;
 
@@ -35,20 +37,30 @@ static float *take(char **place, int64_t floats) {
     return taken;
 }
 
+/* The groups of the widest input. */
+static int64_t most_groups(const Model *m) {
+    int64_t groups = m->head.groups;
+    for (int i = 0; i < m->num_layers; i++) {
+        const Layer *layer = m->layers + i;
+        groups = larger(groups, larger(layer->qkv->groups, layer->gate_up.groups));
+        groups = larger(groups, larger(layer->output.groups, layer->down.groups));
+    }
+    return groups;
+}
+
 static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, char *memory) {
     const int64_t rows = larger(b->rows, b->wanted), attended = (int64_t)m->heads * m->head_dim;
     const Layer *layer = m->layers; /* all are of one shape */
-    int64_t longest = 0, quads = m->head.quads;
+    const int64_t groups = most_groups(m);
+    int64_t longest = 0;
     for (int i = 0; i < b->rows; i++)
         longest = larger(longest, b->base[i] + b->extra_start[i + 1] - b->extra_start[i]);
     desk->stream_stride = m->num_layers ? padded(&layer->output) : m->hidden;
-    desk->packed_stride = m->num_layers ? padded(&layer->qkv) : 0;
+    desk->packed_stride = 0;
+    for (int i = 0; m->num_layers && i < layer->num_qkv; i++)
+        desk->packed_stride += padded(layer->qkv + i);
     desk->inner_stride = m->num_layers ? padded(&layer->gate_up) / 2 : 0;
     desk->scores_stride = (longest + 127) / 64 * 64;
-    if (m->num_layers) {
-        quads = larger(quads, larger(layer->qkv.quads, layer->gate_up.quads));
-        quads = larger(quads, larger(layer->output.quads, layer->down.quads));
-    }
     char *place = memory;
     desk->stream = take(&place, rows * desk->stream_stride);
     desk->normed = take(&place, rows * m->hidden);
@@ -56,23 +68,28 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     desk->attended = take(&place, rows * attended);
     desk->inner = take(&place, rows * desk->inner_stride);
     desk->scores = take(&place, members * MOST_QUERIES * desk->scores_stride);
-    desk->scales = take(&place, rows);
-    desk->quants = (int8_t *)take(&place, rows * quads);
+    desk->scales = take(&place, rows * groups);
+    desk->sums = (int32_t *)take(&place, rows * groups);
+    desk->quants = (int8_t *)take(&place, rows * groups * (GROUP / 4));
     return place - memory;
 }
 
 /* -- rows ------------------------------------------------------------------------------------ */
 
+static int reads_integers(const Matrix *w) { return w->kind == INT8 || is_grouped(w); }
+
 /* One row, as matrix `w` reads it. */
-static void hand_over(const Work *work, const Matrix *w, const float *x, int row) {
+static void hand_over(const Work *work, const Matrix *w, const float *x, int64_t row) {
     const Desk *desk = &work->desk;
     if (w->kind == INT8)
-        quantize(x, w->inputs, w->quads * 4, desk->quants + (int64_t)row * w->quads * 4,
-                 desk->scales + row);
+        quantize(x, w->inputs, w->quads * 4, desk->quants + row * w->quads * 4, desk->scales + row);
+    else if (is_grouped(w))
+        quantize_groups(x, w->inputs, desk->quants + row * w->groups * GROUP,
+                        desk->scales + row * w->groups, desk->sums + row * w->groups);
 }
 
 static Rows rows_of(const Work *work, const float *values) {
-    return (Rows){values, work->desk.quants, work->desk.scales};
+    return (Rows){values, work->desk.quants, work->desk.scales, work->desk.sums};
 }
 
 /* -- steps ----------------------------------------------------------------------------------- */
@@ -115,22 +132,34 @@ static void product(const Work *work, const Matrix *w, const float *values, int 
     multiply(w, rows_of(work, values), rows, &sink, first, last);
 }
 
+/* Chunks of the first `count` matrices of queries, keys and values. */
+static int qkv_chunks(const Work *work, const Layer *layer, int count) {
+    int chunks = 0;
+    for (int i = 0; i < count; i++)
+        chunks += pieces(layer->qkv[i].panels, grain_of(work, layer->qkv + i));
+    return chunks;
+}
+
+static void product_qkv(const Work *work, const Layer *layer, Sink sink, int chunk) {
+    int part = 0;
+    for (; chunk >= qkv_chunks(work, layer, part + 1); part++) sink.out += padded(layer->qkv + part);
+    product(work, layer->qkv + part, work->desk.normed, work->batch->rows, sink,
+            chunk - qkv_chunks(work, layer, part));
+}
+
+/* A matrix of queries, keys or values that reads integers, if there is one. */
+static const Matrix *any_integers(const Layer *layer) {
+    int part = 0;
+    while (part + 1 < layer->num_qkv && !reads_integers(layer->qkv + part)) part++;
+    return layer->qkv + part;
+}
+
 static void embed(const Work *work, int row) {
     const Model *m = work->model;
     const Batch *b = work->batch;
     float *out = work->desk.stream + row * work->desk.stream_stride;
-    if (b->given && b->given[row]) {
-        memcpy(out, b->given[row], sizeof(float) * m->hidden);
-    } else if (m->embed_kind == EMBED_FLOAT32) {
-        memcpy(out, (const float *)m->embed + (int64_t)b->tokens[row] * m->hidden,
-               sizeof(float) * m->hidden);
-    } else {
-        const uint16_t *brief = (const uint16_t *)m->embed + (int64_t)b->tokens[row] * m->hidden;
-        for (int i = 0; i < m->hidden; i++) {
-            uint32_t bits = (uint32_t)brief[i] << 16;
-            memcpy(out + i, &bits, 4);
-        }
-    }
+    if (b->given && b->given[row]) memcpy(out, b->given[row], sizeof(float) * m->hidden);
+    else unpack_row(&m->embed, b->tokens[row], out);
 }
 
 static void norm_rows(const Work *work, int chunk, const float *weight, const Matrix *next) {
@@ -317,12 +346,12 @@ static int chunks_of(const void *argument, int step) {
     const Layer *layer = &m->layers[step / STEPS_OF_A_LAYER];
     if (!is_run(work, step / STEPS_OF_A_LAYER, step % STEPS_OF_A_LAYER)) return 0;
     switch (step % STEPS_OF_A_LAYER) {
-    case QKV: return pieces(layer->qkv.panels, grain_of(work, &layer->qkv));
+    case QKV: return qkv_chunks(work, layer, layer->num_qkv);
     case ATTEND: return a_rows * m->kv_heads;
-    case OUTPUT_ROWS: return layer->output.kind == INT8 ? a_rows : 0;
+    case OUTPUT_ROWS: return reads_integers(&layer->output) ? a_rows : 0;
     case OUTPUT: return pieces(layer->output.panels, grain_of(work, &layer->output));
     case GATE_UP: return pieces(layer->gate_up.panels, grain_of(work, &layer->gate_up));
-    case DOWN_ROWS: return layer->down.kind == INT8 ? a_rows : 1;
+    case DOWN_ROWS: return reads_integers(&layer->down) ? a_rows : 1;
     case DOWN: return pieces(layer->down.panels, grain_of(work, &layer->down));
     default: return a_rows;
     }
@@ -339,9 +368,9 @@ static void run_in_layer(const Work *work, int index, int step, int chunk, int m
     switch (step) {
     case INPUT_NORM:
         enter(work, index, chunk);
-        if (layer->parts & ATTENTION) norm_rows(work, chunk, layer->input_norm, &layer->qkv);
+        if (layer->parts & ATTENTION) norm_rows(work, chunk, layer->input_norm, any_integers(layer));
         break;
-    case QKV: product(work, &layer->qkv, desk->normed, rows, packed, chunk); break;
+    case QKV: product_qkv(work, layer, packed, chunk); break;
     case REMEMBER: remember_rows(work, layer, chunk); break;
     case ATTEND: attend_rows(work, layer, chunk, member); break;
     case OUTPUT_ROWS:
@@ -351,7 +380,7 @@ static void run_in_layer(const Work *work, int index, int step, int chunk, int m
     case MLP_NORM: norm_rows(work, chunk, layer->mlp_norm, &layer->gate_up); break;
     case GATE_UP: product(work, &layer->gate_up, desk->normed, rows, inner, chunk); break;
     case DOWN_ROWS:
-        if (layer->down.kind == INT8)
+        if (reads_integers(&layer->down))
             hand_over_rows(work, &layer->down, desk->inner, desk->inner_stride, chunk);
         else close_gaps(work, &layer->down, desk->inner, desk->inner_stride);
         break;
@@ -372,6 +401,15 @@ static void run_step(void *argument, int step, int chunk, int member) {
         product(work, &m->head, work->desk.normed, b->wanted,
                 (Sink){b->logits, b->logits_stride, WRITE, NULL}, chunk);
 }
+
+/* Writes the embeddings of tokens, which must be in the vocabulary, to `out` [count, hidden]. */
+void outrider_embed(const Model *model, int32_t count, const int32_t *tokens, float *out) {
+    for (int i = 0; i < count; i++)
+        unpack_row(&model->embed, tokens[i], out + (int64_t)i * model->hidden);
+}
+
+/* The number that is added to weights of 8 bits in groups. */
+int32_t outrider_offset(void) { return OFFSET; }
 
 int32_t outrider_forward(const Model *model, Pool *pool, int32_t threads, const Batch *batch) {
     Work work = {model, batch, {0}, threads};

@@ -7,10 +7,11 @@
 
 enum { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3 };
 enum { ATTENTION = 1, MLP = 2 }; /* parts of a layer */
-enum { EMBED_FLOAT32 = 0, EMBED_BFLOAT16 = 1 };
 
 typedef struct {
-    Matrix qkv, output, gate_up, down;
+    Matrix qkv[3]; /* queries, keys and values: side by side, or in matrices of several kinds */
+    Matrix output, gate_up, down;
+    int32_t num_qkv;
     const float *input_norm, *mlp_norm;
     const float *query_norm, *key_norm; /* [head_dim] or NULL */
     int32_t window;                     /* positions visible to a row, itself included; 0: all */
@@ -21,9 +22,9 @@ typedef struct {
 
 typedef struct {
     int32_t num_layers, hidden, inner, heads, kv_heads, head_dim, vocab;
-    int32_t activation, embed_kind;
+    int32_t activation;
     float eps;
-    const void *embed; /* [vocab, hidden] */
+    Matrix embed; /* an output for each token; often the head's own */
     const float *norm;
     const Layer *layers; /* those that are run, at least one */
     Matrix head;

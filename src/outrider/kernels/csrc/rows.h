@@ -19,34 +19,66 @@ static void rms_norm(const float *x, const float *weight, float eps, int size, f
     for (; i < size; i++) out[i] = x[i] * factor * weight[i];
 }
 
-/* Quantizes a row to 255 steps of its own largest value. A row of zeros stays zero; a row that
- * holds NaN or infinity gets the scale NaN, so that its products are NaN. */
-static void quantize(const float *x, int size, int padded_size, int8_t *quants, float *scale) {
+/* The largest magnitude of a row, and 0 or, if it holds NaN or infinity, NaN. */
+static float largest_of(const float *x, int size, float *bad) {
     f32x16 best = (f32x16){0}, odd = (f32x16){0};
-    float top = 0, bad = 0;
+    float top = 0;
     int i = 0;
+    *bad = 0;
     for (; i + LANES <= size; i += LANES) {
         best = max16(abs16(load(x + i)), best);
         odd = odd + load(x + i) * 0.0f; /* 0 unless NaN or infinite */
     }
     for (; i < size; i++) {
         if (fabsf(x[i]) > top) top = fabsf(x[i]);
-        bad += x[i] * 0.0f;
+        *bad += x[i] * 0.0f;
     }
     float widest = highest16(best);
-    if (widest > top) top = widest;
-    bad += sum16(odd);
-    *scale = top / 127.0f + bad;
-    const f32x16 steps = splat(top > 0 && top < INFINITY ? 127.0f / top : 0.0f);
+    *bad += sum16(odd);
+    return widest > top ? widest : top;
+}
+
+/* Rounds x * steps to whole numbers; adding and subtracting 1.5 * 2^23 rounds to even. */
+INLINE i32x16 rounded16(f32x16 x, f32x16 steps) {
     const f32x16 magic = splat(12582912.0f);
-    for (i = 0; i + LANES <= size; i += LANES) {
-        f32x16 rounded = (load(x + i) * steps + magic) - magic;
-        i32x16 whole = __builtin_convertvector(bad == 0 ? rounded : (f32x16){0}, i32x16);
-        *(i8x16 *)(quants + i) = __builtin_convertvector(whole + OFFSET, i8x16);
+    return __builtin_convertvector((x * steps + magic) - magic, i32x16);
+}
+
+/* Quantizes a row to 255 steps of its own largest value. A row of zeros stays zero; a row that
+ * holds NaN or infinity gets the scale NaN, so that its products are NaN. */
+static void quantize(const float *x, int size, int padded_size, int8_t *quants, float *scale) {
+    float bad;
+    const float top = largest_of(x, size, &bad);
+    *scale = top / 127.0f + bad;
+    const f32x16 steps = splat(top > 0 && bad == 0 ? 127.0f / top : 0.0f);
+    for (int i = 0; i < padded_size; i += LANES) {
+        float part[LANES] = {0};
+        int count = size - i < LANES ? size - i : LANES;
+        if (bad == 0 && count > 0) memcpy(part, x + i, sizeof(float) * count);
+        i8x16 bytes =
+            __builtin_convertvector(rounded16(load(part), steps) + OFFSET, i8x16);
+        memcpy(quants + i, &bytes, padded_size - i < LANES ? padded_size - i : LANES);
     }
-    for (; i < padded_size; i++) {
-        float rounded = i < size && bad == 0 ? (x[i] * steps[0] + magic[0]) - magic[0] : 0.0f;
-        quants[i] = (int8_t)((int)rounded + OFFSET);
+}
+
+/* The same for each group of 32 inputs; `sums` are those of its integers. The last group is filled
+ * with zeros. */
+static void quantize_groups(const float *x, int size, int8_t *quants, float *scales, int32_t *sums) {
+    for (int g = 0; g * GROUP < size; g++, x += GROUP, quants += GROUP) {
+        float part[GROUP] = {0};
+        const int left = size - g * GROUP;
+        memcpy(part, x, sizeof(float) * (left < GROUP ? left : GROUP));
+        f32x16 low = load(part), high = load(part + LANES);
+        const float top = highest16(max16(abs16(low), abs16(high)));
+        const float bad = sum16(low * 0.0f + high * 0.0f); /* 0 unless NaN or infinite */
+        scales[g] = top / 127.0f + bad;
+        const f32x16 steps = splat(top > 0 ? 127.0f / top : 0.0f);
+        if (bad != 0) low = high = (f32x16){0};
+        i32x16 first = rounded16(low, steps), second = rounded16(high, steps), both = first + second;
+        *(i8x16 *)quants = __builtin_convertvector(first, i8x16);
+        *(i8x16 *)(quants + LANES) = __builtin_convertvector(second, i8x16);
+        sums[g] = 0;
+        for (int i = 0; i < LANES; i++) sums[g] += both[i];
     }
 }
 

@@ -22,6 +22,10 @@ typedef float f32x16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t i32x16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int8_t i8x16 __attribute__((vector_size(16), aligned(1), may_alias));
 typedef int8_t i8x64 __attribute__((vector_size(64), aligned(1), may_alias));
+typedef uint8_t u8x16 __attribute__((vector_size(16), aligned(1), may_alias));
+typedef uint16_t u16x16 __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint16_t u16x32 __attribute__((vector_size(64), aligned(2), may_alias));
+typedef uint32_t u32x16 __attribute__((vector_size(64), aligned(4), may_alias));
 
 INLINE f32x16 splat(float x) { return x - (f32x16){0}; }
 INLINE f32x16 load(const float *p) { return *(const f32x16 *)p; }
@@ -42,6 +46,34 @@ INLINE f32x16 fma16(f32x16 a, f32x16 b, f32x16 c) {
 #else
     return a * b + c;
 #endif
+}
+
+INLINE f32x16 load_bytes(const uint8_t *p) {
+    return __builtin_convertvector(*(const u8x16 *)p, f32x16);
+}
+
+/* Sixteen numbers in float16 (IEEE 754), exactly. */
+INLINE f32x16 load_half(const uint16_t *p) {
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif defined(__F16C__)
+    union { f32x16 all; __m256 half[2]; } x;
+    for (int i = 0; i < 2; i++)
+        x.half[i] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8 * i)));
+    return x.all;
+#else
+    /* The exponent is moved by multiplication, which is right for denormals as well. */
+    u32x16 brief = __builtin_convertvector(*(const u16x16 *)p, u32x16);
+    f32x16 size = (f32x16)((brief & 0x7fff) << 13) * 0x1p112f;
+    i32x16 odd = (i32x16)((brief & 0x7c00) == 0x7c00);
+    u32x16 bits = ((u32x16)size & ~(u32x16)odd) | (((brief & 0x7fff) << 13 | 0x7f800000) & (u32x16)odd);
+    return (f32x16)(bits | (brief & 0x8000) << 16);
+#endif
+}
+
+INLINE float half_float(uint16_t brief) {
+    uint16_t all[LANES] = {brief};
+    return load_half(all)[0];
 }
 
 INLINE f32x16 select16(i32x16 mask, f32x16 yes, f32x16 no) {

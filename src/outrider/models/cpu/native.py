@@ -1,20 +1,19 @@
 """Runs Llama-shaped checkpoints on the CPU with compiled kernels: one call for each forward.
 
-The layers, the attention and the head run in C (`kernels/csrc`), in int8 or float32. The result of
-each row is bit-identical to that of the row computed alone, so in any precision the text does not
-depend on the drafts.
+The layers, the attention and the head run in C (`kernels/csrc`). The result of each row is
+bit-identical to that of the row computed alone, so in any precision the text does not depend on the
+drafts.
 """
 
 import ctypes
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,26 +26,19 @@ from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.kv_cache import DecoderCache
 from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.watching import watched_layers, with_states
-from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors, open_checkpoint
+from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.cpu.batch import RowArrays
 from outrider.models.cpu.borrowed_cache import BorrowedNativeCache
 from outrider.models.cpu.cache import NativeCache
-from outrider.models.cpu.packed_weights import SEQUENCES, PackedModel, Packer, head_of, part_of
+from outrider.models.cpu.packed_weights import PackedModel, head_of, part_of
+from outrider.models.cpu.packing import NativeParts, pack_checkpoint
+from outrider.models.cpu.panels import LANES
 from outrider.models.cpu.states import States
 from outrider.models.cpu.threads import Threads
 from outrider.models.llama.base import OwnModel
 from outrider.models.llama.config import DecoderConfig, read_config
 from outrider.models.llama.packing import turns
 from outrider.models.llama.rope import RotaryTable
-from outrider.models.llama.weights import (
-    EMBED,
-    HEAD,
-    NORM,
-    Linear,
-    check_tensors,
-    load_layer,
-    parameter_count,
-)
 from outrider.protocols import ChainDecoder, ChainRequest, Segment
 
 _OUTSIDE = 2
@@ -56,20 +48,13 @@ _FEW = 64
 """Up to this number of rows the arrays are kept and reused; a prefill allocates its own."""
 
 
-@dataclass(slots=True, kw_only=True)
-class NativeParts:
-    """The packed weights of a checkpoint."""
-
-    packed: PackedModel
-    embed: Float[Tensor, "vocab hidden"]
-    num_parameters: int
-
-
 class NativeDecoder(OwnModel):
-    """A `LanguageModel` like `Decoder`, in int8 or float32, on the CPU.
+    """A `LanguageModel` like `Decoder`, on the CPU.
 
     Attributes:
-        dtype: dtype of the weights, `torch.int8` or `torch.float32`. Cache and logits are float32.
+        dtype: dtype of the weights: `torch.float32`, `torch.bfloat16`, `torch.float16`,
+            `torch.int8` or `torch.int4` (in groups), `CHANNELS`; None: as stored in the file.
+            Cache and logits are float32.
         device: the CPU.
         threads: number of threads for a forward, by its number of rows.
     """
@@ -79,7 +64,7 @@ class NativeDecoder(OwnModel):
         checkpoint: Checkpoint,
         config: DecoderConfig,
         parts: NativeParts,
-        dtype: torch.dtype,
+        dtype: torch.dtype | None,
         *,
         name: str | None = None,
         threads: int | None = None,
@@ -89,7 +74,7 @@ class NativeDecoder(OwnModel):
             checkpoint,
             config,
             name=name,
-            dtype=dtype,
+            dtype=dtype or torch.int8,
             cache_dtype=torch.float32,
             device=self.device,
             num_parameters=parts.num_parameters,
@@ -103,7 +88,7 @@ class NativeDecoder(OwnModel):
         self._packed = parts.packed
         self._run_layers: Sequence[int] = range(config.num_layers)
         self._head = head_of(parts.packed)
-        self._stride = parts.packed.layout.head.panels * SEQUENCES
+        self._stride = parts.packed.layout.head.panels * LANES
         self._rows = RowArrays(_FEW)
         self._lock = Exclusive()
         self.threads = Threads.fixed(1)
@@ -114,7 +99,7 @@ class NativeDecoder(OwnModel):
         cls,
         path: str | Path | Checkpoint,
         *,
-        dtype: torch.dtype = torch.int8,
+        dtype: torch.dtype | None = torch.int8,
         name: str | None = None,
         threads: int | None = None,
     ) -> "NativeDecoder":
@@ -122,7 +107,7 @@ class NativeDecoder(OwnModel):
 
         Args:
             path: the folder, or an opened checkpoint.
-            dtype: `torch.int8` or `torch.float32`.
+            dtype: see the class.
             name: its name in errors and reports.
             threads: threads for every forward; None measures the best number.
 
@@ -150,8 +135,14 @@ class NativeDecoder(OwnModel):
 
     def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
         """Return the input embeddings of these ids."""
-        ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64))
-        return F.embedding(ids, self._parts.embed).float()
+        ids = np.ascontiguousarray(token_ids, dtype=np.int32)
+        if len(ids) and not (ids.min() >= 0 and ids.max() < self.config.vocab_size):
+            raise IndexError(f"a token is outside the vocabulary of {self.info.name}")
+        out = torch.empty(len(ids), self.config.hidden_size)
+        loaded: Any = library()
+        model = ctypes.byref(self._packed.layout)
+        loaded.outrider_embed(model, len(ids), ids.ctypes.data, out.data_ptr())
+        return out
 
     def _fresh_cache(self) -> NativeCache:
         return NativeCache(self._layout)
@@ -323,27 +314,3 @@ def _following(feeds: Sequence[Feed], count: int) -> list[Feed]:
     last = feeds[-1]
     places = np.arange(count) + last.positions[-1] + 1
     return [Feed(np.zeros_like(places), places, last.end, last.base, None, NO_IDS)]
-
-
-def pack_checkpoint(
-    checkpoint: Checkpoint, config: DecoderConfig, dtype: torch.dtype
-) -> NativeParts:
-    """Read and pack the weights, one layer at a time. Raises `CheckpointError`."""
-    check_tensors(checkpoint, config)
-    names = [name for name in (EMBED, NORM, HEAD) if name in checkpoint.tensors]
-    brief = dtype == torch.int8 and checkpoint.tensors[names[0]].dtype == "BF16"
-    kind = torch.bfloat16 if brief else torch.float32
-    outer = load_tensors(checkpoint, names, kind, "cpu")
-    embed = outer.get(EMBED, outer.get(HEAD))
-    head = outer.get(HEAD, embed)
-    assert embed is not None and head is not None  # check_tensors requires at least one of the two
-    packer = Packer(config, dtype)
-    layers = [
-        packer.layer(i, load_layer(checkpoint, config, i, torch.float32, torch.device("cpu")))
-        for i in range(config.num_layers)
-    ]
-    packed = packer.model(embed, outer[NORM], Linear(head), layers)
-    tied = config.tied and torch.equal(embed, head)
-    return NativeParts(
-        packed=packed, embed=embed, num_parameters=parameter_count(config, tied=tied)
-    )

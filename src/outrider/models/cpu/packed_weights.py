@@ -1,26 +1,23 @@
-"""Weights in the layout of the compiled kernels (`kernels/csrc/matmul.h`, `model.h`)."""
+"""Weights in the layout of the compiled kernels (`kernels/csrc/matrix.h`, `model.h`)."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from outrider.core.layers import LayerSet
+from outrider.kernels import library
 from outrider.kernels.layout import ATTENTION, MLP, Layer, Matrix, Model
 from outrider.models.cpu.arena import Arena
+from outrider.models.cpu.encoding import Encoded, changed_rows, joined, shape_of, to_groups
+from outrider.models.cpu.panels import LANES, STRIP, to_panels
 from outrider.models.llama.config import DecoderConfig
-from outrider.models.llama.weights import LayerWeights, Linear
-from outrider.models.quantization.int8 import quantize_channels
 
-SEQUENCES = 16
-_STRIP = 2 * SEQUENCES
-"""Rows of two panels; panels come in pairs."""
-_KINDS = {torch.float32: 0, torch.int8: 1}
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "relu": 3}
-_EMBED_KINDS = {torch.float32: 0, torch.bfloat16: 1}
 
 
 @dataclass(slots=True)
@@ -28,62 +25,88 @@ class PackedModel:
     """The structure that the kernels read, and the tensors it points to."""
 
     layout: Model
-    weight_bytes: int
-    """Bytes that one forward reads, without embeddings of single tokens."""
+    layer_bytes: tuple[tuple[int, int], ...]
+    """Bytes of the attention half and of the MLP half of each layer."""
+    head_bytes: int
     kept: list[object]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that one forward reads, without embeddings of single tokens."""
+        return self.head_bytes + sum(sum(halves) for halves in self.layer_bytes)
 
 
 def part_of(whole: PackedModel, layers: LayerSet) -> PackedModel:
     """Build a model of `layers` only: new structures that point to the same weights."""
     kept = [Layer.from_buffer_copy(whole.layout.layers[i]) for i in layers.layers]
+    sizes: list[tuple[int, int]] = []
     for layer, index in zip(kept, layers.layers, strict=True):
         attends, feeds = index in layers.attention, index in layers.mlp
         layer.parts = ATTENTION * attends | MLP * feeds
-    halves = len(layers.attention), len(layers.mlp)
-    return _with_layers(whole, kept, _bytes_of_halves(whole.layout.layers[0], *halves))
+        attention, mlp = whole.layer_bytes[index]
+        sizes.append((attention * attends, mlp * feeds))
+    return _with_layers(whole, kept, tuple(sizes))
 
 
 def head_of(whole: PackedModel) -> PackedModel:
     """Build a model of the final norm and the head, which runs no layer."""
     layer = Layer.from_buffer_copy(whole.layout.layers[0])
     layer.parts = 0
-    return _with_layers(whole, [layer], 0)
+    return _with_layers(whole, [layer], ())
 
 
-def _with_layers(whole: PackedModel, layers: list[Layer], nbytes: int) -> PackedModel:
+def _with_layers(
+    whole: PackedModel, layers: list[Layer], sizes: tuple[tuple[int, int], ...]
+) -> PackedModel:
     array = (Layer * len(layers))(*layers)
     layout = Model.from_buffer_copy(whole.layout)
     layout.num_layers = len(layers)
     layout.layers = ctypes.cast(array, ctypes.POINTER(Layer))
-    return PackedModel(layout, nbytes + _bytes_of(layout.head), [array, whole])
+    return PackedModel(layout, sizes, whole.head_bytes, [array, whole])
 
 
-def _bytes_of_halves(layer: Layer, attention: int, mlp: int) -> int:
-    """Bytes of the matrices in this many attention and MLP halves; all layers are equal."""
-    a, b = (_bytes_of(layer.qkv, layer.output), _bytes_of(layer.gate_up, layer.down))
-    return attention * a + mlp * b
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Affine:
+    """Matrices with the same input, and their biases: `x @ weight.T + bias`."""
+
+    parts: Sequence[Encoded]
+    bias: Tensor | None = None
 
 
-def _bytes_of(*matrices: Matrix) -> int:
-    return sum(m.panels * SEQUENCES * (m.quads if m.kind else m.inputs) * 4 for m in matrices)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedLayer:
+    """The weights of one layer; `qkv` has three parts, and `gate_up` two."""
+
+    input_norm: Tensor
+    qkv: Affine
+    qk_norm: tuple[Tensor, Tensor] | None
+    output: Affine
+    mlp_norm: Tensor
+    gate_up: Affine
+    down: Affine
 
 
 class Packer:
     """Packs matrices of one model; keeps alive the memory that the layout points to."""
 
-    def __init__(self, config: DecoderConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
+        loaded: Any = library()
         self.config = config
-        self.dtype = dtype
         self.arena = Arena()
         self.kept: list[object] = []
+        self._offset: int = loaded.outrider_offset()
+        self._sizes: list[tuple[int, int]] = []
 
     def model(
-        self, embed: Float[Tensor, "vocab hidden"], norm: Tensor, head: Linear, layers: list[Layer]
+        self, embed: Encoded, norm: Tensor, head: Encoded | None, layers: list[Layer]
     ) -> PackedModel:
-        """Pack the whole model from layers that `layer` has packed."""
+        """Pack the whole model from layers that `layer` has packed.
+
+        `head` None means that the head is `embed`.
+        """
         c = self.config
         array = (Layer * len(layers))(*layers)
-        own = embed if embed.dtype in _EMBED_KINDS else embed.float()
+        table = self._matrix(embed)
         layout = Model(
             num_layers=c.num_layers,
             hidden=c.hidden_size,
@@ -93,29 +116,26 @@ class Packer:
             head_dim=c.head_dim,
             vocab=c.vocab_size,
             activation=_ACTIVATIONS[c.activation],
-            embed_kind=_EMBED_KINDS[own.dtype],
             eps=c.norm_eps,
+            embed=table,
             norm=self._vector(norm),
             layers=ctypes.cast(array, ctypes.POINTER(Layer)),
-            head=self._matrix(head.weight, head.bias),
         )
-        own = own.contiguous()
-        layout.embed = own.data_ptr()
-        return PackedModel(layout, self.arena.nbytes, [own, *self.kept, array])
+        before = self.arena.nbytes
+        layout.head = table if head is None else self._matrix(head)
+        own = self.arena.nbytes - before
+        size = own if head is not None else _bytes_of(embed)
+        return PackedModel(layout, tuple(self._sizes), size, [*self.kept, array])
 
-    def layer(self, index: int, weights: LayerWeights) -> Layer:
+    def layer(self, index: int, weights: EncodedLayer) -> Layer:
         """Pack the weights of one layer."""
-        c = self.config
-        qkv, output, gate_up, down = (
-            _linear(part) for part in (weights.qkv, weights.output, weights.gate_up, weights.down)
-        )
+        c, before = self.config, self.arena.nbytes
+        qkv = self._qkv(weights.qkv)
         packed = Layer(
-            qkv=self._matrix(qkv.weight, qkv.bias),
-            output=self._matrix(output.weight, output.bias),
-            gate_up=self._gate_up(gate_up),
-            down=self._matrix(down.weight, down.bias),
+            qkv=(Matrix * 3)(*qkv),
+            num_qkv=len(qkv),
+            output=self._matrix(weights.output.parts[0], weights.output.bias),
             input_norm=self._vector(weights.input_norm),
-            mlp_norm=self._vector(weights.mlp_norm),
             window=c.windows[index] or 0,
             rotary=int(c.rotary[index]),
             place=index,
@@ -123,42 +143,59 @@ class Packer:
         )
         if weights.qk_norm is not None:
             packed.query_norm = self._vector(weights.qk_norm[0])
-            packed.key_norm = self._vector(weights.qk_norm[-1])
+            packed.key_norm = self._vector(weights.qk_norm[1])
+        middle = self.arena.nbytes
+        packed.gate_up = self._gate_up(weights.gate_up)
+        packed.down = self._matrix(weights.down.parts[0], weights.down.bias)
+        packed.mlp_norm = self._vector(weights.mlp_norm)
+        self._sizes.append((middle - before, self.arena.nbytes - middle))
         return packed
 
-    def _gate_up(self, gate_up: Linear) -> Matrix:
+    def _qkv(self, affine: Affine) -> list[Matrix]:
+        """Pack queries, keys and values as one matrix if they store the same kind of numbers."""
+        if (whole := joined(affine.parts)) is not None:
+            return [self._matrix(whole, affine.bias)]
+        sizes = [shape_of(part)[0] for part in affine.parts]
+        if any(size % STRIP for size in sizes):  # panels of one would reach into the next
+            whole = joined([to_groups(part) for part in affine.parts])
+            assert whole is not None
+            return [self._matrix(whole, affine.bias)]
+        biases = [None] * len(sizes) if affine.bias is None else affine.bias.split(sizes)
+        return [self._matrix(*pair) for pair in zip(affine.parts, biases, strict=True)]
+
+    def _gate_up(self, affine: Affine) -> Matrix:
         """Interleave panels of gate and up, so that the kernel multiplies each pair at once."""
-        weight = _interleaved(gate_up.weight)
-        bias = None if gate_up.bias is None else _interleaved(gate_up.bias[:, None])[:, 0]
-        return self._matrix(weight, bias)
-
-    def _matrix(self, weight: Tensor, bias: Tensor | None) -> Matrix:
-        outputs, inputs = weight.shape
-        padded = -(-outputs // _STRIP) * _STRIP
-        quads = -(-inputs // 4)
-        packed = Matrix(
-            kind=_KINDS[self.dtype],
-            outputs=outputs,
-            inputs=inputs,
-            panels=padded // SEQUENCES,
-            quads=quads,
-            bias=self._padded(bias, padded),
+        both = joined(affine.parts)
+        if both is None:
+            both = joined([to_groups(part) for part in affine.parts])
+        assert both is not None
+        order = _interleaving(shape_of(affine.parts[0])[0])
+        bias = affine.bias
+        return self._matrix(
+            changed_rows(both, order),
+            None if bias is None else F.pad(bias, (0, 1))[order],
         )
-        if self.dtype == torch.float32:
-            panels = F.pad(weight.float(), (0, 0, 0, padded - outputs))
-            packed.data = self._keep(panels.view(-1, SEQUENCES, inputs).transpose(1, 2))
-            return packed
-        quantized = quantize_channels(weight)
-        quants = F.pad(quantized.quants, (0, quads * 4 - inputs, 0, padded - outputs))
-        packed.data = self._keep(quants.view(-1, SEQUENCES, quads, 4).transpose(1, 2))
-        packed.scale = self._padded(quantized.scales, padded)
-        packed.sum = self._keep(quants.sum(dim=1, dtype=torch.int32).float())
-        return packed
 
-    def _padded(self, vector: Tensor | None, size: int) -> int | None:
-        if vector is None:
-            return None
-        return self._keep(F.pad(vector.float(), (0, size - len(vector))))
+    def _matrix(self, part: Encoded, bias: Tensor | None = None) -> Matrix:
+        panels = to_panels(part, self._offset)
+        padded = panels.count * LANES
+        return Matrix(
+            kind=panels.kind,
+            outputs=panels.outputs,
+            inputs=panels.inputs,
+            panels=panels.count,
+            quads=-(-panels.inputs // 4),
+            groups=-(-panels.inputs // 32),
+            span=panels.span,
+            data=self._keep(panels.data),
+            scale=self._optional(panels.scale),
+            sum=self._optional(panels.sum),
+            spans=self._optional(panels.spans),
+            bias=None if bias is None else self._keep(F.pad(bias.float(), (0, padded - len(bias)))),
+        )
+
+    def _optional(self, tensor: Tensor | None) -> int | None:
+        return None if tensor is None else self._keep(tensor)
 
     def _vector(self, vector: Tensor) -> int:
         return self._keep(vector.float())
@@ -170,16 +207,13 @@ class Packer:
         return own.data_ptr()
 
 
-def _linear(projection: object) -> Linear:
-    assert isinstance(projection, Linear)
-    return projection
+def _bytes_of(part: Encoded) -> int:
+    panels = to_panels(part, 0)
+    return panels.data.numel() * panels.data.element_size()
 
 
-def _interleaved(gate_up: Float[Tensor, "both inputs"]) -> Float[Tensor, "padded inputs"]:
-    """Interleave rows of gate and up in blocks of 16."""
-    gate, up = gate_up.chunk(2)
-    missing = -len(gate) % SEQUENCES
-    pair = [
-        F.pad(half, (0, 0, 0, missing)).view(-1, SEQUENCES, half.shape[1]) for half in (gate, up)
-    ]
-    return torch.stack(pair, dim=1).flatten(0, 2)
+def _interleaving(size: int) -> Tensor:
+    """Return the order of rows of gate and up, `[2 * size]`, in blocks of 16; -1 fills a block."""
+    numbers = F.pad(torch.arange(size), (0, -size % LANES), value=-1).view(-1, LANES)
+    up = torch.where(numbers < 0, numbers, numbers + size)
+    return torch.stack((numbers, up), dim=1).flatten()

@@ -5,7 +5,7 @@ With a scale for each group it affects 32 weights only (Dettmers et al. 2022; th
 llama.cpp).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,13 @@ class Grouped:
         outputs, inputs = self.quants.shape
         return outputs, inputs
 
+    @property
+    def layout(self) -> tuple[int, int, int, bool, bool, bool]:
+        """What must be equal in matrices that are joined."""
+        given = (self.fine, self.minimums, self.fine_minimums)
+        fine, minimums, fine_minimums = (part is not None for part in given)
+        return self.bits, self.zero, self.span, fine, minimums, fine_minimums
+
     def dequantize(self) -> Float[Tensor, "outputs inputs"]:
         """Return the float32 weights that the integers represent."""
         weight = self._spread(self.scales, self.fine) * (self.quants.float() - self.zero)
@@ -88,6 +95,28 @@ class Grouped:
         if fine is None:
             return wide
         return wide * fine.float().repeat_interleave(GROUP, dim=1)[:, :inputs]
+
+
+def join(parts: Sequence[Grouped]) -> Grouped | None:
+    """Put matrices below each other; None if their integers do not stand for the same things."""
+    first = parts[0]
+    if any(part.layout != first.layout for part in parts):
+        return None
+
+    def all_of(tensors: list[Tensor | None]) -> Tensor | None:
+        found = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(found) if found else None
+
+    return Grouped(
+        bits=first.bits,
+        zero=first.zero,
+        span=first.span,
+        quants=torch.cat([part.quants for part in parts]),
+        scales=torch.cat([part.scales for part in parts]),
+        fine=all_of([part.fine for part in parts]),
+        minimums=all_of([part.minimums for part in parts]),
+        fine_minimums=all_of([part.fine_minimums for part in parts]),
+    )
 
 
 def quantize_groups(weight: Float[Tensor, "outputs inputs"]) -> Grouped:

@@ -1,0 +1,93 @@
+"""Weights in the numbers that a kind of matrix stores."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.models.checkpoints.checkpoint import Checkpoint, load_grouped, load_tensors
+from outrider.models.quantization.grouped import Grouped, join, quantize_groups
+from outrider.models.quantization.int8 import Quantized, quantize_channels
+
+Encoded = Grouped | Quantized | Float[Tensor, "outputs inputs"]
+"""Integers with scales, or floating-point numbers in their own dtype."""
+
+CHANNELS = torch.qint8
+"""The dtype for 8 bits with one scale for each output; `torch.int8` has one for each group."""
+
+_KEPT = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def encode(
+    checkpoint: Checkpoint, names: Sequence[str], dtype: torch.dtype | None
+) -> list[Encoded]:
+    """Read matrices that have the same input.
+
+    Args:
+        checkpoint: the checkpoint.
+        names: the matrices.
+        dtype: `torch.float32`, `torch.bfloat16` or `torch.float16`; `torch.int8` or `torch.int4`
+            for groups; `CHANNELS`; None keeps what the file stores, where a kernel reads it, and
+            uses 8 bits in groups elsewhere.
+
+    Raises:
+        CheckpointError: a tensor is missing, damaged or not finite.
+    """
+    return [_encode(checkpoint, name, dtype) for name in names]
+
+
+def _encode(checkpoint: Checkpoint, name: str, dtype: torch.dtype | None) -> Encoded:
+    if dtype is None:
+        if (grouped := load_grouped(checkpoint, name)) is not None:
+            return grouped
+        info = checkpoint.tensors[name]
+        changed = info.change is not None
+        dtype = torch.float32 if changed else _KEPT.get(info.dtype, torch.int8)
+    if dtype.is_floating_point:
+        return load_tensors(checkpoint, [name], dtype)[name]
+    weight = load_tensors(checkpoint, [name], torch.float32)[name]
+    return quantize_channels(weight) if dtype == CHANNELS else quantize_groups(weight)
+
+
+def joined(parts: Sequence[Encoded]) -> Encoded | None:
+    """Put matrices with the same input below each other; None if they store other numbers."""
+    if len(parts) == 1:
+        return parts[0]
+    grouped = [part for part in parts if isinstance(part, Grouped)]
+    if len(grouped) == len(parts):
+        return join(grouped)
+    channels = [part for part in parts if isinstance(part, Quantized)]
+    if len(channels) == len(parts):
+        quants = torch.cat([part.quants for part in channels])
+        return Quantized(quants, torch.cat([part.scales for part in channels]))
+    plain = [part for part in parts if isinstance(part, Tensor)]
+    if len(plain) == len(parts) and len({part.dtype for part in plain}) == 1:
+        return torch.cat(plain)
+    return None
+
+
+def to_groups(part: Encoded) -> Grouped:
+    """Return the matrix in groups of 8 bits."""
+    plain = part if isinstance(part, Tensor) else part.dequantize()
+    return quantize_groups(plain.float())
+
+
+def changed_rows(part: Encoded, order: Tensor) -> Encoded:
+    """Return the rows `order` of a matrix; -1 stands for a row of zeros."""
+
+    def change(rows: Tensor) -> Tensor:
+        padded = torch.cat((rows, torch.zeros_like(rows[:1])))
+        return padded[order]
+
+    if isinstance(part, Grouped):
+        return part.change_rows(change)
+    if isinstance(part, Quantized):
+        return Quantized(change(part.quants), change(part.scales))
+    return change(part)
+
+
+def shape_of(part: Encoded) -> tuple[int, int]:
+    """Return the number of outputs and of inputs."""
+    outputs, inputs = part.quants.shape if isinstance(part, Quantized) else part.shape
+    return int(outputs), int(inputs)
