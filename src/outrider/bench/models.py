@@ -190,7 +190,8 @@ def _load(tier: Tier, settings: Models) -> LanguageModel:
 def _as_loaded(tier: Tier, model: LanguageModel) -> Tier:
     """Update the tier with the dtype of the loaded model and the bytes that it reports."""
     info = model.info
-    dtype = str(info.dtype or tier.dtype).removeprefix("torch.")
+    named = info.weights.partition(" ")[0]
+    dtype = named or str(info.dtype or tier.dtype).removeprefix("torch.")
     if tier.build is not None:
         tier = replace(tier, label=info.name, parameters=info.num_parameters or tier.parameters)
     own = info.weight_bytes or weight_bytes(open_checkpoint(tier.folder), dtype)

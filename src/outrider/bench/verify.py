@@ -15,6 +15,7 @@ from outrider.bench.models import OpenModels, Tier
 from outrider.core.errors import OptionError
 from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.costs import forward_seconds
+from outrider.models.cpu.formats import FORMATS
 from outrider.models.quality import known_quality
 from outrider.protocols import LanguageModel
 
@@ -67,16 +68,16 @@ def verify_cost(
         "floor_ms": floor,
         "floor_share": floor / ms["1"],
         "bandwidth_gb_s": bandwidth,
-        "int8_loss_rise": _loss_rise(tier),
+        "kl_to_float32": _quality(tier),
     }
 
 
-def _loss_rise(tier: Tier) -> float | None:
-    """Return the relative rise of the loss with int8; None if it has not been measured."""
-    if tier.dtype != "int8" or tier.build is not None:
+def _quality(tier: Tier) -> float | None:
+    """Return the mean divergence from float32; None if it has not been measured."""
+    if tier.dtype not in FORMATS or tier.build is not None:
         return None
-    quality = known_quality(open_checkpoint(tier.folder))
-    return None if quality is None else quality.share
+    quality = known_quality(open_checkpoint(tier.folder), FORMATS[tier.dtype])
+    return None if quality is None else quality.kl
 
 
 def _chosen(model: LanguageModel, widths: Iterable[int]) -> dict[str, int] | None:

@@ -12,12 +12,13 @@ from outrider import kernels
 from outrider.core.errors import CheckpointError, OptionError, OutriderWarning, nearest
 from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer, has_tokenizer
+from outrider.models.cpu.formats import FORMATS
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cuda import decoder_for
 from outrider.models.llama.decoder import Decoder, supports
 from outrider.models.llama.lora import Adapter, add_to_modules, with_adapter
 from outrider.models.llama.text_stack import TextStack, text_stack
-from outrider.models.quality import checkable, int8_quality
+from outrider.models.quality import Choice, choose
 from outrider.models.vision.loading import shows_images, with_vision
 from outrider.protocols import LanguageModel
 
@@ -29,9 +30,9 @@ DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float64": torch.float64,
-    "int8": torch.int8,
+    **dict.fromkeys(("int8", "int8-channels", "int4", "stored"), torch.int8),
 }
-"""Dtypes of weights; int8 only on the CPU."""
+"""Dtypes of weights. Those of integers exist only in the compiled runner for the CPU."""
 
 TIERS = ("target", "qualifier", "draft")
 
@@ -193,17 +194,20 @@ def _refuse_few_bits(checkpoint: Checkpoint) -> None:
 def _on_cpu(
     checkpoint: Checkpoint, dtype: str | torch.dtype, name: str | None, threads: int | None
 ) -> LanguageModel:
-    """Load the compiled runner for int8 and float32 if it is available, else `Decoder`."""
+    """Load the compiled runner if it is available, else `Decoder`."""
     kind = resolve_dtype(dtype, torch.device("cpu"))
-    if kind not in (torch.int8, torch.float32):
-        return Decoder.load(checkpoint, dtype=kind, name=name)
+    called = name or str(checkpoint.path)
     if not kernels.available():
         if kind == torch.int8:
-            kind = _without_int8(name or str(checkpoint.path), kernels.reason_missing())
+            kind = _without_int8(called, kernels.reason_missing())
         return Decoder.load(checkpoint, dtype=kind, name=name)
-    if str(dtype) == "auto" and checkable(checkpoint) and int8_quality(checkpoint).good:
-        kind = torch.int8
-    return NativeDecoder.load(checkpoint, dtype=kind, name=name, threads=threads)
+    spelled = str(dtype).removeprefix("torch.")
+    if spelled not in ("auto", *FORMATS):
+        return Decoder.load(checkpoint, dtype=kind, name=name)
+    chosen = choose(checkpoint) if spelled == "auto" else Choice(FORMATS[spelled], "as requested")
+    return NativeDecoder.load(
+        checkpoint, dtype=chosen.format.dtype, reason=chosen.reason, name=name, threads=threads
+    )
 
 
 def _without_int8(name: str, reason: str) -> torch.dtype:
@@ -347,8 +351,8 @@ def _cuda(index: int) -> torch.device:
 def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     """Return a dtype by name.
 
-    `auto` is bfloat16 on CUDA and float32 elsewhere; on the CPU `load_model` then uses int8 if it
-    costs almost no quality (see `quality.py`).
+    `auto` is bfloat16 on CUDA and float32 elsewhere; on the CPU `load_model` then uses the fastest
+    dtype that costs almost no quality (see `quality.py`). Dtypes of integers are `torch.int8` here.
 
     Raises:
         OptionError: the name is unknown, or the device does not support the dtype.

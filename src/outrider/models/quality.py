@@ -1,65 +1,104 @@
-"""Measures the loss of quality through int8: the expected rise of the loss on the model's own text.
+"""Measures what fewer bits cost: the divergence from float32 arithmetic on the same checkpoint.
 
-The float32 model writes a sample. At each position the Kullback-Leibler divergence from its
-distribution to the int8 one equals the expected rise of the loss when int8 predicts text written by
-float32. No other text is needed, and the result is cached on disk under the model's fingerprint.
+Two texts are read in float32 and in the other dtype: one that ships with the package, and one that
+the model writes itself. At each position the Kullback-Leibler divergence between the two
+distributions is the expected rise of the loss on text that float32 would write. The result is
+cached on disk under the fingerprint of the checkpoint.
 """
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from outrider.core.checks import SHARE, Range
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, OutriderError
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.kernels.cache import private_folder, read_private, write_private
+from outrider.kernels.library import cores
 from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.cpu.formats import FORMATS, Format, lossless
 from outrider.models.cpu.native import NativeDecoder
 from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 
-MOST_LOSS_RISE = 0.01
-"""`auto` uses int8 if the loss rises by less than this share."""
+MOST_KL = 0.005
+"""`auto` uses the fastest dtype whose mean divergence is at most this, in nats per token."""
 
 MOST_BYTES = 4 << 30
 """Models with more bytes of float32 weights are not checked: it would take minutes."""
 
-_LENGTH = 256
-_VERSION = 2
+_READ = 448
+_WRITTEN = 64
+_CHUNK = 64
+"""Rows of logits that are compared at once, to bound the memory."""
+_VERSION = 3
 
 _NATS = Range(-1e6, 1e6)
-_FIGURES = {"loss": _NATS, "rise": _NATS, "agreement": SHARE, "tokens": Range(1, whole=True)}
+_FIGURES = {"loss": _NATS, "kl": _NATS, "agreement": SHARE, "tokens": Range(1, whole=True)}
 """Possible values of the fields of a `Quality`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """Int8 against float32 on `tokens` positions of the model's own text.
+    """A dtype against float32 on `tokens` positions.
 
     Attributes:
         loss: mean entropy of the float32 model, nats per token.
-        rise: mean divergence to int8, nats per token.
+        kl: mean divergence from float32, nats per token.
         agreement: share of positions with the same best token.
     """
 
     loss: float
-    rise: float
+    kl: float
     agreement: float
     tokens: int
 
     @property
-    def share(self) -> float:
-        """Rise of the loss as a share of it."""
-        return self.rise / self.loss if self.loss > 0 else float(self.rise > 0)
-
-    @property
     def good(self) -> bool:
-        """Whether the rise is small enough for `auto` to use int8."""
-        return self.share < MOST_LOSS_RISE
+        """Whether the divergence is small enough for `auto`."""
+        return self.kl <= MOST_KL
+
+    def __str__(self) -> str:
+        """Show the figures in a few words."""
+        return f"KL {self.kl:.4f} to float32, the same best token at {self.agreement:.1%}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The dtype that `auto` takes, and the reason in a few words."""
+
+    format: Format
+    reason: str
+
+
+def choose(checkpoint: Checkpoint) -> Choice:
+    """Return the fastest dtype of good quality for the compiled runner; measure what is unknown.
+
+    Candidates, fastest first: what the file stores, if it is quantised; else 8 bits with a scale
+    for each output, then for each group of 32 inputs; a dtype of two bytes that holds the weights
+    exactly; float32.
+    """
+    exact = lossless(checkpoint)
+    if not checkable(checkpoint):
+        reason = f"more than {MOST_BYTES >> 30} GiB in float32 are not checked for quality"
+        return Choice(exact, reason)
+    stored = exact.name == "stored"
+    candidates = ("stored",) if stored else ("int8-channels", "int8")
+    reference, worse = Reference(checkpoint), list[str]()
+    for name in candidates:
+        quality = quality_of(checkpoint, FORMATS[name], reference)
+        if quality.good:
+            return Choice(FORMATS[name], f"{quality}; the limit is {MOST_KL}")
+        worse.append(f"{name} has KL {quality.kl:.4f}")
+    reason = f"{', '.join(worse)} to float32; the limit is {MOST_KL}"
+    return Choice(FORMATS["float32"] if stored else exact, reason)
 
 
 def checkable(checkpoint: Checkpoint) -> bool:
@@ -67,22 +106,49 @@ def checkable(checkpoint: Checkpoint) -> bool:
     return checkpoint.num_parameters * 4 <= MOST_BYTES
 
 
-def int8_quality(checkpoint: Checkpoint) -> Quality:
-    """Return the quality from the cache, or measure it."""
-    if (known := known_quality(checkpoint)) is not None:
+class Reference:
+    """The float32 model of a checkpoint and the texts that are compared, built when needed."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    @cached_property
+    def model(self) -> NativeDecoder:
+        """The float32 model."""
+        return NativeDecoder.load(self.checkpoint, dtype=torch.float32, threads=cores())
+
+    @cached_property
+    def texts(self) -> list[list[int]]:
+        """Token ids of the text that ships and of one that the model writes."""
+        window = self.model.info.context_length
+        written = sample(self.model, min(_WRITTEN, window - 1))
+        return [ids[:window] for ids in (_text(self.checkpoint), written) if ids]
+
+    @cached_property
+    def logits(self) -> list[torch.Tensor]:
+        """The logits of each text, `[tokens, vocab]`."""
+        return [read(self.model, ids) for ids in self.texts]
+
+
+def quality_of(
+    checkpoint: Checkpoint, other: Format, reference: Reference | None = None
+) -> Quality:
+    """Return the quality of a dtype from the cache, or measure it."""
+    if (known := known_quality(checkpoint, other)) is not None:
         return known
-    exact = NativeDecoder.load(checkpoint, dtype=torch.float32, threads=1)
-    brief = NativeDecoder.load(checkpoint, dtype=torch.int8, threads=1)
-    quality = compare(exact, brief)
+    reference = reference or Reference(checkpoint)
+    brief = NativeDecoder.load(checkpoint, dtype=other.dtype, threads=cores())
+    logits = [read(brief, ids) for ids in reference.texts]
+    quality = compare(reference.logits, logits)
     with suppress(OSError):  # without the cache, the next load measures again
-        write_private(_file(checkpoint), json.dumps(asdict(quality)).encode())
+        write_private(_file(checkpoint, other), json.dumps(asdict(quality)).encode())
     return quality
 
 
-def known_quality(checkpoint: Checkpoint) -> Quality | None:
+def known_quality(checkpoint: Checkpoint, other: Format) -> Quality | None:
     """Return the cached result of an earlier check; None if there is none, or it is damaged."""
     try:
-        return _parsed(json.loads(read_private(_file(checkpoint))))
+        return _parsed(json.loads(read_private(_file(checkpoint, other))))
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -102,24 +168,41 @@ def _parsed(found: object) -> Quality | None:
     return Quality(**cast("dict[str, Any]", given))
 
 
-def _file(checkpoint: Checkpoint) -> Path:
-    return private_folder("quality") / f"{checkpoint.fingerprint}-{_VERSION}.json"
+def _file(checkpoint: Checkpoint, other: Format) -> Path:
+    return private_folder("quality") / f"{checkpoint.fingerprint}-{other.name}-{_VERSION}.json"
 
 
-def compare(exact: NativeDecoder, brief: NativeDecoder, length: int = _LENGTH) -> Quality:
-    """Compare `brief` with `exact` on a sample of `length` tokens that `exact` writes."""
-    ids = _sample(exact, min(length, exact.info.context_length - 1))
-    logp, logq = (_log_probabilities(model, ids) for model in (exact, brief))
-    p = logp.exp()
-    return Quality(
-        loss=float(-(p * logp).sum(-1).mean()),
-        rise=float((p * (logp - logq)).sum(-1).mean()),
-        agreement=float((logp.argmax(-1) == logq.argmax(-1)).double().mean()),
-        tokens=len(ids),
-    )
+def compare(exact: Sequence[torch.Tensor], brief: Sequence[torch.Tensor]) -> Quality:
+    """Compare logits `[tokens, vocab]` of some texts with those of the float32 model."""
+    loss = kl = equal = 0.0
+    pairs = [
+        pair
+        for both in zip(exact, brief, strict=True)
+        for pair in zip(*(logits.split(_CHUNK) for logits in both), strict=True)
+    ]
+    for own, other in pairs:
+        logp, logq = own.log_softmax(-1), other.log_softmax(-1)
+        p = logp.exp()
+        loss -= float((p * logp).double().sum())
+        kl += float((p * (logp - logq)).double().sum())
+        equal += float((own.argmax(-1) == other.argmax(-1)).sum())
+    tokens = sum(len(own) for own, _ in pairs)
+    return Quality(loss=loss / tokens, kl=kl / tokens, agreement=equal / tokens, tokens=tokens)
 
 
-def _sample(model: NativeDecoder, length: int) -> list[int]:
+def _text(checkpoint: Checkpoint) -> list[int]:
+    """Return ids of the text that ships; none without a tokenizer that fits the model."""
+    try:
+        tokenizer = Tokenizer.load(checkpoint.path)
+    except OutriderError:
+        return []
+    text = Path(__file__).with_name("quality_text.txt").read_text(encoding="utf-8")
+    ids = list(tokenizer.encode(text))[:_READ]
+    vocabulary = int(checkpoint.config.get("vocab_size") or 0)
+    return ids if max(ids, default=0) < vocabulary else []
+
+
+def sample(model: NativeDecoder, length: int) -> list[int]:
     """Write a text at temperature 1, from a random first token."""
     generator = torch.Generator().manual_seed(0)
     first = int(torch.randint(model.info.vocab_size, (1,), generator=generator))
@@ -130,9 +213,9 @@ def _sample(model: NativeDecoder, length: int) -> list[int]:
     return [first, *written[0].tolist()]
 
 
-def _log_probabilities(model: NativeDecoder, ids: list[int]) -> torch.Tensor:
-    """Return `[tokens, vocab]` log probabilities of the token after each token of the text."""
+def read(model: NativeDecoder, ids: Sequence[int]) -> torch.Tensor:
+    """Return the logits `[tokens, vocab]` of the token after each token of the text."""
     [cache] = model.start([Prompt(token_ids=(ids[0],))])
     want = as_ids([-1, *range(len(ids) - 1)])
     [rows] = model.forward([Segment(cache, as_ids(ids[1:]))], [want])
-    return rows.logits.double().log_softmax(-1)
+    return rows.logits

@@ -40,6 +40,9 @@ class ModelInfo:
         batch_invariant: whether a row is bit-identical regardless of what else a forward reads.
         device: where ids are read and logits are stored.
         dtype: of the weights; None for a model without weights.
+        weights: the dtype as the option `dtype` names it, with the formats of a quantised file;
+            empty: `dtype` says all.
+        weights_reason: why that dtype was chosen.
         num_parameters: number of weights, tied weights counted once; None if unknown.
         weight_bytes: bytes of weights that one forward reads; None if unknown.
         threads_of: maps the number of rows of a forward to the number of CPU threads used; None
@@ -60,6 +63,8 @@ class ModelInfo:
     batch_invariant: bool = False
     device: torch.device = _CPU
     dtype: torch.dtype | None = None
+    weights: str = ""
+    weights_reason: str = ""
     num_parameters: int | None = None
     weight_bytes: int | None = None
     threads_of: Callable[[int], int] | None = None

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,12 +70,10 @@ def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str
     from outrider.models.checkpoints.defaults import end_ids
     from outrider.models.checkpoints.window import read_window
     from outrider.models.memory import Demand, text_config
-    from outrider.models.quality import known_quality
 
     config = text_config(checkpoint.config)
     demand = Demand.of_checkpoint(name, checkpoint, dtype)
     runner, reason = runner_of(checkpoint)
-    quality = known_quality(checkpoint)
     stored = Counter[str]()
     for tensor in checkpoint.tensors.values():
         stored[tensor.dtype] += tensor.nbytes
@@ -95,10 +94,18 @@ def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str
         "dtype": str(dtype).removeprefix("torch."),
         "weights_bytes": demand.weights,
         "cache_bytes_per_1k_tokens": demand.cache * CACHE_TOKENS,
-        "int8_loss_rise": None if quality is None else quality.share,
-        "int8_agreement": None if quality is None else quality.agreement,
+        "quality": qualities(checkpoint),
         "fingerprint": checkpoint.fingerprint,
     }
+
+
+def qualities(checkpoint: "Checkpoint") -> dict[str, dict[str, float]]:
+    """Return what earlier loads have measured: by dtype, the divergence from float32."""
+    from outrider.models.cpu.formats import FORMATS
+    from outrider.models.quality import known_quality
+
+    found = {name: known_quality(checkpoint, known) for name, known in FORMATS.items()}
+    return {name: asdict(quality) for name, quality in found.items() if quality is not None}
 
 
 def runner_of(checkpoint: "Checkpoint") -> tuple[str | None, str]:
@@ -146,10 +153,12 @@ def _print(found: list[dict[str, Any]], screen: Screen) -> None:
 
 
 def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
-    dtype, rise = figures["dtype"], figures["int8_loss_rise"]
-    brief = "not measured; the first load with --dtype auto on the CPU measures it"
-    if rise is not None:
-        brief = f"loss +{rise:.2%}, the same best token at {figures['int8_agreement']:.1%}"
+    dtype = figures["dtype"]
+    measured = [
+        f"{name}: KL {found['kl']:.4f}, the same best token at {found['agreement']:.1%}"
+        for name, found in figures["quality"].items()
+    ]
+    missing = "not measured; the first load with --dtype auto on the CPU measures it"
     return {
         "folder": figures["path"],
         "architecture": str(figures["architecture"] or figures["model_type"]),
@@ -160,7 +169,7 @@ def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
         "on disk": f"{_size(figures['stored_bytes'])}, mostly {figures['stored_dtype']}",
         "runs through": f"{figures['runner'] or 'nothing'}: {figures['reason']}",
         f"weights in {dtype}": _size(figures["weights_bytes"]),
-        "int8": brief,
+        "quality": "\n".join(measured) or missing,
         f"cache in {dtype}": f"{_size(figures['cache_bytes_per_1k_tokens'])} for 1k tokens",
     }
 

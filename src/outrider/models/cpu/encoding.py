@@ -16,6 +16,9 @@ Encoded = Grouped | Quantized | Float[Tensor, "outputs inputs"]
 CHANNELS = torch.qint8
 """The dtype for 8 bits with one scale for each output; `torch.int8` has one for each group."""
 
+INT4 = torch.quint4x2
+"""The dtype for 4 bits in groups, with a scale and a minimum for each group."""
+
 _KEPT = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -27,8 +30,8 @@ def encode(
     Args:
         checkpoint: the checkpoint.
         names: the matrices.
-        dtype: `torch.float32`, `torch.bfloat16` or `torch.float16`; `torch.int8` or `torch.int4`
-            for groups; `CHANNELS`; None keeps what the file stores, where a kernel reads it, and
+        dtype: `torch.float32`, `torch.bfloat16` or `torch.float16`; `torch.int8` or `INT4` for
+            groups; `CHANNELS`; None keeps what the file stores, where a kernel reads it, and
             uses 8 bits in groups elsewhere.
 
     Raises:

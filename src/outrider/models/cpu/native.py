@@ -30,6 +30,7 @@ from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from outrider.models.cpu.batch import RowArrays
 from outrider.models.cpu.borrowed_cache import BorrowedNativeCache
 from outrider.models.cpu.cache import NativeCache
+from outrider.models.cpu.formats import described
 from outrider.models.cpu.packed_weights import PackedModel, head_of, part_of
 from outrider.models.cpu.packing import NativeParts, pack_checkpoint
 from outrider.models.cpu.panels import LANES
@@ -53,7 +54,7 @@ class NativeDecoder(OwnModel):
 
     Attributes:
         dtype: dtype of the weights: `torch.float32`, `torch.bfloat16`, `torch.float16`,
-            `torch.int8` or `torch.int4` (in groups), `CHANNELS`; None: as stored in the file.
+            `torch.int8` or `INT4` (in groups), `CHANNELS`; None: as stored in the file.
             Cache and logits are float32.
         device: the CPU.
         threads: number of threads for a forward, by its number of rows.
@@ -68,6 +69,7 @@ class NativeDecoder(OwnModel):
         *,
         name: str | None = None,
         threads: int | None = None,
+        reason: str = "",
     ) -> None:
         self.dtype, self.device = dtype, torch.device("cpu")
         super().__init__(
@@ -81,7 +83,11 @@ class NativeDecoder(OwnModel):
             weight_bytes=parts.packed.weight_bytes,
         )
         self.info = replace(
-            self.info, batch_invariant=True, threads_of=lambda rows: self.threads.of(rows)
+            self.info,
+            batch_invariant=True,
+            threads_of=lambda rows: self.threads.of(rows),
+            weights=described(checkpoint, dtype),
+            weights_reason=reason,
         )
         self._parts = parts
         self._rotary = RotaryTable(config.rope, torch.float32, self.device)
@@ -102,6 +108,7 @@ class NativeDecoder(OwnModel):
         dtype: torch.dtype | None = torch.int8,
         name: str | None = None,
         threads: int | None = None,
+        reason: str = "",
     ) -> "NativeDecoder":
         """Load the folder at `path`, one layer at a time.
 
@@ -110,6 +117,7 @@ class NativeDecoder(OwnModel):
             dtype: see the class.
             name: its name in errors and reports.
             threads: threads for every forward; None measures the best number.
+            reason: why this dtype was chosen, for reports.
 
         Raises:
             UnsupportedCheckpointError: an architecture that `Decoder` does not run either.
@@ -126,7 +134,7 @@ class NativeDecoder(OwnModel):
         checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
         config = read_config(checkpoint.config)
         parts = pack_checkpoint(checkpoint, config, dtype)
-        return cls(checkpoint, config, parts, dtype, name=name, threads=threads)
+        return cls(checkpoint, config, parts, dtype, name=name, threads=threads, reason=reason)
 
     @property
     def chain_decoder(self) -> ChainDecoder:
