@@ -1,7 +1,8 @@
-/* Attention of one row over its own visible keys, in the order of its text.
+/* Attention of rows over their visible keys, each in the order of its text.
  *
-   * Scores, sums and averages are computed over keys in path order, so a drafted row has the same
- * bits as the undrafted row, regardless of siblings between them in memory. */
+ * Scores, sums and averages of a row are computed over keys in path order, each in its own vector
+ * element. So a row has the same bits alone, in a block of rows, and as a drafted row, regardless of
+ * siblings between its keys in memory. A block shares each key and value that it loads. */
 #ifndef OUTRIDER_ATTENTION_H
 #define OUTRIDER_ATTENTION_H
 
@@ -9,60 +10,130 @@
 
 #include "model.h"
 
-enum { MOST_QUERIES = 4 }; /* query heads that share one pass over the keys */
+/* Queries and blocks of 16 keys of one tile, whose sums fit into the registers. */
+#if defined(__AVX512F__)
+enum { MOST_QUERIES = 6, WIDE = 4 };
+#else
+enum { MOST_QUERIES = 3, WIDE = 2 };
+#endif
+enum { SLAB = 32 };       /* queries that pass over the keys together */
+enum { VALUES_A_PASS = 128 }; /* values that stay in the first-level cache while all queries use them */
 
+/* One query head of one row. */
 typedef struct {
-    const float *keys, *values; /* of one layer and key head */
-    int head_dim;
-    int first, base; /* visible text slots: first .. base - 1 */
+    const float *query; /* [head_dim] */
+    float *scores;      /* of slot `first` and what follows, in path order; 16 floats precede it */
+    float *out;         /* [head_dim] */
+    int first, base;    /* visible text slots: first .. base - 1 */
     const int32_t *extra;
-    int extras;
-} Reach;
+    int extras; /* slots of draft ancestors */
+} Query;
 
-/* Scores of B blocks of 16 keys, for Q queries; `scores[q]` of query q. */
-INLINE void score_blocks(const float *blocks, int head_dim, const float *queries, int Q, int B,
-                         f32x16 scores[][4]) {
+/* Keys and values of one layer and key head. */
+typedef struct {
+    const float *keys, *values;
+    int head_dim;
+} Head;
+
+/* Scores of B blocks of 16 keys for Q queries, written from slot `slot` on. */
+INLINE void score_blocks(const float *blocks, int head_dim, const Query *queries, int slot, int Q,
+                         int B) {
     const int64_t size = (int64_t)head_dim * LANES;
+    f32x16 scores[MOST_QUERIES][WIDE];
     for (int q = 0; q < Q; q++)
         for (int i = 0; i < B; i++) scores[q][i] = (f32x16){0};
     for (int d = 0; d < head_dim; d++) {
-        f32x16 key[4];
+        f32x16 key[WIDE];
 #pragma GCC unroll 4
         for (int i = 0; i < B; i++) key[i] = load(blocks + i * size + d * LANES);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int q = 0; q < Q; q++) {
-            f32x16 x = splat(queries[q * head_dim + d]);
+            f32x16 x = splat(queries[q].query[d]);
 #pragma GCC unroll 4
             for (int i = 0; i < B; i++) scores[q][i] = fma16(x, key[i], scores[q][i]);
         }
     }
+    for (int q = 0; q < Q; q++)
+        for (int i = 0; i < B; i++) {
+            const int from = slot + i * LANES; /* hidden slots inside a block do no harm */
+            if (from < queries[q].base && from + LANES > queries[q].first)
+                store(queries[q].scores + from - queries[q].first, scores[q][i]);
+        }
 }
 
-/* Scores of the visible text, from `first` on, written to `out`, `stride` apart for each query. */
-INLINE void score_text(const Reach *reach, const float *queries, int Q, float *out,
-                       int64_t stride) {
-    const int D = reach->head_dim, last = (reach->base + LANES - 1) / LANES;
-    for (int block = reach->first / LANES, count; block < last; block += count) {
-        const float *blocks = reach->keys + (int64_t)block * D * LANES;
-        f32x16 found[MOST_QUERIES][4];
-        count = last - block >= 4 ? 4 : 1;
-        if (count == 4) score_blocks(blocks, D, queries, Q, 4, found);
-        else score_blocks(blocks, D, queries, Q, 1, found);
-        int from = block * LANES - reach->first; /* negative if the window begins inside it */
-        int skip = from < 0 ? -from : 0;
-        int end = reach->base - block * LANES < count * LANES ? reach->base - block * LANES
-                                                              : count * LANES;
-        for (int q = 0; q < Q; q++)
-            memcpy(out + q * stride + from + skip, (float *)found[q] + skip,
-                   sizeof(float) * (end - skip));
+/* Adds weight * value for the slots `from .. to - 1` to `out[d ..]` of Q queries, W vectors wide. */
+INLINE void add_values(const Head *head, const Query *queries, int from, int to, int d, int Q,
+                       int W) {
+    f32x16 sums[MOST_QUERIES][4];
+    for (int q = 0; q < Q; q++)
+        for (int v = 0; v < W; v++) sums[q][v] = load(queries[q].out + d + v * LANES);
+    const float *value = head->values + (int64_t)from * head->head_dim + d;
+    for (int slot = from; slot < to; slot++, value += head->head_dim) {
+        f32x16 x[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < W; v++) x[v] = load(value + v * LANES);
+#pragma GCC unroll 6
+        for (int q = 0; q < Q; q++) {
+            f32x16 weight = splat(queries[q].scores[slot - queries[q].first]);
+#pragma GCC unroll 4
+            for (int v = 0; v < W; v++) sums[q][v] = fma16(weight, x[v], sums[q][v]);
+        }
     }
+    for (int q = 0; q < Q; q++)
+        for (int v = 0; v < W; v++) store(queries[q].out + d + v * LANES, sums[q][v]);
+}
+
+#define FOR_QUERIES(COUNT, CALL)                                                                 \
+    switch (COUNT) {                                                                             \
+    case 1: CALL(1); break;                                                                      \
+    case 2: CALL(2); break;                                                                      \
+    case 3: CALL(3); break;                                                                      \
+    case 4: CALL(MOST_QUERIES < 4 ? 1 : 4); break;                                               \
+    case 5: CALL(MOST_QUERIES < 5 ? 1 : 5); break;                                               \
+    case 6: CALL(MOST_QUERIES < 6 ? 1 : 6); break;                                               \
+    }
+
+static __attribute__((noinline)) void score_tile(const float *blocks, int head_dim,
+                                                 const Query *queries, int slot, int count,
+                                                 int wide) {
+#define WIDE_CALL(Q) score_blocks(blocks, head_dim, queries, slot, Q, WIDE)
+#define ONE_CALL(Q) score_blocks(blocks, head_dim, queries, slot, Q, 1)
+    if (wide == WIDE) FOR_QUERIES(count, WIDE_CALL)
+    else FOR_QUERIES(count, ONE_CALL)
+}
+
+static __attribute__((noinline)) void add_tile(const Head *head, const Query *queries, int from,
+                                               int to, int count) {
+    const int D = head->head_dim;
+    int d = 0;
+#if defined(__AVX512F__)
+#define FOUR_CALL(Q) add_values(head, queries, from, to, d, Q, 4)
+    for (; d + 64 <= D; d += 64) FOR_QUERIES(count, FOUR_CALL)
+#else
+#define TWO_CALL(Q) add_values(head, queries, from, to, d, Q, 2)
+    for (; d + 32 <= D; d += 32) FOR_QUERIES(count, TWO_CALL)
+#endif
+#define SINGLE_CALL(Q) add_values(head, queries, from, to, d, Q, 1)
+    for (; d + LANES <= D; d += LANES) FOR_QUERIES(count, SINGLE_CALL)
+    for (; d < D; d++)
+        for (int q = 0; q < count; q++)
+            for (int slot = from; slot < to; slot++)
+                queries[q].out[d] += queries[q].scores[slot - queries[q].first] *
+                                     head->values[(int64_t)slot * D + d];
+}
+
+/* Adds the value of one slot, with weight number `place` of the query. */
+INLINE void add_slot(const Head *head, Query query, int slot, int place) {
+    query.scores += place, query.first = slot;
+    add_tile(head, &query, slot, slot + 1, 1);
 }
 
 /* The score of one key, with the operations of `score_blocks`. */
-INLINE float score_slot(const float *keys, int head_dim, const float *query, int slot) {
-    const float *block = keys + (int64_t)(slot / LANES) * head_dim * LANES;
+INLINE float score_slot(const Head *head, const float *query, int slot) {
+    const float *block = head->keys + (int64_t)(slot / LANES) * head->head_dim * LANES;
     f32x16 sum = (f32x16){0};
-    for (int d = 0; d < head_dim; d++) sum = fma16(splat(query[d]), load(block + d * LANES), sum);
+    for (int d = 0; d < head->head_dim; d++)
+        sum = fma16(splat(query[d]), load(block + d * LANES), sum);
     return sum[slot % LANES];
 }
 
@@ -81,80 +152,63 @@ INLINE float soften(float *scores, int count) {
     return sum16(sum);
 }
 
-/* out[q] = sum over keys of weight * value; head_dim in steps of 64 (tail: of 16). */
-INLINE void average(const Reach *reach, const float *weights, int64_t stride, int Q, int W, int d,
-                    float *out) {
-    f32x16 sums[MOST_QUERIES][4];
-    for (int q = 0; q < Q; q++)
-        for (int v = 0; v < W; v++) sums[q][v] = (f32x16){0};
-    int text = reach->base - reach->first;
-    const int D = reach->head_dim;
-    const float *value = reach->values + (int64_t)reach->first * D + d;
-    for (int j = 0; j < text + reach->extras; j++) {
-        const float *place = j < text ? value + (int64_t)j * D
-                                      : reach->values + (int64_t)reach->extra[j - text] * D + d;
-#pragma GCC unroll 4
-        for (int v = 0; v < W; v++) {
-            f32x16 x = load(place + v * LANES);
-#pragma GCC unroll 4
-            for (int q = 0; q < Q; q++)
-                sums[q][v] = fma16(splat(weights[q * stride + j]), x, sums[q][v]);
-        }
-    }
-    for (int q = 0; q < Q; q++)
-        for (int v = 0; v < W; v++) store(out + q * D + d + v * LANES, sums[q][v]);
-}
+INLINE int fewer(int a, int b) { return a < b ? a : b; }
 
-INLINE void average_scalar(const Reach *reach, const float *weights, int64_t stride, int Q, int d,
-                           float *out) {
-    int text = reach->base - reach->first;
-    const int D = reach->head_dim;
-    for (int q = 0; q < Q; q++) {
-        float sum = 0;
-        for (int j = 0; j < text + reach->extras; j++) {
-            int slot = j < text ? reach->first + j : reach->extra[j - text];
-            sum += weights[q * stride + j] * reach->values[(int64_t)slot * D + d];
-        }
-        out[q * D + d] = sum;
+/* Scores of the visible text, for all queries. */
+static void score_text(const Head *head, const Query *queries, int count) {
+    const int64_t size = (int64_t)head->head_dim * LANES;
+    int first = queries->first, base = queries->base;
+    for (int q = 1; q < count; q++) {
+        first = fewer(first, queries[q].first);
+        base = base < queries[q].base ? queries[q].base : base;
+    }
+    const int last = (base + LANES - 1) / LANES;
+    for (int block = first / LANES, wide; block < last; block += wide) {
+        wide = last - block >= WIDE ? WIDE : 1;
+        for (int q = 0; q < count; q += MOST_QUERIES)
+            score_tile(head->keys + block * size, head->head_dim, queries + q, block * LANES,
+                       fewer(count - q, MOST_QUERIES), wide);
     }
 }
 
-INLINE void attend_group(const Reach *reach, const float *queries, int Q, float *scores,
-                         int64_t stride, float *out) {
-    const int D = reach->head_dim, text = reach->base - reach->first;
-    score_text(reach, queries, Q, scores, stride);
-    float sums[MOST_QUERIES];
-    for (int q = 0; q < Q; q++) {
-        float *own = scores + q * stride;
-        for (int j = 0; j < reach->extras; j++)
-            own[text + j] = score_slot(reach->keys, D, queries + q * D, reach->extra[j]);
-        sums[q] = soften(own, text + reach->extras);
+/* Adds the values of the text: those that all queries see are loaded once for several queries. */
+static void average_text(const Head *head, const Query *queries, int count) {
+    int from = queries->first, to = queries->base;
+    for (int q = 1; q < count; q++) {
+        from = from < queries[q].first ? queries[q].first : from;
+        to = fewer(to, queries[q].base);
     }
-    int d = 0;
-    for (; d + 64 <= D; d += 64) average(reach, scores, stride, Q, 4, d, out);
-    for (; d + LANES <= D; d += LANES) average(reach, scores, stride, Q, 1, d, out);
-    for (; d < D; d++) average_scalar(reach, scores, stride, Q, d, out);
-    for (int q = 0; q < Q; q++) {
-        const float share = 1.0f / sums[q];
-        for (int i = 0; i < D; i++) out[q * D + i] *= share;
+    if (from > to) from = to;
+    for (int q = 0; q < count; q++)
+        if (queries[q].first < from) add_tile(head, queries + q, queries[q].first, from, 1);
+    for (int slot = from; slot < to; slot += VALUES_A_PASS)
+        for (int q = 0; q < count; q += MOST_QUERIES)
+            add_tile(head, queries + q, slot, fewer(slot + VALUES_A_PASS, to),
+                     fewer(count - q, MOST_QUERIES));
+    for (int q = 0; q < count; q++) {
+        const int begin = to < queries[q].first ? queries[q].first : to;
+        if (begin < queries[q].base) add_tile(head, queries + q, begin, queries[q].base, 1);
     }
 }
 
-/* Query heads of one key head, in groups that fit into the registers. */
-static void attend(const Reach *reach, const float *queries, int heads, float *scores,
-                   int64_t stride, float *out) {
-    const int D = reach->head_dim;
-    for (int q = 0; q < heads;) {
-        if (heads - q >= 4) {
-            attend_group(reach, queries + q * D, 4, scores, stride, out + q * D);
-            q += 4;
-        } else if (heads - q >= 2) {
-            attend_group(reach, queries + q * D, 2, scores, stride, out + q * D);
-            q += 2;
-        } else {
-            attend_group(reach, queries + q * D, 1, scores, stride, out + q * D);
-            q += 1;
-        }
+/* The attention of up to SLAB queries of one key head. */
+static void attend(const Head *head, const Query *queries, int count) {
+    float shares[SLAB];
+    score_text(head, queries, count);
+    for (int i = 0; i < count; i++) {
+        const Query *q = queries + i;
+        const int text = q->base - q->first;
+        for (int j = 0; j < q->extras; j++)
+            q->scores[text + j] = score_slot(head, q->query, q->extra[j]);
+        shares[i] = 1.0f / soften(q->scores, text + q->extras);
+        memset(q->out, 0, sizeof(float) * head->head_dim);
+    }
+    average_text(head, queries, count);
+    for (int i = 0; i < count; i++) {
+        const Query *q = queries + i;
+        for (int j = 0; j < q->extras; j++)
+            add_slot(head, *q, q->extra[j], q->base - q->first + j);
+        for (int d = 0; d < head->head_dim; d++) q->out[d] *= shares[i];
     }
 }
 

@@ -14,7 +14,7 @@ typedef struct {
     float *packed;   /* [rows, packed_stride], queries, keys, values side by side */
     float *attended; /* [rows, heads * head_dim] */
     float *inner;    /* [rows, inner_stride] */
-    float *scores;   /* [members, MOST_QUERIES, scores_stride] */
+    float *scores;   /* [members, SLAB, scores_stride] */
     int8_t *quants;
     float *scales;
     int32_t *sums;
@@ -60,14 +60,14 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     for (int i = 0; m->num_layers && i < layer->num_qkv; i++)
         desk->packed_stride += padded(layer->qkv + i);
     desk->inner_stride = m->num_layers ? padded(&layer->gate_up) / 2 : 0;
-    desk->scores_stride = (longest + 127) / 64 * 64;
+    desk->scores_stride = (longest + 191) / 64 * 64; /* 16 before, up to 64 after a text */
     char *place = memory;
     desk->stream = take(&place, rows * desk->stream_stride);
     desk->normed = take(&place, rows * m->hidden);
     desk->packed = take(&place, rows * desk->packed_stride);
     desk->attended = take(&place, rows * attended);
     desk->inner = take(&place, rows * desk->inner_stride);
-    desk->scores = take(&place, members * MOST_QUERIES * desk->scores_stride);
+    desk->scores = take(&place, members * SLAB * desk->scores_stride);
     desk->scales = take(&place, rows * groups);
     desk->sums = (int32_t *)take(&place, rows * groups);
     desk->quants = (int8_t *)take(&place, rows * groups * (GROUP / 4));
@@ -247,11 +247,8 @@ static int slot_from(const Places *places, int position) {
 }
 
 /* The slots visible to a row. The extra slots end at the position of the row itself. */
-static Reach reach_of(const Work *work, const Layer *layer, int row, int head) {
-    const Model *m = work->model;
+static void set_reach(const Work *work, const Layer *layer, int row, Query *query) {
     const Batch *b = work->batch;
-    const Cache *cache = &b->caches[b->cache[row]];
-    const int64_t place = place_of(m, cache, layer, head);
     int start = b->extra_start[row], extras = b->extra_start[row + 1] - start;
     int first = 0;
     if (layer->window) {
@@ -260,22 +257,20 @@ static Reach reach_of(const Work *work, const Layer *layer, int row, int head) {
         first = open < 0 ? 0 : open < b->base[row] ? open : b->base[row];
         if (extras > layer->window) start += extras - layer->window, extras = layer->window;
     }
-    return (Reach){cache->keys + place, cache->values + place, m->head_dim,
-                   first, b->base[row], b->extra + start, extras};
+    query->first = first, query->base = b->base[row];
+    query->extra = b->extra + start, query->extras = extras;
 }
 
-static void attend_row(const Work *work, const Layer *layer, int row, int head, int member) {
+/* Query head `member` of a key head, for one row; the query is turned in place. */
+static Query query_of(const Work *work, const Layer *layer, int row, int head, int member) {
     const Model *m = work->model;
     const Desk *desk = &work->desk;
-    const int group = m->heads / m->kv_heads, D = m->head_dim;
-    const float factor = 1.0f / sqrtf((float)D);
-    float *scores = desk->scores + member * MOST_QUERIES * desk->scores_stride;
-    float *queries = desk->packed + row * desk->packed_stride + (int64_t)head * group * D;
-    Reach reach = reach_of(work, layer, row, head);
-    for (int q = 0; q < group; q++)
-        turn(m, work->batch, layer, row, layer->query_norm, queries + q * D, factor);
-    attend(&reach, queries, group, scores, desk->scores_stride,
-           desk->attended + ((int64_t)row * m->heads + head * group) * D);
+    const int64_t own = (int64_t)head * (m->heads / m->kv_heads) + member;
+    float *query = desk->packed + row * desk->packed_stride + own * m->head_dim;
+    turn(m, work->batch, layer, row, layer->query_norm, query, 1.0f / sqrtf((float)m->head_dim));
+    Query made = {.query = query, .out = desk->attended + (row * m->heads + own) * m->head_dim};
+    set_reach(work, layer, row, &made);
+    return made;
 }
 
 static void remember_rows(const Work *work, const Layer *layer, int chunk) {
@@ -285,13 +280,35 @@ static void remember_rows(const Work *work, const Layer *layer, int chunk) {
         for (int head = 0; head < work->model->kv_heads; head++) remember(work, layer, row, head);
 }
 
-/* A chunk is a few rows of one key head, whose keys then stay in the cache. */
+/* Rows of one chunk of attention: many in a long prompt, so that keys are loaded once for all. */
+static int attention_grain(const Work *work) {
+    const int group = work->model->heads / work->model->kv_heads;
+    if (work->batch->rows <= 8 * ROWS_A_CHUNK) return ROWS_A_CHUNK;
+    return group < SLAB / ROWS_A_CHUNK ? SLAB / group : ROWS_A_CHUNK;
+}
+
+/* A chunk is some rows of one key head. Rows of one text share each key that is loaded. */
 static void attend_rows(const Work *work, const Layer *layer, int chunk, int member) {
-    const int a_head = pieces(work->batch->rows, ROWS_A_CHUNK);
-    int first, last;
-    piece(work->batch->rows, ROWS_A_CHUNK, chunk % a_head, &first, &last);
-    for (int row = first; row < last; row++)
-        attend_row(work, layer, row, chunk / a_head, member);
+    const Model *m = work->model;
+    const Batch *b = work->batch;
+    const int grain = attention_grain(work), a_head = pieces(b->rows, grain);
+    const int head = chunk / a_head, group = m->heads / m->kv_heads;
+    float *scores = work->desk.scores + (int64_t)member * SLAB * work->desk.scores_stride;
+    Query queries[SLAB];
+    int first, last, count = 0;
+    piece(b->rows, grain, chunk % a_head, &first, &last);
+    for (int i = first * group; i < last * group; i++) {
+        const int row = i / group;
+        queries[count] = query_of(work, layer, row, head, i % group);
+        queries[count].scores = scores + count * work->desk.scores_stride + LANES;
+        count++;
+        const int ends = i + 1 == last * group || b->cache[(i + 1) / group] != b->cache[row];
+        if (!ends && count < SLAB) continue;
+        const Cache *cache = &b->caches[b->cache[row]];
+        const int64_t place = place_of(m, cache, layer, head);
+        attend(&(Head){cache->keys + place, cache->values + place, m->head_dim}, queries, count);
+        count = 0;
+    }
 }
 
 static void hand_over_rows(const Work *work, const Matrix *next, float *values, int64_t stride,
@@ -347,7 +364,7 @@ static int chunks_of(const void *argument, int step) {
     if (!is_run(work, step / STEPS_OF_A_LAYER, step % STEPS_OF_A_LAYER)) return 0;
     switch (step % STEPS_OF_A_LAYER) {
     case QKV: return qkv_chunks(work, layer, layer->num_qkv);
-    case ATTEND: return a_rows * m->kv_heads;
+    case ATTEND: return pieces(work->batch->rows, attention_grain(work)) * m->kv_heads;
     case OUTPUT_ROWS: return reads_integers(&layer->output) ? a_rows : 0;
     case OUTPUT: return pieces(layer->output.panels, grain_of(work, &layer->output));
     case GATE_UP: return pieces(layer->gate_up.panels, grain_of(work, &layer->gate_up));
