@@ -28,8 +28,7 @@ INFO = {
     "weights_bytes",
     "cache_bytes_per_1k_tokens",
     "fingerprint",
-    "int8_loss_rise",
-    "int8_agreement",
+    "quality",
 }
 
 

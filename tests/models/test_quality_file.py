@@ -1,4 +1,4 @@
-"""The cached result of the int8 check: a damaged file counts as no file."""
+"""The cached result of the quality check: a damaged file counts as no file."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from outrider.models.cpu.formats import FORMATS
 from outrider.models.quality import Quality, _file, known_quality
 
-GOOD = {"loss": 2.0, "rise": 0.001, "agreement": 0.99, "tokens": 256}
+INT8 = FORMATS["int8"]
+
+GOOD = {"loss": 2.0, "kl": 0.001, "agreement": 0.99, "tokens": 256}
 
 
 @pytest.fixture
@@ -19,8 +22,8 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_good_file_is_read(checkpoint: Any) -> None:
-    _file(checkpoint).write_text(json.dumps(GOOD))
-    assert known_quality(checkpoint) == Quality(**GOOD)
+    _file(checkpoint, INT8).write_text(json.dumps(GOOD))
+    assert known_quality(checkpoint, INT8) == Quality(**GOOD)
 
 
 BROKEN = {
@@ -44,22 +47,22 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", [case for case in BROKEN if case != f"tokens is {10**400!r}"])
 def test_a_damaged_file_is_ignored(case: str, checkpoint: Any) -> None:
-    _file(checkpoint).write_text(BROKEN[case])
-    assert known_quality(checkpoint) is None
+    _file(checkpoint, INT8).write_text(BROKEN[case])
+    assert known_quality(checkpoint, INT8) is None
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00", bytes(100), b"\x80{}"])
 def test_bytes_that_are_no_text_are_ignored(data: bytes, checkpoint: Any) -> None:
-    _file(checkpoint).write_bytes(data)
-    assert known_quality(checkpoint) is None
+    _file(checkpoint, INT8).write_bytes(data)
+    assert known_quality(checkpoint, INT8) is None
 
 
 def test_a_file_that_others_can_write_is_ignored(checkpoint: Any) -> None:
-    _file(checkpoint).write_text(json.dumps(GOOD))
-    _file(checkpoint).chmod(0o666)
-    assert known_quality(checkpoint) is None
+    _file(checkpoint, INT8).write_text(json.dumps(GOOD))
+    _file(checkpoint, INT8).chmod(0o666)
+    assert known_quality(checkpoint, INT8) is None
 
 
 def test_a_folder_in_its_place_is_ignored(checkpoint: Any) -> None:
-    _file(checkpoint).mkdir()
-    assert known_quality(checkpoint) is None
+    _file(checkpoint, INT8).mkdir()
+    assert known_quality(checkpoint, INT8) is None

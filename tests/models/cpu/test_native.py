@@ -13,9 +13,11 @@ from outrider.core.errors import CheckpointError
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.checkpoints import checkpoint
 from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.cpu.encoding import CHANNELS
+from outrider.models.cpu.formats import FORMATS
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cpu.threads import Threads
-from outrider.models.quality import compare, int8_quality
+from outrider.models.quality import compare, quality_of, read
 from outrider.models.quantization.int8 import quantize_channels
 from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
@@ -31,7 +33,13 @@ from tests.models.setups.reference import (
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason=kernels.reason_missing())
 
-DTYPES = {"int8": torch.int8, "float32": torch.float32}
+DTYPES = {
+    "int8": torch.int8,
+    "int8-channels": CHANNELS,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
 ODD: dict[str, Any] = {"hidden_size": 36, "intermediate_size": 50, "head_dim": 10}
 """Sizes that fill neither a vector nor a panel."""
 
@@ -152,11 +160,24 @@ def test_leaves_other_samplers_to_the_loop(model: NativeDecoder) -> None:
 
 def test_int8_is_near_float32(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "model", "qwen3", hidden_size=64, intermediate_size=128)
-    brief, exact = (NativeDecoder.load(path, dtype=dtype) for dtype in DTYPES.values())
+    exact = NativeDecoder.load(path, dtype=torch.float32)
     text = random_ids(100)
-    close(all_logits(brief, text), all_logits(exact, text), tolerance=0.25)
-    assert brief.info.fingerprint == exact.info.fingerprint
-    assert brief.info.weight_bytes < 0.35 * exact.info.weight_bytes
+    for name in ("int8", "int8-channels"):
+        brief = NativeDecoder.load(path, dtype=DTYPES[name])
+        close(all_logits(brief, text), all_logits(exact, text), tolerance=0.25)
+        assert brief.info.fingerprint == exact.info.fingerprint
+        assert brief.info.weight_bytes < 0.35 * exact.info.weight_bytes
+
+
+def test_sixteen_bits_give_the_bits_of_float32_on_the_same_weights(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", "qwen3", hidden_size=36, intermediate_size=50)
+    text = random_ids(40)
+    for dtype in (torch.bfloat16, torch.float16):
+        tensors = load_file(path / "model.safetensors")
+        save_file({k: v.to(dtype) for k, v in tensors.items()}, path / "model.safetensors")
+        brief, exact = (NativeDecoder.load(path, dtype=kind) for kind in (dtype, torch.float32))
+        assert torch.equal(all_logits(brief, text), all_logits(exact, text))
+        save_file(tensors, path / "model.safetensors")
 
 
 # -- weights and activations that are out of the ordinary --------------------------------------
@@ -200,7 +221,9 @@ def test_zero_channels_and_rows(dtype: torch.dtype, tmp_path: Path) -> None:
 
     ours = all_logits(NativeDecoder.load(path, dtype=dtype), (7, 7, 3, 7))
     assert bool(ours.isfinite().all())
-    close(ours, all_logits(Decoder.load(path), (7, 7, 3, 7)), 0.2 if dtype == torch.int8 else 1e-4)
+    close(
+        ours, all_logits(Decoder.load(path), (7, 7, 3, 7)), 1e-4 if dtype == torch.float32 else 0.2
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
@@ -239,19 +262,20 @@ def test_without_kernels_there_is_a_clear_error(
 def test_quality_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUTRIDER_CACHE", str(tmp_path / "cache"))
     path = make_checkpoint(tmp_path / "model", "llama", vocab_size=64)
-    first = int8_quality(open_checkpoint(path))
-    assert 0 <= first.rise < first.loss and 0.5 < first.agreement <= 1
+    first = quality_of(open_checkpoint(path), FORMATS["int8"])
+    assert 0 <= first.kl < first.loss and 0.5 < first.agreement <= 1
     monkeypatch.setattr("outrider.models.quality.compare", lambda *_: pytest.fail("again"))
-    assert int8_quality(open_checkpoint(path)) == first
+    assert quality_of(open_checkpoint(path), FORMATS["int8"]) == first
 
 
 def test_quality_sees_what_is_lost(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "model", "llama", vocab_size=64)
     other = make_checkpoint(tmp_path / "other", "llama", vocab_size=64, seed=9)
     exact = NativeDecoder.load(path, dtype=torch.float32)
-    assert compare(exact, exact, 40).rise == pytest.approx(0.0, abs=1e-12)
-    worse = compare(exact, NativeDecoder.load(other, dtype=torch.int8), 40)
-    assert worse.share > 0.01 and not worse.good
+    logits = read(exact, random_ids(40))
+    assert compare([logits], [logits]).kl == 0 and compare([logits], [logits]).good
+    worse = compare([logits], [read(NativeDecoder.load(other), random_ids(40))])
+    assert worse.kl > 0.01 and not worse.good
 
 
 def test_threads_are_chosen_by_rows() -> None:
