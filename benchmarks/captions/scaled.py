@@ -16,13 +16,9 @@ from safetensors.torch import save_file
 from outrider.bench.scaling.plan import LABEL, ScaledPlan, make_plan
 from outrider.bench.scaling.tensors import layer_tensors
 from outrider.core.errors import CheckpointError
-from outrider.models.checkpoints.checkpoint import (
-    INDEX,
-    SINGLE,
-    Checkpoint,
-    load_tensors,
-    open_checkpoint,
-)
+from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors
+from outrider.models.checkpoints.opening import open_checkpoint
+from outrider.models.checkpoints.safetensors.folder import INDEX, SINGLE
 from outrider.models.llama.text_stack import text_prefix, text_stack
 
 _COPIED = (".json", ".jinja", ".txt", ".model")

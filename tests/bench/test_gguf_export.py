@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from outrider.bench.rivals.gguf_export import export_gguf
 from outrider.core.errors import CheckpointError, MissingExtraError, OptionError
-from outrider.models.checkpoints.checkpoint import load_tensors, open_checkpoint
+from outrider.models.checkpoints.checkpoint import load_tensors
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import families_folder
 from tests.models.setups.make_checkpoints import make_checkpoint

@@ -12,7 +12,7 @@ import pytest
 from outrider.bench.rivals import rivals
 from outrider.bench.rivals.llamacpp import LlamaCpp
 from outrider.bench.rivals.rival import OpenRival, Rival, RivalRequest
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import families_folder
 from tests.models.setups.reference import begin, next_logits

@@ -10,7 +10,8 @@ import torch
 from outrider.bench.scaling.plan import make_plan
 from outrider.bench.scaling.scale import cost_scale, cost_scaled_label, scaled_decoder
 from outrider.core.errors import CheckpointError, OptionError
-from outrider.models.checkpoints.checkpoint import load_tensors, open_checkpoint
+from outrider.models.checkpoints.checkpoint import load_tensors
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from tests.matrix import matrix
 from tests.models.setups.make_checkpoints import make_checkpoint

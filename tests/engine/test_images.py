@@ -15,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 from outrider.core.errors import ContextError, OptionError, VocabularyError
 from outrider.engine.generator import Generator, ModelDefaults
 from outrider.engine.load import load
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.memory import Demand
 from outrider.models.transformers.model import TransformersModel

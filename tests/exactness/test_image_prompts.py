@@ -22,7 +22,7 @@ from outrider.drafters import (
     TokenRecycling,
     TreeDrafter,
 )
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.models.transformers.model import TransformersModel

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from outrider.core.errors import MemoryPlanError
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.memory import (
     GIB,

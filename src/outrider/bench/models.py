@@ -14,7 +14,8 @@ from outrider.engine.generator import Generator
 from outrider.engine.load import load
 from outrider.engine.options import NO_TIER
 from outrider.kernels.forking import use_torch_threads
-from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import (
     families_folder,

@@ -13,7 +13,7 @@ import torch
 from outrider.bench.memory import bandwidth_gb_s
 from outrider.bench.models import OpenModels, Tier
 from outrider.core.errors import OptionError
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.costs import forward_seconds
 from outrider.models.cpu.formats import FORMATS
 from outrider.models.quality import known_quality

@@ -14,8 +14,8 @@ from outrider.engine.long_inputs import limited, selecting, shared_ranker
 from outrider.engine.options import Models, Reading, Runtime, is_family
 from outrider.engine.requests import ModelDefaults
 from outrider.guidance.classifier_free import guide
-from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.checkpoints.defaults import sampling_defaults
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.checkpoints.vocabulary import check_vocabularies
 from outrider.models.loading import (

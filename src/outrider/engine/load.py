@@ -10,7 +10,7 @@ from outrider.engine.build import build
 from outrider.engine.generator import Generator
 from outrider.engine.long_inputs import GivenSelection
 from outrider.engine.options import Models, Reading, Runtime, is_family
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import (
     ModelSource,

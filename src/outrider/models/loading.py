@@ -10,7 +10,8 @@ import torch
 
 from outrider import kernels
 from outrider.core.errors import CheckpointError, OptionError, OutriderWarning, nearest
-from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer, has_tokenizer
 from outrider.models.cpu.formats import FORMATS
 from outrider.models.cpu.native import NativeDecoder

@@ -10,7 +10,7 @@ import torch
 from outrider.core.errors import MemoryPlanError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import Checkpoint
-from outrider.models.checkpoints.safetensors_header import TensorInfo
+from outrider.models.checkpoints.tensors import TensorInfo
 from outrider.models.checkpoints.window import read_window
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.protocols import LanguageModel

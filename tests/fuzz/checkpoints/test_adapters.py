@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from outrider.core.errors import CheckpointError
-from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.checkpoints.limits import VARIABLE
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.lora import Adapter
 from outrider.models.loading import load_model
 from tests.fuzz.checkpoints.mutations import linked, make_original

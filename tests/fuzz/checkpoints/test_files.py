@@ -12,9 +12,9 @@ import torch
 
 from outrider.core.errors import CheckpointError, OptionError
 from outrider.models.checkpoints import json_file
-from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.checkpoints.json_file import check_depth, parse_object
 from outrider.models.checkpoints.limits import VARIABLE, CheckpointLimits
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import load_model
 from tests.fuzz.case import Case

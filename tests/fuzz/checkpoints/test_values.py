@@ -10,7 +10,7 @@ import pytest
 
 from outrider.cli.commands.info import facts
 from outrider.core.errors import OutriderError
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.llama.lora import Adapter
 from tests.fuzz.case import Case

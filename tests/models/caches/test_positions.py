@@ -14,7 +14,7 @@ from outrider.core.tree import path_to
 from outrider.core.types import NO_IDS, Fresh, IntArray, Kept, Prompt, as_ids
 from outrider.models.caches.bookkeeping import CacheBook
 from outrider.models.caches.positions import Places
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.protocols import Segment

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints import checkpoint as module
-from outrider.models.checkpoints.checkpoint import load_tensors, open_checkpoint
+from outrider.models.checkpoints.checkpoint import load_tensors
+from outrider.models.checkpoints.opening import open_checkpoint
 from tests.models.setups.make_checkpoints import make_checkpoint
 
 

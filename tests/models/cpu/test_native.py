@@ -12,7 +12,7 @@ from outrider import kernels
 from outrider.core.errors import CheckpointError
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.checkpoints import checkpoint
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.cpu.encoding import CHANNELS
 from outrider.models.cpu.formats import FORMATS
 from outrider.models.cpu.native import NativeDecoder

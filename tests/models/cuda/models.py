@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.cuda import StaticDecoder
 from outrider.models.cuda.runner import Runner
 from outrider.models.llama.config import read_config

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from outrider.core.errors import CheckpointError
-from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError, open_checkpoint
+from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder, supports
 from tests.models.setups.make_checkpoints import make_checkpoint, make_model
 from tests.models.setups.reference import edited

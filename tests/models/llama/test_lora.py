@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from outrider import load
 from outrider.core.errors import CheckpointError, OptionError
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.lora import CONFIG, WEIGHTS, Adapter, add_to_modules, with_adapter
 from outrider.models.llama.text_stack import text_checkpoint

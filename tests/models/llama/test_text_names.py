@@ -12,7 +12,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint, text_stack
 from tests.models.setups.make_checkpoints import make_checkpoint

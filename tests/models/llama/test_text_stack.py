@@ -11,7 +11,8 @@ from outrider import kernels
 from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.caches.attaching import attach
-from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.protocols import ChainRequest, Segment

@@ -12,8 +12,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrain
 from outrider.core.errors import CheckpointError
 from outrider.core.types import Prompt
 from outrider.models.caches.masks import within_window
-from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.checkpoints.defaults import recommended, sampling_defaults
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.window import read_window
 from outrider.models.transformers.model import TransformersModel
 from outrider.sampling import SamplingParams

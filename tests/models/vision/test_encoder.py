@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from outrider.core.errors import CheckpointError, OptionError
 from outrider.core.types import ImagePrompt, as_ids
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.models.transformers.model import TransformersModel

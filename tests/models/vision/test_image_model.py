@@ -9,7 +9,7 @@ import torch
 
 from outrider.core.errors import ContextError
 from outrider.core.types import NO_IDS, ImagePrompt, Prompt, as_ids
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.models.tabular import TabularModel

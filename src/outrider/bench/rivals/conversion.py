@@ -9,8 +9,8 @@ from pathlib import Path
 
 from outrider.bench.rivals.gguf_export import export_gguf
 from outrider.kernels.cache import private_folder
-from outrider.models.checkpoints.checkpoint import open_checkpoint
 from outrider.models.checkpoints.defaults import end_ids
+from outrider.models.checkpoints.opening import open_checkpoint
 
 _PACKAGES = {
     "llama_cpp": "llama-cpp-python",

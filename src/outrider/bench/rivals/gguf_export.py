@@ -19,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from outrider.core.errors import CheckpointError, MissingExtraError, OptionError
-from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors, open_checkpoint
+from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors
 from outrider.models.checkpoints.defaults import end_ids
+from outrider.models.checkpoints.gguf.names import OUTER, PARTS
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.config import DecoderConfig, read_config
-from outrider.models.llama.weights import EMBED, HEAD, NORM, expected_shapes
+from outrider.models.llama.weights import EMBED, HEAD, expected_shapes
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -33,20 +35,6 @@ KINDS = ("f32", "f16", "q8_0")
 """Storage types of matrices; norms and biases are always float32."""
 
 _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-_OUTER = {EMBED: "token_embd.weight", NORM: "output_norm.weight", HEAD: "output.weight"}
-_PARTS = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
 _BLOCK = 32
 """Number of values that share a scale in q8_0."""
 
@@ -238,11 +226,11 @@ def _stored(checkpoint: Checkpoint, config: DecoderConfig, kind: str) -> Iterato
 
 
 def _gguf_name(name: str, config: DecoderConfig) -> str:
-    if name in _OUTER:
-        return _OUTER[EMBED if config.tied and name == HEAD else name]
+    if name in OUTER:
+        return OUTER[EMBED if config.tied and name == HEAD else name]
     _, _, layer, rest = name.split(".", 3)
     part, ending = rest.rsplit(".", 1)
-    return f"blk.{layer}.{_PARTS[part]}.{ending}"
+    return f"blk.{layer}.{PARTS[part]}.{ending}"
 
 
 def _data(checkpoint: Checkpoint, config: DecoderConfig, one: _Stored) -> Array:

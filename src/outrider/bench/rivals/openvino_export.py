@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from outrider.bench.rivals.gguf_export import export_gguf
 from outrider.core.errors import CheckpointError
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 
 __all__ = ["export_openvino"]
 

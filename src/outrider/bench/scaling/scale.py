@@ -25,8 +25,9 @@ from outrider.bench.scaling.plan import (
 )
 from outrider.bench.scaling.tensors import layer_tensors, outer_tensors
 from outrider.core.errors import CheckpointError
-from outrider.models.checkpoints.checkpoint import INDEX, SINGLE, open_checkpoint
 from outrider.models.checkpoints.json_file import read_object
+from outrider.models.checkpoints.opening import open_checkpoint
+from outrider.models.checkpoints.safetensors.folder import INDEX, SINGLE
 from outrider.models.cuda import decoder_for
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.weights import (

@@ -43,7 +43,7 @@ def info(
       outrider info tiny
       outrider info ./big --dtype bfloat16 --json
     """
-    from outrider.models.checkpoints.checkpoint import open_checkpoint
+    from outrider.models.checkpoints.opening import open_checkpoint
     from outrider.models.loading import resolve_device, resolve_dtype
 
     kind = resolve_dtype(dtype, resolve_device(device))

@@ -22,6 +22,8 @@ class CheckpointLimits:
         template_bytes: bytes of a chat template file.
         index_bytes: bytes of the index of sharded weights.
         header_bytes: bytes of the header of a safetensors file.
+        gguf_header_bytes: bytes of a GGUF file before its weights: settings and tokenizer.
+        gguf_tensors: tensors of a GGUF file.
         json_depth: levels of nested lists and objects in a JSON file.
         pattern_seconds: seconds that all regular expressions of one file may take.
         layers: layers of a model.
@@ -40,6 +42,8 @@ class CheckpointLimits:
     template_bytes: int = _MIB
     index_bytes: int = 32 * _MIB
     header_bytes: int = 32 * _MIB
+    gguf_header_bytes: int = 128 * _MIB
+    gguf_tensors: int = 1 << 16
     json_depth: int = 64
     pattern_seconds: int = 5
     layers: int = 4096

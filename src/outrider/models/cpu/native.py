@@ -26,7 +26,8 @@ from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.kv_cache import DecoderCache
 from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.watching import watched_layers, with_states
-from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.cpu.batch import RowArrays
 from outrider.models.cpu.borrowed_cache import BorrowedNativeCache
 from outrider.models.cpu.cache import NativeCache

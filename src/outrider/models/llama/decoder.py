@@ -19,7 +19,8 @@ from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.kv_cache import DecoderCache
 from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.watching import watched_layers, with_states
-from outrider.models.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.attention import Part, reach
 from outrider.models.llama.base import OwnModel
 from outrider.models.llama.config import DecoderConfig, read_config, supports

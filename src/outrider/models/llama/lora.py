@@ -23,11 +23,11 @@ from torch import Tensor
 from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.fields import check_fields
-from outrider.models.checkpoints.finite import check_finite
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.patterns import matches
-from outrider.models.checkpoints.safetensors_header import read_header
+from outrider.models.checkpoints.safetensors.header import read_header
 from outrider.models.checkpoints.tables import ADAPTER_TYPE, check_adapter
+from outrider.models.checkpoints.tensors import check_finite
 from outrider.models.llama.text_stack import is_tied, text_names, text_prefix
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

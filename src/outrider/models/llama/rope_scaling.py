@@ -189,10 +189,19 @@ def _yarn_amplitude(factor: float, parameters: dict[str, JsonValue]) -> float:
     return scale(float(over)) / scale(float(under)) if over and under else scale(1.0)
 
 
+def _factors(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> Rope:
+    """Each frequency divided by its own factor, as GGUF files store it."""
+    factors = torch.tensor(parameters["factors"], dtype=torch.float32)
+    if len(factors) != dim // 2 or not bool((factors > 0).all()):
+        raise ValueError
+    return Rope(1.0 / (_powers(parameters["rope_theta"], dim) * factors), 1.0, max_positions)
+
+
 _VARIANTS = {
     "default": _default,
     "linear": _linear,
     "dynamic": _dynamic,
     "llama3": _llama3,
     "yarn": _yarn,
+    "factors": _factors,
 }

@@ -126,7 +126,7 @@ def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
             raise CheckpointError(
                 f"tensor {name} has shape {list(info.shape)}, config.json implies {list(allowed)}"
             )
-        if info.dtype not in _FLOATS:
+        if info.dtype not in _FLOATS and info.stored is None:
             raise UnsupportedCheckpointError(
                 f"tensor {name} is {info.dtype}; supported: {', '.join(_FLOATS)}"
             )

@@ -22,9 +22,9 @@ from transformers.utils import logging
 
 from outrider.core.errors import CheckpointError, OutriderError
 from outrider.models.caches.masks import AttentionLayout
-from outrider.models.checkpoints.checkpoint import open_checkpoint
-from outrider.models.checkpoints.finite import check_finite
 from outrider.models.checkpoints.folder_files import check_folder, explain_code
+from outrider.models.checkpoints.opening import open_checkpoint
+from outrider.models.checkpoints.tensors import check_finite
 
 _MASKED_KERNELS = (None, "eager", "sdpa")
 _SAMPLES = 64

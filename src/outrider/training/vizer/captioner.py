@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from outrider.core.errors import CheckpointError, MissingExtraError
 from outrider.core.types import ImagePrompt, Prompt
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.vision.encoder import TransformersVisionEncoder
 from outrider.models.vision.loading import shows_images
 from outrider.models.vision.processor import ImageProcessor

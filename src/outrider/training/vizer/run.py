@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from outrider.core.errors import OptionError, OutriderWarning, writing
-from outrider.models.checkpoints.checkpoint import open_checkpoint
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.loading import families_folder, local_folder, resolve_device
 from outrider.training.core.loop import StopSignal, TrainingStopped
 from outrider.training.core.state import (

@@ -5,53 +5,19 @@ and byte range) and the data. A check of the three lengths finds truncated downl
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
-
-from torch import Tensor
 
 from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.fields import Field, check_fields
 from outrider.models.checkpoints.json_file import checked_size, parse_object, unreadable
 from outrider.models.checkpoints.limits import CheckpointLimits, raise_limit
-from outrider.models.checkpoints.stored import Stored
+from outrider.models.checkpoints.tensors import TensorInfo
 
 _PREFIX = 8
 _LFS_POINTER = b"version https://git-lfs"
 _DOWNLOAD_AGAIN = "Download the file again"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorInfo:
-    """The location of one tensor.
-
-    Attributes:
-        file: the safetensors file that holds it.
-        name: its name in the file; a checkpoint may use another name.
-        dtype: the dtype as written in the header, such as `BF16`.
-        shape: its shape.
-        offset: its first byte, counted from the start of the file.
-        nbytes: its length in bytes.
-        change: a function applied when it is loaded, in float32 or float64; None for no change.
-        stored: reads a quantised tensor; None for plain numbers.
-    """
-
-    file: Path
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
-    change: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
-    stored: Stored | None = field(default=None, compare=False)
-
-    @property
-    def num_elements(self) -> int:
-        """Number of elements of the tensor."""
-        return math.prod(self.shape)
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:

@@ -1,0 +1,1 @@
+"""GGUF files: one file with settings, tokenizer and weights."""

@@ -1,0 +1,200 @@
+"""Settings of a GGUF file as the configuration of a Hugging Face checkpoint."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from outrider.core.values import JsonValue
+from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
+from outrider.models.checkpoints.fields import Field, check_fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """One architecture of llama.cpp.
+
+    Attributes:
+        model_type: its name in Hugging Face configurations.
+        reordered: whether llama.cpp has reordered the rows of queries and keys.
+    """
+
+    model_type: str
+    reordered: bool = False
+
+
+ARCHITECTURES = {
+    "llama": Architecture(model_type="llama", reordered=True),
+    "qwen2": Architecture(model_type="qwen2"),
+    "qwen3": Architecture(model_type="qwen3"),
+    "smollm3": Architecture(model_type="smollm3", reordered=True),
+}
+
+END_MARKS = (
+    *("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"),
+    *("<|end_of_text|>", "<EOT>", "_<EOT>", "<|return|>", "<|call|>", "<end_of_utterance>"),
+)
+"""Control tokens that end a turn or a text whatever the settings say, as in llama.cpp."""
+
+_CONTROL = 3
+"""The type of control tokens."""
+
+_WHOLE = ("whole number",)
+
+
+def architecture_of(file: str, metadata: Mapping[str, JsonValue]) -> Architecture:
+    """Return the architecture. Raises `CheckpointError` if it is missing or not supported."""
+    key = "general.architecture"
+    check_fields(file, metadata, (Field(key, ("text",), null=False, needed=True),))
+    found = ARCHITECTURES.get(metadata[key])
+    if found is None:
+        raise UnsupportedCheckpointError(
+            f"{file} has the architecture {metadata[key]!r:.60}, which is not supported; "
+            f"known: {', '.join(ARCHITECTURES)}",
+            hint="Give the original checkpoint as a Hugging Face folder",
+        )
+    if metadata.get(f"{metadata[key]}.expert_count"):
+        raise UnsupportedCheckpointError(
+            f"{file} is a mixture of experts, which is not supported",
+            hint="Give the original checkpoint as a Hugging Face folder",
+        )
+    return found
+
+
+def _fields(prefix: str) -> tuple[Field, ...]:
+    def size(name: str, most: str, *, needed: bool = True, levels: tuple[int, ...] = (0,)) -> Field:
+        return Field(
+            prefix + name, _WHOLE, least=1, most=most, null=False, needed=needed, levels=levels
+        )
+
+    return (
+        size("block_count", "layers"),
+        size("embedding_length", "width"),
+        size("feed_forward_length", "inner"),
+        size("attention.head_count", "heads"),
+        size("context_length", "positions"),
+        size("attention.head_count_kv", "heads", needed=False),
+        size("attention.key_length", "head_dim", needed=False),
+        size("attention.value_length", "head_dim", needed=False),
+        size("rope.dimension_count", "head_dim", needed=False),
+        size("attention.sliding_window", "positions", needed=False),
+        size("vocab_size", "vocabulary", needed=False),
+        size("rope.scaling.original_context_length", "positions", needed=False),
+        Field(
+            prefix + "attention.layer_norm_rms_epsilon",
+            ("number",),
+            least=0,
+            most=1,
+            null=False,
+            needed=True,
+        ),
+        Field(prefix + "rope.freq_base", ("number",), least=0, above=True, null=False),
+        Field(prefix + "rope.scaling.factor", ("number",), least=0, above=True, null=False),
+        Field(prefix + "rope.scaling.type", ("text",), null=False),
+    )
+
+
+_IDS = ("bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id", "padding_token_id")
+_TOKENS = tuple(
+    Field(f"tokenizer.ggml.{name}", _WHOLE, least=0, most="vocabulary", null=False) for name in _IDS
+)
+
+
+def read_settings(
+    file: str,
+    metadata: Mapping[str, JsonValue],
+    *,
+    vocabulary: int,
+    biased: Collection[str],
+    tied: bool,
+    factors: Sequence[float] | None,
+) -> dict[str, JsonValue]:
+    """Return the configuration.
+
+    Args:
+        file: the file in messages.
+        metadata: its settings.
+        vocabulary: rows of the embeddings.
+        biased: names of the matrices of the first layer that have biases.
+        tied: whether the head is the embeddings.
+        factors: divisors of the frequencies of rotary embeddings.
+
+    Raises:
+        CheckpointError: a setting is missing, wrong or not supported.
+    """
+    known = architecture_of(file, metadata)
+    prefix = f"{metadata['general.architecture']}."
+    check_fields(file, metadata, (*_fields(prefix), *_TOKENS))
+
+    def given(name: str, default: JsonValue = None) -> JsonValue:
+        return metadata.get(prefix + name, default)
+
+    heads, width = given("attention.head_count"), given("embedding_length")
+    head_dim = given("attention.key_length", width // heads)
+    for name in ("attention.value_length", "rope.dimension_count"):
+        if given(name, head_dim) != head_dim:
+            raise UnsupportedCheckpointError(
+                f"{file} has {prefix}{name} {given(name)}, but heads of {head_dim}, "
+                "which is not supported",
+                hint="Give the original checkpoint as a Hugging Face folder",
+            )
+    queries, output = "self_attn.q_proj" in biased, "self_attn.o_proj" in biased
+    qwen = known.model_type == "llama" and queries and not output
+    config: dict[str, JsonValue] = {
+        "model_type": "qwen2" if qwen else known.model_type,
+        "vocab_size": given("vocab_size", vocabulary),
+        "hidden_size": width,
+        "intermediate_size": given("feed_forward_length"),
+        "num_hidden_layers": given("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": given("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "rms_norm_eps": given("attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": given("context_length"),
+        "tie_word_embeddings": tied,
+        "attention_bias": queries and output,
+        "mlp_bias": "mlp.gate_proj" in biased,
+        "rope_theta": given("rope.freq_base", 10_000.0),
+        "rope_scaling": _rope(file, prefix, metadata, factors),
+        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
+    }
+    if (window := given("attention.sliding_window")) is not None:
+        config |= {"sliding_window": window, "use_sliding_window": True}
+        if known.model_type == "llama":
+            config["model_type"] = "mistral"
+    return config
+
+
+def _rope(
+    file: str,
+    prefix: str,
+    metadata: Mapping[str, JsonValue],
+    factors: Sequence[float] | None,
+) -> dict[str, JsonValue] | None:
+    kind = metadata.get(f"{prefix}rope.scaling.type", "none")
+    factor = metadata.get(f"{prefix}rope.scaling.factor")
+    original = metadata.get(f"{prefix}rope.scaling.original_context_length")
+    if kind not in ("none", "linear", "yarn"):
+        raise UnsupportedCheckpointError(
+            f"{file} has {prefix}rope.scaling.type {kind!r:.40}, which is not supported; "
+            "known: none, linear, yarn"
+        )
+    if factors is not None:
+        return {"rope_type": "factors", "factors": list(factors)}
+    if kind == "none" or factor is None:
+        return None
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": factor}
+    scaling = {"rope_type": "yarn", "factor": factor}
+    return scaling if original is None else scaling | {"original_max_position_embeddings": original}
+
+
+def end_tokens(metadata: Mapping[str, JsonValue]) -> list[int]:
+    """Return the ids after which generation ends."""
+    names = ("eos_token_id", "eot_token_id", "eom_token_id")
+    found = [metadata.get(f"tokenizer.ggml.{name}") for name in names]
+    tokens = metadata.get("tokenizer.ggml.tokens") or []
+    types = metadata.get("tokenizer.ggml.token_type") or []
+    marks = frozenset(END_MARKS)
+    controls = zip(tokens, types, strict=False)
+    found += [i for i, (text, kind) in enumerate(controls) if kind == _CONTROL and text in marks]
+    return list(dict.fromkeys(i for i in found if i is not None))

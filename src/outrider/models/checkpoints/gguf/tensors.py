@@ -1,0 +1,85 @@
+"""Tensors of a GGUF file, read on demand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from outrider.core.errors import CheckpointError
+from outrider.models.checkpoints.gguf.header import Entry
+from outrider.models.checkpoints.json_file import unreadable
+from outrider.models.checkpoints.tensors import check_finite
+from outrider.models.quantization.block_groups import GROUPED, grouped_rows
+from outrider.models.quantization.grouped import Grouped
+
+_CHUNK = 1 << 22
+"""Weights that are decoded at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufTensor:
+    """One tensor; see `Stored`.
+
+    Attributes:
+        file: the file.
+        entry: its place.
+        heads: heads whose rows llama.cpp has reordered; 0: rows are in the usual order.
+    """
+
+    file: Path
+    entry: Entry
+    heads: int = 0
+
+    @property
+    def kind(self) -> str:
+        """The name of its format."""
+        return self.entry.format.name
+
+    def read(self) -> Tensor:
+        """Return the float32 values."""
+        known, shape = self.entry.format, self.entry.shape
+        rows = self._rows()
+        out = np.empty((len(rows), shape[-1]), dtype=np.float32)
+        step = max(1, _CHUNK // shape[-1])
+        for first in range(0, len(rows), step):
+            out[first : first + step] = known.decode_rows(np.array(rows[first : first + step]))
+        whole = torch.from_numpy(out)
+        check_finite(whole, self.entry.name, self.file)
+        return self._ordered(whole if len(shape) > 1 else whole.view(-1, 1)).view(shape)
+
+    def grouped(self) -> Grouped | None:
+        """Return the integers and scales of the file for the formats that kernels read."""
+        if self.kind not in GROUPED or len(self.entry.shape) != 2:
+            return None
+        found = grouped_rows(self.kind, np.array(self._rows()))
+        for factors in (found.scales, found.minimums):
+            if factors is not None:
+                check_finite(factors, self.entry.name, self.file)
+        return found.change_rows(self._ordered)
+
+    def _rows(self) -> NDArray[np.uint8]:
+        """Map `[rows, bytes]` of the file; pages are read when they are used."""
+        entry = self.entry
+        length = entry.format.row_bytes(entry.shape[-1])
+        try:
+            mapped: Any = np.memmap(self.file, np.uint8, "r", entry.offset, (entry.nbytes,))
+        except (OSError, ValueError) as error:
+            raise unreadable(self.file, error) from None
+        return mapped.reshape(-1, length)
+
+    def _ordered(self, rows: Tensor) -> Tensor:
+        """Undo the order of llama.cpp: in each head, rows of the two halves alternate."""
+        if not self.heads:
+            return rows
+        if len(rows) % (2 * self.heads):
+            raise CheckpointError(
+                f"tensor {self.entry.name} of {self.file} has {len(rows)} rows "
+                f"for {self.heads} heads",
+                hint="Download the file again",
+            )
+        pairs = rows.reshape(self.heads, len(rows) // self.heads // 2, 2, -1)
+        return pairs.transpose(1, 2).reshape(rows.shape)
