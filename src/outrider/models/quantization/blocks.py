@@ -44,8 +44,9 @@ class BlockFormat:
         return inputs // self.weights * self.nbytes
 
     def decode_rows(self, rows: Bytes) -> Floats:
-        """Decode `[rows, bytes]` to `[rows, inputs]`."""
-        return self.decode(rows.reshape(-1, self.nbytes)).reshape(len(rows), -1)
+        """Decode `[rows, bytes]` to `[rows, inputs]`; damaged blocks may give NaN."""
+        with np.errstate(all="ignore"):
+            return self.decode(rows.reshape(-1, self.nbytes)).reshape(len(rows), -1)
 
 
 def half(blocks: Bytes, at: int) -> Floats:
@@ -56,7 +57,11 @@ def half(blocks: Bytes, at: int) -> Floats:
 
 def nibbles(packed: Bytes) -> Bytes:
     """Return the low halves of all bytes, then the high halves: `[..., 2 * bytes]`."""
-    return np.concatenate((packed & 15, packed >> 4), axis=-1)
+    size = packed.shape[-1]
+    out = np.empty((*packed.shape[:-1], 2 * size), dtype=np.uint8)
+    np.bitwise_and(packed, 15, out=out[..., :size])
+    np.right_shift(packed, 4, out=out[..., size:])
+    return out
 
 
 def fine_scales(packed: Bytes) -> tuple[Bytes, Bytes]:
@@ -110,10 +115,13 @@ def _two_bits(packed: Bytes) -> Bytes:
     return ((runs >> shifts) & 3).reshape(len(packed), 256)
 
 
-def _scaled(factors: Floats, whole: Floats, size: int) -> Floats:
-    """Multiply each run of `size` integers of a block with its factor."""
+def _scaled(factors: Floats, whole: Floats, size: int, offsets: Floats | None = None) -> Floats:
+    """Multiply each run of `size` numbers of a block in place, and subtract its offset."""
     runs = whole.reshape(len(whole), -1, size)
-    return (factors[:, :, None] * runs).reshape(whole.shape)
+    runs *= factors[:, :, None]
+    if offsets is not None:
+        runs -= offsets[:, :, None]
+    return whole
 
 
 def _q2_k(blocks: Bytes) -> Floats:
@@ -121,7 +129,7 @@ def _q2_k(blocks: Bytes) -> Floats:
     scales = half(blocks, 80) * (fine & 15).astype(np.float32)
     minimums = half(blocks, 82) * (fine >> 4).astype(np.float32)
     whole = _two_bits(blocks[:, 16:80]).astype(np.float32)
-    return _scaled(scales, whole, 16) - np.repeat(minimums, 16, axis=1)
+    return _scaled(scales, whole, 16, minimums)
 
 
 def _q3_k(blocks: Bytes) -> Floats:
@@ -156,7 +164,7 @@ def _q5_k(blocks: Bytes) -> Floats:
 def _with_minimums(blocks: Bytes, scales: Bytes, minimums: Bytes, whole: Bytes) -> Floats:
     factors = half(blocks, 0) * scales.astype(np.float32)
     offsets = half(blocks, 2) * minimums.astype(np.float32)
-    return _scaled(factors, whole.astype(np.float32), 32) - np.repeat(offsets, 32, axis=1)
+    return _scaled(factors, whole.astype(np.float32), 32, offsets)
 
 
 def _q6_k(blocks: Bytes) -> Floats:
