@@ -176,7 +176,7 @@ def _tensors(
 def _factors(tensor: GgufTensor) -> list[float]:
     """Return the factors of the pairs of a head."""
     shape = tensor.entry.shape
-    if len(shape) > 1 or shape[0] > CheckpointLimits.current().head_dim:
+    if len(shape) != 1 or shape[0] > CheckpointLimits.current().head_dim:
         raise damaged(tensor.file, f"{FACTORS} has the shape {list(shape)}")
     return tensor.read().tolist()
 
