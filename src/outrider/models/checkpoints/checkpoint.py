@@ -19,6 +19,7 @@ from outrider.core.values import JsonValue
 from outrider.models.checkpoints.fields import Field, check_fields
 from outrider.models.checkpoints.finite import check_finite
 from outrider.models.checkpoints.json_file import is_there, read_object
+from outrider.models.checkpoints.packed.reading import with_matrices
 from outrider.models.checkpoints.safetensors_header import TensorInfo, read_header
 from outrider.models.checkpoints.tables import (
     GENERATION,
@@ -86,7 +87,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     config = read_object(folder / "config.json")
     check_config(str(folder / "config.json"), config)
     generation = _read_generation(folder / "generation_config.json")
-    tensors = _read_tensors(folder)
+    stored = _read_tensors(folder)
+    tensors = with_matrices(folder, config, stored)
     if "vision_config" not in config:
         tensors = with_model_prefix(tensors)
     _check_sizes(folder, config, tensors)
@@ -95,7 +97,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         config=config,
         generation=generation,
         tensors=tensors,
-        fingerprint=_fingerprint(config, tensors),
+        fingerprint=_fingerprint(config, stored),
     )
 
 
