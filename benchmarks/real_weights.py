@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="*", default=[1])
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--lengths", type=int, nargs="*", default=list(_LENGTHS))
+    parser.add_argument("--widths", type=int, nargs="*", default=list(_WIDTHS))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -239,14 +240,13 @@ def speed(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 systems[f"llama.cpp {file.name}"] = Theirs(session)
             measures: dict[str, Callable[[Own | Theirs], float]] = {
                 "write": lambda one: one.write(ids[:32], 64),
-                **{f"rows {n}": lambda one, n=n: one.forward(ids[:128], n) for n in _WIDTHS},
+                **{f"rows {n}": lambda one, n=n: one.forward(ids[:128], n) for n in args.widths},
             }
             for length in args.lengths:
                 measures[f"read {length}"] = lambda one, n=length: one.read(ids[:n])
             for measure, run in measures.items():
-                long = measure.startswith("read ") and int(measure.split()[1]) > 600
                 taken: dict[str, list[float]] = {name: [] for name in systems}
-                for _ in range(2 if long else args.turns):
+                for _ in range(max(args.turns // 2, 1) if "read" in measure else args.turns):
                     for name, one in systems.items():
                         taken[name].append(run(one))
                 bandwidth = bandwidth_gb_s(threads, torch.device("cpu"))
