@@ -2,19 +2,28 @@
 
 import random
 
-_WORDS = (
-    "The the quick brown fox isn't we've I'LL they'RE it'd don'T o'clock naïve café façade "
-    "camelCase HTMLParser XMLHttpRequest snake_case SHOUTING Title-Case École ÉCOLE éÉe straße ǅ ſs "
-    "Привет МИР Ελλάδα ΑΘΗΝΑ שלום مرحبا नमस्ते হ্যালো สวัสดี ខ្មែរ မြန်မာ ລາວ 你好世界 漢字 こんにちは カタカナ ｶﾀ "
-    "한국어 ㄱㄴ ㄅㄆ 𠀀𠮷 𝒜𝓑 ａＢ ª º ʰ ⅳ ㊀ e\u0301 n\u0303o \u0301x a\u0300\u0301b क्षि IMGIMGABCZ "
-    "<sentinel:12> ℵ ℝ Ⅷ ǆ ꙁ ꟸ 一 龥 鿿 㐀 \uf900 ー ゛ ・ 々 〆"
-).split()
-_NUMBERS = "0 1 12 123 1234 12345 123456 1234567 3.14 1,000,000 0xFF 1e-9 ٣٤٥٦ ½ ² 12３４ x1y22z333".split()
-_MARKS = (
-    ". , ! ? ... :: -> => == != += // /* */ # @ $ $$ % ^ & * ( ) [ ] { } | || ~ ` ``` ' '' \" \\ _ "
-    "__ < > <= >>> -- — – … “q” ‘q’ « » ¿ ¡ 。 ， 、 ！ ？ ： ； ～ 《》 「」 ・ ، ۔ । € £ ¥ © ™ ∑ √ ≠ ± × "
-    "🙂 👍🏽 👨\u200d👩\u200d👧 🇩🇪 ❤\ufe0f ✓ → ☃ \u200b \ufeff \u00ad \u202e \u061c"
-).split(" ")
+
+def _snippets(*lines: str) -> tuple[str, ...]:
+    return tuple(snippet for line in lines for snippet in line.split(" "))
+
+
+_WORDS = _snippets(
+    "The the quick brown fox isn't we've I'LL they'RE it'd don'T o'clock 'stuff x'Tool 'llama",
+    "naïve café façade camelCase HTMLParser XMLHttpRequest snake_case SHOUTING Title-Case",
+    "École ÉCOLE éÉe straße ǅ ſs Привет МИР Ελλάδα ΑΘΗΝΑ שלום مرحبا नमस्ते হ্যালো สวัสดี ខ្មែរ",
+    "မြန်မာ ລາວ 你好世界 漢字 こんにちは カタカナ ｶﾀ 한국어 ㄱㄴ ㄅㄆ 𠀀𠮷 𝒜𝓑 ａＢ ª º ʰ ⅳ ㊀",
+    "e\u0301 n\u0303o \u0301x a\u0300\u0301b क्षि IMGIMGABCZ <sentinel:12> ℵ ℝ Ⅷ ǆ ꙁ ꟸ 一 龥",
+    "鿿 㐀 \uf900 ー ゛ ・ 々 〆",
+)
+_NUMBERS = _snippets(
+    "0 1 12 123 1234 12345 123456 1234567 3.14 1,000,000 0xFF 1e-9 ٣٤٥٦ ½ ² 12３４ x1y22z333",
+)
+_MARKS = _snippets(
+    ". , ! ? ... :: -> => == != += // /* */ # @ $ $$ % ^ & * ( ) [ ] { } | || ~ ` ``` ' '' \"",
+    "\\ _ __ < > <= >>> -- — – … “q” ‘q’ « » ¿ ¡ 。 ， 、 ！ ？ ： ； ～ 《》 「」 ・ ، ۔ । €",
+    "£ ¥ © ™ ∑ √ ≠ ± × 🙂 👍🏽 \U0001f468\u200d\U0001f469\u200d\U0001f467 🇩🇪 \u2764\ufe0f ✓ →",
+    "☃ \u200b \ufeff \xad \u202e \u061c",
+)
 _SPACES = (
     *(" ", "  ", "   ", "    ", " " * 9, "\t", "\t\t", "\n", "\n\n", "\n\n\n", "\r\n", "\r", " \n"),
     *("\n ", " \n \n  ", "\t \t", "\u00a0", "\u3000", "\u2003 ", "\u2028", "\u0085", "\v", "\f"),

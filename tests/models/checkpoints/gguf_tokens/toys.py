@@ -1,49 +1,69 @@
-"""Small vocabularies, trained in a moment, as metadata of GGUF files."""
+"""Small vocabularies as metadata of GGUF files, computed without any library."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from zlib import crc32
 
 from outrider.core.values import JsonValue
 from tests.models.checkpoints.gguf_tokens.lines import draw_lines
 
 CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 ADDED = ("<think>", "[mark]")
+MARKS = (*CONTROLS, *ADDED)
+SENTENCE_PIECES = {"llama": {}, "llama without prefix": {"add_space_prefix": False}}
+"""Settings of vocabularies of the model `llama`."""
+
+
+def _characters() -> dict[int, str]:
+    """Return the visible character that stands for each byte."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in seen]
+    return {byte: chr(byte) for byte in seen} | {
+        byte: chr(256 + at) for at, byte in enumerate(hidden)
+    }
+
+
+def _order(text: str) -> int:
+    return crc32(text.encode())
+
+
+def _parts(texts: Iterable[str], longest: int) -> list[str]:
+    """Return all pairs of neighbours, and some longer parts of the texts, in a mixed order."""
+    found: dict[str, None] = {}
+    for text in texts:
+        for start in range(len(text)):
+            for size in range(2, longest + 1):
+                part = text[start : start + size]
+                if len(part) == size and (size == 2 or _order(part) % 3 == 0):
+                    found[part] = None
+    return sorted(found, key=_order)
 
 
 @lru_cache(maxsize=1)
-def _trained() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return tokens and merges that cross the borders of all splittings."""
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r".{1,9}|\s{1,9}"), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trainer = trainers.BpeTrainer(
-        vocab_size=3000,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator(draw_lines(1500, seed=3), trainer)
-    tokens = sorted(core.get_vocab(), key=core.get_vocab().__getitem__)
-    import json
-
-    merges = json.loads(core.to_str())["model"]["merges"]
-    return tuple(tokens), tuple(" ".join(one) for one in merges)
+def _bytes_and_merges() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return tokens, and all merges that lead to them; merges cross the borders of all pieces."""
+    letters = _characters()
+    texts = ("".join(letters[byte] for byte in line.encode()) for line in draw_lines(60, seed=3))
+    tokens = [*letters.values(), *_parts(texts, 5)]
+    known = frozenset(tokens)
+    merges = [
+        f"{token[:at]} {token[at:]}"
+        for token in tokens
+        for at in range(1, len(token))
+        if token[:at] in known and token[at:] in known
+    ]
+    return tuple(tokens), tuple(merges)
 
 
 def byte_level(pre: str, **changes: JsonValue) -> dict[str, JsonValue]:
     """Return the metadata of a byte-level vocabulary under the name `pre`."""
-    tokens, merges = _trained()
+    tokens, merges = _bytes_and_merges()
     count = len(tokens)
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,
-        "tokenizer.ggml.tokens": [*tokens, *CONTROLS, *ADDED],
+        "tokenizer.ggml.tokens": [*tokens, *MARKS],
         "tokenizer.ggml.token_type": [1] * count + [3] * len(CONTROLS) + [4] * len(ADDED),
         "tokenizer.ggml.merges": list(merges),
         "tokenizer.ggml.bos_token_id": count,
@@ -53,33 +73,33 @@ def byte_level(pre: str, **changes: JsonValue) -> dict[str, JsonValue]:
 
 
 def sentence_piece(**changes: JsonValue) -> dict[str, JsonValue]:
-    """Return the metadata of a vocabulary with scores, made from frequent parts of words."""
-    control = ["<unk>", "<s>", "</s>", "<|im_end|>"]
+    """Return the metadata of a vocabulary with scores. Characters from U+3000 on are bytes."""
+    control = ["<unk>", *CONTROLS]
     in_bytes = [f"<0x{one:02X}>" for one in range(256)]
-    added = ["<think>", "\n\n", "    "]
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.BpeTrainer(vocab_size=2500, min_frequency=2, show_progress=False)
-    core.train_from_iterator(draw_lines(800, seed=5), trainer)
-    learned = sorted(core.get_vocab(), key=core.get_vocab().__getitem__)
-    learned = [one for one in learned if all(ord(letter) < 0x2FFF for letter in one)]
-    runs = ["▁" * count for count in (2, 3, 5, 8)]
-    learned = [one for one in dict.fromkeys(["▁", *learned, *runs]) if one not in added]
-    tokens = [*control, *in_bytes, *added, *learned]
-    kinds = [2, *[3] * 3, *[6] * 256, *[4] * len(added), *[1] * len(learned)]
-    scores = [0.0] * (len(tokens) - len(learned)) + [-float(at) for at in range(len(learned))]
+    added = [*ADDED, "\n\n", "    "]
+    lines = [line.replace(" ", "▁") for line in draw_lines(60, seed=5)]
+    letters = sorted({letter for line in lines for letter in line if letter < "\u3000"})
+    known = frozenset(letters)
+    parts = [part for part in _parts(lines, 5) if known.issuperset(part) and part not in added]
+    count = len(control) + len(in_bytes) + len(added)
+    learned = [*parts, *letters]
     return {
         "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": kinds,
-        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.tokens": [*control, *in_bytes, *added, *learned],
+        "tokenizer.ggml.token_type": [2, *[3] * 3, *[6] * 256, *[4] * 4, *[1] * len(learned)],
+        "tokenizer.ggml.scores": [0.0] * count + [-float(at) for at in range(len(learned))],
         "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 3,
         "tokenizer.ggml.unknown_token_id": 0,
         **{f"tokenizer.ggml.{name}": value for name, value in changes.items()},
     }
+
+
+def toy(name: str) -> dict[str, JsonValue]:
+    """Return the vocabulary of a key of `SENTENCE_PIECES`, or a byte-level one."""
+    if name in SENTENCE_PIECES:
+        return sentence_piece(**SENTENCE_PIECES[name])
+    return byte_level(name)
 
 
 def write_vocabulary(metadata: Mapping[str, JsonValue], file: Path) -> None:
