@@ -21,6 +21,7 @@ INFO = {
     "context_reason",
     "end_ids",
     "stored_dtype",
+    "stored_dtypes",
     "stored_bytes",
     "runner",
     "reason",

@@ -108,16 +108,25 @@ def test_cpu_models_run_compiled(tmp_path: Path) -> None:
 
 
 @needs_kernels
-def test_auto_takes_int8_where_it_costs_little(
+def test_auto_takes_the_fastest_dtype_of_small_divergence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Candidates in the order of their speed, and the reason in one line."""
     path = make_checkpoint(tmp_path, "llama")
-    for rise, kind in ((0.001, torch.int8), (0.5, torch.float32)):
-        quality = Quality(loss=2.0, rise=rise, agreement=0.9, tokens=8)
-        monkeypatch.setattr("outrider.models.loading.int8_quality", lambda _, q=quality: q)
-        assert load_model(path, device="cpu").dtype == kind  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setattr("outrider.models.loading.checkable", lambda _: False)
-    assert load_model(path, device="cpu").dtype == torch.float32  # pyright: ignore[reportAttributeAccessIssue]
+
+    def chosen(*divergences: float) -> tuple[str, str]:
+        found = iter(Quality(loss=2.0, kl=kl, agreement=0.9, tokens=8) for kl in divergences)
+        monkeypatch.setattr("outrider.models.quality.quality_of", lambda *_: next(found))
+        info = load_model(path, device="cpu").info
+        return info.weights, info.weights_reason
+
+    assert chosen(0.004)[0] == "int8-channels"
+    weights, reason = chosen(0.006, 0.002)
+    assert weights == "int8" and "KL 0.0020" in reason and "the limit is 0.005" in reason
+    weights, reason = chosen(0.03, 0.006)
+    assert weights == "float32" and "int8-channels has KL 0.0300, int8 has KL 0.0060" in reason
+    monkeypatch.setattr("outrider.models.quality.checkable", lambda _: False)
+    assert chosen()[0] == "float32" and "not checked" in chosen()[1]
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float32", "auto"])

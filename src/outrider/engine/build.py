@@ -28,7 +28,7 @@ from outrider.models.loading import (
     resolve_dtype,
     tokenizer_for,
 )
-from outrider.models.memory import Demand, plan_memory
+from outrider.models.memory import Demand, plan_memory, planned_dtype
 from outrider.models.wrappers.skipping import skipping
 from outrider.protocols import LanguageModel
 from outrider.sampling import SamplingParams
@@ -52,7 +52,7 @@ def build(
     dtype = resolve_dtype(runtime.dtype, device)
     check_adapter(tiers[0][1], models.adapter)
     tiers = [(name, _wrapped(name, source)) for name, source in tiers]
-    demands = [_demand(name, source, dtype) for name, source in tiers]
+    demands = [_demand(name, source, runtime.dtype, dtype) for name, source in tiers]
     speculation.check_tiers(len(tiers))
     selection = reading.config(len(tiers) - 1)
     demands = limited(demands, selection, reading.selection_on)
@@ -160,13 +160,14 @@ def called(tier: str, source: ModelSource) -> str:
     return tier if own == tier else f"{tier} ({own})"
 
 
-def _demand(tier: str, source: ModelSource, dtype: torch.dtype) -> Demand:
+def _demand(tier: str, source: ModelSource, asked: str | torch.dtype, dtype: torch.dtype) -> Demand:
     """Estimate the memory of a tier before its weights are read.
 
     Raises an error if the source is not a checkpoint.
     """
     if isinstance(source, str | Path):
-        return Demand.of_checkpoint(tier, open_checkpoint(local_folder(source)), dtype)
+        checkpoint = open_checkpoint(local_folder(source))
+        return Demand.of_checkpoint(tier, checkpoint, planned_dtype(checkpoint, asked, dtype))
     return Demand.of_model(tier, load_model(source))
 
 

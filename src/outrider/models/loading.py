@@ -260,7 +260,7 @@ def local_folder(source: str | Path) -> Path:
         CheckpointError: the folder does not exist, and no model on the hub has this name.
     """
     folder = Path(source).expanduser()
-    if folder.exists() or not _HUB_NAME.fullmatch(str(source)):
+    if folder.exists() or folder.suffix == ".gguf" or not _HUB_NAME.fullmatch(str(source)):
         return folder
     if str(source) in _families(families_folder()):
         tiers = ", ".join(str(path) for path in family(str(source)).values())

@@ -13,6 +13,7 @@ from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.tensors import TensorInfo
 from outrider.models.checkpoints.window import read_window
 from outrider.models.llama.text_stack import text_checkpoint
+from outrider.models.quantization.block_groups import GROUPED
 from outrider.protocols import LanguageModel
 
 GIB = 1 << 30
@@ -71,7 +72,32 @@ class Demand:
 
 
 def _bytes(tensor: TensorInfo, dtype: torch.dtype) -> int:
-    return tensor.num_elements * dtype.itemsize if tensor.dtype in _FLOATING else tensor.nbytes
+    if tensor.dtype in _FLOATING or (tensor.stored is not None and dtype.is_floating_point):
+        return tensor.num_elements * dtype.itemsize
+    if tensor.stored is not None and tensor.dtype not in GROUPED:  # becomes 8 bits with scales
+        return tensor.num_elements * 17 // 16
+    return tensor.nbytes
+
+
+def planned_dtype(
+    checkpoint: Checkpoint, asked: str | torch.dtype, kind: torch.dtype
+) -> torch.dtype:
+    """Return the dtype for which memory is planned: integers stay integers with `auto`.
+
+    Args:
+        checkpoint: the checkpoint.
+        asked: what the user has given.
+        kind: what `resolve_dtype` makes of it.
+    """
+    if str(asked) != "auto" or (kind.is_floating_point and not stores_integers(checkpoint)):
+        return kind
+    return torch.int8
+
+
+def stores_integers(checkpoint: Checkpoint) -> bool:
+    """Whether the weights of a checkpoint are quantised."""
+    tensors = checkpoint.tensors.values()
+    return any(info.stored is not None and info.dtype not in _FLOATING for info in tensors)
 
 
 def _with_vision(checkpoint: Checkpoint, text: Checkpoint, dtype: torch.dtype) -> int:

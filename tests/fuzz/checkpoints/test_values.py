@@ -34,7 +34,7 @@ def read(folder: Path, file: str) -> Any:
         return Adapter.load(folder / "adapter")
     if "tokenizer" in file:
         return Tokenizer.load(folder / "model")
-    return facts("it", open_checkpoint(folder / "model"), torch.float32)
+    return facts("it", open_checkpoint(folder / "model"), "auto", torch.float32)
 
 
 @pytest.mark.parametrize("mutation", DRAWN, ids=lambda one: one.name)

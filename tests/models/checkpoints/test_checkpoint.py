@@ -162,8 +162,8 @@ class TestRefusals:
 
     def test_gguf(self, tmp_path: Path) -> None:
         (tmp_path / "model.gguf").write_bytes(b"GGUF")
-        refused(tmp_path, "model.gguf", "GGUF")
-        refused(tmp_path / "model.gguf", "GGUF")
+        refused(tmp_path, "model.gguf", "damaged or truncated")
+        refused(tmp_path / "model.gguf", "damaged or truncated")
 
     def test_a_file_instead_of_a_folder(self, folder: Path) -> None:
         refused(folder / "model.safetensors", "folder that holds config.json")

@@ -165,7 +165,7 @@ def _write_tokens(writer: "GGUFWriter", checkpoint: Checkpoint, vocab_size: int)
     controls = set(special.values())
     ids = range(vocab_size)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
+    writer.add_tokenizer_pre(_splitting(tokenizer.get("pre_tokenizer") or {}))
     writer.add_token_list([known.get(token_id, f"[PAD{token_id}]") for token_id in ids])
     writer.add_token_types(
         [
@@ -178,6 +178,17 @@ def _write_tokens(writer: "GGUFWriter", checkpoint: Checkpoint, vocab_size: int)
     writer.add_add_bos_token(False)
     for token_id in end_ids(checkpoint.generation, checkpoint.config)[:1]:
         writer.add_eos_token_id(token_id)
+
+
+def _splitting(pre_tokenizer: dict[str, Any]) -> str:
+    """Return llama.cpp's name for the way in which a byte-level tokenizer cuts a text."""
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    kinds = [step.get("type") for step in steps]
+    if kinds == ["ByteLevel"]:
+        return "gpt-2"
+    if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits"):
+        return "smollm"
+    return "default"
 
 
 def _tokenizer(folder: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from outrider.cli.options.options import (
     option,
 )
 from outrider.cli.ui import interrupt
-from outrider.cli.ui.render import COLORS, Screen, print_json, summary
+from outrider.cli.ui.render import COLORS, Screen, print_json, summary, weights_note
 from outrider.cli.ui.samples import combined
 from outrider.cli.ui.waiting import Waiting
 from outrider.core.errors import LogitsError, OptionError
@@ -133,7 +133,7 @@ def generate(
                 waiting.say("reading")
             results = [run_stream(generator, request, settings, shown, waiting.end)]
     try:
-        finish(results, screen, json, streamed)
+        finish(results, screen, json, streamed, note=weights_note(generator.strategy.target.info))
     finally:  # after Ctrl-C, print the text so far
         explain_result(results[0], long_input.explain, screen)
 
@@ -198,10 +198,11 @@ def finish(
     json: bool,
     streamed: bool,
     more: Mapping[str, Any] = MappingProxyType({}),
+    note: str = "",
 ) -> None:
     """Print the rest of the output; raise for unusable logits, exit with 130 after Ctrl-C.
 
-    `more` is printed with the figures, if these are printed.
+    `more` is printed with the figures, if these are printed; `note` is a line of its own.
     """
     figures = combined(results) | dict(more)
     if json:
@@ -212,6 +213,8 @@ def finish(
         sys.stdout.write("\n" if len(results) == 1 else "")
         screen.legend(figures["speculation"]["sources"])
         screen.note(summary(figures))
+        if note:
+            screen.note(note)
     for result in results:
         if result.error:
             raise LogitsError(result.error)

@@ -48,7 +48,8 @@ def info(
 
     kind = resolve_dtype(dtype, resolve_device(device))
     found = [
-        facts(name, open_checkpoint(folder), kind) for name, folder in folders_of(model).items()
+        facts(name, open_checkpoint(folder), dtype, kind)
+        for name, folder in folders_of(model).items()
     ]
     if json:
         print_json({"models": found})
@@ -65,14 +66,15 @@ def folders_of(model: str) -> dict[str, Path]:
     return {model: local_folder(model)}
 
 
-def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str, Any]:
-    """Collect facts from config.json and the headers of the weights."""
+def facts(name: str, checkpoint: "Checkpoint", asked: str, dtype: "torch.dtype") -> dict[str, Any]:
+    """Collect facts from the settings and the headers of the weights."""
     from outrider.models.checkpoints.defaults import end_ids
     from outrider.models.checkpoints.window import read_window
-    from outrider.models.memory import Demand, text_config
+    from outrider.models.memory import Demand, planned_dtype, text_config
 
     config = text_config(checkpoint.config)
-    demand = Demand.of_checkpoint(name, checkpoint, dtype)
+    planned = planned_dtype(checkpoint, asked, dtype)
+    demand = Demand.of_checkpoint(name, checkpoint, planned)
     runner, reason = runner_of(checkpoint)
     stored = Counter[str]()
     for tensor in checkpoint.tensors.values():
@@ -88,10 +90,11 @@ def facts(name: str, checkpoint: "Checkpoint", dtype: "torch.dtype") -> dict[str
         "context_reason": read_window(config).reason,
         "end_ids": list(end_ids(checkpoint.generation, checkpoint.config)),
         "stored_dtype": stored.most_common(1)[0][0] if stored else None,
+        "stored_dtypes": dict(stored.most_common()),
         "stored_bytes": checkpoint.total_bytes,
         "runner": runner,
         "reason": reason,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch.") if planned == dtype else "stored",
         "weights_bytes": demand.weights,
         "cache_bytes_per_1k_tokens": demand.cache * CACHE_TOKENS,
         "quality": qualities(checkpoint),
@@ -166,12 +169,19 @@ def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
         "vocabulary": f"{figures['vocabulary']:,} tokens" if figures["vocabulary"] else "unknown",
         "context": _context(figures),
         "ends at tokens": ", ".join(map(str, figures["end_ids"])) or "none",
-        "on disk": f"{_size(figures['stored_bytes'])}, mostly {figures['stored_dtype']}",
+        "on disk": f"{_size(figures['stored_bytes'])}: {_stored(figures['stored_dtypes'])}",
         "runs through": f"{figures['runner'] or 'nothing'}: {figures['reason']}",
         f"weights in {dtype}": _size(figures["weights_bytes"]),
         "quality": "\n".join(measured) or missing,
-        f"cache in {dtype}": f"{_size(figures['cache_bytes_per_1k_tokens'])} for 1k tokens",
+        "cache": f"{_size(figures['cache_bytes_per_1k_tokens'])} for 1k tokens",
     }
+
+
+def _stored(sizes: Mapping[str, int]) -> str:
+    """Show the types of the weights by their bytes, largest first."""
+    if len(sizes) == 1:
+        return next(iter(sizes))
+    return ", ".join(f"{dtype} {_size(nbytes)}" for dtype, nbytes in sizes.items()) or "no weights"
 
 
 def _context(figures: Mapping[str, Any]) -> str:

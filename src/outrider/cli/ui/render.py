@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.color import ColorSystem
@@ -14,6 +14,9 @@ from rich.console import Console
 from rich.style import Style
 
 from outrider.core.errors import OptionError, nearest
+
+if TYPE_CHECKING:
+    from outrider.protocols import ModelInfo
 
 STYLES = {"draft": "green", "qualifier": "yellow", "target": "bold magenta"}
 _OTHERS = ("cyan", "blue", "red")
@@ -112,6 +115,11 @@ def summary(figures: Mapping[str, Any]) -> str:
     if figures.get("context"):
         parts.append(share_read(figures["context"]))
     return ", ".join(parts)
+
+
+def weights_note(info: "ModelInfo") -> str:
+    """Say which dtype the weights have, and why it was chosen; empty if there was no choice."""
+    return f"weights {info.weights}: {info.weights_reason}" if info.weights_reason else ""
 
 
 def share_read(context: Mapping[str, Any]) -> str:

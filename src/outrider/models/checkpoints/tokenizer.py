@@ -15,6 +15,8 @@ from outrider.core.errors import CheckpointError, OptionError, OutriderError, Ou
 from outrider.core.types import Message
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.folder_files import check_folder, explain_code
+from outrider.models.checkpoints.gguf import tokens
+from outrider.models.checkpoints.gguf.opening import find_gguf
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.messages import Reads
 from outrider.models.checkpoints.protection import SEPARATOR, Protection
@@ -58,12 +60,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, source: str | Path, *, trust_remote_code: bool = False) -> "Tokenizer":
-        """Read a tokenizer from a folder or by a hub name.
+        """Read a tokenizer from a folder, from a GGUF file or by a hub name.
 
         Raises:
             CheckpointError: there is none, or it cannot be read.
         """
         folder = Path(source).expanduser()
+        if (file := find_gguf(folder)) is not None:
+            return cls(tokens.load_tokenizer(file), name=str(file))
         if folder.is_dir() and not has_tokenizer(folder):
             raise CheckpointError(
                 f"{folder} has no tokenizer",
@@ -320,5 +324,7 @@ def _add_template(tokenizer: Any, folder: Path) -> None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether `folder` holds tokenizer files."""
+    """Whether `folder` holds tokenizer files, or is a GGUF file with a tokenizer."""
+    if (file := find_gguf(folder)) is not None:
+        return tokens.has_tokenizer(file)
     return any(is_there(folder / name) for name in TOKENIZER_FILES)

@@ -34,7 +34,7 @@ from outrider.models.cpu.cache import NativeCache
 from outrider.models.cpu.formats import described
 from outrider.models.cpu.packed_weights import PackedModel, head_of, part_of
 from outrider.models.cpu.packing import NativeParts, pack_checkpoint
-from outrider.models.cpu.panels import LANES
+from outrider.models.cpu.panels import VECTOR
 from outrider.models.cpu.states import States
 from outrider.models.cpu.threads import Threads
 from outrider.models.llama.base import OwnModel
@@ -95,7 +95,7 @@ class NativeDecoder(OwnModel):
         self._packed = parts.packed
         self._run_layers: Sequence[int] = range(config.num_layers)
         self._head = head_of(parts.packed)
-        self._stride = parts.packed.layout.head.panels * LANES
+        self._stride = parts.packed.layout.head.panels * VECTOR
         self._rows = RowArrays(_FEW)
         self._lock = Exclusive()
         self.threads = Threads.fixed(1)

@@ -14,7 +14,7 @@ from outrider.kernels import library
 from outrider.kernels.layout import ATTENTION, MLP, Layer, Matrix, Model
 from outrider.models.cpu.arena import Arena
 from outrider.models.cpu.encoding import Encoded, changed_rows, joined, shape_of, to_groups
-from outrider.models.cpu.panels import LANES, STRIP, to_panels
+from outrider.models.cpu.panels import STRIP, VECTOR, to_panels
 from outrider.models.llama.config import DecoderConfig
 
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "relu": 3}
@@ -178,7 +178,7 @@ class Packer:
 
     def _matrix(self, part: Encoded, bias: Tensor | None = None) -> Matrix:
         panels = to_panels(part, self._offset)
-        padded = panels.count * LANES
+        padded = panels.count * VECTOR
         return Matrix(
             kind=panels.kind,
             outputs=panels.outputs,
@@ -214,6 +214,6 @@ def _bytes_of(part: Encoded) -> int:
 
 def _interleaving(size: int) -> Tensor:
     """Return the order of rows of gate and up, `[2 * size]`, in blocks of 16; -1 fills a block."""
-    numbers = F.pad(torch.arange(size), (0, -size % LANES), value=-1).view(-1, LANES)
+    numbers = F.pad(torch.arange(size), (0, -size % VECTOR), value=-1).view(-1, VECTOR)
     up = torch.where(numbers < 0, numbers, numbers + size)
     return torch.stack((numbers, up), dim=1).flatten()

@@ -21,8 +21,9 @@ from outrider.models.cpu.encoding import Encoded, shape_of
 from outrider.models.quantization.grouped import GROUP, Grouped
 from outrider.models.quantization.int8 import Quantized
 
-LANES = 16
-STRIP = 2 * LANES
+VECTOR = 16
+"""Outputs of one panel: the floats of one vector."""
+STRIP = 2 * VECTOR
 """Rows of two panels; panels come in pairs."""
 _QUADS = GROUP // 4
 _FLOATS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
@@ -62,9 +63,9 @@ def to_panels(part: Encoded, offset: int) -> Panels:
         return _channels(part, outputs, inputs)
     panels = _padded(part, 1 + (part.dtype == torch.bfloat16))
     if part.dtype == torch.bfloat16:
-        panels = panels.view(-1, LANES, panels.shape[1] // 2, 2).transpose(1, 2)
+        panels = panels.view(-1, VECTOR, panels.shape[1] // 2, 2).transpose(1, 2)
     else:
-        panels = panels.view(-1, LANES, inputs).transpose(1, 2)
+        panels = panels.view(-1, VECTOR, inputs).transpose(1, 2)
     return Panels(kind=_FLOATS[part.dtype], outputs=outputs, inputs=inputs, data=panels)
 
 
@@ -74,7 +75,7 @@ def _channels(part: Quantized, outputs: int, inputs: int) -> Panels:
         kind=INT8,
         outputs=outputs,
         inputs=inputs,
-        data=quants.view(-1, LANES, quants.shape[1] // 4, 4).transpose(1, 2),
+        data=quants.view(-1, VECTOR, quants.shape[1] // 4, 4).transpose(1, 2),
         scale=F.pad(part.scales, (0, -outputs % STRIP)),
         sum=quants.sum(dim=1, dtype=torch.int32).float(),
     )
@@ -108,7 +109,7 @@ def _groups(part: Grouped, offset: int) -> Panels:
 
 def _integers(part: Grouped, offset: int) -> UInt8[Tensor, "pairs groups bytes"]:
     quants = _padded(part.quants, GROUP)
-    quads = quants.view(len(quants) // STRIP, 2, LANES, -1, _QUADS, 4)
+    quads = quants.view(len(quants) // STRIP, 2, VECTOR, -1, _QUADS, 4)
     if part.bits == 8:
         if offset != part.zero:
             quads = quads ^ 0x80  # two's complement of the integer less 128

@@ -1,0 +1,165 @@
+"""GGUF files written byte by byte, so that every field can be wrong."""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outrider.models.checkpoints.gguf.names import OUTER, PARTS
+from outrider.models.checkpoints.opening import open_checkpoint
+from outrider.models.checkpoints.tensors import TensorInfo
+from outrider.models.quantization.blocks import BLOCK_FORMATS, BlockFormat
+
+U32, I32, F32, BOOL, TEXT, LIST, U64 = 4, 5, 6, 7, 8, 9, 10
+_CODES = {U32: "I", I32: "i", F32: "f", BOOL: "?", U64: "Q"}
+
+
+def text(value: str) -> bytes:
+    raw = value.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def value(given: Any) -> bytes:
+    """The type and the bytes of a value."""
+    if isinstance(given, bytes):  # already encoded
+        return given
+    if isinstance(given, bool):
+        return struct.pack("<I?", BOOL, given)
+    if isinstance(given, str):
+        return struct.pack("<I", TEXT) + text(given)
+    if isinstance(given, float):
+        return struct.pack("<If", F32, given)
+    if isinstance(given, int):
+        return struct.pack("<II", U32, given)
+    kind = TEXT if all(isinstance(one, str) for one in given) else I32
+    if any(isinstance(one, float) for one in given):
+        kind = F32
+    parts = [text(one) if kind == TEXT else struct.pack("<" + _CODES[kind], one) for one in given]
+    return struct.pack("<IIQ", LIST, kind, len(given)) + b"".join(parts)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor: `shape` has outputs first."""
+
+    name: str
+    number: int
+    shape: tuple[int, ...]
+    data: bytes
+    offset: int | None = None
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """What is written; fields that are None follow from the others."""
+
+    settings: Mapping[str, Any]
+    tensors: Sequence[Tensor] = ()
+    magic: bytes = b"GGUF"
+    version: int = 3
+    num_tensors: int | None = None
+    num_settings: int | None = None
+    extra: bytes = field(default=b"")
+
+    def bytes(self) -> bytes:
+        count = len(self.tensors) if self.num_tensors is None else self.num_tensors
+        pairs = len(self.settings) if self.num_settings is None else self.num_settings
+        head = self.magic + struct.pack("<IQQ", self.version, count, pairs)
+        head += b"".join(text(key) + value(given) for key, given in self.settings.items())
+        head += self.extra
+        data = b""
+        for tensor in self.tensors:
+            offset = len(data) if tensor.offset is None else tensor.offset
+            head += text(tensor.name) + struct.pack("<I", len(tensor.shape))
+            head += b"".join(struct.pack("<Q", axis) for axis in reversed(tensor.shape))
+            head += struct.pack("<IQ", tensor.number, offset)
+            data += tensor.data + bytes(-len(tensor.data) % 32)
+        return head + bytes(-len(head) % 32) + data
+
+    def write(self, file: Path) -> Path:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(self.bytes())
+        return file
+
+    def changed(self, **changes: Any) -> "GgufFile":
+        return replace(self, **changes)
+
+
+def number_of(name: str) -> int:
+    return next(number for number, known in BLOCK_FORMATS.items() if known.name == name)
+
+
+def random_blocks(known: BlockFormat, shape: tuple[int, int], seed: int = 0) -> bytes:
+    """Random weights of a useful size."""
+    generator = np.random.default_rng(seed)
+    blocks = generator.integers(
+        0, 256, (shape[0] * shape[1] // known.weights, known.nbytes), dtype=np.uint8
+    )
+    places = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q4_K": [0, 2], "Q5_0": [0], "Q6_K": [208]}
+    for place in places[known.name]:
+        scale = generator.uniform(1e-4, 1e-2, (len(blocks), 1)).astype(np.float16)
+        if known.name in ("Q4_K", "Q6_K"):
+            scale /= 32
+        if known.name == "Q4_1" and place == 2:
+            scale = -8 * scale
+        blocks[:, place : place + 2] = scale.view(np.uint8)
+    return blocks.tobytes()
+
+
+def from_checkpoint(
+    folder: Path, formats: Mapping[str, str], default: str = "F32", **settings: Any
+) -> GgufFile:
+    """A GGUF file of the architecture qwen3 or qwen2, which does not reorder rows.
+
+    Args:
+        folder: a Hugging Face checkpoint with these shapes.
+        formats: the format of a tensor of GGUF without `blk.N.` and ending, such as `attn_q`.
+        default: the format of other matrices; F32 keeps the weights of the folder.
+        settings: further settings.
+    """
+    checkpoint = open_checkpoint(folder)
+    config = checkpoint.config
+    kind = config["model_type"]
+    given: dict[str, Any] = {
+        "general.architecture": kind,
+        f"{kind}.block_count": config["num_hidden_layers"],
+        f"{kind}.context_length": config["max_position_embeddings"],
+        f"{kind}.embedding_length": config["hidden_size"],
+        f"{kind}.feed_forward_length": config["intermediate_size"],
+        f"{kind}.attention.head_count": config["num_attention_heads"],
+        f"{kind}.attention.head_count_kv": config["num_key_value_heads"],
+        f"{kind}.attention.key_length": config["head_dim"],
+        f"{kind}.attention.value_length": config["head_dim"],
+        f"{kind}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
+    }
+    tensors = [
+        _tensor(name, info, formats, default) for name, info in sorted(checkpoint.tensors.items())
+    ]
+    return GgufFile(given | settings, tensors)
+
+
+def _tensor(name: str, info: TensorInfo, formats: Mapping[str, str], default: str) -> Tensor:
+    if name in OUTER:
+        theirs = OUTER[name]
+        part = theirs.removesuffix(".weight")
+    else:
+        _, _, layer, rest = name.split(".", 3)
+        part, ending = rest.rsplit(".", 1)
+        part = PARTS[part]
+        theirs = f"blk.{layer}.{part}.{ending}"
+    kind = formats.get(part, default) if len(info.shape) == 2 else "F32"
+    known = BLOCK_FORMATS[number_of(kind)]
+    if kind != "F32":
+        data = random_blocks(known, (info.shape[0], info.shape[1]), seed=len(theirs))
+        return Tensor(theirs, number_of(kind), info.shape, data)
+    return Tensor(theirs, 0, info.shape, plain(info).tobytes())
+
+
+def plain(info: TensorInfo) -> NDArray[Any]:
+    """The float32 numbers of a tensor in a safetensors file."""
+    raw = np.fromfile(info.file, np.float32, int(np.prod(info.shape)), offset=info.offset)
+    return raw.reshape(info.shape)
