@@ -50,7 +50,9 @@ class Kind(IntEnum):
     BYTE = 6
 
 
-_SPECIAL = (Kind.UNKNOWN, Kind.CONTROL)
+_KINDS = frozenset(map(int, Kind))  # comparing with members of an enumeration is slow
+_SPECIAL = frozenset({int(Kind.UNKNOWN), int(Kind.CONTROL)})
+_USER_DEFINED = int(Kind.USER_DEFINED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,7 @@ class Entries:
         for (text, token), kind in zip(self.ids.items(), self.kinds, strict=True):
             if kind in _SPECIAL or token in named:
                 special.append(text)
-            elif kind == Kind.USER_DEFINED:
+            elif kind == _USER_DEFINED:
                 others.append(text)
         return special, others
 
@@ -132,14 +134,14 @@ def read_entries(metadata: Mapping[str, JsonValue], name: str) -> Entries:
         if number is not None and number >= len(tokens):
             raise _wrong(name, f"{PREFIX}{key} {number}, but {len(tokens)} tokens")
     kinds = per_token(metadata, "token_type", (int,), len(tokens), name)
-    if kinds is not None and not frozenset(kinds) <= frozenset(Kind):
-        at = next(i for i, kind in enumerate(kinds) if kind not in frozenset(Kind))
+    if kinds is not None and not _KINDS.issuperset(kinds):
+        at = next(i for i, kind in enumerate(kinds) if kind not in _KINDS)
         raise _wrong(name, f"{PREFIX}token_type[{at}] {kinds[at]}, expected 0 to 6")
     return Entries(
         name=name,
         metadata=metadata,
         ids=_ids(tokens, name),
-        kinds=[Kind.NORMAL] * len(tokens) if kinds is None else kinds,
+        kinds=[int(Kind.NORMAL)] * len(tokens) if kinds is None else kinds,
         typed=kinds is not None,
     )
 

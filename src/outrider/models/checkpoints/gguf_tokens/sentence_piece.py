@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 _SPACE = "▁"
-_NEVER_MERGED = (Kind.UNKNOWN, Kind.CONTROL, Kind.BYTE)
+_NEVER_MERGED = frozenset(map(int, (Kind.UNKNOWN, Kind.CONTROL, Kind.BYTE)))
 
 
 def build_sentence_piece(entries: Entries, unknown: int | None) -> "tokenizers.Tokenizer":
@@ -69,15 +69,14 @@ def _merges(
 ) -> list[tuple[str, str]]:
     """Return all pairs of tokens that make a token, the highest score first.
 
-    Of pairs with equal scores, the one with the longer left part comes first. SentencePiece takes
+    Of the pairs of one token, the one with the longer left part comes first. SentencePiece takes
     the leftmost one in the text, which has no rank; this order gives the same for runs.
     """
     ids, kinds = entries.ids, entries.kinds
-    found: list[tuple[float, int, str, str]] = []
-    for text, score, kind in zip(texts, scores, kinds, strict=True):
-        if kind not in _NEVER_MERGED:
-            for at in range(1, len(text)):
-                if (left := text[:at]) in ids and (right := text[at:]) in ids:
-                    found.append((-score, -at, left, right))
-    found.sort(key=lambda one: one[:2])
-    return [one[2:] for one in found]
+    best_first = sorted(range(len(texts)), key=lambda token: -scores[token])
+    return [
+        (left, right)
+        for text in (texts[token] for token in best_first if kinds[token] not in _NEVER_MERGED)
+        for at in range(len(text) - 1, 0, -1)
+        if (left := text[:at]) in ids and (right := text[at:]) in ids
+    ]
