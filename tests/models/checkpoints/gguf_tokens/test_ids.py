@@ -113,6 +113,20 @@ def test_text_never_becomes_a_control_token() -> None:
             assert not tokenizer.special_ids & set(tokenizer.encode_spans(line)[0])
 
 
+def test_halves_of_a_control_token_are_not_joined() -> None:
+    in_bytes = [f"<0x{one:02X}>" for one in range(256)]
+    parts = ["▁", "<", "s", ">", "<s"]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *in_bytes, *parts],
+        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * 5],
+        "tokenizer.ggml.scores": [0.0] * 259 + [-5.0, -4.0, -3.0, -2.0, -1.0],
+    }
+    tokenizer = built(metadata)
+    assert tokenizer.encode("<s>") == (1,)
+    assert tokenizer.encode_spans("<s>")[0] == (259, 263, 262)
+
+
 def test_chats_and_marks() -> None:
     turn = "<|im_start|>{{ m['content'] }}<|im_end|>"
     template = f"{{{{ bos_token }}}}{{% for m in messages %}}{turn}{{% endfor %}}"
