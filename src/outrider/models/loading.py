@@ -12,6 +12,7 @@ from outrider import kernels
 from outrider.core.errors import CheckpointError, OptionError, OutriderWarning, nearest
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
+from outrider.models.checkpoints.packed.reading import method_of, settings_of
 from outrider.models.checkpoints.tokenizer import Tokenizer, has_tokenizer
 from outrider.models.cpu.formats import FORMATS
 from outrider.models.cpu.native import NativeDecoder
@@ -92,7 +93,6 @@ def load_model(
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     checkpoint = open_checkpoint(local_folder(source))
-    _refuse_few_bits(checkpoint)
     added = None if adapter is None else Adapter.load(adapter)
     if added is not None:
         checkpoint = with_adapter(checkpoint, added)
@@ -104,6 +104,7 @@ def load_model(
             hint="Give the original checkpoint as a Hugging Face folder",
         )
     if text.checkpoint is None:
+        _refuse_few_bits(checkpoint, str(text.reason))
         model = _through_transformers(checkpoint, kind, place, name, text.reason, added, **trust)
     elif place.type == "cpu":
         model = _on_cpu(text.checkpoint, dtype, name, threads)
@@ -144,6 +145,13 @@ def _on_device(
     if kind == torch.int8:
         called = name or str(checkpoint.path)
         kind = _without_int8(called, f"int8 runs on the CPU, not on {place}")
+    elif stored := next((t.dtype for t in checkpoint.tensors.values() if t.stored), None):
+        warnings.warn(
+            f"{name or checkpoint.path} runs in {str(kind).removeprefix('torch.')}: its quantised "
+            f"weights ({stored}) are decoded on {place}",
+            FallbackWarning,
+            stacklevel=3,
+        )
     return decoder_for(place).load(checkpoint, dtype=kind, device=place, name=name)
 
 
@@ -183,16 +191,16 @@ _FOUR_BIT = ("gptq", "awq", "hqq", "aqlm", "quip", "vptq", "auto-round", "spqr",
 """Methods whose weights have four bits or fewer unless their configuration says otherwise."""
 
 
-def _refuse_few_bits(checkpoint: Checkpoint) -> None:
-    """Raise `CheckpointError` for weights of four bits or fewer, which no runner supports."""
-    settings = checkpoint.config.get("quantization_config") or {}
-    method = str(settings.get("quant_method", "an unknown method"))
+def _refuse_few_bits(checkpoint: Checkpoint, reason: str) -> None:
+    """Raise `CheckpointError` for weights of four bits or fewer that `Decoder` does not run."""
+    settings = settings_of(checkpoint.config)
+    method = method_of(settings)
     four = settings.get("load_in_4bit") or settings.get("_load_in_4bit")
     bits = 4 if four or method in _FOUR_BIT else 16
     bits = settings.get("bits", settings.get("weight_bits", bits))
     if isinstance(bits, int) and bits <= 4:
         raise CheckpointError(
-            f"{checkpoint.path} holds {bits}-bit weights ({method}), which are not supported",
+            f"{checkpoint.path} holds {bits}-bit weights ({method}) that cannot be run: {reason}",
             hint="Give the original checkpoint, with --dtype int8 on the CPU or bfloat16 on a GPU",
         )
 

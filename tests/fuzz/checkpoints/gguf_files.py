@@ -160,7 +160,10 @@ _BROKEN = (
     *("nested list", "deep list", "unknown type", "unknown list"),
 )
 """Values that are wrong in any setting."""
-_NEEDED = ("architecture", "block_count", "length", "head_count", "epsilon", "tokens", "model")
+_NEEDED = (
+    *("architecture", "block_count", "context_length", "embedding_length", "head_count"),
+    *("feed_forward_length", "epsilon", "tokens", "model"),
+)
 _FREE = ("general.name", "qwen3.odd")
 """Settings that may hold anything."""
 

@@ -96,7 +96,7 @@ PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
     "directory": (lambda file: file.mkdir(), "m.gguf has no config.json"),
     "fifo": (fifo, "no regular file"),
     "loop": (loop, "m.gguf"),
-    "missing": (lambda _: None, "there is no model"),
+    "missing": (lambda _: None, "cannot be read: No such file"),
     "holes": (holes, "m.gguf"),
 }
 

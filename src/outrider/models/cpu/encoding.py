@@ -1,6 +1,6 @@
 """Weights in the numbers that a kind of matrix stores."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from outrider.models.checkpoints.checkpoint import Checkpoint, load_grouped, load_tensors
 from outrider.models.quantization.grouped import Grouped, join, quantize_groups
+from outrider.models.quantization.int4 import quantize_int4
 from outrider.models.quantization.int8 import Quantized, quantize_channels
 
 Encoded = Grouped | Quantized | Float[Tensor, "outputs inputs"]
@@ -50,7 +51,14 @@ def _encode(checkpoint: Checkpoint, name: str, dtype: torch.dtype | None) -> Enc
     if dtype.is_floating_point:
         return load_tensors(checkpoint, [name], dtype)[name]
     weight = load_tensors(checkpoint, [name], torch.float32)[name]
-    return quantize_channels(weight) if dtype == CHANNELS else quantize_groups(weight)
+    return _QUANTIZE[dtype](weight)
+
+
+_QUANTIZE: dict[torch.dtype, Callable[[Tensor], Encoded]] = {
+    CHANNELS: quantize_channels,
+    torch.int8: quantize_groups,
+    INT4: quantize_int4,
+}
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded | None:

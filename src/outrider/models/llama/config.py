@@ -7,6 +7,7 @@ from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
 from outrider.models.checkpoints.fields import Field, FieldError, check_fields
+from outrider.models.checkpoints.packed.reading import refusal
 from outrider.models.llama.rope_scaling import Rope, read_rope
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
@@ -142,10 +143,8 @@ def _family(config: Mapping[str, JsonValue]) -> Family:
         raise UnsupportedCheckpointError(
             f"model_type {kind!r} is not supported; known: {', '.join(FAMILIES)}"
         )
-    quantized = config.get("quantization_config")
-    if quantized:
-        method = quantized.get("quant_method", "an unknown method")
-        raise UnsupportedCheckpointError(f"weights quantised with {method} are not supported")
+    if (reason := refusal(config)) is not None:
+        raise UnsupportedCheckpointError(reason)
     known = {f"{kind}ForCausalLM".lower(), f"{kind}Model".lower()}
     architectures = config.get("architectures") or list(known)
     if known.isdisjoint(str(name).lower() for name in architectures):

@@ -120,13 +120,15 @@ def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
             continue
         if name == HEAD:
             allowed = expected[EMBED]
+        if allowed is None and _is_zero_bias(checkpoint, name):
+            continue
         if allowed is None:
             raise CheckpointError(f"{checkpoint.path} has an unexpected tensor {name}")
         if info.shape != allowed:
             raise CheckpointError(
                 f"tensor {name} has shape {list(info.shape)}, config.json implies {list(allowed)}"
             )
-        if info.dtype not in _FLOATS and info.stored is None:
+        if info.stored is None and info.dtype not in _FLOATS:
             raise UnsupportedCheckpointError(
                 f"tensor {name} is {info.dtype}; supported: {', '.join(_FLOATS)}"
             )
@@ -138,6 +140,17 @@ def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
             f"{checkpoint.path} lacks tensor {missing[0]}",
             hint=_NO_HEAD if missing == [HEAD] else "Check that the checkpoint is complete",
         )
+
+
+def _is_zero_bias(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a tensor is the bias of a quantised matrix and adds nothing.
+
+    AutoGPTQ writes such biases for matrices that have none.
+    """
+    matrix = checkpoint.tensors.get(f"{name.removesuffix('.bias')}.weight")
+    if not name.endswith(".bias") or matrix is None or matrix.stored is None:
+        return False
+    return not load_tensors(checkpoint, [name], torch.float32)[name].any()
 
 
 def load_weights(

@@ -32,7 +32,7 @@ def find_gguf(place: Path) -> Path | None:
     Raises:
         CheckpointError: the folder holds several models, or a shard is missing.
     """
-    if place.is_file():
+    if place.is_file() or (place.suffix.lower() == SUFFIX and not place.is_dir()):
         return _first_shard(place) if _is_gguf(place) else None
     if not place.is_dir() or is_there(place / "config.json"):
         return None
@@ -157,7 +157,7 @@ def _tensors(
             ours = from_gguf(name)
             if ours is None or ours in found:
                 what = "an unexpected tensor" if ours is None else "a second tensor"
-                raise CheckpointError(f"{header.file} has {what} {name:.100}")
+                raise CheckpointError(f"{header.file} has {what} {name!r:.100}")
             part = name.split(".")[2] if name.count(".") > 2 else ""
             if reordered and part in _REORDERED:
                 tensor = replace(tensor, heads=_heads(metadata, f"{architecture}.", part))

@@ -12,6 +12,7 @@ from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import Checkpoint, fingerprint_of
 from outrider.models.checkpoints.fields import Field, check_fields
 from outrider.models.checkpoints.json_file import is_there, read_object
+from outrider.models.checkpoints.packed.reading import with_matrices
 from outrider.models.checkpoints.safetensors.header import read_header
 from outrider.models.checkpoints.tables import (
     GENERATION,
@@ -42,7 +43,8 @@ def open_folder(folder: Path) -> Checkpoint:
     config = read_object(folder / "config.json")
     check_config(str(folder / "config.json"), config)
     generation = _read_generation(folder / "generation_config.json")
-    tensors = _read_tensors(folder)
+    stored = _read_tensors(folder)
+    tensors = with_matrices(folder, config, stored)
     if "vision_config" not in config:
         tensors = with_model_prefix(tensors)
     _check_sizes(folder, config, tensors)
@@ -51,7 +53,7 @@ def open_folder(folder: Path) -> Checkpoint:
         config=config,
         generation=generation,
         tensors=tensors,
-        fingerprint=fingerprint_of(config, tensors),
+        fingerprint=fingerprint_of(config, stored),
     )
 
 
