@@ -1,7 +1,6 @@
 """Damaged and hostile GGUF files: each gives one line, or a model that runs."""
 
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from tests.models.setups.make_gguf import GgufFile
 
 _FAST = 6
 """One of so many faults is a fast test."""
+_COMMANDS = 5
+"""One of so many faults is run on the command line."""
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +115,7 @@ def test_files_that_are_no_model(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(4))
-def test_faults_on_the_command_line(part: int, sound: GgufFile) -> None:
+def test_faults_on_the_command_line(sound: GgufFile) -> None:
     """Exit code 2 and one line, in a process of limited memory and time."""
 
     def case(fault: Fault, dtype: str) -> Case:
@@ -129,7 +129,8 @@ def test_faults_on_the_command_line(part: int, sound: GgufFile) -> None:
 
     with Sandbox() as sandbox:
         dtypes = ("float32", "stored")
-        cases = [case(one, dtypes[n % 2]) for n, one in enumerate(faults(sound))][part::4]
+        given = list(faults(sound))[::_COMMANDS]
+        cases = [case(one, dtypes[n % 2]) for n, one in enumerate(given)]
         outcomes = [(one, sandbox.run(one)) for one in cases]
     wrong = {one.name: fault for one, found in outcomes if (fault := found.fault(one))}
     lines = {

@@ -257,7 +257,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "some settings": ({"num_settings": 4000, "tensors": ()}, "are announced"),
     "long list": (
         {"settings": {"a": _list_of(0, 5 << 20)}, "extra": bytes(5 << 20)},
-        "5,242,880 values of 'a', above the limit",
+        "5,242,880 values in lists, above the limit",
     ),
     "list": ({"settings": {"a": _list_of(make_gguf.U32, HUGE)}}, "are announced"),
     "texts": ({"settings": {"a": _list_of(make_gguf.TEXT, HUGE)}}, "are announced"),

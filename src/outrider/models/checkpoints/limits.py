@@ -25,7 +25,7 @@ class CheckpointLimits:
         gguf_header_bytes: bytes of a GGUF file before its weights: settings and tokenizer.
         gguf_tensors: tensors of a GGUF file.
         gguf_settings: settings of a GGUF file.
-        gguf_values: values of one list in a GGUF file, such as the tokens.
+        gguf_values: values in all lists of a GGUF file, such as the tokens.
         json_depth: levels of nested lists and objects in a JSON file.
         pattern_seconds: seconds that all regular expressions of one file may take.
         layers: layers of a model.

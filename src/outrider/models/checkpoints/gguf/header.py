@@ -150,7 +150,7 @@ class _Reader:
 
     def __init__(self, file: Path, data: mmap.mmap, size: int, limits: CheckpointLimits) -> None:
         self.file, self.data, self.size, self.at = file, data, size, 0
-        self.limits = limits
+        self.limits, self.values = limits, 0
 
     def header(self) -> Header:
         """Read everything before the data."""
@@ -247,6 +247,8 @@ class _Reader:
 
     def _array(self, key: str) -> list[JsonValue]:
         kind, length = self._number(_U32), self._number(_U64)
+        self.values += self._count(length, 1, key)
+        self._limit("values in lists", self.values, "gguf_values")
         if kind == _STRING:
             return self._strings(self._count(length, 8, key))
         if kind not in _NUMBERS:
@@ -262,7 +264,6 @@ class _Reader:
             raise self._damaged(
                 f"{count} values of {what!r:.100} are announced, {self.size - self.at} bytes follow"
             )
-        self._limit(f"values of {what!r:.100}", count, "gguf_values")
         return count
 
     # -- tensors ----------------------------------------------------------------------------
