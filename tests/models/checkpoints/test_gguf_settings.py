@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from outrider.core.errors import CheckpointError
+from outrider.models.checkpoints.gguf.ends import end_tokens
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
+from tests.models.checkpoints.gguf_tokens.toys import toy, write_vocabulary
 from tests.models.setups.make_checkpoints import make_checkpoint
 from tests.models.setups.make_gguf import GgufFile, from_checkpoint
 
@@ -72,6 +74,45 @@ def test_end_tokens_are_those_of_llama_cpp(sound: GgufFile, tmp_path: Path) -> N
     assert ends([*words, "<|call|>"], fim_pad_token_id=2) == [2, 1, 3, 5, 6]
     with pytest.raises(CheckpointError, match=r"eos_token_id 288, expected .* from 0 to 287"):
         ends(words, eos_token_id=288)
+
+
+WORDS: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
+    "named": ((), {"eos_token_id": 5, "eot_token_id": 7}),
+    "default": ((), {}),
+    "turns": (("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "[EOT]", "<|pad|>"), {}),
+    "harmony": (("<|end|>", "<|return|>", "<|call|>"), {}),
+    "solar": (("<|end|>", "<|calls|>", "<|flush|>"), {}),
+    "half of it": (("<|end|>", "<|return|>", "<|calls|>", "</s>"), {}),
+    "gemma 4": (("</s>", "<eos>", "<turn|>", "<|tool_response>"), {"eos_token_id": 4}),
+    "plamo": (("</s>", "<|plamo:eos|>"), {}),
+    "fill in the middle": (
+        (),
+        {"fim_pad_token_id": 8, "fim_rep_token_id": 9, "fim_sep_token_id": 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["smollm", "llama"])
+@pytest.mark.parametrize("case", WORDS)
+def test_llama_cpp_ends_at_the_same_tokens(case: str, kind: str, tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    metadata = toy(kind)
+    for role in ("bos", "eos", "unknown"):
+        metadata.pop(f"tokenizer.ggml.{role}_token_id", None)
+    words, ids = WORDS[case]
+    words = [word for word in words if word not in metadata["tokenizer.ggml.tokens"]]
+    added: dict[str, list[Any]] = {"tokens": words}
+    added |= {"token_type": [1] * len(words), "scores": [0.0] * len(words)}
+    for name, values in added.items():
+        if f"tokenizer.ggml.{name}" in metadata:
+            metadata[f"tokenizer.ggml.{name}"] = [*metadata[f"tokenizer.ggml.{name}"], *values]
+    tokens = metadata["tokenizer.ggml.tokens"]
+    metadata |= {f"tokenizer.ggml.{name}": token for name, token in ids.items()}
+    write_vocabulary(metadata, tmp_path / "v.gguf")
+    model = llama_cpp.Llama(str(tmp_path / "v.gguf"), vocab_only=True, verbose=False)
+    vocabulary = llama_cpp.llama_model_get_vocab(model.model)
+    theirs = [i for i in range(len(tokens)) if llama_cpp.llama_vocab_is_eog(vocabulary, i)]
+    assert sorted(end_tokens("v.gguf", metadata, vocabulary=len(tokens))) == theirs
 
 
 def test_parts_must_belong_together(sound: GgufFile, tmp_path: Path) -> None:

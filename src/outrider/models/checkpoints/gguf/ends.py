@@ -37,12 +37,10 @@ _NAMES = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _DEFAULTS = {"gpt2": 11, "llama": 2}
 """The end token of files that name none, by the kind of tokenizer."""
 
+_CALLS = ("<|call|>", "<|calls|>")
 _NORMAL_END = (
-    (
-        "<|end|>",
-        ({"<|return|>", "<|call|>"}, {"<|call|>", "<|flush|>"}, {"<|calls|>", "<|flush|>"}),
-    ),
-    ("</s>", ({"<|tool_response>"}, {"<|plamo:eos|>"})),
+    *(("<|end|>", {last, call}) for last in ("<|return|>", "<|flush|>") for call in _CALLS),
+    *(("</s>", {other}) for other in ("<|tool_response>", "<|plamo:eos|>")),
 )
 """Texts that end nothing beside certain other ends: there they end a part of a turn."""
 
@@ -78,7 +76,4 @@ def _default(metadata: Mapping[str, JsonValue], count: int) -> int | None:
 
 
 def _ends(texts: set[str]) -> set[str]:
-    for text, others in _NORMAL_END:
-        if any(other <= texts for other in others):
-            texts = texts - {text}
-    return texts
+    return texts - {text for text, others in _NORMAL_END if others <= texts}
