@@ -164,9 +164,11 @@ def pack_checkpoint(
     folder: Path,
     kind: str,
     settings: Mapping[str, Any] | None = None,
+    *,
+    only: str = "_proj",
     **how: Any,
 ) -> tuple[Path, Path]:
-    """Pack all matrices of the layers of a checkpoint.
+    """Pack the matrices of a checkpoint whose names contain `only`, in the layers of its decoder.
 
     Returns:
         The packed folder, and one with the same weights as float32.
@@ -174,7 +176,7 @@ def pack_checkpoint(
     packed: dict[str, Tensor] = {}
     plain: dict[str, Tensor] = {}
     for name, weight in load_file(source / "model.safetensors").items():
-        if "_proj" not in name:
+        if only not in name or weight.ndim != 2:
             packed[name] = plain[name] = weight
             continue
         if kind == "nf4":

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,13 @@ from outrider.models.checkpoints.checkpoint import load_tensors, open_checkpoint
 from outrider.models.checkpoints.packed import awq, bitsandbytes, compressed, gptq, words
 from outrider.models.checkpoints.packed.integers import Integers
 from outrider.models.llama.decoder import Decoder
+from outrider.models.llama.text_stack import text_stack
 from outrider.models.loading import FallbackWarning, load_model
+from outrider.models.vision.image_model import VisionLanguageModel
+from outrider.models.vision.loading import BlindWarning
 from tests.models.checkpoints.packed.packers import KINDS, pack_checkpoint
 from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.vision_checkpoints import make_vision_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,21 @@ def test_a_decoder_of_bfloat16(source: Path, tmp_path: Path) -> None:
     found, expected = (Decoder.load(p, dtype=torch.bfloat16) for p in (packed, plain))
     for one, other in zip(found.weights.layers, expected.weights.layers, strict=True):
         assert torch.equal(one.down.weight, other.down.weight)  # pyright: ignore
+
+
+@pytest.mark.parametrize(("only", "sees"), [("text_model.layers", True), ("layers", False)])
+def test_image_text_models(only: str, sees: bool, tmp_path: Path) -> None:
+    """The text part is packed; a packed vision encoder is not read."""
+    images = make_vision_checkpoint(tmp_path / "images", "idefics3")
+    packed, plain = pack_checkpoint(images, tmp_path, "gptq", only=only)
+    with nullcontext() if sees else pytest.warns(BlindWarning):
+        found = load_model(packed, dtype="float32", device="cpu", threads=1)
+    assert isinstance(found, VisionLanguageModel) == sees
+    expected = text_stack(open_checkpoint(plain)).checkpoint
+    text = text_stack(open_checkpoint(packed)).checkpoint
+    assert text is not None and expected is not None
+    for name, tensor in load_tensors(expected, expected.tensors, torch.float32).items():
+        assert torch.equal(load_tensors(text, [name], torch.float32)[name], tensor)
 
 
 def test_facts_name_the_format(source: Path, tmp_path: Path) -> None:
