@@ -300,9 +300,8 @@ def _load_without_layers(
         if getattr(text, "layer_types", None):
             text.layer_types = []
         text.num_hidden_layers = 0
-        if hasattr(config, "quantization_config"):
-            # the quantised matrices are in the layers; a quantised vision tower lacks weights below
-            del config.quantization_config
+        # quantised matrices of the layers are not needed; a quantised vision tower lacks weights below
+        vars(config).pop("quantization_config", None)
         loaded: Any = AutoModel.from_pretrained(
             str(folder),
             config=config,
