@@ -124,7 +124,7 @@ def fault_of(original: Path, folder: Path, mutation: Mutation | TensorMutation) 
     mutation.apply(folder)
     try:
         checkpoint = open_checkpoint(folder)
-        facts("it", checkpoint, torch.float32)
+        facts("it", checkpoint, "auto", torch.float32)
         check_tensors(checkpoint, read_config(checkpoint.config))
         for name, tensor in load_tensors(checkpoint, checkpoint.tensors, torch.float32).items():
             if tuple(tensor.shape) != checkpoint.tensors[name].shape:

@@ -4,18 +4,21 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import outrider
+from outrider import kernels
 from outrider.cli.commands.info import facts
 from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import load_tensors
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.packed import awq, bitsandbytes, compressed, gptq, words
 from outrider.models.checkpoints.packed.integers import Integers
+from outrider.models.cpu.native import NativeDecoder
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.text_stack import text_stack
 from outrider.models.loading import FallbackWarning, load_model
@@ -23,7 +26,22 @@ from outrider.models.vision.image_model import VisionLanguageModel
 from outrider.models.vision.loading import BlindWarning
 from tests.models.checkpoints.packed.packers import KINDS, pack_checkpoint
 from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.reference import all_logits, random_ids
 from tests.models.setups.vision_checkpoints import make_vision_checkpoint
+
+TEXT = random_ids(24)
+HOW: dict[str, tuple[str, dict[str, Any]]] = {
+    "GPTQ in another order": ("gptq", {"mixed": True}),
+    "GPTQ of 8 bits": ("gptq", {"bits": 8, "symmetric": True}),
+    "GPTQ of whole rows": ("gptq", {"group": -1}),
+    "symmetric GPTQ": ("gptq_v2", {"symmetric": True, "group": 64}),
+    "AWQ of 64": ("awq", {"group": 64}),
+    "small groups": ("gptq", {"group": 16}),
+    "octets of a row": ("int8", {"bits": 8, "group": -1, "symmetric": True}),
+}
+"""Further settings; those of `KINDS` are zero points and groups of 32."""
+
+needs_kernels = pytest.mark.skipif(not kernels.available(), reason=kernels.reason_missing())
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +58,33 @@ def test_greedy_text_is_that_of_the_same_weights(kind: str, source: Path, tmp_pa
         result = model.generate("Once upon a time", max_new_tokens=24)
         texts.append((result.token_ids, result.text))
     assert texts[0] == texts[1] and len(texts[0][0]) > 8
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", (*KINDS, *HOW))
+def test_kernels_run_stored_integers(kind: str, source: Path, tmp_path: Path) -> None:
+    """Near float32 (activations have 8 bits); a row does not depend on others beside it."""
+    name, how = HOW.get(kind, (kind, {}))
+    packed, _ = pack_checkpoint(source, tmp_path, name, **how)
+    stored = NativeDecoder.load(packed, dtype=None, threads=1)
+    exact = NativeDecoder.load(packed, dtype=torch.float32, threads=1)
+    ours, theirs = all_logits(stored, TEXT), all_logits(exact, TEXT)
+    assert float((ours - theirs).norm() / theirs.norm()) < 0.05
+    for width in (1, 3, 9):
+        assert torch.equal(all_logits(stored, TEXT[:width]), ours[:width])
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+def test_drafted_text_is_the_undrafted_one(kind: str, source: Path, tmp_path: Path) -> None:
+    packed, _ = pack_checkpoint(source, tmp_path, kind)
+    plain, drafted = (
+        outrider.load(packed, dtype="stored", device="cpu", threads=1, **how).generate(
+            "one two one two", max_new_tokens=32, ignore_eos=True
+        )
+        for how in ({"mode": "none"}, {"drafter": "lookup"})
+    )
+    assert drafted.token_ids == plain.token_ids and len(plain.token_ids) == 32
 
 
 def test_an_order_of_inputs_runs(source: Path, tmp_path: Path) -> None:
@@ -85,7 +130,7 @@ def test_image_text_models(only: str, sees: bool, tmp_path: Path) -> None:
 
 def test_facts_name_the_format(source: Path, tmp_path: Path) -> None:
     packed, _ = pack_checkpoint(source, tmp_path, "compressed")
-    found = facts("it", open_checkpoint(packed), torch.float32)
+    found = facts("it", open_checkpoint(packed), "auto", torch.float32)
     assert found["runner"] == "outrider"
     with_most = {t.dtype for t in open_checkpoint(packed).tensors.values()}
     assert with_most == {"F32", "CT-4"}
