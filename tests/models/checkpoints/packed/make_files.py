@@ -153,13 +153,18 @@ def compressed() -> None:
 def bitsandbytes() -> None:
     import bitsandbytes.functional as functional
 
-    for name, kind, nested in (
-        ("nf4", "nf4", False),
-        ("nf4-nested", "nf4", True),
-        ("fp4", "fp4", False),
+    for name, kind, nested, storage in (
+        ("nf4", "nf4", False, torch.uint8),
+        ("nf4-nested", "nf4", True, torch.uint8),
+        ("nf4-storage", "nf4", False, torch.bfloat16),
+        ("fp4", "fp4", False, torch.uint8),
     ):
         packed, state = functional.quantize_4bit(
-            weight(4).bfloat16(), blocksize=64, quant_type=kind, compress_statistics=nested
+            weight(4).bfloat16(),
+            blocksize=64,
+            quant_type=kind,
+            compress_statistics=nested,
+            quant_storage=storage,
         )
         expected = functional.dequantize_4bit(packed, state)
         tensors = {f"weight.{part}": t for part, t in state.as_dict(packed=True).items()}

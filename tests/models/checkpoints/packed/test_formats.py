@@ -14,6 +14,7 @@ from tests.models.checkpoints.packed.packers import (
     PACKERS,
     Matrix,
     matrix,
+    nf4,
     settings_of,
 )
 
@@ -22,7 +23,7 @@ MODULE = "model.layers.0.mlp.up_proj"
 NAME = f"{MODULE}.weight"
 
 NOT_GROUPED = ("gptq-4-order", "gptq-8", "compressed-4-order", "compressed-int8-asymmetric")
-NOT_GROUPED += ("nf4", "nf4-nested", "fp4", "compressed-int8")
+NOT_GROUPED += ("nf4", "nf4-nested", "nf4-storage", "fp4", "compressed-int8")
 """Act order, 8 bits with zero points, no equal steps, and scales beyond float16."""
 
 
@@ -133,6 +134,16 @@ def test_zero_points_of_version_1_borrow_from_the_next(tmp_path: Path) -> None:
     named = {f"{MODULE}.{part}": t for part, t in tensors.items()}
     checkpoint = opened(tmp_path, settings_of("gptq"), named)
     assert torch.equal(load_tensors(checkpoint, [NAME], torch.float32)[NAME], found.weights)
+
+
+def test_octets_stored_as_floats_may_look_like_nan(tmp_path: Path) -> None:
+    weight = torch.ones(16, 64)
+    tensors, expected = nf4(weight)
+    tensors["weight"] = tensors["weight"].flatten().view(torch.bfloat16)[:, None]
+    assert tensors["weight"].isnan().all()
+    named = {f"{MODULE}.{part}": t for part, t in tensors.items()}
+    checkpoint = opened(tmp_path, settings_of("nf4"), named)
+    assert torch.equal(load_tensors(checkpoint, [NAME], torch.float32)[NAME], expected)
 
 
 def test_old_forms_of_compressed_tensors(tmp_path: Path) -> None:
