@@ -85,10 +85,10 @@ def test_few_bits_are_refused_by_name(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "model", "llama")
     for i, (settings, named) in enumerate(
         [
-            ({"quant_method": "gptq", "bits": 4}, "4-bit weights .gptq"),
-            ({"quant_method": "awq"}, "4-bit weights .awq"),
-            ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "4-bit .*bitsandbytes"),
-            ({"quant_method": "gptq", "bits": 2}, "2-bit weights"),
+            ({"quant_method": "hqq"}, "4-bit weights .hqq"),
+            ({"quant_method": "auto-round", "bits": 4}, "4-bit weights .auto-round"),
+            ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "4-bit .*gemv"),
+            ({"quant_method": "gptq", "bits": 2, "group_size": 32}, "2-bit weights"),
         ]
     ):
         few = edited(path, tmp_path / str(i), quantization_config=settings)

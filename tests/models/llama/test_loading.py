@@ -22,7 +22,7 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
     "model_type": ("llama", {"model_type": "gpt2"}, "gpt2"),
     "no model_type": ("llama", {"model_type": None}, "None"),
     "architecture": ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "Sequence"),
-    "quantised": ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
+    "quantised": ("llama", {"quantization_config": {"quant_method": "hqq", "bits": 4}}, "hqq"),
     "activation": ("llama", {"hidden_act": "relu2"}, "relu2"),
     "longrope": ("llama", {"rope_parameters": {"rope_type": "longrope"} | NAMED}, "longrope"),
     "unknown rope": ("llama", {"rope_scaling": {"type": "su", "factor": 2.0}}, "su"),

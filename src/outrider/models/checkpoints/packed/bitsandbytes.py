@@ -1,6 +1,7 @@
 """The 4-bit types of bitsandbytes, nf4 and fp4 (Dettmers et al. 2023).
 
-    weight                            two weights in an octet, the first in the upper half
+    weight                            two weights in an octet, the first in the upper half; the
+                                      octets may be stored as numbers of any dtype
     weight.quant_map                  F32 [16]: the value of each integer
     weight.absmax                     F32 [blocks]: the scale of each block of weights
     weight.quant_state.bitsandbytes__nf4   JSON: shape, block size, ...
@@ -79,7 +80,7 @@ class Blocks:
 
     def read(self) -> Float[Tensor, "outputs inputs"]:
         """Return the float32 weights."""
-        octets = self.parts.read("weight").contiguous().view(torch.uint8).flatten()
+        octets = self.parts.read_octets("weight")
         nibbles = torch.stack((octets >> 4, octets & 15), dim=1).flatten()
         values = self.parts.read("weight.quant_map").flatten()[nibbles.int()]
         count = math.prod(self.shape)

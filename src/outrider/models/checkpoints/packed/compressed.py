@@ -117,7 +117,8 @@ def _weights_of(
     found: dict[str, Mapping[str, JsonValue]] = {}
     for target, weights in targets:
         if target == _CLASS:
-            found |= dict.fromkeys(modules, weights)
+            for module in modules:
+                found[module] = weights
     hits = matches([target.removeprefix(_PATTERN) for target, _ in patterns], modules, file)
     for (_, weights), row in reversed(list(zip(patterns, hits, strict=True))):
         found |= {module: weights for module, hit in zip(modules, row, strict=True) if hit}

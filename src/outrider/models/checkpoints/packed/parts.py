@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int32
+from jaxtyping import Int32, UInt8
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -82,6 +82,15 @@ class Parts:
 
     def read(self, part: str) -> Tensor:
         """Read a part. Raises `CheckpointError` if it holds NaN, or the file has changed."""
+        tensor = self._read(part)
+        check_finite(tensor, self[part].name, self[part].file)
+        return tensor
+
+    def read_octets(self, part: str) -> UInt8[Tensor, " octets"]:
+        """Read the bytes of a part, whose dtype means nothing. Raises `CheckpointError`."""
+        return self._read(part).flatten().view(torch.uint8)
+
+    def _read(self, part: str) -> Tensor:
         info = self[part]
         try:
             with safe_open(str(info.file), framework="pt", device="cpu") as opened:
@@ -90,7 +99,6 @@ class Parts:
             raise CheckpointError(f"{info.file} cannot be read: {error}") from error
         if tuple(tensor.shape) != info.shape:
             raise self.unfit(part, "has changed since the checkpoint was opened")
-        check_finite(tensor, info.name, info.file)
         return tensor
 
     def read_order(self, part: str, groups: int) -> Int32[Tensor, " inputs"] | None:

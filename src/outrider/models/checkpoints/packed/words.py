@@ -12,7 +12,8 @@ def unpack(words: Int32[Tensor, "rows words"], bits: int) -> UInt8[Tensor, "rows
         words: the words, little-endian as in the file.
         bits: 4 or 8.
     """
-    octets = words.contiguous().view(torch.uint8)
+    # clone, since contiguous() keeps odd strides of an axis of size 1
+    octets = words.clone(memory_format=torch.contiguous_format).view(torch.uint8)
     if bits == 8:
         return octets
     return torch.stack((octets & 15, octets >> 4), dim=2).flatten(1)

@@ -1,0 +1,1 @@
+"""Quantised checkpoints of other makers."""
