@@ -29,3 +29,14 @@ def test_blocks_are_decoded_as_by_the_gguf_package(number: int) -> None:
     ours = known.decode_rows(blocks.reshape(4, -1))
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(ours, np.asarray(theirs, dtype=np.float32))
+
+
+@pytest.mark.parametrize("number", BLOCK_FORMATS, ids=lambda n: BLOCK_FORMATS[n].name)
+def test_damaged_blocks_give_no_warning(number: int) -> None:
+    """NaN and infinite factors are refused by name later; warnings are errors in tests."""
+    known = BLOCK_FORMATS[number]
+    for byte in (0x7C, 0xFC, 0x7E, 0xFF):
+        for other in (0, 0xFF):
+            blocks = np.full((4, known.nbytes), other, dtype=np.uint8)
+            blocks[:, 1::2] = byte
+            assert known.decode_rows(blocks).shape == (4, known.weights)
