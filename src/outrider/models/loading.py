@@ -98,6 +98,11 @@ def load_model(
         checkpoint = with_adapter(checkpoint, added)
     vision_model, trust = shows_images(checkpoint), {"trust_remote_code": trust_remote_code}
     text = text_stack(checkpoint) if vision_model else _whole(checkpoint)
+    if text.checkpoint is None and checkpoint.path.is_file():
+        raise CheckpointError(
+            f"{checkpoint.path} cannot be run: {text.reason}",
+            hint="Give the original checkpoint as a Hugging Face folder",
+        )
     if text.checkpoint is None:
         _refuse_few_bits(checkpoint, str(text.reason))
         model = _through_transformers(checkpoint, kind, place, name, text.reason, added, **trust)

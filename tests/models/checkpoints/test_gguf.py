@@ -253,7 +253,12 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "big-endian": ({"version": 3 << 24}, "big-endian"),
     "tensors": ({"num_tensors": HUGE}, "above the limit"),
     "some tensors": ({"num_tensors": 60_000}, "60000 values of 'tensors' are announced"),
-    "settings": ({"num_settings": HUGE}, "are announced"),
+    "settings": ({"num_settings": HUGE}, "settings, above the limit"),
+    "some settings": ({"num_settings": 4000, "tensors": ()}, "are announced"),
+    "long list": (
+        {"settings": {"a": _list_of(0, 5 << 20)}, "extra": bytes(5 << 20)},
+        "5,242,880 values in lists, above the limit",
+    ),
     "list": ({"settings": {"a": _list_of(make_gguf.U32, HUGE)}}, "are announced"),
     "texts": ({"settings": {"a": _list_of(make_gguf.TEXT, HUGE)}}, "are announced"),
     "nested": ({"settings": {"a": _list_of(make_gguf.LIST, 1)}}, "a list of lists"),
@@ -265,7 +270,8 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "odd alignment": ({"settings": {"general.alignment": 33}}, "general.alignment is 33"),
     "axes": ({"tensors": [Tensor("odd", 0, (2,) * 5, bytes(128))]}, "5 axes"),
     "no axes": ({"tensors": [Tensor("odd", 0, (), b"")]}, "0 axes"),
-    "type": ({"tensors": [Tensor("odd", 99, (4,), bytes(16))]}, "type number 99"),
+    "type": ({"tensors": [Tensor("odd", 99, (4,), bytes(16))]}, "'odd' of .* the type number 99"),
+    "known type": ({"tensors": [Tensor("odd", 39, (32,), bytes(16))]}, "the type MXFP4"),
     "shape": ({"tensors": [Tensor("odd", 0, (HUGE, HUGE), b"")]}, "has the shape"),
     "empty": ({"tensors": [Tensor("odd", 0, (0, 4), b"")]}, "has the shape"),
     "rows": ({"tensors": [Tensor("odd", 8, (2, 33), bytes(99))]}, "no multiple of the 32"),
@@ -298,6 +304,11 @@ SETTINGS: dict[str, tuple[str, Any, str]] = {
     "rope": ("qwen3.rope.scaling.type", "odd", "rope.scaling.type 'odd'"),
     "experts": ("qwen3.expert_count", 8, "mixture of experts"),
     "end": ("tokenizer.ggml.eos_token_id", -1.0, "eos_token_id"),
+    "softcap": ("qwen3.attn_logit_softcapping", 30.0, "softcapping 30.0, which is not supported"),
+    "scaling": ("qwen3.rope.scaling.odd", 1.0, "scaling.odd', which is not supported"),
+    "two lines": ("qwen3.rope.scaling.o\nd\x1b[2J", 1.0, r"scaling\.o\\nd\\x1b\[2J', which"),
+    "amplitude": ("qwen3.rope.scaling.attn_factor", 0.5, "attn_factor 0.5, which is not"),
+    "vocabulary": ("qwen3.vocab_size", 7, "vocab_size 7, but embeddings of 288 tokens"),
     "rotation": ("qwen3.rope.dimension_count", 4, "rope.dimension_count 4, but heads of 8"),
 }
 
@@ -306,8 +317,9 @@ SETTINGS: dict[str, tuple[str, Any, str]] = {
 def test_a_wrong_setting_is_refused_in_one_line(case: str, sound: GgufFile, tmp_path: Path) -> None:
     key, wrong, message = SETTINGS[case]
     file = sound.changed(settings={**sound.settings, key: wrong}).write(tmp_path / "m.gguf")
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         open_checkpoint(file)
+    assert str(caught.value).isprintable()
 
 
 def test_missing_settings_and_tensors_are_named(sound: GgufFile, tmp_path: Path) -> None:
@@ -318,7 +330,7 @@ def test_missing_settings_and_tensors_are_named(sound: GgufFile, tmp_path: Path)
     with pytest.raises(CheckpointError, match="lacks tensor"):
         Decoder.load(file)
     file = sound.changed(tensors=[*sound.tensors, _TENSOR]).write(tmp_path / "c.gguf")
-    with pytest.raises(CheckpointError, match="unexpected tensor odd"):
+    with pytest.raises(CheckpointError, match="unexpected tensor 'odd'"):
         Decoder.load(file)
 
 

@@ -121,7 +121,7 @@ def make_model(
 
 def write_tokenizer(path: Path | str) -> None:
     """Write a tokenizer whose ids are the bytes of the text, then `SPECIAL_TOKENS`."""
-    vocab = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
+    vocab = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
     core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
@@ -131,7 +131,7 @@ def write_tokenizer(path: Path | str) -> None:
     fast.save_pretrained(path)
 
 
-def _byte_symbols() -> list[str]:
+def byte_symbols() -> list[str]:
     """The printable stand-in of each byte in GPT-2's byte-level alphabet."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     symbols, spare = [], 256

@@ -65,7 +65,7 @@ class GgufFile:
     num_settings: int | None = None
     extra: bytes = field(default=b"")
 
-    def bytes(self) -> bytes:
+    def _parts(self) -> tuple[bytes, bytes]:
         count = len(self.tensors) if self.num_tensors is None else self.num_tensors
         pairs = len(self.settings) if self.num_settings is None else self.num_settings
         head = self.magic + struct.pack("<IQQ", self.version, count, pairs)
@@ -78,7 +78,14 @@ class GgufFile:
             head += b"".join(struct.pack("<Q", axis) for axis in reversed(tensor.shape))
             head += struct.pack("<IQ", tensor.number, offset)
             data += tensor.data + bytes(-len(tensor.data) % 32)
-        return head + bytes(-len(head) % 32) + data
+        return head + bytes(-len(head) % 32), data
+
+    def bytes(self) -> bytes:
+        return b"".join(self._parts())
+
+    def data_start(self) -> int:
+        """Bytes before the weights."""
+        return len(self._parts()[0])
 
     def write(self, file: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ from transformers import (
 )
 
 from outrider.core.types import ImagePrompt, Prompt
-from tests.models.setups.make_checkpoints import EOS_ID, SPECIAL_TOKENS, _byte_symbols
+from tests.models.setups.make_checkpoints import EOS_ID, SPECIAL_TOKENS, byte_symbols
 
 FAMILIES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "llava")
 
@@ -164,7 +164,7 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def write_marked_tokenizer(path: Path | str, family: str, *, template: bool = True) -> None:
     """Write a tokenizer of bytes, `SPECIAL_TOKENS` and the marks of `family`."""
-    vocab = {symbol: byte for byte, symbol in enumerate(_byte_symbols())}
+    vocab = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
     core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()

@@ -62,10 +62,16 @@ def cost_scale(folder: str | Path, spec: str, out: str | Path, *, widen: int | N
 
     Raises:
         OptionError: a spec or a width is malformed, or below the model's own size.
-        CheckpointError: `Decoder` does not support the checkpoint, `out` has other content, or the
-            disk has too little free space.
+        CheckpointError: `Decoder` does not support the checkpoint, it is a GGUF file, `out` has
+            other content, or the disk has too little free space.
     """
-    plan = make_plan(open_checkpoint(folder), spec, widen)
+    checkpoint = open_checkpoint(folder)
+    if checkpoint.path.is_file():
+        raise CheckpointError(
+            f"{checkpoint.path} is a GGUF file; cost scaling needs a Hugging Face folder",
+            hint="Give the original checkpoint as a folder",
+        )
+    plan = make_plan(checkpoint, spec, widen)
     target = Path(out).expanduser()
     if _is_there(target, plan):
         return target

@@ -118,6 +118,8 @@ def runner_of(checkpoint: "Checkpoint") -> tuple[str | None, str]:
     ours = supports(checkpoint.config)
     if ours is None:
         return _OURS, "its architecture is one that Outrider runs itself"
+    if checkpoint.path.is_file():  # GGUF
+        return None, ours
     try:
         _check_transformers(checkpoint)
     except CheckpointError as error:

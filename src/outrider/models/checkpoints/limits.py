@@ -24,6 +24,8 @@ class CheckpointLimits:
         header_bytes: bytes of the header of a safetensors file.
         gguf_header_bytes: bytes of a GGUF file before its weights: settings and tokenizer.
         gguf_tensors: tensors of a GGUF file.
+        gguf_settings: settings of a GGUF file.
+        gguf_values: values in all lists of a GGUF file, such as the tokens.
         json_depth: levels of nested lists and objects in a JSON file.
         pattern_seconds: seconds that all regular expressions of one file may take.
         layers: layers of a model.
@@ -44,6 +46,8 @@ class CheckpointLimits:
     header_bytes: int = 32 * _MIB
     gguf_header_bytes: int = 128 * _MIB
     gguf_tensors: int = 1 << 16
+    gguf_settings: int = 1 << 12
+    gguf_values: int = 1 << 22
     json_depth: int = 64
     pattern_seconds: int = 5
     layers: int = 4096

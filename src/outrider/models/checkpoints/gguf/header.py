@@ -10,6 +10,7 @@ import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from outrider.core.errors import CheckpointError
@@ -44,6 +45,44 @@ _NUMBERS: dict[int, struct.Struct] = {
 }
 """Types of values with a fixed size."""
 
+_U32, _U64 = 4, 10
+_LENGTH = _NUMBERS[_U64]
+
+_OTHER_FORMATS = dict(
+    pair.split("=")[::-1]
+    for pair in [
+        "Q4_2=4",
+        "Q4_3=5",
+        "Q8_1=9",
+        "Q8_K=15",
+        "IQ2_XXS=16",
+        "IQ2_XS=17",
+        "IQ3_XXS=18",
+        "IQ1_S=19",
+        "IQ3_S=21",
+        "IQ2_S=22",
+        "I8=24",
+        "I16=25",
+        "I32=26",
+        "I64=27",
+        "F64=28",
+        "IQ1_M=29",
+        "Q4_0_4_4=31",
+        "Q4_0_4_8=32",
+        "Q4_0_8_8=33",
+        "TQ1_0=34",
+        "TQ2_0=35",
+        "IQ4_NL_4_4=36",
+        "IQ4_NL_4_8=37",
+        "IQ4_NL_8_8=38",
+        "MXFP4=39",
+        "NVFP4=40",
+        "Q1_0=41",
+        "Q2_0=42",
+    ]
+)
+"""Names of formats that are not read, by their number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -74,16 +113,29 @@ class Header:
 
 
 def read_header(file: Path) -> Header:
-    """Read the header of `file`. Raises `CheckpointError` if it is damaged or not supported."""
+    """Read the header of `file`; it is kept until the file changes.
+
+    Raises:
+        CheckpointError: the file is damaged or not supported.
+    """
     size = checked_size(file, None)
     if not size:
         raise damaged(file, "it is empty")
+    try:
+        changed = file.stat().st_mtime_ns
+    except OSError as error:
+        raise unreadable(file, error) from None
+    return _read(file, size, changed, CheckpointLimits.current())
+
+
+@lru_cache(maxsize=4)
+def _read(file: Path, size: int, changed: int, limits: CheckpointLimits) -> Header:
     try:
         with (
             file.open("rb") as stream,
             mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
-            return _Reader(file, data, size).header()
+            return _Reader(file, data, size, limits).header()
     except (OSError, ValueError) as error:
         raise unreadable(file, error) from None
 
@@ -96,21 +148,22 @@ def damaged(file: Path, what: str) -> CheckpointError:
 class _Reader:
     """Reads values one after the other."""
 
-    def __init__(self, file: Path, data: mmap.mmap, size: int) -> None:
+    def __init__(self, file: Path, data: mmap.mmap, size: int, limits: CheckpointLimits) -> None:
         self.file, self.data, self.size, self.at = file, data, size, 0
-        self.limits = CheckpointLimits.current()
+        self.limits, self.values = limits, 0
 
     def header(self) -> Header:
         """Read everything before the data."""
         self._magic()
-        tensors, pairs = self._number(10), self._number(10)
+        tensors, pairs = self._number(_U64), self._number(_U64)
         self._limit("tensors", tensors, "gguf_tensors")
+        self._limit("settings", pairs, "gguf_settings")
         metadata: dict[str, JsonValue] = {}
         for _ in range(self._count(pairs, 12, "settings")):
             key = self._string()
             if key in metadata:
                 raise self._damaged(f"the setting {key!r:.100} occurs twice")
-            metadata[key] = self._value(self._number(4), key)
+            metadata[key] = self._value(self._number(_U32), key)
         alignment = metadata.get(_ALIGNMENT, 32)
         sound = isinstance(alignment, int) and 0 < alignment <= 1 << 20 and alignment % 8 == 0
         if not sound:
@@ -130,7 +183,7 @@ class _Reader:
             raise CheckpointError(
                 f"{self.file} is not a GGUF file: it begins with {first!r}", hint=_AGAIN
             )
-        version = self._number(4)
+        version = self._number(_U32)
         if version in (v << 24 for v in _VERSIONS):
             raise CheckpointError(
                 f"{self.file} is GGUF of a big-endian machine, which is not supported",
@@ -159,11 +212,29 @@ class _Reader:
         return code.unpack(self._bytes(code.size))[0]
 
     def _string(self) -> str:
-        raw = self._bytes(self._number(10))
+        return self._text(self._bytes(self._number(_U64)))
+
+    def _text(self, raw: bytes) -> str:
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             raise self._damaged(f"the text {raw[:40]!r} is not UTF-8") from None
+
+    def _strings(self, count: int) -> list[str]:
+        """Read many texts: a vocabulary has hundreds of thousands."""
+        found: list[str] = []
+        at, data, size, most = self.at, self.data, self.size, self.limits.gguf_header_bytes
+        for _ in range(count):
+            if at + 8 > min(size, most):
+                break
+            first = at + 8
+            at = first + _LENGTH.unpack_from(data, at)[0]
+            if at > min(size, most):
+                at = first - 8
+                break
+            found.append(self._text(data[first:at]))
+        self.at = at
+        return found + [self._string() for _ in range(count - len(found))]  # the rest is an error
 
     def _value(self, kind: int, key: str) -> JsonValue:
         if kind == _STRING:
@@ -175,9 +246,11 @@ class _Reader:
         return self._fixed(kind)
 
     def _array(self, key: str) -> list[JsonValue]:
-        kind, length = self._number(4), self._number(10)
+        kind, length = self._number(_U32), self._number(_U64)
+        self.values += self._count(length, 1, key)
+        self._limit("values in lists", self.values, "gguf_values")
         if kind == _STRING:
-            return [self._string() for _ in range(self._count(length, 8, key))]
+            return self._strings(self._count(length, 8, key))
         if kind not in _NUMBERS:
             what = "a list of lists" if kind == _ARRAY else f"a list of unknown type {kind}"
             raise self._damaged(f"{key!r:.100} is {what}")
@@ -197,17 +270,17 @@ class _Reader:
 
     def _entry(self) -> Entry:
         name = self._string()
-        axes = self._number(4)
+        axes = self._number(_U32)
         if not 1 <= axes <= _MOST_AXES:
             raise self._damaged(f"tensor {name!r:.100} has {axes} axes")
-        shape = tuple(self._number(10) for _ in range(axes))[::-1]
-        number, offset = self._number(4), self._number(10)
+        shape = tuple(self._number(_U64) for _ in range(axes))[::-1]
+        number, offset = self._number(_U32), self._number(_U64)
         known = BLOCK_FORMATS.get(number)
         if known is None:
             names = ", ".join(one.name for one in BLOCK_FORMATS.values())
+            other = _OTHER_FORMATS.get(str(number), f"number {number}")
             raise CheckpointError(
-                f"tensor {name:.100} of {self.file} has the type number {number}, "
-                "which is not supported",
+                f"tensor {name!r:.100} of {self.file} has the type {other}, which is not supported",
                 hint=f"Give a file with the types {names}",
             )
         if not all(shape) or math.prod(shape) > 1 << 50:

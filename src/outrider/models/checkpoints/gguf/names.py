@@ -1,5 +1,7 @@
 """Names of tensors in GGUF files and in Hugging Face checkpoints."""
 
+import re
+
 OUTER = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -27,15 +29,16 @@ FACTORS = "rope_freqs.weight"
 
 _OUTER = {theirs: ours for ours, theirs in OUTER.items()}
 _PARTS = {theirs: ours for ours, theirs in PARTS.items()}
+_IN_LAYER = re.compile(
+    r"blk\.(?P<layer>0|[1-9][0-9]{0,5})\.(?P<part>[a-z_]{1,60})\.(?P<ending>weight|bias)"
+)
 
 
 def from_gguf(name: str) -> str | None:
     """Return the Hugging Face name of a tensor; None if there is none."""
     if name in _OUTER:
         return _OUTER[name]
-    block, _, rest = name.partition(".")
-    number, _, rest = rest.partition(".")
-    part, _, ending = rest.partition(".")
-    if block != "blk" or not number.isdecimal() or ending not in ("weight", "bias"):
+    found = _IN_LAYER.fullmatch(name)
+    if found is None or found["part"] not in _PARTS:
         return None
-    return f"model.layers.{int(number)}.{_PARTS[part]}.{ending}" if part in _PARTS else None
+    return f"model.layers.{found['layer']}.{_PARTS[found['part']]}.{found['ending']}"

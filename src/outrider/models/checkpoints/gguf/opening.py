@@ -1,17 +1,19 @@
 """Opens GGUF files, in one piece or in shards, without their weights."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import Checkpoint, fingerprint_of
-from outrider.models.checkpoints.gguf.header import MAGIC, Header, read_header
+from outrider.models.checkpoints.gguf.ends import end_tokens
+from outrider.models.checkpoints.gguf.header import MAGIC, Header, damaged, read_header
 from outrider.models.checkpoints.gguf.names import FACTORS, from_gguf
-from outrider.models.checkpoints.gguf.settings import architecture_of, end_tokens, read_settings
+from outrider.models.checkpoints.gguf.settings import architecture_of, read_settings
 from outrider.models.checkpoints.gguf.tensors import GgufTensor
 from outrider.models.checkpoints.json_file import is_there
+from outrider.models.checkpoints.limits import CheckpointLimits
 from outrider.models.checkpoints.tensors import TensorInfo
 
 SUFFIX = ".gguf"
@@ -30,7 +32,7 @@ def find_gguf(place: Path) -> Path | None:
     Raises:
         CheckpointError: the folder holds several models, or a shard is missing.
     """
-    if place.is_file():
+    if place.is_file() or (place.suffix.lower() == SUFFIX and not place.is_dir()):
         return _first_shard(place) if _is_gguf(place) else None
     if not place.is_dir() or is_there(place / "config.json"):
         return None
@@ -64,6 +66,10 @@ def _shards(file: Path) -> list[Path]:
     if found is None:
         return [file]
     count = int(found[3])
+    if not 1 <= int(found[2]) <= count:
+        raise CheckpointError(
+            f"{file} is named as part {int(found[2])} of {count}", hint="Rename it, or download it"
+        )
     shards = [
         file.with_name(f"{found[1]}-{i:05}-of-{found[3]}{SUFFIX}") for i in range(1, count + 1)
     ]
@@ -82,6 +88,7 @@ def open_gguf(file: Path) -> Checkpoint:
         CheckpointError: the file is damaged, or what it holds is not supported.
     """
     headers = [read_header(shard) for shard in _shards(file)]
+    _check_parts(headers)
     metadata = headers[0].metadata
     tensors, factors = _tensors(headers, metadata)
     biased = {
@@ -90,15 +97,20 @@ def open_gguf(file: Path) -> Checkpoint:
         if name.endswith(".bias")
     }
     embeddings = tensors.get(_EMBEDDINGS)
+    if embeddings is None or len(embeddings.shape) != 2:
+        raise CheckpointError(
+            f"{file} has no matrix token_embd.weight",
+            hint="Give a file with weights and not only a vocabulary",
+        )
     config = read_settings(
         str(file),
         metadata,
-        vocabulary=0 if embeddings is None else embeddings.shape[0],
+        vocabulary=embeddings.shape[0],
         biased=biased,
         tied=_HEAD not in tensors,
         factors=factors,
     )
-    ends = end_tokens(metadata)
+    ends = end_tokens(str(file), metadata, vocabulary=config["vocab_size"])
     return Checkpoint(
         path=file,
         config=config,
@@ -106,6 +118,20 @@ def open_gguf(file: Path) -> Checkpoint:
         tensors=tensors,
         fingerprint=fingerprint_of(config, tensors),
     )
+
+
+def _check_parts(headers: Sequence[Header]) -> None:
+    """Compare what the files say about the parts of the model with the files that are there."""
+    held = sum(len(header.entries) for header in headers)
+    for number, header in enumerate(headers):
+        for key, expected in (("count", len(headers)), ("no", number), ("tensors.count", held)):
+            found = header.metadata.get(f"split.{key}", expected)
+            if found != expected and not (key == "count" and found == 0 and len(headers) == 1):
+                raise CheckpointError(
+                    f"{header.file} has split.{key} {found!r:.40}, but it is part {number + 1} of "
+                    f"{len(headers)} with {held} tensors in all",
+                    hint="Give all parts their original names, NAME-00001-of-0000N.gguf",
+                )
 
 
 def read_metadata(file: Path) -> Mapping[str, object]:
@@ -126,12 +152,12 @@ def _tensors(
         for name, entry in header.entries.items():
             tensor = GgufTensor(file=header.file, entry=entry)
             if name == FACTORS:
-                factors = tensor.read().flatten().tolist()
+                factors = _factors(tensor)
                 continue
             ours = from_gguf(name)
             if ours is None or ours in found:
                 what = "an unexpected tensor" if ours is None else "a second tensor"
-                raise CheckpointError(f"{header.file} has {what} {name:.100}")
+                raise CheckpointError(f"{header.file} has {what} {name!r:.100}")
             part = name.split(".")[2] if name.count(".") > 2 else ""
             if reordered and part in _REORDERED:
                 tensor = replace(tensor, heads=_heads(metadata, f"{architecture}.", part))
@@ -145,6 +171,14 @@ def _tensors(
                 stored=tensor,
             )
     return found, factors
+
+
+def _factors(tensor: GgufTensor) -> list[float]:
+    """Return the factors of the pairs of a head."""
+    shape = tensor.entry.shape
+    if len(shape) != 1 or shape[0] > CheckpointLimits.current().head_dim:
+        raise damaged(tensor.file, f"{FACTORS} has the shape {list(shape)}")
+    return tensor.read().tolist()
 
 
 def _heads(metadata: Mapping[str, object], prefix: str, part: str) -> int:

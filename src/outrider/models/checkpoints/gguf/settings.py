@@ -3,9 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
 from outrider.models.checkpoints.fields import Field, check_fields
+from outrider.models.checkpoints.gguf.rotary import read_rotary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,15 +29,6 @@ ARCHITECTURES = {
     "qwen3": Architecture(model_type="qwen3"),
     "smollm3": Architecture(model_type="smollm3", reordered=True),
 }
-
-END_MARKS = (
-    *("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>"),
-    *("<|end_of_text|>", "<EOT>", "_<EOT>", "<|return|>", "<|call|>", "<end_of_utterance>"),
-)
-"""Control tokens that end a turn or a text whatever the settings say, as in llama.cpp."""
-
-_CONTROL = 3
-"""The type of control tokens."""
 
 _WHOLE = ("whole number",)
 
@@ -77,7 +70,6 @@ def _fields(prefix: str) -> tuple[Field, ...]:
         size("rope.dimension_count", "head_dim", needed=False),
         size("attention.sliding_window", "positions", needed=False),
         size("vocab_size", "vocabulary", needed=False),
-        size("rope.scaling.original_context_length", "positions", needed=False),
         Field(
             prefix + "attention.layer_norm_rms_epsilon",
             ("number",),
@@ -87,10 +79,22 @@ def _fields(prefix: str) -> tuple[Field, ...]:
             needed=True,
         ),
         Field(prefix + "rope.freq_base", ("number",), least=0, above=True, null=False),
-        Field(prefix + "rope.scaling.factor", ("number",), least=0, above=True, null=False),
-        Field(prefix + "rope.scaling.type", ("text",), null=False),
     )
 
+
+_NEUTRAL: dict[str, tuple[JsonValue, ...]] = {
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0,),
+    "attention.scale": (0,),
+    "attention.sliding_window_pattern": (),
+    "attn_logit_softcapping": (0,),
+    "embedding_scale": (0, 1),
+    "final_logit_softcapping": (0,),
+    "logit_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "rope.freq_base_swa": (),
+}
+"""Settings that change a model in ways that no runner computes, and values that change nothing."""
 
 _IDS = ("bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id", "padding_token_id")
 _TOKENS = tuple(
@@ -123,6 +127,7 @@ def read_settings(
     known = architecture_of(file, metadata)
     prefix = f"{metadata['general.architecture']}."
     check_fields(file, metadata, (*_fields(prefix), *_TOKENS))
+    _check_neutral(file, prefix, metadata)
 
     def given(name: str, default: JsonValue = None) -> JsonValue:
         return metadata.get(prefix + name, default)
@@ -136,11 +141,17 @@ def read_settings(
                 "which is not supported",
                 hint="Give the original checkpoint as a Hugging Face folder",
             )
+    if given("vocab_size", vocabulary) != vocabulary:
+        raise CheckpointError(
+            f"{file} has {prefix}vocab_size {given('vocab_size')}, but embeddings of {vocabulary} "
+            "tokens",
+            hint="Download the file again",
+        )
     queries, output = "self_attn.q_proj" in biased, "self_attn.o_proj" in biased
     qwen = known.model_type == "llama" and queries and not output
     config: dict[str, JsonValue] = {
         "model_type": "qwen2" if qwen else known.model_type,
-        "vocab_size": given("vocab_size", vocabulary),
+        "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": given("feed_forward_length"),
         "num_hidden_layers": given("block_count"),
@@ -153,7 +164,7 @@ def read_settings(
         "attention_bias": queries and output,
         "mlp_bias": "mlp.gate_proj" in biased,
         "rope_theta": given("rope.freq_base", 10_000.0),
-        "rope_scaling": _rope(file, prefix, metadata, factors),
+        "rope_scaling": read_rotary(file, prefix, metadata, factors),
         "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
     }
@@ -164,37 +175,11 @@ def read_settings(
     return config
 
 
-def _rope(
-    file: str,
-    prefix: str,
-    metadata: Mapping[str, JsonValue],
-    factors: Sequence[float] | None,
-) -> dict[str, JsonValue] | None:
-    kind = metadata.get(f"{prefix}rope.scaling.type", "none")
-    factor = metadata.get(f"{prefix}rope.scaling.factor")
-    original = metadata.get(f"{prefix}rope.scaling.original_context_length")
-    if kind not in ("none", "linear", "yarn"):
-        raise UnsupportedCheckpointError(
-            f"{file} has {prefix}rope.scaling.type {kind!r:.40}, which is not supported; "
-            "known: none, linear, yarn"
-        )
-    if factors is not None:
-        return {"rope_type": "factors", "factors": list(factors)}
-    if kind == "none" or factor is None:
-        return None
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": factor}
-    scaling = {"rope_type": "yarn", "factor": factor}
-    return scaling if original is None else scaling | {"original_max_position_embeddings": original}
-
-
-def end_tokens(metadata: Mapping[str, JsonValue]) -> list[int]:
-    """Return the ids after which generation ends."""
-    names = ("eos_token_id", "eot_token_id", "eom_token_id")
-    found = [metadata.get(f"tokenizer.ggml.{name}") for name in names]
-    tokens = metadata.get("tokenizer.ggml.tokens") or []
-    types = metadata.get("tokenizer.ggml.token_type") or []
-    marks = frozenset(END_MARKS)
-    controls = zip(tokens, types, strict=False)
-    found += [i for i, (text, kind) in enumerate(controls) if kind == _CONTROL and text in marks]
-    return list(dict.fromkeys(i for i in found if i is not None))
+def _check_neutral(file: str, prefix: str, metadata: Mapping[str, JsonValue]) -> None:
+    for name, neutral in _NEUTRAL.items():
+        value = metadata.get(prefix + name)
+        if value is not None and value not in neutral:
+            raise UnsupportedCheckpointError(
+                f"{file} has {prefix}{name} {value!r:.40}, which is not supported",
+                hint="Give the original checkpoint as a Hugging Face folder",
+            )

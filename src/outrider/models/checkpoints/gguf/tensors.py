@@ -16,8 +16,8 @@ from outrider.models.checkpoints.tensors import check_finite
 from outrider.models.quantization.block_groups import GROUPED, grouped_rows
 from outrider.models.quantization.grouped import Grouped
 
-_CHUNK = 1 << 22
-"""Weights that are decoded at once."""
+_CHUNK = 1 << 17
+"""Weights that are decoded at once; larger chunks leave the cache of the processor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
