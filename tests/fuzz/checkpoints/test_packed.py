@@ -17,6 +17,7 @@ from outrider.core.errors import OutriderError
 from outrider.models.checkpoints.checkpoint import load_grouped, load_tensors
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.packed.reading import FORMATS, method_of
+from outrider.models.cpu.panels import to_panels
 from outrider.models.llama.config import read_config
 from outrider.models.llama.weights import check_tensors
 from tests.fuzz.checkpoints.mutations import VALUES, Mutation, harmless, linked
@@ -134,6 +135,8 @@ def fault_of(original: Path, folder: Path, mutation: Mutation | TensorMutation) 
             grouped = load_grouped(checkpoint, name)
             if grouped is not None and not torch.equal(grouped.dequantize(), tensor):
                 return f"{name} differs from its groups"
+            if grouped is not None:
+                to_panels(grouped, 0)  # asserts that a kernel reads it
     except OutriderError as error:
         return str(error) if "\n" in str(error) or len(str(error)) > 1000 else ""
     except Exception as error:
