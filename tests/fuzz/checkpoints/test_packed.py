@@ -113,7 +113,7 @@ def tensor_mutations(kind: str, folder: Path) -> Iterator[TensorMutation]:
 @pytest.fixture(scope="module", params=KINDS)
 def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp(request.param)
-    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    small: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     source = make_checkpoint(folder / "source", vocab_size=16, **small)
     return request.param, pack_checkpoint(source, folder, request.param)[0]
 

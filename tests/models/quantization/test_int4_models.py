@@ -16,7 +16,7 @@ from outrider.models.quantization.int4 import quantize_int4
 from tests.models.setups.make_checkpoints import make_checkpoint
 from tests.models.setups.reference import all_logits, random_ids
 
-SIZES = {"hidden_size": 64, "intermediate_size": 96}
+SIZES: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96}
 TEXT = random_ids(24)
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason=kernels.reason_missing())
