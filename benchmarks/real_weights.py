@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="*", default=[1])
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--lengths", type=int, nargs="*", default=list(_LENGTHS))
+    parser.add_argument("--widths", type=int, nargs="*", default=list(_WIDTHS))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -142,6 +143,7 @@ class Own:
     def __init__(self, model: Path, dtype: str, threads: int) -> None:
         self.decoder = NativeDecoder.load(model, dtype=FORMATS[dtype].dtype, threads=threads)
         self.nbytes = self.decoder.info.weight_bytes or 0
+        self.cache: Any = None
 
     def write(self, prompt: list[int], count: int) -> float:
         """Return tokens per second of greedy writing."""
@@ -154,16 +156,17 @@ class Own:
         return len(tokens) / (time.perf_counter() - begun)
 
     def forward(self, context: list[int], rows: int) -> float:
-        """Return the seconds of one forward."""
-        [cache] = self.decoder.start([Prompt(token_ids=tuple(context))])
-        best: list[float] = []
+        """Return the seconds of one forward after `context`, which is read once."""
+        if self.cache is None:
+            [self.cache] = self.decoder.start([Prompt(token_ids=tuple(context))])
+        taken: list[float] = []
         for _ in range(5):
             begun = time.perf_counter()
             want = [as_ids(range(-1, rows - 1))]
-            self.decoder.forward([Segment(cache, as_ids(context[1:rows]))], want)
-            best.append(time.perf_counter() - begun)
-            cache.commit(())
-        return median(best)
+            self.decoder.forward([Segment(self.cache, as_ids(context[1:rows]))], want)
+            taken.append(time.perf_counter() - begun)
+            self.cache.commit(())
+        return median(taken)
 
     def read(self, ids: list[int]) -> float:
         """Return the seconds of reading a prompt up to its first logits."""
@@ -180,9 +183,11 @@ class Theirs:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.ready = False  # whether the cache holds the context of `forward`
 
     def write(self, prompt: list[int], count: int) -> float:
         """Return tokens per second of greedy writing."""
+        self.ready = False
         self.session.keep(0)
         self.session.read(prompt[:-1], 0)
         token = prompt[-1]
@@ -194,20 +199,23 @@ class Theirs:
             return count / (time.perf_counter() - begun)
 
     def forward(self, context: list[int], rows: int) -> float:
-        """Return the seconds of one forward."""
-        self.session.keep(0)
-        self.session.read(context[:-1], 0)
-        best: list[float] = []
+        """Return the seconds of one forward after `context`, which is read once."""
+        if not self.ready:
+            self.session.keep(0)
+            self.session.read(context[:-1], 0)
+            self.ready = True
+        taken: list[float] = []
         for _ in range(5):
             begun = time.perf_counter()
             self.session.read(context[:rows], len(context) - 1, every=True)
             self.session.logits(rows - 1)
-            best.append(time.perf_counter() - begun)
+            taken.append(time.perf_counter() - begun)
             self.session.keep(len(context) - 1)
-        return median(best)
+        return median(taken)
 
     def read(self, ids: list[int]) -> float:
         """Return the seconds of reading a prompt up to its first logits."""
+        self.ready = False
         self.session.keep(0)
         begun = time.perf_counter()
         self.session.read(ids, 0)
@@ -232,14 +240,13 @@ def speed(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 systems[f"llama.cpp {file.name}"] = Theirs(session)
             measures: dict[str, Callable[[Own | Theirs], float]] = {
                 "write": lambda one: one.write(ids[:32], 64),
-                **{f"rows {n}": lambda one, n=n: one.forward(ids[:128], n) for n in _WIDTHS},
+                **{f"rows {n}": lambda one, n=n: one.forward(ids[:128], n) for n in args.widths},
             }
             for length in args.lengths:
                 measures[f"read {length}"] = lambda one, n=length: one.read(ids[:n])
             for measure, run in measures.items():
-                long = measure.startswith("read ") and int(measure.split()[1]) > 600
                 taken: dict[str, list[float]] = {name: [] for name in systems}
-                for _ in range(2 if long else args.turns):
+                for _ in range(max(args.turns // 2, 1) if "read" in measure else args.turns):
                     for name, one in systems.items():
                         taken[name].append(run(one))
                 bandwidth = bandwidth_gb_s(threads, torch.device("cpu"))

@@ -89,9 +89,9 @@ def load(
             accept such as `"80%"`, looked up in a calibration.
         threshold_target: the target's tolerance, given in the same way.
         max_changed: largest share of written tokens that may differ from the target's choice.
-        dtype: dtype of the weights: `auto`, `int8`, `float32`, `bfloat16`, `float16`, `float64`.
-            `auto` is bfloat16 on CUDA; on the CPU it is int8 if that raises the loss by less than
-            1 %, else float32.
+        dtype: dtype of the weights: `auto`, `stored` (as in a quantised file), `int8`, `int4`,
+            `int8-channels`, `float32`, `bfloat16`, `float16`, `float64`. `auto` is bfloat16 on
+            CUDA; on the CPU it is the fastest whose divergence from float32 is at most 0.005.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         context_length: most tokens of prompt and answer together.
         selection: a `ContextConfig`, or a mapping of its fields: which parts of long inputs are

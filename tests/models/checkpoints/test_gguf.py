@@ -208,19 +208,22 @@ def test_sentence_piece_merges_by_score_and_falls_back_to_bytes(tmp_path: Path) 
 
 
 WRONG_TOKENS: dict[str, tuple[dict[str, Any], str]] = {
-    "kind": ({"tokenizer.ggml.model": "bert"}, "tokenizer of kind 'bert'"),
-    "scores": ({"tokenizer.ggml.scores": [1.0]}, "1 entries in tokenizer.ggml.scores for 265"),
+    "kind": ({"tokenizer.ggml.model": "bert"}, "model 'bert', which is not supported"),
+    "scores": (
+        {"tokenizer.ggml.scores": [1.0]},
+        "1 entries in tokenizer.ggml.scores, but 265 tokens",
+    ),
     "types": ({"tokenizer.ggml.token_type": [1]}, "1 entries in tokenizer.ggml.token_type"),
     "bos": ({"tokenizer.ggml.bos_token_id": 999}, "bos_token_id 999, but 265 tokens"),
     "tokens": ({"tokenizer.ggml.tokens": [1, 2]}, "tokens"),
     "pre": ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "odd"}, "pre 'odd'"),
     "merge": (
         {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["a c"]},
-        "the merge 'a c', but no token 'c'",
+        "'a c', but no token",
     ),
     "half a merge": (
         {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["ab"]},
-        "the merge 'ab', expected two tokens",
+        "merges.*'ab'",
     ),
 }
 

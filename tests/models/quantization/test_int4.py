@@ -49,7 +49,7 @@ def test_no_group_is_worse_than_plain_rounding(kind: str) -> None:
     assert (ours <= theirs * (1 + 1e-5)).all()
 
 
-@pytest.mark.parametrize(("kind", "most"), [("gauss", 0.84), ("heavy tails", 0.9)])
+@pytest.mark.parametrize(("kind", "most"), [("gauss", 0.815), ("positive", 0.81)])
 def test_the_search_lowers_the_error(kind: str, most: float) -> None:
     weight = weights(kind, 256, 512)
     ours, theirs = errors(weight, quantize_int4(weight).dequantize()), errors(weight, plain(weight))
@@ -97,6 +97,12 @@ def test_a_group_that_float16_cannot_hold_is_nan_and_the_others_are_not(bad: flo
     assert found[2, 32:64].isnan().all()
     found[2, 32:64] = good[2, 32:64]
     assert torch.equal(found, good)
+
+
+def test_a_short_last_group_uses_all_levels() -> None:
+    weight = torch.full((2, 36), 9.0)
+    weight[:, 32:] = torch.tensor([3.0, 3.1, 3.25, 3.5])
+    assert (quantize_int4(weight).dequantize() - weight).abs().max() < 0.5 / 15
 
 
 @pytest.mark.parametrize("inputs", [1, 31, 33, 100])

@@ -29,7 +29,10 @@ class Runtime:
 
     dtype: Annotated[
         str | None,
-        option(panel="Runtime", help="Dtype of the weights: auto, int8, float32, ..."),
+        option(
+            panel="Runtime",
+            help="Dtype of the weights: auto, stored, int8, int4, bfloat16, float32, ...",
+        ),
     ] = None
     device: Annotated[
         str | None, option(panel="Runtime", help="Where the models run: auto, cpu, cuda, ...")

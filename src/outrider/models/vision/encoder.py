@@ -300,7 +300,7 @@ def _load_without_layers(
         if getattr(text, "layer_types", None):
             text.layer_types = []
         text.num_hidden_layers = 0
-        # quantised layers are not read; a quantised vision tower lacks weights below
+        # the layers are not read here; for a quantised vision tower, keys are missing below
         vars(config).pop("quantization_config", None)
         loaded: Any = AutoModel.from_pretrained(
             str(folder),

@@ -115,9 +115,10 @@ def _weights_of(
     targets = [(target, scheme["weights"]) for scheme in schemes for target in scheme["targets"]]
     patterns = [one for one in targets if one[0].startswith(_PATTERN)]
     found: dict[str, Mapping[str, JsonValue]] = {}
-    for _, weights in (one for one in targets if one[0] == _CLASS):
-        for module in modules:
-            found[module] = weights
+    for target, weights in targets:
+        if target == _CLASS:
+            for module in modules:
+                found[module] = weights
     hits = matches([target.removeprefix(_PATTERN) for target, _ in patterns], modules, file)
     for (_, weights), row in reversed(list(zip(patterns, hits, strict=True))):
         found |= {module: weights for module, hit in zip(modules, row, strict=True) if hit}

@@ -1,0 +1,1 @@
+"""Tokenizers built from the settings of a GGUF file."""
