@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format docs clean
+.PHONY: help install demo test test-slow fuzz lint format docs clean
 
 help:
 	@echo "make demo       run the demonstration: three models write a text, on the CPU"
 	@echo "make test       the checks that CI runs: lint, types, layers, the fast tests"
 	@echo "make test-slow  the long checks"
+	@echo "make fuzz       hostile and broken inputs, part of the long checks; minutes on 2 cores"
 	@echo "make format     let ruff fix what it can fix"
 	@echo "make docs       build the documentation into build/site (needs no .venv)"
 	@echo "make install    only create .venv"
@@ -43,6 +44,10 @@ test: lint
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(SHAPES)
+
+# Two processes: each case has limits on memory and time, which more of them would exceed together.
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal tests/fuzz
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

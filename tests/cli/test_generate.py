@@ -127,7 +127,8 @@ def test_text_goes_to_stdout_and_figures_to_stderr(stream: str, family: Family, 
     assert outcome.out == text + "\n"
     assert outcome.err.startswith("24 tokens, ")
     assert "tokens/s" in outcome.err and "exact (identical)" in outcome.err
-    assert len(outcome.err.splitlines()) == 1
+    [_, weights] = outcome.err.splitlines()
+    assert weights.startswith("weights ") and "to float32" in weights
 
 
 @pytest.mark.parametrize("stream", ["--stream", "--no-stream"])

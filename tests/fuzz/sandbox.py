@@ -1,11 +1,16 @@
 """Runs command lines in children with limits on memory and time.
 
 A server process imports the package once and forks for each case, so that a case costs a fork and
-not an import of PyTorch. The server starts no threads before it forks.
+not an import of PyTorch. The server starts no threads before it forks. The child is a process of
+its own in every other way: it has its own streams, limits and signals, and leaves through the exit
+of Python where a case is about its streams.
 """
 
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import signal
 import subprocess
@@ -13,9 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NoReturn, Self
 
 from tests.fuzz.case import Case, Outcome
 
@@ -26,10 +32,10 @@ SECONDS = 20.0
 class Sandbox:
     """A server process; `run` sends it one case at a time."""
 
-    def __init__(self, memory: int = MEMORY_BYTES, seconds: float = SECONDS) -> None:
+    def __init__(self) -> None:
         """Start the server."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fuzz.sandbox", str(memory), str(seconds)],
+            [sys.executable, "-m", "tests.fuzz.sandbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -47,14 +53,24 @@ class Sandbox:
         with self.process:  # closes the pipes
             self.process.kill()
 
-    def run(self, case: Case) -> Outcome:
+    def run(self, case: Case, *, memory: int = MEMORY_BYTES, seconds: float = SECONDS) -> Outcome:
         """Make the files of a case in a new folder and run its command line."""
         assert self.process.stdin is not None and self.process.stdout is not None
         with tempfile.TemporaryDirectory(prefix="outrider-fuzz-") as name:
             folder = Path(name)
             case.make(folder)
             words = [word.replace("{folder}", name) for word in case.arguments]
-            order = {"words": words, "stdin": case.stdin.hex(), "cwd": name}
+            order = {
+                "words": words,
+                "stdin": case.stdin.hex(),
+                "cwd": name,
+                "streams": case.streams,
+                "file_bytes": case.file_bytes,
+                "signal": case.signal,
+                "after": case.after,
+                "memory": memory,
+                "seconds": seconds,
+            }
             self.process.stdin.write(json.dumps(order) + "\n")
             self.process.stdin.flush()
             answer = self.process.stdout.readline()
@@ -68,12 +84,14 @@ class Sandbox:
                 yield case.name, fault
 
 
-def _child(order: dict[str, str], output: int, memory: int) -> int:
+def _child(order: dict[str, Any], output: int) -> int:
     """Run one command line under limits; return its exit code."""
-    from outrider.cli.app import main
+    from outrider.cli.entry import run
 
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_DATA, (order["memory"], order["memory"]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if size := order["file_bytes"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     reader, writer = os.pipe()
     data = bytes.fromhex(order["stdin"])
     assert len(data) < 60_000, "a pipe holds no more; give a file"
@@ -82,73 +100,129 @@ def _child(order: dict[str, str], output: int, memory: int) -> int:
     os.dup2(reader, 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    os.close(output)
     sys.stdin = os.fdopen(0, "r", closefd=False)
-    sys.stdout = os.fdopen(1, "w", closefd=False)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    _redirect(order["streams"])
     os.chdir(order["cwd"])
-    return main(order["words"])
+    sys.argv = ["outrider", *order["words"]]
+    return run()
 
 
-def _run(order: dict[str, str], memory: int, seconds: float) -> dict[str, object]:
+def _redirect(streams: str) -> None:
+    """Set standard output and standard error as Python does when it starts in a shell."""
+    number = 2 if streams.startswith("2") else 1
+    if streams.endswith(">&-"):
+        os.close(number)
+    elif streams.endswith("/dev/full"):
+        os.dup2(os.open("/dev/full", os.O_WRONLY), number)
+    elif streams:
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, number)
+        os.close(writer)
+    closed = number if streams.endswith(">&-") else 0
+    sys.stdout = sys.__stdout__ = None if closed == 1 else os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.__stderr__ = (
+        None if closed == 2 else os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
+    )
+
+
+def _in_child(order: dict[str, Any], output: int) -> NoReturn:
+    """Run one command line and leave."""
+    code = 1
+    os.setsid()
+    try:
+        code = _child(order, output)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    if order["streams"]:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = code or 1
+    os._exit(code)
+
+
+def _run(order: dict[str, Any]) -> dict[str, object]:
     with tempfile.TemporaryFile() as file:
         start = time.monotonic()
         child = os.fork()
         if child == 0:
-            code = 1
-            os.setsid()
-            try:
-                code = _child(order, file.fileno(), memory)
-            except SystemExit as error:
-                code = error.code if isinstance(error.code, int) else 1
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-            finally:
-                for stream in (sys.stdout, sys.stderr):
-                    try:
-                        stream.flush()
-                    except (OSError, ValueError):
-                        code = code or 1
-                os._exit(code)
-        status, timed_out = _wait(child, start + seconds)
+            _in_child(order, os.dup(file.fileno()))
+        sent, ended = start, (0, 0)
+        if order["signal"]:
+            ended = _wait(child, start + order["after"])
+            sent = time.monotonic()
+            if not ended[0]:
+                os.kill(child, order["signal"])
+        if not ended[0]:
+            ended = _wait(child, start + order["seconds"])
+        timed_out = not ended[0]
+        if timed_out:
+            with suppress(ProcessLookupError):  # it has no group of its own yet
+                os.killpg(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
+            ended = os.waitpid(child, 0)
         file.seek(0)
         text = file.read().decode(errors="replace")
     return {
-        "code": os.waitstatus_to_exitcode(status),
+        "code": os.waitstatus_to_exitcode(ended[1]),
         "output": text[-20_000:],
         "seconds": time.monotonic() - start,
+        "delay": time.monotonic() - sent,
         "timed_out": timed_out,
     }
 
 
-def _wait(child: int, until: float) -> tuple[int, bool]:
-    """Wait for a child; kill its process group at the limit."""
+def _wait(child: int, until: float) -> tuple[int, int]:
+    """Wait for a child; return its id and status, or zeros at the limit."""
     while time.monotonic() < until:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return status, False
+        found = os.waitpid(child, os.WNOHANG)
+        if found[0]:
+            return found
         time.sleep(0.005)
-    os.killpg(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1], True
+    return 0, 0
 
 
-def _serve(memory: int, seconds: float) -> None:
-    import torch
-    import transformers
+MODELS = ("gpt2", "gemma2", "mixtral", "idefics3", "auto")
+"""Models of `transformers` that the cases build."""
 
-    import outrider.cli.app
-    import outrider.engine.load
-    import outrider.models.loading
 
-    assert transformers.AutoTokenizer and transformers.PreTrainedTokenizerFast  # imported on use
-    del torch, transformers, outrider
+def _import_all() -> None:
+    """Import what commands import on use."""
+    import outrider
+
+    for module in pkgutil.walk_packages(outrider.__path__, "outrider."):
+        if not module.name.endswith("__main__"):
+            with suppress(ImportError):  # an optional dependency is missing
+                importlib.import_module(module.name)
+    for name in (
+        "tests.models.setups.make_checkpoints",
+        "transformers.models.auto.tokenization_auto",
+        *(f"transformers.models.{name}.modeling_{name}" for name in MODELS),
+        *("pydantic", "rich.live", "rich.progress", "rich.table", "zoneinfo", "typer._adapters"),
+        *("pypdf", "PIL.Image", "PIL.PngImagePlugin", "multiprocessing.spawn", "jinja2.debug"),
+    ):
+        with suppress(ImportError):
+            importlib.import_module(name)
+
+
+def _serve() -> None:
+    _import_all()
+    gc.freeze()  # a collection in a child then copies no pages
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where tests run
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
-        answers.write(json.dumps(_run(json.loads(line), memory, seconds)) + "\n")
+        answers.write(json.dumps(_run(json.loads(line))) + "\n")
         answers.flush()
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), float(sys.argv[2]))
+    _serve()

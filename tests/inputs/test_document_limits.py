@@ -14,12 +14,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from outrider.core.errors import OptionError, OutriderWarning
+from outrider.inputs.documents.corpora import corpus_files
 from outrider.inputs.documents.corpora import read_documents as read_corpus
 from outrider.inputs.documents.files import read_bytes, read_files, read_stream
 from outrider.inputs.documents.html import html_text
 from outrider.inputs.documents.limits import DocumentLimits
 from outrider.inputs.documents.pdf import pdf_text
-from outrider.inputs.images.files import read_image
+from outrider.inputs.images.files import find_images, read_image
 from outrider.inputs.lines import LineLimits, numbered_lines
 from outrider.inputs.prompts.files import read_prompts
 from tests.fuzz.pdf_files import TEXT, encrypted, pages_of
@@ -72,7 +73,8 @@ def test_the_error_says_how_to_raise_the_limit(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     few = DocumentLimits(bytes=3)
     line = refusal(lambda: read_files([tmp_path / "a.txt"], limits=few), "a.txt", "4 bytes")
-    option = re.search(r'--document-limits "(.+)"', line)
+    assert "(in Python: limits=DocumentLimits(bytes=6))" in line
+    option = re.search(r'--document-limits "(.+?)"', line)
     assert option is not None
     [(_, text)] = read_files([tmp_path / "a.txt"], limits=DocumentLimits.parse(option[1]))
     assert text == "text"
@@ -154,6 +156,18 @@ def test_deep_folders(tmp_path: Path) -> None:
         os.chdir(here)
     refusal(lambda: read_files([tmp_path]), "folder_depth=64")
     remove_deep(tmp_path / "d")
+
+
+def test_the_hint_names_the_option_only_where_it_exists(tmp_path: Path) -> None:
+    """The commands that read images or a corpus have no limits on documents."""
+    deep = tmp_path / "/".join("d" * 70)
+    deep.mkdir(parents=True)
+    (deep / "a.txt").write_text("deep")
+    assert "--document-limits" in refusal(lambda: read_files([tmp_path]), "folder_depth=64")
+    for find in (lambda: corpus_files([tmp_path]), lambda: find_images([tmp_path])):
+        line = refusal(find, "folder_depth=64", "Give files, or folders within it, by name")
+        assert "limits=" not in line
+        assert "--document-limits" not in line
 
 
 def remove_deep(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """One call of `outrider.generate`: prompts, samplers, and the texts that are written."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from outrider.core.errors import LogitsError, OptionError
+from outrider.core.errors import LogitsError, OptionError, OutriderWarning
 from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding.generation import Generation
@@ -108,7 +109,22 @@ class Call:
                     own = replace(params, logits_processors=copied(params.logits_processors))
                 sampler = self._sampler(own, prompt, noise, row * self.samples + sample, sample)
                 made.append(self.engine.generation(prompt, own, sampler=sampler))
+        self._warn_of_window(batch, max(g.request.sampler.params.max_new_tokens for g in made))
         return made
+
+    def _warn_of_window(self, batch: Batch, most: int) -> None:
+        """Warn if the context window ends a text before its `most` new tokens."""
+        window, prompt = self._target.info.context_length, max(map(len, batch.prompts))
+        if most <= (left := window - prompt):
+            return
+        name = "max_length" if self.settings.get("max_new_tokens") is None else "max_new_tokens"
+        warnings.warn(
+            f"{name} allows {most} new tokens, but the context window of {window} tokens leaves "
+            f"{max(left, 0)} after a prompt of {prompt}; the text ends there. Lower {name} or "
+            "shorten the prompt",
+            OutriderWarning,
+            stacklevel=5,
+        )
 
     def _sampler(
         self,

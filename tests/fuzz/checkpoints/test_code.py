@@ -184,12 +184,13 @@ def test_a_scorer_with_code_is_used_without_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("name", MODELS)
-def test_yes_on_standard_input_runs_no_code(name: str, command: str, tmp_path: Path) -> None:
+def test_yes_on_standard_input_runs_no_code(
+    name: str, command: str, tmp_path: Path, sandbox: Sandbox
+) -> None:
     marker = prepare(tmp_path, name)
     words = tuple(word.replace("{folder}", str(tmp_path)) for word in COMMANDS[command])
     case = Case(name=name, make=lambda _: None, arguments=words, stdin=b"y\ny\ny\n", codes=(0, 2))
-    with Sandbox(seconds=60) as sandbox:
-        outcome = sandbox.run(case)
+    outcome = sandbox.run(case)
     assert outcome.fault(case) == ""
     assert "[y/N]" not in outcome.output
     assert not marker.exists()

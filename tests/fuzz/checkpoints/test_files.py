@@ -238,7 +238,7 @@ class TestFinite:
 
 
 @pytest.mark.slow
-def test_damaged_files_on_the_command_line(original: Path) -> None:
+def test_damaged_files_on_the_command_line(original: Path, sandbox: Sandbox) -> None:
     def case(name: str, file: str) -> Case:
         def make(folder: Path) -> None:
             linked(original, folder)
@@ -249,6 +249,5 @@ def test_damaged_files_on_the_command_line(original: Path) -> None:
             name=f"{file} {name}", make=make, arguments=("info", "{folder}/model"), expect=expect
         )
 
-    with Sandbox() as sandbox:
-        cases = [case(name, file) for name in DAMAGE for file in FILES]
-        assert list(sandbox.faults(cases)) == []
+    cases = [case(name, file) for name in DAMAGE for file in FILES]
+    assert list(sandbox.faults(cases)) == []

@@ -17,6 +17,7 @@ from outrider.core.errors import OutriderError
 from outrider.models.checkpoints.checkpoint import load_grouped, load_tensors
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.packed.reading import FORMATS, method_of
+from outrider.models.cpu.panels import to_panels
 from outrider.models.llama.config import read_config
 from outrider.models.llama.weights import check_tensors
 from tests.fuzz.checkpoints.mutations import VALUES, Mutation, harmless, linked
@@ -112,7 +113,7 @@ def tensor_mutations(kind: str, folder: Path) -> Iterator[TensorMutation]:
 @pytest.fixture(scope="module", params=KINDS)
 def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp(request.param)
-    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    small: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
     source = make_checkpoint(folder / "source", vocab_size=16, **small)
     return request.param, pack_checkpoint(source, folder, request.param)[0]
 
@@ -134,6 +135,8 @@ def fault_of(original: Path, folder: Path, mutation: Mutation | TensorMutation) 
             grouped = load_grouped(checkpoint, name)
             if grouped is not None and not torch.equal(grouped.dequantize(), tensor):
                 return f"{name} differs from its groups"
+            if grouped is not None:
+                to_panels(grouped, 0)  # asserts that a kernel reads it
     except OutriderError as error:
         return str(error) if "\n" in str(error) or len(str(error)) > 1000 else ""
     except Exception as error:

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,24 +78,28 @@ def case_of(mutation: Mutation, original: Path) -> Case:
     return Case(name=mutation.name, make=make, arguments=words, codes=codes)
 
 
-def faults(cases: list[tuple[Mutation, Case]]) -> list[tuple[str, str]]:
-    """Run the cases of one half in one sandbox."""
+def faults(sandbox: Sandbox, cases: list[tuple[Mutation, Case]]) -> list[tuple[str, str]]:
+    """Run the cases; return the names of those with a fault, and the fault."""
     found: list[tuple[str, str]] = []
-    with Sandbox() as sandbox:
-        for mutation, case in cases:
-            outcome = sandbox.run(case)
-            fault = outcome.fault(case)
-            if not fault and outcome.code == 2 and not passes_or_names(mutation, outcome.output):
-                fault = f"file or field is not named: {outcome.output[-300:]}"
-            if fault:
-                found.append((case.name, fault))
+    for mutation, case in cases:
+        outcome = sandbox.run(case)
+        fault = outcome.fault(case)
+        if not fault and outcome.code == 2 and not passes_or_names(mutation, outcome.output):
+            fault = f"file or field is not named: {outcome.output[-300:]}"
+        if fault:
+            found.append((case.name, fault))
     return found
 
 
+PARTS = 4
+"""Groups of cases, so that processes can share them."""
+
+
 @pytest.mark.slow
-def test_every_wrong_value(original: Path, tmp_path: Path) -> None:
-    found = {}
-    for number, mutation in enumerate(ALL):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_wrong_value(original: Path, tmp_path: Path, part: int) -> None:
+    found: dict[str, str] = {}
+    for number, mutation in enumerate(ALL[part::PARTS]):
         folder = tmp_path / str(number)
         folder.mkdir()
         if fault := fault_of(original, folder, mutation):
@@ -106,9 +109,8 @@ def test_every_wrong_value(original: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_wrong_values_on_the_command_line(original: Path) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_wrong_values_on_the_command_line(original: Path, part: int, sandbox: Sandbox) -> None:
     drawn = random.Random(1).sample([m for m in ALL if not m.file.startswith("adapter")], 200)
-    cases = [(mutation, case_of(mutation, original)) for mutation in drawn]
-    with ThreadPoolExecutor(2) as pool:
-        found = [fault for half in pool.map(faults, (cases[::2], cases[1::2])) for fault in half]
-    assert found == []
+    cases = [(mutation, case_of(mutation, original)) for mutation in drawn[part::PARTS]]
+    assert faults(sandbox, cases) == []

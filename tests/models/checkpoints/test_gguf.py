@@ -305,7 +305,8 @@ SETTINGS: dict[str, tuple[str, Any, str]] = {
     "experts": ("qwen3.expert_count", 8, "mixture of experts"),
     "end": ("tokenizer.ggml.eos_token_id", -1.0, "eos_token_id"),
     "softcap": ("qwen3.attn_logit_softcapping", 30.0, "softcapping 30.0, which is not supported"),
-    "scaling": ("qwen3.rope.scaling.odd", 1.0, "scaling.odd, which is not supported"),
+    "scaling": ("qwen3.rope.scaling.odd", 1.0, "scaling.odd', which is not supported"),
+    "two lines": ("qwen3.rope.scaling.o\nd\x1b[2J", 1.0, r"scaling\.o\\nd\\x1b\[2J', which"),
     "amplitude": ("qwen3.rope.scaling.attn_factor", 0.5, "attn_factor 0.5, which is not"),
     "vocabulary": ("qwen3.vocab_size", 7, "vocab_size 7, but embeddings of 288 tokens"),
     "rotation": ("qwen3.rope.dimension_count", 4, "rope.dimension_count 4, but heads of 8"),
@@ -316,8 +317,9 @@ SETTINGS: dict[str, tuple[str, Any, str]] = {
 def test_a_wrong_setting_is_refused_in_one_line(case: str, sound: GgufFile, tmp_path: Path) -> None:
     key, wrong, message = SETTINGS[case]
     file = sound.changed(settings={**sound.settings, key: wrong}).write(tmp_path / "m.gguf")
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         open_checkpoint(file)
+    assert str(caught.value).isprintable()
 
 
 def test_missing_settings_and_tensors_are_named(sound: GgufFile, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_file_that_is_cut_after_opening(folder: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(file)
     with file.open("r+b") as stream:
         stream.truncate(file.stat().st_size - 5000)
-    with pytest.raises(CheckpointError, match=r"m\.gguf' cannot be read: mmap length"):
+    with pytest.raises(CheckpointError, match=r"m\.gguf' cannot be read"):
         Decoder.load(checkpoint)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from outrider.models.quantization.block_groups import GROUPED, grouped_rows
 from outrider.models.quantization.blocks import BLOCK_FORMATS, BlockFormat
 
 gguf = pytest.importorskip("gguf")
@@ -29,6 +30,26 @@ def test_blocks_are_decoded_as_by_the_gguf_package(number: int) -> None:
     ours = known.decode_rows(blocks.reshape(4, -1))
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(ours, np.asarray(theirs, dtype=np.float32))
+    assert np.array_equal(np.signbit(ours), np.signbit(theirs))
+
+
+HALVES = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+HALVES |= {"Q4_1": (0, 2), "Q5_1": (0, 2)}
+EXTREME = np.array([0.0, -0.0, 6e-8, -6e-8, 6.1e-5, 65504, -65504, 1], dtype=np.float16)
+
+
+@pytest.mark.parametrize("known", [f for f in BLOCK_FORMATS.values() if f.weights > 1])
+def test_extreme_factors_are_decoded_to_the_bit(known: BlockFormat) -> None:
+    kind = gguf.GGMLQuantizationType[known.name]
+    blocks = some_blocks(known, 256)
+    for at in HALVES.get(known.name, (0,)):
+        factors = np.random.default_rng(at).choice(EXTREME, len(blocks))
+        blocks[:, at : at + 2] = factors.view(np.uint8).reshape(-1, 2)
+    theirs = np.asarray(gguf.quants.dequantize(blocks, kind), dtype=np.float32)
+    assert np.array_equal(known.decode_rows(blocks).view(np.uint32), theirs.view(np.uint32))
+    if known.name in GROUPED:
+        ours = grouped_rows(known.name, blocks).dequantize().numpy()
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("number", BLOCK_FORMATS, ids=lambda n: BLOCK_FORMATS[n].name)

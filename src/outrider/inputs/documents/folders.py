@@ -13,16 +13,25 @@ TEXT_SUFFIXES = (".txt", ".md", ".text", ".py", ".rst")
 ABOUT = ("readme", "license", "licence", "changelog", "contributing", "notice")
 """Stems of files that describe other files of a folder."""
 
+_FEWER = "Give files, or folders within it, by name"
 
-def files_below(folder: Path, limits: DocumentLimits = DEFAULT) -> Iterator[Path]:
+
+def files_below(folder: Path, limits: DocumentLimits | None = None) -> Iterator[Path]:
     """Yield all files below a folder, sorted by name; hidden folders are not searched.
 
     Folders that are symbolic links are not searched, so that a search ends. Pipes, devices and
     sockets are not files.
 
+    Args:
+        folder: where the search begins.
+        limits: limits that the caller can raise; None means the defaults, for callers that take
+            no limits, and then an error does not name the option.
+
     Raises:
         OptionError: a folder cannot be read, or there are too many files or levels of folders.
     """
+    hint = _FEWER if limits is None else ""
+    limits = limits or DEFAULT
     todo = [(folder, 0)]
     entries = 0
     while todo:
@@ -32,14 +41,15 @@ def files_below(folder: Path, limits: DocumentLimits = DEFAULT) -> Iterator[Path
         for entry in _entries(place):
             entries += 1
             if entries > limits.files:
-                raise exceeded(str(folder), "files", limits, "more entries")
+                raise exceeded(str(folder), "files", limits, "more entries", hint=hint)
             if _is_folder(entry):
                 folders.append(entry.name)
             else:
                 names.append(entry.name)
         inner = sorted(name for name in folders if not name.startswith("."))
         if inner and depth >= limits.folder_depth:
-            raise exceeded(str(folder), "folder_depth", limits, "more folders within folders")
+            found = "more folders within folders"
+            raise exceeded(str(folder), "folder_depth", limits, found, hint=hint)
         yield from (Path(place, name) for name in folders if name.startswith("."))
         yield from (file for name in sorted(names) if (file := Path(place, name)).is_file())
         todo += [

@@ -74,7 +74,9 @@ class DocumentLimits:
 DEFAULT = DocumentLimits()
 
 
-def exceeded(name: str, limit: str, limits: DocumentLimits, found: str = "") -> OptionError:
+def exceeded(
+    name: str, limit: str, limits: DocumentLimits, found: str = "", *, hint: str = ""
+) -> OptionError:
     """Return the error for a document that exceeds a limit.
 
     Args:
@@ -82,12 +84,16 @@ def exceeded(name: str, limit: str, limits: DocumentLimits, found: str = "") -> 
         limit: a field of `DocumentLimits`.
         limits: the limits.
         found: what the document has, such as `12000 pages`.
+        hint: how to fix it where the limit cannot be raised; the usual one names the option of the
+            command line and the argument of Python.
     """
     value = getattr(limits, limit)
     value = round(value, 3) if isinstance(value, float) else value
     return OptionError(
         f"{name} exceeds the limit {limit}={value}{f': it has {found}' if found else ''}",
-        hint=f'Leave it out, or raise the limit, such as {OPTION} "{limit}={value * 2}"',
+        hint=hint
+        or f'Leave it out, or raise the limit, such as {OPTION} "{limit}={value * 2}" '
+        f"(in Python: limits=DocumentLimits({limit}={value * 2}))",
     )
 
 

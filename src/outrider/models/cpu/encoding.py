@@ -11,7 +11,7 @@ from outrider.models.quantization.grouped import Grouped, join, quantize_groups
 from outrider.models.quantization.int4 import quantize_int4
 from outrider.models.quantization.int8 import Quantized, quantize_channels
 
-Encoded = Grouped | Quantized | Float[Tensor, "outputs inputs"]
+Encoded = Grouped | Quantized | Float[Tensor, "_ _"]
 """Integers with scales, or floating-point numbers in their own dtype."""
 
 CHANNELS = torch.qint8

@@ -84,12 +84,23 @@ def _q8_0(blocks: Bytes) -> Floats:
     return half(blocks, 0) * blocks[:, 2:].view(np.int8).astype(np.float32)
 
 
+def _times(factors: Floats, whole: Bytes, zero: int = 0) -> Floats:
+    """Return `factors * (whole - zero)`; the result is the only new array of its size."""
+    weights = whole.astype(np.float32)
+    if zero:
+        weights -= zero
+    weights *= factors
+    return weights
+
+
 def _q4_0(blocks: Bytes) -> Floats:
-    return half(blocks, 0) * (nibbles(blocks[:, 2:]).astype(np.float32) - 8)
+    return _times(half(blocks, 0), nibbles(blocks[:, 2:]), 8)
 
 
 def _q4_1(blocks: Bytes) -> Floats:
-    return half(blocks, 0) * nibbles(blocks[:, 4:]).astype(np.float32) + half(blocks, 2)
+    weights = _times(half(blocks, 0), nibbles(blocks[:, 4:]))
+    weights += half(blocks, 2)
+    return weights
 
 
 def _fifth_bits(blocks: Bytes, at: int) -> Bytes:
@@ -100,12 +111,14 @@ def _fifth_bits(blocks: Bytes, at: int) -> Bytes:
 
 def _q5_0(blocks: Bytes) -> Floats:
     whole = nibbles(blocks[:, 6:]) | _fifth_bits(blocks, 2)
-    return half(blocks, 0) * (whole.astype(np.float32) - 16)
+    return _times(half(blocks, 0), whole, 16)
 
 
 def _q5_1(blocks: Bytes) -> Floats:
     whole = nibbles(blocks[:, 8:]) | _fifth_bits(blocks, 4)
-    return half(blocks, 0) * whole.astype(np.float32) + half(blocks, 2)
+    weights = _times(half(blocks, 0), whole)
+    weights += half(blocks, 2)
+    return weights
 
 
 def _two_bits(packed: Bytes) -> Bytes:
@@ -140,7 +153,8 @@ def _q3_k(blocks: Bytes) -> Floats:
     fine = (low | (high << 4)).astype(np.float32) - 32
     bits = np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
     kept = (blocks[:, None, :32] >> bits & 1).reshape(len(blocks), 256)
-    whole = _two_bits(blocks[:, 32:96]).astype(np.float32) - (4 - 4 * kept.astype(np.float32))
+    whole = (_two_bits(blocks[:, 32:96]) | (kept << 2)).astype(np.float32)
+    whole -= 4
     return _scaled(half(blocks, 108) * fine, whole, 16)
 
 
@@ -175,8 +189,15 @@ def _q6_k(blocks: Bytes) -> Floats:
     return _scaled(half(blocks, 208) * fine, whole, 16)
 
 
+def _uneven(four_bits: Bytes) -> Floats:
+    """Return the numbers of `_NL`; `clip` needs no check of each index, and all are in range."""
+    return np.take(_NL, four_bits, mode="clip")
+
+
 def _iq4_nl(blocks: Bytes) -> Floats:
-    return half(blocks, 0) * _NL[nibbles(blocks[:, 2:])]
+    weights = _uneven(nibbles(blocks[:, 2:]))
+    weights *= half(blocks, 0)
+    return weights
 
 
 def _iq4_xs(blocks: Bytes) -> Floats:
@@ -184,7 +205,7 @@ def _iq4_xs(blocks: Bytes) -> Floats:
     high = (high >> np.arange(0, 16, 2, dtype=np.uint16)) & 3
     low = np.stack((blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4), axis=2).reshape(len(blocks), 8)
     fine = (low | (high.astype(np.uint8) << 4)).astype(np.float32) - 32
-    whole = _NL[nibbles(blocks[:, 8:].reshape(len(blocks), 8, 16))].reshape(len(blocks), 256)
+    whole = _uneven(nibbles(blocks[:, 8:].reshape(len(blocks), 8, 16))).reshape(len(blocks), 256)
     return _scaled(half(blocks, 0) * fine, whole, 32)
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from outrider.models.checkpoints.checkpoint import Checkpoint, load_grouped, load_tensors
 from outrider.models.checkpoints.opening import open_checkpoint
+from outrider.models.cpu.panels import to_panels
 from tests.models.checkpoints.packed.packers import (
     PACKERS,
     Matrix,
@@ -63,6 +64,7 @@ def test_the_weights_are_those_of_the_library(name: str, tmp_path: Path) -> None
     assert (grouped is None) == (name in NOT_GROUPED)
     if grouped is not None:
         assert torch.equal(grouped.dequantize(), found)
+        to_panels(grouped, 0)  # asserts that a kernel reads it
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -78,6 +80,7 @@ def test_any_group_reads_exactly(kind: str, group: int, symmetric: bool, tmp_pat
     assert grouped is not None and torch.equal(grouped.dequantize(), read)
     assert grouped.zero == (8 if symmetric else 0)
     assert (grouped.minimums is None) == symmetric
+    to_panels(grouped, 0)
 
 
 @pytest.mark.parametrize("kind", ["gptq", "gptq_v2", "compressed", "int8"])

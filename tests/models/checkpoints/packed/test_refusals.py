@@ -125,7 +125,7 @@ def changed(
     *,
     settings: dict[str, Any] | None = None,
     module: str = MODULE,
-    **parts: torch.Tensor | None,
+    **parts: Any,
 ) -> Path:
     """Copy a folder with other settings, and other parts of a module; None removes a part."""
     config = json.loads((folder / "config.json").read_text())

@@ -78,11 +78,12 @@ def test_kernels_run_stored_integers(kind: str, source: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_drafted_text_is_the_undrafted_one(kind: str, source: Path, tmp_path: Path) -> None:
     packed, _ = pack_checkpoint(source, tmp_path, kind)
+    ways: tuple[dict[str, Any], ...] = ({"mode": "none"}, {"drafter": "lookup"})
     plain, drafted = (
         outrider.load(packed, dtype="stored", device="cpu", threads=1, **how).generate(
             "one two one two", max_new_tokens=32, ignore_eos=True
         )
-        for how in ({"mode": "none"}, {"drafter": "lookup"})
+        for how in ways
     )
     assert drafted.token_ids == plain.token_ids and len(plain.token_ids) == 32
 
@@ -203,7 +204,7 @@ def test_mutations_are_seen(
     name: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind, mutate = MUTATIONS[name]
-    how = {} if kind in ("awq", "nf4") else {"mixed": name == "order of inputs"}
+    how: dict[str, Any] = {} if kind in ("awq", "nf4") else {"mixed": name == "order of inputs"}
     packed, plain = pack_checkpoint(source, tmp_path, kind, **how)
     matrix = "model.layers.0.mlp.up_proj.weight"
     expected = load_tensors(open_checkpoint(plain), [matrix], torch.float32)[matrix]

@@ -64,7 +64,7 @@ def _scaling(file: str, prefix: str, metadata: Mapping[str, JsonValue]) -> dict[
     given = {key.removeprefix(start): v for key, v in metadata.items() if key.startswith(start)}
     for name, value in given.items():
         if name not in _KNOWN:
-            raise _unsupported(file, f"the setting {start}{name:.60}")
+            raise _unsupported(file, f"the setting {start + name!r:.100}")
         _KNOWN[name].check(file, value, start + name)
     plain = Field(f"{prefix}rope.scale_linear", ("number",), least=0, null=False)
     check_fields(file, metadata, (plain,))
