@@ -12,6 +12,7 @@ import json
 import os
 import pkgutil
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -149,45 +150,76 @@ def _in_child(order: dict[str, Any], output: int) -> NoReturn:
     os._exit(code)
 
 
+class _Child:
+    """A child that runs one case; its output comes through a pipe, which no limit on files hits."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.output = b""
+        self.status: int | None = None
+        self.reader, writer = os.pipe()
+        self.id = os.fork()
+        if self.id == 0:
+            os.close(self.reader)
+            _in_child(order, writer)
+        os.close(writer)
+        os.set_blocking(self.reader, False)
+
+    def wait(self, until: float) -> bool:
+        """Read the output until the child has ended or the limit; return whether it has ended."""
+        while self.status is None and time.monotonic() < until:
+            select.select([self.reader], [], [], _POLL)
+            if not self._read():  # the pipe is closed, or nothing has come
+                time.sleep(_POLL)
+            found, status = os.waitpid(self.id, os.WNOHANG)
+            if found:
+                self.status = status
+                while self._read():
+                    pass
+        return self.status is not None
+
+    def kill(self) -> None:
+        """Kill its process group."""
+        with suppress(ProcessLookupError):  # it has no group of its own yet
+            os.killpg(self.id, signal.SIGKILL)
+        os.kill(self.id, signal.SIGKILL)
+        self.status = os.waitpid(self.id, 0)[1]
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self.reader, 1 << 16)
+        except BlockingIOError:
+            return False
+        self.output = (self.output + data)[-_KEPT:]
+        return bool(data)
+
+
+_POLL = 0.002
+"""Seconds between two looks at a child."""
+
+_KEPT = 80_000
+"""Bytes of output that are kept, from its end."""
+
+
 def _run(order: dict[str, Any]) -> dict[str, object]:
-    with tempfile.TemporaryFile() as file:
-        start = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            _in_child(order, os.dup(file.fileno()))
-        sent, ended = start, (0, 0)
-        if order["signal"]:
-            ended = _wait(child, start + order["after"])
-            sent = time.monotonic()
-            if not ended[0]:
-                os.kill(child, order["signal"])
-        if not ended[0]:
-            ended = _wait(child, start + order["seconds"])
-        timed_out = not ended[0]
-        if timed_out:
-            with suppress(ProcessLookupError):  # it has no group of its own yet
-                os.killpg(child, signal.SIGKILL)
-            os.kill(child, signal.SIGKILL)
-            ended = os.waitpid(child, 0)
-        file.seek(0)
-        text = file.read().decode(errors="replace")
+    start = sent = time.monotonic()
+    child = _Child(order)
+    if order["signal"]:
+        ended = child.wait(start + order["after"])
+        sent = time.monotonic()
+        if not ended:
+            os.kill(child.id, order["signal"])
+    timed_out = not child.wait(start + order["seconds"])
+    if timed_out:
+        child.kill()
+    os.close(child.reader)
+    assert child.status is not None
     return {
-        "code": os.waitstatus_to_exitcode(ended[1]),
-        "output": text[-20_000:],
+        "code": os.waitstatus_to_exitcode(child.status),
+        "output": child.output.decode(errors="replace")[-20_000:],
         "seconds": time.monotonic() - start,
         "delay": time.monotonic() - sent,
         "timed_out": timed_out,
     }
-
-
-def _wait(child: int, until: float) -> tuple[int, int]:
-    """Wait for a child; return its id and status, or zeros at the limit."""
-    while time.monotonic() < until:
-        found = os.waitpid(child, os.WNOHANG)
-        if found[0]:
-            return found
-        time.sleep(0.005)
-    return 0, 0
 
 
 MODELS = ("gpt2", "gemma2", "mixtral", "idefics3", "auto")

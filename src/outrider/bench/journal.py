@@ -48,15 +48,16 @@ class Journal:
     def _open(self, folder: Path, settings: dict[str, Any]) -> None:
         if folder.exists() and not folder.is_dir():
             raise OptionError(f"{folder} is a file", hint="Give a folder for the runs")
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            if (folder / SETTINGS).exists():
+        if (file := folder / SETTINGS).exists():
+            try:
                 self._resume(folder, settings)
-            else:
-                text = json.dumps(settings, indent=2) + "\n"
-                (folder / SETTINGS).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise OptionError(f"{folder} cannot be used: {error.strerror}") from None
+            except OSError as error:
+                raise OptionError(f"{folder} cannot be used: {error.strerror}") from None
+        else:
+            with writing(file):
+                file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     def _resume(self, folder: Path, settings: dict[str, Any]) -> None:
         try:
