@@ -7,7 +7,7 @@
 the weights of MODEL, on 5,000 positions of a text: mean Kullback-Leibler divergence, the share of
 positions with the same best token, and the perplexity. `speed` measures writing, forwards over few
 rows, and reading, in turns; and the bandwidth of the memory in the same run. `llama_cpp` should be
-built for this machine; its build flags are printed. Further files for llama.cpp: `--files`.
+built for this machine; its build flags are printed. `--files` names more files for llama.cpp.
 """
 
 import argparse

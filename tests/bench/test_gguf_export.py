@@ -15,18 +15,11 @@ from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import families_folder
 from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.make_gguf import LLAMA3
 from tests.models.setups.reference import all_logits, close, random_ids
 
 gguf = pytest.importorskip("gguf", reason="needs gguf")
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500_000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama tied": ("llama", {"tie_word_embeddings": True}),

@@ -25,7 +25,7 @@ from outrider.models.loading import families_folder
 from outrider.models.quality import quality_of
 from tests.models.setups import make_gguf
 from tests.models.setups.make_checkpoints import make_checkpoint
-from tests.models.setups.make_gguf import GgufFile, Tensor, from_checkpoint
+from tests.models.setups.make_gguf import LLAMA3, GgufFile, Tensor, from_checkpoint
 from tests.models.setups.reference import all_logits, close, random_ids
 
 TEXT = random_ids(40)
@@ -48,15 +48,6 @@ def sound(folder: Path) -> GgufFile:
 
 
 # -- weights ---------------------------------------------------------------------------------
-
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500_000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,16 @@ from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tensors import TensorInfo
 from outrider.models.quantization.blocks import BLOCK_FORMATS, BlockFormat
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+"""Rotary settings with a factor for each frequency."""
+
 U32, I32, F32, BOOL, TEXT, LIST, U64 = 4, 5, 6, 7, 8, 9, 10
 _CODES = {U32: "I", I32: "i", F32: "f", BOOL: "?", U64: "Q"}
 

@@ -118,7 +118,7 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 def weights_note(info: "ModelInfo") -> str:
-    """Say which dtype the weights have, and why it was chosen; empty if there was no choice."""
+    """Say which dtype the weights have, and why; empty for a runner without a choice."""
     return f"weights {info.weights}: {info.weights_reason}" if info.weights_reason else ""
 
 

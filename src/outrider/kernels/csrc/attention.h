@@ -83,6 +83,7 @@ INLINE void add_values(const Head *head, const Query *queries, int from, int to,
         for (int v = 0; v < W; v++) store(queries[q].out + d + v * LANES, sums[q][v]);
 }
 
+/* Counts above MOST_QUERIES do not occur; their cases only have to compile. */
 #define FOR_QUERIES(COUNT, CALL)                                                                 \
     switch (COUNT) {                                                                             \
     case 1: CALL(1); break;                                                                      \

@@ -48,39 +48,36 @@ _NUMBERS: dict[int, struct.Struct] = {
 _U32, _U64 = 4, 10
 _LENGTH = _NUMBERS[_U64]
 
-_OTHER_FORMATS = dict(
-    pair.split("=")[::-1]
-    for pair in [
-        "Q4_2=4",
-        "Q4_3=5",
-        "Q8_1=9",
-        "Q8_K=15",
-        "IQ2_XXS=16",
-        "IQ2_XS=17",
-        "IQ3_XXS=18",
-        "IQ1_S=19",
-        "IQ3_S=21",
-        "IQ2_S=22",
-        "I8=24",
-        "I16=25",
-        "I32=26",
-        "I64=27",
-        "F64=28",
-        "IQ1_M=29",
-        "Q4_0_4_4=31",
-        "Q4_0_4_8=32",
-        "Q4_0_8_8=33",
-        "TQ1_0=34",
-        "TQ2_0=35",
-        "IQ4_NL_4_4=36",
-        "IQ4_NL_4_8=37",
-        "IQ4_NL_8_8=38",
-        "MXFP4=39",
-        "NVFP4=40",
-        "Q1_0=41",
-        "Q2_0=42",
-    ]
-)
+_OTHER_FORMATS = {
+    4: "Q4_2",
+    5: "Q4_3",
+    9: "Q8_1",
+    15: "Q8_K",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    24: "I8",
+    25: "I16",
+    26: "I32",
+    27: "I64",
+    28: "F64",
+    29: "IQ1_M",
+    31: "Q4_0_4_4",
+    32: "Q4_0_4_8",
+    33: "Q4_0_8_8",
+    34: "TQ1_0",
+    35: "TQ2_0",
+    36: "IQ4_NL_4_4",
+    37: "IQ4_NL_4_8",
+    38: "IQ4_NL_8_8",
+    39: "MXFP4",
+    40: "NVFP4",
+    41: "Q1_0",
+    42: "Q2_0",
+}
 """Names of formats that are not read, by their number."""
 
 
@@ -278,7 +275,7 @@ class _Reader:
         known = BLOCK_FORMATS.get(number)
         if known is None:
             names = ", ".join(one.name for one in BLOCK_FORMATS.values())
-            other = _OTHER_FORMATS.get(str(number), f"number {number}")
+            other = _OTHER_FORMATS.get(number, f"number {number}")
             raise CheckpointError(
                 f"tensor {name!r:.100} of {self.file} has the type {other}, which is not supported",
                 hint=f"Give a file with the types {names}",

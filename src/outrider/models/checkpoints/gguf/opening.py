@@ -27,10 +27,10 @@ def find_gguf(place: Path) -> Path | None:
     """Return the GGUF file (of several shards the first) that `place` is or holds, or None.
 
     A folder with config.json is a Hugging Face folder, whatever else it holds. Files of image
-    encoders (`mmproj...`) are no models.
+    encoders (`mmproj...`) are not models.
 
     Raises:
-        CheckpointError: the folder holds several models, or a shard is missing.
+        CheckpointError: the folder holds several models.
     """
     if place.is_file() or (place.suffix.lower() == SUFFIX and not place.is_dir()):
         return _first_shard(place) if _is_gguf(place) else None
@@ -132,11 +132,6 @@ def _check_parts(headers: Sequence[Header]) -> None:
                     f"{len(headers)} with {held} tensors in all",
                     hint="Give all parts their original names, NAME-00001-of-0000N.gguf",
                 )
-
-
-def read_metadata(file: Path) -> Mapping[str, object]:
-    """Return the settings of a GGUF file. Raises `CheckpointError`."""
-    return read_header(file).metadata
 
 
 def _tensors(

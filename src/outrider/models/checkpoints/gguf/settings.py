@@ -53,10 +53,8 @@ def architecture_of(file: str, metadata: Mapping[str, JsonValue]) -> Architectur
 
 
 def _fields(prefix: str) -> tuple[Field, ...]:
-    def size(name: str, most: str, *, needed: bool = True, levels: tuple[int, ...] = (0,)) -> Field:
-        return Field(
-            prefix + name, _WHOLE, least=1, most=most, null=False, needed=needed, levels=levels
-        )
+    def size(name: str, most: str, *, needed: bool = True) -> Field:
+        return Field(prefix + name, _WHOLE, least=1, most=most, null=False, needed=needed)
 
     return (
         size("block_count", "layers"),
