@@ -33,6 +33,7 @@ typedef struct {
 typedef struct {
     const float *keys, *values;
     int head_dim;
+    float cap; /* soft cap of the scores, or 0 */
 } Head;
 
 /* Scores of B blocks of 16 keys for Q queries, written from slot `slot` on. */
@@ -153,6 +154,11 @@ INLINE float soften(float *scores, int count) {
     return sum16(sum);
 }
 
+/* Bounds scores smoothly; the scores behind them, up to a whole vector, may change. */
+INLINE void cap_scores(float *scores, int count, float cap) {
+    for (int j = 0; j < count; j += LANES) store(scores + j, soft_cap16(load(scores + j), cap));
+}
+
 INLINE int fewer(int a, int b) { return a < b ? a : b; }
 
 /* Scores of the visible text, for all queries. */
@@ -201,6 +207,7 @@ static void attend(const Head *head, const Query *queries, int count) {
         const int text = q->base - q->first;
         for (int j = 0; j < q->extras; j++)
             q->scores[text + j] = score_slot(head, q->query, q->extra[j]);
+        if (head->cap) cap_scores(q->scores, text + q->extras, head->cap);
         shares[i] = 1.0f / soften(q->scores, text + q->extras);
         memset(q->out, 0, sizeof(float) * head->head_dim);
     }

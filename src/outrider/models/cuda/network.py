@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from outrider.models.cuda.inputs import Inputs, Outputs
-from outrider.models.llama.config import DecoderConfig
 from outrider.models.llama.attention import soft_cap
+from outrider.models.llama.config import DecoderConfig
 from outrider.models.llama.layers import (
     ACTIVATION_FUNCTIONS,
     Hidden,

@@ -1,7 +1,7 @@
 """Reads config.json for `Decoder`: it is supported exactly, or refused by name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Int
 from torch import Tensor
@@ -50,9 +50,9 @@ class DecoderConfig:
     rope: Rope
     local_rope: Rope | None = None
     interleaved: bool = False
-    norms: Norms = Norms()
-    fused: Fused = Fused()
-    scales: Scales = Scales()
+    norms: Norms = field(default_factory=Norms)
+    fused: Fused = field(default_factory=Fused)
+    scales: Scales = field(default_factory=Scales)
 
     @property
     def attention_scale(self) -> float:

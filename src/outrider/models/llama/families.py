@@ -1,7 +1,7 @@
 """The architectures that `Decoder` runs: a row each, with defaults and features."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from outrider.core.values import JsonValue
 from outrider.models.llama.features import Fused, Norms, Scales
@@ -50,8 +50,8 @@ class Family:
     interleaved: bool = False
     local_theta: float | None = None
     original_positions: int | None = None
-    norms: Norms = Norms()
-    fused: Fused = Fused()
+    norms: Norms = field(default_factory=Norms)
+    fused: Fused = field(default_factory=Fused)
     scales: Callable[[Mapping[str, JsonValue]], Scales] = lambda _: Scales()
 
 

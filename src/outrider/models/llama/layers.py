@@ -160,7 +160,7 @@ def embedded(
     rows, factor = F.embedding(ids, weights.embed), config.scales.embedding
     if factor == 1:
         return rows
-    return rows * torch.tensor(factor, dtype=rows.dtype)  # rounded to this dtype as the model was
+    return rows * torch.scalar_tensor(factor, dtype=rows.dtype)  # rounded, as in training
 
 
 def entering(rows: Hidden, config: DecoderConfig) -> Hidden:

@@ -51,9 +51,10 @@ class Rope:
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         frequencies = self.frequencies.to(positions.device, wide)
         angles = torch.outer(positions.to(wide), frequencies)
-        amplitude = torch.full_like(frequencies, self.amplitude)
-        amplitude[self.turning :] = 1.0
-        cos, sin = angles.cos() * amplitude, angles.sin() * amplitude
+        cos, sin = angles.cos() * self.amplitude, angles.sin() * self.amplitude
+        if self.still:  # the others keep their length
+            ones = torch.ones_like(cos[:, self.turning :])
+            cos = torch.cat((cos[:, : self.turning], ones), dim=-1)
         return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 

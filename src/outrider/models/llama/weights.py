@@ -88,14 +88,12 @@ def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
 def _layer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    gate_up = 2 * inner if config.fused.gate_up else inner
     query_norm, key_norm = (queries, keys) if config.norms.whole else (config.head_dim,) * 2
     matrices = {
         **{name: (size, hidden, config.qkv_bias) for name, size in qkv_sizes(config).items()},
         "self_attn.o_proj": (hidden, queries, config.output_bias),
-        **{
-            name: (inner * (2 if config.fused.gate_up else 1), hidden, config.mlp_bias)
-            for name in gate_up_names(config)
-        },
+        **dict.fromkeys(gate_up_names(config), (gate_up, hidden, config.mlp_bias)),
         "mlp.down_proj": (hidden, inner, config.mlp_bias),
     }
     shapes: dict[str, tuple[int, ...]] = {}
