@@ -73,8 +73,8 @@ def attend(
 ) -> Float[Tensor, "rows width"]:
     """Compute scaled dot-product attention with grouped heads, `width = heads * head_dim`.
 
-    Scores are multiplied by `scale` and then bounded by the soft cap `cap`. For few rows, the query heads that share keys are stacked, so that the keys are read once for
-    the whole group.
+    Scores are multiplied by `scale` and then bounded by the soft cap `cap`. For few rows, the query
+    heads that share keys are stacked, so that the keys are read once for the whole group.
     """
     rows, heads, head_dim = queries.shape
     kv_heads = keys.shape[0]

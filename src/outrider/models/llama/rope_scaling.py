@@ -154,6 +154,8 @@ def _parameters(
     parameters.setdefault("rope_type", parameters.get("type", "default"))
     if parameters["rope_type"] == "mrope":  # it only says how pairs share the positions
         parameters["rope_type"] = "default"
+    if parameters["rope_type"] in ("su", "yarn") and "short_factor" in parameters:
+        parameters["rope_type"] = "longrope"  # as the first checkpoints of Phi-3 call it
     parameters.setdefault("rope_theta", config.get("rope_theta", default_theta))
     original = config.get("original_max_position_embeddings")
     if original is not None:
