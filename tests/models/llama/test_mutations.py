@@ -11,8 +11,10 @@ import pytest
 from outrider.core.types import BoolArray, IntArray
 from outrider.models.caches.bookkeeping import CacheBook, Feed
 from outrider.models.caches.kv_cache import DecoderCache
+from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama import attention as decoder_attention
 from outrider.models.llama.decoder import Decoder
+from outrider.models.llama.families import FAMILIES
 from outrider.models.llama.features import Norms, Scales
 from outrider.models.llama.weights import Linear
 from outrider.protocols import Segment
@@ -133,6 +135,32 @@ def test_wrong_model_is_seen(name: str, tmp_path: Path) -> None:
     model = Decoder.load(path)
     mutation(model)
     apart(all_logits(model, TEXT), Reference(path).logits(TEXT))
+
+
+FAMILY_MUTATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "halves rotate together": ("glm4", {"interleaved": False}),
+    "neighbours rotate together": ("phi3 partial", {"interleaved": True}),
+    "all layers have windows": ("gemma3", {"full_every": 100}),
+    "windows without a base of their own": ("gemma3", {"local_theta": None}),
+}
+
+
+@pytest.mark.parametrize("name", FAMILY_MUTATIONS)
+def test_wrong_row_of_the_table_is_seen(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, changes = FAMILY_MUTATIONS[name]
+    kind, overrides = CASES[case]
+    path = make_checkpoint(tmp_path / "model", kind, **overrides)
+    expected = Reference(path).logits(TEXT)
+    config = open_checkpoint(path).config
+    known = config["model_type"]
+    monkeypatch.setitem(FAMILIES, known, replace(FAMILIES[known], **changes))
+    if "local_theta" in changes:
+        path = edited(path, tmp_path / "flat", rope_parameters=PLAIN_ROPE)
+    if "full_every" in changes:
+        path = edited(path, tmp_path / "silent", layer_types=None)
+    apart(all_logits(Decoder.load(path), TEXT), expected)
 
 
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}

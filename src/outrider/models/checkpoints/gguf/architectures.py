@@ -17,6 +17,7 @@ class Architecture:
 
     Attributes:
         model_type: its name in Hugging Face configurations.
+        also: other names there of models whose files have this architecture.
         reordered: whether llama.cpp has reordered the rows of queries and keys.
         parts: names of tensors that differ from `names.PARTS`.
         partial: only some dimensions of a head may rotate.
@@ -26,6 +27,7 @@ class Architecture:
     """
 
     model_type: str
+    also: tuple[str, ...] = ()
     reordered: bool = False
     parts: Mapping[str, str] = field(default_factory=dict)
     partial: bool = False
@@ -95,7 +97,7 @@ SCALES = ("embedding_scale", "residual_scale", "attention.scale", "logit_scale")
 """Settings that are factors."""
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(model_type="llama", reordered=True),
+    "llama": Architecture(model_type="llama", also=("mistral",), reordered=True),
     "qwen2": Architecture(model_type="qwen2"),
     "qwen3": Architecture(model_type="qwen3"),
     "smollm3": Architecture(model_type="smollm3", reordered=True),
