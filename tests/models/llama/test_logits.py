@@ -182,6 +182,26 @@ def test_half_precision_is_near(dtype: torch.dtype, tmp_path: Path) -> None:
     close(half.float(), all_logits(Decoder.load(path), text), tolerance=0.1)
 
 
+def test_the_factor_of_embeddings_is_rounded_as_in_training(tmp_path: Path) -> None:
+    """In bfloat16 the root of 48 is 6.9375 and not 6.9282."""
+    path = make_checkpoint(tmp_path / "model", "gemma3", hidden_size=48)
+    theirs: Any = Reference(path, torch.bfloat16).model.get_input_embeddings()
+    ids = torch.arange(288)
+    ours = Decoder.load(path, dtype=torch.bfloat16).embed(ids.numpy())
+    assert torch.equal(ours, theirs(ids))
+    exact = Decoder.load(path).embed(ids.numpy())
+    assert float((ours.float() / exact).median()) == pytest.approx(6.9375 / 48**0.5, abs=2e-4)
+
+
+def test_first_spellings_of_longrope(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", "phi3", **longrope())
+    scaling = {"type": "su", "short_factor": [1 + i / 4 for i in range(8)]}
+    scaling["long_factor"] = [9.0] * 8
+    old = edited(path, tmp_path / "old", rope_parameters=None, rope_scaling=scaling)
+    close(all_logits(Decoder.load(old), TEXT), all_logits(Decoder.load(path), TEXT), 0.0)
+    assert Decoder.load(path).info.context_length == 256
+
+
 @pytest.mark.parametrize("case", ["rope theta", "rope linear", "rope llama3", "rope yarn"])
 @pytest.mark.parametrize("key", ["type", "rope_type"])
 def test_older_spelling_of_rope(case: str, key: str, tmp_path: Path) -> None:
