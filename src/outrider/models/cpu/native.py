@@ -93,6 +93,8 @@ class NativeDecoder(OwnModel):
         )
         self._parts = parts
         self._rotary = RotaryTable(config.rope, torch.float32, self.device)
+        local = config.local_rope
+        self._local_rotary = local and RotaryTable(local, torch.float32, self.device)
         self._packed = parts.packed
         self._run_layers: Sequence[int] = range(config.num_layers)
         self._head = head_of(parts.packed)
@@ -319,6 +321,9 @@ class NativeDecoder(OwnModel):
             arrays.turn_by(*turns(self._rotary, [*feeds, *_following(feeds, ahead)], self.device))
         else:
             arrays.batch.cos, arrays.batch.sin = self._rotary.addresses(end)
+        if self._local_rotary is not None:
+            local = self._local_rotary.addresses(end)
+            arrays.batch.local_cos, arrays.batch.local_sin = local
 
     def _call(self, arrays: RowArrays, rows: int, packed: PackedModel) -> None:
         loaded: Any = library()
