@@ -23,6 +23,7 @@ from outrider.engine.generation_config.settings import (
     time_limit,
 )
 from outrider.engine.generator import Generator
+from outrider.engine.requests import room_for_answer
 from outrider.protocols import LanguageModel
 from outrider.sampling import LogitsProcessor, Sampler, SamplingParams, StoppingCriterion
 from outrider.sampling.processors import copied, is_pure
@@ -158,6 +159,8 @@ class Call:
         options = dict(self.options)
         criteria = _listed("stopping_criteria", options.pop("stopping_criteria", None))
         lengths, ends, criteria = _replaced(criteria, lengths, self.settings.end_ids, batch.width)
+        if (limit := self.engine.context_length) is not None:
+            lengths = lengths.within(room_for_answer(len(batch.prompts[row]), limit))
         text = Text(
             prompt=batch.seen(row),
             padding=batch.padding(row),
