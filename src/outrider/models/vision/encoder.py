@@ -133,7 +133,7 @@ class TransformersVisionEncoder:
     def _read(self, inputs: Sequence[Inputs]) -> list[tuple[Tensor, Tensor | None]]:
         """Return embeddings `[length, hidden]` and positions `[3, length]` of each prompt."""
         batch = self._batched(inputs)
-        with self._lock, _caught(self._base, self.stack) as caught:
+        with self._lock.held, _caught(self._base, self.stack) as caught:
             self._base(**batch, use_cache=False)
         self._refuse_more(caught, batch["attention_mask"])
         lengths = [found["input_ids"].shape[1] for found in inputs]
