@@ -17,8 +17,8 @@ from outrider.core.errors import CheckpointError, OptionError
 from outrider.core.types import ImagePrompt, Prompt
 from outrider.kernels.forking import Exclusive
 from outrider.models.checkpoints.checkpoint import Checkpoint
-from outrider.models.checkpoints.folder_files import check_folder
-from outrider.models.transformers.pretrained import check_parameters, quiet, reading
+from outrider.models.checkpoints.folder_files import check_folder, quiet
+from outrider.models.transformers.pretrained import check_parameters, reading
 from outrider.models.vision.processor import ImageProcessor, Inputs
 
 if TYPE_CHECKING:
