@@ -32,6 +32,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {"use_sliding_window": True, "sliding_window": 2, "max_window_layers": 1},
     "qwen3": {},
     "smollm3": {"no_rope_layers": [1, 0]},
+    "mixtral": {"sliding_window": 3},
+    "qwen3_moe": {"mlp_only_layers": [0]},
 }
 """Kinds of checkpoints with options of `make_checkpoint`; windows are shorter than the trees."""
 

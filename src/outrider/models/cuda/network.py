@@ -14,7 +14,7 @@ from torch import Tensor
 
 from outrider.models.cuda.inputs import Inputs, Outputs
 from outrider.models.llama.config import DecoderConfig
-from outrider.models.llama.layers import ACTIVATION_FUNCTIONS, Hidden, rms_norm
+from outrider.models.llama.layers import ACTIVATION_FUNCTIONS, Hidden, feed_forward, rms_norm
 from outrider.models.llama.rope import rotate
 from outrider.models.llama.weights import DecoderWeights, LayerWeights
 
@@ -103,8 +103,8 @@ class _Layer:
         capacity = visible.shape[1]
         attended = attend(queries, keys[:, :capacity], values[:, :capacity], visible)
         hidden = hidden + weights.output(attended)
-        gate, up = weights.gate_up(rms_norm(hidden, weights.mlp_norm, self._eps)).chunk(2, dim=-1)
-        return hidden + weights.down(self._activation(gate) * up)
+        normed = rms_norm(hidden, weights.mlp_norm, self._eps)
+        return hidden + feed_forward(weights, normed, self._activation)
 
     def _project(self, x: Hidden, turns: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Compute normed queries, keys and values with rotary embeddings, `[rows, heads,

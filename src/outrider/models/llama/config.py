@@ -8,6 +8,7 @@ from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
 from outrider.models.checkpoints.fields import Field, FieldError, check_fields
 from outrider.models.checkpoints.packed.reading import refusal
+from outrider.models.llama.experts import Experts, read_experts
 from outrider.models.llama.rope_scaling import Rope, read_rope
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
@@ -17,7 +18,8 @@ ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 class Family:
     """Defaults of one `model_type` for settings missing in config.json, and its special features.
 
-    `qkv_bias` None means: as `attention_bias` says, for the output projection too.
+    `qkv_bias` None means: as `attention_bias` says, for the output projection too. `all_windows`
+    means that a sliding window applies to all layers, whatever `layer_types` says.
     """
 
     kv_heads: int | None = None
@@ -27,6 +29,8 @@ class Family:
     tied: bool = False
     window: int | None = None
     window_switch: bool = False
+    all_windows: bool = False
+    norm_eps: float = 1e-6
     qkv_bias: bool | None = None
     mlp_bias: bool = False
     qk_norm: bool = False
@@ -38,6 +42,17 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(kv_heads=8, max_positions=131_072, window=4096, qkv_bias=False),
     "qwen2": Family(kv_heads=32, window=4096, window_switch=True, qkv_bias=True),
     "qwen3": Family(kv_heads=32, head_dim=128, window=4096, window_switch=True, qk_norm=True),
+    "qwen3_moe": Family(
+        kv_heads=4, window=4096, window_switch=True, all_windows=True, qk_norm=True
+    ),
+    "mixtral": Family(
+        kv_heads=8,
+        max_positions=131_072,
+        theta=1e6,
+        norm_eps=1e-5,
+        all_windows=True,
+        qkv_bias=False,
+    ),
     "smollm3": Family(kv_heads=4, theta=2e6, tied=True, mlp_bias=True, no_rope_every=4),
 }
 
@@ -50,6 +65,7 @@ class DecoderConfig:
         windows: for each layer the number of positions visible to a row, itself included; None for
             all.
         rotary: for each layer whether it uses rotary embeddings.
+        experts: the experts of some layers; None if no layer has any.
     """
 
     vocab_size: int
@@ -69,6 +85,7 @@ class DecoderConfig:
     windows: tuple[int | None, ...]
     rotary: tuple[bool, ...]
     rope: Rope
+    experts: Experts | None = None
 
     @property
     def context_length(self) -> int:
@@ -124,7 +141,7 @@ def read_config(config: Mapping[str, JsonValue]) -> DecoderConfig:
         **sizes,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        norm_eps=float(config.get("rms_norm_eps", family.norm_eps)),
         activation=_activation(config),
         tied=bool(config.get("tie_word_embeddings", family.tied)),
         qkv_bias=bias if family.qkv_bias is None else family.qkv_bias,
@@ -134,6 +151,7 @@ def read_config(config: Mapping[str, JsonValue]) -> DecoderConfig:
         windows=windows,
         rotary=_rotary(config, family, sizes["num_layers"]),
         rope=rope,
+        experts=read_experts(config, sizes["num_layers"]),
     )
 
 
@@ -145,7 +163,8 @@ def _family(config: Mapping[str, JsonValue]) -> Family:
         )
     if (reason := refusal(config)) is not None:
         raise UnsupportedCheckpointError(reason)
-    known = {f"{kind}ForCausalLM".lower(), f"{kind}Model".lower()}
+    plain = kind.replace("_", "")
+    known = {f"{plain}ForCausalLM".lower(), f"{plain}Model".lower()}
     architectures = config.get("architectures") or list(known)
     if known.isdisjoint(str(name).lower() for name in architectures):
         raise UnsupportedCheckpointError(
@@ -201,11 +220,12 @@ def _windows(
     window = config.get("sliding_window", family.window)
     if family.window_switch and not config.get("use_sliding_window", False):
         window = None
-    if family.window is None and family.no_rope_every is None:
+    if family.window is None and family.no_rope_every is None and not family.all_windows:
         window = None
     assumed = _layer_types(config, family, window, num_layers)
     types = config.get("layer_types") or assumed
-    if types != assumed and not family.window_switch and family.no_rope_every is None:
+    fixed = family.all_windows or not (family.window_switch or family.no_rope_every)
+    if types != assumed and fixed:
         raise UnsupportedCheckpointError(f"layer_types {types} are not supported")
     known = {"full_attention": None, "sliding_attention": window}
     odd = [kind for kind in types if kind not in known]
@@ -228,7 +248,7 @@ def _layer_types(
     if family.no_rope_every is not None:
         on = bool(config.get("use_sliding_window", False))
         sliding = [on and not turned for turned in _rotary(config, family, num_layers)]
-    elif family.window_switch:
+    elif family.window_switch and not family.all_windows:
         first = config.get("max_window_layers", 28)
         sliding = [layer >= first for layer in range(num_layers)]
     else:
