@@ -1,6 +1,6 @@
 """Reads a checkpoint and packs its weights for the compiled kernels, one layer at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +9,19 @@ from torch import Tensor
 from outrider.kernels.layout import Layer
 from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors
 from outrider.models.cpu.encoding import Encoded, encode
-from outrider.models.cpu.packed_weights import Affine, EncodedLayer, PackedModel, Packer
+from outrider.models.cpu.packed_weights import (
+    Affine,
+    EncodedExperts,
+    EncodedLayer,
+    EncodedMlp,
+    PackedModel,
+    Packer,
+)
 from outrider.models.llama.config import DecoderConfig
+from outrider.models.llama.experts import Experts
 from outrider.models.llama.weights import EMBED, HEAD, NORM, check_tensors, parameter_count
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-_GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +53,7 @@ class _Reader:
     dtype: torch.dtype | None
 
     def vector(self, name: str) -> Tensor:
-        """Read a norm or a bias in float32."""
+        """Read a norm, a bias or a router in float32."""
         return load_tensors(self.checkpoint, [name], torch.float32)[name]
 
     def affine(self, names: Sequence[str]) -> Affine:
@@ -56,6 +63,10 @@ class _Reader:
             parts=encode(self.checkpoint, [f"{name}.weight" for name in names], self.dtype),
             bias=torch.cat([self.vector(name) for name in biases]) if biases else None,
         )
+
+    def mlp(self, names: Sequence[str]) -> EncodedMlp:
+        """Read the matrices gate, up and down."""
+        return EncodedMlp(gate_up=self.affine(names[:2]), down=self.affine(names[2:]))
 
 
 def _layer(packer: Packer, reader: _Reader, config: DecoderConfig, index: int) -> Layer:
@@ -73,10 +84,26 @@ def _layer(packer: Packer, reader: _Reader, config: DecoderConfig, index: int) -
             qk_norm=(reader.vector(norms[0]), reader.vector(norms[1])) if config.qk_norm else None,
             output=reader.affine(named("self_attn.o_proj")),
             mlp_norm=reader.vector(prefix + "post_attention_layernorm.weight"),
-            gate_up=reader.affine(named(*_GATE_UP)),
-            down=reader.affine(named("mlp.down_proj")),
+            mlp=_mlp(reader, config, index),
         ),
     )
+
+
+def _mlp(reader: _Reader, config: DecoderConfig, index: int) -> EncodedMlp | EncodedExperts:
+    prefix, experts = f"model.layers.{index}.", config.experts
+    if experts is None or not experts.layers[index]:
+        return reader.mlp([f"{prefix}mlp.{part}_proj" for part in ("gate", "up", "down")])
+    return EncodedExperts(
+        router=reader.vector(f"{prefix}{experts.names.router}.weight"),
+        each=_each(reader, experts, prefix),
+        chosen=experts.chosen,
+        normalized=experts.normalized,
+    )
+
+
+def _each(reader: _Reader, experts: Experts, prefix: str) -> Iterator[EncodedMlp]:
+    for expert in range(experts.count):
+        yield reader.mlp([prefix + name for name in experts.names.of(expert)])
 
 
 def _outer(

@@ -1,8 +1,8 @@
 """Layers with experts: a row goes through a few of many gated MLPs, which a router chooses.
 
-Mixtral (Jiang et al. 2024) and Qwen3-MoE. The router is a matrix with an output for each expert. The
-softmax of its outputs gives each expert a probability; the most probable experts are run, and their
-results are added, weighted with the probabilities.
+Mixtral (Jiang et al. 2024) and Qwen3-MoE. The router is a matrix with an output for each expert.
+The softmax of its outputs gives each expert a probability; the most probable experts are run, and
+their results are added, weighted with the probabilities.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -114,13 +114,13 @@ _FAMILIES: dict[str, _Family] = {
     ),
 }
 
+_ROUTERS = tuple(f".{family.names.router}.weight" for family in _FAMILIES.values())
 _COUNTS = ("num_local_experts", "num_experts")
 
 
 def is_router(name: str) -> bool:
     """Whether a tensor is the matrix of a router, which all runners keep in float32."""
-    routers = {f".{family.names.router}.weight" for family in _FAMILIES.values()}
-    return name.endswith(tuple(routers))
+    return name.endswith(_ROUTERS)
 
 
 def read_experts(config: Mapping[str, JsonValue], num_layers: int) -> Experts | None:
@@ -169,10 +169,10 @@ def _fields(family: _Family) -> tuple[Field, ...]:
     )
 
 
-def _layers(
-    config: Mapping[str, JsonValue], family: _Family, num_layers: int
-) -> tuple[bool, ...]:
-    """Return which layers have experts: all of Mixtral; every n-th one of others, with exceptions."""
+def _layers(config: Mapping[str, JsonValue], family: _Family, num_layers: int) -> tuple[bool, ...]:
+    """Return which layers have experts: all of Mixtral; every n-th one of others, with
+    exceptions.
+    """
     if family.normalized:
         return (True,) * num_layers
     step, dense = config.get("decoder_sparse_step", 1), set(config.get("mlp_only_layers") or ())
