@@ -1,5 +1,6 @@
 """GGUF files written byte by byte, so that every field can be wrong."""
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -130,7 +131,7 @@ def random_blocks(known: BlockFormat, shape: tuple[int, int], seed: int = 0) -> 
 def from_checkpoint(
     folder: Path, formats: Mapping[str, str], default: str = "F32", **settings: Any
 ) -> GgufFile:
-    """A GGUF file of the architecture qwen3 or qwen2, which does not reorder rows.
+    """A GGUF file of the architecture qwen3, qwen3moe or qwen2, which does not reorder rows.
 
     Args:
         folder: a Hugging Face checkpoint with these shapes.
@@ -140,7 +141,7 @@ def from_checkpoint(
     """
     checkpoint = open_checkpoint(folder)
     config = checkpoint.config
-    kind = config["model_type"]
+    kind = config["model_type"].replace("_", "")
     given: dict[str, Any] = {
         "general.architecture": kind,
         f"{kind}.block_count": config["num_hidden_layers"],
@@ -153,10 +154,40 @@ def from_checkpoint(
         f"{kind}.attention.value_length": config["head_dim"],
         f"{kind}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
     }
+    if kind == "qwen3moe":
+        given |= {
+            f"{kind}.expert_count": config["num_local_experts"],
+            f"{kind}.expert_used_count": config["num_experts_per_tok"],
+            f"{kind}.expert_feed_forward_length": config["moe_intermediate_size"],
+        }
     tensors = [
-        _tensor(name, info, formats, default) for name, info in sorted(checkpoint.tensors.items())
+        _tensor(name, info, formats, default)
+        for name, info in sorted(checkpoint.tensors.items())
+        if ".experts." not in name
     ]
+    tensors += _merged(checkpoint.tensors, formats, default)
     return GgufFile(given | settings, tensors)
+
+
+def _merged(
+    tensors: Mapping[str, TensorInfo], formats: Mapping[str, str], default: str
+) -> list[Tensor]:
+    """All experts of a layer in one tensor for each of gate, up and down."""
+    found: dict[str, list[TensorInfo]] = {}
+    for name in sorted(tensors, key=lambda name: [int(n) for n in re.findall(r"\d+", name)]):
+        if match := re.fullmatch(r"model\.layers\.(\d+)\.mlp\.experts\.\d+\.(\w+)_proj.*", name):
+            found.setdefault(f"blk.{match[1]}.ffn_{match[2]}_exps.weight", []).append(tensors[name])
+    merged: list[Tensor] = []
+    for name, infos in found.items():
+        kind = formats.get(name.split(".")[2], default)
+        outputs, inputs = infos[0].shape
+        shape = (len(infos), outputs, inputs)
+        data = b"".join(plain(info).tobytes() for info in infos)
+        if kind != "F32":
+            known = BLOCK_FORMATS[number_of(kind)]
+            data = random_blocks(known, (len(infos) * outputs, inputs), seed=len(name))
+        merged.append(Tensor(name, number_of(kind), shape, data))
+    return merged
 
 
 def _tensor(name: str, info: TensorInfo, formats: Mapping[str, str], default: str) -> Tensor:
@@ -166,9 +197,10 @@ def _tensor(name: str, info: TensorInfo, formats: Mapping[str, str], default: st
     else:
         _, _, layer, rest = name.split(".", 3)
         part, ending = rest.rsplit(".", 1)
-        part = PARTS[part]
+        part = {**PARTS, "mlp.gate": "ffn_gate_inp"}[part]
         theirs = f"blk.{layer}.{part}.{ending}"
-    kind = formats.get(part, default) if len(info.shape) == 2 else "F32"
+    plain_only = len(info.shape) != 2 or part == "ffn_gate_inp"
+    kind = "F32" if plain_only else formats.get(part, default)
     known = BLOCK_FORMATS[number_of(kind)]
     if kind != "F32":
         data = random_blocks(known, (info.shape[0], info.shape[1]), seed=len(theirs))
