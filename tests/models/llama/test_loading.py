@@ -13,7 +13,7 @@ from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder, supports
-from tests.models.setups.make_checkpoints import make_checkpoint, make_model
+from tests.models.setups.make_checkpoints import KINDS, make_checkpoint, make_model
 from tests.models.setups.reference import edited
 
 NAMED = {"rope_theta": 1e4}
@@ -131,7 +131,7 @@ def test_tied_model_without_embedding_takes_the_head(tmp_path: Path) -> None:
     assert after.info.num_parameters == before.info.num_parameters
 
 
-@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [False, True])
 def test_properties(kind: str, tied: bool, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "small", kind, tie_word_embeddings=tied)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from outrider.models.llama.decoder import Decoder
-from tests.models.setups.make_checkpoints import make_checkpoint
+from tests.models.setups.make_checkpoints import KINDS, make_checkpoint
 from tests.models.setups.reference import Reference, all_logits, close, edited, random_ids
 from tests.models.setups.runners import load, runner_cases
 
@@ -48,6 +48,9 @@ OPTIONAL = (
     "layer_types",
     "no_rope_layers",
     "no_rope_layer_interval",
+    "norm_topk_prob",
+    "decoder_sparse_step",
+    "mlp_only_layers",
     "max_position_embeddings",
     "architectures",
 )
@@ -159,11 +162,11 @@ def test_original_length_beside_the_rope_parameters(tmp_path: Path) -> None:
     close(all_logits(Decoder.load(old), text), Reference(old).logits(text))
 
 
-@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_config_that_is_silent(kind: str, tmp_path: Path) -> None:
     """Fields left out take the defaults of `transformers` for that model_type."""
     sizes: dict[str, Any] = {"num_attention_heads": 32, "head_dim": 128 if kind == "qwen3" else 2}
-    heads = {"llama": 32, "mistral": 8, "qwen2": 32, "qwen3": 32, "smollm3": 4}[kind]
+    heads = {"mistral": 8, "smollm3": 4, "mixtral": 8, "qwen3_moe": 4}.get(kind, 32)
     sizes |= {"hidden_size": 64, "num_key_value_heads": heads, "max_position_embeddings": 64}
     if kind == "smollm3":
         sizes |= {"tie_word_embeddings": True, "num_hidden_layers": 5}

@@ -37,10 +37,10 @@ class StaticDecoder(Decoder):
     """A `Decoder` for one text at a time, whose short forwards have static shapes.
 
     Rows are padded to one of `WIDTHS`, and caches have one of a few capacities. Each pair is one
-    program: captured if the device has graphs and the model no experts, called otherwise. Prefill, batches and forwards that
-    return nothing use the code of `Decoder` over the same caches, as do models made of some of the
-    layers (`subset`). Rows have a `chooser`, and `write_chains` drafts without the host. Not safe
-    for use by two threads at once.
+    program: captured if the device has graphs and the model no experts, called otherwise. Prefill,
+    batches and forwards that return nothing use the code of `Decoder` over the same caches, as do
+    models made of some of the layers (`subset`). Rows have a `chooser`, and `write_chains` drafts
+    without the host. Not safe for use by two threads at once.
     """
 
     def __init__(
