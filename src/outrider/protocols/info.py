@@ -44,7 +44,7 @@ class ModelInfo:
             empty: `dtype` says all.
         weights_reason: why that dtype was chosen.
         num_parameters: number of weights, tied weights counted once; None if unknown.
-        weight_bytes: bytes of weights that one forward reads; None if unknown.
+        weight_bytes: bytes of weights that a forward of one row reads; None if unknown.
         threads_of: maps the number of rows of a forward to the number of CPU threads used; None
             where PyTorch decides.
     """

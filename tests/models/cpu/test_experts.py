@@ -178,7 +178,12 @@ def test_all_experts_are_counted_and_packed_once(tmp_path: Path) -> None:
     model = NativeDecoder.load(path, dtype=torch.float32)
     assert model.info.num_parameters == opened.num_parameters
     embed = opened.tensors["model.embed_tokens.weight"].num_elements
-    assert model.info.weight_bytes == pytest.approx(4 * (opened.num_parameters - embed), rel=0.05)
+    unread = embed + 2 * 3 * 3 * 64 * 64  # two layers, three of six experts
+    assert model.info.weight_bytes == pytest.approx(4 * (opened.num_parameters - unread), rel=0.02)
+    assert Decoder.load(path).info.weight_bytes == 4 * (opened.num_parameters - unread)
+    packed = model._parts.packed
+    kept = sum(t.nbytes for t in packed.kept if isinstance(t, torch.Tensor))
+    assert kept == pytest.approx(4 * opened.num_parameters, rel=0.02)
 
 
 def test_the_router_is_in_float32(tmp_path: Path) -> None:

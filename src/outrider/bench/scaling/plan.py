@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from outrider.core.errors import OptionError
+from outrider.core.errors import CheckpointError, OptionError
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.llama.config import DecoderConfig, read_config
 from outrider.models.llama.weights import check_tensors, expected_shapes
@@ -68,6 +68,11 @@ def make_plan(source: Checkpoint, spec: str, widen: int | None = 1) -> ScaledPla
     """
     small = read_config(source.config)
     check_tensors(source, small)
+    if small.experts is not None:
+        raise CheckpointError(
+            f"{source.path} has experts, which cannot be scaled",
+            hint="Give a checkpoint without experts, or no cost scale",
+        )
     goal = _goal(spec, count_parameters(small))
     copies = _widest(small, goal) if widen is None else _checked(widen)
     wide = _widened(small, copies)

@@ -26,13 +26,13 @@ class PackedModel:
 
     layout: Model
     layer_bytes: tuple[tuple[int, int], ...]
-    """Bytes of the attention half and of the MLP half of each layer."""
+    """Bytes that one row reads of the attention half and of the MLP half of each layer."""
     head_bytes: int
     kept: list[object]
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes that one forward reads, without embeddings of single tokens."""
+        """Bytes that a forward of one row reads, without embeddings of single tokens."""
         return self.head_bytes + sum(sum(halves) for halves in self.layer_bytes)
 
 
@@ -161,13 +161,15 @@ class Packer:
         if weights.qk_norm is not None:
             packed.query_norm = self._vector(weights.qk_norm[0])
             packed.key_norm = self._vector(weights.qk_norm[1])
-        middle = self.arena.nbytes
+        middle, unread = self.arena.nbytes, 0
         if isinstance(weights.mlp, EncodedExperts):
             packed.experts = self._experts(weights.mlp)
+            count, chosen = packed.experts.contents.count, weights.mlp.chosen
+            unread = (self.arena.nbytes - middle) * (count - chosen) // count
         else:
             packed.gate_up, packed.down = self._mlp(weights.mlp)
         packed.mlp_norm = self._vector(weights.mlp_norm)
-        self._sizes.append((middle - before, self.arena.nbytes - middle))
+        self._sizes.append((middle - before, self.arena.nbytes - middle - unread))
         return packed
 
     def _qkv(self, affine: Affine) -> list[Matrix]:

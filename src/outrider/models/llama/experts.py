@@ -69,6 +69,10 @@ class Experts:
         """Number of tensors of all experts and routers."""
         return sum(self.layers) * (3 * self.count + 1)
 
+    def unread(self, hidden: int) -> int:
+        """Return the number of weights that a forward of one row leaves out, in all layers."""
+        return sum(self.layers) * (self.count - self.chosen) * 3 * self.inner * hidden
+
     def shapes(self, hidden: int) -> dict[str, tuple[int, int]]:
         """Return names and shapes of the tensors of one layer with experts."""
         shapes = {f"{self.names.router}.weight": (self.count, hidden)}
