@@ -16,32 +16,10 @@ from torch import Tensor
 from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.fields import Field, check_fields
+from outrider.models.checkpoints.safetensors.experts import EXPERT_NAMES, ExpertNames
 
 Projection = Callable[[Tensor], Tensor]
 """`[tokens, inputs] -> [tokens, outputs]`; quantized projections have the same type."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertNames:
-    """Names of the tensors of a layer with experts, after `model.layers.N.`.
-
-    Attributes:
-        block: the part that holds router and experts.
-        parts: the matrices gate, up and down of one expert.
-    """
-
-    block: str = "mlp"
-    parts: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
-
-    @property
-    def router(self) -> str:
-        """Name of the router's matrix."""
-        return f"{self.block}.gate"
-
-    def of(self, expert: int) -> tuple[str, str, str]:
-        """Return the names of the matrices gate, up and down of one expert."""
-        gate, up, down = (f"{self.block}.experts.{expert}.{part}" for part in self.parts)
-        return gate, up, down
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +63,11 @@ class Experts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Family:
-    """How one `model_type` spells its experts, and its defaults.
+    """Defaults of one `model_type`.
 
     `size` names the setting with the inner size of an expert.
     """
 
-    names: ExpertNames
     count: int
     chosen: int
     size: str
@@ -101,7 +78,6 @@ class _Family:
 
 _FAMILIES: dict[str, _Family] = {
     "mixtral": _Family(
-        names=ExpertNames("block_sparse_moe", ("w1", "w3", "w2")),
         count=8,
         chosen=2,
         size="intermediate_size",
@@ -109,7 +85,6 @@ _FAMILIES: dict[str, _Family] = {
         normalized=True,
     ),
     "qwen3_moe": _Family(
-        names=ExpertNames(),
         count=128,
         chosen=8,
         size="moe_intermediate_size",
@@ -118,7 +93,7 @@ _FAMILIES: dict[str, _Family] = {
     ),
 }
 
-_ROUTERS = tuple(f".{family.names.router}.weight" for family in _FAMILIES.values())
+_ROUTERS = tuple(f".{names.router}.weight" for names in EXPERT_NAMES.values())
 _COUNTS = ("num_local_experts", "num_experts")
 
 
@@ -155,7 +130,7 @@ def read_experts(config: Mapping[str, JsonValue], num_layers: int) -> Experts | 
         inner=config.get(family.size, family.inner),
         normalized=bool(config.get("norm_topk_prob")) if normalized is None else normalized,
         layers=layers,
-        names=family.names,
+        names=EXPERT_NAMES[config["model_type"]],
     )
 
 

@@ -161,14 +161,10 @@ def _check_experts(checkpoint: Checkpoint, config: DecoderConfig) -> None:
     """Refuse more experts than there are tensors, before all their names are listed."""
     experts, held = config.experts, len(checkpoint.tensors)
     if experts is not None and experts.num_matrices > held:
-        merged = next((n for n in checkpoint.tensors if n.endswith(".experts.gate_up_proj")), None)
         raise CheckpointError(
             f"config.json has {experts.count} experts in {sum(experts.layers)} layers, but "
-            f"{checkpoint.path} holds {held} tensors"
-            + (f", with all experts of a layer in {merged}" if merged else ""),
-            hint="Save it with save_pretrained(..., save_original_format=True)"
-            if merged
-            else "Check that the checkpoint is complete",
+            f"{checkpoint.path} holds {held} tensors",
+            hint="Check that the checkpoint is complete",
         )
 
 

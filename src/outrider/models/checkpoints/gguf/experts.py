@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from outrider.core.errors import CheckpointError
@@ -10,24 +10,12 @@ from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
 from outrider.models.checkpoints.fields import Field, check_fields
 from outrider.models.checkpoints.gguf.header import Entry, damaged
+from outrider.models.checkpoints.safetensors.experts import EXPERT_NAMES
 
 _HINT = "Give the original checkpoint as a Hugging Face folder"
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """Names of router and experts in a Hugging Face checkpoint, after `model.layers.N.`."""
-
-    block: str
-    gate: str
-    up: str
-    down: str
-
-
-_NAMES = {
-    "mixtral": _Names("block_sparse_moe", "w1", "w3", "w2"),
-    "qwen3_moe": _Names("mlp", "gate_proj", "up_proj", "down_proj"),
-}
+_PARTS = ("gate", "up", "down")
 MODEL_TYPES = {"llama": "mixtral", "qwen3moe": "qwen3_moe"}
 """Architecture of a file with experts -> `model_type` of its configuration."""
 
@@ -67,15 +55,14 @@ def split(file: Path, entry: Entry, model_type: str, count: int) -> Iterator[tup
     found = _TENSOR.fullmatch(entry.name)
     if found is None:
         return
-    names = _NAMES[model_type]
-    block = f"model.layers.{found['layer']}.{names.block}"
+    names, layer = EXPERT_NAMES[model_type], f"model.layers.{found['layer']}."
     if found["router"]:
-        yield f"{block}.gate.weight", entry
+        yield f"{layer}{names.router}.weight", entry
     elif found["part"]:  # files from before April 2024
-        part = getattr(names, found["part"])
-        yield f"{block}.experts.{found['expert']}.{part}.weight", entry
+        name = names.of(int(found["expert"]))[_PARTS.index(found["part"])]
+        yield f"{layer}{name}.weight", entry
     else:
-        parts = [getattr(names, part) for part in found["merged"].split("_")]
+        parts = [_PARTS.index(part) for part in found["merged"].split("_")]
         if len(entry.shape) != 3 or entry.shape[0] != count or entry.shape[1] % len(parts):
             raise damaged(
                 file, f"tensor {entry.name} has the shape {list(entry.shape)} for {count} experts"
@@ -86,7 +73,7 @@ def split(file: Path, entry: Entry, model_type: str, count: int) -> Iterator[tup
             expert, part = divmod(i, len(parts))
             place = entry.offset + i * nbytes
             one = replace(entry, shape=(rows, inputs), offset=place, nbytes=nbytes)
-            yield f"{block}.experts.{expert}.{parts[part]}.weight", one
+            yield f"{layer}{names.of(expert)[parts[part]]}.weight", one
 
 
 _NEUTRAL: dict[str, tuple[JsonValue, ...]] = {
@@ -140,7 +127,7 @@ def expert_settings(
     }
     if not sparse:
         return settings
-    router = f".{_NAMES[model_type].block}.gate.weight"
+    router = f".{EXPERT_NAMES[model_type].router}.weight"
     routed = {int(name.split(".")[2]) for name in names if name.endswith(router)}
     layers = range(metadata[f"{prefix}block_count"])
     return settings | {
