@@ -13,6 +13,7 @@ from outrider.core.errors import CheckpointError
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.checkpoints import checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
+from outrider.models.cpu.cache import CACHE_DTYPES
 from outrider.models.cpu.encoding import CHANNELS
 from outrider.models.cpu.formats import FORMATS
 from outrider.models.cpu.native import NativeDecoder
@@ -44,12 +45,16 @@ ODD: dict[str, Any] = {"hidden_size": 36, "intermediate_size": 50, "head_dim": 1
 """Sizes that fill neither a vector nor a panel."""
 
 
-@pytest.fixture(scope="module", params=[(d, shape) for d in DTYPES for shape in ("even", "odd")])
+CASES = [(d, "float32", shape) for d in DTYPES for shape in ("even", "odd")]
+CASES += [("int8", cache, shape) for cache in ("bfloat16", "int8") for shape in ("even", "odd")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def model(request: Any, tmp_path_factory: Any) -> NativeDecoder:
-    dtype, shape = request.param
+    dtype, cache, shape = request.param
     sizes = ODD if shape == "odd" else {"hidden_size": 64, "intermediate_size": 160}
     path = make_checkpoint(tmp_path_factory.mktemp("model"), "llama", **sizes)
-    return NativeDecoder.load(path, dtype=DTYPES[dtype], threads=1)
+    return NativeDecoder.load(path, dtype=DTYPES[dtype], cache_dtype=CACHE_DTYPES[cache], threads=1)
 
 
 def rows_after(model: NativeDecoder, text: tuple[int, ...], tokens: tuple[int, ...]) -> Any:

@@ -18,7 +18,9 @@ from outrider.models.transformers.model import TransformersModel
 RUNNERS: dict[str, Callable[[Path | Checkpoint, torch.dtype], Any]] = {
     "decoder": lambda source, dtype: Decoder.load(source, dtype=dtype),
     "native": lambda source, _: NativeDecoder.load(source, dtype=torch.float32, threads=1),
-    "int8": lambda source, _: NativeDecoder.load(source, dtype=torch.int8, threads=1),
+    "int8": lambda source, _: NativeDecoder.load(
+        source, dtype=torch.int8, cache_dtype=torch.int8, threads=1
+    ),
     "static": lambda source, dtype: StaticDecoder.load(source, dtype=dtype),
     "transformers": lambda source, dtype: TransformersModel.load(source, dtype=dtype),
 }
