@@ -39,7 +39,7 @@ _WIDTHS = (1, 2, 4, 8)
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--experts", type=int, default=32)
     parser.add_argument("--chosen", type=int, default=4)
     parser.add_argument("--inner", type=int, default=384, help="inner size of an expert")

@@ -10,7 +10,8 @@ import typer
 
 from outrider.cli.options.options import option
 from outrider.cli.ui.render import Screen, print_json
-from outrider.core.errors import CheckpointError
+from outrider.cli.ui.supported import show_supported
+from outrider.core.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,13 @@ _THEIRS = "transformers"
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="A folder, a hub name, or a family name.")],
+    model: Annotated[
+        str | None, typer.Argument(help="A folder, a hub name, or a family name.")
+    ] = None,
+    supported: Annotated[
+        bool,
+        option("--supported", panel="Output", help="List the architectures that run, and how."),
+    ] = False,
     dtype: Annotated[str, option(panel="Runtime", help="Dtype for the memory estimate.")] = "auto",
     cache_dtype: Annotated[
         str, option(panel="Runtime", help="Dtype of keys and values: auto, float32, ...")
@@ -49,7 +56,13 @@ def info(
 
       outrider info tiny
       outrider info ./big --dtype bfloat16 --json
+      outrider info --supported
     """
+    if supported:
+        show_supported(json=json)
+        return
+    if model is None:
+        raise OptionError("no model is given", hint="Give a folder, or --supported for a list")
     from outrider.models.checkpoints.opening import open_checkpoint
     from outrider.models.devices import check_cache_dtype, resolve_device, resolve_dtype
 
@@ -209,8 +222,8 @@ def _check_transformers(checkpoint: "Checkpoint") -> None:
     """Raise `CheckpointError` if `transformers` cannot run the model for Outrider."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-    from outrider.models.checkpoints.folder_files import explain_code
-    from outrider.models.transformers.pretrained import quiet, refuse_unfit
+    from outrider.models.checkpoints.folder_files import explain_code, quiet
+    from outrider.models.transformers.pretrained import refuse_unfit
 
     try:
         with quiet():

@@ -161,6 +161,11 @@ INLINE float soften(float *scores, int count) {
     return sum16(sum);
 }
 
+/* Bounds scores smoothly; the scores behind them, up to a whole vector, may change. */
+INLINE void cap_scores(float *scores, int count, float cap) {
+    for (int j = 0; j < count; j += LANES) store(scores + j, soft_cap16(load(scores + j), cap));
+}
+
 /* Scores of the visible text, for all queries. */
 static void score_text(const Head *head, const Query *queries, int count) {
     int first = queries->first, base = queries->base;
@@ -204,6 +209,7 @@ static void attend(const Head *head, const Query *queries, int count) {
         const int text = q->base - q->first;
         for (int j = 0; j < q->extras; j++)
             q->scores[text + j] = score_slot(head, q->query, q->extra[j]);
+        if (head->cap) cap_scores(q->scores, text + q->extras, head->cap);
         shares[i] = 1.0f / soften(q->scores, text + q->extras);
         memset(q->out, 0, sizeof(float) * head->head_dim);
     }

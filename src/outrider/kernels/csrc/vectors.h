@@ -147,4 +147,9 @@ INLINE f32x16 exp16(f32x16 x) {
     return select16(nan, x, result);
 }
 
+/* Bounds values smoothly to -cap .. cap: cap * tanh(x / cap), with tanh(y) = 1 - 2 / (e^2y + 1). */
+INLINE f32x16 soft_cap16(f32x16 x, float cap) {
+    return (splat(1.0f) - 2.0f / (exp16(x * (2.0f / cap)) + 1.0f)) * cap;
+}
+
 #endif

@@ -93,6 +93,8 @@ class NativeDecoder(OwnModel):
         )
         self._parts = parts
         self._rotary = RotaryTable(config.rope, torch.float32, self.device)
+        local = config.local_rope
+        self._local_rotary = local and RotaryTable(local, torch.float32, self.device)
         self._packed = parts.packed
         self._run_layers: Sequence[int] = range(config.num_layers)
         self._head = head_of(parts.packed)
@@ -194,7 +196,7 @@ class NativeDecoder(OwnModel):
         """Apply the final norm and the head to residual streams."""
         count, states = len(states), states.float().contiguous()
         logits = torch.empty(count, self._stride)
-        with self._lock:
+        with self._lock.held:
             arrays = self._rows if count <= _FEW else RowArrays(count)
             arrays.fill_states(states)
             arrays.batch.logits_stride = self._stride
@@ -214,7 +216,7 @@ class NativeDecoder(OwnModel):
             return []
         caches = [narrowed(s.cache, NativeCache, self.info.name) for s in segments]
         feeds = [c.feed(s, rows) for c, s, rows in zip(caches, segments, want, strict=True)]
-        with self._lock:
+        with self._lock.held:
             return self._run(feeds, caches)
 
     def write_chains(
@@ -229,7 +231,7 @@ class NativeDecoder(OwnModel):
         """
         if not all(chain.sampler.quick(len(chain.generated)) for chain in chains):
             return None
-        with self._lock:
+        with self._lock.held:
             return [self._write(chain, confidence) for chain in chains]
 
     def _write(self, chain: ChainRequest, confidence: float) -> IntArray:
@@ -319,6 +321,9 @@ class NativeDecoder(OwnModel):
             arrays.turn_by(*turns(self._rotary, [*feeds, *_following(feeds, ahead)], self.device))
         else:
             arrays.batch.cos, arrays.batch.sin = self._rotary.addresses(end)
+        if self._local_rotary is not None:
+            local = self._local_rotary.addresses(end)
+            arrays.batch.local_cos, arrays.batch.local_sin = local
 
     def _call(self, arrays: RowArrays, rows: int, packed: PackedModel) -> None:
         loaded: Any = library()

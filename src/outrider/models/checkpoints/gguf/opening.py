@@ -9,7 +9,8 @@ from outrider.models.checkpoints.checkpoint import Checkpoint, fingerprint_of
 from outrider.models.checkpoints.gguf.ends import end_tokens
 from outrider.models.checkpoints.gguf.experts import count_of, split
 from outrider.models.checkpoints.gguf.header import MAGIC, Entry, Header, damaged, read_header
-from outrider.models.checkpoints.gguf.names import FACTORS, from_gguf
+from outrider.models.checkpoints.gguf.names import FACTORS, LONG, SHORT, from_gguf
+from outrider.models.checkpoints.gguf.rotary import Factors
 from outrider.models.checkpoints.gguf.settings import architecture_of, read_settings
 from outrider.models.checkpoints.gguf.tensors import GgufTensor
 from outrider.models.checkpoints.json_file import is_there
@@ -19,6 +20,7 @@ from outrider.models.checkpoints.tensors import TensorInfo
 SUFFIX = ".gguf"
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 _EMBEDDINGS = "model.embed_tokens.weight"
+_FACTORS = {FACTORS: "plain", SHORT: "short", LONG: "long"}
 _REORDERED = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}
 
 
@@ -129,19 +131,20 @@ def _check_parts(headers: Sequence[Header]) -> None:
 
 def _tensors(
     headers: list[Header], metadata: Mapping[str, object]
-) -> tuple[dict[str, TensorInfo], list[float] | None]:
+) -> tuple[dict[str, TensorInfo], Factors]:
     """Return the tensors by their Hugging Face names, and the factors of rotary embeddings."""
     file = str(headers[0].file)
     known, experts = architecture_of(file, metadata), count_of(file, metadata)
     architecture = metadata["general.architecture"]
     found: dict[str, TensorInfo] = {}
-    factors: list[float] | None = None
+    factors = Factors()
     for header in headers:
         for name, entry in header.entries.items():
-            if name == FACTORS:
-                factors = _factors(GgufTensor(file=header.file, entry=entry))
+            if name in _FACTORS:
+                tensor = GgufTensor(file=header.file, entry=entry)
+                setattr(factors, _FACTORS[name], _factors(tensor))
                 continue
-            plain = from_gguf(name)
+            plain = from_gguf(name, known.parts)
             ours = [] if plain is None else [(plain, entry)]
             if not ours and experts:
                 ours = list(split(header.file, entry, known.model_type, experts))
@@ -172,7 +175,7 @@ def _factors(tensor: GgufTensor) -> list[float]:
     """Return the factors of the pairs of a head."""
     shape = tensor.entry.shape
     if len(shape) != 1 or shape[0] > CheckpointLimits.current().head_dim:
-        raise damaged(tensor.file, f"{FACTORS} has the shape {list(shape)}")
+        raise damaged(tensor.file, f"{tensor.entry.name} has the shape {list(shape)}")
     return tensor.read().tolist()
 
 
