@@ -32,6 +32,19 @@ class Matrix(ctypes.Structure):
     ]
 
 
+class Experts(ctypes.Structure):
+    """The experts of one layer."""
+
+    _fields_ = [
+        ("count", _I32),
+        ("chosen", _I32),
+        ("normalized", _I32),
+        ("router", Matrix),
+        ("gate_up", ctypes.POINTER(Matrix)),
+        ("down", ctypes.POINTER(Matrix)),
+    ]
+
+
 class Layer(ctypes.Structure):
     """One layer of a decoder."""
 
@@ -52,6 +65,7 @@ class Layer(ctypes.Structure):
         ("whole_norms", _I32),
         ("place", _I32),
         ("parts", _I32),
+        ("experts", ctypes.POINTER(Experts)),
     ]
 
 

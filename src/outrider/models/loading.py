@@ -148,7 +148,7 @@ def _on_device(
     if kind == torch.int8:
         called = name or str(checkpoint.path)
         kind = _without_int8(called, f"int8 runs on the CPU, not on {place}")
-    elif stored := next((t.dtype for t in checkpoint.tensors.values() if t.stored), None):
+    elif stored := _packed_format(checkpoint):
         warnings.warn(
             f"{name or checkpoint.path} runs in {str(kind).removeprefix('torch.')}: its quantised "
             f"weights ({stored}) are decoded on {place}",
@@ -156,6 +156,12 @@ def _on_device(
             stacklevel=3,
         )
     return decoder_for(place).load(checkpoint, dtype=kind, device=place, name=name)
+
+
+def _packed_format(checkpoint: Checkpoint) -> str | None:
+    """Return the format of quantised weights; None if all weights are plain numbers."""
+    stored = (info.dtype for info in checkpoint.tensors.values() if info.stored is not None)
+    return next((kind for kind in stored if kind not in ("F32", "F16", "BF16")), None)
 
 
 def _through_transformers(

@@ -47,7 +47,7 @@ class ModelInfo:
         cache: the dtype of keys and values, as the option `cache_dtype` names it; empty: that of
             the weights.
         num_parameters: number of weights, tied weights counted once; None if unknown.
-        weight_bytes: bytes of weights that one forward reads; None if unknown.
+        weight_bytes: bytes of weights that a forward of one row reads; None if unknown.
         threads_of: maps the number of rows of a forward to the number of CPU threads used; None
             where PyTorch decides.
     """

@@ -46,6 +46,13 @@ def drafts(model: StaticDecoder, cache: object) -> tuple[torch.Tensor, list[int]
     return torch.cat((tree, chain.logits)), written[0].tolist()
 
 
+def same(model: StaticDecoder, found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Equal bits; with experts, their matrices read other numbers of rows, which may round."""
+    if model.config.experts is None:
+        return torch.equal(found, expected)
+    return torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
 def test_unused_slots_and_padding(model: StaticDecoder, value: float) -> None:
     text = [token or 1 for token in random_ids(20)]
@@ -53,7 +60,7 @@ def test_unused_slots_and_padding(model: StaticDecoder, value: float) -> None:
     cache = begin(model, text)
     spoil(model, cache, value)
     found = drafts(model, cache)
-    assert torch.equal(found[0], expected[0])
+    assert same(model, found[0], expected[0])
     assert found[1] == expected[1]
 
 
@@ -67,12 +74,12 @@ def test_a_poisoned_branch_stays_on_its_branch(model: StaticDecoder) -> None:
     assert TREE_TOKENS[2] not in text
     model.weights.embed[int(TREE_TOKENS[2])] = math.nan
     found = tree_logits(model, begin(model, text), TREE_TOKENS, TREE_PARENTS)
-    windowed = model.info.name.startswith(("mistral", "phi3"))
+    windowed = model.info.name.startswith(("mistral", "mixtral", "phi3"))
     behind = [10, 11] if windowed else [10, 11, 12]
     poisoned = np.array([2, 5, 6, 8, *behind]) + 1
     assert found[poisoned].isnan().all()
     clean = np.setdiff1d(np.arange(14), poisoned)
-    assert torch.equal(found[clean], expected[clean])
+    assert same(model, found[clean], expected[clean])
 
 
 def test_a_storage_of_a_poisoned_text_serves_the_next(model: StaticDecoder) -> None:
@@ -88,4 +95,4 @@ def test_a_storage_of_a_poisoned_text_serves_the_next(model: StaticDecoder) -> N
     del bad
     cache = begin(model, text)
     assert cache.storage is storage and cache.storage.values.isnan().any()
-    assert torch.equal(tree_logits(model, cache, TREE_TOKENS, TREE_PARENTS), expected)
+    assert same(model, tree_logits(model, cache, TREE_TOKENS, TREE_PARENTS), expected)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from outrider.core.types import BoolArray, IntArray
 from outrider.models.caches.bookkeeping import CacheBook, Feed
@@ -14,6 +15,7 @@ from outrider.models.caches.kv_cache import DecoderCache
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama import attention as decoder_attention
 from outrider.models.llama.decoder import Decoder
+from outrider.models.llama.experts import Mixture
 from outrider.models.llama.families import FAMILIES
 from outrider.models.llama.features import Norms, Scales
 from outrider.models.llama.weights import Linear
@@ -98,6 +100,74 @@ def positions_in_every_layer(model: Decoder) -> None:
         layer.rotary = True
 
 
+def experts_of(model: Decoder) -> list[Mixture]:
+    return [layer.experts for layer in model.weights.layers if layer.experts is not None]
+
+
+@mutates("mixtral")
+def no_normalization(model: Decoder) -> None:
+    for layer in experts_of(model):
+        layer.normalized = False
+
+
+@mutates("qwen3_moe plain sum")
+def normalization(model: Decoder) -> None:
+    for layer in experts_of(model):
+        layer.normalized = True
+
+
+@mutates("qwen3_moe")
+def one_expert_less(model: Decoder) -> None:
+    for layer in experts_of(model):
+        layer.chosen -= 1
+
+
+@mutates("qwen3_moe")
+def one_expert_more(model: Decoder) -> None:
+    for layer in experts_of(model):
+        layer.chosen += 1
+
+
+@mutates("mixtral")
+def swapped_experts(model: Decoder) -> None:
+    for layer in experts_of(model):
+        layer.experts = layer.experts[::-1]
+
+
+@mutates("mixtral")
+def swapped_gate_and_up(model: Decoder) -> None:
+    for layer in experts_of(model):
+        for gate_up, _ in layer.experts:
+            assert isinstance(gate_up, Linear)
+            gate_up.weight.copy_(torch.cat(gate_up.weight.chunk(2)[::-1]))
+
+
+class Reversed(Mixture):
+    """The most probable expert gets the weight of the least probable one."""
+
+    def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weights, chosen = super().route(x)
+        return weights.flip(-1), chosen
+
+
+@mutates("qwen3_moe")
+def swapped_weights(model: Decoder) -> None:
+    for layer in model.weights.layers:
+        if (known := layer.experts) is not None:
+            layer.experts = Reversed(
+                router=known.router,
+                experts=known.experts,
+                chosen=known.chosen,
+                normalized=known.normalized,
+            )
+
+
+@mutates("qwen3_moe dense")
+def experts_left_out(model: Decoder) -> None:
+    for layer in model._layers:
+        layer.feeds = layer.weights.experts is None
+
+
 def one_norm_less(place: str) -> Callable[[Decoder], None]:
     def remove(model: Decoder) -> None:
         for layer in model.weights.layers:
@@ -177,6 +247,8 @@ CONFIG_MUTATIONS = {
     "window of one more": ("mistral window", {"sliding_window": 8}),
     "window everywhere": ("qwen2 window", {"layer_types": ["sliding_attention"] * 2}),
     "other activation": ("llama", {"hidden_act": "gelu"}),
+    "other router": ("qwen3_moe", {"norm_topk_prob": False}),
+    "other number of experts": ("qwen3_moe", {"num_experts_per_tok": 2}),
     "other eps": ("llama large eps", {"rms_norm_eps": 1e-6}),
     "no attention cap": ("gemma2", {"attn_logit_softcapping": None}),
     "no logits cap": ("gemma2", {"final_logit_softcapping": None}),

@@ -23,6 +23,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Phi3Config,
@@ -33,6 +35,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
@@ -43,6 +47,8 @@ KINDS: dict[str, tuple[Any, Any]] = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "smollm3": (SmolLM3Config, SmolLM3ForCausalLM),
+    "mixtral": (MixtralConfig, MixtralForCausalLM),
+    "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM),
     "gemma2": (Gemma2Config, Gemma2ForCausalLM),
     "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
     "phi3": (Phi3Config, Phi3ForCausalLM),
@@ -74,6 +80,17 @@ _SMALL: dict[str, Any] = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
+
+_OWN: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 6, "num_experts_per_tok": 3},
+    "qwen3_moe": {
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 24,
+        "norm_topk_prob": True,
+    },
+}
+"""Settings that only one kind has."""
 
 
 def make_checkpoint(
@@ -128,12 +145,14 @@ def make_model(
 ) -> PreTrainedModel:
     """The `transformers` model itself, float32, with every parameter random."""
     make_config, make = KINDS[kind]
-    model = make(make_config(**_SMALL | {"vocab_size": vocab_size} | config_overrides)).eval()
+    settings = _SMALL | _OWN.get(kind, {}) | {"vocab_size": vocab_size} | config_overrides
+    model = make(make_config(**settings)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 2 * std * noise if "norm" in name else std * noise)
+            scale = 10 * std if name.endswith("gate.weight") else std  # routers choose clearly
+            parameter.copy_(1 + 2 * std * noise if "norm" in name else scale * noise)
     return model
 
 

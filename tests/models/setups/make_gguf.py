@@ -1,6 +1,7 @@
 """GGUF files written byte by byte, so that every field can be wrong."""
 
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -142,7 +143,7 @@ def from_checkpoint(
     """
     checkpoint = open_checkpoint(folder)
     config = checkpoint.config
-    kind = config["model_type"].removesuffix("_text")
+    kind = config["model_type"].removesuffix("_text").replace("_", "")
     given: dict[str, Any] = {
         "general.architecture": kind,
         f"{kind}.block_count": config["num_hidden_layers"],
@@ -159,11 +160,40 @@ def from_checkpoint(
     tensors = [
         _tensor(name, info, formats, default, kind, config)
         for name, info in sorted(checkpoint.tensors.items())
+        if ".experts." not in name
     ]
+    tensors += _merged(checkpoint.tensors, formats, default)
     return GgufFile(given | settings, [*tensors, *_factors(config)])
 
 
+def _merged(
+    tensors: Mapping[str, TensorInfo], formats: Mapping[str, str], default: str
+) -> list[Tensor]:
+    """All experts of a layer in one tensor for each of gate, up and down."""
+    found: dict[str, list[TensorInfo]] = {}
+    for name in sorted(tensors, key=lambda name: [int(n) for n in re.findall(r"\d+", name)]):
+        if match := re.fullmatch(r"model\.layers\.(\d+)\.mlp\.experts\.\d+\.(\w+)_proj.*", name):
+            found.setdefault(f"blk.{match[1]}.ffn_{match[2]}_exps.weight", []).append(tensors[name])
+    merged: list[Tensor] = []
+    for name, infos in found.items():
+        kind = formats.get(name.split(".")[2], default)
+        outputs, inputs = infos[0].shape
+        shape = (len(infos), outputs, inputs)
+        data = b"".join(plain(info).tobytes() for info in infos)
+        if kind != "F32":
+            known = BLOCK_FORMATS[number_of(kind)]
+            data = random_blocks(known, (len(infos) * outputs, inputs), seed=len(name))
+        merged.append(Tensor(name, number_of(kind), shape, data))
+    return merged
+
+
 def _more_settings(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    if kind == "qwen3moe":
+        return {
+            "expert_count": config["num_local_experts"],
+            "expert_used_count": config["num_experts_per_tok"],
+            "expert_feed_forward_length": config["moe_intermediate_size"],
+        }
     if kind not in ("gemma2", "gemma3", "phi3", "granite", "glm4"):
         return {}
     rope = config["rope_parameters"]
@@ -230,9 +260,10 @@ def _tensor(
     else:
         _, _, layer, rest = name.split(".", 3)
         part, ending = rest.rsplit(".", 1)
-        part = {**PARTS, **known.parts}[part]
+        part = {**PARTS, **known.parts, "mlp.gate": "ffn_gate_inp"}[part]
         theirs = f"blk.{layer}.{part}.{ending}"
-    kind = formats.get(part, default) if len(info.shape) == 2 else "F32"
+    plain_only = len(info.shape) != 2 or part == "ffn_gate_inp"
+    kind = "F32" if plain_only else formats.get(part, default)
     block = BLOCK_FORMATS[number_of(kind)]
     if kind != "F32":
         data = random_blocks(block, (info.shape[0], info.shape[1]), seed=len(theirs))

@@ -44,6 +44,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {"use_sliding_window": True, "sliding_window": 2, "max_window_layers": 1},
     "qwen3": {},
     "smollm3": {"no_rope_layers": [1, 0]},
+    "mixtral": {"sliding_window": 3},
+    "qwen3_moe": {"mlp_only_layers": [0]},
     "gemma2": {"sliding_window": 3, "query_pre_attn_scalar": 20} | CAPS,
     "gemma3": {"sliding_window": 3, "sliding_window_pattern": 2, "query_pre_attn_scalar": 20},
     "phi3": {"sliding_window": 3, "partial_rotary_factor": 0.5},

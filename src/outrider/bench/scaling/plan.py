@@ -106,7 +106,8 @@ def make_plan(source: Checkpoint, spec: str, widen: int | None = 1) -> ScaledPla
 def _check_plain(source: Checkpoint, config: DecoderConfig) -> None:
     """Refuse features that the scaled layers and widths do not keep."""
     plain = (config.norms, config.scales, config.fused) == (Norms(), Scales(), Fused())
-    if not plain or config.head_order is not None or config.local_rope is not None:
+    other = config.head_order is not None or config.local_rope is not None
+    if not plain or other or config.experts is not None:
         raise UnsupportedCheckpointError(
             f"{source.path} has model_type {source.config.get('model_type')!r}, which cost scaling "
             "does not support",

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "attention.h"
-#include "rows.h"
+#include "experts.h"
 
 /* Rows between two steps. `quants`, `scales` and `sums` hold the input of the next matrix of
  * integers. */
@@ -21,6 +21,7 @@ typedef struct {
     float *scales;
     int32_t *sums;
     int64_t stream_stride, packed_stride, inner_stride, scores_stride;
+    Mixture mixture;
 } Desk;
 
 typedef struct {
@@ -30,7 +31,7 @@ typedef struct {
     int threads;
 } Work;
 
-static int64_t padded(const Matrix *w) { return (int64_t)w->panels * LANES; }
+static int64_t padded(const Matrix *w) { return width_of(w); }
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static float *take(char **place, int64_t floats) {
@@ -51,8 +52,35 @@ static int64_t most_groups(const Model *m) {
         const Layer *layer = m->layers + i;
         groups = larger(groups, larger(layer->qkv->groups, layer->gate_up.groups));
         groups = larger(groups, larger(layer->output.groups, layer->down.groups));
+        if (layer->experts)
+            groups = larger(groups, larger(layer->experts->gate_up->groups,
+                                           layer->experts->down->groups));
     }
     return groups;
+}
+
+/* Lays out what layers with experts need for `rows` rows; returns the number of pairs. */
+static int64_t lay_out_experts(Mixture *mixture, const Model *m, int64_t rows, char **place) {
+    const Experts *e = NULL; /* all are of one shape */
+    for (int i = 0; i < m->num_layers && !e; i++) e = m->layers[i].experts;
+    *mixture = (Mixture){0};
+    if (!e) return 0;
+    const int64_t pairs = rows * e->chosen;
+    mixture->logits_stride = width_of(&e->router);
+    mixture->inner_stride = width_of(e->gate_up) / 2;
+    mixture->result_stride = width_of(e->down);
+    mixture->logits = take(place, rows * mixture->logits_stride);
+    mixture->weights = take(place, pairs);
+    mixture->chosen = (int32_t *)take(place, pairs);
+    mixture->place = (int32_t *)take(place, pairs);
+    mixture->row = (int32_t *)take(place, pairs);
+    mixture->owner = (int32_t *)take(place, pairs);
+    mixture->first = (int32_t *)take(place, e->count + 1);
+    mixture->touched = (int32_t *)take(place, e->count);
+    mixture->num_touched = (int32_t *)take(place, 1);
+    mixture->values = take(place, pairs * larger(e->gate_up->inputs, mixture->result_stride));
+    mixture->inner = take(place, pairs * mixture->inner_stride);
+    return pairs;
 }
 
 static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, char *memory) {
@@ -66,7 +94,9 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     desk->packed_stride = 0;
     for (int i = 0; m->num_layers && i < layer->num_qkv; i++)
         desk->packed_stride += padded(layer->qkv + i);
-    desk->inner_stride = m->num_layers ? padded(&layer->gate_up) / 2 : 0;
+    desk->inner_stride = 0;
+    for (int i = 0; i < m->num_layers; i++) /* 0 in layers with experts */
+        desk->inner_stride = larger(desk->inner_stride, padded(&m->layers[i].gate_up) / 2);
     desk->scores_stride = (longest + 191) / 64 * 64; /* 16 before, up to 64 after a text */
     char *place = memory;
     desk->stream = take(&place, rows * desk->stream_stride);
@@ -77,24 +107,19 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     desk->inner = take(&place, rows * desk->inner_stride);
     desk->scores = take(&place, members * SLAB * desk->scores_stride);
     desk->floats = take(&place, (int64_t)members * SLOTS_AS_FLOATS * m->head_dim);
-    desk->scales = take(&place, rows * groups);
-    desk->sums = (int32_t *)take(&place, rows * groups);
-    desk->quants = (int8_t *)take(&place, rows * groups * (GROUP / 4));
+    const int64_t forms = larger(rows, lay_out_experts(&desk->mixture, m, b->rows, &place));
+    desk->scales = take(&place, forms * groups);
+    desk->sums = (int32_t *)take(&place, forms * groups);
+    desk->quants = (int8_t *)take(&place, forms * groups * (GROUP / 4));
     return place - memory;
 }
 
 /* -- rows ------------------------------------------------------------------------------------ */
 
-static int reads_integers(const Matrix *w) { return w->kind == INT8 || is_grouped(w); }
-
 /* One row, as matrix `w` reads it. */
 static void hand_over(const Work *work, const Matrix *w, const float *x, int64_t row) {
     const Desk *desk = &work->desk;
-    if (w->kind == INT8)
-        quantize(x, w->inputs, w->quads * 4, desk->quants + row * w->quads * 4, desk->scales + row);
-    else if (is_grouped(w))
-        quantize_groups(x, w->inputs, desk->quants + row * w->groups * GROUP,
-                        desk->scales + row * w->groups, desk->sums + row * w->groups);
+    write_form(w, x, row, (Forms){desk->quants, desk->scales, desk->sums});
 }
 
 static Rows rows_of(const Work *work, const float *values) {
@@ -112,9 +137,12 @@ enum { /* the steps of one layer, in order */
     OUTPUT,
     ADD_OUTPUT,
     MLP_NORM,
+    SORT, /* with experts only */
+    GATHER,
     GATE_UP,
     DOWN_ROWS,
     DOWN,
+    COMBINE,
     ADD_DOWN,
     STEPS_OF_A_LAYER
 };
@@ -383,6 +411,65 @@ static void answer_rows(const Work *work, int chunk) {
     }
 }
 
+/* -- experts --------------------------------------------------------------------------------- */
+
+static int expert_chunks(const Work *work) {
+    return work->threads == 1 ? 1 : work->threads * CHUNKS_A_THREAD;
+}
+
+static int expert_chunks_of(const Work *work, const Experts *e, int step) {
+    const Mixture *mixture = &work->desk.mixture;
+    const int touched = *mixture->num_touched, wanted = expert_chunks(work);
+    const int a_rows = pieces(work->batch->rows, ROWS_A_CHUNK);
+    const int a_pairs = pieces(work->batch->rows * e->chosen, ROWS_A_CHUNK);
+    switch (step) {
+    case SORT: return 1;
+    case GATHER: return a_pairs;
+    case GATE_UP: return touched * expert_pieces(mixture, e->gate_up, wanted);
+    case DOWN_ROWS: return is_dense(e, mixture) ? a_pairs : 1;
+    case DOWN: return touched * expert_pieces(mixture, e->down, wanted);
+    case ADD_DOWN: return 0; /* COMBINE adds at once: no model has experts and norms behind them */
+    default: return a_rows;
+    }
+}
+
+static void run_experts(const Work *work, const Layer *layer, int step, int chunk) {
+    const Experts *e = layer->experts;
+    const Desk *desk = &work->desk;
+    const Mixture *mixture = &desk->mixture;
+    const Forms forms = {desk->quants, desk->scales, desk->sums};
+    const Sink inner = {mixture->inner, mixture->inner_stride, GATED,
+                        activation(work->model->activation)};
+    const Sink results = {mixture->values, mixture->result_stride, WRITE, NULL};
+    const int rows = work->batch->rows, pairs = rows * e->chosen, wanted = expert_chunks(work);
+    int first, last;
+    piece(step == GATHER || step == DOWN_ROWS ? pairs : rows, ROWS_A_CHUNK, chunk, &first, &last);
+    switch (step) {
+    case MLP_NORM:
+        norm_rows(work, chunk, layer->mlp_norm, &e->router);
+        route_rows(e, mixture, rows_of(work, desk->normed), first, last);
+        break;
+    case SORT: sort_by_expert(e, mixture, rows); break;
+    case GATHER:
+        for (int i = first; i < last; i++) gather_row(e, mixture, desk->normed, i, forms);
+        break;
+    case GATE_UP:
+        expert_product(mixture, e->gate_up, rows_of(work, mixture->values), inner, wanted, chunk);
+        break;
+    case DOWN_ROWS:
+        if (is_dense(e, mixture)) gather_inner(e, mixture, first, last, forms);
+        else gather_inner(e, mixture, 0, pairs, forms);
+        break;
+    case DOWN:
+        expert_product(mixture, e->down, rows_of(work, mixture->inner), results, wanted, chunk);
+        break;
+    case COMBINE:
+        for (int row = first; row < last; row++)
+            combine_row(e, mixture, row, desk->stream + row * desk->stream_stride);
+        break;
+    }
+}
+
 /* -- parts ----------------------------------------------------------------------------------- */
 
 /* Steps of an omitted part have no chunks, except that the first layer is always entered. */
@@ -403,7 +490,10 @@ static int chunks_of(const void *argument, int step) {
     }
     const Layer *layer = &m->layers[step / STEPS_OF_A_LAYER];
     if (!is_run(work, step / STEPS_OF_A_LAYER, step % STEPS_OF_A_LAYER)) return 0;
+    if (layer->experts && step % STEPS_OF_A_LAYER >= MLP_NORM)
+        return expert_chunks_of(work, layer->experts, step % STEPS_OF_A_LAYER);
     switch (step % STEPS_OF_A_LAYER) {
+    case SORT: case GATHER: case COMBINE: return 0;
     case QKV: return qkv_chunks(work, layer, layer->num_qkv);
     case ATTEND: return pieces(work->batch->rows, attention_grain(work)) * m->kv_heads;
     case OUTPUT_ROWS: return reads_integers(&layer->output) ? a_rows : 0;
@@ -427,6 +517,10 @@ static void run_in_layer(const Work *work, int index, int step, int chunk, int m
     const Sink at_once = {desk->stream, desk->stream_stride, ADD, NULL};
     const Sink later = {desk->result, desk->stream_stride, WRITE, NULL};
     const Sink stream = adds_later(m) ? later : at_once;
+    if (layer->experts && step >= MLP_NORM) {
+        run_experts(work, layer, step, chunk);
+        return;
+    }
     switch (step) {
     case INPUT_NORM:
         enter(work, index, chunk);

@@ -8,6 +8,14 @@
 enum { SILU = 0, GELU = 1, GELU_TANH = 2, RELU = 3 };
 enum { ATTENTION = 1, MLP = 2 }; /* parts of a layer */
 
+/* The experts of a layer; see `experts.h`. */
+typedef struct {
+    int32_t count, chosen; /* all, and how many a row goes through */
+    int32_t normalized;    /* whether the weights of the chosen ones are divided by their sum */
+    Matrix router;         /* FLOAT32, an output for each expert */
+    const Matrix *gate_up, *down; /* [count] */
+} Experts;
+
 typedef struct {
     Matrix qkv[3]; /* queries, keys and values: side by side, or in matrices of several kinds */
     Matrix output, gate_up, down;
@@ -20,6 +28,7 @@ typedef struct {
     int32_t whole_norms; /* queries, and keys, are normed over all heads together */
     int32_t place;       /* its number in the caches */
     int32_t parts; /* which of its halves are run */
+    const Experts *experts; /* instead of `gate_up` and `down`, or NULL */
 } Layer;
 
 typedef struct {

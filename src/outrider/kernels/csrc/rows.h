@@ -105,6 +105,24 @@ static void quantize_groups(const float *x, int size, int8_t *quants, float *sca
     }
 }
 
+INLINE int reads_integers(const Matrix *w) { return w->kind == INT8 || is_grouped(w); }
+
+/* Rows as matrices of integers read them; see `Rows`. */
+typedef struct {
+    int8_t *quants;
+    float *scales;
+    int32_t *sums;
+} Forms;
+
+/* Writes `x` as row `row` in the form that matrix `w` reads, if it reads integers. */
+static void write_form(const Matrix *w, const float *x, int64_t row, Forms forms) {
+    if (w->kind == INT8)
+        quantize(x, w->inputs, w->quads * 4, forms.quants + row * w->quads * 4, forms.scales + row);
+    else if (is_grouped(w))
+        quantize_groups(x, w->inputs, forms.quants + row * w->groups * GROUP,
+                        forms.scales + row * w->groups, forms.sums + row * w->groups);
+}
+
 INLINE f32x16 silu16(f32x16 x) { return x / (exp16(-x) + 1.0f); }
 static f32x16 silu(f32x16 x) { return silu16(x); }
 static f32x16 relu(f32x16 x) { return select16(x != x, x, max16(x, (f32x16){0})); }

@@ -7,6 +7,7 @@ import torch
 
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.cpu.encoding import CHANNELS, INT4
+from outrider.models.llama.experts import is_router
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,11 @@ def lossless(checkpoint: Checkpoint) -> Format:
     for info in checkpoint.tensors.values():
         if info.stored is not None and info.dtype not in ("F32", *_BRIEF):
             return FORMATS["stored"]
-    matrices = {info.dtype for info in checkpoint.tensors.values() if len(info.shape) > 1}
+    matrices = {
+        info.dtype
+        for name, info in checkpoint.tensors.items()
+        if len(info.shape) > 1 and not is_router(name)
+    }
     changed = any(info.change is not None for info in checkpoint.tensors.values())
     brief = _BRIEF.get(next(iter(matrices))) if len(matrices) == 1 and not changed else None
     return FORMATS[brief or "float32"]

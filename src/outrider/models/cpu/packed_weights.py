@@ -1,7 +1,7 @@
 """Weights in the layout of the compiled kernels (`kernels/csrc/matrix.h`, `model.h`)."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from outrider.core.layers import LayerSet
 from outrider.kernels import library
-from outrider.kernels.layout import ATTENTION, MLP, Layer, Matrix, Model
+from outrider.kernels.layout import ATTENTION, MLP, Experts, Layer, Matrix, Model
 from outrider.models.cpu.arena import Arena
 from outrider.models.cpu.encoding import Encoded, changed_rows, joined, shape_of, to_groups
 from outrider.models.cpu.panels import STRIP, VECTOR, to_panels
@@ -26,13 +26,13 @@ class PackedModel:
 
     layout: Model
     layer_bytes: tuple[tuple[int, int], ...]
-    """Bytes of the attention half and of the MLP half of each layer."""
+    """Bytes that one row reads of the attention half and of the MLP half of each layer."""
     head_bytes: int
     kept: list[object]
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes that one forward reads, without embeddings of single tokens."""
+        """Bytes that a forward of one row reads, without embeddings of single tokens."""
         return self.head_bytes + sum(sum(halves) for halves in self.layer_bytes)
 
 
@@ -76,8 +76,26 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedMlp:
+    """A gated MLP, or one expert; `gate_up` has two parts, or one if fused."""
+
+    gate_up: Affine
+    down: Affine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedExperts:
+    """The experts of a layer; `each` reads an expert when it is asked for it."""
+
+    router: Tensor
+    each: Iterable[EncodedMlp]
+    chosen: int
+    normalized: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedLayer:
-    """The weights of one layer; `qkv` has three parts, and `gate_up` two, or one if fused.
+    """The weights of one layer; `qkv` has three parts.
 
     `row_order` puts the rows of queries, keys and values into the order of the decoder.
     """
@@ -87,8 +105,7 @@ class EncodedLayer:
     qk_norm: tuple[Tensor, Tensor] | None
     output: Affine
     mlp_norm: Tensor | None
-    gate_up: Affine
-    down: Affine
+    mlp: EncodedMlp | EncodedExperts
     output_norm: Tensor | None = None
     down_norm: Tensor | None = None
     row_order: Tensor | None = None
@@ -161,12 +178,16 @@ class Packer:
         if weights.qk_norm is not None:
             packed.query_norm = self._vector(weights.qk_norm[0])
             packed.key_norm = self._vector(weights.qk_norm[1])
-        middle = self.arena.nbytes
-        packed.gate_up = self._gate_up(weights.gate_up)
-        packed.down = self._matrix(weights.down.parts[0], weights.down.bias)
+        middle, unread = self.arena.nbytes, 0
+        if isinstance(weights.mlp, EncodedExperts):
+            packed.experts = self._experts(weights.mlp)
+            count, chosen = packed.experts.contents.count, weights.mlp.chosen
+            unread = (self.arena.nbytes - middle) * (count - chosen) // count
+        else:
+            packed.gate_up, packed.down = self._mlp(weights.mlp)
         packed.mlp_norm = self._norm(weights.mlp_norm)
         packed.down_norm = self._norm(weights.down_norm)
-        self._sizes.append((middle - before, self.arena.nbytes - middle))
+        self._sizes.append((middle - before, self.arena.nbytes - middle - unread))
         return packed
 
     def _qkv(self, affine: Affine) -> list[Matrix]:
@@ -180,6 +201,25 @@ class Packer:
             return [self._matrix(whole, affine.bias)]
         biases = [None] * len(sizes) if affine.bias is None else affine.bias.split(sizes)
         return [self._matrix(*pair) for pair in zip(affine.parts, biases, strict=True)]
+
+    def _mlp(self, mlp: EncodedMlp) -> tuple[Matrix, Matrix]:
+        return self._gate_up(mlp.gate_up), self._matrix(mlp.down.parts[0], mlp.down.bias)
+
+    def _experts(self, experts: EncodedExperts) -> Any:
+        """Pack the experts one by one, so that at most one is in memory twice."""
+        router = self._matrix(experts.router)
+        packed = [self._mlp(one) for one in experts.each]
+        gate_up, down = ((Matrix * len(packed))(*part) for part in zip(*packed, strict=True))
+        layout = Experts(
+            count=len(packed),
+            chosen=experts.chosen,
+            normalized=experts.normalized,
+            router=router,
+            gate_up=ctypes.cast(gate_up, ctypes.POINTER(Matrix)),
+            down=ctypes.cast(down, ctypes.POINTER(Matrix)),
+        )
+        self.kept += [gate_up, down, layout]
+        return ctypes.pointer(layout)
 
     def _gate_up(self, affine: Affine) -> Matrix:
         """Interleave panels of gate and up, so that the kernel multiplies each pair at once."""

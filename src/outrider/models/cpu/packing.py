@@ -1,6 +1,6 @@
 """Reads a checkpoint and packs its weights for the compiled kernels, one layer at a time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +9,16 @@ from torch import Tensor
 from outrider.kernels.layout import Layer
 from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors
 from outrider.models.cpu.encoding import Encoded, encode
-from outrider.models.cpu.packed_weights import Affine, EncodedLayer, PackedModel, Packer
+from outrider.models.cpu.packed_weights import (
+    Affine,
+    EncodedExperts,
+    EncodedLayer,
+    EncodedMlp,
+    PackedModel,
+    Packer,
+)
 from outrider.models.llama.config import DecoderConfig
+from outrider.models.llama.experts import Experts
 from outrider.models.llama.weights import (
     EMBED,
     HEAD,
@@ -54,7 +62,7 @@ class _Reader:
     dtype: torch.dtype | None
 
     def vector(self, name: str) -> Tensor:
-        """Read a bias in float32."""
+        """Read a bias or a router in float32."""
         return load_tensors(self.checkpoint, [name], torch.float32)[name]
 
     def norm(self, name: str) -> Tensor:
@@ -73,6 +81,10 @@ class _Reader:
             parts=encode(self.checkpoint, [f"{name}.weight" for name in names], self.dtype),
             bias=torch.cat([self.vector(name) for name in biases]) if biases else None,
         )
+
+    def mlp(self, *gate_up: str, down: str) -> EncodedMlp:
+        """Read the matrices gate, up and down; gate and up may be fused."""
+        return EncodedMlp(gate_up=self.affine(gate_up), down=self.affine([down]))
 
 
 def _layer(packer: Packer, reader: _Reader, config: DecoderConfig, index: int) -> Layer:
@@ -98,11 +110,29 @@ def _layer(packer: Packer, reader: _Reader, config: DecoderConfig, index: int) -
             output=reader.affine(named(["self_attn.o_proj"])),
             output_norm=norm(names.after_attention),
             mlp_norm=norm(names.before_mlp),
-            gate_up=reader.affine(named(gate_up_names(config))),
-            down=reader.affine(named(["mlp.down_proj"])),
+            mlp=_mlp(reader, config, index),
             down_norm=norm(names.after_mlp),
         ),
     )
+
+
+def _mlp(reader: _Reader, config: DecoderConfig, index: int) -> EncodedMlp | EncodedExperts:
+    prefix, experts = f"model.layers.{index}.", config.experts
+    if experts is None or not experts.layers[index]:
+        gate_up = [prefix + name for name in gate_up_names(config)]
+        return reader.mlp(*gate_up, down=f"{prefix}mlp.down_proj")
+    return EncodedExperts(
+        router=reader.vector(f"{prefix}{experts.names.router}.weight"),
+        each=_each(reader, experts, prefix),
+        chosen=experts.chosen,
+        normalized=experts.normalized,
+    )
+
+
+def _each(reader: _Reader, experts: Experts, prefix: str) -> Iterator[EncodedMlp]:
+    for expert in range(experts.count):
+        gate, up, down = (prefix + name for name in experts.names.of(expert))
+        yield reader.mlp(gate, up, down=down)
 
 
 def _outer(

@@ -20,7 +20,7 @@ from outrider.models.cuda.choosing import UNDECIDED, Chooser, chooser_for
 from outrider.models.cuda.inputs import Inputs, Outputs, width_for
 from outrider.models.cuda.network import Network
 from outrider.models.cuda.row_choices import RowChoices
-from outrider.models.cuda.runner import Runner, runner_for
+from outrider.models.cuda.runner import EagerRunner, Runner, runner_for
 from outrider.models.cuda.storage import StaticCache, StoragePool
 from outrider.models.llama.config import DecoderConfig
 from outrider.models.llama.decoder import Decoder
@@ -37,10 +37,10 @@ class StaticDecoder(Decoder):
     """A `Decoder` for one text at a time, whose short forwards have static shapes.
 
     Rows are padded to one of `WIDTHS`, and caches have one of a few capacities. Each pair is one
-    program: captured if the device has graphs, called otherwise. Prefill, batches and forwards that
-    return nothing use the code of `Decoder` over the same caches, as do models made of some of the
-    layers (`subset`). Rows have a `chooser`, and `write_chains` drafts without the host. Not safe
-    for use by two threads at once.
+    program: captured if the device has graphs and the model no experts, called otherwise. Prefill,
+    batches and forwards that return nothing use the code of `Decoder` over the same caches, as do
+    models made of some of the layers (`subset`). Rows have a `chooser`, and `write_chains` drafts
+    without the host. Not safe for use by two threads at once.
     """
 
     def __init__(
@@ -54,7 +54,8 @@ class StaticDecoder(Decoder):
     ) -> None:
         super().__init__(checkpoint, config, weights, name=name)
         self.pool = StoragePool(self._layout)
-        self._runner = runner or runner_for(self.device)
+        # the host must know which experts are chosen, so their forwards cannot be captured
+        self._runner = runner or (EagerRunner() if config.experts else runner_for(self.device))
         self._network = Network(config, weights)
         self._inputs: dict[tuple[int, int], Inputs] = {}
         self._outputs: dict[tuple[int, tuple[int, ...]], Outputs] = {}

@@ -22,6 +22,7 @@ from outrider.models.llama.layers import (
     added,
     embedded,
     entering,
+    feed_forward,
     logits_of,
     norm_heads,
     rms_norm,
@@ -121,8 +122,8 @@ class _Layer:
         )
         hidden = added(hidden, weights.output(attended), weights.output_norm, config)
         normed = rms_norm(hidden, weights.mlp_norm, config.norm_eps)
-        gate, up = weights.gate_up(normed).chunk(2, dim=-1)
-        return added(hidden, weights.down(self._activation(gate) * up), weights.down_norm, config)
+        branch = feed_forward(weights, normed, self._activation)
+        return added(hidden, branch, weights.down_norm, config)
 
     def _project(self, x: Hidden, turns: Turns) -> tuple[Tensor, Tensor, Tensor]:
         """Compute normed queries, keys and values with rotary embeddings, `[rows, heads,

@@ -11,6 +11,7 @@ from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
 from outrider.models.checkpoints.fields import Field, FieldError, check_fields
 from outrider.models.checkpoints.packed.reading import refusal
+from outrider.models.llama.experts import Experts, read_experts
 from outrider.models.llama.families import FAMILIES, Family
 from outrider.models.llama.features import Fused, Norms, Scales, order_of_pairs
 from outrider.models.llama.rope_scaling import Rope, read_rope
@@ -29,6 +30,7 @@ class DecoderConfig:
         rope: the rotary embedding.
         local_rope: that of layers with a window; None: they use `rope` too.
         interleaved: whether neighbouring dimensions of a head rotate together in the checkpoint.
+        experts: the experts of some layers; None if no layer has any.
     """
 
     vocab_size: int
@@ -53,6 +55,7 @@ class DecoderConfig:
     norms: Norms = field(default_factory=Norms)
     fused: Fused = field(default_factory=Fused)
     scales: Scales = field(default_factory=Scales)
+    experts: Experts | None = None
 
     @property
     def attention_scale(self) -> float:
@@ -129,6 +132,7 @@ def read_config(config: Mapping[str, JsonValue]) -> DecoderConfig:
         windows=windows,
         rotary=_rotary(config, family, sizes["num_layers"]),
         rope=rope,
+        experts=read_experts(config, sizes["num_layers"]),
         local_rope=local_rope,
         interleaved=family.interleaved,
         norms=replace(family.norms, offset=config.get("rms_norm_offset", family.norms.offset)),
@@ -246,7 +250,9 @@ def _windows(
     if family.window_switch and not config.get("use_sliding_window", False):
         window = None
     by_layer = (
-        family.window_switch or family.no_rope_every is not None or family.full_every is not None
+        (family.window_switch and not family.windowed)
+        or family.no_rope_every is not None
+        or family.full_every is not None
     )
     if not by_layer and not family.windowed:
         window = None
@@ -278,7 +284,7 @@ def _layer_types(
     elif family.full_every is not None:
         every = config.get("sliding_window_pattern", family.full_every)
         sliding = [bool((layer + 1) % every) for layer in range(num_layers)]
-    elif family.window_switch:
+    elif family.window_switch and not family.windowed:
         first = config.get("max_window_layers", 28)
         sliding = [layer >= first for layer in range(num_layers)]
     else:

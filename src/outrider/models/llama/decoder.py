@@ -57,7 +57,8 @@ class Decoder(OwnModel):
         name: str | None = None,
     ) -> None:
         self.dtype, self.device = weights.embed.dtype, weights.embed.device
-        table = 0 if config.tied else weights.embed.numel()
+        unread = 0 if config.tied else weights.embed.numel()
+        unread += config.experts.unread(config.hidden_size) if config.experts else 0
         super().__init__(
             checkpoint,
             config,
@@ -66,7 +67,7 @@ class Decoder(OwnModel):
             cache_dtype=self.dtype,
             device=self.device,
             num_parameters=weights.num_parameters,
-            weight_bytes=(weights.num_parameters - table) * self.dtype.itemsize,
+            weight_bytes=(weights.num_parameters - unread) * self.dtype.itemsize,
         )
         self.weights = weights
         self._layers = [

@@ -13,7 +13,8 @@ class Family:
 
     Attributes:
         called: what users call models of this kind.
-        windowed: `sliding_window` alone switches windows on, for all layers.
+        windowed: windows are on in all layers or in none; `sliding_window` alone switches them on.
+        window_switch: `use_sliding_window` switches windows on.
         full_every: every layer with such a number has no window (`sliding_window_pattern`).
         qkv_bias: None: as `attention_bias` says.
         output_bias: whether `attention_bias` is about the output projection too; None: only if
@@ -131,6 +132,23 @@ FAMILIES: dict[str, Family] = {
     ),
     "smollm3": Family(
         called="SmolLM3", kv_heads=4, theta=2e6, tied=True, mlp_bias=True, no_rope_every=4
+    ),
+    "mixtral": Family(
+        called="Mixtral",
+        kv_heads=8,
+        max_positions=131_072,
+        theta=1e6,
+        eps=1e-5,
+        windowed=True,
+        qkv_bias=False,
+    ),
+    "qwen3_moe": Family(
+        called="Qwen3-MoE",
+        kv_heads=4,
+        window=4096,
+        windowed=True,
+        window_switch=True,
+        qk_norm=True,
     ),
     "gemma2": _GEMMA2,
     "gemma3_text": _GEMMA3,

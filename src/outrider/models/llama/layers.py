@@ -79,8 +79,7 @@ class DecoderLayer:
         return hidden
 
     def _mlp(self, x: Hidden) -> Hidden:
-        gate, up = self.weights.gate_up(x).chunk(2, dim=-1)
-        return self.weights.down(self._activation(gate) * up)
+        return feed_forward(self.weights, x, self._activation)
 
     def _attention(self, x: Hidden, batch: Batch) -> Hidden:
         queries, keys, values = self._project(x, batch)
@@ -118,6 +117,17 @@ class DecoderLayer:
             self.config.attention_scale,
             self.config.scales.attention_cap,
         )
+
+
+def feed_forward(
+    weights: LayerWeights, x: Hidden, activation: Callable[[Tensor], Tensor]
+) -> Hidden:
+    """Apply the MLP of a layer, or its experts, to normed rows."""
+    if weights.experts is not None:
+        return weights.experts(x, activation)
+    assert weights.gate_up is not None and weights.down is not None
+    gate, up = weights.gate_up(x).chunk(2, dim=-1)
+    return weights.down(activation(gate) * up)
 
 
 def rms_norm(x: Hidden, weight: Float[Tensor, " hidden"] | None, eps: float) -> Hidden:

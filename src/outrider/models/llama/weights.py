@@ -3,7 +3,6 @@
 Matrices with the same input are fused: queries, keys and values; gate and up.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +17,7 @@ from outrider.models.checkpoints.checkpoint import (
     load_tensors,
 )
 from outrider.models.llama.config import DecoderConfig
-
-Projection = Callable[[Tensor], Tensor]
-"""`[tokens, inputs] -> [tokens, outputs]`; quantized projections have the same type."""
+from outrider.models.llama.experts import Experts, Mixture, Projection
 
 EMBED, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 _NO_HEAD = (
@@ -44,7 +41,7 @@ class Linear:
 
 @dataclass(slots=True, kw_only=True)
 class LayerWeights:
-    """Weights of one layer.
+    """Weights of one layer, which has either `gate_up` and `down` or `experts`.
 
     `qk_norm` holds a row for each query head, then for each key head. The norms after attention and
     MLP are `output_norm` and `down_norm`. A norm that the layer does not have is None.
@@ -55,8 +52,9 @@ class LayerWeights:
     qk_norm: Float[Tensor, "heads head_dim"] | None
     output: Projection
     mlp_norm: Float[Tensor, " hidden"] | None
-    gate_up: Projection
-    down: Projection
+    gate_up: Projection | None = None
+    down: Projection | None = None
+    experts: Mixture | None = None
     output_norm: Float[Tensor, " hidden"] | None = None
     down_norm: Float[Tensor, " hidden"] | None = None
 
@@ -77,7 +75,7 @@ def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     hidden = config.hidden_size
     shapes: dict[str, tuple[int, ...]] = {EMBED: (config.vocab_size, hidden)}
     for layer in range(config.num_layers):
-        for name, shape in _layer_shapes(config).items():
+        for name, shape in _layer_shapes(config, layer).items():
             shapes[f"model.layers.{layer}.{name}"] = shape
     shapes[NORM] = (hidden,)
     if not config.tied:
@@ -85,7 +83,20 @@ def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _layer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+def _experts_in(config: DecoderConfig, layer: int) -> Experts | None:
+    experts = config.experts
+    return experts if experts is not None and experts.layers[layer] else None
+
+
+def _layer_shapes(config: DecoderConfig, layer: int) -> dict[str, tuple[int, ...]]:
+    experts = _experts_in(config, layer)
+    if experts is None:
+        return _plain_shapes(config, mlp=True)
+    return _plain_shapes(config, mlp=False) | experts.shapes(config.hidden_size)
+
+
+def _plain_shapes(config: DecoderConfig, *, mlp: bool) -> dict[str, tuple[int, ...]]:
+    """Return the tensors of one layer without experts, with or without those of an MLP."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     gate_up = 2 * inner if config.fused.gate_up else inner
@@ -93,9 +104,10 @@ def _layer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     matrices = {
         **{name: (size, hidden, config.qkv_bias) for name, size in qkv_sizes(config).items()},
         "self_attn.o_proj": (hidden, queries, config.output_bias),
-        **dict.fromkeys(gate_up_names(config), (gate_up, hidden, config.mlp_bias)),
-        "mlp.down_proj": (hidden, inner, config.mlp_bias),
     }
+    if mlp:
+        matrices |= dict.fromkeys(gate_up_names(config), (gate_up, hidden, config.mlp_bias))
+        matrices["mlp.down_proj"] = (hidden, inner, config.mlp_bias)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, (outputs, inputs, biased) in matrices.items():
         shapes[f"{name}.weight"] = (outputs, inputs)
@@ -143,6 +155,7 @@ def parameter_count(config: DecoderConfig, *, tied: bool) -> int:
 
 def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
     """Raise `CheckpointError` unless names, shapes and types match the configuration."""
+    _check_experts(checkpoint, config)
     expected = expected_shapes(config)
     for name, info in checkpoint.tensors.items():
         allowed = expected.get(name)
@@ -169,6 +182,17 @@ def check_tensors(checkpoint: Checkpoint, config: DecoderConfig) -> None:
         raise CheckpointError(
             f"{checkpoint.path} lacks tensor {missing[0]}",
             hint=_NO_HEAD if missing == [HEAD] else "Check that the checkpoint is complete",
+        )
+
+
+def _check_experts(checkpoint: Checkpoint, config: DecoderConfig) -> None:
+    """Refuse more experts than there are tensors, before all their names are listed."""
+    experts, held = config.experts, len(checkpoint.tensors)
+    if experts is not None and experts.num_matrices > held:
+        raise CheckpointError(
+            f"config.json has {experts.count} experts in {sum(experts.layers)} layers, but "
+            f"{checkpoint.path} holds {held} tensors",
+            hint="Check that the checkpoint is complete",
         )
 
 
@@ -215,14 +239,42 @@ def load_layer(
     device: torch.device,
 ) -> LayerWeights:
     """Load the weights of one layer and fuse them. Raises `CheckpointError`."""
-    prefix = f"model.layers.{layer}."
-    names = [prefix + name for name in _layer_shapes(config)]
+    prefix, experts = f"model.layers.{layer}.", _experts_in(config, layer)
+    names = [prefix + name for name in _plain_shapes(config, mlp=experts is None)]
     loaded = load_tensors(checkpoint, names, dtype, device)
-    return fuse_layer({name.removeprefix(prefix): t for name, t in loaded.items()}, config)
+    weights = fuse_layer({name.removeprefix(prefix): t for name, t in loaded.items()}, config)
+    if experts is not None:
+        weights.experts = _load_experts(checkpoint, experts, prefix, dtype, device)
+    return weights
+
+
+def _load_experts(
+    checkpoint: Checkpoint,
+    experts: Experts,
+    prefix: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Mixture:
+    """Load the experts of a layer one by one, so that none is in memory twice."""
+
+    def expert(number: int) -> tuple[Projection, Projection]:
+        names = [f"{prefix}{name}.weight" for name in experts.names.of(number)]
+        loaded = load_tensors(checkpoint, names, dtype, device)
+        gate, up, down = (loaded[name] for name in names)
+        return Linear(torch.cat((gate, up))), Linear(down)
+
+    router = f"{prefix}{experts.names.router}.weight"
+    wide = torch.promote_types(dtype, torch.float32)
+    return Mixture(
+        router=load_tensors(checkpoint, [router], wide, device)[router],
+        experts=[expert(number) for number in range(experts.count)],
+        chosen=experts.chosen,
+        normalized=experts.normalized,
+    )
 
 
 def fuse_layer(own: dict[str, Tensor], config: DecoderConfig) -> LayerWeights:
-    """Fuse the tensors of one layer, which are named without `model.layers.N.`."""
+    """Fuse the tensors of one layer, which are named without `model.layers.N.`; no experts."""
 
     def fused(*parts: str, order: Tensor | None = None) -> Linear:
         bias = [own[f"{part}.bias"] for part in parts if f"{part}.bias" in own]
@@ -232,6 +284,8 @@ def fuse_layer(own: dict[str, Tensor], config: DecoderConfig) -> LayerWeights:
             order = order.to(weight.device)
             weight, whole = weight[order], None if whole is None else whole[order]
         return Linear(weight, whole)
+
+    dense = "mlp.down_proj.weight" in own
 
     def norm(name: str | None) -> Tensor | None:
         return None if name is None else shifted(own[f"{name}.weight"], config)
@@ -244,8 +298,8 @@ def fuse_layer(own: dict[str, Tensor], config: DecoderConfig) -> LayerWeights:
         output=fused("self_attn.o_proj"),
         output_norm=norm(names.after_attention),
         mlp_norm=norm(names.before_mlp),
-        gate_up=fused(*gate_up_names(config)),
-        down=fused("mlp.down_proj"),
+        gate_up=fused(*gate_up_names(config)) if dense else None,
+        down=fused("mlp.down_proj") if dense else None,
         down_norm=norm(names.after_mlp),
     )
 

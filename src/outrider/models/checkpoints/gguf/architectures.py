@@ -97,9 +97,10 @@ SCALES = ("embedding_scale", "residual_scale", "attention.scale", "logit_scale")
 """Settings that are factors."""
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture(model_type="llama", also=("mistral",), reordered=True),
+    "llama": Architecture(model_type="llama", also=("mistral", "mixtral"), reordered=True),
     "qwen2": Architecture(model_type="qwen2"),
     "qwen3": Architecture(model_type="qwen3"),
+    "qwen3moe": Architecture(model_type="qwen3_moe"),
     "smollm3": Architecture(model_type="smollm3", reordered=True),
     "gemma2": Architecture(
         model_type="gemma2",

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import Checkpoint, fingerprint_of
 from outrider.models.checkpoints.gguf.ends import end_tokens
-from outrider.models.checkpoints.gguf.header import MAGIC, Header, damaged, read_header
+from outrider.models.checkpoints.gguf.experts import count_of, split
+from outrider.models.checkpoints.gguf.header import MAGIC, Entry, Header, damaged, read_header
 from outrider.models.checkpoints.gguf.names import FACTORS, LONG, SHORT, from_gguf
 from outrider.models.checkpoints.gguf.rotary import Factors
 from outrider.models.checkpoints.gguf.settings import architecture_of, read_settings
@@ -20,7 +20,6 @@ from outrider.models.checkpoints.tensors import TensorInfo
 SUFFIX = ".gguf"
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 _EMBEDDINGS = "model.embed_tokens.weight"
-_HEAD = "lm_head.weight"
 _FACTORS = {FACTORS: "plain", SHORT: "short", LONG: "long"}
 _REORDERED = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}
 
@@ -93,11 +92,6 @@ def open_gguf(file: Path) -> Checkpoint:
     _check_parts(headers)
     metadata = headers[0].metadata
     tensors, factors = _tensors(headers, metadata)
-    biased = {
-        name.removeprefix("model.layers.0.").removesuffix(".bias")
-        for name in tensors
-        if name.endswith(".bias")
-    }
     embeddings = tensors.get(_EMBEDDINGS)
     if embeddings is None or len(embeddings.shape) != 2:
         raise CheckpointError(
@@ -108,8 +102,7 @@ def open_gguf(file: Path) -> Checkpoint:
         str(file),
         metadata,
         vocabulary=embeddings.shape[0],
-        biased=biased,
-        tied=_HEAD not in tensors,
+        names=tensors,
         factors=factors,
     )
     ends = end_tokens(str(file), metadata, vocabulary=config["vocab_size"])
@@ -140,34 +133,42 @@ def _tensors(
     headers: list[Header], metadata: Mapping[str, object]
 ) -> tuple[dict[str, TensorInfo], Factors]:
     """Return the tensors by their Hugging Face names, and the factors of rotary embeddings."""
-    first = str(headers[0].file)
-    known = architecture_of(first, metadata)
+    file = str(headers[0].file)
+    known, experts = architecture_of(file, metadata), count_of(file, metadata)
     architecture = metadata["general.architecture"]
     found: dict[str, TensorInfo] = {}
     factors = Factors()
     for header in headers:
         for name, entry in header.entries.items():
-            tensor = GgufTensor(file=header.file, entry=entry)
             if name in _FACTORS:
+                tensor = GgufTensor(file=header.file, entry=entry)
                 setattr(factors, _FACTORS[name], _factors(tensor))
                 continue
-            ours = from_gguf(name, known.parts)
-            if ours is None or ours in found:
-                what = "an unexpected tensor" if ours is None else "a second tensor"
+            plain = from_gguf(name, known.parts)
+            ours = [] if plain is None else [(plain, entry)]
+            if not ours and experts:
+                ours = list(split(header.file, entry, known.model_type, experts))
+            if not ours or any(one in found for one, _ in ours):
+                what = "a second tensor" if ours else "an unexpected tensor"
                 raise CheckpointError(f"{header.file} has {what} {name!r:.100}")
             part = name.split(".")[2] if name.count(".") > 2 else ""
-            if known.reordered and part in _REORDERED:
-                tensor = replace(tensor, heads=_heads(metadata, f"{architecture}.", part))
-            found[ours] = TensorInfo(
-                file=header.file,
-                name=name,
-                dtype=tensor.kind,
-                shape=entry.shape,
-                offset=entry.offset,
-                nbytes=entry.nbytes,
-                stored=tensor,
-            )
+            swapped = known.reordered and part in _REORDERED
+            heads = _heads(metadata, f"{architecture}.", part) if swapped else 0
+            found |= {one: _info(header.file, place, heads) for one, place in ours}
     return found, factors
+
+
+def _info(file: Path, entry: Entry, heads: int) -> TensorInfo:
+    tensor = GgufTensor(file=file, entry=entry, heads=heads)
+    return TensorInfo(
+        file=file,
+        name=entry.name,
+        dtype=tensor.kind,
+        shape=entry.shape,
+        offset=entry.offset,
+        nbytes=entry.nbytes,
+        stored=tensor,
+    )
 
 
 def _factors(tensor: GgufTensor) -> list[float]:

@@ -1,6 +1,7 @@
 """Settings of a GGUF file as the configuration of a Hugging Face checkpoint."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
@@ -13,8 +14,10 @@ from outrider.models.checkpoints.gguf.architectures import (
     Architecture,
     Given,
 )
+from outrider.models.checkpoints.gguf.experts import expert_settings, model_type_of
 from outrider.models.checkpoints.gguf.rotary import Factors, read_rotary
 
+HEAD = "lm_head.weight"
 _WHOLE = ("whole number",)
 
 
@@ -29,12 +32,8 @@ def architecture_of(file: str, metadata: Mapping[str, JsonValue]) -> Architectur
             f"known: {', '.join(ARCHITECTURES)}",
             hint="Give the original checkpoint as a Hugging Face folder",
         )
-    if metadata.get(f"{metadata[key]}.expert_count"):
-        raise UnsupportedCheckpointError(
-            f"{file} is a mixture of experts, which is not supported",
-            hint="Give the original checkpoint as a Hugging Face folder",
-        )
-    return found
+    experts = model_type_of(file, metadata)
+    return found if experts is None else replace(found, model_type=experts)
 
 
 def _fields(prefix: str) -> tuple[Field, ...]:
@@ -103,8 +102,7 @@ def read_settings(
     metadata: Mapping[str, JsonValue],
     *,
     vocabulary: int,
-    biased: Collection[str],
-    tied: bool,
+    names: Collection[str],
     factors: Factors,
 ) -> dict[str, JsonValue]:
     """Return the configuration.
@@ -113,8 +111,7 @@ def read_settings(
         file: the file in messages.
         metadata: its settings.
         vocabulary: rows of the embeddings.
-        biased: names of the matrices of the first layer that have biases.
-        tied: whether the head is the embeddings.
+        names: Hugging Face names of its tensors; without a head, the head is the embeddings.
         factors: divisors of the frequencies of rotary embeddings.
 
     Raises:
@@ -144,6 +141,11 @@ def read_settings(
             "tokens",
             hint="Download the file again",
         )
+    biased = {
+        name.removeprefix("model.layers.0.").removesuffix(".bias")
+        for name in names
+        if name.endswith(".bias")
+    }
     queries, output = "self_attn.q_proj" in biased, "self_attn.o_proj" in biased
     qwen = known.model_type == "llama" and queries and not output
     config: dict[str, JsonValue] = {
@@ -157,7 +159,7 @@ def read_settings(
         "head_dim": head_dim,
         "rms_norm_eps": given("attention.layer_norm_rms_epsilon"),
         "max_position_embeddings": given("context_length"),
-        "tie_word_embeddings": tied,
+        "tie_word_embeddings": HEAD not in names,
         "attention_bias": queries and (output or known.model_type == "glm4"),
         "mlp_bias": "mlp.gate_proj" in biased,
         "rope_theta": given("rope.freq_base", 10_000.0),
@@ -177,6 +179,8 @@ def read_settings(
         config |= {"sliding_window": window, "use_sliding_window": True}
         if known.model_type == "llama":
             config["model_type"] = "mistral"
+    if model_type_of(file, metadata) is not None:
+        config |= expert_settings(file, metadata, known.model_type, names)
     return config
 
 

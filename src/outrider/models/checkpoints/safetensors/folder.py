@@ -13,6 +13,7 @@ from outrider.models.checkpoints.checkpoint import Checkpoint, fingerprint_of
 from outrider.models.checkpoints.fields import Field, check_fields
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.packed.reading import with_matrices
+from outrider.models.checkpoints.safetensors.experts import with_experts
 from outrider.models.checkpoints.safetensors.header import read_header
 from outrider.models.checkpoints.tables import (
     GENERATION,
@@ -46,7 +47,7 @@ def open_folder(folder: Path) -> Checkpoint:
     stored = _read_tensors(folder)
     tensors = with_matrices(folder, config, stored)
     if "vision_config" not in config:
-        tensors = with_model_prefix(tensors)
+        tensors = with_experts(config, with_model_prefix(tensors))
     _check_sizes(folder, config, tensors)
     return Checkpoint(
         path=folder,
