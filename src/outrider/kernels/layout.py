@@ -85,7 +85,14 @@ class Model(ctypes.Structure):
 class CacheLayout(ctypes.Structure):
     """Keys and values of one text."""
 
-    _fields_ = [("keys", _ADDRESS), ("values", _ADDRESS), ("capacity", _I64)]
+    _fields_ = [
+        ("keys", _ADDRESS),
+        ("values", _ADDRESS),
+        ("key_scales", _ADDRESS),
+        ("value_scales", _ADDRESS),
+        ("capacity", _I64),
+        ("kind", _I32),
+    ]
 
 
 class Places(ctypes.Structure):

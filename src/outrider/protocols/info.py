@@ -42,7 +42,9 @@ class ModelInfo:
         dtype: of the weights; None for a model without weights.
         weights: the dtype as the option `dtype` names it, with the formats of a quantised file;
             empty: `dtype` says all.
-        weights_reason: why that dtype was chosen.
+        weights_reason: why that dtype, and that of the cache, were chosen.
+        cache: the dtype of keys and values, as the option `cache_dtype` names it; empty: that of
+            the weights.
         num_parameters: number of weights, tied weights counted once; None if unknown.
         weight_bytes: bytes of weights that one forward reads; None if unknown.
         threads_of: maps the number of rows of a forward to the number of CPU threads used; None
@@ -65,6 +67,7 @@ class ModelInfo:
     dtype: torch.dtype | None = None
     weights: str = ""
     weights_reason: str = ""
+    cache: str = ""
     num_parameters: int | None = None
     weight_bytes: int | None = None
     threads_of: Callable[[int], int] | None = None

@@ -18,7 +18,9 @@ from outrider.models.transformers.model import TransformersModel
 RUNNERS: dict[str, Callable[[Path | Checkpoint, torch.dtype], Any]] = {
     "decoder": lambda source, dtype: Decoder.load(source, dtype=dtype),
     "native": lambda source, _: NativeDecoder.load(source, dtype=torch.float32, threads=1),
-    "int8": lambda source, _: NativeDecoder.load(source, dtype=torch.int8, threads=1),
+    "int8": lambda source, _: NativeDecoder.load(
+        source, dtype=torch.int8, cache_dtype=torch.int8, threads=1
+    ),
     "static": lambda source, dtype: StaticDecoder.load(source, dtype=dtype),
     "transformers": lambda source, dtype: TransformersModel.load(source, dtype=dtype),
 }
@@ -51,6 +53,10 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """Kinds of checkpoints with options of `make_checkpoint`; windows are shorter than the trees."""
 
+LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+"""Kinds that add little to Llama: no norms after the halves of a layer, no factors, no caps."""
+OTHERS = tuple(kind for kind in KINDS if kind not in LIKE_LLAMA)
+
 
 def load(runner: str, source: Path | Checkpoint, dtype: torch.dtype = torch.float64) -> Any:
     """The checkpoint, opened by `runner`."""
@@ -72,6 +78,15 @@ def pair_cases(
         pytest.param((kind, runner), id=f"{kind}-{runner}", marks=[*_skips(runner), *more])
         for kind in kinds
         for runner in names
+    ]
+
+
+def kind_cases(*, without: str = "") -> list[ParameterSet]:
+    """Test parameters: all kinds but one, those of `OTHERS` in the slow tests only."""
+    return [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind in OTHERS else [])
+        for kind in KINDS
+        if kind != without
     ]
 
 

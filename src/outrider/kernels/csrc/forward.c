@@ -16,6 +16,7 @@ typedef struct {
     float *attended; /* [rows, heads * head_dim] */
     float *inner;    /* [rows, inner_stride] */
     float *scores;   /* [members, SLAB, scores_stride] */
+    float *floats;   /* [members, SLOTS_AS_FLOATS, head_dim], keys or values */
     int8_t *quants;
     float *scales;
     int32_t *sums;
@@ -75,6 +76,7 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     desk->attended = take(&place, rows * attended);
     desk->inner = take(&place, rows * desk->inner_stride);
     desk->scores = take(&place, members * SLAB * desk->scores_stride);
+    desk->floats = take(&place, (int64_t)members * SLOTS_AS_FLOATS * m->head_dim);
     desk->scales = take(&place, rows * groups);
     desk->sums = (int32_t *)take(&place, rows * groups);
     desk->quants = (int8_t *)take(&place, rows * groups * (GROUP / 4));
@@ -239,25 +241,25 @@ static void turn(const Model *m, const Batch *b, const Layer *layer, int row, co
     for (int i = 0; i < D; i++) head[i] *= factor;
 }
 
-/* The offset of keys and values of one layer and key head. */
-static int64_t place_of(const Model *m, const Cache *cache, const Layer *layer, int head) {
-    return ((int64_t)layer->place * m->kv_heads + head) * cache->capacity * m->head_dim;
+/* Keys and values of key head `head` of the row's text; `member` of the threads reads them. */
+static Head head_at(const Work *work, const Layer *layer, int row, int head, int member) {
+    const Model *m = work->model;
+    const int64_t size = (int64_t)SLOTS_AS_FLOATS * m->head_dim;
+    return head_of(&work->batch->caches[work->batch->cache[row]],
+                   (int64_t)layer->place * m->kv_heads + head, m->head_dim,
+                   work->desk.floats + member * size);
 }
 
 /* Writes keys and values of one row and key head to their slot. */
 static void remember(const Work *work, const Layer *layer, int row, int head) {
     const Model *m = work->model;
-    const Batch *b = work->batch;
-    const Cache *cache = &b->caches[b->cache[row]];
-    const int D = m->head_dim, slot = b->slots[row];
-    const int64_t place = place_of(m, cache, layer, head);
+    const int D = m->head_dim;
     float *packed = work->desk.packed + row * work->desk.packed_stride;
     float *key = packed + (int64_t)(m->heads + head) * D;
     const float *value = packed + (int64_t)(m->heads + m->kv_heads + head) * D;
-    turn(m, b, layer, row, layer->key_norm, key, 1.0f);
-    float *keys = cache->keys + place + (int64_t)(slot / LANES) * D * LANES + slot % LANES;
-    for (int d = 0; d < D; d++) keys[d * LANES] = key[d];
-    memcpy(cache->values + place + (int64_t)slot * D, value, sizeof(float) * D);
+    turn(m, work->batch, layer, row, layer->key_norm, key, 1.0f);
+    const Head to = head_at(work, layer, row, head, 0);
+    write_slot(&to, work->batch->slots[row], key, value);
 }
 
 /* The first slot of a text whose position is at least `position`. */
@@ -342,9 +344,8 @@ static void attend_rows(const Work *work, const Layer *layer, int chunk, int mem
         count++;
         const int ends = i + 1 == last * group || b->cache[(i + 1) / group] != b->cache[row];
         if (!ends && count < SLAB) continue;
-        const Cache *cache = &b->caches[b->cache[row]];
-        const int64_t place = place_of(m, cache, layer, head);
-        const Head own = {cache->keys + place, cache->values + place, m->head_dim, m->attention_cap};
+        Head own = head_at(work, layer, row, head, member);
+        own.cap = m->attention_cap;
         attend(&own, queries, count);
         count = 0;
     }

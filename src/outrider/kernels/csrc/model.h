@@ -39,8 +39,11 @@ typedef struct {
 /* Keys are [layer, kv head, slot / 16, head_dim, 16], values [layer, kv head, slot, head_dim]: the
  * scores of 16 keys are computed side by side, without a sum over vector elements. */
 typedef struct {
-    float *keys, *values;
+    void *keys, *values;
+    float *key_scales, *value_scales; /* INT8: [layer, kv head, slot / 16, head_dim / 32, 16] and
+                                       * [layer, kv head, slot, head_dim / 32] */
     int64_t capacity; /* slots; a multiple of 64 */
+    int32_t kind;     /* FLOAT32, BFLOAT16, or INT8 with a scale for each 32 numbers of a head */
 } Cache;
 
 /* Positions of the tokens of a text: given[s] for slot s, and s + shift from slot `count` on. */
