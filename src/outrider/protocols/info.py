@@ -40,6 +40,7 @@ class ModelInfo:
         batch_invariant: whether a row is bit-identical regardless of what else a forward reads.
         device: where ids are read and logits are stored.
         dtype: of the weights; None for a model without weights.
+        narrow_dtype: the dtype of parts that compute in fewer bits than `dtype` has; None: no part.
         weights: the dtype as the option `dtype` names it, with the formats of a quantised file;
             empty: `dtype` says all.
         weights_reason: why that dtype, and that of the cache, were chosen.
@@ -65,6 +66,7 @@ class ModelInfo:
     batch_invariant: bool = False
     device: torch.device = _CPU
     dtype: torch.dtype | None = None
+    narrow_dtype: torch.dtype | None = None
     weights: str = ""
     weights_reason: str = ""
     cache: str = ""

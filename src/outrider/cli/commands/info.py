@@ -222,8 +222,8 @@ def _check_transformers(checkpoint: "Checkpoint") -> None:
     """Raise `CheckpointError` if `transformers` cannot run the model for Outrider."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-    from outrider.models.checkpoints.folder_files import explain_code
-    from outrider.models.transformers.pretrained import quiet, refuse_unfit
+    from outrider.models.checkpoints.folder_files import explain_code, quiet
+    from outrider.models.transformers.pretrained import refuse_unfit
 
     try:
         with quiet():

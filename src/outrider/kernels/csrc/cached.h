@@ -13,6 +13,7 @@ typedef struct {
     char *keys, *values;               /* [slots / 16, head_dim, 16] and [slots, head_dim] */
     float *key_scales, *value_scales;  /* [slots / 16, groups, 16] and [slots, groups] (INT8) */
     int kind, size, head_dim, groups;  /* `size`: bytes of a number */
+    float cap;                         /* soft cap of the scores, or 0 */
     float *floats;                     /* [SLOTS_AS_FLOATS, head_dim], for what is read */
     float cap;                         /* soft cap of the scores, or 0 */
 } Head;

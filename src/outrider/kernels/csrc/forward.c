@@ -245,9 +245,11 @@ static void turn(const Model *m, const Batch *b, const Layer *layer, int row, co
 static Head head_at(const Work *work, const Layer *layer, int row, int head, int member) {
     const Model *m = work->model;
     const int64_t size = (int64_t)SLOTS_AS_FLOATS * m->head_dim;
-    return head_of(&work->batch->caches[work->batch->cache[row]],
-                   (int64_t)layer->place * m->kv_heads + head, m->head_dim,
-                   work->desk.floats + member * size);
+    Head found = head_of(&work->batch->caches[work->batch->cache[row]],
+                         (int64_t)layer->place * m->kv_heads + head, m->head_dim,
+                         work->desk.floats + member * size);
+    found.cap = m->attention_cap;
+    return found;
 }
 
 /* Writes keys and values of one row and key head to their slot. */
@@ -344,8 +346,7 @@ static void attend_rows(const Work *work, const Layer *layer, int chunk, int mem
         count++;
         const int ends = i + 1 == last * group || b->cache[(i + 1) / group] != b->cache[row];
         if (!ends && count < SLAB) continue;
-        Head own = head_at(work, layer, row, head, member);
-        own.cap = m->attention_cap;
+        const Head own = head_at(work, layer, row, head, member);
         attend(&own, queries, count);
         count = 0;
     }

@@ -196,7 +196,7 @@ class NativeDecoder(OwnModel):
         """Apply the final norm and the head to residual streams."""
         count, states = len(states), states.float().contiguous()
         logits = torch.empty(count, self._stride)
-        with self._lock:
+        with self._lock.held:
             arrays = self._rows if count <= _FEW else RowArrays(count)
             arrays.fill_states(states)
             arrays.batch.logits_stride = self._stride
@@ -216,7 +216,7 @@ class NativeDecoder(OwnModel):
             return []
         caches = [narrowed(s.cache, NativeCache, self.info.name) for s in segments]
         feeds = [c.feed(s, rows) for c, s, rows in zip(caches, segments, want, strict=True)]
-        with self._lock:
+        with self._lock.held:
             return self._run(feeds, caches)
 
     def write_chains(
@@ -231,7 +231,7 @@ class NativeDecoder(OwnModel):
         """
         if not all(chain.sampler.quick(len(chain.generated)) for chain in chains):
             return None
-        with self._lock:
+        with self._lock.held:
             return [self._write(chain, confidence) for chain in chains]
 
     def _write(self, chain: ChainRequest, confidence: float) -> IntArray:
