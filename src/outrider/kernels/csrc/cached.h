@@ -15,7 +15,6 @@ typedef struct {
     int kind, size, head_dim, groups;  /* `size`: bytes of a number */
     float cap;                         /* soft cap of the scores, or 0 */
     float *floats;                     /* [SLOTS_AS_FLOATS, head_dim], for what is read */
-    float cap;                         /* soft cap of the scores, or 0 */
 } Head;
 
 /* `plane` counts pairs of layer and key head. */
