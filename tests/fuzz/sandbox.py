@@ -269,7 +269,7 @@ def _run(order: dict[str, Any]) -> dict[str, object]:
     }
 
 
-MODELS = ("gpt2", "gemma2", "mixtral", "idefics3", "auto")
+MODELS = ("gpt2", "gemma2", "phi3", "cohere2", "mixtral", "idefics3", "auto")
 """Models of `transformers` that the cases build."""
 
 

@@ -29,7 +29,8 @@ from tests.models.setups.pairs import Pair, Pairs
 from tests.models.setups.reference import apart, begin, close, random_ids
 from tests.models.setups.runners import (
     COMPILED,
-    KINDS,
+    LIKE_LLAMA,
+    OTHERS,
     RUNNERS,
     load,
     pair_cases,
@@ -37,7 +38,9 @@ from tests.models.setups.runners import (
 )
 
 CASES = (
-    pair_cases(KINDS, ("decoder", "native", "static"))
+    pair_cases(LIKE_LLAMA, ("decoder", "native", "static"))
+    + pair_cases(OTHERS, ("native",))
+    + pair_cases(OTHERS, ("decoder", "static"), slow=True)
     + pair_cases(("llama",), ("transformers",))
     + pair_cases([kind for kind in RUNS if kind != "llama"], ("transformers",))
 )

@@ -16,9 +16,14 @@ from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS
 from tests.models.setups.pairs import Pair, Pairs
 from tests.models.setups.rearranging import stored
 from tests.models.setups.reference import begin, close, next_logits, random_ids, tree_logits
-from tests.models.setups.runners import KINDS, pair_cases
+from tests.models.setups.runners import KINDS, LIKE_LLAMA, OTHERS, pair_cases
 
-CASES = pair_cases(KINDS, ("decoder", "native", "static")) + pair_cases(RUNS, ("transformers",))
+CASES = (
+    pair_cases(KINDS, ("decoder", "native"))
+    + pair_cases(LIKE_LLAMA, ("static",))
+    + pair_cases(OTHERS, ("static",), slow=True)
+    + pair_cases(RUNS, ("transformers",))
+)
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -12,10 +12,16 @@ from outrider.protocols import Segment
 from tests.models.setups.make_checkpoints import make_checkpoint
 from tests.models.setups.pairs import Pair, Pairs
 from tests.models.setups.reference import all_logits, begin, close, next_logits, random_ids
-from tests.models.setups.runners import KINDS, pair_cases
+from tests.models.setups.runners import LIKE_LLAMA, OTHERS, pair_cases
+
+CASES = (
+    pair_cases(LIKE_LLAMA, ("decoder", "native", "static"))
+    + pair_cases(OTHERS, ("decoder", "native"))
+    + pair_cases(OTHERS, ("static",), slow=True)
+)
 
 
-@pytest.fixture(scope="module", params=pair_cases(KINDS, ("decoder", "native", "static")))
+@pytest.fixture(scope="module", params=CASES)
 def pair(request: pytest.FixtureRequest, pairs: Pairs) -> Pair:
     return pairs.of(*request.param)
 

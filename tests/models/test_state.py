@@ -13,14 +13,16 @@ from tests.models.setups.drafts import random_draft, random_emission
 from tests.models.setups.invariants import assert_equals_fresh_prefill
 from tests.models.setups.pairs import Pairs
 from tests.models.setups.reference import begin, random_ids, tree_logits
-from tests.models.setups.runners import KINDS, pair_cases
+from tests.models.setups.runners import LIKE_LLAMA, OTHERS, pair_cases
 
 ROUNDS = 10
 TOLERANCE = 1e-10
 """Made for float64. Rows of the compiled runners are equal to the bit, and so meet it too."""
 
 CASES = (
-    pair_cases(KINDS, ("decoder", "native"))
+    pair_cases(LIKE_LLAMA, ("decoder", "native"))
+    + pair_cases(OTHERS, ("native",))
+    + pair_cases(OTHERS, ("decoder", "static"), slow=True)
     + pair_cases(("llama", "mistral", "qwen2"), ("int8",))
     + pair_cases(("qwen3", "smollm3"), ("int8",), slow=True)
     + pair_cases(("mistral", "qwen2"), ("static",))

@@ -1,4 +1,4 @@
-"""Wrong values in config.json of models that run through `transformers`."""
+"""Wrong values in config.json of models that run through `transformers`, and of others."""
 
 import json
 import random
@@ -38,7 +38,7 @@ def cases_of(original: Path, number: int) -> list[Case]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gpt2", "gemma2 window", "mixtral"])
+@pytest.mark.parametrize("name", ["gpt2", "cohere2", "mixtral", "gemma2 window", "phi3"])
 def test_wrong_values_are_one_line(name: str, tmp_path: Path, sandbox: Sandbox) -> None:
     family, settings = (RUNS | ALSO_RUNS)[name]
     build(family, settings).save_pretrained(tmp_path / "model")

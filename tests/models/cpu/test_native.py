@@ -31,7 +31,7 @@ from tests.models.setups.reference import (
     random_ids,
     tree_logits,
 )
-from tests.models.setups.runners import KINDS
+from tests.models.setups.runners import KINDS, OTHERS
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason=kernels.reason_missing())
 
@@ -42,21 +42,18 @@ DTYPES = {
     "float16": torch.float16,
     "float32": torch.float32,
 }
-PLAIN = ("mistral", "qwen2", "qwen3", "smollm3")
-"""Architectures that add nothing to what the kernels compute for the others."""
-
 ODD: dict[str, Any] = {"hidden_size": 36, "intermediate_size": 50, "head_dim": 10}
 """Sizes that fill neither a vector nor a panel."""
 
 
 SHAPES = {"even": {"hidden_size": 64, "intermediate_size": 160}, "odd": ODD}
-MODELS = [(dtype, "float32", "llama", shape) for dtype in DTYPES for shape in SHAPES]
-MODELS += [("int8", "float32", kind, "even") for kind in KINDS if kind not in ("llama", *PLAIN)]
-MODELS += [("bfloat16", "float32", "gemma3", "odd"), ("int8-channels", "float32", "glm4", "even")]
-MODELS += [("int8", cache, "llama", shape) for cache in ("bfloat16", "int8") for shape in SHAPES]
+CASES = [(d, "float32", "llama", shape) for d in DTYPES for shape in SHAPES]
+CASES += [("int8", c, "llama", shape) for c in ("bfloat16", "int8") for shape in SHAPES]
+CASES += [("int8", "float32", k, "even") for k in OTHERS]
+CASES += [("bfloat16", "int8", "gemma3", "odd"), ("int8-channels", "bfloat16", "glm4", "even")]
 
 
-@pytest.fixture(scope="module", params=MODELS, ids="-".join)
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def model(request: Any, tmp_path_factory: Any) -> NativeDecoder:
     dtype, cache, kind, shape = request.param
     settings = KINDS[kind] | SHAPES[shape]

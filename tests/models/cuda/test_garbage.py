@@ -16,10 +16,10 @@ from tests.models.cuda.models import static
 from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS
 from tests.models.setups.make_checkpoints import make_checkpoint
 from tests.models.setups.reference import begin, random_ids, tree_logits
-from tests.models.setups.runners import KINDS
+from tests.models.setups.runners import KINDS, kind_cases
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=kind_cases())
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     path: Path = tmp_path_factory.mktemp(request.param)
     return static(make_checkpoint(path, request.param, dtype=torch.float64, **KINDS[request.param]))

@@ -24,12 +24,12 @@ from tests.models.setups.drafts import TREE_PARENTS, TREE_TOKENS
 from tests.models.setups.invariants import assert_equals_fresh_prefill
 from tests.models.setups.make_checkpoints import make_checkpoint
 from tests.models.setups.reference import begin, close, random_ids, tree_logits
-from tests.models.setups.runners import KINDS
+from tests.models.setups.runners import KINDS, kind_cases
 
 SHAPE: dict[str, Any] = {"std": 0.3, "max_position_embeddings": 300}
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=kind_cases())
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(request.param)
     kinds = KINDS[request.param]
@@ -102,7 +102,7 @@ def test_every_sampling_is_that_of_the_loop(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampling", OTHER_SAMPLINGS)
-@pytest.mark.parametrize("folder", [kind for kind in KINDS if kind != "qwen2"], indirect=True)
+@pytest.mark.parametrize("folder", kind_cases(without="qwen2"), indirect=True)
 def test_every_sampling_of_every_kind_is_that_of_the_loop(
     model: StaticDecoder, plain: Decoder, sampling: str
 ) -> None:

@@ -55,6 +55,10 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """Kinds of checkpoints with options of `make_checkpoint`; windows are shorter than the trees."""
 
+LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+"""Kinds that add little to Llama: no norms after the halves of a layer, no factors, no caps."""
+OTHERS = tuple(kind for kind in KINDS if kind not in LIKE_LLAMA)
+
 
 def load(runner: str, source: Path | Checkpoint, dtype: torch.dtype = torch.float64) -> Any:
     """The checkpoint, opened by `runner`."""
@@ -76,6 +80,15 @@ def pair_cases(
         pytest.param((kind, runner), id=f"{kind}-{runner}", marks=[*_skips(runner), *more])
         for kind in kinds
         for runner in names
+    ]
+
+
+def kind_cases(*, without: str = "") -> list[ParameterSet]:
+    """Test parameters: all kinds but one, those of `OTHERS` in the slow tests only."""
+    return [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind in OTHERS else [])
+        for kind in KINDS
+        if kind != without
     ]
 
 

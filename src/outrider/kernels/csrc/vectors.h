@@ -147,9 +147,19 @@ INLINE f32x16 exp16(f32x16 x) {
     return select16(nan, x, result);
 }
 
-/* Bounds values smoothly to -cap .. cap: cap * tanh(x / cap), with tanh(y) = 1 - 2 / (e^2y + 1). */
-INLINE f32x16 soft_cap16(f32x16 x, float cap) {
-    return (splat(1.0f) - 2.0f / (exp16(x * (2.0f / cap)) + 1.0f)) * cap;
+/* tanh to about one unit in the last place: a polynomial near 0, where 1 - 2 / (e^2x + 1) would lose
+ * digits. NaN stays NaN. */
+INLINE f32x16 tanh16(f32x16 x) {
+    f32x16 far = splat(1.0f) - 2.0f / (exp16(x * 2.0f) + 1.0f), z = x * x;
+    f32x16 p = splat(-5.70498872745e-3f);
+    p = fma16(p, z, splat(2.06390887954e-2f));
+    p = fma16(p, z, splat(-5.37397155531e-2f));
+    p = fma16(p, z, splat(1.33314422036e-1f));
+    p = fma16(p, z, splat(-3.33332819422e-1f));
+    return select16(abs16(x) < splat(0.625f), fma16(p * z, x, x), far);
 }
+
+/* Bounds values smoothly to -cap .. cap. */
+INLINE f32x16 soft_cap16(f32x16 x, float cap) { return tanh16(x / cap) * cap; }
 
 #endif

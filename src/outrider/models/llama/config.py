@@ -159,6 +159,7 @@ def _ropes(
     if family.local_theta is None:
         return read(config, family.theta), None
     given = config.get("rope_parameters") or {}
+    check_fields("config.json", given, _BY_KIND, "rope_parameters.")
     scaled = {**(given.get("full_attention") or {}), **(config.get("rope_scaling") or {})}
     plain = {"rope_parameters": given.get("sliding_attention")}
     theta = config.get("rope_local_base_freq", family.local_theta)
@@ -215,6 +216,9 @@ _FIELDS = (
     Field("use_bidirectional_attention", ("true or false",)),
 )
 """Fields that must not be null here, or that other architectures use in another way."""
+
+_BY_KIND = tuple(Field(name, ("object",)) for name in ("full_attention", "sliding_attention"))
+"""Rotary settings of the kinds of layers."""
 
 _SIZES = {
     "vocab_size": "vocab_size",

@@ -23,15 +23,15 @@ def transformers_models() -> dict[str, str | None]:
 
 
 def _refusal(kind: str) -> str | None:
-    config: Any = None
     try:
-        config = CONFIG_MAPPING[kind]()
+        config: Any = CONFIG_MAPPING[kind]()
+    except Exception as error:  # the defaults of some configurations do not fit together
+        return f"its default configuration cannot be built: {type(error).__name__}"
+    try:
         refuse_unfit(config, kind, type(kind, (), {"_is_stateful": _is_stateful(config)}))
         AttentionLayout.of(config, kind)
     except CheckpointError as error:
         return error.problem.removeprefix(f"model {kind} ({config.model_type}) ")
-    except Exception as error:  # the defaults of some configurations do not fit together
-        return f"its default configuration cannot be built: {type(error).__name__}"
     return None
 
 
@@ -39,9 +39,6 @@ def _is_stateful(config: Any) -> bool:
     """Whether its models keep a state; the source says so, and importing it takes seconds."""
     module = type(config).__module__.replace("configuration_", "modeling_")
     found = importlib.util.find_spec(module)
-    source = found and found.origin
-    return bool(source) and "_is_stateful = True" in _text(str(source))
-
-
-def _text(file: str) -> str:
-    return Path(file).read_text("utf-8")
+    if found is None or found.origin is None:
+        return False
+    return "_is_stateful = True" in Path(found.origin).read_text("utf-8")

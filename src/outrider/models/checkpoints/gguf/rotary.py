@@ -59,7 +59,9 @@ def read_rotary(
     factor = given.get("factor") or metadata.get(f"{prefix}rope.scale_linear") or 1.0
     scaled = kind not in ("none", "longrope") and factor != 1
     amplitude = given.get("attn_factor", 1.0)
-    if factors.short is not None and factors.long is not None and not scaled:
+    if (factors.short is None) != (factors.long is None):
+        raise _unsupported(file, "factors of short texts or of long texts, but not both")
+    if factors.short is not None and not scaled:
         return _longrope(factors, amplitude)
     if kind not in _KINDS:
         raise _unsupported(file, f"{prefix}{_SCALING}type {kind!r:.40}; known: {', '.join(_KINDS)}")
