@@ -9,7 +9,7 @@ _U64, _ADDRESS = ctypes.c_uint64, ctypes.c_void_p
 ATTENTION, MLP = 1, 2
 """Parts of a layer, as flags."""
 
-FLOAT32, INT8, BFLOAT16, FLOAT16, GROUPS8, GROUPS4, GROUPS4_MIN, GROUPS4_FINE = range(8)
+FLOAT32, INT8, BFLOAT16, FLOAT16, GROUPS8, GROUPS4, GROUPS4_MIN, GROUPS4_FINE, GROUPS6 = range(9)
 """Kinds of matrices; see `csrc/matrix.h`."""
 
 

@@ -13,7 +13,7 @@ from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.tensors import TensorInfo
 from outrider.models.checkpoints.window import read_window
 from outrider.models.llama.text_stack import text_checkpoint
-from outrider.models.quantization.block_groups import GROUPED
+from outrider.models.quantization.stored_blocks import REPACKED
 from outrider.protocols import LanguageModel
 
 GIB = 1 << 30
@@ -74,7 +74,7 @@ class Demand:
 def _bytes(tensor: TensorInfo, dtype: torch.dtype) -> int:
     if tensor.dtype in _FLOATING or (tensor.stored is not None and dtype.is_floating_point):
         return tensor.num_elements * dtype.itemsize
-    if tensor.stored is not None and tensor.dtype not in GROUPED:  # becomes 8 bits with scales
+    if tensor.stored is not None and tensor.dtype not in REPACKED:  # becomes 8 bits with scales
         return tensor.num_elements * 17 // 16
     return tensor.nbytes
 

@@ -69,7 +69,7 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     desk->inner = take(&place, rows * desk->inner_stride);
     desk->scores = take(&place, members * SLAB * desk->scores_stride);
     desk->scales = take(&place, rows * groups);
-    desk->sums = (int32_t *)take(&place, rows * groups);
+    desk->sums = (int32_t *)take(&place, rows * groups * 2);
     desk->quants = (int8_t *)take(&place, rows * groups * (GROUP / 4));
     return place - memory;
 }
@@ -85,7 +85,7 @@ static void hand_over(const Work *work, const Matrix *w, const float *x, int64_t
         quantize(x, w->inputs, w->quads * 4, desk->quants + row * w->quads * 4, desk->scales + row);
     else if (is_grouped(w))
         quantize_groups(x, w->inputs, desk->quants + row * w->groups * GROUP,
-                        desk->scales + row * w->groups, desk->sums + row * w->groups);
+                        desk->scales + row * w->groups, desk->sums + row * w->groups * 2);
 }
 
 static Rows rows_of(const Work *work, const float *values) {

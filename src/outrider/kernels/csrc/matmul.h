@@ -58,7 +58,7 @@ INLINE Rows from_row(const Matrix *w, Rows x, int64_t row) {
     const int64_t quants = is_grouped(w) ? (int64_t)w->groups * GROUP : (int64_t)w->quads * 4;
     const int64_t scales = is_grouped(w) ? w->groups : 1;
     return (Rows){x.values + row * w->inputs, x.quants + row * quants, x.scales + row * scales,
-                  x.sums + row * scales};
+                  x.sums + row * scales * 2};
 }
 
 typedef void (*Tile)(const Matrix *, Rows, int, int, const Sink *);
@@ -109,10 +109,11 @@ TILES_OF(groups8, GROUPS8_TILE)
 TILES_OF(groups4, GROUPS4_TILE)
 TILES_OF(groups4_min, MINIMUM_TILE)
 TILES_OF(groups4_fine, FINE_TILE)
+TILES_OF(groups6, tile_six)
 
 INLINE const Tiles *tiles_of(int kind) {
-    static const Tiles *const known[] = {&float32, &int8,    &bfloat16,    &float16,
-                                         &groups8, &groups4, &groups4_min, &groups4_fine};
+    static const Tiles *const known[] = {&float32, &int8,        &bfloat16,     &float16, &groups8,
+                                         &groups4, &groups4_min, &groups4_fine, &groups6};
     return known[kind];
 }
 

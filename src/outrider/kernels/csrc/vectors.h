@@ -52,6 +52,10 @@ INLINE f32x16 load_bytes(const uint8_t *p) {
     return __builtin_convertvector(*(const u8x16 *)p, f32x16);
 }
 
+INLINE f32x16 load_signed(const int8_t *p) {
+    return __builtin_convertvector(*(const i8x16 *)p, f32x16);
+}
+
 /* Sixteen numbers in float16 (IEEE 754), exactly. */
 INLINE f32x16 load_half(const uint16_t *p) {
 #if defined(__AVX512F__)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from outrider.core.errors import CheckpointError
 from outrider.models.quantization.grouped import Grouped
+from outrider.models.quantization.stored_blocks import Blocks
 
 
 @runtime_checkable
@@ -30,8 +31,11 @@ class Stored(Protocol):
         """Return the float32 values, in the shape of its `TensorInfo`."""
         ...
 
-    def grouped(self) -> Grouped | None:
-        """Return the integers and scales of the file; None if `Grouped` cannot hold them."""
+    def grouped(self) -> Grouped | Blocks | None:
+        """Return the integers and scales of the file; None if kernels cannot read them.
+
+        `Blocks` are read, and checked for NaN, when they are used.
+        """
         ...
 
 

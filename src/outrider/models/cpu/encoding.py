@@ -10,8 +10,9 @@ from outrider.models.checkpoints.checkpoint import Checkpoint, load_grouped, loa
 from outrider.models.quantization.grouped import Grouped, join, quantize_groups
 from outrider.models.quantization.int4 import quantize_int4
 from outrider.models.quantization.int8 import Quantized, quantize_channels
+from outrider.models.quantization.stored_blocks import Blocks, join_blocks
 
-Encoded = Grouped | Quantized | Float[Tensor, "_ _"]
+Encoded = Grouped | Blocks | Quantized | Float[Tensor, "_ _"]
 """Integers with scales, or floating-point numbers in their own dtype."""
 
 CHANNELS = torch.qint8
@@ -68,6 +69,9 @@ def joined(parts: Sequence[Encoded]) -> Encoded | None:
     grouped = [part for part in parts if isinstance(part, Grouped)]
     if len(grouped) == len(parts):
         return join(grouped)
+    blocks = [part for part in parts if isinstance(part, Blocks)]
+    if len(blocks) == len(parts):
+        return join_blocks(blocks)
     channels = [part for part in parts if isinstance(part, Quantized)]
     if len(channels) == len(parts):
         quants = torch.cat([part.quants for part in channels])
@@ -91,6 +95,8 @@ def changed_rows(part: Encoded, order: Tensor) -> Encoded:
         padded = torch.cat((rows, torch.zeros_like(rows[:1])))
         return padded[order]
 
+    if isinstance(part, Blocks):
+        return part.reordered(order)
     if isinstance(part, Grouped):
         return part.change_rows(change)
     if isinstance(part, Quantized):
