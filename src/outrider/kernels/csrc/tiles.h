@@ -7,6 +7,9 @@
 /* The next panels are prefetched into the second-level cache: the prefetcher of the processor stops
  * at each page, and a panel is hardly longer than a page. */
 #define PREFETCH_TO 3
+/* One row of 6 bits prefetches its own panels, by this number of bytes: three lines for two quads
+ * are not a series that the prefetcher of the processor follows. */
+#define SIX_AHEAD 2048
 
 /* `out[m][n]` holds the products of row m and panel n, in all tiles. */
 INLINE void tile_int8(const Matrix *w, Rows x, int panel, int MR, int NR, f32x16 out[][8]) {
@@ -205,9 +208,11 @@ INLINE void tile_six(const Matrix *w, Rows x, int panel, int MR, int NR, f32x16 
                 const uint8_t *place = quads + p * stride + q / 2 * 192;
                 four[2 * p] = low_six(place, q % 2);
                 four[2 * p + 1] = high_six(place, q % 2);
-                if (MR > 1 && NR == 2) __builtin_prefetch(place + stride + q % 2 * 64, 0, PREFETCH_TO);
-                if (MR > 1 && NR == 2 && q % 2)
-                    __builtin_prefetch(place + stride + 128, 0, PREFETCH_TO);
+                if (MR == 1 || NR == 2) {
+                    const uint8_t *ahead = place + (MR == 1 ? SIX_AHEAD : stride);
+                    __builtin_prefetch(ahead + q % 2 * 64, 0, PREFETCH_TO);
+                    if (q % 2) __builtin_prefetch(ahead + 128, 0, PREFETCH_TO);
+                }
             }
 #pragma GCC unroll 8
             for (int m = 0; m < MR; m++) {

@@ -48,12 +48,32 @@ INLINE f32x16 fma16(f32x16 a, f32x16 b, f32x16 c) {
 #endif
 }
 
+/* Sixteen bytes. GCC converts them one by one unless it is told how. */
 INLINE f32x16 load_bytes(const uint8_t *p) {
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#elif defined(__AVX2__)
+    union { f32x16 all; __m256 half[2]; } x;
+    for (int i = 0; i < 2; i++)
+        x.half[i] = _mm256_cvtepi32_ps(
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * i))));
+    return x.all;
+#else
     return __builtin_convertvector(*(const u8x16 *)p, f32x16);
+#endif
 }
-
 INLINE f32x16 load_signed(const int8_t *p) {
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#elif defined(__AVX2__)
+    union { f32x16 all; __m256 half[2]; } x;
+    for (int i = 0; i < 2; i++)
+        x.half[i] = _mm256_cvtepi32_ps(
+            _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * i))));
+    return x.all;
+#else
     return __builtin_convertvector(*(const i8x16 *)p, f32x16);
+#endif
 }
 
 /* Sixteen numbers in float16 (IEEE 754), exactly. */
