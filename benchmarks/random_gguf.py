@@ -16,12 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider.bench.rivals.gguf_export import write_tokens
-from outrider.models.checkpoints.opening import open_checkpoint
-from outrider.models.loading import family
-from outrider.models.quantization.blocks import BLOCK_FORMATS
-
-_FORMATS = {known.name: known for known in BLOCK_FORMATS.values()}
+_BLOCK_BYTES = {"F32": (1, 4), "Q4_K": (256, 144), "Q6_K": (256, 210)}
+"""Weights and bytes of a block."""
 _BLOCKS_AT_ONCE = 1 << 16
 
 
@@ -51,8 +47,8 @@ class _Planned:
 
     @property
     def nbytes(self) -> int:
-        known = _FORMATS[self.kind]
-        return int(np.prod(self.shape)) // known.weights * known.nbytes
+        weights, nbytes = _BLOCK_BYTES[self.kind]
+        return int(np.prod(self.shape)) // weights * nbytes
 
 
 def more_bits(layer: int, layers: int) -> bool:
@@ -64,6 +60,10 @@ def more_bits(layer: int, layers: int) -> bool:
 def write_random(file: Path, shape: Shape, seed: int = 0) -> Path:
     """Write the file and return it. It is replaced if it exists."""
     from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
+
+    from outrider.bench.rivals.gguf_export import write_tokens
+    from outrider.models.checkpoints.opening import open_checkpoint
+    from outrider.models.loading import family
 
     file.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(file, "llama")
@@ -123,8 +123,8 @@ def _data(one: _Planned, generator: np.random.Generator) -> NDArray[Any]:
     """Return the weights of a tensor, with the standard deviation 1 / sqrt(inputs)."""
     if one.kind == "F32":
         return np.ones(one.shape, dtype=np.float32)
-    known = _FORMATS[one.kind]
-    blocks = np.empty((one.nbytes // known.nbytes, known.nbytes), dtype=np.uint8)
+    size = _BLOCK_BYTES[one.kind][1]
+    blocks = np.empty((one.nbytes // size, size), dtype=np.uint8)
     fill = _fill_q4_k if one.kind == "Q4_K" else _fill_q6_k
     for first in range(0, len(blocks), _BLOCKS_AT_ONCE):
         part = blocks[first : first + _BLOCKS_AT_ONCE]

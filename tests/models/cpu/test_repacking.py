@@ -20,7 +20,7 @@ from outrider.models.cpu import repacking
 from outrider.models.cpu.arena import Arena
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cpu.packed_weights import Packer
-from outrider.models.cpu.repacking import empty_panels, packed_bytes
+from outrider.models.cpu.repacking import empty_panels
 from outrider.models.quantization.blocks import BLOCK_FORMATS
 from outrider.models.quantization.stored_blocks import NUMBERS, REPACKED, Blocks, join_blocks
 from tests.models.setups.make_checkpoints import make_checkpoint
@@ -76,7 +76,7 @@ def test_the_weights_are_those_of_the_file(kind: str, outputs: int, tmp_path: Pa
     np.testing.assert_array_equal(unpacked(part), tensor.read().numpy())
     np.testing.assert_array_equal(part.dequantize().numpy(), tensor.read().numpy())
     panels = empty_panels(part, arena := Arena())
-    assert packed_bytes(kind, *part.shape) == arena.nbytes
+    assert tensor.packed_bytes == arena.nbytes
     assert panels.data.numel() <= 1.03 * tensor.entry.nbytes + 32 * tensor.entry.nbytes / outputs
 
 

@@ -27,6 +27,14 @@ class Stored(Protocol):
         """The format in a few characters, such as `Q4_1` or `GPTQ-4`."""
         ...
 
+    @property
+    def packed_bytes(self) -> int | None:
+        """The bytes of what `grouped` returns, as kernels store it; None if it returns None.
+
+        It follows from the header alone, and so it may be wrong for unusual values.
+        """
+        ...
+
     def read(self) -> Float[Tensor, "..."]:
         """Return the float32 values, in the shape of its `TensorInfo`."""
         ...

@@ -9,10 +9,17 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from outrider.kernels.layout import GROUPS4, GROUPS4_FINE, GROUPS4_MIN, GROUPS6, GROUPS8
 from outrider.models.quantization.blocks import BLOCK_FORMATS, BlockFormat
 
-REPACKED = ("Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K")
-"""Formats that kernels read."""
+REPACKED = {
+    "Q8_0": GROUPS8,
+    "Q4_0": GROUPS4,
+    "Q4_1": GROUPS4_MIN,
+    "Q4_K": GROUPS4_FINE,
+    "Q6_K": GROUPS6,
+}
+"""Formats that kernels read, and the kind of matrix that each becomes."""
 
 NUMBERS = {known.name: number for number, known in BLOCK_FORMATS.items()}
 """The number of each format in GGUF files."""

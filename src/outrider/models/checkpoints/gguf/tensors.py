@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.core.errors import CheckpointError
+from outrider.kernels.layout import grouped_bytes
 from outrider.models.checkpoints.gguf.header import Entry
 from outrider.models.checkpoints.json_file import unreadable
 from outrider.models.checkpoints.tensors import check_finite
@@ -37,6 +38,14 @@ class GgufTensor:
     def kind(self) -> str:
         """The name of its format."""
         return self.entry.format.name
+
+    @property
+    def packed_bytes(self) -> int | None:
+        """The bytes that kernels store."""
+        known, shape = self.entry.format, self.entry.shape
+        if self.kind not in REPACKED or len(shape) != 2:
+            return None
+        return grouped_bytes(REPACKED[self.kind], shape[0], shape[1], known.weights)
 
     def read(self) -> Tensor:
         """Return the float32 values."""
