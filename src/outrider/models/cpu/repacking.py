@@ -20,7 +20,11 @@ _STEP_BYTES = 16 << 20
 def empty_panels(part: Blocks, arena: Arena) -> Panels:
     """Allocate the panels of a matrix; `fill_panels` writes them."""
     outputs, inputs = part.shape
-    kind, groups, span = REPACKED[part.format.name], -(-inputs // GROUP), part.format.weights // GROUP
+    kind, groups, span = (
+        REPACKED[part.format.name],
+        -(-inputs // GROUP),
+        part.format.weights // GROUP,
+    )
     pairs = -(-outputs // STRIP)
     numbers = SPAN_NUMBERS.get(kind)
     return Panels(
