@@ -26,13 +26,15 @@ def empty_panels(part: Blocks, arena: Arena) -> Panels:
         part.format.weights // GROUP,
     )
     pairs = -(-outputs // STRIP)
-    numbers = SPAN_NUMBERS.get(kind)
+    spans = None
+    if numbers := SPAN_NUMBERS.get(kind):
+        spans = arena.empty((pairs, -(-groups // span), numbers), torch.float16)
     return Panels(
         kind=kind,
         outputs=outputs,
         inputs=inputs,
         data=arena.empty((pairs, groups, GROUP_BYTES[kind]), torch.uint8),
-        spans=numbers and arena.empty((pairs, -(-groups // span), numbers), torch.float16),
+        spans=spans,
         span=span,
     )
 
