@@ -10,6 +10,7 @@ from outrider import kernels
 from outrider.core.errors import CheckpointError, OptionError
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.cpu.native import NativeDecoder
+from outrider.models.devices import resolve_device, resolve_dtype
 from outrider.models.llama.decoder import Decoder
 from outrider.models.loading import (
     FallbackWarning,
@@ -17,8 +18,6 @@ from outrider.models.loading import (
     family,
     load_model,
     local_folder,
-    resolve_device,
-    resolve_dtype,
     tokenizer_for,
 )
 from outrider.models.quality import Quality

@@ -17,15 +17,8 @@ from outrider.kernels.forking import use_torch_threads
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.models.loading import (
-    families_folder,
-    family,
-    load_model,
-    local_folder,
-    resolve_device,
-    resolve_dtype,
-    tokenizer_for,
-)
+from outrider.models.devices import resolve_device, resolve_dtype
+from outrider.models.loading import families_folder, family, load_model, local_folder, tokenizer_for
 from outrider.protocols import LanguageModel
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -181,6 +174,7 @@ def _load(tier: Tier, settings: Models) -> LanguageModel:
             tier.folder,
             name=tier.name,
             dtype=settings.dtype,
+            cache_dtype=settings.cache_dtype,
             device=settings.device,
             threads=settings.threads,
         )

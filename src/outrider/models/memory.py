@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -10,9 +11,11 @@ import torch
 from outrider.core.errors import MemoryPlanError
 from outrider.core.values import JsonValue
 from outrider.kernels.layout import GROUPS4_MIN, GROUPS8, grouped_bytes
+from outrider.models.caches.kv_cache import SCALED
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.tensors import TensorInfo
 from outrider.models.checkpoints.window import read_window
+from outrider.models.cpu.cache import CACHE_DTYPES
 from outrider.models.cpu.encoding import CHANNELS, INT4, KEPT, exact_embeddings
 from outrider.models.cpu.formats import FORMATS
 from outrider.models.llama.text_stack import text_checkpoint
@@ -31,8 +34,15 @@ _FLOATING = {"F64", "F32", "F16", "BF16"}
 
 
 def _cache_dtype(weights: torch.dtype | None) -> torch.dtype:
-    """Return the dtype of keys and values; integer dtypes are used for weights only."""
+    """Return the dtype of keys and values; with weights of integers it is at most float32."""
     return weights if weights is not None and weights.is_floating_point else torch.float32
+
+
+def _cache_bytes(config: Mapping[str, JsonValue], weights: torch.dtype | None, cache: str) -> int:
+    """Return the bytes of keys and values of one token, with scales."""
+    dtype = CACHE_DTYPES.get(cache, _cache_dtype(weights))
+    scales = torch.float32.itemsize / SCALED if dtype == torch.int8 else 0
+    return ceil(cache_numbers(config) * (dtype.itemsize + scales))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +63,19 @@ class Demand:
 
     @classmethod
     def of_checkpoint(
-        cls, tier: str, checkpoint: Checkpoint, dtype: torch.dtype | None
+        cls,
+        tier: str,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype | None,
+        cache_dtype: str = "auto",
     ) -> "Demand":
         """Estimate the demand from the headers and config.json, without reading weights.
 
         Args:
             tier: its name in reports.
             checkpoint: the checkpoint.
-            dtype: as `planned_dtype` returns it.
+            dtype: dtype of the weights, as `planned_dtype` returns it.
+            cache_dtype: dtype of keys and values; `auto` is the largest that can be chosen.
         """
         config = text_config(checkpoint.config)
         weights = _weights(checkpoint, dtype)
@@ -69,7 +84,7 @@ class Demand:
         return cls(
             tier=tier,
             weights=weights,
-            cache=cache_numbers(config) * _cache_dtype(dtype).itemsize,
+            cache=_cache_bytes(config, dtype, cache_dtype),
             context_length=read_window(config).tokens,
         )
 

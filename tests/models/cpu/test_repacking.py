@@ -62,7 +62,7 @@ def unpacked(part: Blocks) -> np.ndarray:
     assert matrix.panels * 16 >= part.shape[0] > matrix.panels * 16 - 32
     out = np.empty(part.shape, dtype=np.float32)
     tokens = np.arange(len(out), dtype=np.int32)
-    model, loaded = Model(hidden=INPUTS, embed=matrix), library()
+    model, loaded = Model(hidden=INPUTS, embed=matrix, embed_scale=1.0), library()
     assert loaded is not None
     loaded.outrider_embed(ctypes.byref(model), len(out), tokens.ctypes.data, out.ctypes.data)
     return out

@@ -224,7 +224,8 @@ INLINE void tile_six(const Matrix *w, Rows x, int panel, int MR, int NR, f32x16 
         const int8_t *fine = (const int8_t *)weights + bytes - (2 - half % 2) * 2 * LANES;
 #pragma GCC unroll 8
         for (int n = 0; n < NR; n++) {
-            const f32x16 own = load_signed(fine + n / 2 * stride + n % 2 * LANES);
+            const i32x16 whole_scale = load_signed(fine + n / 2 * stride + n % 2 * LANES);
+            const f32x16 own = __builtin_convertvector(whole_scale, f32x16);
             const f32x16 scale = load_half(span_of(w, panel / 2 + n / 2, g) + n % 2 * LANES) * own;
 #pragma GCC unroll 8
             for (int m = 0; m < MR; m++) {
