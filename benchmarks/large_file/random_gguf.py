@@ -1,6 +1,6 @@
 """Writes a GGUF file of random weights in the shape and with the types of a real model.
 
-    python -m benchmarks.random_gguf FILE --layers 32 --hidden 4096 --inner 11008
+    python -m benchmarks.large_file.random_gguf FILE --layers 32 --hidden 4096 --inner 11008
 
 The file has the types of llama.cpp's Q4_K_M: values and the second matrix of the MLP in Q6_K in
 the layers that `more_bits` names, the output in Q6_K, all other matrices in Q4_K. One tensor is

@@ -2,7 +2,7 @@
 
     python -m benchmarks.large_file FILE --out runs/large_file --threads 2
 
-FILE is written by `benchmarks.random_gguf` if it does not exist, in the shape that the options give
+FILE is written by `benchmarks.large_file.random_gguf` if it does not exist, in the shape that the options give
 (Llama-2-7B without options; a Llama-3 of 8 key-value heads with `--kv-heads 8 --inner 14336`), and
 deleted at the end if `--delete` is given. Each system loads it in fresh processes, in turn: once
 after the file has left the page cache, if the system allows that, and then from the page cache.
@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.random_gguf import add_shape, shape_of, write_random
+from benchmarks.large_file.random_gguf import add_shape, shape_of, write_random
 
 _PROMPT = [1 + i * 7919 % 3000 for i in range(16)]
 _SYSTEMS = ("outrider", "llama.cpp")
