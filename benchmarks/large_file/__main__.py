@@ -2,7 +2,7 @@
 
     python -m benchmarks.large_file FILE --out runs/large_file --threads 2
 
-FILE is written by `benchmarks.large_file.random_gguf` if it does not exist, in the shape that the options give
+FILE is written by `random_gguf.py` if it does not exist, in the shape that the options give
 (Llama-2-7B without options; a Llama-3 of 8 key-value heads with `--kv-heads 8 --inner 14336`), and
 deleted at the end if `--delete` is given. Each system loads it in fresh processes, in turn: once
 after the file has left the page cache, if the system allows that, and then from the page cache.
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--dtype", default="auto", help="of Outrider")
+    parser.add_argument("--cache-dtype", default="auto", help="of Outrider")
     parser.add_argument("--systems", nargs="*", choices=_SYSTEMS, default=_SYSTEMS)
     parser.add_argument("--delete", action="store_true", help="delete the file at the end")
     parser.add_argument("--child", choices=_SYSTEMS, help=argparse.SUPPRESS)
@@ -93,7 +94,7 @@ def summary(name: str, records: list[dict[str, Any]], size: int) -> dict[str, An
 def _in_process(name: str, args: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.large_file", str(args.file), "--child", name]
     command += ["--threads", str(args.threads), "--tokens", str(args.tokens)]
-    command += ["--dtype", args.dtype]
+    command += ["--dtype", args.dtype, "--cache-dtype", args.cache_dtype]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -131,7 +132,12 @@ def _outrider(args: argparse.Namespace) -> dict[str, Any]:
     imported = memory()["peak_bytes"]
     begun, spent = time.perf_counter(), time.process_time()
     generator = outrider.load(
-        args.file, mode="none", device="cpu", threads=args.threads, dtype=args.dtype
+        args.file,
+        mode="none",
+        device="cpu",
+        threads=args.threads,
+        dtype=args.dtype,
+        cache_dtype=args.cache_dtype,
     )
     loaded, spent = time.perf_counter(), time.process_time() - spent
     options: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}

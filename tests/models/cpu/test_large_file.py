@@ -107,7 +107,7 @@ def test_loading_takes_little_more_than_the_file(tmp_path: Path) -> None:
     shape = Shape(layers=8, hidden=2048, inner=5632, heads=16, kv_heads=16)
     file = write_random(tmp_path / "mid.gguf", shape)
     command = [sys.executable, "-m", "benchmarks.large_file", str(file), "--child", "outrider"]
-    command += ["--dtype", "stored", "--tokens", "4"]
+    command += ["--dtype", "stored", "--cache-dtype", "float32", "--tokens", "4"]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, check=True, cwd=Path(__file__).parents[3]
     )
