@@ -36,13 +36,13 @@ BUILT = b"\x7fELF a library, as far as this test goes" * 3000
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache, and a compiler that writes `BUILT` and counts its runs."""
+    """A cache, and a compiler that writes `BUILT` and counts the libraries that it links."""
     monkeypatch.setenv("OUTRIDER_CACHE", str(tmp_path / "cache"))
     (tmp_path / "built").write_bytes(BUILT)
     compiler = tmp_path / "cc"
     compiler.write_text(
         "#!/bin/sh\n"
-        f'echo run >> "{tmp_path}/runs"\n'
+        f'case " $* " in *" -c "*) ;; *) echo run >> "{tmp_path}/runs" ;; esac\n'
         'while [ "$1" != -o ]; do shift; done\n'
         f'cat "{tmp_path}/built" > "$2"\n'
     )

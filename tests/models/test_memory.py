@@ -65,7 +65,7 @@ def test_int8_weights_have_a_float32_cache(tmp_path: Path) -> None:
     brief, exact = (
         Demand.of_checkpoint("target", checkpoint, d) for d in (torch.int8, torch.float32)
     )
-    assert brief.cache == exact.cache and 4 * brief.weights == exact.weights
+    assert brief.cache == exact.cache and 1.9 * brief.weights < exact.weights
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from outrider.kernels.cache import KernelWarning, private_folder, read_private
 SOURCES = Path(__file__).parent / "csrc"
 
 _FLAGS = [
-    *("-O3", "-std=c11", "-D_GNU_SOURCE", "-Wno-psabi", "-fPIC", "-shared", "-pthread"),
+    *("-O3", "-std=c11", "-D_GNU_SOURCE", "-Wno-psabi", "-fPIC", "-pthread"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 ]
 """Contraction is off, so that equal rows give equal bits in every inlined copy of an expression."""
@@ -118,11 +119,10 @@ def _compile(compiler: list[str], folder: Path, name: str, suffix: str) -> Path:
     """Compile in a new folder inside `folder`, then move the library there in one step: other
     processes may do the same. Return its path, which contains the checksum.
     """
-    sources = [str(source) for source in sorted(SOURCES.glob("*.c"))]
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         draft = Path(scratch) / f"{name}{suffix}"
         complaints = [
-            _attempt([*compiler, *_FLAGS, *native, *sources, "-lm", "-o", str(draft)])
+            _build([*compiler, *_FLAGS, *native], Path(scratch), draft)
             for native in _NATIVE
             if not draft.is_file()
         ]
@@ -137,6 +137,27 @@ def _compile(compiler: list[str], folder: Path, name: str, suffix: str) -> Path:
     if not _intact(built):
         raise KernelBuildError(f"{built} has changed since it was compiled")
     return built
+
+
+def _build(command: list[str], scratch: Path, draft: Path) -> str:
+    """Translate the sources side by side, the largest first, and link them into `draft`.
+
+    Returns:
+        The first line of output that contains an error; empty if there is none.
+    """
+    sources = sorted(SOURCES.glob("*.c"), key=lambda source: -source.name.startswith("tiles"))
+    objects = [scratch / f"{source.stem}.o" for source in sources]
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+        complaints = list(
+            workers.map(
+                lambda pair: _attempt([*command, "-c", str(pair[0]), "-o", str(pair[1])]),
+                zip(sources, objects, strict=True),
+            )
+        )
+    if not all(one.is_file() for one in objects):
+        return next(filter(None, complaints), "it writes no object file")
+    whole = [str(one) for one in objects]
+    return _attempt([*command, "-shared", *whole, "-lm", "-o", str(draft)])
 
 
 def _attempt(command: list[str]) -> str:

@@ -9,8 +9,26 @@ _U64, _ADDRESS = ctypes.c_uint64, ctypes.c_void_p
 ATTENTION, MLP = 1, 2
 """Parts of a layer, as flags."""
 
-FLOAT32, INT8, BFLOAT16, FLOAT16, GROUPS8, GROUPS4, GROUPS4_MIN, GROUPS4_FINE = range(8)
+FLOAT32, INT8, BFLOAT16, FLOAT16, GROUPS8, GROUPS4, GROUPS4_MIN, GROUPS4_FINE, GROUPS6 = range(9)
 """Kinds of matrices; see `csrc/matrix.h`."""
+
+GROUP_BYTES = {GROUPS8: 1088, GROUPS4: 576, GROUPS4_MIN: 640, GROUPS4_FINE: 576, GROUPS6: 832}
+"""Bytes of a group of 32 inputs of two panels."""
+SPAN_NUMBERS = {GROUPS4_FINE: 64, GROUPS6: 32}
+"""Numbers in 16 bits of each span of two panels."""
+
+
+def grouped_bytes(kind: int, outputs: int, inputs: int, span: int = 32) -> int:
+    """Return the bytes of a packed matrix of groups.
+
+    Args:
+        kind: one of `GROUP_BYTES`.
+        outputs: rows of the matrix; panels of 16 come in pairs.
+        inputs: columns of the matrix.
+        span: inputs that share a scale.
+    """
+    spans = 2 * SPAN_NUMBERS.get(kind, 0) * -(-inputs // span)
+    return -(-outputs // 32) * (-(-inputs // 32) * GROUP_BYTES[kind] + spans)
 
 
 class Matrix(ctypes.Structure):

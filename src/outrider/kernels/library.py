@@ -5,7 +5,7 @@ import os
 from functools import lru_cache
 
 from outrider.kernels.compile import KernelBuildError, shared_library
-from outrider.kernels.layout import Batch, CacheLayout, Model, SamplerLayout
+from outrider.kernels.layout import Batch, CacheLayout, Matrix, Model, SamplerLayout
 
 _SWITCH = "OUTRIDER_KERNELS"
 """The environment variable that disables the compiled kernels with the value `off`."""
@@ -92,3 +92,6 @@ def _declare(loaded: ctypes.CDLL) -> None:
     writing = [model, address, i32, i32, batch, sampler, u64, i32, address, i32, address, address]
     loaded.outrider_write.argtypes = writing
     loaded.outrider_write.restype = i32
+    repacking = [ctypes.POINTER(Matrix), i32, address, i32, i32, address, i32]
+    loaded.outrider_repack.argtypes = repacking
+    loaded.outrider_repack.restype = i32

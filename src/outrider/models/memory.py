@@ -10,13 +10,16 @@ import torch
 
 from outrider.core.errors import MemoryPlanError
 from outrider.core.values import JsonValue
+from outrider.kernels.layout import GROUPS4_MIN, GROUPS8, grouped_bytes
 from outrider.models.caches.kv_cache import SCALED
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.tensors import TensorInfo
 from outrider.models.checkpoints.window import read_window
 from outrider.models.cpu.cache import CACHE_DTYPES
+from outrider.models.cpu.encoding import CHANNELS, INT4, KEPT, exact_embeddings
+from outrider.models.cpu.formats import FORMATS
 from outrider.models.llama.text_stack import text_checkpoint
-from outrider.models.quantization.block_groups import GROUPED
+from outrider.models.llama.weights import EMBED, HEAD
 from outrider.protocols import LanguageModel
 
 GIB = 1 << 30
@@ -30,12 +33,12 @@ _HINT = (
 _FLOATING = {"F64", "F32", "F16", "BF16"}
 
 
-def _cache_dtype(weights: torch.dtype) -> torch.dtype:
+def _cache_dtype(weights: torch.dtype | None) -> torch.dtype:
     """Return the dtype of keys and values; with weights of integers it is at most float32."""
-    return weights if weights.is_floating_point else torch.float32
+    return weights if weights is not None and weights.is_floating_point else torch.float32
 
 
-def _cache_bytes(config: Mapping[str, JsonValue], weights: torch.dtype, cache: str) -> int:
+def _cache_bytes(config: Mapping[str, JsonValue], weights: torch.dtype | None, cache: str) -> int:
     """Return the bytes of keys and values of one token, with scales."""
     dtype = CACHE_DTYPES.get(cache, _cache_dtype(weights))
     scales = torch.float32.itemsize / SCALED if dtype == torch.int8 else 0
@@ -60,18 +63,22 @@ class Demand:
 
     @classmethod
     def of_checkpoint(
-        cls, tier: str, checkpoint: Checkpoint, dtype: torch.dtype, cache_dtype: str = "auto"
+        cls,
+        tier: str,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype | None,
+        cache_dtype: str = "auto",
     ) -> "Demand":
         """Estimate the demand from the headers and config.json, without reading weights.
 
         Args:
             tier: its name in reports.
             checkpoint: the checkpoint.
-            dtype: dtype of the weights.
+            dtype: dtype of the weights, as `planned_dtype` returns it.
             cache_dtype: dtype of keys and values; `auto` is the largest that can be chosen.
         """
         config = text_config(checkpoint.config)
-        weights = sum(_bytes(t, dtype) for t in checkpoint.tensors.values())
+        weights = _weights(checkpoint, dtype)
         if (text := text_checkpoint(checkpoint)) is not None:
             weights = _with_vision(checkpoint, text, dtype)
         return cls(
@@ -90,27 +97,47 @@ class Demand:
         )
 
 
-def _bytes(tensor: TensorInfo, dtype: torch.dtype) -> int:
-    if tensor.dtype in _FLOATING or (tensor.stored is not None and dtype.is_floating_point):
-        return tensor.num_elements * dtype.itemsize
-    if tensor.stored is not None and tensor.dtype not in GROUPED:  # becomes 8 bits with scales
-        return tensor.num_elements * 17 // 16
-    return tensor.nbytes
+def _weights(checkpoint: Checkpoint, dtype: torch.dtype | None) -> int:
+    """Return the bytes of all weights; embeddings beside a head are not quantised."""
+    tensors = checkpoint.tensors
+    exact = exact_embeddings(checkpoint, dtype) if EMBED in tensors and HEAD in tensors else dtype
+    return sum(_bytes(t, exact if name == EMBED else dtype) for name, t in tensors.items())
+
+
+def _bytes(tensor: TensorInfo, dtype: torch.dtype | None) -> int:
+    """Return the bytes of a tensor in memory; see `encode` in `cpu/encoding.py`."""
+    numbers = tensor.num_elements
+    if tensor.stored is None and tensor.dtype not in _FLOATING:
+        return tensor.nbytes
+    if dtype is not None and dtype.is_floating_point:
+        return numbers * dtype.itemsize
+    if len(tensor.shape) != 2:
+        return numbers * torch.float32.itemsize
+    if dtype is None:
+        if tensor.stored is not None and tensor.stored.packed_bytes is not None:
+            return tensor.stored.packed_bytes
+        if tensor.dtype in KEPT:
+            return numbers * KEPT[tensor.dtype].itemsize
+    if dtype == CHANNELS:
+        return numbers
+    return grouped_bytes(GROUPS4_MIN if dtype == INT4 else GROUPS8, *tensor.shape)
 
 
 def planned_dtype(
     checkpoint: Checkpoint, asked: str | torch.dtype, kind: torch.dtype
-) -> torch.dtype:
-    """Return the dtype for which memory is planned: integers stay integers with `auto`.
+) -> torch.dtype | None:
+    """Return the dtype for which memory is planned, as the compiled runner takes it.
+
+    None keeps what the file stores; with `auto`, integers stay integers.
 
     Args:
         checkpoint: the checkpoint.
         asked: what the user has given.
         kind: what `resolve_dtype` makes of it.
     """
-    if str(asked) != "auto" or (kind.is_floating_point and not stores_integers(checkpoint)):
-        return kind
-    return torch.int8
+    if str(asked) == "auto" and kind.is_floating_point and stores_integers(checkpoint):
+        return None
+    return kind if kind.is_floating_point else FORMATS[str(asked).removeprefix("torch.")].dtype
 
 
 def stores_integers(checkpoint: Checkpoint) -> bool:
@@ -119,7 +146,7 @@ def stores_integers(checkpoint: Checkpoint) -> bool:
     return any(info.stored is not None and info.dtype not in _FLOATING for info in tensors)
 
 
-def _with_vision(checkpoint: Checkpoint, text: Checkpoint, dtype: torch.dtype) -> int:
+def _with_vision(checkpoint: Checkpoint, text: Checkpoint, dtype: torch.dtype | None) -> int:
     """Compute the bytes of a text stack with its vision encoder.
 
     The vision encoder has its own embeddings and does not use int8.
@@ -128,9 +155,7 @@ def _with_vision(checkpoint: Checkpoint, text: Checkpoint, dtype: torch.dtype) -
     sight = [t for t in checkpoint.tensors.values() if (t.file, t.offset) not in own]
     sight += [t for name, t in text.tensors.items() if name.endswith("embed_tokens.weight")]
     wide = _cache_dtype(dtype)
-    return sum(_bytes(t, dtype) for t in text.tensors.values()) + sum(
-        _bytes(t, wide) for t in sight
-    )
+    return _weights(text, dtype) + sum(_bytes(t, wide) for t in sight)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

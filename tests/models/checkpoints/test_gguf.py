@@ -73,7 +73,7 @@ def test_a_gguf_file_gives_the_logits_of_its_folder(
     assert ours.info.context_length == theirs.info.context_length
 
 
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q4_K"])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"])
 def test_groups_stand_for_exactly_the_weights_of_the_file(kind: str, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "model", "qwen3", **BIG)
     checkpoint = open_checkpoint(from_checkpoint(path, {}, kind).write(tmp_path / "model.gguf"))
@@ -90,7 +90,7 @@ MIXED = {"attn_v": "Q6_K", "ffn_down": "Q5_0", "token_embd": "Q8_0", "output": "
 
 
 @pytest.mark.parametrize("formats", [{}, MIXED], ids=["one format", "mixed"])
-@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q4_K"])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q6_K"])
 def test_stored_weights_run_in_the_compiled_runner(
     kind: str, formats: dict[str, str], tmp_path: Path
 ) -> None:
@@ -100,7 +100,7 @@ def test_stored_weights_run_in_the_compiled_runner(
     stored = NativeDecoder.load(file, dtype=None)
     exact = NativeDecoder.load(file, dtype=torch.float32)
     ours, theirs = all_logits(stored, TEXT), all_logits(exact, TEXT)
-    assert float((ours - theirs).norm() / theirs.norm()) < 0.03
+    assert float((ours - theirs).norm() / theirs.norm()) < 0.04
     for width in (1, 2, 3, 5, 8, 17):
         assert torch.equal(all_logits(stored, TEXT[:width]), ours[:width])
     assert stored.info.weights.startswith(f"stored ({kind}")

@@ -68,22 +68,22 @@ def test_odd_values(kind: str, tmp_path: Path) -> None:
                 refused_or_read(sound | {"rope_parameters": inner}, f"{field} {value!r:.20}")
 
 
-@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("kind", [kind for kind in OTHERS if kind != "mixtral"])  # `llama` there
 def test_odd_values_in_gguf_files(kind: str, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "model", kind, **KINDS[kind])
     sound = from_checkpoint(path, {}).settings
     decoded = {"attention.sliding_window_pattern": [True, False], "block_count": 2}
-    sound = {**sound, **{f"{kind}.{key}": one for key, one in decoded.items()}}
+    prefix = sound["general.architecture"]
+    sound = {**sound, **{f"{prefix}.{key}": one for key, one in decoded.items()}}
     for value in (*VALUES, [True], [[1]], -1.5):
         for field in GGUF:
             for factors in (Factors(), Factors(short=[1.0] * 4, long=[2.0] * 4)):
                 try:
                     config = read_settings(
                         "m.gguf",
-                        {**sound, f"{kind}.{field}": value},
+                        {**sound, f"{prefix}.{field}": value},
                         vocabulary=288,
-                        biased=(),
-                        tied=False,
+                        names=("lm_head.weight",),
                         factors=factors,
                     )
                 except CheckpointError as error:

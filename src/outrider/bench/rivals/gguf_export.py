@@ -29,7 +29,7 @@ from outrider.models.llama.weights import EMBED, HEAD, expected_shapes
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-__all__ = ["KINDS", "export_gguf"]
+__all__ = ["KINDS", "export_gguf", "write_tokens"]
 
 KINDS = ("f32", "f16", "q8_0")
 """Storage types of matrices; norms and biases are always float32."""
@@ -144,7 +144,7 @@ def _write_header(
     writer.add_vocab_size(config.vocab_size)
     types = (FileType.ALL_F32, FileType.MOSTLY_F16, FileType.MOSTLY_Q8_0)
     writer.add_file_type(types[KINDS.index(kind)])
-    _write_tokens(writer, checkpoint, config.vocab_size)
+    write_tokens(writer, checkpoint, config.vocab_size)
 
 
 def _base(config: DecoderConfig) -> float:
@@ -153,8 +153,14 @@ def _base(config: DecoderConfig) -> float:
     return slowest ** (-pairs / (pairs - 1)) if pairs > 1 else 10_000.0
 
 
-def _write_tokens(writer: "GGUFWriter", checkpoint: Checkpoint, vocab_size: int) -> None:
-    """Write the byte-level tokenizer of tokenizer.json; omit any other: ids still work."""
+def write_tokens(writer: "GGUFWriter", checkpoint: Checkpoint, vocab_size: int) -> None:
+    """Write the byte-level tokenizer of tokenizer.json; omit any other: ids still work.
+
+    Args:
+        writer: the file, before its header is written.
+        checkpoint: the folder with the tokenizer.
+        vocab_size: number of tokens; unused ids follow the known ones.
+    """
     tokenizer = _tokenizer(checkpoint.path)
     model = tokenizer.get("model", {})
     if model.get("type") != "BPE" or not model.get("merges"):

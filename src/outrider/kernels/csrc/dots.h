@@ -63,7 +63,7 @@ INLINE i32x16 dot4(i32x16 sums, int32_t four, i8x64 weights) {
 #endif
 }
 
-/* The same with weights of a group: 8 bits with OFFSET added, or 4 bits, which are not negative.
+/* The same with weights of a group: 8 bits with OFFSET added, or 4 or 6 bits, not negative.
  * The activations are signed. */
 INLINE i32x16 dot4_group(i32x16 sums, int32_t four, i8x64 weights, int bits) {
 #if WIDE_DOTS
@@ -80,7 +80,7 @@ INLINE i32x16 dot4_group(i32x16 sums, int32_t four, i8x64 weights, int bits) {
     Integers s = {sums}, w = {.bytes = weights};
     __m256i a = _mm256_set1_epi32(four), ones = _mm256_set1_epi16(1);
     for (int i = 0; i < 2; i++) {
-        __m256i pairs = bits == 4 ? _mm256_maddubs_epi16(w.half[i], a)
+        __m256i pairs = bits < 8 ? _mm256_maddubs_epi16(w.half[i], a)
                                   : _mm256_maddubs_epi16(_mm256_abs_epi8(w.half[i]),
                                                          _mm256_sign_epi8(a, w.half[i]));
         s.half[i] = _mm256_add_epi32(s.half[i], _mm256_madd_epi16(pairs, ones));
@@ -96,6 +96,16 @@ INLINE i8x64 low_half(const uint8_t *place) { return *(const i8x64 *)place & 15;
 INLINE i8x64 high_half(const uint8_t *place) {
     u16x32 pairs = *(const u16x32 *)place;
     return (i8x64)((pairs >> 4) & 0x0f0f);
+}
+
+/* The weights of quad `odd` of two quads with 6 bits, of the first and the second panel. */
+INLINE i8x64 low_six(const uint8_t *place, int odd) {
+    u16x32 high = *(const u16x32 *)(place + 128);
+    return low_half(place + odd * 64) | (i8x64)((odd ? high : high << 4) & 0x3030);
+}
+INLINE i8x64 high_six(const uint8_t *place, int odd) {
+    u16x32 high = *(const u16x32 *)(place + 128);
+    return high_half(place + odd * 64) | (i8x64)((odd ? high >> 2 : high << 2) & 0x3030);
 }
 
 #endif

@@ -109,7 +109,7 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     desk->floats = take(&place, (int64_t)members * SLOTS_AS_FLOATS * m->head_dim);
     const int64_t forms = larger(rows, lay_out_experts(&desk->mixture, m, b->rows, &place));
     desk->scales = take(&place, forms * groups);
-    desk->sums = (int32_t *)take(&place, forms * groups);
+    desk->sums = (int32_t *)take(&place, forms * groups * 2);
     desk->quants = (int8_t *)take(&place, forms * groups * (GROUP / 4));
     return place - memory;
 }

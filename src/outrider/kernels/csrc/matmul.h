@@ -9,7 +9,7 @@
 #ifndef OUTRIDER_MATMUL_H
 #define OUTRIDER_MATMUL_H
 
-#include "tiles.h"
+#include "matrix.h"
 
 /* Number of vectors of sums in registers, and number of rows that share a pass over a strip. */
 #if defined(__AVX512F__)
@@ -33,32 +33,12 @@ typedef struct {
     Activation activation;
 } Sink;
 
-INLINE void put(const Matrix *w, const Sink *sink, int row, int panel, int MR, int NR,
-                f32x16 products[][8]) {
-    for (int n = 0; n < NR && w->bias; n++)
-        for (int m = 0; m < MR; m++)
-            products[m][n] = products[m][n] + load(w->bias + (panel + n) * LANES);
-    for (int m = 0; m < MR; m++) {
-        float *out = sink->out + (row + m) * sink->stride;
-        if (sink->fate == GATED) {
-            for (int n = 0; n + 1 < NR; n += 2)
-                store(out + (panel + n) / 2 * LANES,
-                      sink->activation(products[m][n]) * products[m][n + 1]);
-            continue;
-        }
-        for (int n = 0; n < NR; n++) {
-            float *place = out + (panel + n) * LANES;
-            if (sink->fate == ADD) products[m][n] = load(place) + products[m][n];
-            store(place, products[m][n]);
-        }
-    }
-}
-
+/* The rows from `row` on, as matrix `w` reads them. */
 INLINE Rows from_row(const Matrix *w, Rows x, int64_t row) {
     const int64_t quants = is_grouped(w) ? (int64_t)w->groups * GROUP : (int64_t)w->quads * 4;
     const int64_t scales = is_grouped(w) ? w->groups : 1;
     return (Rows){x.values + row * w->inputs, x.quants + row * quants, x.scales + row * scales,
-                  x.sums + row * scales};
+                  x.sums + row * scales * 2};
 }
 
 typedef void (*Tile)(const Matrix *, Rows, int, int, const Sink *);
@@ -66,53 +46,20 @@ typedef void (*Tile)(const Matrix *, Rows, int, int, const Sink *);
 /* Tiles of eight, four and two panels, by their number of rows. */
 typedef struct { Tile eight, four[5], two[9]; } Tiles;
 
-#define TILE_OF(KIND, PRODUCTS, MR, NR)                                                          \
-    static __attribute__((noinline)) void KIND##_##MR##x##NR(const Matrix *w, Rows x, int row,   \
-                                                             int panel, const Sink *sink) {      \
-        f32x16 out[8][8];                                                                        \
-        PRODUCTS(w, from_row(w, x, row), panel, MR, NR, out);                                    \
-        put(w, sink, row, panel, MR, NR, out);                                                   \
-    }
-#if defined(__AVX512F__)
-#define TILES_OF(KIND, PRODUCTS)                                                                 \
-    TILE_OF(KIND, PRODUCTS, 1, 8)                                                                \
-    TILE_OF(KIND, PRODUCTS, 1, 4) TILE_OF(KIND, PRODUCTS, 2, 4)                                  \
-    TILE_OF(KIND, PRODUCTS, 3, 4) TILE_OF(KIND, PRODUCTS, 4, 4)                                  \
-    TILE_OF(KIND, PRODUCTS, 1, 2) TILE_OF(KIND, PRODUCTS, 2, 2)                                  \
-    TILE_OF(KIND, PRODUCTS, 3, 2) TILE_OF(KIND, PRODUCTS, 4, 2)                                  \
-    TILE_OF(KIND, PRODUCTS, 5, 2) TILE_OF(KIND, PRODUCTS, 6, 2)                                  \
-    TILE_OF(KIND, PRODUCTS, 7, 2) TILE_OF(KIND, PRODUCTS, 8, 2)                                  \
-    static const Tiles KIND = {                                                                  \
-        KIND##_1x8,                                                                              \
-        {0, KIND##_1x4, KIND##_2x4, KIND##_3x4, KIND##_4x4},                                     \
-        {0, KIND##_1x2, KIND##_2x2, KIND##_3x2, KIND##_4x2, KIND##_5x2, KIND##_6x2, KIND##_7x2,  \
-         KIND##_8x2}};
-#else
-#define TILES_OF(KIND, PRODUCTS)                                                                 \
-    TILE_OF(KIND, PRODUCTS, 1, 4) TILE_OF(KIND, PRODUCTS, 1, 2)                                  \
-    TILE_OF(KIND, PRODUCTS, 2, 2) TILE_OF(KIND, PRODUCTS, 3, 2)                                  \
-    static const Tiles KIND = {0, {0, KIND##_1x4}, {0, KIND##_1x2, KIND##_2x2, KIND##_3x2}};
-#endif
-
-#define FLOAT32_TILE(w, x, panel, MR, NR, out) tile_floats(0, w, x, panel, MR, NR, out)
-#define FLOAT16_TILE(w, x, panel, MR, NR, out) tile_floats(1, w, x, panel, MR, NR, out)
-#define GROUPS8_TILE(w, x, panel, MR, NR, out) tile_groups(GROUPS8, w, x, panel, MR, NR, out)
-#define GROUPS4_TILE(w, x, panel, MR, NR, out) tile_groups(GROUPS4, w, x, panel, MR, NR, out)
-#define MINIMUM_TILE(w, x, panel, MR, NR, out) tile_groups(GROUPS4_MIN, w, x, panel, MR, NR, out)
-#define FINE_TILE(w, x, panel, MR, NR, out) tile_groups(GROUPS4_FINE, w, x, panel, MR, NR, out)
-
-TILES_OF(float32, FLOAT32_TILE)
-TILES_OF(int8, tile_int8)
-TILES_OF(bfloat16, tile_bfloat16)
-TILES_OF(float16, FLOAT16_TILE)
-TILES_OF(groups8, GROUPS8_TILE)
-TILES_OF(groups4, GROUPS4_TILE)
-TILES_OF(groups4_min, MINIMUM_TILE)
-TILES_OF(groups4_fine, FINE_TILE)
+/* Defined in `tiles_*.c`, which compilers translate side by side. */
+#pragma GCC visibility push(hidden)
+extern const Tiles float32_tiles, float16_tiles, bfloat16_tiles, int8_tiles, groups8_tiles,
+    groups4_tiles, groups4_min_tiles, groups4_fine_tiles, groups6_tiles;
+#pragma GCC visibility pop
 
 INLINE const Tiles *tiles_of(int kind) {
-    static const Tiles *const known[] = {&float32, &int8,    &bfloat16,    &float16,
-                                         &groups8, &groups4, &groups4_min, &groups4_fine};
+    static const Tiles *const known[] = {
+        [FLOAT32] = &float32_tiles,         [INT8] = &int8_tiles,
+        [BFLOAT16] = &bfloat16_tiles,       [FLOAT16] = &float16_tiles,
+        [GROUPS8] = &groups8_tiles,         [GROUPS4] = &groups4_tiles,
+        [GROUPS4_MIN] = &groups4_min_tiles, [GROUPS4_FINE] = &groups4_fine_tiles,
+        [GROUPS6] = &groups6_tiles,
+    };
     return known[kind];
 }
 

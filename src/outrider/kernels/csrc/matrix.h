@@ -11,7 +11,11 @@
  *   to the second one. The integer 8 stands for 0.
  * - GROUPS4_MIN: 32 minimums in float16 follow the scales, and are added to the weights.
  * - GROUPS4_FINE: 32 factors of the scale and 32 of the minimum follow the integers, one byte each;
- *   scales and minimums are shared by several groups and lie in `spans`. */
+ *   scales and minimums are shared by several groups and lie in `spans`.
+ * - GROUPS6: 6 bits, of which 32 stands for 0. Two quads of the low four bits, as in GROUPS4, are
+ *   followed by 64 bytes with their high two bits: bits 0 and 1 of a byte belong to the first quad
+ *   and panel, then come the second panel, and the second quad. After the integers of a group, 32
+ *   signed factors of the scale for its first 16 inputs and 32 for the others, one byte each. */
 #ifndef OUTRIDER_MATRIX_H
 #define OUTRIDER_MATRIX_H
 
@@ -25,7 +29,8 @@ enum {
     GROUPS8 = 4,
     GROUPS4 = 5,
     GROUPS4_MIN = 6,
-    GROUPS4_FINE = 7
+    GROUPS4_FINE = 7,
+    GROUPS6 = 8
 };
 enum { GROUP = 32, QUADS_A_GROUP = GROUP / 4 };
 
@@ -35,19 +40,20 @@ typedef struct {
     int32_t panels;          /* outputs / 16, rounded up to an even number */
     int32_t quads;           /* inputs / 4, rounded up */
     int32_t groups;          /* inputs / 32, rounded up */
-    int32_t span;            /* groups that share a scale (GROUPS4_FINE) */
+    int32_t span;            /* groups that share a scale (GROUPS4_FINE, GROUPS6) */
     const void *data;
     const float *scale;      /* [panels * 16] of each output (INT8) */
     const float *sum;        /* [panels * 16] of its weights, for unsigned activations (INT8) */
     const float *bias;       /* [panels * 16] or NULL */
-    const uint16_t *spans;   /* [panels / 2, spans, 2, 32] scales and minimums (GROUPS4_FINE) */
+    const uint16_t *spans;   /* [panels / 2, spans, 2, 32] scales and minimums (GROUPS4_FINE),
+                              * [panels / 2, spans, 32] scales (GROUPS6) */
 } Matrix;
 
 typedef struct {
     const float *values;  /* [rows, inputs] (FLOAT32, BFLOAT16, FLOAT16) */
     const int8_t *quants; /* [rows, quads * 4] (INT8), [rows, groups * 32] */
     const float *scales;  /* [rows] (INT8), [rows, groups] */
-    const int32_t *sums;  /* [rows, groups] of the quants */
+    const int32_t *sums;  /* [rows, groups, 2] of the quants, for each half of a group */
 } Rows;
 
 /* VNNI multiplies unsigned by signed. In groups, the weights are unsigned: 128 is added to 8 bits.
@@ -62,12 +68,15 @@ typedef struct {
 INLINE int is_grouped(const Matrix *w) { return w->kind >= GROUPS8; }
 
 /* The integer that stands for the weight 0. */
-INLINE int zero_of(int kind) { return kind == GROUPS8 ? OFFSET : kind == GROUPS4 ? 8 : 0; }
+INLINE int zero_of(int kind) {
+    return kind == GROUPS8 ? OFFSET : kind == GROUPS4 ? 8 : kind == GROUPS6 ? 32 : 0;
+}
 
 /* Bytes of one group of two panels. */
 INLINE int group_bytes(int kind) {
     const int scales = 2 * LANES * 2, quants = 2 * LANES * GROUP;
     return kind == GROUPS8 ? quants + scales
+         : kind == GROUPS6 ? quants / 4 * 3 + scales
          : kind == GROUPS4 ? quants / 2 + scales
                            : quants / 2 + 2 * (kind == GROUPS4_MIN ? scales : scales / 2);
 }
@@ -83,10 +92,13 @@ INLINE int64_t panel_bytes(const Matrix *w) {
     }
 }
 
+/* Numbers in 16 bits of each span of two panels. */
+INLINE int span_size(int kind) { return kind == GROUPS6 ? 2 * LANES : 4 * LANES; }
+
 /* Scales and minimums of the span of group `g`, of the pair of panels `pair`. */
 INLINE const uint16_t *span_of(const Matrix *w, int pair, int g) {
     const int spans = (w->groups + w->span - 1) / w->span;
-    return w->spans + ((int64_t)pair * spans + g / w->span) * 4 * LANES;
+    return w->spans + ((int64_t)pair * spans + g / w->span) * span_size(w->kind);
 }
 
 INLINE float bfloat(uint16_t brief) {
@@ -105,6 +117,13 @@ static float group_weight(const Matrix *w, const uint8_t *place, int pair, int g
                                  : ((const int8_t *)place)[i / 4 * 128 + half * 64 + at % 64];
         scales = (const uint16_t *)(place + group_bytes(GROUPS8) - 64);
         return (float)(whole - OFFSET) * half_float(scales[lane]);
+    }
+    if (w->kind == GROUPS6) {
+        const uint8_t *two = place + i / 8 * 192; /* two quads of both panels */
+        const int low = two[i / 4 % 2 * 64 + at % 64], high = two[128 + at % 64];
+        const int six = (half ? low >> 4 : low & 15) | (high >> (i / 4 % 2 * 4 + half * 2) & 3) << 4;
+        const int8_t *fine = (const int8_t *)place + group_bytes(GROUPS6) - 64;
+        return half_float(span_of(w, pair, g)[lane]) * fine[i / LANES * 2 * LANES + lane] * (six - 32);
     }
     const int whole = half ? place[at] >> 4 : place[at] & 15;
     if (w->kind == GROUPS4) return (float)(whole - 8) * half_float(scales[lane]);

@@ -84,7 +84,7 @@ static void quantize(const float *x, int size, int padded_size, int8_t *quants, 
     }
 }
 
-/* The same for each group of 32 inputs; `sums` are those of its integers. The last group is filled
+/* The same for each group of 32 inputs; `sums` are those of the integers of its halves. The last group is filled
  * with zeros. */
 static void quantize_groups(const float *x, int size, int8_t *quants, float *scales, int32_t *sums) {
     for (int g = 0; g * GROUP < size; g++, x += GROUP, quants += GROUP) {
@@ -97,11 +97,11 @@ static void quantize_groups(const float *x, int size, int8_t *quants, float *sca
         scales[g] = top / 127.0f + bad;
         const f32x16 steps = splat(top > 0 ? 127.0f / top : 0.0f);
         if (bad != 0) low = high = (f32x16){0};
-        i32x16 first = rounded16(low, steps), second = rounded16(high, steps), both = first + second;
+        i32x16 first = rounded16(low, steps), second = rounded16(high, steps);
         *(i8x16 *)quants = __builtin_convertvector(first, i8x16);
         *(i8x16 *)(quants + LANES) = __builtin_convertvector(second, i8x16);
-        sums[g] = 0;
-        for (int i = 0; i < LANES; i++) sums[g] += both[i];
+        sums[2 * g] = sums[2 * g + 1] = 0;
+        for (int i = 0; i < LANES; i++) sums[2 * g] += first[i], sums[2 * g + 1] += second[i];
     }
 }
 
@@ -120,7 +120,7 @@ static void write_form(const Matrix *w, const float *x, int64_t row, Forms forms
         quantize(x, w->inputs, w->quads * 4, forms.quants + row * w->quads * 4, forms.scales + row);
     else if (is_grouped(w))
         quantize_groups(x, w->inputs, forms.quants + row * w->groups * GROUP,
-                        forms.scales + row * w->groups, forms.sums + row * w->groups);
+                        forms.scales + row * w->groups, forms.sums + row * w->groups * 2);
 }
 
 INLINE f32x16 silu16(f32x16 x) { return x / (exp16(-x) + 1.0f); }

@@ -14,6 +14,7 @@ from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.tensors import TensorInfo, check_finite
 from outrider.models.quantization.grouped import Grouped
+from outrider.models.quantization.stored_blocks import Blocks
 
 _SAMPLES = 16
 _SAMPLE_BYTES = 64
@@ -85,7 +86,7 @@ def load_tensors(
     return loaded
 
 
-def load_grouped(checkpoint: Checkpoint, name: str) -> Grouped | None:
+def load_grouped(checkpoint: Checkpoint, name: str) -> Grouped | Blocks | None:
     """Return the integers and scales with which the file stores a matrix; None if it has none.
 
     Raises:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from outrider.core.errors import CheckpointError
 from outrider.models.quantization.grouped import Grouped
+from outrider.models.quantization.stored_blocks import Blocks
 
 
 @runtime_checkable
@@ -26,12 +27,23 @@ class Stored(Protocol):
         """The format in a few characters, such as `Q4_1` or `GPTQ-4`."""
         ...
 
+    @property
+    def packed_bytes(self) -> int | None:
+        """The bytes of what `grouped` returns, as kernels store it; None if it returns None.
+
+        It follows from the header alone, and so it may be wrong for unusual values.
+        """
+        ...
+
     def read(self) -> Float[Tensor, "..."]:
         """Return the float32 values, in the shape of its `TensorInfo`."""
         ...
 
-    def grouped(self) -> Grouped | None:
-        """Return the integers and scales of the file; None if `Grouped` cannot hold them."""
+    def grouped(self) -> Grouped | Blocks | None:
+        """Return the integers and scales of the file; None if kernels cannot read them.
+
+        `Blocks` are read, and checked for NaN, when they are used.
+        """
         ...
 
 

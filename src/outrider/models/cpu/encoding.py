@@ -7,11 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from outrider.models.checkpoints.checkpoint import Checkpoint, load_grouped, load_tensors
+from outrider.models.llama.weights import EMBED
 from outrider.models.quantization.grouped import Grouped, join, quantize_groups
 from outrider.models.quantization.int4 import quantize_int4
 from outrider.models.quantization.int8 import Quantized, quantize_channels
+from outrider.models.quantization.stored_blocks import Blocks, join_blocks
 
-Encoded = Grouped | Quantized | Float[Tensor, "_ _"]
+Encoded = Grouped | Blocks | Quantized | Float[Tensor, "_ _"]
 """Integers with scales, or floating-point numbers in their own dtype."""
 
 CHANNELS = torch.qint8
@@ -20,7 +22,8 @@ CHANNELS = torch.qint8
 INT4 = torch.quint4x2
 """The dtype for 4 bits in groups, with a scale and a minimum for each group."""
 
-_KEPT = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+KEPT = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Formats of files that stay as they are."""
 
 
 def encode(
@@ -47,7 +50,7 @@ def _encode(checkpoint: Checkpoint, name: str, dtype: torch.dtype | None) -> Enc
             return grouped
         info = checkpoint.tensors[name]
         changed = info.change is not None
-        dtype = torch.float32 if changed else _KEPT.get(info.dtype, torch.int8)
+        dtype = torch.float32 if changed else KEPT.get(info.dtype, torch.int8)
     if dtype.is_floating_point:
         return load_tensors(checkpoint, [name], dtype)[name]
     weight = load_tensors(checkpoint, [name], torch.float32)[name]
@@ -61,6 +64,13 @@ _QUANTIZE: dict[torch.dtype, Callable[[Tensor], Encoded]] = {
 }
 
 
+def exact_embeddings(checkpoint: Checkpoint, dtype: torch.dtype | None) -> torch.dtype | None:
+    """Return a dtype that keeps embeddings which are not the head: a forward reads only a few."""
+    if dtype is None or dtype.is_floating_point:
+        return dtype
+    return torch.bfloat16 if checkpoint.tensors[EMBED].dtype == "BF16" else torch.float32
+
+
 def joined(parts: Sequence[Encoded]) -> Encoded | None:
     """Put matrices with the same input below each other; None if they store other numbers."""
     if len(parts) == 1:
@@ -68,6 +78,9 @@ def joined(parts: Sequence[Encoded]) -> Encoded | None:
     grouped = [part for part in parts if isinstance(part, Grouped)]
     if len(grouped) == len(parts):
         return join(grouped)
+    blocks = [part for part in parts if isinstance(part, Blocks)]
+    if len(blocks) == len(parts):
+        return join_blocks(blocks)
     channels = [part for part in parts if isinstance(part, Quantized)]
     if len(channels) == len(parts):
         quants = torch.cat([part.quants for part in channels])
@@ -91,6 +104,8 @@ def changed_rows(part: Encoded, order: Tensor) -> Encoded:
         padded = torch.cat((rows, torch.zeros_like(rows[:1])))
         return padded[order]
 
+    if isinstance(part, Blocks):
+        return part.reordered(order)
     if isinstance(part, Grouped):
         return part.change_rows(change)
     if isinstance(part, Quantized):

@@ -6,6 +6,7 @@ drafts.
 """
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
@@ -45,6 +46,9 @@ from outrider.protocols import ChainDecoder, ChainRequest, Segment
 
 _OUTSIDE = 2
 """Returned by a forward for a token outside the vocabulary."""
+
+_MEASURED_BYTES = 100 << 20
+"""Bytes of layers that are run to choose the number of threads."""
 
 _FEW = 64
 """Up to this number of rows the arrays are kept and reused; a prefill allocates its own."""
@@ -102,7 +106,7 @@ class NativeDecoder(OwnModel):
         self._rows = RowArrays(_FEW)
         self._lock = Exclusive()
         self.threads = Threads.fixed(1)
-        self.threads = Threads.fixed(threads) if threads else Threads.measured(self)
+        self.threads = Threads.fixed(threads) if threads else Threads.measured(self._brief())
 
     @classmethod
     def load(
@@ -191,6 +195,16 @@ class NativeDecoder(OwnModel):
             weight_bytes=part._packed.weight_bytes,
         )
         return part
+
+    def _brief(self) -> "NativeDecoder":
+        """Return the first layers, of about 100 MB: their time depends on threads as that of all
+        layers does.
+        """
+        sizes = itertools.accumulate(sum(halves) for halves in self._parts.packed.layer_bytes)
+        count = 1 + sum(size < _MEASURED_BYTES for size in sizes)
+        if count >= self.num_layers:
+            return self
+        return self.subset(LayerSet.of_layers(self.num_layers, range(count)))
 
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         """Apply the final norm and the head to residual streams."""

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,10 @@ from outrider.kernels import library
 from outrider.kernels.layout import ATTENTION, MLP, Experts, Layer, Matrix, Model
 from outrider.models.cpu.arena import Arena
 from outrider.models.cpu.encoding import Encoded, changed_rows, joined, shape_of, to_groups
-from outrider.models.cpu.panels import STRIP, VECTOR, to_panels
+from outrider.models.cpu.panels import STRIP, VECTOR, Panels, to_panels
+from outrider.models.cpu.repacking import empty_panels, fill_panels
 from outrider.models.llama.config import DecoderConfig
+from outrider.models.quantization.stored_blocks import Blocks
 
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "relu": 3}
 
@@ -131,7 +133,9 @@ class Packer:
         """
         c = self.config
         array = (Layer * len(layers))(*layers)
+        before = self.arena.nbytes
         table = self._matrix(embed)
+        size = self.arena.nbytes - before
         layout = Model(
             num_layers=c.num_layers,
             hidden=c.hidden_size,
@@ -153,10 +157,12 @@ class Packer:
             norm=self._vector(norm),
             layers=ctypes.cast(array, ctypes.POINTER(Layer)),
         )
-        before = self.arena.nbytes
-        layout.head = table if head is None else self._matrix(head)
-        own = self.arena.nbytes - before
-        size = own if head is not None else _bytes_of(embed)
+        if head is None:
+            layout.head = table
+        else:
+            before = self.arena.nbytes
+            layout.head = self._matrix(head)
+            size = self.arena.nbytes - before
         return PackedModel(layout, tuple(self._sizes), size, [*self.kept, array])
 
     def layer(self, index: int, weights: EncodedLayer) -> Layer:
@@ -235,7 +241,14 @@ class Packer:
         )
 
     def _matrix(self, part: Encoded, bias: Tensor | None = None) -> Matrix:
-        panels = to_panels(part, self._offset)
+        if isinstance(part, Blocks):
+            matrix = self._layout(empty_panels(part, self.arena), bias)
+            fill_panels(part, matrix)
+            return matrix
+        return self._layout(_placed(to_panels(part, self._offset), self.arena), bias)
+
+    def _layout(self, panels: Panels, bias: Tensor | None) -> Matrix:
+        """Describe a matrix whose panels are in the arena."""
         padded = panels.count * VECTOR
         return Matrix(
             kind=panels.kind,
@@ -245,7 +258,7 @@ class Packer:
             quads=-(-panels.inputs // 4),
             groups=-(-panels.inputs // 32),
             span=panels.span,
-            data=self._keep(panels.data),
+            data=self._address(panels.data),
             scale=self._optional(panels.scale),
             sum=self._optional(panels.sum),
             spans=self._optional(panels.spans),
@@ -253,7 +266,7 @@ class Packer:
         )
 
     def _optional(self, tensor: Tensor | None) -> int | None:
-        return None if tensor is None else self._keep(tensor)
+        return None if tensor is None else self._address(tensor)
 
     def _norm(self, norm: Tensor | None) -> int | None:
         return None if norm is None else self._vector(norm)
@@ -263,9 +276,26 @@ class Packer:
 
     def _keep(self, tensor: Tensor) -> int:
         """Copy `tensor` into memory that lives as long as the model; return its address."""
-        own = self.arena.copy(tensor)
+        return self._address(self.arena.copy(tensor))
+
+    def _address(self, own: Tensor) -> int:
         self.kept.append(own)
         return own.data_ptr()
+
+
+def _placed(panels: Panels, arena: Arena) -> Panels:
+    """Copy the tensors of a matrix into the arena."""
+
+    def placed(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else arena.copy(tensor)
+
+    return replace(
+        panels,
+        data=arena.copy(panels.data),
+        scale=placed(panels.scale),
+        sum=placed(panels.sum),
+        spans=placed(panels.spans),
+    )
 
 
 def _reordered(affine: Affine, order: Tensor | None) -> Affine:
@@ -279,11 +309,6 @@ def _reordered(affine: Affine, order: Tensor | None) -> Affine:
         parts.append(changed_rows(part, order[start : start + rows] - start))
         start += rows
     return Affine(parts=parts, bias=None if affine.bias is None else affine.bias[order])
-
-
-def _bytes_of(part: Encoded) -> int:
-    panels = to_panels(part, 0)
-    return panels.data.numel() * panels.data.element_size()
 
 
 def _interleaving(size: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from outrider.kernels.layout import Layer
 from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors
-from outrider.models.cpu.encoding import Encoded, encode
+from outrider.models.cpu.encoding import Encoded, encode, exact_embeddings
 from outrider.models.cpu.packed_weights import (
     Affine,
     EncodedExperts,
@@ -143,14 +143,7 @@ def _outer(
     if len(names) == 1 or (config.tied and _equal(checkpoint, names)):
         return encode(checkpoint, names[:1], dtype)[0], None
     head = encode(checkpoint, [HEAD], dtype)[0]
-    return encode(checkpoint, [EMBED], _exact(checkpoint, dtype))[0], head
-
-
-def _exact(checkpoint: Checkpoint, dtype: torch.dtype | None) -> torch.dtype | None:
-    """Return a dtype that keeps the embeddings: a forward reads only a few of them."""
-    if dtype is None or dtype.is_floating_point:
-        return dtype
-    return torch.bfloat16 if checkpoint.tensors[EMBED].dtype == "BF16" else torch.float32
+    return encode(checkpoint, [EMBED], exact_embeddings(checkpoint, dtype))[0], head
 
 
 def _equal(checkpoint: Checkpoint, names: Sequence[str]) -> bool:

@@ -17,7 +17,7 @@ from outrider.kernels.layout import (
     GROUPS8,
     INT8,
 )
-from outrider.models.cpu.encoding import Encoded, shape_of
+from outrider.models.cpu.encoding import shape_of
 from outrider.models.quantization.grouped import GROUP, Grouped
 from outrider.models.quantization.int8 import Quantized
 
@@ -48,7 +48,7 @@ class Panels:
         return -(-self.outputs // STRIP) * 2
 
 
-def to_panels(part: Encoded, offset: int) -> Panels:
+def to_panels(part: Grouped | Quantized | Tensor, offset: int) -> Panels:
     """Arrange a matrix in panels.
 
     Args:

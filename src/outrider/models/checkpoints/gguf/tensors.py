@@ -1,8 +1,8 @@
 """Tensors of a GGUF file, read on demand."""
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.core.errors import CheckpointError
+from outrider.kernels.layout import grouped_bytes
 from outrider.models.checkpoints.gguf.header import Entry
 from outrider.models.checkpoints.json_file import unreadable
 from outrider.models.checkpoints.tensors import check_finite
-from outrider.models.quantization.block_groups import GROUPED, grouped_rows
-from outrider.models.quantization.grouped import Grouped
+from outrider.models.quantization.stored_blocks import REPACKED, Blocks, BlockSource
 
 _CHUNK = 1 << 17
 """Weights that are decoded at once; larger chunks leave the cache of the processor."""
@@ -39,10 +39,18 @@ class GgufTensor:
         """The name of its format."""
         return self.entry.format.name
 
+    @property
+    def packed_bytes(self) -> int | None:
+        """The bytes that kernels store."""
+        known, shape = self.entry.format, self.entry.shape
+        if self.kind not in REPACKED or len(shape) != 2:
+            return None
+        return grouped_bytes(REPACKED[self.kind], shape[0], shape[1], known.weights)
+
     def read(self) -> Tensor:
         """Return the float32 values."""
         known, shape = self.entry.format, self.entry.shape
-        rows = self._rows()
+        rows, _ = self._rows()
         out = np.empty((len(rows), shape[-1]), dtype=np.float32)
         step = max(1, _CHUNK // shape[-1])
         for first in range(0, len(rows), step):
@@ -51,25 +59,44 @@ class GgufTensor:
         check_finite(whole, self.entry.name, self.file)
         return self._ordered(whole if len(shape) > 1 else whole.view(-1, 1)).view(shape)
 
-    def grouped(self) -> Grouped | None:
-        """Return the integers and scales of the file for the formats that kernels read."""
-        if self.kind not in GROUPED or len(self.entry.shape) != 2:
+    def grouped(self) -> Blocks | None:
+        """Return the blocks of the file for the formats that kernels read."""
+        if self.kind not in REPACKED or len(self.entry.shape) != 2:
             return None
-        found = grouped_rows(self.kind, np.array(self._rows()))
-        for factors in (found.scales, found.minimums):
-            if factors is not None:
-                check_finite(factors, self.entry.name, self.file)
-        return found.change_rows(self._ordered)
+        rows, pages = self._rows()
+        _advise(pages, "MADV_WILLNEED")
+        return Blocks(
+            format=self.entry.format,
+            inputs=self.entry.shape[1],
+            sources=(
+                BlockSource(
+                    rows=rows,
+                    check=self._check,
+                    release=lambda: _advise(pages, "MADV_DONTNEED"),
+                ),
+            ),
+            order=self._ordered(torch.arange(len(rows)).view(-1, 1)).flatten(),
+        )
 
-    def _rows(self) -> NDArray[np.uint8]:
+    def _check(self) -> None:
+        self.read()
+
+    def _rows(self) -> tuple[NDArray[np.uint8], mmap.mmap]:
         """Map `[rows, bytes]` of the file; pages are read when they are used."""
         entry = self.entry
         length = entry.format.row_bytes(entry.shape[-1])
+        before = entry.offset % mmap.ALLOCATIONGRANULARITY
         try:
-            mapped: Any = np.memmap(self.file, np.uint8, "r", entry.offset, (entry.nbytes,))
+            with self.file.open("rb") as stream:
+                pages = mmap.mmap(
+                    stream.fileno(),
+                    entry.nbytes + before,
+                    access=mmap.ACCESS_READ,
+                    offset=entry.offset - before,
+                )
         except (OSError, ValueError) as error:
             raise unreadable(self.file, error) from None
-        return mapped.reshape(-1, length)
+        return np.frombuffer(pages, np.uint8, entry.nbytes, before).reshape(-1, length), pages
 
     def _ordered(self, rows: Tensor) -> Tensor:
         """Undo the order of llama.cpp: in each head, rows of the two halves alternate."""
@@ -83,3 +110,9 @@ class GgufTensor:
             )
         pairs = rows.reshape(self.heads, len(rows) // self.heads // 2, 2, -1)
         return pairs.transpose(1, 2).reshape(rows.shape)
+
+
+def _advise(pages: mmap.mmap, advice: str) -> None:
+    """Tell the system which pages are needed; not every system has this."""
+    if hasattr(mmap, advice):
+        pages.madvise(getattr(mmap, advice))

@@ -12,7 +12,7 @@ from jaxtyping import Int32, UInt8
 from torch import Tensor
 
 from outrider.models.checkpoints.fields import Field
-from outrider.models.checkpoints.packed.integers import Integers, StoredIntegers
+from outrider.models.checkpoints.packed.integers import Integers, StoredIntegers, packed_bytes
 from outrider.models.checkpoints.packed.parts import (
     FLOATS,
     Format,
@@ -63,7 +63,9 @@ def _reader(settings: Settings, modules: Sequence[str], file: str) -> Callable[[
                 zeros=_unpack(parts.read("qzeros")).t().to(torch.int16),
             )
 
-        return parts.stored_as("qweight", (outputs, inputs), StoredIntegers("AWQ-4", parts, load))
+        shape = outputs, inputs
+        nbytes = packed_bytes(shape, 4, group, parts["scales"].dtype, symmetric=False)
+        return parts.stored_as("qweight", shape, StoredIntegers("AWQ-4", parts, load, nbytes))
 
     return stored
 

@@ -78,6 +78,11 @@ class Blocks:
     block: int
     nested: tuple[int, float] | None
 
+    @property
+    def packed_bytes(self) -> int | None:
+        """None: kernels do not read these numbers."""
+        return None
+
     def read(self) -> Float[Tensor, "outputs inputs"]:
         """Return the float32 weights."""
         octets = self.parts.read_octets("weight")

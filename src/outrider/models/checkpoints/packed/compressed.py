@@ -20,7 +20,7 @@ from torch import Tensor
 from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.fields import Field, check_fields
-from outrider.models.checkpoints.packed.integers import Integers, StoredIntegers
+from outrider.models.checkpoints.packed.integers import Integers, StoredIntegers, packed_bytes
 from outrider.models.checkpoints.packed.parts import FLOATS, Format, Parts, Settings
 from outrider.models.checkpoints.packed.words import unpack
 from outrider.models.checkpoints.patterns import matches
@@ -154,7 +154,15 @@ def _stored(parts: Parts, weights: Mapping[str, JsonValue]) -> TensorInfo:
             order=_order(parts, groups),
         )
 
-    return parts.stored_as(main, (outputs, inputs), StoredIntegers(f"CT-{bits}", parts, load))
+    size = packed_bytes(
+        (outputs, inputs),
+        bits,
+        group,
+        parts["weight_scale"].dtype,
+        symmetric=weights.get("symmetric", True),
+        ordered="weight_g_idx" in parts and bool(weights.get("actorder")),
+    )
+    return parts.stored_as(main, (outputs, inputs), StoredIntegers(f"CT-{bits}", parts, load, size))
 
 
 def _shape(parts: Parts, main: str, bits: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from outrider.models.checkpoints.fields import Field
-from outrider.models.checkpoints.packed.integers import Integers, StoredIntegers
+from outrider.models.checkpoints.packed.integers import Integers, StoredIntegers, packed_bytes
 from outrider.models.checkpoints.packed.parts import (
     FLOATS,
     Format,
@@ -54,14 +54,14 @@ def _layout(settings: Settings) -> str:
 
 
 def _reader(settings: Settings, modules: Sequence[str], file: str) -> Callable[[Parts], TensorInfo]:
-    bits, size = settings["bits"], settings["group_size"]
+    bits, given = settings["bits"], settings["group_size"]
     ones = _ONES[bits] if _layout(settings) == "gptq" else 0
     per_word = 32 // bits
 
-    def stored(parts: Parts) -> TensorInfo:
+    def read(parts: Parts) -> TensorInfo:
         rows, outputs = parts.matrix("qweight", ("I32",))
         inputs = rows * per_word
-        group = inputs if size == -1 else size
+        group = inputs if given == -1 else given
         groups = -(-inputs // group)
         if outputs % per_word:
             raise parts.unfit(
@@ -83,11 +83,18 @@ def _reader(settings: Settings, modules: Sequence[str], file: str) -> Callable[[
                 order=parts.read_order("g_idx", groups),
             )
 
-        return parts.stored_as(
-            "qweight", (outputs, inputs), StoredIntegers(f"GPTQ-{bits}", parts, load)
+        size = packed_bytes(
+            (outputs, inputs),
+            bits,
+            group,
+            parts["scales"].dtype,
+            symmetric=settings.get("sym") is not False,
+            ordered=bool(settings.get("desc_act")),
         )
+        stored = StoredIntegers(f"GPTQ-{bits}", parts, load, size)
+        return parts.stored_as("qweight", (outputs, inputs), stored)
 
-    return stored
+    return read
 
 
 GPTQ = Format(

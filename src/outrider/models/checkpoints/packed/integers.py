@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int16, Int32, UInt8
 from torch import Tensor
 
+from outrider.kernels.layout import GROUPS4, GROUPS4_FINE, GROUPS8, grouped_bytes
 from outrider.models.checkpoints.packed.parts import Parts
 from outrider.models.quantization.grouped import GROUP, Grouped
 
@@ -80,6 +81,33 @@ class Integers:
         return values[:, order.long()]
 
 
+def packed_bytes(
+    shape: tuple[int, int],
+    bits: int,
+    group: int,
+    scales: str,
+    *,
+    symmetric: bool,
+    ordered: bool = False,
+) -> int | None:
+    """Return the bytes of what `Integers.grouped` returns, from the header; None for None.
+
+    Args:
+        shape: outputs and inputs.
+        bits: 4 or 8.
+        group: inputs that share a scale.
+        scales: their dtype.
+        symmetric: whether the middle integer stands for 0.
+        ordered: whether groups are in another order.
+    """
+    outputs, inputs = shape
+    span = group if group < inputs else -(-inputs // GROUP) * GROUP
+    if ordered or span % GROUP or scales == "F32" or (bits == 8 and not symmetric):
+        return None
+    kind = GROUPS8 if bits == 8 else GROUPS4 if symmetric else GROUPS4_FINE
+    return grouped_bytes(kind, outputs, inputs, span)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredIntegers:
     """A `Stored` tensor whose integers are read when they are needed.
@@ -88,11 +116,13 @@ class StoredIntegers:
         kind: the format in a few characters.
         parts: the tensors that store it.
         load: reads the integers.
+        packed_bytes: see `Stored`.
     """
 
     kind: str
     parts: Parts
     load: Callable[[], Integers]
+    packed_bytes: int | None
 
     def read(self) -> Float[Tensor, "outputs inputs"]:
         """Return the float32 weights."""

@@ -1,0 +1,1 @@
+"""A large GGUF file: written, loaded and run beside llama.cpp."""
