@@ -42,7 +42,8 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.costs import forward_seconds
 from outrider.models.cuda import StaticDecoder
 from outrider.models.llama.decoder import Decoder
-from outrider.models.loading import family, resolve_device, resolve_dtype
+from outrider.models.loading import resolve_device, resolve_dtype
+from outrider.models.sources.families import family
 from outrider.protocols import ChainRequest
 from outrider.sampling import Sampler, SamplingParams
 

@@ -21,14 +21,14 @@ from outrider.models.checkpoints.vocabulary import check_vocabularies
 from outrider.models.loading import (
     ModelSource,
     check_adapter,
-    families_folder,
     load_model,
-    local_folder,
     resolve_device,
     resolve_dtype,
     tokenizer_for,
 )
 from outrider.models.memory import Demand, plan_memory, planned_dtype
+from outrider.models.sources.families import families_folder
+from outrider.models.sources.finding import local_folder
 from outrider.models.wrappers.skipping import skipping
 from outrider.protocols import LanguageModel
 from outrider.sampling import SamplingParams

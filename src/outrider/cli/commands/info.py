@@ -25,7 +25,9 @@ _THEIRS = "transformers"
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="A folder, a hub name, or a family name.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder, a hub name, a known model (smollm2), or a family name.")
+    ],
     dtype: Annotated[str, option(panel="Runtime", help="Dtype for the memory estimate.")] = "auto",
     device: Annotated[
         str,
@@ -59,7 +61,8 @@ def info(
 
 def folders_of(model: str) -> dict[str, Path]:
     """Return names and folders: the tiers of a family, or the single model."""
-    from outrider.models.loading import families_folder, family, local_folder
+    from outrider.models.sources.families import families_folder, family
+    from outrider.models.sources.finding import local_folder
 
     if (families_folder() / model / "target").is_dir():
         return {f"{model}/{tier}": folder for tier, folder in family(model).items()}
