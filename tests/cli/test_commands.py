@@ -1,4 +1,4 @@
-"""`info`, `chat`, `calibrate`, `demo` and `train` on a small random family."""
+"""`info`, `calibrate`, `demo` and `train` on a small random family."""
 
 import json
 from pathlib import Path
@@ -57,26 +57,6 @@ def test_info_says_when_nothing_runs_it(tmp_path: Path, run: Run) -> None:
     [found] = run("info", tmp_path / "model", "--json").json["models"]
     assert found["runner"] is None
     assert "mamba9" in found["reason"]
-
-
-def test_chat_remembers_and_forgets(family: Family, run: Run) -> None:
-    length = ["--max-new-tokens", "8"]
-    once = run("chat", *family.two, *length, stdin="Hello\n").out
-    talk = "Hello\n/stats\n\n/reset\nHello\nHello\n/quit\nnever read\n"
-    outcome = run("chat", *family.two, *length, stdin=talk)
-    assert outcome.code == 0
-    assert outcome.out.startswith(once + once)
-    assert len(outcome.out) > len(once + once)
-    assert "tokens/s" in outcome.err
-
-
-def test_chat_survives_a_full_context(family: Family, run: Run) -> None:
-    talk = "x" * 300 + "\nHello\n/stat\n"
-    outcome = run("chat", *family.two, "--max-new-tokens", "8", stdin=talk)
-    assert outcome.code == 0
-    assert "256" in outcome.err and "/reset clears the conversation" in outcome.err
-    assert "Did you mean '/stats'?" in outcome.err
-    assert outcome.out == run("chat", *family.two, "--max-new-tokens", "8", stdin="Hello\n").out
 
 
 @pytest.fixture

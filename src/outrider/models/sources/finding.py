@@ -86,7 +86,8 @@ def _snapshot(name: str, *, local_files_only: bool = False) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+    """Return the first line of an error, or its class."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
 
 
 def _name_like(name: str) -> str:
