@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help install demo test test-slow fuzz lint format docs clean
 
 help:
-	@echo "make demo       run the demonstration: three models write a text, on the CPU"
+	@echo "make demo       run the demonstration: a small chat model answers three questions, on the CPU"
 	@echo "make test       the checks that CI runs: lint, types, layers, the fast tests"
 	@echo "make test-slow  the long checks"
 	@echo "make fuzz       hostile and broken inputs, part of the long checks; minutes on 2 cores"
