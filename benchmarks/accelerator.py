@@ -41,8 +41,8 @@ from outrider.models.caches.attaching import attach
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.costs import forward_seconds
 from outrider.models.cuda import StaticDecoder
+from outrider.models.devices import resolve_device, resolve_dtype
 from outrider.models.llama.decoder import Decoder
-from outrider.models.loading import resolve_device, resolve_dtype
 from outrider.models.sources.families import family
 from outrider.protocols import ChainRequest
 from outrider.sampling import Sampler, SamplingParams

@@ -29,7 +29,8 @@ the options of a method. The [glossary](glossary.md) defines the terms.
 
 - *Promise*: `identical` is the undrafted text, token for token; `distribution` is another sample of
   the target's distribution; `lossy` is a text that may differ, with its changes counted. A drafter
-  never lowers the promise of the rule.
+  never lowers the promise of the rule. Where the target rounds a row differently beside other rows
+  (PyTorch in fewer than 64 bits), `identical` becomes `identical up to rounding` in every result.
 - *Memory*: n is the number of tokens, V the size of the vocabulary; figures are in bytes.
 - *Measured*: the row of the method in the largest table that compares it, and links to every
   section about it. An empty cell means that nothing is measured yet.

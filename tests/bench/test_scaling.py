@@ -24,6 +24,7 @@ from tests.models.setups.reference import (
     next_logits,
     random_ids,
 )
+from tests.models.setups.runners import KINDS
 
 SLIDING = {"use_sliding_window": True, "sliding_window": 6}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -203,3 +204,10 @@ def test_checkpoints_it_does_not_know(tmp_path: Path) -> None:
     small = edited(make_checkpoint(tmp_path / "a"), tmp_path / "small", model_type="gpt2")
     with pytest.raises(CheckpointError, match="gpt2"):
         cost_scale(small, "x3", tmp_path / "large")
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "phi3", "olmo2", "granite", "glm4"])
+def test_architectures_whose_features_are_not_kept(kind: str, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "small", kind, **KINDS[kind])
+    with pytest.raises(CheckpointError, match="cost scaling does not support"):
+        cost_scale(path, "x3", tmp_path / "large")

@@ -32,7 +32,12 @@ INFO = {
     "reason",
     "dtype",
     "weights_bytes",
+    "cache_dtype",
+    "cache_measured",
     "cache_bytes_per_1k_tokens",
+    "cache_bytes_in_float32_per_1k_tokens",
+    "cache_window",
+    "cache_bytes_of_window",
     "fingerprint",
     "quality",
 }
@@ -46,8 +51,15 @@ def test_info_as_json(family: Family, run: Run) -> None:
     assert found["stored_bytes"] == 4 * found["parameters"]
     assert found["weights_bytes"] == 2 * found["parameters"]
     keys_and_values, layers, heads, width = 2, 2, 2, 8
-    per_token = keys_and_values * layers * heads * width * 2
-    assert found["cache_bytes_per_1k_tokens"] == 1024 * per_token
+    numbers = keys_and_values * layers * heads * width
+    assert found["cache_dtype"] == "float32", "the cache of a short window"
+    assert found["cache_bytes_per_1k_tokens"] == 1024 * numbers * 4
+    assert found["cache_bytes_of_window"] == 256 * numbers * 4
+    options = ("--dtype", "int8", "--cache-dtype", "int8", "--context-length", "100")
+    [found] = run("info", family.target, *options, "--json").json["models"]
+    assert found["cache_bytes_of_window"] == 100 * numbers * 36 // 32
+    [found] = run("info", family.target, "--dtype", "float64", "--json").json["models"]
+    assert (found["cache_dtype"], found["cache_bytes_per_1k_tokens"]) == ("float64", 8192 * numbers)
     assert (found["runner"], found["stored_dtype"]) == ("outrider", "F32")
 
 

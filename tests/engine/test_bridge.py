@@ -346,20 +346,6 @@ def test_a_lookup_really_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(one.speculation.target.drafted > 0 for one in seen)
 
 
-@pytest.mark.parametrize("name", ["max_new_tokens", "max_length"])
-def test_a_text_that_the_window_ends_gives_one_warning(name: str) -> None:
-    model = built("llama")
-    window, width = model.config.max_position_embeddings, len(ONE[0])
-    most = {"max_new_tokens": window - width, "max_length": window}[name]
-    message = f"{name} allows .*the context window of {window}"
-    with pytest.warns(OutriderWarning, match=message) as told:
-        ids = outrider.generate(model, ONE, **{name: most + 1})
-    assert len(told) == 1
-    assert "\n" not in str(told[0].message)
-    assert ids.shape[1] == window
-    outrider.generate(model, ONE, **{name: most})  # warnings are errors
-
-
 def test_without_inputs_the_text_begins_with_bos() -> None:
     model = with_config("llama", bos_token_id=11)
     expected = model.generate(max_new_tokens=4).tolist()

@@ -9,6 +9,6 @@ from tests.fuzz.sandbox import Sandbox
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
-    """A sandbox with the limits of the corpus: 3 GB and 20 seconds for each case."""
+    """A sandbox with the limits of the corpus: 3 GB and 20 seconds of CPU time for each case."""
     with Sandbox() as made:
         yield made

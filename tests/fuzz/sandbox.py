@@ -1,4 +1,7 @@
-"""Runs command lines in children with limits on memory and time.
+"""Runs command lines in children with limits on memory and CPU time.
+
+CPU time is limited, because the machine of the tests may be busy or stand still. A limit on wall
+time, which is far larger, ends a child that waits for ever.
 
 A server process imports the package once and forks for each case, so that a case costs a fork and
 not an import of PyTorch. The server starts no threads before it forks. The child is a process of
@@ -9,6 +12,7 @@ of Python where a case is about its streams.
 import gc
 import importlib
 import json
+import math
 import os
 import pkgutil
 import resource
@@ -28,6 +32,10 @@ from tests.fuzz.case import Case, Outcome
 
 MEMORY_BYTES = 3 * 10**9
 SECONDS = 20.0
+"""CPU time of a case with its children."""
+
+WALL = 10 * SECONDS
+"""Wall time of a case."""
 
 
 class Sandbox:
@@ -54,7 +62,14 @@ class Sandbox:
         with self.process:  # closes the pipes
             self.process.kill()
 
-    def run(self, case: Case, *, memory: int = MEMORY_BYTES, seconds: float = SECONDS) -> Outcome:
+    def run(
+        self,
+        case: Case,
+        *,
+        memory: int = MEMORY_BYTES,
+        seconds: float = SECONDS,
+        wall: float = WALL,
+    ) -> Outcome:
         """Make the files of a case in a new folder and run its command line."""
         assert self.process.stdin is not None and self.process.stdout is not None
         with tempfile.TemporaryDirectory(prefix="outrider-fuzz-") as name:
@@ -71,6 +86,7 @@ class Sandbox:
                 "after": case.after,
                 "memory": memory,
                 "seconds": seconds,
+                "wall": wall,
             }
             self.process.stdin.write(json.dumps(order) + "\n")
             self.process.stdin.flush()
@@ -85,11 +101,12 @@ class Sandbox:
                 yield case.name, fault
 
 
-def _child(order: dict[str, Any], output: int) -> int:
+def _child(order: dict[str, Any], out: int, errors: int) -> int:
     """Run one command line under limits; return its exit code."""
     from outrider.cli.entry import run
 
     resource.setrlimit(resource.RLIMIT_DATA, (order["memory"], order["memory"]))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(order["seconds"]),) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if size := order["file_bytes"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -99,9 +116,9 @@ def _child(order: dict[str, Any], output: int) -> int:
     os.write(writer, data)
     os.close(writer)
     os.dup2(reader, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
+    for given, number in ((out, 1), (errors, 2)):
+        os.dup2(given, number)
+        os.close(given)
     sys.stdin = os.fdopen(0, "r", closefd=False)
     _redirect(order["streams"])
     os.chdir(order["cwd"])
@@ -128,12 +145,12 @@ def _redirect(streams: str) -> None:
     )
 
 
-def _in_child(order: dict[str, Any], output: int) -> NoReturn:
+def _in_child(order: dict[str, Any], out: int, errors: int) -> NoReturn:
     """Run one command line and leave."""
     code = 1
     os.setsid()
     try:
-        code = _child(order, output)
+        code = _child(order, out, errors)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:
@@ -150,31 +167,37 @@ def _in_child(order: dict[str, Any], output: int) -> NoReturn:
     os._exit(code)
 
 
+def cpu_seconds(process: int) -> float:
+    """CPU time of a running process and of its children that have ended, on Linux."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 class _Child:
-    """A child that runs one case; its output comes through a pipe, which no limit on files hits."""
+    """A child that runs one case; its output comes through pipes, which no limit on files hits."""
 
     def __init__(self, order: dict[str, Any]) -> None:
-        self.output = b""
+        pipes = [os.pipe(), os.pipe()]
+        self.readers, writers = zip(*pipes, strict=True)
+        self.written = dict.fromkeys(self.readers, b"")
         self.status: int | None = None
-        self.reader, writer = os.pipe()
+        self.cpu = 0.0
         self.id = os.fork()
         if self.id == 0:
-            os.close(self.reader)
-            _in_child(order, writer)
-        os.close(writer)
-        os.set_blocking(self.reader, False)
+            for reader in self.readers:
+                os.close(reader)
+            _in_child(order, *writers)
+        for reader, writer in pipes:
+            os.close(writer)
+            os.set_blocking(reader, False)
 
     def wait(self, until: float) -> bool:
         """Read the output until the child has ended or the limit; return whether it has ended."""
         while self.status is None and time.monotonic() < until:
-            select.select([self.reader], [], [], _POLL)
-            if not self._read():  # the pipe is closed, or nothing has come
+            select.select(self.readers, [], [], _POLL)
+            if not self._read():  # the pipes are closed, or nothing has come
                 time.sleep(_POLL)
-            found, status = os.waitpid(self.id, os.WNOHANG)
-            if found:
-                self.status = status
-                while self._read():
-                    pass
+            self._reap(os.WNOHANG)
         return self.status is not None
 
     def kill(self) -> None:
@@ -182,14 +205,31 @@ class _Child:
         with suppress(ProcessLookupError):  # it has no group of its own yet
             os.killpg(self.id, signal.SIGKILL)
         os.kill(self.id, signal.SIGKILL)
-        self.status = os.waitpid(self.id, 0)[1]
+        self._reap(0)
+
+    def close(self) -> list[str]:
+        """Close the pipes; return the end of what came through each."""
+        for reader in self.readers:
+            os.close(reader)
+        return [self.written[one].decode(errors="replace")[-_SENT:] for one in self.readers]
+
+    def _reap(self, options: int) -> None:
+        found, status, usage = os.wait4(self.id, options)
+        if found:
+            self.status, self.cpu = status, usage.ru_utime + usage.ru_stime
+            while self._read():
+                pass
 
     def _read(self) -> bool:
+        came = [self._read_from(reader) for reader in self.readers]
+        return any(came)
+
+    def _read_from(self, reader: int) -> bool:
         try:
-            data = os.read(self.reader, 1 << 16)
+            data = os.read(reader, 1 << 16)
         except BlockingIOError:
             return False
-        self.output = (self.output + data)[-_KEPT:]
+        self.written[reader] = (self.written[reader] + data)[-_KEPT:]
         return bool(data)
 
 
@@ -199,26 +239,33 @@ _POLL = 0.002
 _KEPT = 80_000
 """Bytes of output that are kept, from its end."""
 
+_SENT = 20_000
+"""Characters of them that are sent."""
+
+_ENDED = (-signal.SIGKILL, -signal.SIGXCPU)
+"""Exit codes of a process that the system ended at its limit on CPU time."""
+
 
 def _run(order: dict[str, Any]) -> dict[str, object]:
-    start = sent = time.monotonic()
+    start, sent = time.monotonic(), 0.0
     child = _Child(order)
-    if order["signal"]:
-        ended = child.wait(start + order["after"])
-        sent = time.monotonic()
-        if not ended:
-            os.kill(child.id, order["signal"])
-    timed_out = not child.wait(start + order["seconds"])
-    if timed_out:
+    if order["signal"] and not child.wait(start + order["after"]):
+        sent = cpu_seconds(child.id)
+        os.kill(child.id, order["signal"])
+    killed = not child.wait(start + order["wall"])
+    if killed:
         child.kill()
-    os.close(child.reader)
+    out, errors = child.close()
     assert child.status is not None
+    code = os.waitstatus_to_exitcode(child.status)
     return {
-        "code": os.waitstatus_to_exitcode(child.status),
-        "output": child.output.decode(errors="replace")[-20_000:],
+        "code": code,
+        "out": out,
+        "errors": errors,
         "seconds": time.monotonic() - start,
-        "delay": time.monotonic() - sent,
-        "timed_out": timed_out,
+        "cpu": child.cpu,
+        "delay": max(child.cpu - sent, 0.0) if sent else 0.0,
+        "timed_out": killed or code in _ENDED or child.cpu > order["seconds"],
     }
 
 

@@ -1,6 +1,8 @@
 """A forked child decodes: it does not wait for threads that only its parent has."""
 
 import os
+import random
+import signal
 import subprocess
 import sys
 import threading
@@ -51,21 +53,49 @@ def test_a_lock_is_open_after_renewal() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        kept = lock._lock
-        kept.acquire()
-        entered.set()
-        leave.wait()
-        kept.release()
+        with lock.held:
+            entered.set()
+            leave.wait()
 
     thread = threading.Thread(target=hold)
     thread.start()
     entered.wait()
-    assert lock._lock.locked()
+    assert not lock.held.acquire(blocking=False)
     lock.renew()
-    with lock:
-        assert lock._lock.locked()
-    leave.set()
+    with lock.held:
+        leave.set()
     thread.join()
+    assert is_open(lock)
+
+
+def is_open(lock: Exclusive) -> bool:
+    """Whether another thread can enter."""
+    found: list[bool] = []
+
+    def enter() -> None:
+        found.append(lock.held.acquire(timeout=5))
+        if found[0]:
+            lock.held.release()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_an_interrupt_at_any_moment_leaves_a_lock_open() -> None:
+    lock, moments = Exclusive(), random.Random(0)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for _ in range(300):
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, 2e-4))
+                while True:
+                    with lock.held:
+                        pass
+            assert is_open(lock)
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 GENERATE = """

@@ -10,14 +10,9 @@ from outrider import kernels
 from outrider.core.errors import CheckpointError, OptionError
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.cpu.native import NativeDecoder
+from outrider.models.devices import resolve_device, resolve_dtype
 from outrider.models.llama.decoder import Decoder
-from outrider.models.loading import (
-    FallbackWarning,
-    load_model,
-    resolve_device,
-    resolve_dtype,
-    tokenizer_for,
-)
+from outrider.models.loading import FallbackWarning, load_model, tokenizer_for
 from outrider.models.quality import Quality
 from outrider.models.sources.families import families_folder, family
 from outrider.models.sources.finding import local_folder

@@ -125,7 +125,7 @@ def damage(cache: Any, what: str) -> str:
             stored[0, 0, 4, 0] += 1e-6
             return "next logits"
         place = (1, 0, 4, 0) if stored.dim() == 4 else (1, 0, 0, 0, 4)  # blocks of 16 keys
-        stored[place] += 1e-6
+        stored[place] += 1e-6 if stored.is_floating_point() else 1
     return what
 
 

@@ -17,7 +17,8 @@ from outrider.kernels.forking import use_torch_threads
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.models.loading import load_model, resolve_device, resolve_dtype, tokenizer_for
+from outrider.models.devices import resolve_device, resolve_dtype
+from outrider.models.loading import load_model, tokenizer_for
 from outrider.models.sources.families import families_folder, family
 from outrider.models.sources.finding import local_folder
 from outrider.protocols import LanguageModel
@@ -175,6 +176,7 @@ def _load(tier: Tier, settings: Models) -> LanguageModel:
             tier.folder,
             name=tier.name,
             dtype=settings.dtype,
+            cache_dtype=settings.cache_dtype,
             device=settings.device,
             threads=settings.threads,
         )

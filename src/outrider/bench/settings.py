@@ -20,6 +20,7 @@ class Models:
         qualifier: a folder or a hub name; None uses that of the family, `none` leaves it out.
         draft: the draft model, given in the same way.
         dtype: dtype of the weights: `auto`, `float32`, `int8`, ...
+        cache_dtype: dtype of keys and values: `auto`, `float32`, `bfloat16`, `int8`.
         device: `auto`, `cpu`, `cuda`, ...
         threads: CPU threads of every system; None uses the choice of `load`.
         cost_scale: number of parameters of the scaled target (`30M`), or a factor (`x4`).
@@ -31,6 +32,7 @@ class Models:
     qualifier: str | None = None
     draft: str | None = None
     dtype: str = "auto"
+    cache_dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
     cost_scale: str | None = None

@@ -38,6 +38,7 @@ ALIASES = {
 RESERVED = (
     "target",
     "dtype",
+    "cache_dtype",
     "device",
     "threads",
     "tokenizer",

@@ -82,6 +82,12 @@ class Generation:
         return self.limit - len(self.output)
 
     @property
+    def ended_by_window(self) -> bool:
+        """Whether the text would be longer if the model's window (or `window`) were larger."""
+        most = self.request.sampler.params.max_new_tokens
+        return self.finish is FinishReason.LENGTH and len(self.output) < most
+
+    @property
     def open_sequence(self) -> SequenceState:
         """The sequence of the request while it runs."""
         assert self.sequence is not None

@@ -23,6 +23,7 @@ from outrider.engine.generation_config.settings import (
     time_limit,
 )
 from outrider.engine.generator import Generator
+from outrider.engine.requests import room_for_answer
 from outrider.protocols import LanguageModel
 from outrider.sampling import LogitsProcessor, Sampler, SamplingParams, StoppingCriterion
 from outrider.sampling.processors import copied, is_pure
@@ -94,6 +95,7 @@ class Call:
             result = self.engine.result(generation, strategy)
             if result.error is not None:
                 raise LogitsError(result.error)
+        self._warn_of_window(generations)
         return [generation.output for generation in generations]
 
     # -- requests -------------------------------------------------------------------------------
@@ -109,21 +111,23 @@ class Call:
                     own = replace(params, logits_processors=copied(params.logits_processors))
                 sampler = self._sampler(own, prompt, noise, row * self.samples + sample, sample)
                 made.append(self.engine.generation(prompt, own, sampler=sampler))
-        self._warn_of_window(batch, max(g.request.sampler.params.max_new_tokens for g in made))
         return made
 
-    def _warn_of_window(self, batch: Batch, most: int) -> None:
-        """Warn if the context window ends a text before its `most` new tokens."""
-        window, prompt = self._target.info.context_length, max(map(len, batch.prompts))
-        if most <= (left := window - prompt):
+    def _warn_of_window(self, generations: Sequence[Generation]) -> None:
+        """Warn if the context window ended a text before its limit; nothing in the ids tells."""
+        cut = [one for one in generations if one.ended_by_window]
+        if not cut:
             return
         name = "max_length" if self.settings.get("max_new_tokens") is None else "max_new_tokens"
+        longest = max(cut, key=lambda one: len(one.request.prompt))
+        text = "the text" if len(generations) == 1 else f"{len(cut)} of {len(generations)} texts"
         warnings.warn(
-            f"{name} allows {most} new tokens, but the context window of {window} tokens leaves "
-            f"{max(left, 0)} after a prompt of {prompt}; the text ends there. Lower {name} or "
-            "shorten the prompt",
+            f"the context window of {self._target.info.context_length} tokens ended {text}: a "
+            f"prompt of {len(longest.request.prompt)} leaves {len(longest.output)}, and {name} "
+            f"allows {longest.request.sampler.params.max_new_tokens}. Lower {name} or shorten the "
+            "prompt",
             OutriderWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
 
     def _sampler(
@@ -158,6 +162,8 @@ class Call:
         options = dict(self.options)
         criteria = _listed("stopping_criteria", options.pop("stopping_criteria", None))
         lengths, ends, criteria = _replaced(criteria, lengths, self.settings.end_ids, batch.width)
+        if (limit := self.engine.context_length) is not None:
+            lengths = lengths.within(room_for_answer(len(batch.prompts[row]), limit))
         text = Text(
             prompt=batch.seen(row),
             padding=batch.padding(row),

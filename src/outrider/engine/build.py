@@ -18,14 +18,8 @@ from outrider.models.checkpoints.defaults import sampling_defaults
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.checkpoints.vocabulary import check_vocabularies
-from outrider.models.loading import (
-    ModelSource,
-    check_adapter,
-    load_model,
-    resolve_device,
-    resolve_dtype,
-    tokenizer_for,
-)
+from outrider.models.devices import resolve_device, resolve_dtype
+from outrider.models.loading import ModelSource, check_adapter, load_model, tokenizer_for
 from outrider.models.memory import Demand, plan_memory, planned_dtype
 from outrider.models.sources.families import families_folder
 from outrider.models.sources.finding import local_folder
@@ -52,7 +46,7 @@ def build(
     dtype = resolve_dtype(runtime.dtype, device)
     check_adapter(tiers[0][1], models.adapter)
     tiers = [(name, _wrapped(name, source)) for name, source in tiers]
-    demands = [_demand(name, source, runtime.dtype, dtype) for name, source in tiers]
+    demands = [_demand(name, source, runtime, dtype) for name, source in tiers]
     speculation.check_tiers(len(tiers))
     selection = reading.config(len(tiers) - 1)
     demands = limited(demands, selection, reading.selection_on)
@@ -136,6 +130,8 @@ def _loaded(
             name=called(name, source),
             adapter=None if number else models.adapter,
             dtype=runtime.dtype,
+            cache_dtype=runtime.cache_dtype,
+            context_length=runtime.context_length,
             device=device,
             threads=runtime.threads,
             trust_remote_code=models.trust_remote_code,
@@ -160,14 +156,15 @@ def called(tier: str, source: ModelSource) -> str:
     return tier if own == tier else f"{tier} ({own})"
 
 
-def _demand(tier: str, source: ModelSource, asked: str | torch.dtype, dtype: torch.dtype) -> Demand:
+def _demand(tier: str, source: ModelSource, runtime: Runtime, dtype: torch.dtype) -> Demand:
     """Estimate the memory of a tier before its weights are read.
 
     Raises an error if the source is not a checkpoint.
     """
     if isinstance(source, str | Path):
         checkpoint = open_checkpoint(local_folder(source))
-        return Demand.of_checkpoint(tier, checkpoint, planned_dtype(checkpoint, asked, dtype))
+        planned = planned_dtype(checkpoint, runtime.dtype, dtype)
+        return Demand.of_checkpoint(tier, checkpoint, planned, runtime.cache_dtype)
     return Demand.of_model(tier, load_model(source))
 
 

@@ -38,6 +38,7 @@ def load(
     threshold_target: float | str | None = None,
     max_changed: float | None = None,
     dtype: str = "auto",
+    cache_dtype: str = "auto",
     device: str = "auto",
     context_length: int | None = None,
     selection: GivenSelection = None,
@@ -89,8 +90,11 @@ def load(
         dtype: dtype of the weights: `auto`, `stored` (as in a quantised file), `int8`, `int4`,
             `int8-channels`, `float32`, `bfloat16`, `float16`, `float64`. `auto` is bfloat16 on
             CUDA; on the CPU it is the fastest whose divergence from float32 is at most 0.005.
+        cache_dtype: dtype of keys and values on the CPU: `auto`, `float32`, `bfloat16`, `int8` (8
+            bits with a scale for each 32 numbers). `auto` is `float32` for weights in float32 and
+            for short windows, else the smallest within the same limit on the divergence.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-        context_length: most tokens of prompt and answer together.
+        context_length: most tokens of prompt and answer together; `cache_dtype` depends on it.
         selection: a `ContextConfig`, or a mapping of its fields: which parts of long inputs are
             read (`Generator.generate(..., documents=...)`); None reads everything.
         selection_on: `target`: every tier reads a selection, and `mode` guarantees the text of a
@@ -145,7 +149,13 @@ def load(
     return build(
         models,
         speculation,
-        Runtime(dtype=dtype, device=device, threads=threads, context_length=context_length),
+        Runtime(
+            dtype=dtype,
+            cache_dtype=cache_dtype,
+            device=device,
+            threads=threads,
+            context_length=context_length,
+        ),
         Reading(
             selection=selection,
             selection_on=selection_on,

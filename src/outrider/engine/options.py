@@ -10,6 +10,7 @@ from outrider.core.checks import AT_LEAST_ONE, Range
 from outrider.engine.long_inputs import GivenSelection, context_config
 from outrider.guidance.classifier_free import check_scale
 from outrider.kernels.forking import use_torch_threads
+from outrider.models.devices import check_cache_dtype
 from outrider.models.loading import ModelSource, TokenizerSource
 from outrider.models.sources.families import families_folder, family
 from outrider.models.wrappers.skipping import check_speedup
@@ -66,11 +67,13 @@ class Runtime:
     """
 
     dtype: str = "auto"
+    cache_dtype: str = "auto"
     device: str = "auto"
     threads: int | None = None
     context_length: int | None = None
 
     def __post_init__(self) -> None:
+        check_cache_dtype(self.cache_dtype)
         _CONTEXT_LENGTH.check("context_length", self.context_length)
         if self.threads is not None:
             AT_LEAST_ONE.check("threads", self.threads)

@@ -124,7 +124,12 @@ def params_for(
     return follow(defaults.generation_config, params, text)
 
 
-def _limited(params: SamplingParams, length: int, context_length: int) -> SamplingParams:
+def room_for_answer(length: int, context_length: int) -> int:
+    """Return how many tokens a limit leaves for the answer to a prompt of `length` tokens.
+
+    Raises:
+        ContextError: it leaves none.
+    """
     left = context_length - length
     if left < 1:
         raise ContextError(
@@ -132,6 +137,11 @@ def _limited(params: SamplingParams, length: int, context_length: int) -> Sampli
             f"{context_length} and one is needed for the answer",
             hint=f"Shorten the prompt by {1 - left} tokens, or raise the limit",
         )
+    return left
+
+
+def _limited(params: SamplingParams, length: int, context_length: int) -> SamplingParams:
+    left = room_for_answer(length, context_length)
     return replace(
         params,
         max_new_tokens=min(params.max_new_tokens, left),

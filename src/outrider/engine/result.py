@@ -83,7 +83,9 @@ class Result:
             selected its input again.
         tokens_per_second: tokens per second after the prefill.
         sources: per token, the tier that wrote it.
-        changed: per token, whether it differs from the target's choice given the text before it.
+        changed: per token, whether the rule kept another token than the target's choice, given the
+            text before it, in the forward that verified it. Rounding is not seen here; see
+            `speculation.exactness`.
         seed: the seed that reproduces the text.
         error: the error, if `finish_reason` is `error`.
         context: figures of a long input; its entry `on` says which tiers read a selection:

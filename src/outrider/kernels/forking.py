@@ -1,8 +1,7 @@
 """What a process that was forked does differently: it has none of its parent's threads."""
 
 import os
-from threading import Lock
-from types import TracebackType
+from threading import RLock
 from weakref import WeakSet
 
 import torch
@@ -12,24 +11,20 @@ _forked = False
 
 
 class Exclusive:
-    """A lock, as a context manager. In a forked child it is open, even if a thread that the child
-    lacks held it."""
+    """A lock that is open in a forked child, even if a thread that the child lacks held it.
+
+    Attributes:
+        held: the lock, for `with exclusive.held:`. It is one of C, since Ctrl-C between two lines
+            of an `__exit__` in Python would leave a lock closed for ever.
+    """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self.held = RLock()
         _exclusives.add(self)
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._lock.release()
 
     def renew(self) -> None:
         """Open the lock, whoever holds it."""
-        self._lock = Lock()
+        self.held = RLock()
 
 
 def use_torch_threads(count: int) -> None:

@@ -43,10 +43,13 @@ class Layer(ctypes.Structure):
         ("num_qkv", _I32),
         ("input_norm", _ADDRESS),
         ("mlp_norm", _ADDRESS),
+        ("output_norm", _ADDRESS),
+        ("down_norm", _ADDRESS),
         ("query_norm", _ADDRESS),
         ("key_norm", _ADDRESS),
         ("window", _I32),
         ("rotary", _I32),
+        ("whole_norms", _I32),
         ("place", _I32),
         ("parts", _I32),
     ]
@@ -65,6 +68,13 @@ class Model(ctypes.Structure):
         ("vocab", _I32),
         ("activation", _I32),
         ("eps", _F32),
+        ("embed_scale", _F32),
+        ("rows_scale", _F32),
+        ("residual_scale", _F32),
+        ("attention_scale", _F32),
+        ("attention_cap", _F32),
+        ("logits_divisor", _F32),
+        ("logits_cap", _F32),
         ("embed", Matrix),
         ("norm", _ADDRESS),
         ("layers", ctypes.POINTER(Layer)),
@@ -75,7 +85,14 @@ class Model(ctypes.Structure):
 class CacheLayout(ctypes.Structure):
     """Keys and values of one text."""
 
-    _fields_ = [("keys", _ADDRESS), ("values", _ADDRESS), ("capacity", _I64)]
+    _fields_ = [
+        ("keys", _ADDRESS),
+        ("values", _ADDRESS),
+        ("key_scales", _ADDRESS),
+        ("value_scales", _ADDRESS),
+        ("capacity", _I64),
+        ("kind", _I32),
+    ]
 
 
 class Places(ctypes.Structure):
@@ -103,6 +120,8 @@ class Batch(ctypes.Structure):
         ("places", _ADDRESS),
         ("cos", _ADDRESS),
         ("sin", _ADDRESS),
+        ("local_cos", _ADDRESS),
+        ("local_sin", _ADDRESS),
         ("logits", _ADDRESS),
         ("hidden", _ADDRESS),
         ("logits_stride", _I64),

@@ -2,38 +2,31 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NoReturn, Union
 
 import torch
 
 from outrider import kernels
-from outrider.core.errors import CheckpointError, OptionError, OutriderWarning, nearest
+from outrider.core.errors import CheckpointError, OptionError, OutriderWarning
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.packed.reading import method_of, settings_of
 from outrider.models.checkpoints.tokenizer import Tokenizer, has_tokenizer
+from outrider.models.cpu.cache import CACHE_DTYPES
 from outrider.models.cpu.formats import FORMATS
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cuda import decoder_for
+from outrider.models.devices import check_cache_dtype, resolve_device, resolve_dtype
 from outrider.models.llama.decoder import Decoder, supports
 from outrider.models.llama.lora import Adapter, add_to_modules, with_adapter
 from outrider.models.llama.text_stack import TextStack, text_stack
-from outrider.models.quality import Choice, choose
+from outrider.models.quality import choose
 from outrider.models.sources.finding import local_folder
 from outrider.models.vision.loading import shows_images, with_vision
 from outrider.protocols import LanguageModel
 
 if TYPE_CHECKING:
     import transformers
-
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-    **dict.fromkeys(("int8", "int8-channels", "int4", "stored"), torch.int8),
-}
-"""Dtypes of weights. Those of integers exist only in the compiled runner for the CPU."""
 
 ModelSource = Union[str, Path, LanguageModel, "transformers.PreTrainedModel"]
 """A folder or hub name, a model of Outrider, or a built model of transformers."""
@@ -55,6 +48,8 @@ def load_model(
     trust_remote_code: bool = False,
     threads: int | None = None,
     adapter: str | Path | None = None,
+    cache_dtype: str = "auto",
+    context_length: int | None = None,
 ) -> LanguageModel:
     """Load the model that `source` names.
 
@@ -72,13 +67,19 @@ def load_model(
         trust_remote_code: run Python that comes with the checkpoint.
         threads: CPU threads of the compiled runner; None measures the best number.
         adapter: the folder of a LoRA adapter that is added to the weights; see `llama/lora.py`.
+        cache_dtype: dtype of keys and values: `auto`, `float32`, `bfloat16` or `int8`. Other than
+            `auto`, it needs the compiled runner; `auto` elsewhere is the dtype of the weights.
+        context_length: most tokens of a text, for which `auto` chooses the dtype of the cache; None
+            is the window of the model.
 
     Raises:
-        OptionError: an unknown or missing dtype or device; an adapter for a built model.
+        OptionError: an unknown or missing dtype or device; an adapter or a dtype of the cache for a
+            model that cannot have one.
         CheckpointError: the checkpoint cannot be read, or no runner can run it; the adapter is for
             another model.
     """
     check_adapter(source, adapter)
+    check_cache_dtype(cache_dtype)
     if not isinstance(source, str | Path):
         return _wrap(source, name)
     place = resolve_device(device)
@@ -98,9 +99,11 @@ def load_model(
         _refuse_few_bits(checkpoint, str(text.reason))
         model = _through_transformers(checkpoint, kind, place, name, text.reason, added, **trust)
     elif place.type == "cpu":
-        model = _on_cpu(text.checkpoint, dtype, name, threads)
+        model = _on_cpu(text.checkpoint, dtype, name, threads, (cache_dtype, context_length))
     else:
         model = _on_device(text.checkpoint, kind, place, name)
+    if cache_dtype != "auto" and model.info.cache != cache_dtype:
+        _refuse_cache(cache_dtype, name or str(source))
     if not vision_model:
         return model
     called = name or str(source)
@@ -196,8 +199,20 @@ def _refuse_few_bits(checkpoint: Checkpoint, reason: str) -> None:
         )
 
 
+def _refuse_cache(cache_dtype: str, name: str) -> NoReturn:
+    raise OptionError(
+        f"cache_dtype is {cache_dtype!r}, and {name} does not run in the compiled runner for the "
+        "CPU, whose caches alone have another dtype than the weights",
+        hint="Leave out cache_dtype",
+    )
+
+
 def _on_cpu(
-    checkpoint: Checkpoint, dtype: str | torch.dtype, name: str | None, threads: int | None
+    checkpoint: Checkpoint,
+    dtype: str | torch.dtype,
+    name: str | None,
+    threads: int | None,
+    cache: tuple[str, int | None],
 ) -> LanguageModel:
     """Load the compiled runner if it is available, else `Decoder`."""
     kind = resolve_dtype(dtype, torch.device("cpu"))
@@ -209,9 +224,21 @@ def _on_cpu(
     spelled = str(dtype).removeprefix("torch.")
     if spelled not in ("auto", *FORMATS):
         return Decoder.load(checkpoint, dtype=kind, name=name)
-    chosen = choose(checkpoint) if spelled == "auto" else Choice(FORMATS[spelled], "as requested")
+    given = None if spelled == "auto" else FORMATS[spelled]
+    cache_dtype, context_length = cache
+    chosen = choose(
+        checkpoint,
+        given,
+        cache=None if cache_dtype == "auto" else cache_dtype,
+        context_length=context_length,
+    )
     return NativeDecoder.load(
-        checkpoint, dtype=chosen.format.dtype, reason=chosen.reason, name=name, threads=threads
+        checkpoint,
+        dtype=chosen.format.dtype,
+        cache_dtype=CACHE_DTYPES[chosen.cache],
+        reason=chosen.reason or "as requested",
+        name=name,
+        threads=threads,
     )
 
 
@@ -252,53 +279,3 @@ def tokenizer_for(source: TokenizerSource, *, trust_remote_code: bool = False) -
         built: Any = source
         return Tokenizer(built, name=getattr(built, "name_or_path", "") or "tokenizer")
     return None
-
-
-# -- device and dtype -----------------------------------------------------------------------
-
-
-def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """Return an available device. `auto` uses the first GPU, else the CPU.
-
-    Raises:
-        OptionError: the name is unknown, or this machine has no such device.
-    """
-    spelled = str(name)
-    if spelled == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    kind, _, index = spelled.partition(":")
-    known = ("auto", "cpu", "cuda", "mps")
-    if kind not in known or (index and not (kind == "cuda" and index.isdigit())):
-        raise OptionError(f"unknown device {spelled!r}", hint=nearest(spelled, (*known, "cuda:0")))
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise OptionError("device mps is not available here", hint="Use cpu")
-    if kind == "cuda":
-        return _cuda(int(index or 0))
-    return torch.device(kind)
-
-
-def _cuda(index: int) -> torch.device:
-    count = torch.cuda.device_count()
-    if index >= count:
-        hint = f"Use cuda:0 to cuda:{count - 1}" if count else "Use cpu, or a CUDA build of PyTorch"
-        raise OptionError(f"device cuda:{index} is not available here", hint=hint)
-    return torch.device("cuda", index)
-
-
-def resolve_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """Return a dtype by name.
-
-    `auto` is bfloat16 on CUDA and float32 elsewhere; on the CPU `load_model` then uses the fastest
-    dtype that costs almost no quality (see `quality.py`). Dtypes of integers are `torch.int8` here.
-
-    Raises:
-        OptionError: the name is unknown, or the device does not support the dtype.
-    """
-    spelled = str(name).removeprefix("torch.")
-    if spelled == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if spelled not in DTYPES:
-        raise OptionError(f"unknown dtype {spelled!r}", hint=nearest(spelled, ("auto", *DTYPES)))
-    if spelled == "float64" and device.type == "mps":
-        raise OptionError("device mps has no float64", hint="Use float32")
-    return DTYPES[spelled]

@@ -3,15 +3,18 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import torch
 
 from outrider.core.errors import MemoryPlanError
 from outrider.core.values import JsonValue
+from outrider.models.caches.kv_cache import SCALED
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.tensors import TensorInfo
 from outrider.models.checkpoints.window import read_window
+from outrider.models.cpu.cache import CACHE_DTYPES
 from outrider.models.llama.text_stack import text_checkpoint
 from outrider.models.quantization.block_groups import GROUPED
 from outrider.protocols import LanguageModel
@@ -28,8 +31,15 @@ _FLOATING = {"F64", "F32", "F16", "BF16"}
 
 
 def _cache_dtype(weights: torch.dtype) -> torch.dtype:
-    """Return the dtype of keys and values; integer dtypes are used for weights only."""
+    """Return the dtype of keys and values; with weights of integers it is at most float32."""
     return weights if weights.is_floating_point else torch.float32
+
+
+def _cache_bytes(config: Mapping[str, JsonValue], weights: torch.dtype, cache: str) -> int:
+    """Return the bytes of keys and values of one token, with scales."""
+    dtype = CACHE_DTYPES.get(cache, _cache_dtype(weights))
+    scales = torch.float32.itemsize / SCALED if dtype == torch.int8 else 0
+    return ceil(cache_numbers(config) * (dtype.itemsize + scales))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +59,17 @@ class Demand:
     context_length: int | None = None
 
     @classmethod
-    def of_checkpoint(cls, tier: str, checkpoint: Checkpoint, dtype: torch.dtype) -> "Demand":
-        """Estimate the demand from the headers and config.json, without reading weights."""
+    def of_checkpoint(
+        cls, tier: str, checkpoint: Checkpoint, dtype: torch.dtype, cache_dtype: str = "auto"
+    ) -> "Demand":
+        """Estimate the demand from the headers and config.json, without reading weights.
+
+        Args:
+            tier: its name in reports.
+            checkpoint: the checkpoint.
+            dtype: dtype of the weights.
+            cache_dtype: dtype of keys and values; `auto` is the largest that can be chosen.
+        """
         config = text_config(checkpoint.config)
         weights = sum(_bytes(t, dtype) for t in checkpoint.tensors.values())
         if (text := text_checkpoint(checkpoint)) is not None:
@@ -58,7 +77,7 @@ class Demand:
         return cls(
             tier=tier,
             weights=weights,
-            cache=cache_numbers(config) * _cache_dtype(dtype).itemsize,
+            cache=_cache_bytes(config, dtype, cache_dtype),
             context_length=read_window(config).tokens,
         )
 

@@ -1,6 +1,6 @@
-"""Measures what fewer bits cost: the divergence from float32 arithmetic on the same checkpoint.
+"""Measures what fewer bits of weights and caches cost: the divergence from float32 arithmetic.
 
-Two texts are read in float32 and in the other dtype: one that ships with the package, and one that
+Two texts are read in float32 and in the other dtypes: one that ships with the package, and one that
 the model writes itself. At each position the Kullback-Leibler divergence between the two
 distributions is the expected rise of the loss on text that float32 would write. The result is
 cached on disk under the fingerprint of the checkpoint.
@@ -9,7 +9,7 @@ cached on disk under the fingerprint of the checkpoint.
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -23,13 +23,19 @@ from outrider.kernels.cache import private_folder, read_private, write_private
 from outrider.kernels.library import cores
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.cpu.cache import CACHE_DTYPES
 from outrider.models.cpu.formats import FORMATS, Format, lossless
 from outrider.models.cpu.native import NativeDecoder
+from outrider.models.llama.base import cache_layout
+from outrider.models.llama.config import read_config
 from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 
 MOST_KL = 0.005
 """`auto` uses the fastest dtype whose mean divergence is at most this, in nats per token."""
+
+SMALL_CACHE = 32 << 20
+"""`auto` keeps a cache in float32 if one of a whole window has at most this number of bytes."""
 
 MOST_BYTES = 4 << 30
 """Models with more bytes of float32 weights are not checked: it would take minutes."""
@@ -72,14 +78,67 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The dtype that `auto` takes, and the reason in a few words."""
+    """The dtypes that `auto` takes, and the reason in a few words."""
 
     format: Format
     reason: str
+    cache: str = "float32"
 
 
-def choose(checkpoint: Checkpoint) -> Choice:
-    """Return the fastest dtype of good quality for the compiled runner; measure what is unknown.
+def choose(
+    checkpoint: Checkpoint,
+    given: Format | None = None,
+    *,
+    cache: str | None = None,
+    context_length: int | None = None,
+) -> Choice:
+    """Return the fastest dtypes of good quality for the compiled runner; measure what is unknown.
+
+    Args:
+        checkpoint: the checkpoint.
+        given: the dtype of the weights; None chooses one.
+        cache: the dtype of keys and values; None chooses one.
+        context_length: most tokens of a text; None is the window of the model.
+    """
+    reference = Reference(checkpoint)
+    weights = _choose_weights(checkpoint, reference) if given is None else Choice(given, "")
+    if cache is not None:
+        return replace(weights, cache=cache)
+    return _choose_cache(checkpoint, weights, context_length, reference)
+
+
+def _choose_cache(
+    checkpoint: Checkpoint, weights: Choice, context_length: int | None, reference: "Reference"
+) -> Choice:
+    """Return the smallest cache of good quality, together with the weights."""
+    for cache in cache_candidates(checkpoint, weights.format, context_length):
+        if not checkable(checkpoint):
+            return replace(weights, cache="bfloat16")
+        quality = quality_of(checkpoint, weights.format, reference, cache)
+        if quality.good:
+            reason = weights.reason and f"{quality}; the limit is {MOST_KL}"
+            return replace(weights, cache=cache, reason=reason)
+    return weights
+
+
+def cache_candidates(
+    checkpoint: Checkpoint, weights: Format, context_length: int | None = None
+) -> tuple[str, ...]:
+    """Return the dtypes of keys and values that `auto` tries before float32, smallest first.
+
+    There are none for a small cache. Weights in floating point are not combined with a cache of
+    fewer bits than their own, so that float32 means float32 everywhere.
+    """
+    config = read_config(checkpoint.config)
+    window = min(context_length or config.context_length, config.context_length)
+    if cache_layout(config, torch.float32).bytes_per_token * window <= SMALL_CACHE:
+        return ()
+    floating = {"float32": (), "bfloat16": ("bfloat16",), "float16": ("bfloat16",)}
+    return floating.get(weights.name, ("int8", "bfloat16"))
+
+
+def _choose_weights(checkpoint: Checkpoint, reference: "Reference") -> Choice:
+    """Return the fastest dtype of weights with good quality, with a cache in float32.
 
     Candidates, fastest first: what the file stores, if it is quantised; else 8 bits with a scale
     for each output, then for each group of 32 inputs; a dtype of two bytes that holds the weights
@@ -91,7 +150,7 @@ def choose(checkpoint: Checkpoint) -> Choice:
         return Choice(exact, reason)
     stored = exact.name == "stored"
     candidates = ("stored",) if stored else ("int8-channels", "int8")
-    reference, worse = Reference(checkpoint), list[str]()
+    worse = list[str]()
     for name in candidates:
         quality = quality_of(checkpoint, FORMATS[name], reference)
         if quality.good:
@@ -111,6 +170,15 @@ class Reference:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
+        self._other: tuple[Format, NativeDecoder] | None = None
+
+    def other(self, wanted: Format) -> NativeDecoder:
+        """Return the model with weights in another dtype; the last one is kept."""
+        if self._other is None or self._other[0] != wanted:
+            self._other = None  # frees its memory first
+            model = NativeDecoder.load(self.checkpoint, dtype=wanted.dtype, threads=cores())
+            self._other = wanted, model
+        return self._other[1]
 
     @cached_property
     def model(self) -> NativeDecoder:
@@ -131,24 +199,27 @@ class Reference:
 
 
 def quality_of(
-    checkpoint: Checkpoint, other: Format, reference: Reference | None = None
+    checkpoint: Checkpoint,
+    other: Format,
+    reference: Reference | None = None,
+    cache: str = "float32",
 ) -> Quality:
-    """Return the quality of a dtype from the cache, or measure it."""
-    if (known := known_quality(checkpoint, other)) is not None:
+    """Return the quality of dtypes of weights and cache from disk, or measure it."""
+    if (known := known_quality(checkpoint, other, cache)) is not None:
         return known
     reference = reference or Reference(checkpoint)
-    brief = NativeDecoder.load(checkpoint, dtype=other.dtype, threads=cores())
+    brief = reference.other(other).with_cache(CACHE_DTYPES[cache])
     logits = [read(brief, ids) for ids in reference.texts]
     quality = compare(reference.logits, logits)
     with suppress(OSError):  # without the cache, the next load measures again
-        write_private(_file(checkpoint, other), json.dumps(asdict(quality)).encode())
+        write_private(_file(checkpoint, other, cache), json.dumps(asdict(quality)).encode())
     return quality
 
 
-def known_quality(checkpoint: Checkpoint, other: Format) -> Quality | None:
+def known_quality(checkpoint: Checkpoint, other: Format, cache: str = "float32") -> Quality | None:
     """Return the cached result of an earlier check; None if there is none, or it is damaged."""
     try:
-        return _parsed(json.loads(read_private(_file(checkpoint, other))))
+        return _parsed(json.loads(read_private(_file(checkpoint, other, cache))))
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -168,8 +239,9 @@ def _parsed(found: object) -> Quality | None:
     return Quality(**cast("dict[str, Any]", given))
 
 
-def _file(checkpoint: Checkpoint, other: Format) -> Path:
-    return private_folder("quality") / f"{checkpoint.fingerprint}-{other.name}-{_VERSION}.json"
+def _file(checkpoint: Checkpoint, other: Format, cache: str = "float32") -> Path:
+    name = other.name if cache == "float32" else f"{other.name}-cache-{cache}"
+    return private_folder("quality") / f"{checkpoint.fingerprint}-{name}-{_VERSION}.json"
 
 
 def compare(exact: Sequence[torch.Tensor], brief: Sequence[torch.Tensor]) -> Quality:

@@ -40,9 +40,12 @@ class ModelInfo:
         batch_invariant: whether a row is bit-identical regardless of what else a forward reads.
         device: where ids are read and logits are stored.
         dtype: of the weights; None for a model without weights.
+        narrow_dtype: the dtype of parts that compute in fewer bits than `dtype` has; None: no part.
         weights: the dtype as the option `dtype` names it, with the formats of a quantised file;
             empty: `dtype` says all.
-        weights_reason: why that dtype was chosen.
+        weights_reason: why that dtype, and that of the cache, were chosen.
+        cache: the dtype of keys and values, as the option `cache_dtype` names it; empty: that of
+            the weights.
         num_parameters: number of weights, tied weights counted once; None if unknown.
         weight_bytes: bytes of weights that one forward reads; None if unknown.
         threads_of: maps the number of rows of a forward to the number of CPU threads used; None
@@ -63,8 +66,10 @@ class ModelInfo:
     batch_invariant: bool = False
     device: torch.device = _CPU
     dtype: torch.dtype | None = None
+    narrow_dtype: torch.dtype | None = None
     weights: str = ""
     weights_reason: str = ""
+    cache: str = ""
     num_parameters: int | None = None
     weight_bytes: int | None = None
     threads_of: Callable[[int], int] | None = None

@@ -56,8 +56,8 @@ class Strategy:
         """The guarantee for the text.
 
         The outermost rule can lower it, a target that changes the text of the model it wraps
-        (`SkippingModel`), and rounding: only float64 and the compiled CPU runner compute a row of
-        a draft exactly as a row on its own.
+        (`SkippingModel`), and rounding: only float64 in all parts and the compiled CPU runner
+        compute a row of a draft as a row on its own.
         """
         own = self.target.info.exactness
         if not self.drafts and self.rule.exactness is Exactness.LOSSY:
@@ -69,7 +69,8 @@ class Strategy:
     def _rounds(self) -> bool:
         """Whether other rows of a forward can change the last bits of a row."""
         info = self.target.info
-        return not info.batch_invariant and info.dtype not in (None, torch.float64)
+        dtype = info.narrow_dtype or info.dtype
+        return not info.batch_invariant and dtype not in (None, torch.float64)
 
     @property
     def drafts(self) -> bool:

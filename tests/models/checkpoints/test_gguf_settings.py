@@ -11,7 +11,8 @@ from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from tests.models.checkpoints.gguf_tokens.toys import toy, write_vocabulary
 from tests.models.setups.make_checkpoints import make_checkpoint
-from tests.models.setups.make_gguf import GgufFile, from_checkpoint
+from tests.models.setups.make_gguf import GgufFile, booleans, from_checkpoint
+from tests.models.setups.runners import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,91 @@ def test_rotary_settings(case: str, sound: GgufFile, tmp_path: Path) -> None:
     config = open_checkpoint(file).config
     assert config["rope_scaling"] == expected
     assert Decoder.load(file).config.rope.frequencies.isfinite().all()
+
+
+SETTINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "caps of Gemma 2 by default": (
+        "gemma2",
+        {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+        {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    ),
+    "no caps": (
+        "gemma2",
+        {"attn_logit_softcapping": 0.0, "final_logit_softcapping": 0.0},
+        {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
+    "pattern as a number": (
+        "gemma3",
+        {"attention.sliding_window_pattern": 3},
+        {"sliding_window_pattern": 3, "rms_norm_offset": 0.0},
+    ),
+    "local base by default": (
+        "gemma3",
+        {"rope.freq_base_swa": None},
+        {"rope_local_base_freq": 10_000.0},
+    ),
+    "Gemma 3 without windows": (
+        "gemma3",
+        {"attention.sliding_window": None, "attention.sliding_window_pattern": None},
+        {"layer_types": ["full_attention"] * 2},
+    ),
+    "no window of Phi-4": ("phi3", {"attention.sliding_window": 0}, {"sliding_window": None}),
+    "factors of Granite": (
+        "granite",
+        {"embedding_scale": None, "attention.scale": 0.0},
+        {"embedding_multiplier": 1.0, "attention_multiplier": 8**-0.5, "logits_scaling": 2.5},
+    ),
+}
+
+
+def of(kind: str, folder: Path, changes: dict[str, Any]) -> Path:
+    """A file of a kind whose settings have `changes`; None removes one."""
+    sound = from_checkpoint(make_checkpoint(folder / "model", kind, **KINDS[kind]), {})
+    settings = {**sound.settings, **{f"{kind}.{key}": one for key, one in changes.items()}}
+    kept = {key: one for key, one in settings.items() if one is not None}
+    return sound.changed(settings=kept).write(folder / "m.gguf")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_other_architectures(name: str, tmp_path: Path) -> None:
+    kind, changes, expected = SETTINGS[name]
+    file = of(kind, tmp_path, changes)
+    config = open_checkpoint(file).config
+    assert {key: config.get(key) for key in expected} == expected
+    Decoder.load(file)
+
+
+def test_the_largest_gemmas_scale_their_scores_by_the_width(tmp_path: Path) -> None:
+    """llama.cpp knows them by their number of layers."""
+    for kind, layers in (("gemma2", 46), ("gemma3", 62)):
+        file = of(kind, tmp_path / kind, {"block_count": layers, "embedding_length": 64})
+        assert open_checkpoint(file).config["query_pre_attn_scalar"] == 64 // 4
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "OLMo 3": ("olmo2", {"attention.sliding_window": 4}, "sliding_window 4"),
+    "Granite without positions": ("granite", {"rope.scaling.finetuned": False}, "without rotary"),
+    "GLM with images": ("glm4", {"rope.dimension_sections": [1, 1, 1, 0]}, "dimension_sections"),
+    "caps of Granite": ("granite", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+    "factor of Phi": ("phi3", {"logit_scale": 2.0}, "logit_scale"),
+    "a cap below 0": ("gemma2", {"attn_logit_softcapping": -1.0}, "attn_logit_softcapping"),
+    "a pattern of 0": ("gemma3", {"attention.sliding_window_pattern": 0}, "sliding_window_pattern"),
+    "too many layers in a pattern": (
+        "gemma3",
+        {"attention.sliding_window_pattern": booleans([True, False, True])},
+        "do not fit 2 layers",
+    ),
+    "rotation of too many": ("glm4", {"rope.dimension_count": 12}, "rotates 12 of 8"),
+    "part of Llama rotates": ("olmo2", {"rope.dimension_count": 4}, "rope.dimension_count"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_runner_computes_is_refused(name: str, tmp_path: Path) -> None:
+    kind, changes, word = REFUSED[name]
+    with pytest.raises(CheckpointError) as caught:
+        Decoder.load(of(kind, tmp_path, changes))
+    assert word in caught.value.problem and "\n" not in str(caught.value)
 
 
 def test_end_tokens_are_those_of_llama_cpp(sound: GgufFile, tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
 from outrider.models.llama.lora import Adapter, with_adapter
 from outrider.models.memory import Demand
+from tests.models.llama.test_logits import CASES
 from tests.models.setups.make_checkpoints import make_checkpoint, make_model
 from tests.models.setups.make_gguf import from_checkpoint
 from tests.models.setups.reference import all_logits, close, random_ids
 
+TEXT = random_ids(40)
 Q8 = {"attn_q": "Q8_0", "attn_v": "Q8_0"}
 
 
@@ -46,6 +48,30 @@ def test_an_adapter_changes_the_weights_of_the_file(folder: Path, tmp_path: Path
     assert load_grouped(checkpoint, queries) is not None and load_grouped(changed, queries) is None
     assert load_grouped(changed, values) is not None
     assert changed.fingerprint != checkpoint.fingerprint
+
+
+ARCHITECTURES = [
+    *("gemma2", "gemma2 uncapped", "gemma3", "gemma3 layers", "gemma3 capped", "gemma3 rope"),
+    *("phi3", "phi3 window", "phi3 partial", "phi3 longrope", "phi3 longrope partial"),
+    *("olmo2", "olmo2 bias", "granite", "granite bias"),
+    *("glm4", "glm4 without bias", "glm4 all pairs"),
+]
+
+
+@pytest.mark.parametrize("case", ARCHITECTURES)
+def test_a_file_of_another_architecture_gives_the_logits_of_its_folder(
+    case: str, tmp_path: Path
+) -> None:
+    kind, options = CASES[case]
+    changes = {"query_pre_attn_scalar": options.get("head_dim", 8)}  # files do not hold it
+    if kind.startswith("gemma"):
+        options = options | changes | {"hidden_activation": "gelu_pytorch_tanh"}
+    path = make_checkpoint(tmp_path / "model", kind, **options)
+    file = from_checkpoint(path, {}).write(tmp_path / "model.gguf")
+    ours, theirs = Decoder.load(file), Decoder.load(path)
+    close(all_logits(ours, TEXT), all_logits(theirs, TEXT), tolerance=1e-5)
+    assert ours.info.num_parameters == theirs.info.num_parameters
+    assert ours.info.context_length == theirs.info.context_length
 
 
 def test_only_the_pages_of_a_tensor_are_read(folder: Path, tmp_path: Path) -> None:

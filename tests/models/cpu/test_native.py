@@ -13,6 +13,7 @@ from outrider.core.errors import CheckpointError
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.checkpoints import checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
+from outrider.models.cpu.cache import CACHE_DTYPES
 from outrider.models.cpu.encoding import CHANNELS
 from outrider.models.cpu.formats import FORMATS
 from outrider.models.cpu.native import NativeDecoder
@@ -30,6 +31,7 @@ from tests.models.setups.reference import (
     random_ids,
     tree_logits,
 )
+from tests.models.setups.runners import KINDS
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason=kernels.reason_missing())
 
@@ -40,16 +42,26 @@ DTYPES = {
     "float16": torch.float16,
     "float32": torch.float32,
 }
+PLAIN = ("mistral", "qwen2", "qwen3", "smollm3")
+"""Architectures that add nothing to what the kernels compute for the others."""
+
 ODD: dict[str, Any] = {"hidden_size": 36, "intermediate_size": 50, "head_dim": 10}
 """Sizes that fill neither a vector nor a panel."""
 
 
-@pytest.fixture(scope="module", params=[(d, shape) for d in DTYPES for shape in ("even", "odd")])
+SHAPES = {"even": {"hidden_size": 64, "intermediate_size": 160}, "odd": ODD}
+MODELS = [(dtype, "float32", "llama", shape) for dtype in DTYPES for shape in SHAPES]
+MODELS += [("int8", "float32", kind, "even") for kind in KINDS if kind not in ("llama", *PLAIN)]
+MODELS += [("bfloat16", "float32", "gemma3", "odd"), ("int8-channels", "float32", "glm4", "even")]
+MODELS += [("int8", cache, "llama", shape) for cache in ("bfloat16", "int8") for shape in SHAPES]
+
+
+@pytest.fixture(scope="module", params=MODELS, ids="-".join)
 def model(request: Any, tmp_path_factory: Any) -> NativeDecoder:
-    dtype, shape = request.param
-    sizes = ODD if shape == "odd" else {"hidden_size": 64, "intermediate_size": 160}
-    path = make_checkpoint(tmp_path_factory.mktemp("model"), "llama", **sizes)
-    return NativeDecoder.load(path, dtype=DTYPES[dtype], threads=1)
+    dtype, cache, kind, shape = request.param
+    settings = KINDS[kind] | SHAPES[shape]
+    path = make_checkpoint(tmp_path_factory.mktemp("model"), kind, **settings)
+    return NativeDecoder.load(path, dtype=DTYPES[dtype], cache_dtype=CACHE_DTYPES[cache], threads=1)
 
 
 def rows_after(model: NativeDecoder, text: tuple[int, ...], tokens: tuple[int, ...]) -> Any:

@@ -67,7 +67,8 @@ def test_a_poisoned_branch_stays_on_its_branch(model: StaticDecoder) -> None:
     assert TREE_TOKENS[2] not in text
     model.weights.embed[int(TREE_TOKENS[2])] = math.nan
     found = tree_logits(model, begin(model, text), TREE_TOKENS, TREE_PARENTS)
-    behind = [10, 11] if model.info.name.startswith("mistral") else [10, 11, 12]
+    windowed = model.info.name.startswith(("mistral", "phi3"))
+    behind = [10, 11] if windowed else [10, 11, 12]
     poisoned = np.array([2, 5, 6, 8, *behind]) + 1
     assert found[poisoned].isnan().all()
     clean = np.setdiff1d(np.arange(14), poisoned)

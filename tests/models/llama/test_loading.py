@@ -15,8 +15,11 @@ from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder, supports
 from tests.models.setups.make_checkpoints import make_checkpoint, make_model
 from tests.models.setups.reference import edited
+from tests.models.setups.runners import KINDS
 
 NAMED = {"rope_theta": 1e4}
+
+ODD_PAIRS = {"rope_type": "default", "partial_rotary_factor": 0.13}
 
 UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
     "model_type": ("llama", {"model_type": "gpt2"}, "gpt2"),
@@ -38,6 +41,9 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5} | NAMED},
         "partial_rotary_factor",
     ),
+    "partial rotation of no pair": ("glm4", {"rope_parameters": NAMED | ODD_PAIRS}, "of 8 dim"),
+    "both directions": ("gemma3", {"use_bidirectional_attention": True}, "bidirectional"),
+    "activation of Gemma": ("gemma2", {"hidden_activation": "quick_gelu"}, "hidden_activation"),
     "layer type": ("qwen3", {"layer_types": ["chunked_attention"] * 2}, "chunked_attention"),
     "layer types of Llama": ("llama", {"layer_types": ["sliding_attention"] * 2}, "layer_types"),
     "window without size": ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "layer_types"),
@@ -131,7 +137,7 @@ def test_tied_model_without_embedding_takes_the_head(tmp_path: Path) -> None:
     assert after.info.num_parameters == before.info.num_parameters
 
 
-@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "smollm3"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [False, True])
 def test_properties(kind: str, tied: bool, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "small", kind, tie_word_embeddings=tied)
@@ -144,7 +150,8 @@ def test_properties(kind: str, tied: bool, tmp_path: Path) -> None:
     assert Decoder.load(path, dtype=torch.bfloat16).info.bytes_per_token == 2 * 2 * 2 * 8 * 2
     assert model.dtype == torch.float32 and model.device == torch.device("cpu")
     assert model.info.fingerprint == open_checkpoint(path).fingerprint
-    assert torch.equal(model.embed([3, 5]), model.weights.embed[[3, 5]])
+    ids = torch.tensor([3, 5])
+    assert torch.equal(model.embed(ids.numpy()), theirs.get_input_embeddings()(ids))
 
 
 @pytest.mark.parametrize(

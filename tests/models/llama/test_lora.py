@@ -20,7 +20,8 @@ from outrider.models.loading import FallbackWarning, load_model
 from tests.models.setups.adapting import adapted
 from tests.models.setups.looking import PICTURES, Looker
 from tests.models.setups.make_checkpoints import make_checkpoint
-from tests.models.setups.reference import all_logits, close, edited, next_logits, random_ids
+from tests.models.setups.reference import all_logits, apart, close, edited, next_logits, random_ids
+from tests.models.setups.runners import KINDS
 from tests.models.setups.vision_checkpoints import FAMILIES, make_vision_checkpoint
 
 IDS = random_ids(9)
@@ -72,6 +73,27 @@ def test_the_sum_is_pefts(plain: Path, tmp_path: Path, name: str, dtype: torch.d
     add_to_modules(whole, Adapter.load(tmp_path), "it")
     with torch.no_grad():
         close(whole(torch.tensor([IDS])).logits[0], logits, tolerance)
+
+
+FUSED: dict[str, list[str]] = {
+    "olmo2": ["k_proj", "up_proj"],
+    "phi3": ["qkv_proj", "gate_up_proj"],
+    "glm4": ["q_proj", "gate_up_proj"],
+}
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_adapters_of_other_architectures(kind: str, tmp_path: Path) -> None:
+    """Rows that the decoder puts into another order are changed before that."""
+    path = make_checkpoint(tmp_path / "model", kind, **KINDS[kind])
+    merged = adapted(_model(path), tmp_path / "a", std=0.1, target_modules=FUSED[kind])
+    text = random_ids(12)
+    with torch.no_grad():
+        expected = merged(torch.tensor([text])).logits[0]
+    checkpoint = with_adapter(open_checkpoint(path), Adapter.load(tmp_path / "a"))
+    logits = all_logits(Decoder.load(checkpoint, dtype=torch.float64), text)
+    close(logits, expected, 1e-5)
+    apart(logits, all_logits(Decoder.load(path, dtype=torch.float64), text))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

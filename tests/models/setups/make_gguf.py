@@ -1,5 +1,6 @@
 """GGUF files written byte by byte, so that every field can be wrong."""
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from outrider.models.checkpoints.gguf.architectures import ARCHITECTURES
 from outrider.models.checkpoints.gguf.names import OUTER, PARTS
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tensors import TensorInfo
@@ -130,17 +132,17 @@ def random_blocks(known: BlockFormat, shape: tuple[int, int], seed: int = 0) -> 
 def from_checkpoint(
     folder: Path, formats: Mapping[str, str], default: str = "F32", **settings: Any
 ) -> GgufFile:
-    """A GGUF file of the architecture qwen3 or qwen2, which does not reorder rows.
+    """A GGUF file of a checkpoint, as the converter of llama.cpp writes it.
 
     Args:
-        folder: a Hugging Face checkpoint with these shapes.
+        folder: a Hugging Face checkpoint with these shapes; not of llama, whose rows are reordered.
         formats: the format of a tensor of GGUF without `blk.N.` and ending, such as `attn_q`.
         default: the format of other matrices; F32 keeps the weights of the folder.
         settings: further settings.
     """
     checkpoint = open_checkpoint(folder)
     config = checkpoint.config
-    kind = config["model_type"]
+    kind = config["model_type"].removesuffix("_text")
     given: dict[str, Any] = {
         "general.architecture": kind,
         f"{kind}.block_count": config["num_hidden_layers"],
@@ -153,27 +155,96 @@ def from_checkpoint(
         f"{kind}.attention.value_length": config["head_dim"],
         f"{kind}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
     }
+    given |= {f"{kind}.{name}": one for name, one in _more_settings(kind, config).items()}
     tensors = [
-        _tensor(name, info, formats, default) for name, info in sorted(checkpoint.tensors.items())
+        _tensor(name, info, formats, default, kind, config)
+        for name, info in sorted(checkpoint.tensors.items())
     ]
-    return GgufFile(given | settings, tensors)
+    return GgufFile(given | settings, [*tensors, *_factors(config)])
 
 
-def _tensor(name: str, info: TensorInfo, formats: Mapping[str, str], default: str) -> Tensor:
+def _more_settings(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    if kind not in ("gemma2", "gemma3", "phi3", "granite", "glm4"):
+        return {}
+    rope = config["rope_parameters"]
+    rope = rope.get("full_attention", rope)
+    found: dict[str, Any] = {"rope.freq_base": float(rope["rope_theta"])}
+    if rope.get("rope_type") == "linear":
+        found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+    if config.get("sliding_window") or kind == "phi3":
+        found["attention.sliding_window"] = config["sliding_window"] or 0
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if name in config and kind.startswith("gemma"):
+            found[name] = float(config[name] or 0)
+    if kind == "gemma3":
+        local = config["rope_parameters"]["sliding_attention"]["rope_theta"]
+        found["rope.freq_base_swa"] = float(local)
+        slides = [one == "sliding_attention" for one in config["layer_types"]]
+        found["attention.sliding_window_pattern"] = booleans(slides)
+    if kind == "granite":
+        names = ("embedding_multiplier", "residual_multiplier", "attention_multiplier")
+        theirs = ("embedding_scale", "residual_scale", "attention.scale")
+        found |= {new: float(config[old]) for old, new in zip(names, theirs, strict=True)}
+        found["logit_scale"] = float(config["logits_scaling"])
+    if kind in ("phi3", "glm4"):
+        share = rope.get("partial_rotary_factor", 1.0)
+        found["rope.dimension_count"] = int(config["head_dim"] * share)
+    if kind == "phi3":
+        original = config["original_max_position_embeddings"]
+        found["rope.scaling.original_context_length"] = original
+        if "short_factor" in rope:
+            factor = config["max_position_embeddings"] / original
+            amplitude = math.sqrt(1 + math.log(factor) / math.log(original))
+            found["rope.scaling.attn_factor"] = rope.get("attention_factor", amplitude)
+    return found
+
+
+def _factors(config: Mapping[str, Any]) -> list[Tensor]:
+    rope = config.get("rope_parameters") or {}
+    found: list[Tensor] = []
+    for name in ("long", "short"):
+        if f"{name}_factor" in rope:
+            factors = np.array(rope[f"{name}_factor"], np.float32)
+            tensor = Tensor(f"rope_factors_{name}.weight", 0, factors.shape, factors.tobytes())
+            found.append(tensor)
+    return found
+
+
+def booleans(given: Sequence[bool]) -> bytes:
+    """A list of booleans, encoded."""
+    return struct.pack("<IIQ", LIST, BOOL, len(given)) + bytes(given)
+
+
+def _tensor(
+    name: str,
+    info: TensorInfo,
+    formats: Mapping[str, str],
+    default: str,
+    architecture: str,
+    config: Mapping[str, Any],
+) -> Tensor:
+    known = ARCHITECTURES[architecture]
     if name in OUTER:
         theirs = OUTER[name]
         part = theirs.removesuffix(".weight")
     else:
         _, _, layer, rest = name.split(".", 3)
         part, ending = rest.rsplit(".", 1)
-        part = PARTS[part]
+        part = {**PARTS, **known.parts}[part]
         theirs = f"blk.{layer}.{part}.{ending}"
     kind = formats.get(part, default) if len(info.shape) == 2 else "F32"
-    known = BLOCK_FORMATS[number_of(kind)]
+    block = BLOCK_FORMATS[number_of(kind)]
     if kind != "F32":
-        data = random_blocks(known, (info.shape[0], info.shape[1]), seed=len(theirs))
+        data = random_blocks(block, (info.shape[0], info.shape[1]), seed=len(theirs))
         return Tensor(theirs, number_of(kind), info.shape, data)
-    return Tensor(theirs, 0, info.shape, plain(info).tobytes())
+    values = plain(info)
+    if architecture.startswith("gemma") and "norm" in name:
+        values = values + np.float32(1)
+    if known.reordered and part in ("attn_q", "attn_k"):
+        heads = config["num_attention_heads" if part == "attn_q" else "num_key_value_heads"]
+        pairs = values.reshape(heads, 2, len(values) // heads // 2, -1)
+        values = np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(info.shape)
+    return Tensor(theirs, 0, info.shape, values.tobytes())
 
 
 def plain(info: TensorInfo) -> NDArray[Any]:

@@ -53,6 +53,7 @@ class Reference:
     def head(self, hidden: Tensor) -> Tensor:
         """`[rows, vocab]` of what the head reads."""
         logits = self.model.get_output_embeddings()(hidden)
+        logits = logits / getattr(self.model.config, "logits_scaling", 1.0)
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return cap * torch.tanh(logits / cap) if cap else logits
 

@@ -18,7 +18,9 @@ from outrider.models.transformers.model import TransformersModel
 RUNNERS: dict[str, Callable[[Path | Checkpoint, torch.dtype], Any]] = {
     "decoder": lambda source, dtype: Decoder.load(source, dtype=dtype),
     "native": lambda source, _: NativeDecoder.load(source, dtype=torch.float32, threads=1),
-    "int8": lambda source, _: NativeDecoder.load(source, dtype=torch.int8, threads=1),
+    "int8": lambda source, _: NativeDecoder.load(
+        source, dtype=torch.int8, cache_dtype=torch.int8, threads=1
+    ),
     "static": lambda source, dtype: StaticDecoder.load(source, dtype=dtype),
     "transformers": lambda source, dtype: TransformersModel.load(source, dtype=dtype),
 }
@@ -26,12 +28,28 @@ RUNNERS: dict[str, Callable[[Path | Checkpoint, torch.dtype], Any]] = {
 
 COMPILED = ("native", "int8")
 
+CAPS = {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0}
+"""Low enough to change the scores and logits of tiny models."""
+
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.5,
+    "attention_multiplier": 0.2,
+    "logits_scaling": 2.5,
+}
+
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": 3},
     "qwen2": {"use_sliding_window": True, "sliding_window": 2, "max_window_layers": 1},
     "qwen3": {},
     "smollm3": {"no_rope_layers": [1, 0]},
+    "gemma2": {"sliding_window": 3, "query_pre_attn_scalar": 20} | CAPS,
+    "gemma3": {"sliding_window": 3, "sliding_window_pattern": 2, "query_pre_attn_scalar": 20},
+    "phi3": {"sliding_window": 3, "partial_rotary_factor": 0.5},
+    "olmo2": {},
+    "granite": MULTIPLIERS,
+    "glm4": {},
 }
 """Kinds of checkpoints with options of `make_checkpoint`; windows are shorter than the trees."""
 

@@ -16,7 +16,7 @@ import torch
 
 from outrider.bench.rivals.conversion import checkpoint_ends
 from outrider.bench.rivals.rival import RivalRequest, RivalText
-from outrider.models.loading import DTYPES, resolve_device
+from outrider.models.devices import DTYPES, resolve_device
 from outrider.models.transformers.pretrained import load_pretrained
 
 __all__ = ["HUGGING_FACE", "HuggingFace"]

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from outrider.core.errors import OptionError
-from outrider.models.checkpoints.checkpoint import Checkpoint
+from outrider.models.checkpoints.checkpoint import Checkpoint, UnsupportedCheckpointError
 from outrider.models.llama.config import DecoderConfig, read_config
+from outrider.models.llama.features import Fused, Norms, Scales
 from outrider.models.llama.weights import check_tensors, expected_shapes
 
 LABEL = "outrider_cost_scaled"
@@ -68,6 +69,7 @@ def make_plan(source: Checkpoint, spec: str, widen: int | None = 1) -> ScaledPla
     """
     small = read_config(source.config)
     check_tensors(source, small)
+    _check_plain(source, small)
     goal = _goal(spec, count_parameters(small))
     copies = _widest(small, goal) if widen is None else _checked(widen)
     wide = _widened(small, copies)
@@ -99,6 +101,17 @@ def make_plan(source: Checkpoint, spec: str, widen: int | None = 1) -> ScaledPla
         origins=origins,
         config=config,
     )
+
+
+def _check_plain(source: Checkpoint, config: DecoderConfig) -> None:
+    """Refuse features that the scaled layers and widths do not keep."""
+    plain = (config.norms, config.scales, config.fused) == (Norms(), Scales(), Fused())
+    if not plain or config.head_order is not None or config.local_rope is not None:
+        raise UnsupportedCheckpointError(
+            f"{source.path} has model_type {source.config.get('model_type')!r}, which cost scaling "
+            "does not support",
+            hint="Use a Llama, Mistral, Qwen2, Qwen3 or SmolLM3 checkpoint",
+        )
 
 
 def count_parameters(config: DecoderConfig) -> int:

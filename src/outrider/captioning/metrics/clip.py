@@ -13,7 +13,7 @@ from torch import Tensor
 from outrider.captioning.metrics.clip_loading import load_parts
 from outrider.captioning.metrics.words import check_captions
 from outrider.core.errors import CheckpointError, LogitsError, OptionError, OutriderWarning
-from outrider.models.loading import resolve_device
+from outrider.models.devices import resolve_device
 
 Progress = Callable[[int, int], None]
 """Called with the number done and the total number."""

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from outrider.core.errors import CheckpointError, MissingExtraError
-from outrider.models.checkpoints.folder_files import check_folder
+from outrider.models.checkpoints.folder_files import check_folder, quiet
 from outrider.models.sources.finding import local_folder
-from outrider.models.transformers.pretrained import check_parameters, quiet, reading
+from outrider.models.transformers.pretrained import check_parameters, reading
 
 
 def load_parts(source: str | Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:

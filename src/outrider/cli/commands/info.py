@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +10,8 @@ import typer
 
 from outrider.cli.options.options import option
 from outrider.cli.ui.render import Screen, print_json
-from outrider.core.errors import CheckpointError
+from outrider.cli.ui.supported import show_supported
+from outrider.core.errors import CheckpointError, OptionError
 
 if TYPE_CHECKING:
     import torch
@@ -26,9 +27,20 @@ _THEIRS = "transformers"
 
 def info(
     model: Annotated[
-        str, typer.Argument(help="A folder, a hub name, a known model (smollm2), or a family name.")
-    ],
+        str | None, typer.Argument(help="A folder, a hub name, a family name, or smollm2.")
+    ] = None,
+    supported: Annotated[
+        bool,
+        option("--supported", panel="Output", help="List the architectures that run, and how."),
+    ] = False,
     dtype: Annotated[str, option(panel="Runtime", help="Dtype for the memory estimate.")] = "auto",
+    cache_dtype: Annotated[
+        str, option(panel="Runtime", help="Dtype of keys and values: auto, float32, ...")
+    ] = "auto",
+    context_length: Annotated[
+        int | None,
+        option(panel="Runtime", help="Tokens of a text; default: the model's window.", min=1),
+    ] = None,
     device: Annotated[
         str,
         option(panel="Runtime", help="Device for the memory estimate; dtype auto depends on it."),
@@ -44,13 +56,23 @@ def info(
 
       outrider info tiny
       outrider info ./big --dtype bfloat16 --json
+      outrider info --supported
     """
+    if supported:
+        show_supported(json=json)
+        return
+    if model is None:
+        raise OptionError("no model is given", hint="Give a folder, or --supported for a list")
     from outrider.models.checkpoints.opening import open_checkpoint
-    from outrider.models.loading import resolve_device, resolve_dtype
+    from outrider.models.devices import check_cache_dtype, resolve_device, resolve_dtype
 
-    kind = resolve_dtype(dtype, resolve_device(device))
+    check_cache_dtype(cache_dtype)
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
+    caches = Caches(dtype if place.type == "cpu" else "", kind, cache_dtype, context_length)
     found = [
         facts(name, open_checkpoint(folder), dtype, kind)
+        | caches.facts(name, open_checkpoint(folder))
         for name, folder in folders_of(model).items()
     ]
     if json:
@@ -99,18 +121,85 @@ def facts(name: str, checkpoint: "Checkpoint", asked: str, dtype: "torch.dtype")
         "reason": reason,
         "dtype": str(dtype).removeprefix("torch.") if planned == dtype else "stored",
         "weights_bytes": demand.weights,
-        "cache_bytes_per_1k_tokens": demand.cache * CACHE_TOKENS,
         "quality": qualities(checkpoint),
         "fingerprint": checkpoint.fingerprint,
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """What is asked of keys and values.
+
+    Attributes:
+        dtype: dtype of the weights as given; empty on a GPU.
+        kind: that dtype, which caches have outside the compiled runner.
+        cache_dtype: dtype of keys and values as given.
+        context_length: most tokens of a text; None is the window.
+    """
+
+    dtype: str
+    kind: "torch.dtype"
+    cache_dtype: str
+    context_length: int | None
+
+    def facts(self, name: str, checkpoint: "Checkpoint") -> dict[str, Any]:
+        """Compute the bytes of keys and values, in float32 and in the dtype that `load` takes.
+
+        What `auto` takes is known after the quality check of the first load; before, it is the
+        smallest dtype that can pass the check.
+        """
+        import torch
+
+        from outrider.models.memory import Demand
+
+        reads = Demand.of_checkpoint(name, checkpoint, torch.float32)
+        chosen, measured = self._chosen(checkpoint)
+        one = Demand.of_checkpoint(name, checkpoint, self.kind, chosen).cache
+        limit = reads.context_length or 0
+        window = min(self.context_length or limit, limit)
+        return {
+            "cache_dtype": chosen,
+            "cache_measured": measured,
+            "cache_bytes_per_1k_tokens": one * CACHE_TOKENS,
+            "cache_bytes_in_float32_per_1k_tokens": reads.cache * CACHE_TOKENS,
+            "cache_window": window,
+            "cache_bytes_of_window": one * window,
+        }
+
+    def _chosen(self, checkpoint: "Checkpoint") -> tuple[str, bool]:
+        """Return the dtype of keys and values, and whether a choice of `auto` was measured."""
+        from outrider.models.cpu.formats import FORMATS, lossless
+        from outrider.models.llama.decoder import supports
+        from outrider.models.quality import cache_candidates, known_quality
+
+        if self.cache_dtype != "auto":
+            return self.cache_dtype, True
+        if supports(checkpoint.config) is not None or self.dtype not in ("auto", *FORMATS):
+            floating = self.kind.is_floating_point
+            return str(self.kind).removeprefix("torch.") if floating else "float32", True
+        exact = lossless(checkpoint)
+        weights = FORMATS["int8"] if exact.name != "stored" else exact
+        weights = FORMATS.get(self.dtype, weights)
+        for cache in cache_candidates(checkpoint, weights, self.context_length):
+            quality = known_quality(checkpoint, weights, cache)
+            if quality is None or quality.good:
+                return cache, quality is not None
+        return "float32", True
+
+
 def qualities(checkpoint: "Checkpoint") -> dict[str, dict[str, float]]:
-    """Return what earlier loads have measured: by dtype, the divergence from float32."""
+    """Return what earlier loads have measured: by dtypes, the divergence from float32."""
+    from outrider.models.cpu.cache import CACHE_DTYPES
     from outrider.models.cpu.formats import FORMATS
     from outrider.models.quality import known_quality
 
-    found = {name: known_quality(checkpoint, known) for name, known in FORMATS.items()}
+    found = {
+        name if cache == "float32" else f"{name}, cache {cache}": known_quality(
+            checkpoint, known, cache
+        )
+        for name, known in FORMATS.items()
+        for cache in CACHE_DTYPES
+    }
     return {name: asdict(quality) for name, quality in found.items() if quality is not None}
 
 
@@ -134,8 +223,8 @@ def _check_transformers(checkpoint: "Checkpoint") -> None:
     """Raise `CheckpointError` if `transformers` cannot run the model for Outrider."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-    from outrider.models.checkpoints.folder_files import explain_code
-    from outrider.models.transformers.pretrained import quiet, refuse_unfit
+    from outrider.models.checkpoints.folder_files import explain_code, quiet
+    from outrider.models.transformers.pretrained import refuse_unfit
 
     try:
         with quiet():
@@ -178,8 +267,21 @@ def _lines(figures: Mapping[str, Any]) -> dict[str, str]:
         "runs through": f"{figures['runner'] or 'nothing'}: {figures['reason']}",
         f"weights in {dtype}": _size(figures["weights_bytes"]),
         "quality": "\n".join(measured) or missing,
-        "cache": f"{_size(figures['cache_bytes_per_1k_tokens'])} for 1k tokens",
+        f"cache in {figures['cache_dtype']}": _cache(figures),
     }
+
+
+def _cache(figures: Mapping[str, Any]) -> str:
+    parts = [f"{_size(figures['cache_bytes_per_1k_tokens'])} for 1k tokens"]
+    if figures["cache_window"]:
+        window = figures["cache_window"]
+        parts.append(f"{_size(figures['cache_bytes_of_window'])} for {window:,} tokens")
+    if figures["cache_dtype"] != "float32":
+        wide = figures["cache_bytes_in_float32_per_1k_tokens"]
+        parts.append(f"float32: {_size(wide)} for 1k tokens")
+    if not figures["cache_measured"]:
+        parts.append("if the quality check of the first load allows it")
+    return "; ".join(parts)
 
 
 def _stored(sizes: Mapping[str, int]) -> str:

@@ -36,8 +36,9 @@ def methods(
     identical: the text is the target's own, token for token. distribution:
     another sample of the target's distribution. lossy: tokens may differ from
     the target's choice, and are counted. In mode exact, the default, no
-    drafter changes the text. V is the size of the vocabulary, n the tokens
-    of a text.
+    drafter changes the text, except where PyTorch runs the target in fewer
+    than 64 bits: then the result says identical up to rounding. V is the
+    size of the vocabulary, n the tokens of a text.
 
     For example:
 

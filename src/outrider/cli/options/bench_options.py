@@ -39,6 +39,10 @@ class Costs:
         str | None,
         option(panel=MODELS, help="Dtype of the weights: auto, float32, int8, ..."),
     ] = None
+    cache_dtype: Annotated[
+        str | None,
+        option(panel=MODELS, help="Dtype of keys and values: auto, float32, bfloat16, int8."),
+    ] = None
     device: Annotated[
         str | None, option(panel=MODELS, help="Where the models run: auto, cpu, cuda, ...")
     ] = None

@@ -34,6 +34,13 @@ class Runtime:
             help="Dtype of the weights: auto, stored, int8, int4, bfloat16, float32, ...",
         ),
     ] = None
+    cache_dtype: Annotated[
+        str | None,
+        option(
+            panel="Runtime",
+            help="Dtype of keys and values on the CPU: auto, float32, bfloat16 or int8.",
+        ),
+    ] = None
     device: Annotated[
         str | None, option(panel="Runtime", help="Where the models run: auto, cpu, cuda, ...")
     ] = None

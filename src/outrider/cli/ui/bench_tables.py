@@ -56,6 +56,12 @@ def remarks(summary: Figures) -> Iterator[str]:
     )
     if _is_lossy(summary["workloads"]["all"]):
         yield f"changed: {CAVEAT}."
+    if rounded := _rounded(summary["workloads"]["all"]):
+        yield (
+            f"{', '.join(rounded)}: identical up to rounding. The target computes a row slightly "
+            "differently beside other rows, which may decide between two tokens that are almost "
+            "equally likely."
+        )
     peak = max((f["peak_resident_bytes"] for f in strategies), default=0)
     yield f"peak resident memory, all models of the run loaded: {peak / 2**20:.0f} MiB."
     for workload, count in summary["left_out"]["no_room"].items():
@@ -75,6 +81,12 @@ def remarks(summary: Figures) -> Iterator[str]:
 
 def _is_lossy(workload: Figures) -> bool:
     return any(f.get("exactness") == "lossy" for f in workload["systems"].values())
+
+
+def _rounded(workload: Figures) -> list[str]:
+    """Return the strategies whose text is the undrafted one except for rounding."""
+    systems = workload["systems"].items()
+    return [name for name, f in systems if f.get("exactness") == "identical up to rounding"]
 
 
 def costs_of(summary: Figures) -> Iterator[Figures]:

@@ -118,8 +118,10 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 def weights_note(info: "ModelInfo") -> str:
-    """Say which dtype the weights have, and why; empty for a runner without a choice."""
-    return f"weights {info.weights}: {info.weights_reason}" if info.weights_reason else ""
+    """Say which dtypes weights and cache have, and why; empty for a runner without a choice."""
+    if not info.weights_reason:
+        return ""
+    return f"weights {info.weights}, cache {info.cache}: {info.weights_reason}"
 
 
 def share_read(context: Mapping[str, Any]) -> str:

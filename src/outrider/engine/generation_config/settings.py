@@ -30,6 +30,10 @@ class Lengths:
     least: int
     most: int
 
+    def within(self, room: int) -> "Lengths":
+        """Return the numbers for a text of at most `room` tokens."""
+        return Lengths(least=min(self.least, room), most=min(self.most, room))
+
 
 class Settings:
     """One generation configuration, made of layers: the model's, an object given, and options."""

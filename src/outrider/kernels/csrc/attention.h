@@ -8,7 +8,7 @@
 
 #include <math.h>
 
-#include "model.h"
+#include "cached.h"
 
 /* Queries and blocks of 16 keys of one tile, whose sums fit into the registers. */
 #if defined(__AVX512F__)
@@ -17,7 +17,10 @@ enum { MOST_QUERIES = 6, WIDE = 4 };
 enum { MOST_QUERIES = 3, WIDE = 2 };
 #endif
 enum { SLAB = 32 };       /* queries that pass over the keys together */
-enum { VALUES_A_PASS = 128 }; /* values that stay in the first-level cache while all queries use them */
+/* Values that stay in the first-level cache while all queries use them. */
+enum { VALUES_A_PASS = SLOTS_AS_FLOATS };
+
+INLINE int fewer(int a, int b) { return a < b ? a : b; }
 
 /* One query head of one row. */
 typedef struct {
@@ -28,12 +31,6 @@ typedef struct {
     const int32_t *extra;
     int extras; /* slots of draft ancestors */
 } Query;
-
-/* Keys and values of one layer and key head. */
-typedef struct {
-    const float *keys, *values;
-    int head_dim;
-} Head;
 
 /* Scores of B blocks of 16 keys for Q queries, written from slot `slot` on. */
 INLINE void score_blocks(const float *blocks, int head_dim, const Query *queries, int slot, int Q,
@@ -61,14 +58,15 @@ INLINE void score_blocks(const float *blocks, int head_dim, const Query *queries
         }
 }
 
-/* Adds weight * value for the slots `from .. to - 1` to `out[d ..]` of Q queries, W vectors wide. */
-INLINE void add_values(const Head *head, const Query *queries, int from, int to, int d, int Q,
-                       int W) {
+/* Adds weight * value for the slots `from .. to - 1`, whose values begin at `value`, to `out[d ..]`
+ * of Q queries, W vectors wide. */
+INLINE void add_values(const float *value, int head_dim, const Query *queries, int from, int to,
+                       int d, int Q, int W) {
     f32x16 sums[MOST_QUERIES][4];
     for (int q = 0; q < Q; q++)
         for (int v = 0; v < W; v++) sums[q][v] = load(queries[q].out + d + v * LANES);
-    const float *value = head->values + (int64_t)from * head->head_dim + d;
-    for (int slot = from; slot < to; slot++, value += head->head_dim) {
+    value += d;
+    for (int slot = from; slot < to; slot++, value += head_dim) {
         f32x16 x[4];
 #pragma GCC unroll 4
         for (int v = 0; v < W; v++) x[v] = load(value + v * LANES);
@@ -103,35 +101,45 @@ static __attribute__((noinline)) void score_tile(const float *blocks, int head_d
     else FOR_QUERIES(count, ONE_CALL)
 }
 
-static __attribute__((noinline)) void add_tile(const Head *head, const Query *queries, int from,
-                                               int to, int count) {
-    const int D = head->head_dim;
+static __attribute__((noinline)) void add_tile(const float *values, int D, const Query *queries,
+                                               int from, int to, int count) {
     int d = 0;
 #if defined(__AVX512F__)
-#define FOUR_CALL(Q) add_values(head, queries, from, to, d, Q, 4)
+#define FOUR_CALL(Q) add_values(values, D, queries, from, to, d, Q, 4)
     for (; d + 64 <= D; d += 64) FOR_QUERIES(count, FOUR_CALL)
 #else
-#define TWO_CALL(Q) add_values(head, queries, from, to, d, Q, 2)
+#define TWO_CALL(Q) add_values(values, D, queries, from, to, d, Q, 2)
     for (; d + 32 <= D; d += 32) FOR_QUERIES(count, TWO_CALL)
 #endif
-#define SINGLE_CALL(Q) add_values(head, queries, from, to, d, Q, 1)
+#define SINGLE_CALL(Q) add_values(values, D, queries, from, to, d, Q, 1)
     for (; d + LANES <= D; d += LANES) FOR_QUERIES(count, SINGLE_CALL)
     for (; d < D; d++)
         for (int q = 0; q < count; q++)
             for (int slot = from; slot < to; slot++)
                 queries[q].out[d] += queries[q].scores[slot - queries[q].first] *
-                                     head->values[(int64_t)slot * D + d];
+                                     values[(int64_t)(slot - from) * D + d];
+}
+
+/* Adds the values of the slots `from .. to - 1` to `out` of the queries. */
+static void add_slots(const Head *head, const Query *queries, int from, int to, int count) {
+    for (int slot = from, next; slot < to; slot = next) {
+        next = fewer(slot + VALUES_A_PASS, to);
+        const float *values = floats_of_values(head, slot, next - slot);
+        for (int q = 0; q < count; q += MOST_QUERIES)
+            add_tile(values, head->head_dim, queries + q, slot, next,
+                     fewer(count - q, MOST_QUERIES));
+    }
 }
 
 /* Adds the value of one slot, with weight number `place` of the query. */
 INLINE void add_slot(const Head *head, Query query, int slot, int place) {
     query.scores += place, query.first = slot;
-    add_tile(head, &query, slot, slot + 1, 1);
+    add_slots(head, &query, slot, slot + 1, 1);
 }
 
 /* The score of one key, with the operations of `score_blocks`. */
 INLINE float score_slot(const Head *head, const float *query, int slot) {
-    const float *block = head->keys + (int64_t)(slot / LANES) * head->head_dim * LANES;
+    const float *block = floats_of_keys(head, slot / LANES, 1);
     f32x16 sum = (f32x16){0};
     for (int d = 0; d < head->head_dim; d++)
         sum = fma16(splat(query[d]), load(block + d * LANES), sum);
@@ -153,11 +161,13 @@ INLINE float soften(float *scores, int count) {
     return sum16(sum);
 }
 
-INLINE int fewer(int a, int b) { return a < b ? a : b; }
+/* Bounds scores smoothly; the scores behind them, up to a whole vector, may change. */
+INLINE void cap_scores(float *scores, int count, float cap) {
+    for (int j = 0; j < count; j += LANES) store(scores + j, soft_cap16(load(scores + j), cap));
+}
 
 /* Scores of the visible text, for all queries. */
 static void score_text(const Head *head, const Query *queries, int count) {
-    const int64_t size = (int64_t)head->head_dim * LANES;
     int first = queries->first, base = queries->base;
     for (int q = 1; q < count; q++) {
         first = fewer(first, queries[q].first);
@@ -166,8 +176,9 @@ static void score_text(const Head *head, const Query *queries, int count) {
     const int last = (base + LANES - 1) / LANES;
     for (int block = first / LANES, wide; block < last; block += wide) {
         wide = last - block >= WIDE ? WIDE : 1;
+        const float *keys = floats_of_keys(head, block, wide);
         for (int q = 0; q < count; q += MOST_QUERIES)
-            score_tile(head->keys + block * size, head->head_dim, queries + q, block * LANES,
+            score_tile(keys, head->head_dim, queries + q, block * LANES,
                        fewer(count - q, MOST_QUERIES), wide);
     }
 }
@@ -181,14 +192,11 @@ static void average_text(const Head *head, const Query *queries, int count) {
     }
     if (from > to) from = to;
     for (int q = 0; q < count; q++)
-        if (queries[q].first < from) add_tile(head, queries + q, queries[q].first, from, 1);
-    for (int slot = from; slot < to; slot += VALUES_A_PASS)
-        for (int q = 0; q < count; q += MOST_QUERIES)
-            add_tile(head, queries + q, slot, fewer(slot + VALUES_A_PASS, to),
-                     fewer(count - q, MOST_QUERIES));
+        if (queries[q].first < from) add_slots(head, queries + q, queries[q].first, from, 1);
+    add_slots(head, queries, from, to, count);
     for (int q = 0; q < count; q++) {
         const int begin = to < queries[q].first ? queries[q].first : to;
-        if (begin < queries[q].base) add_tile(head, queries + q, begin, queries[q].base, 1);
+        if (begin < queries[q].base) add_slots(head, queries + q, begin, queries[q].base, 1);
     }
 }
 
@@ -201,6 +209,7 @@ static void attend(const Head *head, const Query *queries, int count) {
         const int text = q->base - q->first;
         for (int j = 0; j < q->extras; j++)
             q->scores[text + j] = score_slot(head, q->query, q->extra[j]);
+        if (head->cap) cap_scores(q->scores, text + q->extras, head->cap);
         shares[i] = 1.0f / soften(q->scores, text + q->extras);
         memset(q->out, 0, sizeof(float) * head->head_dim);
     }

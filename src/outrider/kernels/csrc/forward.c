@@ -11,10 +11,12 @@
 typedef struct {
     float *stream;   /* [rows, hidden], the residual stream */
     float *normed;   /* [rows, hidden] */
+    float *result;   /* [rows, stream_stride], of attention or MLP, where it is not added at once */
     float *packed;   /* [rows, packed_stride], queries, keys, values side by side */
     float *attended; /* [rows, heads * head_dim] */
     float *inner;    /* [rows, inner_stride] */
     float *scores;   /* [members, SLAB, scores_stride] */
+    float *floats;   /* [members, SLOTS_AS_FLOATS, head_dim], keys or values */
     int8_t *quants;
     float *scales;
     int32_t *sums;
@@ -35,6 +37,11 @@ static float *take(char **place, int64_t floats) {
     float *taken = (float *)*place;
     *place += (floats * 4 + 63) / 64 * 64;
     return taken;
+}
+
+/* Whether results are normed or scaled before they are added to the stream. */
+static int adds_later(const Model *m) {
+    return m->residual_scale != 1.0f || m->layers->output_norm || m->layers->down_norm;
 }
 
 /* The groups of the widest input. */
@@ -64,10 +71,12 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     char *place = memory;
     desk->stream = take(&place, rows * desk->stream_stride);
     desk->normed = take(&place, rows * m->hidden);
+    desk->result = take(&place, adds_later(m) ? rows * desk->stream_stride : 0);
     desk->packed = take(&place, rows * desk->packed_stride);
     desk->attended = take(&place, rows * attended);
     desk->inner = take(&place, rows * desk->inner_stride);
     desk->scores = take(&place, members * SLAB * desk->scores_stride);
+    desk->floats = take(&place, (int64_t)members * SLOTS_AS_FLOATS * m->head_dim);
     desk->scales = take(&place, rows * groups);
     desk->sums = (int32_t *)take(&place, rows * groups);
     desk->quants = (int8_t *)take(&place, rows * groups * (GROUP / 4));
@@ -101,10 +110,12 @@ enum { /* the steps of one layer, in order */
     ATTEND,
     OUTPUT_ROWS,
     OUTPUT,
+    ADD_OUTPUT,
     MLP_NORM,
     GATE_UP,
     DOWN_ROWS,
     DOWN,
+    ADD_DOWN,
     STEPS_OF_A_LAYER
 };
 enum { ANSWER_ROWS, ANSWER, STEPS_OF_THE_END };
@@ -159,7 +170,11 @@ static void embed(const Work *work, int row) {
     const Batch *b = work->batch;
     float *out = work->desk.stream + row * work->desk.stream_stride;
     if (b->given && b->given[row]) memcpy(out, b->given[row], sizeof(float) * m->hidden);
-    else unpack_row(&m->embed, b->tokens[row], out);
+    else {
+        unpack_row(&m->embed, b->tokens[row], out);
+        scale_row(out, m->hidden, m->embed_scale);
+    }
+    scale_row(out, m->hidden, m->rows_scale);
 }
 
 static void norm_rows(const Work *work, int chunk, const float *weight, const Matrix *next) {
@@ -168,10 +183,23 @@ static void norm_rows(const Work *work, int chunk, const float *weight, const Ma
     int first, last;
     piece(work->batch->rows, ROWS_A_CHUNK, chunk, &first, &last);
     for (int row = first; row < last; row++) {
+        const float *stream = desk->stream + row * desk->stream_stride;
         float *normed = desk->normed + (int64_t)row * m->hidden;
-        rms_norm(desk->stream + row * desk->stream_stride, weight, m->eps, m->hidden, normed);
+        if (weight) rms_norm(stream, weight, m->eps, m->hidden, normed);
+        else memcpy(normed, stream, sizeof(float) * m->hidden);
         hand_over(work, next, normed, row);
     }
+}
+
+static void add_rows(const Work *work, int chunk, const float *weight) {
+    const Model *m = work->model;
+    const Desk *desk = &work->desk;
+    int first, last;
+    piece(work->batch->rows, ROWS_A_CHUNK, chunk, &first, &last);
+    for (int row = first; row < last; row++)
+        add_row(desk->result + row * desk->stream_stride, weight, m->eps, m->residual_scale,
+                m->hidden, desk->normed + (int64_t)row * m->hidden,
+                desk->stream + row * desk->stream_stride);
 }
 
 /* Whether the stream before layer `index` is kept; `num_layers` is the end of the last layer. */
@@ -195,14 +223,15 @@ static void enter(const Work *work, int index, int chunk) {
         if (first <= b->want[i] && b->want[i] < last) keep_state(work, index, i);
 }
 
-/* Norms and rotates a head in place; queries are also divided by sqrt(head_dim). */
+/* Norms and rotates a head in place, then multiplies it: queries by the factor of the scores. */
 static void turn(const Model *m, const Batch *b, const Layer *layer, int row, const float *norm,
                  float *head, float factor) {
     const int D = m->head_dim, half = D / 2;
-    if (norm) rms_norm(head, norm, m->eps, D, head);
+    if (norm && !layer->whole_norms) rms_norm(head, norm, m->eps, D, head);
     if (layer->rotary) {
-        const float *cos = b->cos + (int64_t)b->positions[row] * D;
-        const float *sin = b->sin + (int64_t)b->positions[row] * D;
+        const int64_t at = (int64_t)b->positions[row] * D;
+        const float *cos = (layer->rotary == 1 ? b->cos : b->local_cos) + at;
+        const float *sin = (layer->rotary == 1 ? b->sin : b->local_sin) + at;
         for (int i = 0; i < half; i++) {
             float x = head[i], y = head[i + half];
             head[i] = x * cos[i] + y * sin[i];
@@ -212,25 +241,27 @@ static void turn(const Model *m, const Batch *b, const Layer *layer, int row, co
     for (int i = 0; i < D; i++) head[i] *= factor;
 }
 
-/* The offset of keys and values of one layer and key head. */
-static int64_t place_of(const Model *m, const Cache *cache, const Layer *layer, int head) {
-    return ((int64_t)layer->place * m->kv_heads + head) * cache->capacity * m->head_dim;
+/* Keys and values of key head `head` of the row's text; `member` of the threads reads them. */
+static Head head_at(const Work *work, const Layer *layer, int row, int head, int member) {
+    const Model *m = work->model;
+    const int64_t size = (int64_t)SLOTS_AS_FLOATS * m->head_dim;
+    Head found = head_of(&work->batch->caches[work->batch->cache[row]],
+                         (int64_t)layer->place * m->kv_heads + head, m->head_dim,
+                         work->desk.floats + member * size);
+    found.cap = m->attention_cap;
+    return found;
 }
 
 /* Writes keys and values of one row and key head to their slot. */
 static void remember(const Work *work, const Layer *layer, int row, int head) {
     const Model *m = work->model;
-    const Batch *b = work->batch;
-    const Cache *cache = &b->caches[b->cache[row]];
-    const int D = m->head_dim, slot = b->slots[row];
-    const int64_t place = place_of(m, cache, layer, head);
+    const int D = m->head_dim;
     float *packed = work->desk.packed + row * work->desk.packed_stride;
     float *key = packed + (int64_t)(m->heads + head) * D;
     const float *value = packed + (int64_t)(m->heads + m->kv_heads + head) * D;
-    turn(m, b, layer, row, layer->key_norm, key, 1.0f);
-    float *keys = cache->keys + place + (int64_t)(slot / LANES) * D * LANES + slot % LANES;
-    for (int d = 0; d < D; d++) keys[d * LANES] = key[d];
-    memcpy(cache->values + place + (int64_t)slot * D, value, sizeof(float) * D);
+    turn(m, work->batch, layer, row, layer->key_norm, key, 1.0f);
+    const Head to = head_at(work, layer, row, head, 0);
+    write_slot(&to, work->batch->slots[row], key, value);
 }
 
 /* The first slot of a text whose position is at least `position`. */
@@ -267,17 +298,28 @@ static Query query_of(const Work *work, const Layer *layer, int row, int head, i
     const Desk *desk = &work->desk;
     const int64_t own = (int64_t)head * (m->heads / m->kv_heads) + member;
     float *query = desk->packed + row * desk->packed_stride + own * m->head_dim;
-    turn(m, work->batch, layer, row, layer->query_norm, query, 1.0f / sqrtf((float)m->head_dim));
+    turn(m, work->batch, layer, row, layer->query_norm, query, m->attention_scale);
     Query made = {.query = query, .out = desk->attended + (row * m->heads + own) * m->head_dim};
     set_reach(work, layer, row, &made);
     return made;
 }
 
+/* Norms all heads of the queries of a row together, and all heads of its keys. */
+static void norm_whole(const Work *work, const Layer *layer, int row) {
+    const Model *m = work->model;
+    float *queries = work->desk.packed + row * work->desk.packed_stride;
+    float *keys = queries + (int64_t)m->heads * m->head_dim;
+    rms_norm(queries, layer->query_norm, m->eps, m->heads * m->head_dim, queries);
+    rms_norm(keys, layer->key_norm, m->eps, m->kv_heads * m->head_dim, keys);
+}
+
 static void remember_rows(const Work *work, const Layer *layer, int chunk) {
     int first, last;
     piece(work->batch->rows, ROWS_A_CHUNK, chunk, &first, &last);
-    for (int row = first; row < last; row++)
+    for (int row = first; row < last; row++) {
+        if (layer->whole_norms) norm_whole(work, layer, row);
         for (int head = 0; head < work->model->kv_heads; head++) remember(work, layer, row, head);
+    }
 }
 
 /* Rows of one chunk of attention: many in a long prompt, so that keys are loaded once for all. */
@@ -304,9 +346,8 @@ static void attend_rows(const Work *work, const Layer *layer, int chunk, int mem
         count++;
         const int ends = i + 1 == last * group || b->cache[(i + 1) / group] != b->cache[row];
         if (!ends && count < SLAB) continue;
-        const Cache *cache = &b->caches[b->cache[row]];
-        const int64_t place = place_of(m, cache, layer, head);
-        attend(&(Head){cache->keys + place, cache->values + place, m->head_dim}, queries, count);
+        const Head own = head_at(work, layer, row, head, member);
+        attend(&own, queries, count);
         count = 0;
     }
 }
@@ -366,6 +407,8 @@ static int chunks_of(const void *argument, int step) {
     case QKV: return qkv_chunks(work, layer, layer->num_qkv);
     case ATTEND: return pieces(work->batch->rows, attention_grain(work)) * m->kv_heads;
     case OUTPUT_ROWS: return reads_integers(&layer->output) ? a_rows : 0;
+    case ADD_OUTPUT:
+    case ADD_DOWN: return adds_later(m) ? a_rows : 0;
     case OUTPUT: return pieces(layer->output.panels, grain_of(work, &layer->output));
     case GATE_UP: return pieces(layer->gate_up.panels, grain_of(work, &layer->gate_up));
     case DOWN_ROWS: return reads_integers(&layer->down) ? a_rows : 1;
@@ -381,7 +424,9 @@ static void run_in_layer(const Work *work, int index, int step, int chunk, int m
     const int rows = work->batch->rows;
     const Sink packed = {desk->packed, desk->packed_stride, WRITE, NULL};
     const Sink inner = {desk->inner, desk->inner_stride, GATED, activation(m->activation)};
-    const Sink stream = {desk->stream, desk->stream_stride, ADD, NULL};
+    const Sink at_once = {desk->stream, desk->stream_stride, ADD, NULL};
+    const Sink later = {desk->result, desk->stream_stride, WRITE, NULL};
+    const Sink stream = adds_later(m) ? later : at_once;
     switch (step) {
     case INPUT_NORM:
         enter(work, index, chunk);
@@ -394,6 +439,7 @@ static void run_in_layer(const Work *work, int index, int step, int chunk, int m
         hand_over_rows(work, &layer->output, desk->attended, layer->output.inputs, chunk);
         break;
     case OUTPUT: product(work, &layer->output, desk->attended, rows, stream, chunk); break;
+    case ADD_OUTPUT: add_rows(work, chunk, layer->output_norm); break;
     case MLP_NORM: norm_rows(work, chunk, layer->mlp_norm, &layer->gate_up); break;
     case GATE_UP: product(work, &layer->gate_up, desk->normed, rows, inner, chunk); break;
     case DOWN_ROWS:
@@ -402,27 +448,43 @@ static void run_in_layer(const Work *work, int index, int step, int chunk, int m
         else close_gaps(work, &layer->down, desk->inner, desk->inner_stride);
         break;
     case DOWN: product(work, &layer->down, desk->inner, rows, stream, chunk); break;
+    case ADD_DOWN: add_rows(work, chunk, layer->down_norm); break;
     }
+}
+
+/* Some panels of the logits. */
+static void answer(const Work *work, int chunk) {
+    const Model *m = work->model;
+    const Batch *b = work->batch;
+    int first, last;
+    product(work, &m->head, work->desk.normed, b->wanted,
+            (Sink){b->logits, b->logits_stride, WRITE, NULL}, chunk);
+    if (m->logits_divisor == 1.0f && !m->logits_cap) return;
+    piece(m->head.panels, grain_of(work, &m->head), chunk, &first, &last);
+    for (int row = 0; row < b->wanted; row++)
+        finish_logits(b->logits + row * b->logits_stride + first * LANES,
+                      (int64_t)(last - first) * LANES, m->logits_divisor, m->logits_cap);
 }
 
 static void run_step(void *argument, int step, int chunk, int member) {
     const Work *work = argument;
     const Model *m = work->model;
-    const Batch *b = work->batch;
     const int layer = step / STEPS_OF_A_LAYER;
     if (layer < m->num_layers)
         run_in_layer(work, layer, step % STEPS_OF_A_LAYER, chunk, member);
     else if (step % STEPS_OF_A_LAYER == ANSWER_ROWS)
         answer_rows(work, chunk);
     else
-        product(work, &m->head, work->desk.normed, b->wanted,
-                (Sink){b->logits, b->logits_stride, WRITE, NULL}, chunk);
+        answer(work, chunk);
 }
 
 /* Writes the embeddings of tokens, which must be in the vocabulary, to `out` [count, hidden]. */
 void outrider_embed(const Model *model, int32_t count, const int32_t *tokens, float *out) {
-    for (int i = 0; i < count; i++)
-        unpack_row(&model->embed, tokens[i], out + (int64_t)i * model->hidden);
+    for (int i = 0; i < count; i++) {
+        float *row = out + (int64_t)i * model->hidden;
+        unpack_row(&model->embed, tokens[i], row);
+        scale_row(row, model->hidden, model->embed_scale);
+    }
 }
 
 /* The number that is added to weights of 8 bits in groups. */

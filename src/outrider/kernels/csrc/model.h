@@ -12,11 +12,13 @@ typedef struct {
     Matrix qkv[3]; /* queries, keys and values: side by side, or in matrices of several kinds */
     Matrix output, gate_up, down;
     int32_t num_qkv;
-    const float *input_norm, *mlp_norm;
-    const float *query_norm, *key_norm; /* [head_dim] or NULL */
+    const float *input_norm, *mlp_norm; /* of the rows that attention and MLP read, or NULL */
+    const float *output_norm, *down_norm; /* of their results before they are added, or NULL */
+    const float *query_norm, *key_norm; /* [head_dim], or of all heads (`whole_norms`), or NULL */
     int32_t window;                     /* positions visible to a row, itself included; 0: all */
-    int32_t rotary;
-    int32_t place; /* its number in the caches */
+    int32_t rotary;      /* 0: none; 1: by `cos` and `sin` of the batch; 2: by the local ones */
+    int32_t whole_norms; /* queries, and keys, are normed over all heads together */
+    int32_t place;       /* its number in the caches */
     int32_t parts; /* which of its halves are run */
 } Layer;
 
@@ -24,6 +26,10 @@ typedef struct {
     int32_t num_layers, hidden, inner, heads, kv_heads, head_dim, vocab;
     int32_t activation;
     float eps;
+    float embed_scale, rows_scale; /* factors of embeddings; of all rows of the first layer */
+    float residual_scale;          /* factor of results before they are added */
+    float attention_scale, attention_cap; /* factor of the scores; their soft cap or 0 */
+    float logits_divisor, logits_cap;     /* of the logits; their soft cap or 0 */
     Matrix embed; /* an output for each token; often the head's own */
     const float *norm;
     const Layer *layers; /* those that are run, at least one */
@@ -33,8 +39,11 @@ typedef struct {
 /* Keys are [layer, kv head, slot / 16, head_dim, 16], values [layer, kv head, slot, head_dim]: the
  * scores of 16 keys are computed side by side, without a sum over vector elements. */
 typedef struct {
-    float *keys, *values;
+    void *keys, *values;
+    float *key_scales, *value_scales; /* INT8: [layer, kv head, slot / 16, head_dim / 32, 16] and
+                                       * [layer, kv head, slot, head_dim / 32] */
     int64_t capacity; /* slots; a multiple of 64 */
+    int32_t kind;     /* FLOAT32, BFLOAT16, or INT8 with a scale for each 32 numbers of a head */
 } Cache;
 
 /* Positions of the tokens of a text: given[s] for slot s, and s + shift from slot `count` on. */
@@ -55,6 +64,7 @@ typedef struct {
     const Cache *caches;
     const Places *places;   /* one for each cache; NULL: positions equal slots */
     const float *cos, *sin; /* [positions, head_dim], the sine signed */
+    const float *local_cos, *local_sin; /* the same for layers with their own rotation, or NULL */
     float *logits;          /* [wanted, logits_stride] */
     float *hidden;          /* [wanted, hidden] or NULL */
     int64_t logits_stride;  /* at least the head's panels * 16 */

@@ -1,14 +1,33 @@
-/* Moves rows of a cache to other slots of the same cache or of another one. */
-#include <string.h>
+/* Moves rows of a cache to other slots of the same cache or of another one of the same kind. */
+#include "cached.h"
 
-#include "model.h"
+/* Copies `count` numbers of one slot between blocks of 16 slots. */
+static void copy_lane(char *to, const char *from, int count, int size) {
+    for (int i = 0; i < count; i++, to += LANES * size, from += LANES * size) {
+        if (size == 4) memcpy(to, from, 4);
+        else if (size == 2) memcpy(to, from, 2);
+        else *to = *from;
+    }
+}
 
-/* Moves one key; its numbers are `LANES` apart in memory. */
-INLINE void move_key(float *to, const float *from, int32_t head_dim, int32_t start,
-                     int32_t source) {
-    to += (int64_t)(start / LANES) * head_dim * LANES + start % LANES;
-    from += (int64_t)(source / LANES) * head_dim * LANES + source % LANES;
-    for (int d = 0; d < head_dim; d++) to[d * LANES] = from[d * LANES];
+static void copy_key(const Head *to, const Head *from, int start, int source) {
+    const int D = to->head_dim, size = to->size, groups = to->groups;
+    const int64_t there = start / LANES, here = source / LANES;
+    copy_lane(to->keys + (there * D * LANES + start % LANES) * size,
+              from->keys + (here * D * LANES + source % LANES) * size, D, size);
+    if (to->kind == INT8)
+        copy_lane((char *)(to->key_scales + there * groups * LANES + start % LANES),
+                  (const char *)(from->key_scales + here * groups * LANES + source % LANES), groups, 4);
+}
+
+/* Copies values of `count` slots, which may overlap. */
+static void move_values(const Head *to, const Head *from, int64_t start, int64_t source,
+                        int64_t count) {
+    const int64_t bytes = (int64_t)to->head_dim * to->size;
+    memmove(to->values + start * bytes, from->values + source * bytes, count * bytes);
+    if (to->kind == INT8)
+        memmove(to->value_scales + start * to->groups, from->value_scales + source * to->groups,
+                sizeof(float) * to->groups * count);
 }
 
 /* Copies rows `source .. source + count` of `from` to rows `start ..` of `to`, in each of `planes`
@@ -17,14 +36,12 @@ INLINE void move_key(float *to, const float *from, int32_t head_dim, int32_t sta
 void outrider_move(const Cache *to, const Cache *from, int32_t planes, int32_t head_dim,
                    int32_t start, int32_t source, int32_t count) {
     for (int64_t plane = 0; plane < planes; plane++) {
-        const int64_t there = plane * to->capacity * head_dim;
-        const int64_t here = plane * from->capacity * head_dim;
+        const Head there = head_of(to, plane, head_dim, NULL);
+        const Head here = head_of(from, plane, head_dim, NULL);
         for (int i = 0; i < count; i++) {
-            int row = start < source ? i : count - 1 - i;
-            move_key(to->keys + there, from->keys + here, head_dim, start + row, source + row);
+            const int row = start < source ? i : count - 1 - i;
+            copy_key(&there, &here, start + row, source + row);
         }
-        memmove(to->values + there + (int64_t)start * head_dim,
-                from->values + here + (int64_t)source * head_dim,
-                sizeof(float) * (int64_t)count * head_dim);
+        move_values(&there, &here, start, source, count);
     }
 }

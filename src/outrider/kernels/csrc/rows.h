@@ -19,6 +19,29 @@ static void rms_norm(const float *x, const float *weight, float eps, int size, f
     for (; i < size; i++) out[i] = x[i] * factor * weight[i];
 }
 
+/* Adds the result of attention or of an MLP, normed (unless `weight` is NULL) and times `factor`. */
+static void add_row(const float *result, const float *weight, float eps, float factor, int size,
+                    float *scratch, float *stream) {
+    const float *normed = result;
+    int i = 0;
+    if (weight) rms_norm(result, weight, eps, size, scratch), normed = scratch;
+    for (; i + LANES <= size; i += LANES)
+        store(stream + i, load(stream + i) + load(normed + i) * factor);
+    for (; i < size; i++) stream[i] = stream[i] + normed[i] * factor;
+}
+
+/* Divides logits and bounds them smoothly; `count` is a multiple of 16. */
+static void finish_logits(float *logits, int64_t count, float divisor, float cap) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        f32x16 x = load(logits + i) / divisor;
+        store(logits + i, cap ? soft_cap16(x, cap) : x);
+    }
+}
+
+static void scale_row(float *row, int size, float factor) {
+    for (int i = 0; i < size && factor != 1.0f; i++) row[i] *= factor;
+}
+
 /* The largest magnitude of a row, and 0 or, if it holds NaN or infinity, NaN. */
 static float largest_of(const float *x, int size, float *bad) {
     f32x16 best = (f32x16){0}, odd = (f32x16){0};

@@ -48,8 +48,35 @@ INLINE f32x16 fma16(f32x16 a, f32x16 b, f32x16 c) {
 #endif
 }
 
+/* Sixteen bytes as whole numbers. Compilers convert vectors of different sizes one by one. */
+INLINE i32x16 load_unsigned(const uint8_t *p) {
+#if defined(__AVX512F__)
+    return (i32x16)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+#elif defined(__AVX2__)
+    union { i32x16 all; __m256i half[2]; } x;
+    for (int i = 0; i < 2; i++)
+        x.half[i] = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * i)));
+    return x.all;
+#else
+    return __builtin_convertvector(*(const u8x16 *)p, i32x16);
+#endif
+}
+
+INLINE i32x16 load_signed(const int8_t *p) {
+#if defined(__AVX512F__)
+    return (i32x16)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
+#elif defined(__AVX2__)
+    union { i32x16 all; __m256i half[2]; } x;
+    for (int i = 0; i < 2; i++)
+        x.half[i] = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * i)));
+    return x.all;
+#else
+    return __builtin_convertvector(*(const i8x16 *)p, i32x16);
+#endif
+}
+
 INLINE f32x16 load_bytes(const uint8_t *p) {
-    return __builtin_convertvector(*(const u8x16 *)p, f32x16);
+    return __builtin_convertvector(load_unsigned(p), f32x16);
 }
 
 /* Sixteen numbers in float16 (IEEE 754), exactly. */
@@ -118,6 +145,11 @@ INLINE f32x16 exp16(f32x16 x) {
     f32x16 result = p * (f32x16)exponent;
     result = select16(x < splat(-87.0f), splat(0.0f), result);
     return select16(nan, x, result);
+}
+
+/* Bounds values smoothly to -cap .. cap: cap * tanh(x / cap), with tanh(y) = 1 - 2 / (e^2y + 1). */
+INLINE f32x16 soft_cap16(f32x16 x, float cap) {
+    return (splat(1.0f) - 2.0f / (exp16(x * (2.0f / cap)) + 1.0f)) * cap;
 }
 
 #endif

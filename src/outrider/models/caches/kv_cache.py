@@ -19,9 +19,16 @@ _BLOCK = 256
 """Number of rows moved at once; bounds the memory of temporary copies."""
 
 
+SCALED = 32
+"""Numbers of a head that share a float32 scale, in a cache of 8 bits."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CacheLayout:
-    """The shape of one model's caches. Each model has its own layout, even if shapes are equal."""
+    """The shape of one model's caches. Each model has its own layout, even if shapes are equal.
+
+    `dtype` is `torch.int8` for 8 bits with scales, which only the compiled runner has.
+    """
 
     num_layers: int
     num_kv_heads: int
@@ -31,9 +38,15 @@ class CacheLayout:
     device: torch.device
 
     @property
+    def groups(self) -> int:
+        """Number of scales of one head of one token; 0 if the dtype has none."""
+        return -(-self.head_dim // SCALED) if self.dtype == torch.int8 else 0
+
+    @property
     def bytes_per_token(self) -> int:
-        """Bytes of the keys and values of one token."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+        """Bytes of the keys and values of one token, with their scales."""
+        head = self.head_dim * self.dtype.itemsize + self.groups * torch.float32.itemsize
+        return 2 * self.num_layers * self.num_kv_heads * head
 
     def capacity_for(self, slots: int, capacity: int) -> int:
         """Return the next capacity: at most the context length, except for wide trees."""

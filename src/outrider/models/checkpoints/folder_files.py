@@ -1,10 +1,12 @@
 """Checks the files of a folder that `transformers` reads, before it reads them."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from outrider.core.errors import CheckpointError
+from outrider.core.errors import CheckpointError, OutriderWarning
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.fields import check_fields
 from outrider.models.checkpoints.json_file import (
@@ -103,3 +105,25 @@ def explain_code(place: str, error: Exception) -> None:
             f"{place} needs Python code that comes with it, which is not run",
             hint="Read that code; then load it from Python with trust_remote_code=True",
         ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Context manager: `transformers` and libraries below it print nothing; errors are raised.
+
+    Their notes would be more lines beside the error of one line.
+    """
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("default", OutriderWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

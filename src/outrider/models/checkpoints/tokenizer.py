@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from outrider.core.errors import CheckpointError, OptionError, OutriderError, OutriderWarning
 from outrider.core.types import Message
 from outrider.core.values import JsonValue
-from outrider.models.checkpoints.folder_files import check_folder, explain_code
+from outrider.models.checkpoints.folder_files import check_folder, explain_code, quiet
 from outrider.models.checkpoints.gguf import tokens
 from outrider.models.checkpoints.gguf.opening import find_gguf
 from outrider.models.checkpoints.json_file import is_there, read_object
@@ -79,7 +79,8 @@ class Tokenizer:
 
         place = str(folder) if folder.is_dir() else str(source)
         try:
-            found = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+            with quiet():
+                found = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
         except Exception as error:  # tokenizer classes raise various exceptions on bad files
             explain_code(place, error)
             reason = " ".join(str(error).split())[:200]

@@ -9,25 +9,44 @@ from jaxtyping import Float
 from torch import Tensor
 
 from outrider.kernels import library
+from outrider.kernels.layout import BFLOAT16, FLOAT32, INT8
 from outrider.kernels.layout import CacheLayout as CachePointers
 from outrider.models.caches.bookkeeping import Run
-from outrider.models.caches.kv_cache import CacheLayout, DecoderCache, Storage
+from outrider.models.caches.kv_cache import SCALED, CacheLayout, DecoderCache, Storage
 
 SEQUENCES = 16
 """Number of keys whose scores the kernels compute side by side."""
 _BLOCK = 64
 """Capacities are multiples of this number of slots."""
+CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+"""Dtypes of keys and values, by the names that `--cache-dtype` takes."""
+_KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.int8: INT8}
 
 
 class NativeStorage(Storage):
-    """Keys `[layers, kv_heads, capacity / 16, head_dim, 16]`; values as in `Storage`."""
+    """Keys `[layers, kv_heads, capacity / 16, head_dim, 16]`; values as in `Storage`.
+
+    Attributes:
+        key_scales: `[layers, kv_heads, capacity / 16, groups, 16]`, empty without scales.
+        value_scales: `[layers, kv_heads, capacity, groups]`, empty without scales.
+    """
 
     def __init__(self, layout: CacheLayout, capacity: int) -> None:
         capacity = -(-capacity // _BLOCK) * _BLOCK
         super().__init__(layout, capacity)
-        shape = (layout.num_layers, layout.num_kv_heads, -1, layout.head_dim, SEQUENCES)
-        self.keys = self.keys.view(shape)
-        self.pointers = CachePointers(self.keys.data_ptr(), self.values.data_ptr(), capacity)
+        planes = (layout.num_layers, layout.num_kv_heads)
+        blocks = (*planes, capacity // SEQUENCES)
+        self.keys = self.keys.view(*blocks, layout.head_dim, SEQUENCES)
+        self.key_scales = torch.empty(*blocks, layout.groups, SEQUENCES)
+        self.value_scales = torch.empty(*planes, capacity, layout.groups)
+        self.pointers = CachePointers(
+            self.keys.data_ptr(),
+            self.values.data_ptr(),
+            self.key_scales.data_ptr(),
+            self.value_scales.data_ptr(),
+            capacity,
+            _KINDS[layout.dtype],
+        )
 
     @property
     def capacity(self) -> int:
@@ -40,16 +59,24 @@ class NativeStorage(Storage):
         Float[Tensor, "layers kv_heads count head_dim"],
         Float[Tensor, "layers kv_heads count head_dim"],
     ]:
-        """Return the keys and values of the first `count` slots; the keys are a copy."""
+        """Return the keys and values of the first `count` slots in float32, as attention reads
+        them; the keys are a copy.
+        """
         blocks = -(-count // SEQUENCES)
-        keys = self.keys[:, :, :blocks].transpose(3, 4).flatten(2, 3)
-        return keys[:, :, :count], self.values[:, :, :count]
+        keys, values = self.keys[:, :, :blocks].float(), self.values[:, :, :count].float()
+        if self.key_scales.numel():
+            keys = keys * _spread(self.key_scales[:, :, :blocks], keys.shape[3], dim=3)
+            values = values * _spread(self.value_scales[:, :, :count], values.shape[3], dim=3)
+        return keys.transpose(3, 4).flatten(2, 3)[:, :, :count], values
 
     def copy_rows(self, source: Storage, count: int) -> None:
         """Copy the first `count` slots of `source`."""
+        assert isinstance(source, NativeStorage)
         blocks = -(-count // SEQUENCES)
-        self.keys[:, :, :blocks] = source.keys[:, :, :blocks]
-        self.values[:, :, :count] = source.values[:, :, :count]
+        for own, other in zip(self._blocked(), source._blocked(), strict=True):
+            own[:, :, :blocks] = other[:, :, :blocks]
+        for own, other in zip(self._rows(), source._rows(), strict=True):
+            own[:, :, :count] = other[:, :, :count]
 
     def move_run(self, source: Storage, run: Run) -> None:
         """Copy the rows of `run` without extra memory; `source` may be this storage."""
@@ -68,10 +95,28 @@ class NativeStorage(Storage):
 
     def move_rows(self, source: Storage, slots: Sequence[int], start: int) -> None:
         """Copy `slots` of `source`, ascending, to `start`, `start + 1`, ..."""
+        assert isinstance(source, NativeStorage)
         old, index = torch.tensor(slots), torch.arange(start, start + len(slots))
-        moved = source.keys[:, :, old // SEQUENCES, :, old % SEQUENCES].clone()
-        self.keys[:, :, index // SEQUENCES, :, index % SEQUENCES] = moved
-        self.values[:, :, start : start + len(slots)] = source.values[:, :, old]
+        for own, other in zip(self._blocked(), source._blocked(), strict=True):
+            moved = other[:, :, old // SEQUENCES, :, old % SEQUENCES].clone()
+            own[:, :, index // SEQUENCES, :, index % SEQUENCES] = moved
+        for own, other in zip(self._rows(), source._rows(), strict=True):
+            own[:, :, start : start + len(slots)] = other[:, :, old]
+
+    def _blocked(self) -> tuple[Tensor, Tensor]:
+        """Return the tensors that hold 16 slots side by side."""
+        return self.keys, self.key_scales
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """Return the tensors that hold one slot after another."""
+        return self.values, self.value_scales
+
+
+def _spread(
+    scales: Float[Tensor, "layers kv_heads slots ..."], head_dim: int, *, dim: int
+) -> Float[Tensor, "layers kv_heads slots ..."]:
+    """Repeat the scale of each group for the numbers of the group."""
+    return scales.repeat_interleave(SCALED, dim=dim).narrow(dim, 0, head_dim)
 
 
 class NativeCache(DecoderCache):

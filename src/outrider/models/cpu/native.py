@@ -30,7 +30,7 @@ from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.cpu.batch import RowArrays
 from outrider.models.cpu.borrowed_cache import BorrowedNativeCache
-from outrider.models.cpu.cache import NativeCache
+from outrider.models.cpu.cache import CACHE_DTYPES, NativeCache
 from outrider.models.cpu.formats import described
 from outrider.models.cpu.packed_weights import PackedModel, head_of, part_of
 from outrider.models.cpu.packing import NativeParts, pack_checkpoint
@@ -56,7 +56,7 @@ class NativeDecoder(OwnModel):
     Attributes:
         dtype: dtype of the weights: `torch.float32`, `torch.bfloat16`, `torch.float16`,
             `torch.int8` or `INT4` (in groups), `CHANNELS`; None: as stored in the file.
-            Cache and logits are float32.
+            Logits are float32.
         device: the CPU.
         threads: number of threads for a forward, by its number of rows.
     """
@@ -88,10 +88,13 @@ class NativeDecoder(OwnModel):
             batch_invariant=True,
             threads_of=lambda rows: self.threads.of(rows),
             weights=described(checkpoint, dtype),
+            cache="float32",
             weights_reason=reason,
         )
         self._parts = parts
         self._rotary = RotaryTable(config.rope, torch.float32, self.device)
+        local = config.local_rope
+        self._local_rotary = local and RotaryTable(local, torch.float32, self.device)
         self._packed = parts.packed
         self._run_layers: Sequence[int] = range(config.num_layers)
         self._head = head_of(parts.packed)
@@ -107,6 +110,7 @@ class NativeDecoder(OwnModel):
         path: str | Path | Checkpoint,
         *,
         dtype: torch.dtype | None = torch.int8,
+        cache_dtype: torch.dtype = torch.float32,
         name: str | None = None,
         threads: int | None = None,
         reason: str = "",
@@ -116,6 +120,8 @@ class NativeDecoder(OwnModel):
         Args:
             path: the folder, or an opened checkpoint.
             dtype: see the class.
+            cache_dtype: dtype of keys and values: `torch.float32`, `torch.bfloat16`, or
+                `torch.int8` for 8 bits with a scale for each 32 numbers of a head.
             name: its name in errors and reports.
             threads: threads for every forward; None measures the best number.
             reason: why this dtype was chosen, for reports.
@@ -135,7 +141,21 @@ class NativeDecoder(OwnModel):
         checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
         config = read_config(checkpoint.config)
         parts = pack_checkpoint(checkpoint, config, dtype)
-        return cls(checkpoint, config, parts, dtype, name=name, threads=threads, reason=reason)
+        model = cls(checkpoint, config, parts, dtype, name=name, threads=threads, reason=reason)
+        return model.with_cache(cache_dtype)
+
+    def with_cache(self, dtype: torch.dtype) -> "NativeDecoder":
+        """Return the model with caches of this dtype; it shares the weights."""
+        if dtype == self._layout.dtype:
+            return self
+        other = copy(self)
+        other._layout = layout = replace(self._layout, dtype=dtype)
+        other.info = replace(
+            self.info,
+            cache=next(name for name, known in CACHE_DTYPES.items() if known == dtype),
+            find_bytes_per_token=lambda: layout.bytes_per_token,
+        )
+        return other
 
     @property
     def chain_decoder(self) -> ChainDecoder:
@@ -176,7 +196,7 @@ class NativeDecoder(OwnModel):
         """Apply the final norm and the head to residual streams."""
         count, states = len(states), states.float().contiguous()
         logits = torch.empty(count, self._stride)
-        with self._lock:
+        with self._lock.held:
             arrays = self._rows if count <= _FEW else RowArrays(count)
             arrays.fill_states(states)
             arrays.batch.logits_stride = self._stride
@@ -196,7 +216,7 @@ class NativeDecoder(OwnModel):
             return []
         caches = [narrowed(s.cache, NativeCache, self.info.name) for s in segments]
         feeds = [c.feed(s, rows) for c, s, rows in zip(caches, segments, want, strict=True)]
-        with self._lock:
+        with self._lock.held:
             return self._run(feeds, caches)
 
     def write_chains(
@@ -211,7 +231,7 @@ class NativeDecoder(OwnModel):
         """
         if not all(chain.sampler.quick(len(chain.generated)) for chain in chains):
             return None
-        with self._lock:
+        with self._lock.held:
             return [self._write(chain, confidence) for chain in chains]
 
     def _write(self, chain: ChainRequest, confidence: float) -> IntArray:
@@ -301,6 +321,9 @@ class NativeDecoder(OwnModel):
             arrays.turn_by(*turns(self._rotary, [*feeds, *_following(feeds, ahead)], self.device))
         else:
             arrays.batch.cos, arrays.batch.sin = self._rotary.addresses(end)
+        if self._local_rotary is not None:
+            local = self._local_rotary.addresses(end)
+            arrays.batch.local_cos, arrays.batch.local_sin = local
 
     def _call(self, arrays: RowArrays, rows: int, packed: PackedModel) -> None:
         loaded: Any = library()

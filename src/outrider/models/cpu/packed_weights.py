@@ -52,7 +52,9 @@ def head_of(whole: PackedModel) -> PackedModel:
     """Build a model of the final norm and the head, which runs no layer."""
     layer = Layer.from_buffer_copy(whole.layout.layers[0])
     layer.parts = 0
-    return _with_layers(whole, [layer], ())
+    head = _with_layers(whole, [layer], ())
+    head.layout.rows_scale = 1.0  # what it reads has been through the layers
+    return head
 
 
 def _with_layers(
@@ -75,15 +77,21 @@ class Affine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedLayer:
-    """The weights of one layer; `qkv` has three parts, and `gate_up` two."""
+    """The weights of one layer; `qkv` has three parts, and `gate_up` two, or one if fused.
 
-    input_norm: Tensor
+    `row_order` puts the rows of queries, keys and values into the order of the decoder.
+    """
+
+    input_norm: Tensor | None
     qkv: Affine
     qk_norm: tuple[Tensor, Tensor] | None
     output: Affine
-    mlp_norm: Tensor
+    mlp_norm: Tensor | None
     gate_up: Affine
     down: Affine
+    output_norm: Tensor | None = None
+    down_norm: Tensor | None = None
+    row_order: Tensor | None = None
 
 
 class Packer:
@@ -117,6 +125,13 @@ class Packer:
             vocab=c.vocab_size,
             activation=_ACTIVATIONS[c.activation],
             eps=c.norm_eps,
+            embed_scale=c.scales.embedding,
+            rows_scale=c.scales.rows,
+            residual_scale=c.scales.residual,
+            attention_scale=c.attention_scale,
+            attention_cap=c.scales.attention_cap or 0.0,
+            logits_divisor=c.scales.logits,
+            logits_cap=c.scales.logits_cap or 0.0,
             embed=table,
             norm=self._vector(norm),
             layers=ctypes.cast(array, ctypes.POINTER(Layer)),
@@ -130,14 +145,16 @@ class Packer:
     def layer(self, index: int, weights: EncodedLayer) -> Layer:
         """Pack the weights of one layer."""
         c, before = self.config, self.arena.nbytes
-        qkv = self._qkv(weights.qkv)
+        qkv = self._qkv(_reordered(weights.qkv, weights.row_order))
         packed = Layer(
             qkv=(Matrix * 3)(*qkv),
             num_qkv=len(qkv),
             output=self._matrix(weights.output.parts[0], weights.output.bias),
-            input_norm=self._vector(weights.input_norm),
+            input_norm=self._norm(weights.input_norm),
+            output_norm=self._norm(weights.output_norm),
             window=c.windows[index] or 0,
-            rotary=int(c.rotary[index]),
+            rotary=int(c.rotary[index]) * (2 if c.is_local(index) else 1),
+            whole_norms=int(c.norms.whole),
             place=index,
             parts=ATTENTION | MLP,
         )
@@ -147,7 +164,8 @@ class Packer:
         middle = self.arena.nbytes
         packed.gate_up = self._gate_up(weights.gate_up)
         packed.down = self._matrix(weights.down.parts[0], weights.down.bias)
-        packed.mlp_norm = self._vector(weights.mlp_norm)
+        packed.mlp_norm = self._norm(weights.mlp_norm)
+        packed.down_norm = self._norm(weights.down_norm)
         self._sizes.append((middle - before, self.arena.nbytes - middle))
         return packed
 
@@ -169,7 +187,7 @@ class Packer:
         if both is None:
             both = joined([to_groups(part) for part in affine.parts])
         assert both is not None
-        order = _interleaving(shape_of(affine.parts[0])[0])
+        order = _interleaving(shape_of(both)[0] // 2)
         bias = affine.bias
         return self._matrix(
             changed_rows(both, order),
@@ -197,6 +215,9 @@ class Packer:
     def _optional(self, tensor: Tensor | None) -> int | None:
         return None if tensor is None else self._keep(tensor)
 
+    def _norm(self, norm: Tensor | None) -> int | None:
+        return None if norm is None else self._vector(norm)
+
     def _vector(self, vector: Tensor) -> int:
         return self._keep(vector.float())
 
@@ -205,6 +226,19 @@ class Packer:
         own = self.arena.copy(tensor)
         self.kept.append(own)
         return own.data_ptr()
+
+
+def _reordered(affine: Affine, order: Tensor | None) -> Affine:
+    """Change the order of rows; `order` counts those of all parts, and none changes its part."""
+    if order is None:
+        return affine
+    parts: list[Encoded] = []
+    start = 0
+    for part in affine.parts:
+        rows = shape_of(part)[0]
+        parts.append(changed_rows(part, order[start : start + rows] - start))
+        start += rows
+    return Affine(parts=parts, bias=None if affine.bias is None else affine.bias[order])
 
 
 def _bytes_of(part: Encoded) -> int:

@@ -1,6 +1,6 @@
 """Reads a checkpoint and packs its weights for the compiled kernels, one layer at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,17 @@ from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors
 from outrider.models.cpu.encoding import Encoded, encode
 from outrider.models.cpu.packed_weights import Affine, EncodedLayer, PackedModel, Packer
 from outrider.models.llama.config import DecoderConfig
-from outrider.models.llama.weights import EMBED, HEAD, NORM, check_tensors, parameter_count
-
-_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-_GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
+from outrider.models.llama.weights import (
+    EMBED,
+    HEAD,
+    NORM,
+    check_tensors,
+    gate_up_names,
+    order_of_rows,
+    parameter_count,
+    qkv_sizes,
+    shifted,
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,10 +38,10 @@ def pack_checkpoint(
     """Read and pack the weights in `dtype`; see `encode`. Raises `CheckpointError`."""
     check_tensors(checkpoint, config)
     packer = Packer(config)
-    reader = _Reader(checkpoint, dtype)
+    reader = _Reader(checkpoint, config, dtype)
     layers = [_layer(packer, reader, config, index) for index in range(config.num_layers)]
     embed, head = _outer(checkpoint, config, dtype)
-    packed = packer.model(embed, reader.vector(NORM), head, layers)
+    packed = packer.model(embed, reader.norm(NORM), head, layers)
     return NativeParts(packed=packed, num_parameters=parameter_count(config, tied=head is None))
 
 
@@ -43,11 +50,21 @@ class _Reader:
     """Reads tensors of one checkpoint by name."""
 
     checkpoint: Checkpoint
+    config: DecoderConfig
     dtype: torch.dtype | None
 
     def vector(self, name: str) -> Tensor:
-        """Read a norm or a bias in float32."""
+        """Read a bias in float32."""
         return load_tensors(self.checkpoint, [name], torch.float32)[name]
+
+    def norm(self, name: str) -> Tensor:
+        """Read a norm in float32, with its offset."""
+        return shifted(self.vector(name), self.config)
+
+    def head_norm(self, name: str) -> Tensor:
+        """Read a norm of queries or keys, in the order of the decoder."""
+        norm, order = self.norm(name), self.config.head_order
+        return norm if order is None else norm.view(-1, len(order))[:, order].flatten()
 
     def affine(self, names: Sequence[str]) -> Affine:
         """Read matrices with the same input, with their biases if they have any."""
@@ -61,20 +78,29 @@ class _Reader:
 def _layer(packer: Packer, reader: _Reader, config: DecoderConfig, index: int) -> Layer:
     prefix = f"model.layers.{index}."
 
-    def named(*names: str) -> list[str]:
+    def named(names: Iterable[str]) -> list[str]:
         return [prefix + name for name in names]
 
-    norms = named("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+    def norm(name: str | None) -> Tensor | None:
+        return None if name is None else reader.norm(f"{prefix}{name}.weight")
+
+    both = named(("self_attn.q_norm.weight", "self_attn.k_norm.weight"))
+    names = config.norms
     return packer.layer(
         index,
         EncodedLayer(
-            input_norm=reader.vector(prefix + "input_layernorm.weight"),
-            qkv=reader.affine(named(*_QKV)),
-            qk_norm=(reader.vector(norms[0]), reader.vector(norms[1])) if config.qk_norm else None,
-            output=reader.affine(named("self_attn.o_proj")),
-            mlp_norm=reader.vector(prefix + "post_attention_layernorm.weight"),
-            gate_up=reader.affine(named(*_GATE_UP)),
-            down=reader.affine(named("mlp.down_proj")),
+            input_norm=norm(names.before_attention),
+            qkv=reader.affine(named(qkv_sizes(config))),
+            row_order=order_of_rows(config),
+            qk_norm=(reader.head_norm(both[0]), reader.head_norm(both[1]))
+            if config.qk_norm
+            else None,
+            output=reader.affine(named(["self_attn.o_proj"])),
+            output_norm=norm(names.after_attention),
+            mlp_norm=norm(names.before_mlp),
+            gate_up=reader.affine(named(gate_up_names(config))),
+            down=reader.affine(named(["mlp.down_proj"])),
+            down_norm=norm(names.after_mlp),
         ),
     )
 

@@ -6,16 +6,28 @@ or infinity in a hidden slot cannot reach a row.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from outrider.models.cuda.inputs import Inputs, Outputs
+from outrider.models.llama.attention import soft_cap
 from outrider.models.llama.config import DecoderConfig
-from outrider.models.llama.layers import ACTIVATION_FUNCTIONS, Hidden, rms_norm
+from outrider.models.llama.layers import (
+    ACTIVATION_FUNCTIONS,
+    Hidden,
+    Turns,
+    added,
+    embedded,
+    entering,
+    logits_of,
+    norm_heads,
+    rms_norm,
+)
 from outrider.models.llama.rope import rotate
+from outrider.models.llama.rope_scaling import Rope
 from outrider.models.llama.weights import DecoderWeights, LayerWeights
 
 Stored = Float[Tensor, "kv_heads slots head_dim"]
@@ -28,9 +40,10 @@ class Network:
         self.config = config
         self._weights = weights
         self._dtype = weights.embed.dtype
-        # float32 as in transformers; float64 models get float64 angles
-        self._angles = torch.float64 if self._dtype == torch.float64 else torch.float32
-        self._frequencies = config.rope.frequencies.to(weights.embed.device, self._angles)
+        device = weights.embed.device
+        self._ropes = [_on(config.rope, device)]
+        if config.local_rope is not None:
+            self._ropes.append(_on(config.local_rope, device))
         self._layers = [_Layer(i, layer, config) for i, layer in enumerate(weights.layers)]
 
     def read(self, inputs: Inputs, keys: Tensor, values: Tensor, outputs: Outputs) -> None:
@@ -39,25 +52,23 @@ class Network:
         `keys` and `values` are those of a storage, `[layers, kv_heads, capacity + 1, head_dim]`;
         the new rows are written to them.
         """
-        hidden = F.embedding(inputs.tokens, self._weights.embed)
-        turns = self._turns(inputs.positions)
+        hidden = entering(embedded(inputs.tokens, self._weights, self.config), self.config)
+        turns = [self._turns(rope, inputs.positions) for rope in self._ropes]
         seen = self._seen(inputs)
         for i, (own_keys, own_values) in enumerate(zip(keys, values, strict=True)):
             if i in outputs.states:
                 outputs.states[i].copy_(hidden.index_select(0, inputs.take))
-            hidden = self._layers[i](hidden, turns, inputs.slots, seen, own_keys, own_values)
+            own_turns = turns[self.config.is_local(i)]
+            hidden = self._layers[i](hidden, own_turns, inputs.slots, seen, own_keys, own_values)
         hidden = hidden.index_select(0, inputs.take)
         hidden = rms_norm(hidden, self._weights.norm, self.config.norm_eps)
         outputs.hidden.copy_(hidden)
-        outputs.logits.copy_(self._weights.head(hidden))
+        outputs.logits.copy_(logits_of(hidden, self._weights, self.config))
 
-    def _turns(self, positions: Int[Tensor, " rows"]) -> tuple[Tensor, Tensor]:
+    def _turns(self, rope: Rope, positions: Int[Tensor, " rows"]) -> Turns:
         """Compute cosines and signed sines as in `RotaryTable`, but without a table."""
-        angles = torch.outer(positions.to(self._angles), self._frequencies)
-        amplitude = self.config.rope.amplitude
-        cos, sin = angles.cos() * amplitude, angles.sin() * amplitude
-        cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-        return cos.to(self._dtype)[:, None], sin.to(self._dtype)[:, None]
+        cos, sin = rope.turns(positions, self._dtype)
+        return cos[:, None], sin[:, None]
 
     def _seen(self, inputs: Inputs) -> dict[int | None, Bool[Tensor, "rows slots"]]:
         """Return the slots visible to each row for each window of the model; at least one each."""
@@ -80,41 +91,48 @@ class _Layer:
         self._window = config.windows[index]
         self._rotary = config.rotary[index]
         self._heads = (config.num_heads, config.num_kv_heads)
-        self._head_dim = config.head_dim
-        self._eps = config.norm_eps
+        self._config = config
         self._activation = ACTIVATION_FUNCTIONS[config.activation]
 
     def __call__(
         self,
         hidden: Hidden,
-        turns: tuple[Tensor, Tensor],
+        turns: Turns,
         slots: Int[Tensor, " rows"],
         seen: Mapping[int | None, Tensor],
         keys: Stored,
         values: Stored,
     ) -> Hidden:
         """Return the rows after this layer; write their keys and values to `slots`."""
-        weights = self._weights
-        normed = rms_norm(hidden, weights.input_norm, self._eps)
+        weights, config = self._weights, self._config
+        normed = rms_norm(hidden, weights.input_norm, config.norm_eps)
         queries, new_keys, new_values = self._project(normed, turns)
         keys.index_copy_(1, slots, new_keys.transpose(0, 1))
         values.index_copy_(1, slots, new_values.transpose(0, 1))
         visible = seen[self._window]
         capacity = visible.shape[1]
-        attended = attend(queries, keys[:, :capacity], values[:, :capacity], visible)
-        hidden = hidden + weights.output(attended)
-        gate, up = weights.gate_up(rms_norm(hidden, weights.mlp_norm, self._eps)).chunk(2, dim=-1)
-        return hidden + weights.down(self._activation(gate) * up)
+        attended = attend(
+            queries,
+            keys[:, :capacity],
+            values[:, :capacity],
+            visible,
+            config.attention_scale,
+            config.scales.attention_cap,
+        )
+        hidden = added(hidden, weights.output(attended), weights.output_norm, config)
+        normed = rms_norm(hidden, weights.mlp_norm, config.norm_eps)
+        gate, up = weights.gate_up(normed).chunk(2, dim=-1)
+        return added(hidden, weights.down(self._activation(gate) * up), weights.down_norm, config)
 
-    def _project(self, x: Hidden, turns: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Hidden, turns: Turns) -> tuple[Tensor, Tensor, Tensor]:
         """Compute normed queries, keys and values with rotary embeddings, `[rows, heads,
         head_dim]`.
         """
         heads, kv_heads = self._heads
-        packed = self._weights.qkv(x).view(len(x), heads + 2 * kv_heads, self._head_dim)
+        packed = self._weights.qkv(x).view(len(x), heads + 2 * kv_heads, self._config.head_dim)
         turned, values = packed.split((heads + kv_heads, kv_heads), dim=1)
         if self._weights.qk_norm is not None:
-            turned = F.rms_norm(turned, (self._head_dim,), eps=self._eps) * self._weights.qk_norm
+            turned = norm_heads(turned, self._weights.qk_norm, self._config)
         if self._rotary:
             turned = rotate(turned, *turns)
         queries, keys = turned.split((heads, kv_heads), dim=1)
@@ -126,11 +144,14 @@ def attend(
     keys: Stored,
     values: Stored,
     seen: Bool[Tensor, "rows slots"],
+    scale: float,
+    cap: float | None = None,
 ) -> Float[Tensor, "rows width"]:
     """Compute attention of each row over its visible slots, `width = heads * head_dim`.
 
     Query heads that share keys are stacked, so that keys and values are read once for the whole
-    group. Scores are summed and normed in float32 at least.
+    group. Scores are summed and normed in float32 at least, multiplied by `scale` and bounded by
+    the soft cap `cap`.
     """
     rows, heads, head_dim = queries.shape
     kv_heads, slots, _ = keys.shape
@@ -138,7 +159,13 @@ def attend(
     stacked = queries.view(rows, kv_heads, group, head_dim).permute(1, 2, 0, 3)
     scores = stacked.reshape(kv_heads, group * rows, head_dim) @ keys.transpose(1, 2)
     wide = torch.promote_types(scores.dtype, torch.float32)
-    scores = scores.view(kv_heads, group, rows, slots).to(wide) * head_dim**-0.5
+    scores = scores.view(kv_heads, group, rows, slots).to(wide) * scale
+    scores = scores if cap is None else soft_cap(scores, cap)
     shares = scores.masked_fill_(~seen, -torch.inf).softmax(dim=-1).to(values.dtype)
     out = shares.view(kv_heads, group * rows, slots) @ values.nan_to_num()
     return out.view(kv_heads, group, rows, head_dim).permute(2, 0, 1, 3).reshape(rows, -1)
+
+
+def _on(rope: Rope, device: torch.device) -> Rope:
+    """Return the rotary embedding with its frequencies on a device."""
+    return replace(rope, frequencies=rope.frequencies.to(device))

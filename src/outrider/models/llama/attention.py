@@ -68,24 +68,42 @@ def attend(
     keys: Float[Tensor, "kv_heads slots head_dim"],
     values: Float[Tensor, "kv_heads slots head_dim"],
     mask: Float[Tensor, "rows slots"] | None,
+    scale: float,
+    cap: float | None = None,
 ) -> Float[Tensor, "rows width"]:
     """Compute scaled dot-product attention with grouped heads, `width = heads * head_dim`.
 
-    For few rows, the query heads that share keys are stacked, so that the keys are read once for
-    the whole group.
+    Scores are multiplied by `scale` and then bounded by the soft cap `cap`. For few rows, the query
+    heads that share keys are stacked, so that the keys are read once for the whole group.
     """
     rows, heads, head_dim = queries.shape
     kv_heads = keys.shape[0]
     group = heads // kv_heads
     keys, values = keys[None], values[None]
-    if rows > _FEW_ROWS:
+    if rows > _FEW_ROWS and cap is None:
         out = F.scaled_dot_product_attention(
-            queries.transpose(0, 1)[None], keys, values, attn_mask=mask, enable_gqa=group > 1
+            queries.transpose(0, 1)[None],
+            keys,
+            values,
+            attn_mask=mask,
+            enable_gqa=group > 1,
+            scale=scale,
         )
         return out[0].transpose(0, 1).reshape(rows, -1)
     stacked = queries.view(rows, kv_heads, group, head_dim).permute(1, 2, 0, 3)
     stacked = stacked.reshape(1, kv_heads, group * rows, head_dim)
     if mask is not None and group > 1:
         mask = mask.repeat(group, 1)
-    out = F.scaled_dot_product_attention(stacked, keys, values, attn_mask=mask)
+    if cap is None:
+        out = F.scaled_dot_product_attention(stacked, keys, values, attn_mask=mask, scale=scale)
+    else:
+        scores = soft_cap(stacked @ keys.transpose(2, 3) * scale, cap)
+        scores = scores if mask is None else scores + mask
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        out = scores.softmax(dim=-1, dtype=wide).to(values.dtype) @ values
     return out.view(kv_heads, group, rows, head_dim).permute(2, 0, 1, 3).reshape(rows, -1)
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """Bound values smoothly to the range from -cap to cap."""
+    return cap * torch.tanh(x / cap)

@@ -30,6 +30,20 @@ from outrider.protocols import (
 )
 
 
+def cache_layout(
+    config: DecoderConfig, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> CacheLayout:
+    """Return the shape of the caches of a decoder."""
+    return CacheLayout(
+        num_layers=config.num_layers,
+        num_kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        context_length=config.context_length,
+        dtype=dtype,
+        device=torch.device(device),
+    )
+
+
 class OwnModel:
     """A checkpoint that Outrider runs itself; subclasses add weights and `forward`.
 
@@ -54,14 +68,7 @@ class OwnModel:
         weight_bytes: int,
     ) -> None:
         self.config = config
-        self._layout = layout = CacheLayout(
-            num_layers=config.num_layers,
-            num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            context_length=config.context_length,
-            dtype=cache_dtype,
-            device=device,
-        )
+        self._layout = layout = cache_layout(config, cache_dtype, device)
         fingerprint = checkpoint.fingerprint
         self.info = ModelInfo(
             name=name or checkpoint.path.resolve().name,

@@ -1,45 +1,21 @@
 """Reads config.json for `Decoder`: it is supported exactly, or refused by name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+
+from jaxtyping import Int
+from torch import Tensor
 
 from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
 from outrider.models.checkpoints.fields import Field, FieldError, check_fields
 from outrider.models.checkpoints.packed.reading import refusal
+from outrider.models.llama.families import FAMILIES, Family
+from outrider.models.llama.features import Fused, Norms, Scales, order_of_pairs
 from outrider.models.llama.rope_scaling import Rope, read_rope
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """Defaults of one `model_type` for settings missing in config.json, and its special features.
-
-    `qkv_bias` None means: as `attention_bias` says, for the output projection too.
-    """
-
-    kv_heads: int | None = None
-    head_dim: int | None = None
-    max_positions: int = 32768
-    theta: float = 10_000.0
-    tied: bool = False
-    window: int | None = None
-    window_switch: bool = False
-    qkv_bias: bool | None = None
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    no_rope_every: int | None = None
-
-
-FAMILIES: dict[str, Family] = {
-    "llama": Family(max_positions=2048, mlp_bias=True),
-    "mistral": Family(kv_heads=8, max_positions=131_072, window=4096, qkv_bias=False),
-    "qwen2": Family(kv_heads=32, window=4096, window_switch=True, qkv_bias=True),
-    "qwen3": Family(kv_heads=32, head_dim=128, window=4096, window_switch=True, qk_norm=True),
-    "smollm3": Family(kv_heads=4, theta=2e6, tied=True, mlp_bias=True, no_rope_every=4),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +26,9 @@ class DecoderConfig:
         windows: for each layer the number of positions visible to a row, itself included; None for
             all.
         rotary: for each layer whether it uses rotary embeddings.
+        rope: the rotary embedding.
+        local_rope: that of layers with a window; None: they use `rope` too.
+        interleaved: whether neighbouring dimensions of a head rotate together in the checkpoint.
     """
 
     vocab_size: int
@@ -69,6 +48,26 @@ class DecoderConfig:
     windows: tuple[int | None, ...]
     rotary: tuple[bool, ...]
     rope: Rope
+    local_rope: Rope | None = None
+    interleaved: bool = False
+    norms: Norms = field(default_factory=Norms)
+    fused: Fused = field(default_factory=Fused)
+    scales: Scales = field(default_factory=Scales)
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor of the scores of attention."""
+        given = self.scales.attention
+        return self.head_dim**-0.5 if given is None else given
+
+    @property
+    def head_order(self) -> Int[Tensor, " head_dim"] | None:
+        """Order into which the dimensions of query and key heads are put; None: as they are."""
+        return order_of_pairs(self.rope, self.head_dim, interleaved=self.interleaved)
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer uses `local_rope`."""
+        return self.local_rope is not None and self.windows[layer] is not None
 
     @property
     def context_length(self) -> int:
@@ -108,13 +107,8 @@ def read_config(config: Mapping[str, JsonValue]) -> DecoderConfig:
         raise CheckpointError(
             f"{heads} heads of {head_dim} dimensions do not fit {kv_heads} key-value heads"
         )
-    bias = bool(config.get("attention_bias", False))
-    rope = read_rope(
-        config,
-        head_dim=head_dim,
-        default_theta=family.theta,
-        max_positions=config.get("max_position_embeddings", family.max_positions),
-    )
+    bias = bool(config.get("attention_bias", family.attention_bias))
+    rope, local_rope = _ropes(config, family, head_dim)
     windows = _windows(config, family, sizes["num_layers"])
     if rope.sections and any(windows):
         raise UnsupportedCheckpointError(
@@ -124,17 +118,50 @@ def read_config(config: Mapping[str, JsonValue]) -> DecoderConfig:
         **sizes,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-        activation=_activation(config),
+        norm_eps=float(config.get("rms_norm_eps", family.eps)),
+        activation=_activation(config, family),
         tied=bool(config.get("tie_word_embeddings", family.tied)),
         qkv_bias=bias if family.qkv_bias is None else family.qkv_bias,
-        output_bias=bias and family.qkv_bias is None,
+        output_bias=bias
+        and (family.qkv_bias is None if family.output_bias is None else family.output_bias),
         mlp_bias=family.mlp_bias and bool(config.get("mlp_bias", False)),
         qk_norm=family.qk_norm,
         windows=windows,
         rotary=_rotary(config, family, sizes["num_layers"]),
         rope=rope,
+        local_rope=local_rope,
+        interleaved=family.interleaved,
+        norms=replace(family.norms, offset=config.get("rms_norm_offset", family.norms.offset)),
+        fused=family.fused,
+        scales=family.scales(config),
     )
+
+
+def _ropes(
+    config: Mapping[str, JsonValue], family: Family, head_dim: int
+) -> tuple[Rope, Rope | None]:
+    """Read the rotary embedding, and that of layers with a window if it is another one."""
+
+    def read(own: Mapping[str, JsonValue], theta: float) -> Rope:
+        return read_rope(
+            own,
+            head_dim=head_dim,
+            default_theta=theta,
+            max_positions=config.get("max_position_embeddings", family.max_positions),
+            partial=family.partial,
+            original=family.original_positions,
+        )
+
+    if family.local_theta is None:
+        return read(config, family.theta), None
+    given = config.get("rope_parameters") or {}
+    scaled = {**(given.get("full_attention") or {}), **(config.get("rope_scaling") or {})}
+    plain = {"rope_parameters": given.get("sliding_attention")}
+    theta = config.get("rope_local_base_freq", family.local_theta)
+    rope = read({**config, "rope_scaling": scaled, "rope_parameters": None}, family.theta)
+    local = read(plain, theta)
+    shorter = min(rope.context_length, local.context_length)
+    return replace(rope, context_length=shorter), local
 
 
 def _family(config: Mapping[str, JsonValue]) -> Family:
@@ -145,12 +172,16 @@ def _family(config: Mapping[str, JsonValue]) -> Family:
         )
     if (reason := refusal(config)) is not None:
         raise UnsupportedCheckpointError(reason)
-    known = {f"{kind}ForCausalLM".lower(), f"{kind}Model".lower()}
+    plain = str(kind).replace("_", "")
+    names = {plain, plain.removesuffix("text")}
+    known = {f"{name}{part}".lower() for name in names for part in ("ForCausalLM", "Model")}
     architectures = config.get("architectures") or list(known)
     if known.isdisjoint(str(name).lower() for name in architectures):
         raise UnsupportedCheckpointError(
             f"architecture {architectures[0]} of model_type {kind!r} is not supported"
         )
+    if config.get("use_bidirectional_attention"):
+        raise UnsupportedCheckpointError("use_bidirectional_attention is not supported")
     return FAMILIES[kind]
 
 
@@ -165,6 +196,19 @@ _FIELDS = (
     Field("attention_bias", ("true or false",)),
     Field("max_window_layers", ("whole number",), least=0, null=False),
     Field("no_rope_layer_interval", ("whole number",), least=1, most="layers", null=False),
+    Field("sliding_window_pattern", ("whole number",), least=1, most="layers", null=False),
+    Field("hidden_activation", ("text",), null=False),
+    Field("query_pre_attn_scalar", ("number",), least=0, above=True, null=False),
+    Field("attn_logit_softcapping", ("number",), least=0, above=True),
+    Field("final_logit_softcapping", ("number",), least=0, above=True),
+    Field("rope_local_base_freq", ("number",), least=0, above=True, null=False),
+    Field("logits_scaling", ("number",), least=0, above=True, null=False),
+    *(
+        Field(f"{name}_multiplier", ("number",), null=False)
+        for name in ("embedding", "residual", "attention")
+    ),
+    Field("rms_norm_offset", ("number",), least=0, most=1, null=False),
+    Field("use_bidirectional_attention", ("true or false",)),
 )
 """Fields that must not be null here, or that other architectures use in another way."""
 
@@ -185,11 +229,11 @@ def _sizes(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     return {ours: config[theirs] for ours, theirs in _SIZES.items()}
 
 
-def _activation(config: Mapping[str, JsonValue]) -> str:
-    name = config.get("hidden_act", "silu")
+def _activation(config: Mapping[str, JsonValue], family: Family) -> str:
+    name = config.get(family.activation_field, family.activation)
     if name not in ACTIVATIONS:
         raise UnsupportedCheckpointError(
-            f"hidden_act {name!r} is not supported; known: {', '.join(ACTIVATIONS)}"
+            f"{family.activation_field} {name!r} is not supported; known: {', '.join(ACTIVATIONS)}"
         )
     return name
 
@@ -201,11 +245,14 @@ def _windows(
     window = config.get("sliding_window", family.window)
     if family.window_switch and not config.get("use_sliding_window", False):
         window = None
-    if family.window is None and family.no_rope_every is None:
+    by_layer = (
+        family.window_switch or family.no_rope_every is not None or family.full_every is not None
+    )
+    if not by_layer and not family.windowed:
         window = None
     assumed = _layer_types(config, family, window, num_layers)
     types = config.get("layer_types") or assumed
-    if types != assumed and not family.window_switch and family.no_rope_every is None:
+    if types != assumed and not by_layer:
         raise UnsupportedCheckpointError(f"layer_types {types} are not supported")
     known = {"full_attention": None, "sliding_attention": window}
     odd = [kind for kind in types if kind not in known]
@@ -228,6 +275,9 @@ def _layer_types(
     if family.no_rope_every is not None:
         on = bool(config.get("use_sliding_window", False))
         sliding = [on and not turned for turned in _rotary(config, family, num_layers)]
+    elif family.full_every is not None:
+        every = config.get("sliding_window_pattern", family.full_every)
+        sliding = [bool((layer + 1) % every) for layer in range(num_layers)]
     elif family.window_switch:
         first = config.get("max_window_layers", 28)
         sliding = [layer >= first for layer in range(num_layers)]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -24,7 +23,15 @@ from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.attention import Part, reach
 from outrider.models.llama.base import OwnModel
 from outrider.models.llama.config import DecoderConfig, read_config, supports
-from outrider.models.llama.layers import Batch, DecoderLayer, Hidden, rms_norm
+from outrider.models.llama.layers import (
+    Batch,
+    DecoderLayer,
+    Hidden,
+    embedded,
+    entering,
+    logits_of,
+    rms_norm,
+)
 from outrider.models.llama.packing import packed_rows, packed_starts, turns
 from outrider.models.llama.rope import RotaryTable
 from outrider.models.llama.weights import DecoderWeights, load_weights
@@ -34,7 +41,7 @@ __all__ = ["Decoder", "supports"]
 
 
 class Decoder(OwnModel):
-    """A `LanguageModel` for Llama, Mistral, Qwen2, Qwen3 and SmolLM3 checkpoints.
+    """A `LanguageModel` for the architectures in `families.py`.
 
     Attributes:
         dtype: dtype of weights, cache and logits.
@@ -66,6 +73,8 @@ class Decoder(OwnModel):
             DecoderLayer(index, layer, config) for index, layer in enumerate(weights.layers)
         ]
         self._rotary = RotaryTable(config.rope, self.dtype, self.device)
+        local = config.local_rope
+        self._local_rotary = local and RotaryTable(local, self.dtype, self.device)
 
     @classmethod
     def load(
@@ -91,7 +100,7 @@ class Decoder(OwnModel):
     def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
         """Return the input embeddings of these ids."""
         ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64)).to(self.device)
-        return F.embedding(ids, self.weights.embed)
+        return embedded(ids, self.weights, self.config)
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment], want: Sequence[IntArray]) -> list[Rows]:
@@ -110,7 +119,7 @@ class Decoder(OwnModel):
         if len(hidden):
             hidden = self._pass(hidden, self._batch(feeds, caches), wanted, watched, states)
         hidden = rms_norm(hidden[wanted], self.weights.norm, self.config.norm_eps)
-        logits = self.weights.head(hidden)
+        logits = logits_of(hidden, self.weights, self.config)
         counts = [len(feed.take) for feed in feeds]
         out = [Rows(*pair) for pair in zip(logits.split(counts), hidden.split(counts), strict=True)]
         if not watched:
@@ -141,7 +150,8 @@ class Decoder(OwnModel):
 
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         """Apply the final norm and the head to residual streams."""
-        return self.weights.head(rms_norm(states, self.weights.norm, self.config.norm_eps))
+        normed = rms_norm(states, self.weights.norm, self.config.norm_eps)
+        return logits_of(normed, self.weights, self.config)
 
     def subset(self, layers: LayerSet) -> "Decoder":
         """Return the model made of `layers`: it shares the weights and the kind of cache."""
@@ -169,10 +179,11 @@ class Decoder(OwnModel):
             if feed.embeddings is not None:
                 hidden[start : start + len(feed.embeddings)] = feed.embeddings.to(hidden)
             start += len(feed.tokens)
-        return hidden
+        return entering(hidden, self.config)
 
     def _batch(self, feeds: Sequence[Feed], caches: Sequence[DecoderCache]) -> Batch:
-        cos, sin = turns(self._rotary, feeds, self.device)
+        both = turns(self._rotary, feeds, self.device)
+        local = self._local_rotary and turns(self._local_rotary, feeds, self.device)
         for feed, cache in zip(feeds, caches, strict=True):
             cache.reserve(feed.start, feed.end)
         parts = [
@@ -180,7 +191,7 @@ class Decoder(OwnModel):
             for feed, cache, start in zip(feeds, caches, packed_starts(feeds), strict=True)
             if len(feed.tokens)
         ]
-        return Batch(parts, cos, sin)
+        return Batch(parts, both, local)
 
     def _part(self, feed: Feed, cache: DecoderCache, first_row: int) -> Part:
         return Part(

@@ -6,15 +6,18 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from outrider.models.llama.attention import Part, attend
+from outrider.models.llama.attention import Part, attend, soft_cap
 from outrider.models.llama.config import DecoderConfig
 from outrider.models.llama.rope import rotate
-from outrider.models.llama.weights import LayerWeights
+from outrider.models.llama.weights import DecoderWeights, LayerWeights
 
 Hidden = Float[Tensor, "tokens hidden"]
+
+Turns = tuple[Float[Tensor, "tokens 1 head_dim"], Float[Tensor, "tokens 1 head_dim"]]
+"""Cosines and signed sines."""
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -30,13 +33,13 @@ class Batch:
 
     Attributes:
         parts: the texts, in the order of their packed rows.
-        cos: cosines for the position of each row.
-        sin: signed sines for the position of each row.
+        turns: cosines and signed sines for the position of each row.
+        local_turns: those of layers that have a rotary embedding of their own.
     """
 
     parts: Sequence[Part]
-    cos: Float[Tensor, "tokens 1 head_dim"]
-    sin: Float[Tensor, "tokens 1 head_dim"]
+    turns: Turns
+    local_turns: Turns | None = None
 
 
 class DecoderLayer:
@@ -59,18 +62,20 @@ class DecoderLayer:
         self.weights = weights
         self.window = config.windows[index]
         self.rotary = config.rotary[index]
+        self.local = config.is_local(index)
+        self.config = config
         self._heads = (config.num_heads, config.num_kv_heads, config.head_dim)
-        self._eps = config.norm_eps
         self._activation = ACTIVATION_FUNCTIONS[config.activation]
 
     def __call__(self, hidden: Hidden, batch: Batch) -> Hidden:
         """Return the rows after this layer; write their keys and values to the caches."""
-        weights = self.weights
+        weights, config = self.weights, self.config
         if self.attends:
-            normed = rms_norm(hidden, weights.input_norm, self._eps)
-            hidden = hidden + self._attention(normed, batch)
+            normed = rms_norm(hidden, weights.input_norm, config.norm_eps)
+            hidden = added(hidden, self._attention(normed, batch), weights.output_norm, config)
         if self.feeds:
-            hidden = hidden + self._mlp(rms_norm(hidden, weights.mlp_norm, self._eps))
+            normed = rms_norm(hidden, weights.mlp_norm, config.norm_eps)
+            hidden = added(hidden, self._mlp(normed), weights.down_norm, config)
         return hidden
 
     def _mlp(self, x: Hidden) -> Hidden:
@@ -90,9 +95,11 @@ class DecoderLayer:
         packed = self.weights.qkv(x).view(len(x), heads + 2 * kv_heads, head_dim)
         turned, values = packed.split((heads + kv_heads, kv_heads), dim=1)
         if self.weights.qk_norm is not None:
-            turned = F.rms_norm(turned, (head_dim,), eps=self._eps) * self.weights.qk_norm
+            turned = norm_heads(turned, self.weights.qk_norm, self.config)
         if self.rotary:
-            turned = rotate(turned, batch.cos, batch.sin)
+            turns = batch.local_turns if self.local else batch.turns
+            assert turns is not None  # the decoder fills both if a layer needs them
+            turned = rotate(turned, *turns)
         queries, keys = turned.split((heads, kv_heads), dim=1)
         return queries, keys, values
 
@@ -108,9 +115,64 @@ class DecoderLayer:
             stored_keys[:, reach.first : part.end],
             stored_values[:, reach.first : part.end],
             reach.mask,
+            self.config.attention_scale,
+            self.config.scales.attention_cap,
         )
 
 
-def rms_norm(x: Hidden, weight: Float[Tensor, " hidden"], eps: float) -> Hidden:
-    """Root-mean-square norm (Zhang and Sennrich 2019)."""
-    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+def rms_norm(x: Hidden, weight: Float[Tensor, " hidden"] | None, eps: float) -> Hidden:
+    """Root-mean-square norm (Zhang and Sennrich 2019); `x` itself if there is no norm."""
+    if weight is None:
+        return x
+    if weight.dtype == x.dtype:
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    return F.rms_norm(x.to(weight.dtype), (x.shape[-1],), weight, eps).to(x.dtype)
+
+
+def norm_heads(
+    turned: Float[Tensor, "tokens heads head_dim"],
+    weight: Float[Tensor, "heads head_dim"],
+    config: DecoderConfig,
+) -> Float[Tensor, "tokens heads head_dim"]:
+    """Norm queries and keys, which lie side by side: each head, or all heads of a kind together."""
+    wide, eps = turned.to(weight.dtype), config.norm_eps
+    if not config.norms.whole:
+        normed = F.rms_norm(wide, (config.head_dim,), eps=eps)
+    else:
+        counts = (config.num_heads, config.num_kv_heads)
+        normed = torch.cat([F.rms_norm(p, p.shape[1:], eps=eps) for p in wide.split(counts, 1)], 1)
+    return (normed * weight).to(turned.dtype)
+
+
+def added(
+    hidden: Hidden, branch: Hidden, norm: Float[Tensor, " hidden"] | None, config: DecoderConfig
+) -> Hidden:
+    """Add the result of attention or of an MLP, normed and scaled, to the rows."""
+    branch = rms_norm(branch, norm, config.norm_eps)
+    factor = config.scales.residual
+    return hidden + (branch if factor == 1 else branch * factor)
+
+
+def embedded(
+    ids: Int[Tensor, " tokens"], weights: DecoderWeights, config: DecoderConfig
+) -> Float[Tensor, "tokens hidden"]:
+    """Return the embeddings of tokens, with their factor."""
+    rows, factor = F.embedding(ids, weights.embed), config.scales.embedding
+    if factor == 1:
+        return rows
+    return rows * torch.scalar_tensor(factor, dtype=rows.dtype)  # rounded, as in training
+
+
+def entering(rows: Hidden, config: DecoderConfig) -> Hidden:
+    """Return the rows that enter the first layer, with their factor."""
+    return rows if config.scales.rows == 1 else rows * config.scales.rows
+
+
+def logits_of(
+    normed: Hidden, weights: DecoderWeights, config: DecoderConfig
+) -> Float[Tensor, "tokens vocab"]:
+    """Apply the head, with the divisor and the cap of the logits, to normed rows."""
+    logits, scales = weights.head(normed), config.scales
+    if scales.logits != 1:
+        logits = logits / scales.logits
+    return logits if scales.logits_cap is None else soft_cap(logits, scales.logits_cap)

@@ -59,13 +59,8 @@ class RotaryTable:
             self._grow(max(bound, min(2 * bound, self._rope.context_length)))
 
     def _grow(self, length: int) -> None:
-        # float32 as in transformers; float64 models get float64 angles
-        dtype = torch.float64 if self._dtype == torch.float64 else torch.float32
-        positions = torch.arange(length, dtype=dtype, device=self._device)
-        angles = torch.outer(positions, self._rope.frequencies.to(self._device, dtype))
-        cos, sin = angles.cos() * self._rope.amplitude, angles.sin() * self._rope.amplitude
-        self._cos = torch.cat((cos, cos), dim=-1).to(self._dtype)[:, None]
-        self._sin = torch.cat((-sin, sin), dim=-1).to(self._dtype)[:, None]
+        cos, sin = self._rope.turns(torch.arange(length, device=self._device), self._dtype)
+        self._cos, self._sin = cos[:, None], sin[:, None]
 
 
 def rotate(

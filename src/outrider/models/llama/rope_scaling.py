@@ -27,26 +27,65 @@ class Rope:
         context_length: number of positions it supports.
         sections: number of pairs that rotate by time, by height, and so on in turn (Qwen2-VL's
             mRoPE, Wang et al. 2024); None if all rotate by one position.
+        still: number of pairs at the end that do not rotate; their frequencies are 0.
     """
 
     frequencies: Float[Tensor, " pairs"]
     amplitude: float
     context_length: int
     sections: tuple[int, ...] | None = None
+    still: int = 0
+
+    @property
+    def turning(self) -> int:
+        """Number of pairs that rotate."""
+        return len(self.frequencies) - self.still
+
+    def turns(
+        self, positions: Tensor, dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "positions head_dim"], Float[Tensor, "positions head_dim"]]:
+        """Compute cosines and signed sines of positions `[positions]`, on their device.
+
+        Angles are float32 as in `transformers`, or float64 for `dtype` float64.
+        """
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        frequencies = self.frequencies.to(positions.device, wide)
+        angles = torch.outer(positions.to(wide), frequencies)
+        cos, sin = angles.cos() * self.amplitude, angles.sin() * self.amplitude
+        if self.still:  # the others keep their length
+            ones = torch.ones_like(cos[:, self.turning :])
+            cos = torch.cat((cos[:, : self.turning], ones), dim=-1)
+        return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
 
 def read_rope(
-    config: Mapping[str, JsonValue], *, head_dim: int, default_theta: float, max_positions: int
+    config: Mapping[str, JsonValue],
+    *,
+    head_dim: int,
+    default_theta: float,
+    max_positions: int,
+    partial: float | None = None,
+    original: int | None = None,
 ) -> Rope:
     """Read the rotary embedding from config.json, in either format.
 
     `transformers` 5 writes `rope_parameters`; older versions write `rope_theta` and `rope_scaling`.
 
+    Args:
+        config: config.json.
+        head_dim: size of a head.
+        default_theta: base of the frequencies if config.json gives none.
+        max_positions: largest number of positions.
+        partial: share of a head that rotates if config.json gives none; None: architectures
+            that rotate all of it, and a share below 1 is refused.
+        original: number of positions before scaling if config.json gives none; None: all.
+
     Raises:
         FieldError: values that give no frequencies.
         UnsupportedCheckpointError: a variant, or a partial rotation, that is not implemented.
     """
-    parameters = _parameters(config, default_theta, max_positions)
+    parameters = _parameters(config, default_theta, original or max_positions)
+    dim = _rotated(config, parameters, head_dim, partial)
     kind = parameters["rope_type"]
     if kind not in _VARIANTS:
         raise UnsupportedCheckpointError(
@@ -54,14 +93,37 @@ def read_rope(
         )
     sections = _sections(parameters.get("mrope_section"), head_dim)
     try:
-        rope = _VARIANTS[kind](parameters, head_dim, max_positions)
+        rope = _VARIANTS[kind](parameters, dim, max_positions)
     except KeyError as missing:
         raise UnsupportedCheckpointError(f"RoPE scaling {kind!r} lacks {missing}") from None
     except (ArithmeticError, TypeError, ValueError):  # null, or values that do not fit together
         raise _unusable(parameters) from None
     if not bool(rope.frequencies.isfinite().all()) or not math.isfinite(rope.amplitude):
         raise _unusable(parameters)
-    return replace(rope, sections=sections)
+    still = (head_dim - dim) // 2
+    padded = torch.cat((rope.frequencies, torch.zeros(still)))
+    return replace(rope, frequencies=padded, sections=sections, still=still)
+
+
+def _rotated(
+    config: Mapping[str, JsonValue],
+    parameters: Mapping[str, JsonValue],
+    head_dim: int,
+    partial: float | None,
+) -> int:
+    """Return the number of dimensions of a head that rotate."""
+    given = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if given in (None, 1.0):
+        given = partial if given is None else None
+    elif partial is None:
+        raise UnsupportedCheckpointError(f"partial_rotary_factor {given} is not supported")
+    dim = head_dim if given is None else int(head_dim * given)
+    if dim % 2 or not 0 < dim <= head_dim:
+        raise UnsupportedCheckpointError(
+            f"partial_rotary_factor {given} rotates {dim} of {head_dim} dimensions, expected an "
+            "even number of them"
+        )
+    return dim
 
 
 def _unusable(parameters: Mapping[str, JsonValue]) -> FieldError:
@@ -83,7 +145,7 @@ def _sections(given: Sequence[int] | None, head_dim: int) -> tuple[int, ...] | N
 
 
 def _parameters(
-    config: Mapping[str, JsonValue], default_theta: float, max_positions: int
+    config: Mapping[str, JsonValue], default_theta: float, original_positions: int
 ) -> dict[str, JsonValue]:
     """Collect `rope_type`, `rope_theta` and the fields of the variant in one flat dict."""
     parameters = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
@@ -92,14 +154,13 @@ def _parameters(
     parameters.setdefault("rope_type", parameters.get("type", "default"))
     if parameters["rope_type"] == "mrope":  # it only says how pairs share the positions
         parameters["rope_type"] = "default"
+    if parameters["rope_type"] in ("su", "yarn") and "short_factor" in parameters:
+        parameters["rope_type"] = "longrope"  # as the first checkpoints of Phi-3 call it
     parameters.setdefault("rope_theta", config.get("rope_theta", default_theta))
-    partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    if partial not in (None, 1.0):
-        raise UnsupportedCheckpointError(f"partial_rotary_factor {partial} is not supported")
     original = config.get("original_max_position_embeddings")
     if original is not None:
         parameters["original_max_position_embeddings"] = original
-    parameters.setdefault("original_max_position_embeddings", max_positions)
+    parameters.setdefault("original_max_position_embeddings", original_positions)
     theta = parameters["rope_theta"]
     return parameters | {"rope_theta": None if theta is None else float(theta)}
 
@@ -189,6 +250,25 @@ def _yarn_amplitude(factor: float, parameters: dict[str, JsonValue]) -> float:
     return scale(float(over)) / scale(float(under)) if over and under else scale(1.0)
 
 
+def _longrope(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> Rope:
+    """LongRoPE (Ding et al. 2024): a factor for each frequency, of two sets.
+
+    Texts longer than the original window use the long factors for all positions. So the context
+    window ends there, as with `dynamic`; a model without longer texts has short factors only.
+    """
+    original = parameters["original_max_position_embeddings"]
+    factor = parameters.get("factor")
+    factor = max_positions / original if factor is None else factor
+    amplitude = parameters.get("attention_factor")
+    if amplitude is None:
+        amplitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    short = torch.tensor(parameters["short_factor"], dtype=torch.float32)
+    powers = _powers(parameters["rope_theta"], dim)
+    if short.shape != powers.shape or not bool((short > 0).all()):
+        raise ValueError
+    return Rope(1.0 / (short * powers), float(amplitude), min(max_positions, original))
+
+
 def _factors(parameters: dict[str, JsonValue], dim: int, max_positions: int) -> Rope:
     """Each frequency divided by its own factor, as GGUF files store it."""
     factors = torch.tensor(parameters["factors"], dtype=torch.float32)
@@ -203,5 +283,6 @@ _VARIANTS = {
     "dynamic": _dynamic,
     "llama3": _llama3,
     "yarn": _yarn,
+    "longrope": _longrope,
     "factors": _factors,
 }

@@ -14,7 +14,7 @@ from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.llama.config import supports
 
 _EMBED, _HEAD = "embed_tokens.weight", "lm_head.weight"
-_FIRST = "layers.0.input_layernorm.weight"
+_FIRST = "layers.0.post_attention_layernorm.weight"  # every architecture has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from outrider.core.errors import CheckpointError
@@ -44,15 +44,21 @@ class Linear:
 
 @dataclass(slots=True, kw_only=True)
 class LayerWeights:
-    """Weights of one layer. `qk_norm` holds a row for each query head, then for each key head."""
+    """Weights of one layer.
 
-    input_norm: Float[Tensor, " hidden"]
+    `qk_norm` holds a row for each query head, then for each key head. The norms after attention and
+    MLP are `output_norm` and `down_norm`. A norm that the layer does not have is None.
+    """
+
+    input_norm: Float[Tensor, " hidden"] | None
     qkv: Projection
     qk_norm: Float[Tensor, "heads head_dim"] | None
     output: Projection
-    mlp_norm: Float[Tensor, " hidden"]
+    mlp_norm: Float[Tensor, " hidden"] | None
     gate_up: Projection
     down: Projection
+    output_norm: Float[Tensor, " hidden"] | None = None
+    down_norm: Float[Tensor, " hidden"] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,13 +88,12 @@ def expected_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
 def _layer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    gate_up = 2 * inner if config.fused.gate_up else inner
+    query_norm, key_norm = (queries, keys) if config.norms.whole else (config.head_dim,) * 2
     matrices = {
-        "self_attn.q_proj": (queries, hidden, config.qkv_bias),
-        "self_attn.k_proj": (keys, hidden, config.qkv_bias),
-        "self_attn.v_proj": (keys, hidden, config.qkv_bias),
+        **{name: (size, hidden, config.qkv_bias) for name, size in qkv_sizes(config).items()},
         "self_attn.o_proj": (hidden, queries, config.output_bias),
-        "mlp.gate_proj": (inner, hidden, config.mlp_bias),
-        "mlp.up_proj": (inner, hidden, config.mlp_bias),
+        **dict.fromkeys(gate_up_names(config), (gate_up, hidden, config.mlp_bias)),
         "mlp.down_proj": (hidden, inner, config.mlp_bias),
     }
     shapes: dict[str, tuple[int, ...]] = {}
@@ -96,11 +101,36 @@ def _layer_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
         shapes[f"{name}.weight"] = (outputs, inputs)
         if biased:
             shapes[f"{name}.bias"] = (outputs,)
-    for name in ("input_layernorm", "post_attention_layernorm"):
+    for name in config.norms.names:
         shapes[f"{name}.weight"] = (hidden,)
     if config.qk_norm:
-        shapes["self_attn.q_norm.weight"] = shapes["self_attn.k_norm.weight"] = (config.head_dim,)
+        shapes["self_attn.q_norm.weight"] = (query_norm,)
+        shapes["self_attn.k_norm.weight"] = (key_norm,)
     return shapes
+
+
+def qkv_sizes(config: DecoderConfig) -> dict[str, int]:
+    """Return the matrices of queries, keys and values, or their fused one, with their outputs."""
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    if config.fused.qkv:
+        return {"self_attn.qkv_proj": queries + 2 * keys}
+    return {"self_attn.q_proj": queries, "self_attn.k_proj": keys, "self_attn.v_proj": keys}
+
+
+def gate_up_names(config: DecoderConfig) -> tuple[str, ...]:
+    """Return the names of the matrices of gate and up, or of their fused one."""
+    return ("mlp.gate_up_proj",) if config.fused.gate_up else ("mlp.gate_proj", "mlp.up_proj")
+
+
+def order_of_rows(config: DecoderConfig) -> Int[Tensor, " rows"] | None:
+    """Return the order into which the rows of queries, keys and values are put; None: as stored."""
+    order = config.head_order
+    if order is None:
+        return None
+    turning = (config.num_heads + config.num_kv_heads) * config.head_dim
+    rows = torch.arange(turning + config.num_kv_heads * config.head_dim)
+    heads = rows[:turning].view(-1, config.head_dim)[:, order]
+    return torch.cat((heads.flatten(), rows[turning:]))
 
 
 def parameter_count(config: DecoderConfig, *, tied: bool) -> int:
@@ -171,7 +201,7 @@ def load_weights(
             load_layer(checkpoint, config, layer, dtype, device)
             for layer in range(config.num_layers)
         ],
-        norm=outer[NORM],
+        norm=shifted(outer[NORM], config),
         head=Linear(head),
         num_parameters=parameter_count(config, tied=head is embed),
     )
@@ -194,23 +224,45 @@ def load_layer(
 def fuse_layer(own: dict[str, Tensor], config: DecoderConfig) -> LayerWeights:
     """Fuse the tensors of one layer, which are named without `model.layers.N.`."""
 
-    def fused(*parts: str) -> Linear:
+    def fused(*parts: str, order: Tensor | None = None) -> Linear:
         bias = [own[f"{part}.bias"] for part in parts if f"{part}.bias" in own]
         weight = torch.cat([own[f"{part}.weight"] for part in parts])
-        return Linear(weight, torch.cat(bias) if bias else None)
+        whole = torch.cat(bias) if bias else None
+        if order is not None:
+            order = order.to(weight.device)
+            weight, whole = weight[order], None if whole is None else whole[order]
+        return Linear(weight, whole)
 
+    def norm(name: str | None) -> Tensor | None:
+        return None if name is None else shifted(own[f"{name}.weight"], config)
+
+    names = config.norms
     return LayerWeights(
-        input_norm=own["input_layernorm.weight"],
-        qkv=fused("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        input_norm=norm(names.before_attention),
+        qkv=fused(*qkv_sizes(config), order=order_of_rows(config)),
         qk_norm=_qk_norm(own, config) if config.qk_norm else None,
         output=fused("self_attn.o_proj"),
-        mlp_norm=own["post_attention_layernorm.weight"],
-        gate_up=fused("mlp.gate_proj", "mlp.up_proj"),
+        output_norm=norm(names.after_attention),
+        mlp_norm=norm(names.before_mlp),
+        gate_up=fused(*gate_up_names(config)),
         down=fused("mlp.down_proj"),
+        down_norm=norm(names.after_mlp),
     )
 
 
+def shifted(norm: Float[Tensor, " size"], config: DecoderConfig) -> Float[Tensor, " size"]:
+    """Return the weights of a norm with their offset, which is not rounded to half precision."""
+    if not config.norms.offset:
+        return norm
+    return norm.to(torch.promote_types(norm.dtype, torch.float32)) + config.norms.offset
+
+
 def _qk_norm(own: dict[str, Tensor], config: DecoderConfig) -> Float[Tensor, "heads head_dim"]:
-    queries = own["self_attn.q_norm.weight"].expand(config.num_heads, -1)
-    keys = own["self_attn.k_norm.weight"].expand(config.num_kv_heads, -1)
-    return torch.cat((queries, keys))
+    both = [
+        shifted(own[f"self_attn.{name}_norm.weight"], config).view(-1, config.head_dim)
+        for name in ("q", "k")
+    ]
+    counts = (config.num_heads, config.num_kv_heads)
+    norms = torch.cat([n.expand(count, -1) for n, count in zip(both, counts, strict=True)])
+    order = config.head_order
+    return norms if order is None else norms[:, order.to(norms.device)]

@@ -80,7 +80,7 @@ class TransformersModel:
         parameters = inspect.signature(model.forward).parameters
         self._keeps_rows = "logits_to_keep" in parameters
         with self.layout.narrowed(WINDOW):
-            check_trees(self)
+            self.info = replace(self.info, narrow_dtype=check_trees(self))
 
     @classmethod
     def load(

@@ -18,11 +18,10 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging
 
 from outrider.core.errors import CheckpointError, OutriderError
 from outrider.models.caches.masks import AttentionLayout
-from outrider.models.checkpoints.folder_files import check_folder, explain_code
+from outrider.models.checkpoints.folder_files import check_folder, explain_code, quiet
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tensors import check_finite
 
@@ -157,17 +156,3 @@ def reading(place: str, what: str = "a causal language model") -> Iterator[None]
             f"transformers cannot load {place}: {reason[:200]}",
             hint=f"Give a folder or hub name of {what} with safetensors weights",
         ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Context manager: suppress progress bars and load reports; errors are raised."""
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()

@@ -48,8 +48,11 @@ class Checkable(LanguageModel, Protocol):
         ...
 
 
-def check_trees(model: Checkable) -> None:
+def check_trees(model: Checkable) -> torch.dtype | None:
     """Compare a wide tree, and a commit of one path, with plain passes.
+
+    Returns:
+        The dtype in which some parts of a model in float64 compute; None if none was noticed.
 
     Raises:
         CheckpointError: the results differ; the message names the model and the error.
@@ -65,9 +68,9 @@ def check_trees(model: Checkable) -> None:
             hint="Check its weights; float16 overflows where bfloat16 does not",
         )
     if error <= TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16]):
-        return
+        return None
     if model.dtype == torch.float64 and error <= TOLERANCE[torch.float32] and _narrows(model):
-        return
+        return torch.float32
     raise _refusal(
         model.info.name,
         f"its logits differ by {error:.2g} of their spread, so it ignores masks or positions",

@@ -17,8 +17,8 @@ from outrider.core.errors import CheckpointError, OptionError
 from outrider.core.types import ImagePrompt, Prompt
 from outrider.kernels.forking import Exclusive
 from outrider.models.checkpoints.checkpoint import Checkpoint
-from outrider.models.checkpoints.folder_files import check_folder
-from outrider.models.transformers.pretrained import check_parameters, quiet, reading
+from outrider.models.checkpoints.folder_files import check_folder, quiet
+from outrider.models.transformers.pretrained import check_parameters, reading
 from outrider.models.vision.processor import ImageProcessor, Inputs
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class TransformersVisionEncoder:
     def _read(self, inputs: Sequence[Inputs]) -> list[tuple[Tensor, Tensor | None]]:
         """Return embeddings `[length, hidden]` and positions `[3, length]` of each prompt."""
         batch = self._batched(inputs)
-        with self._lock, _caught(self._base, self.stack) as caught:
+        with self._lock.held, _caught(self._base, self.stack) as caught:
             self._base(**batch, use_cache=False)
         self._refuse_more(caught, batch["attention_mask"])
         lengths = [found["input_ids"].shape[1] for found in inputs]

@@ -15,7 +15,7 @@ from torch import nn
 
 from outrider.core.errors import OptionError, OutriderWarning, writing
 from outrider.models.checkpoints.opening import open_checkpoint
-from outrider.models.loading import resolve_device
+from outrider.models.devices import resolve_device
 from outrider.models.sources.families import families_folder
 from outrider.models.sources.finding import local_folder
 from outrider.training.core.loop import StopSignal, TrainingStopped

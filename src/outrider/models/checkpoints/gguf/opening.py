@@ -9,7 +9,8 @@ from outrider.core.errors import CheckpointError
 from outrider.models.checkpoints.checkpoint import Checkpoint, fingerprint_of
 from outrider.models.checkpoints.gguf.ends import end_tokens
 from outrider.models.checkpoints.gguf.header import MAGIC, Header, damaged, read_header
-from outrider.models.checkpoints.gguf.names import FACTORS, from_gguf
+from outrider.models.checkpoints.gguf.names import FACTORS, LONG, SHORT, from_gguf
+from outrider.models.checkpoints.gguf.rotary import Factors
 from outrider.models.checkpoints.gguf.settings import architecture_of, read_settings
 from outrider.models.checkpoints.gguf.tensors import GgufTensor
 from outrider.models.checkpoints.json_file import is_there
@@ -20,6 +21,7 @@ SUFFIX = ".gguf"
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 _EMBEDDINGS = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
+_FACTORS = {FACTORS: "plain", SHORT: "short", LONG: "long"}
 _REORDERED = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}
 
 
@@ -136,25 +138,25 @@ def _check_parts(headers: Sequence[Header]) -> None:
 
 def _tensors(
     headers: list[Header], metadata: Mapping[str, object]
-) -> tuple[dict[str, TensorInfo], list[float] | None]:
+) -> tuple[dict[str, TensorInfo], Factors]:
     """Return the tensors by their Hugging Face names, and the factors of rotary embeddings."""
     first = str(headers[0].file)
-    reordered = architecture_of(first, metadata).reordered
+    known = architecture_of(first, metadata)
     architecture = metadata["general.architecture"]
     found: dict[str, TensorInfo] = {}
-    factors: list[float] | None = None
+    factors = Factors()
     for header in headers:
         for name, entry in header.entries.items():
             tensor = GgufTensor(file=header.file, entry=entry)
-            if name == FACTORS:
-                factors = _factors(tensor)
+            if name in _FACTORS:
+                setattr(factors, _FACTORS[name], _factors(tensor))
                 continue
-            ours = from_gguf(name)
+            ours = from_gguf(name, known.parts)
             if ours is None or ours in found:
                 what = "an unexpected tensor" if ours is None else "a second tensor"
                 raise CheckpointError(f"{header.file} has {what} {name!r:.100}")
             part = name.split(".")[2] if name.count(".") > 2 else ""
-            if reordered and part in _REORDERED:
+            if known.reordered and part in _REORDERED:
                 tensor = replace(tensor, heads=_heads(metadata, f"{architecture}.", part))
             found[ours] = TensorInfo(
                 file=header.file,
@@ -172,7 +174,7 @@ def _factors(tensor: GgufTensor) -> list[float]:
     """Return the factors of the pairs of a head."""
     shape = tensor.entry.shape
     if len(shape) != 1 or shape[0] > CheckpointLimits.current().head_dim:
-        raise damaged(tensor.file, f"{FACTORS} has the shape {list(shape)}")
+        raise damaged(tensor.file, f"{tensor.entry.name} has the shape {list(shape)}")
     return tensor.read().tolist()
 
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
 from outrider.models.checkpoints.fields import Field, check_fields
 
-_KINDS = ("none", "linear", "yarn")
+_KINDS = ("none", "linear", "yarn", "longrope")
 _SCALING = "rope.scaling."
 _KNOWN = {
     "type": Field("", ("text",), null=False),
@@ -21,11 +22,26 @@ _KNOWN = {
 _HINT = "Give the original checkpoint as a Hugging Face folder"
 
 
+@dataclass(slots=True)
+class Factors:
+    """Divisors of the frequencies, which files store as tensors.
+
+    Attributes:
+        plain: those of every text.
+        short: those of texts within the first context window of a LongRoPE model.
+        long: those of longer texts.
+    """
+
+    plain: Sequence[float] | None = None
+    short: Sequence[float] | None = None
+    long: Sequence[float] | None = None
+
+
 def read_rotary(
     file: str,
     prefix: str,
     metadata: Mapping[str, JsonValue],
-    factors: Sequence[float] | None,
+    factors: Factors,
 ) -> dict[str, JsonValue] | None:
     """Return `rope_scaling`; None for plain rotary embeddings.
 
@@ -33,7 +49,7 @@ def read_rotary(
         file: the file in messages.
         prefix: the architecture and a dot.
         metadata: the settings of the file.
-        factors: divisors of the frequencies, which the file stores as a tensor.
+        factors: divisors of the frequencies.
 
     Raises:
         CheckpointError: a setting is wrong or not supported.
@@ -41,16 +57,18 @@ def read_rotary(
     given = _scaling(file, prefix, metadata)
     kind = given.get("type", "linear")  # the default of llama.cpp
     factor = given.get("factor") or metadata.get(f"{prefix}rope.scale_linear") or 1.0
-    scaled = kind != "none" and factor != 1
+    scaled = kind not in ("none", "longrope") and factor != 1
     amplitude = given.get("attn_factor", 1.0)
+    if factors.short is not None and factors.long is not None and not scaled:
+        return _longrope(factors, amplitude)
     if kind not in _KINDS:
         raise _unsupported(file, f"{prefix}{_SCALING}type {kind!r:.40}; known: {', '.join(_KINDS)}")
-    if factors is not None and scaled:
+    if factors != Factors() and scaled:
         raise _unsupported(file, f"factors of frequencies together with {kind} scaling")
     if amplitude != 1 and not (scaled and kind == "yarn"):
         raise _unsupported(file, f"{prefix}{_SCALING}attn_factor {amplitude}")
-    if factors is not None:
-        return {"rope_type": "factors", "factors": list(factors)}
+    if factors.plain is not None:
+        return {"rope_type": "factors", "factors": list(factors.plain)}
     if not scaled:
         return None
     if kind == "linear":
@@ -82,6 +100,15 @@ def _yarn(given: Mapping[str, JsonValue], factor: float, amplitude: float) -> di
     if amplitude != 1:
         found["attention_factor"] = amplitude * (1 + 0.1 * math.log(factor))
     return found
+
+
+def _longrope(factors: Factors, amplitude: float) -> dict[str, JsonValue]:
+    return {
+        "rope_type": "longrope",
+        "short_factor": list(factors.short or ()),
+        "long_factor": list(factors.long or ()),
+        "attention_factor": amplitude,
+    }
 
 
 def _unsupported(file: str, what: str) -> UnsupportedCheckpointError:

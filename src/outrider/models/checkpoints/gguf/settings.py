@@ -1,34 +1,19 @@
 """Settings of a GGUF file as the configuration of a Hugging Face checkpoint."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 
 from outrider.core.errors import CheckpointError
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.checkpoint import UnsupportedCheckpointError
 from outrider.models.checkpoints.fields import Field, check_fields
-from outrider.models.checkpoints.gguf.rotary import read_rotary
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """One architecture of llama.cpp.
-
-    Attributes:
-        model_type: its name in Hugging Face configurations.
-        reordered: whether llama.cpp has reordered the rows of queries and keys.
-    """
-
-    model_type: str
-    reordered: bool = False
-
-
-ARCHITECTURES = {
-    "llama": Architecture(model_type="llama", reordered=True),
-    "qwen2": Architecture(model_type="qwen2"),
-    "qwen3": Architecture(model_type="qwen3"),
-    "smollm3": Architecture(model_type="smollm3", reordered=True),
-}
+from outrider.models.checkpoints.gguf.architectures import (
+    ARCHITECTURES,
+    CAPS,
+    SCALES,
+    Architecture,
+    Given,
+)
+from outrider.models.checkpoints.gguf.rotary import Factors, read_rotary
 
 _WHOLE = ("whole number",)
 
@@ -66,7 +51,7 @@ def _fields(prefix: str) -> tuple[Field, ...]:
         size("attention.key_length", "head_dim", needed=False),
         size("attention.value_length", "head_dim", needed=False),
         size("rope.dimension_count", "head_dim", needed=False),
-        size("attention.sliding_window", "positions", needed=False),
+        Field(prefix + "attention.sliding_window", _WHOLE, least=0, most="positions", null=False),
         size("vocab_size", "vocabulary", needed=False),
         Field(
             prefix + "attention.layer_norm_rms_epsilon",
@@ -76,7 +61,19 @@ def _fields(prefix: str) -> tuple[Field, ...]:
             null=False,
             needed=True,
         ),
-        Field(prefix + "rope.freq_base", ("number",), least=0, above=True, null=False),
+        *(
+            Field(prefix + name, ("number",), least=0, above=True, null=False)
+            for name in ("rope.freq_base", "rope.freq_base_swa")
+        ),
+        *(Field(prefix + name, ("number",), least=0, null=False) for name in (*CAPS, *SCALES)),
+        Field(
+            prefix + "attention.sliding_window_pattern",
+            ("whole number", "true or false"),
+            least=1,
+            most="layers",
+            null=False,
+            levels=(0, 1),
+        ),
     )
 
 
@@ -91,6 +88,7 @@ _NEUTRAL: dict[str, tuple[JsonValue, ...]] = {
     "logit_scale": (0, 1),
     "residual_scale": (0, 1),
     "rope.freq_base_swa": (),
+    "rope.dimension_sections": ([0, 0, 0, 0],),
 }
 """Settings that change a model in ways that no runner computes, and values that change nothing."""
 
@@ -107,7 +105,7 @@ def read_settings(
     vocabulary: int,
     biased: Collection[str],
     tied: bool,
-    factors: Sequence[float] | None,
+    factors: Factors,
 ) -> dict[str, JsonValue]:
     """Return the configuration.
 
@@ -125,14 +123,15 @@ def read_settings(
     known = architecture_of(file, metadata)
     prefix = f"{metadata['general.architecture']}."
     check_fields(file, metadata, (*_fields(prefix), *_TOKENS))
-    _check_neutral(file, prefix, metadata)
+    _check_neutral(file, prefix, metadata, known)
 
     def given(name: str, default: JsonValue = None) -> JsonValue:
         return metadata.get(prefix + name, default)
 
     heads, width = given("attention.head_count"), given("embedding_length")
     head_dim = given("attention.key_length", width // heads)
-    for name in ("attention.value_length", "rope.dimension_count"):
+    rotated = given("rope.dimension_count", head_dim)
+    for name in ("attention.value_length", *(() if known.partial else ("rope.dimension_count",))):
         if given(name, head_dim) != head_dim:
             raise UnsupportedCheckpointError(
                 f"{file} has {prefix}{name} {given(name)}, but heads of {head_dim}, "
@@ -159,24 +158,44 @@ def read_settings(
         "rms_norm_eps": given("attention.layer_norm_rms_epsilon"),
         "max_position_embeddings": given("context_length"),
         "tie_word_embeddings": tied,
-        "attention_bias": queries and output,
+        "attention_bias": queries and (output or known.model_type == "glm4"),
         "mlp_bias": "mlp.gate_proj" in biased,
         "rope_theta": given("rope.freq_base", 10_000.0),
         "rope_scaling": read_rotary(file, prefix, metadata, factors),
         "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
     }
-    if (window := given("attention.sliding_window")) is not None:
+    if known.partial:
+        config["partial_rotary_factor"] = rotated / head_dim
+    config |= _translated(file, known, given)
+    if window := given("attention.sliding_window"):
+        if not known.windows:
+            raise UnsupportedCheckpointError(
+                f"{file} has {prefix}attention.sliding_window {window}, which is not supported",
+                hint="Give the original checkpoint as a Hugging Face folder",
+            )
         config |= {"sliding_window": window, "use_sliding_window": True}
         if known.model_type == "llama":
             config["model_type"] = "mistral"
     return config
 
 
-def _check_neutral(file: str, prefix: str, metadata: Mapping[str, JsonValue]) -> None:
+def _translated(file: str, known: Architecture, given: Given) -> dict[str, JsonValue]:
+    try:
+        return known.translate(given)
+    except UnsupportedCheckpointError as error:
+        raise UnsupportedCheckpointError(
+            f"{file} has {error.problem}, which is not supported",
+            hint="Give the original checkpoint as a Hugging Face folder",
+        ) from None
+
+
+def _check_neutral(
+    file: str, prefix: str, metadata: Mapping[str, JsonValue], known: Architecture
+) -> None:
     for name, neutral in _NEUTRAL.items():
         value = metadata.get(prefix + name)
-        if value is not None and value not in neutral:
+        if value is not None and value not in neutral and name not in known.reads:
             raise UnsupportedCheckpointError(
                 f"{file} has {prefix}{name} {value!r:.40}, which is not supported",
                 hint="Give the original checkpoint as a Hugging Face folder",
