@@ -43,7 +43,7 @@ from outrider.models.costs import forward_seconds
 from outrider.models.cuda import StaticDecoder
 from outrider.models.devices import resolve_device, resolve_dtype
 from outrider.models.llama.decoder import Decoder
-from outrider.models.loading import family
+from outrider.models.sources.families import family
 from outrider.protocols import ChainRequest
 from outrider.sampling import Sampler, SamplingParams
 

@@ -14,7 +14,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from outrider.models.loading import families_folder
+from outrider.models.sources.families import families_folder
 from outrider.training.core.copy_tasks import copy_task
 from outrider.training.core.corpus import read_records
 from outrider.training.core.prompts import messages

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from outrider.models.loading import families_folder
+from outrider.models.sources.families import families_folder
 from outrider.training.core.config import Source, Stage
 from outrider.training.core.corpus import documents
 from outrider.training.core.formats import ASSISTANT, question

@@ -12,7 +12,7 @@ import torch
 
 from outrider.core.types import NO_IDS, Prompt
 from outrider.models.cpu.native import NativeDecoder
-from outrider.models.loading import family
+from outrider.models.sources.families import family
 from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 

@@ -19,7 +19,7 @@ import outrider
 from outrider.core.types import Prompt, as_ids
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.cpu.native import NativeDecoder
-from outrider.models.loading import family
+from outrider.models.sources.families import family
 from outrider.protocols import Segment
 from outrider.training.core.corpus import read_records
 

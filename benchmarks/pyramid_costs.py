@@ -28,7 +28,7 @@ from outrider.core.counters import Counters
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.costs import forward_seconds
 from outrider.models.cpu.native import NativeDecoder
-from outrider.models.loading import family
+from outrider.models.sources.families import family
 from outrider.sampling import SamplingParams
 
 TIERS = ("target", "qualifier", "draft")

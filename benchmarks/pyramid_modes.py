@@ -22,7 +22,7 @@ from rich.progress import Progress
 import outrider
 from outrider.core import metrics
 from outrider.core.counters import Counters
-from outrider.models.loading import families_folder
+from outrider.models.sources.families import families_folder
 
 TEMPERATURES = (0.0, 0.8)
 BUDGETS = (0.0, 0.02, 0.05, 0.1, 0.2)

@@ -155,7 +155,7 @@ def measure(options: argparse.Namespace) -> int:
     """Run, print a line for each strategy; 1 where a text differs or the goal is missed."""
     from outrider.bench.scaling.scale import cost_scale
     from outrider.bench.workloads import WORKLOADS, read_workloads
-    from outrider.models.loading import family
+    from outrider.models.sources.families import family
 
     tiers = family("tiny")
     target = cost_scale(tiers["target"], options.scale, options.scaled)

@@ -17,7 +17,7 @@ from outrider.captioning.metrics.clip import ClipScorer
 from outrider.captioning.metrics.misalignment import WordScores, calibrate, word_scores
 from outrider.captioning.scenes.phrases import Detail, caption
 from outrider.captioning.scenes.scenes import Scenes
-from outrider.models.loading import families_folder
+from outrider.models.sources.families import families_folder
 
 from .vizer_scenes import TEST_SEED
 

@@ -36,7 +36,7 @@ from outrider.captioning.metrics.clip import ClipScorer
 from outrider.captioning.metrics.report import CaptionReport, score_captions
 from outrider.captioning.scenes.phrases import Detail, caption
 from outrider.captioning.scenes.scenes import Scenes
-from outrider.models.loading import families_folder
+from outrider.models.sources.families import families_folder
 from outrider.training.vizer.captioner import TrainableCaptioner
 from outrider.training.vizer.config import VizerConfig
 from outrider.training.vizer.data import Example

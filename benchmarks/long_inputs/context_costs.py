@@ -37,7 +37,8 @@ from outrider.context.rankers.make import make_ranker
 from outrider.context.selector import Selected
 from outrider.core.types import NO_IDS, Passage, Prompt, as_ids
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.models.loading import family, load_model
+from outrider.models.loading import load_model
+from outrider.models.sources.families import family
 from outrider.protocols import LanguageModel, Segment
 
 DENSE = "dense"

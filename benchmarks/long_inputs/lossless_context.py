@@ -34,7 +34,8 @@ from outrider.context.rankers.sentence import MINILM, SentenceEncoder
 from outrider.core.types import Prompt
 from outrider.engine.generator import Generator
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.models.loading import family, load_model
+from outrider.models.loading import load_model
+from outrider.models.sources.families import family
 
 UNDRAFTED = "undrafted"
 EVERYTHING = "draft model reads everything"

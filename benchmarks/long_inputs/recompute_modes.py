@@ -22,7 +22,8 @@ from benchmarks.long_inputs.stretched import KIND, stretch
 
 from outrider.context.config import ContextConfig
 from outrider.context.selector import Selected
-from outrider.models.loading import family, load_model
+from outrider.models.loading import load_model
+from outrider.models.sources.families import family
 from outrider.protocols import LanguageModel
 
 MODES = ("suffix", "partial", "new_only")

@@ -20,7 +20,7 @@ from outrider.context.selection import Decision, Selection
 from outrider.core.types import LongContext, Passage
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.llama.decoder import Decoder
-from outrider.models.loading import family
+from outrider.models.sources.families import family
 
 SELECTORS = (
     "first",

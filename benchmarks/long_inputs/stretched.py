@@ -27,7 +27,8 @@ from benchmarks.long_inputs.selecting import settings_of
 
 from outrider.core.types import Prompt
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.models.loading import family, load_model
+from outrider.models.loading import load_model
+from outrider.models.sources.families import family
 
 KINDS = ("yarn", "ntk", "linear")
 KIND = "yarn"

@@ -13,7 +13,7 @@ from outrider.core.errors import CheckpointError, MissingExtraError, OptionError
 from outrider.models.checkpoints.checkpoint import load_tensors
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
-from outrider.models.loading import families_folder
+from outrider.models.sources.families import families_folder
 from tests.models.setups.make_checkpoints import make_checkpoint
 from tests.models.setups.make_gguf import LLAMA3
 from tests.models.setups.reference import all_logits, close, random_ids

@@ -14,7 +14,7 @@ from outrider.bench.rivals.llamacpp import LlamaCpp
 from outrider.bench.rivals.rival import OpenRival, Rival, RivalRequest
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.llama.decoder import Decoder
-from outrider.models.loading import families_folder
+from outrider.models.sources.families import families_folder
 from tests.models.setups.reference import begin, next_logits
 
 TINY = families_folder() / "tiny"

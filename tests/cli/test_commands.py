@@ -1,11 +1,16 @@
-"""`info`, `chat`, `calibrate`, `demo` and `train` on a small random family."""
+"""`info`, `calibrate`, `demo` and `train` on a small random family."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from outrider.cli.commands import demo
+from outrider.cli.ui.render import Screen
+from outrider.engine.load import load
+from outrider.models.sources.known import KNOWN
 from outrider.strategy.calibration import load_calibrations
 from tests.cli.conftest import Family, Run
 from tests.cli.test_wrong_input import unknown_architecture
@@ -69,26 +74,6 @@ def test_info_says_when_nothing_runs_it(tmp_path: Path, run: Run) -> None:
     [found] = run("info", tmp_path / "model", "--json").json["models"]
     assert found["runner"] is None
     assert "mamba9" in found["reason"]
-
-
-def test_chat_remembers_and_forgets(family: Family, run: Run) -> None:
-    length = ["--max-new-tokens", "8"]
-    once = run("chat", *family.two, *length, stdin="Hello\n").out
-    talk = "Hello\n/stats\n\n/reset\nHello\nHello\n/quit\nnever read\n"
-    outcome = run("chat", *family.two, *length, stdin=talk)
-    assert outcome.code == 0
-    assert outcome.out.startswith(once + once)
-    assert len(outcome.out) > len(once + once)
-    assert "tokens/s" in outcome.err
-
-
-def test_chat_survives_a_full_context(family: Family, run: Run) -> None:
-    talk = "x" * 300 + "\nHello\n/stat\n"
-    outcome = run("chat", *family.two, "--max-new-tokens", "8", stdin=talk)
-    assert outcome.code == 0
-    assert "256" in outcome.err and "/reset clears the conversation" in outcome.err
-    assert "Did you mean '/stats'?" in outcome.err
-    assert outcome.out == run("chat", *family.two, "--max-new-tokens", "8", stdin="Hello\n").out
 
 
 @pytest.fixture
@@ -160,6 +145,9 @@ def test_faulty_prompt_files(line: str, family: Family, tmp_path: Path, run: Run
     assert "prompt 2 of" in outcome.error
 
 
+# -- demo --------------------------------------------------------------------------------------
+
+
 def test_demo_compares_two_and_three_tiers(
     family: Family, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +161,48 @@ def test_demo_compares_two_and_three_tiers(
     assert "tokens per target forward" in outcome.out
     colored = run("demo", *family.three, "--tokens", "6", "--color", "always")
     assert "\x1b[" in colored.out and "qualifier" in colored.err
+
+
+def test_demo_asks_a_chat_model(family: Family, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outrider.cli.commands.demo.REPEATS", 1)
+    outcome = run("demo", "--target", family.target, "--tokens", "6", "--dtype", "float32")
+    assert outcome.code == 0, outcome.err
+    answers = load(str(family.target), mode="none", dtype="float32", threads=1)
+    for question in demo.QUESTIONS:
+        asked: Any = [{"role": "user", "content": question}]
+        answer = answers.generate(asked, max_new_tokens=6, temperature=0.0).text
+        assert f"> {question}\n{answer}\n" in outcome.out
+    assert len([line for line in outcome.out.splitlines() if "identical" in line]) == 2
+    figures = [line for line in outcome.err.splitlines() if "; undrafted " in line]
+    assert len(figures) == 3 and all(line.startswith("6 tokens, ") for line in figures)
+
+
+def test_demo_takes_the_real_model_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [known] = [known for known in KNOWN if known.name == demo.MODEL]
+    apart = [place for place in sys.path if not (Path(place) / known.module).exists()]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(sys, "path", apart)
+    assert demo._tiers(demo.DemoTiers(), Screen()).target == "tiny"
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("smollm2 is not installed, so the included family tiny is used")
+    assert line.endswith(known.install)
+    (tmp_path / known.module).mkdir()
+    (tmp_path / known.module / known.file).touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *apart])
+    assert demo._tiers(demo.DemoTiers(), Screen()).target == "smollm2"
+    assert demo._tiers(demo.DemoTiers(target="x"), Screen()).target == "x"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_demo_of_a_real_model(smollm2: Path, run: Run) -> None:
+    outcome = run("demo")
+    assert outcome.code == 0
+    assert all(question in outcome.out for question in demo.QUESTIONS)
+    assert all(name in outcome.out for name in ("target alone", "default", "Anna walked"))
+    assert "DIFFERS" not in outcome.out
 
 
 def test_training_needs_its_file(tmp_path: Path, run: Run) -> None:

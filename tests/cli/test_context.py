@@ -34,14 +34,15 @@ def test_everything_is_read_unless_something_else_is_said(
     story: Path, family: Family, run: Run
 ) -> None:
     story.write_text(STORY[:120])
-    found = run("generate", "Which?", "--documents", story, *family.alone, *SHORT, "--json").json
-    plain = run("generate", f"{STORY[:120]}\n\nWhich?", *family.alone, *SHORT, "--json").json
+    words = [*family.alone, *SHORT, "--json"]
+    found = run("generate", "Which?", "--documents", story, *words, "--raw").json
+    plain = run("generate", f"{STORY[:120]}\n\nWhich?", *words, "--raw").json
     assert found["token_ids"] == plain["token_ids"] and "context" not in plain
     assert found["context"]["on"] is None and found["context"]["kept_tokens"] == 120
-    chat = run(
-        "generate", "Which?", "--documents", story, "--chat", *family.alone, *SHORT, "--json"
-    ).json
-    assert chat["prompt_tokens"] == found["prompt_tokens"] + 3
+    for format in ([], ["--chat"]):
+        chat = run("generate", "Which?", "--documents", story, *words, *format).json
+        assert chat["prompt_tokens"] == found["prompt_tokens"] + 3
+        assert chat["prompt_format"] == "chat"
 
 
 def test_a_selection(story: Path, family: Family, run: Run) -> None:

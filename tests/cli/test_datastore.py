@@ -11,7 +11,7 @@ from outrider.inputs.documents.corpora import corpus_files, read_documents
 from outrider.memories.corpus import Corpus
 from outrider.memories.frozen import FrozenAutomaton
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.models.loading import family
+from outrider.models.sources.families import family
 from tests.cli.conftest import Family, Run
 
 TEXT = "The grey cat sat on the mat. The grey cat sat on the sofa."

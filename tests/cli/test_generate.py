@@ -12,7 +12,7 @@ from outrider.cli.ui.render import CAVEAT, STYLES, Screen
 from tests.cli.conftest import Family, Run
 
 PROMPT = "Once upon a time"
-LENGTH = ["--max-new-tokens", "24"]
+LENGTH = ["--max-new-tokens", "24", "--raw"]
 
 SPECULATION = {
     "mode": str,
@@ -45,6 +45,7 @@ RESULT = {
     "seed": int,
     "token_sources": list,
     "token_changed": list,
+    "prompt_format": str,
 }
 
 
@@ -76,6 +77,7 @@ def test_json_is_the_result(family: Family, run: Run) -> None:
     found = run("generate", PROMPT, *family.two, *LENGTH, *warmth, "--json").json
     for timed in ("seconds", "tokens_per_second"):
         del expected[timed], found[timed]
+    expected["prompt_format"] = "raw"
     del expected["speculation"]["predicted_tokens_per_second"]
     del found["speculation"]["predicted_tokens_per_second"]
     assert found == expected
@@ -127,7 +129,8 @@ def test_text_goes_to_stdout_and_figures_to_stderr(stream: str, family: Family, 
     assert outcome.out == text + "\n"
     assert outcome.err.startswith("24 tokens, ")
     assert "tokens/s" in outcome.err and "exact (identical)" in outcome.err
-    [_, weights] = outcome.err.splitlines()
+    [_, prompt, weights] = outcome.err.splitlines()
+    assert prompt.startswith("prompt: plain text to continue")
     assert weights.startswith("weights ") and "to float32" in weights
 
 
@@ -166,12 +169,6 @@ def test_stop_strings_end_the_text(family: Family, run: Run) -> None:
     found = run("generate", PROMPT, *options, "--stop", "never", "--stop", stop).json
     assert found["finish_reason"] == "stop"
     assert found["text"] == text[: text.index(stop)]
-
-
-def test_chat_reads_the_prompt_as_a_message(family: Family, run: Run) -> None:
-    raw = run("generate", "Hello", *family.two, *LENGTH, "--json").json
-    chat = run("generate", "Hello", *family.two, *LENGTH, "--json", "--chat").json
-    assert chat["prompt_tokens"] > raw["prompt_tokens"] == 5
 
 
 def test_logprobs_are_listed(family: Family, run: Run) -> None:

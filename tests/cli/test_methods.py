@@ -8,7 +8,7 @@ from outrider.strategy.catalogue import KINDS, names, records
 from tests.cli.conftest import Family, Run
 from tests.strategy.named import promise, ways
 
-LENGTH = ("--max-new-tokens", "12", "--seed", "3")
+LENGTH = ("--max-new-tokens", "12", "--seed", "3", "--raw")
 
 
 def test_every_method_is_listed(run: Run) -> None:

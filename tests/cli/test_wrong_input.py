@@ -109,7 +109,7 @@ def test_tiers_that_share_no_vocabulary(family: Family, tmp_path: Path, run: Run
 
 
 def test_a_prompt_beyond_the_context_says_by_how_much(family: Family, run: Run) -> None:
-    outcome = run("generate", "x" * 300, *family.two)
+    outcome = run("generate", "x" * 300, *family.two, "--raw")
     assert outcome.code == 2
     assert "300" in outcome.error and "256" in outcome.error
 
@@ -156,9 +156,9 @@ def test_a_fallback_is_one_warning(tmp_path: Path, run: Run) -> None:
     write_tokenizer(tmp_path)
     outcome = run("generate", "x", "--target", tmp_path, "--mode", "none", *LENGTH)
     assert outcome.code == 0
-    warning, summary = outcome.err.splitlines()
+    warning, summary, prompt = outcome.err.splitlines()
     assert warning.startswith("warning: ") and "gpt2" in warning
-    assert "tokens/s" in summary
+    assert "tokens/s" in summary and "--raw" in prompt
     information = run("info", tmp_path, "--json").json["models"][0]
     assert information["runner"] == "transformers"
     assert "gpt2" in information["reason"]

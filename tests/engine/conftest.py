@@ -105,6 +105,11 @@ def family(folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A family `toy` of three tiers among those that ship."""
     for tier in ("target", "qualifier", "draft"):
         shutil.copytree(getattr(folders, tier), tmp_path / "toy" / tier)
-    for module in ("outrider.models.loading", "outrider.engine.options", "outrider.engine.build"):
+    for module in (
+        "outrider.models.sources.families",
+        "outrider.models.sources.finding",
+        "outrider.engine.options",
+        "outrider.engine.build",
+    ):
         monkeypatch.setattr(f"{module}.families_folder", lambda: tmp_path)
     return tmp_path / "toy"

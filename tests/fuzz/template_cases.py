@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from outrider.models.loading import families_folder
+from outrider.models.sources.families import families_folder
 from tests.fuzz.case import Case
 from tests.fuzz.template_files import HOSTILE, ISOLATED
 

@@ -12,15 +12,10 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.devices import resolve_device, resolve_dtype
 from outrider.models.llama.decoder import Decoder
-from outrider.models.loading import (
-    FallbackWarning,
-    families_folder,
-    family,
-    load_model,
-    local_folder,
-    tokenizer_for,
-)
+from outrider.models.loading import FallbackWarning, load_model, tokenizer_for
 from outrider.models.quality import Quality
+from outrider.models.sources.families import families_folder, family
+from outrider.models.sources.finding import local_folder
 from outrider.models.tabular import TabularModel
 from outrider.models.transformers.model import TransformersModel
 from tests.models.setups.built import RUNS, build

@@ -21,7 +21,7 @@ from outrider.bench.settings import Models, Settings
 from outrider.bench.strategies import Named, from_table, parse_strategies
 from outrider.core.checks import AT_LEAST_ONE
 from outrider.core.errors import OptionError, reject_unknown
-from outrider.models.loading import families_folder
+from outrider.models.sources.families import families_folder
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "max_new_tokens", "seed", "ignore_eos")
 _MODELS = tuple(f.name for f in fields(Models))

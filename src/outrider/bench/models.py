@@ -18,7 +18,9 @@ from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.devices import resolve_device, resolve_dtype
-from outrider.models.loading import families_folder, family, load_model, local_folder, tokenizer_for
+from outrider.models.loading import load_model, tokenizer_for
+from outrider.models.sources.families import families_folder, family
+from outrider.models.sources.finding import local_folder
 from outrider.protocols import LanguageModel
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -112,8 +112,8 @@ def outrider(
 
     Generate text with the included small models (no download), or your own:
 
-      outrider generate "Once upon a time"
-      outrider generate "Once upon a time" --target ./big --draft ./small
+      outrider generate "Once upon a time" --raw
+      outrider generate "Name a river." --target ./big --draft ./small
 
     Chat with a model, measure the speed on this machine, list all methods:
 
@@ -121,7 +121,7 @@ def outrider(
       outrider bench --target ./big --draft ./small
       outrider methods
 
-    A model is a folder or a hub name. The draft model proposes tokens, and
+    A model is a folder, a GGUF file, a hub name, or smollm2. The draft model proposes tokens, and
     the target verifies them; both need the same vocabulary. In mode exact,
     the default, the text is the one that the target writes on its own.
     """

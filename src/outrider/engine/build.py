@@ -19,15 +19,10 @@ from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.checkpoints.vocabulary import check_vocabularies
 from outrider.models.devices import resolve_device, resolve_dtype
-from outrider.models.loading import (
-    ModelSource,
-    check_adapter,
-    families_folder,
-    load_model,
-    local_folder,
-    tokenizer_for,
-)
+from outrider.models.loading import ModelSource, check_adapter, load_model, tokenizer_for
 from outrider.models.memory import Demand, plan_memory, planned_dtype
+from outrider.models.sources.families import families_folder
+from outrider.models.sources.finding import local_folder
 from outrider.models.wrappers.skipping import skipping
 from outrider.protocols import LanguageModel
 from outrider.sampling import SamplingParams

@@ -12,13 +12,9 @@ from outrider.engine.long_inputs import GivenSelection
 from outrider.engine.options import Models, Reading, Runtime, is_family
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.models.loading import (
-    ModelSource,
-    TokenizerSource,
-    family,
-    local_folder,
-    tokenizer_for,
-)
+from outrider.models.loading import ModelSource, TokenizerSource, tokenizer_for
+from outrider.models.sources.families import family
+from outrider.models.sources.finding import local_folder
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy
 from outrider.strategy.recipe import Speculation
 
@@ -60,8 +56,9 @@ def load(
     """Load models and build a generator.
 
     Args:
-        target: a family that ships with the package (`"tiny"`), a folder, a hub name, or a built
-            model. A family includes its qualifier and draft model.
+        target: a family that ships with the package (`"tiny"`), a known model (`"smollm2"`, see
+            `models/sources/known.py`), a folder, a hub name, or a built model. A family includes
+            its qualifier and draft model.
         qualifier: the middle model; a list, largest first, for deeper cascades; `"none"` leaves out
             the qualifier of a family.
         draft: the draft model, the smallest of all; `"none"` leaves out that of a family.

@@ -11,7 +11,8 @@ from outrider.engine.long_inputs import GivenSelection, context_config
 from outrider.guidance.classifier_free import check_scale
 from outrider.kernels.forking import use_torch_threads
 from outrider.models.devices import check_cache_dtype
-from outrider.models.loading import ModelSource, TokenizerSource, families_folder, family
+from outrider.models.loading import ModelSource, TokenizerSource
+from outrider.models.sources.families import families_folder, family
 from outrider.models.wrappers.skipping import check_speedup
 from outrider.strategy.modes import tier_names
 

@@ -9,6 +9,7 @@ from outrider.core.counters import Counters
 from outrider.core.types import Exactness
 from outrider.core.values import JsonValue
 from outrider.decoding.generation import Generation, TokenLogprob
+from outrider.engine.html import result_html
 from outrider.engine.readings import context_figures, reading_of
 
 
@@ -119,6 +120,16 @@ class Result:
     def spans(self) -> Iterator[tuple[str, str]]:
         """Yield the text in pieces `(text, source)`: each with the tier that wrote it."""
         yield from spans(self.text, self.ends, self.sources)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the text tinted by source, a legend, and the speed."""
+        figures = f"{self.tokens_per_second:.1f} tokens/s"
+        counters = self.speculation.target
+        if counters.drafted:
+            figures += f", acceptance {metrics.acceptance_rate(counters):.0%}"
+        if self.error:
+            figures += f", error: {self.error}"
+        return result_html(self.spans(), counters.sources, figures)
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Plain data for JSON."""

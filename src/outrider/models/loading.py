@@ -1,7 +1,5 @@
 """Loads models from folders, hub names, families or built models."""
 
-import difflib
-import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Union
@@ -9,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Union
 import torch
 
 from outrider import kernels
-from outrider.core.errors import CheckpointError, OptionError, OutriderWarning, nearest
+from outrider.core.errors import CheckpointError, OptionError, OutriderWarning
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.packed.reading import method_of, settings_of
@@ -23,19 +21,12 @@ from outrider.models.llama.decoder import Decoder, supports
 from outrider.models.llama.lora import Adapter, add_to_modules, with_adapter
 from outrider.models.llama.text_stack import TextStack, text_stack
 from outrider.models.quality import choose
+from outrider.models.sources.finding import local_folder
 from outrider.models.vision.loading import shows_images, with_vision
 from outrider.protocols import LanguageModel
 
 if TYPE_CHECKING:
     import transformers
-
-TIERS = ("target", "qualifier", "draft")
-
-_HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
-_HUB_COPIES = ["original/*", "consolidated*"]
-"""Copies of the weights in other formats, which some repositories contain."""
-
 
 ModelSource = Union[str, Path, LanguageModel, "transformers.PreTrainedModel"]
 """A folder or hub name, a model of Outrider, or a built model of transformers."""
@@ -294,71 +285,3 @@ def tokenizer_for(source: TokenizerSource, *, trust_remote_code: bool = False) -
         built: Any = source
         return Tokenizer(built, name=getattr(built, "name_or_path", "") or "tokenizer")
     return None
-
-
-# -- folders --------------------------------------------------------------------------------
-
-
-def local_folder(source: str | Path) -> Path:
-    """Return the folder of `source`; a hub name is downloaded, or found in the download cache.
-
-    Raises:
-        CheckpointError: the folder does not exist, and no model on the hub has this name.
-    """
-    folder = Path(source).expanduser()
-    if folder.exists() or folder.suffix == ".gguf" or not _HUB_NAME.fullmatch(str(source)):
-        return folder
-    if str(source) in _families(families_folder()):
-        tiers = ", ".join(str(path) for path in family(str(source)).values())
-        raise CheckpointError(
-            f"{source!r} is a family of models, and one model is needed here",
-            hint=f"Give {source!r} as the target alone, or one of its folders: {tiers}",
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        found = snapshot_download(
-            str(source), allow_patterns=_HUB_FILES, ignore_patterns=_HUB_COPIES
-        )
-    except Exception as error:  # network, hub and validation errors have no common base class
-        reason = " ".join(str(error).split())[:160]
-        raise CheckpointError(
-            f"{source} is neither a folder nor a model that could be fetched from the Hugging "
-            f"Face hub ({reason})",
-            hint=_family_like(str(source))
-            or "Check the spelling and the network, or give the path of a folder",
-        ) from error
-    return Path(found)
-
-
-def families_folder() -> Path:
-    """Return the folder of the families that ship with the package."""
-    return Path(__file__).parents[1] / "families"
-
-
-def _family_like(name: str) -> str:
-    """Return a hint with the most similar family name, or an empty text."""
-    known = _families(families_folder())
-    return nearest(name, known) if difflib.get_close_matches(name, known) else ""
-
-
-def _families(folder: Path) -> list[str]:
-    return sorted(path.parent.name for path in folder.glob("*/target") if path.is_dir())
-
-
-def family(name: str, folder: Path | None = None) -> dict[str, Path]:
-    """Return the folder of each tier of a family: `target` and, if present, `qualifier`, `draft`.
-
-    Args:
-        name: name of the family, such as `tiny`.
-        folder: folder of families; None uses that of the package.
-
-    Raises:
-        OptionError: there is no such family.
-    """
-    folder = folder or families_folder()
-    known = _families(folder)
-    if name not in known:
-        hint = nearest(name, known) if known else "This installation has none"
-        raise OptionError(f"unknown family {name!r}", hint=hint)
-    return {tier: folder / name / tier for tier in TIERS if (folder / name / tier).is_dir()}

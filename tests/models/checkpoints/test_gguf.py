@@ -21,8 +21,8 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.cpu.formats import FORMATS, lossless
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.llama.decoder import Decoder
-from outrider.models.loading import families_folder
 from outrider.models.quality import quality_of
+from outrider.models.sources.families import families_folder
 from tests.models.setups import make_gguf
 from tests.models.setups.make_checkpoints import make_checkpoint
 from tests.models.setups.make_gguf import LLAMA3, GgufFile, Tensor, from_checkpoint

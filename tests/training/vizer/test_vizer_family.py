@@ -7,7 +7,7 @@ import torch
 
 from outrider.captioning.metrics.attributes import Facts, all_facts
 from outrider.captioning.scenes.scenes import Scenes
-from outrider.models.loading import family
+from outrider.models.sources.families import family
 from outrider.training.vizer.captioner import TrainableCaptioner
 from outrider.training.vizer.config import VizerConfig
 from outrider.training.vizer.data import Example

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 
 from outrider.core.errors import CheckpointError, MissingExtraError
 from outrider.models.checkpoints.folder_files import check_folder, quiet
-from outrider.models.loading import local_folder
+from outrider.models.sources.finding import local_folder
 from outrider.models.transformers.pretrained import check_parameters, reading
 
 

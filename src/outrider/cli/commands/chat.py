@@ -1,13 +1,13 @@
 """`outrider chat`: a conversation in the terminal."""
 
-import sys
-from contextlib import suppress
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from outrider.cli.commands.generate import Color, run_stream
+from outrider.cli.commands.generate import EMPTY, Color, run_stream
+from outrider.cli.options.asking import as_message
 from outrider.cli.options.options import (
     Runtime,
     Sampling,
@@ -17,18 +17,20 @@ from outrider.cli.options.options import (
     option,
 )
 from outrider.cli.ui import interrupt
-from outrider.cli.ui.render import Screen, summary
-from outrider.core.errors import ContextError, LogitsError, OptionError, nearest
+from outrider.cli.ui.messages import MARK, Message, prepare_terminal, read_message
+from outrider.cli.ui.render import Screen, summary, weights_note
+from outrider.core.errors import (
+    ContextError,
+    LogitsError,
+    OptionError,
+    OutriderError,
+    nearest,
+    writing,
+)
 
 if TYPE_CHECKING:
     from outrider.engine.generator import Generator
     from outrider.engine.result import Result
-
-COMMANDS = {
-    "/reset": "clear the conversation",
-    "/stats": "figures of the last answer",
-    "/quit": "end the chat, like the end of input",
-}
 
 
 def chat(
@@ -45,19 +47,28 @@ def chat(
     """Chat with a model in one conversation.
 
     Each turn reads only the new text. Ctrl-C ends an answer early.
-    /reset clears the conversation, /stats shows figures, /quit ends.
+    A paste of several lines is one message, and so are lines between triple quotes.
+    /system, /reset, /save, /stats, /help and /exit are commands.
 
     For example:
 
-      outrider chat
+      outrider chat --target smollm2
       outrider chat --target ./big --draft ./small --system "Be brief."
     """
+    from outrider.engine.load import target_tokenizer
+
     settings = sampling.given()
     screen = Screen(color)
+    prepare_terminal()
+    as_message(target_tokenizer(tiers.target), True)  # before the weights are read
     generator = load_generator(tiers, runtime, speculation)
-    talk = Conversation(generator, settings, screen, system)
-    screen.note("  ".join(f"{name}: {does}" for name, does in COMMANDS.items()))
-    while (line := _read_line()) is not None and talk.take(line.strip()):
+    talk = Conversation(generator, settings, screen)
+    if system:
+        talk.set_system(system)
+    if note := weights_note(generator.strategy.target.info):
+        screen.note(note)
+    talk.help("")
+    while (message := read_message()) is not None and talk.take(message):
         pass
 
 
@@ -68,35 +79,85 @@ class Conversation:
     generator: "Generator"
     settings: dict[str, Any]
     screen: Screen
-    system: str | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
     last: "Result | None" = None
+    saved: set[Path] = field(default_factory=set)
 
-    def __post_init__(self) -> None:
-        self.reset()
-
-    def take(self, line: str) -> bool:
-        """Execute one line of input; return false at the end of the conversation."""
-        if line == "/quit":
+    def take(self, message: Message) -> bool:
+        """Execute a command, or answer a message; return false at the end of the conversation."""
+        name, _, text = message.text.partition(" ")
+        several = "\n" in message.text and name not in COMMANDS
+        if message.block or several or not name.startswith("/"):
+            if message.text.strip():
+                self.answer(message.text)
+            return True
+        if name in EXITS:
             return False
-        if line == "/reset":
-            self.reset()
-        elif line == "/stats":
-            self.screen.note(summary(self.last.to_dict()) if self.last else "no answer yet")
-        elif line.startswith("/"):
-            self.screen.note(f"unknown command {line}. {nearest(line, COMMANDS)}")
-        elif line:
-            self.answer(line)
+        try:
+            self._run(name, text.strip())
+        except OutriderError as error:
+            self.screen.note(f"error: {error}")
         return True
 
-    def reset(self) -> None:
+    def _run(self, name: str, text: str) -> None:
+        if name not in COMMANDS:
+            raise OptionError(
+                f"unknown command {name}",
+                hint=f"{nearest(name, [*COMMANDS, *EXITS])} (text that begins with / is a message "
+                f"between {MARK})",
+            )
+        command = COMMANDS[name]
+        if bool(text) != bool(command.takes):
+            raise OptionError(
+                f"{name} takes {command.takes or 'nothing after it'}, but "
+                f"{f'{text!r:.60}' if text else 'nothing'} is given",
+                hint=f"Type {name} {command.takes}".rstrip(),
+            )
+        command.run(self, text)
+
+    def set_system(self, text: str) -> None:
+        """Replace the system message. The other messages stay.
+
+        Raises:
+            OptionError: the chat template refuses a system message.
+        """
+        system = {"role": "system", "content": text}
+        said = [m for m in self.messages if m["role"] != "system"]
+        self.generator.prompt([system, *(said or [{"role": "user", "content": "Hello"}])])
+        self.messages = [system, *said]
+
+    def reset(self, _: str) -> None:
         """Remove all messages except the system message."""
-        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+        self.messages = [m for m in self.messages if m["role"] == "system"]
         self.generator.reset()
 
-    def answer(self, line: str) -> None:
+    def save(self, name: str) -> None:
+        """Write the messages to a file as JSON. A file of another origin is not replaced."""
+        file = Path(name).expanduser()
+        if not any(m["role"] == "assistant" for m in self.messages):
+            raise OptionError("there is no answer to save yet", hint="Ask something first")
+        if file not in self.saved and file.exists():
+            raise OptionError(f"{file} exists already", hint="Give another name")
+        with writing(file):
+            text = json.dumps(self.messages, ensure_ascii=False, indent=1)
+            file.write_text(f"{text}\n", encoding="utf-8", errors="replace")
+        self.saved.add(file)
+        self.screen.note(f"{len(self.messages)} messages are saved in {file}")
+
+    def stats(self, _: str) -> None:
+        """Show all figures of the last answer."""
+        self.screen.note(summary(self.last.to_dict()) if self.last else "no answer yet")
+
+    def help(self, _: str) -> None:
+        """List the commands, and how to write several lines."""
+        names = [*COMMANDS.items(), (" or ".join(EXITS), Command("", "end the chat", _nothing))]
+        for name, command in names:
+            self.screen.note(f"  {f'{name} {command.takes}':<16} {command.does}")
+        self.screen.note(f"A pasted paragraph is one message, and so is text between {MARK}.")
+
+    def answer(self, text: str) -> None:
         """Answer one message. On an error the conversation does not change."""
-        asked = [*self.messages, {"role": "user", "content": line}]
+        asked = [*self.messages, {"role": "user", "content": text}]
         try:
             self.last = run_stream(self.generator, asked, self.settings, self.screen)
         except ContextError as error:
@@ -108,36 +169,40 @@ class Conversation:
         self.screen.write("\n")
         if self.last.error:
             raise LogitsError(self.last.error)
+        self.screen.note(turn_figures(self.last))
         self.messages = [*asked, {"role": "assistant", "content": self.last.text}]
 
 
-def _read_line() -> str | None:
-    """Read the next line of input; None at its end."""
-    if sys.stdin is None:
-        raise OptionError("standard input is closed", hint="Talk in a terminal, or through a pipe")
-    if sys.stdin.isatty():
-        with suppress(ImportError):  # not available on Windows, which has its own line editing
-            import readline  # noqa: F401
-    try:
-        return input("> ") if sys.stdin.isatty() else _piped_line()
-    except EOFError:
-        return None
-    except KeyboardInterrupt:
-        raise typer.Exit(interrupt.EXIT_CODE) from None
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of the chat: what it takes, what it does in words, and the function."""
+
+    takes: str
+    does: str
+    run: Callable[[Conversation, str], None]
 
 
-def _piped_line() -> str | None:
-    """Read a line of standard input, of a limited length; None at its end."""
-    from outrider.inputs.lines import LineLimits
+def _nothing(_: Conversation, __: str) -> None:
+    """Do nothing."""
 
-    limit = LineLimits().line_characters
-    try:
-        line = sys.stdin.readline(limit + 1)
-    except UnicodeError as error:
-        raise OptionError(f"standard input is not text: {error}", hint="Send UTF-8") from None
-    if len(line) > limit:
-        raise OptionError(
-            f"a line of standard input exceeds the limit line_characters={limit}",
-            hint="Send shorter messages",
-        )
-    return line.removesuffix("\n") if line else None
+
+COMMANDS = {
+    "/system": Command("TEXT", "set the system message", Conversation.set_system),
+    "/reset": Command("", "clear the conversation", Conversation.reset),
+    "/save": Command("FILE", "write the conversation to a JSON file", Conversation.save),
+    "/stats": Command("", "show all figures of the last answer", Conversation.stats),
+    "/help": Command("", "show this list", Conversation.help),
+}
+
+EXITS = ("/exit", "/quit")
+
+
+def turn_figures(result: "Result") -> str:
+    """Format one line about an answer: its length, its speed, and why it ended early."""
+    line = (
+        f"{result.completion_tokens} tokens, {result.tokens_per_second:.1f} tokens/s, "
+        f"{result.seconds['prefill']:.2f} s to read the message"
+    )
+    if result.finish_reason == "length":
+        line += "; cut here (--max-new-tokens or the context window)"
+    return line if result.text or result.finish_reason != "stop" else f"{line}; {EMPTY}"

@@ -146,7 +146,8 @@ def _print(
 
 
 def _tokenizer(source: str) -> "Tokenizer":
-    from outrider.models.loading import families_folder, family, tokenizer_for
+    from outrider.models.loading import tokenizer_for
+    from outrider.models.sources.families import families_folder, family
 
     shipped = not Path(source).exists() and (families_folder() / source / "target").is_dir()
     found = tokenizer_for(str(family(source)["target"]) if shipped else source)

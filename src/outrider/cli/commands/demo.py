@@ -1,6 +1,6 @@
-"""`outrider demo`: shows a pyramid in half a minute."""
+"""`outrider demo`: answers three questions, or continues two texts, with and without drafting."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from time import perf_counter
@@ -15,12 +15,33 @@ if TYPE_CHECKING:
     from outrider.engine.generator import Generator
     from outrider.engine.result import Result
 
-SETTINGS: dict[str, Any] = {"temperature": 0.7, "seed": 1}
+MODEL = "smollm2"
+"""The model of the demonstration where this machine has it, and the included one elsewhere."""
+
+INCLUDED = "tiny"
+
+NO_TIER = "none"
+
+QUESTIONS = (
+    "Name three primary colors.",
+    "Rewrite in the past tense: Anna walks to the market. She buys apples and bread. Then she goes "
+    "home.",
+    "Write a Python function that adds two numbers.",
+)
+"""Asked of a model with a chat template; the second answer copies from its question."""
+
+WARM = 4
+
 REPEATS = 5
 SECONDS = 20.0
 """From the second run on, a run starts only if it would end within this time."""
 
 HONEST = (
+    "Drafting pays where verifying several tokens costs little more than computing one, and where "
+    "drafts are accepted: most in texts that repeat or copy."
+)
+
+HONEST_OF_TINY = (
     "These models are so small that drafting may cost more than it saves on this machine. The "
     "figure that also holds for large targets is the number of tokens per target forward."
 )
@@ -32,13 +53,18 @@ class Contender:
 
     name: str
     generator: "Generator"
+    settings: dict[str, Any]
     results: "list[list[Result]]" = field(default_factory=list)
 
-    def run(self, prompts: Sequence[str], tokens: int) -> None:
-        """Continue every prompt, one after the other."""
-        settings: dict[str, Any] = SETTINGS | {"max_new_tokens": tokens}
+    def warm(self, prompt: Any) -> None:
+        """Write a few tokens that are not timed: the first forwards of a model are slow."""
+        settings: dict[str, Any] = self.settings | {"max_new_tokens": WARM}
+        self.generator.generate(prompt, **settings)
+
+    def run(self, prompts: Sequence[Any]) -> None:
+        """Answer or continue every prompt, one after the other."""
         self.generator.reset()
-        self.results.append([self.generator.generate(p, **settings) for p in prompts])
+        self.results.append([self.generator.generate(p, **self.settings) for p in prompts])
 
     @property
     def texts(self) -> list[list[tuple[int, ...]]]:
@@ -63,57 +89,126 @@ DRAFTED = {"num_speculative_tokens": 4}
 """Fixed, because the default drafts only where it pays, and the demo must show drafts."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoTiers(Tiers):
+    """Options that name the models of the demonstration."""
+
+    target: Annotated[
+        str,
+        option(
+            panel="Models",
+            help=f"The model. Default: {MODEL} where this machine has it, else {INCLUDED}.",
+        ),
+    ] = ""
+
+
 def demo(
-    tiers: Tiers,
+    tiers: DemoTiers,
     runtime: Runtime,
     tokens: Annotated[
-        int, option(panel="Output", help="Tokens to write after each prompt.", min=1)
-    ] = 32,
+        int | None,
+        option(
+            panel="Output",
+            help="Most tokens to write after each prompt. Default: 100 for an answer, 32 for a "
+            "continuation.",
+            min=1,
+        ),
+    ] = None,
     color: Color = "auto",
 ) -> None:
     """See which tier writes which words, and how that changes the speed.
 
-    The tiny family needs no download. The same prompts are decoded
-    undrafted, by the default strategy, with a draft model, and with draft
-    model and qualifier, in turns, on one CPU thread unless --threads is given. Mode exact
-    gives the same text each time.
+    SmolLM2 answers three questions where it is installed; else the included
+    family continues two texts. Each prompt is decoded undrafted, by the default strategy, and,
+    if there is a draft model, with it and with a qualifier, in turns, on one
+    CPU thread unless --threads is given. Mode exact gives the same text each time.
 
     For example:
 
       outrider demo
+      outrider demo --target tiny
       outrider demo --color always | less -R
     """
     screen = Screen(color)
-    prompts = opening_prompts(tiers.target)
-    contenders = _contenders(tiers, runtime)
+    tiers = _tiers(tiers, screen)
+    contenders, prompts = _prepared(tiers, runtime, tokens)
+    for contender in contenders:
+        contender.warm(next(iter(prompts.values())))
     begun = perf_counter()
     for done in range(1, REPEATS + 1):
         for contender in contenders:
-            contender.run(prompts, tokens)
+            contender.run(list(prompts.values()))
         if done == 1:
-            _show_texts(prompts, contenders[-1].results[0], screen)
+            _show_texts(prompts, contenders, screen)
         if done > 1 and (perf_counter() - begun) * (done + 1) / done > SECONDS:
             break
     _show_table(contenders, screen)
+    screen.out.print(HONEST_OF_TINY if tiers.target == INCLUDED else HONEST, highlight=False)
 
 
-def _contenders(tiers: Tiers, runtime: Runtime) -> list[Contender]:
+def _tiers(given: DemoTiers, screen: Screen) -> DemoTiers:
+    """Choose the target that is not given; say in one line why it is the included family."""
+    if given.target:
+        return given
+    from outrider.models.sources.finding import here
+    from outrider.models.sources.known import known_model
+
+    known = known_model(MODEL)
+    if known is not None and here(known) is not None:
+        return replace(given, target=MODEL)
+    how = f"; to install it: {known.install}" if known else ""
+    screen.note(f"{MODEL} is not installed, so the included family {INCLUDED} is used{how}")
+    return replace(given, target=INCLUDED)
+
+
+def _prepared(
+    tiers: Tiers, runtime: Runtime, tokens: int | None
+) -> tuple[list[Contender], dict[str, Any]]:
+    """Load each strategy; return them and the prompts, each under the text to show for it."""
     runtime = replace(runtime, threads=runtime.threads or 1)
-    ways: dict[str, dict[str, Any]] = {
-        "target alone": {"mode": "none"},
-        "default": {},
-        "+ draft model": {"qualifier": "none", **DRAFTED},
-        "+ qualifier": {**DRAFTED, "num_qualified_tokens": 8},
-    }
-    return [Contender(name, load_generator(tiers, runtime, **way)) for name, way in ways.items()]
+    undrafted = load_generator(tiers, runtime, mode="none")
+    codec = undrafted.tokenizer
+    asks = tiers.target != INCLUDED and codec is not None and codec.has_chat
+    if asks:
+        prompts: dict[str, Any] = {
+            f"> {text}\n": [{"role": "user", "content": text}] for text in QUESTIONS
+        }
+        settings: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": tokens or 100}
+    else:
+        prompts = {text: text for text in opening_prompts(tiers.target)}
+        settings = {"temperature": 0.7, "seed": 1, "max_new_tokens": tokens or 32}
+    contenders = [Contender("target alone", undrafted, settings)]
+    for name, way in _ways(tiers).items():
+        contenders.append(Contender(name, load_generator(tiers, runtime, **way), settings))
+    return contenders, prompts
 
 
-def _show_texts(prompts: Sequence[str], results: "Sequence[Result]", screen: Screen) -> None:
-    for prompt, result in zip(prompts, results, strict=True):
+def _ways(tiers: Tiers) -> dict[str, dict[str, Any]]:
+    """Return options of each drafted strategy that these models allow."""
+    family = "family" if tiers.target == INCLUDED else NO_TIER
+    draft, qualifier = tiers.draft or family, (tiers.qualifier or [family])[0]
+    ways: dict[str, dict[str, Any]] = {"default": {}}
+    if draft != NO_TIER:
+        ways["+ draft model"] = {"qualifier": "none", **DRAFTED}
+        if qualifier != NO_TIER:
+            ways["+ qualifier"] = {**DRAFTED, "num_qualified_tokens": 8}
+    return ways
+
+
+def _show_texts(
+    prompts: Mapping[str, Any], contenders: Sequence[Contender], screen: Screen
+) -> None:
+    """Show the texts of the last strategy, and its speed beside that without drafting."""
+    first, last = contenders[0].results[0], contenders[-1].results[0]
+    for prompt, undrafted, result in zip(prompts, first, last, strict=True):
         screen.write(prompt)
         screen.write_spans(result.spans())
         screen.write("\n")
         screen.legend(result.speculation.to_dict()["sources"])
+        screen.note(
+            f"{result.completion_tokens} tokens, {result.tokens_per_second:.1f} tokens/s; "
+            f"undrafted {undrafted.tokens_per_second:.1f} tokens/s"
+        )
         screen.write("\n")
 
 
@@ -123,7 +218,6 @@ def _show_table(contenders: Sequence[Contender], screen: Screen) -> None:
         f"Mode exact, {len(runs[0])} prompts, median of {len(runs)} runs in turns",
         [_row(contender, contenders[0].texts) for contender in contenders],
     )
-    screen.out.print(HONEST, highlight=False)
 
 
 def _row(contender: Contender, expected: Any) -> dict[str, str]:

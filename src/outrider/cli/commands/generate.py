@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from outrider.cli.options.asking import Asked, as_message, asking_note, prompt_format
 from outrider.cli.options.long_inputs import (
     STDIN,
     LongInput,
@@ -30,7 +31,6 @@ from outrider.cli.ui.waiting import Waiting
 from outrider.core.errors import LogitsError, OptionError
 
 if TYPE_CHECKING:
-    from outrider.context.config import ContextConfig
     from outrider.core.types import Prompt
     from outrider.engine.generator import Generator
     from outrider.engine.result import Result
@@ -54,9 +54,11 @@ Stream = Annotated[
     ),
 ]
 
+EMPTY = "the text is empty: the model ended it at once, with an end token or a stop string"
+
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="The text to continue; '-' reads it from stdin.")],
+    prompt: Annotated[str, typer.Argument(help="The question or text; '-' reads it from stdin.")],
     tiers: Tiers,
     speculation: Speculation,
     sampling: Sampling,
@@ -79,29 +81,27 @@ def generate(
             panel="Output", help="With --json: number of top log-probabilities per token.", min=0
         ),
     ] = None,
-    chat: Annotated[
-        bool,
-        option(
-            "--chat/--raw", panel="Output", help="Read PROMPT as a user message, or as plain text."
-        ),
-    ] = False,
+    chat: Asked = None,
     stream: Stream = None,
     color: Color = "auto",
     json: Annotated[
         bool, option("--json", panel="Output", help="Print one JSON object with all figures.")
     ] = False,
 ) -> None:
-    """Continue a prompt, or answer it.
+    """Answer a prompt, or continue it.
 
-    Text goes to standard output, one line of figures to standard error.
+    A model with a chat template answers, any other model continues the text;
+    --raw makes every model continue it.
+    Text goes to standard output, figures to standard error.
     Ctrl-C stops after the current round and keeps the text so far
     (of one sample).
     Defaults come from the checkpoint's generation_config.json.
 
     For example:
 
-      outrider generate "Once upon a time" --max-new-tokens 200
-      outrider generate "Name a river." --chat --temperature 0.7 --n 3
+      outrider generate "Name three primary colors." --target smollm2
+      outrider generate "Once upon a time" --raw --max-new-tokens 200
+      outrider generate "Name a river." --temperature 0.7 --n 3
       echo "Once upon a time" | outrider generate - --json
       outrider generate "It was" --mode fuzzy --max-changed 2%
       outrider generate "Who pays?" --documents deal.pdf --keep-ratio 0.6
@@ -113,17 +113,11 @@ def generate(
     )
     screen = Screen(color)
     text = read_prompt(prompt)
-    request: Any = [{"role": "user", "content": text}] if chat else text
-    how: dict[str, Any] = {}
     with Waiting(screen) as waiting:
-        if documents:
-            config = long_input.config()
-            if config is not None:
-                how = {"selection": config, "selection_on": long_input.selection_on or "target"}
-            found = read_places(documents, waiting, long_input.document_limits)
-            request = _long_request(text, chat, found, tiers.target, config, waiting)
-            waiting.say("loading models")
+        long, how = _long_request(text, chat, documents, tiers.target, long_input, waiting)
         generator = load_generator(tiers, runtime, speculation, **how)
+        message = as_message(generator.tokenizer, chat)
+        request = long or ([{"role": "user", "content": text}] if message else text)
         streamed = n == 1 and not json and (sys.stdout.isatty() if stream is None else stream)
         if n > 1:
             results: list[Result] = generator.generate(request, n=n, **settings)
@@ -133,24 +127,42 @@ def generate(
                 waiting.say("reading")
             results = [run_stream(generator, request, settings, shown, waiting.end)]
     try:
-        finish(results, screen, json, streamed, note=weights_note(generator.strategy.target.info))
+        notes = [
+            asking_note(generator.tokenizer, message),
+            weights_note(generator.strategy.target.info),
+        ]
+        finish(results, screen, json, streamed, prompt_format(message), notes)
     finally:  # after Ctrl-C, print the text so far
         explain_result(results[0], long_input.explain, screen)
 
 
 def _long_request(
     text: str,
-    chat: bool,
-    documents: Sequence[tuple[str, str]],
+    chat: bool | None,
+    documents: Sequence[Path] | None,
     target: str,
-    config: "ContextConfig | None",
+    long_input: LongInput,
     waiting: Waiting,
-) -> "Prompt":
-    """Build a prompt from files and instruction, before any weight is read."""
+) -> "tuple[Prompt | None, dict[str, Any]]":
+    """Build a prompt from files and instruction, and options of `load`, before any weight is read.
+
+    Without documents there is no such prompt, and only `--chat` is checked.
+    """
     from outrider.engine.load import target_tokenizer
 
+    if not documents:
+        if chat:
+            as_message(target_tokenizer(target), chat)
+        return None, {}
+    config = long_input.config()
+    on = long_input.selection_on or "target"
+    how = {} if config is None else {"selection": config, "selection_on": on}
+    found = read_places(documents, waiting, long_input.document_limits)
     waiting.say("splitting into tokens")
-    return prompt_around(target_tokenizer(target), documents, text, config, chat=chat)
+    codec = target_tokenizer(target)
+    prompt = prompt_around(codec, found, text, config, chat=as_message(codec, chat))
+    waiting.say("loading models")
+    return prompt, how
 
 
 def read_prompt(prompt: str) -> str:
@@ -198,11 +210,11 @@ def finish(
     json: bool,
     streamed: bool,
     more: Mapping[str, Any] = MappingProxyType({}),
-    note: str = "",
+    notes: Sequence[str] = (),
 ) -> None:
     """Print the rest of the output; raise for unusable logits, exit with 130 after Ctrl-C.
 
-    `more` is printed with the figures, if these are printed; `note` is a line of its own.
+    `more` is printed with the figures, if these are printed; each of `notes` is a line.
     """
     figures = combined(results) | dict(more)
     if json:
@@ -213,8 +225,10 @@ def finish(
         sys.stdout.write("\n" if len(results) == 1 else "")
         screen.legend(figures["speculation"]["sources"])
         screen.note(summary(figures))
-        if note:
+        for note in filter(None, notes):
             screen.note(note)
+        if any(not r.text and r.finish_reason == "stop" for r in results):
+            screen.note(EMPTY)
     for result in results:
         if result.error:
             raise LogitsError(result.error)

@@ -27,7 +27,7 @@ _THEIRS = "transformers"
 
 def info(
     model: Annotated[
-        str | None, typer.Argument(help="A folder, a hub name, or a family name.")
+        str | None, typer.Argument(help="A folder, a hub name, a family name, or smollm2.")
     ] = None,
     supported: Annotated[
         bool,
@@ -83,7 +83,8 @@ def info(
 
 def folders_of(model: str) -> dict[str, Path]:
     """Return names and folders: the tiers of a family, or the single model."""
-    from outrider.models.loading import families_folder, family, local_folder
+    from outrider.models.sources.families import families_folder, family
+    from outrider.models.sources.finding import local_folder
 
     if (families_folder() / model / "target").is_dir():
         return {f"{model}/{tier}": folder for tier, folder in family(model).items()}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from outrider.cli.commands.generate import Color, Stream, check_stream, finish, run_stream
+from outrider.cli.options.asking import Asked, as_message
 from outrider.cli.options.long_inputs import LongInput, explain_result, prompt_around, read_places
 from outrider.cli.options.options import (
     Runtime,
@@ -68,15 +69,7 @@ def summarize(
             help="Write one summary per file instead of one for all files.",
         ),
     ] = False,
-    chat: Annotated[
-        bool | None,
-        option(
-            "--chat/--raw",
-            panel="Output",
-            help="Give files and instruction as a user message, or as "
-            "plain text to continue. Default: a message if the model has a chat template.",
-        ),
-    ] = None,
+    chat: Asked = None,
     stream: Stream = None,
     color: Color = "auto",
     json: Annotated[
@@ -157,7 +150,7 @@ def _jobs(
 
     waiting.say("loading the tokenizer")
     codec = target_tokenizer(asking.tiers.target)
-    chat = codec.has_chat if asking.chat is None else asking.chat
+    chat = as_message(codec, asking.chat)
     jobs: list[Job] = []
     folders = _folders(explain, [documents[0][0] for documents in groups])
     for documents, folder in zip(groups, folders, strict=True):

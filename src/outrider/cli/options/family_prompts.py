@@ -37,7 +37,7 @@ def opening_prompts(target: str, count: int = 2) -> list[str]:
 
 def _prompts_file(target: str) -> Path | None:
     """Find `prompts.jsonl` of a shipped family, or in a folder or its parent."""
-    from outrider.models.loading import families_folder
+    from outrider.models.sources.families import families_folder
 
     place = Path(target).expanduser()
     found = [folder / FILE for folder in (families_folder() / target, place, place.parent)]

@@ -57,7 +57,8 @@ class Tiers:
         str,
         option(
             panel="Models",
-            help="The model whose text you want: a family name, a folder or a hub name.",
+            help="The model whose text you want: a family name, a known model (smollm2), "
+            "a folder or a hub name.",
         ),
     ] = "tiny"
     qualifier: Annotated[

@@ -22,7 +22,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from outrider.models.loading import families_folder
+from outrider.models.sources.families import families_folder
 from outrider.training.core.formats import END_OF_TEXT, END_OF_TURN
 from outrider.training.vision_family.config import TowerShape, VisionFamilyConfig
 

@@ -16,7 +16,8 @@ from torch import nn
 from outrider.core.errors import OptionError, OutriderWarning, writing
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.devices import resolve_device
-from outrider.models.loading import families_folder, local_folder
+from outrider.models.sources.families import families_folder
+from outrider.models.sources.finding import local_folder
 from outrider.training.core.loop import StopSignal, TrainingStopped
 from outrider.training.core.state import (
     load_checkpoint,

@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 import outrider
 from outrider.core.errors import OptionError
 from outrider.engine.generation_config.fields import refused
-from tests.engine.test_compat import assistant, built, with_config
+from tests.engine.bridge.test_compat import assistant, built, with_config
 
 pytestmark = pytest.mark.usefixtures("unchecked", "quiet")
 

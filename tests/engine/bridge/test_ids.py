@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import outrider
+from tests.engine.bridge.test_compat import built, ours
 from tests.engine.conftest import Folders
-from tests.engine.test_compat import built, ours
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

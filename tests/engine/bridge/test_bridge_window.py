@@ -6,7 +6,7 @@ import pytest
 
 import outrider
 from outrider.core.errors import ContextError, OptionError, OutriderWarning
-from tests.engine.test_compat import BATCH, MASK, ONE, PAD, assistant, built, end_of, ours
+from tests.engine.bridge.test_compat import BATCH, MASK, ONE, PAD, assistant, built, end_of, ours
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

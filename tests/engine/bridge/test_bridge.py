@@ -15,8 +15,7 @@ import outrider
 from outrider.core.errors import OptionError, OutriderWarning
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.sampling import pure
-from tests.engine.conftest import Folders
-from tests.engine.test_compat import (
+from tests.engine.bridge.test_compat import (
     BATCH,
     MASK,
     ONE,
@@ -28,6 +27,7 @@ from tests.engine.test_compat import (
     theirs,
     with_config,
 )
+from tests.engine.conftest import Folders
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

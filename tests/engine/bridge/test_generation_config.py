@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 import outrider
 from outrider.core.errors import OptionError, OutriderWarning
 from outrider.engine.generation_config.fields import FIELDS, METADATA, effective
+from tests.engine.bridge.test_compat import ONE, ours, theirs, with_config
 from tests.engine.conftest import Folders
-from tests.engine.test_compat import ONE, ours, theirs, with_config
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -26,7 +26,7 @@ def test_every_field_of_the_class_has_a_place() -> None:
 
 
 def test_the_guide_shows_the_table() -> None:
-    page = Path(__file__).parents[2] / "docs" / "guide-transformers.md"
+    page = Path(__file__).parents[3] / "docs" / "guide-transformers.md"
     assert "\n".join(rows()) in page.read_text(encoding="utf-8")
 
 
