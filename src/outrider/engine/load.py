@@ -92,7 +92,8 @@ def load(
             CUDA; on the CPU it is the fastest whose divergence from float32 is at most 0.005.
         cache_dtype: dtype of keys and values on the CPU: `auto`, `float32`, `bfloat16`, `int8` (8
             bits with a scale for each 32 numbers). `auto` is `float32` for weights in float32 and
-            for short windows, else the smallest within the same limit on the divergence.
+            for short windows, 8 bits for very long ones, else `bfloat16`, within the same limit on
+            the divergence.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
         context_length: most tokens of prompt and answer together; `cache_dtype` depends on it.
         selection: a `ContextConfig`, or a mapping of its fields: which parts of long inputs are

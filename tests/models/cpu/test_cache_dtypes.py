@@ -17,7 +17,7 @@ from outrider.models.cpu.native import NativeDecoder
 from outrider.models.llama.base import cache_layout
 from outrider.models.llama.config import DecoderConfig, read_config
 from outrider.models.loading import load_model
-from outrider.models.quality import Quality, cache_candidates
+from outrider.models.quality import LARGE_CACHE, SMALL_CACHE, Quality, cache_candidates
 from outrider.protocols import Segment
 from tests.models.setups.make_checkpoints import make_checkpoint
 from tests.models.setups.reference import begin, next_logits, random_ids
@@ -123,7 +123,7 @@ def test_nan_in_a_cache_reaches_the_logits(tmp_path: Path) -> None:
 @pytest.fixture
 def long(tmp_path: Path) -> Path:
     """A checkpoint whose cache of a whole window is large."""
-    return make_checkpoint(tmp_path / "long", "llama", max_position_embeddings=1 << 20)
+    return make_checkpoint(tmp_path / "long", "llama", max_position_embeddings=1 << 22)
 
 
 def test_candidates(long: Path) -> None:
@@ -132,7 +132,13 @@ def test_candidates(long: Path) -> None:
     assert cache_candidates(checkpoint, FORMATS["stored"]) == ("int8", "bfloat16")
     assert cache_candidates(checkpoint, FORMATS["bfloat16"]) == ("bfloat16",)
     assert cache_candidates(checkpoint, FORMATS["float32"]) == ()
-    assert cache_candidates(checkpoint, FORMATS["int8"], 64) == (), "a short text needs little"
+    one = cache_layout(read_config(checkpoint.config), torch.bfloat16).bytes_per_token
+    for limit, more, fewer in (
+        (LARGE_CACHE, ("int8", "bfloat16"), ("bfloat16",)),
+        (SMALL_CACHE // 2, ("bfloat16",), ()),
+    ):
+        assert cache_candidates(checkpoint, FORMATS["stored"], limit // one + 1) == more
+        assert cache_candidates(checkpoint, FORMATS["stored"], limit // one) == fewer
 
 
 def test_auto_takes_the_smallest_cache_of_small_divergence(
@@ -153,6 +159,7 @@ def test_auto_takes_the_smallest_cache_of_small_divergence(
     assert chosen({}, context_length=64)[0] == "float32"
     assert chosen({}, dtype="float32") == ("float32", "as requested")
     assert chosen({}, dtype="int8") == ("int8", "as requested")
+    assert chosen({"int8": 0.1, "bfloat16": 0.1}, dtype="int8")[0] == "bfloat16", "not measured"
     assert chosen({"int8": 0.1}, cache_dtype="int8")[0] == "int8", "a given dtype is taken"
 
 
