@@ -63,7 +63,7 @@ def write_random(file: Path, shape: Shape, seed: int = 0) -> Path:
 
     from outrider.bench.rivals.gguf_export import write_tokens
     from outrider.models.checkpoints.opening import open_checkpoint
-    from outrider.models.loading import family
+    from outrider.models.sources.families import family
 
     file.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(file, "llama")

@@ -40,7 +40,7 @@ def test_streams_are_those_of_a_shell(sandbox: Sandbox, streams: str) -> None:
         assert found.code == real.returncode
 
 
-ENDLESS = ("generate", "hi", "--max-new-tokens", "1000000", "--mode", "none")
+ENDLESS = ("generate", "hi", "--raw", "--max-new-tokens", "1000000", "--mode", "none")
 
 
 def test_a_command_that_computes_too_long_is_ended(sandbox: Sandbox) -> None:
