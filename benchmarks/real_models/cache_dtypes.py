@@ -1,7 +1,7 @@
 """Caches in float32, bfloat16 and 8 bits: divergence, bytes, and time to write at several lengths.
 
     python -m benchmarks.real_models.cache_dtypes quality MODEL --text stories.txt
-    python -m benchmarks.real_models.cache_dtypes speed MODEL --lengths 64 512 2048 7000 --threads 1 2
+    python -m benchmarks.real_models.cache_dtypes speed MODEL --lengths 64 2048 --threads 1 2
 
 `quality` reads 2,000 tokens at a time, since rounding of keys matters most where many are read, and
 compares with float32 arithmetic on the same weights: once with only the cache rounded, once with

@@ -1,6 +1,6 @@
 """Drafted against undrafted text on a real model: every free drafter on 60 Spec-Bench prompts.
 
-    python -m benchmarks.real_models.exactness MODEL --prompts question.jsonl.zst --out runs/exactness.jsonl
+    python -m benchmarks.real_models.exactness MODEL --prompts question.jsonl.zst
 
 Ten prompts from each of the six official categories. The settings (weights, cache, sampling,
 threads, batch) are assigned by a pairwise covering design, in which every pair of values of two
