@@ -195,3 +195,12 @@ def test_groups_of_a_head(tmp_path: Path) -> None:
     for head_dim, groups in zip(HEAD_DIMS, (1, 1, 2, 2), strict=True):
         path = make_checkpoint(tmp_path / str(head_dim), "llama", head_dim=head_dim)
         assert layout(read_config(open_checkpoint(path).config)).groups == groups
+
+
+@pytest.mark.parametrize("cache", CACHE_DTYPES)
+def test_empty_slots_are_zeros(cache: str, tmp_path: Path) -> None:
+    """Kernels compute with whole blocks of keys; denormal numbers would slow them down."""
+    layout = begin(loaded(make_checkpoint(tmp_path, "llama"), cache), TEXT).layout
+    torch.full((1 << 16,), 5, dtype=torch.int32)  # what is freed here may be reused
+    storage = NativeStorage(layout, 64)
+    assert not storage.keys.any() and not storage.key_scales.any()

@@ -36,9 +36,11 @@ class NativeStorage(Storage):
         super().__init__(layout, capacity)
         planes = (layout.num_layers, layout.num_kv_heads)
         blocks = (*planes, capacity // SEQUENCES)
-        self.keys = self.keys.view(*blocks, layout.head_dim, SEQUENCES)
-        self.key_scales = torch.empty(*blocks, layout.groups, SEQUENCES)
-        self.value_scales = torch.empty(*planes, capacity, layout.groups)
+        # Kernels read whole blocks. Zeros, since arithmetic with denormal numbers, which memory
+        # that held integers is full of, takes a hundred times as long.
+        self.keys = self.keys.zero_().view(*blocks, layout.head_dim, SEQUENCES)
+        self.key_scales = torch.zeros(*blocks, layout.groups, SEQUENCES)
+        self.value_scales = torch.zeros(*planes, capacity, layout.groups)
         self.pointers = CachePointers(
             self.keys.data_ptr(),
             self.values.data_ptr(),
