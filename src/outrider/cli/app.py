@@ -1,6 +1,7 @@
 """`outrider`: the command line. A command imports models only when it needs them."""
 
 import io
+import logging
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -134,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     explained in one line on standard error. 130: Ctrl-C. 143: SIGTERM.
     """
     _write_anything()
+    _show_progress()
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         with interrupt.obeyed() as received, failures.reported_warnings():
@@ -158,6 +160,14 @@ def _run(words: list[str], received: interrupt.Received) -> int:
         if (code := failures.report(error)) is None:
             raise
         return code
+
+
+def _show_progress() -> None:
+    """Show on a terminal what the library reports about long work, such as quality checks."""
+    log = logging.getLogger("outrider")
+    if sys.stderr.isatty() and not log.handlers:
+        log.addHandler(logging.StreamHandler())
+        log.setLevel(logging.INFO)
 
 
 def _write_anything() -> None:

@@ -7,6 +7,7 @@ cached on disk under the fingerprint of the checkpoint.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -30,6 +31,8 @@ from outrider.models.llama.base import cache_layout
 from outrider.models.llama.config import read_config
 from outrider.protocols import ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
+
+_LOG = logging.getLogger("outrider")
 
 MOST_KL = 0.005
 """`auto` uses the fastest dtype whose mean divergence is at most this, in nats per token."""
@@ -217,6 +220,8 @@ def quality_of(
     if (known := known_quality(checkpoint, other, cache)) is not None:
         return known
     reference = reference or Reference(checkpoint)
+    what = f"weights {other.name}, cache {cache}"
+    _LOG.info("measuring %s against float32 (once; the result is kept on disk)", what)
     brief = reference.other(other).with_cache(CACHE_DTYPES[cache])
     logits = [read(brief, ids) for ids in reference.texts]
     quality = compare(reference.logits, logits)

@@ -204,3 +204,15 @@ def test_empty_slots_are_zeros(cache: str, tmp_path: Path) -> None:
     torch.full((1 << 16,), 5, dtype=torch.int32)  # what is freed here may be reused
     storage = NativeStorage(layout, 64)
     assert not storage.keys.any() and not storage.key_scales.any()
+
+
+def test_the_first_check_says_what_it_measures(
+    long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OUTRIDER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("outrider.models.quality.SMALL_CACHE", 0)
+    for expected in (True, False):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="outrider"):
+            load_model(long, device="cpu", context_length=64)
+        assert ("measuring weights int8-channels" in caplog.text) is expected
