@@ -141,7 +141,7 @@ def report(path: Path) -> None:
         texts, tokens = (sum(line[key] for line in own) for key in ("texts", "tokens"))
         different = sum(len(line["different"]) for line in own)
         accepted = sum(line["accepted"] for line in own)
-        print(f"{name}: {different} of {texts} texts differ; {accepted} of {tokens} tokens from drafts")
+        print(f"{name}: {different} of {texts} texts differ; {accepted} of {tokens} tokens drafted")
 
 
 def main() -> None:
