@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from outrider.kernels.compile import FLAGS, SOURCES
+from outrider.kernels.compile import FLAGS, SOURCES, hash_of
 
 HERE = Path(__file__).parent
 EMULATOR, COMPILER = "qemu-aarch64", "aarch64-linux-gnu-gcc"
@@ -35,15 +35,11 @@ TARGETS = {
 
 
 @pytest.fixture(scope="module")
-def calls(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def calls(libraries: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Calls that an AVX2 build has run: it stores weights and activations as ARM does."""
     folder = tmp_path_factory.mktemp("calls")
-    compiler = folder.with_name("cc")
-    compiler.write_text('#!/bin/bash\nexec gcc "${@/-march=native/-march=x86-64-v3}"\n')
-    compiler.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.emulated.record", str(folder)],
-        env=os.environ | {"CC": str(compiler), "OUTRIDER_CACHE": str(folder.with_name("cache"))},
+        [sys.executable, "-m", "tests.kernels.emulated.record", libraries[0].parent, folder],
         cwd=HERE.parents[1],
         capture_output=True,
         text=True,
@@ -53,21 +49,27 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(file.with_suffix("") for file in folder.glob("*.here"))
 
 
-def build(options: tuple[str, ...], driver: Path) -> Path:
-    sources = [HERE / "emulated/driver.c", *sorted(SOURCES.glob("*.c"))]
-    flags = [*FLAGS, *options, "-static", f"-I{SOURCES}"]
-    command = [COMPILER, *flags, *map(str, sources), "-lm", "-o", str(driver)]
-    subprocess.run(command, check=True, timeout=500)
+def build(options: tuple[str, ...], folder: Path) -> Path:
+    """Return the driver that is compiled with these options."""
+    flags = [*FLAGS, *options, "-static"]
+    source = HERE / "emulated/driver.c"
+    driver = folder / f"driver-{hash_of(source.read_text() + ' '.join(flags))}"
+    if not driver.is_file():
+        draft = driver.with_name(f"{driver.name}-{os.getpid()}")
+        sources = [str(source), *map(str, sorted(SOURCES.glob("*.c")))]
+        command = [COMPILER, *flags, f"-I{SOURCES}", *sources, "-lm", "-o", str(draft)]
+        subprocess.run(command, check=True, timeout=500)
+        draft.replace(driver)
     return driver
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_bits_are_those_of_avx2(target: str, calls: list[Path], tmp_path: Path) -> None:
+def test_the_bits_are_those_of_avx2(target: str, calls: list[Path], compiled: Path) -> None:
     """Logits, hidden states, caches, repacked weights and chains of every recorded call.
 
     Plain C fuses multiply and add here as well, so all sums of floats round alike.
     """
-    driver = build(TARGETS[target], tmp_path / "driver")
+    driver = build(TARGETS[target], compiled)
     subprocess.run([EMULATOR, str(driver), *map(str, calls)], check=True, timeout=500)
     differing = [
         call.name

@@ -1,7 +1,8 @@
 """Runs small models with the kernels of this machine and writes every call to a folder.
 
-Usage: python -m tests.kernels.emulated.record FOLDER. All formats of weights and of caches are
-used, experts, windows and caps among them.
+Usage: python -m tests.kernels.emulated.record LIBRARIES FOLDER, where LIBRARIES holds what
+`scripts/build_wheel.py` compiles, of which that for AVX2 is used. All formats of weights and of
+caches are used, experts, windows and caps among them.
 """
 
 import sys
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 
 from outrider.core.types import NO_IDS, as_ids
-from outrider.kernels import library, reason_missing, topk
+from outrider.kernels import library, prebuilt, reason_missing, topk
+from outrider.kernels.levels import LEVELS
 from outrider.models.cpu.cache import CACHE_DTYPES
 from outrider.models.cpu.formats import FORMATS
 from outrider.models.cpu.native import NativeDecoder
@@ -88,14 +90,17 @@ def record(recorder: Recorder) -> None:
     topk(torch.randn(3, 100, generator=torch.Generator().manual_seed(0)), 5, totals=True)
 
 
-def main(folder: Path) -> None:
-    """Replace the kernels of this process by those that record."""
+def main(libraries: Path, folder: Path) -> None:
+    """Replace the kernels of this process by those for AVX2, and record what they are asked."""
+    prebuilt.FOLDER = libraries
+    prebuilt.features = lambda: next(level.needs for level in LEVELS if level.name == "avx2")
     loaded = library()
     assert loaded is not None, reason_missing()
     recorder = Recorder(loaded, folder)
-    import_module("outrider.kernels.library")._load = lambda: (recorder, "")
+    loading: Any = import_module("outrider.kernels.library")
+    loading._load = lambda: (recorder, "")
     record(recorder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
