@@ -38,10 +38,9 @@ def measure(given: argparse.Namespace) -> None:
     prompts = by_category(given.prompts, given.of_each, given.characters)
     for threads in given.threads:
         loaded: dict[str, Generator] = {}
-        cases = list(product(enumerate(prompts), given.temperatures))
-        for number, ((place, (category, text)), temperature) in enumerate(
-            track(cases, f"{threads} threads")
-        ):
+        cases = [(i, t) for i, t in product(range(len(prompts)), given.temperatures)]
+        for number, (place, temperature) in enumerate(track(cases, f"{threads} threads")):
+            category, text = prompts[place]
             names = given.drafters[number % len(given.drafters) :]
             names += given.drafters[: number % len(given.drafters)]
             for name in names:
