@@ -14,6 +14,7 @@ from outrider.core.types import EMPTY_DRAFT, NO_IDS, Budget, Draft, Rows, Verdic
 from outrider.decoding.ledger import Ledger
 from outrider.decoding.stage import Round, SequenceState, Stage
 from outrider.decoding.validation import budget_of, fitting, readable
+from outrider.kernels.forking import one_torch_thread
 from outrider.models.caches.attaching import attach
 from outrider.protocols import Cache, Segment
 from outrider.protocols.view import View
@@ -44,8 +45,9 @@ def run_round(
     ledger.lap("draft")
     rows = verify(stage, sequences, drafts, reading)
     ledger.lap("verify")
-    verdicts = [accept(stage, *parts) for parts in zip(sequences, drafts, rows, strict=True)]
-    learn(stage, sequences, drafts, rows, verdicts)
+    with one_torch_thread():
+        verdicts = [accept(stage, *parts) for parts in zip(sequences, drafts, rows, strict=True)]
+        learn(stage, sequences, drafts, rows, verdicts)
     ledger.lap("accept")
     ledger.book(drafts, verdicts)
     return Round(drafts, rows, verdicts)
