@@ -45,9 +45,8 @@ def run_round(
     ledger.lap("draft")
     rows = verify(stage, sequences, drafts, reading)
     ledger.lap("verify")
-    with one_torch_thread():
-        verdicts = [accept(stage, *parts) for parts in zip(sequences, drafts, rows, strict=True)]
-        learn(stage, sequences, drafts, rows, verdicts)
+    verdicts = [accept(stage, *parts) for parts in zip(sequences, drafts, rows, strict=True)]
+    learn(stage, sequences, drafts, rows, verdicts)
     ledger.lap("accept")
     ledger.book(drafts, verdicts)
     return Round(drafts, rows, verdicts)
@@ -84,6 +83,7 @@ def verify(
     return rows[: len(sequences)]
 
 
+@one_torch_thread()
 def accept(stage: Stage, sequence: SequenceState, draft: Draft, rows: Rows) -> Verdict:
     """Apply the rule. Unusable logits end this request only: the verdict then holds the error."""
     request = sequence.request
@@ -105,6 +105,7 @@ def accept(stage: Stage, sequence: SequenceState, draft: Draft, rows: Rows) -> V
         return Verdict(error=error)
 
 
+@one_torch_thread()
 def learn(
     stage: Stage,
     sequences: Sequence[SequenceState],
