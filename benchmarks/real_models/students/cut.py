@@ -1,9 +1,10 @@
 """Cut a small student out of a Llama-shaped model: some layers, heads, neurons and directions.
 
-The hidden states of all layers are projected on their common main directions, as in SliceGPT (arXiv
-2401.15024): weights of norms are folded into the matrices that follow, so that the projection
-commutes with the norms. The head is no longer tied, since the last norm is folded into it. Such a
-student predicts nearly nothing, but learns much faster than one of random weights.
+The hidden states of the kept layers are projected on their common main directions, as in SliceGPT
+(arXiv 2401.15024): weights of norms are folded into the matrices that follow, so that the
+projection commutes with the norms. The head is no longer tied, since the last norm is folded into
+it. It is then fitted by least squares, as in the tuned lens (arXiv 2303.08112): the map from the
+student's last states to those of the model, followed by the model's head.
 """
 
 import copy
@@ -14,6 +15,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
+
+_RIDGE = 1e-3
+"""Of the least squares, relative to the mean square of a state."""
 
 _Hook = Callable[[nn.Module, tuple[Tensor, ...]], None]
 
@@ -33,9 +37,12 @@ class Size:
 
 @dataclass(kw_only=True)
 class Statistics:
-    """Sums over calibration text: second moments of hidden states, and energies of inputs."""
+    """Of calibration text, by layer: second moments of hidden states, and energies of inputs.
 
-    moments: Tensor
+    The moments of the last layer + 1 are those of the model's last states.
+    """
+
+    moments: dict[int, Tensor] = field(default_factory=dict)
     attention: dict[int, Tensor] = field(default_factory=dict)
     neurons: dict[int, Tensor] = field(default_factory=dict)
 
@@ -43,8 +50,7 @@ class Statistics:
 @torch.no_grad()
 def observe(model: LlamaForCausalLM, ids: Tensor) -> Statistics:
     """Read `ids` [rows, length] and return the statistics of all layers."""
-    width = model.config.hidden_size
-    found = Statistics(moments=torch.zeros(width, width))
+    found = Statistics()
     handles: list[Any] = []
 
     def energies(store: dict[int, Tensor], layer: int) -> _Hook:
@@ -53,19 +59,22 @@ def observe(model: LlamaForCausalLM, ids: Tensor) -> Statistics:
 
         return hook
 
-    def moments(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        states = nn.functional.normalize(inputs[0].float().flatten(0, -2), dim=-1)
-        found.moments += states.T @ states
+    def moments(layer: int) -> _Hook:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            states = nn.functional.normalize(inputs[0].float().flatten(0, -2), dim=-1)
+            found.moments[layer] = found.moments.get(layer, 0) + states.T @ states
+
+        return hook
 
     body = cast(Any, model.model)
     for number, layer in enumerate(body.layers):
         handles += [
             layer.self_attn.o_proj.register_forward_pre_hook(energies(found.attention, number)),
             layer.mlp.down_proj.register_forward_pre_hook(energies(found.neurons, number)),
-            layer.input_layernorm.register_forward_pre_hook(moments),
-            layer.post_attention_layernorm.register_forward_pre_hook(moments),
+            layer.input_layernorm.register_forward_pre_hook(moments(number)),
+            layer.post_attention_layernorm.register_forward_pre_hook(moments(number)),
         ]
-    handles.append(body.norm.register_forward_pre_hook(moments))
+    handles.append(body.norm.register_forward_pre_hook(moments(len(body.layers))))
     body(input_ids=ids, use_cache=False)
     for handle in handles:
         handle.remove()
@@ -92,7 +101,8 @@ def cut(model: LlamaForCausalLM, size: Size, found: Statistics) -> LlamaForCausa
     if hasattr(config, "layer_types"):
         config.layer_types = None
     student = LlamaForCausalLM(config).float()
-    energy, directions = torch.linalg.eigh(found.moments)
+    read = {*size.layers, max(size.layers) + 1}
+    energy, directions = torch.linalg.eigh(sum(found.moments[i] for i in read))
     main = directions[:, -size.width :]
     kept = float(energy[-size.width :].sum() / energy.sum())
     scale = (old.hidden_size / size.width * kept) ** 0.5
@@ -100,11 +110,27 @@ def cut(model: LlamaForCausalLM, size: Size, found: Statistics) -> LlamaForCausa
     embedding = body.embed_tokens.weight.float()
     new.embed_tokens.weight.copy_(embedding @ main)
     student.lm_head.weight.copy_(embedding * body.norm.weight.float() @ main)
-    # The less of the model is kept, the less certain its predictions should be at first.
-    new.norm.weight.fill_(scale * size.width / old.hidden_size)
+    new.norm.weight.fill_(scale)
     for own, number in zip(new.layers, size.layers, strict=True):
         _cut_layer(own, body.layers[number], main, scale, size, number, found)
     return student
+
+
+@torch.no_grad()
+def fit_head(student: LlamaForCausalLM, model: LlamaForCausalLM, ids: Tensor) -> None:
+    """Replace the student's head by the best linear map to the model's states, and its head."""
+    body = cast(Any, model.model)
+    width = student.config.hidden_size
+    both = torch.zeros(width, width)
+    across = torch.zeros(width, model.config.hidden_size)
+    for rows in ids.split(4):
+        own = student.model(input_ids=rows, use_cache=False).last_hidden_state.flatten(0, 1).float()
+        wanted = body(input_ids=rows, use_cache=False).last_hidden_state.flatten(0, 1).float()
+        both += own.T @ own
+        across += own.T @ wanted
+    both += _RIDGE * both.diagonal().mean() * torch.eye(width)
+    mapped = torch.linalg.solve(both, across)
+    student.lm_head.weight.copy_(model.lm_head.weight.float() @ mapped.T)
 
 
 def _cut_layer(

@@ -4,9 +4,10 @@ import argparse
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from benchmarks.real_models.students.cut import Size, cut, observe
+from benchmarks.real_models.students.cut import Size, cut, fit_head, observe
 from benchmarks.real_models.students.losses import Candidates, divergence
 from benchmarks.real_models.students.windows import LENGTH, Windows, prepare
 from torch import Tensor
@@ -21,12 +22,14 @@ from outrider.training.core.optim import make_optimizers
 from outrider.training.core.state import load_checkpoint
 
 SIZES: Mapping[str, Size] = {
-    "qualifier": Size(layers=(0, 1, 2, 3, 4, 5, 28, 29), width=320, groups=3, ffn=512),
-    "draft": Size(layers=(0, 29), width=128, groups=1, ffn=384),
+    "qualifier": Size(layers=range(6), width=320, groups=3, ffn=768),
+    "draft": Size(layers=range(2), width=128, groups=1, ffn=384),
 }
 _BATCH = 12
+_STAGE = "students"
 _FREQUENT, _SAMPLED = 8192, 1024
-_CALIBRATION = 16
+_CALIBRATION, _FITTED = 16, 64
+"""Windows from which the students' directions and heads are found."""
 
 
 class Students:
@@ -36,15 +39,21 @@ class Students:
         self._windows = windows
         self._teacher = LlamaForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
         first = windows.held_out
-        seen = windows.ids[first : first + _CALIBRATION]
-        found = observe(self._teacher, seen)
+        found = observe(self._teacher, windows.ids[first : first + _CALIBRATION])
         self.models = {name: cut(self._teacher, size, found) for name, size in SIZES.items()}
         for student in self.models.values():
-            student.model.embed_tokens.weight.requires_grad_(False)
+            cast(Any, student.model).embed_tokens.weight.requires_grad_(False)
         vocabulary = self._teacher.config.vocab_size
         counts = torch.bincount(windows.ids[first:].flatten(), minlength=vocabulary)
         self._candidates = Candidates(counts, _FREQUENT, _SAMPLED)
         self._order: dict[int, list[int]] = {}
+
+    def fit(self) -> None:
+        """Fit the heads of new students."""
+        first = self._windows.held_out
+        for student in self.models.values():
+            with autocast(torch.device("cpu")):
+                fit_head(student, self._teacher, self._windows.ids[first : first + _FITTED])
 
     def step(self, row: int) -> dict[str, float]:
         """Add up the gradients of the batch that begins with row number `row`."""
@@ -107,6 +116,9 @@ def export(students: Mapping[str, LlamaForCausalLM], model: Path, out: Path) -> 
 
 def train(students: Students, out: Path, minutes: float, rate: float) -> None:
     """Train until the minutes are used up; a checkpoint is written every few minutes."""
+    if not (out / f"{_STAGE}.safetensors").exists():
+        students.fit()
+        print(students.evaluate(), flush=True)
     stage = Stage(
         tokens=10**9,
         sequence_length=LENGTH,
@@ -123,7 +135,7 @@ def train(students: Students, out: Path, minutes: float, rate: float) -> None:
     with StopSignal() as stop:
         run_stage(
             StageRun(
-                name="students",
+                name=_STAGE,
                 folder=out,
                 stage=stage,
                 models=students.models,
@@ -145,14 +157,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/students"))
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--texts", type=int, default=150_000, help="tokens of the sets' answers")
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--export-only", action="store_true", help="write the last checkpoint")
     given = parser.parse_args()
     torch.set_num_threads(1)
     windows = Windows(prepare(str(given.model), given.data, given.out, given.texts))
     students = Students(given.model, windows)
     if given.export_only:
-        load_checkpoint(given.out / "students.safetensors", students.models, {})
+        load_checkpoint(given.out / f"{_STAGE}.safetensors", students.models, {})
     else:
         train(students, given.out, given.minutes, given.learning_rate)
     export(students.models, given.model, given.out)

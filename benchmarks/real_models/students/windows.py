@@ -80,10 +80,10 @@ def prepare(model: str, data: Path, folder: Path, texts: int) -> Path:
     codec = Tokenizer.load(model)
     lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     own = [(line["prompt"], line["answer"]) for line in map(json.loads, lines)]
-    held = _packed(own[:_HELD_OUT])
+    held = packed(own[:_HELD_OUT])
     # The prompts from the end on, so that few of them stand in both parts.
-    written = _packed(_texts(codec, islice(chats(data), len(own), None), texts))
-    parts = [held, _packed(own[_HELD_OUT:]), written]
+    written = packed(_texts(codec, islice(chats(data), len(own), None), texts))
+    parts = [held, packed(own[_HELD_OUT:]), written]
     np.savez(
         path,
         ids=np.concatenate([ids for ids, _ in parts]),
@@ -106,7 +106,7 @@ def _texts(codec: Tokenizer, pairs: Iterator[tuple[str, str]], tokens: int) -> I
             yield before, ids
 
 
-def _packed(documents: Sequence[Document] | Iterator[Document]) -> tuple[np.ndarray, np.ndarray]:
+def packed(documents: Sequence[Document] | Iterator[Document]) -> tuple[np.ndarray, np.ndarray]:
     """One document behind the other; `counted` marks positions whose next token is answered."""
     ids: list[int] = []
     counted: list[bool] = []
