@@ -76,14 +76,15 @@ class Setting:
 
 def settings(temperature: str) -> list[Setting]:
     """Undrafted, both pairs and all three tiers; lossless first, then by threshold."""
+    greedy = temperature == "0"
     pairs = (("target", "draft"), ("target", "qualifier"))
     rows = [Setting(tiers=("target",), mode="none")]
-    rows += [Setting(tiers=pair, windows=(k,)) for pair in pairs for k in (1, 2, 4)]
-    rows += [Setting(tiers=TIERS, windows=windows) for windows in ((3, 2), (5, 2), (6, 4))]
-    if temperature != "0":
+    rows += [Setting(tiers=pair, windows=(k,)) for pair in pairs for k in ((1, 2, 4)[: 2 + greedy])]
+    rows += [Setting(tiers=TIERS, windows=(high, 2)) for high in ((3, 5)[: 1 + greedy])]
+    if not greedy:
         rows += [Setting(tiers=pair, windows=(2,), mode="distribution") for pair in pairs]
         rows += [Setting(tiers=TIERS, windows=(3, 2), mode="distribution")]
-    for threshold in (0.1, 0.2, 0.4):
+    for threshold in (0.1, 0.2, 0.4) if greedy else (0.2,):
         lossy: dict[str, Any] = {"threshold": threshold}
         rows += [Setting(tiers=pair, windows=(4,), mode="fuzzy", **lossy) for pair in pairs]
         rows += [

@@ -1,6 +1,7 @@
 """Train the qualifier and the draft model of a real model, until the minutes are used up."""
 
 import argparse
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,9 @@ from transformers import LlamaForCausalLM
 from outrider.training.core.config import Stage
 from outrider.training.core.evaluate import autocast
 from outrider.training.core.loop import StageRun, StopSignal, run_stage
-from outrider.training.core.models import moved, parameter_counts
+from outrider.training.core.models import parameter_counts
 from outrider.training.core.optim import make_optimizers
-from outrider.training.core.state import load_checkpoint
+from outrider.training.core.state import load_checkpoint, save_tensors
 
 SIZES: Mapping[str, Size] = {
     "qualifier": Size(layers=range(6), width=320, groups=3, ffn=768),
@@ -103,13 +104,13 @@ class Students:
 
 
 def export(students: Mapping[str, LlamaForCausalLM], model: Path, out: Path) -> None:
-    """Write bfloat16 folders with the tokenizer of `model`."""
+    """Write bfloat16 folders without a tokenizer: that of the target is used."""
     for name, student in students.items():
-        copied = moved(LlamaForCausalLM(student.config), torch.bfloat16)
-        copied.load_state_dict(student.state_dict())
-        copied.save_pretrained(out / name)
-        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            shutil.copy(model / file, out / name / file)
+        # `save_pretrained` refuses a width that is no multiple of the number of heads.
+        tensors = {key: value.bfloat16() for key, value in student.state_dict().items()}
+        save_tensors(out / name / "model.safetensors", tensors, {"format": "pt"})
+        config = student.config.to_dict() | {"dtype": "bfloat16"}
+        (out / name / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         shutil.copy(model / "generation_config.json", out / name)
         print(name, "parameters, and without the embedding:", parameter_counts(student))
 
