@@ -1,6 +1,7 @@
 """Tables of `pyramid.py`, and what the throughput recursion says about three tiers."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,10 +35,18 @@ def report(lines: Sequence[Line]) -> str:
     parts = [f"load average {loads[0]:.1f} to {loads[-1]:.1f}", told(costs)]
     texts = [line for line in lines if "key" in line]
     for temperature in dict.fromkeys(line["temperature"] for line in texts):
-        group = Group([line for line in texts if line["temperature"] == temperature], costs)
-        parts += [f"Temperature {temperature}:", group.table(), group.bests()]
+        found = complete([line for line in texts if line["temperature"] == temperature])
+        group, count = Group(found, costs), len({line["prompt"] for line in found})
+        parts += [f"Temperature {temperature}, {count} prompts:", group.table(), group.bests()]
         parts += ["\n".join(reasons(group.model()))]
     return "\n\n".join(parts)
+
+
+def complete(lines: Sequence[Line]) -> list[Line]:
+    """Return the lines of those prompts that every setting has decoded."""
+    settings = {line["setting"]["label"] for line in lines}
+    counts = Counter(line["prompt"] for line in lines)
+    return [line for line in lines if counts[line["prompt"]] == len(settings)]
 
 
 def median_costs(lines: Sequence[Line]) -> dict[str, Seconds]:
