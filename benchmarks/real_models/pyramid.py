@@ -117,7 +117,7 @@ class Run:
         """Time the forwards of all tiers a few times."""
         found: dict[str, dict[int, float]] = {}
         for tier, model in self._models.items():
-            found[tier] = forward_seconds(model, WIDTHS, repeats=repeats)
+            found[tier] = forward_seconds(model, WIDTHS, repeats=repeats, summary=min)
             found[tier][DRAFTING] = draft_seconds(model, SamplingParams(seed=0), 4, repeats)
         self._write({"costs": found, "load": os.getloadavg()[0]})
 

@@ -30,7 +30,7 @@ def read_lines(path: Path) -> list[Line]:
 
 def report(lines: Sequence[Line]) -> str:
     """Write Markdown: costs, a table for each temperature, and the reasons."""
-    costs = median_costs(lines)
+    costs = least_costs(lines)
     loads = sorted(line["load"] for line in lines)
     parts = [f"load average {loads[0]:.1f} to {loads[-1]:.1f}", told(costs)]
     texts = [line for line in lines if "key" in line]
@@ -49,11 +49,11 @@ def complete(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if counts[line["prompt"]] == len(settings)]
 
 
-def median_costs(lines: Sequence[Line]) -> dict[str, Seconds]:
-    """Return median seconds by tier and rows."""
+def least_costs(lines: Sequence[Line]) -> dict[str, Seconds]:
+    """Return the least seconds by tier and rows: other work on the machine only adds to them."""
     found = [line["costs"] for line in lines if "costs" in line]
     return {
-        tier: {int(n): median(one[tier][n] for one in found) for n in found[0][tier]}
+        tier: {int(n): min(one[tier][n] for one in found) for n in found[0][tier]}
         for tier in found[0]
     }
 
@@ -248,42 +248,37 @@ def reasons(model: Model) -> list[str]:
         "- with a qualifier that costs nothing in three tiers and in its pair: "
         f"gain {replace(model, qualifier_factor=0.0).gain:.3f}",
     ]
-    lines.append(
+    own, inner = model.qualifier_by_target, model.draft_by_qualifier
+    return [
+        *lines,
         _needed(
-            "the qualifier's cost must fall to {:.0%} of what it is",
-            lambda x: replace(model, qualifier_factor=1 - x).gain,
-            lambda x: 1 - x,
-        )
-    )
-    own = model.qualifier_by_target
-    lines.append(
+            "the qualifier's cost, relative to what it is",
+            lambda x: replace(model, qualifier_factor=x).gain,
+            (1.0, 0.0),
+        ),
         _needed(
-            f"the target must keep {{:.3f}} of the qualifier's tokens instead of {own:.3f}",
-            lambda x: replace(model, qualifier_by_target=own + x * (0.999 - own)).gain,
-            lambda x: own + x * (0.999 - own),
-        )
-    )
-    inner = model.draft_by_qualifier
-    lines.append(
+            "the share of the qualifier's tokens that the target keeps",
+            lambda x: replace(model, qualifier_by_target=x).gain,
+            (own, 0.999),
+        ),
         _needed(
-            f"the qualifier must keep {{:.3f}} of the draft model's tokens instead of {inner:.3f}",
-            lambda x: replace(model, draft_by_qualifier=inner + x * (0.999 - inner)).gain,
-            lambda x: inner + x * (0.999 - inner),
-        )
-    )
-    return lines
+            "the share of the draft model's tokens that the qualifier keeps",
+            lambda x: replace(model, draft_by_qualifier=x).gain,
+            (inner, 0.999),
+        ),
+    ]
 
 
-def _needed(text: str, gain: Callable[[float], float], value: Callable[[float], float]) -> str:
-    """Find the smallest change, between 0 and 1, at which three tiers win."""
-    steps = [i / 200 for i in range(201)]
+def _needed(what: str, gain: Callable[[float], float], ends: tuple[float, float]) -> str:
+    """Find the smallest change of one value, from the first end on, by which three tiers win."""
+    first, last = ends
+    steps = [first + i / 100 * (last - first) for i in range(101)]
     won = next((x for x in steps if gain(x) > 1), None)
-    if won == 0:
-        return f"- no change needed: {text.format(value(0))}"
+    if won == first:
+        return f"- {what}: {first:.3f} is enough"
     if won is None:
-        best = max(steps, key=gain)
-        return f"- never enough alone: {text} (gain {gain(best):.3f})".format(value(best))
-    return f"- for equal speed, {text}".format(value(won))
+        return f"- {what}: no value is enough alone (gain at most {max(map(gain, steps)):.3f})"
+    return f"- {what}: {won:.3f} would be needed instead of {first:.3f}"
 
 
 def _speed(line: Line) -> float:

@@ -122,8 +122,12 @@ def test_the_recursion_says_what_three_tiers_need():
     wins = Model(costs=costs, draft_by_target=0.3, qualifier_by_target=0.9, draft_by_qualifier=0.9)
     assert wins.gain > 1.2
     assert wins.faster_qualifier()[0] > 2
-    assert sum("no change needed" in line for line in reasons(wins)) == 3
+    assert sum("is enough" in line for line in reasons(wins)) == 3
     loses = replace(wins, draft_by_target=0.85)
     assert loses.gain < 1
-    [line] = [line for line in reasons(loses) if "keep" in line and "instead of 0.900" in line][:1]
-    assert line.startswith(("- for equal speed", "- never enough alone"))
+    told = [line for line in reasons(loses) if line.startswith("- the ")]
+    assert len(told) == 3
+    assert all("would be needed instead of" in line or "no value is" in line for line in told)
+    cheaper = replace(wins, draft_by_target=0.8)
+    [line] = [line for line in reasons(cheaper) if "cost, relative" in line]
+    assert cheaper.gain < 1 or "1.000 is enough" in line
