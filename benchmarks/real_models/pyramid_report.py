@@ -50,12 +50,18 @@ def complete(lines: Sequence[Line]) -> list[Line]:
 
 
 def least_costs(lines: Sequence[Line]) -> dict[str, Seconds]:
-    """Return the least seconds by tier and rows: other work on the machine only adds to them."""
+    """Return the least seconds by tier and rows: other work on the machine only adds to them.
+
+    Where fewer rows took longer, the time of more rows is taken.
+    """
     found = [line["costs"] for line in lines if "costs" in line]
-    return {
-        tier: {int(n): min(one[tier][n] for one in found) for n in found[0][tier]}
-        for tier in found[0]
-    }
+    costs: dict[str, Seconds] = {}
+    for tier in found[0]:
+        own = {int(n): min(one[tier][n] for one in found) for n in found[0][tier]}
+        drafting = own.pop(DRAFTING)
+        costs[tier] = {n: min(s for more, s in own.items() if more >= n) for n in own}
+        costs[tier][DRAFTING] = drafting
+    return costs
 
 
 def told(costs: dict[str, Seconds]) -> str:
