@@ -22,7 +22,7 @@ class Readers:
     Attributes:
         by: the generators.
         tokenizer: that of the model.
-        load: what the machine did before: the load average of one minute.
+        load: the load average of one minute before the model was loaded.
     """
 
     by: dict[str, outrider.Generator]
@@ -100,19 +100,18 @@ class Readers:
             "select": figures["select_seconds"],
             "refresh": figures["refresh_seconds"],
             "swaps": figures["swaps"],
-            "read": chosen_texts(generator, prompt),
+            "read": _first_read(prompt, result),
             "load": os.getloadavg()[0],
         }
 
 
-def chosen_texts(generator: outrider.Generator, prompt: Prompt) -> tuple[str, ...]:
-    """Return the texts of the chunks that are read first."""
+def _first_read(prompt: Prompt, result: outrider.Result) -> tuple[str, ...]:
+    """Return the texts of the chunks that were read before the answer began."""
     assert prompt.context is not None
-    selector = generator.strategy.target.selector
     chunks = prompt.context.chunks
-    if selector is None:
+    if result.reading is None:
         return tuple(chunk.text for chunk in chunks)
-    return tuple(chunks[i].text for i in selector.selection(prompt).chosen)
+    return tuple(chunks[i].text for i in result.reading.selection.decisions[0].chosen)
 
 
 def cut_to(tokenizer: Tokenizer, text: str, tokens: int) -> str:
