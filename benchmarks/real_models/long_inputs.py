@@ -55,6 +55,8 @@ FORMS: dict[str, tuple[str, bool, int]] = {
 }
 """The instruction, whether it is a chat message, and the tokens of the answer."""
 
+CLOCKS = ("ttft", "total", "ttft_cpu", "total_cpu")
+
 _BEGINNINGS = ("Arden", "Brem", "Cald", "Dors", "Fen", "Gren", "Hul", "Jor", "Kel", "Mor", "Rav")
 _ENDS = ("fall", "wick", "mere", "stead", "holm", "bury", "gate", "ford")
 _FACTS = 4
@@ -229,9 +231,9 @@ def times(lines: Sequence[dict[str, Any]], setting: str) -> dict[str, Any]:
     """Return medians of seconds of the questions that were read afresh, and ratios to dense."""
     fresh = [line["by"] for line in lines if line["timed"]]
     out: dict[str, Any] = {"timed": len(fresh)}
-    for figure in ("ttft", "total", "select"):
+    for figure in (*CLOCKS, "select"):
         out[figure] = median(by[setting][figure] for by in fresh)
-    for figure in ("ttft", "total"):
+    for figure in CLOCKS:
         ratios = sorted(by[DENSE][figure] / by[setting][figure] for by in fresh)
         quarter = len(ratios) // 4
         out[f"{figure} ratio"] = (median(ratios), ratios[quarter], ratios[-1 - quarter])

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import outrider
@@ -66,7 +66,8 @@ class Readers:
         """Read a document, write an answer, and return the text with figures.
 
         `ttft` and `total` are seconds from the call, which cuts and encodes the document, to the
-        first and to the last token.
+        first and to the last token; `ttft_cpu` and `total_cpu` are seconds of the processor, which
+        other work on the machine changes less.
 
         Args:
             setting: one of `by`.
@@ -79,12 +80,14 @@ class Readers:
         generator = self.by[setting]
         if fresh:
             generator.reset()
-        begun = perf_counter()
+        begun, begun_cpu = perf_counter(), process_time()
         prompt = generator.prompt(instruction, documents=document)
         generation, rounds = generator.start(prompt, max_new_tokens=max_new_tokens, temperature=0.0)
+        first_cpu: float | None = None
         for _ in rounds:
-            pass
-        ended = perf_counter()
+            if first_cpu is None and generation.output:
+                first_cpu = process_time()
+        ended, ended_cpu = perf_counter(), process_time()
         result = generator.result(generation, generator.strategy)
         if result.error:
             raise RuntimeError(f"{setting}: {result.error}")
@@ -97,6 +100,8 @@ class Readers:
             "finish": result.finish_reason,
             "ttft": result.token_times[0] - begun,
             "total": ended - begun,
+            "ttft_cpu": (first_cpu or ended_cpu) - begun_cpu,
+            "total_cpu": ended_cpu - begun_cpu,
             "select": figures["select_seconds"],
             "refresh": figures["refresh_seconds"],
             "swaps": figures["swaps"],
