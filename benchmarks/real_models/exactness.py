@@ -18,14 +18,13 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.real_models.prompts import CHAT, OFFICIAL
+
 from outrider import Generator, load
 from outrider.drafters.method import DrafterMethod
 from outrider.strategy.catalogue import drafter_records
 from outrider.training.core.corpus import read_records
 
-OFFICIAL = ("translation", "summarization", "qa", "math_reasoning", "rag")
-"""Five of the six categories; all others are turns of MT-Bench, the sixth."""
-CHAT = "multi_turn"
 _OF_EACH = 10
 _CHARACTERS = 2000
 _A_SETTING = 5

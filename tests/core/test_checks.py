@@ -67,6 +67,13 @@ def test_whole_numbers_may_be_larger_than_any_float(value: int) -> None:
     assert not holds(Range(1, 1e30), value)
 
 
+@pytest.mark.parametrize("value", [10**60, -(10**5000)], ids=["long", "endless"])
+def test_a_number_of_many_digits_is_not_written_out(value: int) -> None:
+    with pytest.raises(OptionError, match="x is a whole number of more than 60 digits") as caught:
+        Range(-5, 5).check("x", value)
+    assert len(str(caught.value)) < 120
+
+
 def test_whole_numbers_have_a_whole_type() -> None:
     allowed = Range(0, whole=True)
     assert holds(allowed, 3) and holds(allowed, np.int32(3))

@@ -177,7 +177,7 @@ def test_a_context_limits_prompt_and_answer() -> None:
     result = generator.generate([1] * 6, max_new_tokens=50, min_new_tokens=30)
     assert (result.completion_tokens, result.finish_reason) == (4, "length")
     assert generator.generate([1] * 9).completion_tokens == 1
-    with pytest.raises(ContextError, match=r"has 10 tokens.*limited to 10.*by 1 tokens"):
+    with pytest.raises(ContextError, match=r"has 10 tokens.*limited to 10.*by 1 token,"):
         generator.generate([1] * 10)
     with pytest.raises(ContextError, match="prompt is empty"):
         generator.generate(Prompt(token_ids=()))
@@ -201,6 +201,8 @@ def test_after_a_refused_prompt_the_next_one_is_written() -> None:
         ({"stop": ["a", ""]}, "a stop string is empty"),
         ({"stop": "a"}, "stop strings need a tokenizer. Use stop_token_ids"),
         ({"n": 0}, "n is 0"),
+        ({"n": 1.5}, "n is 1.5. Give a whole number"),
+        ({"n": float("inf")}, "n is inf. Give a whole number"),
         ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens is 9"),
     ],
 )

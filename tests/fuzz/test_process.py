@@ -116,7 +116,7 @@ def test_output_of_a_process_that_is_closed_or_full(command: str, folder: Path) 
 @pytest.mark.parametrize("command", sorted({*commands(Path())} - {*LIGHT}))
 def test_output_that_is_closed_or_full(command: str, folder: Path, sandbox: Sandbox) -> None:
     for streams in STREAMS:
-        notes = command in ("chat", "calibrate")
+        notes = command in ("chat", "calibrate", "demo")
         case = case_of(commands(folder)[command], streams=streams, codes=(0, 1), notes=notes)
         outcome = sandbox.run(case)
         assert outcome.fault(case) == "", streams

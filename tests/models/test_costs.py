@@ -59,5 +59,5 @@ def test_a_curve_of_a_model(model: TabularModel) -> None:
 
 
 def test_no_window_no_curve(model: TabularModel) -> None:
-    with pytest.raises(OptionError):
+    with pytest.raises(OptionError, match=r"has a context of 1, too few tokens to measure"):
         measure_costs(Recording(model, context_length=1))

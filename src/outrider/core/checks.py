@@ -9,6 +9,8 @@ from outrider.core.errors import OptionError
 _INF = float("inf")
 _UNNAMED = 1e6
 """Bounds of this size or more only guard against overflow, so hints do not mention them."""
+_LONG = 10**60
+"""Whole numbers of this size or more are not written out in messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Range:
         kind = Integral if self.whole else Real
         if isinstance(value, bool) or not isinstance(value, kind):
             hint = "Give a whole number" if self.whole else "Give a number"
-            raise OptionError(f"{name} is {value!r}", hint=hint)
+            raise OptionError(f"{name} is {shown(value)}", hint=hint)
         # An int is compared without conversion, because a large int has no float.
         number = value if isinstance(value, int) else float(value)
         inside = self.low <= number <= self.high
@@ -60,13 +62,29 @@ class Range:
             or (self.above and number == self.low)
             or (self.below and number == self.high)
         ):
-            raise OptionError(f"{name} is {value}", hint=self.hint or f"Give a value {self}")
+            raise OptionError(
+                f"{name} is {shown(value if isinstance(value, Integral) else number)}",
+                hint=self.hint or f"Give a value {self}",
+            )
 
     def __str__(self) -> str:
         lower = f"above {self.low:g}" if self.above else f"of at least {self.low:g}"
         if self.high >= _UNNAMED:
             return lower
         return f"{lower} and {'below' if self.below else 'at most'} {self.high:g}"
+
+
+def shown(value: object) -> str:
+    """Return a value as text of at most 60 characters, for a message.
+
+    Python refuses to write whole numbers of thousands of digits.
+    """
+    if isinstance(value, int) and abs(value) >= _LONG:
+        return "a whole number of more than 60 digits"
+    try:
+        return f"{value!r:.60}"
+    except ValueError:
+        return f"a {type(value).__name__} of large numbers"
 
 
 AT_LEAST_ONE = Range(1, hint="Give at least 1")

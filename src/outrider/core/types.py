@@ -164,6 +164,24 @@ class Stop(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """Which chain pays, for drafters that know the chances of their tokens: the one with the
+    largest sum of `chance - floor`, where the chance is that of a token and all before it.
+
+    A drafter that ends its chain by it must pick tokens deterministically, so that no rule is
+    biased by the tokens it leaves out.
+
+    Attributes:
+        floors: by place in the chain, what the row of a token costs, in tokens.
+        least: the smallest sum with which a draft pays; above 0 where another drafter would gain as
+            much.
+    """
+
+    floors: tuple[float, ...]
+    least: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """How much may be drafted.
 
@@ -174,12 +192,14 @@ class Budget:
             of a chain, the nodes of a tree. A drafter respects the share of its own origin; an
             origin that is not listed may use the whole budget.
         stop: ends a path early; drafters that compute no probabilities ignore it.
+        worth: which tokens of a chain pay; drafters that do not know chances ignore it.
     """
 
     depth: int
     nodes: int
     shares: Mapping[str, int] | None = None
     stop: Stop | None = None
+    worth: Worth | None = None
 
     @classmethod
     def chain(cls, length: int) -> "Budget":

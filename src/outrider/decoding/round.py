@@ -14,6 +14,7 @@ from outrider.core.types import EMPTY_DRAFT, NO_IDS, Budget, Draft, Rows, Verdic
 from outrider.decoding.ledger import Ledger
 from outrider.decoding.stage import Round, SequenceState, Stage
 from outrider.decoding.validation import budget_of, fitting, readable
+from outrider.kernels.forking import one_torch_thread
 from outrider.models.caches.attaching import attach
 from outrider.protocols import Cache, Segment
 from outrider.protocols.view import View
@@ -82,6 +83,7 @@ def verify(
     return rows[: len(sequences)]
 
 
+@one_torch_thread()
 def accept(stage: Stage, sequence: SequenceState, draft: Draft, rows: Rows) -> Verdict:
     """Apply the rule. Unusable logits end this request only: the verdict then holds the error."""
     request = sequence.request
@@ -103,6 +105,7 @@ def accept(stage: Stage, sequence: SequenceState, draft: Draft, rows: Rows) -> V
         return Verdict(error=error)
 
 
+@one_torch_thread()
 def learn(
     stage: Stage,
     sequences: Sequence[SequenceState],

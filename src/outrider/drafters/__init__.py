@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from outrider.drafters.copying.lookup import Lookup
     from outrider.drafters.copying.rest import Rest
     from outrider.drafters.copying.sam import Sam
+    from outrider.drafters.copying.successors import Successors
     from outrider.drafters.copying.suffix import Suffix
     from outrider.drafters.layers.del_ import DynamicExit
     from outrider.drafters.layers.skip import EvenSkip
@@ -49,6 +50,7 @@ __getattr__ = on_first_use(
         "Rest": "copying.rest",
         "Sam": "copying.sam",
         "Stand": "statistics.stand",
+        "Successors": "copying.successors",
         "Suffix": "copying.suffix",
         "Swift": "layers.swift",
         "Switch": "combine.switch",
@@ -76,6 +78,7 @@ __all__ = [
     "Rest",
     "Sam",
     "Stand",
+    "Successors",
     "Suffix",
     "Swift",
     "Switch",

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from outrider.core.checks import shown
 from outrider.core.errors import LogitsError, OptionError, OutriderWarning
 from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
@@ -79,18 +80,22 @@ class Call:
         """
         if streamer is not None and len(batch.prompts) * self.samples != 1:
             raise OptionError("a streamer shows one text", hint="Give one prompt and one sample")
+        if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+            raise OptionError(
+                f"streamer is {shown(streamer)}", hint="Give an object with put(tokens) and end()"
+            )
         noise = self._noise(batch)
         generations = self._generations(batch, noise)
         strategy = self.engine.strategy_for(generations[0].request.sampler.params)
-        shown = _Shown(streamer)
+        seen = _Shown(streamer)
         try:
-            shown.begin(batch)
+            seen.begin(batch)
             for _ in self.engine.run(generations, strategy):
-                shown.put(generations[0])
+                seen.put(generations[0])
         finally:
             if noise is not None:
                 noise.finish(max(len(g.output) for g in generations))
-            shown.end()
+            seen.end()
         for generation in generations:
             result = self.engine.result(generation, strategy)
             if result.error is not None:
@@ -124,8 +129,8 @@ class Call:
         warnings.warn(
             f"the context window of {self._target.info.context_length} tokens ended {text}: a "
             f"prompt of {len(longest.request.prompt)} leaves {len(longest.output)}, and {name} "
-            f"allows {longest.request.sampler.params.max_new_tokens}. Lower {name} or shorten the "
-            "prompt",
+            f"allows {shown(longest.request.sampler.params.max_new_tokens)}. Lower {name} or "
+            "shorten the prompt",
             OutriderWarning,
             stacklevel=4,
         )
@@ -212,6 +217,12 @@ def _listed(name: str, given: JsonValue) -> list[JsonValue]:
     """Return processors or criteria as a list. Raises `OptionError` for a single one."""
     if given is not None and not isinstance(given, list | tuple):
         raise OptionError(f"{name} is a {type(given).__name__}", hint="Give a list")
+    for one in given or ():
+        if not callable(one):
+            raise OptionError(
+                f"{name} holds {shown(one)}",
+                hint="Give objects that can be called with ids, scores",
+            )
     return list(given or ())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from outrider.core.checks import shown
 from outrider.core.errors import OptionError, OutriderWarning
 from outrider.engine.generation_config.fields import refused
 from outrider.engine.generator import Generator
@@ -98,7 +99,7 @@ def _context_length(given: int | None, target: LanguageModel) -> int | None:
         return given
     reason = f" ({info.context_reason})" if info.context_reason else ""
     warnings.warn(
-        f"context_length is {given}, and {info.name} reads at most {info.context_length} "
+        f"context_length is {shown(given)}, and {info.name} reads at most {info.context_length} "
         f"tokens{reason}: {info.context_length} are used",
         OutriderWarning,
         stacklevel=4,

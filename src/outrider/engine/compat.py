@@ -34,7 +34,7 @@ _CALL = (
 )
 _NO_EFFECT: Mapping[str, Callable[[JsonValue], bool]] = {
     "synced_gpus": lambda value: not value,
-    "token_type_ids": lambda value: not torch.as_tensor(value).any(),
+    "token_type_ids": lambda value: _all_zero(value),
 }
 """Arguments of `transformers` that are accepted if their value changes nothing."""
 
@@ -117,6 +117,14 @@ def generate(
     copies = [row for row in batch.rows for _ in range(call.samples)]
     rows = [[*row, *tokens] for row, tokens in zip(copies, written, strict=True)]
     return _padded(rows, call.settings.pad_id or 0).to(batch.device)
+
+
+def _all_zero(value: JsonValue) -> bool:
+    """Whether these are numbers, all 0."""
+    try:
+        return not torch.as_tensor(value).any()
+    except (TypeError, ValueError, RuntimeError):
+        return False
 
 
 def _given(

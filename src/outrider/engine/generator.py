@@ -26,7 +26,7 @@ from outrider.strategy import Strategy
 StrategyFor = Callable[[SamplingParams], Strategy]
 
 
-_SAMPLES = Range(1, hint="Ask for at least 1 sample")
+_SAMPLES = Range(1, whole=True, hint="Ask for at least 1 sample")
 
 
 class Generator:

@@ -132,10 +132,11 @@ def room_for_answer(length: int, context_length: int) -> int:
     """
     left = context_length - length
     if left < 1:
+        over = 1 - left
         raise ContextError(
             f"the prompt has {length} tokens; the context is limited to "
             f"{context_length} and one is needed for the answer",
-            hint=f"Shorten the prompt by {1 - left} tokens, or raise the limit",
+            hint=f"Shorten the prompt by {over} token{'s' if over > 1 else ''}, or raise the limit",
         )
     return left
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from outrider.core.errors import OptionError
 from outrider.core.types import Prompt, as_ids
 from outrider.policies.curve import CostCurve
 from outrider.protocols import LanguageModel, Segment
@@ -71,9 +72,16 @@ def measure_costs(
     The curve uses the best times: with so few runs, load on the machine would distort medians, and
     decisions depend on the ratio between widths.
 
-    Raises `OptionError` if not even one row fits the model's window.
+    Raises:
+        OptionError: not even one row fits the model's window.
     """
     seconds = forward_seconds(model, widths, context=128, repeats=25, limit=limit, summary=min)
+    if not seconds:
+        raise OptionError(
+            f"model {model.info.name} has a context of {model.info.context_length}, too few tokens "
+            "to measure its speed",
+            hint="Give a model with a larger context window",
+        )
     return CostCurve.of(seconds)
 
 

@@ -17,13 +17,14 @@ One request goes through these states (`Decision`):
 Within a decision each source is in one of four states:
 
     leads: the steady source with the largest expected speed, above that of undrafted decoding
-    supplements: an opportunistic source with a larger expected speed than the leader
+    supplements: an opportunistic source with a larger expected speed than the leader, or one that
+        selects its tokens by what they gain over the leader (`Worth`)
     left out: its expected speed is too low; the intervals between its trials grow
     on trial: one round with a share; while its drafts are fully accepted, every round
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from outrider.core.counters import Counters, Pace, Tally
 from outrider.core.errors import OptionError
@@ -31,6 +32,7 @@ from outrider.core.types import Budget
 from outrider.policies.curve import CostCurve
 from outrider.policies.pauses import FIRST_ROUNDS, NOTICEABLE, Pauses
 from outrider.policies.source import Plan, Source
+from outrider.policies.speed import Speed
 from outrider.protocols.method import Method, Paper
 
 _NEVER = Tally()
@@ -61,6 +63,8 @@ class Decision:
         steady_pays: whether a source that always proposes has a share in the current decision.
         starts_undrafted: whether the previous text ended without drafting. If a query takes a
             noticeable share of a round, the first rounds of this text are then undrafted as well.
+        speed: tokens per round of this text, and what they cost.
+        least: `Worth.least` for sources that select their tokens.
     """
 
     batch: int
@@ -75,6 +79,8 @@ class Decision:
     pauses: Pauses = field(default_factory=Pauses)
     steady_pays: bool = False
     starts_undrafted: bool = False
+    speed: Speed = field(default_factory=Speed)
+    least: float = 0.0
 
     def valid(self, drafts: int, now: int) -> bool:
         """Whether the budget holds in round `now`, with `drafts` rounds that had a draft."""
@@ -83,7 +89,8 @@ class Decision:
 
     def carried(self) -> "Decision":
         """Return the initial state of the next text."""
-        return Decision(self.batch, starts_undrafted=not (self.steady_pays or self.proposing))
+        undrafted = not (self.steady_pays or self.proposing)
+        return Decision(self.batch, starts_undrafted=undrafted, speed=self.speed.carried())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +130,7 @@ class ExpectedGain:
     probe_within: int = 256
     plain_every: int = 64
     _alone: tuple[float, ...] = field(init=False, repr=False)
+    _selecting: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
@@ -136,6 +144,7 @@ class ExpectedGain:
                 hint="Give 1 <= probe_after <= probe_within",
             )
         object.__setattr__(self, "_alone", self._round_seconds(1))
+        object.__setattr__(self, "_selecting", any(source.selects for source in self.sources))
 
     @property
     def adaptive(self) -> bool:
@@ -151,10 +160,15 @@ class ExpectedGain:
         if not isinstance(decision, Decision) or decision.batch != batch:
             decision = counters.plan = Decision(batch)
         drafts = counters.rounds - counters.undrafted_rounds
+        if self._selecting:
+            decision.speed.note(counters, self._table(batch))
         decision.pauses.misses += decision.proposing
         if decision.budget is None or not decision.valid(drafts, now):
             decision.drafts, decision.since = drafts, now
             decision.budget, decision.until = self._decide(counters, decision)
+            if self._selecting and decision.budget.depth:
+                worth = decision.speed.worth(self._table(batch), decision.least)
+                decision.budget = replace(decision.budget, worth=worth)
         return decision.budget
 
     def _decide(self, counters: Counters, decision: Decision) -> tuple[Budget, int]:
@@ -171,7 +185,8 @@ class ExpectedGain:
             decision.verify, decision.fresh = self._here(counters, decision.batch), now + _VALID
             decision.plans.clear()
         paused = self._paused(counters, decision)
-        shares = self._shares(counters, self._plans(counters, decision), decision.verify)
+        decision.least = 0.0
+        shares = self._shares(counters, decision)
         if paused:
             shares |= {source.name: 0 for source in self.sources if source.opportunistic}
         decision.proposing = any(shares[s.name] for s in self.sources if s.opportunistic)
@@ -199,10 +214,9 @@ class ExpectedGain:
         tallies = [counters.tallies.get(s.name, _NEVER) for s in self.sources if s.opportunistic]
         return decision.pauses.paused(share, counters.now, counters.past, tallies)
 
-    def _shares(
-        self, counters: Counters, plans: Sequence[tuple[Source, Plan]], verify: Sequence[float]
-    ) -> dict[str, int]:
+    def _shares(self, counters: Counters, decision: Decision) -> dict[str, int]:
         """Give a share to one of the steady sources, and to each opportunistic one that pays."""
+        plans, verify = self._plans(counters, decision), decision.verify
         steady = [pair for pair in plans if not pair[0].opportunistic]
         shares = dict.fromkeys((source.name for source, _ in steady), 0)
         floor = (1.0 + self.margin) / verify[0]
@@ -213,11 +227,17 @@ class ExpectedGain:
                 shares[probed[0][0].name] = max(probed[0][1].length, 1)
             elif plan.speed >= floor:
                 shares[leader.name] = plan.length
+                fixed, each = leader.costs(counters.tallies.get(leader.name, _NEVER))
+                seconds = fixed + each * plan.length + verify[plan.length]
+                decision.least = decision.speed.surplus(seconds, plan.speed, verify)
             else:
                 shares[leader.name] = int(self._due(leader, counters))
             floor = max(floor, plan.speed)
         for source, plan in plans:
-            if source.opportunistic:
+            if source.selects:
+                pays = plan.length > 0 or self._due(source, counters)
+                shares[source.name] = source.longest if pays else 0
+            elif source.opportunistic:
                 pays = plan.speed >= floor
                 shares[source.name] = plan.length if pays else int(self._due(source, counters))
         return shares
@@ -256,13 +276,17 @@ class ExpectedGain:
         both kinds together is used. A round without a draft cannot take longer than the shortest
         round with a draft; a longer measurement was interrupted and is not used.
         """
-        table = self._alone if batch == 1 else self._round_seconds(batch)
+        table = self._table(batch)
         (n, plain), (m, checked) = self._seen(counters.plain), self._seen(counters.checked)
         whole = (n * plain + m * checked) / (n + m) if n + m else 1.0
         plain = (n * plain + _BELIEF * whole) / (n + _BELIEF)
         checked = (m * checked + _BELIEF * whole) / (m + _BELIEF)
         drafted = [seconds * checked for seconds in table[1:]]
         return [min(table[0] * plain, *drafted[:1]), *drafted] if drafted else [table[0] * plain]
+
+    def _table(self, batch: int) -> Sequence[float]:
+        """Return the seconds of a round by draft length, as measured at first."""
+        return self._alone if batch == 1 else self._round_seconds(batch)
 
     def _seen(self, pace: Pace) -> tuple[int, float]:
         """Return the number of rounds that are counted, and the ratio of their seconds to the

@@ -41,6 +41,8 @@ class Source:
         longest: largest number of tokens drafted at once.
         opportunistic: it may have nothing to propose, and then costs nothing. It proposes before
             the other sources if its expected gain is larger.
+        selects: its drafter drafts only tokens that pay (`Budget.worth`); its share is then
+            `longest` unless its drafts lose time.
         reach: for drafters of trees, the chance that each node is kept, in the order of the draft;
             never increasing. Empty: it drafts chains, and `accept` is used.
         depth: largest depth of its trees.
@@ -54,6 +56,7 @@ class Source:
     weight: float = 6.0
     longest: int = 16
     opportunistic: bool = False
+    selects: bool = False
     reach: tuple[float, ...] = ()
     depth: int = 8
 
@@ -119,7 +122,9 @@ class Source:
         if self.reach:
             return best_tree(self.reached(tally.ranks), self.costs(tally), verify)
         longest = self.longest
-        if self.opportunistic:  # texts contain different amounts to copy: start small
+        if (
+            self.opportunistic and not self.selects
+        ):  # texts contain different amounts to copy: start small
             longest = min(longest, max(_FIRST_COPY, 2 * tally.run))
         chances = self.first(tally), self.chance(tally)
         return best_length(chances, self.costs(tally), verify, longest)

@@ -77,6 +77,8 @@ class View:
         index = self.index(node)
         try:
             quick = self.sampler.choose_at(self.rows.logits[node + 1], index)
+            if quick is None:
+                quick = self.sampler.choose_edited(self.rows.logits[node + 1], self.context(node))
         except LogitsError as error:
             raise _named(error, self.model) from None
         if quick is not None:

@@ -6,7 +6,7 @@ from numbers import Integral
 
 from torch import Tensor
 
-from outrider.core.checks import Range, check_ranges
+from outrider.core.checks import Range, check_ranges, shown
 from outrider.core.errors import OptionError, reject_unknown
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
@@ -80,12 +80,12 @@ class SamplingParams:
             _BIAS.check("a bias in logit_bias", bias)
         for text in self.stop:
             if not isinstance(text, str):
-                raise OptionError(f"stop holds {text!r}", hint="Give strings")
+                raise OptionError(f"stop holds {shown(text)}", hint="Give strings")
             if not text:
                 raise OptionError("a stop string is empty", hint="Leave it out")
         if self.min_new_tokens > self.max_new_tokens:
             raise OptionError(
-                f"min_new_tokens is {self.min_new_tokens}, above max_new_tokens "
+                f"min_new_tokens is {shown(self.min_new_tokens)}, above max_new_tokens "
                 f"{self.max_new_tokens}",
                 hint="Lower one or raise the other",
             )
@@ -108,6 +108,7 @@ class SamplingParams:
 _SHARE = Range(0.0, 1.0, above=True)
 _COUNT = Range(0, whole=True)
 _BIAS = Range(high=1e30)
+_PENALTY = Range(-1e30, 1e30, hint="Give a number from -1e30 to 1e30")
 
 _RANGES: Mapping[str, Range] = {
     "temperature": Range(0.0, 1e6),
@@ -115,9 +116,9 @@ _RANGES: Mapping[str, Range] = {
     "top_p": _SHARE,
     "min_p": Range(0.0, 1.0),
     "typical_p": _SHARE,
-    "repetition_penalty": Range(0.0, above=True),
-    "presence_penalty": Range(),
-    "frequency_penalty": Range(),
+    "repetition_penalty": Range(0.0, 1e30, above=True, hint="Give a number above 0, up to 1e30"),
+    "presence_penalty": _PENALTY,
+    "frequency_penalty": _PENALTY,
     "min_new_tokens": _COUNT,
     "max_new_tokens": Range(1, whole=True),
     "logprobs": Range(0, whole=True, optional=True),
@@ -132,7 +133,7 @@ def _check_ids(name: str, ids: Iterable[object]) -> None:
     """Reject invalid ids; a negative id would index from the end of the vocabulary."""
     for token in ids:
         if isinstance(token, bool) or not isinstance(token, Integral) or int(token) < 0:
-            raise OptionError(f"{name} holds {token!r}", hint="Token ids are 0, 1, 2, ...")
+            raise OptionError(f"{name} holds {shown(token)}", hint="Token ids are 0, 1, 2, ...")
 
 
 def _check_mapping(name: str, value: object) -> None:

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from outrider import kernels
 from outrider.core.errors import LogitsError
-from outrider.core.types import IntArray
+from outrider.core.types import IntArray, as_ids
+from outrider.sampling.edits import edited
 from outrider.sampling.noise import Purpose, gumbel, stream_key, uniform
 from outrider.sampling.params import SamplingParams
 from outrider.sampling.processors import copied, is_pure, stateful
@@ -126,6 +128,34 @@ class Sampler:
             raise LogitsError(_TROUBLE[token])
         return token
 
+    def choose_edited(
+        self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
+    ) -> int | None:
+        """Return the choice after `generated` by the compiled kernel, from an edited copy of the
+        scores; None for settings, dtypes and devices that need `process`. Raises `LogitsError`.
+        """
+        if (
+            logits.dtype is not torch.float32
+            or not logits.is_cpu
+            or not self._edits_only
+            or not kernels.available()
+        ):
+            return None
+        row = logits.numpy()
+        if not row.max() < np.inf:
+            raise LogitsError(NOT_FINITE)
+        seen, ends = as_ids(self._in_prompt.numpy()), as_ids(sorted(self.end_ids))
+        scores = torch.from_numpy(edited(row, self.params, seen, generated, ends))
+        token = kernels.choose(scores, self.kernel, len(generated))
+        if token < 0:
+            raise LogitsError(_TROUBLE[token])
+        return token
+
+    @property
+    def _edits_only(self) -> bool:
+        """Whether `edits.edited` and the warps of the kernel are all that a choice needs."""
+        return self.params.typical_p == 1.0 and not self.params.logits_processors
+
     def process(
         self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
     ) -> Float[Tensor, " vocab"]:
@@ -186,6 +216,7 @@ class Sampler:
     def choose(self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray) -> int:
         """Return the token that follows `generated`: the same for every tier and every draft."""
         quick = self.choose_at(logits, len(generated))
+        quick = self.choose_edited(logits, generated) if quick is None else quick
         if quick is not None:
             return quick
         return self.draw(self.support(logits, generated), len(generated), Purpose.CHOICE)

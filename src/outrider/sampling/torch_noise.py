@@ -88,6 +88,10 @@ class TorchSampler(Sampler):
         """Whether compiled code supports the choice; it has other noise, so only without noise."""
         return self.params.temperature == 0 and super().quick(index)
 
+    @property
+    def _edits_only(self) -> bool:
+        return self.params.temperature == 0 and super()._edits_only
+
     def perturbed(
         self, support: Support, index: int, purpose: Purpose, tier: int = 0, sibling: int = 0
     ) -> Float[Tensor, " kept"]:

@@ -19,6 +19,7 @@ from outrider.drafters import (
     Fallback,
     Lookup,
     ModelDrafter,
+    Successors,
     TokenRecycling,
 )
 from outrider.drafters.combine.pyramid import qualified
@@ -41,6 +42,9 @@ FURTHER_TIER = 0.1
 
 _ROWS_LEARNED = 8
 """Rows of a long copy that Token Recycling learns from, when it is a fallback after lookups."""
+
+_SUCCESSORS = 1e-4
+"""Seconds of a round that `Successors` need."""
 
 _OVERHEAD_PROMPT, _OVERHEAD_ROUNDS = 16, 12
 
@@ -147,11 +151,13 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
     return Fallback(first=copies, second=Bypass(qualified=nest))
 
 
-def _copies(costs: Costs) -> Lookup:
-    """Prompt lookup; requires three matching tokens where a lookup costs a noticeable share of a
-    round.
+def _copies(costs: Costs) -> Drafter:
+    """Successors, or prompt lookup where they would cost a noticeable share of a round; it requires
+    three matching tokens where even a lookup does.
     """
     round_seconds = costs.target.seconds(1) + costs.overhead
+    if NOTICEABLE * round_seconds > _SUCCESSORS:
+        return Successors()
     return Lookup(min_ngram=1 if NOTICEABLE * round_seconds > ASKING else 3)
 
 
@@ -192,8 +198,8 @@ def round_overhead(target: LanguageModel) -> float:
 METHOD = DrafterMethod(
     name="auto",
     cls=Fallback,
-    summary="the automatic choice, in each round: prompt lookup, then the draft model, or recycled "
-    "tokens without one",
+    summary="the automatic choice, in each round: successors, or prompt lookup for very small "
+    "models, then the draft model, or recycled tokens without one",
     memory="of its parts",
     paper=Paper("expected gain: Leviathan et al. 2023", "2211.17192"),
     make=_make,

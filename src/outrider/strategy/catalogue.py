@@ -23,6 +23,7 @@ DRAFTERS = (
     "drafters.copying.copyspec",
     "drafters.copying.sam",
     "drafters.copying.suffix",
+    "drafters.copying.successors",
     "drafters.statistics.recycling",
     "drafters.statistics.aded",
     "drafters.statistics.stand",

@@ -19,6 +19,7 @@ from outrider.drafters.copying.copyspec import CopySpec
 from outrider.drafters.copying.iad import Aggressive
 from outrider.drafters.copying.rest import Rest
 from outrider.drafters.copying.sam import Sam
+from outrider.drafters.copying.successors import Successors
 from outrider.drafters.copying.suffix import Suffix
 from outrider.memories.corpus import Corpus
 from outrider.memories.frozen import FrozenAutomaton
@@ -39,6 +40,7 @@ DRAFTERS: dict[str, Callable[[], Any]] = {
     "iad": Aggressive,
     "sam": Sam,
     "sam-static": lambda: Sam(static=FrozenAutomaton.build(DOCUMENTS), handicap=1),
+    "successors": lambda: Successors(least=0.0),
     "suffix": Suffix,
     "suffix-chain": lambda: Suffix(shape="chain", factor=2.0),
     "rest": lambda: Rest(corpus=Corpus.build(DOCUMENTS)),

@@ -11,7 +11,7 @@ from scripts.transformers_table import rows
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 import outrider
-from outrider.core.errors import OptionError, OutriderWarning
+from outrider.core.errors import OptionError, OutriderError, OutriderWarning
 from outrider.engine.generation_config.fields import FIELDS, METADATA, effective
 from tests.engine.bridge.test_compat import ONE, ours, theirs, with_config
 from tests.engine.conftest import Folders
@@ -82,6 +82,26 @@ def test_a_model_whose_configuration_was_changed() -> None:
     model.generation_config.num_beams = 4
     with pytest.warns(OutriderWarning, match="num_beams=4, which Outrider does not follow"):
         ours(model, ONE)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"forced_eos_token_id": 99_999},
+        {"bad_words_ids": [[97, 99_999]]},
+        {"sequence_bias": [[[99_999], 400]]},
+        {"exponential_decay_length_penalty": [1]},
+        {"max_time": 10**400},
+    ],
+    ids=lambda config: next(iter(config)),
+)
+def test_values_of_a_file_that_no_text_can_follow(
+    config: dict[str, Any], folders: Folders, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders.target, tmp_path / "own")
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    with pytest.raises(OutriderError, match=next(iter(config))):
+        outrider.load(folder, dtype="float64", mode="none").generate("abc", max_new_tokens=4)
 
 
 def test_values_that_change_nothing_are_not_named() -> None:

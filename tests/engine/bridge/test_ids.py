@@ -24,6 +24,7 @@ GOOD = {
 BAD: dict[str, Any] = {
     "negative": [5, -1],
     "huge": [5, 10**30],
+    "endless": [5, -(10**5000)],
     "beyond": [5, 288],
     "float": [5.0, 9.5],
     "bytes": b"abc",

@@ -15,6 +15,7 @@ from outrider.drafters.combine.switch import Switch
 from outrider.drafters.copying.copyspec import CopySpec
 from outrider.drafters.copying.rest import Rest
 from outrider.drafters.copying.sam import Sam
+from outrider.drafters.copying.successors import Successors
 from outrider.drafters.copying.suffix import Suffix
 from outrider.drafters.given import Given
 from outrider.drafters.method import DrafterMethod
@@ -93,6 +94,7 @@ def variants() -> dict[str, Callable[[], Drafter]]:
         "copyspec-short": lambda: CopySpec(match_length=2),
         "sam-levels": lambda: Sam(levels=(1, 2, 4)),
         "sam-static": lambda: Sam(static=FrozenAutomaton.build(DOCUMENTS), handicap=0),
+        "successors-eager": lambda: Successors(own=2, shared=1, least=0.0),
         "suffix-chain": lambda: Suffix(shape="chain", memory=None),
         "aded-quick": lambda: Aded(search=Puct(iterations=15)),
         "rest-short": lambda: Rest(corpus=Corpus.build(DOCUMENTS), shortest=1, levels=(1, 2)),

@@ -12,7 +12,7 @@ import outrider
 from outrider.cli.app import main
 from outrider.core.errors import ContextError, OutriderWarning
 from outrider.models.checkpoints.window import read_window
-from tests.models.setups.make_checkpoints import write_tokenizer
+from tests.models.setups.make_checkpoints import make_checkpoint, write_tokenizer
 
 LONG = {
     "rope_type": "longrope",
@@ -91,3 +91,20 @@ def test_info_load_and_errors_agree(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(ContextError, match="limited to 64"):
         gen.generate("a" * 100)
     assert len(gen.generate("a" * 60, ignore_eos=True).token_ids) == 4
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wide", [2**31 - 1, 2**31, 2**32 - 1, 2**40])
+def test_a_sliding_window_wider_than_any_text(wide: int, tmp_path: Path) -> None:
+    """Some files write the largest number of 32 bits, or more, for "no window"."""
+    options: dict[str, Any] = {"mode": "none", "dtype": "float32", "threads": 1, "device": "cpu"}
+    prompt = [5, 9, 40, 3, 77] * 8
+    texts = [
+        outrider.load(
+            make_checkpoint(tmp_path / str(window), "mistral", sliding_window=window), **options
+        )
+        .generate(prompt, max_new_tokens=8)
+        .token_ids
+        for window in (200, wide)
+    ]
+    assert texts[0] == texts[1]

@@ -1,12 +1,14 @@
 """Builds the logits processors of `transformers` for a generation configuration, in its order."""
 
 import importlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from outrider.core.checks import shown
 from outrider.core.errors import OptionError
 from outrider.core.values import JsonValue
 from outrider.sampling import LogitsProcessor
@@ -95,13 +97,42 @@ def _build(
         if value is None or (only is not None and name not in only):
             continue
         try:
+            if name in _OF_IDS:
+                _check_ids(name, value, text.vocab_size)
             processor = build(value, text)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except OptionError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
-            raise OptionError(f"{name} is {value!r:.60}: {reason}") from error
+            raise OptionError(f"{name} is {shown(value)}: {reason}") from error
         if processor is not None:
             made.append(processor)
     return made
+
+
+_OF_IDS = ("bad_words_ids", "forced_bos_token_id", "forced_eos_token_id", "sequence_bias")
+"""Fields whose ids the classes of `transformers` index with, in the middle of a text."""
+
+
+def _check_ids(name: str, value: JsonValue, vocab_size: int) -> None:
+    """Refuse ids that the vocabulary lacks. Raises `OptionError`."""
+    if name == "sequence_bias" and not isinstance(value, Mapping):  # pairs of ids and a bias
+        value = [pair[0] for pair in value if isinstance(pair, list | tuple) and pair]
+    for token in _ids(value):
+        if not 0 <= token < vocab_size:
+            raise OptionError(
+                f"{name} holds the token id {shown(token)}",
+                hint=f"The ids of the model are 0 to {vocab_size - 1}",
+            )
+
+
+def _ids(value: JsonValue) -> Iterator[int]:
+    """Yield the whole numbers in lists and in keys; other types are left to the classes."""
+    if isinstance(value, Integral):
+        yield int(value)
+    elif isinstance(value, list | tuple | Mapping):
+        for part in value:
+            yield from _ids(part)
 
 
 def _module() -> JsonValue:

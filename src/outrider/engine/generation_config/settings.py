@@ -6,6 +6,7 @@ from numbers import Integral
 
 import torch
 
+from outrider.core.checks import Range
 from outrider.core.errors import OptionError
 from outrider.core.values import JsonValue
 from outrider.engine.generation_config.fields import FIELDS, Use, effective
@@ -117,8 +118,9 @@ class Settings:
         return warps | _processors(processors)
 
     def _native_choice(self, text: Text) -> dict[str, JsonValue]:
-        penalty = float(self.get("repetition_penalty") or 1.0)
-        options: dict[str, JsonValue] = {"repetition_penalty": penalty}
+        options: dict[str, JsonValue] = {
+            "repetition_penalty": self.get("repetition_penalty") or 1.0
+        }
         if banned := [i for i in as_tuple(self.get("suppress_tokens")) if 0 <= i < text.vocab_size]:
             options["banned_tokens"] = banned
         return options
@@ -134,6 +136,7 @@ class Settings:
 _WARPERS = frozenset({"top_h", "epsilon_cutoff", "eta_cutoff"})
 _ONLY_SAMPLING = _WARPERS | {*_WARPS}
 _LATE = _WARPERS | {"watermarking_config"}
+_SECONDS = Range(high=1e30)
 
 
 def as_tuple(value: JsonValue) -> tuple[int, ...]:
@@ -199,7 +202,8 @@ def follow(config: Mapping[str, JsonValue], params: SamplingParams, text: Text) 
 
 
 def time_limit(seconds: JsonValue) -> StoppingCriterion:
-    """Return the criterion of `max_time`, which starts now."""
+    """Return the criterion of `max_time`, which starts now. Raises `OptionError`."""
+    _SECONDS.check("max_time", seconds)
     from transformers import MaxTimeCriteria
 
     return MaxTimeCriteria(max_time=float(seconds))  # pyright: ignore[reportReturnType]

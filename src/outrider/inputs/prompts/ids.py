@@ -6,6 +6,7 @@ from numbers import Integral
 import numpy as np
 from torch import Tensor
 
+from outrider.core.checks import shown
 from outrider.core.errors import OptionError
 
 HIGHEST_ID = 2**31 - 1
@@ -47,6 +48,5 @@ def _id(entry: object) -> int:
     if isinstance(entry, bool | np.bool_) or not isinstance(entry, Integral):
         raise OptionError(f"the prompt holds {entry!r:.40}, which is no token id", hint=_HINT)
     if not 0 <= int(entry) <= HIGHEST_ID:
-        shown = str(int(entry)) if abs(int(entry)) < 10**18 else f"{int(entry):.2e}"
-        raise OptionError(f"the prompt holds the token id {shown}", hint=_HINT)
+        raise OptionError(f"the prompt holds the token id {shown(int(entry))}", hint=_HINT)
     return int(entry)

@@ -21,6 +21,9 @@ from outrider.models.quantization.stored_blocks import Blocks
 
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "relu": 3}
 
+_WIDEST = 2**31 - 1
+"""The kernels hold windows and positions in 32 bits; no text reaches a wider window."""
+
 
 @dataclass(slots=True)
 class PackedModel:
@@ -175,7 +178,7 @@ class Packer:
             output=self._matrix(weights.output.parts[0], weights.output.bias),
             input_norm=self._norm(weights.input_norm),
             output_norm=self._norm(weights.output_norm),
-            window=c.windows[index] or 0,
+            window=min(c.windows[index] or 0, _WIDEST),
             rotary=int(c.rotary[index]) * (2 if c.is_local(index) else 1),
             whole_norms=int(c.norms.whole),
             place=index,

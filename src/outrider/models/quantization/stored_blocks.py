@@ -66,7 +66,11 @@ class Blocks:
         return replace(self, order=torch.cat((self.order, torch.tensor([-1])))[order])
 
     def dequantize(self) -> Float[Tensor, "outputs inputs"]:
-        """Return the float32 weights."""
+        """Return the float32 weights.
+
+        Raises:
+            CheckpointError: a weight is NaN or infinite.
+        """
         length = self.format.row_bytes(self.inputs)
         found = np.zeros((len(self.order), length), dtype=np.uint8)
         order, first = self.order.numpy(), 0
@@ -74,7 +78,11 @@ class Blocks:
             own = (order >= first) & (order < first + len(source.rows))
             found[own] = source.rows[order[own] - first]
             first += len(source.rows)
-        return torch.from_numpy(self.format.decode_rows(found))
+        whole = torch.from_numpy(self.format.decode_rows(found))
+        if not whole.isfinite().all():
+            for source in self.sources:
+                source.check()
+        return whole
 
     def addresses(self) -> NDArray[np.uint64]:
         """Return the address of each row, 0 for zeros; they are valid while the sources live."""

@@ -1,0 +1,154 @@
+"""Successors: measured chances, chains that end where a token does not pay, earlier answers."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outrider.core.errors import OptionError
+from outrider.core.types import Budget, Worth, as_ids
+from outrider.drafters.copying.successors import _BELIEF, Successors
+from tests.drafters.copying.copy_rigs import begin, check_equality, counting, propose, tokens
+from tests.exactness.setups.rigs import run, stage
+
+pytestmark = pytest.mark.method("successors")
+
+texts = st.lists(st.integers(0, 3), min_size=1, max_size=40)
+
+
+def best(drafter: Successors, state: Any, text: list[int]) -> tuple[int, float] | None:
+    """The likeliest candidate, from all candidates."""
+    found = list(drafter._candidates(state, text))
+    if not found:
+        return None
+    one = max(found, key=lambda found: drafter.chances.of_kind(found.kind))
+    return one.token, drafter.chances.of_kind(one.kind)
+
+
+@given(
+    prompt=texts,
+    output=texts,
+    tail=st.lists(st.integers(0, 3), max_size=3),
+    floors=st.lists(st.floats(0.0, 1.0), max_size=6),
+    least=st.sampled_from((0.0, 0.0, 0.3)),
+)
+def test_the_chain_with_the_largest_gain_is_drafted(
+    prompt: list[int], output: list[int], tail: list[int], floors: list[float], least: float
+) -> None:
+    drafter = Successors()
+    state = begin(drafter, prompt)
+    drafter.commit([state], [as_ids(output)])
+    worth = Worth(floors=tuple(floors), least=least)
+    budget = Budget(depth=8, nodes=8, worth=worth)
+    [draft] = drafter.propose([state], [as_ids(tail)], [budget])
+    chain, chances, text = [], [], [*prompt, *output, *tail]
+    while len(chain) < len(floors) and (found := best(drafter, state, text)):
+        chain.append(found[0])
+        chances.append(found[1] * (chances[-1] if chances else 1.0))
+        text.append(found[0])
+    gains = [sum(chances[:k]) - sum(floors[:k]) for k in range(len(chain) + 1)]
+    size = len(draft)
+    assert tokens(draft) == chain[:size]
+    if size:
+        assert gains[size] >= max(least, max(gains) - 1e-9)
+    else:
+        assert max(gains[1:], default=-1.0) < max(least, 0.0) + 1e-9
+
+
+@given(prompt=texts, output=texts)
+def test_chances_are_counted_for_all_candidates_drafted_or_not(
+    prompt: list[int], output: list[int]
+) -> None:
+    drafter, other = Successors(), Successors()
+    state = begin(drafter, prompt)
+    drafter.commit([state], [as_ids(output)])
+    hits, trials = [0] * len(other.chances.hits), [0] * len(other.chances.hits)
+    for i, token in enumerate(output):
+        before = begin(other, [*prompt, *output[:i]])
+        for found in other._candidates(before, before.text):
+            trials[found.kind] += 1
+            hits[found.kind] += found.token == token
+    fresh = Successors().chances
+    for kind in range(len(hits)):
+        assert drafter.chances.trials[kind] == _BELIEF + trials[kind]
+        assert drafter.chances.hits[kind] == pytest.approx(fresh.hits[kind] + hits[kind])
+
+
+def test_measured_chances_replace_the_prior() -> None:
+    """A pair that is always followed by the same token gets a long chain, another none."""
+    drafter = Successors(own=1, shared=0, least=0.5)
+    state = begin(drafter, [0])
+    drafter.commit([state], [as_ids([1, 2, 3] * 60)])
+    assert tokens(propose(drafter, state, size=5)) == [1, 2, 3, 1, 2]
+    other = Successors(own=1, shared=0, least=0.5)
+    state = begin(other, [0])
+    changing = [token for i in range(90) for token in (1, 2 + i % 7)]
+    other.commit([state], [as_ids(changing)])
+    assert tokens(propose(other, state, tail=[1], size=5)) == []
+
+
+def test_earlier_answers_are_known_to_the_next_request() -> None:
+    drafter = Successors(least=0.0)
+    first = begin(drafter, [1])
+    drafter.commit([first], [as_ids([2, 3, 4, 5])])
+    assert len(drafter.memory) == 0  # its own memory knows them already
+    second = begin(drafter, [9, 2])
+    assert tokens(propose(drafter, second, size=3)) == [3, 4, 5]
+    alone = Successors(least=0.0, shared=0)
+    begin(alone, [1])
+    alone.commit([first], [as_ids([2, 3, 4, 5])])
+    assert tokens(propose(alone, begin(alone, [9, 2]), size=3)) == []
+
+
+def test_prompts_are_not_shared() -> None:
+    drafter = Successors(least=0.0)
+    first = begin(drafter, [1, 2, 3])
+    drafter.commit([first], [as_ids([7])])
+    assert tokens(propose(drafter, begin(drafter, [5, 2]), size=3)) == []
+
+
+def test_a_tail_is_read_and_not_learned() -> None:
+    drafter = Successors(least=0.0)
+    state = begin(drafter, [1, 2, 3, 1])
+    before = list(drafter.chances.trials), len(state.own), list(state.text)
+    assert tokens(propose(drafter, state, tail=[2], size=2)) == [3, 1]
+    assert (list(drafter.chances.trials), len(state.own), list(state.text)) == before
+
+
+def test_a_conversation_goes_on_with_its_state() -> None:
+    drafter = Successors(least=0.0)
+    state = begin(drafter, [1, 2])
+    drafter.commit([state], [as_ids([3, 4])])
+    again = begin(drafter, [1, 2, 3, 4, 9, 1], previous=state)
+    assert again is state
+    assert tokens(propose(drafter, again, size=3)) == [2, 3, 4]
+
+
+def test_only_the_end_of_a_long_text_is_learned() -> None:
+    drafter = Successors(least=0.0, max_tokens=4)
+    state = begin(drafter, [1, 2, 3, 4, 5, 6, 7, 1])
+    assert tokens(propose(drafter, state, size=2)) == []
+    assert tokens(propose(drafter, state, tail=[6], size=2)) == [7, 1]
+
+
+def test_ends_are_the_last_token() -> None:
+    drafter = Successors(least=0.0)
+    state = begin(drafter, [1, 2, 0, 3, 1], end_ids=(0,))
+    assert tokens(propose(drafter, state, size=4)) == [2, 0]
+
+
+def test_equals_undrafted_text_and_drafts() -> None:
+    assert check_equality(Successors(least=0.0)) > 0
+
+
+def test_a_text_that_repeats_is_copied() -> None:
+    model = counting()
+    results = run(stage(model, Successors()), [[0, 1, 2]])
+    assert results[0].counters.rounds < 20
+
+
+@pytest.mark.parametrize("options", [{"own": 0}, {"shared": -1}, {"least": 1.5}, {"max_tokens": 0}])
+def test_numbers_out_of_range_are_refused(options: dict) -> None:
+    with pytest.raises(OptionError):
+        Successors(**options)
