@@ -3,8 +3,8 @@
     python -m benchmarks.real_models.lines_read MODEL --data DIR
 
 The documents and questions of `long_inputs`, all 200, with the tokenizer and the input embeddings
-of the model: the share of questions whose line is in a chunk that is read, with Wilson's interval, for
-each selector and keep ratio.
+of the model: the share of questions whose line is in a chunk that is read, with Wilson's interval,
+for each selector and keep ratio.
 """
 
 import argparse
