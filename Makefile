@@ -8,7 +8,7 @@ RUNNING := $(VENV)/.running
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow fuzz lint format docs clean
+.PHONY: help install demo test test-slow fuzz lint format docs wheel clean
 
 help:
 	@echo "make demo       run the demonstration: a small chat model answers three questions, on the CPU"
@@ -17,6 +17,7 @@ help:
 	@echo "make fuzz       hostile and broken inputs, part of the long checks; minutes on 2 cores"
 	@echo "make format     let ruff fix what it can fix"
 	@echo "make docs       build the documentation into build/site (needs no .venv)"
+	@echo "make wheel      build the wheel for Linux on x86-64 into dist: with compiled kernels"
 	@echo "make install    only create .venv"
 	@echo "make clean      remove .venv, build and all caches"
 
@@ -80,6 +81,10 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 
 docs: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(DOCS)/venv/bin:$$PATH" mkdocs build --strict
+
+# A wheel without compiled kernels, for all systems: $(BIN)/python -m hatchling build
+wheel: $(INSTALLED)
+	$(BIN)/python -m scripts.build_wheel dist
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -17,6 +17,9 @@ import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import config
 
+from outrider import kernels
+from outrider.kernels.compile import KernelBuildError, find_compiler
+
 # Jobs that a shell starts in the background ignore Ctrl-C, and so would all that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,6 +31,23 @@ _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], 
 settings.register_profile("ci", _COMMON, max_examples=25, derandomize=True)
 settings.register_profile("thorough", _COMMON, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_finish() -> None:
+    """Stop if there is a compiler and the kernels do not compile: their tests would only skip."""
+    if reason := broken_kernels():
+        raise pytest.UsageError(f"the kernels do not compile, so no test runs: {reason}")
+
+
+def broken_kernels() -> str:
+    """Return why there are no kernels; empty if there are, or if nothing could compile them."""
+    if kernels.available() or os.environ.get("OUTRIDER_KERNELS", "").lower() in ("off", "0", "no"):
+        return ""
+    try:
+        find_compiler()
+    except KernelBuildError:
+        return ""
+    return kernels.reason_missing()
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Compiled kernels for the CPU: C sources, compiled once on the user's machine and cached.
+"""Kernels in C for the CPU: from the wheel, or compiled once on the user's machine and cached.
 
 `library()` returns the loaded kernels, or None if they cannot be compiled. All callers have a
 slower implementation for this case, so a missing compiler reduces only the speed.

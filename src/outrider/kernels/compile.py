@@ -17,7 +17,7 @@ from outrider.kernels.cache import KernelWarning, private_folder, read_private
 
 SOURCES = Path(__file__).parent / "csrc"
 
-_FLAGS = [
+FLAGS = [
     *("-O3", "-std=c11", "-D_GNU_SOURCE", "-Wno-psabi", "-fPIC", "-pthread"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 ]
@@ -109,7 +109,12 @@ def processor() -> str:
 
 def _identity(compiler: list[str]) -> str:
     """Hash the sources, the flags, the compiler and the processor."""
-    digest = hashlib.sha256(" ".join([*compiler, *_FLAGS, processor()]).encode())
+    return hash_of(" ".join([*compiler, *FLAGS, processor()]))
+
+
+def hash_of(options: str) -> str:
+    """Return 16 digits of the hash of the sources and of what they are compiled with."""
+    digest = hashlib.sha256(options.encode())
     for source in sorted(SOURCES.glob("*.[ch]")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
@@ -122,9 +127,7 @@ def _compile(compiler: list[str], folder: Path, name: str, suffix: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         draft = Path(scratch) / f"{name}{suffix}"
         complaints = [
-            _build([*compiler, *_FLAGS, *native], Path(scratch), draft)
-            for native in _NATIVE
-            if not draft.is_file()
+            build([*compiler, *native], draft) for native in _NATIVE if not draft.is_file()
         ]
         if not draft.is_file():
             raise KernelBuildError(f"{compiler[0]} failed: {complaints[0]}")
@@ -139,12 +142,17 @@ def _compile(compiler: list[str], folder: Path, name: str, suffix: str) -> Path:
     return built
 
 
-def _build(command: list[str], scratch: Path, draft: Path) -> str:
+def build(compiler: list[str], draft: Path) -> str:
     """Translate the sources side by side, the largest first, and link them into `draft`.
+
+    Args:
+        compiler: its command, with the options that choose the processor.
+        draft: the library, in an existing folder in which object files are left.
 
     Returns:
         The first line of output that contains an error; empty if there is none.
     """
+    command, scratch = [*compiler, *FLAGS], draft.parent
     sources = sorted(SOURCES.glob("*.c"), key=lambda source: -source.name.startswith("tiles"))
     objects = [scratch / f"{source.stem}.o" for source in sources]
     with ThreadPoolExecutor(os.cpu_count()) as workers:

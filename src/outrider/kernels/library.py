@@ -6,9 +6,11 @@ from functools import lru_cache
 
 from outrider.kernels.compile import KernelBuildError, shared_library
 from outrider.kernels.layout import Batch, CacheLayout, Matrix, Model, SamplerLayout
+from outrider.kernels.prebuilt import prebuilt_library
 
 _SWITCH = "OUTRIDER_KERNELS"
-"""The environment variable that disables the compiled kernels with the value `off`."""
+"""The environment variable that disables the kernels with the value `off`, and with `native`
+compiles them for this processor where the wheel holds compiled ones."""
 
 
 @lru_cache(maxsize=1)
@@ -24,6 +26,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def _open() -> ctypes.CDLL:
+    if os.environ.get(_SWITCH, "").lower() != "native" and (file := prebuilt_library()):
+        return ctypes.CDLL(str(file))
     try:
         return ctypes.CDLL(str(shared_library()))
     except OSError:  # another process has replaced the file since it was checked
@@ -31,12 +35,12 @@ def _open() -> ctypes.CDLL:
 
 
 def library() -> ctypes.CDLL | None:
-    """Return the kernels, compiled at the first call; None if they cannot be compiled."""
+    """Return the kernels: those of the wheel, or compiled at the first call; None without both."""
     return _load()[0]
 
 
 def available() -> bool:
-    """Whether the kernels can be used; compiles them at the first call."""
+    """Whether the kernels can be used; see `library`."""
     return library() is not None
 
 

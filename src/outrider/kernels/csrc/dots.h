@@ -58,6 +58,16 @@ INLINE i32x16 dot4(i32x16 sums, int32_t four, i8x64 weights) {
     for (int i = 0; i < 4; i++)
         s.part[i] = vdotq_s32(s.part[i], vreinterpretq_s8_s32(w.part[i]), a);
     return s.all;
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+    /* 128 * 127 * 2 fits 16 bits: a file may hold the weight -128, but no activation is. */
+    Integers s = {sums}, w = {.bytes = weights};
+    int8x8_t a = vreinterpret_s8_s32(vdup_n_s32(four));
+    for (int i = 0; i < 4; i++) {
+        const int8x16_t own = vreinterpretq_s8_s32(w.part[i]);
+        const int16x8_t low = vmull_s8(vget_low_s8(own), a), high = vmull_s8(vget_high_s8(own), a);
+        s.part[i] = vpadalq_s16(s.part[i], vpaddq_s16(low, high));
+    }
+    return s.all;
 #else
     return dot4_plain(sums, four, weights);
 #endif

@@ -1,7 +1,7 @@
 /* Vectors of sixteen floats, for any processor.
  *
  * The vector extension of the compiler splits a 64-byte vector if registers are narrower. Fused
-  * multiply-add is explicit and contraction is off (-ffp-contract=off), so that an expression gives
+ * multiply-add is explicit and contraction is off (-ffp-contract=off), so that an expression gives
  * the same bits wherever it is inlined: equal rows stay equal regardless of other rows. */
 #ifndef OUTRIDER_VECTORS_H
 #define OUTRIDER_VECTORS_H
@@ -43,6 +43,9 @@ INLINE f32x16 fma16(f32x16 a, f32x16 b, f32x16 c) {
     union { f32x16 all; float32x4_t part[4]; } x = {a}, y = {b}, z = {c};
     for (int i = 0; i < 4; i++) z.part[i] = vfmaq_f32(z.part[i], x.part[i], y.part[i]);
     return z.all;
+#elif defined(__FP_FAST_FMAF)
+    for (int i = 0; i < LANES; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return c;
 #else
     return a * b + c;
 #endif
@@ -57,6 +60,13 @@ INLINE i32x16 load_unsigned(const uint8_t *p) {
     for (int i = 0; i < 2; i++)
         x.half[i] = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * i)));
     return x.all;
+#elif defined(__ARM_NEON)
+    union { i32x16 all; uint32x4_t part[4]; } x;
+    const uint8x16_t bytes = vld1q_u8(p);
+    const uint16x8_t low = vmovl_u8(vget_low_u8(bytes)), high = vmovl_u8(vget_high_u8(bytes));
+    x.part[0] = vmovl_u16(vget_low_u16(low)), x.part[1] = vmovl_u16(vget_high_u16(low));
+    x.part[2] = vmovl_u16(vget_low_u16(high)), x.part[3] = vmovl_u16(vget_high_u16(high));
+    return x.all;
 #else
     return __builtin_convertvector(*(const u8x16 *)p, i32x16);
 #endif
@@ -69,6 +79,13 @@ INLINE i32x16 load_signed(const int8_t *p) {
     union { i32x16 all; __m256i half[2]; } x;
     for (int i = 0; i < 2; i++)
         x.half[i] = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * i)));
+    return x.all;
+#elif defined(__ARM_NEON)
+    union { i32x16 all; int32x4_t part[4]; } x;
+    const int8x16_t bytes = vld1q_s8(p);
+    const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
+    x.part[0] = vmovl_s16(vget_low_s16(low)), x.part[1] = vmovl_s16(vget_high_s16(low));
+    x.part[2] = vmovl_s16(vget_low_s16(high)), x.part[3] = vmovl_s16(vget_high_s16(high));
     return x.all;
 #else
     return __builtin_convertvector(*(const i8x16 *)p, i32x16);
@@ -87,6 +104,11 @@ INLINE f32x16 load_half(const uint16_t *p) {
     union { f32x16 all; __m256 half[2]; } x;
     for (int i = 0; i < 2; i++)
         x.half[i] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8 * i)));
+    return x.all;
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+    union { f32x16 all; float32x4_t part[4]; } x;
+    for (int i = 0; i < 4; i++)
+        x.part[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
     return x.all;
 #else
     /* The exponent is moved by multiplication, which is right for denormals as well. */

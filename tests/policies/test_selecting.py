@@ -1,0 +1,41 @@
+"""Sources that select their tokens: the policy tells them what a row costs."""
+
+import pytest
+
+from outrider.core.counters import Counters, Tally
+from outrider.policies import Source
+from tests.policies.test_gain import DRAFT, policy
+
+pytestmark = pytest.mark.method("expected-gain")
+
+CHOOSY = Source(name="choosy", opportunistic=True, selects=True, longest=16, accept=0.45)
+
+
+def test_a_source_that_selects_gets_its_longest_share_and_the_floors() -> None:
+    by, counters = policy(CHOOSY, margin=0.1), Counters()
+    budget = by.budget(counters)
+    assert budget.shares == {"choosy": 16} and budget.depth == 16
+    assert budget.worth is not None and budget.worth.least == 0.0
+    assert len(budget.worth.floors) == 16
+    assert by.budget(counters) is budget  # one decision until a draft is verified
+    assert policy(DRAFT).budget(Counters()).worth is None
+
+
+def test_a_source_that_selects_and_loses_is_left_out_until_its_trial() -> None:
+    by, counters = policy(CHOOSY), Counters()
+    for _ in range(40):
+        counters.rounds += 1
+        tally = counters.tallies.setdefault("choosy", Tally())
+        tally.note(4, 0, True, counters.rounds)
+    budget = by.budget(counters)
+    assert budget.depth == 0
+    counters.rounds = counters.undrafted_rounds = 40 + 256
+    assert by.budget(counters).shares == {"choosy": 16}
+
+
+def test_a_source_that_selects_must_gain_as_much_as_the_leader() -> None:
+    leader = Source(name="model", seconds=0.01, accept=0.9)
+    with_leader = policy(leader, CHOOSY).budget(Counters())
+    assert with_leader.shares is not None and with_leader.shares["model"] > 1
+    assert with_leader.worth is not None
+    assert with_leader.worth.least > 1.0
