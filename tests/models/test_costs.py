@@ -53,6 +53,25 @@ def test_a_limit_leaves_one_run_of_each(model: TabularModel) -> None:
     assert [n for _, n in recording.seen] == [1, 2, 1, 2]
 
 
+def test_narrow_widths_are_repeated_within_ten_limits(model: TabularModel) -> None:
+    recording = Recording(model)
+    forward_seconds(recording, (1, 16), context=5, repeats=9, limit=1e-9, least=3)
+    assert [n for _, n in recording.seen] == [1, 16, 1, 16]  # ten limits are over as well
+    recording.seen.clear()
+
+    class Clock:
+        now = 0.0
+
+        def __call__(self) -> float:
+            Clock.now += 1.0
+            return Clock.now
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("outrider.models.costs.perf_counter", Clock())
+        forward_seconds(recording, (1, 16), context=5, repeats=9, limit=5.0, least=3)
+    assert [n for _, n in recording.seen] == [1, 16, 1, 16, 1, 1]
+
+
 def test_a_curve_of_a_model(model: TabularModel) -> None:
     curve = measure_costs(model, (1, 2, 4), limit=0.01)
     assert curve.seconds(4) >= curve.seconds(1) > 0

@@ -14,8 +14,15 @@ from outrider.protocols import LanguageModel, Segment
 
 __all__ = ["CostCurve", "forward_seconds", "measure_costs"]
 
-WIDTHS = (1, 2, 4, 8, 16, 32)
+WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32)
 """Numbers of rows for which forwards are timed."""
+
+_NARROW, _PATIENCE = 8, 10.0
+"""Forwards of at most this many rows are repeated `least` times, within this many limits."""
+
+
+_LEAST = 6
+"""Runs of each narrow width for a curve; fewer if they take long."""
 
 
 def forward_seconds(
@@ -25,6 +32,7 @@ def forward_seconds(
     context: int = 200,
     repeats: int = 15,
     limit: float | None = None,
+    least: int = 1,
     summary: Callable[[Sequence[float]], float] = median,
 ) -> dict[int, float]:
     """Measure the wall seconds of one forward over n rows of one text, the median of several runs.
@@ -40,6 +48,7 @@ def forward_seconds(
         repeats: timed runs of each width.
         limit: seconds after which no further run begins (each width has at least one run); None
             sets no limit. The prefill and the warm-up are not counted.
+        least: runs of each of the narrow widths that are wanted even if they take ten limits.
         summary: reduces the times of one width to one number.
 
     Returns:
@@ -58,8 +67,10 @@ def forward_seconds(
     begun = perf_counter()
     for turn in range(repeats):
         for n, (tokens, want) in runs.items():
-            if turn and limit is not None and perf_counter() - begun > limit:
-                break
+            if turn and limit is not None:
+                more = _PATIENCE if turn < least and n <= _NARROW else 1.0
+                if perf_counter() - begun > more * limit:
+                    continue
             times[n].append(_timed(model, cache, tokens, want))
     return {n: summary(seconds) for n, seconds in times.items()}
 
@@ -67,7 +78,8 @@ def forward_seconds(
 def measure_costs(
     model: LanguageModel, widths: Sequence[int] = WIDTHS, *, limit: float = 0.1
 ) -> CostCurve:
-    """Measure a quick cost curve, in at most about `limit` seconds besides prefill and warm-up.
+    """Measure a quick cost curve, in about `limit` seconds besides prefill and warm-up; in up to
+    ten times as long for a model whose narrow forwards would otherwise run only once.
 
     The curve uses the best times: with so few runs, load on the machine would distort medians, and
     decisions depend on the ratio between widths.
@@ -75,7 +87,9 @@ def measure_costs(
     Raises:
         OptionError: not even one row fits the model's window.
     """
-    seconds = forward_seconds(model, widths, context=128, repeats=25, limit=limit, summary=min)
+    seconds = forward_seconds(
+        model, widths, context=128, repeats=25, limit=limit, least=_LEAST, summary=min
+    )
     if not seconds:
         raise OptionError(
             f"model {model.info.name} has a context of {model.info.context_length}, too few tokens "

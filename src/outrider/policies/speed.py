@@ -16,7 +16,7 @@ _KEPT = 0.98
 """Weight of a round relative to the next one."""
 _BELIEF, _CARRIED = 8.0, 16.0
 """Weight of undrafted rounds in the estimate, in rounds, and of earlier texts."""
-_CAUTION = 1.25
+_CAUTION = 1.5
 """A token must promise this many times the time of its row. Chances are estimates, and the largest
 of several estimates is too large on average."""
 

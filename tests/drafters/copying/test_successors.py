@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from outrider.core.errors import OptionError
 from outrider.core.types import Budget, Worth, as_ids
-from outrider.drafters.copying.successors import _BELIEF, Successors
+from outrider.drafters.copying.successors import Successors
 from tests.drafters.copying.copy_rigs import begin, check_equality, counting, propose, tokens
 from tests.exactness.setups.rigs import run, stage
 
@@ -18,12 +18,9 @@ texts = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 
 
 def best(drafter: Successors, state: Any, text: list[int]) -> tuple[int, float] | None:
-    """The likeliest candidate, from all candidates."""
-    found = list(drafter._candidates(state, text))
-    if not found:
-        return None
-    one = max(found, key=lambda found: drafter.chances.of_kind(found.kind))
-    return one.token, drafter.chances.of_kind(one.kind)
+    """The likeliest candidate after a text, and its chance."""
+    found = drafter.chances.best(drafter._candidates(state, text))
+    return None if found is None else (found.token, found.chance)
 
 
 @given(
@@ -63,16 +60,23 @@ def test_chances_are_counted_for_all_candidates_drafted_or_not(
     drafter, other = Successors(), Successors()
     state = begin(drafter, prompt)
     drafter.commit([state], [as_ids(output)])
-    hits, trials = [0] * len(other.chances.hits), [0] * len(other.chances.hits)
+    fresh = Successors().chances
+    hits, trials = list(fresh.hits), list(fresh.trials)
+    best_hits, best_trials = list(fresh.best_hits), list(fresh.best_trials)
     for i, token in enumerate(output):
         before = begin(other, [*prompt, *output[:i]])
-        for found in other._candidates(before, before.text):
-            trials[found.kind] += 1
-            hits[found.kind] += found.token == token
-    fresh = Successors().chances
-    for kind in range(len(hits)):
-        assert drafter.chances.trials[kind] == _BELIEF + trials[kind]
-        assert drafter.chances.hits[kind] == pytest.approx(fresh.hits[kind] + hits[kind])
+        found = other._candidates(before, before.text)
+        if found:
+            one = max(found, key=lambda one: hits[one.kind] / trials[one.kind])
+            place = 2 * one.kind + (len({one.token for one in found}) == 1)
+            best_hits[place] += one.token == token
+            best_trials[place] += 1
+        for one in found:
+            trials[one.kind] += 1
+            hits[one.kind] += one.token == token
+    counted = drafter.chances
+    assert counted.trials == trials and counted.best_trials == best_trials
+    assert counted.hits == pytest.approx(hits) and counted.best_hits == pytest.approx(best_hits)
 
 
 def test_measured_chances_replace_the_prior() -> None:
@@ -111,9 +115,9 @@ def test_prompts_are_not_shared() -> None:
 def test_a_tail_is_read_and_not_learned() -> None:
     drafter = Successors(least=0.0)
     state = begin(drafter, [1, 2, 3, 1])
-    before = list(drafter.chances.trials), len(state.own), list(state.text)
+    before = list(drafter.chances.best_trials), len(state.own), list(state.text)
     assert tokens(propose(drafter, state, tail=[2], size=2)) == [3, 1]
-    assert (list(drafter.chances.trials), len(state.own), list(state.text)) == before
+    assert (list(drafter.chances.best_trials), len(state.own), list(state.text)) == before
 
 
 def test_a_conversation_goes_on_with_its_state() -> None:

@@ -7,7 +7,7 @@ by kind of candidate, and the candidate with the largest chance is drafted. llam
 example and ANPD (Ou et al., arXiv 2404.08698) draft from such tables too, with fixed thresholds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,6 +27,9 @@ _BELIEF = 4.0
 """Weight of the prior of a kind of candidate, in tested tokens."""
 _FORGET = 512.0
 """Number of tested tokens at which the counts of a kind are halved."""
+_AGREEMENT = (0.6, 0.9)
+"""Chance of the best candidate relative to its rate, where others disagree and where none does,
+until it is measured."""
 _LONGEST = 16
 _LEAST = Range(0.0, 1.0, hint="Give a chance from 0 to 1")
 
@@ -43,20 +46,40 @@ class Candidate(NamedTuple):
     kind: int
 
 
+class Best(NamedTuple):
+    """The best candidate of a place.
+
+    Attributes:
+        token: its id.
+        chance: the chance that it is right.
+        place: index in the counts of best candidates.
+    """
+
+    token: int
+    chance: float
+    place: int
+
+
 @dataclass(slots=True)
 class Chances:
     """How often candidates of each kind were right.
 
     A kind is the memory (this text or earlier answers), the length of the context, and the classes
-    of its votes and of their share.
+    of its votes and of their share. Rates of all candidates decide which one is the best of a
+    place. Its own chance is counted separately: the largest of several estimates is too large on
+    average, and more so where the candidates do not agree.
 
     Attributes:
         hits: by kind, how many were right, with half the weight after every 512.
         trials: by kind, how many were tested.
+        best_hits: by kind and agreement, how many of the best candidates were right.
+        best_trials: by kind and agreement, how many of them were tested.
     """
 
     hits: list[float]
     trials: list[float]
+    best_hits: list[float]
+    best_trials: list[float]
 
     @classmethod
     def of(cls, own: int, shared: int) -> "Chances":
@@ -68,19 +91,38 @@ class Chances:
             for votes in range(len(VOTES))
             for share in range(len(SHARES))
         ]
-        return cls([_BELIEF * prior for prior in priors], [_BELIEF] * len(priors))
+        best = [_BELIEF * share * prior for prior in priors for share in _AGREEMENT]
+        return cls(
+            [_BELIEF * prior for prior in priors],
+            [_BELIEF] * len(priors),
+            best,
+            [_BELIEF] * len(best),
+        )
 
-    def of_kind(self, kind: int) -> float:
-        """Return the chance that a candidate of this kind is right."""
-        return self.hits[kind] / self.trials[kind]
+    def best(self, found: Sequence[Candidate]) -> Best | None:
+        """Return the candidate with the largest rate, and its chance to be right."""
+        if not found:
+            return None
+        hits, trials = self.hits, self.trials
+        token, kind = max(found, key=lambda one: hits[one.kind] / trials[one.kind])
+        place = 2 * kind + all(one.token == token for one in found)
+        return Best(token, self.best_hits[place] / self.best_trials[place], place)
 
-    def note(self, kind: int, right: bool) -> None:
-        """Count one more candidate."""
-        if self.trials[kind] >= _FORGET:
-            self.hits[kind] *= 0.5
-            self.trials[kind] *= 0.5
-        self.hits[kind] += right
-        self.trials[kind] += 1.0
+    def note(self, found: Sequence[Candidate], token: int) -> None:
+        """Count the candidates of a place at which `token` was written."""
+        best = self.best(found)
+        if best is not None:
+            _add(self.best_hits, self.best_trials, best.place, best.token == token)
+        for one in found:
+            _add(self.hits, self.trials, one.kind, one.token == token)
+
+
+def _add(hits: list[float], trials: list[float], place: int, right: bool) -> None:
+    if trials[place] >= _FORGET:
+        hits[place] *= 0.5
+        trials[place] *= 0.5
+    hits[place] += right
+    trials[place] += 1.0
 
 
 def _prior(length: int, votes: int, share: int) -> float:
@@ -159,8 +201,7 @@ class Successors(Copier[SuccessorsState]):
     def _commit(self, state: SuccessorsState, tokens: list[int]) -> None:
         text, longest = state.text, max(self.own, self.shared)
         for token in tokens:
-            for candidate in self._candidates(state, text[-longest:]):
-                self.chances.note(candidate.kind, candidate.token == token)
+            self.chances.note(self._candidates(state, text[-longest:]), token)
             text.append(token)
             state.own.learn(text, len(text) - 1)
         if self.shared and not any(state is waiting for waiting in self._waiting):
@@ -186,8 +227,8 @@ class Successors(Copier[SuccessorsState]):
         kept, reach, gain = 0, 1.0, 0.0
         most_gained = max(worth.least, 0.0)
         for floor in floors:
-            best = self._best(state, last[-longest:])
-            if best is None or (reach := reach * self.chances.of_kind(best.kind)) < lowest:
+            best = self.chances.best(self._candidates(state, last[-longest:]))
+            if best is None or (reach := reach * best.chance) < lowest:
                 break
             gain += reach - floor
             tokens.append(best.token)
@@ -196,19 +237,12 @@ class Successors(Copier[SuccessorsState]):
                 kept, most_gained = len(tokens), gain
         return chain(tokens[:kept], state.ends, self.name, origin=self.name)
 
-    def _best(self, state: SuccessorsState, tail: Sequence[int]) -> Candidate | None:
-        chance = self.chances.of_kind
-        return max(
-            self._candidates(state, tail), key=lambda found: chance(found.kind), default=None
-        )
-
-    def _candidates(self, state: SuccessorsState, tail: Sequence[int]) -> Iterator[Candidate]:
-        for found in state.own.find(tail):
-            yield Candidate(found.token, _kind(found))
+    def _candidates(self, state: SuccessorsState, tail: Sequence[int]) -> list[Candidate]:
+        found = [Candidate(one.token, _kind(one)) for one in state.own.find(tail)]
         if self.shared:
             first = self.own * len(VOTES) * len(SHARES)
-            for found in self.memory.find(tail):
-                yield Candidate(found.token, first + _kind(found))
+            found += [Candidate(one.token, first + _kind(one)) for one in self.memory.find(tail)]
+        return found
 
 
 def _kind(found: Followed) -> int:
