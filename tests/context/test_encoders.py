@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.context.rankers import sentence
-from outrider.context.rankers.embeddings import EmbeddingEncoder
+from outrider.context.rankers.embeddings import EmbeddingEncoder, principal_component
 from outrider.context.rankers.encoders import Encoder, Fitting, fitted, unit
 from outrider.context.rankers.sentence import SentenceEncoder
 from outrider.core.errors import MissingExtraError, OptionError
@@ -153,3 +153,23 @@ def test_nothing_slow_is_imported_with_the_rankers() -> None:
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("scale", (1.0, 1e-200, 1e200))
+@pytest.mark.parametrize("shape", ((30, 7), (7, 30), (12, 12), (1, 5), (5, 1)))
+def test_the_principal_component_is_the_first_singular_vector(shape, scale):
+    vectors = np.random.default_rng(3).normal(size=shape) * np.linspace(3, 1, shape[1])
+    first = np.linalg.svd(vectors, full_matrices=False)[2][0]
+    found = principal_component(vectors * scale)
+    assert abs(found @ first) == pytest.approx(1.0, abs=1e-12)
+    assert np.linalg.norm(found) == pytest.approx(1.0)
+
+
+def test_there_is_no_principal_component_of_zeros():
+    assert not principal_component(np.zeros((4, 3))).any()
+
+
+def test_no_full_decomposition_is_computed(monkeypatch):
+    """All singular vectors of many windows took seconds on a busy machine."""
+    monkeypatch.setattr(np.linalg, "svd", None)
+    assert EmbeddingEncoder(embed).fit([ids(i, i + 1) for i in range(20)]).common is not None

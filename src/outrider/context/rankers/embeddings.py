@@ -51,7 +51,7 @@ class EmbeddingEncoder:
         mean = vectors.mean(axis=0) if len(passages) > 1 else np.zeros(vectors.shape[1])
         common = np.zeros_like(mean)
         if len(passages) >= _FEW:
-            common = np.linalg.svd(vectors - mean, full_matrices=False)[2][0]
+            common = principal_component(vectors - mean)
         return FittedEmbeddings(self.embed, idf, raw.rarest, mean, common)
 
     def encode(self, passages: Sequence[Passage]) -> Float64[ndarray, "passages width"]:
@@ -109,3 +109,22 @@ class FittedEmbeddings:
         """Return the embedding of each id; of id 0 if there is none, to obtain the width."""
         found = self.embed(ids if len(ids) else as_ids([0])).detach()
         return found[: len(ids)].double().cpu().numpy()
+
+
+def principal_component(vectors: Float64[ndarray, "rows width"]) -> Float64[ndarray, " width"]:
+    """Return the first right singular vector, a unit vector; zeros if all vectors are zero.
+
+    It is the last eigenvector of the smaller one of the two Gram matrices. A full decomposition
+    would compute all singular vectors, and its many small steps wait for threads of busy processors
+    (docs/results.md).
+    """
+    rows, width = vectors.shape
+    largest = np.abs(vectors).max(initial=0.0)
+    if not largest:
+        return np.zeros(width)
+    vectors = vectors / largest  # squares of tiny or huge numbers overflow
+    if rows < width:
+        found = np.linalg.eigh(vectors @ vectors.T)[1][:, -1] @ vectors
+    else:
+        found = np.linalg.eigh(vectors.T @ vectors)[1][:, -1]
+    return unit(found)
