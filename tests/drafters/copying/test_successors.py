@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from outrider.core.errors import OptionError
 from outrider.core.types import Budget, Worth, as_ids
-from outrider.drafters.copying.successors import Successors
+from outrider.drafters.copying.successors import STREAKS, Successors
 from tests.drafters.copying.copy_rigs import begin, check_equality, counting, propose, tokens
 from tests.exactness.setups.rigs import run, stage
 
@@ -17,9 +17,11 @@ pytestmark = pytest.mark.method("successors")
 texts = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 
 
-def best(drafter: Successors, state: Any, text: list[int]) -> tuple[int, float] | None:
-    """The likeliest candidate after a text, and its chance."""
-    found = drafter.chances.best(drafter._candidates(state, text))
+def best(
+    drafter: Successors, state: Any, text: list[int], further: int
+) -> tuple[int, float] | None:
+    """The likeliest candidate after a text with `further` drafted tokens, and its chance."""
+    found = drafter.chances.best(drafter._candidates(state, text), state.streak + further)
     return None if found is None else (found.token, found.chance)
 
 
@@ -40,7 +42,7 @@ def test_the_chain_with_the_largest_gain_is_drafted(
     budget = Budget(depth=8, nodes=8, worth=worth)
     [draft] = drafter.propose([state], [as_ids(tail)], [budget])
     chain, chances, text = [], [], [*prompt, *output, *tail]
-    while len(chain) < len(floors) and (found := best(drafter, state, text)):
+    while len(chain) < len(floors) and (found := best(drafter, state, text, len(chain))):
         chain.append(found[0])
         chances.append(found[1] * (chances[-1] if chances else 1.0))
         text.append(found[0])
@@ -63,17 +65,21 @@ def test_chances_are_counted_for_all_candidates_drafted_or_not(
     fresh = Successors().chances
     hits, trials = list(fresh.hits), list(fresh.trials)
     best_hits, best_trials = list(fresh.best_hits), list(fresh.best_trials)
+    streak = 0
     for i, token in enumerate(output):
         before = begin(other, [*prompt, *output[:i]])
         found = other._candidates(before, before.text)
         if found:
             one = max(found, key=lambda one: hits[one.kind] / trials[one.kind])
             place = 2 * one.kind + (len({one.token for one in found}) == 1)
+            place = place * len(STREAKS) + max(k for k, n in enumerate(STREAKS) if streak >= n)
             best_hits[place] += one.token == token
             best_trials[place] += 1
+        streak = streak + 1 if found and found[0].token == token else 0
         for one in found:
             trials[one.kind] += 1
             hits[one.kind] += one.token == token
+    assert state.streak == streak
     counted = drafter.chances
     assert counted.trials == trials and counted.best_trials == best_trials
     assert counted.hits == pytest.approx(hits) and counted.best_hits == pytest.approx(best_hits)

@@ -1,12 +1,13 @@
 """Chains of usual followers, each with a measured chance; the draft ends where one does not pay.
 
-The follower of the last 1 to 4 tokens in the text, and of the last 1 to 3 tokens in earlier
+The follower of the last 1 to 6 tokens in the text, and of the last 1 to 3 tokens in earlier
 answers, are the candidates for the next token. Their chances are not guessed: every token that is
 emitted shows, for all candidates of its place, which were right, drafted or not. Rates are counted
 by kind of candidate, and the candidate with the largest chance is drafted. llama.cpp's lookup
 example and ANPD (Ou et al., arXiv 2404.08698) draft from such tables too, with fixed thresholds.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -30,6 +31,9 @@ _FORGET = 512.0
 _AGREEMENT = (0.6, 0.9)
 """Chance of the best candidate relative to its rate, where others disagree and where none does,
 until it is measured."""
+STREAKS, _MISSED = (0, 2, 6, 16), (1.0, 0.8, 0.5, 0.25)
+"""Lengths of streaks from which chances are counted separately, and the share of the chance to be
+wrong that remains, until it is measured."""
 _LONGEST = 16
 _LEAST = Range(0.0, 1.0, hint="Give a chance from 0 to 1")
 
@@ -67,13 +71,14 @@ class Chances:
     A kind is the memory (this text or earlier answers), the length of the context, and the classes
     of its votes and of their share. Rates of all candidates decide which one is the best of a
     place. Its own chance is counted separately: the largest of several estimates is too large on
-    average, and more so where the candidates do not agree.
+    average, and more so where the candidates do not agree. It rises with the streak: a text that
+    copies a passage follows it for long.
 
     Attributes:
         hits: by kind, how many were right, with half the weight after every 512.
         trials: by kind, how many were tested.
-        best_hits: by kind and agreement, how many of the best candidates were right.
-        best_trials: by kind and agreement, how many of them were tested.
+        best_hits: by kind, agreement and streak, how many of the best candidates were right.
+        best_trials: by kind, agreement and streak, how many of them were tested.
     """
 
     hits: list[float]
@@ -91,7 +96,12 @@ class Chances:
             for votes in range(len(VOTES))
             for share in range(len(SHARES))
         ]
-        best = [_BELIEF * share * prior for prior in priors for share in _AGREEMENT]
+        best = [
+            _BELIEF * (1.0 - (1.0 - share * prior) * missed)
+            for prior in priors
+            for share in _AGREEMENT
+            for missed in _MISSED
+        ]
         return cls(
             [_BELIEF * prior for prior in priors],
             [_BELIEF] * len(priors),
@@ -99,22 +109,28 @@ class Chances:
             [_BELIEF] * len(best),
         )
 
-    def best(self, found: Sequence[Candidate]) -> Best | None:
-        """Return the candidate with the largest rate, and its chance to be right."""
+    def best(self, found: Sequence[Candidate], streak: int) -> Best | None:
+        """Return the candidate with the largest rate, and its chance to be right after `streak`
+        tokens at which the best candidate was right.
+        """
         if not found:
             return None
         hits, trials = self.hits, self.trials
         token, kind = max(found, key=lambda one: hits[one.kind] / trials[one.kind])
-        place = 2 * kind + all(one.token == token for one in found)
+        agree = all(one.token == token for one in found)
+        place = (2 * kind + agree) * len(STREAKS) + bisect_right(STREAKS, streak) - 1
         return Best(token, self.best_hits[place] / self.best_trials[place], place)
 
-    def note(self, found: Sequence[Candidate], token: int) -> None:
-        """Count the candidates of a place at which `token` was written."""
-        best = self.best(found)
+    def note(self, found: Sequence[Candidate], streak: int, token: int) -> int:
+        """Count the candidates of a place at which `token` was written; return the streak after
+        it.
+        """
+        best = self.best(found, streak)
         if best is not None:
             _add(self.best_hits, self.best_trials, best.place, best.token == token)
         for one in found:
             _add(self.hits, self.trials, one.kind, one.token == token)
+        return streak + 1 if found and found[0].token == token else 0
 
 
 def _add(hits: list[float], trials: list[float], place: int, right: bool) -> None:
@@ -139,12 +155,14 @@ class SuccessorsState:
         text: the prompt and the committed output.
         own: followers in this text.
         written: length of the text up to which the shared memory has learned it.
+        streak: number of last tokens at which the best candidate was right.
     """
 
     ends: frozenset[int]
     text: list[int]
     own: Followers
     written: int
+    streak: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +184,7 @@ class Successors(Copier[SuccessorsState]):
         OptionError: a number out of range.
     """
 
-    own: int = 4
+    own: int = 6
     shared: int = 3
     least: float = 0.2
     max_tokens: int = 1 << 16
@@ -201,7 +219,8 @@ class Successors(Copier[SuccessorsState]):
     def _commit(self, state: SuccessorsState, tokens: list[int]) -> None:
         text, longest = state.text, max(self.own, self.shared)
         for token in tokens:
-            self.chances.note(self._candidates(state, text[-longest:]), token)
+            found = self._candidates(state, text[-longest:])
+            state.streak = self.chances.note(found, state.streak, token)
             text.append(token)
             state.own.learn(text, len(text) - 1)
         if self.shared and not any(state is waiting for waiting in self._waiting):
@@ -219,6 +238,7 @@ class Successors(Copier[SuccessorsState]):
     def _draft(self, state: SuccessorsState, tail: IntArray, budget: Budget) -> Draft:
         longest = max(self.own, self.shared)
         last = [*state.text[-longest:], *tail.tolist()]
+        start = len(last)
         most = min(budget.share(self.name), budget.nodes, _LONGEST)
         worth = budget.worth or Worth(floors=(self.least,) * most)
         floors = worth.floors[:most]
@@ -227,7 +247,8 @@ class Successors(Copier[SuccessorsState]):
         kept, reach, gain = 0, 1.0, 0.0
         most_gained = max(worth.least, 0.0)
         for floor in floors:
-            best = self.chances.best(self._candidates(state, last[-longest:]))
+            found = self._candidates(state, last[-longest:])
+            best = self.chances.best(found, state.streak + len(last) - start)
             if best is None or (reach := reach * best.chance) < lowest:
                 break
             gain += reach - floor
@@ -270,6 +291,6 @@ METHOD = DrafterMethod(
     summary="the usual followers of the last tokens, in this text and in earlier answers, with "
     "measured chances",
     paper=Paper("after ANPD", "2404.08698"),
-    memory="about 800n, and up to 100 MB for earlier answers",
+    memory="about 1,200n, and up to 100 MB for earlier answers",
     priors=_priors,
 )
