@@ -111,7 +111,7 @@ class Chances:
 
     def best(self, found: Sequence[Candidate], streak: int) -> Best | None:
         """Return the candidate with the largest rate, and its chance to be right after `streak`
-        tokens at which the best candidate was right.
+        tokens that the longest known context predicted.
         """
         if not found:
             return None
@@ -155,7 +155,7 @@ class SuccessorsState:
         text: the prompt and the committed output.
         own: followers in this text.
         written: length of the text up to which the shared memory has learned it.
-        streak: number of last tokens at which the best candidate was right.
+        streak: number of last tokens that the longest known context predicted.
     """
 
     ends: frozenset[int]
@@ -205,7 +205,8 @@ class Successors(Copier[SuccessorsState]):
     def _begin(self, request: Request, old: SuccessorsState | None) -> SuccessorsState:
         self._share_answers()
         prompt = request.prompt.token_ids
-        if isinstance(old, SuccessorsState) and goes_on(prompt, old.text):
+        same = isinstance(old, SuccessorsState) and old.own.longest == self.own
+        if same and old and goes_on(prompt, old.text):
             state, start = old, len(old.text)
             state.text += prompt[start:]
         else:
