@@ -70,7 +70,7 @@ def test_what_each_is_made_of() -> None:
     assert isinstance(built("none").drafter, NoDrafter)
     assert isinstance(built("lookup").drafter, Lookup)
     alone = built("auto", ()).drafter
-    assert isinstance(alone, Fallback) and isinstance(alone.second, TokenRecycling)
+    assert isinstance(alone, Successors)
     assert isinstance(built("model").drafter, ModelDrafter)
     nest = built("pyramid", (FAMILY.qualifier, FAMILY.small, FAMILY.draft)).drafter
     assert isinstance(nest, Qualified) and nest.name == "qualifier"

@@ -6,9 +6,9 @@ answers of a chat model this predicted almost as well as counts of all followers
 their memory.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from outrider.core.checks import AT_LEAST_ONE
 
@@ -22,20 +22,20 @@ SHARES = (0.0, 0.15, 0.4, 1.0)
 """Votes divided by occurrences from which a prediction belongs to the next class."""
 
 
-class Followed(NamedTuple):
-    """A prediction.
+CLASSES = len(VOTES) * len(SHARES)
+"""Number of kinds for each length of the context."""
 
-    Attributes:
-        token: the follower.
-        length: tokens of the context.
-        votes: index in `VOTES`.
-        share: index in `SHARES`.
-    """
 
-    token: int
-    length: int
-    votes: int
-    share: int
+def kind_of(length: int, votes: int, share: float) -> int:
+    """Return the kind of a prediction: of `length` tokens, with these votes and this share."""
+    by_votes = bisect_right(VOTES, votes) - 1
+    return (length - 1) * CLASSES + by_votes * len(SHARES) + bisect_right(SHARES, share) - 1
+
+
+_CLASS_OF = bytes(
+    kind_of(1, max(votes, 1), votes / max(total, 1)) for votes in range(256) for total in range(256)
+)
+"""The class of each pair of votes and occurrences."""
 
 
 @dataclass(slots=True)
@@ -78,14 +78,19 @@ class Followers:
                         self._new[length - 1] = new
                 new[key] = _voted(entry, token)
 
-    def find(self, tail: Sequence[int]) -> Iterator[Followed]:
-        """Yield the predictions after `tail`, those of longer contexts first."""
+    def find(self, tail: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the predictions after `tail`, those of longer contexts first.
+
+        A prediction is a token and its kind: `kind_of` of its context and its counts.
+        """
+        found: list[tuple[int, int]] = []
         for length in range(min(self.longest, len(tail)), 0, -1):
             key = tail[-1] if length == 1 else tuple(tail[-length:])
             entry = self._new[length - 1].get(key) or self._old[length - 1].get(key)
             if entry:
-                votes, total = entry >> _VOTES & 255, entry & 255
-                yield Followed(entry >> _FOLLOWER, length, _vote_class(votes), _share(votes, total))
+                kind = (length - 1) * CLASSES + _CLASS_OF[entry & 0xFFFF]
+                found.append((entry >> _FOLLOWER, kind))
+        return found
 
 
 def _voted(entry: int, token: int) -> int:
@@ -100,12 +105,3 @@ def _voted(entry: int, token: int) -> int:
         if votes < 0:
             follower, votes = token, 0
     return follower << _FOLLOWER | (votes + 1) << _VOTES | (total + 1)
-
-
-def _vote_class(votes: int) -> int:
-    return votes - 1 if votes < 4 else 3 + (votes >= VOTES[4])
-
-
-def _share(votes: int, total: int) -> int:
-    share = votes / total
-    return (share >= SHARES[1]) + (share >= SHARES[2]) + (share >= SHARES[3])

@@ -135,13 +135,17 @@ def _own_policy(asked: Expression) -> DraftPolicy | None:
 
 
 def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Drafter:
-    """Combine drafters: copies first, then the smaller models, or else Token Recycling."""
+    """Combine drafters: copies first, then the smaller models; beside lookups without a smaller
+    model, Token Recycling.
+    """
     if given.costs is None:  # draft sizes are fixed
         if not given.below:
             return Lookup(min_ngram=1)
         return make_drafter(Expression("pyramid" if len(given.below) > 1 else "model"), given)
     copies = _copies(given.costs)
     if not given.below:
+        if isinstance(copies, Successors):
+            return copies  # recycled tokens gained nothing beside it, and 3 % of a round was lost
         return Fallback(first=copies, second=TokenRecycling(most_rows=_ROWS_LEARNED))
     draft = ModelDrafter(model=given.below[-1])
     qualifier = _qualifier(given)

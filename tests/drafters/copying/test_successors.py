@@ -70,15 +70,15 @@ def test_chances_are_counted_for_all_candidates_drafted_or_not(
         before = begin(other, [*prompt, *output[:i]])
         found = other._candidates(before, before.text)
         if found:
-            one = max(found, key=lambda one: hits[one.kind] / trials[one.kind])
-            place = 2 * one.kind + (len({one.token for one in found}) == 1)
+            best_token, kind = max(found, key=lambda one: hits[one[1]] / trials[one[1]])
+            place = 2 * kind + (len({one for one, _ in found}) == 1)
             place = place * len(STREAKS) + max(k for k, n in enumerate(STREAKS) if streak >= n)
-            best_hits[place] += one.token == token
+            best_hits[place] += best_token == token
             best_trials[place] += 1
-        streak = streak + 1 if found and found[0].token == token else 0
-        for one in found:
-            trials[one.kind] += 1
-            hits[one.kind] += one.token == token
+        streak = streak + 1 if found and found[0][0] == token else 0
+        for one, kind in found:
+            trials[kind] += 1
+            hits[kind] += one == token
     assert state.streak == streak
     counted = drafter.chances
     assert counted.trials == trials and counted.best_trials == best_trials

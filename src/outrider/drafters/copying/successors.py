@@ -17,7 +17,7 @@ from outrider.core.types import Budget, Draft, IntArray, Worth
 from outrider.drafters.copying.copies import Copier, chain, goes_on
 from outrider.drafters.given import Given
 from outrider.drafters.method import DrafterMethod
-from outrider.memories.followers import SHARES, VOTES, Followed, Followers
+from outrider.memories.followers import CLASSES, SHARES, VOTES, Followers
 from outrider.policies import Source
 from outrider.protocols import Request
 from outrider.protocols.method import Paper
@@ -38,16 +38,8 @@ _LONGEST = 16
 _LEAST = Range(0.0, 1.0, hint="Give a chance from 0 to 1")
 
 
-class Candidate(NamedTuple):
-    """A token that may come next.
-
-    Attributes:
-        token: its id.
-        kind: index of its kind in `Chances`.
-    """
-
-    token: int
-    kind: int
+Candidate = tuple[int, int]
+"""A token that may come next, and its kind: an index in `Chances`."""
 
 
 class Best(NamedTuple):
@@ -116,8 +108,8 @@ class Chances:
         if not found:
             return None
         hits, trials = self.hits, self.trials
-        token, kind = max(found, key=lambda one: hits[one.kind] / trials[one.kind])
-        agree = all(one.token == token for one in found)
+        token, kind = max(found, key=lambda one: hits[one[1]] / trials[one[1]])
+        agree = all(other == token for other, _ in found)
         place = (2 * kind + agree) * len(STREAKS) + bisect_right(STREAKS, streak) - 1
         return Best(token, self.best_hits[place] / self.best_trials[place], place)
 
@@ -128,9 +120,9 @@ class Chances:
         best = self.best(found, streak)
         if best is not None:
             _add(self.best_hits, self.best_trials, best.place, best.token == token)
-        for one in found:
-            _add(self.hits, self.trials, one.kind, one.token == token)
-        return streak + 1 if found and found[0].token == token else 0
+        for other, kind in found:
+            _add(self.hits, self.trials, kind, other == token)
+        return streak + 1 if found and found[0][0] == token else 0
 
 
 def _add(hits: list[float], trials: list[float], place: int, right: bool) -> None:
@@ -260,15 +252,11 @@ class Successors(Copier[SuccessorsState]):
         return chain(tokens[:kept], state.ends, self.name, origin=self.name)
 
     def _candidates(self, state: SuccessorsState, tail: Sequence[int]) -> list[Candidate]:
-        found = [Candidate(one.token, _kind(one)) for one in state.own.find(tail)]
+        found = state.own.find(tail)
         if self.shared:
-            first = self.own * len(VOTES) * len(SHARES)
-            found += [Candidate(one.token, first + _kind(one)) for one in self.memory.find(tail)]
+            first = self.own * CLASSES
+            found += [(token, first + kind) for token, kind in self.memory.find(tail)]
         return found
-
-
-def _kind(found: Followed) -> int:
-    return ((found.length - 1) * len(VOTES) + found.votes) * len(SHARES) + found.share
 
 
 def _priors(drafter: Successors, given: Given) -> tuple[Source, ...]:
