@@ -8,7 +8,15 @@ import torch
 from outrider.acceptance import Match, Rejection
 from outrider.core.errors import OptionError, StrategyError
 from outrider.decoding import generate
-from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, NoDrafter, Qualified
+from outrider.drafters import (
+    Bypass,
+    Fallback,
+    Lookup,
+    ModelDrafter,
+    NoDrafter,
+    Qualified,
+    Successors,
+)
 from outrider.drafters.given import Costs
 from outrider.drafters.statistics.recycling import TokenRecycling
 from outrider.engine.generator import Generator
@@ -71,6 +79,10 @@ def test_what_each_is_made_of() -> None:
     assert isinstance(built("lookup").drafter, Lookup)
     alone = built("auto", ()).drafter
     assert isinstance(alone, Successors)
+    quick = Costs(CostCurve.of({1: 1e-3, 32: 1.5e-3}), 1e-4)
+    beside = Automatic(FAMILY.target, (), costs=quick).strategy("auto").drafter
+    assert isinstance(beside, Fallback) and isinstance(beside.first, Lookup)
+    assert isinstance(beside.second, TokenRecycling)
     assert isinstance(built("model").drafter, ModelDrafter)
     nest = built("pyramid", (FAMILY.qualifier, FAMILY.small, FAMILY.draft)).drafter
     assert isinstance(nest, Qualified) and nest.name == "qualifier"
