@@ -17,7 +17,7 @@ RETIRED_NAMES = {
 """Whole identifiers, and the parts of identifiers between underscores."""
 RETIRED_WORDS = ("law", "laws", "lane", "lanes", "lucky", "leash", "eyes", "unspoken", "mend")
 """Words of prose: docstrings, comments, messages and pages."""
-ALLOWED = re.compile(r"scaling laws?", re.I)
+ALLOWED = re.compile(r"scaling laws?|lucky number", re.I)
 HERE = Path(__file__).name
 
 
