@@ -14,6 +14,7 @@ are not installed are left out by name. `read` times the first token after promp
 import argparse
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ class Own:
 
     def generate(self, request: RivalRequest) -> RivalText:
         """See `OpenRival`."""
+        start = time.perf_counter()
         result = self.generator.generate(
             list(request.token_ids),
             max_new_tokens=request.max_new_tokens,
@@ -54,8 +56,8 @@ class Own:
             seed=request.seed,
             ignore_eos=request.ignore_eos,
         )
-        seconds = result.seconds["total"]
-        return RivalText(result.token_ids, result.token_times[0], seconds)
+        first, last = result.token_times[0] - start, result.token_times[-1] - start
+        return RivalText(result.token_ids, first, last)
 
 
 @contextmanager
