@@ -135,17 +135,18 @@ def _own_policy(asked: Expression) -> DraftPolicy | None:
 
 
 def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Drafter:
-    """Combine drafters: copies first, then the smaller models; beside lookups without a smaller
-    model, Token Recycling.
+    """Choose drafters: copies, then the smaller models; without a smaller model `Successors`, or
+    copies and Token Recycling for very small targets.
     """
     if given.costs is None:  # draft sizes are fixed
         if not given.below:
             return Lookup(min_ngram=1)
         return make_drafter(Expression("pyramid" if len(given.below) > 1 else "model"), given)
-    copies = _copies(given.costs)
+    round_seconds = given.costs.target.seconds(1) + given.costs.overhead
+    if not given.below and NOTICEABLE * round_seconds > _SUCCESSORS:
+        return Successors()  # recycled tokens gained nothing beside it, and took 3 % of a round
+    copies = _copies(round_seconds)
     if not given.below:
-        if isinstance(copies, Successors):
-            return copies  # recycled tokens gained nothing beside it, and 3 % of a round was lost
         return Fallback(first=copies, second=TokenRecycling(most_rows=_ROWS_LEARNED))
     draft = ModelDrafter(model=given.below[-1])
     qualifier = _qualifier(given)
@@ -155,13 +156,10 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
     return Fallback(first=copies, second=Bypass(qualified=nest))
 
 
-def _copies(costs: Costs) -> Drafter:
-    """Successors, or prompt lookup where they would cost a noticeable share of a round; it requires
-    three matching tokens where even a lookup does.
+def _copies(round_seconds: float) -> Lookup:
+    """Prompt lookup; requires three matching tokens where a lookup costs a noticeable share of a
+    round.
     """
-    round_seconds = costs.target.seconds(1) + costs.overhead
-    if NOTICEABLE * round_seconds > _SUCCESSORS:
-        return Successors()
     return Lookup(min_ngram=1 if NOTICEABLE * round_seconds > ASKING else 3)
 
 
@@ -202,8 +200,8 @@ def round_overhead(target: LanguageModel) -> float:
 METHOD = DrafterMethod(
     name="auto",
     cls=Fallback,
-    summary="the automatic choice, in each round: successors, or prompt lookup for very small "
-    "models, then the draft model, or recycled tokens without one",
+    summary="the automatic choice: prompt lookup, then the draft model; without a draft model "
+    "successors, or for very small models prompt lookup and recycled tokens",
     memory="of its parts",
     paper=Paper("expected gain: Leviathan et al. 2023", "2211.17192"),
     make=_make,
