@@ -63,6 +63,13 @@ def test_edited_scores_equal_those_of_process_to_the_bit(
 
 
 @pytest.mark.skipif(not kernels.available(), reason=kernels.reason_missing())
+def test_a_forced_token_may_be_a_banned_one() -> None:
+    sampler = Sampler(SamplingParams(forced_tokens={0: 3}, banned_tokens=(3, 4)))
+    assert sampler.choose_edited(torch.zeros(VOCAB), []) == 3
+    assert sampler.choose_edited(torch.zeros(VOCAB), [3]) not in (3, 4)
+
+
+@pytest.mark.skipif(not kernels.available(), reason=kernels.reason_missing())
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
     logits = torch.zeros(VOCAB)

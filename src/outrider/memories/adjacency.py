@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.core.checks import Range
 from outrider.core.types import IntArray
-from outrider.memories.rows import best_tokens, own_copy, stacked
+from outrider.kernels.forking import one_torch_thread
+from outrider.memories.rows import best_tokens
 
 _MOST_WAITING, _WAITING_NUMBERS = 64, 1 << 20
 """Limits of a batch of rows that are learned together: number of rows, and numbers in them."""
@@ -102,7 +104,7 @@ class Adjacency:
         """Queue one row for `learn`. The row is learned before the next read, because many rows
         together cost little more than one."""
         if logits.untyped_storage().nbytes() > 2 * logits.nbytes:
-            logits = own_copy(logits)  # otherwise it keeps the whole forward's rows alive
+            logits = logits.clone()  # otherwise it keeps the whole forward's rows alive
         self._waiting.append((token, logits))
         if len(self._waiting) >= min(_MOST_WAITING, max(_WAITING_NUMBERS // logits.shape[1], 1)):
             self.settle()
@@ -114,7 +116,8 @@ class Adjacency:
         waiting, self._waiting = self._waiting, []
         width = waiting[-1][1].shape[1]
         same = [(token, row) for token, row in waiting if row.shape[1] == width]
-        rows = stacked([row for _, row in same])
+        with one_torch_thread():
+            rows = torch.cat([row for _, row in same])
         self.learn(np.array([token for token, _ in same]), rows, accepted=())
 
     def learn_text(self, text: IntArray) -> None:

@@ -1,6 +1,5 @@
 """Reduces rows of logits to what memories store: the best tokens and their values."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,27 +43,6 @@ def best_probabilities(logits: Float[Tensor, "rows vocab"], k: int) -> Best:
     with np.errstate(invalid="ignore", over="ignore"):
         likely = np.exp(values - totals[:, None])
     return Best(ids, np.where(ids >= 0, likely, np.float32(0.0)))
-
-
-def own_copy(row: Tensor) -> Tensor:
-    """Return a copy; see `stacked`."""
-    return torch.from_numpy(row.numpy().copy()) if _plain_memory(row) else row.clone()
-
-
-def stacked(rows: Sequence[Tensor]) -> Tensor:
-    """Return the rows below each other.
-
-    NumPy copies on one thread. PyTorch would start OpenMP threads for more than 32,768 numbers,
-    and they wait for processors that the threads of the compiled runner are still using: on a busy
-    machine, up to 40 ms for a copy that takes 1 ms.
-    """
-    if all(map(_plain_memory, rows)):
-        return torch.from_numpy(np.concatenate([row.numpy() for row in rows]))
-    return torch.cat(list(rows))
-
-
-def _plain_memory(row: Tensor) -> bool:
-    return row.is_cpu and row.dtype in (torch.float32, torch.float64)
 
 
 def _compiled(logits: Tensor, k: int) -> bool:

@@ -57,6 +57,7 @@ class Sampler:
         p = params
         self._reads_scores = bool(p.logit_bias or p.forced_tokens)
         self._kernel: kernels.PlainSampler | None = None
+        self._edited_kernel: kernels.PlainSampler | None = None
 
     def _needs_text(self) -> bool:
         p = self.params
@@ -66,7 +67,7 @@ class Sampler:
     def for_sample(self, sample: int) -> "Sampler":
         """Return the same settings with the noise of another sample of the prompt."""
         other = copy(self)
-        other.sample, other._kernel = sample, None
+        other.sample, other._kernel, other._edited_kernel = sample, None, None
         if self.stateful:
             own = copied(self.params.logits_processors)
             other.params = replace(self.params, logits_processors=own)
@@ -99,17 +100,20 @@ class Sampler:
     def kernel(self) -> kernels.PlainSampler:
         """The settings in the form that the compiled kernels read."""
         if self._kernel is None:
-            p = self.params
-            self._kernel = kernels.PlainSampler.of(
-                temperature=p.temperature,
-                top_k=p.top_k,
-                top_p=p.top_p,
-                min_p=p.min_p,
-                seed=self.seed,
-                sample=self.sample,
-                banned=p.banned_tokens,
-            )
+            self._kernel = self._kernel_with(self.params.banned_tokens)
         return self._kernel
+
+    def _kernel_with(self, banned: Sequence[int]) -> kernels.PlainSampler:
+        p = self.params
+        return kernels.PlainSampler.of(
+            temperature=p.temperature,
+            top_k=p.top_k,
+            top_p=p.top_p,
+            min_p=p.min_p,
+            seed=self.seed,
+            sample=self.sample,
+            banned=banned,
+        )
 
     def choose_at(self, logits: Float[Tensor, " vocab"], index: int) -> int | None:
         """Return the choice at generated index `index` by the compiled kernel; None if the kernel
@@ -146,7 +150,9 @@ class Sampler:
             raise LogitsError(NOT_FINITE)
         seen, ends = as_ids(self._in_prompt.numpy()), as_ids(sorted(self.end_ids))
         scores = torch.from_numpy(edited(row, self.params, seen, generated, ends))
-        token = kernels.choose(scores, self.kernel, len(generated))
+        if self._edited_kernel is None:
+            self._edited_kernel = self._kernel_with(())  # a forced token may be a banned one
+        token = kernels.choose(scores, self._edited_kernel, len(generated))
         if token < 0:
             raise LogitsError(_TROUBLE[token])
         return token
