@@ -3,11 +3,12 @@
     python -m benchmarks.real_models.drafting MODEL --prompts question.jsonl.zst
 
 Every prompt is answered by each drafter in turn, in another order each time, and the answers must
-be equal. A ratio is that of the tokens per second after the prompt is read, to undrafted decoding
-of the same prompt under the same setting. Intervals draw whole prompts, since the settings of one
-prompt are not independent. The best single drafter is chosen on the prompts with even numbers and
-compared with `auto` on the others, and the other way round. Results are written as they come; a
-second run continues the first.
+be equal. Each setting has its own generator, since some drafters remember earlier answers. A ratio
+is that of the tokens per second after the prompt is read, to undrafted decoding of the same prompt
+under the same setting. Intervals draw whole prompts, since the settings of one prompt are not
+independent. The best single drafter is chosen on the prompts with even numbers and compared with
+`auto` on the others, and the other way round. Results are written as they come; a second run
+continues the first.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def measure(given: argparse.Namespace) -> None:
     done = {key(line) for line in read(given.out)}
     prompts = by_category(given.prompts, given.of_each, given.characters)
     for threads in given.threads:
-        loaded: dict[str, Generator] = {}
+        loaded: dict[tuple[str, float], Generator] = {}
         cases = [(i, t) for i, t in product(range(len(prompts)), given.temperatures)]
         for number, (place, temperature) in enumerate(track(cases, f"{threads} threads")):
             category, text = prompts[place]
@@ -53,9 +54,10 @@ def measure(given: argparse.Namespace) -> None:
                 }
                 if key(line) in done:
                     continue
-                if name not in loaded:
-                    loaded[name] = load(given.model, drafter=name, threads=threads)
-                line |= answer(loaded[name], text, temperature, given.max_new_tokens)
+                own = name, temperature
+                if own not in loaded:
+                    loaded[own] = load(given.model, drafter=name, threads=threads)
+                line |= answer(loaded[own], text, temperature, given.max_new_tokens)
                 with given.out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
 

@@ -1,7 +1,8 @@
 """`outrider demo`: answers three questions, or continues two texts, with and without drafting."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,22 +50,25 @@ HONEST_OF_TINY = (
 
 @dataclass(slots=True)
 class Contender:
-    """One strategy, and the texts of each run."""
+    """One strategy, and the texts of each run.
+
+    Each run has its own generator: a drafter that remembers answers would copy those of the run
+    before.
+    """
 
     name: str
-    generator: "Generator"
+    build: "Callable[[], Generator]"
     settings: dict[str, Any]
     results: "list[list[Result]]" = field(default_factory=list)
 
-    def warm(self, prompt: Any) -> None:
-        """Write a few tokens that are not timed: the first forwards of a model are slow."""
-        settings: dict[str, Any] = self.settings | {"max_new_tokens": WARM}
-        self.generator.generate(prompt, **settings)
-
     def run(self, prompts: Sequence[Any]) -> None:
         """Answer or continue every prompt, one after the other."""
-        self.generator.reset()
-        self.results.append([self.generator.generate(p, **self.settings) for p in prompts])
+        generator = self.build()
+        warm: dict[str, Any] = self.settings | {"max_new_tokens": WARM}
+        first = "Hi." if isinstance(prompts[0], str) else [{"role": "user", "content": "Hi."}]
+        generator.generate(first, **warm)  # the first forwards of a model are slow
+        generator.reset()
+        self.results.append([generator.generate(p, **self.settings) for p in prompts])
 
     @property
     def texts(self) -> list[list[tuple[int, ...]]]:
@@ -132,8 +136,6 @@ def demo(
     screen = Screen(color)
     tiers = _tiers(tiers, screen)
     contenders, prompts = _prepared(tiers, runtime, tokens)
-    for contender in contenders:
-        contender.warm(next(iter(prompts.values())))
     begun = perf_counter()
     for done in range(1, REPEATS + 1):
         for contender in contenders:
@@ -164,10 +166,9 @@ def _tiers(given: DemoTiers, screen: Screen) -> DemoTiers:
 def _prepared(
     tiers: Tiers, runtime: Runtime, tokens: int | None
 ) -> tuple[list[Contender], dict[str, Any]]:
-    """Load each strategy; return them and the prompts, each under the text to show for it."""
+    """Return each strategy, and the prompts, each under the text to show for it."""
     runtime = replace(runtime, threads=runtime.threads or 1)
-    undrafted = load_generator(tiers, runtime, mode="none")
-    codec = undrafted.tokenizer
+    codec = load_generator(tiers, runtime, mode="none").tokenizer
     asks = tiers.target != INCLUDED and codec is not None and codec.has_chat
     if asks:
         prompts: dict[str, Any] = {
@@ -177,9 +178,11 @@ def _prepared(
     else:
         prompts = {text: text for text in opening_prompts(tiers.target)}
         settings = {"temperature": 0.7, "seed": 1, "max_new_tokens": tokens or 32}
-    contenders = [Contender("target alone", undrafted, settings)]
-    for name, way in _ways(tiers).items():
-        contenders.append(Contender(name, load_generator(tiers, runtime, **way), settings))
+    ways = {"target alone": {"mode": "none"}, **_ways(tiers)}
+    contenders = [
+        Contender(name, partial(load_generator, tiers, runtime, **way), settings)
+        for name, way in ways.items()
+    ]
     return contenders, prompts
 
 

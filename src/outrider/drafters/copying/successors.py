@@ -280,6 +280,6 @@ METHOD = DrafterMethod(
     summary="the usual followers of the last tokens, in this text and in earlier answers, with "
     "measured chances",
     paper=Paper("after ANPD", "2404.08698"),
-    memory="about 1,200n, and up to 100 MB for earlier answers",
+    memory="about 600n, and up to 120 MB for earlier answers",
     priors=_priors,
 )
