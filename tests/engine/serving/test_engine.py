@@ -10,7 +10,7 @@ import torch
 
 import outrider
 from outrider.core.types import Draft
-from outrider.drafters import Lookup
+from outrider.drafters import Aggressive, Lookup, Sam, Successors, Suffix
 from outrider.engine.generator import Generator
 from outrider.engine.serving.engine import Engine
 from outrider.engine.serving.messages import Ended, Event, Submission
@@ -225,3 +225,31 @@ def test_an_error_that_ends_the_thread_is_told_to_every_request(
     [last] = [e for e in events if isinstance(e, Ended)]
     assert last.failure == "engine_error"
     assert "ZeroDivisionError" in engine.state.dead
+
+
+COPIES = {
+    "lookup": lambda: Lookup(min_ngram=1),
+    "sam": Sam,
+    "suffix": Suffix,
+    "successors": Successors,
+    "iad": Aggressive,
+}
+
+
+@pytest.mark.parametrize("drafter", COPIES)
+def test_a_prediction_is_copied_and_changes_no_text(tiny: Generator, drafter: str) -> None:
+    own: dict[str, Any] = {"max_new_tokens": 40, "ignore_eos": True}
+    expected = tiny.generate(list(LONG[:9]), **own).token_ids
+    accepted = {}
+    for prediction in ((), expected[3:]):
+        gen = Generator(
+            Strategy(target=tiny.strategy.target, drafter=COPIES[drafter]()),
+            tokenizer=tiny.tokenizer,
+            defaults=tiny.defaults,
+        )
+        desk = Desk(gen)
+        desk.submit("p", LONG[:9], _prediction=prediction, **own)
+        desk.run()
+        assert desk.result("p").token_ids == expected
+        accepted[bool(prediction)] = desk.result("p").speculation.target.accepted
+    assert accepted[True] > accepted[False]

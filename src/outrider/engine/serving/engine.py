@@ -30,6 +30,8 @@ from outrider.engine.serving.scheduler import Entry, Phase, Scheduler, slots_of
 from outrider.engine.serving.scoring import score_prompt
 from outrider.engine.serving.settings import ServingSettings
 from outrider.engine.serving.totals import Totals
+from outrider.models.costs import measure_surface
+from outrider.policies.surface import CostSurface
 
 log = logging.getLogger("outrider.serving")
 
@@ -49,6 +51,7 @@ class Engine:
         settings: ServingSettings | None = None,
         *,
         publish: Publish,
+        costs: CostSurface | None = None,
     ) -> None:
         """Prepare the engine; `start` begins its thread.
 
@@ -56,6 +59,7 @@ class Engine:
             generator: the models, tokenizer and strategy.
             settings: how requests share the engine.
             publish: called once for each step, on the engine's thread, with what became final.
+            costs: the seconds of forwards of the target; None measures them, in about a second.
         """
         self.generator = generator
         self.settings = settings or ServingSettings()
@@ -65,7 +69,8 @@ class Engine:
         self._session = Session(self._strategy.stage)
         self._scheduler = Scheduler(limits=self.settings.limits(generator))
         self._prefixes = Prefixes(most=self.settings.prefixes)
-        self._drafting = Drafting.of(self._strategy, self.settings.step_ms / 1000.0)
+        costs = measure_surface(self._strategy.target) if costs is None else costs
+        self._drafting = Drafting.of(self._strategy, costs, self.settings.step_ms / 1000.0)
         self._samples: dict[str, Sample] = {}
         self._learned: Learned | None = None
         self._events: list[Event] = []
@@ -175,7 +180,9 @@ class Engine:
         leader: Sample | None = None
         for index in range(message.n):
             params = copied_params(message.params) if message.n > 1 else message.params
-            generation = self.generator.generation(message.prompt, params, index)
+            generation = self.generator.generation(
+                message.prompt, params, index, prediction=message.prediction
+            )
             sample = Sample(message, index, generation, leader)
             leader = leader or sample
             self._samples[sample.key] = sample
