@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Literal, Unpack, cast, overload
 
 from outrider.context.config import ContextConfig
@@ -12,7 +11,13 @@ from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding import Earlier, Learned, generate
 from outrider.decoding.generation import Generation
-from outrider.engine.requests import ModelDefaults, params_for, text_stream, warn_of_state
+from outrider.engine.requests import (
+    ModelDefaults,
+    copied_params,
+    params_for,
+    text_stream,
+    warn_of_state,
+)
 from outrider.engine.result import Result, ResultMaker, spans
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import check_reads_images, images_of
@@ -20,7 +25,6 @@ from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_
 from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.options import SamplingOptions
-from outrider.sampling.processors import copied
 from outrider.strategy import Strategy
 
 StrategyFor = Callable[[SamplingParams], Strategy]
@@ -301,9 +305,7 @@ class Generator:
         ]
         if len(prompts) * n != 1:  # each text needs its own state of a processor
             return [
-                self.generation(
-                    prompt, replace(p, logits_processors=copied(p.logits_processors)), i
-                )
+                self.generation(prompt, copied_params(p), i)
                 for prompt, p in zip(prompts, own, strict=True)
                 for i in range(n)
             ]

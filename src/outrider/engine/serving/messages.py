@@ -118,8 +118,8 @@ class Ended:
         timing: the phases of the sample.
         stop: the stop string or token that ended the text; None if there was none.
         failure: why the engine ended the request: `deadline` (no first token in time),
-            `request_timeout`, `draining`, `engine_error`; empty if the text ended by itself or the
-            client left.
+            `request_timeout`, `draining`, `invalid_request`, `engine_error`; empty if the text
+            ended by itself or the client left.
         message: details of the failure, for the client.
         phase: what the request was doing: `waiting`, `reading` or `writing`.
     """
@@ -155,6 +155,7 @@ class EngineState:
         draft_budget: drafted tokens that the last step allowed.
         drain_rate: samples that ended per second, recently; for `Retry-After`.
         dead: why the engine thread ended; empty while it runs.
+        drafting_off: why nothing is drafted any more; empty unless a round has failed.
         counters: totals since the start, such as `preemptions`, `prompt_tokens`,
             `generation_tokens`, `prefix_queries`, `prefix_hits`, `drafts`, `draft_tokens`,
             `accepted_tokens`, `changed_tokens`, `steps`.
@@ -173,6 +174,7 @@ class EngineState:
     draft_budget: int = 0
     drain_rate: float = 0.0
     dead: str = ""
+    drafting_off: str = ""
     counters: Mapping[str, int] = field(default_factory=dict[str, int])
     accepted_at: tuple[int, ...] = ()
     sources: Mapping[str, int] = field(default_factory=dict[str, int])
