@@ -31,10 +31,6 @@ class ServingEngine(Protocol):
         """End a request after the running round."""
         ...
 
-    def drain(self) -> None:
-        """Say that no more requests are expected."""
-        ...
-
     def stop(self, message: str = "") -> None:
         """End all requests, and the thread."""
         ...
@@ -53,6 +49,7 @@ class EngineClient:
 
     Attributes:
         observers: see every event.
+        step_observers: see the state of the engine after steps that wrote something.
         busy_since: `perf_counter` when the first of the open requests was submitted.
     """
 
@@ -63,11 +60,12 @@ class EngineClient:
         self._left: dict[str, int] = {}
         self._unread: dict[str, int] = {}
         self.observers: list[Observer] = []
+        self.step_observers: list[Callable[[EngineState], None]] = []
         self.busy_since = 0.0
 
-    def attach(self, loop: asyncio.AbstractEventLoop, engine: ServingEngine) -> None:
-        """Set the loop in which events are delivered, and the engine."""
-        self._loop, self._engine = loop, engine
+    def attach(self, engine: ServingEngine, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Set the engine, and the loop in which its events are delivered."""
+        self._engine, self._loop = engine, loop
 
     @property
     def engine(self) -> ServingEngine:
@@ -127,7 +125,16 @@ class EngineClient:
                 box.put(ended)
             self._forget(id)
 
+    @property
+    def heartbeat_age(self) -> float:
+        """Seconds without a step although there is work."""
+        if not self._left:
+            return 0.0
+        return max(perf_counter() - max(self.state.heartbeat, self.busy_since), 0.0)
+
     def _deliver(self, events: tuple[Event, ...]) -> None:
+        for look in self.step_observers:
+            look(self.state)
         for event in events:
             for observe in self.observers:
                 observe(event)

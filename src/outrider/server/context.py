@@ -6,16 +6,20 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fastapi import Request
 
 from outrider.engine.generator import Generator
 from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient
 from outrider.server.keys import Key, Keys
 from outrider.server.life import Life
 from outrider.server.metrics import Metrics
 from outrider.server.settings import ServerSettings
+
+T = TypeVar("T")
 
 _WORKERS = 2
 """Threads that tokenise, render templates and decode images."""
@@ -33,6 +37,7 @@ class Context:
     life: Life
     metrics: Metrics
     fingerprint: str
+    texts: TokenTexts
     pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_WORKERS, "outrider-prepare")
     )
@@ -45,7 +50,7 @@ class Context:
         given = self.generator.context_length
         return window if given is None else min(window, given)
 
-    async def prepare[T](self, work: Callable[[], T]) -> T:
+    async def prepare(self, work: Callable[[], T]) -> T:
         """Run work that takes long in a thread, so that the event loop goes on."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 

@@ -86,13 +86,14 @@ def crashed() -> ApiError:
     return ApiError(500, "internal_error", "the server failed; its log has the details")
 
 
-FAILURES: Mapping[str, tuple[int, str]] = {
-    "deadline": (504, "no token could be written in time"),
-    "request_timeout": (408, "the request took too long"),
-    "draining": (503, "the server is shutting down"),
-    "engine_error": (500, "the engine failed"),
+FAILURES: Mapping[str, tuple[int, str, str]] = {
+    "deadline": (504, "deadline", "no token could be written in time"),
+    "request_timeout": (408, "request_timeout", "the request took too long"),
+    "draining": (503, "draining", "the server is shutting down"),
+    "invalid_request": (400, "invalid_value", "the request cannot be run"),
+    "engine_error": (500, "engine_error", "the engine failed"),
 }
-"""Failures of the engine (`Ended.failure`): status, and the message where it gives none."""
+"""Failures of the engine (`Ended.failure`): status, code, and the message where it gives none."""
 
 
 def from_failure(failure: str, message: str, *, own_fault: bool = False) -> ApiError:
@@ -103,8 +104,8 @@ def from_failure(failure: str, message: str, *, own_fault: bool = False) -> ApiE
         message: its details.
         own_fault: the request itself is the cause, so that it would fail again.
     """
-    status, usual = FAILURES.get(failure, FAILURES["engine_error"])
+    status, code, usual = FAILURES.get(failure, FAILURES["engine_error"])
     headers = {"retry-after": "5"} if status == 503 else {}
     if own_fault:
         headers["x-should-retry"] = "false"
-    return ApiError(status, failure or "engine_error", message or usual, headers=headers)
+    return ApiError(status, code, message or usual, headers=headers)

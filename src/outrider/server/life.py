@@ -1,8 +1,6 @@
 """The state of a server: it serves, drains, or its engine is dead or stalled."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 
 from outrider.server.client import EngineClient
 from outrider.server.errors import ApiError, retry_later
@@ -21,12 +19,10 @@ class Life:
     Attributes:
         client: the engine.
         draining: the server is shutting down.
-        clock: the clock of heartbeats.
     """
 
     client: EngineClient
     draining: bool = False
-    clock: Callable[[], float] = perf_counter
 
     @property
     def dead(self) -> str:
@@ -34,25 +30,17 @@ class Life:
         return self.client.state.dead
 
     @property
-    def heartbeat_age(self) -> float:
-        """Seconds since the last step; 0 without work, when no steps are made."""
-        state = self.client.state
-        if not self.client.open or not state.heartbeat:
-            return 0.0
-        return max(self.clock() - max(state.heartbeat, self.client.busy_since), 0.0)
-
-    @property
     def stalled(self) -> bool:
         """Whether the engine makes no steps although there is work."""
         limit = max(_STALLED, _SLOW_STEPS * self.client.state.slowest_step)
-        return self.heartbeat_age > limit
+        return self.client.heartbeat_age > limit
 
     def sick(self) -> ApiError | None:
         """Return why the server should be restarted, or None."""
         if dead := self.dead:
             return ApiError(503, "engine_error", f"the engine ended: {dead}")
         if self.stalled:
-            age = f"{self.heartbeat_age:.0f} s"
+            age = f"{self.client.heartbeat_age:.0f} s"
             return ApiError(503, "engine_stalled", f"the engine has made no step for {age}")
         return None
 

@@ -14,8 +14,8 @@ from outrider.server.context import Context
 from outrider.server.errors import ApiError, from_failure
 from outrider.server.http.leaving import ClientLeft, watched
 from outrider.server.http.protocol import ABORT
-from outrider.server.http.sse import HEADERS, PING
 from outrider.server.mailbox import Mailbox
+from outrider.server.sse import HEADERS, PING
 
 _WAITING, _WRITING = "waiting", "writing"
 
@@ -132,7 +132,8 @@ class EventStream(Response):
         patience, begun = settings.hold, perf_counter()
         while True:
             try:
-                events = await asyncio.wait_for(exchange.box.take(), patience)
+                async with asyncio.timeout(patience):
+                    events = await exchange.box.take()
             except TimeoutError:
                 await self._send(send, [PING])
                 patience = settings.ping
@@ -175,5 +176,3 @@ class EventStream(Response):
                 await send({"type": "http.response.start", "status": 200, "headers": head})
             body = b"".join(frames)
             await send({"type": "http.response.body", "body": body, "more_body": more})
-
-

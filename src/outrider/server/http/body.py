@@ -53,9 +53,7 @@ async def _read(request: Request, context: Context) -> bytes:
                     return b"".join(parts)
     except TimeoutError:
         message = f"the body did not arrive within {seconds:g} s"
-        raise ApiError(
-            408, "request_timeout", message, headers={"connection": "close"}
-        ) from None
+        raise ApiError(408, "request_timeout", message, headers={"connection": "close"}) from None
 
 
 def _too_large(limit: int) -> ApiError:

@@ -72,7 +72,9 @@ class Front:
         given = _given_key(headers)
         asker.key = keys.find(given) if given else None
         if asker.key is None:
-            message = "the key is unknown" if given else "a key is needed: Authorization: Bearer KEY"
+            message = (
+                "the key is unknown" if given else "a key is needed: Authorization: Bearer KEY"
+            )
             raise ApiError(401, "invalid_api_key", message, headers={"www-authenticate": "Bearer"})
         if (wait := keys.wait(asker.key)) > 0:
             self._context.metrics.refused("rate_limit")

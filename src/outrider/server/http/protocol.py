@@ -28,9 +28,7 @@ def protocol(seconds: float) -> type[HttpToolsProtocol]:
             with suppress(OSError, AttributeError):  # other systems lack the option
                 connection = transport.get_extra_info("socket")
                 milliseconds = int(seconds * 1000)
-                connection.setsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds
-                )
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._came()

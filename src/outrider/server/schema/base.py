@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -44,7 +44,7 @@ class Body(Known):
                 `refuse`.
         """
         extra = self.model_extra or {}
-        known = [name for name in type(self).model_fields]
+        known = list(type(self).model_fields)
         for name, value in extra.items():
             if value is None:
                 continue
@@ -75,7 +75,10 @@ def _nested(value: Any, path: str = "") -> Iterator[str]:
             yield from _nested(part, path)
 
 
-def parse[M: Body](model: type[M], data: object) -> M:
+M = TypeVar("M", bound=Body)
+
+
+def parse(model: type[M], data: object) -> M:
     """Check a decoded body against a model.
 
     Raises:

@@ -14,13 +14,13 @@ Stop = Annotated[str, Field(min_length=1)]
 
 CONSTRAINED = "constrained text is not implemented yet"
 
-_STRUCTURED = {
-    name: CONSTRAINED
-    for name in (
+_STRUCTURED: dict[str, str] = dict.fromkeys(
+    (
         *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
         *("guided_decoding_backend", "guided_whitespace_pattern"),
-    )
-}
+    ),
+    CONSTRAINED,
+)
 
 
 class StreamOptions(Known):
