@@ -46,8 +46,6 @@ class Life:
 
     def refusal(self) -> ApiError | None:
         """Return why new work is refused, or None."""
-        if (sick := self.sick()) is not None:
-            return sick
         if self.draining:
             return retry_later(503, "draining", "the server is shutting down", 5.0)
-        return None
+        return self.sick()

@@ -52,7 +52,11 @@ class Address:
     insecure: bool = False
 
     def check(self, keys: bool) -> None:
-        """Raise `OptionError` if every machine of the network could use the server."""
+        """Raise `OptionError` if every machine of the network could use the server, or if
+        `insecure` has no effect."""
+        if self.insecure and (keys or self.host in _LOOPBACK):
+            reason = "there are keys" if keys else f"{self.host} is this machine only"
+            raise OptionError(f"--insecure has no effect: {reason}", hint="Leave it out")
         if self.host not in _LOOPBACK and not keys and not self.insecure:
             raise OptionError(
                 f"the server would listen at {self.host} without keys",
@@ -105,8 +109,7 @@ def serve(app: "FastAPI", listening: socket.socket) -> None:
         timeout_graceful_shutdown=_CLOSE,
     )
     server = _Server(config)
-    asyncio_run = config.get_loop_factory()
-    with asyncio.Runner(loop_factory=asyncio_run) as runner:
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_run(server, context, listening))
     if server.dead:
         raise EngineEndedError(f"the engine ended: {server.dead}", hint="Start the server again")
@@ -116,6 +119,13 @@ class _Server(uvicorn.Server):
     """A server that leaves signals to `_run`."""
 
     dead = ""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if sockets and self.started:
+            host, port = sockets[0].getsockname()[:2]
+            place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            print(f"serving at http://{place}/v1", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -171,12 +181,10 @@ async def drain(context: Context) -> None:
         await asyncio.to_thread(context.client.engine.stop, "the server is shutting down")
 
 
-def log_to(stream: "object | None" = None) -> None:
+def log_requests() -> None:
     """Write the log of the server to standard error: one line of JSON for each request."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for one in (request_log, log, logging.getLogger("outrider.serving")):
-        one.setLevel(logging.INFO)
     top = logging.getLogger("outrider")
     if not top.handlers:
-        top.addHandler(handler)
+        top.addHandler(logging.StreamHandler())
+    for one in (request_log, log, logging.getLogger("outrider.serving")):
+        one.setLevel(logging.INFO)

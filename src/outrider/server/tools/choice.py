@@ -22,6 +22,12 @@ _MARKS = {
 """Texts in chat templates that show how calls are written; the first that fits is taken."""
 
 
+def check_parser(given: str | None) -> None:
+    """Raise `OptionError` if there is no parser of this name."""
+    if given is not None and given not in PARSERS:
+        raise OptionError(f"unknown parser of calls {given!r}", hint=nearest(given, PARSERS))
+
+
 def parser_for(tokenizer: Tokenizer, given: str | None) -> Callable[[], CallParser]:
     """Return the parser for a model.
 
@@ -33,9 +39,8 @@ def parser_for(tokenizer: Tokenizer, given: str | None) -> Callable[[], CallPars
     Raises:
         OptionError: there is no such parser.
     """
+    check_parser(given)
     if given is not None:
-        if given not in PARSERS:
-            raise OptionError(f"unknown parser of calls {given!r}", hint=nearest(given, PARSERS))
         return PARSERS[given]
     source = str(tokenizer.tokenizer.chat_template or "")
     if not tokenizer.reads_tools:
