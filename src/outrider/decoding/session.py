@@ -200,6 +200,7 @@ class Session:
             sampler,
             list(generation.output),
             draft_prompt=generation.request.draft_prompt,
+            prediction=generation.request.prediction,
         )
         branch = generation.branch(request)
         [forked] = sequences_of(

@@ -29,16 +29,14 @@ from outrider.strategy import Strategy
 
 StrategyFor = Callable[[SamplingParams], Strategy]
 
-
 _SAMPLES = Range(1, whole=True, hint="Ask for at least 1 sample")
 
 
 class Generator:
     """Writes text with one strategy.
 
-    The caches of the last single request are kept. If the next prompt begins like the last text
-    (the next turn of a conversation), every tier reads only the new tokens.
-    """
+    The caches of the last single request are kept: if the next prompt begins like the last text
+    (the next turn of a conversation), every tier reads only the new tokens."""
 
     def __init__(
         self,
@@ -162,8 +160,7 @@ class Generator:
         prompts = self._read(several, documents, pictures)
         strategy = self.strategy_for(self.params(**sampling))
         generations = self._generations(prompts, n, sampling, strategy)
-        for _ in self.run(generations, strategy):
-            pass
+        deque(self.run(generations, strategy), maxlen=0)
         results = [self.result(g, strategy) for g in generations]
         grouped = [results[i : i + n] for i in range(0, len(results), n)]
         out = grouped if n > 1 else results
@@ -260,7 +257,7 @@ class Generator:
         return make(generation, strategy.drafter.counters(sequence.state))
 
     def reset(self) -> None:
-        """Drop the caches kept for the next turn. Statistics learned by policies are kept."""
+        """Drop the caches kept for the next turn, but not the statistics of policies."""
         self._kept = self._kept and Learned(self._kept.counters)
 
     def _read(
@@ -303,13 +300,10 @@ class Generator:
             )
             for prompt in prompts
         ]
-        if len(prompts) * n != 1:  # each text needs its own state of a processor
-            return [
-                self.generation(prompt, copied_params(p), i)
-                for prompt, p in zip(prompts, own, strict=True)
-                for i in range(n)
-            ]
-        return [self.generation(prompts[0], own[0])]
+        if len(prompts) * n == 1:
+            return [self.generation(prompts[0], own[0])]
+        pairs = list(zip(prompts, own, strict=True))
+        return [self.generation(p, copied_params(one), i) for p, one in pairs for i in range(n)]
 
     def generation(
         self,
@@ -318,6 +312,7 @@ class Generator:
         sample: int = 0,
         *,
         sampler: Sampler | None = None,
+        prediction: Sequence[int] = (),
     ) -> Generation:
         """Make the record of one request, which `run` writes.
 
@@ -326,9 +321,10 @@ class Generator:
             params: its parameters.
             sample: number of the sample of this prompt.
             sampler: chooses the tokens; None makes one from the parameters.
+            prediction: tokens of a text that the answer is expected to resemble.
 
         Raises:
-            OptionError: stop strings are given, and there is no tokenizer.
+            OptionError: there are stop strings and no tokenizer.
         """
         if params.stop and self.tokenizer is None:
             raise OptionError("stop strings need a tokenizer", hint="Use stop_token_ids")
@@ -340,7 +336,9 @@ class Generator:
         )
         window = self.context_length if prompt.image_prompt is not None else None
         return Generation(
-            Request(prompt, sampler), text_stream(self.tokenizer, prompt, params), window=window
+            Request(prompt, sampler, prediction=tuple(prediction)),
+            text_stream(self.tokenizer, prompt, params),
+            window=window,
         )
 
 

@@ -11,7 +11,7 @@ from outrider.core.errors import OptionError
 from outrider.core.types import Prompt, as_ids
 from outrider.policies.curve import CostCurve
 from outrider.policies.surface import CostSurface, Forward, fitted
-from outrider.protocols import LanguageModel, Segment
+from outrider.protocols import Cache, LanguageModel, Segment
 
 __all__ = ["CostCurve", "forward_seconds", "measure_costs", "measure_surface"]
 
@@ -147,7 +147,7 @@ _TOGETHER = ((2, 1), (4, 1), (4, 4), (8, 1), (8, 2), (16, 1))
 
 
 def _timed_together(
-    model: LanguageModel, caches: Sequence[Any], walk: Sequence[int], rows: int
+    model: LanguageModel, caches: Sequence[Cache], walk: Sequence[int], rows: int
 ) -> float:
     tokens, want = as_ids(walk[: rows - 1]), as_ids(range(-1, rows - 1))
     begun = perf_counter()

@@ -88,14 +88,15 @@ class Goodput:
     margin: float = MARGIN
     _round: int = 0
     _until: int = 0
-    _known: tuple[object, ...] = ()
+    _known: tuple[str, ...] = ()
+    _with_others: bool = False
     _chosen: tuple[int, ...] = ()
     _probe_at: int = FIRST_PROBE
     _wait: int = field(default=FIRST_PROBE)
 
     def depths(
         self,
-        names: Sequence[object],
+        names: Sequence[str],
         offers: Sequence[Sequence[float]],
         *,
         context: int = 0,
@@ -114,8 +115,9 @@ class Goodput:
         self._round += 1
         if self._round % PLAIN_EVERY == 0:
             return (0,) * len(names)
-        known = (*names, other_rows > 0)
-        if known == self._known and self._round < self._until:
+        known, others = tuple(names), other_rows > 0
+        same = known == self._known and others == self._with_others
+        if same and self._round < self._until:
             return self._chosen
         choice = best_depths(
             offers,
@@ -125,7 +127,8 @@ class Goodput:
             drafting=drafting,
             margin=self.margin,
         )
-        self._known, self._until, self._chosen = known, self._round + STANDS, choice.depths
+        self._known, self._with_others = known, others
+        self._until, self._chosen = self._round + STANDS, choice.depths
         if any(choice.depths):
             self._probe_at, self._wait = self._round + FIRST_PROBE, FIRST_PROBE
         elif self._round >= self._probe_at and any(offers):

@@ -10,6 +10,10 @@ from outrider.engine.serving.checked import checked
 from outrider.engine.serving.engine import Engine
 from outrider.engine.serving.messages import Ended, Event, Piece, Submission
 from outrider.engine.serving.settings import ServingSettings
+from outrider.policies.curve import CostCurve
+from outrider.policies.surface import CostSurface
+
+COSTS = CostSurface(curve=CostCurve(((1, 1e-3), (8, 2e-3), (64, 8e-3))), per_sequence=1e-4)
 
 
 class Desk:
@@ -18,7 +22,9 @@ class Desk:
     def __init__(self, generator: Generator, **settings: Any) -> None:
         self.events: list[Event] = []
         self.generator = generator
-        self.engine = Engine(generator, ServingSettings(**settings), publish=self.events.extend)
+        self.engine = Engine(
+            generator, ServingSettings(**settings), publish=self.events.extend, costs=COSTS
+        )
 
     def submit(self, id: str, ids: Sequence[int], *, n: int = 1, **options: Any) -> Submission:
         """Put a request into the queue; options of `Submission` begin with an underscore."""

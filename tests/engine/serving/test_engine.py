@@ -10,14 +10,14 @@ import torch
 
 import outrider
 from outrider.core.types import Draft
-from outrider.drafters import Lookup
+from outrider.drafters import Aggressive, Lookup, Sam, Successors, Suffix
 from outrider.engine.generator import Generator
 from outrider.engine.serving.engine import Engine
 from outrider.engine.serving.messages import Ended, Event, Submission
 from outrider.engine.serving.scheduler import Phase
 from outrider.engine.serving.settings import ServingSettings
 from outrider.strategy import Strategy
-from tests.engine.serving.setups import Desk
+from tests.engine.serving.setups import COSTS, Desk
 
 LONG = tuple(range(20, 420))
 
@@ -189,7 +189,7 @@ def running(generator: Generator) -> tuple[Engine, list[Event], threading.Event]
         if any(isinstance(event, Ended) for event in new):
             ended.set()
 
-    engine = Engine(generator, ServingSettings(), publish=publish)
+    engine = Engine(generator, ServingSettings(), publish=publish, costs=COSTS)
     engine.start()
     return engine, events, ended
 
@@ -225,3 +225,61 @@ def test_an_error_that_ends_the_thread_is_told_to_every_request(
     [last] = [e for e in events if isinstance(e, Ended)]
     assert last.failure == "engine_error"
     assert "ZeroDivisionError" in engine.state.dead
+
+
+COPIES = {
+    "lookup": lambda: Lookup(min_ngram=1),
+    "sam": Sam,
+    "suffix": Suffix,
+    "successors": Successors,
+    "iad": Aggressive,
+}
+
+
+@pytest.mark.parametrize("drafter", COPIES)
+def test_a_prediction_is_copied_and_changes_no_text(tiny: Generator, drafter: str) -> None:
+    own: dict[str, Any] = {"max_new_tokens": 40, "ignore_eos": True}
+    expected = tiny.generate(list(LONG[:9]), **own).token_ids
+    accepted = {}
+    for prediction in ((), expected[3:]):
+        gen = Generator(
+            Strategy(target=tiny.strategy.target, drafter=COPIES[drafter]()),
+            tokenizer=tiny.tokenizer,
+            defaults=tiny.defaults,
+        )
+        desk = Desk(gen)
+        desk.submit("p", LONG[:9], _prediction=prediction, **own)
+        desk.run()
+        assert desk.result("p").token_ids == expected
+        accepted[bool(prediction)] = desk.result("p").speculation.target.accepted
+    assert accepted[True] > accepted[False]
+
+
+class Notes:
+    """A learner that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.texts: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        self.worked = threading.Event()
+
+    def note(self, prompt: Sequence[int], output: Sequence[int]) -> None:
+        self.texts.append((tuple(prompt), tuple(output)))
+
+    def work(self, seconds: float) -> bool:
+        if self.texts:
+            self.worked.set()
+        return False
+
+
+def test_a_learner_hears_of_finished_texts_and_works_while_nothing_is_served(
+    tiny: Generator,
+) -> None:
+    notes = Notes()
+    engine = Engine(tiny, publish=lambda events: None, costs=COSTS, learner=notes)
+    engine.start()
+    engine.submit(submission(tiny, "a", 5))
+    assert notes.worked.wait(20.0)
+    engine.stop()
+    [(prompt, output)] = notes.texts
+    assert prompt == LONG[:9]
+    assert len(output) == 5

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from outrider.engine.serving.sample import Sample
-from outrider.models.costs import measure_surface
 from outrider.policies import ExpectedGain
 from outrider.policies.goodput import Goodput
 from outrider.policies.surface import CostSurface, Forward
@@ -38,9 +37,8 @@ class Drafting:
     off: bool = field(default=False)
 
     @classmethod
-    def of(cls, strategy: Strategy, step: float) -> "Drafting":
-        """Measure the costs of the target of a strategy."""
-        surface = measure_surface(strategy.target)
+    def of(cls, strategy: Strategy, surface: CostSurface, step: float) -> "Drafting":
+        """Return what the policy of a strategy allows."""
         policy = strategy.policy if isinstance(strategy.policy, ExpectedGain) else None
         goodput = Goodput(surface=surface) if policy is not None and policy.sources else None
         return cls(surface=surface, policy=policy, goodput=goodput, step=step)

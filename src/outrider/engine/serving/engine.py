@@ -30,11 +30,17 @@ from outrider.engine.serving.scheduler import Entry, Phase, Scheduler, slots_of
 from outrider.engine.serving.scoring import score_prompt
 from outrider.engine.serving.settings import ServingSettings
 from outrider.engine.serving.totals import Totals
+from outrider.models.costs import measure_surface
+from outrider.policies.surface import CostSurface
+from outrider.protocols import Learner
 
 log = logging.getLogger("outrider.serving")
 
 _IDLE = 1.0
 """Seconds after which an engine without work shows that it lives."""
+
+_MOMENT = 0.02
+"""Seconds for which the learner works before the engine looks for requests."""
 
 Publish = Callable[[Sequence[Event]], None]
 
@@ -49,6 +55,8 @@ class Engine:
         settings: ServingSettings | None = None,
         *,
         publish: Publish,
+        costs: CostSurface | None = None,
+        learner: Learner | None = None,
     ) -> None:
         """Prepare the engine; `start` begins its thread.
 
@@ -56,6 +64,8 @@ class Engine:
             generator: the models, tokenizer and strategy.
             settings: how requests share the engine.
             publish: called once for each step, on the engine's thread, with what became final.
+            costs: the seconds of forwards of the target; None measures them, in about a second.
+            learner: learns from finished texts while there is nothing to serve.
         """
         self.generator = generator
         self.settings = settings or ServingSettings()
@@ -65,7 +75,9 @@ class Engine:
         self._session = Session(self._strategy.stage)
         self._scheduler = Scheduler(limits=self.settings.limits(generator))
         self._prefixes = Prefixes(most=self.settings.prefixes)
-        self._drafting = Drafting.of(self._strategy, self.settings.step_ms / 1000.0)
+        costs = measure_surface(self._strategy.target) if costs is None else costs
+        self._drafting = Drafting.of(self._strategy, costs, self.settings.step_ms / 1000.0)
+        self._learner = learner
         self._samples: dict[str, Sample] = {}
         self._learned: Learned | None = None
         self._events: list[Event] = []
@@ -116,7 +128,7 @@ class Engine:
         dead = ""
         try:
             while self._stopping is None:
-                if not self._samples:
+                if not self._samples and not self._learn():
                     self._wait()
                 self.step()
         except BaseException as error:  # whatever ends the thread, its clients must be told
@@ -134,6 +146,10 @@ class Engine:
         """Wait for a message, or until it is time to show that the thread lives."""
         with suppress(Empty):
             self._take(self._inbox.get(timeout=_IDLE))
+
+    def _learn(self) -> bool:
+        """Let the learner work for a moment; return whether it has more to do."""
+        return self._learner is not None and self._learner.work(_MOMENT)
 
     def step(self) -> None:
         """Run one step. Without a thread, a caller may run steps itself."""
@@ -175,7 +191,9 @@ class Engine:
         leader: Sample | None = None
         for index in range(message.n):
             params = copied_params(message.params) if message.n > 1 else message.params
-            generation = self.generator.generation(message.prompt, params, index)
+            generation = self.generator.generation(
+                message.prompt, params, index, prediction=message.prediction
+            )
             sample = Sample(message, index, generation, leader)
             leader = leader or sample
             self._samples[sample.key] = sample
@@ -270,6 +288,8 @@ class Engine:
         self._totals.ended(sample, generation)
         if sequence is not None:
             self._learned = Learned(generation.counters)
+            if self._learner is not None and not failure:
+                self._learner.note(sample.submission.prompt.token_ids, generation.output)
         self._session.release(generation)
         if sequence is not None and generation.error is None and _plain(sample):
             self._prefixes.put(sample.submission.salt, sequence)
