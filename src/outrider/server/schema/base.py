@@ -107,6 +107,6 @@ def _explained(error: ValidationError) -> ApiError:
 def _readable(place: Iterable[int | str]) -> Iterator[str]:
     """Yield the parts of a place without the names of alternatives, which pydantic adds."""
     for depth, part in enumerate(place):
-        alternative = isinstance(part, str) and (part in _ALTERNATIVES or not part[:1].islower())
-        if depth == 0 or not (alternative or (isinstance(part, str) and "[" in part)):
+        named = isinstance(part, str) and part.isidentifier() and part[:1].islower()
+        if depth == 0 or isinstance(part, int) or (named and part not in _ALTERNATIVES):
             yield str(part)
