@@ -325,6 +325,7 @@ class Engine:
             self._totals.count(prompt_tokens=scheduler.entries[key].unread - left)
             scheduler.read(key, left)
         self._totals.round(active)
+        self._totals.draft_budget = self._drafting.allowed
         for sample in active:
             self._deliver(sample)
 
