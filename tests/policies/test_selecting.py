@@ -33,6 +33,19 @@ def test_a_source_that_selects_and_loses_is_left_out_until_its_trial() -> None:
     assert by.budget(counters).shares == {"choosy": 16}
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.3])
+def test_a_noisy_measurement_does_not_end_drafts_that_pay(factor: float) -> None:
+    """Drafts with half of their first tokens kept: the costs decide on each token, not on all."""
+    by, counters = policy(CHOOSY), Counters()
+    for i in range(40):
+        counters.rounds += 1
+        tally = counters.tallies.setdefault("choosy", Tally())
+        tally.note(2, i % 2, True, counters.rounds)
+        counters.plain.note(1.0, 1)
+        counters.checked.note(1.15 * factor, 3)
+        assert by.budget(counters).depth == 16
+
+
 def test_a_source_that_selects_must_gain_as_much_as_the_leader() -> None:
     leader = Source(name="model", seconds=0.01, accept=0.9)
     with_leader = policy(leader, CHOOSY).budget(Counters())
