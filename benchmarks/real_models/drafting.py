@@ -4,7 +4,7 @@
 
 Every prompt is answered by each drafter in turn, in another order each time, and the answers must
 be equal. Each setting has its own generator, since some drafters remember earlier answers. All of
-them read the same weights: two copies in memory may differ by 15 % in speed. A ratio is that of the
+them read the same weights, since two copies in memory may differ in speed. A ratio is that of the
 tokens per second after the prompt is read, to undrafted decoding of the same prompt under the same
 setting. Intervals draw whole prompts, since the settings of one prompt are not
 independent. The best single drafter is chosen on the prompts with even numbers and compared with
