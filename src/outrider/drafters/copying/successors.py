@@ -131,7 +131,7 @@ class Successors(Copier[SuccessorsState]):
 
     def _begin(self, request: Request, old: SuccessorsState | None) -> SuccessorsState:
         self._share_answers()
-        prompt = request.prompt.token_ids
+        prompt = request.source_ids
         same = isinstance(old, SuccessorsState) and old.own.longest == self.own
         chances = self.chances[request.sampler.params.temperature > 0.0]
         if same and old and goes_on(prompt, old.text):
