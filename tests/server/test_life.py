@@ -81,6 +81,7 @@ def test_an_engine_that_dies_ends_all_requests(
         thread.join()
         assert answers[0].status == 500 and answers[0].error["code"] == "engine_error"
         assert "no more memory" in answers[0].error["message"]
+        assert until(lambda: bool(served.engine.state.dead))
         for path in ("/health", "/ready"):
             sick = served.get(path)
             assert sick.status == 503 and sick.error["code"] == "engine_error"
