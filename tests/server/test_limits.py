@@ -28,7 +28,7 @@ def narrow(generator: Generator) -> Iterator[Running]:
         max_num_seqs=1,
         max_queue=1,
         max_queued_tokens=40,
-        request_timeout=1.5,
+        request_timeout=0.7,
         first_token_timeout=0.3,
         cors_origins=("https://a.example",),
     )
@@ -51,6 +51,7 @@ def test_a_full_queue_answers_429(narrow: Running) -> None:
     next(iter(first))
     second = narrow_thread(narrow)
     assert until(lambda: narrow.context.client.open == 2)
+    assert narrow.context.client.unread_tokens == 7
     answer = narrow.post(CHAT, QUICK)
     assert answer.status == 429 and answer.error["code"] == "queue_full"
     assert 1 <= int(answer.headers["retry-after"]) <= 60
