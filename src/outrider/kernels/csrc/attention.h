@@ -16,7 +16,7 @@ enum { MOST_QUERIES = 6, WIDE = 4 };
 #else
 enum { MOST_QUERIES = 3, WIDE = 2 };
 #endif
-enum { SLAB = 32 };       /* queries that pass over the keys together */
+enum { SLAB = 32, WIDE_SLAB = 48 }; /* queries that pass over the keys together; by tiles */
 /* Values that stay in the first-level cache while all queries use them. */
 enum { VALUES_A_PASS = SLOTS_AS_FLOATS };
 
@@ -30,6 +30,7 @@ typedef struct {
     int first, base;    /* visible text slots: first .. base - 1 */
     const int32_t *extra;
     int extras; /* slots of draft ancestors */
+    int trim;   /* draft ancestors before these, which the row does not see */
 } Query;
 
 /* Scores of B blocks of 16 keys for Q queries, written from slot `slot` on. */
@@ -202,7 +203,7 @@ static void average_text(const Head *head, const Query *queries, int count) {
 
 /* The attention of up to SLAB queries of one key head. */
 static void attend(const Head *head, const Query *queries, int count) {
-    float shares[SLAB];
+    float shares[WIDE_SLAB];
     score_text(head, queries, count);
     for (int i = 0; i < count; i++) {
         const Query *q = queries + i;
