@@ -5,7 +5,8 @@
 #include "matmul.h"
 
 /* Compilers that know the instructions have this header. */
-#if defined(__x86_64__) && defined(__linux__) && defined(__AVX512BW__) && defined(__has_include)
+#if defined(__x86_64__) && defined(__linux__) && defined(__AVX512BW__) && defined(__has_include) && \
+    !defined(WITHOUT_AMX)
 #if __has_include(<amxtileintrin.h>)
 #define HAS_AMX 1
 #endif

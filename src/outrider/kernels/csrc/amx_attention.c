@@ -3,25 +3,31 @@
  * A query, and the weights of its keys, are each the sum of two numbers in bfloat16, so products are
  * those of 16 digits by the numbers of the cache, added in float32. The place of a key is its index
  * in the text of the row, be it the slot of a text or a drafted row in another slot. Scores do not
- * depend on other keys. Values are added in blocks of 32 places, which begin at multiples of 32. So
- * a row has the same bits alone, in a block of rows, and as a drafted row. */
+ * depend on other keys. Weights are relative to the highest score so far, which is raised between
+ * spans of 256 places (Dao et al. 2022); values are added in blocks of 32 places. Both begin at
+ * multiples of their size. So a row has the same bits alone, in a block of rows, and as a drafted
+ * row. */
 #include "amx_attention.h"
 
 #if HAS_AMX
 
-enum { PLACES = 32 };       /* places of one step over values */
+enum { PLACES = 32 }; /* places of one step over values */
 
 /* Queries that pass over the keys together. */
 typedef struct {
     const Head *head;
     const Query *queries;
-    int count, from, to;  /* places of the text that they see, from and to multiples of 32 */
-    float *scores;        /* [WIDE_SLAB, stride], from place `from` on; later weights */
+    int count;
+    int begin, end;   /* places of the text that any of them sees */
+    float *scores;    /* [WIDE_SLAB, stride]: for each query those of a span, later weights; then those
+                       * of its tail, the places of a drafted row that are not those of the text */
     int64_t stride;
-    uint16_t *rows;       /* [WIDE_SLAB, head_dim / 32, 2, 32] the low and high part of the queries */
-    uint16_t *packed;     /* [PLACES_A_PASS, head_dim] keys or values as tiles */
-    float *sums;          /* [WIDE_SLAB, head_dim] */
-    int shape;            /* rows of the tiles */
+    uint16_t *rows;   /* [WIDE_SLAB, head_dim / 32, 2, 32] the low and high parts of the queries */
+    uint16_t *packed; /* [SPAN, head_dim] keys or values as tiles */
+    float *sums;      /* [WIDE_SLAB, head_dim] of weighted values */
+    float *totals;    /* [WIDE_SLAB, 16] sums of weights */
+    float tops[WIDE_SLAB]; /* the highest score so far */
+    int shape;        /* rows of the tiles */
 } Slab;
 
 /* Sums in tiles 0 to 3, rows in 4 and 5, keys or values in 6 and 7. */
@@ -143,11 +149,12 @@ static void pack_query(const Slab *slab, int q) {
 /* -- products -------------------------------------------------------------------------------- */
 
 /* Scores of the packed keys, for the rows of a tile from query `q` on; `count` is a multiple of 32. */
-WITH_AMX static void score_packed(const Slab *slab, int q, float *to, int count) {
+WITH_AMX static void score_packed(const Slab *slab, int q, const uint16_t *packed, float *to,
+                                  int count) {
     const int D = slab->head->head_dim;
     const int64_t a_block = (int64_t)D * LANES * 2, stride = slab->stride * 4;
     const char *rows = (const char *)(slab->rows + (int64_t)q * 2 * D);
-    const char *keys = (const char *)slab->packed;
+    const char *keys = (const char *)packed;
 #define SCORE_TWO(X, Y)                                                                          \
     CLEAR_TILE(X);                                                                               \
     CLEAR_TILE(Y);                                                                               \
@@ -175,10 +182,11 @@ WITH_AMX static void score_packed(const Slab *slab, int q, float *to, int count)
 
 /* Adds the packed values of `count` places to W tiles of sums, from dimension `d` on. */
 WITH_AMX static inline __attribute__((always_inline)) void
-add_packed(const Slab *slab, int q, const float *weights, int count, int d, int W) {
+add_packed(const Slab *slab, int q, const uint16_t *packed, const float *weights, int count, int d,
+           int W) {
     const int D = slab->head->head_dim;
     float *sums = slab->sums + (int64_t)q * D + d;
-    const char *values = (const char *)slab->packed + d / 16 * TILE_BYTES;
+    const char *values = (const char *)packed + d / 16 * TILE_BYTES;
     LOAD_TILE(0, sums, D * 4);
     LOAD_TILE(1, sums + 16, D * 4);
     if (W == 4) {
@@ -211,67 +219,11 @@ add_packed(const Slab *slab, int q, const float *weights, int count, int d, int 
     }
 }
 
-WITH_AMX static void add_values_packed(const Slab *slab, int q, const float *weights, int count) {
+WITH_AMX static void add_values_packed(const Slab *slab, int q, const uint16_t *packed,
+                                       const float *weights, int count) {
     int d = 0;
-    for (; d + 64 <= slab->head->head_dim; d += 64) add_packed(slab, q, weights, count, d, 4);
-    for (; d < slab->head->head_dim; d += 32) add_packed(slab, q, weights, count, d, 2);
-}
-
-/* -- steps ----------------------------------------------------------------------------------- */
-
-INLINE float *row_of(const Slab *slab, int q) { return slab->scores + q * slab->stride; }
-/* Where the scores of a drafted row lie from its edge on. */
-INLINE float *tail_of(const Slab *slab, int q) { return row_of(slab, q) + slab->to - slab->from; }
-INLINE int tile_rows_of(const Slab *slab) { return fewer(slab->count, SIDE); }
-
-static void score_all(Slab *slab) {
-    for (int place = slab->from, count; place < slab->to; place += count) {
-        count = fewer(slab->to - place, PLACES_A_PASS);
-        pack_keys(slab, place, count / LANES);
-        shape_tiles(slab, tile_rows_of(slab));
-        for (int q = 0; q < slab->count; q += SIDE)
-            score_packed(slab, q, row_of(slab, q) + place - slab->from, count);
-    }
-}
-
-/* Scores of drafted rows, for `alike` queries. */
-static void score_drafted(Slab *slab, int first, int alike) {
-    const Query *query = slab->queries + first;
-    const int edge = edge_of(query), at = query->base + query->trim - edge;
-    for (int q = first; q < first + alike && edge < query->base; q++)
-        memcpy(tail_of(slab, q), row_of(slab, q) + edge - slab->from,
-               sizeof(float) * (query->base - edge));
-    for (int done = 0, count; done < query->extras; done += count) {
-        count = fewer(query->extras - done, PLACES_A_PASS);
-        gather_keys(slab, query, done, count);
-        for (int q = first; q < first + alike; q += SIDE) {
-            shape_tiles(slab, fewer(first + alike - q, SIDE));
-            score_packed(slab, q, tail_of(slab, q) + at + done, above(count));
-        }
-    }
-}
-
-static void add_all(Slab *slab, int begin, int end) {
-    for (int place = slab->from, count; place < slab->to; place += count) {
-        count = fewer(slab->to - place, PLACES_A_PASS);
-        pack_values(slab, NULL, place, count, begin, end);
-        shape_tiles(slab, tile_rows_of(slab));
-        for (int q = 0; q < slab->count; q += SIDE)
-            add_values_packed(slab, q, row_of(slab, q) + place - slab->from, count);
-    }
-}
-
-static void add_drafted(Slab *slab, int first, int alike) {
-    const Query *query = slab->queries + first;
-    const int edge = edge_of(query), end = above(end_of(query));
-    for (int place = edge, count; place < end; place += count) {
-        count = fewer(end - place, PLACES_A_PASS);
-        pack_values(slab, query, place, count, begin_of(query), end_of(query));
-        for (int q = first; q < first + alike; q += SIDE) {
-            shape_tiles(slab, fewer(first + alike - q, SIDE));
-            add_values_packed(slab, q, tail_of(slab, q) + place - edge, count);
-        }
-    }
+    for (; d + 64 <= slab->head->head_dim; d += 64) add_packed(slab, q, packed, weights, count, d, 4);
+    for (; d < slab->head->head_dim; d += 32) add_packed(slab, q, packed, weights, count, d, 2);
 }
 
 /* -- weights --------------------------------------------------------------------------------- */
@@ -321,74 +273,198 @@ INLINE f32x16 highest_of(const float *scores, int count, f32x16 best) {
     return best;
 }
 
-INLINE void hide(float *scores, int from, int to) {
-    for (int i = from; i < to; i++) scores[i] = -INFINITY;
+INLINE float *row_of(const Slab *slab, int q) { return slab->scores + q * slab->stride; }
+INLINE float *tail_of(const Slab *slab, int q) { return row_of(slab, q) + SPAN; }
+INLINE int span_at(int place) { return place / SPAN * SPAN; }
+INLINE int later(int a, int b) { return a > b ? a : b; }
+
+/* Places from .. to - 1 of a row, multiples of 32, whose scores begin at `scores`. */
+typedef struct { float *scores; int from, to; } Part;
+
+INLINE Part part_of(float *scores, int from, int to) {
+    return (Part){scores, from, later(from, to)};
 }
 
-/* Weights of one query; returns their sum. */
-static float weigh(const Slab *slab, int index) {
+/* The places of a span that a query sees in the text. */
+INLINE Part text_part(const Slab *slab, int index, int span) {
     const Query *q = slab->queries + index;
-    float *row = row_of(slab, index) - slab->from, *tail = tail_of(slab, index);
-    const int begin = begin_of(q), end = end_of(q), edge = edge_of(q);
-    const int low = below(begin), high = edge > low ? edge : low, last = above(end);
-    const int behind = q->extras ? last - edge : 0; /* places in the tail */
-    cap_blocks(row + low, high - low, slab->head->cap);
-    cap_blocks(tail, behind, slab->head->cap);
-    if (low < high) hide(row, low, begin);
-    else hide(tail, 0, begin - low);
-    if (q->extras) hide(tail, end - edge, behind);
-    else hide(row, end, last);
-    f32x16 best = highest_of(row + low, high - low, splat(-INFINITY)), sum = (f32x16){0};
-    const f32x16 top = splat(highest16(highest_of(tail, behind, best)));
-    soften_blocks(row + low, high - low, top, &sum);
-    soften_blocks(tail, behind, top, &sum);
-    memset(row + slab->from, 0, sizeof(float) * (fewer(low, slab->to) - slab->from));
-    if (high < slab->to) memset(row + high, 0, sizeof(float) * (slab->to - high));
-    return sum16(sum);
+    const int from = later(below(begin_of(q)), span), to = fewer(edge_of(q), span + SPAN);
+    return part_of(row_of(slab, index) + from - span, from, to);
+}
+
+/* The places of a span in the tail of a drafted row. */
+INLINE Part tail_part(const Slab *slab, int index, int span) {
+    const Query *q = slab->queries + index;
+    const int edge = edge_of(q), from = later(edge, span);
+    return part_of(tail_of(slab, index) + from - edge, from, fewer(above(end_of(q)), span + SPAN));
+}
+
+/* Hides what a query does not see at the ends of a part, and returns the highest scores. */
+INLINE f32x16 bound_part(const Slab *slab, const Query *q, Part part, f32x16 best) {
+    const int begin = begin_of(q), end = end_of(q);
+    cap_blocks(part.scores, part.to - part.from, slab->head->cap);
+    for (int p = part.from; p < part.to && p < begin; p++) part.scores[p - part.from] = -INFINITY;
+    for (int p = later(part.from, end); p < part.to; p++) part.scores[p - part.from] = -INFINITY;
+    return highest_of(part.scores, part.to - part.from, best);
+}
+
+/* Replaces the scores of a span by weights, and lowers the sums so far if there is a higher score. */
+static void weigh(Slab *slab, int index, Part text, Part tail) {
+    const Query *q = slab->queries + index;
+    const int D = slab->head->head_dim;
+    const float before = slab->tops[index];
+    float *sums = slab->sums + (int64_t)index * D;
+    f32x16 total = load(slab->totals + index * LANES);
+    if (text.from == text.to && tail.from == tail.to) return;
+    const f32x16 best = bound_part(slab, q, text, splat(-INFINITY));
+    const float highest = largest16(bound_part(slab, q, tail, best));
+    const float top = highest > before ? highest : before;
+    if (top > before && before > -INFINITY) {
+        const f32x16 factor = exp_of_negative(splat(before - top));
+        for (int d = 0; d < D; d += LANES) store(sums + d, load(sums + d) * factor);
+        total = total * factor;
+    }
+    slab->tops[index] = top;
+    soften_blocks(text.scores, text.to - text.from, splat(top), &total);
+    soften_blocks(tail.scores, tail.to - tail.from, splat(top), &total);
+    store(slab->totals + index * LANES, total);
+}
+
+/* -- steps ----------------------------------------------------------------------------------- */
+
+/* Scores of the drafted rows that `alike` queries see. */
+static void score_drafted(Slab *slab, int first, int alike) {
+    const Query *query = slab->queries + first;
+    const int at = query->base + query->trim - edge_of(query);
+    for (int done = 0, count; done < query->extras; done += count) {
+        count = fewer(query->extras - done, SPAN);
+        gather_keys(slab, query, done, count);
+        for (int q = first; q < first + alike; q += SIDE) {
+            shape_tiles(slab, fewer(first + alike - q, SIDE));
+            score_packed(slab, q, slab->packed, tail_of(slab, q) + at + done, above(count));
+        }
+    }
+}
+
+/* The part of a span of the text that some of the 16 queries from `first` on see. */
+static Part union_of(const Slab *slab, int first, int span) {
+    int from = span + SPAN, to = span;
+    for (int q = first; q < fewer(first + SIDE, slab->count); q++) {
+        from = fewer(from, begin_of(slab->queries + q));
+        to = later(to, slab->queries[q].base);
+    }
+    from = later(below(from), span);
+    return part_of(row_of(slab, first) + from - span, from, fewer(above(to), span + SPAN));
+}
+
+/* Weights of a span of one query, with those of the tail in the same span; 0 in the places of the
+ * text that only other queries see. */
+static void weigh_span(Slab *slab, int index, int span, Part whole) {
+    const Query *q = slab->queries + index;
+    const int edge = edge_of(q);
+    const Part text = text_part(slab, index, span);
+    Part tail = {0};
+    if (q->extras && span_at(edge) == span) {
+        tail = tail_part(slab, index, span);
+        if (edge < q->base)
+            memcpy(tail_of(slab, index), row_of(slab, index) + edge - span,
+                   sizeof(float) * (q->base - edge));
+    }
+    weigh(slab, index, text, tail);
+    float *row = row_of(slab, index) - span;
+    const int seen = text.from < text.to, from = seen ? text.from : whole.to;
+    memset(row + whole.from, 0, sizeof(float) * (from - whole.from));
+    if (seen && text.to < whole.to) memset(row + text.to, 0, sizeof(float) * (whole.to - text.to));
+}
+
+/* One span of the text, for all queries. */
+static void attend_span(Slab *slab, int span) {
+    const int D = slab->head->head_dim, from = later(below(slab->begin), span);
+    const int to = fewer(above(slab->end), span + SPAN);
+    shape_tiles(slab, fewer(slab->count, SIDE));
+    pack_keys(slab, from, (to - from) / LANES);
+    for (int q = 0; q < slab->count; q += SIDE) {
+        const Part whole = union_of(slab, q, span);
+        score_packed(slab, q, slab->packed + (int64_t)(whole.from - from) * D, whole.scores,
+                     whole.to - whole.from);
+    }
+    pack_values(slab, NULL, from, to - from, slab->begin, slab->end);
+    for (int q = 0; q < slab->count; q += SIDE) {
+        const Part whole = union_of(slab, q, span);
+        if (whole.from == whole.to) continue;
+        for (int i = q; i < fewer(q + SIDE, slab->count); i++) weigh_span(slab, i, span, whole);
+        add_values_packed(slab, q, slab->packed + (int64_t)(whole.from - from) * D, whole.scores,
+                          whole.to - whole.from);
+    }
+}
+
+/* Whether a span was met by `attend_span`. */
+INLINE int is_met(const Slab *slab, int index, int span) {
+    const Part whole = union_of(slab, index / SIDE * SIDE, span);
+    return whole.from < whole.to;
+}
+
+/* The tail of a drafted row, for `alike` queries. */
+static void attend_tail(Slab *slab, int first, int alike) {
+    const Query *query = slab->queries + first;
+    const int edge = edge_of(query), end = above(end_of(query));
+    for (int span = span_at(edge); span < end; span += SPAN) {
+        const Part part = tail_part(slab, first, span);
+        for (int q = first; q < first + alike; q++)
+            if (span > edge || !is_met(slab, q, span))
+                weigh(slab, q, (Part){0}, tail_part(slab, q, span));
+        pack_values(slab, query, part.from, part.to - part.from, begin_of(query), end_of(query));
+        for (int q = first; q < first + alike; q += SIDE) {
+            shape_tiles(slab, fewer(first + alike - q, SIDE));
+            add_values_packed(slab, q, slab->packed, tail_of(slab, q) + part.from - edge,
+                              part.to - part.from);
+        }
+    }
 }
 
 /* -- attention ------------------------------------------------------------------------------- */
 
-INLINE int is_finite_row(const float *x, int size) {
+static void begin_slab(Slab *slab) {
+    slab->begin = begin_of(slab->queries), slab->end = slab->queries->base, slab->shape = 0;
+    for (int q = 0; q < slab->count; q++) {
+        slab->begin = fewer(slab->begin, begin_of(slab->queries + q));
+        slab->end = later(slab->end, slab->queries[q].base);
+        slab->tops[q] = -INFINITY;
+        pack_query(slab, q);
+    }
+    memset(slab->sums, 0, sizeof(float) * slab->head->head_dim * slab->count);
+    memset(slab->totals, 0, sizeof(float) * LANES * slab->count);
+}
+
+/* Writes the results; returns whether all are finite. */
+static int finish_slab(const Slab *slab) {
+    const int D = slab->head->head_dim;
     f32x16 odd = (f32x16){0};
-    for (int d = 0; d < size; d += LANES) odd = odd + load(x + d) * 0.0f;
+    for (int q = 0; q < slab->count; q++) {
+        const float *sums = slab->sums + (int64_t)q * D;
+        const float share = 1.0f / sum16(load(slab->totals + q * LANES));
+        for (int d = 0; d < D; d += LANES) { /* 0 is added since a sum of hidden values may be -0 */
+            const f32x16 mean = load(sums + d) * splat(share) + splat(0.0f);
+            store(slab->queries[q].out + d, mean);
+            odd = odd + mean * 0.0f;
+        }
+    }
     return sum16(odd) == 0;
 }
 
-/* Returns whether all results are finite. */
 WITH_AMX static int attend_slab(Slab *slab) {
-    const int D = slab->head->head_dim;
-    int begin = begin_of(slab->queries), end = slab->queries->base, finite = 1;
-    float shares[WIDE_SLAB];
-    for (int q = 0; q < slab->count; q++) {
-        const Query *query = slab->queries + q;
-        begin = fewer(begin, begin_of(query));
-        end = end < query->base ? query->base : end;
-        pack_query(slab, q);
+    begin_slab(slab);
+    for (int q = 0, own; q < slab->count; q += own) {
+        own = alike(slab, q);
+        if (slab->queries[q].extras) score_drafted(slab, q, own);
     }
-    slab->from = below(begin), slab->to = above(end);
-    if (slab->to < slab->from) slab->to = slab->from;
-    slab->shape = 0;
-    score_all(slab);
-    for (int q = 0, count; q < slab->count; q += count) {
-        count = alike(slab, q);
-        if (slab->queries[q].extras) score_drafted(slab, q, count);
-    }
-    for (int q = 0; q < slab->count; q++) shares[q] = 1.0f / weigh(slab, q);
-    memset(slab->sums, 0, sizeof(float) * D * slab->count);
-    add_all(slab, begin, end);
-    for (int q = 0, count; q < slab->count; q += count) {
-        count = alike(slab, q);
-        if (slab->queries[q].extras) add_drafted(slab, q, count);
+    for (int span = span_at(slab->begin); span < slab->end; span += SPAN) attend_span(slab, span);
+    for (int q = 0, own; q < slab->count; q += own) {
+        own = alike(slab, q);
+        if (slab->queries[q].extras) attend_tail(slab, q, own);
     }
     END_TILES();
-    for (int q = 0; q < slab->count; q++) {
-        const float *sums = slab->sums + (int64_t)q * D;
-        for (int d = 0; d < D; d += LANES) /* 0 is added since a sum of hidden values may be -0 */
-            store(slab->queries[q].out + d, load(sums + d) * splat(shares[q]) + splat(0.0f));
-        finite &= is_finite_row(slab->queries[q].out, D);
-    }
-    return finite;
+    return finish_slab(slab);
 }
 
 void amx_attend(const Head *head, const Query *queries, int count, float *scores, int64_t stride,
@@ -396,7 +472,8 @@ void amx_attend(const Head *head, const Query *queries, int count, float *scores
     const int D = head->head_dim;
     Slab slab = {.head = head, .queries = queries, .count = count, .scores = scores,
                  .stride = stride, .sums = memory};
-    slab.rows = (uint16_t *)(slab.sums + (int64_t)WIDE_SLAB * D);
+    slab.totals = slab.sums + (int64_t)WIDE_SLAB * D;
+    slab.rows = (uint16_t *)(slab.totals + WIDE_SLAB * LANES);
     slab.packed = slab.rows + (int64_t)WIDE_SLAB * 2 * D;
     if (attend_slab(&slab)) return;
     /* A hidden value with a weight of 0 makes a sum NaN if it is infinite or NaN: one row at a time,

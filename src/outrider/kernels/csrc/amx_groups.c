@@ -156,11 +156,11 @@ STRIP_OF(strip_plain, NULL, 1)
 STRIP_OF(strip_minimums, shifts, 1)
 STRIP_OF(strip_six, NULL, 2)
 
-/* Hands the products of 16 rows over, a pair of panels at a time. */
+/* Hands the products of 16 rows over, a row at a time. */
 static void put_strip(const Matrix *w, const Sink *sink, int row, int panel, int panels,
                       f32x16 products[][SIDE]) {
-    for (int n = 0; n < panels; n += 2)
-        for (int m = 0; m < SIDE; m++) {
+    for (int m = 0; m < SIDE; m++)
+        for (int n = 0; n < panels; n += 2) {
             f32x16 one[1][8] = {{products[n][m], products[n + 1][m]}};
             put(w, sink, row + m, panel + n, 1, 2, one);
         }

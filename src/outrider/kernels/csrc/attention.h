@@ -16,7 +16,7 @@ enum { MOST_QUERIES = 6, WIDE = 4 };
 #else
 enum { MOST_QUERIES = 3, WIDE = 2 };
 #endif
-enum { SLAB = 32, WIDE_SLAB = 48 }; /* queries that pass over the keys together; by tiles */
+enum { SLAB = 32 };       /* queries that pass over the keys together */
 /* Values that stay in the first-level cache while all queries use them. */
 enum { VALUES_A_PASS = SLOTS_AS_FLOATS };
 
@@ -203,7 +203,7 @@ static void average_text(const Head *head, const Query *queries, int count) {
 
 /* The attention of up to SLAB queries of one key head. */
 static void attend(const Head *head, const Query *queries, int count) {
-    float shares[WIDE_SLAB];
+    float shares[SLAB];
     score_text(head, queries, count);
     for (int i = 0; i < count; i++) {
         const Query *q = queries + i;

@@ -15,12 +15,14 @@ typedef struct {
     float *packed;   /* [rows, packed_stride], queries, keys, values side by side */
     float *attended; /* [rows, heads * head_dim] */
     float *inner;    /* [rows, inner_stride] */
-    float *scores;   /* [members, WIDE_SLAB, scores_stride] */
+    float *scores;   /* [members, scores_size] */
     float *floats;   /* [members, floats_stride], keys or values */
     int8_t *quants;
     float *scales;
     int32_t *sums;
-    int64_t stream_stride, packed_stride, inner_stride, scores_stride, floats_stride;
+    int64_t stream_stride, packed_stride, inner_stride, scores_stride, tiled_stride, floats_stride;
+    int64_t scores_size;
+    int slab; /* queries that pass over the keys of a text together */
     Mixture mixture;
 } Desk;
 
@@ -83,12 +85,19 @@ static int64_t lay_out_experts(Mixture *mixture, const Model *m, int64_t rows, c
     return pairs;
 }
 
+/* Whether tiles compute the attention of a row. */
+static int by_tiles(const Model *m, const Batch *b, int row) {
+    return b->caches && attends_by_tiles(b->caches + b->cache[row], m->head_dim);
+}
+
 static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, char *memory) {
     const int64_t rows = larger(b->rows, b->wanted), attended = (int64_t)m->heads * m->head_dim;
     const Layer *layer = m->layers; /* all are of one shape */
     const int64_t groups = most_groups(m);
     int64_t longest = 0, drafted = 0;
+    desk->slab = SLAB;
     for (int i = 0; i < b->rows; i++) {
+        if (by_tiles(m, b, i)) desk->slab = WIDE_SLAB;
         longest = larger(longest, b->base[i]);
         drafted = larger(drafted, b->extra_start[i + 1] - b->extra_start[i]);
     }
@@ -99,9 +108,11 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     desk->inner_stride = 0;
     for (int i = 0; i < m->num_layers; i++) /* 0 in layers with experts */
         desk->inner_stride = larger(desk->inner_stride, padded(&m->layers[i].gate_up) / 2);
-    /* 16 before, up to 128 after a text. Not a multiple of a page: rows would share lines of the
-     * cache. */
-    desk->scores_stride = (longest + drafted + 191) / 64 * 64 + LANES;
+    desk->scores_stride = (longest + drafted + 191) / 64 * 64; /* 16 before, up to 64 after a text */
+    desk->tiled_stride = amx_scores_stride(drafted);
+    desk->scores_size = SLAB * desk->scores_stride;
+    if (desk->slab == WIDE_SLAB)
+        desk->scores_size = larger(desk->scores_size, WIDE_SLAB * desk->tiled_stride);
     desk->floats_stride = larger((int64_t)SLOTS_AS_FLOATS * m->head_dim,
                                  amx_attention_floats(m->head_dim));
     char *place = memory;
@@ -111,7 +122,7 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     desk->packed = take(&place, rows * desk->packed_stride);
     desk->attended = take(&place, rows * attended);
     desk->inner = take(&place, rows * desk->inner_stride);
-    desk->scores = take(&place, members * WIDE_SLAB * desk->scores_stride);
+    desk->scores = take(&place, members * desk->scores_size);
     desk->floats = take(&place, members * desk->floats_stride);
     const int64_t forms = larger(rows, lay_out_experts(&desk->mixture, m, b->rows, &place));
     desk->scales = take(&place, forms * groups);
@@ -355,29 +366,25 @@ static void remember_rows(const Work *work, const Layer *layer, int chunk) {
     }
 }
 
-/* Queries that pass over the keys of the texts of a batch together. */
-static int slab_of(const Work *work) {
-    return attends_by_tiles(work->batch->caches, work->model->head_dim) ? WIDE_SLAB : SLAB;
-}
-
 /* Rows of one chunk of attention: many in a long prompt, so that keys are loaded once for all. */
 static int attention_grain(const Work *work) {
-    const int group = work->model->heads / work->model->kv_heads, slab = slab_of(work);
-    if (work->batch->rows <= 8 * ROWS_A_CHUNK) return ROWS_A_CHUNK;
-    return group < slab / ROWS_A_CHUNK ? slab / group : ROWS_A_CHUNK;
+    const int group = work->model->heads / work->model->kv_heads, rows = work->batch->rows;
+    const int most = work->desk.slab / group, even = rows / CHUNKS_A_THREAD / work->threads;
+    if (rows <= 8 * ROWS_A_CHUNK || most < ROWS_A_CHUNK) return ROWS_A_CHUNK;
+    return most <= SLAB / group || even > most ? most : larger(even, SLAB / group);
 }
 
-/* Attention of some queries of one text, whose scores lie `scores_stride` apart. */
+/* Attention of some queries of one text. */
 static void attend_queries(const Work *work, const Layer *layer, int row, int head, int member,
                            Query *queries, int count) {
-    const int64_t stride = work->desk.scores_stride;
+    const Desk *desk = &work->desk;
     const Head own = head_at(work, layer, row, head, member);
-    float *scores = work->desk.scores + (int64_t)member * WIDE_SLAB * stride;
-    if (attends_by_tiles(work->batch->caches + work->batch->cache[row], own.head_dim)) {
-        amx_attend(&own, queries, count, scores, stride, own.floats);
+    float *scores = desk->scores + member * desk->scores_size;
+    if (by_tiles(work->model, work->batch, row)) {
+        amx_attend(&own, queries, count, scores, desk->tiled_stride, own.floats);
         return;
     }
-    for (int i = 0; i < count; i++) queries[i].scores = scores + i * stride + LANES;
+    for (int i = 0; i < count; i++) queries[i].scores = scores + i * desk->scores_stride + LANES;
     attend(&own, queries, count);
 }
 
@@ -385,7 +392,7 @@ static void attend_queries(const Work *work, const Layer *layer, int row, int he
 static void attend_rows(const Work *work, const Layer *layer, int chunk, int member) {
     const Model *m = work->model;
     const Batch *b = work->batch;
-    const int grain = attention_grain(work), a_head = pieces(b->rows, grain), slab = slab_of(work);
+    const int grain = attention_grain(work), a_head = pieces(b->rows, grain);
     const int head = chunk / a_head, group = m->heads / m->kv_heads;
     Query queries[WIDE_SLAB];
     int first, last, count = 0;
@@ -394,7 +401,7 @@ static void attend_rows(const Work *work, const Layer *layer, int chunk, int mem
         const int row = i / group;
         queries[count++] = query_of(work, layer, row, head, i % group);
         const int ends = i + 1 == last * group || b->cache[(i + 1) / group] != b->cache[row];
-        if (!ends && count < slab) continue;
+        if (!ends && count < (by_tiles(m, b, row) ? WIDE_SLAB : SLAB)) continue;
         attend_queries(work, layer, row, head, member, queries, count);
         count = 0;
     }
