@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from safetensors.torch import load_file, save_file
 
 from outrider.core.types import NO_IDS, Prompt, as_ids
@@ -201,7 +200,7 @@ def test_a_row_is_not_changed_by_infinite_rows_behind_it(
     model = NativeDecoder.load(path, cache_dtype=torch.bfloat16, threads=1)
     with tiles(True):
         logits, alone = all_logits(model, BEFORE + BEHIND), all_logits(model, BEFORE)
-        texts = [begin(model, text).storage.first(40) for text in (BEFORE + BEHIND, BEFORE + (9,))]
+        texts = [begin(model, text).storage.first(40) for text in (BEFORE + BEHIND, (*BEFORE, 9))]
         [drafted] = model.forward(
             [Segment(begin(model, BEFORE), as_ids([5, 7, 6]), as_ids([-1, -1, 0]))],
             [as_ids([-1, 0, 1, 2])],
