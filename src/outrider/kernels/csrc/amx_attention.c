@@ -134,15 +134,29 @@ static void pack_values(const Slab *slab, const Query *q, int from, int count, i
                  D, i % PLACES / 2, (char *)(slab->packed + i / PLACES * PLACES * D));
 }
 
-/* x as the sum of two numbers in bfloat16. */
+/* The nearest numbers in bfloat16, ties to even; NaN stays NaN. */
+INLINE f32x16 brief16(f32x16 x) {
+    const u32x16 bits = (u32x16)x, near = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+    return select16(x != x, x, (f32x16)near);
+}
+
+/* The upper halves of two vectors. */
+INLINE __m512i upper_halves(f32x16 a, f32x16 b) {
+    Words order;
+    for (int i = 0; i < 32; i++) order.words[i] = (uint16_t)(2 * i + 1);
+    return _mm512_permutex2var_epi16((__m512i)a, order.all, (__m512i)b);
+}
+
+/* A query as the sum of two numbers in bfloat16, the low parts first. */
 static void pack_query(const Slab *slab, int q) {
     const int D = slab->head->head_dim;
     const float *query = slab->queries[q].query;
     uint16_t *to = slab->rows + (int64_t)q * 2 * D;
-    for (int d = 0; d < D; d++) {
-        const uint16_t high = brief_of(query[d]);
-        to[d / 32 * 64 + 32 + d % 32] = high;
-        to[d / 32 * 64 + d % 32] = brief_of(query[d] - bfloat(high));
+    for (int d = 0; d < D; d += 32, to += 64) {
+        const f32x16 x = load(query + d), y = load(query + d + LANES);
+        const f32x16 high = brief16(x), other = brief16(y);
+        _mm512_store_si512(to, upper_halves(brief16(x - high), brief16(y - other)));
+        _mm512_store_si512(to + 32, upper_halves(high, other));
     }
 }
 
@@ -248,8 +262,6 @@ INLINE f32x16 exp_of_negative(f32x16 x) {
 /* Replaces scores of `count` places, a multiple of 32, by weights: for each 32, their high parts and
  * then their low parts. */
 INLINE void soften_blocks(float *scores, int count, f32x16 top, f32x16 *sum) {
-    Words order;
-    for (int i = 0; i < 32; i++) order.words[i] = (uint16_t)(2 * i + 1);
     for (int i = 0; i < count; i += PLACES) {
         const f32x16 a = exp_of_negative(load(scores + i) - top);
         const f32x16 b = exp_of_negative(load(scores + i + LANES) - top);
@@ -257,10 +269,8 @@ INLINE void soften_blocks(float *scores, int count, f32x16 top, f32x16 *sum) {
         *sum = *sum + b;
         const f32x16 high_a = (f32x16)((i32x16)a & -65536), high_b = (f32x16)((i32x16)b & -65536);
         const i32x16 low_a = (i32x16)(a - high_a) + 0x8000, low_b = (i32x16)(b - high_b) + 0x8000;
-        _mm512_storeu_si512(scores + i,
-                            _mm512_permutex2var_epi16((__m512i)a, order.all, (__m512i)b));
-        _mm512_storeu_si512(scores + i + LANES,
-                            _mm512_permutex2var_epi16((__m512i)low_a, order.all, (__m512i)low_b));
+        _mm512_storeu_si512(scores + i, upper_halves(a, b));
+        _mm512_storeu_si512(scores + i + LANES, upper_halves((f32x16)low_a, (f32x16)low_b));
     }
 }
 
