@@ -20,6 +20,7 @@ from outrider.cli.commands.demo import demo
 from outrider.cli.commands.generate import generate
 from outrider.cli.commands.info import info
 from outrider.cli.commands.methods import methods
+from outrider.cli.commands.serve import serve
 from outrider.cli.commands.summarize import summarize
 from outrider.cli.commands.train import train
 from outrider.cli.options.groups import grouped
@@ -35,7 +36,7 @@ class _InOrder(TyperGroup):
 
 
 ORDER = (
-    *("generate", "chat", "bench", "methods", "demo"),
+    *("generate", "chat", "serve", "bench", "methods", "demo"),
     *("summarize", "caption"),
     *("info", "calibrate"),
     *("train", "datastore"),
@@ -57,6 +58,9 @@ START, INPUTS, MEASURE, MAKE = (
 )
 app.command(short_help="Write text from a prompt.", rich_help_panel=START)(grouped(generate))
 app.command(short_help="Chat with a model.", rich_help_panel=START)(grouped(chat))
+app.command(short_help="Serve a model to any client of OpenAI's interface.", rich_help_panel=START)(
+    grouped(serve)
+)
 app.add_typer(
     bench,
     name="bench",
@@ -116,9 +120,10 @@ def outrider(
       outrider generate "Once upon a time" --raw
       outrider generate "Name a river." --target ./big --draft ./small
 
-    Chat with a model, measure the speed on this machine, list all methods:
+    Chat with a model, serve it, measure the speed on this machine, list all methods:
 
       outrider chat --target ./big
+      outrider serve --target ./big
       outrider bench --target ./big --draft ./small
       outrider methods
 

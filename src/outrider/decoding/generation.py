@@ -199,10 +199,12 @@ class Generation:
         if top is None:
             return
         for parent, token in zip((-1, *verdict.path), verdict.emitted[:kept], strict=False):
-            self.logprobs.append(_logprob(rows.logits[parent + 1], token, top))
+            self.logprobs.append(token_logprob(rows.logits[parent + 1], token, top))
 
 
-def _logprob(logits: torch.Tensor, token: int, top: int) -> TokenLogprob:
+def token_logprob(logits: torch.Tensor, token: int, top: int) -> TokenLogprob:
+    """Return the log-probability of `token` in a row `[vocab]`, and the `top` most probable
+    tokens."""
     logp = torch.log_softmax(
         logits.double() if logits.dtype == torch.float64 else logits.float(), -1
     )

@@ -12,9 +12,11 @@ from outrider.decoding.stage import SequenceState
 class Ledger:
     """Measures the time of one round and updates the counters at its end."""
 
-    def __init__(self, sequences: Sequence[SequenceState]) -> None:
-        """Start the timer for a round of `sequences`."""
+    def __init__(self, sequences: Sequence[SequenceState], *, reading: bool = False) -> None:
+        """Start the timer for a round of `sequences`; `reading`: prompts are read in its forward,
+        so its time says nothing about the cost of a round."""
         self._sequences = sequences
+        self._reading = reading
         self._seconds: dict[str, float] = {}
         self._last = perf_counter()
 
@@ -34,7 +36,8 @@ class Ledger:
             sequence.counters.add_seconds(
                 prefill=once, draft=drafting, verify=verify, accept=accept
             )
-        _note_pace(self._sequences, drafts, drafting, verify + accept)
+        if not self._reading:
+            _note_pace(self._sequences, drafts, drafting, verify + accept)
 
 
 def count(counters: Counters, draft: Draft, verdict: Verdict) -> None:

@@ -40,7 +40,7 @@ def run_round(
         budget_of(stage, sequence, limit, len(sequences))
         for sequence, limit in zip(sequences, limits, strict=True)
     ]
-    ledger = Ledger(sequences)
+    ledger = Ledger(sequences, reading=bool(reading))
     drafts = propose(stage, sequences, budgets)
     ledger.lap("draft")
     rows = verify(stage, sequences, drafts, reading)
@@ -55,15 +55,17 @@ def run_round(
 def propose(
     stage: Stage, sequences: Sequence[SequenceState], budgets: Sequence[Budget]
 ) -> list[Draft]:
-    """Return the drafts within the budgets; drafting is skipped if all budgets are empty."""
-    if not any(budget.depth for budget in budgets):
-        return [EMPTY_DRAFT] * len(sequences)
-    states, tails = (
-        [sequence.drafting for sequence in sequences],
-        [sequence.tail for sequence in sequences],
-    )
-    drafts = stage.drafter.propose(states, tails, budgets)
-    return [fitting(draft, budget, stage) for draft, budget in zip(drafts, budgets, strict=True)]
+    """Return the drafts within the budgets; drafting is skipped where the budget is empty."""
+    drafts = [EMPTY_DRAFT] * len(sequences)
+    chosen = [i for i, budget in enumerate(budgets) if budget.depth]
+    if not chosen:
+        return drafts
+    states = [sequences[i].drafting for i in chosen]
+    tails = [sequences[i].tail for i in chosen]
+    found = stage.drafter.propose(states, tails, [budgets[i] for i in chosen])
+    for i, draft in zip(chosen, found, strict=True):
+        drafts[i] = fitting(draft, budgets[i], stage)
+    return drafts
 
 
 def verify(

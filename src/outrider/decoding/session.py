@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
+import numpy as np
+
 from outrider.core.errors import StrategyError
 from outrider.core.types import IntArray, Prompt, as_ids
 from outrider.decoding.deferred import Deferred
@@ -24,8 +26,9 @@ class _Reading:
         generation: the request that joins once its prompt is read.
         cache: the cache of the part that is already read.
         left: ids that are not yet in the cache.
-        chunk: the largest number of ids that are read in one round.
+        chunk: the largest number of ids that are read in one round; with 0, none is read.
         begun: `perf_counter` when the request was added.
+        previous: the sequence whose rows the cache continues, if there is one.
     """
 
     generation: Generation
@@ -33,11 +36,17 @@ class _Reading:
     left: IntArray
     chunk: int
     begun: float
+    previous: Earlier | None = None
 
     def advance(self) -> None:
         """Add the next part to the cache as pending tokens, so that the next forward reads it."""
         self.cache.commit(self.left[: self.chunk])
         self.left = self.left[self.chunk :]
+
+    @property
+    def nearly_done(self) -> bool:
+        """Whether the next part is the last one."""
+        return len(self.left) <= self.chunk
 
 
 @dataclass(slots=True)
@@ -101,21 +110,45 @@ class Session:
         old = dict(zip(map(id, generations), previous or [], strict=False))
         self._open(whole, [old.get(id(g)) for g in whole])
         for generation, text in zip(parts, texts, strict=True):
-            self._begin_reading(generation, text, chunk or 1, begun)
+            self._begin_reading(generation, text, chunk or 0, begun, old.get(id(generation)))
         self._join_read()
 
-    def step(self) -> list[Generation]:
-        """Run one round of all requests; return the requests that advanced or ended."""
+    def pace(self, generation: Generation, chunk: int) -> None:
+        """Set how many tokens of this request's prompt the next rounds read at most; 0 pauses.
+
+        Raises:
+            ValueError: its prompt is not being read.
+        """
+        [part] = [part for part in self._reading if part.generation is generation] or [None]
+        if part is None:
+            raise ValueError("the prompt of this request is not being read in parts")
+        part.chunk = chunk
+        self._join_read()
+
+    def unread(self, generation: Generation) -> int:
+        """Return the number of tokens of its prompt that no cache holds yet; 0 once it joined."""
+        return sum(len(part.left) for part in self._reading if part.generation is generation)
+
+    def step(self, depths: Sequence[int] | None = None) -> list[Generation]:
+        """Run one round of all requests; return the requests that advanced or ended.
+
+        Args:
+            depths: for each of `generations`, the largest depth of its draft; None sets no limit.
+        """
         if not self.pending:
             return []
-        active, reading = list(self.generations), list(self._reading)
+        active = list(self.generations)
+        reading = [part for part in self._reading if part.chunk]
         for part in reading:
             part.advance()
         if not active:
-            self._read_alone(reading)
+            if reading:
+                self._read_alone(reading)
             return []
         sequences = [g.open_sequence for g in active]
         limits = [g.remaining - 1 for g in active]
+        if depths is not None:
+            limits = [min(pair) for pair in zip(limits, depths, strict=True)]
         result = run_round(self.stage, sequences, limits, [part.cache for part in reading])
         kept = [
             generation.advance(verdict, rows)
@@ -141,6 +174,10 @@ class Session:
                 "a request with images, embeddings or a long input cannot be resumed from its text",
                 hint="Wait until it ends, or cancel it",
             )
+        self.release(generation)
+
+    def release(self, generation: Generation) -> None:
+        """Remove a request, running or ended, and give up its caches."""
         self.generations = [g for g in self.generations if g is not generation]
         self._reading = [r for r in self._reading if r.generation is not generation]
         generation.sequence = None
@@ -163,6 +200,7 @@ class Session:
             sampler,
             list(generation.output),
             draft_prompt=generation.request.draft_prompt,
+            prediction=generation.request.prediction,
         )
         branch = generation.branch(request)
         [forked] = sequences_of(
@@ -177,7 +215,7 @@ class Session:
         """End a branch that is no longer needed, and free its caches."""
         generation.cancel()
         _ = generation.running  # the property handles the cancellation
-        self.preempt(generation)
+        self.release(generation)
 
     # -- reading prompts --------------------------------------------------------------------
 
@@ -208,11 +246,21 @@ class Session:
         self.generations += generations
 
     def _begin_reading(
-        self, generation: Generation, text: tuple[int, ...], chunk: int, begun: float
+        self,
+        generation: Generation,
+        text: tuple[int, ...],
+        chunk: int,
+        begun: float,
+        previous: Earlier | None,
     ) -> None:
-        """Start a cache with only the first token, which requires no forward."""
-        [cache] = self.stage.model.start([Prompt(token_ids=text[:1])])
-        self._reading.append(_Reading(generation, cache, as_ids(text[1:]), chunk, begun))
+        """Start a cache with what `previous` has read of the text and one token more, or with the
+        first token only: this requires no forward."""
+        old = previous and previous.cache
+        known = 0 if old is None else _common(old.text[: len(old.text) - len(old.pending)], text)
+        begin = Prompt(token_ids=text[: min(known, len(text) - 1) + 1])
+        [cache] = self.stage.model.start([begin], [old])
+        left = as_ids(text[len(begin) :])
+        self._reading.append(_Reading(generation, cache, left, chunk, begun, previous))
 
     def _read_alone(self, reading: Sequence[_Reading]) -> None:
         """Read the pending parts in a separate forward."""
@@ -222,13 +270,15 @@ class Session:
     def _join_read(self) -> None:
         """Add requests whose last prompt part is pending in their cache: their first round reads
         it."""
-        ready = [part for part in self._reading if len(part.left) <= part.chunk]
-        self._reading = [part for part in self._reading if len(part.left) > part.chunk]
+        ready = [part for part in self._reading if part.nearly_done]
+        self._reading = [part for part in self._reading if not part.nearly_done]
         for part in ready:
             if len(part.left):
                 part.advance()
             request = part.generation.request
-            sequences = sequences_of(self.stage, [request], [part.cache], [None], part.begun)
+            sequences = sequences_of(
+                self.stage, [request], [part.cache], [part.previous], part.begun
+            )
             self._join([part.generation], sequences)
 
 
@@ -254,6 +304,13 @@ def _plain(prompt: Prompt) -> bool:
     """Whether a prompt consists of token ids only and may therefore be read in parts."""
     others = (prompt.embeddings, prompt.positions, prompt.context, prompt.axes, prompt.image_prompt)
     return all(part is None for part in others)
+
+
+def _common(rows: Sequence[int], text: Sequence[int]) -> int:
+    """Return the length of the common beginning of two texts."""
+    size = min(len(rows), len(text))
+    differ = np.flatnonzero(as_ids(rows[:size]) != as_ids(text[:size]))
+    return int(differ[0]) if len(differ) else size
 
 
 def _with_output(request: Request) -> Prompt:

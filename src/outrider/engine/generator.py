@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Literal, Unpack, cast, overload
 
 from outrider.context.config import ContextConfig
@@ -12,7 +11,13 @@ from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding import Earlier, Learned, generate
 from outrider.decoding.generation import Generation
-from outrider.engine.requests import ModelDefaults, params_for, text_stream, warn_of_state
+from outrider.engine.requests import (
+    ModelDefaults,
+    copied_params,
+    params_for,
+    text_stream,
+    warn_of_state,
+)
 from outrider.engine.result import Result, ResultMaker, spans
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import check_reads_images, images_of
@@ -20,11 +25,9 @@ from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_
 from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.options import SamplingOptions
-from outrider.sampling.processors import copied
 from outrider.strategy import Strategy
 
 StrategyFor = Callable[[SamplingParams], Strategy]
-
 
 _SAMPLES = Range(1, whole=True, hint="Ask for at least 1 sample")
 
@@ -32,9 +35,8 @@ _SAMPLES = Range(1, whole=True, hint="Ask for at least 1 sample")
 class Generator:
     """Writes text with one strategy.
 
-    The caches of the last single request are kept. If the next prompt begins like the last text
-    (the next turn of a conversation), every tier reads only the new tokens.
-    """
+    The caches of the last single request are kept: if the next prompt begins like the last text
+    (the next turn of a conversation), every tier reads only the new tokens."""
 
     def __init__(
         self,
@@ -158,8 +160,7 @@ class Generator:
         prompts = self._read(several, documents, pictures)
         strategy = self.strategy_for(self.params(**sampling))
         generations = self._generations(prompts, n, sampling, strategy)
-        for _ in self.run(generations, strategy):
-            pass
+        deque(self.run(generations, strategy), maxlen=0)
         results = [self.result(g, strategy) for g in generations]
         grouped = [results[i : i + n] for i in range(0, len(results), n)]
         out = grouped if n > 1 else results
@@ -256,7 +257,7 @@ class Generator:
         return make(generation, strategy.drafter.counters(sequence.state))
 
     def reset(self) -> None:
-        """Drop the caches kept for the next turn. Statistics learned by policies are kept."""
+        """Drop the caches kept for the next turn, but not the statistics of policies."""
         self._kept = self._kept and Learned(self._kept.counters)
 
     def _read(
@@ -299,15 +300,10 @@ class Generator:
             )
             for prompt in prompts
         ]
-        if len(prompts) * n != 1:  # each text needs its own state of a processor
-            return [
-                self.generation(
-                    prompt, replace(p, logits_processors=copied(p.logits_processors)), i
-                )
-                for prompt, p in zip(prompts, own, strict=True)
-                for i in range(n)
-            ]
-        return [self.generation(prompts[0], own[0])]
+        if len(prompts) * n == 1:
+            return [self.generation(prompts[0], own[0])]
+        pairs = list(zip(prompts, own, strict=True))
+        return [self.generation(p, copied_params(one), i) for p, one in pairs for i in range(n)]
 
     def generation(
         self,
@@ -316,6 +312,7 @@ class Generator:
         sample: int = 0,
         *,
         sampler: Sampler | None = None,
+        prediction: Sequence[int] = (),
     ) -> Generation:
         """Make the record of one request, which `run` writes.
 
@@ -324,9 +321,10 @@ class Generator:
             params: its parameters.
             sample: number of the sample of this prompt.
             sampler: chooses the tokens; None makes one from the parameters.
+            prediction: tokens of a text that the answer is expected to resemble.
 
         Raises:
-            OptionError: stop strings are given, and there is no tokenizer.
+            OptionError: there are stop strings and no tokenizer.
         """
         if params.stop and self.tokenizer is None:
             raise OptionError("stop strings need a tokenizer", hint="Use stop_token_ids")
@@ -338,7 +336,9 @@ class Generator:
         )
         window = self.context_length if prompt.image_prompt is not None else None
         return Generation(
-            Request(prompt, sampler), text_stream(self.tokenizer, prompt, params), window=window
+            Request(prompt, sampler, prediction=tuple(prediction)),
+            text_stream(self.tokenizer, prompt, params),
+            window=window,
         )
 
 

@@ -16,7 +16,7 @@ from outrider.engine.prompt_size import places_of
 from outrider.inputs.given import MarkedCodec, TextCodec
 from outrider.protocols import LanguageModel
 from outrider.sampling import SamplingParams
-from outrider.sampling.processors import names, stateful
+from outrider.sampling.processors import copied, names, stateful
 from outrider.sampling.text import Marks, TextStream
 
 
@@ -122,6 +122,11 @@ def params_for(
         vocab_size=target.info.vocab_size,
     )
     return follow(defaults.generation_config, params, text)
+
+
+def copied_params(params: SamplingParams) -> SamplingParams:
+    """Return the parameters for one of several texts: each needs its own state of a processor."""
+    return replace(params, logits_processors=copied(params.logits_processors))
 
 
 def room_for_answer(length: int, context_length: int) -> int:

@@ -10,9 +10,10 @@ import torch
 from outrider.core.errors import OptionError
 from outrider.core.types import Prompt, as_ids
 from outrider.policies.curve import CostCurve
-from outrider.protocols import LanguageModel, Segment
+from outrider.policies.surface import CostSurface, Forward, fitted
+from outrider.protocols import Cache, LanguageModel, Segment
 
-__all__ = ["CostCurve", "forward_seconds", "measure_costs"]
+__all__ = ["CostCurve", "forward_seconds", "measure_costs", "measure_surface"]
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32)
 """Numbers of rows for which forwards are timed."""
@@ -97,6 +98,64 @@ def measure_costs(
             hint="Give a model with a larger context window",
         )
     return CostCurve.of(seconds)
+
+
+def measure_surface(model: LanguageModel, *, limit: float = 0.5) -> CostSurface:
+    """Measure a quick cost surface: forwards of one sequence, and of several.
+
+    Args:
+        model: the model to time.
+        limit: seconds for the forwards of one sequence, and again for those of several; prefills
+            and warm-ups are not counted.
+
+    Raises:
+        OptionError: not even one row fits the model's window.
+    """
+    context = max(min(_CONTEXT, model.info.context_length - _WIDE[-1]), 0)
+    alone = forward_seconds(
+        model, _WIDE, context=context, repeats=15, limit=limit, least=_LEAST, summary=min
+    )
+    if not alone:
+        return CostSurface(curve=measure_costs(model))
+    walk = _walk(4 * context + 8, model.info.vocab_size)
+    length = min(4 * context, model.info.context_length - 9)
+    texts = [Prompt(token_ids=tuple(walk[: context + 1]))] * _TOGETHER[-1][0]
+    caches = list(model.start(texts))
+    caches += model.start([Prompt(token_ids=tuple(walk[: max(length, 1)]))])
+    begun = perf_counter()
+    found: dict[tuple[int, int], list[float]] = {}
+    for turn in range(5):
+        for count, rows in (*_TOGETHER, (0, 1)):
+            if turn and perf_counter() - begun > limit:
+                continue
+            chosen = caches[:count] if count else caches[-1:]
+            found.setdefault((count, rows), []).append(_timed_together(model, chosen, walk, rows))
+    sizes = {
+        shape: Forward(sequences=shape[0], rows=shape[0] * shape[1], context=shape[0] * context)
+        if shape[0]
+        else Forward(sequences=1, rows=1, context=length)
+        for shape in found
+    }
+    return fitted(alone, [(sizes[shape], min(times)) for shape, times in found.items()], context)
+
+
+_CONTEXT = 128
+_WIDE = (1, 2, 3, 4, 6, 8, 16, 32, 64, 256)
+"""Rows of one sequence that are timed: also those of a part of a prompt."""
+_TOGETHER = ((2, 1), (4, 1), (4, 4), (8, 1), (8, 2), (16, 1))
+"""Sequences and rows of each that are timed together, sequences ascending."""
+
+
+def _timed_together(
+    model: LanguageModel, caches: Sequence[Cache], walk: Sequence[int], rows: int
+) -> float:
+    tokens, want = as_ids(walk[: rows - 1]), as_ids(range(-1, rows - 1))
+    begun = perf_counter()
+    model.forward([Segment(cache, tokens) for cache in caches], [want] * len(caches))
+    elapsed = perf_counter() - begun
+    for cache in caches:
+        cache.commit(())
+    return elapsed
 
 
 def _timed(model: LanguageModel, cache: Any, tokens: Any, want: Any) -> float:

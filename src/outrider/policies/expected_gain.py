@@ -171,6 +171,20 @@ class ExpectedGain:
                 decision.budget = replace(decision.budget, worth=worth)
         return decision.budget
 
+    def offer(self, counters: Counters) -> tuple[float, ...]:
+        """Return the chance that each token of the next draft is kept, never increasing: that of
+        the source from which most is expected.
+
+        Nodes of a tree are counted in the order of the draft.
+        """
+        best: tuple[float, ...] = ()
+        for source in self.sources:
+            tally = counters.tallies.get(source.name, _NEVER)
+            found = source.survival(tally)
+            if sum(found) > sum(best):
+                best = found
+        return best
+
     def _decide(self, counters: Counters, decision: Decision) -> tuple[Budget, int]:
         """Return the budget, and the round before which it is valid."""
         now = counters.now

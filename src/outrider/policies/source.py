@@ -10,6 +10,7 @@ best size may be 0.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from outrider.core.checks import Range
 from outrider.core.counters import Ranks, Tally
@@ -113,6 +114,13 @@ class Source:
                 factor = (_SURE + ranks.hits[block]) / (_SURE + expected)
             chances += [min(p * factor, 1.0) for p in believed]
         return chances
+
+    def survival(self, tally: Tally) -> tuple[float, ...]:
+        """Return the chance that each token of a draft is kept, never increasing."""
+        if self.reach:
+            return tuple(accumulate(self.reached(tally.ranks), min))
+        first, later = self.first(tally), self.chance(tally)
+        return tuple(first * later**k for k in range(self.longest))
 
     def plan(self, tally: Tally, verify: Sequence[float]) -> "Plan":
         """Return the best draft size, given the results of this source's drafts so far.

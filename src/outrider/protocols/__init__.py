@@ -6,6 +6,7 @@ Every other package implements or uses one of these protocols.
 from outrider.protocols.cache import Cache, CacheReport
 from outrider.protocols.drafter import Drafter, DrafterState
 from outrider.protocols.info import ModelInfo
+from outrider.protocols.learner import Learner
 from outrider.protocols.model import (
     CAPABILITIES,
     Capabilities,
@@ -40,6 +41,7 @@ __all__ = [
     "HiddenStates",
     "LanguageModel",
     "Layered",
+    "Learner",
     "ModelInfo",
     "Needs",
     "Request",

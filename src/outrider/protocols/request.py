@@ -21,6 +21,13 @@ class Request:
     """The prompt of the lower tiers, if it differs from the target's prompt."""
     target_cache: Cache | None = None
     """The cache of the target; drafters may only read it."""
+    prediction: tuple[int, ...] = ()
+    """Tokens of a text that the answer is expected to resemble; only drafters that copy read it."""
+
+    @property
+    def source_ids(self) -> tuple[int, ...]:
+        """The tokens that drafters may copy from: the prediction, then the prompt."""
+        return (*self.prediction, *self.prompt.token_ids)
 
     def for_drafts(self) -> "Request":
         """Return the request in the form that drafters read. Its `output` is the same list.

@@ -28,10 +28,15 @@ def expression_of(method: Described) -> str:
 
 def models_of(drafter: Drafter) -> list[str]:
     """Return the names of the models that a drafter runs, outermost first."""
-    found = [value.info.name for value in _values(drafter) if isinstance(value, LanguageModel)]
+    return list(dict.fromkeys(model.info.name for model in lower_models(drafter)))
+
+
+def lower_models(drafter: Drafter) -> list[LanguageModel]:
+    """Return the models that a drafter runs, outermost first; one may occur several times."""
+    found = [value for value in _values(drafter) if isinstance(value, LanguageModel)]
     for part in _parts(drafter):
-        found += models_of(part)
-    return list(dict.fromkeys(found))
+        found += lower_models(part)
+    return found
 
 
 def sources_of(policy: DraftPolicy) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
+from outrider.cli.commands.bench_serve import serve
 from outrider.cli.commands.verify_cost import verify_cost
 from outrider.cli.options.bench_options import (
     Costs,
@@ -117,6 +118,7 @@ def speed(
 
 
 bench.command("verify-cost")(grouped(verify_cost))
+bench.command("serve")(grouped(serve))
 
 
 def _bench(

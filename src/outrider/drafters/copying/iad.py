@@ -65,7 +65,7 @@ class Aggressive(Copier[AggressiveState]):
         _LONGEST.check("longest", self.longest)
 
     def _begin(self, request: Request, old: AggressiveState | None) -> AggressiveState:
-        source = request.prompt.token_ids[slice(*self.span)]
+        source = request.prediction or request.prompt.token_ids[slice(*self.span)]
         if isinstance(old, AggressiveState) and tuple(old.source.text) == source:
             index = old.source
         else:

@@ -121,7 +121,7 @@ def indexed(
     """Return the index of a prompt; the index of an earlier turn is extended if it covers the same
     text.
     """
-    prompt = request.prompt.token_ids
+    prompt = request.source_ids
     index = NGramIndex(lengths, occurrence)
     if isinstance(old, LookupState) and old.index.is_like(index):  # same drafter
         index = old.index if goes_on(prompt, old.index.text) else index

@@ -97,7 +97,7 @@ class Sam(Copier[SamState]):
         return {n: origin_of(self.name, n) for n in reversed(self.levels)}
 
     def _begin(self, request: Request, old: SamState | None) -> SamState:
-        prompt = request.prompt.token_ids
+        prompt = request.source_ids
         same = isinstance(old, SamState) and goes_on(prompt, old.text.text)
         text = old.text if same and old else TextAutomaton(self.max_tokens)
         state = SamState(request.sampler.end_ids, text)

@@ -196,7 +196,7 @@ class Successors(Copier[SuccessorsState]):
 
     def _begin(self, request: Request, old: SuccessorsState | None) -> SuccessorsState:
         self._share_answers()
-        prompt = request.prompt.token_ids
+        prompt = request.source_ids
         same = isinstance(old, SuccessorsState) and old.own.longest == self.own
         if same and old and goes_on(prompt, old.text):
             state, start = old, len(old.text)

@@ -115,7 +115,7 @@ class Suffix(Copier[SuffixState]):
         return {n: origin_of(self.name, n) for n in reversed(self.levels)}
 
     def _begin(self, request: Request, old: SuffixState | None) -> SuffixState:
-        prompt = request.prompt.token_ids
+        prompt = request.source_ids
         own, text = SuffixTrie(2 * self.depth, self.max_tokens), Text()
         ours = isinstance(old, SuffixState) and old.own.is_like(own)  # same drafter
         if ours and old and old.text.kept and goes_on(prompt, old.text.tokens):

@@ -8,6 +8,7 @@ import glob
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -67,6 +68,18 @@ def read_image(path: str | Path) -> "PIL.Image.Image":
             return _decoded(path, file, kind)
     except OSError as error:
         raise OptionError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def read_image_data(data: bytes, name: str) -> "PIL.Image.Image":
+    """Read the bytes of an image file as `read_image` does; `name` stands in errors.
+
+    Raises:
+        OptionError: it is not an image of a known type, is damaged, or has too many pixels.
+        MissingExtraError: pillow is not installed.
+    """
+    need_pillow()
+    file, path = BytesIO(data), Path(name)
+    return _decoded(path, file, _kind(path, file))
 
 
 def find_images(places: Sequence[str | Path]) -> list[Path]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
@@ -37,6 +37,8 @@ TOKENIZER_FILES = (
 
 _SENTENCE = re.compile(r".{0,400}?(?:[.!?]\s+|\n\s*|$)|.{1,400}", re.DOTALL)
 """A sentence with the white space behind it, or 400 characters of a longer one."""
+
+_PROBE = "outrider_probe"
 
 _MARK = re.compile(r"<\S+>$")
 """Matches marks such as `<think>`; other added tokens are words and white space."""
@@ -213,13 +215,23 @@ class Tokenizer:
         """Whether there is a chat template."""
         return bool(self.tokenizer.chat_template)
 
-    def chat_text(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def chat_text(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[JsonValue] | None = None,
+        values: Mapping[str, JsonValue] | None = None,
+    ) -> str:
         """Render a conversation with the chat template, for `encode_chat`.
 
-        The text of a control token in a message is marked with a separator, so that it is read as
-        plain text, with one warning; `control_tokens` turns this off. Raises the errors of `chat`.
+        The text of a control token in a message or a tool is marked with a separator, so that it is
+        read as plain text, with one warning; `control_tokens` turns this off. `tools` describes
+        functions (see `reads_tools`), and `values` are other variables of the template. Raises the
+        errors of `chat`.
         """
-        if not self.control_tokens and (found := self._protection.first(messages)) is not None:
+        texts = [*messages, *(tools or ())]
+        if not self.control_tokens and (found := self._protection.first(texts)) is not None:
             warnings.warn(
                 f"a message contains the text of the control token {found!r}, which is read as "
                 "plain text. Give control_tokens=True to read it as a control token",
@@ -227,12 +239,13 @@ class Tokenizer:
                 stacklevel=4,
             )
             messages = self._protection.hide(list(messages))
+            tools = tools and self._protection.hide(list(tools))
         if not self.has_chat:
             raise OptionError(
                 f"{self.name} has no chat template", hint="Give the prompt as a plain string"
             )
         try:
-            return self._render(self._reads.fit(messages), add_generation_prompt)
+            return self._render(self._reads.fit(messages), add_generation_prompt, tools, values)
         except OutriderError:
             raise
         except Exception as error:  # templates may raise any exception
@@ -243,11 +256,30 @@ class Tokenizer:
             ) from error
 
     def _render(
-        self, messages: list[dict[str, JsonValue]], add_generation_prompt: bool = True
+        self,
+        messages: list[dict[str, JsonValue]],
+        add_generation_prompt: bool = True,
+        tools: Sequence[JsonValue] | None = None,
+        values: Mapping[str, JsonValue] | None = None,
     ) -> str:
         return render_chat(
-            self.tokenizer, messages, name=self.name, add_generation_prompt=add_generation_prompt
+            self.tokenizer,
+            messages,
+            name=self.name,
+            add_generation_prompt=add_generation_prompt,
+            tools=tools,
+            values=values,
         )
+
+    @cached_property
+    def reads_tools(self) -> bool:
+        """Whether the chat template shows `tools` to the model."""
+        described = {"name": _PROBE, "description": "-", "parameters": {"type": "object"}}
+        probe = [{"type": "function", "function": described}]
+        try:
+            return _PROBE in self._render([{"role": "user", "content": "-"}], tools=probe)
+        except Exception:  # templates may raise any exception
+            return False
 
     @cached_property
     def _protection(self) -> Protection:

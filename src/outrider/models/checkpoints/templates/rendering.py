@@ -30,6 +30,9 @@ _CHILD_LIMITS = {"seconds": "seconds", "memory": "memory_bytes", "size": "value_
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of the reasoning in messages; templates read the first or the second."""
 
+_TAKEN = ("messages", "tools", "documents", "add_generation_prompt", "chat_template")
+"""Variables of templates that arguments of their own set."""
+
 _STANDARD = "transformers.tokenization_utils_base"
 
 
@@ -40,6 +43,8 @@ def render_chat(
     name: str,
     template: str | None = None,
     add_generation_prompt: bool = True,
+    tools: Sequence[JsonValue] | None = None,
+    values: Mapping[str, JsonValue] | None = None,
     limits: TemplateLimits = DEFAULT,
 ) -> str:
     """Render messages as `tokenizer.apply_chat_template` does, under limits.
@@ -53,29 +58,38 @@ def render_chat(
         name: the checkpoint, for error messages.
         template: the template; None takes that of the tokenizer.
         add_generation_prompt: whether the answer begins at the end.
+        tools: descriptions of functions, as in `transformers`.
+        values: other variables of the template, such as `enable_thinking`.
         limits: the limits.
 
     Raises:
         TemplateLimitError: the template exceeds a limit.
-        OptionError: the output is not text.
+        OptionError: the output is not text, or a variable has a name that is taken.
         Exception: the template refuses the messages, or is wrong.
     """
+    _check_free(values or {})
     method = getattr(type(tokenizer), "apply_chat_template", None)
     if getattr(method, "__module__", _STANDARD) != _STANDARD:
         given = {} if template is None else {"chat_template": template}
+        given |= {} if tools is None else {"tools": list(tools)}
         text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **given
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **given,
+            **(values or {}),
         )
     else:
         source = tokenizer.get_chat_template(template)
-        values = {
+        variables = {
+            **_plain(values or {}),
             "messages": [_message(message) for message in messages],
-            "tools": None,
+            "tools": None if tools is None else _plain(tools),
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
             **_plain(tokenizer.special_tokens_map),
         }
-        text = render(source, values, name=name, limits=limits)
+        text = render(source, variables, name=name, limits=limits)
     return _checked(text, messages, name)
 
 
@@ -107,6 +121,16 @@ def render(
         f"the chat template of {name} exceeds the limit {limit}={getattr(limits, limit)}",
         hint="Use another template, or give the prompt as plain text",
     )
+
+
+def _check_free(values: Mapping[str, JsonValue]) -> None:
+    """Raise `OptionError` for a variable that the messages or the tokenizer set."""
+    for name in values:
+        if name in _TAKEN:
+            raise OptionError(
+                f"the variable {name!r} of the chat template is given",
+                hint=f"Give others; {', '.join(_TAKEN)} are set from the request",
+            )
 
 
 class _Prepared:

@@ -1,0 +1,1 @@
+"""Measures a server: clients send requests over HTTP and note when text arrives."""

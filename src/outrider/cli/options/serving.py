@@ -1,0 +1,139 @@
+"""Options of `outrider serve`: where it listens, whom it lets in, and its limits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from outrider.cli.options.groups import given_fields
+from outrider.cli.options.options import option
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listening:
+    """Options for where the server listens, and who may use it."""
+
+    host: Annotated[str, option(panel="Network", help="Name or address to listen at.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[
+        int, option(panel="Network", help="Port; 0 takes a free one.", min=0, max=65535)
+    ] = 8000
+    api_keys: Annotated[
+        Path | None,
+        option(
+            panel="Network",
+            metavar="FILE",
+            help="TOML file of keys: a table [name] with key or sha256, and optionally class and "
+            "requests_per_minute. OUTRIDER_API_KEYS holds further ones: NAME=KEY,...",
+        ),
+    ] = None
+    insecure: Annotated[
+        bool,
+        option(panel="Network", help="Let other machines in although there are no keys."),
+    ] = False
+    cors_origin: Annotated[
+        list[str] | None,
+        option(
+            panel="Network",
+            metavar="ORIGIN",
+            help="Origin of web pages that may call the server, such as https://example.org; "
+            "repeatable.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerLimits:
+    """Options for how much the server takes on."""
+
+    max_num_seqs: Annotated[
+        int | None, option(panel="Limits", help="Samples that run at once. Default: 16.", min=1)
+    ] = None
+    cache_tokens: Annotated[
+        int | None,
+        option(
+            panel="Limits",
+            help="Tokens of all caches together. Default: what fits in half of the free memory.",
+            min=128,
+        ),
+    ] = None
+    max_queue: Annotated[
+        int | None,
+        option(panel="Limits", help="Samples that may wait; then 429. Default: 256.", min=0),
+    ] = None
+    max_queued_tokens: Annotated[
+        int | None,
+        option(panel="Limits", help="Tokens of waiting prompts. Default: 262144.", min=0),
+    ] = None
+    request_timeout: Annotated[
+        float | None, option(panel="Limits", help="Seconds of a request. Default: 600.")
+    ] = None
+    first_token_timeout: Annotated[
+        float | None, option(panel="Limits", help="Seconds until the first token; then 504.")
+    ] = None
+    shutdown_timeout: Annotated[
+        float | None,
+        option(panel="Limits", help="Seconds for running requests after SIGTERM. Default: 30."),
+    ] = None
+    max_body: Annotated[
+        int | None,
+        option(panel="Limits", help="Bytes of a request. Default: 20000000.", min=1),
+    ] = None
+    max_n: Annotated[
+        int | None, option(panel="Limits", help="Samples of a prompt. Default: 16.", min=1)
+    ] = None
+
+    def server(self) -> dict[str, Any]:
+        """Return keywords of `ServerSettings`."""
+        return {name: v for name, v in given_fields(self).items() if name != "cache_tokens"}
+
+    def engine(self) -> dict[str, Any]:
+        """Return keywords of `ServingSettings`."""
+        names = ("max_num_seqs", "cache_tokens")
+        return {name: v for name, v in given_fields(self).items() if name in names}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Behaviour:
+    """Options for how requests are read."""
+
+    served_model_name: Annotated[
+        list[str] | None,
+        option(
+            panel="Requests",
+            metavar="NAME",
+            help="Name under which the model is served; repeatable. Default: the target's.",
+        ),
+    ] = None
+    tool_parser: Annotated[
+        str | None,
+        option(
+            panel="Requests",
+            help="Parser of calls: hermes, llama3-json, none. Default: by the chat template.",
+        ),
+    ] = None
+    unknown_fields: Annotated[
+        str | None,
+        option(
+            panel="Requests",
+            metavar="[ignore|refuse]",
+            help="Fields of requests that are unknown: named in a header, or refused. "
+            "Default: ignore.",
+        ),
+    ] = None
+    metrics_alias: Annotated[
+        str,
+        option(
+            panel="Requests",
+            metavar="[vllm|none]",
+            help="Metrics have the names of vLLM too, for its dashboards.",
+        ),
+    ] = "vllm"
+    prefixes_across_keys: Annotated[
+        bool,
+        option(
+            panel="Requests",
+            help="Requests of different keys may reuse each other's prompts. The time until the "
+            "first token then shows whether another key has sent a prompt.",
+        ),
+    ] = False

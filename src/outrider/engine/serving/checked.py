@@ -1,0 +1,57 @@
+"""Checks a request before it enters the queue, on any thread."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+
+from outrider.core.errors import ContextError
+from outrider.core.types import Prompt
+from outrider.core.values import JsonValue
+from outrider.engine.generator import Generator
+from outrider.engine.requests import params_for
+from outrider.inputs.images.messages import check_reads_images
+from outrider.models.caches.prefill import check_prompt
+from outrider.sampling import SamplingParams
+
+
+def checked(
+    generator: Generator, prompt: Prompt, sampling: Mapping[str, JsonValue]
+) -> SamplingParams:
+    """Return the parameters of a request: the checkpoint's defaults and `sampling`, with a seed.
+
+    Without `max_new_tokens`, the answer may fill the window.
+
+    Raises:
+        OptionError: an option is unknown or out of range, or the target does not read images.
+        ContextError: the prompt does not fit, or holds ids that the target does not know.
+    """
+    target = generator.strategy.target
+    check_reads_images(target, [prompt])
+    window = generator.context_length or target.info.context_length
+    if prompt.image_prompt is None:
+        check_prompt(target, prompt)
+    if len(prompt) >= window:
+        over = len(prompt) + 1 - window
+        raise ContextError(
+            f"the prompt has {len(prompt)} tokens; the context is limited to {window} and one is "
+            "needed for the answer",
+            hint=f"Shorten the prompt by {over} token{'s' if over > 1 else ''}",
+        )
+    given = dict(sampling)
+    if given.get("max_new_tokens") is None:
+        given["max_new_tokens"] = window - len(prompt)
+    params = params_for(
+        prompt,
+        generator.params(**given),
+        target,
+        defaults=generator.defaults,
+        given=given,
+        context_length=generator.context_length,
+    )
+    most = min(params.max_new_tokens, window - len(prompt))
+    return replace(
+        params,
+        seed=secrets.randbits(48) if params.seed is None else params.seed,
+        max_new_tokens=most,
+        min_new_tokens=min(params.min_new_tokens, most),
+    )

@@ -1,0 +1,94 @@
+"""How much the engine drafts and reads in a step, by measured costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from outrider.engine.serving.sample import Sample
+from outrider.policies import ExpectedGain
+from outrider.policies.goodput import Goodput
+from outrider.policies.surface import CostSurface, Forward
+from outrider.strategy import Strategy
+
+LEAST_ROWS, MOST_ROWS = 64, 512
+"""Rows of prompts that a step reads at least, and at most."""
+UNLIMITED = 1 << 20
+_SLOWER = 1.5
+"""A step that reads may take this many times as long as one that only writes."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Drafting:
+    """The costs of forwards, and what follows from them.
+
+    Attributes:
+        surface: the seconds of forwards.
+        policy: the policy of the strategy, if it knows the chances of its drafts.
+        goodput: chooses depths for several samples; None if the strategy drafts fixed lengths.
+        step: seconds that a step with reading may take.
+        allowed: drafted tokens that the newest step allowed.
+        off: drafting has failed, and nothing is drafted any more.
+    """
+
+    surface: CostSurface
+    policy: ExpectedGain | None
+    goodput: Goodput | None
+    step: float
+    allowed: int = 0
+    off: bool = field(default=False)
+
+    @classmethod
+    def of(cls, strategy: Strategy, surface: CostSurface, step: float) -> "Drafting":
+        """Return what the policy of a strategy allows."""
+        policy = strategy.policy if isinstance(strategy.policy, ExpectedGain) else None
+        goodput = Goodput(surface=surface) if policy is not None and policy.sources else None
+        return cls(surface=surface, policy=policy, goodput=goodput, step=step)
+
+    def rows_for_reading(self, writing: Sequence[Sample]) -> int:
+        """Return how many rows of prompts the next step reads."""
+        count = len(writing)
+        forward = Forward(sequences=count + 1, rows=count, context=_context(writing))
+        surface = self.costs
+        alone = surface.seconds(count, count, forward.context) if count else 0.0
+        limit = max(_SLOWER * alone, self.step)
+        return max(surface.rows_within(limit, forward, MOST_ROWS), LEAST_ROWS)
+
+    def depths(self, active: Sequence[Sample], other_rows: int) -> list[int]:
+        """Return the largest depth of the draft of each sample in the next round.
+
+        A single sample is left to the policy of the strategy.
+        """
+        wanted = [sample.submission.draft and not self.off for sample in active]
+        if self.goodput is None or self.policy is None or len(active) < 2:
+            depths = [UNLIMITED] * len(active)
+        else:
+            offers = [
+                self.policy.offer(sample.generation.counters) if want else ()
+                for sample, want in zip(active, wanted, strict=True)
+            ]
+            found = self.goodput.depths(
+                [sample.key for sample in active],
+                offers,
+                context=_context(active),
+                other_rows=other_rows,
+            )
+            depths = list(found)
+        depths = [depth if want else 0 for depth, want in zip(depths, wanted, strict=True)]
+        self.allowed = sum(depth for depth in depths if depth < UNLIMITED)
+        return depths
+
+    def note(self, active: Sequence[Sample], other_rows: int, seconds: float) -> None:
+        """Record how long a step took, if it only wrote without drafts."""
+        count = len(active)
+        if self.goodput is None or count < 2 or other_rows or self.allowed:
+            return
+        forward = Forward(sequences=count, rows=count, context=_context(active))
+        self.goodput.note(seconds, forward)
+
+    @property
+    def costs(self) -> CostSurface:
+        """The surface with the pace that forwards have now."""
+        return self.surface if self.goodput is None else self.goodput.surface
+
+
+def _context(samples: Sequence[Sample]) -> int:
+    return sum(len(s.submission.prompt) + len(s.generation.output) for s in samples)

@@ -1,0 +1,72 @@
+"""Settings of the engine that serves requests, and what it derives from the models."""
+
+from dataclasses import dataclass
+
+from outrider.core.checks import Range, check_ranges
+from outrider.engine.generator import Generator
+from outrider.engine.serving.scheduler import Limits, slots_of
+from outrider.models.memory import available_memory
+from outrider.protocols import LanguageModel
+from outrider.strategy.description import lower_models
+
+_SHARE = 0.5
+"""Share of the free memory that caches may take by default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingSettings:
+    """How requests share the engine.
+
+    Attributes:
+        max_num_seqs: samples that run at once.
+        cache_tokens: tokens of all caches together; None: what fits in half of the free memory,
+            and at most twice what all samples can fill.
+        step_ms: a step that reads prompts may take this long, or 1.5 times as long as one that
+            only writes, whichever is more.
+        patience: seconds of waiting after which a request is preferred like one of a better class.
+        prefixes: finished texts that are kept for requests that begin alike.
+
+    Raises:
+        OptionError: a number out of range.
+    """
+
+    max_num_seqs: int = 16
+    cache_tokens: int | None = None
+    step_ms: float = 50.0
+    patience: float = 30.0
+    prefixes: int = 64
+
+    def __post_init__(self) -> None:
+        check_ranges(self, _RANGES)
+
+    def limits(self, generator: Generator) -> Limits:
+        """Return the limits of the scheduler for these models."""
+        return Limits(
+            max_num_seqs=self.max_num_seqs,
+            slots=self.cache_tokens or self._fitting(generator),
+            patience=self.patience,
+        )
+
+    def _fitting(self, generator: Generator) -> int:
+        target = generator.strategy.target
+        window = generator.context_length or target.info.context_length
+        most = 2 * self.max_num_seqs * slots_of(window)
+        each = sum(model.info.bytes_per_token for model in _models(generator))
+        if not each:
+            return most
+        fitting = int(available_memory(target.info.device) * _SHARE) // each
+        return max(min(most, fitting), slots_of(window))
+
+
+def _models(generator: Generator) -> list[LanguageModel]:
+    strategy = generator.strategy
+    return list({id(m): m for m in (strategy.target, *lower_models(strategy.drafter))}.values())
+
+
+_RANGES = {
+    "max_num_seqs": Range(1, whole=True),
+    "cache_tokens": Range(128, whole=True, optional=True),
+    "step_ms": Range(0.0, above=True),
+    "patience": Range(0.0, above=True),
+    "prefixes": Range(0, whole=True),
+}

@@ -1,0 +1,103 @@
+"""What the engine counts, for health checks and metrics."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from outrider.decoding.generation import Generation
+from outrider.engine.serving.messages import EngineState
+from outrider.engine.serving.prefixes import Prefixes
+from outrider.engine.serving.sample import Sample
+from outrider.engine.serving.scheduler import Scheduler
+
+_PARTS = ("draft", "verify", "accept")
+_RECENT = 64
+"""Number of ends from which the rate of ends is computed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Totals:
+    """Counters of an engine. They only grow.
+
+    Attributes:
+        cache_size: slots of all caches.
+        off: why drafting is off; empty while it is not.
+    """
+
+    cache_size: int
+    off: str = ""
+    _counts: dict[str, int] = field(default_factory=dict[str, int])
+    _accepted_at: list[int] = field(default_factory=list)
+    _sources: dict[str, int] = field(default_factory=dict[str, int])
+    _seconds: dict[str, float] = field(default_factory=dict[str, float])
+    _ends: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    _heartbeat: float = field(default_factory=perf_counter)
+    _slowest: float = 0.0
+    _seen: tuple[str, dict[str, float]] = ("", {})
+    draft_budget: int = 0
+
+    def count(self, **amounts: int) -> None:
+        """Add to counters by name."""
+        for name, amount in amounts.items():
+            self._counts[name] = self._counts.get(name, 0) + amount
+
+    def stepped(self, seconds: float) -> None:
+        """Record a step."""
+        self.count(steps=1)
+        self._slowest = max(self._slowest, seconds)
+        self._heartbeat = perf_counter()
+
+    def round(self, active: list[Sample]) -> None:
+        """Add the time of a round: all its samples share it, so that one of them tells it."""
+        if not active:
+            return
+        key, seconds = active[0].key, active[0].generation.counters.seconds
+        before = self._seen[1] if self._seen[0] == key else {}
+        now = {part: seconds.get(part, 0.0) for part in _PARTS}
+        if self._seen[0] == key:
+            for part in _PARTS:
+                more = max(now[part] - before.get(part, 0.0), 0.0)
+                self._seconds[part] = self._seconds.get(part, 0.0) + more
+        self._seen = (key, now)
+
+    def ended(self, sample: Sample, generation: Generation) -> None:
+        """Add the counters of a sample that ended."""
+        counters = generation.counters
+        self._ends.append(perf_counter())
+        self.count(
+            drafts=counters.rounds - counters.undrafted_rounds,
+            draft_tokens=counters.drafted,
+            accepted_tokens=counters.accepted,
+            changed_tokens=max(counters.changed, 0),
+            ended=1,
+        )
+        for at, count in enumerate(counters.accepted_at):
+            self._accepted_at += [0] * (at + 1 - len(self._accepted_at))
+            self._accepted_at[at] += count
+        for source in generation.sources:
+            self._sources[source] = self._sources.get(source, 0) + 1
+
+    def state(self, scheduler: Scheduler, prefixes: Prefixes) -> EngineState:
+        """Return a snapshot."""
+        waiting = scheduler.waiting
+        span = perf_counter() - self._ends[0] if len(self._ends) > 1 else 0.0
+        counts = self._counts | {
+            "prefix_queries": prefixes.queries,
+            "prefix_hits": prefixes.hits,
+        }
+        return EngineState(
+            running=len(scheduler.entries) - len(waiting),
+            waiting=len(waiting),
+            queued_tokens=sum(entry.tokens for entry in waiting),
+            cache_used=scheduler.slots + prefixes.slots,
+            cache_size=self.cache_size,
+            heartbeat=self._heartbeat,
+            slowest_step=self._slowest,
+            draft_budget=self.draft_budget,
+            drain_rate=len(self._ends) / span if span else 0.0,
+            counters=counts,
+            accepted_at=tuple(self._accepted_at),
+            sources=dict(self._sources),
+            round_seconds=dict(self._seconds),
+            drafting_off=self.off,
+        )

@@ -1,0 +1,1 @@
+"""The server: OpenAI-compatible endpoints over one engine. Needs the extra `server`."""

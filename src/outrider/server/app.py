@@ -1,0 +1,160 @@
+"""`create_app`: the application of one server."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from outrider.core.errors import OptionError, OutriderError
+from outrider.core.version import __version__
+from outrider.engine.generator import Generator
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.server.answers.token_texts import TokenTexts
+from outrider.server.client import EngineClient, ServingEngine
+from outrider.server.context import Context
+from outrider.server.endpoints import chat, completions, health, models, tokens
+from outrider.server.errors import ApiError, from_outrider
+from outrider.server.http.front import ID_HEADER, Front
+from outrider.server.keys import Keys
+from outrider.server.life import Life
+from outrider.server.metrics import Metrics
+from outrider.server.schema.chat import ChatBody
+from outrider.server.schema.completions import CompletionBody, DetokenizeBody, TokenizeBody
+from outrider.server.schema.documents import openapi_of
+from outrider.server.settings import ServerSettings
+from outrider.server.tools.choice import parser_for
+
+log = logging.getLogger("outrider.server")
+
+MakeEngine = Callable[[EngineClient], ServingEngine]
+"""Makes the engine that publishes to a client."""
+
+_UNSUPPORTED = ("embeddings", "audio", "images", "files", "batches", "fine_tuning", "moderations")
+_UNSUPPORTED += ("assistants", "threads", "vector_stores", "realtime", "uploads", "rerank", "score")
+
+_BODIES = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
+
+
+def create_app(
+    generator: Generator,
+    make_engine: MakeEngine,
+    settings: ServerSettings | None = None,
+    keys: Keys | None = None,
+) -> FastAPI:
+    """Return the application that serves one generator.
+
+    The engine starts with the application, and stops with it.
+
+    Args:
+        generator: models, tokenizer and strategy.
+        make_engine: makes the engine, given the client to which it publishes.
+        settings: names and limits.
+        keys: who may ask; None or no keys: everybody.
+
+    Raises:
+        OptionError: the generator has no tokenizer, or a setting names what is not there.
+    """
+    settings = settings or ServerSettings()
+    tokenizer = generator.tokenizer
+    if not isinstance(tokenizer, Tokenizer):
+        raise OptionError(
+            "the target has no tokenizer", hint="Serve a model from a folder with a tokenizer"
+        )
+    parser_for(tokenizer, settings.tool_parser)
+    client = EngineClient()
+    metrics = Metrics(settings.model_name, vllm=settings.vllm_metrics)
+    context = Context(
+        generator=generator,
+        tokenizer=tokenizer,
+        settings=settings,
+        client=client,
+        keys=keys or Keys(),
+        life=Life(client),
+        metrics=metrics,
+        fingerprint=_fingerprint(generator, tokenizer),
+        texts=TokenTexts(tokenizer),
+    )
+    engine = make_engine(client)
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        client.attach(engine, asyncio.get_running_loop())
+        engine.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(engine.stop)
+            context.pool.shutdown(wait=False, cancel_futures=True)
+
+    app = FastAPI(title="Outrider", version=__version__, lifespan=running)
+    app.state.context = context
+    client.attach(engine)
+    metrics.attach(client)
+    _add_routes(app)
+    _add_layers(app, context)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    for one in (chat, completions, models, tokens, health):
+        app.include_router(one.router)
+    app.openapi = lambda: openapi_of(app, _BODIES)
+
+
+def _add_layers(app: FastAPI, context: Context) -> None:
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(OutriderError, _outrider_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_middleware(Front, context=context)
+    if context.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(context.settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=[ID_HEADER, "retry-after", "x-outrider-ignored-fields"],
+        )
+
+
+async def _api_error(request: Request, error: Any) -> Response:
+    return error.response()
+
+
+async def _outrider_error(request: Request, error: Any) -> Response:
+    return from_outrider(error).response()
+
+
+async def _http_error(request: Request, error: Any) -> Response:
+    """Answer for paths and methods that do not exist."""
+    path = request.url.path
+    if error.status_code == 404:
+        part = path.removeprefix("/v1/").partition("/")[0].strip("/")
+        code = "unsupported_endpoint" if part in _UNSUPPORTED else "not_found"
+        return ApiError(404, code, f"there is no endpoint {path!r:.100}").response()
+    if error.status_code == 405:
+        message = f"{request.method} is not possible at {path!r:.100}"
+        allowed = {"allow": error.headers["Allow"]} if error.headers else {}
+        return ApiError(405, "method_not_allowed", message, headers=allowed).response()
+    return ApiError(error.status_code, "invalid_value", str(error.detail)).response()
+
+
+def _fingerprint(generator: Generator, tokenizer: Tokenizer) -> str:
+    """Return a hash of everything that can change texts.
+
+    With an exact strategy the drafter is no part of it, unless rows of a forward depend on each
+    other.
+    """
+    strategy = generator.strategy
+    info = strategy.target.info
+    parts = [info.fingerprint, tokenizer.fingerprint, info.weights or str(info.dtype), info.cache]
+    parts += [generator.mode, str(strategy.exactness), __version__]
+    if not info.batch_invariant or strategy.exactness.rank:
+        parts.append(strategy.describe())
+    return f"fp_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"

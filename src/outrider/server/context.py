@@ -1,0 +1,104 @@
+"""What all endpoints of one server share."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from fastapi import Request
+
+from outrider.engine.generator import Generator
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.server.answers.token_texts import TokenTexts
+from outrider.server.client import EngineClient
+from outrider.server.keys import Key, Keys
+from outrider.server.life import Life
+from outrider.server.metrics import Metrics
+from outrider.server.settings import ServerSettings
+
+T = TypeVar("T")
+
+_WORKERS = 2
+"""Threads that tokenise, render templates and decode images."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """One server: its engine, settings, keys and counters."""
+
+    generator: Generator
+    tokenizer: Tokenizer
+    settings: ServerSettings
+    client: EngineClient
+    keys: Keys
+    life: Life
+    metrics: Metrics
+    fingerprint: str
+    texts: TokenTexts
+    pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_WORKERS, "outrider-prepare")
+    )
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def window(self) -> int:
+        """Most tokens of a prompt and its answer."""
+        window = self.generator.strategy.target.info.context_length
+        given = self.generator.context_length
+        return window if given is None else min(window, given)
+
+    async def prepare(self, work: Callable[[], T]) -> T:
+        """Run work that takes long in a thread, so that the event loop goes on."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+
+
+@dataclass(slots=True, kw_only=True)
+class Asker:
+    """Who sent a request.
+
+    Attributes:
+        request_id: the identifier of the request.
+        key: the key that was given; None without keys.
+        address: of the client.
+        received: `perf_counter` of the arrival.
+        details: facts for the log.
+    """
+
+    request_id: str
+    key: Key | None = None
+    address: str = ""
+    received: float = field(default_factory=time.perf_counter)
+    details: dict[str, object] = field(default_factory=dict[str, object])
+
+    def principal(self, user: str | None) -> str:
+        """Return among whom the engine is shared: keys; without keys, addresses and their users.
+
+        A user is named by the client, so within one key it would let a flood take more than its
+        share.
+        """
+        if self.key is not None:
+            return self.key.name
+        return f"{self.address}/{user}" if user else self.address
+
+    @property
+    def salt(self) -> str:
+        """Separates the reusable prefixes of keys."""
+        return self.key.digest.hex() if self.key is not None else ""
+
+
+def context_of(request: Request) -> Context:
+    """Return the server of a request."""
+    return request.app.state.context
+
+
+def asker_of(request: Request) -> Asker:
+    """Return who sent a request."""
+    return request.scope["state"]["asker"]
+
+
+def new_id(kind: str) -> str:
+    """Return a new identifier, such as `chatcmpl-...`."""
+    return f"{kind}-{secrets.token_hex(12)}"

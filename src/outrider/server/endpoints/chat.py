@@ -1,0 +1,97 @@
+"""`/v1/chat/completions`, and the prompt that it would read."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from outrider.server.answers.chat import ChatWriter
+from outrider.server.answers.job import Job
+from outrider.server.context import new_id
+from outrider.server.endpoints.common import (
+    Accepted,
+    accept,
+    answered,
+    ignored_header,
+    json_response,
+    submissions_for,
+)
+from outrider.server.errors import unsupported
+from outrider.server.prompts.rendering import (
+    chat_prompt,
+    conversation_of,
+    known_hints,
+    prediction_ids,
+)
+from outrider.server.schema.chat import ChatBody
+from outrider.server.schema.documents import described_body
+from outrider.server.tools.calls import NoCalls
+from outrider.server.tools.choice import parser_for
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions", openapi_extra=described_body(ChatBody))
+async def chat_completions(request: Request) -> Response:
+    """Answer a conversation."""
+    accepted = await accept(request, ChatBody)
+    job = await accepted.context.prepare(lambda: _job(accepted))
+    parser = NoCalls
+    if job.body.tools and job.body.tool_choice != "none":
+        settings, tokenizer = accepted.context.settings, accepted.context.tokenizer
+        parser = parser_for(tokenizer, settings.tool_parser)
+    return await answered(accepted, job.submissions, ChatWriter(job, parser))
+
+
+@router.post("/v1/chat/completions/render", openapi_extra=described_body(ChatBody))
+async def render(request: Request) -> Response:
+    """Return the prompt that a chat request would read, as text and as ids."""
+    accepted = await accept(request, ChatBody)
+    context, body = accepted.context, accepted.body
+    body.check_unconstrained()
+    asked = conversation_of(body, context.tokenizer)
+    prompt = await context.prepare(lambda: chat_prompt(asked, context.tokenizer))
+    ids = list(prompt.token_ids)
+    found = {
+        "object": "chat.completion.prompt",
+        "model": context.settings.model_name,
+        "prompt": context.tokenizer.decode_all(ids),
+        "prompt_token_ids": ids,
+        "count": len(ids),
+        "max_model_len": context.window,
+    }
+    return json_response(found, ignored_header(accepted.ignored))
+
+
+def _job(accepted: Accepted[ChatBody]) -> Job[ChatBody]:
+    """Render the prompt and check the options; runs in a thread."""
+    context, body = accepted.context, accepted.body
+    body.check_unconstrained()
+    _name_hints(accepted)
+    prompt = chat_prompt(conversation_of(body, context.tokenizer), context.tokenizer)
+    scores = body.prompt_logprobs
+    if scores is not None and body.stream:
+        raise unsupported("prompt_logprobs", "it is part of answers without stream only")
+    submissions = submissions_for(
+        accepted,
+        [prompt],
+        param="messages",
+        score_prompt=scores,
+        prediction=prediction_ids(body, context.tokenizer),
+    )
+    return Job(
+        id=f"chatcmpl-{body.request_id}" if body.request_id else new_id("chatcmpl"),
+        model=body.model,
+        fingerprint=context.fingerprint,
+        body=body,
+        submissions=submissions,
+        n=body.n or 1,
+        tokenizer=context.tokenizer,
+        texts=context.texts,
+    )
+
+
+def _name_hints(accepted: Accepted[ChatBody]) -> None:
+    """List hints that the chat template does not know among the ignored fields."""
+    known = known_hints(accepted.body, accepted.context.tokenizer)
+    for name in ("reasoning_effort", "verbosity"):
+        if getattr(accepted.body, name) is not None and name not in known:
+            accepted.ignored.append(name)

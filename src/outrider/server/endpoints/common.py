@@ -1,0 +1,210 @@
+"""What the endpoints that write text share: from a request to submissions, and the answer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic_core import to_json
+
+from outrider.core.errors import OutriderError
+from outrider.core.types import Prompt
+from outrider.engine.serving.checked import checked
+from outrider.engine.serving.messages import Submission
+from outrider.server.answers.writer import Json, Writer
+from outrider.server.context import Asker, Context, asker_of, context_of, new_id
+from outrider.server.errors import ApiError, from_outrider, invalid
+from outrider.server.http.answering import EventStream, Exchange, whole
+from outrider.server.http.body import read_json
+from outrider.server.limits import check_queue
+from outrider.server.logs import log_request
+from outrider.server.prompts.parameters import sampling_options
+from outrider.server.schema.base import Body, parse
+from outrider.server.schema.sampling import SamplingBody
+
+B = TypeVar("B")
+M = TypeVar("M", bound=Body)
+
+IGNORED = "x-outrider-ignored-fields"
+"""Header of answers that names fields of the request which have no effect."""
+
+_TIERS = {"flex": 1, "priority": -1}
+"""Classes of `service_tier`, relative to the usual one; lower is preferred."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Accepted(Generic[B]):
+    """A request whose body fits its model."""
+
+    request: Request
+    context: Context
+    asker: Asker
+    body: B
+    ignored: list[str]
+
+
+async def accept(request: Request, model: type[M]) -> Accepted[M]:
+    """Read and check a request.
+
+    Raises:
+        ApiError: the server accepts no work, or the body is wrong.
+    """
+    context, asker = context_of(request), asker_of(request)
+    if (refusal := context.life.refusal()) is not None:
+        context.metrics.refused(refusal.code)
+        raise refusal
+    body = parse(model, await read_json(request, context))
+    check_model(context, getattr(body, "model", None))
+    ignored = body.check_fields(context.settings.unknown_fields)
+    return Accepted(request=request, context=context, asker=asker, body=body, ignored=ignored)
+
+
+def check_model(context: Context, name: str | None) -> None:
+    """Raise `ApiError` 404 if the server has no model of this name."""
+    if name is not None and name not in context.settings.model_names:
+        known = ", ".join(context.settings.model_names)
+        message = f"the model {name!r:.80} does not exist here. Known: {known}"
+        raise ApiError(404, "model_not_found", message, "model")
+
+
+def submissions_for(
+    accepted: Accepted[Any],
+    prompts: Sequence[Prompt],
+    *,
+    param: str,
+    score_prompt: int | None = None,
+    prediction: tuple[int, ...] = (),
+) -> tuple[Submission, ...]:
+    """Return what the engine is asked to do; for a thread of the pool.
+
+    Args:
+        accepted: the request; its body is a `SamplingBody`.
+        prompts: its prompts.
+        param: the field that holds them, for errors.
+        score_prompt: log-probabilities of the prompt are wanted, with this many alternatives.
+        prediction: tokens of the predicted text.
+
+    Raises:
+        ApiError: an option is out of range, or a prompt does not fit.
+    """
+    context, body = accepted.context, accepted.body
+    generator, settings = context.generator, context.settings
+    if (n := body.n or 1) > settings.max_n:
+        raise invalid(f"n is {n}. Give at most {settings.max_n}", "n")
+    target = generator.strategy.target.info
+    recommended = dict(generator.defaults.sampling or {})
+    options = sampling_options(body, recommended, target.vocab_size)
+    prompts = [_cut(prompt, body, context) for prompt in prompts]
+    try:
+        params = [checked(generator, prompt, options) for prompt in prompts]
+    except OutriderError as error:
+        raise from_outrider(error, param) from None
+    received = accepted.asker.received
+    first = settings.first_token_timeout
+    return tuple(
+        Submission(
+            id=new_id("sub"),
+            prompt=prompt,
+            params=own,
+            n=n,
+            principal=accepted.asker.principal(body.safety_identifier or body.user),
+            salt=_salt(accepted.asker, body, context),
+            priority=_priority(accepted.asker, body),
+            draft=body.speculation is None or body.speculation.mode != "none",
+            prediction=prediction,
+            score_prompt=score_prompt,
+            received=received,
+            first_token_by=None if first is None else received + first,
+            finish_by=received + settings.request_timeout,
+        )
+        for prompt, own in zip(prompts, params, strict=True)
+    )
+
+
+async def answered(
+    accepted: Accepted[Any], submissions: Sequence[Submission], writer: Writer
+) -> Response:
+    """Send submissions to the engine, and return the answer, or its stream.
+
+    Raises:
+        ApiError: too many requests wait, or the engine ended the request.
+        ClientLeft: the client closed the connection.
+    """
+    context, body = accepted.context, accepted.body
+    try:
+        check_queue(context.client, submissions, context.settings)
+    except ApiError as error:
+        context.metrics.refused(error.code)
+        raise
+    headers = ignored_header(accepted.ignored)
+    for one in submissions:
+        context.metrics.submitted(one)
+    exchange = Exchange(context, context.client.submit(submissions), writer, headers)
+    ending = _ending(accepted)
+    if body.stream:
+        return EventStream(exchange, ending)
+    try:
+        answer = await whole(exchange, accepted.request.receive)
+        return json_response(answer, headers)
+    finally:
+        ending(exchange)
+
+
+def json_response(data: Json, headers: dict[str, str] | None = None) -> Response:
+    """Return an answer in one piece."""
+    return Response(to_json(data), media_type="application/json", headers=headers)
+
+
+def ignored_header(names: Sequence[str]) -> dict[str, str]:
+    """Return the header that names fields without effect."""
+    if not names:
+        return {}
+    text = ", ".join(name.encode("unicode_escape").decode() for name in names)
+    return {IGNORED: text[:1000].strip()}
+
+
+def _ending(accepted: Accepted[Any]) -> Callable[[Exchange], None]:
+    """Return what happens at the end of a request: a line in the log, and metrics."""
+    asker = accepted.asker
+    facts = {
+        "id": asker.request_id,
+        "path": accepted.request.url.path,
+        "key": asker.key.name if asker.key is not None else None,
+        "address": asker.address,
+        "stream": bool(accepted.body.stream),
+        "user": accepted.body.safety_identifier or accepted.body.user,
+    }
+
+    def end(exchange: Exchange) -> None:
+        results = [ended.result for ended in exchange.ends if ended.result is not None]
+        if results:
+            accepted.context.metrics.finished(max(len(r.token_ids) for r in results))
+        log_request(facts, exchange.ends, exchange.outcome or "disconnected", exchange.phase)
+
+    return end
+
+
+def _cut(prompt: Prompt, body: SamplingBody, context: Context) -> Prompt:
+    """Cut the begin of a prompt, if the request asks for it."""
+    most = body.truncate_prompt_tokens
+    if most is None or prompt.image_prompt is not None:
+        return prompt
+    if most == 0:
+        raise invalid("truncate_prompt_tokens is 0. Give at least 1", "truncate_prompt_tokens")
+    most = context.window - 1 if most < 0 else most
+    return Prompt(token_ids=prompt.token_ids[-most:])
+
+
+def _salt(asker: Asker, body: SamplingBody, context: Context) -> str:
+    own = "" if context.settings.prefixes_across_keys else asker.salt
+    return f"{own}/{body.cache_salt}" if body.cache_salt else own
+
+
+def _priority(asker: Asker, body: SamplingBody) -> int:
+    """Return the class of a request: what it asks for, and at best what its key allows."""
+    best = asker.key.priority if asker.key is not None else 0
+    asked = (
+        best + _TIERS.get(body.service_tier or "", 0) if body.priority is None else body.priority
+    )
+    return max(asked, best)

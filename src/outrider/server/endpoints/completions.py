@@ -1,0 +1,52 @@
+"""`/v1/completions`: a text is continued."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from outrider.server.answers.job import Job
+from outrider.server.answers.texts import CompletionWriter
+from outrider.server.context import new_id
+from outrider.server.endpoints.common import Accepted, accept, answered, submissions_for
+from outrider.server.errors import invalid, unsupported
+from outrider.server.prompts.rendering import completion_prompt
+from outrider.server.schema.completions import CompletionBody
+from outrider.server.schema.documents import described_body
+
+router = APIRouter()
+
+
+@router.post("/v1/completions", openapi_extra=described_body(CompletionBody))
+async def completions(request: Request) -> Response:
+    """Continue one text or several."""
+    accepted = await accept(request, CompletionBody)
+    job = await accepted.context.prepare(lambda: _job(accepted))
+    return await answered(accepted, job.submissions, CompletionWriter(job))
+
+
+def _job(accepted: Accepted[CompletionBody]) -> Job[CompletionBody]:
+    """Tokenise the prompts and check the options; runs in a thread."""
+    context, body = accepted.context, accepted.body
+    most = context.settings.max_prompts
+    if len(body.prompts) > most:
+        raise invalid(f"{len(body.prompts)} prompts are given. Give at most {most}", "prompt")
+    if body.limit == 0 and not body.echo:
+        raise invalid("max_tokens is 0, and there is no echo. Give at least 1", "max_tokens")
+    if body.prompt_logprobs is not None and body.stream:
+        raise unsupported("prompt_logprobs", "it is part of answers without stream only")
+    prompts = [completion_prompt(given, body, context.tokenizer) for given in body.prompts]
+    scores = [
+        v for v in (body.logprobs if body.echo else None, body.prompt_logprobs) if v is not None
+    ]
+    submissions = submissions_for(
+        accepted, prompts, param="prompt", score_prompt=max(scores, default=None)
+    )
+    return Job(
+        id=f"cmpl-{body.request_id}" if body.request_id else new_id("cmpl"),
+        model=body.model,
+        fingerprint=context.fingerprint,
+        body=body,
+        submissions=submissions,
+        n=body.n or 1,
+        tokenizer=context.tokenizer,
+        texts=context.texts,
+    )

@@ -1,0 +1,162 @@
+"""From the body of a request to the prompts that the engine reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from outrider.core.errors import OutriderError
+from outrider.core.types import Prompt
+from outrider.inputs.prompts.reading import read_prompt
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.server.errors import from_outrider, invalid
+from outrider.server.prompts.conversation import (
+    Messages,
+    has_images,
+    plain_text,
+    template_messages,
+)
+from outrider.server.schema.chat import ChatBody, ChatMessage, Tool
+from outrider.server.schema.completions import CompletionBody
+from outrider.server.tools.showing import described, with_default_text
+
+_END_OF_MESSAGE = "\u2063outrider\u2063"
+"""Marks the end of the last message, where its continuation begins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """What is rendered: messages, and how.
+
+    Attributes:
+        messages: the messages.
+        tools: the functions that may be called.
+        values: other variables of the template.
+        open: whether the template begins an answer.
+        continued: the last message is continued.
+        opening_tokens: the tokenizer adds its opening tokens (such as BOS) once more.
+    """
+
+    messages: Sequence[ChatMessage]
+    tools: Sequence[Tool] = ()
+    values: dict[str, Any] | None = None
+    open: bool = True
+    continued: bool = False
+    opening_tokens: bool = False
+
+
+def conversation_of(body: ChatBody, tokenizer: Tokenizer) -> Conversation:
+    """Return what a chat request asks to render."""
+    return Conversation(
+        messages=body.messages,
+        tools=body.tools or (),
+        values=template_values(body, tokenizer),
+        open=_opens(body.add_generation_prompt, body.continue_final_message),
+        continued=bool(body.continue_final_message),
+        opening_tokens=bool(body.add_special_tokens),
+    )
+
+
+def template_values(body: ChatBody, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the variables of the template: those given, and fields of OpenAI that it knows."""
+    known = {name: getattr(body, name) for name in known_hints(body, tokenizer)}
+    return known | (body.chat_template_kwargs or {})
+
+
+def known_hints(body: ChatBody, tokenizer: Tokenizer) -> list[str]:
+    """Return the fields of the body that only some templates know, and this one does."""
+    source = str(tokenizer.tokenizer.chat_template or "")
+    hints = ("reasoning_effort", "verbosity")
+    return [name for name in hints if getattr(body, name) is not None and name in source]
+
+
+def chat_prompt(asked: Conversation, tokenizer: Tokenizer) -> Prompt:
+    """Return the prompt of a conversation.
+
+    Raises:
+        ApiError: messages that cannot be rendered.
+    """
+    messages = template_messages(asked.messages)
+    try:
+        if has_images(messages):
+            return _with_images(asked, messages, tokenizer)
+        text = chat_text(asked, messages, tokenizer)
+        ids = tokenizer.encode_chat(text)
+    except OutriderError as error:
+        raise from_outrider(error, "messages") from None
+    if asked.opening_tokens:
+        ids = (*tokenizer.opening_ids, *ids)
+    return Prompt(token_ids=_some(ids, "messages"))
+
+
+def chat_text(asked: Conversation, messages: Messages, tokenizer: Tokenizer) -> str:
+    """Render a conversation; the end of a continued message is the end of the text."""
+    tools = described(asked.tools)
+    if tools and not tokenizer.reads_tools:
+        messages, tools = with_default_text(messages, tools), []
+    if not asked.continued:
+        return tokenizer.chat_text(
+            messages, add_generation_prompt=asked.open, tools=tools or None, values=asked.values
+        )
+    last = messages[-1]
+    if last["role"] != "assistant" or not isinstance(last["content"], str):
+        raise invalid("the last message is continued, and it is no answer", "messages")
+    marked = [*messages[:-1], {**last, "content": last["content"] + _END_OF_MESSAGE}]
+    text = tokenizer.chat_text(
+        marked, add_generation_prompt=False, tools=tools or None, values=asked.values
+    )
+    before, mark, _ = text.rpartition(_END_OF_MESSAGE)
+    if not mark:
+        raise invalid("the chat template does not show the last message as it is", "messages")
+    return before
+
+
+def completion_prompt(
+    given: str | Sequence[int], body: CompletionBody, tokenizer: Tokenizer
+) -> Prompt:
+    """Return one prompt of a text completion."""
+    if not isinstance(given, str):
+        return Prompt(token_ids=tuple(given))
+    try:
+        special = body.add_special_tokens is not False
+        ids = tokenizer.encode(given) if special else tokenizer.encode_plain(given)
+    except OutriderError as error:
+        raise from_outrider(error, "prompt") from None
+    return Prompt(token_ids=_some(ids, "prompt"))
+
+
+def prediction_ids(body: ChatBody, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the tokens of the text that the answer is expected to resemble."""
+    if body.prediction is None:
+        return ()
+    return tokenizer.encode_plain(plain_text(body.prediction.content))
+
+
+def _with_images(asked: Conversation, messages: Messages, tokenizer: Tokenizer) -> Prompt:
+    """Return a prompt with images; the model renders it when it reads it."""
+    given = {
+        "continue_final_message": asked.continued,
+        "add_generation_prompt": not asked.open,
+        "chat_template_kwargs": bool(asked.values),
+    }
+    for name, used in given.items():
+        if used:
+            raise invalid(f"{name} is given together with images, which is not supported", name)
+    if tools := described(asked.tools):
+        messages = with_default_text(messages, tools)
+    return read_prompt(messages, tokenizer)
+
+
+def _opens(given: bool | None, continued: bool | None) -> bool:
+    """Whether an answer begins at the end. Raises `ApiError` if the last message goes on too."""
+    if continued and given:
+        raise invalid(
+            "continue_final_message and add_generation_prompt are both true. Give one of them",
+            "continue_final_message",
+        )
+    return not continued if given is None else given
+
+
+def _some(ids: tuple[int, ...], param: str) -> tuple[int, ...]:
+    if not ids:
+        raise invalid(f"{param} holds no tokens. Give some text", param)
+    return ids

@@ -1,0 +1,112 @@
+"""What all request models share: known fields, and what becomes of unknown ones."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from outrider.core.checks import shown
+from outrider.server.errors import ApiError, invalid, unsupported
+
+_SIMILAR = 0.85
+"""Names at least this similar to a known one are taken for a misspelling."""
+
+
+_ALTERNATIVES = ("str", "int", "float", "bool", "list", "dict")
+
+
+class Known(BaseModel):
+    """A part of a request that keeps fields which it does not know."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+
+class Body(Known):
+    """The body of a request.
+
+    Attributes:
+        refused: fields that the server knows and does not honour, with the reason.
+        changing: fields of other servers that would change the text.
+    """
+
+    refused: ClassVar[Mapping[str, str]] = {}
+    changing: ClassVar[tuple[str, ...]] = ()
+
+    def check_fields(self, unknown: str) -> list[str]:
+        """Return the names of fields that are ignored.
+
+        Args:
+            unknown: `ignore` or `refuse`.
+
+        Raises:
+            ApiError: a field is refused, unknown and similar to a known one, or unknown at all with
+                `refuse`.
+        """
+        extra = self.model_extra or {}
+        known = list(type(self).model_fields)
+        for name, value in extra.items():
+            if value is None:
+                continue
+            if name in self.refused:
+                raise unsupported(name, self.refused[name])
+            if name in self.changing:
+                raise unsupported(name, "it would change the text")
+            if close := difflib.get_close_matches(name, known, n=1, cutoff=_SIMILAR):
+                raise invalid(
+                    f"unknown field {name!r}. Did you mean {close[0]!r}?", name, "unknown_field"
+                )
+        nested = list(_nested(self))
+        ignored = [*(name for name in extra if extra[name] is not None), *dict.fromkeys(nested)]
+        if ignored and unknown == "refuse":
+            raise invalid(f"unknown field {ignored[0]!r:.80}", ignored[0][:80], "unknown_field")
+        return ignored
+
+
+def _nested(value: Any, path: str = "") -> Iterator[str]:
+    """Yield the unknown fields of the parts of a model."""
+    if isinstance(value, Known):
+        if path:
+            yield from (f"{path}.{name}" for name in value.model_extra or ())
+        for name in type(value).model_fields:
+            yield from _nested(getattr(value, name), f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _nested(part, path)
+
+
+M = TypeVar("M", bound=Body)
+
+
+def parse(model: type[M], data: object) -> M:
+    """Check a decoded body against a model.
+
+    Raises:
+        ApiError: it does not fit; the message names the field, the value and what was expected.
+    """
+    if not isinstance(data, dict):
+        raise invalid(f"the body is {shown(data)}. Give a JSON object")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _explained(error) from None
+
+
+def _explained(error: ValidationError) -> ApiError:
+    """Return the first of the errors; of a union, the one that came furthest."""
+    found = max(error.errors(include_url=False), key=lambda one: len(one["loc"]))
+    path = list(_readable(found["loc"]))
+    field = ".".join(path)
+    reason = found["msg"].removeprefix("Value error, ").rstrip(".")
+    if found["type"] == "missing":
+        return invalid(f"the field {field!r} is missing", field, "missing_field")
+    given = shown(found["input"])
+    return invalid(f"{field} is {given}. {reason}", field)
+
+
+def _readable(place: Iterable[int | str]) -> Iterator[str]:
+    """Yield the parts of a place without the names of alternatives, which pydantic adds."""
+    for depth, part in enumerate(place):
+        named = isinstance(part, str) and part.isidentifier() and part[:1].islower()
+        if depth == 0 or isinstance(part, int) or (named and part not in _ALTERNATIVES):
+            yield str(part)

@@ -1,0 +1,122 @@
+"""The generator of a load: what it reads from the wire, and the figures made of it."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outrider.bench.serve.figures import Objective, figures
+from outrider.bench.serve.http import Address
+from outrider.bench.serve.load import Answer, Job, closed_loop, open_loop
+from outrider.core.errors import OptionError
+
+EVENTS = [
+    {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
+    {"choices": [{"delta": {"content": "Grüße "}}]},
+    {"choices": [{"delta": {"content": "🦊"}}]},
+    {"choices": [{"delta": {}, "finish_reason": "stop"}]},
+    {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}},
+]
+
+
+def wire(events: Sequence[Any]) -> bytes:
+    lines = [f"data: {json.dumps(e, ensure_ascii=False)}\n\n" for e in events]
+    return ("".join([*lines, ": ping\n\n", "data: [DONE]\n\n"])).encode()
+
+
+def answer_to(job_of: Any, content: bytes, cuts: Sequence[int], status: str = "200 OK") -> Any:
+    """Serve one fixed answer, cut into chunks at any bytes, and send requests to it."""
+    seen: list[dict[str, Any]] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        seen.append(json.loads(await reader.readexactly(length)))
+        writer.write(f"HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        places = sorted({0, *(cut % len(content) for cut in cuts), len(content)})
+        for start, end in pairwise(places):
+            writer.write(f"{end - start:x}\r\n".encode() + content[start:end] + b"\r\n")
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        writer.close()
+
+    async def run() -> list[Answer]:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server:
+            return await job_of(Address.of(f"http://127.0.0.1:{port}/v1"))
+
+    return asyncio.run(run()), seen
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=12))
+def test_an_answer_is_read_however_it_is_cut(cuts: list[int]) -> None:
+    def job(address: Address) -> Any:
+        bodies = [{"messages": [], "model": "m"}]
+        return closed_loop(Job(address=address, bodies=bodies), 2, 3, lambda _: None)
+
+    answers, seen = answer_to(job, wire(EVENTS), cuts)
+    assert [a.text for a in answers] == ["Grüße 🦊"] * 3
+    assert [(a.tokens, a.prompt_tokens, a.error) for a in answers] == [(5, 7, "")] * 3
+    assert all(body["stream"] and body["stream_options"]["include_usage"] for body in seen)
+
+
+def test_a_refusal_and_an_error_in_the_stream_are_failures() -> None:
+    def job(address: Address) -> Any:
+        return open_loop(Job(address=address, bodies=[{}]), 1e6, 1, lambda _: None)
+
+    [refused], _ = answer_to(job, b'{"error": {}}', [], "429 Too Many Requests")
+    [broken], _ = answer_to(job, wire([{"error": {"message": "stalled"}}]), [])
+    assert "429" in refused.error
+    assert "stalled" in broken.error
+    assert figures([refused, broken])["failed"] == 2
+
+
+def answer(number: int, sent: float, arrivals: Sequence[float], tokens: int) -> Answer:
+    return Answer(
+        number=number, sent=sent, arrivals=list(arrivals), ended=arrivals[-1] + 0.1, tokens=tokens
+    )
+
+
+def test_figures_of_a_known_load() -> None:
+    answers = [answer(0, 0.0, [0.5, 0.7, 1.3], 5), answer(1, 1.0, [1.2, 1.4], 3)]
+    found = figures(answers, Objective(first=0.3))
+    assert found["seconds"] == pytest.approx(1.5)
+    assert found["tokens_per_second"] == pytest.approx(8 / 1.5)
+    assert found["ttft"]["p50"] == pytest.approx(350.0)
+    assert found["tpot"]["p50"] == pytest.approx(1000 * (0.8 / 4 + 0.2 / 2) / 2)
+    assert found["itl"]["p50"] == pytest.approx(200.0)
+    assert found["goodput"] == pytest.approx(1 / 1.5)
+    assert found["met"] == 0.5
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://a/b", "http://", "http://a:x/v1"])
+def test_an_address_that_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(OptionError, match="Give http"):
+        Address.of(url)
+
+
+def test_an_open_loop_does_not_wait_for_answers() -> None:
+    """All requests are on their way before the first answer."""
+    waiting, most = 0, 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        await asyncio.sleep(0.2)
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        address = Address.of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with server:
+            await open_loop(Job(address=address, bodies=[{}]), 1000.0, 8, lambda _: None)
+
+    asyncio.run(run())
+    assert most == 8
