@@ -34,7 +34,7 @@ def permitted() -> bool:
 
 pytestmark = pytest.mark.skipif(not permitted(), reason="needs AMX, and a system that permits it")
 
-LONG = {"max_position_embeddings": 1024}
+LONG: dict[str, Any] = {"max_position_embeddings": 1024}
 ODD: dict[str, Any] = {"hidden_size": 200, "intermediate_size": 150, "head_dim": 10, **LONG}
 """No size is a multiple of a panel or of a group."""
 BIG: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
