@@ -23,8 +23,6 @@ def use_tiles(loaded: ctypes.CDLL, file: Path) -> bool:
     Returns:
         Whether tiles are used. If not, the kernels do the same work with vectors.
     """
-    if os.environ.get(_SWITCH, "").lower() in ("off", "0", "no"):
-        return False
-    if not loaded.outrider_amx_permitted() or not runs(file, "outrider_amx_probe"):
-        return False
-    return bool(loaded.outrider_amx_use(1))
+    wanted = os.environ.get(_SWITCH, "").lower() not in ("off", "0", "no")
+    works = wanted and loaded.outrider_amx_permitted() and runs(file, "outrider_amx_probe")
+    return bool(loaded.outrider_amx_use(int(bool(works))))

@@ -165,13 +165,20 @@ def test_rows_do_not_depend_on_the_width(length: int, model: NativeDecoder) -> N
     assert torch.equal(rows_after(model, (*text, *more), ())[0], whole[-1])
 
 
-def test_rows_do_not_depend_on_siblings_or_the_batch(model: NativeDecoder) -> None:
-    tokens, parents = as_ids([5, 6, 7, 8, 9]), as_ids([-1, -1, 0, 1, 3])
-    for length in (29, 253, 510):
+@pytest.mark.parametrize("depth", [3, 40])
+def test_rows_do_not_depend_on_siblings(depth: int, model: NativeDecoder) -> None:
+    """Two branches lie between each other in memory; a tail begins at any place of a span."""
+    tokens, parents = as_ids(random_ids(2 * depth, seed=3)), np.arange(2 * depth) - 2
+    parents[:2] = -1
+    for length in (1, 29, 224, 253, 255, 256, 257, 289, 510, 512):
         text = TEXT[:length]
         tree = tree_logits(model, begin(model, text), tokens, parents)
-        chain = rows_after(model, text, (6, 8, 9))
-        assert torch.equal(tree[[0, 2, 4, 5]], chain)
+        for branch in (0, 1):
+            chain = rows_after(model, text, tuple(tokens[branch::2].tolist()))
+            assert torch.equal(tree[1 + branch :: 2], chain[1:])
+
+
+def test_rows_do_not_depend_on_the_batch(model: NativeDecoder) -> None:
     texts = [TEXT[:3], TEXT[:300], MORE, TEXT[100:400]]
     alone = [rows_after(model, text, ())[0] for text in texts]
     for threads in (1, 2):
@@ -219,4 +226,13 @@ def test_the_user_can_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUTRIDER_AMX", "off")
     assert not use_tiles(loaded, Path(loaded._name))
     monkeypatch.delenv("OUTRIDER_AMX")
+    assert use_tiles(loaded, Path(loaded._name))
+
+
+def test_a_trap_leads_to_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child process that multiplies a tile has died; see `tests/kernels/test_prebuilt.py`."""
+    loaded: Any = library()
+    with monkeypatch.context() as patched:
+        patched.setattr("outrider.kernels.amx.runs", lambda *_: False)
+        assert not use_tiles(loaded, Path(loaded._name))
     assert use_tiles(loaded, Path(loaded._name))
