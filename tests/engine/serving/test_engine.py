@@ -60,7 +60,9 @@ def test_deadlines_end_a_request_with_their_names(tiny: Generator) -> None:
     now = perf_counter()
     desk.submit("slow", (30, 31), max_new_tokens=400, ignore_eos=True, _finish_by=now + 0.2)
     desk.submit("late", (30, 31), max_new_tokens=4, _first_token_by=now + 0.05)
+    desk.submit("last", (30, 31), max_new_tokens=4, _begin_by=now + 0.05)
     desk.run()
+    assert desk.ended("last").failure == "queue_timeout"
     assert desk.ended("late").failure == "deadline"
     assert desk.ended("late").phase == "waiting"
     assert desk.ended("slow").failure == "request_timeout"
@@ -313,3 +315,16 @@ def test_a_request_without_drafts_is_not_drafted_beside_others(tiny: Generator) 
     assert desk.result("plain").speculation.target.drafted == 0
     assert desk.result("drafted").speculation.target.drafted > 0
     assert desk.result("plain").token_ids == desk.result("drafted").token_ids
+
+
+@pytest.mark.parametrize("stops", [("q", "HING", "FGH"), ("zz",)])
+def test_the_stop_string_that_ended_a_text_is_named(
+    tiny: Generator, stops: tuple[str, ...]
+) -> None:
+    desk = Desk(tiny)
+    desk.submit("s", LONG[:30], max_new_tokens=60, ignore_eos=True, stop=stops)
+    desk.run()
+    whole = tiny.generate(list(LONG[:30]), max_new_tokens=60, ignore_eos=True).text
+    found = [(whole.find(stop), stop) for stop in stops if stop in whole]
+    assert desk.ended("s").stop == (min(found)[1] if found else None)
+    assert bool(found) == (stops != ("zz",))

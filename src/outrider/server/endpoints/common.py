@@ -118,6 +118,7 @@ def submissions_for(
             score_prompt=score_prompt,
             received=received,
             first_token_by=None if first is None else received + first,
+            begin_by=received + settings.queue_timeout,
             finish_by=received + settings.request_timeout,
         )
         for prompt, own in zip(prompts, params, strict=True)
