@@ -64,10 +64,12 @@ def test_drafting_must_be_worth_its_margin() -> None:
 def test_a_decision_stands_and_some_rounds_are_plain() -> None:
     goodput = Goodput(surface=CostSurface(((1, 1e-3),)))
     names, good, bad = ["a", "b"], [[0.9], [0.9]], [[], []]
-    assert goodput.depths(names, good) == (1, 1)
-    assert goodput.depths(names, bad) == (1, 1)  # it stands
-    assert goodput.depths(["a", "c"], bad) == (0, 0)  # unless a sequence joins
-    seen = [goodput.depths(names, good) for _ in range(4 * PLAIN_EVERY)]
+    assert goodput.depths(names, lambda: good) == (1, 1)
+    assert goodput.depths(names, lambda: bad) == (1, 1)  # it stands
+    assert goodput.depths(["a", "c"], lambda: bad) == (0, 0)  # unless a sequence joins
+    assert goodput.depths(["a", "c", "d"], lambda: [*good, [0.9]]) == (0, 0, 0)
+    assert goodput.depths(["a"], lambda: good[:1]) == (1,)  # a smaller batch may draft
+    seen = [goodput.depths(names, lambda: good) for _ in range(4 * PLAIN_EVERY)]
     assert seen.count((0, 0)) == 4
     assert STANDS < PLAIN_EVERY
 
@@ -75,11 +77,11 @@ def test_a_decision_stands_and_some_rounds_are_plain() -> None:
 def test_what_does_not_pay_is_tried_again_with_longer_and_longer_pauses() -> None:
     linear = CostSurface(((1, 1e-3), (1000, 1.0)))
     goodput = Goodput(surface=linear)
-    tried = [at for at in range(3000) if any(goodput.depths(["a", "b"], [[0.1], [0.2]]))]
+    tried = [at for at in range(3000) if any(goodput.depths(["a", "b"], lambda: [[0.1], [0.2]]))]
     pauses = [b - a for a, b in pairwise(tried)]
     assert 4 <= len(tried) <= 10
     assert pauses == sorted(pauses)
-    assert sum(goodput.depths(["a", "b"], [[0.1], [0.2]])) <= 1
+    assert sum(goodput.depths(["a", "b"], lambda: [[0.1], [0.2]])) <= 1
 
 
 def test_the_surface_is_found_again_from_its_own_seconds() -> None:

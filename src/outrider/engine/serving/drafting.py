@@ -61,13 +61,13 @@ class Drafting:
         if self.goodput is None or self.policy is None or len(active) < 2:
             depths = [UNLIMITED] * len(active)
         else:
-            offers = [
-                self.policy.offer(sample.generation.counters) if want else ()
-                for sample, want in zip(active, wanted, strict=True)
-            ]
+            policy = self.policy
             found = self.goodput.depths(
                 [sample.key for sample in active],
-                offers,
+                lambda: [
+                    policy.offer(sample.generation.counters) if want else ()
+                    for sample, want in zip(active, wanted, strict=True)
+                ],
                 context=_context(active),
                 other_rows=other_rows,
             )
