@@ -19,7 +19,7 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient, ServingEngine
 from outrider.server.context import Context
-from outrider.server.endpoints import chat, completions, health, models, tokens
+from outrider.server.endpoints import chat, completions, health, models, page, tokens
 from outrider.server.errors import ApiError, from_outrider
 from outrider.server.http.front import ID_HEADER, Front
 from outrider.server.keys import Keys
@@ -103,7 +103,7 @@ def create_app(
 
 
 def _add_routes(app: FastAPI) -> None:
-    for one in (chat, completions, models, tokens, health):
+    for one in (chat, completions, models, tokens, health, page):
         app.include_router(one.router)
     app.openapi = lambda: openapi_of(app, _BODIES)
 
