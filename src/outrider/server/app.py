@@ -19,7 +19,7 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient, ServingEngine
 from outrider.server.context import Context
-from outrider.server.endpoints import chat, completions, health, models, page, tokens
+from outrider.server.endpoints import chat, completions, health, models, page, responses, tokens
 from outrider.server.errors import ApiError, from_outrider
 from outrider.server.http.front import ID_HEADER, Front
 from outrider.server.keys import Keys
@@ -28,6 +28,7 @@ from outrider.server.metrics import Metrics
 from outrider.server.schema.chat import ChatBody
 from outrider.server.schema.completions import CompletionBody, DetokenizeBody, TokenizeBody
 from outrider.server.schema.documents import openapi_of
+from outrider.server.schema.responses import ResponsesBody
 from outrider.server.settings import ServerSettings
 from outrider.server.tools.choice import parser_for
 
@@ -39,7 +40,7 @@ MakeEngine = Callable[[EngineClient], ServingEngine]
 _UNSUPPORTED = ("embeddings", "audio", "images", "files", "batches", "fine_tuning", "moderations")
 _UNSUPPORTED += ("assistants", "threads", "vector_stores", "realtime", "uploads", "rerank", "score")
 
-_BODIES = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
+_BODIES = (ChatBody, CompletionBody, ResponsesBody, TokenizeBody, DetokenizeBody)
 
 
 def create_app(
@@ -103,7 +104,7 @@ def create_app(
 
 
 def _add_routes(app: FastAPI) -> None:
-    for one in (chat, completions, models, tokens, health, page):
+    for one in (chat, completions, responses, models, tokens, health, page):
         app.include_router(one.router)
     app.openapi = lambda: openapi_of(app, _BODIES)
 

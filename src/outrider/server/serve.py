@@ -73,15 +73,22 @@ class Address:
             family, kind, number, _, place = socket.getaddrinfo(
                 self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
-            found = socket.socket(family, kind, number)
+        except OSError as error:
+            raise self._refused(error) from None
+        found = socket.socket(family, kind, number)
+        try:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(place)
         except OSError as error:
-            raise OptionError(
-                f"the server cannot listen at {self.host}:{self.port}: {error.strerror or error}",
-                hint="Give another --host or --port",
-            ) from None
+            found.close()
+            raise self._refused(error) from None
         return found
+
+    def _refused(self, error: OSError) -> OptionError:
+        return OptionError(
+            f"the server cannot listen at {self.host}:{self.port}: {error.strerror or error}",
+            hint="Give another --host or --port",
+        )
 
 
 def serve(app: "FastAPI", listening: socket.socket) -> None:

@@ -82,13 +82,28 @@ def test_the_next_turn_continues_the_rows_of_the_last_one(tiny: Generator) -> No
     desk.submit("1", LONG, max_new_tokens=10, ignore_eos=True)
     desk.run()
     turn = (*LONG, *desk.result("1").token_ids, 40, 41)
-    desk.submit("2", turn, max_new_tokens=5)
     desk.submit("3", turn, max_new_tokens=5, _salt="other")
+    desk.run()
+    desk.submit("2", turn, max_new_tokens=5)
     desk.run()
     assert desk.ended("2").timing.cached_tokens == len(turn) - 3
     assert desk.ended("3").timing.cached_tokens == 0  # another salt: nothing is shared
     alone = tiny.generate(list(turn), max_new_tokens=5).token_ids
     assert desk.result("2").token_ids == desk.result("3").token_ids == alone
+
+
+def test_a_preempted_sample_goes_on_without_reading_again(tiny: Generator) -> None:
+    desk = Desk(tiny, max_num_seqs=2)
+    for name in ("a1", "a2"):
+        desk.submit(name, (*LONG, len(name), int(name[1])), max_new_tokens=40, ignore_eos=True)
+    while desk.engine.state.counters.get("generation_tokens", 0) < 10:
+        desk.engine.step()
+    desk.submit("b", LONG[:9], max_new_tokens=5, _principal="b", ignore_eos=True)
+    desk.run()
+    assert desk.ended("a2").timing.preemptions == 1
+    assert desk.engine.state.counters["prompt_tokens"] < 2 * len(LONG) + 50
+    alone = tiny.generate([*LONG, 2, 2], max_new_tokens=40, ignore_eos=True)
+    assert desk.result("a2").token_ids == alone.token_ids
 
 
 def test_scores_of_a_prompt_are_those_of_one_forward(tiny: Generator) -> None:

@@ -1,6 +1,7 @@
 """Promise 2: the same request gives the same text, whatever else is being served."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,3 +108,22 @@ def test_mixed_requests_have_the_texts_of_their_single_runs(
     if "cache_tokens" in settings:
         assert counters["preemptions"] > 0
     assert desk.engine.state.running == desk.engine.state.waiting == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_num_seqs": 16}, {"max_num_seqs": 8, "cache_tokens": 2500, "step_ms": 5.0}],
+)
+def test_a_real_model_serves_64_requests_with_the_texts_of_their_single_runs(
+    smollm2: Path, settings: dict[str, Any]
+) -> None:
+    desk = check_mixed(outrider.load(str(smollm2), threads=2), 64, 5, **settings)
+    assert desk.engine.state.counters["prefix_hits"] > 0
+    assert desk.engine.state.counters["accepted_tokens"] > 0
+
+
+@pytest.mark.slow
+def test_64_requests_have_the_texts_of_their_single_runs(tiny: Generator) -> None:
+    for seed in range(10):
+        check_mixed(tiny, 64, seed, max_num_seqs=1 + 3 * seed, cache_tokens=700 + 200 * seed)

@@ -220,6 +220,18 @@ def test_nothing_overtakes_a_sample_that_waits_for_memory() -> None:
     assert admit_all(scheduler, 3.0)[0] == "large"
 
 
+def test_the_oldest_sample_keeps_its_place_whatever_its_size() -> None:
+    scheduler = Scheduler(limits=Limits(max_num_seqs=4, slots=2048))
+    for key in "ab":
+        scheduler.add(Entry(key=key, prompt=300, most=3000))
+    admit_all(scheduler)
+    assert scheduler.to_preempt(0) == []
+    scheduler.wrote("a", 2000)
+    assert scheduler.to_preempt(scheduler.slots - 2048) == ["b"]
+    scheduler.preempted("b")
+    assert scheduler.to_preempt(scheduler.slots - 2048) == []
+
+
 def test_an_account_of_a_newcomer_begins_with_the_least_served() -> None:
     """It can claim no time from before it came."""
     scheduler = Scheduler(limits=Limits(max_num_seqs=2))

@@ -16,9 +16,10 @@ from outrider.server.endpoints.common import (
 )
 from outrider.server.errors import unsupported
 from outrider.server.prompts.rendering import (
+    HINTS,
     chat_prompt,
     conversation_of,
-    known_hints,
+    known_values,
     prediction_ids,
 )
 from outrider.server.schema.chat import ChatBody
@@ -91,7 +92,6 @@ def _job(accepted: Accepted[ChatBody]) -> Job[ChatBody]:
 
 def _name_hints(accepted: Accepted[ChatBody]) -> None:
     """List hints that the chat template does not know among the ignored fields."""
-    known = known_hints(accepted.body, accepted.context.tokenizer)
-    for name in ("reasoning_effort", "verbosity"):
-        if getattr(accepted.body, name) is not None and name not in known:
-            accepted.ignored.append(name)
+    hints = {name: getattr(accepted.body, name) for name in HINTS}
+    known = known_values(hints, accepted.context.tokenizer)
+    accepted.ignored += [n for n, v in hints.items() if v is not None and n not in known]

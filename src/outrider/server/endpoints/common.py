@@ -160,8 +160,8 @@ def ignored_header(names: Sequence[str]) -> dict[str, str]:
     """Return the header that names fields without effect."""
     if not names:
         return {}
-    text = ", ".join(names)[:1000]
-    return {IGNORED: text.encode("ascii", "backslashreplace").decode().replace("\n", " ")}
+    text = ", ".join(name.encode("unicode_escape").decode() for name in names)
+    return {IGNORED: text[:1000].strip()}
 
 
 def _ending(accepted: Accepted[Any]) -> Callable[[Exchange], None]:

@@ -89,10 +89,12 @@ class _Answer:
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
+        begins = message["type"] == "http.response.start"
+        if begins:
             MutableHeaders(scope=message)[ID_HEADER] = self._id
         await self._send(message)
+        if begins:
+            self.status = message["status"]
 
     async def report(self, error: ApiError, scope: Scope, receive: Receive) -> None:
         """Answer with an error, unless an answer has begun."""

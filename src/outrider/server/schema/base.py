@@ -92,6 +92,20 @@ def parse(model: type[M], data: object) -> M:
         raise _explained(error) from None
 
 
+K = TypeVar("K", bound=Known)
+
+
+def parse_part(model: type[K], data: object, place: str) -> K:
+    """Check a part of a request. Raises `ApiError` that names its place."""
+    if isinstance(data, model):
+        return data
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        found = _explained(error)
+        raise invalid(f"{place}: {found.message}", place, found.code) from None
+
+
 def _explained(error: ValidationError) -> ApiError:
     """Return the first of the errors; of a union, the one that came furthest."""
     found = max(error.errors(include_url=False), key=lambda one: len(one["loc"]))
@@ -107,6 +121,6 @@ def _explained(error: ValidationError) -> ApiError:
 def _readable(place: Iterable[int | str]) -> Iterator[str]:
     """Yield the parts of a place without the names of alternatives, which pydantic adds."""
     for depth, part in enumerate(place):
-        alternative = isinstance(part, str) and (part in _ALTERNATIVES or not part[:1].islower())
-        if depth == 0 or not (alternative or (isinstance(part, str) and "[" in part)):
+        named = isinstance(part, str) and part.isidentifier() and part[:1].islower()
+        if depth == 0 or isinstance(part, int) or (named and part not in _ALTERNATIVES):
             yield str(part)

@@ -21,7 +21,12 @@ class CompletionBody(SamplingBody):
         "response_format": "constrained text is not implemented yet",
     }
 
-    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | list[Ids]
+    prompt: (
+        str
+        | Ids
+        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[list[Ids], Field(min_length=1)]
+    )
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

@@ -1,0 +1,150 @@
+"""Clients that leave, read slowly or accept nothing: the engine stops, and never waits."""
+
+import dataclasses
+import json
+import socket
+import struct
+import time
+from typing import Any
+
+import pytest
+
+from outrider.engine.generator import Generator
+from outrider.engine.serving.settings import ServingSettings
+from outrider.server.settings import ServerSettings
+from tests.server.setups import CHAT, COMPLETE, LONG, QUICK, Running, running, until
+
+TEXT = {"model": "tiny", "prompt": "Once upon a time", "max_tokens": 1900, "ignore_eos": True}
+
+
+def counted(served: Running) -> dict[str, float]:
+    """Clients that left, by phase."""
+    found: dict[str, float] = {}
+    for metric in served.context.metrics.registry.collect():
+        for sample in metric.samples:
+            if sample.name == "outrider:disconnects_total":
+                found[sample.labels["phase"]] = sample.value
+    return found
+
+
+def reset(connection: socket.socket) -> None:
+    """Close a connection as a crashed client does."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@pytest.mark.parametrize("rough", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "body"), [(CHAT, LONG), (COMPLETE, TEXT)])
+def test_a_client_that_leaves_costs_nothing_more(
+    served: Running, path: str, body: dict[str, Any], stream: bool, rough: bool
+) -> None:
+    assert served.idle()
+    before, written = counted(served), served.engine.state.counters.get("generation_tokens", 0)
+    connection = served.opened(body | {"stream": stream}, path)
+    tokens = lambda: served.engine.state.counters.get("generation_tokens", 0) - written  # noqa: E731
+    assert until(lambda: tokens() > 4)
+    (reset if rough else socket.socket.close)(connection)
+    assert served.idle(5)
+    assert tokens() < 1900
+    after = counted(served)
+    assert sum(after.values()) == sum(before.values()) + 1
+    assert after["writing"] == before.get("writing", 0) + 1
+
+
+def test_a_client_that_leaves_the_queue(generator: Generator) -> None:
+    settings = ServingSettings(max_num_seqs=1)
+    limits = ServerSettings(model_names=("tiny",), max_num_seqs=1)
+    with running(generator, limits, engine_settings=settings) as served:
+        first = served.opened(LONG | {"stream": True})
+        assert until(lambda: served.engine.state.running == 1)
+        second = served.opened(LONG)
+        assert until(lambda: served.context.client.open == 2)
+        second.close()
+        assert until(lambda: served.context.client.open == 1)
+        assert counted(served) == {"waiting": 1.0}
+        first.close()
+        assert served.idle()
+
+
+def test_a_client_that_leaves_before_its_body_is_there(served: Running) -> None:
+    assert served.idle()
+    before = sum(counted(served).values())
+    connection = socket.create_connection(("127.0.0.1", served.port))
+    connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n")
+    connection.sendall(b"content-type: application/json\r\n\r\n{")
+    time.sleep(0.05)
+    connection.close()
+    assert served.post(CHAT, QUICK).status == 200
+    assert sum(counted(served).values()) == before
+
+
+def test_a_slow_reader_gets_everything_and_delays_nobody(served: Running) -> None:
+    assert served.idle()
+    slow = served.opened(LONG | {"stream": True, "max_tokens": 600, "logprobs": True}, window=4096)
+    assert until(lambda: served.context.client.open == 1)
+    begun = time.monotonic()
+    assert served.post(CHAT, QUICK).status == 200  # others are served while nobody reads
+    assert time.monotonic() - begun < 5
+    assert served.idle(30)
+    received = b""
+    while not received.endswith(b"0\r\n\r\n"):
+        part = slow.recv(65536)
+        assert part, received[-200:]
+        received += part
+    slow.close()
+    head, _, rest = received.partition(b"\r\n\r\n")
+    assert b"200 OK" in head
+    text = "".join(
+        choice["delta"].get("content") or ""
+        for line in _unchunked(rest).decode().splitlines()
+        if line.startswith("data: {")
+        for choice in json.loads(line[6:])["choices"]
+    )
+    whole = served.post(CHAT, LONG | {"max_tokens": 600}).json
+    assert text == whole["choices"][0]["message"]["content"]
+
+
+def _unchunked(data: bytes) -> bytes:
+    found = b""
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        length = int(size, 16)
+        found, data = found + data[:length], data[length + 2 :]
+    return found
+
+
+def test_a_client_that_accepts_nothing_is_cut_off(generator: Generator) -> None:
+    limits = ServerSettings(model_names=("tiny",), send_timeout=0.3)
+    with running(generator, limits) as served:
+        body = LONG | {"stream": True, "logprobs": True, "top_logprobs": 20, "n": 4}
+        deaf = served.opened(body, window=2048)
+        assert until(lambda: served.context.client.open > 0)
+        assert served.idle(20)
+        assert sum(counted(served).values()) == 1
+        assert served.engine.state.counters["generation_tokens"] < 4 * 1900
+        deaf.close()
+
+
+def test_a_client_that_sends_its_body_too_slowly(generator: Generator) -> None:
+    limits = ServerSettings(model_names=("tiny",), body_timeout=0.1, max_body=1000)
+    with running(generator, dataclasses.replace(limits)) as served:
+        connection = served_socket(served, b"content-length: 100\r\n\r\n{")
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408") and b"request_timeout" in answer
+        connection.close()
+        chunk = b"transfer-encoding: chunked\r\n\r\n" + b"400\r\n" + b" " * 1024 + b"\r\n"
+        connection = served_socket(served, chunk)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 413") and b"body_too_large" in answer
+        connection.close()
+        big = served.post(CHAT, b" " * 1001)
+        assert big.status == 413 and big.error["code"] == "body_too_large"
+
+
+def served_socket(served: Running, rest: bytes) -> socket.socket:
+    """Open a request with a head, and `rest` behind its content type."""
+    connection = socket.create_connection(("127.0.0.1", served.port))
+    connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n")
+    connection.sendall(b"content-type: application/json\r\n" + rest)
+    return connection

@@ -1,0 +1,182 @@
+"""Functions that a model may call: how they are shown, and how calls are found."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outrider.core.errors import OptionError
+from outrider.engine.generator import Generator
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.server.prompts.conversation import template_messages
+from outrider.server.schema.chat import ChatMessage
+from outrider.server.tools.calls import CallParser, FunctionCall, NoCalls, Part
+from outrider.server.tools.choice import PARSERS, parser_for
+from outrider.server.tools.hermes import Hermes
+from outrider.server.tools.llama3_json import Llama3Json
+from outrider.server.tools.showing import DEFAULT_TEXT
+from tests.server.setups import CHAT, HELLO, QUICK, Running
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln"}}\n</tool_call>'
+
+
+def parsed(parser: CallParser, pieces: list[str]) -> list[Part]:
+    """Parts of a text that arrives in pieces; neighbouring texts are joined."""
+    found: list[Part] = []
+    for part in [*(p for piece in pieces for p in parser.feed(piece)), *parser.close()]:
+        if isinstance(part, str) and found and isinstance(found[-1], str):
+            found[-1] += part
+        else:
+            found.append(part)
+    return found
+
+
+def shown(parts: list[Part]) -> list[Any]:
+    """Parts without the random identifiers."""
+    return [p if isinstance(p, str) else (p.name, json.loads(p.arguments)) for p in parts]
+
+
+KOELN = ("get_weather", {"city": "Köln"})
+CASES: list[tuple[str, str, list[Any]]] = [
+    ("hermes", "plain text", ["plain text"]),
+    ("hermes", CALL, [KOELN]),
+    ("hermes", f"I look.\n\n{CALL}\n", ["I look.", KOELN]),
+    ("hermes", f"{CALL}\n{CALL}", [KOELN, KOELN]),
+    ("hermes", f"{CALL} and more", [KOELN, " and more"]),
+    ("hermes", CALL.removesuffix("</tool_call>"), [KOELN]),
+    ("hermes", CALL[:30], [CALL[:30]]),
+    ("hermes", "<tool_call>no JSON</tool_call>", ["<tool_call>no JSON</tool_call>"]),
+    (
+        "hermes",
+        '<tool_call>{"arguments": {}}</tool_call>',
+        ['<tool_call>{"arguments": {}}</tool_call>'],
+    ),
+    ("hermes", "a < b <tool", ["a < b <tool"]),
+    ("hermes", "  spaces  ", ["  spaces  "]),
+    ("llama3-json", '{"name": "get_weather", "parameters": {"city": "Köln"}}', [KOELN]),
+    ("llama3-json", '<|python_tag|>{"name": "f", "parameters": {}}', [("f", {})]),
+    (
+        "llama3-json",
+        '{"name": "f", "parameters": {}}; {"name": "g", "arguments": {}}',
+        [("f", {}), ("g", {})],
+    ),
+    ("llama3-json", '{"answer": 1}', ['{"answer": 1}']),
+    ("llama3-json", '{"name": "f"', ['{"name": "f"']),
+    ("llama3-json", "Hello {", ["Hello {"]),
+    ("none", CALL, [CALL]),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "expected"), CASES)
+def test_calls_are_found(name: str, text: str, expected: list[Any]) -> None:
+    assert shown(parsed(PARSERS[name](), [text])) == expected
+
+
+@given(case=st.sampled_from(CASES), data=st.data())
+def test_pieces_of_any_size_give_the_same(
+    case: tuple[str, str, list[Any]], data: st.DataObject
+) -> None:
+    name, text, expected = case
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert shown(parsed(PARSERS[name](), pieces)) == expected
+
+
+def test_text_is_returned_as_soon_as_no_call_can_begin_in_it() -> None:
+    parser = Hermes()
+    assert parser.feed("Hello <b") == ["Hello <b"]
+    assert parser.feed(" and <tool") == [" and"]
+    assert parser.feed("s") == [" <tools"]
+    json_parser = Llama3Json()
+    assert json_parser.feed(" ") == [] and json_parser.feed("Hi") == [" Hi"]
+
+
+def test_identifiers_of_calls_differ() -> None:
+    first, second = FunctionCall("f", "{}"), FunctionCall("f", "{}")
+    assert first.id != second.id and first.to_dict()["type"] == "function"
+
+
+@pytest.mark.parametrize("choice", ["auto", "none"])
+def test_tools_are_listed_where_the_template_does_not_show_them(
+    served: Running, choice: str
+) -> None:
+    body = QUICK | {"tools": [WEATHER], "tool_choice": choice}
+    prompt = served.post(f"{CHAT}/render", body).json["prompt"]
+    assert DEFAULT_TEXT.splitlines()[0] in prompt and '"name": "get_weather"' in prompt
+    system = [{"role": "system", "content": "Be brief."}, *HELLO]
+    prompt = served.post(f"{CHAT}/render", body | {"messages": system}).json["prompt"]
+    assert prompt.startswith("Be brief.\n\n" + DEFAULT_TEXT.splitlines()[0])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_of_the_model_is_an_answer_of_the_server(
+    served: Running, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """The model is too small to call functions, so its text is replaced."""
+    from outrider.server.answers.sample import Sample
+
+    real = Sample.add
+    texts = iter(["I look.\n<tool_", CALL[6:20], CALL[20:]])
+
+    def add(self: Sample, event: Any, stop: Any = None) -> str:
+        real(self, event, stop)
+        return next(texts, "")
+
+    monkeypatch.setattr(Sample, "add", add)
+    body = QUICK | {"tools": [WEATHER], "stop": "?", "ignore_eos": True, "max_tokens": 40}
+    answer = served.post(CHAT, body | {"stream": stream})
+    if not stream:
+        message = answer.json["choices"][0]["message"]
+        assert message["content"] == "I look."
+        [call] = message["tool_calls"]
+        assert json.loads(call["function"]["arguments"]) == {"city": "Köln"}
+        return
+    deltas = [chunk["choices"][0]["delta"] for chunk in answer.chunks]
+    calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
+    assert calls[0]["function"]["name"] == "get_weather" and calls[0]["id"]
+    assert "name" not in calls[1]["function"]
+    assert json.loads("".join(c["function"]["arguments"] for c in calls)) == {"city": "Köln"}
+    assert "".join(delta.get("content") or "" for delta in deltas) == "I look."
+
+
+def test_messages_of_tools_as_templates_read_them() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "2"},
+    ]
+    first, second = template_messages([ChatMessage.model_validate(m) for m in messages])
+    assert first["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": 1}}
+    assert first["content"] == "" and second["name"] == "f"
+
+
+TEMPLATES = {
+    "{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}{{ messages[0]['content'] }}": Hermes,
+    "{% for t in tools or [] %}{{ t | tojson }}<|python_tag|>{% endfor %}x": Llama3Json,
+    "{{ messages[0]['content'] }}": Hermes,
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_template_chooses_the_parser(generator: Generator, template: str) -> None:
+    assert isinstance(generator.tokenizer, Tokenizer)
+    kept = generator.tokenizer.tokenizer
+    fresh = type("Copy", (), {})()
+    fresh.__dict__ |= {"chat_template": template, "special_tokens_map": kept.special_tokens_map}
+    fresh.get_chat_template = lambda given: given or template
+    tokenizer = Tokenizer(fresh)
+    assert tokenizer.reads_tools is ("tools" in template)
+    assert parser_for(tokenizer, None) is TEMPLATES[template]
+    assert parser_for(tokenizer, "none") is NoCalls
+    with pytest.raises(OptionError, match="hermes"):
+        parser_for(tokenizer, "hermess")
