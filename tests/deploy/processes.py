@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 _PATIENCE = 180.0
@@ -45,7 +45,7 @@ def program(command: Sequence[str | Path], ready: str, log: Path) -> Iterator[No
 
     Args:
         command: the program and its arguments.
-        ready: an address that answers when the program can be used.
+        ready: an address that answers, with any status, when the program can be used.
         log: file for its output.
     """
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as run:
@@ -84,6 +84,9 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         try:
             with urlopen(url, timeout=5):
                 return
+        except HTTPError as answer:  # it answers, and what is behind it does not
+            answer.close()
+            return
         except (URLError, OSError):
             time.sleep(0.1)
     raise AssertionError(f"{url} does not answer: {log.read_text()}")
