@@ -70,9 +70,15 @@ def create_app(
         )
     parser_for(tokenizer, settings.tool_parser)
     client = EngineClient()
+    engine = make_engine(client)
+    info = generator.strategy.target.info
     metrics = Metrics(settings.model_name, vllm=settings.vllm_metrics)
     context = Context(
         generator=generator,
+        info=info,
+        window=_window(
+            engine, min(info.context_length, generator.context_length or info.context_length)
+        ),
         tokenizer=tokenizer,
         settings=settings,
         client=client,
@@ -82,7 +88,6 @@ def create_app(
         fingerprint=_fingerprint(generator, tokenizer),
         texts=TokenTexts(tokenizer),
     )
-    engine = make_engine(client)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -101,6 +106,15 @@ def create_app(
     _add_routes(app)
     _add_layers(app, context)
     return app
+
+
+def _window(engine: ServingEngine, most: int) -> int:
+    """Return the largest number of tokens, up to `most`, for which the caches have room."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if engine.capacity_for(middle) else (low, middle - 1)
+    return low
 
 
 def _add_routes(app: FastAPI) -> None:

@@ -12,6 +12,7 @@ from fastapi import Request
 
 from outrider.engine.generator import Generator
 from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.protocols.info import ModelInfo
 from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient
 from outrider.server.keys import Key, Keys
@@ -27,9 +28,27 @@ _WORKERS = 2
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """One server: its engine, settings, keys and counters."""
+    """One server: its engine, settings, keys and counters.
+
+    Attributes:
+        generator: the models.
+        info: the properties of the target.
+        window: most tokens of a prompt and its answer, limited by the model and by the caches.
+        tokenizer: the tokenizer of the target.
+        settings: names and limits.
+        client: the engine.
+        keys: who may ask.
+        life: whether new work is accepted.
+        metrics: counters and histograms.
+        fingerprint: changes when anything changes that can change texts.
+        texts: texts of single tokens.
+        pool: threads for work that takes long.
+        started: seconds since 1970 when the server began.
+    """
 
     generator: Generator
+    info: ModelInfo
+    window: int
     tokenizer: Tokenizer
     settings: ServerSettings
     client: EngineClient
@@ -42,13 +61,6 @@ class Context:
         default_factory=lambda: ThreadPoolExecutor(_WORKERS, "outrider-prepare")
     )
     started: int = field(default_factory=lambda: int(time.time()))
-
-    @property
-    def window(self) -> int:
-        """Most tokens of a prompt and its answer."""
-        window = self.generator.strategy.target.info.context_length
-        given = self.generator.context_length
-        return window if given is None else min(window, given)
 
     async def prepare(self, work: Callable[[], T]) -> T:
         """Run work that takes long in a thread, so that the event loop goes on."""

@@ -81,7 +81,6 @@ def _joined(pieces: list[Piece]) -> Piece:
         logprobs=tuple(one for p in pieces for one in p.logprobs),
         ends=tuple(e for p in pieces for e in p.ends),
         spans=tuple(s for p in pieces for s in p.spans),
-        offered=sum(p.offered for p in pieces),
         prompt_logprobs=next(
             (p.prompt_logprobs for p in pieces if p.prompt_logprobs is not None), None
         ),

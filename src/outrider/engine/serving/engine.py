@@ -304,11 +304,12 @@ class Engine:
         reading = {
             e.key: self._samples[e.key] for e in scheduler.running if e.phase is Phase.READING
         }
-        writing = [self._sample_of(g) for g in session.generations]
+        known = {id(sample.generation): sample for sample in self._samples.values()}
+        writing = [known[id(g)] for g in session.generations]
         shares = scheduler.rows(self._drafting.rows_for_reading(writing)) if reading else {}
         for key, rows in shares.items():
             session.pace(reading[key].generation, rows)
-        active = [self._sample_of(g) for g in session.generations]
+        active = [known[id(g)] for g in session.generations]
         if not active and not reading:
             return
         depths = self._drafting.depths(active, sum(shares.values()))
@@ -324,6 +325,7 @@ class Engine:
             self._totals.count(prompt_tokens=scheduler.entries[key].unread - left)
             scheduler.read(key, left)
         self._totals.round(active)
+        self._totals.draft_budget = self._drafting.allowed
         for sample in active:
             self._deliver(sample)
 
@@ -366,13 +368,6 @@ class Engine:
         self._prefixes.shrink(0)
         self._drafting.off = True
         self._totals.off = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-    def _sample_of(self, generation: Generation) -> Sample:
-        return self._by_generation[id(generation)]
-
-    @property
-    def _by_generation(self) -> dict[int, Sample]:
-        return {id(sample.generation): sample for sample in self._samples.values()}
 
 
 def _plain(sample: Sample) -> bool:

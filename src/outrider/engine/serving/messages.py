@@ -66,7 +66,6 @@ class Piece:
         logprobs: per token, if requested.
         ends: per token, the length of the text after it was decoded.
         spans: `text` in pieces, each with the tier that wrote it.
-        offered: tokens that were drafted in the round.
         prompt_logprobs: of the tokens of the prompt, once, before the first token; None for the
             first token, which follows nothing.
     """
@@ -79,7 +78,6 @@ class Piece:
     logprobs: tuple[TokenLogprob, ...] = ()
     ends: tuple[int, ...] = ()
     spans: tuple[tuple[str, str], ...] = ()
-    offered: int = 0
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
 
 

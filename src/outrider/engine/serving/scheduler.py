@@ -181,9 +181,14 @@ class Scheduler:
             now: on the clock of `Entry.arrived`.
             free: slots of caches that are in use by nothing, or only by reusable prefixes.
         """
+        if self._full and len({e.principal for e in self.entries.values()}) == 1:
+            return None
+        refused: set[tuple[str, int]] = set()
         for entry in self._queue(now):
-            preempted = self._place_for(entry)
+            like = (entry.principal, entry.level)
+            preempted = None if like in refused else self._place_for(entry)
             if preempted is None:
+                refused.add(like)
                 continue
             gained = sum(e.slots for e in preempted)
             needed = slots_of(entry.tokens + min(entry.most - entry.written, HEADROOM))
@@ -265,9 +270,9 @@ class Scheduler:
 
     def _place_for(self, entry: Entry) -> list[Entry] | None:
         """Return whom a sample replaces: nobody if there is a free place; None if it must wait."""
-        running = self.running
-        if len(running) < self.limits.max_num_seqs:
+        if not self._full:
             return []
+        running = self.running
         share = self.limits.max_num_seqs / len({e.principal for e in self.entries.values()})
         own = sum(e.principal == entry.principal for e in running)
         if own + 1 > share:
@@ -277,6 +282,11 @@ class Scheduler:
         most = max((counts[e.principal] for e in rich), default=0)
         found = [e for e in rich if counts[e.principal] == most and e.level >= entry.level]
         return [max(found, key=lambda e: e.number)] if found else None
+
+    @property
+    def _full(self) -> bool:
+        """Whether all places are taken."""
+        return len(self.running) >= self.limits.max_num_seqs
 
     def _others(self, preempted: Sequence[Entry]) -> bool:
         """Whether anything would run beside a new sample."""
