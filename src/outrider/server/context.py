@@ -17,6 +17,7 @@ from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient
 from outrider.server.keys import Key, Keys
 from outrider.server.life import Life
+from outrider.server.logs import Ignored
 from outrider.server.metrics import Metrics
 from outrider.server.settings import ServerSettings
 
@@ -42,6 +43,7 @@ class Context:
         metrics: counters and histograms.
         fingerprint: changes when anything changes that can change texts.
         texts: texts of single tokens.
+        ignored: fields of requests without effect that were logged.
         pool: threads for work that takes long.
         started: seconds since 1970 when the server began.
     """
@@ -57,6 +59,7 @@ class Context:
     metrics: Metrics
     fingerprint: str
     texts: TokenTexts
+    ignored: Ignored = field(default_factory=Ignored)
     pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_WORKERS, "outrider-prepare")
     )

@@ -14,7 +14,7 @@ from outrider.server.context import new_id
 from outrider.server.errors import ApiError
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.sse import named_frame
-from outrider.server.tools.calls import CallParser, FunctionCall
+from outrider.server.tools.calls import CallParser, FunctionCall, Thought
 
 
 class ResponseWriter:
@@ -82,15 +82,28 @@ class ResponseWriter:
             if isinstance(part, FunctionCall):
                 yield from self._close()
                 yield from self._call(part)
+            elif isinstance(part, Thought):
+                yield from self._thought(part.text)
             else:
                 yield from self._text(part, logprobs)
                 logprobs = []
         if logprobs:  # tokens whose text is held back
             yield from self._text("", logprobs)
 
-    def _text(self, text: str, logprobs: list[Json]) -> Iterator[tuple[str, Json]]:
+    def _thought(self, text: str) -> Iterator[tuple[str, Json]]:
         if self._message is None:
-            yield from self._open()
+            yield from self._open("reasoning")
+        item = self._message
+        assert item is not None
+        item["content"][0]["text"] += text
+        place = self._place(item) | {"content_index": 0}
+        yield "response.reasoning_text.delta", place | {"delta": text}
+
+    def _text(self, text: str, logprobs: list[Json]) -> Iterator[tuple[str, Json]]:
+        if self._message is not None and self._message["type"] == "reasoning":
+            yield from self._close()
+        if self._message is None:
+            yield from self._open("message")
         message = self._message
         assert message is not None
         part = message["content"][0]
@@ -101,20 +114,22 @@ class ResponseWriter:
             self._place(message) | {"content_index": 0, "delta": text, "logprobs": logprobs},
         )
 
-    def _open(self) -> Iterator[tuple[str, Json]]:
-        """Begin a message."""
+    def _open(self, kind: str) -> Iterator[tuple[str, Json]]:
+        """Begin a message, or reasoning."""
+        reasons = kind == "reasoning"
         message: Json = {
-            "id": new_id("msg"),
-            "type": "message",
-            "role": "assistant",
+            "id": new_id("rs" if reasons else "msg"),
+            "type": kind,
             "status": "in_progress",
             "content": [],
         }
+        message |= {"summary": []} if reasons else {"role": "assistant"}
         self._message = message
         self._output.append(message)
         at = len(self._output) - 1
         yield "response.output_item.added", {"output_index": at, "item": _copy(message)}
         part: Json = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        part = {"type": "reasoning_text", "text": ""} if reasons else part
         message["content"].append(part)
         place = self._place(message) | {"content_index": 0}
         yield "response.content_part.added", place | {"part": dict(part)}
@@ -127,8 +142,8 @@ class ResponseWriter:
         message["status"] = self._status
         part = message["content"][0]
         place = self._place(message) | {"content_index": 0}
-        done = {"text": part["text"], "logprobs": part["logprobs"]}
-        yield "response.output_text.done", place | done
+        done = {name: v for name, v in part.items() if name in ("text", "logprobs")}
+        yield f"response.{part['type']}.done", place | done
         yield "response.content_part.done", place | {"part": dict(part)}
         at = place["output_index"]
         yield "response.output_item.done", {"output_index": at, "item": _copy(message)}
@@ -201,12 +216,13 @@ class ResponseWriter:
         }
 
     def _usage(self) -> Json:
-        found = usage(self._job.submissions, [self._sample.sample])
+        thought = self._sample.reasoning_tokens
+        found = usage(self._job.submissions, [self._sample.sample], reasoning_tokens=thought)
         return {
             "input_tokens": found["prompt_tokens"],
             "input_tokens_details": found["prompt_tokens_details"],
             "output_tokens": found["completion_tokens"],
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": thought},
             "total_tokens": found["total_tokens"],
         }
 

@@ -24,8 +24,7 @@ from outrider.server.prompts.rendering import (
 )
 from outrider.server.schema.chat import ChatBody
 from outrider.server.schema.documents import described_body
-from outrider.server.tools.calls import NoCalls
-from outrider.server.tools.choice import parser_for
+from outrider.server.tools.choice import parsers
 
 router = APIRouter()
 
@@ -35,10 +34,12 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     accepted = await accept(request, ChatBody)
     job = await accepted.context.prepare(lambda: _job(accepted))
-    parser = NoCalls
-    if job.body.tools and job.body.tool_choice != "none":
-        settings, tokenizer = accepted.context.settings, accepted.context.tokenizer
-        parser = parser_for(tokenizer, settings.tool_parser)
+    parser = parsers(
+        accepted.context.tokenizer,
+        accepted.context.settings.tool_parser,
+        tools=bool(job.body.tools) and job.body.tool_choice != "none",
+        prompt=job.submissions[0].prompt.token_ids,
+    )
     return await answered(accepted, job.submissions, ChatWriter(job, parser))
 
 

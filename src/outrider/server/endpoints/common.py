@@ -139,6 +139,7 @@ async def answered(
         context.metrics.refused(error.code)
         raise
     headers = ignored_header(accepted.ignored)
+    context.ignored.note(accepted.ignored)
     for one in submissions:
         context.metrics.submitted(one)
     exchange = Exchange(context, context.client.submit(submissions), writer, headers)

@@ -11,8 +11,7 @@ from outrider.server.prompts.items import chat_messages, chat_tools
 from outrider.server.prompts.rendering import Conversation, chat_prompt, known_values
 from outrider.server.schema.documents import described_body
 from outrider.server.schema.responses import ResponsesBody
-from outrider.server.tools.calls import NoCalls
-from outrider.server.tools.choice import parser_for
+from outrider.server.tools.choice import parsers
 
 router = APIRouter()
 
@@ -22,10 +21,12 @@ async def responses(request: Request) -> Response:
     """Answer a conversation."""
     accepted = await accept(request, ResponsesBody)
     job = await accepted.context.prepare(lambda: _job(accepted))
-    parser = NoCalls
-    if job.body.tools and job.body.tool_choice != "none":
-        settings, tokenizer = accepted.context.settings, accepted.context.tokenizer
-        parser = parser_for(tokenizer, settings.tool_parser)
+    parser = parsers(
+        accepted.context.tokenizer,
+        accepted.context.settings.tool_parser,
+        tools=bool(job.body.tools) and job.body.tool_choice != "none",
+        prompt=job.submissions[0].prompt.token_ids,
+    )
     return await answered(accepted, job.submissions, ResponseWriter(job, parser))
 
 
