@@ -66,6 +66,11 @@ def answers(page: Any, *chunks: dict[str, Any]) -> None:
     )
 
 
+def without_end(route: Any) -> None:
+    """Let an answer go on to its limit, so that there is time to stop it."""
+    route.continue_(post_data=json.dumps(route.request.post_data_json | {"ignore_eos": True}))
+
+
 def test_a_message_is_answered_and_the_undrafted_text_is_equal(page: Any) -> None:
     page.get_by_label("System text").fill("Answer briefly.")
     answer = ask(page, "Tell me a story about a king.")
@@ -111,6 +116,17 @@ def test_another_text_is_called_different(page: Any) -> None:
     assert answer.get_by_text("One three").is_visible()
 
 
+def test_reasoning_is_shown_apart_from_the_answer(page: Any) -> None:
+    thought = {"delta": {"content": None, "reasoning_content": HOSTILE}, "sources": []}
+    answers(page, event("") | {"choices": [thought]}, event("Yes"), event("", finish_reason="stop"))
+    answer = ask(page, "Think.")
+    assert answer.locator("details .text").inner_text() == HOSTILE
+    assert answer.locator("> .text").inner_text() == "Yes"
+    with page.expect_request("**/v1/chat/completions") as sent:
+        ask(page, "And?")
+    assert sent.value.post_data_json["messages"][1] == {"role": "assistant", "content": "Yes"}
+
+
 def test_hostile_text_is_shown_as_text(page: Any) -> None:
     answers(page, event(HOSTILE, source=HOSTILE), event("", finish_reason="stop"))
     answer = ask(page, HOSTILE)
@@ -148,8 +164,8 @@ def test_keys_send_break_lines_and_stop(page: Any) -> None:
     box.fill("one")
     box.press("Shift+Enter")
     assert box.input_value() == "one\n"
-    page.get_by_label("Most tokens").fill("1500")
-    page.get_by_label("Temperature").fill("2")
+    page.get_by_label("Most tokens").fill("1900")
+    page.route("**/v1/chat/completions", without_end)
     box.press("Enter")
     page.wait_for_selector(".answer .text span")
     page.keyboard.press("Escape")
