@@ -120,7 +120,7 @@ def _window(engine: ServingEngine, most: int) -> int:
 def _add_routes(app: FastAPI) -> None:
     for one in (chat, completions, responses, models, tokens, health, page):
         app.include_router(one.router)
-    app.openapi = lambda: openapi_of(app, _BODIES)
+    app.openapi = lambda: openapi_of(app, _BODIES, app.state.context.settings.model_names)
 
 
 def _add_layers(app: FastAPI, context: Context) -> None:

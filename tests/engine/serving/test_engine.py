@@ -298,3 +298,18 @@ def test_a_learner_hears_of_finished_texts_and_works_while_nothing_is_served(
     [(prompt, output)] = notes.texts
     assert prompt == LONG[:9]
     assert len(output) == 5
+
+
+def test_a_request_without_drafts_is_not_drafted_beside_others(tiny: Generator) -> None:
+    gen = Generator(
+        Strategy(target=tiny.strategy.target, drafter=Lookup(min_ngram=1)),
+        tokenizer=tiny.tokenizer,
+        defaults=tiny.defaults,
+    )
+    desk = Desk(gen)
+    for name, draft in (("plain", False), ("drafted", True)):
+        desk.submit(name, (5, 6, 7) * 9, max_new_tokens=40, ignore_eos=True, _draft=draft)
+    desk.run()
+    assert desk.result("plain").speculation.target.drafted == 0
+    assert desk.result("drafted").speculation.target.drafted > 0
+    assert desk.result("plain").token_ids == desk.result("drafted").token_ids
