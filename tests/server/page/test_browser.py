@@ -81,8 +81,12 @@ def test_a_message_is_answered_and_the_undrafted_text_is_equal(page: Any) -> Non
         assert span.get_attribute("class") in TIERS
         color = span.evaluate("one => getComputedStyle(one).backgroundColor")
         assert color not in ("rgba(0, 0, 0, 0)", "transparent")
-    assert "seed" in answer.locator(".figures").first.inner_text()
-    answer.get_by_role("button", name="Same seed, undrafted").click()
+    with page.expect_request("**/v1/chat/completions") as sent:
+        answer.get_by_role("button", name="Same seed, undrafted").click()
+    repeated = sent.value.post_data_json
+    assert repeated["speculation"] == {"mode": "none"}
+    assert f"seed {repeated['seed']}" in answer.locator(".figures").first.inner_text()
+    assert repeated["messages"][0] == {"role": "system", "content": "Answer briefly."}
     answer.get_by_text("Equal").wait_for()
     assert "undrafted" in answer.inner_text() and "times" in answer.inner_text()
 
