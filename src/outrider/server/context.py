@@ -1,7 +1,6 @@
 """What all endpoints of one server share."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -112,8 +111,3 @@ def context_of(request: Request) -> Context:
 def asker_of(request: Request) -> Asker:
     """Return who sent a request."""
     return request.scope["state"]["asker"]
-
-
-def new_id(kind: str) -> str:
-    """Return a new identifier, such as `chatcmpl-...`."""
-    return f"{kind}-{secrets.token_hex(12)}"

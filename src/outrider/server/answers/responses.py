@@ -10,8 +10,8 @@ from outrider.server.answers.logprobs import chat_logprobs
 from outrider.server.answers.sample import Sample
 from outrider.server.answers.usage import figures, usage
 from outrider.server.answers.writer import Json
-from outrider.server.context import new_id
 from outrider.server.errors import ApiError
+from outrider.server.ids import new_id
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.sse import named_frame
 from outrider.server.tools.calls import CallParser, FunctionCall, Thought

@@ -5,7 +5,6 @@ from fastapi.responses import Response
 
 from outrider.server.answers.chat import ChatWriter
 from outrider.server.answers.job import Job
-from outrider.server.context import new_id
 from outrider.server.endpoints.common import (
     Accepted,
     accept,
@@ -15,6 +14,7 @@ from outrider.server.endpoints.common import (
     submissions_for,
 )
 from outrider.server.errors import unsupported
+from outrider.server.ids import new_id
 from outrider.server.prompts.rendering import (
     HINTS,
     chat_prompt,

@@ -15,10 +15,11 @@ from outrider.engine.serving.checked import checked
 from outrider.engine.serving.messages import Submission
 from outrider.sampling import SamplingParams
 from outrider.server.answers.writer import Json, Writer
-from outrider.server.context import Asker, Context, asker_of, context_of, new_id
+from outrider.server.context import Asker, Context, asker_of, context_of
 from outrider.server.errors import ApiError, from_outrider, invalid
 from outrider.server.http.answering import EventStream, Exchange, whole
 from outrider.server.http.body import read_json
+from outrider.server.ids import new_id
 from outrider.server.limits import check_queue
 from outrider.server.logs import log_request
 from outrider.server.prompts.parameters import sampling_options

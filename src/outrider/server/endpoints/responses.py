@@ -5,8 +5,8 @@ from fastapi.responses import Response
 
 from outrider.server.answers.job import Job
 from outrider.server.answers.responses import ResponseWriter
-from outrider.server.context import new_id
 from outrider.server.endpoints.common import Accepted, accept, answered, submissions_for
+from outrider.server.ids import new_id
 from outrider.server.prompts.items import chat_messages, chat_tools
 from outrider.server.prompts.rendering import Conversation, chat_prompt, known_values
 from outrider.server.schema.documents import described_body
