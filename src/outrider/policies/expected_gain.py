@@ -160,11 +160,11 @@ class ExpectedGain:
         if not isinstance(decision, Decision) or decision.batch != batch:
             decision = counters.plan = Decision(batch)
         drafts = counters.rounds - counters.undrafted_rounds
-        if self._selecting:
-            decision.speed.note(counters, self._table(batch))
         decision.pauses.misses += decision.proposing
         if decision.budget is None or not decision.valid(drafts, now):
             decision.drafts, decision.since = drafts, now
+            if self._selecting:
+                decision.speed.note(counters, self._table(batch), self.verify.seconds)
             decision.budget, decision.until = self._decide(counters, decision)
             if self._selecting and decision.budget.depth:
                 worth = decision.speed.worth(self._table(batch), decision.least)
