@@ -178,17 +178,9 @@ def test_keys_send_break_lines_and_stop(page: Any) -> None:
 
 
 def test_events_are_read_wherever_the_stream_is_cut(page: Any) -> None:
-    text = 'data: {"a": 1}\n\n: ping\n\ndata: {"b":\r\ndata: 2}\r\n\r\ndata: [DONE]\n\n'
-    found = page.evaluate(
-        """(text) => { const found = []; let rest = "";
-        for (const letter of text) {
-          const [events, left] = parseEvents(rest + letter);
-          found.push(...events); rest = left;
-        }
-        return [found, rest]; }""",
-        text,
-    )
-    assert found == [['{"a": 1}', '{"b":\n2}', "[DONE]"], ""]
+    text = 'data: {"a": "\u00fc\U0001f40e"}\n\n: ping\n\ndata: {"b":\r\ndata: 2}\r\n\r\n'
+    assert page.evaluate(READ, [text + "data: [DONE]\n\n"]) == [{"a": "\u00fc\U0001f40e"}, {"b": 2}]
+    assert "ended before" in page.evaluate(READ, [text])[-1]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -208,6 +200,19 @@ def test_it_fits_a_phone_and_its_colors_can_be_read(browser: Any, server: str, s
         page.locator("summary").first.click()
         assert not page.locator("#side").evaluate("one => one.open")
 
+
+READ = """async ([text]) => {
+  const bytes = [...new TextEncoder().encode(text)].map((one) => new Uint8Array([one]));
+  const body = new ReadableStream({
+    pull(to) { if (bytes.length) to.enqueue(bytes.shift()); else to.close(); },
+  });
+  window.fetch = async () => new Response(body);
+  const found = [];
+  try { for await (const chunk of stream({})) found.push(chunk); }
+  catch (error) { found.push(error.message); }
+  return found;
+}"""
+"""Reads a stream that arrives byte by byte."""
 
 CONTRASTS = """() => {
   const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
