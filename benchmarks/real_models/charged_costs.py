@@ -29,7 +29,7 @@ from outrider.decoding.deferred import Deferred
 from outrider.decoding.ledger import count
 from outrider.drafters.given import Costs, Given
 from outrider.models.tabular import TabularModel
-from outrider.policies import CostCurve
+from outrider.policies import CostSurface
 from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.strategy.making import make_drafter, with_priors
@@ -54,8 +54,8 @@ class Charges:
         temperature: of the recorded answers.
     """
 
-    curve: CostCurve
-    believed: CostCurve
+    curve: CostSurface
+    believed: CostSurface
     asking: float
     choice: float
     temperature: float
@@ -183,8 +183,8 @@ def main() -> None:
     texts = texts_of(given.answers, given.skip, given.count)
     believed = {rows: ms / 1e3 * (given.wrong if rows > 1 else 1) for rows, ms in _costs()}
     charges = Charges(
-        curve=CostCurve.of({rows: ms / 1e3 for rows, ms in _costs()}),
-        believed=CostCurve.of(believed),
+        curve=CostSurface.of({rows: ms / 1e3 for rows, ms in _costs()}),
+        believed=CostSurface.of(believed),
         asking=given.asking / 1e3,
         choice=given.choice / 1e3,
         temperature=given.temperature,

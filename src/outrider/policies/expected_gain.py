@@ -29,10 +29,10 @@ from dataclasses import dataclass, field, replace
 from outrider.core.counters import Counters, Pace, Tally
 from outrider.core.errors import OptionError
 from outrider.core.types import Budget
-from outrider.policies.curve import CostCurve
 from outrider.policies.pauses import FIRST_ROUNDS, NOTICEABLE, Pauses
 from outrider.policies.source import Plan, Source
 from outrider.policies.speed import Speed
+from outrider.policies.surface import CostSurface
 from outrider.protocols.method import Method, Paper
 
 _NEVER = Tally()
@@ -120,7 +120,7 @@ class ExpectedGain:
         plain_every: one of this many rounds is undrafted, to measure undrafted rounds on this text.
     """
 
-    verify: CostCurve
+    verify: CostSurface
     sources: tuple[Source, ...]
     overhead: float = 1e-4
     handling: float = 0.0
@@ -317,7 +317,8 @@ class ExpectedGain:
         """
         longest = max((source.most for source in self.sources), default=0)
         return tuple(
-            (self.verify.seconds(batch * (k + 1)) + self.overhead + bool(k) * self.handling) / batch
+            (self.verify.seconds(batch * (k + 1), batch) + self.overhead + bool(k) * self.handling)
+            / batch
             for k in range(longest + 1)
         )
 
