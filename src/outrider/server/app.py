@@ -19,7 +19,7 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient, ServingEngine
 from outrider.server.context import Context
-from outrider.server.endpoints import chat, completions, health, models, responses, tokens
+from outrider.server.endpoints import chat, completions, health, models, page, responses, tokens
 from outrider.server.errors import ApiError, from_outrider
 from outrider.server.http.front import ID_HEADER, Front
 from outrider.server.keys import Keys
@@ -118,7 +118,7 @@ def _window(engine: ServingEngine, most: int) -> int:
 
 
 def _add_routes(app: FastAPI) -> None:
-    for one in (chat, completions, responses, models, tokens, health):
+    for one in (chat, completions, responses, models, tokens, health, page):
         app.include_router(one.router)
     app.openapi = lambda: openapi_of(app, _BODIES, app.state.context.settings.model_names)
 
