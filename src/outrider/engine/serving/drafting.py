@@ -43,13 +43,18 @@ class Drafting:
         goodput = Goodput(surface=surface) if policy is not None and policy.sources else None
         return cls(surface=surface, policy=policy, goodput=goodput, step=step)
 
-    def rows_for_reading(self, writing: Sequence[Sample]) -> int:
-        """Return how many rows of prompts the next step reads."""
+    def rows_for_reading(self, writing: Sequence[Sample], share: float = 0.0) -> int:
+        """Return how many rows of prompts the next step reads.
+
+        Args:
+            writing: the samples that write in this step.
+            share: share of the time of the step that reading may take in any case.
+        """
         count = len(writing)
         forward = Forward(sequences=count + 1, rows=count, context=_context(writing))
         surface = self.costs
         alone = surface.seconds(count, count, forward.context) if count else 0.0
-        limit = max(_SLOWER * alone, self.step)
+        limit = max(_SLOWER * alone, alone / (1.0 - share), self.step)
         return max(surface.rows_within(limit, forward, MOST_ROWS), LEAST_ROWS)
 
     def depths(self, active: Sequence[Sample], other_rows: int) -> list[int]:

@@ -308,7 +308,9 @@ class Engine:
         }
         known = {id(sample.generation): sample for sample in self._samples.values()}
         writing = [known[id(g)] for g in session.generations]
-        shares = scheduler.rows(self._drafting.rows_for_reading(writing)) if reading else {}
+        share = scheduler.limits.newcomer_share if scheduler.newcomer is not None else 0.0
+        budget = self._drafting.rows_for_reading(writing, share) if reading else 0
+        shares = scheduler.rows(budget)
         for key, rows in shares.items():
             session.pace(reading[key].generation, rows)
         active = [known[id(g)] for g in session.generations]
