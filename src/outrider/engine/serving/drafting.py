@@ -1,7 +1,7 @@
 """How much the engine drafts and reads in a step, by measured costs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from outrider.engine.serving.sample import Sample
 from outrider.policies import ExpectedGain
@@ -12,6 +12,10 @@ from outrider.strategy import Strategy
 LEAST_ROWS, MOST_ROWS = 64, 512
 """Rows of prompts that a step reads at least, and at most."""
 UNLIMITED = 1 << 20
+_ASKING = 1e-4
+"""Seconds that the policy takes for a sample that may draft."""
+_WEIGHT = 0.1
+"""Weight of the newest round in the smoothed seconds of drafting."""
 _SLOWER = 1.5
 """A step that reads may take this many times as long as one that only writes."""
 
@@ -26,6 +30,7 @@ class Drafting:
         goodput: chooses depths for several samples; None if the strategy drafts fixed lengths.
         step: seconds that a step with reading may take.
         allowed: drafted tokens that the newest step allowed.
+        drafting: seconds of drafting in rounds that draft, smoothed.
         off: drafting has failed, and nothing is drafted any more.
     """
 
@@ -34,7 +39,9 @@ class Drafting:
     goodput: Goodput | None
     step: float
     allowed: int = 0
-    off: bool = field(default=False)
+    drafting: float = 0.0
+    off: bool = False
+    _seen: tuple[str, float] = ("", 0.0)
 
     @classmethod
     def of(cls, strategy: Strategy, surface: CostSurface, step: float) -> "Drafting":
@@ -75,6 +82,7 @@ class Drafting:
                 ],
                 context=_context(active),
                 other_rows=other_rows,
+                drafting=self.drafting + _ASKING * len(active),
             )
             depths = list(found)
         depths = [depth if want else 0 for depth, want in zip(depths, wanted, strict=True)]
@@ -82,8 +90,13 @@ class Drafting:
         return depths
 
     def note(self, active: Sequence[Sample], other_rows: int, seconds: float) -> None:
-        """Record how long a step took, if it only wrote without drafts."""
+        """Record how long a step took: drafting, and forwards that only wrote without drafts."""
         count = len(active)
+        if count:
+            name, spent = active[0].key, active[0].generation.counters.seconds.get("draft", 0.0)
+            if self.allowed and self._seen[0] == name:
+                self.drafting += _WEIGHT * (spent - self._seen[1] - self.drafting)
+            self._seen = (name, spent)
         if self.goodput is None or count < 2 or other_rows or self.allowed:
             return
         forward = Forward(sequences=count, rows=count, context=_context(active))

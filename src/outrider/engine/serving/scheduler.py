@@ -113,7 +113,7 @@ class Limits:
     max_num_seqs: int = 16
     slots: int = 1 << 20
     patience: float = 30.0
-    newcomer_share: float = 0.6
+    newcomer_share: float = 0.75
 
 
 @dataclass(slots=True, kw_only=True)
