@@ -107,7 +107,7 @@ def test_a_replica_that_drains_ends_what_it_has(pair: list[Generator]) -> None:
         place.host.drain()
         later = [found.submit(PROMPT, **LONG) for _ in range(2)]
         assert all(found.ended(one).failure == "" for one in (id, *later))
-        assert place.served[0] == id and len(set(found.ids(one) for one in (id, *later))) == 1
+        assert place.served[0] == id and len({found.ids(one) for one in (id, *later)}) == 1
         assert until(lambda: found.engine.state.running == 0)
         before = list(place.served)
         assert found.ended(found.submit(PROMPT, **LONG)).failure == ""

@@ -37,7 +37,8 @@ class EngineHost:
     async def stream(
         self, submission: Submission, sent: float
     ) -> AsyncGenerator[tuple[Event, ...], None]:
-        """Run a request; yield its events. Events that wait are merged.
+        """Run a request; yield nothing once it is accepted, then its events. Those that wait are
+        merged.
 
         Args:
             submission: the request.
@@ -47,11 +48,13 @@ class EngineHost:
         """
         self._listen()
         if (refused := self._refusal(submission)) is not None:
+            yield ()
             yield refused
             return
         box = self._client.submit([moved(submission, perf_counter() - sent)])
         self._running.add(submission.id)
         try:
+            yield ()
             while events := await box.take():
                 yield tuple(events)
         finally:

@@ -28,6 +28,7 @@ class Place:
         draining: it takes no further requests.
         instance: of its newest report.
         state: of its newest report.
+        heard: `perf_counter` of its newest report or event.
         lost: is done, with the reason, when the replica is lost; then there is a new one.
         work: for each request, the samples that are open, or their equivalent.
     """
@@ -38,6 +39,7 @@ class Place:
     draining: bool = False
     instance: str = ""
     state: EngineState = field(default_factory=EngineState)
+    heard: float = 0.0
     work: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
@@ -97,7 +99,7 @@ class Places:
             self._lose(place, "the replica was restarted")
             self._past = retired(self._past, place.state)
             self._router.forget(place.name)
-        place.instance = report.instance
+        place.instance, place.heard = report.instance, perf_counter()
         place.state = heard(report, perf_counter())
         place.draining = report.draining
         if report.sick:
@@ -105,6 +107,18 @@ class Places:
         elif not place.up:
             place.up = True
             log.info("replica %s is up", place.name)
+        self._changed()
+
+    def silent(self, place: Place, seconds: float) -> None:
+        """Note that a replica has not reported for some seconds.
+
+        One that still writes gets no further requests: on Ray Serve, a replica that is being
+        removed ends its streams and answers nothing else.
+        """
+        if perf_counter() - place.heard < seconds:
+            place.draining = True
+        else:
+            self._lose(place, f"no answer in {seconds:g} s")
         self._changed()
 
     def lose(self, place: Place, reason: str) -> None:
@@ -115,7 +129,8 @@ class Places:
     async def wait(self, seconds: float) -> None:
         """Wait until something has changed, or for some time."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
 
     def notify(self) -> None:
         """Wake all that wait."""

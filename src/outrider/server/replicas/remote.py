@@ -34,7 +34,7 @@ class ReplicaSettings:
         retries: how often a request is sent again, after a replica was lost.
         wait: seconds for which a request waits for a replica when there is none.
         every: seconds between two reports of a replica.
-        answer: seconds in which a replica must report.
+        answer: seconds in which a replica must report, or accept a request.
         give_up: seconds without any replica after which the engine counts as dead.
         router: how a replica is chosen.
 
@@ -45,7 +45,7 @@ class ReplicaSettings:
     retries: int = 3
     wait: float = 60.0
     every: float = 0.5
-    answer: float = 15.0
+    answer: float = 10.0
     give_up: float = 180.0
     router: RouterSettings = field(default_factory=RouterSettings)
 
@@ -190,11 +190,12 @@ class RemoteEngine:
     async def _watch(self, place: Place) -> None:
         """Ask a replica for reports."""
         settings = self._settings
-        while True:
+        while not self._end.done():
             try:
-                report = await asyncio.wait_for(place.replica.report(), settings.answer)
+                async with asyncio.timeout(settings.answer):
+                    report = await place.replica.report()
             except TimeoutError:
-                self._places.lose(place, f"no answer in {settings.answer:g} s")
+                self._places.silent(place, settings.answer)
             except ReplicaLostError as error:
                 self._places.lose(place, str(error))
             else:
@@ -300,6 +301,8 @@ class RemoteEngine:
             await asyncio.wait((reading, lost), return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
                 raise ReplicaLostError(lost.result())
+            if reading.cancelled():
+                raise ReplicaLostError("a stream was cancelled")
             reading.result()
         finally:
             reading.cancel()
@@ -308,8 +311,17 @@ class RemoteEngine:
             self._places.leave(place, one.submission)
 
     async def _read(self, one: _Request, place: Place) -> None:
+        """Deliver the events of one replica."""
         async with aclosing(place.replica.stream(one.sent())) as stream:
+            try:
+                async with asyncio.timeout(self._settings.answer):
+                    await anext(stream)  # the replica has accepted the request
+            except StopAsyncIteration:
+                raise ReplicaLostError("a stream ended too early") from None
+            except TimeoutError:
+                raise _FailedError(f"not accepted in {self._settings.answer:g} s") from None
             async for events in stream:
+                place.heard = perf_counter()
                 self._deliver(one, place, events)
         if one.transcript.open:
             raise ReplicaLostError("a stream ended too early")

@@ -21,9 +21,9 @@ class Replica(Protocol):
     name: str
 
     def stream(self, submission: Submission) -> AsyncGenerator[Sequence[Event], None]:
-        """Run a request; yield its events in order, and end after the last `Ended`. Closing the
-        iterator cancels the request. A replica that drains, or whose engine is dead, ends it with a
-        failure.
+        """Run a request; yield an empty sequence once it is accepted, then its events in order, and
+        end after the last `Ended`. Closing the iterator cancels the request. A replica that drains,
+        or whose engine is dead, ends it with a failure.
 
         Raises:
             ReplicaLostError: the replica was lost.
