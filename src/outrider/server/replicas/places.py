@@ -109,16 +109,16 @@ class Places:
             log.info("replica %s is up", place.name)
         self._changed()
 
-    def silent(self, place: Place, seconds: float) -> None:
-        """Note that a replica has not reported for some seconds.
+    def silent(self, place: Place, reason: str, patience: float) -> None:
+        """Note that a replica has not reported.
 
-        One that still writes gets no further requests: on Ray Serve, a replica that is being
-        removed ends its streams and answers nothing else.
+        One that still writes, and was heard in the last `patience` seconds, gets no further
+        requests: Ray Serve lets a replica that is being removed end its streams, but not report.
         """
-        if perf_counter() - place.heard < seconds:
+        if place.work and perf_counter() - place.heard < patience:
             place.draining = True
         else:
-            self._lose(place, f"no answer in {seconds:g} s")
+            self._lose(place, reason)
         self._changed()
 
     def lose(self, place: Place, reason: str) -> None:

@@ -207,4 +207,4 @@ def _deployed(plan: Plan) -> list[Replica]:
 
 def _lost(error: Exception) -> ReplicaLostError:
     text = " ".join(str(error).split())
-    return ReplicaLostError(f"{type(error).__name__}: {text[:200]}")
+    return ReplicaLostError(f"{type(error).__name__}: {text[:80]}")

@@ -195,9 +195,10 @@ class RemoteEngine:
                 async with asyncio.timeout(settings.answer):
                     report = await place.replica.report()
             except TimeoutError:
-                self._places.silent(place, settings.answer)
+                reason = f"no report in {settings.answer:g} s"
+                self._places.silent(place, reason, settings.answer)
             except ReplicaLostError as error:
-                self._places.lose(place, str(error))
+                self._places.silent(place, str(error), settings.answer)
             else:
                 self._places.heard(place, report)
             self._refresh()
