@@ -3,9 +3,10 @@
     python -m benchmarks.real_models.drafting MODEL --prompts question.jsonl.zst
 
 Every prompt is answered by each drafter in turn, in another order each time, and the answers must
-be equal. Each setting has its own generator, since some drafters remember earlier answers. A ratio
-is that of the tokens per second after the prompt is read, to undrafted decoding of the same prompt
-under the same setting. Intervals draw whole prompts, since the settings of one prompt are not
+be equal. Each setting has its own generator, since some drafters remember earlier answers. All of
+them read the same weights, since two copies in memory may differ in speed. A ratio is that of the
+tokens per second after the prompt is read, to undrafted decoding of the same prompt under the same
+setting. Intervals draw whole prompts, since the settings of one prompt are not
 independent. The best single drafter is chosen on the prompts with even numbers and compared with
 `auto` on the others, and the other way round. Results are written as they come; a second run
 continues the first.
@@ -38,6 +39,7 @@ def measure(given: argparse.Namespace) -> None:
     done = {key(line) for line in read(given.out)}
     prompts = by_category(given.prompts, given.of_each, given.characters)
     for threads in given.threads:
+        plain = load(given.model, drafter=PLAIN, threads=threads)
         loaded: dict[tuple[str, float], Generator] = {}
         cases = [(i, t) for i, t in product(range(len(prompts)), given.temperatures)]
         for number, (place, temperature) in enumerate(track(cases, f"{threads} threads")):
@@ -56,7 +58,8 @@ def measure(given: argparse.Namespace) -> None:
                     continue
                 own = name, temperature
                 if own not in loaded:
-                    loaded[own] = load(given.model, drafter=name, threads=threads)
+                    shared = plain.strategy.target
+                    loaded[own] = load(shared, drafter=name, tokenizer=given.model)
                 line |= answer(loaded[own], text, temperature, given.max_new_tokens)
                 with given.out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
@@ -109,10 +112,17 @@ def report(path: Path, shortest: int) -> None:
     print(f"load average {loads[0]:.1f} to {loads[-1]:.1f}, median {loads[len(loads) // 2]:.1f}")
     names = list(dict.fromkeys(line["drafter"] for line, _ in pairs))
     kinds = list(dict.fromkeys(line["category"] for line, _ in pairs))
-    for threads in sorted({line["threads"] for line, _ in pairs}):
-        own = [pair for pair in pairs if pair[0]["threads"] == threads]
-        _table(f"{threads} threads", own, names, kinds)
-    _table("all", pairs, names, kinds)
+    for part, unit in (("threads", "threads"), ("temperature", "is the temperature")):
+        for value in sorted({line[part] for line, _ in pairs}):
+            own = [pair for pair in pairs if pair[0][part] == value]
+            _whole(f"{value} {unit}", own, names, kinds)
+    _whole("all", pairs, names, kinds)
+
+
+def _whole(
+    title: str, pairs: Sequence[tuple[Line, Line]], names: Sequence[str], kinds: Sequence[str]
+) -> None:
+    _table(title, pairs, names, kinds)
     single = [name for name in names if name != COMBINED]
     if COMBINED in names and single:
         _judge(pairs, single)

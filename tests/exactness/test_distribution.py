@@ -20,7 +20,7 @@ from outrider.drafters import Fallback, Lookup, ModelDrafter, Qualified, Sam, Su
 from outrider.drafters.combine.merge import Merge
 from outrider.drafters.combine.switch import Switch
 from outrider.models.tabular import TabularModel
-from outrider.policies import CostCurve, ExpectedGain, FixedLength, FixedTree, Source
+from outrider.policies import CostSurface, ExpectedGain, FixedLength, FixedTree, Source
 from outrider.protocols import Drafter, DraftPolicy
 from tests.exactness.setups.distributions import DRAFT, PROMPT, QUALIFIER, TARGET, VOCAB, Trial
 from tests.exactness.setups.rigs import outputs, samples, stage
@@ -49,7 +49,7 @@ EXACT: dict[str, Drafter] = {
     "adaptive": replace(
         three(Match()),
         policy=ExpectedGain(
-            verify=CostCurve.of({1: 1.0, 8: 4.0}), sources=(Source(name="draft", seconds=0.1),)
+            verify=CostSurface.of({1: 1.0, 8: 4.0}), sources=(Source(name="draft", seconds=0.1),)
         ),
     ),
 }

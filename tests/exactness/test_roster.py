@@ -11,7 +11,7 @@ from outrider.decoding import Stage
 from outrider.drafters import NoDrafter
 from outrider.policies import (
     ConfidenceStop,
-    CostCurve,
+    CostSurface,
     ExpectedGain,
     FixedLength,
     FixedTree,
@@ -104,7 +104,7 @@ def gainful() -> ExpectedGain:
         for origin in ("recycling", "aded", "stand", "draft-tree")
     ]
     return ExpectedGain(
-        verify=CostCurve.of({1: 1.0, 8: 1.5, 32: 4.0}),
+        verify=CostSurface.of({1: 1.0, 8: 1.5, 32: 4.0}),
         sources=(*copies, *levels, *steady, *grown),
         probe_after=3,
         asking=0.1,

@@ -207,7 +207,7 @@ def test_a_library_without_the_kernels_is_no_traceback(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = import_module("outrider.kernels.library")
-    monkeypatch.setattr(library, "_open", lambda: ctypes.CDLL(None))
+    monkeypatch.setattr(library, "_open", lambda: (ctypes.CDLL(None), Path()))
     monkeypatch.delenv("OUTRIDER_KERNELS", raising=False)
     loaded, reason = library._load.__wrapped__()
     assert loaded is None and "outrider_pool_new" in reason

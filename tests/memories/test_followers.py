@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.core.errors import OptionError
-from outrider.memories.followers import CLASSES, SHARES, VOTES, Followers
+from outrider.memories.followers import CLASSES, SHARES, VOTES, Followers, contexts
 
 texts = st.lists(st.integers(0, 3), max_size=60)
 
@@ -42,7 +42,7 @@ def test_predictions_equal_a_replay(text: list[int], longest: int, tail: list[in
         by_share = max(i for i, least in enumerate(SHARES) if votes / total >= least)
         kind = ((length - 1) * len(VOTES) + by_votes) * len(SHARES) + by_share
         expected.append((token, kind))
-    assert followers.find(tail) == expected
+    assert followers.find(contexts(tail, longest)) == expected
 
 
 @given(text=texts, cut=st.integers(0, 60))
@@ -52,7 +52,9 @@ def test_learning_in_parts_is_learning_at_once(text: list[int], cut: int) -> Non
     parts.learn(text[:cut], 0)
     parts.learn(text, cut)
     for end in range(len(text) + 1):
-        assert list(whole.find(text[:end])) == list(parts.find(text[:end]))
+        assert list(whole.find(contexts(text[:end], 3))) == list(
+            parts.find(contexts(text[:end], 3))
+        )
 
 
 def test_many_repetitions_keep_the_share() -> None:

@@ -12,17 +12,17 @@ from outrider.core.counters import Counters, Pace, Ranks, Tally
 from outrider.core.errors import OptionError
 from outrider.core.metrics import expected_tokens
 from outrider.core.types import Budget
-from outrider.policies import CostCurve, ExpectedGain, Source
+from outrider.policies import CostSurface, ExpectedGain, Source
 from outrider.policies.source import best_length, best_tree
 
 pytestmark = pytest.mark.method("expected-gain")
 
-CURVE = CostCurve.of({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.5, 16: 2.4, 32: 4.8})
+CURVE = CostSurface.of({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.5, 16: 2.4, 32: 4.8})
 CHANCES = st.floats(0.0, 1.0)
 POINTS = st.dictionaries(st.integers(1, 40), st.floats(1e-4, 10.0), min_size=1, max_size=6)
 
 
-def policy(*sources: Source, verify: CostCurve = CURVE, **options) -> ExpectedGain:
+def policy(*sources: Source, verify: CostSurface = CURVE, **options) -> ExpectedGain:
     return ExpectedGain(verify=verify, sources=sources, **{"overhead": 0.0, **options})
 
 
@@ -49,7 +49,7 @@ def play(
 
 @given(CHANCES, CHANCES, st.floats(0.0, 2.0), st.floats(0.0, 2.0), POINTS, st.integers(0, 20))
 def test_best_length_is_the_best(first, accept, fixed, each, points, longest) -> None:
-    curve = CostCurve.of(points)
+    curve = CostSurface.of(points)
     verify = [curve.seconds(k + 1) for k in range(longest + 1)]
     speeds = [
         (1.0 + first * expected_tokens(accept, k - 1)) / (fixed + k * each + verify[k])
@@ -92,7 +92,7 @@ def test_never_more_than_allowed(
         Source(name="draft", longest=longest),
         Source(name="slow", seconds=5.0, longest=3),
         Source(name="lookup2", opportunistic=True, longest=2 * longest),
-        verify=CostCurve.of(points),
+        verify=CostSurface.of(points),
     )
     budget = by.budget(counters, batch)
     assert budget.shares is not None
@@ -323,7 +323,7 @@ def tree_source(first: float = 0.6, **options) -> Source:
     points=POINTS,
 )
 def test_best_tree_is_the_best(reach, draft, points) -> None:
-    curve = CostCurve.of(points)
+    curve = CostSurface.of(points)
     verify = [curve.seconds(n + 1) for n in range(len(reach) + 1)]
     speeds = [1.0 / verify[0]] + [
         (1.0 + sum(reach[:n])) / (draft[0] + n * draft[1] + verify[n])
@@ -335,8 +335,8 @@ def test_best_tree_is_the_best(reach, draft, points) -> None:
 
 
 def test_a_tree_is_as_large_as_its_rows_are_cheap() -> None:
-    cheap = CostCurve.of({1: 1.0, 64: 1.2})
-    dear = CostCurve.of({1: 1.0, 64: 20.0})
+    cheap = CostSurface.of({1: 1.0, 64: 1.2})
+    dear = CostSurface.of({1: 1.0, 64: 20.0})
     sizes = [policy(tree_source(), verify=c).budget(Counters()).nodes for c in (dear, CURVE, cheap)]
     assert sizes[0] < sizes[1] < sizes[2]
     budget = policy(tree_source(), verify=cheap).budget(Counters())

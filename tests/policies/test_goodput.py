@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.policies.curve import CostCurve
 from outrider.policies.goodput import PLAIN_EVERY, STANDS, Goodput, best_depths
-from outrider.policies.surface import CostSurface, Forward, fitted
+from outrider.policies.surface import CostSurface, Forward
 
 COSTLY = CostSurface(
-    curve=CostCurve(((1, 2.9e-3), (8, 5.2e-3), (16, 8.3e-3), (32, 14.5e-3), (256, 110e-3))),
+    ((1, 2.9e-3), (8, 5.2e-3), (16, 8.3e-3), (32, 14.5e-3), (256, 110e-3)),
     per_sequence=0.45e-3,
 )
 CHANCES = st.lists(st.floats(0.0, 1.0), max_size=5).map(lambda c: sorted(c, reverse=True))
@@ -42,10 +41,10 @@ def test_drafts_never_grow_with_the_number_of_sequences(chance: float, longest: 
 
 
 def test_a_batch_that_fills_the_machine_does_not_draft() -> None:
-    linear = CostSurface(curve=CostCurve(((1, 1e-3), (1000, 1.0))))
+    linear = CostSurface(((1, 1e-3), (1000, 1.0)))
     offers = [[0.6, 0.36, 0.2]] * 16
     assert best_depths(offers, linear).depths == (0,) * 16
-    free = CostSurface(curve=CostCurve(((1, 1e-3),)))
+    free = CostSurface(((1, 1e-3),))
     assert best_depths(offers, free).depths == (3,) * 16
 
 
@@ -63,37 +62,39 @@ def test_drafting_must_be_worth_its_margin() -> None:
 
 
 def test_a_decision_stands_and_some_rounds_are_plain() -> None:
-    goodput = Goodput(surface=CostSurface(curve=CostCurve(((1, 1e-3),))))
+    goodput = Goodput(surface=CostSurface(((1, 1e-3),)))
     names, good, bad = ["a", "b"], [[0.9], [0.9]], [[], []]
-    assert goodput.depths(names, good) == (1, 1)
-    assert goodput.depths(names, bad) == (1, 1)  # it stands
-    assert goodput.depths(["a", "c"], bad) == (0, 0)  # unless a sequence joins
-    seen = [goodput.depths(names, good) for _ in range(4 * PLAIN_EVERY)]
+    assert goodput.depths(names, lambda: good) == (1, 1)
+    assert goodput.depths(names, lambda: bad) == (1, 1)  # it stands
+    assert goodput.depths(["a", "c"], lambda: bad) == (0, 0)  # unless a sequence joins
+    assert goodput.depths(["a", "c", "d"], lambda: [*good, [0.9]]) == (0, 0, 0)
+    assert goodput.depths(["a"], lambda: good[:1]) == (1,)  # a smaller batch may draft
+    seen = [goodput.depths(names, lambda: good) for _ in range(4 * PLAIN_EVERY)]
     assert seen.count((0, 0)) == 4
     assert STANDS < PLAIN_EVERY
 
 
 def test_what_does_not_pay_is_tried_again_with_longer_and_longer_pauses() -> None:
-    linear = CostSurface(curve=CostCurve(((1, 1e-3), (1000, 1.0))))
+    linear = CostSurface(((1, 1e-3), (1000, 1.0)))
     goodput = Goodput(surface=linear)
-    tried = [at for at in range(3000) if any(goodput.depths(["a", "b"], [[0.1], [0.2]]))]
+    tried = [at for at in range(3000) if any(goodput.depths(["a", "b"], lambda: [[0.1], [0.2]]))]
     pauses = [b - a for a, b in pairwise(tried)]
     assert 4 <= len(tried) <= 10
     assert pauses == sorted(pauses)
-    assert sum(goodput.depths(["a", "b"], [[0.1], [0.2]])) <= 1
+    assert sum(goodput.depths(["a", "b"], lambda: [[0.1], [0.2]])) <= 1
 
 
 def test_the_surface_is_found_again_from_its_own_seconds() -> None:
-    true = CostSurface(
-        curve=CostCurve(((1, 2e-3), (8, 4e-3), (64, 20e-3))), per_sequence=0.4e-3, per_token=1e-6
-    )
+    true = CostSurface(((1, 2e-3), (8, 4e-3), (64, 20e-3)), per_sequence=0.4e-3, per_token=1e-6)
     alone = {rows: true.seconds(rows, 1, 128) for rows in (1, 8, 64)}
     shapes = [
         Forward(sequences=2, rows=2, context=256),
         Forward(sequences=8, rows=8, context=1024),
         Forward(sequences=1, rows=1, context=1000),
     ]
-    found = fitted(alone, [(s, true.seconds(s.rows, s.sequences, s.context)) for s in shapes], 128)
+    found = CostSurface.fitted(
+        alone, [(s, true.seconds(s.rows, s.sequences, s.context)) for s in shapes], 128
+    )
     assert found.per_sequence == pytest.approx(true.per_sequence)
     assert found.per_token == pytest.approx(true.per_token)
     assert found.seconds(16, 4, 800) == pytest.approx(true.seconds(16, 4, 800))
@@ -102,7 +103,7 @@ def test_the_surface_is_found_again_from_its_own_seconds() -> None:
 def test_a_surface_never_has_negative_costs() -> None:
     alone = {1: 2e-3, 8: 4e-3}
     faster = [(Forward(sequences=8, rows=8, context=1024), 3e-3)]
-    found = fitted(alone, faster, 128)
+    found = CostSurface.fitted(alone, faster, 128)
     assert found.per_sequence == found.per_token == 0.0
 
 

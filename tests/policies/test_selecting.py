@@ -3,7 +3,7 @@
 import pytest
 
 from outrider.core.counters import Counters, Tally
-from outrider.policies import Source
+from outrider.policies import CostSurface, Source
 from tests.policies.test_gain import DRAFT, policy
 
 pytestmark = pytest.mark.method("expected-gain")
@@ -31,6 +31,20 @@ def test_a_source_that_selects_and_loses_is_left_out_until_its_trial() -> None:
     assert budget.depth == 0
     counters.rounds = counters.undrafted_rounds = 40 + 256
     assert by.budget(counters).shares == {"choosy": 16}
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.2])
+def test_a_noisy_measurement_does_not_end_drafts_that_pay(factor: float) -> None:
+    """One of three first tokens is kept: the costs decide on each token, not on all of them."""
+    steep = CostSurface.of({1: 1.0, 2: 1.25, 3: 1.35, 16: 2.7})
+    by, counters = policy(CHOOSY, verify=steep), Counters()
+    for i in range(40):
+        counters.rounds += 1
+        tally = counters.tallies.setdefault("choosy", Tally())
+        tally.note(2, i % 3 == 0, True, counters.rounds)
+        counters.plain.note(1.0, 1)
+        counters.checked.note(1.35 * factor, 3)
+        assert by.budget(counters).depth == 16
 
 
 def test_a_source_that_selects_must_gain_as_much_as_the_leader() -> None:

@@ -10,6 +10,11 @@ from outrider.policies.speed import _CAUTION, Speed
 COSTS = st.lists(st.floats(0.02, 0.6), min_size=1, max_size=6)
 
 
+def expected(rows: float) -> float:
+    """Seconds of a forward."""
+    return rows
+
+
 def rounds_of(chance: float, length: int) -> float:
     """Expected tokens of a round with a chain of equally likely tokens."""
     return sum(chance**i for i in range(length + 1))
@@ -39,7 +44,7 @@ def test_speed_is_tokens_over_expected_time() -> None:
         counters.drafted += 2
         counters.accepted += 2
         counters.next_tokens += 1
-        speed.note(counters, verify)
+        speed.note(counters, verify, expected)
     assert speed.spent == pytest.approx(2.5 * 50, rel=1e-3)
     assert speed.relative == pytest.approx((150 + 8) / (125 + 8), rel=1e-3)
     assert speed.carried().spent == pytest.approx(16.0)
@@ -47,11 +52,13 @@ def test_speed_is_tokens_over_expected_time() -> None:
 
 
 def test_several_rounds_at_once_and_lengths_between_the_costs() -> None:
-    speed, counters = Speed(), Counters(rounds=4, drafted=6, accepted=2, next_tokens=4)
-    speed.note(counters, [1.0, 2.0, 4.0])
-    assert speed.spent == pytest.approx(4 * 3.0)
+    """One round is undrafted; the other three have two drafted tokens each."""
+    speed = Speed()
+    counters = Counters(rounds=4, undrafted_rounds=1, drafted=6, accepted=2, next_tokens=4)
+    speed.note(counters, [1.0, 2.0, 4.0], expected)
+    assert speed.spent == pytest.approx(1.0 + 3 * 4.0)
     assert speed.tokens == 6
-    speed.note(counters, [1.0, 2.0, 4.0])  # no new round
+    speed.note(counters, [1.0, 2.0, 4.0], expected)  # no new round
     assert speed.tokens == 6
     assert speed.relative == 1.0  # slower than undrafted: the floors are those of undrafted text
 
@@ -61,3 +68,43 @@ def test_a_draft_must_gain_as_much_as_another_drafter() -> None:
     # 1.8 tokens in 1.2 rounds, where undrafted decoding would write 1.2
     assert speed.surplus(1.2, 1.8 / 1.2, verify) == pytest.approx(0.6)
     assert speed.surplus(1.2, 1.0 / 1.2, verify) == 0.0
+
+
+@pytest.mark.parametrize(("plain", "checked", "slower"), [(1.0, 4.5, 1.5), (2.0, 6.0, 1.0)])
+def test_rounds_that_are_slower_than_expected_raise_the_floors(
+    plain: float, checked: float, slower: float
+) -> None:
+    """A busy machine, where all rounds are slow, changes nothing."""
+    speed, counters = Speed(), Counters()
+    verify = [1.0, 2.0, 3.0]
+    before = speed.worth(verify, 0.0).floors
+    for _ in range(500):
+        counters.rounds += 2
+        counters.undrafted_rounds += 1
+        counters.drafted += 2
+        counters.next_tokens += 2
+        counters.plain.note(plain, 1)
+        counters.checked.note(checked, 3)
+        speed.note(counters, verify, expected)
+    assert speed.slower == pytest.approx(slower, rel=0.05)
+    after = speed.worth(verify, 0.0).floors
+    assert sum(after) == pytest.approx(_CAUTION * (3.0 * speed.slower - 1.0))
+    assert after[0] >= before[0] and speed.carried().slower == speed.slower
+
+
+def test_a_stall_and_further_choices_change_no_floor() -> None:
+    speed, counters = Speed(), Counters()
+    for i in range(200):
+        counters.rounds += 2
+        counters.undrafted_rounds += 1
+        counters.drafted += 2
+        counters.plain.note(1.0, 1)
+        counters.checked.note(60.0 if i == 100 else 3.06, 3)
+        speed.note(counters, [1.0, 2.0, 3.0], expected)
+    assert speed.slower == pytest.approx(1.0, abs=0.02)
+
+
+def test_an_empty_pace_is_no_measurement() -> None:
+    speed = Speed()
+    speed.note(Counters(rounds=1, next_tokens=1), [1.0, 2.0], expected)
+    assert speed.slower == 1.0 and speed.plain.count == 0

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.core.metrics import PyramidCosts, predicted_speed, predicted_two_tier_speed
-from outrider.policies import CostCurve
+from outrider.policies import CostSurface
 from outrider.policies.windows import (
     Chances,
     best_windows,
@@ -19,8 +19,8 @@ COSTS = st.floats(0.01, 30.0)
 CHANCE = st.floats(0.0, 1.0)
 
 
-def flat(seconds: float, slope: float = 0.02) -> CostCurve:
-    return CostCurve.of({1: seconds, 33: seconds * (1 + 32 * slope)})
+def flat(seconds: float, slope: float = 0.02) -> CostSurface:
+    return CostSurface.of({1: seconds, 33: seconds * (1 + 32 * slope)})
 
 
 def pyramid_speed(target, qualifier, draft, chances, wide, deep) -> float:

@@ -141,6 +141,8 @@ def running(
     settings: ServerSettings | None = None,
     keys: Keys | None = None,
     engine_settings: ServingSettings | None = None,
+    connection_timeout: float | None = None,
+    send_buffer: int | None = None,
 ) -> Iterator[Running]:
     """Context manager: a server for `generator` under the name `tiny`."""
     settings = settings or ServerSettings(model_names=("tiny",))
@@ -153,7 +155,7 @@ def running(
     app = create_app(generator, make, settings, keys)
     config = uvicorn.Config(
         app,
-        http=protocol(settings.send_timeout),
+        http=protocol(connection_timeout or settings.send_timeout),
         loop="asyncio",
         ws="none",
         log_config=None,
@@ -164,6 +166,8 @@ def running(
     )
     server = uvicorn.Server(config)
     with socket.socket() as bound:
+        if send_buffer is not None:  # connections inherit it
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         bound.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[bound])))
         thread.start()

@@ -137,6 +137,19 @@ def test_fields_without_effect_are_named_in_a_header(served: Running) -> None:
     assert "x-outrider-ignored-fields" not in served.post(CHAT, QUICK | {"metadata": {}}).headers
 
 
+def test_fields_without_effect_are_logged_once(
+    served: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "outrider.server.requests"):
+        for _ in range(2):
+            served.post(CHAT, QUICK | {"wonderful": 1})
+    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    assert [line.get("ignored_field") for line in lines].count("wonderful") == 1
+    [done, _] = [line for line in lines if "outcome" in line]
+    assert done["outcome"] == "done" and done["path"] == CHAT and done["completion_tokens"] == 8
+    assert "Hello" not in caplog.text
+
+
 def test_the_error_of_a_stream_has_a_status(served: Running) -> None:
     long = QUICK | {"messages": [{"role": "user", "content": "word " * 3000}], "stream": True}
     answer = served.post(CHAT, long)

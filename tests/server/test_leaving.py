@@ -81,7 +81,7 @@ def test_a_client_that_leaves_before_its_body_is_there(served: Running) -> None:
 
 def test_a_slow_reader_gets_everything_and_delays_nobody(served: Running) -> None:
     assert served.idle()
-    slow = served.opened(LONG | {"stream": True, "max_tokens": 600, "logprobs": True}, window=4096)
+    slow = served.opened(LONG | {"stream": True, "max_tokens": 300, "logprobs": True}, window=4096)
     assert until(lambda: served.context.client.open == 1)
     begun = time.monotonic()
     assert served.post(CHAT, QUICK).status == 200  # others are served while nobody reads
@@ -101,7 +101,7 @@ def test_a_slow_reader_gets_everything_and_delays_nobody(served: Running) -> Non
         if line.startswith("data: {")
         for choice in json.loads(line[6:])["choices"]
     )
-    whole = served.post(CHAT, LONG | {"max_tokens": 600}).json
+    whole = served.post(CHAT, LONG | {"max_tokens": 300}).json
     assert text == whole["choices"][0]["message"]["content"]
 
 
@@ -114,9 +114,12 @@ def _unchunked(data: bytes) -> bytes:
     return found
 
 
-def test_a_client_that_accepts_nothing_is_cut_off(generator: Generator) -> None:
-    limits = ServerSettings(model_names=("tiny",), send_timeout=0.3)
-    with running(generator, limits) as served:
+@pytest.mark.parametrize("by_system", [False, True])
+def test_a_client_that_accepts_nothing_is_cut_off(generator: Generator, by_system: bool) -> None:
+    """By the server, and by the system where the server does not notice it."""
+    limits = ServerSettings(model_names=("tiny",), send_timeout=60.0 if by_system else 0.3)
+    system = 0.3 if by_system else 60.0
+    with running(generator, limits, connection_timeout=system, send_buffer=4096) as served:
         body = LONG | {"stream": True, "logprobs": True, "top_logprobs": 20, "n": 4}
         deaf = served.opened(body, window=2048)
         assert until(lambda: served.context.client.open > 0)

@@ -1,6 +1,8 @@
 """Queues, timeouts, keys and origins."""
 
 import hashlib
+import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +28,7 @@ def narrow(generator: Generator) -> Iterator[Running]:
         max_num_seqs=1,
         max_queue=1,
         max_queued_tokens=40,
-        request_timeout=1.5,
+        request_timeout=0.7,
         first_token_timeout=0.3,
         cors_origins=("https://a.example",),
     )
@@ -49,6 +51,7 @@ def test_a_full_queue_answers_429(narrow: Running) -> None:
     next(iter(first))
     second = narrow_thread(narrow)
     assert until(lambda: narrow.context.client.open == 2)
+    assert narrow.context.client.unread_tokens == 7
     answer = narrow.post(CHAT, QUICK)
     assert answer.status == 429 and answer.error["code"] == "queue_full"
     assert 1 <= int(answer.headers["retry-after"]) <= 60
@@ -200,3 +203,36 @@ def test_the_rate_of_a_key_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [keys.wait(key) for _ in range(61)][-2:] == [0.0, 1.0]
     now += 1.5
     assert keys.wait(key) == 0.0 and keys.wait(key) > 0
+
+
+def test_the_status_of_a_stream_waits_for_the_first_token(narrow: Running) -> None:
+    assert narrow.idle()
+    first = narrow_stream(narrow)
+    answer = narrow.post(CHAT, QUICK | {"stream": True})
+    assert answer.status == 504 and answer.error["code"] == "deadline"
+    first.close()
+    assert narrow.idle()
+
+
+def test_a_stream_that_waits_longer_begins_with_comments(generator: Generator) -> None:
+    settings = ServerSettings(
+        model_names=("tiny",), max_num_seqs=1, hold=0.05, ping=0.05, first_token_timeout=0.4
+    )
+    with running(generator, settings, engine_settings=ServingSettings(max_num_seqs=1)) as served:
+        first = narrow_stream(served)
+        answer = served.post(CHAT, QUICK | {"stream": True})
+        first.close()
+        assert answer.status == 200 and answer.body.startswith(b": ping\n\n: ping\n\n")
+        error, done = answer.frames
+        assert '"code":"deadline"' in error and done == "data: [DONE]"
+
+
+def narrow_stream(served: Running) -> socket.socket:
+    """Occupy the only place of a server."""
+    data = json.dumps(LONG | {"stream": True}).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
+    head += f"authorization: Bearer secret-a\r\ncontent-length: {len(data)}\r\n\r\n"
+    found = socket.create_connection(("127.0.0.1", served.port))
+    found.sendall(head.encode() + data)
+    assert until(lambda: served.engine.state.running == 1)
+    return found

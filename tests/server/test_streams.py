@@ -150,3 +150,21 @@ def test_the_helper_of_the_client_reads_a_stream(client: openai.OpenAI) -> None:
         deltas = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion()
     assert "".join(deltas) == final.choices[0].message.content
+
+
+def test_a_stream_that_fails_in_the_server_ends_with_an_error(
+    served: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from outrider.server.answers.chat import ChatWriter
+
+    def fail(self: ChatWriter) -> list[bytes]:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(ChatWriter, "last", fail)
+    *_, error, done = served.post(CHAT, STREAM).frames
+    assert '"code":"internal_error"' in error and done == "data: [DONE]"
+    monkeypatch.setattr(ChatWriter, "answer", fail)
+    answer = served.post(CHAT, QUICK)
+    assert answer.status == 500 and answer.error["code"] == "internal_error"
+    assert "bug" not in answer.error["message"]
+    assert served.idle()

@@ -22,7 +22,7 @@ from outrider.drafters.statistics.recycling import TokenRecycling
 from outrider.engine.generator import Generator
 from outrider.engine.load import load
 from outrider.models.tabular import TabularModel
-from outrider.policies import CostCurve, ExpectedGain, FixedLength, Source
+from outrider.policies import CostSurface, ExpectedGain, FixedLength, Source
 from outrider.policies.windows import Chances
 from outrider.strategy import Strategy
 from outrider.strategy.auto import Automatic
@@ -34,10 +34,10 @@ pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.method("auto")]
 
 FAMILY = tabular_family()
 BELOW = (FAMILY.qualifier, FAMILY.draft)
-DEAR = Costs(CostCurve.of({1: 1.0, 32: 1.5}), 1e-4)
+DEAR = Costs(CostSurface.of({1: 1.0, 32: 1.5}), 1e-4)
 """A target beside which the tabular models below cost nothing, and a row hardly more."""
 
-FAIR = Costs(CostCurve.of({1: 1.0, 2: 1.1, 8: 1.6, 32: 4.0}), 1e-4)
+FAIR = Costs(CostSurface.of({1: 1.0, 2: 1.1, 8: 1.6, 32: 4.0}), 1e-4)
 
 KINDS = ["auto", "lookup", "model", "pyramid"]
 
@@ -51,8 +51,8 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """Seconds of one forward by `id(model)`, in place of measuring."""
     found: dict[int, float] = {}
 
-    def measured(model: Any, *a: Any, **k: Any) -> CostCurve:
-        return CostCurve.of({1: found[id(model)], 33: 1.5 * found[id(model)]})
+    def measured(model: Any, *a: Any, **k: Any) -> CostSurface:
+        return CostSurface.of({1: found[id(model)], 33: 1.5 * found[id(model)]})
 
     for module in ("strategy.auto", "drafters.given"):
         monkeypatch.setattr(f"outrider.{module}.measure_costs", measured)
@@ -79,7 +79,7 @@ def test_what_each_is_made_of() -> None:
     assert isinstance(built("lookup").drafter, Lookup)
     alone = built("auto", ()).drafter
     assert isinstance(alone, Successors)
-    quick = Costs(CostCurve.of({1: 1e-3, 32: 1.5e-3}), 1e-4)
+    quick = Costs(CostSurface.of({1: 1e-3, 32: 1.5e-3}), 1e-4)
     beside = Automatic(FAMILY.target, (), costs=quick).strategy("auto").drafter
     assert isinstance(beside, Fallback) and isinstance(beside.first, Lookup)
     assert isinstance(beside.second, TokenRecycling)

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
+import numpy as np
+
 from outrider.core.counters import Counters
-from outrider.core.types import Budget, Draft, IntArray, Verified, as_ids
+from outrider.core.types import Budget, Draft, IntArray, Verified
 from outrider.decoding.wrapping import WrappedDrafter
 from outrider.protocols import DrafterState, Request
 
@@ -26,7 +28,7 @@ class DeferredState:
     request: Request
     inner: DrafterState = None
     begun: bool = False
-    owed: list[int] = field(default_factory=list)
+    owed: list[IntArray] = field(default_factory=list[IntArray])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ class Deferred(WrappedDrafter):
     def commit(self, states: Sequence[DeferredState], tokens: Sequence[IntArray]) -> None:
         """Store the emitted tokens until the drafter proposes again."""
         for state, emitted in zip(states, tokens, strict=True):
-            state.owed += emitted.tolist()
+            state.owed.append(emitted)
         if self.learns:
             self.settle(states)
 
@@ -87,7 +89,7 @@ class Deferred(WrappedDrafter):
     def settle(self, states: Sequence[DeferredState]) -> None:
         """Commit the stored tokens to the drafter, for requests that it has begun."""
         if owing := [state for state in states if state.owed and state.begun]:
-            self.drafter.commit([s.inner for s in owing], [as_ids(s.owed) for s in owing])
+            self.drafter.commit([s.inner for s in owing], [_joined(s.owed) for s in owing])
             for state in owing:
                 state.owed = []
 
@@ -100,3 +102,7 @@ class Deferred(WrappedDrafter):
         for state, own in zip(states, inner, strict=True):
             state.inner, state.begun = own, True
         return perf_counter() - started
+
+
+def _joined(parts: Sequence[IntArray]) -> IntArray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

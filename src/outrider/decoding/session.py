@@ -253,11 +253,13 @@ class Session:
         begun: float,
         previous: Earlier | None,
     ) -> None:
-        """Start a cache with what `previous` has read of the text and one token more, or with the
-        first token only: this requires no forward."""
+        """Start a cache with what `previous` has read of the text, or with the first token only.
+
+        This requires no forward: the last of these tokens is pending, and read with the next ones.
+        """
         old = previous and previous.cache
         known = 0 if old is None else _common(old.text[: len(old.text) - len(old.pending)], text)
-        begin = Prompt(token_ids=text[: min(known, len(text) - 1) + 1])
+        begin = Prompt(token_ids=text[: max(known, 1)])
         [cache] = self.stage.model.start([begin], [old])
         left = as_ids(text[len(begin) :])
         self._reading.append(_Reading(generation, cache, left, chunk, begun, previous))

@@ -19,6 +19,8 @@ def budget_of(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> 
     takes effect with the next commit. Logits processors that may keep a state need a rule that
     visits each position once, in order.
     """
+    if limit < 1:
+        return Budget.chain(0)
     if sequence.request.sampler.stateful and stage.rule.exactness is not Exactness.IDENTICAL:
         limit = 0  # the rule may visit a position twice, or on several branches
     horizon = sequence.cache.horizon if stage.tier == 0 else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from outrider.core.errors import OptionError
 from outrider.memories.store import Datastore
 from outrider.models.costs import measure_costs
-from outrider.policies import CostCurve, ExpectedGain, Source
+from outrider.policies import CostSurface, ExpectedGain, Source
 from outrider.policies.windows import Chances
 from outrider.protocols import Drafter, LanguageModel
 
@@ -30,7 +30,7 @@ class Costs:
             token. Making a draft and processing it are each assumed to take as long as this.
     """
 
-    target: CostCurve
+    target: CostSurface
     overhead: float
 
 
@@ -59,8 +59,8 @@ class Given:
     costs: Costs | None = None
     chances: Chances = field(default_factory=Chances)
     priors_of: Callable[[Drafter], tuple[Source, ...]] = _no_priors
-    _curves: dict[tuple[int, int], CostCurve] = field(
-        default_factory=dict[tuple[int, int], CostCurve], repr=False
+    _curves: dict[tuple[int, int], CostSurface] = field(
+        default_factory=dict[tuple[int, int], CostSurface], repr=False
     )
 
     @property
@@ -94,11 +94,11 @@ class Given:
         """Return the seconds of a forward of a draft model over one row; measured once."""
         return self._curve(model, _DRAFT_WIDTHS, _DRAFT_LIMIT).seconds(1)
 
-    def qualifier_costs(self, model: LanguageModel) -> CostCurve:
+    def qualifier_costs(self, model: LanguageModel) -> CostSurface:
         """Return the seconds of a qualifier's forwards; measured once."""
         return self._curve(model, _QUALIFIER_WIDTHS, _QUALIFIER_LIMIT)
 
-    def gain(self, verify: CostCurve, sources: Sequence[Source]) -> ExpectedGain:
+    def gain(self, verify: CostSurface, sources: Sequence[Source]) -> ExpectedGain:
         """Return the policy that requests the most profitable amount from each of `sources`.
 
         Args:
@@ -115,7 +115,7 @@ class Given:
             margin=_MARGIN,
         )
 
-    def _curve(self, model: LanguageModel, widths: Sequence[int], limit: float) -> CostCurve:
+    def _curve(self, model: LanguageModel, widths: Sequence[int], limit: float) -> CostSurface:
         key = id(model), len(widths)
         if key not in self._curves:
             self._curves[key] = measure_costs(model, widths, limit=limit)

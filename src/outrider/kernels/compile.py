@@ -23,8 +23,9 @@ FLAGS = [
 ]
 """Contraction is off, so that equal rows give equal bits in every inlined copy of an expression."""
 
-_NATIVE = (["-march=native"], ["-mcpu=native"], [])
-"""Options for the processor of this machine, tried in order: their names differ by compiler."""
+_NATIVE = (["-march=native"], ["-march=native", "-DWITHOUT_AMX"], ["-mcpu=native"], [])
+"""Options for the processor of this machine, tried in order: their names differ by compiler, and
+old assemblers do not know the instructions of AMX."""
 
 _TIMEOUT = 300.0
 

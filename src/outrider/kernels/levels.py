@@ -34,7 +34,8 @@ LEVELS = (
     Level(name="avx2", options=("-march=x86-64-v3",), needs=_V3),
     Level(name="plain", options=("-march=x86-64",)),
 )
-"""Fastest first; the last one runs on every x86-64 processor. No kernel uses AMX."""
+"""Fastest first; the last one runs on every x86-64 processor. Builds with AVX-512 hold
+kernels for AMX too, which are used where they run (`amx.py`)."""
 
 
 def fitting(features: frozenset[str]) -> list[Level]:

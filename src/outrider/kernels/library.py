@@ -3,7 +3,9 @@
 import ctypes
 import os
 from functools import lru_cache
+from pathlib import Path
 
+from outrider.kernels.amx import use_tiles
 from outrider.kernels.compile import KernelBuildError, shared_library
 from outrider.kernels.layout import Batch, CacheLayout, Matrix, Model, SamplerLayout
 from outrider.kernels.prebuilt import prebuilt_library
@@ -18,20 +20,23 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get(_SWITCH, "").lower() in ("off", "0", "no"):
         return None, f"{_SWITCH} is off"
     try:
-        loaded = _open()
+        loaded, file = _open()
         _declare(loaded)
+        use_tiles(loaded, file)
     except (KernelBuildError, OSError, AttributeError) as error:
         return None, str(error)
     return loaded, ""
 
 
-def _open() -> ctypes.CDLL:
+def _open() -> tuple[ctypes.CDLL, Path]:
     if os.environ.get(_SWITCH, "").lower() != "native" and (file := prebuilt_library()):
-        return ctypes.CDLL(str(file))
+        return ctypes.CDLL(str(file)), file
     try:
-        return ctypes.CDLL(str(shared_library()))
+        file = shared_library()
+        return ctypes.CDLL(str(file)), file
     except OSError:  # another process has replaced the file since it was checked
-        return ctypes.CDLL(str(shared_library()))
+        file = shared_library()
+        return ctypes.CDLL(str(file)), file
 
 
 def library() -> ctypes.CDLL | None:
@@ -84,6 +89,10 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.outrider_offset.restype = i32
     loaded.outrider_choose.argtypes = [address, i32, sampler, u64, address]
     loaded.outrider_choose.restype = i32
+    loaded.outrider_amx_permitted.argtypes = []
+    loaded.outrider_amx_permitted.restype = i32
+    loaded.outrider_amx_use.argtypes = [i32]
+    loaded.outrider_amx_use.restype = i32
     i64 = ctypes.c_int64
     best = [address, i64, i32, i32, i32, address, address, address]
     loaded.outrider_topk.argtypes = best

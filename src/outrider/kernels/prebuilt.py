@@ -14,7 +14,7 @@ from outrider.kernels.levels import Level, features, fitting
 FOLDER = Path(__file__).parent / "prebuilt"
 """Exists in wheels for one platform only; see `scripts/build_wheel.py`."""
 
-_PROBE = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).outrider_probe() != 1)"
+_PROBE = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1])[sys.argv[2]]() != 1)"
 _PROBE_SECONDS = 60.0
 
 
@@ -23,7 +23,7 @@ def prebuilt_library(found: frozenset[str] | None = None) -> Path | None:
 
     Its name holds a hash of the sources and options, which must be those of this package, and the
     SHA-256 of its content. A library with another content is never returned, and a `KernelWarning`
-    names it. Neither is one whose instructions fail in a child process (`_runs`).
+    names it. Neither is one whose instructions fail in a child process (`runs`).
 
     Args:
         found: features of the processor; None asks the system.
@@ -34,7 +34,7 @@ def prebuilt_library(found: frozenset[str] | None = None) -> Path | None:
         for file in sorted(FOLDER.glob(f"{stem_of(level)}-*.so")):
             if not is_intact(file):
                 warnings.warn(f"{file} is damaged and not used", KernelWarning, stacklevel=2)
-            elif _runs(file):
+            elif runs(file, "outrider_probe"):
                 return file
     return None
 
@@ -54,15 +54,19 @@ def is_intact(file: Path) -> bool:
         return False
 
 
-def _runs(file: Path) -> bool:
-    """Whether the instructions of a library work: some virtual machines announce what they trap.
+def runs(file: Path, probe: str) -> bool:
+    """Whether instructions of a library work: some virtual machines announce what they trap.
 
     A child process runs them once; success is remembered in the cache, if that can be written.
+
+    Args:
+        file: the library.
+        probe: its function that runs them, and returns 1 if the results are right.
     """
-    mark = _mark(file)
+    mark = _mark(file, probe)
     if mark is not None and mark.is_file():
         return True
-    command = [sys.executable, "-I", "-S", "-c", _PROBE, str(file)]
+    command = [sys.executable, "-I", "-S", "-c", _PROBE, str(file), probe]
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=_PROBE_SECONDS, check=False, env={}
@@ -75,9 +79,9 @@ def _runs(file: Path) -> bool:
     return done.returncode == 0
 
 
-def _mark(file: Path) -> Path | None:
-    """Return the file whose existence says that a library has run on this processor."""
-    known = hashlib.sha256(f"{file.stem} {processor()}".encode()).hexdigest()[:16]
+def _mark(file: Path, probe: str) -> Path | None:
+    """Return the file whose existence says that a probe has succeeded on this processor."""
+    known = hashlib.sha256(f"{file.stem} {probe} {processor()}".encode()).hexdigest()[:16]
     try:
         return private_folder("kernels") / f"runs-{known}"
     except OSError:

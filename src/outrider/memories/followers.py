@@ -38,6 +38,21 @@ _CLASS_OF = bytes(
 """The class of each pair of votes and occurrences."""
 
 
+Prediction = tuple[int, int]
+"""A token, and the kind of its prediction: `kind_of` of its context and its counts."""
+
+
+def contexts(text: Sequence[int], longest: int) -> list[Hashable]:
+    """Return the keys of the contexts at the end of `text`: its last token, its last two tokens,
+    and so on up to `longest`.
+    """
+    tail = tuple(text[-longest:])
+    keys: list[Hashable] = [tail[-length:] for length in range(1, len(tail) + 1)]
+    if keys:
+        keys[0] = tail[-1]
+    return keys
+
+
 @dataclass(slots=True)
 class Followers:
     """Contexts of 1 to `longest` tokens and their followers.
@@ -67,29 +82,33 @@ class Followers:
     def learn(self, text: Sequence[int], start: int) -> None:
         """Count each token of `text` from index `start` on as a follower of the tokens before."""
         for i in range(max(start, 1), len(text)):
-            token = text[i]
-            for length, new in enumerate(self._new[:i], start=1):
-                key = text[i - 1] if length == 1 else tuple(text[i - length : i])
-                entry = new.get(key)
-                if entry is None:
-                    entry = self._old[length - 1].pop(key, 0)
-                    if len(new) >= self.most // 2:
-                        self._old[length - 1], new = new, {}
-                        self._new[length - 1] = new
-                new[key] = _voted(entry, token)
+            self.count(contexts(text[max(i - self.longest, 0) : i], self.longest), text[i])
 
-    def find(self, tail: Sequence[int]) -> list[tuple[int, int]]:
-        """Return the predictions after `tail`, those of longer contexts first.
+    def count(self, places: Sequence[Hashable], token: int) -> None:
+        """Count `token` as the follower of these `contexts`."""
+        for length, (new, key) in enumerate(zip(self._new, places, strict=False)):
+            entry = new.get(key)
+            if entry is None:
+                entry = self._old[length].pop(key, 0)
+                if len(new) >= self.most // 2:
+                    self._old[length], new = new, {}
+                    self._new[length] = new
+            new[key] = _voted(entry, token)
 
-        A prediction is a token and its kind: `kind_of` of its context and its counts.
+    def find(self, places: Sequence[Hashable]) -> list[Prediction]:
+        """Return the predictions after these `contexts`, those of longer contexts first.
+
+        Where a context is not known, the longer ones, which occurred less often, are not either.
         """
-        found: list[tuple[int, int]] = []
-        for length in range(min(self.longest, len(tail)), 0, -1):
-            key = tail[-1] if length == 1 else tuple(tail[-length:])
-            entry = self._new[length - 1].get(key) or self._old[length - 1].get(key)
-            if entry:
-                kind = (length - 1) * CLASSES + _CLASS_OF[entry & 0xFFFF]
-                found.append((entry >> _FOLLOWER, kind))
+        found: list[Prediction] = []
+        first = 0
+        for new, old, key in zip(self._new, self._old, places, strict=False):
+            entry = new.get(key) or old.get(key)
+            if not entry:
+                break
+            found.append((entry >> _FOLLOWER, first + _CLASS_OF[entry & 0xFFFF]))
+            first += CLASSES
+        found.reverse()
         return found
 
 

@@ -9,11 +9,10 @@ import torch
 
 from outrider.core.errors import OptionError
 from outrider.core.types import Prompt, as_ids
-from outrider.policies.curve import CostCurve
-from outrider.policies.surface import CostSurface, Forward, fitted
+from outrider.policies.surface import CostSurface, Forward
 from outrider.protocols import Cache, LanguageModel, Segment
 
-__all__ = ["CostCurve", "forward_seconds", "measure_costs", "measure_surface"]
+__all__ = ["CostSurface", "forward_seconds", "measure_costs", "measure_surface"]
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 16, 32)
 """Numbers of rows for which forwards are timed."""
@@ -77,19 +76,31 @@ def forward_seconds(
 
 
 def measure_costs(
-    model: LanguageModel, widths: Sequence[int] = WIDTHS, *, limit: float = 0.1
-) -> CostCurve:
-    """Measure a quick cost curve, in about `limit` seconds besides prefill and warm-up; in up to
+    model: LanguageModel,
+    widths: Sequence[int] = WIDTHS,
+    *,
+    limit: float = 0.1,
+    together: Sequence[tuple[int, int]] = (),
+) -> CostSurface:
+    """Measure a quick cost surface, in about `limit` seconds besides prefill and warm-up; in up to
     ten times as long for a model whose narrow forwards would otherwise run only once.
 
-    The curve uses the best times: with so few runs, load on the machine would distort medians, and
-    decisions depend on the ratio between widths.
+    The surface uses the best times: with so few runs, load on the machine would distort medians,
+    and decisions depend on the ratio between widths.
+
+    Args:
+        model: the model to time.
+        widths: numbers of rows of one sequence.
+        limit: seconds for the forwards of one sequence, and again for those of several.
+        together: pairs `(sequences, rows of each)` that are timed as well; without any, further
+            sequences and longer texts cost nothing.
 
     Raises:
         OptionError: not even one row fits the model's window.
     """
+    context = max(min(_CONTEXT, model.info.context_length - max(widths)), 0)
     seconds = forward_seconds(
-        model, widths, context=128, repeats=25, limit=limit, least=_LEAST, summary=min
+        model, widths, context=context, repeats=25, limit=limit, least=_LEAST, summary=min
     )
     if not seconds:
         raise OptionError(
@@ -97,53 +108,55 @@ def measure_costs(
             "to measure its speed",
             hint="Give a model with a larger context window",
         )
-    return CostCurve.of(seconds)
+    if not together or context < _CONTEXT:
+        return CostSurface.of(seconds)
+    return CostSurface.fitted(seconds, _together(model, together, context, limit), context)
 
 
-def measure_surface(model: LanguageModel, *, limit: float = 0.5) -> CostSurface:
-    """Measure a quick cost surface: forwards of one sequence, and of several.
-
-    Args:
-        model: the model to time.
-        limit: seconds for the forwards of one sequence, and again for those of several; prefills
-            and warm-ups are not counted.
-
-    Raises:
-        OptionError: not even one row fits the model's window.
-    """
-    context = max(min(_CONTEXT, model.info.context_length - _WIDE[-1]), 0)
-    alone = forward_seconds(
-        model, _WIDE, context=context, repeats=15, limit=limit, least=_LEAST, summary=min
-    )
-    if not alone:
-        return CostSurface(curve=measure_costs(model))
-    walk = _walk(4 * context + 8, model.info.vocab_size)
-    length = min(4 * context, model.info.context_length - 9)
-    texts = [Prompt(token_ids=tuple(walk[: context + 1]))] * _TOGETHER[-1][0]
-    caches = list(model.start(texts))
-    caches += model.start([Prompt(token_ids=tuple(walk[: max(length, 1)]))])
+def _together(
+    model: LanguageModel, shapes: Sequence[tuple[int, int]], context: int, limit: float
+) -> list[tuple[Forward, float]]:
+    """Return the best times of forwards of several sequences, and of one with a longer text."""
+    length = min(_LONGER * context, model.info.context_length - 2)
+    walk = _walk(length + 1, model.info.vocab_size)
+    text = Prompt(token_ids=tuple(walk[: context + 1]))
+    caches = model.start([text] * max(count for count, _ in shapes))
+    long = model.start([Prompt(token_ids=tuple(walk))])
+    runs = [
+        (Forward(sequences=n, rows=n * rows, context=n * context), caches[:n], rows)
+        for n, rows in shapes
+    ]
+    runs.append((Forward(sequences=1, rows=1, context=length), long, 1))
+    times: list[list[float]] = [[] for _ in runs]
     begun = perf_counter()
-    found: dict[tuple[int, int], list[float]] = {}
-    for turn in range(5):
-        for count, rows in (*_TOGETHER, (0, 1)):
-            if turn and perf_counter() - begun > limit:
-                continue
-            chosen = caches[:count] if count else caches[-1:]
-            found.setdefault((count, rows), []).append(_timed_together(model, chosen, walk, rows))
-    sizes = {
-        shape: Forward(sequences=shape[0], rows=shape[0] * shape[1], context=shape[0] * context)
-        if shape[0]
-        else Forward(sequences=1, rows=1, context=length)
-        for shape in found
-    }
-    return fitted(alone, [(sizes[shape], min(times)) for shape, times in found.items()], context)
+    for turn in range(_TURNS):
+        for found, (_, chosen, rows) in zip(times, runs, strict=True):
+            if turn < 2 or perf_counter() - begun < limit:
+                found.append(_timed_together(model, chosen, walk, rows))
+    return [
+        (forward, min(found[1:]))  # the first run copies the rows that the caches share
+        for found, (forward, _, _) in zip(times, runs, strict=True)
+    ]
 
 
+def measure_surface(model: LanguageModel) -> CostSurface:
+    """Measure the costs that a server needs, in about a second: also of parts of prompts. Raises
+    `OptionError`.
+    """
+    widths = [rows for rows in _WIDE if rows + _CONTEXT < model.info.context_length]
+    return measure_costs(model, widths or (1,), limit=0.5, together=_TOGETHER)
+
+
+BATCHES = ((4, 1), (8, 1))
+"""Sequences and rows of each that are timed when a target is loaded."""
 _CONTEXT = 128
+_LONGER = 8
+"""The longer text has this many times the tokens."""
+_TURNS = 6
 _WIDE = (1, 2, 3, 4, 6, 8, 16, 32, 64, 256)
-"""Rows of one sequence that are timed: also those of a part of a prompt."""
+"""Rows of one sequence that are timed for a server: also those of a part of a prompt."""
 _TOGETHER = ((2, 1), (4, 1), (4, 4), (8, 1), (8, 2), (16, 1))
-"""Sequences and rows of each that are timed together, sequences ascending."""
+"""Sequences and rows of each that are timed for a server."""
 
 
 def _timed_together(

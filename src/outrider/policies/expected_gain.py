@@ -29,10 +29,10 @@ from dataclasses import dataclass, field, replace
 from outrider.core.counters import Counters, Pace, Tally
 from outrider.core.errors import OptionError
 from outrider.core.types import Budget
-from outrider.policies.curve import CostCurve
 from outrider.policies.pauses import FIRST_ROUNDS, NOTICEABLE, Pauses
 from outrider.policies.source import Plan, Source
 from outrider.policies.speed import Speed
+from outrider.policies.surface import CostSurface
 from outrider.protocols.method import Method, Paper
 
 _NEVER = Tally()
@@ -120,7 +120,7 @@ class ExpectedGain:
         plain_every: one of this many rounds is undrafted, to measure undrafted rounds on this text.
     """
 
-    verify: CostCurve
+    verify: CostSurface
     sources: tuple[Source, ...]
     overhead: float = 1e-4
     handling: float = 0.0
@@ -160,11 +160,11 @@ class ExpectedGain:
         if not isinstance(decision, Decision) or decision.batch != batch:
             decision = counters.plan = Decision(batch)
         drafts = counters.rounds - counters.undrafted_rounds
-        if self._selecting:
-            decision.speed.note(counters, self._table(batch))
         decision.pauses.misses += decision.proposing
         if decision.budget is None or not decision.valid(drafts, now):
             decision.drafts, decision.since = drafts, now
+            if self._selecting:
+                decision.speed.note(counters, self._table(batch), self.verify.seconds)
             decision.budget, decision.until = self._decide(counters, decision)
             if self._selecting and decision.budget.depth:
                 worth = decision.speed.worth(self._table(batch), decision.least)
@@ -317,7 +317,8 @@ class ExpectedGain:
         """
         longest = max((source.most for source in self.sources), default=0)
         return tuple(
-            (self.verify.seconds(batch * (k + 1)) + self.overhead + bool(k) * self.handling) / batch
+            (self.verify.seconds(batch * (k + 1), batch) + self.overhead + bool(k) * self.handling)
+            / batch
             for k in range(longest + 1)
         )
 

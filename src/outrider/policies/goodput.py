@@ -8,7 +8,7 @@ front holds a beginning of each draft. With more sequences a further row costs m
 more, so that m falls to 0 by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 
@@ -88,16 +88,15 @@ class Goodput:
     margin: float = MARGIN
     _round: int = 0
     _until: int = 0
-    _known: tuple[str, ...] = ()
+    _chosen: dict[str, int] = field(default_factory=dict[str, int])
     _with_others: bool = False
-    _chosen: tuple[int, ...] = ()
     _probe_at: int = FIRST_PROBE
     _wait: int = field(default=FIRST_PROBE)
 
     def depths(
         self,
         names: Sequence[str],
-        offers: Sequence[Sequence[float]],
+        offers: Callable[[], Sequence[Sequence[float]]],
         *,
         context: int = 0,
         other_rows: int = 0,
@@ -106,8 +105,10 @@ class Goodput:
         """Return the largest depth of the draft of each sequence in the next round.
 
         Args:
-            names: one for each sequence; a decision stands as long as they are the same.
-            offers: see `best_depths`.
+            names: one for each sequence. A decision stands for some rounds, unless a sequence joins
+                or leaves while others draft, or while the batch shrinks.
+            offers: returns those of `best_depths`; called for a new decision only, since offers
+                take time.
             context: see `best_depths`.
             other_rows: see `best_depths`.
             drafting: see `best_depths`.
@@ -115,25 +116,31 @@ class Goodput:
         self._round += 1
         if self._round % PLAIN_EVERY == 0:
             return (0,) * len(names)
-        known, others = tuple(names), other_rows > 0
-        same = known == self._known and others == self._with_others
-        if same and self._round < self._until:
-            return self._chosen
+        if self._round < self._until and self._stands(names, other_rows > 0):
+            return tuple(self._chosen.get(name, 0) for name in names)
+        offered = offers()
         choice = best_depths(
-            offers,
+            offered,
             self.surface,
             context=context,
             other_rows=other_rows,
             drafting=drafting,
             margin=self.margin,
         )
-        self._known, self._with_others = known, others
-        self._until, self._chosen = self._round + STANDS, choice.depths
+        self._chosen = dict(zip(names, choice.depths, strict=True))
+        self._until, self._with_others = self._round + STANDS, other_rows > 0
         if any(choice.depths):
             self._probe_at, self._wait = self._round + FIRST_PROBE, FIRST_PROBE
-        elif self._round >= self._probe_at and any(offers):
-            return self._probe(offers)
+        elif self._round >= self._probe_at and any(offered):
+            return self._probe(offered)
         return choice.depths
+
+    def _stands(self, names: Sequence[str], others: bool) -> bool:
+        """Whether the last decision still fits: the sequences are the same, or none drafts and
+        there are no fewer of them, so that drafting pays no more than before."""
+        if others == self._with_others and list(self._chosen) == list(names):
+            return True
+        return not any(self._chosen.values()) and len(names) >= len(self._chosen) > 0
 
     def _probe(self, offers: Sequence[Sequence[float]]) -> tuple[int, ...]:
         """Try one draft of the sequence that offers most, in one round; wait longer next time."""

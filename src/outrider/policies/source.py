@@ -21,6 +21,9 @@ _DRAFTS_BELIEVED = 3.0
 _FIRST_COPY = 6
 """Largest draft of an opportunistic source until one of its drafts is kept; then twice the kept
 length."""
+_DOUBT = 0.5
+"""Part of the costs that drafts must gain if their source selects tokens by their chances: these
+know more than the few drafts that were tested, and costs are measured in noise."""
 _SURE = 3.0
 """Weight of the prior for one block of a tree, in kept nodes."""
 
@@ -130,9 +133,10 @@ class Source:
         if self.reach:
             return best_tree(self.reached(tally.ranks), self.costs(tally), verify)
         longest = self.longest
-        if (
-            self.opportunistic and not self.selects
-        ):  # texts contain different amounts to copy: start small
+        if self.selects:
+            costs = [verify[0], *(verify[0] + _DOUBT * (s - verify[0]) for s in verify[1:])]
+            return best_length((self.first(tally), self.chance(tally)), (0.0, 0.0), costs, longest)
+        if self.opportunistic:  # texts contain different amounts to copy: start small
             longest = min(longest, max(_FIRST_COPY, 2 * tally.run))
         chances = self.first(tally), self.chance(tally)
         return best_length(chances, self.costs(tally), verify, longest)

@@ -1,15 +1,21 @@
-"""The cost of a forward as a function of its sequences, its rows and the texts that it reads.
+"""The cost of a forward as a function of its rows, its sequences and the texts that it reads.
 
 Thirty-two rows cost about twice as much as 32 sequences of one row than as 4 sequences of 8, since
 attention is done for each sequence. A curve over rows alone therefore misprices batches.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
+from jaxtyping import Float
 
-from outrider.policies.curve import CostCurve
+from outrider.core.errors import OptionError
+
+_WEIGHT = 0.02
+"""Weight of the newest forward in the pace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,25 +33,85 @@ class Forward:
     context: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class CostSurface:
-    """Seconds of a forward: `T = curve(rows) + per_sequence * (sequences - 1) + per_token *
-    context`.
+    """Seconds of a forward: `T = pace * (curve(rows) + per_sequence * (sequences - 1) + per_token *
+    context)`. The curve is non-decreasing, and linear between its points.
 
     Attributes:
-        curve: seconds by rows of one sequence with an empty text; non-decreasing.
+        points: `(rows, seconds)` of one sequence, rows ascending from at least 1.
         per_sequence: seconds that each further sequence adds at the same number of rows.
-        per_token: seconds that each token of the texts adds, for each row that a sequence has.
+        per_token: seconds that each token of the texts adds.
         pace: what forwards take now, relative to the measurement.
     """
 
-    curve: CostCurve
+    points: tuple[tuple[int, float], ...]
     per_sequence: float = 0.0
     per_token: float = 0.0
     pace: float = 1.0
 
+    def __post_init__(self) -> None:
+        rows = [r for r, _ in self.points]
+        if not rows or rows[0] < 1 or any(a >= b for a, b in pairwise(rows)):
+            raise OptionError(
+                f"the rows of the cost surface are {rows}",
+                hint="Give ascending numbers of at least 1",
+            )
+        if not all(0.0 < s < float("inf") for _, s in self.points):
+            raise OptionError(
+                f"the seconds of the cost surface are {[s for _, s in self.points]}",
+                hint="Give finite times above 0",
+            )
+
+    @classmethod
+    def of(cls, seconds: Mapping[int, float]) -> "CostSurface":
+        """Return the surface whose non-decreasing curve is closest to the measured seconds of one
+        sequence; further sequences and texts cost nothing.
+
+        Noise can make a wider forward appear faster than a narrower one; such neighbours are
+        averaged (isotonic regression by pooling adjacent violators). Raises `OptionError` if there
+        are no measurements, or for times that are not above 0.
+        """
+        pools: list[tuple[float, list[int]]] = []
+        for rows in sorted(seconds):
+            pools.append((seconds[rows], [rows]))
+            while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+                (b, right), (a, left) = pools.pop(), pools.pop()
+                mean = (a * len(left) + b * len(right)) / (len(left) + len(right))
+                pools.append((mean, left + right))
+        return cls(tuple((r, value) for value, rows in pools for r in rows))
+
+    @classmethod
+    def fitted(
+        cls,
+        alone: Mapping[int, float],
+        together: Sequence[tuple[Forward, float]],
+        context: int,
+    ) -> "CostSurface":
+        """Fit a surface to measured seconds.
+
+        Args:
+            alone: seconds of one sequence by rows, with a text of `context` tokens.
+            together: seconds of other forwards.
+            context: tokens of the text of `alone`.
+
+        Raises:
+            OptionError: `alone` is empty, or holds times that are not above 0.
+        """
+        surface = cls.of(alone)
+        if not together:
+            return surface
+        excess = np.array([seconds - surface.seconds(f.rows) for f, seconds in together])
+        sizes = [[f.sequences - 1, f.context - context] for f, _ in together]
+        terms = np.array(sizes, dtype=np.float64)
+        weights = 1.0 / np.array([seconds for _, seconds in together])  # relative errors count
+        each, token = _non_negative(terms * weights[:, None], excess * weights)
+        if context:
+            token = min(token, 0.9 * surface.points[0][1] / context)
+        return replace(surface.plus(-token * context), per_sequence=each, per_token=token)
+
     def seconds(self, rows: float, sequences: int = 1, context: float = 0.0) -> float:
-        """Return the seconds of a forward.
+        """Return the seconds of a forward; beyond the last point with the last slope.
 
         Args:
             rows: rows of all sequences together.
@@ -53,7 +119,24 @@ class CostSurface:
             context: tokens of all texts together.
         """
         extra = self.per_sequence * (sequences - 1) + self.per_token * context
-        return (self.curve.seconds(rows) + extra) * self.pace
+        return (self._alone(rows) + extra) * self.pace
+
+    def _alone(self, rows: float) -> float:
+        points = self.points
+        if rows <= points[0][0] or len(points) == 1:
+            return points[0][1]
+        right = min(bisect_right(points, rows, key=lambda p: p[0]), len(points) - 1)
+        (x0, y0), (x1, y1) = points[right - 1], points[right]
+        return y0 + (y1 - y0) * (rows - x0) / (x1 - x0)
+
+    def plus(self, seconds: float) -> "CostSurface":
+        """Return the surface with constant additional seconds per forward."""
+        points = tuple((rows, value + seconds) for rows, value in self.points)
+        return replace(self, points=points)
+
+    def ratio(self, rows: float) -> float:
+        """Return `verify_cost`: seconds over `rows` / seconds over 1."""
+        return self.seconds(rows) / self.seconds(1)
 
     def rows_within(self, seconds: float, forward: Forward, most: int) -> int:
         """Return how many more rows a forward can have and take at most `seconds`; up to `most`."""
@@ -73,53 +156,17 @@ class CostSurface:
         return replace(self, pace=self.pace + _WEIGHT * (ratio - self.pace))
 
 
-_WEIGHT = 0.02
-"""Weight of the newest forward in the pace."""
-
-
-def fitted(
-    alone: Mapping[int, float], together: Sequence[tuple[Forward, float]], context: int
-) -> CostSurface:
-    """Fit a surface to measured seconds.
-
-    Args:
-        alone: seconds of one sequence by rows, with a text of `context` tokens.
-        together: seconds of other forwards.
-        context: tokens of the text of `alone`.
-
-    Raises:
-        OptionError: `alone` is empty, or holds times that are not above 0.
-    """
-    curve = CostCurve.of(alone)
-    if not together:
-        return CostSurface(curve=curve)
-    excess = np.array([seconds - curve.seconds(f.rows) for f, seconds in together])
-    terms = np.array([[f.sequences - 1, f.context - context] for f, _ in together], dtype=float)
-    weights = 1.0 / np.array([seconds for _, seconds in together])  # relative errors count
-    each, token = _non_negative(terms * weights[:, None], excess * weights)
-    least = min(seconds for seconds in alone.values())
-    token = min(token, 0.9 * least / context) if context else token
-    return CostSurface(
-        curve=curve.plus(-token * context) if token else curve,
-        per_sequence=each,
-        per_token=token,
-    )
-
-
-def _non_negative(terms: "np.ndarray", values: "np.ndarray") -> tuple[float, float]:
+def _non_negative(
+    terms: Float[np.ndarray, "forwards 2"], values: Float[np.ndarray, " forwards"]
+) -> tuple[float, float]:
     """Return the least-squares solution of two unknowns that are at least 0."""
-    best = (0.0, 0.0)
-    smallest = float(values @ values)
-    for columns in ((0, 1), (0,), (1,)):
-        chosen = list(columns)
-        found = np.linalg.lstsq(terms[:, chosen], values, rcond=None)[0]
-        if (found < 0.0).any():
-            continue
-        rest = values - terms[:, chosen] @ found
-        if float(rest @ rest) < smallest:
+    best, smallest = (0.0, 0.0), float(values @ values)
+    for chosen in ((0, 1), (0,), (1,)):
+        part = terms[:, list(chosen)]
+        found = np.linalg.lstsq(part, values, rcond=None)[0]
+        rest = values - part @ found
+        if (found >= 0.0).all() and float(rest @ rest) < smallest:
             smallest = float(rest @ rest)
-            full = [0.0, 0.0]
-            for column, value in zip(chosen, found, strict=True):
-                full[column] = float(value)
-            best = (full[0], full[1])
+            full = dict(zip(chosen, found.tolist(), strict=True))
+            best = (full.get(0, 0.0), full.get(1, 0.0))
     return best

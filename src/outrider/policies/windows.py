@@ -9,7 +9,7 @@ from outrider.core.metrics import (
     predicted_speed,
     predicted_two_tier_speed,
 )
-from outrider.policies.curve import CostCurve
+from outrider.policies.surface import CostSurface
 
 LONGEST_DRAFT, LONGEST_QUALIFIED = 8, 16
 
@@ -42,12 +42,12 @@ class Windows:
     speed: float
 
 
-def undrafted(target: CostCurve) -> Windows:
+def undrafted(target: CostSurface) -> Windows:
     """Return the speed without drafting: one token per forward."""
     return Windows((), 1.0 / target.seconds(1))
 
 
-def two_tiers(target: CostCurve, draft: float, accept: float) -> Windows:
+def two_tiers(target: CostSurface, draft: float, accept: float) -> Windows:
     """Return the best length for one draft model that takes `draft` seconds per token."""
     return _best(
         Windows((k,), predicted_two_tier_speed(draft, target.seconds(k + 1), accept, k))
@@ -55,7 +55,9 @@ def two_tiers(target: CostCurve, draft: float, accept: float) -> Windows:
     )
 
 
-def three_tiers(target: CostCurve, qualifier: CostCurve, draft: float, chances: Chances) -> Windows:
+def three_tiers(
+    target: CostSurface, qualifier: CostSurface, draft: float, chances: Chances
+) -> Windows:
     """Return the best pair of lengths for a pyramid: qualified tokens, and drafted tokens per inner
     round.
     """
@@ -67,7 +69,7 @@ def three_tiers(target: CostCurve, qualifier: CostCurve, draft: float, chances: 
 
 
 def best_windows(
-    target: CostCurve, qualifier: CostCurve, draft: float, chances: Chances, margin: float = 0.0
+    target: CostSurface, qualifier: CostSurface, draft: float, chances: Chances, margin: float = 0.0
 ) -> Windows:
     """Return the fastest of one, two and three tiers; a further tier must be faster by `margin`.
 
@@ -84,7 +86,7 @@ def best_windows(
     return best
 
 
-def token_seconds(qualifier: CostCurve, draft: float, accept: float) -> float:
+def token_seconds(qualifier: CostSurface, draft: float, accept: float) -> float:
     """Return the seconds per token that a qualifier proposes, with the best length of its inner
     drafts.
     """
@@ -95,7 +97,12 @@ def token_seconds(qualifier: CostCurve, draft: float, accept: float) -> float:
 
 
 def _pyramid_speed(
-    target: CostCurve, qualifier: CostCurve, draft: float, chances: Chances, wide: int, deep: int
+    target: CostSurface,
+    qualifier: CostSurface,
+    draft: float,
+    chances: Chances,
+    wide: int,
+    deep: int,
 ) -> float:
     costs = PyramidCosts(
         draft=draft,

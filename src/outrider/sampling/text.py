@@ -57,6 +57,8 @@ class TextStream:
         """
         self.text = ""
         self.stopped = False
+        self.stopped_by: str | None = None
+        """The stop string that ended the text."""
         self._decode = decode
         self._stop = tuple(stop)
         self._ids = list(after[-_CONTEXT:])
@@ -123,13 +125,14 @@ class TextStream:
         """Find the first stop string that ends behind `known`; cut the text there."""
         longest = max((len(stop) for stop in self._stop), default=0)
         start = max(known - longest + 1, 0)
-        hits = [at for stop in self._stop if (at := text.find(stop, start)) >= 0]
+        hits = [(at, stop) for stop in self._stop if (at := text.find(stop, start)) >= 0]
         if not hits:
             return None
+        first, self.stopped_by = min(hits)
         self.stopped = True
         if self._marked is None:
-            self.text = self.text[: min(hits)]
-        return min(hits)
+            self.text = self.text[:first]
+        return first
 
     def _find_marked_stop(self, marked: "_Marked", token: int) -> None:
         known = len(marked.text)

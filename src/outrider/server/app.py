@@ -19,7 +19,7 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient, ServingEngine
 from outrider.server.context import Context
-from outrider.server.endpoints import chat, completions, health, models, tokens
+from outrider.server.endpoints import chat, completions, health, models, page, responses, tokens
 from outrider.server.errors import ApiError, from_outrider
 from outrider.server.http.front import ID_HEADER, Front
 from outrider.server.keys import Keys
@@ -28,6 +28,7 @@ from outrider.server.metrics import Metrics
 from outrider.server.schema.chat import ChatBody
 from outrider.server.schema.completions import CompletionBody, DetokenizeBody, TokenizeBody
 from outrider.server.schema.documents import openapi_of
+from outrider.server.schema.responses import ResponsesBody
 from outrider.server.settings import ServerSettings
 from outrider.server.tools.choice import parser_for
 
@@ -39,7 +40,7 @@ MakeEngine = Callable[[EngineClient], ServingEngine]
 _UNSUPPORTED = ("embeddings", "audio", "images", "files", "batches", "fine_tuning", "moderations")
 _UNSUPPORTED += ("assistants", "threads", "vector_stores", "realtime", "uploads", "rerank", "score")
 
-_BODIES = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
+_BODIES = (ChatBody, CompletionBody, ResponsesBody, TokenizeBody, DetokenizeBody)
 
 
 def create_app(
@@ -69,9 +70,15 @@ def create_app(
         )
     parser_for(tokenizer, settings.tool_parser)
     client = EngineClient()
+    engine = make_engine(client)
+    info = generator.strategy.target.info
     metrics = Metrics(settings.model_name, vllm=settings.vllm_metrics)
     context = Context(
         generator=generator,
+        info=info,
+        window=_window(
+            engine, min(info.context_length, generator.context_length or info.context_length)
+        ),
         tokenizer=tokenizer,
         settings=settings,
         client=client,
@@ -81,7 +88,6 @@ def create_app(
         fingerprint=_fingerprint(generator, tokenizer),
         texts=TokenTexts(tokenizer),
     )
-    engine = make_engine(client)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -102,10 +108,19 @@ def create_app(
     return app
 
 
+def _window(engine: ServingEngine, most: int) -> int:
+    """Return the largest number of tokens, up to `most`, for which the caches have room."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if engine.capacity_for(middle) else (low, middle - 1)
+    return low
+
+
 def _add_routes(app: FastAPI) -> None:
-    for one in (chat, completions, models, tokens, health):
+    for one in (chat, completions, responses, models, tokens, health, page):
         app.include_router(one.router)
-    app.openapi = lambda: openapi_of(app, _BODIES)
+    app.openapi = lambda: openapi_of(app, _BODIES, app.state.context.settings.model_names)
 
 
 def _add_layers(app: FastAPI, context: Context) -> None:

@@ -35,6 +35,10 @@ class ServingEngine(Protocol):
         """End all requests, and the thread."""
         ...
 
+    def capacity_for(self, tokens: int) -> bool:
+        """Whether a request of `tokens`, prompt and answer, can run when it is alone."""
+        ...
+
     @property
     def state(self) -> EngineState:
         """A recent snapshot."""

@@ -1,7 +1,6 @@
 """What all endpoints of one server share."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +11,12 @@ from fastapi import Request
 
 from outrider.engine.generator import Generator
 from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.protocols.info import ModelInfo
 from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient
 from outrider.server.keys import Key, Keys
 from outrider.server.life import Life
+from outrider.server.logs import Ignored
 from outrider.server.metrics import Metrics
 from outrider.server.settings import ServerSettings
 
@@ -27,9 +28,28 @@ _WORKERS = 2
 
 @dataclass(slots=True, kw_only=True)
 class Context:
-    """One server: its engine, settings, keys and counters."""
+    """One server: its engine, settings, keys and counters.
+
+    Attributes:
+        generator: the models.
+        info: the properties of the target.
+        window: most tokens of a prompt and its answer, limited by the model and by the caches.
+        tokenizer: the tokenizer of the target.
+        settings: names and limits.
+        client: the engine.
+        keys: who may ask.
+        life: whether new work is accepted.
+        metrics: counters and histograms.
+        fingerprint: changes when anything changes that can change texts.
+        texts: texts of single tokens.
+        ignored: fields of requests without effect that were logged.
+        pool: threads for work that takes long.
+        started: seconds since 1970 when the server began.
+    """
 
     generator: Generator
+    info: ModelInfo
+    window: int
     tokenizer: Tokenizer
     settings: ServerSettings
     client: EngineClient
@@ -38,17 +58,11 @@ class Context:
     metrics: Metrics
     fingerprint: str
     texts: TokenTexts
+    ignored: Ignored = field(default_factory=Ignored)
     pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_WORKERS, "outrider-prepare")
     )
     started: int = field(default_factory=lambda: int(time.time()))
-
-    @property
-    def window(self) -> int:
-        """Most tokens of a prompt and its answer."""
-        window = self.generator.strategy.target.info.context_length
-        given = self.generator.context_length
-        return window if given is None else min(window, given)
 
     async def prepare(self, work: Callable[[], T]) -> T:
         """Run work that takes long in a thread, so that the event loop goes on."""
@@ -97,8 +111,3 @@ def context_of(request: Request) -> Context:
 def asker_of(request: Request) -> Asker:
     """Return who sent a request."""
     return request.scope["state"]["asker"]
-
-
-def new_id(kind: str) -> str:
-    """Return a new identifier, such as `chatcmpl-...`."""
-    return f"{kind}-{secrets.token_hex(12)}"

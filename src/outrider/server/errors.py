@@ -87,6 +87,7 @@ def crashed() -> ApiError:
 
 
 FAILURES: Mapping[str, tuple[int, str, str]] = {
+    "queue_timeout": (429, "queue_full", "the request waited too long; try again later"),
     "deadline": (504, "deadline", "no token could be written in time"),
     "request_timeout": (408, "request_timeout", "the request took too long"),
     "draining": (503, "draining", "the server is shutting down"),
@@ -105,7 +106,7 @@ def from_failure(failure: str, message: str, *, own_fault: bool = False) -> ApiE
         own_fault: the request itself is the cause, so that it would fail again.
     """
     status, code, usual = FAILURES.get(failure, FAILURES["engine_error"])
-    headers = {"retry-after": "5"} if status == 503 else {}
+    headers = {"retry-after": "5"} if status in (429, 503) else {}
     if own_fault:
         headers["x-should-retry"] = "false"
     return ApiError(status, code, message or usual, headers=headers)

@@ -3,11 +3,29 @@
 import json
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from outrider.engine.serving.messages import Ended
 
 log = logging.getLogger("outrider.server.requests")
+
+_MOST_NAMES = 1000
+"""Names of unknown fields that are remembered; clients choose them, so there must be a limit."""
+
+
+class Ignored:
+    """Logs each field without effect once, and not for each request."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def note(self, names: Sequence[str]) -> None:
+        """Log the names that are new."""
+        for name in names:
+            if name not in self._known and len(self._known) < _MOST_NAMES:
+                self._known.add(name)
+                log.info(json.dumps({"time": round(time.time(), 3), "ignored_field": name[:80]}))
 
 
 def log_request(facts: dict[str, Any], ends: list[Ended], outcome: str, phase: str) -> None:

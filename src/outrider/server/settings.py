@@ -18,6 +18,7 @@ class ServerSettings:
         max_num_seqs: samples that the engine runs at once.
         max_queue: samples that may wait; further requests get 429.
         max_queued_tokens: tokens of prompts that may wait; one prompt alone is always accepted.
+        queue_timeout: seconds that a request may wait; then 429.
         request_timeout: seconds after which a request is ended.
         first_token_timeout: seconds in which the first token must be written; None sets no limit.
         max_body: bytes of a request.
@@ -43,6 +44,7 @@ class ServerSettings:
     max_num_seqs: int = 16
     max_queue: int = 256
     max_queued_tokens: int = 1 << 18
+    queue_timeout: float = 60.0
     request_timeout: float = 600.0
     first_token_timeout: float | None = None
     max_body: int = 20_000_000
@@ -82,6 +84,7 @@ _RANGES: Mapping[str, Range] = {
     "max_num_seqs": AT_LEAST_ONE,
     "max_queue": _COUNT,
     "max_queued_tokens": _COUNT,
+    "queue_timeout": _SECONDS,
     "request_timeout": _SECONDS,
     "first_token_timeout": Range(0.0, 1e9, above=True, optional=True),
     "max_body": AT_LEAST_ONE,

@@ -27,7 +27,7 @@ from outrider.drafters.given import ASKING, Costs, Given
 from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.growth import Growth
 from outrider.memories.store import Datastore
-from outrider.models.costs import measure_costs
+from outrider.models.costs import BATCHES, measure_costs
 from outrider.policies.pauses import NOTICEABLE
 from outrider.policies.windows import Chances, best_windows
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
@@ -51,7 +51,7 @@ _OVERHEAD_PROMPT, _OVERHEAD_ROUNDS = 16, 12
 
 def measured_costs(target: LanguageModel) -> Costs:
     """Measure what forwards and rounds of the target cost on this machine."""
-    return Costs(measure_costs(target), round_overhead(target))
+    return Costs(measure_costs(target, together=BATCHES), round_overhead(target))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,15 @@ NEAR_ENDS = {"end_ids": (0,)}
 
 
 def begin(
-    drafter: Any, prompt: Sequence[int], *, previous: Any = None, end_ids: Sequence[int] = ()
+    drafter: Any,
+    prompt: Sequence[int],
+    *,
+    previous: Any = None,
+    end_ids: Sequence[int] = (),
+    temperature: float = 0.0,
 ) -> Any:
-    request = Request(
-        Prompt(token_ids=tuple(prompt)), Sampler(SamplingParams(), end_ids=tuple(end_ids))
-    )
+    sampler = Sampler(SamplingParams(temperature=temperature), end_ids=tuple(end_ids))
+    request = Request(Prompt(token_ids=tuple(prompt)), sampler)
     [state] = drafter.begin([request], None if previous is None else [previous])
     return state
 

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from outrider.core.errors import OptionError
 from outrider.core.types import Budget, Worth, as_ids
-from outrider.drafters.copying.successors import STREAKS, Successors
+from outrider.drafters.copying.successors import Successors, _needed
+from outrider.memories.chances import STREAKS
 from tests.drafters.copying.copy_rigs import begin, check_equality, counting, propose, tokens
 from tests.exactness.setups.rigs import run, stage
 
 pytestmark = pytest.mark.method("successors")
 
+TEMPERATURES = st.sampled_from((0.0, 0.8))
 texts = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 
 
@@ -21,7 +23,7 @@ def best(
     drafter: Successors, state: Any, text: list[int], further: int
 ) -> tuple[int, float] | None:
     """The likeliest candidate after a text with `further` drafted tokens, and its chance."""
-    found = drafter.chances.best(drafter._candidates(state, text), state.streak + further)
+    found = drafter._place(state, text, state.streak + further).best
     return None if found is None else (found.token, found.chance)
 
 
@@ -35,7 +37,7 @@ def best(
 def test_the_chain_with_the_largest_gain_is_drafted(
     prompt: list[int], output: list[int], tail: list[int], floors: list[float], least: float
 ) -> None:
-    drafter = Successors()
+    drafter = Successors(together=1)
     state = begin(drafter, prompt)
     drafter.commit([state], [as_ids(output)])
     worth = Worth(floors=tuple(floors), least=least)
@@ -51,24 +53,27 @@ def test_the_chain_with_the_largest_gain_is_drafted(
     assert tokens(draft) == chain[:size]
     if size:
         assert gains[size] >= max(least, max(gains) - 1e-9)
-    else:
+    elif chances and chances[0] >= _needed(floors, least):
         assert max(gains[1:], default=-1.0) < max(least, 0.0) + 1e-9
 
 
-@given(prompt=texts, output=texts)
+@given(prompt=texts, output=texts, together=st.integers(1, 9), temperature=TEMPERATURES)
 def test_chances_are_counted_for_all_candidates_drafted_or_not(
-    prompt: list[int], output: list[int]
+    prompt: list[int], output: list[int], together: int, temperature: float
 ) -> None:
-    drafter, other = Successors(), Successors()
-    state = begin(drafter, prompt)
-    drafter.commit([state], [as_ids(output)])
-    fresh = Successors().chances
+    drafter, other = Successors(together=together), Successors()
+    state = begin(drafter, prompt, temperature=temperature)
+    for token in output:
+        propose(drafter, state, size=2)
+        drafter.commit([state], [as_ids([token])])
+    drafter._learn(state)
+    fresh = Successors().chances[False]
     hits, trials = list(fresh.hits), list(fresh.trials)
     best_hits, best_trials = list(fresh.best_hits), list(fresh.best_trials)
     streak = 0
     for i, token in enumerate(output):
         before = begin(other, [*prompt, *output[:i]])
-        found = other._candidates(before, before.text)
+        found = other._place(before, before.text, 0).found
         if found:
             best_token, kind = max(found, key=lambda one: hits[one[1]] / trials[one[1]])
             place = 2 * kind + (len({one for one, _ in found}) == 1)
@@ -80,9 +85,41 @@ def test_chances_are_counted_for_all_candidates_drafted_or_not(
             trials[kind] += 1
             hits[kind] += one == token
     assert state.streak == streak
-    counted = drafter.chances
+    counted = drafter.chances[temperature > 0]
     assert counted.trials == trials and counted.best_trials == best_trials
     assert counted.hits == pytest.approx(hits) and counted.best_hits == pytest.approx(best_hits)
+
+
+def test_greedy_and_sampled_texts_have_their_own_chances() -> None:
+    drafter = Successors(own=1, shared=0, least=0.5)
+    state = begin(drafter, [0])
+    drafter.commit([state], [as_ids([1, 2, 3] * 60)])
+    sampled = begin(drafter, [0, 1, 2, 3, 1], temperature=0.8)
+    assert tokens(propose(drafter, sampled, size=1)) == []
+    greedy = begin(drafter, [0, 1, 2, 3, 1])
+    assert tokens(propose(drafter, greedy, size=1)) == [2]
+
+
+def test_a_conversation_that_changes_its_temperature_changes_its_chances() -> None:
+    drafter = Successors()
+    state = begin(drafter, [1, 2])
+    again = begin(drafter, [1, 2, 3], previous=state, temperature=0.8)
+    assert again is state and again.chances is drafter.chances[True]
+
+
+@given(prompt=texts, output=texts, together=st.integers(2, 9))
+def test_tokens_that_are_learned_together_leave_the_same_memory(
+    prompt: list[int], output: list[int], together: int
+) -> None:
+    eager, late = Successors(together=1), Successors(together=together)
+    one, other = begin(eager, prompt), begin(late, prompt)
+    for token in output:
+        eager.commit([one], [as_ids([token])])
+        late.commit([other], [as_ids([token])])
+        assert len(other.text) - other.learned < together
+    late._learn(other)
+    assert other.chances == one.chances and other.own == one.own
+    assert other.place == one.place and other.streak == one.streak
 
 
 def test_measured_chances_replace_the_prior() -> None:
@@ -121,9 +158,9 @@ def test_prompts_are_not_shared() -> None:
 def test_a_tail_is_read_and_not_learned() -> None:
     drafter = Successors(least=0.0)
     state = begin(drafter, [1, 2, 3, 1])
-    before = list(drafter.chances.best_trials), len(state.own), list(state.text)
+    before = list(state.chances.best_trials), len(state.own), list(state.text)
     assert tokens(propose(drafter, state, tail=[2], size=2)) == [3, 1]
-    assert (list(drafter.chances.best_trials), len(state.own), list(state.text)) == before
+    assert (list(state.chances.best_trials), len(state.own), list(state.text)) == before
 
 
 def test_a_conversation_goes_on_with_its_state() -> None:
@@ -158,7 +195,9 @@ def test_a_text_that_repeats_is_copied() -> None:
     assert results[0].counters.rounds < 20
 
 
-@pytest.mark.parametrize("options", [{"own": 0}, {"shared": -1}, {"least": 1.5}, {"max_tokens": 0}])
+@pytest.mark.parametrize(
+    "options", [{"own": 0}, {"shared": -1}, {"least": 1.5}, {"max_tokens": 0}, {"together": 0}]
+)
 def test_numbers_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(OptionError):
         Successors(**options)

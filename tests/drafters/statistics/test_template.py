@@ -17,7 +17,7 @@ from outrider.drafters.statistics.tree_statistics import (
     expected_tokens,
     optimise_template,
 )
-from outrider.policies import CostCurve
+from outrider.policies import CostSurface
 
 pytestmark = pytest.mark.method("recorded")
 
@@ -166,8 +166,8 @@ def test_the_size_is_that_of_most_tokens_a_second() -> None:
     template = optimise_template(statistics, 39)
     promised = expected_tokens(template, statistics)
     assert promised[0] == 1.0 and promised == sorted(promised)
-    free, dear = CostCurve.of({1: 1.0, 40: 1.001}), CostCurve.of({1: 1.0, 40: 40.0})
-    some = CostCurve.of({1: 1.0, 4: 1.1, 8: 1.5, 40: 6.0})
+    free, dear = CostSurface.of({1: 1.0, 40: 1.001}), CostSurface.of({1: 1.0, 40: 40.0})
+    some = CostSurface.of({1: 1.0, 4: 1.1, 8: 1.5, 40: 6.0})
     assert best_size(template, statistics, free) >= 30
     assert best_size(template, statistics, dear) == 0
     chosen = best_size(template, statistics, some)

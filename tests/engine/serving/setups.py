@@ -10,10 +10,9 @@ from outrider.engine.serving.checked import checked
 from outrider.engine.serving.engine import Engine
 from outrider.engine.serving.messages import Ended, Event, Piece, Submission
 from outrider.engine.serving.settings import ServingSettings
-from outrider.policies.curve import CostCurve
 from outrider.policies.surface import CostSurface
 
-COSTS = CostSurface(curve=CostCurve(((1, 1e-3), (8, 2e-3), (64, 8e-3))), per_sequence=1e-4)
+COSTS = CostSurface(((1, 1e-3), (8, 2e-3), (64, 8e-3)), per_sequence=1e-4)
 
 
 class Desk:

@@ -60,7 +60,9 @@ def test_deadlines_end_a_request_with_their_names(tiny: Generator) -> None:
     now = perf_counter()
     desk.submit("slow", (30, 31), max_new_tokens=400, ignore_eos=True, _finish_by=now + 0.2)
     desk.submit("late", (30, 31), max_new_tokens=4, _first_token_by=now + 0.05)
+    desk.submit("last", (30, 31), max_new_tokens=4, _begin_by=now + 0.05)
     desk.run()
+    assert desk.ended("last").failure == "queue_timeout"
     assert desk.ended("late").failure == "deadline"
     assert desk.ended("late").phase == "waiting"
     assert desk.ended("slow").failure == "request_timeout"
@@ -298,3 +300,31 @@ def test_a_learner_hears_of_finished_texts_and_works_while_nothing_is_served(
     [(prompt, output)] = notes.texts
     assert prompt == LONG[:9]
     assert len(output) == 5
+
+
+def test_a_request_without_drafts_is_not_drafted_beside_others(tiny: Generator) -> None:
+    gen = Generator(
+        Strategy(target=tiny.strategy.target, drafter=Lookup(min_ngram=1)),
+        tokenizer=tiny.tokenizer,
+        defaults=tiny.defaults,
+    )
+    desk = Desk(gen)
+    for name, draft in (("plain", False), ("drafted", True)):
+        desk.submit(name, (5, 6, 7) * 9, max_new_tokens=40, ignore_eos=True, _draft=draft)
+    desk.run()
+    assert desk.result("plain").speculation.target.drafted == 0
+    assert desk.result("drafted").speculation.target.drafted > 0
+    assert desk.result("plain").token_ids == desk.result("drafted").token_ids
+
+
+@pytest.mark.parametrize("stops", [("q", "HING", "FGH"), ("zz",)])
+def test_the_stop_string_that_ended_a_text_is_named(
+    tiny: Generator, stops: tuple[str, ...]
+) -> None:
+    desk = Desk(tiny)
+    desk.submit("s", LONG[:30], max_new_tokens=60, ignore_eos=True, stop=stops)
+    desk.run()
+    whole = tiny.generate(list(LONG[:30]), max_new_tokens=60, ignore_eos=True).text
+    found = [(whole.find(stop), stop) for stop in stops if stop in whole]
+    assert desk.ended("s").stop == (min(found)[1] if found else None)
+    assert bool(found) == (stops != ("zz",))

@@ -159,18 +159,24 @@ def test_a_flood_of_one_key_leaves_places_for_another() -> None:
     assert admit_all(scheduler) == []  # the preempted sample does not take its place back
 
 
-def test_a_newcomer_reads_first_and_the_others_go_on() -> None:
+def test_a_newcomer_reads_first_until_it_has_its_fair_share() -> None:
     scheduler = Scheduler(limits=Limits(max_num_seqs=4))
     waiting(scheduler, 3, "flood")
     admit_all(scheduler)
+    assert scheduler.newcomer is None
+    for key in ("flood0", "flood1"):
+        scheduler.read(key, 0)
+        scheduler.wrote(key, 50)
     scheduler.add(Entry(key="other", principal="other", prompt=1000, most=10))
-    scheduler.paid["flood"] += 1000
     chosen = scheduler.next(0.0, 1 << 20)
     assert chosen is not None
     scheduler.admitted(chosen.key, 999)
-    shares = scheduler.rows(100)
-    assert shares["other"] == 60
-    assert sum(shares.values()) == 100
+    scheduler.wrote("flood0", 1)
+    assert scheduler.newcomer == "other"
+    assert scheduler.rows(100) == {"flood2": 0, "other": 100}
+    scheduler.read("other", 500)
+    assert scheduler.newcomer == "flood"  # the other key has received more by now
+    assert scheduler.rows(100) == {"flood2": 99, "other": 1}
 
 
 def test_principals_receive_equal_shares_over_time() -> None:
@@ -237,8 +243,10 @@ def test_an_account_of_a_newcomer_begins_with_the_least_served() -> None:
     scheduler = Scheduler(limits=Limits(max_num_seqs=2))
     waiting(scheduler, 3, "a")
     admit_all(scheduler)
+    scheduler.read("a0", 0)
     scheduler.add(Entry(key="b0", principal="b"))
-    assert scheduler.paid["b"] == scheduler.paid["a"] > 0
+    assert scheduler.paid["b"] == 99  # what "a" has received, not what it has paid in advance
+    assert scheduler.paid["a"] == 2 * (99 + 100)
 
 
 def test_what_was_not_written_is_paid_back() -> None:

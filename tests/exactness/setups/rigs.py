@@ -7,7 +7,7 @@ from outrider.acceptance import Match
 from outrider.decoding import Stage
 from outrider.decoding.generation import Generation
 from outrider.drafters import Bypass, Fallback, Lookup, ModelDrafter, NoDrafter, Qualified
-from outrider.policies import CostCurve, ExpectedGain, FixedLength, Source
+from outrider.policies import CostSurface, ExpectedGain, FixedLength, Source
 from outrider.protocols import AcceptanceRule, Drafter
 from outrider.testing.rigs import (
     PROMPTS,
@@ -65,7 +65,7 @@ def nests(family: Family, inner: Callable[[], AcceptanceRule] = Match) -> dict[s
     }
 
 
-GAINFUL = CostCurve.of({1: 1.0, 8: 1.5, 32: 4.0})
+GAINFUL = CostSurface.of({1: 1.0, 8: 1.5, 32: 4.0})
 
 
 def adaptive(nest: str) -> ExpectedGain:

@@ -65,6 +65,9 @@ class ServerLimits:
         int | None,
         option(panel="Limits", help="Tokens of waiting prompts. Default: 262144.", min=0),
     ] = None
+    queue_timeout: Annotated[
+        float | None, option(panel="Limits", help="Seconds in the queue; then 429. Default: 60.")
+    ] = None
     request_timeout: Annotated[
         float | None, option(panel="Limits", help="Seconds of a request. Default: 600.")
     ] = None

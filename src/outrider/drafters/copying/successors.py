@@ -7,135 +7,51 @@ by kind of candidate, and the candidate with the largest chance is drafted. llam
 example and ANPD (Ou et al., arXiv 2404.08698) draft from such tables too, with fixed thresholds.
 """
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from outrider.core.checks import AT_LEAST_ONE, Range
-from outrider.core.types import Budget, Draft, IntArray, Worth
+from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray, Worth
 from outrider.drafters.copying.copies import Copier, chain, goes_on
 from outrider.drafters.given import Given
 from outrider.drafters.method import DrafterMethod
-from outrider.memories.followers import CLASSES, SHARES, VOTES, Followers
+from outrider.memories.chances import Best, Chances
+from outrider.memories.followers import CLASSES, Followers, Prediction, contexts
 from outrider.policies import Source
 from outrider.protocols import Request
 from outrider.protocols.method import Paper
 
 _SHARED = 1 << 18
 """Contexts of each length that are kept from earlier answers."""
-_BELIEF = 4.0
-"""Weight of the prior of a kind of candidate, in tested tokens."""
-_FORGET = 512.0
-"""Number of tested tokens at which the counts of a kind are halved."""
-_AGREEMENT = (0.6, 0.9)
-"""Chance of the best candidate relative to its rate, where others disagree and where none does,
-until it is measured."""
-STREAKS, _MISSED = (0, 2, 6, 16), (1.0, 0.8, 0.5, 0.25)
-"""Lengths of streaks from which chances are counted separately, and the share of the chance to be
-wrong that remains, until it is measured."""
 _LONGEST = 16
+_GOES_ON = 0.9
+"""Chance of a token after a right one, above which the chance of the first one must not be so small
+that the chain is looked up."""
+_LIKELY = 0.15
+"""Chance of the next token from which committed tokens are learned at once, since a draft may pay
+that needs them."""
 _LEAST = Range(0.0, 1.0, hint="Give a chance from 0 to 1")
 
 
-Candidate = tuple[int, int]
-"""A token that may come next, and its kind: an index in `Chances`."""
-
-
-class Best(NamedTuple):
-    """The best candidate of a place.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The end of a text.
 
     Attributes:
-        token: its id.
-        chance: the chance that it is right.
-        place: index in the counts of best candidates.
+        contexts: the keys of its contexts.
+        found: what is predicted to follow.
+        best: the best prediction.
+        streak: number of last tokens that the longest known context predicted.
     """
 
-    token: int
-    chance: float
-    place: int
+    contexts: list[Hashable]
+    found: list[Prediction]
+    best: Best | None
+    streak: int
 
-
-@dataclass(slots=True)
-class Chances:
-    """How often candidates of each kind were right.
-
-    A kind is the memory (this text or earlier answers), the length of the context, and the classes
-    of its votes and of their share. Rates of all candidates decide which one is the best of a
-    place. Its own chance is counted separately: the largest of several estimates is too large on
-    average, and more so where the candidates do not agree. It rises with the streak: a text that
-    copies a passage follows it for long.
-
-    Attributes:
-        hits: by kind, how many were right, with half the weight after every 512.
-        trials: by kind, how many were tested.
-        best_hits: by kind, agreement and streak, how many of the best candidates were right.
-        best_trials: by kind, agreement and streak, how many of them were tested.
-    """
-
-    hits: list[float]
-    trials: list[float]
-    best_hits: list[float]
-    best_trials: list[float]
-
-    @classmethod
-    def of(cls, own: int, shared: int) -> "Chances":
-        """Create the priors for contexts of up to `own` and `shared` tokens."""
-        priors = [
-            _prior(length, votes, share)
-            for longest in (own, shared)
-            for length in range(1, longest + 1)
-            for votes in range(len(VOTES))
-            for share in range(len(SHARES))
-        ]
-        best = [
-            _BELIEF * (1.0 - (1.0 - share * prior) * missed)
-            for prior in priors
-            for share in _AGREEMENT
-            for missed in _MISSED
-        ]
-        return cls(
-            [_BELIEF * prior for prior in priors],
-            [_BELIEF] * len(priors),
-            best,
-            [_BELIEF] * len(best),
-        )
-
-    def best(self, found: Sequence[Candidate], streak: int) -> Best | None:
-        """Return the candidate with the largest rate, and its chance to be right after `streak`
-        tokens that the longest known context predicted.
-        """
-        if not found:
-            return None
-        hits, trials = self.hits, self.trials
-        token, kind = max(found, key=lambda one: hits[one[1]] / trials[one[1]])
-        agree = all(other == token for other, _ in found)
-        place = (2 * kind + agree) * len(STREAKS) + bisect_right(STREAKS, streak) - 1
-        return Best(token, self.best_hits[place] / self.best_trials[place], place)
-
-    def note(self, found: Sequence[Candidate], streak: int, token: int) -> int:
-        """Count the candidates of a place at which `token` was written; return the streak after
-        it.
-        """
-        best = self.best(found, streak)
-        if best is not None:
-            _add(self.best_hits, self.best_trials, best.place, best.token == token)
-        for other, kind in found:
-            _add(self.hits, self.trials, kind, other == token)
-        return streak + 1 if found and found[0][0] == token else 0
-
-
-def _add(hits: list[float], trials: list[float], place: int, right: bool) -> None:
-    if trials[place] >= _FORGET:
-        hits[place] *= 0.5
-        trials[place] *= 0.5
-    hits[place] += right
-    trials[place] += 1.0
-
-
-def _prior(length: int, votes: int, share: int) -> float:
-    """Return a first estimate, from answers of SmolLM2-135M-Instruct to training prompts."""
-    return min((0.1, 0.2, 0.35, 0.4)[share] + 0.08 * (length - 1) + 0.05 * min(votes, 2), 0.9)
+    def streak_after(self, token: int) -> int:
+        """Return the streak after `token` is written here."""
+        return self.streak + 1 if self.found and self.found[0][0] == token else 0
 
 
 @dataclass(slots=True)
@@ -143,18 +59,26 @@ class SuccessorsState:
     """The state of one request.
 
     Attributes:
-        ends: ids that end the text.
+        request: its sampler, and the tokens written so far.
+        chances: those of texts that are sampled as this one is.
         text: the prompt and the committed output.
         own: followers in this text.
         written: length of the text up to which the shared memory has learned it.
-        streak: number of last tokens that the longest known context predicted.
+        waiting: whether the shared memory has still to learn a part of it.
+        learned: length of the text up to which its own memory has learned it.
+        streak: at `learned`, number of last tokens that the longest known context predicted.
+        place: the end of the text.
     """
 
-    ends: frozenset[int]
+    request: Request
+    chances: Chances
     text: list[int]
     own: Followers
     written: int
+    waiting: bool = False
+    learned: int = 0
     streak: int = 0
+    place: Place = Place([], [], None, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +94,9 @@ class Successors(Copier[SuccessorsState]):
         shared: tokens of the longest context in earlier answers; 0 uses this text only.
         least: smallest chance of a token if the budget states no costs.
         max_tokens: largest number of tokens of a text that are learned, counted from its end.
+        together: number of committed tokens that are learned together, since the memory is out of
+            the cache of the processor after each forward. Where the next token is likely, they are
+            learned at once.
         name: the source its tokens are counted under.
 
     Raises:
@@ -180,44 +107,77 @@ class Successors(Copier[SuccessorsState]):
     shared: int = 3
     least: float = 0.2
     max_tokens: int = 1 << 16
+    together: int = 8
     name: str = "successors"
     memory: Followers = field(init=False, repr=False, compare=False)
-    chances: Chances = field(init=False, repr=False, compare=False)
+    chances: dict[bool, Chances] = field(init=False, repr=False, compare=False)
     _waiting: list[SuccessorsState] = field(init=False, repr=False, compare=False)
+    _longest: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         AT_LEAST_ONE.check("own", self.own)
         AT_LEAST_ONE.check("max_tokens", self.max_tokens)
+        AT_LEAST_ONE.check("together", self.together)
         Range(0, hint="Give 0 or more tokens").check("shared", self.shared)
         _LEAST.check("least", self.least)
+        chances = {
+            False: Chances.of(self.own, self.shared),
+            True: Chances.of(self.own, self.shared),
+        }
         object.__setattr__(self, "memory", Followers(max(self.shared, 1), _SHARED))
-        object.__setattr__(self, "chances", Chances.of(self.own, self.shared))
+        object.__setattr__(self, "chances", chances)
         object.__setattr__(self, "_waiting", [])
+        object.__setattr__(self, "_longest", max(self.own, self.shared))
 
     def _begin(self, request: Request, old: SuccessorsState | None) -> SuccessorsState:
         self._share_answers()
         prompt = request.source_ids
         same = isinstance(old, SuccessorsState) and old.own.longest == self.own
+        chances = self.chances[request.sampler.params.temperature > 0.0]
         if same and old and goes_on(prompt, old.text):
             state, start = old, len(old.text)
+            self._learn(state)
             state.text += prompt[start:]
+            state.request, state.chances = request, chances
         else:
             own = Followers(self.own, 2 * self.max_tokens)
-            state = SuccessorsState(request.sampler.end_ids, list(prompt), own, len(prompt))
+            state = SuccessorsState(request, chances, list(prompt), own, len(prompt))
             start = max(len(prompt) - self.max_tokens, 0)
-        state.ends, state.written = request.sampler.end_ids, len(state.text)
+        state.written = state.learned = len(state.text)
         state.own.learn(state.text, start)
+        state.place = self._place(state, state.text, state.streak)
         return state
 
     def _commit(self, state: SuccessorsState, tokens: list[int]) -> None:
-        text, longest = state.text, max(self.own, self.shared)
-        for token in tokens:
-            found = self._candidates(state, text[-longest:])
-            state.streak = self.chances.note(found, state.streak, token)
-            text.append(token)
-            state.own.learn(text, len(text) - 1)
-        if self.shared and not any(state is waiting for waiting in self._waiting):
+        if not tokens:
+            return
+        last = state.place
+        exact = last if state.learned == len(state.text) else None
+        state.text += tokens
+        if len(tokens) > 1 or len(state.text) - state.learned >= self.together:
+            self._learn(state, exact)
+        else:
+            state.place = self._place(state, state.text, last.streak_after(tokens[0]))
+            if state.place.best is not None and state.place.best.chance >= _LIKELY:
+                self._learn(state, exact)
+        if self.shared and not state.waiting:
+            state.waiting = True
             self._waiting.append(state)
+
+    def _learn(self, state: SuccessorsState, place: Place | None = None) -> None:
+        """Learn the tokens that were committed since the last call, and look up the end; `place` is
+        that of the first of them, if it was looked up.
+        """
+        text = state.text
+        for end in range(state.learned, len(text)):
+            before = text[max(end - self._longest, 0) : end]
+            place = place or self._place(state, before, state.streak)
+            state.chances.note(place.found, place.best, text[end])
+            state.own.count(place.contexts, text[end])
+            state.streak = place.streak_after(text[end])
+            place = None
+        state.learned = len(text)
+        state.place = self._place(state, text, state.streak)
 
     def _share_answers(self) -> None:
         """Learn what was written since the last request began, so that the shared memory does not
@@ -225,38 +185,66 @@ class Successors(Copier[SuccessorsState]):
         """
         for state in self._waiting:
             self.memory.learn(state.text[state.written :], 1)
-            state.written = len(state.text)
+            state.written, state.waiting = len(state.text), False
         self._waiting.clear()
 
     def _draft(self, state: SuccessorsState, tail: IntArray, budget: Budget) -> Draft:
-        longest = max(self.own, self.shared)
-        last = [*state.text[-longest:], *tail.tolist()]
-        start = len(last)
         most = min(budget.share(self.name), budget.nodes, _LONGEST)
         worth = budget.worth or Worth(floors=(self.least,) * most)
         floors = worth.floors[:most]
+        place, last = state.place, state.text[-self._longest :]
+        if len(tail):
+            last += tail.tolist()
+            place = self._place(state, last, place.streak + len(tail))
+        if place.best is None or place.best.chance < _needed(floors, worth.least):
+            return EMPTY_DRAFT
         lowest = min(floors, default=1.0)
-        tokens: list[int] = []
-        kept, reach, gain = 0, 1.0, 0.0
-        most_gained = max(worth.least, 0.0)
+        tokens = self._chain(state, place, last, floors, lowest, max(worth.least, 0.0))
+        return chain(tokens, state.request.sampler.end_ids, self.name, origin=self.name)
+
+    def _chain(
+        self,
+        state: SuccessorsState,
+        place: Place,
+        last: list[int],
+        floors: Sequence[float],
+        lowest: float,
+        least: float,
+    ) -> list[int]:
+        """Return the chain with the largest gain from `place` on, after the tokens `last`."""
+        streak, start = place.streak, len(last)
+        kept, reach, gain, most = start, 1.0, 0.0, least
         for floor in floors:
-            found = self._candidates(state, last[-longest:])
-            best = self.chances.best(found, state.streak + len(last) - start)
+            if len(last) > start:
+                place = self._place(state, last, streak + len(last) - start)
+            best = place.best
             if best is None or (reach := reach * best.chance) < lowest:
                 break
             gain += reach - floor
-            tokens.append(best.token)
             last.append(best.token)
-            if gain >= most_gained:
-                kept, most_gained = len(tokens), gain
-        return chain(tokens[:kept], state.ends, self.name, origin=self.name)
+            if gain >= most:
+                kept, most = len(last), gain
+        return last[start:kept]
 
-    def _candidates(self, state: SuccessorsState, tail: Sequence[int]) -> list[Candidate]:
-        found = state.own.find(tail)
-        if self.shared:
+    def _place(self, state: SuccessorsState, text: Sequence[int], streak: int) -> Place:
+        """Look up the end of `text`, after `streak` predicted tokens."""
+        keys = contexts(text, self._longest)
+        found = state.own.find(keys)
+        if self.shared and keys:
             first = self.own * CLASSES
-            found += [(token, first + kind) for token, kind in self.memory.find(tail)]
-        return found
+            found += [(token, first + kind) for token, kind in self.memory.find(keys)]
+        return Place(keys, found, state.chances.best(found, streak), streak)
+
+
+def _needed(floors: Sequence[float], least: float) -> float:
+    """Return the chance of a first token below which no chain pays, if chances fall as usual."""
+    needed, costs, tokens, reach = 1.0, least, 0.0, 1.0
+    for floor in floors:
+        costs += floor
+        tokens += reach
+        reach *= _GOES_ON
+        needed = min(needed, costs / tokens)
+    return needed
 
 
 def _priors(drafter: Successors, given: Given) -> tuple[Source, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path as FilePath
 from outrider.core.errors import OptionError
 from outrider.core.types import Draft
 from outrider.drafters.statistics.template import Path, Template
-from outrider.policies.curve import CostCurve
+from outrider.policies.surface import CostSurface
 from outrider.protocols.method import Option
 
 
@@ -122,7 +122,7 @@ def expected_tokens(template: Template, statistics: TreeStatistics) -> list[floa
 def best_size(
     template: Template,
     statistics: TreeStatistics,
-    verify: CostCurve,
+    verify: CostSurface,
     draft_seconds: float = 0.0,
 ) -> int:
     """Return the number of nodes, 0 for no draft, with the most expected tokens per second.

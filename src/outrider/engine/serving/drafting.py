@@ -1,7 +1,7 @@
 """How much the engine drafts and reads in a step, by measured costs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from outrider.engine.serving.sample import Sample
 from outrider.policies import ExpectedGain
@@ -12,6 +12,10 @@ from outrider.strategy import Strategy
 LEAST_ROWS, MOST_ROWS = 64, 512
 """Rows of prompts that a step reads at least, and at most."""
 UNLIMITED = 1 << 20
+_ASKING = 1e-4
+"""Seconds that the policy takes for a sample that may draft."""
+_WEIGHT = 0.1
+"""Weight of the newest round in the smoothed seconds of drafting."""
 _SLOWER = 1.5
 """A step that reads may take this many times as long as one that only writes."""
 
@@ -26,6 +30,7 @@ class Drafting:
         goodput: chooses depths for several samples; None if the strategy drafts fixed lengths.
         step: seconds that a step with reading may take.
         allowed: drafted tokens that the newest step allowed.
+        drafting: seconds of drafting in rounds that draft, smoothed.
         off: drafting has failed, and nothing is drafted any more.
     """
 
@@ -34,7 +39,9 @@ class Drafting:
     goodput: Goodput | None
     step: float
     allowed: int = 0
-    off: bool = field(default=False)
+    drafting: float = 0.0
+    off: bool = False
+    _seen: tuple[str, float] = ("", 0.0)
 
     @classmethod
     def of(cls, strategy: Strategy, surface: CostSurface, step: float) -> "Drafting":
@@ -43,13 +50,18 @@ class Drafting:
         goodput = Goodput(surface=surface) if policy is not None and policy.sources else None
         return cls(surface=surface, policy=policy, goodput=goodput, step=step)
 
-    def rows_for_reading(self, writing: Sequence[Sample]) -> int:
-        """Return how many rows of prompts the next step reads."""
+    def rows_for_reading(self, writing: Sequence[Sample], share: float = 0.0) -> int:
+        """Return how many rows of prompts the next step reads.
+
+        Args:
+            writing: the samples that write in this step.
+            share: share of the time of the step that reading may take in any case.
+        """
         count = len(writing)
         forward = Forward(sequences=count + 1, rows=count, context=_context(writing))
         surface = self.costs
         alone = surface.seconds(count, count, forward.context) if count else 0.0
-        limit = max(_SLOWER * alone, self.step)
+        limit = max(_SLOWER * alone, alone / (1.0 - share), self.step)
         return max(surface.rows_within(limit, forward, MOST_ROWS), LEAST_ROWS)
 
     def depths(self, active: Sequence[Sample], other_rows: int) -> list[int]:
@@ -61,15 +73,16 @@ class Drafting:
         if self.goodput is None or self.policy is None or len(active) < 2:
             depths = [UNLIMITED] * len(active)
         else:
-            offers = [
-                self.policy.offer(sample.generation.counters) if want else ()
-                for sample, want in zip(active, wanted, strict=True)
-            ]
+            policy = self.policy
             found = self.goodput.depths(
                 [sample.key for sample in active],
-                offers,
+                lambda: [
+                    policy.offer(sample.generation.counters) if want else ()
+                    for sample, want in zip(active, wanted, strict=True)
+                ],
                 context=_context(active),
                 other_rows=other_rows,
+                drafting=self.drafting + _ASKING * len(active),
             )
             depths = list(found)
         depths = [depth if want else 0 for depth, want in zip(depths, wanted, strict=True)]
@@ -77,8 +90,13 @@ class Drafting:
         return depths
 
     def note(self, active: Sequence[Sample], other_rows: int, seconds: float) -> None:
-        """Record how long a step took, if it only wrote without drafts."""
+        """Record how long a step took: drafting, and forwards that only wrote without drafts."""
         count = len(active)
+        if count:
+            name, spent = active[0].key, active[0].generation.counters.seconds.get("draft", 0.0)
+            if self.allowed and self._seen[0] == name:
+                self.drafting += _WEIGHT * (spent - self._seen[1] - self.drafting)
+            self._seen = (name, spent)
         if self.goodput is None or count < 2 or other_rows or self.allowed:
             return
         forward = Forward(sequences=count, rows=count, context=_context(active))

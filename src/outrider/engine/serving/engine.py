@@ -139,8 +139,8 @@ class Engine:
             failure = "engine_error" if dead else "draining"
             for sample in list(self._samples.values()):
                 self._end(sample, failure, dead or self._stopping or "")
-            self._send()
             self._state = replace(self._state, dead=dead or "stopped")
+            self._send()
 
     def _wait(self) -> None:
         """Wait for a message, or until it is time to show that the thread lives."""
@@ -216,7 +216,9 @@ class Engine:
     def _expire(self, now: float) -> None:
         for sample in list(self._samples.values()):
             submission = sample.submission
-            if sample.first is None and _past(submission.first_token_by, now):
+            if sample.began is None and _past(submission.begin_by, now):
+                self._end(sample, "queue_timeout", "the request waited too long")
+            elif sample.first is None and _past(submission.first_token_by, now):
                 self._end(sample, "deadline", "no token was written in time")
             elif _past(submission.finish_by, now):
                 self._end(sample, "request_timeout", "the answer took too long")
@@ -306,7 +308,9 @@ class Engine:
         }
         known = {id(sample.generation): sample for sample in self._samples.values()}
         writing = [known[id(g)] for g in session.generations]
-        shares = scheduler.rows(self._drafting.rows_for_reading(writing)) if reading else {}
+        share = scheduler.limits.newcomer_share if scheduler.newcomer is not None else 0.0
+        budget = self._drafting.rows_for_reading(writing, share) if reading else 0
+        shares = scheduler.rows(budget)
         for key, rows in shares.items():
             session.pace(reading[key].generation, rows)
         active = [known[id(g)] for g in session.generations]

@@ -32,6 +32,7 @@ class Submission:
         score_prompt: log-probabilities of the tokens of the prompt are wanted, with this many of
             the most probable tokens; None: they are not.
         received: `perf_counter` when the request arrived.
+        begin_by: `perf_counter` until which the request may wait in the queue; None sets no limit.
         first_token_by: `perf_counter` until which the first token must be written; None sets no
             limit.
         finish_by: `perf_counter` at which the request is ended.
@@ -48,6 +49,7 @@ class Submission:
     prediction: tuple[int, ...] = ()
     score_prompt: int | None = None
     received: float = 0.0
+    begin_by: float | None = None
     first_token_by: float | None = None
     finish_by: float | None = None
 
@@ -115,9 +117,9 @@ class Ended:
             `error`.
         timing: the phases of the sample.
         stop: the stop string or token that ended the text; None if there was none.
-        failure: why the engine ended the request: `deadline` (no first token in time),
-            `request_timeout`, `draining`, `invalid_request`, `engine_error`; empty if the text
-            ended by itself or the client left.
+        failure: why the engine ended the request: `queue_timeout`, `deadline` (no first token in
+            time), `request_timeout`, `draining`, `invalid_request`, `engine_error`; empty if the
+            text ended by itself or the client left.
         message: details of the failure, for the client.
         phase: what the request was doing: `waiting`, `reading` or `writing`.
     """

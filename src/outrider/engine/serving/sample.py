@@ -101,14 +101,13 @@ class Sample:
         return list(spans(text, [end for end, _ in pairs], [source for _, source in pairs]))
 
     def _stop(self) -> str | int | None:
-        """Return what ended the text: a token of `stop_token_ids`, or the only stop string."""
+        """Return what ended the text: a token of `stop_token_ids`, or a stop string."""
         generation, params = self.generation, self.submission.params
         if generation.finish is not FinishReason.STOP or not generation.output:
             return None
         if generation.output[-1] in params.stop_token_ids:
             return generation.output[-1]
-        stopped = generation.stream is not None and generation.stream.stopped
-        return params.stop[0] if stopped and len(params.stop) == 1 else None
+        return generation.stream.stopped_by if generation.stream is not None else None
 
     def _timing(self) -> Timing:
         now, arrived = perf_counter(), self.submission.received

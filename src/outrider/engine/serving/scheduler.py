@@ -106,13 +106,14 @@ class Limits:
         max_num_seqs: samples that run at once.
         slots: of all caches together.
         patience: seconds of waiting after which a sample gains one class.
-        newcomer_share: share of the rows of a step that a principal below its fair share may read.
+        newcomer_share: share of the time of a step in which a principal below its fair share may
+            read.
     """
 
     max_num_seqs: int = 16
     slots: int = 1 << 20
     patience: float = 30.0
-    newcomer_share: float = 0.6
+    newcomer_share: float = 0.75
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,7 +137,7 @@ class Scheduler:
             raise ValueError(f"there is a sample {entry.key!r} already")
         if not any(e.principal == entry.principal for e in self.entries.values()):
             others = {e.principal for e in self.entries.values()}
-            least = min((self.paid.get(p, 0) for p in others), default=0)
+            least = min((self._received(p) for p in others), default=0)
             self.paid[entry.principal] = max(self.paid.get(entry.principal, 0), least)
         self.entries[entry.key] = entry
 
@@ -210,28 +211,28 @@ class Scheduler:
                 over -= entry.slots
         return chosen
 
+    @property
+    def newcomer(self) -> str | None:
+        """The principal below its fair share whose prompts are read first; None if there is none.
+
+        It has received least of all that have work here, and less than their mean.
+        """
+        received = {p: self._received(p) for p in {e.principal for e in self.entries.values()}}
+        reading = {e.principal for e in self.running if e.phase is Phase.READING}
+        if len(received) < 2 or not reading:
+            return None
+        least = min(reading, key=lambda p: (received[p], p))
+        return least if received[least] * len(received) < sum(received.values()) else None
+
     def rows(self, budget: int) -> dict[str, int]:
         """Share the rows of a step among the prompts that are being read; 0 pauses one.
 
-        The principal that has received the least is served first, and inside it the sample that
-        came first. A principal below its fair share may take `newcomer_share` of the rows, and
-        others keep the rest.
+        A principal below its fair share comes first, then what was admitted first.
         """
         reading = [e for e in self.running if e.phase is Phase.READING]
         shares = dict.fromkeys((e.key for e in reading), 0)
-        principals = {e.principal for e in reading}
-        received = {principal: self._received(principal) for principal in principals}
-        order = sorted(reading, key=lambda e: (e.level, received[e.principal], e.number))
-        if len(principals) > 1:
-            first = order[0].principal
-            budget -= _deal(
-                shares,
-                [e for e in order if e.principal == first],
-                max(int(budget * self.limits.newcomer_share), 1),
-            )
-            order = [e for e in order if e.principal != first] + [
-                e for e in order if e.principal == first
-            ]
+        first = self.newcomer
+        order = sorted(reading, key=lambda e: (e.principal != first, e.level, e.number))
         _deal(shares, order, budget)
         return shares
 

@@ -30,6 +30,7 @@ typedef struct {
     int first, base;    /* visible text slots: first .. base - 1 */
     const int32_t *extra;
     int extras; /* slots of draft ancestors */
+    int trim;   /* draft ancestors before these, which the row does not see */
 } Query;
 
 /* Scores of B blocks of 16 keys for Q queries, written from slot `slot` on. */

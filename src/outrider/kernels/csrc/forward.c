@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-#include "attention.h"
+#include "amx_attention.h"
 #include "experts.h"
 
 /* Rows between two steps. `quants`, `scales` and `sums` hold the input of the next matrix of
@@ -15,12 +15,14 @@ typedef struct {
     float *packed;   /* [rows, packed_stride], queries, keys, values side by side */
     float *attended; /* [rows, heads * head_dim] */
     float *inner;    /* [rows, inner_stride] */
-    float *scores;   /* [members, SLAB, scores_stride] */
-    float *floats;   /* [members, SLOTS_AS_FLOATS, head_dim], keys or values */
+    float *scores;   /* [members, scores_size] */
+    float *floats;   /* [members, floats_stride], keys or values */
     int8_t *quants;
     float *scales;
     int32_t *sums;
-    int64_t stream_stride, packed_stride, inner_stride, scores_stride;
+    int64_t stream_stride, packed_stride, inner_stride, scores_stride, tiled_stride, floats_stride;
+    int64_t scores_size;
+    int slab; /* queries that pass over the keys of a text together */
     Mixture mixture;
 } Desk;
 
@@ -83,13 +85,22 @@ static int64_t lay_out_experts(Mixture *mixture, const Model *m, int64_t rows, c
     return pairs;
 }
 
+/* Whether tiles compute the attention of a row. */
+static int by_tiles(const Model *m, const Batch *b, int row) {
+    return b->caches && attends_by_tiles(b->caches + b->cache[row], m->head_dim);
+}
+
 static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, char *memory) {
     const int64_t rows = larger(b->rows, b->wanted), attended = (int64_t)m->heads * m->head_dim;
     const Layer *layer = m->layers; /* all are of one shape */
     const int64_t groups = most_groups(m);
-    int64_t longest = 0;
-    for (int i = 0; i < b->rows; i++)
-        longest = larger(longest, b->base[i] + b->extra_start[i + 1] - b->extra_start[i]);
+    int64_t longest = 0, drafted = 0;
+    desk->slab = SLAB;
+    for (int i = 0; i < b->rows; i++) {
+        if (by_tiles(m, b, i)) desk->slab = WIDE_SLAB;
+        longest = larger(longest, b->base[i]);
+        drafted = larger(drafted, b->extra_start[i + 1] - b->extra_start[i]);
+    }
     desk->stream_stride = m->num_layers ? padded(&layer->output) : m->hidden;
     desk->packed_stride = 0;
     for (int i = 0; m->num_layers && i < layer->num_qkv; i++)
@@ -97,7 +108,13 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     desk->inner_stride = 0;
     for (int i = 0; i < m->num_layers; i++) /* 0 in layers with experts */
         desk->inner_stride = larger(desk->inner_stride, padded(&m->layers[i].gate_up) / 2);
-    desk->scores_stride = (longest + 191) / 64 * 64; /* 16 before, up to 64 after a text */
+    desk->scores_stride = (longest + drafted + 191) / 64 * 64; /* 16 before, up to 64 after a text */
+    desk->tiled_stride = amx_scores_stride(drafted);
+    desk->scores_size = SLAB * desk->scores_stride;
+    if (desk->slab == WIDE_SLAB)
+        desk->scores_size = larger(desk->scores_size, WIDE_SLAB * desk->tiled_stride);
+    desk->floats_stride = larger((int64_t)SLOTS_AS_FLOATS * m->head_dim,
+                                 amx_attention_floats(m->head_dim));
     char *place = memory;
     desk->stream = take(&place, rows * desk->stream_stride);
     desk->normed = take(&place, rows * m->hidden);
@@ -105,8 +122,8 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     desk->packed = take(&place, rows * desk->packed_stride);
     desk->attended = take(&place, rows * attended);
     desk->inner = take(&place, rows * desk->inner_stride);
-    desk->scores = take(&place, members * SLAB * desk->scores_stride);
-    desk->floats = take(&place, (int64_t)members * SLOTS_AS_FLOATS * m->head_dim);
+    desk->scores = take(&place, members * desk->scores_size);
+    desk->floats = take(&place, members * desk->floats_stride);
     const int64_t forms = larger(rows, lay_out_experts(&desk->mixture, m, b->rows, &place));
     desk->scales = take(&place, forms * groups);
     desk->sums = (int32_t *)take(&place, forms * groups * 2);
@@ -272,10 +289,9 @@ static void turn(const Model *m, const Batch *b, const Layer *layer, int row, co
 /* Keys and values of key head `head` of the row's text; `member` of the threads reads them. */
 static Head head_at(const Work *work, const Layer *layer, int row, int head, int member) {
     const Model *m = work->model;
-    const int64_t size = (int64_t)SLOTS_AS_FLOATS * m->head_dim;
     Head found = head_of(&work->batch->caches[work->batch->cache[row]],
                          (int64_t)layer->place * m->kv_heads + head, m->head_dim,
-                         work->desk.floats + member * size);
+                         work->desk.floats + member * work->desk.floats_stride);
     found.cap = m->attention_cap;
     return found;
 }
@@ -309,15 +325,15 @@ static int slot_from(const Places *places, int position) {
 static void set_reach(const Work *work, const Layer *layer, int row, Query *query) {
     const Batch *b = work->batch;
     int start = b->extra_start[row], extras = b->extra_start[row + 1] - start;
-    int first = 0;
+    int first = 0, trim = 0;
     if (layer->window) {
         const Places *places = b->places ? b->places + b->cache[row] : NULL;
         int open = slot_from(places, b->positions[row] - layer->window + 1);
         first = open < 0 ? 0 : open < b->base[row] ? open : b->base[row];
-        if (extras > layer->window) start += extras - layer->window, extras = layer->window;
+        if (extras > layer->window) trim = extras - layer->window, extras = layer->window;
     }
     query->first = first, query->base = b->base[row];
-    query->extra = b->extra + start, query->extras = extras;
+    query->extra = b->extra + start + trim, query->extras = extras, query->trim = trim;
 }
 
 /* Query head `member` of a key head, for one row; the query is turned in place. */
@@ -352,9 +368,24 @@ static void remember_rows(const Work *work, const Layer *layer, int chunk) {
 
 /* Rows of one chunk of attention: many in a long prompt, so that keys are loaded once for all. */
 static int attention_grain(const Work *work) {
-    const int group = work->model->heads / work->model->kv_heads;
-    if (work->batch->rows <= 8 * ROWS_A_CHUNK) return ROWS_A_CHUNK;
-    return group < SLAB / ROWS_A_CHUNK ? SLAB / group : ROWS_A_CHUNK;
+    const int group = work->model->heads / work->model->kv_heads, rows = work->batch->rows;
+    const int most = work->desk.slab / group, even = rows / CHUNKS_A_THREAD / work->threads;
+    if (rows <= 8 * ROWS_A_CHUNK || most < ROWS_A_CHUNK) return ROWS_A_CHUNK;
+    return most <= SLAB / group || even > most ? most : larger(even, SLAB / group);
+}
+
+/* Attention of some queries of one text. */
+static void attend_queries(const Work *work, const Layer *layer, int row, int head, int member,
+                           Query *queries, int count) {
+    const Desk *desk = &work->desk;
+    const Head own = head_at(work, layer, row, head, member);
+    float *scores = desk->scores + member * desk->scores_size;
+    if (by_tiles(work->model, work->batch, row)) {
+        amx_attend(&own, queries, count, scores, desk->tiled_stride, own.floats);
+        return;
+    }
+    for (int i = 0; i < count; i++) queries[i].scores = scores + i * desk->scores_stride + LANES;
+    attend(&own, queries, count);
 }
 
 /* A chunk is some rows of one key head. Rows of one text share each key that is loaded. */
@@ -363,19 +394,15 @@ static void attend_rows(const Work *work, const Layer *layer, int chunk, int mem
     const Batch *b = work->batch;
     const int grain = attention_grain(work), a_head = pieces(b->rows, grain);
     const int head = chunk / a_head, group = m->heads / m->kv_heads;
-    float *scores = work->desk.scores + (int64_t)member * SLAB * work->desk.scores_stride;
-    Query queries[SLAB];
+    Query queries[WIDE_SLAB];
     int first, last, count = 0;
     piece(b->rows, grain, chunk % a_head, &first, &last);
     for (int i = first * group; i < last * group; i++) {
         const int row = i / group;
-        queries[count] = query_of(work, layer, row, head, i % group);
-        queries[count].scores = scores + count * work->desk.scores_stride + LANES;
-        count++;
+        queries[count++] = query_of(work, layer, row, head, i % group);
         const int ends = i + 1 == last * group || b->cache[(i + 1) / group] != b->cache[row];
-        if (!ends && count < SLAB) continue;
-        const Head own = head_at(work, layer, row, head, member);
-        attend(&own, queries, count);
+        if (!ends && count < (by_tiles(m, b, row) ? WIDE_SLAB : SLAB)) continue;
+        attend_queries(work, layer, row, head, member, queries, count);
         count = 0;
     }
 }

@@ -46,11 +46,20 @@ typedef void (*Tile)(const Matrix *, Rows, int, int, const Sink *);
 /* Tiles of eight, four and two panels, by their number of rows. */
 typedef struct { Tile eight, four[5], two[9]; } Tiles;
 
-/* Defined in `tiles_*.c`, which compilers translate side by side. */
+/* Defined in `tiles_*.c`, which compilers translate side by side, and in `amx*.c`. */
 #pragma GCC visibility push(hidden)
 extern const Tiles float32_tiles, float16_tiles, bfloat16_tiles, int8_tiles, groups8_tiles,
     groups4_tiles, groups4_min_tiles, groups4_fine_tiles, groups6_tiles;
+
+/* Whether the processor's instructions for products of tiles (Intel AMX) are used. */
+extern int32_t amx_in_use;
+/* Does the work of `multiply` for `rows` rows, a multiple of 16, and a matrix of groups, with equal
+ * bits. Returns 0, and does nothing, if there is no memory. */
+int amx_multiply_groups(const Matrix *w, Rows x, int rows, const Sink *sink, int first, int last);
 #pragma GCC visibility pop
+
+/* From this number of rows on, a matrix of groups is unpacked for tiles of 16 rows. */
+enum { AMX_ROWS = 32, AMX_SIDE = 16 };
 
 INLINE const Tiles *tiles_of(int kind) {
     static const Tiles *const known[] = {
@@ -81,9 +90,15 @@ INLINE void strip(const Matrix *w, Rows x, int row, int rows, const Sink *sink, 
  * cache while all rows use it. */
 INLINE void multiply(const Matrix *w, Rows x, int rows, const Sink *sink, int first, int last) {
     const int wide = panel_bytes(w) * 8 <= STRIP_BYTES ? 8 : 2;
+    int done = 0;
+    if (amx_in_use && rows >= AMX_ROWS && is_grouped(w)) {
+        done = rows / AMX_SIDE * AMX_SIDE;
+        if (!amx_multiply_groups(w, x, done, sink, first, last)) done = 0;
+    }
+    if (done == rows) return;
     for (int panel = first; panel < last; panel += wide) {
         int end = panel + wide < last ? panel + wide : last;
-        for (int row = 0; row < rows; row += MOST_ROWS)
+        for (int row = done; row < rows; row += MOST_ROWS)
             strip(w, x, row, rows - row < MOST_ROWS ? rows - row : MOST_ROWS, sink, panel, end);
     }
 }

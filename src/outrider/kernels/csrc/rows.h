@@ -90,18 +90,17 @@ static void quantize_groups(const float *x, int size, int8_t *quants, float *sca
     for (int g = 0; g * GROUP < size; g++, x += GROUP, quants += GROUP) {
         float part[GROUP] = {0};
         const int left = size - g * GROUP;
-        memcpy(part, x, sizeof(float) * (left < GROUP ? left : GROUP));
-        f32x16 low = load(part), high = load(part + LANES);
-        const float top = highest16(max16(abs16(low), abs16(high)));
-        const float bad = sum16(low * 0.0f + high * 0.0f); /* 0 unless NaN or infinite */
+        if (left < GROUP) memcpy(part, x, sizeof(float) * left);
+        f32x16 low = load(left < GROUP ? part : x), high = load((left < GROUP ? part : x) + LANES);
+        const float bad = spoiled16(low) + spoiled16(high);
+        if (bad != 0) low = high = (f32x16){0};
+        const float top = largest16(max16(abs16(low), abs16(high)));
         scales[g] = top / 127.0f + bad;
         const f32x16 steps = splat(top > 0 ? 127.0f / top : 0.0f);
-        if (bad != 0) low = high = (f32x16){0};
-        i32x16 first = rounded16(low, steps), second = rounded16(high, steps);
+        const i32x16 first = rounded16(low, steps), second = rounded16(high, steps);
         *(i8x16 *)quants = __builtin_convertvector(first, i8x16);
         *(i8x16 *)(quants + LANES) = __builtin_convertvector(second, i8x16);
-        sums[2 * g] = sums[2 * g + 1] = 0;
-        for (int i = 0; i < LANES; i++) sums[2 * g] += first[i], sums[2 * g + 1] += second[i];
+        sums[2 * g] = total16(first), sums[2 * g + 1] = total16(second);
     }
 }
 

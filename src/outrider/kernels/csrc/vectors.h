@@ -145,6 +145,33 @@ INLINE float highest16(f32x16 x) {
     return best;
 }
 
+/* The same where the order has no effect: of numbers that are not NaN, and of integers. */
+INLINE float largest16(f32x16 x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)x);
+#else
+    return highest16(x);
+#endif
+}
+
+INLINE int32_t total16(i32x16 x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)x);
+#else
+    int32_t sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+#endif
+}
+
+/* 0, or NaN if an element is infinite or NaN. */
+INLINE float spoiled16(f32x16 x) {
+#if defined(__AVX512F__)
+    if (!_mm512_cmp_ps_mask((__m512)(x * 0.0f), _mm512_setzero_ps(), _CMP_UNORD_Q)) return 0;
+#endif
+    return sum16(x * 0.0f);
+}
+
 /* e^x to about one unit in the last place: x = n ln 2 + r, a polynomial in r, the exponent n put
  * in by hand. Below -87 it is 0, not a denormal; NaN stays NaN. */
 INLINE f32x16 exp16(f32x16 x) {

@@ -13,7 +13,8 @@ from outrider.server.answers.writer import Json
 from outrider.server.errors import ApiError
 from outrider.server.schema.chat import ChatBody
 from outrider.server.sse import DONE, frame
-from outrider.server.tools.calls import CallParser, FunctionCall, Part
+from outrider.server.tools.calls import CallParser, FunctionCall, Part, Thought
+from outrider.server.tools.reasoning import Reasoning
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +25,7 @@ class ChatSample:
     parser: CallParser
     most_calls: int | None = None
     content: str = ""
+    reasoning: str = ""
     calls: list[FunctionCall] = field(default_factory=list[FunctionCall])
     begun: bool = False
 
@@ -36,12 +38,21 @@ class ChatSample:
         for part in parts:
             if isinstance(part, str):
                 self.content += part
+            elif isinstance(part, Thought):
+                self.reasoning += part.text
             elif self.most_calls is not None and len(self.calls) >= self.most_calls:
                 continue
             else:
                 self.calls.append(part)
             kept.append(part)
         return kept
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens of the reasoning, tags included."""
+        if not isinstance(self.parser, Reasoning):
+            return 0
+        return sum(end <= self.parser.length for end in self.sample.ends)
 
     @property
     def finish_reason(self) -> str:
@@ -77,7 +88,7 @@ class ChatWriter:
         found: Json = {
             **job.head("chat.completion"),
             "choices": [self._choice(one) for one in self._samples],
-            "usage": usage(job.submissions, plain),
+            "usage": self._usage(),
             "service_tier": "default",
             **figures(job.submissions, plain),
         }
@@ -97,6 +108,10 @@ class ChatWriter:
         sample, known, called = one.sample, len(one.sample.token_ids), len(one.calls)
         parts = one.add(event, self._stop)
         text = "".join(part for part in parts if isinstance(part, str))
+        thought = "".join(part.text for part in parts if isinstance(part, Thought))
+        if thought:
+            both = {"reasoning_content": thought, "reasoning": thought}
+            yield self._chunk(event.index, {"content": None, **both})
         extra = self._extra(event, sample, known)
         if text or extra.get("logprobs") or extra.get("token_ids"):
             yield self._chunk(event.index, {"content": text}, **extra)
@@ -116,7 +131,7 @@ class ChatWriter:
                 {
                     **self._job.head("chat.completion.chunk"),
                     "choices": [],
-                    "usage": usage(self._job.submissions, plain),
+                    "usage": self._usage(),
                     **figures(self._job.submissions, plain),
                 }
             )
@@ -126,6 +141,11 @@ class ChatWriter:
         """Yield the frames that end the stream after an error."""
         yield frame(error.body())
         yield DONE
+
+    def _usage(self) -> Json:
+        thought = sum(one.reasoning_tokens for one in self._samples)
+        plain = [one.sample for one in self._samples]
+        return usage(self._job.submissions, plain, reasoning_tokens=thought)
 
     def _chunk(
         self,
@@ -173,6 +193,8 @@ class ChatWriter:
         sample = one.sample
         content = None if one.calls and not one.content else one.content
         message: Json = {"role": "assistant", "content": content, "refusal": None}
+        if one.reasoning:
+            message |= {"reasoning_content": one.reasoning, "reasoning": one.reasoning}
         if one.calls:
             message["tool_calls"] = [call.to_dict() for call in one.calls]
         choice: Json = {

@@ -10,7 +10,11 @@ from outrider.server.answers.sample import Sample
 
 
 def usage(
-    submissions: Sequence[Submission], samples: Sequence[Sample], *, written: bool = True
+    submissions: Sequence[Submission],
+    samples: Sequence[Sample],
+    *,
+    written: bool = True,
+    reasoning_tokens: int = 0,
 ) -> dict[str, Any]:
     """Return the counts of tokens of a request.
 
@@ -18,12 +22,13 @@ def usage(
         submissions: the prompts; each is counted once.
         samples: all samples, those of the first prompt first.
         written: the tokens of the answer are part of it; false for echoes alone.
+        reasoning_tokens: how many of them are reasoning.
     """
     ends = [sample.ended for sample in samples if sample.ended is not None]
     prompt = sum(_prompt_tokens(one, ends) for one in submissions)
     answer = sum(len(sample.token_ids) for sample in samples) if written else 0
     cached = {ended.id: ended.timing.cached_tokens for ended in reversed(ends)}
-    details: dict[str, Any] = {"reasoning_tokens": 0}
+    details: dict[str, Any] = {"reasoning_tokens": reasoning_tokens}
     if any(one.prediction for one in submissions):
         drafted, accepted = _drafted(ends), _accepted(ends)
         details["accepted_prediction_tokens"] = accepted

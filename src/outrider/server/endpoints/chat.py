@@ -5,7 +5,6 @@ from fastapi.responses import Response
 
 from outrider.server.answers.chat import ChatWriter
 from outrider.server.answers.job import Job
-from outrider.server.context import new_id
 from outrider.server.endpoints.common import (
     Accepted,
     accept,
@@ -15,16 +14,17 @@ from outrider.server.endpoints.common import (
     submissions_for,
 )
 from outrider.server.errors import unsupported
+from outrider.server.ids import new_id
 from outrider.server.prompts.rendering import (
+    HINTS,
     chat_prompt,
     conversation_of,
-    known_hints,
+    known_values,
     prediction_ids,
 )
 from outrider.server.schema.chat import ChatBody
 from outrider.server.schema.documents import described_body
-from outrider.server.tools.calls import NoCalls
-from outrider.server.tools.choice import parser_for
+from outrider.server.tools.choice import parsers
 
 router = APIRouter()
 
@@ -34,10 +34,12 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     accepted = await accept(request, ChatBody)
     job = await accepted.context.prepare(lambda: _job(accepted))
-    parser = NoCalls
-    if job.body.tools and job.body.tool_choice != "none":
-        settings, tokenizer = accepted.context.settings, accepted.context.tokenizer
-        parser = parser_for(tokenizer, settings.tool_parser)
+    parser = parsers(
+        accepted.context.tokenizer,
+        accepted.context.settings.tool_parser,
+        tools=bool(job.body.tools) and job.body.tool_choice != "none",
+        prompt=job.submissions[0].prompt.token_ids,
+    )
     return await answered(accepted, job.submissions, ChatWriter(job, parser))
 
 
@@ -91,7 +93,6 @@ def _job(accepted: Accepted[ChatBody]) -> Job[ChatBody]:
 
 def _name_hints(accepted: Accepted[ChatBody]) -> None:
     """List hints that the chat template does not know among the ignored fields."""
-    known = known_hints(accepted.body, accepted.context.tokenizer)
-    for name in ("reasoning_effort", "verbosity"):
-        if getattr(accepted.body, name) is not None and name not in known:
-            accepted.ignored.append(name)
+    hints = {name: getattr(accepted.body, name) for name in HINTS}
+    known = known_values(hints, accepted.context.tokenizer)
+    accepted.ignored += [n for n, v in hints.items() if v is not None and n not in known]

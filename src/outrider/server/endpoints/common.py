@@ -1,7 +1,7 @@
 """What the endpoints that write text share: from a request to submissions, and the answer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request
@@ -10,13 +10,16 @@ from pydantic_core import to_json
 
 from outrider.core.errors import OutriderError
 from outrider.core.types import Prompt
+from outrider.engine.requests import room_for_answer
 from outrider.engine.serving.checked import checked
 from outrider.engine.serving.messages import Submission
+from outrider.sampling import SamplingParams
 from outrider.server.answers.writer import Json, Writer
-from outrider.server.context import Asker, Context, asker_of, context_of, new_id
+from outrider.server.context import Asker, Context, asker_of, context_of
 from outrider.server.errors import ApiError, from_outrider, invalid
 from outrider.server.http.answering import EventStream, Exchange, whole
 from outrider.server.http.body import read_json
+from outrider.server.ids import new_id
 from outrider.server.limits import check_queue
 from outrider.server.logs import log_request
 from outrider.server.prompts.parameters import sampling_options
@@ -92,12 +95,11 @@ def submissions_for(
     generator, settings = context.generator, context.settings
     if (n := body.n or 1) > settings.max_n:
         raise invalid(f"n is {n}. Give at most {settings.max_n}", "n")
-    target = generator.strategy.target.info
     recommended = dict(generator.defaults.sampling or {})
-    options = sampling_options(body, recommended, target.vocab_size)
+    options = sampling_options(body, recommended, context.info.vocab_size)
     prompts = [_cut(prompt, body, context) for prompt in prompts]
     try:
-        params = [checked(generator, prompt, options) for prompt in prompts]
+        params = [_fitted(checked(generator, p, options), p, context.window) for p in prompts]
     except OutriderError as error:
         raise from_outrider(error, param) from None
     received = accepted.asker.received
@@ -116,6 +118,7 @@ def submissions_for(
             score_prompt=score_prompt,
             received=received,
             first_token_by=None if first is None else received + first,
+            begin_by=received + settings.queue_timeout,
             finish_by=received + settings.request_timeout,
         )
         for prompt, own in zip(prompts, params, strict=True)
@@ -138,6 +141,7 @@ async def answered(
         context.metrics.refused(error.code)
         raise
     headers = ignored_header(accepted.ignored)
+    context.ignored.note(accepted.ignored)
     for one in submissions:
         context.metrics.submitted(one)
     exchange = Exchange(context, context.client.submit(submissions), writer, headers)
@@ -183,6 +187,20 @@ def _ending(accepted: Accepted[Any]) -> Callable[[Exchange], None]:
         log_request(facts, exchange.ends, exchange.outcome or "disconnected", exchange.phase)
 
     return end
+
+
+def _fitted(params: SamplingParams, prompt: Prompt, window: int) -> SamplingParams:
+    """Return the parameters with a limit that the caches have room for.
+
+    Raises:
+        ContextError: they have no room for the prompt.
+    """
+    room = room_for_answer(len(prompt), window)
+    return replace(
+        params,
+        max_new_tokens=min(params.max_new_tokens, room),
+        min_new_tokens=min(params.min_new_tokens, room),
+    )
 
 
 def _cut(prompt: Prompt, body: SamplingBody, context: Context) -> Prompt:

@@ -5,9 +5,9 @@ from fastapi.responses import Response
 
 from outrider.server.answers.job import Job
 from outrider.server.answers.texts import CompletionWriter
-from outrider.server.context import new_id
 from outrider.server.endpoints.common import Accepted, accept, answered, submissions_for
 from outrider.server.errors import invalid, unsupported
+from outrider.server.ids import new_id
 from outrider.server.prompts.rendering import completion_prompt
 from outrider.server.schema.completions import CompletionBody
 from outrider.server.schema.documents import described_body

@@ -1,18 +1,13 @@
 """Health, load, version and metrics."""
 
-from pathlib import Path
-
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 
 from outrider.core.version import __version__
 from outrider.server.context import context_of
 from outrider.server.endpoints.common import json_response
-from outrider.server.errors import ApiError
 
 router = APIRouter()
-
-PAGE = Path(__file__).parents[1] / "page.html"
 
 
 @router.get("/live")
@@ -67,11 +62,3 @@ async def metrics(request: Request) -> Response:
     """Return metrics in the format of Prometheus."""
     text = context_of(request).metrics.text()
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-@router.get("/", include_in_schema=False)
-async def page() -> Response:
-    """Return the page of the playground."""
-    if not PAGE.is_file():
-        raise ApiError(404, "not_found", "there is no page in this installation")
-    return FileResponse(PAGE, media_type="text/html; charset=utf-8")

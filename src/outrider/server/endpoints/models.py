@@ -28,7 +28,7 @@ async def model(request: Request, name: str) -> Response:
 
 
 def _model(context: Context, name: str) -> dict[str, Any]:
-    info = context.generator.strategy.target.info
+    info = context.info
     return {
         "id": name,
         "object": "model",

@@ -1,6 +1,7 @@
 """Answers in one piece and as a stream: both watch the client and cancel what nobody reads."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -11,11 +12,13 @@ from starlette.types import Receive, Scope, Send
 from outrider.engine.serving.messages import Ended, Event, Piece
 from outrider.server.answers.writer import Json, Writer
 from outrider.server.context import Context
-from outrider.server.errors import ApiError, from_failure
+from outrider.server.errors import ApiError, crashed, from_failure
 from outrider.server.http.leaving import ClientLeft, watched
 from outrider.server.http.protocol import ABORT
 from outrider.server.mailbox import Mailbox
 from outrider.server.sse import HEADERS, PING
+
+log = logging.getLogger("outrider.server")
 
 _WAITING, _WRITING = "waiting", "writing"
 
@@ -123,6 +126,14 @@ class EventStream(Response):
         except ApiError as error:
             exchange.outcome = error.code
             raise
+        except ClientLeft:
+            raise
+        except Exception:
+            exchange.outcome = "internal_error"
+            if not self._begun:
+                raise
+            log.exception("a stream failed")
+            await self._send(send, exchange.writer.broken(crashed()), more=False)
         finally:
             exchange.close()
             self._on_end(exchange)

@@ -1,6 +1,6 @@
 """From the body of a request to the prompts that the engine reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from outrider.server.prompts.conversation import (
 from outrider.server.schema.chat import ChatBody, ChatMessage, Tool
 from outrider.server.schema.completions import CompletionBody
 from outrider.server.tools.showing import described, with_default_text
+
+HINTS = ("reasoning_effort", "verbosity")
+"""Fields that only some chat templates know."""
 
 _END_OF_MESSAGE = "\u2063outrider\u2063"
 """Marks the end of the last message, where its continuation begins."""
@@ -58,19 +61,23 @@ def conversation_of(body: ChatBody, tokenizer: Tokenizer) -> Conversation:
 
 def template_values(body: ChatBody, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the variables of the template: those given, and fields of OpenAI that it knows."""
-    known = {name: getattr(body, name) for name in known_hints(body, tokenizer)}
-    return known | (body.chat_template_kwargs or {})
+    hints = {name: getattr(body, name) for name in HINTS}
+    return known_values(hints, tokenizer) | (body.chat_template_kwargs or {})
 
 
-def known_hints(body: ChatBody, tokenizer: Tokenizer) -> list[str]:
-    """Return the fields of the body that only some templates know, and this one does."""
+def known_values(hints: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the hints that are given and that the chat template knows."""
     source = str(tokenizer.tokenizer.chat_template or "")
-    hints = ("reasoning_effort", "verbosity")
-    return [name for name in hints if getattr(body, name) is not None and name in source]
+    return {name: v for name, v in hints.items() if v is not None and name in source}
 
 
-def chat_prompt(asked: Conversation, tokenizer: Tokenizer) -> Prompt:
+def chat_prompt(asked: Conversation, tokenizer: Tokenizer, param: str = "messages") -> Prompt:
     """Return the prompt of a conversation.
+
+    Args:
+        asked: the conversation.
+        tokenizer: the tokenizer of the target.
+        param: the field that holds the messages, for errors.
 
     Raises:
         ApiError: messages that cannot be rendered.
@@ -82,10 +89,10 @@ def chat_prompt(asked: Conversation, tokenizer: Tokenizer) -> Prompt:
         text = chat_text(asked, messages, tokenizer)
         ids = tokenizer.encode_chat(text)
     except OutriderError as error:
-        raise from_outrider(error, "messages") from None
+        raise from_outrider(error, param) from None
     if asked.opening_tokens:
         ids = (*tokenizer.opening_ids, *ids)
-    return Prompt(token_ids=_some(ids, "messages"))
+    return Prompt(token_ids=_some(ids, param))
 
 
 def chat_text(asked: Conversation, messages: Messages, tokenizer: Tokenizer) -> str:

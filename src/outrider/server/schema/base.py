@@ -92,6 +92,20 @@ def parse(model: type[M], data: object) -> M:
         raise _explained(error) from None
 
 
+K = TypeVar("K", bound=Known)
+
+
+def parse_part(model: type[K], data: object, place: str) -> K:
+    """Check a part of a request. Raises `ApiError` that names its place."""
+    if isinstance(data, model):
+        return data
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        found = _explained(error)
+        raise invalid(f"{place}: {found.message}", place, found.code) from None
+
+
 def _explained(error: ValidationError) -> ApiError:
     """Return the first of the errors; of a union, the one that came furthest."""
     found = max(error.errors(include_url=False), key=lambda one: len(one["loc"]))

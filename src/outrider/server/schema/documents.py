@@ -12,14 +12,14 @@ _REF = "#/components/schemas/{model}"
 
 
 def described_body(model: type[Body]) -> dict[str, Any]:
-    """Return the part of an operation that describes its body and its errors."""
+    """Return the part of an operation that describes its body."""
     schema = {"$ref": _REF.format(model=model.__name__)}
-    error = {"content": {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}}
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": {"4XX": {"description": "The request is refused"} | error},
     }
 
+
+_ERROR_CONTENT = {"content": {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}}
 
 _ERROR = {
     "type": "object",
@@ -39,8 +39,16 @@ _ERROR = {
 }
 
 
-def openapi_of(app: FastAPI, models: tuple[type[Body], ...]) -> dict[str, Any]:
-    """Return the description of a server, with the models of all bodies."""
+def openapi_of(
+    app: FastAPI, models: tuple[type[Body], ...], names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the description of a server.
+
+    Args:
+        app: the application.
+        models: the bodies of its requests.
+        names: the names under which the model is served.
+    """
     if app.openapi_schema is None:
         found = get_openapi(title="Outrider", version=__version__, routes=app.routes)
         schemas: dict[str, Any] = {"Error": _ERROR}
@@ -48,7 +56,18 @@ def openapi_of(app: FastAPI, models: tuple[type[Body], ...]) -> dict[str, Any]:
             schema = model.model_json_schema(ref_template=_REF)
             schemas |= schema.pop("$defs", {})
             schemas[model.__name__] = schema
-        components = found.setdefault("components", {})
-        components["schemas"] = components.get("schemas", {}) | schemas
+            if schema["properties"]["model"].get("type") == "string":
+                schema["properties"]["model"]["enum"] = list(names)
+        found["components"] = {"schemas": schemas}
+        for path in found["paths"].values():
+            for operation in path.values():
+                _describe_errors(operation)
         app.openapi_schema = found
     return app.openapi_schema
+
+
+def _describe_errors(operation: dict[str, Any]) -> None:
+    """Replace the errors that FastAPI describes by those that the server has."""
+    operation["responses"].pop("422", None)
+    for status in ("4XX", "5XX"):
+        operation["responses"][status] = {"description": "An error"} | _ERROR_CONTENT

@@ -19,8 +19,15 @@ class FunctionCall:
         return {"id": self.id, "type": "function", "function": function}
 
 
-Part = str | FunctionCall
-"""A part of an answer: text, or a call."""
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Reasoning, which is no part of the answer."""
+
+    text: str
+
+
+Part = str | FunctionCall | Thought
+"""A part of what a model writes: text of the answer, a call, or reasoning."""
 
 
 class CallParser(Protocol):

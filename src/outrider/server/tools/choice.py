@@ -7,6 +7,7 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.tools.calls import CallParser, NoCalls
 from outrider.server.tools.hermes import Hermes
 from outrider.server.tools.llama3_json import Llama3Json
+from outrider.server.tools.reasoning import Reasoning, begins_inside, thinks
 
 PARSERS: Mapping[str, Callable[[], CallParser]] = {
     "hermes": Hermes,
@@ -26,6 +27,24 @@ def check_parser(given: str | None) -> None:
     """Raise `OptionError` if there is no parser of this name."""
     if given is not None and given not in PARSERS:
         raise OptionError(f"unknown parser of calls {given!r}", hint=nearest(given, PARSERS))
+
+
+def parsers(
+    tokenizer: Tokenizer, given: str | None, *, tools: bool, prompt: tuple[int, ...]
+) -> Callable[[], CallParser]:
+    """Return what makes the parser of each sample of a request.
+
+    Args:
+        tokenizer: the tokenizer of the target.
+        given: the name of a parser of calls, or None.
+        tools: calls are looked for.
+        prompt: ids of the prompt, which may open the reasoning.
+    """
+    calls = parser_for(tokenizer, given) if tools else NoCalls
+    if not thinks(tokenizer):
+        return calls
+    inside = begins_inside(tokenizer, prompt)
+    return lambda: Reasoning(calls(), inside)
 
 
 def parser_for(tokenizer: Tokenizer, given: str | None) -> Callable[[], CallParser]:

@@ -1,0 +1,1 @@
+"""Measurements of the engine that serves, without HTTP."""

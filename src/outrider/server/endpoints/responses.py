@@ -1,0 +1,61 @@
+"""`/v1/responses`, without state."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from outrider.server.answers.job import Job
+from outrider.server.answers.responses import ResponseWriter
+from outrider.server.endpoints.common import Accepted, accept, answered, submissions_for
+from outrider.server.ids import new_id
+from outrider.server.prompts.items import chat_messages, chat_tools
+from outrider.server.prompts.rendering import Conversation, chat_prompt, known_values
+from outrider.server.schema.documents import described_body
+from outrider.server.schema.responses import ResponsesBody
+from outrider.server.tools.choice import parsers
+
+router = APIRouter()
+
+
+@router.post("/v1/responses", openapi_extra=described_body(ResponsesBody))
+async def responses(request: Request) -> Response:
+    """Answer a conversation."""
+    accepted = await accept(request, ResponsesBody)
+    job = await accepted.context.prepare(lambda: _job(accepted))
+    parser = parsers(
+        accepted.context.tokenizer,
+        accepted.context.settings.tool_parser,
+        tools=bool(job.body.tools) and job.body.tool_choice != "none",
+        prompt=job.submissions[0].prompt.token_ids,
+    )
+    return await answered(accepted, job.submissions, ResponseWriter(job, parser))
+
+
+def _job(accepted: Accepted[ResponsesBody]) -> Job[ResponsesBody]:
+    """Render the prompt and check the options; runs in a thread."""
+    context, body = accepted.context, accepted.body
+    body.check_unconstrained()
+    hints = {
+        "reasoning_effort": body.reasoning.effort if body.reasoning is not None else None,
+        "verbosity": body.text.verbosity if body.text is not None else None,
+    }
+    values = known_values(hints, context.tokenizer)
+    places = {"reasoning_effort": "reasoning.effort", "verbosity": "text.verbosity"}
+    accepted.ignored += [
+        places[name] for name, v in hints.items() if v is not None and name not in values
+    ]
+    asked = Conversation(
+        messages=chat_messages(body),
+        tools=chat_tools(body.tools or ()),
+        values=values | (body.chat_template_kwargs or {}),
+    )
+    prompt = chat_prompt(asked, context.tokenizer, "input")
+    return Job(
+        id=f"resp_{body.request_id}" if body.request_id else new_id("resp"),
+        model=body.model,
+        fingerprint=context.fingerprint,
+        body=body,
+        submissions=submissions_for(accepted, [prompt], param="input"),
+        n=1,
+        tokenizer=context.tokenizer,
+        texts=context.texts,
+    )

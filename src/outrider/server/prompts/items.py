@@ -1,0 +1,76 @@
+"""Items of a response request as messages of a chat."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from outrider.server.errors import invalid, unsupported
+from outrider.server.schema.base import parse_part
+from outrider.server.schema.chat import ChatMessage, Tool
+from outrider.server.schema.responses import FunctionTool, InputItem, InputPart, ResponsesBody
+
+
+def chat_messages(body: ResponsesBody) -> list[ChatMessage]:
+    """Return the conversation: the instructions, then the input.
+
+    Raises:
+        ApiError: an item is incomplete, or refers to an answer that is not kept.
+    """
+    found: list[dict[str, Any]] = []
+    if body.instructions:
+        found.append({"role": "system", "content": body.instructions})
+    if isinstance(body.input, str):
+        found.append({"role": "user", "content": body.input})
+    else:
+        for at, item in enumerate(body.input):
+            _add(found, item, f"input.{at}")
+    return [parse_part(ChatMessage, message, "input") for message in found]
+
+
+def chat_tools(tools: Sequence[FunctionTool]) -> list[Tool]:
+    """Return the functions as those of a chat."""
+    return [
+        Tool.model_validate(
+            {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
+        )
+        for tool in tools
+    ]
+
+
+def _add(found: list[dict[str, Any]], item: InputItem, param: str) -> None:
+    if item.type == "message":
+        if item.role is None or item.content is None:
+            raise invalid(f"{param} has no role or no content", param, "missing_field")
+        found.append({"role": item.role, "content": _content(item.content, param)})
+    elif item.type == "function_call":
+        if item.name is None or item.arguments is None:
+            raise invalid(f"{param} has no name or no arguments", param, "missing_field")
+        function = {"name": item.name, "arguments": item.arguments}
+        call = {"id": item.call_id, "type": "function", "function": function}
+        last = found[-1] if found else {}
+        if last.get("role") == "assistant":
+            last.setdefault("tool_calls", []).append(call)
+        else:
+            found.append({"role": "assistant", "content": None, "tool_calls": [call]})
+    elif item.type == "function_call_output":
+        if item.output is None or item.call_id is None:
+            raise invalid(f"{param} has no call_id or no output", param, "missing_field")
+        content = _content(item.output, param)
+        found.append({"role": "tool", "tool_call_id": item.call_id, "content": content})
+    elif item.type != "reasoning":  # reasoning of earlier turns is not read again
+        raise unsupported(param, f"items of type {item.type!r:.40} are not read")
+
+
+def _content(content: str | Sequence[Any], param: str) -> str | list[dict[str, Any]]:
+    if isinstance(content, str):
+        return content
+    return [_part(parse_part(InputPart, part, param), param) for part in content]
+
+
+def _part(part: InputPart, param: str) -> dict[str, Any]:
+    if part.type == "input_image":
+        if part.image_url is None:
+            raise unsupported(param, "images are data URLs in image_url")
+        return {"type": "image_url", "image_url": part.image_url}
+    if part.type == "refusal":
+        return {"type": "refusal", "refusal": part.refusal}
+    return {"type": "text", "text": part.text}

@@ -1,0 +1,124 @@
+"""Requests of `/v1/responses`, which holds no state."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from outrider.server.errors import invalid, unsupported
+from outrider.server.schema.base import Known
+from outrider.server.schema.sampling import CONSTRAINED, SamplingBody
+
+_STATELESS = "the server keeps no answers; send the conversation as input"
+
+
+class InputPart(Known):
+    """A part of an input message."""
+
+    type: Literal["input_text", "output_text", "text", "input_image", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
+    image_url: str | None = None
+
+
+class InputItem(Known):
+    """A message, a call, or what a call returned."""
+
+    type: str = "message"
+    role: Literal["user", "assistant", "system", "developer"] | None = None
+    content: str | list[InputPart] | list[Any] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[InputPart] | None = None
+    id: str | None = None
+    status: str | None = None
+    summary: list[Any] | None = None
+    encrypted_content: str | None = None
+
+
+class FunctionTool(Known):
+    """A function that may be called."""
+
+    type: str
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")] | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class TextFormat(Known):
+    """The form of the text."""
+
+    type: str = "text"
+
+
+class TextOptions(Known):
+    """Options of the text."""
+
+    format: TextFormat | None = None
+    verbosity: str | None = None
+
+
+class Reasoning(Known):
+    """How much the model thinks."""
+
+    effort: str | None = None
+    summary: str | None = None
+
+
+class ResponsesBody(SamplingBody):
+    """The body of a response request."""
+
+    refused: ClassVar[Mapping[str, str]] = {
+        **SamplingBody.refused,
+        "previous_response_id": _STATELESS,
+        "conversation": _STATELESS,
+        "prompt": "no prompts are stored",
+        "response_format": "give text.format",
+        "max_completion_tokens": "give max_output_tokens",
+    }
+
+    input: str | Annotated[list[InputItem], Field(min_length=1)]
+    instructions: str | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: Reasoning | None = None
+    include: list[str] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    truncation: Literal["disabled"] | None = None
+    background: Literal[False] | None = None
+    store: Literal[False] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """Most tokens of an answer; None: what fits."""
+        return self.max_output_tokens
+
+    @property
+    def top(self) -> int | None:
+        """How many log-probabilities each token has besides its own; None: none at all."""
+        wanted = self.top_logprobs or "message.output_text.logprobs" in (self.include or ())
+        return (self.top_logprobs or 0) if wanted else None
+
+    def check_unconstrained(self) -> None:
+        """Raise `ApiError` for fields that are not supported in this form."""
+        if self.n not in (None, 1):
+            raise invalid(f"n is {self.n}. Responses have one sample", "n")
+        if self.max_tokens is not None:
+            raise unsupported("max_tokens", "give max_output_tokens")
+        form = self.text.format if self.text is not None else None
+        if form is not None and form.type != "text":
+            raise unsupported("text.format", CONSTRAINED)
+        if isinstance(self.tool_choice, dict) or self.tool_choice not in (None, "none", "auto"):
+            raise unsupported("tool_choice", f"{CONSTRAINED}; give 'auto' or 'none'")
+        for tool in self.tools or ():
+            if tool.type != "function" or tool.name is None:
+                raise unsupported("tools", f"{tool.type!r:.40} is not a function with a name")
+            if tool.strict:
+                raise unsupported("tools", f"strict is set, and {CONSTRAINED}")
