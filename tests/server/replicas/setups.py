@@ -40,6 +40,7 @@ class Local:
 
         self._hosted = lambda: EngineHost(make)
         self.host = self._hosted()
+        self.cache_size = self.engine.state.cache_size
 
     async def stream(self, submission: Submission) -> AsyncGenerator[Sequence[Event], None]:
         self._check()

@@ -174,6 +174,8 @@ def test_requests_wait_for_a_replica_and_give_up(pair: list[Generator]) -> None:
         assert late.failure == "request_timeout"
         first = found.ended(found.submit(PROMPT, **LONG, _first_token_by=perf_counter() + 0.1))
         assert first.failure == "deadline"
+        full = found.ended(found.submit(PROMPT, **LONG, _begin_by=perf_counter() + 0.1))
+        assert full.failure == "queue_timeout"
         waits = found.submit(PROMPT, **LONG)
         only.restart()
         assert found.ended(waits).failure == ""
@@ -233,6 +235,11 @@ def test_stopping_ends_what_runs(pair: list[Generator]) -> None:
         assert found.ended(found.submit(PROMPT, **LONG)).failure == "draining"
         found.engine.stop()
         assert until(lambda: not any(one.engine.busy for one in found.replicas.values()))
+
+
+def test_the_window_is_that_of_the_smallest_replica(pair: list[Generator]) -> None:
+    with front(pair, cache_tokens=512) as found:
+        assert found.engine.capacity_for(400) and not found.engine.capacity_for(600)
 
 
 def test_prompts_follow_their_beginning(pair: list[Generator]) -> None:

@@ -188,10 +188,12 @@ def test_times_cross_clocks() -> None:
         prompt=Prompt(token_ids=(1,)),
         params=SamplingParams(),
         received=10.0,
+        begin_by=15.0,
         finish_by=20.0,
     )
     there = pickle.loads(pickle.dumps(moved(one, 1000.0)))
-    assert (there.received, there.finish_by, there.first_token_by) == (1010.0, 1020.0, None)
+    assert (there.received, there.begin_by, there.finish_by) == (1010.0, 1015.0, 1020.0)
+    assert there.first_token_by is None
     report = Report(instance="i", state=EngineState(heartbeat=1005.0), now=1006.0)
     assert heard(report, 50.0).heartbeat == 49.0
 

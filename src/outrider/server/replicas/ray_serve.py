@@ -107,13 +107,15 @@ class RayReplica:
     """The way to one deployment."""
 
     def __init__(self, name: str, handle: Any) -> None:
-        """Connect.
+        """Connect, and wait for a first report.
 
         Args:
             name: of the application.
             handle: a `DeploymentHandle`.
         """
         self.name = name
+        first = cast(Report, handle.report.remote().result())
+        self.cache_size = first.state.cache_size
         self._stream = handle.options(stream=True).stream
         self._cancel = handle.cancel
         self._report = handle.report

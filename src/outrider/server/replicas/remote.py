@@ -15,8 +15,10 @@ from time import perf_counter
 from outrider.core.checks import Range, check_ranges
 from outrider.engine.generator import Generator
 from outrider.engine.serving.messages import Ended, EngineState, Event, Piece, Submission, Timing
+from outrider.engine.serving.scheduler import slots_of
 from outrider.server.replicas.places import Place, Places
 from outrider.server.replicas.replica import Replica, ReplicaLostError
+from outrider.server.replicas.request import Request, may_run_elsewhere
 from outrider.server.replicas.router import Router, RouterSettings
 from outrider.server.replicas.transcript import DivergedError, Transcript
 
@@ -57,37 +59,6 @@ class _FailedError(Exception):
     """A replica has given up a request, and another one may run it."""
 
 
-@dataclass(slots=True, eq=False)
-class _Request:
-    """A request that has not ended.
-
-    Attributes:
-        submission: as it was given.
-        transcript: what was delivered.
-        attempt: number of replicas that failed.
-        avoid: their names.
-        place: where it runs.
-        cancelled: the client left.
-    """
-
-    submission: Submission
-    transcript: Transcript
-    attempt: int = 0
-    avoid: set[str] = field(default_factory=set[str])
-    place: Place | None = None
-    cancelled: bool = False
-
-    @property
-    def name(self) -> str:
-        """Its identifier at the replica, which differs between attempts."""
-        return f"{self.submission.id}.{self.attempt}" if self.attempt else self.submission.id
-
-    def sent(self) -> Submission:
-        """Return what the replica is asked for."""
-        first = None if self.transcript.begun else self.submission.first_token_by
-        return replace(self.submission, id=self.name, first_token_by=first)
-
-
 class RemoteEngine:
     """Runs requests on replicas. Its public methods may be called from any thread."""
 
@@ -111,7 +82,7 @@ class RemoteEngine:
         self._replicas = list(replicas)
         self._settings = settings or ReplicaSettings()
         self._publish = publish
-        self._requests: dict[str, _Request] = {}
+        self._requests: dict[str, Request] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._state = EngineState(heartbeat=perf_counter())
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
@@ -132,7 +103,7 @@ class RemoteEngine:
     def submit(self, submission: Submission) -> None:
         """Send a request to a replica."""
         if not self._call(lambda: self._begin(submission)):
-            one = _Request(submission, Transcript(submission.id, submission.n))
+            one = Request(submission, Transcript(submission.id, submission.n))
             self._finish(one, "draining", "the server is shutting down")
 
     def cancel(self, id: str) -> None:
@@ -145,6 +116,10 @@ class RemoteEngine:
         self._call(lambda: self._end.done() or self._end.set_result(reason))
         if self._thread is not None:
             self._thread.join(timeout)
+
+    def capacity_for(self, tokens: int) -> bool:
+        """Whether every replica can run a request of `tokens`, prompt and answer."""
+        return all(slots_of(tokens) <= one.cache_size for one in self._replicas)
 
     @property
     def state(self) -> EngineState:
@@ -212,7 +187,7 @@ class RemoteEngine:
     # -- requests ---------------------------------------------------------------------------
 
     def _begin(self, submission: Submission) -> None:
-        one = _Request(submission, Transcript(submission.id, submission.n))
+        one = Request(submission, Transcript(submission.id, submission.n))
         self._requests[submission.id] = one
         if self._end.done():
             self._finish(one, "draining", self._end.result())
@@ -237,7 +212,7 @@ class RemoteEngine:
         with suppress(ReplicaLostError):
             await place.replica.cancel(name)
 
-    async def _serve(self, one: _Request) -> None:
+    async def _serve(self, one: Request) -> None:
         """Run a request to its end, on as many replicas as it takes."""
         try:
             failure, message = await self._tried(one)
@@ -250,7 +225,7 @@ class RemoteEngine:
             failure, message = "engine_error", f"{type(error).__name__}: {error}"
         self._finish(one, failure, message)
 
-    async def _tried(self, one: _Request) -> tuple[str, str]:
+    async def _tried(self, one: Request) -> tuple[str, str]:
         """Run a request; return the failure and the message of samples that have not ended.
 
         Raises:
@@ -272,12 +247,11 @@ class RemoteEngine:
             if one.attempt > self._settings.retries:
                 return "engine_error", f"{one.attempt} replicas failed, the last one: {reason}"
             log.warning("%s is sent again: %s: %s", one.submission.id, place.name, reason)
-        return ("", "") if one.cancelled else (_too_late(one), "there is no replica")
+        return ("", "") if one.cancelled else (one.too_late(), "there is no replica")
 
-    async def _chosen(self, one: _Request) -> Place | None:
+    async def _chosen(self, one: Request) -> Place | None:
         """Return where a request runs next; None if there is no replica in time."""
-        sent, until = one.sent(), perf_counter() + self._settings.wait
-        until = min(until, sent.finish_by or until, sent.first_token_by or until)
+        until = one.until(perf_counter() + self._settings.wait)
         while not one.cancelled:
             if (place := self._places.choose(one.submission, one.avoid)) is not None:
                 return place
@@ -286,7 +260,7 @@ class RemoteEngine:
             await self._places.wait(left)
         return None
 
-    async def _attempt(self, one: _Request, place: Place) -> None:
+    async def _attempt(self, one: Request, place: Place) -> None:
         """Run a request on one replica.
 
         Raises:
@@ -311,7 +285,7 @@ class RemoteEngine:
             one.place = None
             self._places.leave(place, one.submission)
 
-    async def _read(self, one: _Request, place: Place) -> None:
+    async def _read(self, one: Request, place: Place) -> None:
         """Deliver the events of one replica."""
         async with aclosing(place.replica.stream(one.sent())) as stream:
             try:
@@ -327,14 +301,14 @@ class RemoteEngine:
         if one.transcript.open:
             raise ReplicaLostError("a stream ended too early")
 
-    def _deliver(self, one: _Request, place: Place, events: Sequence[Event]) -> None:
+    def _deliver(self, one: Request, place: Place, events: Sequence[Event]) -> None:
         """Publish what is new.
 
         What came together with a failure is left out: the end of a text may release characters that
         were held back, and the text of the next replica continues otherwise.
         """
         ends = [event for event in events if isinstance(event, Ended)]
-        failed = {end.index: end.message for end in ends if _may_run_elsewhere(end)}
+        failed = {end.index: end.message for end in ends if may_run_elsewhere(end)}
         fresh = one.transcript.take([event for event in events if event.index not in failed])
         for event in fresh:
             if isinstance(event, Ended) and event.result is not None:
@@ -346,7 +320,7 @@ class RemoteEngine:
         if failed:
             raise _FailedError(next(iter(failed.values())))
 
-    def _finish(self, one: _Request, failure: str, message: str) -> None:
+    def _finish(self, one: Request, failure: str, message: str) -> None:
         """End the samples that have not ended."""
         self._requests.pop(one.submission.id, None)
         total = perf_counter() - one.submission.received
@@ -364,20 +338,6 @@ class RemoteEngine:
         ]
         if ended:
             self._publish(ended)
-
-
-def _may_run_elsewhere(end: Ended) -> bool:
-    """Whether the replica, and not the request, is the cause of an end."""
-    own_fault = end.result is not None and end.result.finish_reason == "error"
-    return end.failure in ("draining", "engine_error") and not own_fault
-
-
-def _too_late(one: _Request) -> str:
-    """Return the failure of a request that found no replica."""
-    now = perf_counter()
-    if now > (one.submission.finish_by or now):
-        return "request_timeout"
-    return "deadline" if now > (one.sent().first_token_by or now) else "engine_error"
 
 
 _RANGES = {

@@ -16,9 +16,11 @@ class Replica(Protocol):
 
     Attributes:
         name: the same after a restart.
+        cache_size: tokens that the caches of its engine hold.
     """
 
     name: str
+    cache_size: int
 
     def stream(self, submission: Submission) -> AsyncGenerator[Sequence[Event], None]:
         """Run a request; yield an empty sequence once it is accepted, then its events in order, and

@@ -38,6 +38,7 @@ def moved(submission: Submission, seconds: float) -> Submission:
     return replace(
         submission,
         received=submission.received + seconds,
+        begin_by=later(submission.begin_by),
         first_token_by=later(submission.first_token_by),
         finish_by=later(submission.finish_by),
     )
