@@ -1,6 +1,7 @@
 """The choice of a replica, what is delivered of a second attempt, and sums of states."""
 
 import pickle
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from types import SimpleNamespace
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.core.errors import OptionError
+from outrider.cli.commands import serve as command
+from outrider.core.errors import MissingExtraError, OptionError
 from outrider.core.types import Prompt
 from outrider.engine.serving.messages import Ended, EngineState, Piece, Submission
 from outrider.engine.serving.settings import ServingSettings
@@ -207,3 +209,11 @@ def test_replicas_share_the_machine() -> None:
     assert share(ServingSettings(), 2).cache_tokens is None
     assert (threads_of(2, 4), threads_of(2, 5), threads_of(4, 2)) == (2, 2, 1)
     assert threads_of(1, None) >= 1
+
+
+def test_ray_is_asked_for_and_is_loaded_for_replicas_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "ray" else name)
+    with pytest.raises(MissingExtraError, match=r"outrider\[distributed\]"):
+        command._need_server(2)
+    command._need_server(None)
+    assert "outrider.server.replicas.ray_serve" not in sys.modules
