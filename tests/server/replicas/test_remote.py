@@ -117,14 +117,18 @@ def test_a_replica_that_drains_ends_what_it_has(pair: list[Generator]) -> None:
 def test_what_a_replica_cannot_end_while_it_drains_runs_elsewhere(
     pair: list[Generator], alone: Generator
 ) -> None:
-    """A stop string at the end of what was delivered is held back, and must not be released."""
+    """The begin of a stop string is held back, and must not be released when a replica stops."""
     single = alone.generate(list(PROMPT), **LONG)
-    stop = [single.text[at : at + 30] + "\0" for at in range(0, len(single.text) - 30, 7)]
+    start, end = single.ends[30], single.ends[190]
+    stop = [single.text[start:end]]
     with front(pair) as found:
         id = found.submit(PROMPT, **LONG, stop=stop)
         when_written(found, 50, found.place(id).host.stop)
-        assert found.ended(id).failure == ""
-        assert found.ids(id) == single.token_ids and found.text(id) == single.text
+        ended = found.ended(id)
+        assert (ended.failure, ended.stop) == ("", stop[0])
+        assert found.ids(id) == single.token_ids[: len(found.ids(id))]
+        assert found.text(id) == single.text[:start]
+        assert len([one for one in found.replicas.values() if one.served]) == 2
 
 
 def test_a_replica_that_writes_another_text_ends_the_request(pair: list[Generator]) -> None:

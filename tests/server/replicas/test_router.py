@@ -22,7 +22,13 @@ from outrider.server.replicas.states import Report, heard, merged, moved, retire
 from outrider.server.replicas.transcript import DivergedError, Transcript
 
 NAMES = ("a", "b", "c")
-IDS = st.lists(st.integers(0, 3), max_size=6 * BLOCK)
+BLOCKS = st.lists(st.sampled_from((1, 1, 1, 2)), max_size=6)
+"""First tokens of blocks, so that texts often begin alike."""
+IDS = st.builds(
+    lambda firsts, rest: [*(t for f in firsts for t in (f, *range(BLOCK - 1))), *range(rest)],
+    BLOCKS,
+    st.integers(0, BLOCK - 1),
+)
 WORK = st.dictionaries(st.sampled_from(NAMES), st.floats(0, 40), max_size=3)
 READ = st.lists(st.tuples(st.sampled_from(NAMES), IDS, st.sampled_from(("", "x"))), max_size=6)
 
