@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from outrider.engine.serving.scheduler import (
+    BURST,
     Entry,
     Limits,
     Phase,
@@ -159,24 +160,19 @@ def test_a_flood_of_one_key_leaves_places_for_another() -> None:
     assert admit_all(scheduler) == []  # the preempted sample does not take its place back
 
 
-def test_a_newcomer_reads_first_until_it_has_its_fair_share() -> None:
+def test_a_newcomer_reads_first_until_it_has_received_much_more() -> None:
     scheduler = Scheduler(limits=Limits(max_num_seqs=4))
     waiting(scheduler, 3, "flood")
     admit_all(scheduler)
     assert scheduler.newcomer is None
-    for key in ("flood0", "flood1"):
-        scheduler.read(key, 0)
-        scheduler.wrote(key, 50)
-    scheduler.add(Entry(key="other", principal="other", prompt=1000, most=10))
-    chosen = scheduler.next(0.0, 1 << 20)
-    assert chosen is not None
-    scheduler.admitted(chosen.key, 999)
-    scheduler.wrote("flood0", 1)
+    scheduler.add(Entry(key="other", principal="other", prompt=30_000, most=10))
+    assert scheduler.next(0.0, 1 << 20) is not None
+    scheduler.admitted("other", 29_999)
     assert scheduler.newcomer == "other"
-    assert scheduler.rows(100) == {"flood2": 0, "other": 100}
-    scheduler.read("other", 500)
-    assert scheduler.newcomer == "flood"  # the other key has received more by now
-    assert scheduler.rows(100) == {"flood2": 99, "other": 1}
+    assert scheduler.rows(100) == {"flood0": 0, "flood1": 0, "flood2": 0, "other": 100}
+    scheduler.read("other", 29_999 - 3 * BURST)
+    assert scheduler.newcomer is None
+    assert scheduler.rows(100) == {"flood0": 99, "flood1": 1, "flood2": 0, "other": 0}
 
 
 def test_principals_receive_equal_shares_over_time() -> None:

@@ -25,6 +25,8 @@ HEADROOM = 256
 """Tokens of an answer that must fit when a sample is admitted."""
 EXPECTED = 256
 """Largest number of tokens of an answer for which a principal is charged in advance."""
+BURST = 4096
+"""Tokens that a principal may receive above the mean and still read first."""
 _SMALLEST = 128
 _LARGE = 4096
 
@@ -215,14 +217,19 @@ class Scheduler:
     def newcomer(self) -> str | None:
         """The principal below its fair share whose prompts are read first; None if there is none.
 
-        It has received least of all that have work here, and less than their mean.
+        It runs fewer samples than the mean of all that run any, and has not received more than
+        `BURST` tokens more than their mean.
         """
-        received = {p: self._received(p) for p in {e.principal for e in self.entries.values()}}
-        reading = {e.principal for e in self.running if e.phase is Phase.READING}
-        if len(received) < 2 or not reading:
+        running = self.running
+        counts = _counted(e.principal for e in running)
+        reading = {e.principal for e in running if e.phase is Phase.READING}
+        if len(counts) < 2 or not reading:
             return None
-        least = min(reading, key=lambda p: (received[p], p))
-        return least if received[least] * len(received) < sum(received.values()) else None
+        received = {p: self._received(p) for p in counts}
+        least = min(reading, key=lambda p: (counts[p], received[p], p))
+        few = counts[least] * len(counts) < len(running)
+        ahead = received[least] - sum(received.values()) / len(received)
+        return least if few and ahead <= BURST else None
 
     def rows(self, budget: int) -> dict[str, int]:
         """Share the rows of a step among the prompts that are being read; 0 pauses one.
