@@ -1,13 +1,24 @@
 """`outrider serve`: an OpenAI-compatible server."""
 
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outrider.cli.options.options import Runtime, Speculation, Tiers, load_generator
-from outrider.cli.options.serving import Behaviour, Listening, ServerLimits
+from outrider.cli.options.serving import Behaviour, Listening, Replication, ServerLimits
 from outrider.core.errors import MissingExtraError, OptionError, OutriderWarning
+
+if TYPE_CHECKING:
+    from outrider.engine.generator import Generator
+    from outrider.engine.serving.settings import ServingSettings
+    from outrider.server.app import MakeEngine
+    from outrider.server.settings import ServerSettings
 
 _PACKAGES = {
     "fastapi": "fastapi",
@@ -25,6 +36,7 @@ def serve(
     runtime: Runtime,
     listening: Listening,
     limits: ServerLimits,
+    replication: Replication,
     behaviour: Behaviour,
 ) -> None:
     """Serve a model to any client of OpenAI's interface.
@@ -37,9 +49,9 @@ def serve(
 
       outrider serve --target smollm2
       outrider serve --target ./big --draft ./small --api-keys keys.toml --host 0.0.0.0
+      outrider serve --target smollm2 --replicas 2
     """
-    _need_server()
-    from outrider.engine.serving.engine import Engine
+    _need_server(replication.replicas)
     from outrider.engine.serving.settings import ServingSettings
     from outrider.server import serve as serving
     from outrider.server.app import create_app
@@ -60,22 +72,58 @@ def serve(
     address.check(bool(keys))
     with address.bind() as bound:  # a taken port is reported before the models are loaded
         warnings.filterwarnings("once", category=OutriderWarning)  # not for each request
-        generator = load_generator(tiers, runtime, speculation)
-        app = create_app(
+        load = partial(load_generator, tiers, runtime, speculation)
+        with _engine(load, engine_settings, settings, replication.replicas) as (
             generator,
-            lambda client: Engine(generator, engine_settings, publish=client.publish),
-            settings,
-            keys,
-        )
-        serving.log_requests()
-        serving.serve(app, bound)
+            make_engine,
+        ):
+            app = create_app(generator, make_engine, settings, keys)
+            serving.log_requests()
+            serving.serve(app, bound)
 
 
-def _need_server() -> None:
-    """Raise `MissingExtraError` if a package of the extra is not installed."""
+@contextmanager
+def _engine(
+    load: "partial[Generator]",
+    engine: "ServingSettings",
+    server: "ServerSettings",
+    replicas: int | None,
+) -> Iterator[tuple["Generator", "MakeEngine"]]:
+    """Context manager: the models, and how the engine is made: here, or as replicas."""
+    if replicas is None:
+        from outrider.engine.serving.engine import Engine
+
+        generator = load()
+        yield generator, lambda client: Engine(generator, engine, publish=client.publish)
+        return
+    from outrider.server.replicas.ray_serve import Plan, running
+    from outrider.server.replicas.remote import RemoteEngine
+    from outrider.server.replicas.shares import gpus_of, share, threads_of
+
+    tiers, runtime, speculation = load.args
+    threads = threads_of(replicas, runtime.threads)
+    load = partial(load_generator, tiers, replace(runtime, threads=threads), speculation)
+    print(f"{replicas} replicas, threads of each: {threads}", file=sys.stderr, flush=True)
+    generator = load()
+    plan = Plan(
+        replicas=replicas,
+        threads=threads,
+        gpus=gpus_of(replicas, generator.strategy.target.info.device),
+        load=load,
+        settings=share(engine, replicas),
+        shutdown_timeout=server.shutdown_timeout,
+    )
+    with running(plan) as found:
+        yield generator, lambda client: RemoteEngine(generator, found, publish=client.publish)
+
+
+def _need_server(replicas: int | None) -> None:
+    """Raise `MissingExtraError` if a package of an extra is not installed."""
     for module, package in _PACKAGES.items():
         if find_spec(module) is None:
             raise MissingExtraError(package, "server")
+    if replicas is not None and find_spec("ray") is None:
+        raise MissingExtraError("ray", "distributed")
 
 
 def _given(behaviour: Behaviour) -> dict[str, Any]:

@@ -97,6 +97,22 @@ class ServerLimits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Replication:
+    """Options for several engines behind one server."""
+
+    replicas: Annotated[
+        int | None,
+        option(
+            panel="Replicas",
+            help="Engines in processes of their own, on Ray Serve: when one of them is lost, the "
+            "others continue its answers. Limits count for all of them together, and they share "
+            "the CPU threads. Default: one engine in this process, without Ray.",
+            min=1,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Behaviour:
     """Options for how requests are read."""
 

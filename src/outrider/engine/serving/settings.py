@@ -9,9 +9,6 @@ from outrider.models.memory import available_memory
 from outrider.protocols import LanguageModel
 from outrider.strategy.description import lower_models
 
-_SHARE = 0.5
-"""Share of the free memory that caches may take by default."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingSettings:
@@ -19,11 +16,12 @@ class ServingSettings:
 
     Attributes:
         max_num_seqs: samples that run at once.
-        cache_tokens: tokens of all caches together; None: what fits in half of the free memory,
-            and at most twice what all samples can fill.
+        cache_tokens: tokens of all caches together; None: what fits in `memory_share`, and at most
+            twice what all samples can fill.
         step_ms: a step that reads prompts may take this long, or 1.5 times as long as one that
             only writes, whichever is more.
         patience: seconds of waiting after which a request is preferred like one of a better class.
+        memory_share: share of the free memory that caches may take.
         prefixes: finished texts that are kept for requests that begin alike.
 
     Raises:
@@ -34,6 +32,7 @@ class ServingSettings:
     cache_tokens: int | None = None
     step_ms: float = 50.0
     patience: float = 30.0
+    memory_share: float = 0.5
     prefixes: int = 64
 
     def __post_init__(self) -> None:
@@ -54,7 +53,7 @@ class ServingSettings:
         each = sum(model.info.bytes_per_token for model in _models(generator))
         if not each:
             return most
-        fitting = int(available_memory(target.info.device) * _SHARE) // each
+        fitting = int(available_memory(target.info.device) * self.memory_share) // each
         return max(min(most, fitting), slots_of(window))
 
 
@@ -68,5 +67,6 @@ _RANGES = {
     "cache_tokens": Range(128, whole=True, optional=True),
     "step_ms": Range(0.0, above=True),
     "patience": Range(0.0, above=True),
+    "memory_share": Range(0.0, 1.0, above=True),
     "prefixes": Range(0, whole=True),
 }

@@ -1,0 +1,1 @@
+"""One front for several engines: routing, retries, and deployments on Ray Serve."""
