@@ -23,8 +23,8 @@ class Listening:
         option(
             panel="Network",
             metavar="FILE",
-            help="TOML file of keys: a table for each name, with key or sha256, and optionally class and "
-            "requests_per_minute. OUTRIDER_API_KEYS holds further ones: NAME=KEY,...",
+            help="TOML file of keys: a table for each name, with key or sha256, and optionally "
+            "class and requests_per_minute. OUTRIDER_API_KEYS holds further ones: NAME=KEY,...",
         ),
     ] = None
     insecure: Annotated[
