@@ -1,4 +1,4 @@
-"""Cost curves."""
+"""Cost surfaces: rows, sequences and texts."""
 
 from itertools import pairwise
 

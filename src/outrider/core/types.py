@@ -117,6 +117,12 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def plain(self) -> bool:
+        """Whether it consists of token ids only: it can be read in parts, and read again."""
+        others = (self.embeddings, self.positions, self.context, self.axes, self.image_prompt)
+        return all(part is None for part in others)
+
 
 RowChooser = Callable[[Any, IntArray], IntArray | None]
 """`(sampler, indices [rows]) -> [rows]`: the sampler's choice after each row, given the

@@ -17,18 +17,19 @@ class Ledger:
         so its time says nothing about the cost of a round."""
         self._sequences = sequences
         self._reading = reading
-        self._seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+        """Of the parts of the round."""
         self._last = perf_counter()
 
     def lap(self, part: str) -> None:
         """Add the time since the last lap, or since the start, to `part`."""
         now = perf_counter()
-        self._seconds[part] = now - self._last
+        self.seconds[part] = now - self._last
         self._last = now
 
     def book(self, drafts: Sequence[Draft], verdicts: Sequence[Verdict]) -> None:
         """Add the round to the counters of its sequences."""
-        draft, verify, accept = (self._seconds[p] for p in ("draft", "verify", "accept"))
+        draft, verify, accept = (self.seconds[p] for p in ("draft", "verify", "accept"))
         once = sum(own.once for own in drafts)
         drafting = max(draft - once, 0.0)
         for sequence, own, verdict in zip(self._sequences, drafts, verdicts, strict=True):

@@ -49,7 +49,7 @@ def run_round(
     learn(stage, sequences, drafts, rows, verdicts)
     ledger.lap("accept")
     ledger.book(drafts, verdicts)
-    return Round(drafts, rows, verdicts)
+    return Round(drafts, rows, verdicts, ledger.seconds)
 
 
 def propose(

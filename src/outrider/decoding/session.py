@@ -1,10 +1,8 @@
 """Sessions: requests join and leave between rounds. `generate` runs a session over a fixed list."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-
-import numpy as np
 
 from outrider.core.errors import StrategyError
 from outrider.core.types import IntArray, Prompt, as_ids
@@ -14,7 +12,7 @@ from outrider.decoding.ledger import uncount
 from outrider.decoding.opening import open_sequences, outermost, sequences_of
 from outrider.decoding.round import run_round
 from outrider.decoding.stage import Earlier, SequenceState, Stage
-from outrider.models.caches.prefill import check_prompt
+from outrider.models.caches.prefill import check_prompt, common_length
 from outrider.protocols import Cache, Request
 
 
@@ -60,10 +58,12 @@ class Session:
     Attributes:
         stage: the outermost level; its drafter begins when it first proposes.
         generations: requests whose prompt is read and that have not ended.
+        seconds: of the parts of the newest round: `draft`, `verify` and `accept`.
     """
 
     stage: Stage
     generations: list[Generation] = field(default_factory=list)
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     _reading: list[_Reading] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ class Session:
         for generation in generations:
             if not generation.output:
                 generation.begun = begun
-        parts = [g for g in generations if chunk is not None and _plain(g.request.prompt)]
+        parts = [g for g in generations if chunk is not None and g.request.prompt.plain]
         whole = [g for g in generations if not any(g is part for part in parts)]
         texts = [_with_output(g.request).token_ids for g in parts]
         for text in texts:
@@ -150,6 +150,7 @@ class Session:
         if depths is not None:
             limits = [min(pair) for pair in zip(limits, depths, strict=True)]
         result = run_round(self.stage, sequences, limits, [part.cache for part in reading])
+        self.seconds = result.seconds
         kept = [
             generation.advance(verdict, rows)
             for generation, verdict, rows in zip(active, result.verdicts, result.rows, strict=True)
@@ -169,7 +170,7 @@ class Session:
             StrategyError: its prompt contains more than token ids, so it cannot be read together
                 with the output.
         """
-        if generation.output and generation.running and not _plain(generation.request.prompt):
+        if generation.output and generation.running and not generation.request.prompt.plain:
             raise StrategyError(
                 "a request with images, embeddings or a long input cannot be resumed from its text",
                 hint="Wait until it ends, or cancel it",
@@ -258,7 +259,9 @@ class Session:
         This requires no forward: the last of these tokens is pending, and read with the next ones.
         """
         old = previous and previous.cache
-        known = 0 if old is None else _common(old.text[: len(old.text) - len(old.pending)], text)
+        known = (
+            0 if old is None else common_length(old.text[: len(old.text) - len(old.pending)], text)
+        )
         begin = Prompt(token_ids=text[: max(known, 1)])
         [cache] = self.stage.model.start([begin], [old])
         left = as_ids(text[len(begin) :])
@@ -300,19 +303,6 @@ def generate(
     session.add(generations, previous)
     while session.pending:
         yield session.step()
-
-
-def _plain(prompt: Prompt) -> bool:
-    """Whether a prompt consists of token ids only and may therefore be read in parts."""
-    others = (prompt.embeddings, prompt.positions, prompt.context, prompt.axes, prompt.image_prompt)
-    return all(part is None for part in others)
-
-
-def _common(rows: Sequence[int], text: Sequence[int]) -> int:
-    """Return the length of the common beginning of two texts."""
-    size = min(len(rows), len(text))
-    differ = np.flatnonzero(as_ids(rows[:size]) != as_ids(text[:size]))
-    return int(differ[0]) if len(differ) else size
 
 
 def _with_output(request: Request) -> Prompt:

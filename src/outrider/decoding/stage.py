@@ -1,6 +1,6 @@
 """A stage (one verifier with its drafter), and the state of one request at a stage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from outrider.core.counters import Counters
@@ -83,11 +83,13 @@ Earlier = SequenceState | Learned
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The result of one round, per sequence."""
+    """The result of one round, per sequence, and the seconds of its parts: `draft`, `verify` and
+    `accept`."""
 
     drafts: list[Draft]
     rows: list[Rows]
     verdicts: list[Verdict]
+    seconds: Mapping[str, float]
 
 
 def caches_of(sequences: Sequence[Earlier | None]) -> list[Cache | None]:

@@ -24,6 +24,17 @@ _NARROW, _PATIENCE = 8, 10.0
 _LEAST = 6
 """Runs of each narrow width for a curve; fewer if they take long."""
 
+BATCHES = ((4, 1), (8, 1))
+"""Sequences and rows of each that are timed when a target is loaded."""
+_CONTEXT, _LONGER = 128, 8
+"""Tokens of a text, and how many times as long the longer text is."""
+_TURNS = 6
+"""Runs of each shape of several sequences, fewer if they take long."""
+_WIDE = (1, 2, 3, 4, 6, 8, 16, 32, 64, 256)
+"""Rows of one sequence that are timed for a server: also those of a part of a prompt."""
+_TOGETHER = ((2, 1), (4, 1), (4, 4), (8, 1), (8, 2), (16, 1))
+"""Sequences and rows of each that are timed for a server."""
+
 
 def forward_seconds(
     model: LanguageModel,
@@ -145,18 +156,6 @@ def measure_surface(model: LanguageModel) -> CostSurface:
     """
     widths = [rows for rows in _WIDE if rows + _CONTEXT < model.info.context_length]
     return measure_costs(model, widths or (1,), limit=0.5, together=_TOGETHER)
-
-
-BATCHES = ((4, 1), (8, 1))
-"""Sequences and rows of each that are timed when a target is loaded."""
-_CONTEXT = 128
-_LONGER = 8
-"""The longer text has this many times the tokens."""
-_TURNS = 6
-_WIDE = (1, 2, 3, 4, 6, 8, 16, 32, 64, 256)
-"""Rows of one sequence that are timed for a server: also those of a part of a prompt."""
-_TOGETHER = ((2, 1), (4, 1), (4, 4), (8, 1), (8, 2), (16, 1))
-"""Sequences and rows of each that are timed for a server."""
 
 
 def _timed_together(

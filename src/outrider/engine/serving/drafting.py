@@ -12,6 +12,7 @@ from outrider.strategy import Strategy
 LEAST_ROWS, MOST_ROWS = 64, 512
 """Rows of prompts that a step reads at least, and at most."""
 UNLIMITED = 1 << 20
+"""A depth that limits no draft."""
 _ASKING = 1e-4
 """Seconds that the policy takes for a sample that may draft."""
 _WEIGHT = 0.1
@@ -29,7 +30,8 @@ class Drafting:
         policy: the policy of the strategy, if it knows the chances of its drafts.
         goodput: chooses depths for several samples; None if the strategy drafts fixed lengths.
         step: seconds that a step with reading may take.
-        allowed: drafted tokens that the newest step allowed.
+        allowed: drafted tokens that the newest step allowed; 0 for a single sample, which is left
+            to its policy.
         drafting: seconds of drafting in rounds that draft, smoothed.
         off: drafting has failed, and nothing is drafted any more.
     """
@@ -41,7 +43,6 @@ class Drafting:
     allowed: int = 0
     drafting: float = 0.0
     off: bool = False
-    _seen: tuple[str, float] = ("", 0.0)
 
     @classmethod
     def of(cls, strategy: Strategy, surface: CostSurface, step: float) -> "Drafting":
@@ -67,7 +68,8 @@ class Drafting:
     def depths(self, active: Sequence[Sample], other_rows: int) -> list[int]:
         """Return the largest depth of the draft of each sample in the next round.
 
-        A single sample is left to the policy of the strategy.
+        A single sample is left to the policy of the strategy. Of a tree, the nodes that pay are
+        counted and its depth is limited to their number, which is a weaker limit.
         """
         wanted = [sample.submission.draft and not self.off for sample in active]
         if self.goodput is None or self.policy is None or len(active) < 2:
@@ -89,14 +91,14 @@ class Drafting:
         self.allowed = sum(depth for depth in depths if depth < UNLIMITED)
         return depths
 
-    def note(self, active: Sequence[Sample], other_rows: int, seconds: float) -> None:
-        """Record how long a step took: drafting, and forwards that only wrote without drafts."""
+    def note(
+        self, active: Sequence[Sample], other_rows: int, seconds: float, drafting: float
+    ) -> None:
+        """Record how long a step took, and its drafts: the costs follow the paces of drafts, and of
+        steps that only wrote without drafts."""
         count = len(active)
-        if count:
-            name, spent = active[0].key, active[0].generation.counters.seconds.get("draft", 0.0)
-            if self.allowed and self._seen[0] == name:
-                self.drafting += _WEIGHT * (spent - self._seen[1] - self.drafting)
-            self._seen = (name, spent)
+        if self.allowed:
+            self.drafting += _WEIGHT * (drafting - self.drafting)
         if self.goodput is None or count < 2 or other_rows or self.allowed:
             return
         forward = Forward(sequences=count, rows=count, context=_context(active))

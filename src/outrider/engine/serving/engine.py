@@ -206,7 +206,7 @@ class Engine:
                     arrived=message.received,
                     level=message.priority,
                     after=None if sample.leader is None else sample.leader.key,
-                    resumable=_plain(sample),
+                    resumable=sample.submission.prompt.plain,
                 )
             )
 
@@ -238,7 +238,7 @@ class Engine:
         """Let a sample join the session: its prompt is read in parts, or continued."""
         if sample.began is None:
             sample.began = perf_counter()
-        plain = _plain(sample)
+        plain = sample.submission.prompt.plain
         try:
             previous, known = self._previous(sample) if plain else (None, 0)
             previous = previous or self._learned
@@ -293,7 +293,7 @@ class Engine:
             if self._learner is not None and not failure:
                 self._learner.note(sample.submission.prompt.token_ids, generation.output)
         self._session.release(generation)
-        if sequence is not None and generation.error is None and _plain(sample):
+        if sequence is not None and generation.error is None and sample.submission.prompt.plain:
             self._prefixes.put(sample.submission.salt, sequence)
         self._scheduler.ended(sample.key)
         del self._samples[sample.key]
@@ -323,13 +323,14 @@ class Engine:
         except Exception as error:
             self._recover(error)
             return
-        self._drafting.note(active, sum(shares.values()), perf_counter() - begun)
+        drafting = session.seconds.get("draft", 0.0) if active else 0.0
+        self._drafting.note(active, sum(shares.values()), perf_counter() - begun, drafting)
         for key, sample in reading.items():
             left = session.unread(sample.generation)
             self._totals.count(prompt_tokens=scheduler.entries[key].unread - left)
             scheduler.read(key, left)
-        self._totals.round(active)
-        self._totals.draft_budget = self._drafting.allowed
+        if active:
+            self._totals.round(session.seconds, self._drafting.allowed)
         for sample in active:
             self._deliver(sample)
 
@@ -372,13 +373,6 @@ class Engine:
         self._prefixes.shrink(0)
         self._drafting.off = True
         self._totals.off = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _plain(sample: Sample) -> bool:
-    """Whether a prompt consists of token ids only: it can be read in parts, and read again."""
-    prompt = sample.submission.prompt
-    parts = (prompt.embeddings, prompt.positions, prompt.context, prompt.axes, prompt.image_prompt)
-    return all(part is None for part in parts)
 
 
 def _past(limit: float | None, now: float) -> bool:

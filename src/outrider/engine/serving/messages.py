@@ -152,7 +152,8 @@ class EngineState:
         cache_size: largest number of tokens in caches.
         heartbeat: `perf_counter` of the last step.
         slowest_step: seconds of the slowest step so far.
-        draft_budget: drafted tokens that the last step allowed.
+        draft_budget: drafted tokens that the last step allowed to all samples together; 0 with a
+            single sample, whose own policy decides.
         drain_rate: samples that ended per second, recently; for `Retry-After`.
         dead: why the engine thread ended; empty while it runs.
         drafting_off: why nothing is drafted any more; empty unless a round has failed.

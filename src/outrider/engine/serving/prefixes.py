@@ -8,11 +8,10 @@ tells whether somebody else has sent the same prompt before (CVE-2025-46570).
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from outrider.core.types import IntArray, as_ids
 from outrider.decoding import SequenceState
 from outrider.engine.serving.scheduler import slots_of
+from outrider.models.caches.prefill import common_length
 
 LEAST = 16
 """Fewest tokens for which a cache is copied."""
@@ -86,7 +85,7 @@ class Prefixes:
         text = as_ids(ids)[:-1]
         best, known = None, 0
         for prefix in self._found:
-            if prefix.salt == salt and (same := common(prefix.text, text)) > known:
+            if prefix.salt == salt and (same := common_length(prefix.text, text)) > known:
                 best, known = prefix, same
         if best is None or (known < len(best.text) and known < LEAST):
             return None, 0
@@ -113,13 +112,6 @@ def forked(sequence: SequenceState) -> SequenceState:
     return replace(sequence, cache=sequence.cache.fork(), drafting=None)
 
 
-def common(a: IntArray, b: IntArray) -> int:
-    """Return the length of the common beginning of two arrays of ids."""
-    size = min(len(a), len(b))
-    differ = np.flatnonzero(a[:size] != b[:size])
-    return int(differ[0]) if len(differ) else size
-
-
 def _covers(text: IntArray, prefix: Prefix, salt: str) -> bool:
     """Whether a new text makes an older one superfluous."""
-    return prefix.salt == salt and common(text, prefix.text) == len(prefix.text)
+    return prefix.salt == salt and common_length(text, prefix.text) == len(prefix.text)

@@ -4,16 +4,20 @@ It holds no model, no text and no clock, so that its properties can be tested wi
 The engine asks it what to do before each step, does it, and reports what happened.
 
 **Order.** Samples wait in a queue. The next one has the lowest class; among these, its principal
-has received the least; among these, it came first. A principal is charged for each sample when it
-is admitted, the prompt and the expected answer alike, and pays less or more when the sample ends.
-A sample gains one class for each `patience` seconds of waiting, so none waits for ever.
+has paid the least; among these, it was preempted or came first. A principal pays for each sample
+when it is admitted, for the prompt and the expected answer alike, and the difference to what was
+read and written when the sample ends. A sample gains one class for each `patience` seconds of
+waiting, so none waits for ever.
+
+**Reading.** Prompts share the rows of a step. A principal that runs fewer samples than the mean
+reads first (`newcomer`), and the engine gives a part of the step to it (`newcomer_share`).
 
 **Places.** At most `max_num_seqs` samples run. If all places are taken, a principal that runs less
 than its fair share may take one from a principal that runs more than its own: the newest sample of
 the latter is preempted, and continues later with the same text.
 
 **Memory.** Every sample takes slots for its text (`slots_of`). A sample is admitted if its prompt
-and `headroom` tokens fit beside those that run. Reusable prefixes take what is left, and are given
+and `HEADROOM` tokens fit beside those that run. Reusable prefixes take what is left, and are given
 up first.
 """
 
@@ -240,7 +244,9 @@ class Scheduler:
         shares = dict.fromkeys((e.key for e in reading), 0)
         first = self.newcomer
         order = sorted(reading, key=lambda e: (e.principal != first, e.level, e.number))
-        _deal(shares, order, budget)
+        for entry in order:
+            shares[entry.key] = min(entry.unread, budget)
+            budget -= shares[entry.key]
         return shares
 
     # -- state ------------------------------------------------------------------------------
@@ -327,16 +333,6 @@ class Admission:
 
     key: str
     preempted: tuple[str, ...] = ()
-
-
-def _deal(shares: dict[str, int], order: Sequence[Entry], budget: int) -> int:
-    """Give rows to the entries in order, as many as each still needs; return how many."""
-    given = 0
-    for entry in order:
-        more = min(entry.unread - shares[entry.key], budget - given)
-        shares[entry.key] += max(more, 0)
-        given += max(more, 0)
-    return given
 
 
 def _counted(names: Iterable[str]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """What the engine counts, for health checks and metrics."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -10,7 +11,6 @@ from outrider.engine.serving.prefixes import Prefixes
 from outrider.engine.serving.sample import Sample
 from outrider.engine.serving.scheduler import Scheduler
 
-_PARTS = ("draft", "verify", "accept")
 _RECENT = 64
 """Number of ends from which the rate of ends is computed."""
 
@@ -33,8 +33,7 @@ class Totals:
     _ends: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     _heartbeat: float = field(default_factory=perf_counter)
     _slowest: float = 0.0
-    _seen: tuple[str, dict[str, float]] = ("", {})
-    draft_budget: int = 0
+    _draft_budget: int = 0
 
     def count(self, **amounts: int) -> None:
         """Add to counters by name."""
@@ -47,18 +46,11 @@ class Totals:
         self._slowest = max(self._slowest, seconds)
         self._heartbeat = perf_counter()
 
-    def round(self, active: list[Sample]) -> None:
-        """Add the time of a round: all its samples share it, so that one of them tells it."""
-        if not active:
-            return
-        key, seconds = active[0].key, active[0].generation.counters.seconds
-        before = self._seen[1] if self._seen[0] == key else {}
-        now = {part: seconds.get(part, 0.0) for part in _PARTS}
-        if self._seen[0] == key:
-            for part in _PARTS:
-                more = max(now[part] - before.get(part, 0.0), 0.0)
-                self._seconds[part] = self._seconds.get(part, 0.0) + more
-        self._seen = (key, now)
+    def round(self, seconds: Mapping[str, float], draft_budget: int) -> None:
+        """Add a round: the seconds of its parts, and the drafted tokens that were allowed."""
+        for part, spent in seconds.items():
+            self._seconds[part] = self._seconds.get(part, 0.0) + spent
+        self._draft_budget = draft_budget
 
     def ended(self, sample: Sample, generation: Generation) -> None:
         """Add the counters of a sample that ended."""
@@ -93,7 +85,7 @@ class Totals:
             cache_size=self.cache_size,
             heartbeat=self._heartbeat,
             slowest_step=self._slowest,
-            draft_budget=self.draft_budget,
+            draft_budget=self._draft_budget,
             drain_rate=len(self._ends) / span if span else 0.0,
             counters=counts,
             accepted_at=tuple(self._accepted_at),

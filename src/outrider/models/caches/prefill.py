@@ -224,15 +224,18 @@ def _check_embeddings(model: LanguageModel, prompt: Prompt) -> None:
         )
 
 
+def common_length(a: Sequence[int] | IntArray, b: Sequence[int] | IntArray) -> int:
+    """Return the length of the common beginning of two texts."""
+    size = min(len(a), len(b))
+    differ = np.flatnonzero(as_ids(a[:size]) != as_ids(b[:size]))
+    return int(differ[0]) if len(differ) else size
+
+
 def _cut_to_common(cache: C, prompt: Prompt) -> C | None:
     """Cut `cache` to the prefix that it shares with `prompt`; None if there is none."""
     if prompt.embeddings is not None:
         return None
-    shared = 0
-    for ours, theirs in zip(cache.text, prompt.token_ids, strict=False):
-        if ours != theirs:
-            break
-        shared += 1
+    shared = common_length(cache.text, prompt.token_ids)
     places = _places(prompt)
     moved = cache.places.differ(np.arange(shared) if places is None else places[..., :shared])
     shared = int(moved[0]) if len(moved) else shared
