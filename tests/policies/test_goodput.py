@@ -85,7 +85,8 @@ def test_what_does_not_pay_is_tried_again_with_longer_and_longer_pauses() -> Non
 
 
 def test_the_surface_is_found_again_from_its_own_seconds() -> None:
-    true = CostSurface(((1, 2e-3), (8, 4e-3), (64, 20e-3)), per_sequence=0.4e-3, per_token=1e-6)
+    points = ((1, 2e-3), (8, 4e-3), (64, 20e-3))
+    true = CostSurface(points, per_sequence=0.4e-3, per_token=1e-6, context=128)
     alone = {rows: true.seconds(rows, 1, 128) for rows in (1, 8, 64)}
     shapes = [
         Forward(sequences=2, rows=2, context=256),
@@ -98,6 +99,7 @@ def test_the_surface_is_found_again_from_its_own_seconds() -> None:
     assert found.per_sequence == pytest.approx(true.per_sequence)
     assert found.per_token == pytest.approx(true.per_token)
     assert found.seconds(16, 4, 800) == pytest.approx(true.seconds(16, 4, 800))
+    assert found.seconds(8) == pytest.approx(alone[8])  # a text as long as the measured one
 
 
 def test_a_surface_never_has_negative_costs() -> None:

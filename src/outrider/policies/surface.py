@@ -9,9 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-import numpy as np
-from jaxtyping import Float
-
 from outrider.core.errors import OptionError
 
 _WEIGHT = 0.02
@@ -36,18 +33,21 @@ class Forward:
 @dataclass(frozen=True, slots=True)
 class CostSurface:
     """Seconds of a forward: `T = pace * (curve(rows) + per_sequence * (sequences - 1) + per_token *
-    context)`. The curve is non-decreasing, and linear between its points.
+    more)`, where `more` is by how many tokens the texts are longer than those of the measurement.
+    The curve is non-decreasing, and linear between its points.
 
     Attributes:
         points: `(rows, seconds)` of one sequence, rows ascending from at least 1.
         per_sequence: seconds that each further sequence adds at the same number of rows.
         per_token: seconds that each token of the texts adds.
+        context: tokens of each text in the measurement.
         pace: what forwards take now, relative to the measurement.
     """
 
     points: tuple[tuple[int, float], ...]
     per_sequence: float = 0.0
     per_token: float = 0.0
+    context: int = 0
     pace: float = 1.0
 
     def __post_init__(self) -> None:
@@ -92,33 +92,42 @@ class CostSurface:
 
         Args:
             alone: seconds of one sequence by rows, with a text of `context` tokens.
-            together: seconds of other forwards.
+            together: seconds of other forwards: those of several sequences determine
+                `per_sequence`, those of one sequence with a longer text `per_token`.
             context: tokens of the text of `alone`.
 
         Raises:
             OptionError: `alone` is empty, or holds times that are not above 0.
         """
         surface = cls.of(alone)
-        if not together:
-            return surface
-        excess = np.array([seconds - surface.seconds(f.rows) for f, seconds in together])
-        sizes = [[f.sequences - 1, f.context - context] for f, _ in together]
-        terms = np.array(sizes, dtype=np.float64)
-        weights = 1.0 / np.array([seconds for _, seconds in together])  # relative errors count
-        each, token = _non_negative(terms * weights[:, None], excess * weights)
-        if context:
-            token = min(token, 0.9 * surface.points[0][1] / context)
-        return replace(surface.plus(-token * context), per_sequence=each, per_token=token)
 
-    def seconds(self, rows: float, sequences: int = 1, context: float = 0.0) -> float:
+        def excess(forward: Forward, seconds: float) -> float:
+            return seconds - surface.seconds(forward.rows)
+
+        token = _slope(
+            [(f.context - context, excess(f, t), t) for f, t in together if f.sequences == 1]
+        )
+        if context:  # a shorter text never takes less than a tenth
+            token = min(token, 0.9 * surface.points[0][1] / context)
+        each = _slope(
+            [
+                (f.sequences - 1, excess(f, t) - token * (f.context - context * f.sequences), t)
+                for f, t in together
+                if f.sequences > 1
+            ]
+        )
+        return replace(surface, per_sequence=each, per_token=token, context=context)
+
+    def seconds(self, rows: float, sequences: int = 1, context: int | None = None) -> float:
         """Return the seconds of a forward; beyond the last point with the last slope.
 
         Args:
             rows: rows of all sequences together.
             sequences: number of sequences.
-            context: tokens of all texts together.
+            context: tokens of all texts together; None: they are as long as in the measurement.
         """
-        extra = self.per_sequence * (sequences - 1) + self.per_token * context
+        more = 0 if context is None else context - self.context * sequences
+        extra = self.per_sequence * (sequences - 1) + self.per_token * more
         return (self._alone(rows) + extra) * self.pace
 
     def _alone(self, rows: float) -> float:
@@ -156,17 +165,13 @@ class CostSurface:
         return replace(self, pace=self.pace + _WEIGHT * (ratio - self.pace))
 
 
-def _non_negative(
-    terms: Float[np.ndarray, "forwards 2"], values: Float[np.ndarray, " forwards"]
-) -> tuple[float, float]:
-    """Return the least-squares solution of two unknowns that are at least 0."""
-    best, smallest = (0.0, 0.0), float(values @ values)
-    for chosen in ((0, 1), (0,), (1,)):
-        part = terms[:, list(chosen)]
-        found = np.linalg.lstsq(part, values, rcond=None)[0]
-        rest = values - part @ found
-        if (found >= 0.0).all() and float(rest @ rest) < smallest:
-            smallest = float(rest @ rest)
-            full = dict(zip(chosen, found.tolist(), strict=True))
-            best = (full.get(0, 0.0), full.get(1, 0.0))
-    return best
+def _slope(points: Sequence[tuple[float, float, float]]) -> float:
+    """Return the slope, at least 0, of the line through the origin with the least squared relative
+    error; 0 without points.
+
+    Args:
+        points: `(x, y, seconds)`; errors are relative to the seconds.
+    """
+    squares = sum((x / seconds) ** 2 for x, _, seconds in points)
+    products = sum(x * y / seconds**2 for x, y, seconds in points)
+    return max(products / squares, 0.0) if squares else 0.0
