@@ -14,6 +14,7 @@ from outrider.core.metrics import expected_tokens
 from outrider.core.types import Budget
 from outrider.policies import CostSurface, ExpectedGain, Source
 from outrider.policies.source import best_length, best_tree
+from outrider.policies.speed import Speed
 
 pytestmark = pytest.mark.method("expected-gain")
 
@@ -379,3 +380,18 @@ def test_copies_that_go_wrong_at_once_are_told_from_those_that_end() -> None:
     for i in range(12):
         even.note(4, 3, True, i)
     assert source.first(even) > 0.8 and 0.6 < source.chance(even) < 0.8
+
+
+def test_a_batch_whose_rounds_take_what_the_surface_says_is_priced_by_it() -> None:
+    """Paces of a batch are compared with the costs of its sequences, not with those of one."""
+    surface = CostSurface(((1, 1.0), (8, 2.0), (64, 8.0)), per_sequence=0.5)
+    gain = policy(Source(name="draft", longest=3), verify=surface)
+    counters = Counters()
+    for _ in range(40):
+        counters.plain.note(surface.seconds(8, 8), 8)
+        counters.checked.note(surface.seconds(24, 8), 24)
+    assert gain._here(counters, 8) == pytest.approx(gain._table(8))
+    decision = Speed()
+    counters.rounds, counters.undrafted_rounds = 10, 5
+    decision.note(counters, gain._table(8), lambda rows: surface.seconds(rows, 8))
+    assert decision.slower == pytest.approx(1.0)

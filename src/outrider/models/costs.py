@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 import torch
 
 from outrider.core.errors import OptionError
-from outrider.core.types import Prompt, as_ids
+from outrider.core.types import IntArray, Prompt, as_ids
 from outrider.policies.surface import CostSurface, Forward
 from outrider.protocols import Cache, LanguageModel, Segment
 
@@ -71,9 +70,9 @@ def forward_seconds(
     context = max(min(context, model.info.context_length - widths[-1]), 0)
     walk = _walk(context + widths[-1], model.info.vocab_size)
     [cache] = model.start([Prompt(token_ids=tuple(walk[: context + 1]))])
-    runs = {n: (as_ids(walk[context + 1 :][: n - 1]), as_ids(range(-1, n - 1))) for n in widths}
+    runs = {n: _chain(walk[context + 1 :], n) for n in widths}
     for tokens, want in runs.values():
-        _timed(model, cache, tokens, want)
+        _timed(model, [cache], tokens, want)
     times: dict[int, list[float]] = {n: [] for n in widths}
     begun = perf_counter()
     for turn in range(repeats):
@@ -82,7 +81,7 @@ def forward_seconds(
                 more = _PATIENCE if turn < least and n <= _NARROW else 1.0
                 if perf_counter() - begun > more * limit:
                     continue
-            times[n].append(_timed(model, cache, tokens, want))
+            times[n].append(_timed(model, [cache], tokens, want))
     return {n: summary(seconds) for n, seconds in times.items()}
 
 
@@ -143,7 +142,7 @@ def _together(
     for turn in range(_TURNS):
         for found, (_, chosen, rows) in zip(times, runs, strict=True):
             if turn < 2 or perf_counter() - begun < limit:
-                found.append(_timed_together(model, chosen, walk, rows))
+                found.append(_timed(model, chosen, *_chain(walk, rows)))
     return [
         (forward, min(found[1:]))  # the first run copies the rows that the caches share
         for found, (forward, _, _) in zip(times, runs, strict=True)
@@ -158,26 +157,23 @@ def measure_surface(model: LanguageModel) -> CostSurface:
     return measure_costs(model, widths or (1,), limit=0.5, together=_TOGETHER)
 
 
-def _timed_together(
-    model: LanguageModel, caches: Sequence[Cache], walk: Sequence[int], rows: int
+def _timed(
+    model: LanguageModel, caches: Sequence[Cache], tokens: IntArray, want: IntArray
 ) -> float:
-    tokens, want = as_ids(walk[: rows - 1]), as_ids(range(-1, rows - 1))
+    """Return the seconds of a forward that appends the same tokens to each cache."""
     begun = perf_counter()
-    model.forward([Segment(cache, tokens) for cache in caches], [want] * len(caches))
+    rows = model.forward([Segment(cache, tokens) for cache in caches], [want] * len(caches))
+    if rows[0].logits.is_cuda:
+        torch.cuda.synchronize(rows[0].logits.device)
     elapsed = perf_counter() - begun
     for cache in caches:
         cache.commit(())
     return elapsed
 
 
-def _timed(model: LanguageModel, cache: Any, tokens: Any, want: Any) -> float:
-    begun = perf_counter()
-    [rows] = model.forward([Segment(cache, tokens)], [want])
-    if rows.logits.is_cuda:
-        torch.cuda.synchronize(rows.logits.device)
-    elapsed = perf_counter() - begun
-    cache.commit(())
-    return elapsed
+def _chain(walk: Sequence[int], rows: int) -> tuple[IntArray, IntArray]:
+    """Return the drafted tokens of a chain of `rows` rows, and the rows that are wanted."""
+    return as_ids(walk[: rows - 1]), as_ids(range(-1, rows - 1))
 
 
 def _walk(length: int, vocab_size: int) -> list[int]:

@@ -164,7 +164,11 @@ class ExpectedGain:
         if decision.budget is None or not decision.valid(drafts, now):
             decision.drafts, decision.since = drafts, now
             if self._selecting:
-                decision.speed.note(counters, self._table(batch), self.verify.seconds)
+                decision.speed.note(
+                    counters,
+                    self._table(batch),
+                    lambda rows: self.verify.seconds(rows, batch),
+                )
             decision.budget, decision.until = self._decide(counters, decision)
             if self._selecting and decision.budget.depth:
                 worth = decision.speed.worth(self._table(batch), decision.least)
@@ -291,7 +295,9 @@ class ExpectedGain:
         round with a draft; a longer measurement was interrupted and is not used.
         """
         table = self._table(batch)
-        (n, plain), (m, checked) = self._seen(counters.plain), self._seen(counters.checked)
+        (n, plain), (m, checked) = (
+            self._seen(pace, batch) for pace in (counters.plain, counters.checked)
+        )
         whole = (n * plain + m * checked) / (n + m) if n + m else 1.0
         plain = (n * plain + _BELIEF * whole) / (n + _BELIEF)
         checked = (m * checked + _BELIEF * whole) / (m + _BELIEF)
@@ -302,13 +308,13 @@ class ExpectedGain:
         """Return the seconds of a round by draft length, as measured at first."""
         return self._alone if batch == 1 else self._round_seconds(batch)
 
-    def _seen(self, pace: Pace) -> tuple[int, float]:
+    def _seen(self, pace: Pace, batch: int) -> tuple[int, float]:
         """Return the number of rounds that are counted, and the ratio of their seconds to the
-        curve.
+        surface.
         """
         if not (pace.count and pace.seconds):
             return 0, 1.0
-        ratio = pace.seconds / self.verify.seconds(pace.size)
+        ratio = pace.seconds / self.verify.seconds(pace.size, batch)
         return min(pace.count, _RECALLED), max(ratio, _LEAST_PACE)
 
     def _round_seconds(self, batch: int) -> tuple[float, ...]:

@@ -62,17 +62,18 @@ def best_depths(
     count = len(offers)
     rows = count + other_rows
     seconds = surface.seconds(rows, count, context)
-    plain = count / seconds if seconds else 0.0
-    depths, best = [0] * count, [0] * count
-    speed, written = plain * (1.0 + margin), float(count)
-    merged = merge(*([(-chance, i) for chance in own] for i, own in enumerate(offers)))
-    for number, (negative, i) in enumerate(merged, start=1):
-        depths[i] += 1
+    plain = count / seconds
+    best, speed, written = 0, plain * (1.0 + margin), float(count)
+    merged = list(merge(*([(-chance, i) for chance in own] for i, own in enumerate(offers))))
+    for number, (negative, _) in enumerate(merged, start=1):
         written -= negative
         expected = written / (surface.seconds(rows + number, count, context) + drafting)
         if expected > speed:
-            speed, best = expected, list(depths)
-    return Choice(depths=tuple(best), speed=speed if any(best) else plain, plain=plain)
+            speed, best = expected, number
+    depths = [0] * count
+    for _, i in merged[:best]:
+        depths[i] += 1
+    return Choice(depths=tuple(depths), speed=speed if best else plain, plain=plain)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -139,8 +139,8 @@ class CostSurface:
         return y0 + (y1 - y0) * (rows - x0) / (x1 - x0)
 
     def plus(self, seconds: float) -> "CostSurface":
-        """Return the surface with constant additional seconds per forward."""
-        points = tuple((rows, value + seconds) for rows, value in self.points)
+        """Return the surface with constant additional seconds per forward, at any pace."""
+        points = tuple((rows, value + seconds / self.pace) for rows, value in self.points)
         return replace(self, points=points)
 
     def ratio(self, rows: float) -> float:

@@ -59,7 +59,7 @@ class SuccessorsState:
     """The state of one request.
 
     Attributes:
-        request: its sampler, and the tokens written so far.
+        ends: tokens that end the answer.
         chances: those of texts that are sampled as this one is.
         text: the prompt and the committed output.
         own: followers in this text.
@@ -70,7 +70,7 @@ class SuccessorsState:
         place: the end of the text.
     """
 
-    request: Request
+    ends: frozenset[int]
     chances: Chances
     text: list[int]
     own: Followers
@@ -138,10 +138,12 @@ class Successors(Copier[SuccessorsState]):
             state, start = old, len(old.text)
             self._learn(state)
             state.text += prompt[start:]
-            state.request, state.chances = request, chances
+            state.ends, state.chances = request.sampler.end_ids, chances
         else:
             own = Followers(self.own, 2 * self.max_tokens)
-            state = SuccessorsState(request, chances, list(prompt), own, len(prompt))
+            state = SuccessorsState(
+                request.sampler.end_ids, chances, list(prompt), own, len(prompt)
+            )
             start = max(len(prompt) - self.max_tokens, 0)
         state.written = state.learned = len(state.text)
         state.own.learn(state.text, start)
@@ -198,9 +200,8 @@ class Successors(Copier[SuccessorsState]):
             place = self._place(state, last, place.streak + len(tail))
         if place.best is None or place.best.chance < _needed(floors, worth.least):
             return EMPTY_DRAFT
-        lowest = min(floors, default=1.0)
-        tokens = self._chain(state, place, last, floors, lowest, max(worth.least, 0.0))
-        return chain(tokens, state.request.sampler.end_ids, self.name, origin=self.name)
+        tokens = self._chain(state, place, last, floors, max(worth.least, 0.0))
+        return chain(tokens, state.ends, self.name, origin=self.name)
 
     def _chain(
         self,
@@ -208,11 +209,10 @@ class Successors(Copier[SuccessorsState]):
         place: Place,
         last: list[int],
         floors: Sequence[float],
-        lowest: float,
         least: float,
     ) -> list[int]:
         """Return the chain with the largest gain from `place` on, after the tokens `last`."""
-        streak, start = place.streak, len(last)
+        streak, start, lowest = place.streak, len(last), min(floors, default=1.0)
         kept, reach, gain, most = start, 1.0, 0.0, least
         for floor in floors:
             if len(last) > start:
@@ -230,7 +230,7 @@ class Successors(Copier[SuccessorsState]):
         """Look up the end of `text`, after `streak` predicted tokens."""
         keys = contexts(text, self._longest)
         found = state.own.find(keys)
-        if self.shared and keys:
+        if self.shared:
             first = self.own * CLASSES
             found += [(token, first + kind) for token, kind in self.memory.find(keys)]
         return Place(keys, found, state.chances.best(found, streak), streak)

@@ -113,8 +113,9 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
     desk->scores_size = SLAB * desk->scores_stride;
     if (desk->slab == WIDE_SLAB)
         desk->scores_size = larger(desk->scores_size, WIDE_SLAB * desk->tiled_stride);
-    desk->floats_stride = larger((int64_t)SLOTS_AS_FLOATS * m->head_dim,
-                                 amx_attention_floats(m->head_dim));
+    desk->floats_stride = (int64_t)SLOTS_AS_FLOATS * m->head_dim;
+    if (desk->slab == WIDE_SLAB)
+        desk->floats_stride = larger(desk->floats_stride, amx_attention_floats(m->head_dim));
     char *place = memory;
     desk->stream = take(&place, rows * desk->stream_stride);
     desk->normed = take(&place, rows * m->hidden);
