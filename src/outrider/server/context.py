@@ -78,14 +78,12 @@ class Asker:
         key: the key that was given; None without keys.
         address: of the client.
         received: `perf_counter` of the arrival.
-        details: facts for the log.
     """
 
     request_id: str
     key: Key | None = None
     address: str = ""
     received: float = field(default_factory=time.perf_counter)
-    details: dict[str, object] = field(default_factory=dict[str, object])
 
     def principal(self, user: str | None) -> str:
         """Return among whom the engine is shared: keys; without keys, addresses and their users.

@@ -97,8 +97,10 @@ def load_keys(file: Path | None, environment: Mapping[str, str] = os.environ) ->
 def _from_text(text: str) -> Sequence[Key]:
     found: list[Key] = []
     for number, entry in enumerate(filter(None, (part.strip() for part in text.split(","))), 1):
-        name, equals, secret = entry.rpartition("=")
-        found.append(Key(name=name if equals else f"key{number}", digest=_digest(secret)))
+        name, equals, secret = entry.partition("=")
+        if not equals:
+            name, secret = f"key{number}", entry
+        found.append(Key(name=name, digest=_digest(secret)))
     return found
 
 

@@ -24,7 +24,6 @@ _SAMPLES = (1.0, 2.0, 5.0, 10.0, 20.0)
 _HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
     "time_to_first_token_seconds": ("From the arrival until the first token", _FIRST),
     "inter_token_latency_seconds": ("Time of a round divided by its tokens", _BETWEEN),
-    "time_per_output_token_seconds": ("The same as inter_token_latency_seconds", _BETWEEN),
     "request_time_per_output_token_seconds": ("Time of writing divided by tokens", _BETWEEN),
     "e2e_request_latency_seconds": ("From the arrival until the end", _WHOLE),
     "request_queue_time_seconds": ("In the queue", _WHOLE),
@@ -52,7 +51,7 @@ _COUNTERS = {
 """Counters of the engine: name, key in `EngineState.counters`, description."""
 
 _OWN_ONLY = ("http_", "tokens_by_", "changed_", "round_", "draft_", "requests_rejected", "disco")
-_OWN_ONLY += ("engine_", "constraint_", "guard_")
+_OWN_ONLY += ("engine_", "constraint_")
 
 
 class Metrics:
@@ -147,7 +146,6 @@ class Metrics:
         if event.result is not None:
             for gap in gaps(event.result.token_times):
                 self._observe("inter_token_latency_seconds", gap)
-                self._observe("time_per_output_token_seconds", gap)
 
     def stepped(self, state: EngineState) -> None:
         """Observe the tokens of the steps since the last call."""
@@ -194,10 +192,11 @@ class _Exposed(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every metric, and those that vLLM has under its names too."""
         for metric in (*map(_lasting, self._inner.collect()), *self._engine()):
-            yield metric
-            name = metric.name.removeprefix(OWN)
-            if self._vllm and not name.startswith(_OWN_ONLY):
-                yield _renamed(metric, VLLM)
+            for one in (metric, *_again(metric)):
+                yield one
+                name = one.name.removeprefix(OWN)
+                if self._vllm and not name.startswith(_OWN_ONLY):
+                    yield _renamed(one, OWN, VLLM)
 
     def _engine(self) -> Iterator[Metric]:
         state = self._client.state
@@ -265,8 +264,15 @@ def _lasting(metric: Metric) -> Metric:
     return found
 
 
-def _renamed(metric: Metric, prefix: str) -> Metric:
+def _again(metric: Metric) -> Iterator[Metric]:
+    """Yield a metric under its older name, if it has one."""
+    if metric.name == OWN + "inter_token_latency_seconds":
+        yield _renamed(metric, metric.name, OWN + "time_per_output_token_seconds")
+
+
+def _renamed(metric: Metric, old: str, new: str) -> Metric:
+    """Return a metric whose name begins with `new` instead of `old`."""
     found = copy(metric)
-    found.name = prefix + metric.name.removeprefix(OWN)
-    found.samples = [s._replace(name=prefix + s.name.removeprefix(OWN)) for s in metric.samples]
+    found.name = new + metric.name.removeprefix(old)
+    found.samples = [s._replace(name=new + s.name.removeprefix(old)) for s in metric.samples]
     return found

@@ -255,7 +255,7 @@ def _write(out: Path, records: list[dict[str, Any]]) -> None:
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:
     """Return one row of the table."""
-    ratio = row["ratio"] or {}
+    ratio = row["ratio"]
     shown = {
         "load": row["load"],
         "server": row["server"],

@@ -7,7 +7,7 @@ from typing import Any
 from outrider.engine.serving.messages import Event, Piece
 from outrider.server.answers.job import Job
 from outrider.server.answers.logprobs import chat_logprobs, prompt_logprobs
-from outrider.server.answers.sample import Sample, StopText
+from outrider.server.answers.sample import Sample
 from outrider.server.answers.usage import figures, usage
 from outrider.server.answers.writer import Json
 from outrider.server.errors import ApiError
@@ -29,9 +29,9 @@ class ChatSample:
     calls: list[FunctionCall] = field(default_factory=list[FunctionCall])
     begun: bool = False
 
-    def add(self, event: Event, stop: StopText | None) -> list[Part]:
+    def add(self, event: Event, with_stop: bool = False) -> list[Part]:
         """Add what the engine wrote; return the new parts."""
-        parts = self.parser.feed(self.sample.add(event, stop))
+        parts = self.parser.feed(self.sample.add(event, with_stop))
         if not isinstance(event, Piece):
             parts += self.parser.close()
         kept: list[Part] = []
@@ -69,8 +69,7 @@ class ChatWriter:
         self._job, self._body = job, body
         most = 1 if body.parallel_tool_calls is False else None
         self._samples = [ChatSample(Sample(i), parser(), most) for i in range(job.n)]
-        wanted = body.include_stop_str_in_output and body.stops
-        self._stop = StopText(job.tokenizer, tuple(body.stops)) if wanted else None
+        self._with_stop = bool(body.include_stop_str_in_output)
 
     @property
     def samples(self) -> list[ChatSample]:
@@ -79,7 +78,7 @@ class ChatWriter:
 
     def take(self, event: Event) -> None:
         """Add what the engine wrote."""
-        self._samples[event.index].add(event, self._stop)
+        self._samples[event.index].add(event, self._with_stop)
 
     def answer(self) -> Json:
         """Return the whole answer."""
@@ -106,14 +105,14 @@ class ChatWriter:
             one.begun = True
             yield self._chunk(event.index, {"role": "assistant", "content": ""}, first=True)
         sample, known, called = one.sample, len(one.sample.token_ids), len(one.calls)
-        parts = one.add(event, self._stop)
+        parts = one.add(event, self._with_stop)
         text = "".join(part for part in parts if isinstance(part, str))
         thought = "".join(part.text for part in parts if isinstance(part, Thought))
         if thought:
             both = {"reasoning_content": thought, "reasoning": thought}
             yield self._chunk(event.index, {"content": None, **both})
         extra = self._extra(event, sample, known)
-        if text or extra.get("logprobs") or extra.get("token_ids"):
+        if text or any(map(extra.get, ("logprobs", "token_ids", "sources"))):
             yield self._chunk(event.index, {"content": text}, **extra)
         for at, call in enumerate((p for p in parts if isinstance(p, FunctionCall)), start=called):
             yield self._chunk(event.index, {"content": None, "tool_calls": [_opened(call, at)]})

@@ -76,7 +76,7 @@ class ResponseWriter:
     def _events(self, event: Event) -> Iterator[tuple[str, Json]]:
         """Add what the engine wrote to the items; yield the events that tell it."""
         known = len(self._sample.sample.logprobs)
-        parts = self._sample.add(event, None)
+        parts = self._sample.add(event)
         logprobs = self._logprobs(known) if isinstance(event, Piece) else []
         for part in parts:
             if isinstance(part, FunctionCall):

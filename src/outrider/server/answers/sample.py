@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 from outrider.decoding.generation import TokenLogprob
 from outrider.engine.serving.messages import Ended, Event, Piece
-from outrider.models.checkpoints.tokenizer import Tokenizer
 
 
 @dataclass(slots=True, eq=False)
@@ -31,8 +30,9 @@ class Sample:
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     ended: Ended | None = None
 
-    def add(self, event: Event, stop: "StopText | None" = None) -> str:
-        """Add what the engine wrote; return the new text."""
+    def add(self, event: Event, with_stop: bool = False) -> str:
+        """Add what the engine wrote; return the new text, `with_stop` and the stop string that
+        ended it."""
         if isinstance(event, Piece):
             self.text += event.text
             self.token_ids += event.token_ids
@@ -43,7 +43,7 @@ class Sample:
                 self.prompt_logprobs = event.prompt_logprobs
             return event.text
         self.ended = event
-        fresh = stop.after(self) if stop is not None else ""
+        fresh = event.stop if with_stop and isinstance(event.stop, str) else ""
         self.text += fresh
         return fresh
 
@@ -52,20 +52,3 @@ class Sample:
         """`stop` or `length`."""
         result = self.ended.result if self.ended is not None else None
         return "length" if result is not None and result.finish_reason == "length" else "stop"
-
-
-@dataclass(frozen=True, slots=True)
-class StopText:
-    """Finds the stop string that ended a text, for requests that want it in the text."""
-
-    tokenizer: Tokenizer
-    stops: tuple[str, ...]
-
-    def after(self, sample: Sample) -> str:
-        """Return the stop string behind the text of a sample; empty if none ended it."""
-        if sample.finish_reason != "stop":
-            return ""
-        whole = self.tokenizer.decode(sample.token_ids)
-        at = len(sample.text)
-        rest = whole[at:] if whole.startswith(sample.text) else whole.lstrip()[at:]
-        return next((stop for stop in self.stops if rest.startswith(stop)), "")

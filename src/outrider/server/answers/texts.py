@@ -1,12 +1,13 @@
 """The answer to a request for text completions."""
 
+from codecs import getincrementaldecoder
 from collections.abc import Iterable
 from typing import Any
 
 from outrider.engine.serving.messages import Event, Piece
 from outrider.server.answers.job import Job
 from outrider.server.answers.logprobs import completion_logprobs, prompt_logprobs
-from outrider.server.answers.sample import Sample, StopText
+from outrider.server.answers.sample import Sample
 from outrider.server.answers.usage import figures, usage
 from outrider.server.answers.writer import Json
 from outrider.server.errors import ApiError
@@ -25,13 +26,12 @@ class CompletionWriter:
             for given in body.prompts
         ]
         self._echo, self._silent = bool(body.echo), body.limit == 0
-        wanted = body.include_stop_str_in_output and body.stops
-        self._stop = StopText(job.tokenizer, tuple(body.stops)) if wanted else None
+        self._with_stop = bool(body.include_stop_str_in_output)
         self._begun: set[int] = set()
 
     def take(self, event: Event) -> None:
         """Add what the engine wrote."""
-        self._samples[event.index].add(event, self._stop)
+        self._samples[event.index].add(event, self._with_stop)
 
     def answer(self) -> Json:
         """Return the whole answer."""
@@ -49,7 +49,7 @@ class CompletionWriter:
         first = event.index not in self._begun
         self._begun.add(event.index)
         known_tokens, known_text = len(sample.token_ids), len(sample.text)
-        text = sample.add(event, self._stop)
+        text = sample.add(event, self._with_stop)
         piece = isinstance(event, Piece)
         shown = "" if self._silent else text
         choice: Json = {"index": event.index, "text": shown, "logprobs": None}
@@ -58,11 +58,11 @@ class CompletionWriter:
         if self._job.body.logprobs is not None and piece:
             choice["logprobs"] = self._logprobs(sample, known_tokens, prompt=first)
         if self._job.body.return_token_ids:
-            choice["token_ids"] = sample.token_ids[known_tokens:]
+            choice["token_ids"] = [] if self._silent else sample.token_ids[known_tokens:]
             if first:
                 choice["prompt_token_ids"] = list(self._prompt_ids(sample))
         if self._job.body.return_sources and piece:
-            choice["sources"] = [list(span) for span in event.spans]
+            choice["sources"] = [] if self._silent else [list(span) for span in event.spans]
         choice["finish_reason"] = None if piece else sample.finish_reason
         if not piece:
             choice["stop_reason"] = event.stop
@@ -109,7 +109,7 @@ class CompletionWriter:
             choice["token_ids"] = [] if self._silent else sample.token_ids
             choice["prompt_token_ids"] = list(self._prompt_ids(sample))
         if body.return_sources:
-            choice["sources"] = [list(span) for span in sample.sources]
+            choice["sources"] = [] if self._silent else [list(span) for span in sample.sources]
         return choice
 
     def _logprobs(self, sample: Sample, start: int, *, prompt: bool) -> Json:
@@ -122,12 +122,12 @@ class CompletionWriter:
         head_found: list[Any] = []
         offsets: list[int] = []
         if self._echo:
-            head = self._prompt_ids(sample)
             echo = self._echoes[sample.index // self._job.n]
-            ends, shift = self._prompt_ends(head, echo), len(echo)
+            shift = len(echo)
             if prompt and sample.prompt_logprobs is not None:
+                head = self._prompt_ids(sample)
                 head_tokens, head_found = list(head), list(sample.prompt_logprobs)
-                offsets = [0, *ends[:-1]]
+                offsets = [0, *self._prompt_ends(head, echo)[:-1]]
         begins = [0, *sample.ends][start : start + len(tokens)]
         offsets += [shift + begin for begin in begins]
         return completion_logprobs(
@@ -144,8 +144,8 @@ class CompletionWriter:
         added = b"".join(map(texts.bytes_of, opening)).decode("utf-8", "replace")
         skipped = 0 if not opening or echo.startswith(added) else len(opening)
         ends: list[int] = []
-        read = b""
+        read, decoder = 0, getincrementaldecoder("utf-8")("ignore")
         for at, token in enumerate(ids):
-            read += b"" if at < skipped else texts.bytes_of(token)
-            ends.append(min(len(read.decode("utf-8", "ignore")), len(echo)))
+            read += 0 if at < skipped else len(decoder.decode(texts.bytes_of(token)))
+            ends.append(min(read, len(echo)))
         return ends

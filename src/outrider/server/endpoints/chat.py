@@ -9,12 +9,13 @@ from outrider.server.endpoints.common import (
     Accepted,
     accept,
     answered,
+    call_parser,
     ignored_header,
+    job_of,
     json_response,
     submissions_for,
 )
 from outrider.server.errors import unsupported
-from outrider.server.ids import new_id
 from outrider.server.prompts.rendering import (
     HINTS,
     chat_prompt,
@@ -24,7 +25,6 @@ from outrider.server.prompts.rendering import (
 )
 from outrider.server.schema.chat import ChatBody
 from outrider.server.schema.documents import described_body
-from outrider.server.tools.choice import parsers
 
 router = APIRouter()
 
@@ -34,12 +34,8 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     accepted = await accept(request, ChatBody)
     job = await accepted.context.prepare(lambda: _job(accepted))
-    parser = parsers(
-        accepted.context.tokenizer,
-        accepted.context.settings.tool_parser,
-        tools=bool(job.body.tools) and job.body.tool_choice != "none",
-        prompt=job.submissions[0].prompt.token_ids,
-    )
+    tools = bool(job.body.tools) and job.body.tool_choice != "none"
+    parser = call_parser(accepted, job, tools=tools)
     return await answered(accepted, job.submissions, ChatWriter(job, parser))
 
 
@@ -49,18 +45,24 @@ async def render(request: Request) -> Response:
     accepted = await accept(request, ChatBody)
     context, body = accepted.context, accepted.body
     body.check_unconstrained()
-    asked = conversation_of(body, context.tokenizer)
-    prompt = await context.prepare(lambda: chat_prompt(asked, context.tokenizer))
-    ids = list(prompt.token_ids)
+    _name_hints(accepted)
+    ids, text = await context.prepare(lambda: _rendered(accepted))
     found = {
         "object": "chat.completion.prompt",
         "model": context.settings.model_name,
-        "prompt": context.tokenizer.decode_all(ids),
+        "prompt": text,
         "prompt_token_ids": ids,
         "count": len(ids),
         "max_model_len": context.window,
     }
     return json_response(found, ignored_header(accepted.ignored))
+
+
+def _rendered(accepted: Accepted[ChatBody]) -> tuple[list[int], str]:
+    """Return the ids of the prompt and its text; runs in a thread."""
+    tokenizer = accepted.context.tokenizer
+    ids = list(chat_prompt(conversation_of(accepted.body, tokenizer), tokenizer).token_ids)
+    return ids, tokenizer.decode_all(ids)
 
 
 def _job(accepted: Accepted[ChatBody]) -> Job[ChatBody]:
@@ -79,16 +81,7 @@ def _job(accepted: Accepted[ChatBody]) -> Job[ChatBody]:
         score_prompt=scores,
         prediction=prediction_ids(body, context.tokenizer),
     )
-    return Job(
-        id=f"chatcmpl-{body.request_id}" if body.request_id else new_id("chatcmpl"),
-        model=body.model,
-        fingerprint=context.fingerprint,
-        body=body,
-        submissions=submissions,
-        n=body.n or 1,
-        tokenizer=context.tokenizer,
-        texts=context.texts,
-    )
+    return job_of(accepted, "chatcmpl", submissions)
 
 
 def _name_hints(accepted: Accepted[ChatBody]) -> None:

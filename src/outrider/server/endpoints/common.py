@@ -14,6 +14,7 @@ from outrider.engine.requests import room_for_answer
 from outrider.engine.serving.checked import checked
 from outrider.engine.serving.messages import Submission
 from outrider.sampling import SamplingParams
+from outrider.server.answers.job import Job
 from outrider.server.answers.writer import Json, Writer
 from outrider.server.context import Asker, Context, asker_of, context_of
 from outrider.server.errors import ApiError, from_outrider, invalid
@@ -25,15 +26,18 @@ from outrider.server.logs import log_request
 from outrider.server.prompts.parameters import sampling_options
 from outrider.server.schema.base import Body, parse
 from outrider.server.schema.sampling import SamplingBody
+from outrider.server.tools.calls import CallParser
+from outrider.server.tools.choice import parsers
 
 B = TypeVar("B")
 M = TypeVar("M", bound=Body)
+T = TypeVar("T", bound=SamplingBody)
 
 IGNORED = "x-outrider-ignored-fields"
 """Header of answers that names fields of the request which have no effect."""
 
-_TIERS = {"flex": 1, "priority": -1}
-"""Classes of `service_tier`, relative to the usual one; lower is preferred."""
+_TIERS = {"flex": 1}
+"""Classes of `service_tier`, relative to the best that a key has; lower is preferred."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,10 +61,18 @@ async def accept(request: Request, model: type[M]) -> Accepted[M]:
     if (refusal := context.life.refusal()) is not None:
         context.metrics.refused(refusal.code)
         raise refusal
-    body = parse(model, await read_json(request, context))
+    data = await read_json(request, context)
+    body, ignored = await context.prepare(
+        lambda: _checked(model, data, context.settings.unknown_fields)
+    )
     check_model(context, getattr(body, "model", None))
-    ignored = body.check_fields(context.settings.unknown_fields)
     return Accepted(request=request, context=context, asker=asker, body=body, ignored=ignored)
+
+
+def _checked(model: type[M], data: object, unknown: str) -> tuple[M, list[str]]:
+    """Check a body of any size against its model; for a thread of the pool."""
+    body = parse(model, data)
+    return body, body.check_fields(unknown)
 
 
 def check_model(context: Context, name: str | None) -> None:
@@ -123,6 +135,28 @@ def submissions_for(
         )
         for prompt, own in zip(prompts, params, strict=True)
     )
+
+
+def job_of(accepted: Accepted[T], kind: str, submissions: tuple[Submission, ...]) -> Job[T]:
+    """Return what an answer is built from; its identifier begins with `kind`."""
+    context, body = accepted.context, accepted.body
+    return Job(
+        id=f"{kind}-{body.request_id}" if body.request_id else new_id(kind),
+        model=body.model,
+        fingerprint=context.fingerprint,
+        body=body,
+        submissions=submissions,
+        n=submissions[0].n,
+        tokenizer=context.tokenizer,
+        texts=context.texts,
+    )
+
+
+def call_parser(accepted: Accepted[Any], job: Job[Any], *, tools: bool) -> Callable[[], CallParser]:
+    """Return what makes the parser of each sample; `tools`: calls are looked for."""
+    context = accepted.context
+    prompt = job.submissions[0].prompt.token_ids
+    return parsers(context.tokenizer, context.settings.tool_parser, tools=tools, prompt=prompt)
 
 
 async def answered(

@@ -5,9 +5,8 @@ from fastapi.responses import Response
 
 from outrider.server.answers.job import Job
 from outrider.server.answers.texts import CompletionWriter
-from outrider.server.endpoints.common import Accepted, accept, answered, submissions_for
+from outrider.server.endpoints.common import Accepted, accept, answered, job_of, submissions_for
 from outrider.server.errors import invalid, unsupported
-from outrider.server.ids import new_id
 from outrider.server.prompts.rendering import completion_prompt
 from outrider.server.schema.completions import CompletionBody
 from outrider.server.schema.documents import described_body
@@ -40,13 +39,4 @@ def _job(accepted: Accepted[CompletionBody]) -> Job[CompletionBody]:
     submissions = submissions_for(
         accepted, prompts, param="prompt", score_prompt=max(scores, default=None)
     )
-    return Job(
-        id=f"cmpl-{body.request_id}" if body.request_id else new_id("cmpl"),
-        model=body.model,
-        fingerprint=context.fingerprint,
-        body=body,
-        submissions=submissions,
-        n=body.n or 1,
-        tokenizer=context.tokenizer,
-        texts=context.texts,
-    )
+    return job_of(accepted, "cmpl", submissions)

@@ -9,8 +9,6 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from outrider.server.errors import ApiError
-
 router = APIRouter()
 
 PAGE = Path(__file__).parents[1] / "page.html"
@@ -19,11 +17,9 @@ PAGE = Path(__file__).parents[1] / "page.html"
 @router.get("/", include_in_schema=False)
 async def page() -> Response:
     """Return the page. It needs no key: what it asks the server for needs one."""
-    if not PAGE.is_file():
-        raise ApiError(404, "not_found", "there is no page in this installation")
-    text = _text()
+    text, policy = _page()
     headers = {
-        "content-security-policy": content_security_policy(text),
+        "content-security-policy": policy,
         "cache-control": "no-cache",
         "referrer-policy": "no-referrer",
         "x-content-type-options": "nosniff",
@@ -54,8 +50,10 @@ def content_security_policy(text: str) -> str:
 
 
 @cache
-def _text() -> str:
-    return PAGE.read_text(encoding="utf-8")
+def _page() -> tuple[str, str]:
+    """Return the page and its policy."""
+    text = PAGE.read_text(encoding="utf-8")
+    return text, content_security_policy(text)
 
 
 def _source(text: str, tag: str) -> str:

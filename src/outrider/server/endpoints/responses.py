@@ -5,13 +5,18 @@ from fastapi.responses import Response
 
 from outrider.server.answers.job import Job
 from outrider.server.answers.responses import ResponseWriter
-from outrider.server.endpoints.common import Accepted, accept, answered, submissions_for
-from outrider.server.ids import new_id
+from outrider.server.endpoints.common import (
+    Accepted,
+    accept,
+    answered,
+    call_parser,
+    job_of,
+    submissions_for,
+)
 from outrider.server.prompts.items import chat_messages, chat_tools
 from outrider.server.prompts.rendering import Conversation, chat_prompt, known_values
 from outrider.server.schema.documents import described_body
 from outrider.server.schema.responses import ResponsesBody
-from outrider.server.tools.choice import parsers
 
 router = APIRouter()
 
@@ -21,12 +26,8 @@ async def responses(request: Request) -> Response:
     """Answer a conversation."""
     accepted = await accept(request, ResponsesBody)
     job = await accepted.context.prepare(lambda: _job(accepted))
-    parser = parsers(
-        accepted.context.tokenizer,
-        accepted.context.settings.tool_parser,
-        tools=bool(job.body.tools) and job.body.tool_choice != "none",
-        prompt=job.submissions[0].prompt.token_ids,
-    )
+    tools = bool(job.body.tools) and job.body.tool_choice != "none"
+    parser = call_parser(accepted, job, tools=tools)
     return await answered(accepted, job.submissions, ResponseWriter(job, parser))
 
 
@@ -38,6 +39,8 @@ def _job(accepted: Accepted[ResponsesBody]) -> Job[ResponsesBody]:
         "reasoning_effort": body.reasoning.effort if body.reasoning is not None else None,
         "verbosity": body.text.verbosity if body.text is not None else None,
     }
+    if body.stream_options is not None:  # streams of this form always end with the usage
+        accepted.ignored.append("stream_options")
     values = known_values(hints, context.tokenizer)
     places = {"reasoning_effort": "reasoning.effort", "verbosity": "text.verbosity"}
     accepted.ignored += [
@@ -49,13 +52,4 @@ def _job(accepted: Accepted[ResponsesBody]) -> Job[ResponsesBody]:
         values=values | (body.chat_template_kwargs or {}),
     )
     prompt = chat_prompt(asked, context.tokenizer, "input")
-    return Job(
-        id=f"resp_{body.request_id}" if body.request_id else new_id("resp"),
-        model=body.model,
-        fingerprint=context.fingerprint,
-        body=body,
-        submissions=submissions_for(accepted, [prompt], param="input"),
-        n=1,
-        tokenizer=context.tokenizer,
-        texts=context.texts,
-    )
+    return job_of(accepted, "resp", submissions_for(accepted, [prompt], param="input"))

@@ -75,7 +75,7 @@ class Router:
     def remember(self, name: str, ids: Sequence[int], salt: str) -> None:
         """Note that a replica reads a text."""
         known = self._known.setdefault(name, OrderedDict())
-        for one in hashes(ids, salt):
+        for one in reversed(list(hashes(ids, salt))):  # the end of a text is forgotten first
             known[one] = None
             known.move_to_end(one)
         while len(known) > self.settings.blocks:

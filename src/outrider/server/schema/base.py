@@ -13,6 +13,12 @@ _SIMILAR = 0.85
 """Names at least this similar to a known one are taken for a misspelling."""
 
 
+_MOST_UNKNOWN = 1000
+"""Largest number of unknown fields of a body."""
+_COMPARED, _LONGEST = 32, 64
+"""Number of unknown fields that are compared with the known ones, and their length at most: the
+comparison takes long."""
+
 _ALTERNATIVES = ("str", "int", "float", "bool", "list", "dict")
 
 
@@ -43,21 +49,23 @@ class Body(Known):
             ApiError: a field is refused, unknown and similar to a known one, or unknown at all with
                 `refuse`.
         """
-        extra = self.model_extra or {}
+        extra = {name: v for name, v in (self.model_extra or {}).items() if v is not None}
+        if len(extra) > _MOST_UNKNOWN:
+            raise invalid(f"the body has {len(extra)} unknown fields. Give at most {_MOST_UNKNOWN}")
         known = list(type(self).model_fields)
-        for name, value in extra.items():
-            if value is None:
-                continue
+        for number, name in enumerate(extra):
             if name in self.refused:
                 raise unsupported(name, self.refused[name])
             if name in self.changing:
                 raise unsupported(name, "it would change the text")
+            if number >= _COMPARED or len(name) > _LONGEST:
+                continue
             if close := difflib.get_close_matches(name, known, n=1, cutoff=_SIMILAR):
                 raise invalid(
                     f"unknown field {name!r}. Did you mean {close[0]!r}?", name, "unknown_field"
                 )
         nested = list(_nested(self))
-        ignored = [*(name for name in extra if extra[name] is not None), *dict.fromkeys(nested)]
+        ignored = [*extra, *dict.fromkeys(nested)]
         if ignored and unknown == "refuse":
             raise invalid(f"unknown field {ignored[0]!r:.80}", ignored[0][:80], "unknown_field")
         return ignored
@@ -72,7 +80,8 @@ def _nested(value: Any, path: str = "") -> Iterator[str]:
             yield from _nested(getattr(value, name), f"{path}.{name}" if path else name)
     elif isinstance(value, list):
         for part in value:
-            yield from _nested(part, path)
+            if isinstance(part, Known | list):
+                yield from _nested(part, path)
 
 
 M = TypeVar("M", bound=Body)

@@ -78,6 +78,11 @@ class ResponsesBody(SamplingBody):
         "response_format": "give text.format",
         "max_completion_tokens": "give max_output_tokens",
     }
+    elsewhere: ClassVar[tuple[str, ...]] = (
+        *("return_token_ids", "return_sources", "prompt_logprobs", "include_stop_str_in_output"),
+        "add_special_tokens",
+    )
+    """Fields of the other endpoints that answers of this form have no place for."""
 
     input: str | Annotated[list[InputItem], Field(min_length=1)]
     instructions: str | None = None
@@ -108,6 +113,9 @@ class ResponsesBody(SamplingBody):
 
     def check_unconstrained(self) -> None:
         """Raise `ApiError` for fields that are not supported in this form."""
+        for name in self.elsewhere:
+            if getattr(self, name) is not None:
+                raise unsupported(name, "it belongs to /v1/chat/completions")
         if self.n not in (None, 1):
             raise invalid(f"n is {self.n}. Responses have one sample", "n")
         if self.max_tokens is not None:

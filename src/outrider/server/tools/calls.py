@@ -1,8 +1,9 @@
-"""What parsers of calls return, and how they are chosen."""
+"""What parsers of calls return."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from uuid import uuid4
+
+from outrider.server.ids import new_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +12,7 @@ class FunctionCall:
 
     name: str
     arguments: str
-    id: str = field(default_factory=lambda: f"call_{uuid4().hex[:24]}")
+    id: str = field(default_factory=lambda: new_id("call"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the call as answers hold it."""

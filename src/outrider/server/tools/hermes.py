@@ -7,7 +7,7 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
 class Hermes:
-    """Finds calls between tags. White space around calls is dropped."""
+    """Finds calls between tags. White space before a call is dropped, and between calls."""
 
     def __init__(self) -> None:
         self._held = ""
