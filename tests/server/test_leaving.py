@@ -1,6 +1,5 @@
 """Clients that leave, read slowly or accept nothing: the engine stops, and never waits."""
 
-import dataclasses
 import json
 import socket
 import struct
@@ -131,23 +130,19 @@ def test_a_client_that_accepts_nothing_is_cut_off(generator: Generator, by_syste
 
 def test_a_client_that_sends_its_body_too_slowly(generator: Generator) -> None:
     limits = ServerSettings(model_names=("tiny",), body_timeout=0.1, max_body=1000)
-    with running(generator, dataclasses.replace(limits)) as served:
-        connection = served_socket(served, b"content-length: 100\r\n\r\n{")
-        answer = connection.recv(65536)
+    with running(generator, limits) as served:
+        answer = answered(served, b"content-length: 100\r\n\r\n{")
         assert answer.startswith(b"HTTP/1.1 408") and b"request_timeout" in answer
-        connection.close()
         chunk = b"transfer-encoding: chunked\r\n\r\n" + b"400\r\n" + b" " * 1024 + b"\r\n"
-        connection = served_socket(served, chunk)
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        answer = answered(served, chunk)
         assert answer.startswith(b"HTTP/1.1 413") and b"body_too_large" in answer
-        connection.close()
         big = served.post(CHAT, b" " * 1001)
         assert big.status == 413 and big.error["code"] == "body_too_large"
 
 
-def served_socket(served: Running, rest: bytes) -> socket.socket:
-    """Open a request with a head, and `rest` behind its content type."""
-    connection = socket.create_connection(("127.0.0.1", served.port))
-    connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n")
-    connection.sendall(b"content-type: application/json\r\n" + rest)
-    return connection
+def answered(served: Running, rest: bytes) -> bytes:
+    """Send a head with `rest` behind its content type; return all until the server closes."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: a\r\n")
+        connection.sendall(b"content-type: application/json\r\n" + rest)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
