@@ -1,6 +1,6 @@
 """Feeds an engine from a number of clients, each of which waits for its answer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -21,17 +21,25 @@ class Feeder:
         settings: of the engine.
         tokens: tokens of each answer, at most.
         temperature: of all requests.
+        prompts: what clients send, one after the other.
+        clients: number of clients, each with one request at a time.
+        sent: requests sent by clients.
+        first: seconds to the first token, by request.
+        texts: tokens of each answer, by request and sample.
     """
 
     generator: Generator
     settings: ServingSettings
     tokens: int = 64
     temperature: float = 0.0
+    prompts: Sequence[Sequence[int]] = ()
+    clients: int = 1
+    sent: int = 0
     engine: Engine = field(init=False)
     first: dict[str, float] = field(default_factory=dict[str, float])
     texts: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     _sent: dict[str, float] = field(default_factory=dict[str, float])
-    _ended: list[str] = field(default_factory=list)
+    _open: int = 0
     _written: int = 0
 
     def __post_init__(self) -> None:
@@ -48,7 +56,7 @@ class Feeder:
             elif isinstance(event, Ended):
                 assert event.result is not None
                 self.texts[name] = event.result.token_ids
-                self._ended.append(event.id)
+                self._open -= 1
 
     def submit(self, id: str, ids: Sequence[int], principal: str = "") -> None:
         """Send one request."""
@@ -59,22 +67,25 @@ class Feeder:
             {"max_new_tokens": self.tokens, "temperature": self.temperature, "seed": 0},
         )
         self._sent[id] = perf_counter()
+        self._open += 1
         self.engine.submit(
             Submission(
                 id=id, prompt=prompt, params=params, principal=principal, received=self._sent[id]
             )
         )
 
-    def closed(self, prompts: Iterator[tuple[str, Sequence[int]]], clients: int) -> float:
-        """Run all requests from `clients` clients; return tokens per second."""
-        begun, before = perf_counter(), self._written
-        for _, one in zip(range(clients), prompts, strict=False):
-            self.submit(*one)
-        self._ended.clear()
-        while self.engine.busy:
+    def settle(self) -> None:
+        """Run until no more requests than clients are left, as after clients have gone."""
+        while self._open > self.clients:
             self.engine.step()
-            for _ in range(len(self._ended)):
-                if (one := next(prompts, None)) is not None:
-                    self.submit(*one)
-            self._ended.clear()
-        return (self._written - before) / (perf_counter() - begun)
+
+    def run(self, seconds: float) -> tuple[int, float]:
+        """Run steps for some seconds, while every client sends its next prompt after each answer;
+        return the tokens written and the seconds taken."""
+        begun, before = perf_counter(), self._written
+        while (now := perf_counter()) - begun < seconds:
+            while self._open < self.clients:
+                self.submit(str(self.sent), self.prompts[self.sent % len(self.prompts)])
+                self.sent += 1
+            self.engine.step()
+        return self._written - before, now - begun

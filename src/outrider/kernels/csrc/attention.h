@@ -33,7 +33,12 @@ typedef struct {
     int trim;   /* draft ancestors before these, which the row does not see */
 } Query;
 
-/* Scores of B blocks of 16 keys for Q queries, written from slot `slot` on. */
+/* `score_blocks` writes the scores of B blocks of 16 keys for Q queries, from slot `slot` on;
+ * `add_values` adds weight * value for the slots `from .. to - 1`, whose values begin at `value`, to
+ * `out[d ..]` of Q queries, W vectors of 16 wide. */
+#if HALF_TILES
+#include "attention_half.h"
+#else
 INLINE void score_blocks(const float *blocks, int head_dim, const Query *queries, int slot, int Q,
                          int B) {
     const int64_t size = (int64_t)head_dim * LANES;
@@ -59,8 +64,6 @@ INLINE void score_blocks(const float *blocks, int head_dim, const Query *queries
         }
 }
 
-/* Adds weight * value for the slots `from .. to - 1`, whose values begin at `value`, to `out[d ..]`
- * of Q queries, W vectors wide. */
 INLINE void add_values(const float *value, int head_dim, const Query *queries, int from, int to,
                        int d, int Q, int W) {
     f32x16 sums[MOST_QUERIES][4];
@@ -81,6 +84,7 @@ INLINE void add_values(const float *value, int head_dim, const Query *queries, i
     for (int q = 0; q < Q; q++)
         for (int v = 0; v < W; v++) store(queries[q].out + d + v * LANES, sums[q][v]);
 }
+#endif
 
 /* Counts above MOST_QUERIES do not occur; their cases only have to compile. */
 #define FOR_QUERIES(COUNT, CALL)                                                                 \

@@ -15,6 +15,9 @@
 #if defined(__AVX512F__)
 #define TILE 16
 #define MOST_ROWS 8
+#elif HALF_TILES
+#define TILE 0
+#define MOST_ROWS 4
 #else
 #define TILE 4
 #define MOST_ROWS 3

@@ -78,8 +78,7 @@ static void quantize(const float *x, int size, int padded_size, int8_t *quants, 
         float part[LANES] = {0};
         int count = size - i < LANES ? size - i : LANES;
         if (bad == 0 && count > 0) memcpy(part, x + i, sizeof(float) * count);
-        i8x16 bytes =
-            __builtin_convertvector(rounded16(load(part), steps) + OFFSET, i8x16);
+        i8x16 bytes = low_bytes(rounded16(load(part), steps) + OFFSET);
         memcpy(quants + i, &bytes, padded_size - i < LANES ? padded_size - i : LANES);
     }
 }
@@ -98,8 +97,8 @@ static void quantize_groups(const float *x, int size, int8_t *quants, float *sca
         scales[g] = top / 127.0f + bad;
         const f32x16 steps = splat(top > 0 ? 127.0f / top : 0.0f);
         const i32x16 first = rounded16(low, steps), second = rounded16(high, steps);
-        *(i8x16 *)quants = __builtin_convertvector(first, i8x16);
-        *(i8x16 *)(quants + LANES) = __builtin_convertvector(second, i8x16);
+        *(i8x16 *)quants = low_bytes(first);
+        *(i8x16 *)(quants + LANES) = low_bytes(second);
         sums[2 * g] = total16(first), sums[2 * g + 1] = total16(second);
     }
 }

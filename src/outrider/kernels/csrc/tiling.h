@@ -3,7 +3,22 @@
 #define OUTRIDER_TILING_H
 
 #include "matmul.h"
+
+#if HALF_TILES
+#include "tiles_half.h"
+#define GROUPS_OF(kind, w, x, panel, MR, NR, out) half_groups(kind, w, x, panel, MR, out)
+#define SIX_OF(w, x, panel, MR, NR, out) half_six(w, x, panel, MR, out)
+#define INT8_OF(w, x, panel, MR, NR, out) half_int8(w, x, panel, MR, out)
+#define FLOATS_OF(kind, w, x, panel, MR, NR, out) half_floats(kind, w, x, panel, MR, out)
+#else
 #include "tiles.h"
+#define GROUPS_OF tile_groups
+#define SIX_OF tile_six
+#define INT8_OF tile_int8
+#define FLOATS_OF(kind, w, x, panel, MR, NR, out)                                                \
+    (kind == BFLOAT16 ? tile_bfloat16(w, x, panel, MR, NR, out)                                  \
+                      : tile_floats(kind == FLOAT16, w, x, panel, MR, NR, out))
+#endif
 
 INLINE void put(const Matrix *w, const Sink *sink, int row, int panel, int MR, int NR,
                 f32x16 products[][8]) {
@@ -47,6 +62,12 @@ INLINE void put(const Matrix *w, const Sink *sink, int row, int panel, int MR, i
         {0, KIND##_1x4, KIND##_2x4, KIND##_3x4, KIND##_4x4},                                     \
         {0, KIND##_1x2, KIND##_2x2, KIND##_3x2, KIND##_4x2, KIND##_5x2, KIND##_6x2, KIND##_7x2,  \
          KIND##_8x2}};
+#elif HALF_TILES
+#define TILES_OF(KIND, PRODUCTS)                                                                 \
+    TILE_OF(KIND, PRODUCTS, 1, 2) TILE_OF(KIND, PRODUCTS, 2, 2)                                  \
+    TILE_OF(KIND, PRODUCTS, 3, 2) TILE_OF(KIND, PRODUCTS, 4, 2)                                  \
+    const Tiles KIND##_tiles = {                                                                 \
+        0, {0}, {0, KIND##_1x2, KIND##_2x2, KIND##_3x2, KIND##_4x2}};
 #else
 #define TILES_OF(KIND, PRODUCTS)                                                                 \
     TILE_OF(KIND, PRODUCTS, 1, 4) TILE_OF(KIND, PRODUCTS, 1, 2)                                  \

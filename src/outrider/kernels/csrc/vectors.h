@@ -16,6 +16,10 @@
 #endif
 
 #define LANES 16
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#define HALF_TILES 1 /* Sums of tiles are vectors of 32 bytes; compilers divide 64 bytes badly. */
+enum { HALF = LANES / 2 };
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float f32x16 __attribute__((vector_size(64), aligned(4), may_alias));
@@ -149,6 +153,12 @@ INLINE float highest16(f32x16 x) {
 INLINE float largest16(f32x16 x) {
 #if defined(__AVX512F__)
     return _mm512_reduce_max_ps((__m512)x);
+#elif HALF_TILES
+    union { f32x16 all; __m256 half[2]; __m128 part[4]; } y = {x};
+    y.half[0] = _mm256_max_ps(y.half[0], y.half[1]);
+    y.part[0] = _mm_max_ps(y.part[0], y.part[1]);
+    y.part[0] = _mm_max_ps(y.part[0], _mm_movehl_ps(y.part[0], y.part[0]));
+    return _mm_cvtss_f32(_mm_max_ss(y.part[0], _mm_movehdup_ps(y.part[0])));
 #else
     return highest16(x);
 #endif
@@ -157,6 +167,12 @@ INLINE float largest16(f32x16 x) {
 INLINE int32_t total16(i32x16 x) {
 #if defined(__AVX512F__)
     return _mm512_reduce_add_epi32((__m512i)x);
+#elif HALF_TILES
+    union { i32x16 all; __m256i half[2]; __m128i part[4]; } y = {x};
+    y.half[0] = _mm256_add_epi32(y.half[0], y.half[1]);
+    y.part[0] = _mm_add_epi32(y.part[0], y.part[1]);
+    y.part[0] = _mm_add_epi32(y.part[0], _mm_shuffle_epi32(y.part[0], 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(y.part[0], _mm_shuffle_epi32(y.part[0], 0xb1)));
 #else
     int32_t sum = 0;
     for (int i = 0; i < LANES; i++) sum += x[i];
@@ -164,16 +180,61 @@ INLINE int32_t total16(i32x16 x) {
 #endif
 }
 
+/* The low bytes of sixteen whole numbers. */
+INLINE i8x16 low_bytes(i32x16 x) {
+#if HALF_TILES
+    union { i32x16 all; __m128i part[4]; } y = {x & 255};
+    return (i8x16)_mm_packus_epi16(_mm_packs_epi32(y.part[0], y.part[1]),
+                                   _mm_packs_epi32(y.part[2], y.part[3]));
+#else
+    return __builtin_convertvector(x, i8x16);
+#endif
+}
+
 /* 0, or NaN if an element is infinite or NaN. */
 INLINE float spoiled16(f32x16 x) {
 #if defined(__AVX512F__)
     if (!_mm512_cmp_ps_mask((__m512)(x * 0.0f), _mm512_setzero_ps(), _CMP_UNORD_Q)) return 0;
+#elif HALF_TILES
+    union { f32x16 all; __m256 half[2]; } y = {x * 0.0f};
+    if (!_mm256_movemask_ps(_mm256_cmp_ps(y.half[0], y.half[1], _CMP_UNORD_Q))) return 0;
 #endif
     return sum16(x * 0.0f);
 }
 
 /* e^x to about one unit in the last place: x = n ln 2 + r, a polynomial in r, the exponent n put
  * in by hand. Below -87 it is 0, not a denormal; NaN stays NaN. */
+#if HALF_TILES
+INLINE __m256 exp8(__m256 x) {
+#define ALL(number) _mm256_set1_ps(number)
+    const __m256 magic = ALL(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
+    /* Of two numbers, `max` and `min` return the second one if the first is NaN. */
+    const __m256 odd = _mm256_cmp_ps(x, x, _CMP_UNORD_Q), small = _mm256_cmp_ps(x, ALL(-87.0f), _CMP_LT_OQ);
+    __m256 bounded = _mm256_max_ps(_mm256_min_ps(x, ALL(88.0f)), ALL(-87.0f));
+    bounded = _mm256_andnot_ps(odd, bounded);
+    const __m256 n = _mm256_sub_ps(_mm256_fmadd_ps(bounded, ALL(1.44269504088896341f), magic), magic);
+    __m256 r = _mm256_fmadd_ps(n, ALL(-0.693359375f), bounded);
+    r = _mm256_fmadd_ps(n, ALL(2.12194440e-4f), r);
+    __m256 p = ALL(1.9875691500e-4f);
+    p = _mm256_fmadd_ps(p, r, ALL(1.3981999507e-3f));
+    p = _mm256_fmadd_ps(p, r, ALL(8.3334519073e-3f));
+    p = _mm256_fmadd_ps(p, r, ALL(4.1665795894e-2f));
+    p = _mm256_fmadd_ps(p, r, ALL(1.6666665459e-1f));
+    p = _mm256_fmadd_ps(p, r, ALL(5.0000001201e-1f));
+    p = _mm256_fmadd_ps(p, _mm256_mul_ps(r, r), _mm256_add_ps(r, ALL(1.0f)));
+    const __m256i whole = _mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(127));
+    const __m256 result = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(whole, 23)));
+    return _mm256_blendv_ps(_mm256_andnot_ps(small, result), x, odd);
+#undef ALL
+}
+INLINE f32x16 exp16(f32x16 x) {
+    f32x16 out;
+    const float *from = (const float *)&x;
+    for (int i = 0; i < LANES; i += HALF)
+        _mm256_storeu_ps((float *)&out + i, exp8(_mm256_loadu_ps(from + i)));
+    return out;
+}
+#else
 INLINE f32x16 exp16(f32x16 x) {
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
     i32x16 nan = x != x;
@@ -195,6 +256,7 @@ INLINE f32x16 exp16(f32x16 x) {
     result = select16(x < splat(-87.0f), splat(0.0f), result);
     return select16(nan, x, result);
 }
+#endif
 
 /* tanh to about one unit in the last place: a polynomial near 0, where 1 - 2 / (e^2x + 1) would lose
  * digits. NaN stays NaN. */
