@@ -40,6 +40,7 @@ class Feeder:
     texts: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     _sent: dict[str, float] = field(default_factory=dict[str, float])
     _open: int = 0
+    _done: int = 0
     _written: int = 0
 
     def __post_init__(self) -> None:
@@ -74,18 +75,28 @@ class Feeder:
             )
         )
 
+    def begin(self, at: int) -> None:
+        """Begin with a later prompt."""
+        self.sent = self._done = at
+
     def settle(self) -> None:
         """Run until no more requests than clients are left, as after clients have gone."""
         while self._open > self.clients:
             self.engine.step()
 
-    def run(self, seconds: float) -> tuple[int, float]:
-        """Run steps for some seconds, while every client sends its next prompt after each answer;
-        return the tokens written and the seconds taken."""
-        begun, before = perf_counter(), self._written
-        while (now := perf_counter()) - begun < seconds:
+    def run(self, seconds: float, until: int) -> float:
+        """Run steps for some seconds, or until the first `until` requests of clients have ended;
+        every client sends its next prompt after each answer. Return the seconds taken."""
+        begun = perf_counter()
+        while (now := perf_counter()) - begun < seconds and not self.done(until):
             while self._open < self.clients:
                 self.submit(str(self.sent), self.prompts[self.sent % len(self.prompts)])
                 self.sent += 1
             self.engine.step()
-        return self._written - before, now - begun
+        return now - begun
+
+    def done(self, until: int) -> bool:
+        """Whether the first `until` requests of clients have been sent, and have ended."""
+        while self._done < until and f"{self._done}/0" in self.texts:
+            self._done += 1
+        return self._done >= until

@@ -2,14 +2,15 @@
 
     python -m benchmarks.serving.ramp MODEL --prompts question.jsonl.zst --out runs/ramp.jsonl
 
-Speculation must not lower the throughput at any load: at each number of clients, the ratio of the
-drafted to the undrafted throughput. Each arm has an engine and models of its own, so that no
-drafter remembers what another arm wrote; clients send the next prompt once they have an answer, in
-the same order in all arms, and no prompt is sent twice. The arms run in turn in slices of a second,
-the first one alternating, so that a busy moment of the machine meets all of them; a pair of slices
-gives one ratio. A line is written for each level as it ends. `report` prints the table.
+Speculation must not lower the throughput at any load: at each number of clients, the time of the
+undrafted arm over that of the drafted one, for the same requests. Each arm has an engine and models
+of its own, so that no drafter remembers what another arm wrote; clients send the next prompt once
+they have an answer, in the same order in both arms, and no prompt is sent twice. The arms run in
+turn in slices of half a second, so that a busy moment of the machine meets both. The time of a
+block ends when its requests have ended; the clients go on with those of the next block. A line is
+written for each level as it ends. `report` prints the table.
 
-Repeats on other prompts: `--skip` and the number that the run before printed last.
+Repeats on other prompts: `--skip` and the number that the run before printed as `sent`.
 """
 
 import argparse
@@ -18,19 +19,20 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import quantiles
 
 from benchmarks.serving.feeding import Feeder
 
 import outrider
+from outrider.bench.statistics import Ratio
 from outrider.bench.workloads import read_workloads
 from outrider.engine.serving.settings import ServingSettings
 
 LEVELS = (1, 2, 4, 8, 16, 32, 64, 32, 16, 8, 4, 2, 1)
 ARMS = {"undrafted": "none", "drafted": "exact"}
 
-Pair = dict[str, tuple[int, float]]
-"""By arm, the tokens and seconds of a slice."""
+Arms = dict[str, Feeder]
+Block = dict[str, float]
+"""By arm, the seconds of the same requests, and their tokens."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--longest", type=int, default=400, help="tokens of a prompt, at most")
     parser.add_argument("--levels", type=int, nargs="*", default=LEVELS)
-    parser.add_argument("--slices", type=int, default=12, help="of each level and arm")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a slice")
+    parser.add_argument("--blocks", type=int, default=3, help="of each level")
+    parser.add_argument("--requests", type=int, default=8, help="of a block, at least")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a slice")
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--max-num-seqs", type=int, default=16)
     parser.add_argument("--skip", type=int, default=0, help="prompts of earlier repeats")
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for record in measured(options):
             with options.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-            print({k: v for k, v in record.items() if k != "pairs"}, flush=True)
+            print({k: v for k, v in record.items() if k != "blocks"}, flush=True)
     report(options.out)
 
 
@@ -62,14 +65,11 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     arms = {name: _feeder(options, mode) for name, mode in ARMS.items()}
     prompts = _prompts(options, arms["drafted"])
     for place, level in enumerate(options.levels):
-        for feeder in arms.values():  # the first slice of a level begins texts and is not counted
+        for feeder in arms.values():
             feeder.clients = level
             feeder.settle()
-            feeder.run(options.seconds)
-        pairs: list[Pair] = []
-        for turn in range(options.slices):
-            order = sorted(arms, reverse=bool((turn + place) % 2))
-            pairs.append({name: arms[name].run(options.seconds) for name in order})
+        before = dict(arms["drafted"].engine.state.counters)
+        blocks = [_block(arms, options, level, number + place) for number in range(options.blocks)]
         texts, others = (feeder.texts for feeder in arms.values())
         both = texts.keys() & others.keys()
         yield {
@@ -77,16 +77,30 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, object]]:
             "place": place,
             "threads": options.threads,
             "temperature": options.temperature,
-            "pairs": pairs,
+            "blocks": blocks,
             "texts": len(both),
             "differ": sum(texts[id] != others[id] for id in both),
             "sent": max(feeder.sent for feeder in arms.values()),
             "of": len(prompts),
             "load": os.getloadavg()[0],
+        } | {
+            name: count - before.get(name, 0)
+            for name, count in arms["drafted"].engine.state.counters.items()
+            if name in ("draft_tokens", "accepted_tokens")
         }
-        for feeder in arms.values():
-            for id in both:
-                del feeder.texts[id]
+
+
+def _block(arms: Arms, options: argparse.Namespace, level: int, number: int) -> Block:
+    """Serve some requests with both arms in turn; return their tokens, and the seconds of each."""
+    begin = max(feeder.sent for feeder in arms.values())
+    until = begin + min(max(options.requests, 2 * level), 6 * options.requests)
+    spent = dict.fromkeys(arms, 0.0)
+    order = sorted(arms, reverse=bool(number % 2))
+    while not all(feeder.done(until) for feeder in arms.values()):
+        for name in order:
+            spent[name] += arms[name].run(options.seconds, until)
+    texts = arms["undrafted"].texts
+    return spent | {"tokens": sum(len(texts[f"{id}/0"]) for id in range(begin, until))}
 
 
 def _feeder(options: argparse.Namespace, mode: str) -> Feeder:
@@ -97,7 +111,7 @@ def _feeder(options: argparse.Namespace, mode: str) -> Feeder:
         temperature=options.temperature,
     )
     feeder.prompts = _prompts(options, feeder)
-    feeder.sent = options.skip
+    feeder.begin(options.skip)
     return feeder
 
 
@@ -112,40 +126,32 @@ def _prompts(options: argparse.Namespace, feeder: Feeder) -> list[tuple[int, ...
         ids = codec.chat(messages)
         if len(ids) <= options.longest:
             found.append(ids)
+    random.Random(1).shuffle(found)  # files are grouped by category
     return found
 
 
 def report(out: Path) -> None:
-    """Print the table by level: tokens over seconds of all slices; intervals by drawing pairs of
-    slices, which meet the same load, with replacement."""
+    """Print the table by level; intervals by drawing blocks with replacement."""
     records = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    print("| clients | undrafted | drafted | ratio | texts | that differ |")
-    print("|--:|--:|--:|--:|--:|--:|")
-    everything: list[Pair] = []
+    print("| clients | undrafted | drafted | ratio | blocks | texts | that differ |")
+    print("|--:|--:|--:|--:|--:|--:|--:|")
+    everything: list[Block] = []
     for level in sorted({r["level"] for r in records}):
         runs = [r for r in records if r["level"] == level]
-        pairs: list[Pair] = [pair for run in runs for pair in run["pairs"]]
-        everything += pairs
+        blocks: list[Block] = [block for run in runs for block in run["blocks"]]
+        everything += blocks
         texts, differ = (sum(run[name] for run in runs) for name in ("texts", "differ"))
-        speeds = " | ".join(f"{_speed([pair[name] for pair in pairs]):.0f}" for name in ARMS)
-        print(f"| {level} | {speeds} | {_ratio(pairs)} | {texts} | {differ} |")
-    print(f"| all | | | {_ratio(everything)} | | |")
+        written = sum(block["tokens"] for block in blocks)
+        speeds = [f"{written / sum(block[name] for block in blocks):.0f}" for name in ARMS]
+        shown = [*speeds, _ratio(blocks), len(blocks), texts, differ]
+        print("|", " | ".join(map(str, [level, *shown])), "|")
+    print(f"| all | | | {_ratio(everything)} | {len(everything)} | | |")
 
 
-def _ratio(pairs: Sequence[Pair]) -> str:
-    chance = random.Random(0)
-    drawn = [_of(chance.choices(pairs, k=len(pairs))) for _ in range(1000)]
-    low, *_, high = quantiles(drawn, n=40)
-    return f"{_of(pairs):.2f} [{low:.2f}, {high:.2f}]"
-
-
-def _of(pairs: Sequence[Pair]) -> float:
-    undrafted, drafted = (_speed([pair[name] for pair in pairs]) for name in ARMS)
-    return drafted / undrafted
-
-
-def _speed(slices: Sequence[tuple[int, float]]) -> float:
-    return sum(tokens for tokens, _ in slices) / sum(seconds for _, seconds in slices)
+def _ratio(blocks: Sequence[Block]) -> str:
+    ratio = Ratio.of([block["undrafted"] / block["drafted"] for block in blocks])
+    assert ratio is not None
+    return f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
 if __name__ == "__main__":

@@ -59,11 +59,13 @@ class Session:
         stage: the outermost level; its drafter begins when it first proposes.
         generations: requests whose prompt is read and that have not ended.
         seconds: of the parts of the newest round: `draft`, `verify` and `accept`.
+        drafted: tokens that were drafted in the newest round.
     """
 
     stage: Stage
     generations: list[Generation] = field(default_factory=list)
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    drafted: int = 0
     _reading: list[_Reading] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -150,7 +152,7 @@ class Session:
         if depths is not None:
             limits = [min(pair) for pair in zip(limits, depths, strict=True)]
         result = run_round(self.stage, sequences, limits, [part.cache for part in reading])
-        self.seconds = result.seconds
+        self.seconds, self.drafted = result.seconds, sum(map(len, result.drafts))
         kept = [
             generation.advance(verdict, rows)
             for generation, verdict, rows in zip(active, result.verdicts, result.rows, strict=True)

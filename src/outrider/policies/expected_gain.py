@@ -87,6 +87,10 @@ class Decision:
         holds = self.budget is not None and drafts == self.drafts
         return holds and self.since <= now < self.until and not self.pauses.due
 
+    def beside(self, batch: int) -> "Decision":
+        """Return the state in another batch: costs differ, and all that depends on them."""
+        return replace(self, batch=batch, budget=None, verify=(), fresh=0, plans={})
+
     def carried(self) -> "Decision":
         """Return the initial state of the next text."""
         undrafted = not (self.steady_pays or self.proposing)
@@ -157,8 +161,10 @@ class ExpectedGain:
         A decision is valid until a draft is verified, or for a few rounds.
         """
         decision, now = counters.plan, counters.now
-        if not isinstance(decision, Decision) or decision.batch != batch:
+        if not isinstance(decision, Decision):
             decision = counters.plan = Decision(batch)
+        elif decision.batch != batch:
+            decision = counters.plan = decision.beside(batch)
         drafts = counters.rounds - counters.undrafted_rounds
         decision.pauses.misses += decision.proposing
         if decision.budget is None or not decision.valid(drafts, now):
@@ -174,6 +180,11 @@ class ExpectedGain:
                 worth = decision.speed.worth(self._table(batch), decision.least)
                 decision.budget = replace(decision.budget, worth=worth)
         return decision.budget
+
+    @property
+    def selecting(self) -> bool:
+        """Whether all sources select tokens by their chances (`Source.selects`)."""
+        return all(source.selects for source in self.sources)
 
     def offer(self, counters: Counters) -> tuple[float, ...]:
         """Return the chance that each token of the next draft is kept, never increasing: that of

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from outrider.decoding import Session
 from outrider.engine.serving.sample import Sample
 from outrider.policies import ExpectedGain
 from outrider.policies.goodput import Goodput
@@ -30,8 +31,6 @@ class Drafting:
         policy: the policy of the strategy, if it knows the chances of its drafts.
         goodput: chooses depths for several samples; None if the strategy drafts fixed lengths.
         step: seconds that a step with reading may take.
-        allowed: drafted tokens that the newest step allowed; 0 for a single sample, which is left
-            to its policy.
         drafting: seconds of drafting in rounds that draft, smoothed.
         off: drafting has failed, and nothing is drafted any more.
     """
@@ -40,7 +39,6 @@ class Drafting:
     policy: ExpectedGain | None
     goodput: Goodput | None
     step: float
-    allowed: int = 0
     drafting: float = 0.0
     off: bool = False
 
@@ -68,14 +66,16 @@ class Drafting:
     def depths(self, active: Sequence[Sample], other_rows: int) -> list[int]:
         """Return the largest depth of the draft of each sample in the next round.
 
-        A single sample is left to the policy of the strategy. Of a tree, the nodes that pay are
-        counted and its depth is limited to their number, which is a weaker limit.
+        A single sample is left to the policy of the strategy. So are drafters that select tokens:
+        they know the chance of each token, not only the mean of a text, and the policy tells them
+        what a further row costs beside this batch. Of a tree, the nodes that pay are counted and
+        its depth is limited to their number, which is a weaker limit.
         """
         wanted = [sample.submission.draft and not self.off for sample in active]
-        if self.goodput is None or self.policy is None or len(active) < 2:
+        policy = self.policy
+        if self.goodput is None or policy is None or len(active) < 2 or policy.selecting:
             depths = [UNLIMITED] * len(active)
         else:
-            policy = self.policy
             found = self.goodput.depths(
                 [sample.key for sample in active],
                 lambda: [
@@ -87,19 +87,17 @@ class Drafting:
                 drafting=self.drafting + _ASKING * len(active),
             )
             depths = list(found)
-        depths = [depth if want else 0 for depth, want in zip(depths, wanted, strict=True)]
-        self.allowed = sum(depth for depth in depths if depth < UNLIMITED)
-        return depths
+        return [depth if want else 0 for depth, want in zip(depths, wanted, strict=True)]
 
     def note(
-        self, active: Sequence[Sample], other_rows: int, seconds: float, drafting: float
+        self, active: Sequence[Sample], other_rows: int, seconds: float, session: Session
     ) -> None:
         """Record how long a step took, and its drafts: the costs follow the paces of drafts, and of
         steps that only wrote without drafts."""
         count = len(active)
-        if self.allowed:
-            self.drafting += _WEIGHT * (drafting - self.drafting)
-        if self.goodput is None or count < 2 or other_rows or self.allowed:
+        if session.drafted:
+            self.drafting += _WEIGHT * (session.seconds["draft"] - self.drafting)
+        if self.goodput is None or count < 2 or other_rows or session.drafted:
             return
         forward = Forward(sequences=count, rows=count, context=_context(active))
         self.goodput.note(seconds, forward)

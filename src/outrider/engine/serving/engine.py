@@ -323,14 +323,14 @@ class Engine:
         except Exception as error:
             self._recover(error)
             return
-        drafting = session.seconds.get("draft", 0.0) if active else 0.0
-        self._drafting.note(active, sum(shares.values()), perf_counter() - begun, drafting)
+        if active:
+            self._drafting.note(active, sum(shares.values()), perf_counter() - begun, session)
         for key, sample in reading.items():
             left = session.unread(sample.generation)
             self._totals.count(prompt_tokens=scheduler.entries[key].unread - left)
             scheduler.read(key, left)
         if active:
-            self._totals.round(session.seconds, self._drafting.allowed)
+            self._totals.round(session)
         for sample in active:
             self._deliver(sample)
 

@@ -152,8 +152,7 @@ class EngineState:
         cache_size: largest number of tokens in caches.
         heartbeat: `perf_counter` of the last step.
         slowest_step: seconds of the slowest step so far.
-        draft_budget: drafted tokens that the last step allowed to all samples together; 0 with a
-            single sample, whose own policy decides.
+        draft_budget: drafted tokens of the last step, of all samples together.
         drain_rate: samples that ended per second, recently; for `Retry-After`.
         dead: why the engine thread ended; empty while it runs.
         drafting_off: why nothing is drafted any more; empty unless a round has failed.

@@ -1,10 +1,10 @@
 """What the engine counts, for health checks and metrics."""
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from outrider.decoding import Session
 from outrider.decoding.generation import Generation
 from outrider.engine.serving.messages import EngineState
 from outrider.engine.serving.prefixes import Prefixes
@@ -46,11 +46,11 @@ class Totals:
         self._slowest = max(self._slowest, seconds)
         self._heartbeat = perf_counter()
 
-    def round(self, seconds: Mapping[str, float], draft_budget: int) -> None:
-        """Add a round: the seconds of its parts, and the drafted tokens that were allowed."""
-        for part, spent in seconds.items():
+    def round(self, session: Session) -> None:
+        """Add the newest round: the seconds of its parts, and its drafted tokens."""
+        for part, spent in session.seconds.items():
             self._seconds[part] = self._seconds.get(part, 0.0) + spent
-        self._draft_budget = draft_budget
+        self._draft_budget = session.drafted
 
     def ended(self, sample: Sample, generation: Generation) -> None:
         """Add the counters of a sample that ended."""
