@@ -20,8 +20,8 @@ _NARROW, _PATIENCE = 8, 10.0
 """Forwards of at most this many rows are repeated `least` times, within this many limits."""
 
 
-_LEAST = 6
-"""Runs of each narrow width for a curve; fewer if they take long."""
+_LEAST, _PATIENT = 6, 16
+"""Runs of each narrow width where a model is loaded, and for a server; fewer if they take long."""
 
 BATCHES = ((4, 1), (8, 1))
 """Sequences and rows of each that are timed when a target is loaded."""
@@ -90,6 +90,7 @@ def measure_costs(
     widths: Sequence[int] = WIDTHS,
     *,
     limit: float = 0.1,
+    least: int = _LEAST,
     together: Sequence[tuple[int, int]] = (),
 ) -> CostSurface:
     """Measure a quick cost surface, in about `limit` seconds besides prefill and warm-up; in up to
@@ -102,6 +103,7 @@ def measure_costs(
         model: the model to time.
         widths: numbers of rows of one sequence.
         limit: seconds for the forwards of one sequence, and again for those of several.
+        least: runs of each narrow width that are wanted even if they take ten limits.
         together: pairs `(sequences, rows of each)` that are timed as well; without any, further
             sequences and longer texts cost nothing.
 
@@ -110,7 +112,7 @@ def measure_costs(
     """
     context = max(min(_CONTEXT, model.info.context_length - max(widths)), 0)
     seconds = forward_seconds(
-        model, widths, context=context, repeats=25, limit=limit, least=_LEAST, summary=min
+        model, widths, context=context, repeats=25, limit=limit, least=least, summary=min
     )
     if not seconds:
         raise OptionError(
@@ -150,11 +152,12 @@ def _together(
 
 
 def measure_surface(model: LanguageModel) -> CostSurface:
-    """Measure the costs that a server needs, in about a second: also of parts of prompts. Raises
-    `OptionError`.
+    """Measure the costs that a server needs, in one or two seconds, and in up to five for a large
+    model: also of parts of prompts. Decisions of hours depend on them, so that narrow forwards are
+    repeated more often than where a model is loaded. Raises `OptionError`.
     """
     widths = [rows for rows in _WIDE if rows + _CONTEXT < model.info.context_length]
-    return measure_costs(model, widths or (1,), limit=0.5, together=_TOGETHER)
+    return measure_costs(model, widths or (1,), limit=0.5, least=_PATIENT, together=_TOGETHER)
 
 
 def _timed(

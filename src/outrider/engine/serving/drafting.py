@@ -1,7 +1,7 @@
 """How much the engine drafts and reads in a step, by measured costs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from outrider.decoding import Session
 from outrider.engine.serving.sample import Sample
@@ -44,7 +44,7 @@ class Drafting:
 
     @classmethod
     def of(cls, strategy: Strategy, surface: CostSurface, step: float) -> "Drafting":
-        """Return what the policy of a strategy allows."""
+        """Return what the policy of a strategy allows (see `with_costs`)."""
         policy = strategy.policy if isinstance(strategy.policy, ExpectedGain) else None
         goodput = Goodput(surface=surface) if policy is not None and policy.sources else None
         return cls(surface=surface, policy=policy, goodput=goodput, step=step)
@@ -106,6 +106,14 @@ class Drafting:
     def costs(self) -> CostSurface:
         """The surface with the pace that forwards have now."""
         return self.surface if self.goodput is None else self.goodput.surface
+
+
+def with_costs(strategy: Strategy, surface: CostSurface) -> Strategy:
+    """Return a strategy whose policy decides by these costs, which were measured with more patience
+    than those of `load`."""
+    if not isinstance(strategy.policy, ExpectedGain):
+        return strategy
+    return replace(strategy, policy=replace(strategy.policy, verify=surface))
 
 
 def _context(samples: Sequence[Sample]) -> int:

@@ -22,7 +22,7 @@ from outrider.decoding.generation import Generation
 from outrider.drafters import NoDrafter
 from outrider.engine.generator import Generator
 from outrider.engine.requests import copied_params
-from outrider.engine.serving.drafting import Drafting
+from outrider.engine.serving.drafting import Drafting, with_costs
 from outrider.engine.serving.messages import EngineState, Event, Submission
 from outrider.engine.serving.prefixes import Prefixes, forked
 from outrider.engine.serving.sample import Sample
@@ -69,13 +69,14 @@ class Engine:
         """
         self.generator = generator
         self.settings = settings or ServingSettings()
-        self._strategy = generator.strategy
+        strategy = generator.strategy
+        costs = measure_surface(strategy.target) if costs is None else costs
+        self._strategy = with_costs(strategy, costs)
         self._publish = publish
         self._inbox: SimpleQueue[Submission | str] = SimpleQueue()
         self._session = Session(self._strategy.stage)
         self._scheduler = Scheduler(limits=self.settings.limits(generator))
         self._prefixes = Prefixes(most=self.settings.prefixes)
-        costs = measure_surface(self._strategy.target) if costs is None else costs
         self._drafting = Drafting.of(self._strategy, costs, self.settings.step_ms / 1000.0)
         self._learner = learner
         self._samples: dict[str, Sample] = {}
