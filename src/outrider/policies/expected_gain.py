@@ -41,6 +41,9 @@ _BELIEF, _RECALLED = 4, 16
 largest weight of measured rounds."""
 _LEAST_PACE = 1e-6
 """Lower bound for the measured share of the expected time of a round; a clock can return 0."""
+_DEAR = 0.5
+"""Share of the time of a token in a batch from which on a further row is too dear: drafts could gain
+less than it takes to look for them and to learn from all texts."""
 _VALID = 16
 """Number of rounds for which measured paces and decisions are valid, unless a draft is verified."""
 
@@ -135,6 +138,9 @@ class ExpectedGain:
     plain_every: int = 64
     _alone: tuple[float, ...] = field(init=False, repr=False)
     _selecting: bool = field(init=False, repr=False)
+    _tables: dict[int, tuple[float, ...]] = field(
+        init=False, repr=False, compare=False, default_factory=dict[int, tuple[float, ...]]
+    )
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
@@ -160,6 +166,8 @@ class ExpectedGain:
 
         A decision is valid until a draft is verified, or for a few rounds.
         """
+        if batch > 1 and self.selecting and self.dear(batch):
+            return Budget.chain(0)
         decision, now = counters.plan, counters.now
         if not isinstance(decision, Decision):
             decision = counters.plan = Decision(batch)
@@ -184,7 +192,12 @@ class ExpectedGain:
     @property
     def selecting(self) -> bool:
         """Whether all sources select tokens by their chances (`Source.selects`)."""
-        return all(source.selects for source in self.sources)
+        return bool(self.sources) and all(source.selects for source in self.sources)
+
+    def dear(self, batch: int) -> bool:
+        """Whether a further row takes so long beside a batch that nothing is drafted."""
+        undrafted, first = self._table(batch)[:2]
+        return first - undrafted >= _DEAR * undrafted
 
     def offer(self, counters: Counters) -> tuple[float, ...]:
         """Return the chance that each token of the next draft is kept, never increasing: that of
@@ -317,7 +330,11 @@ class ExpectedGain:
 
     def _table(self, batch: int) -> Sequence[float]:
         """Return the seconds of a round by draft length, as measured at first."""
-        return self._alone if batch == 1 else self._round_seconds(batch)
+        if batch == 1:
+            return self._alone
+        if (found := self._tables.get(batch)) is None:
+            found = self._tables[batch] = self._round_seconds(batch)
+        return found
 
     def _seen(self, pace: Pace, batch: int) -> tuple[int, float]:
         """Return the number of rounds that are counted, and the ratio of their seconds to the
