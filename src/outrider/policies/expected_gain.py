@@ -42,8 +42,8 @@ largest weight of measured rounds."""
 _LEAST_PACE = 1e-6
 """Lower bound for the measured share of the expected time of a round; a clock can return 0."""
 _DEAR = 0.5
-"""Share of the time of a token in a batch from which on a further row is too dear: drafts could gain
-less than it takes to look for them and to learn from all texts."""
+"""Share of the time of a token of a batch from which on a further row is too dear: looking for
+drafts and learning from all texts would take longer than drafts gain."""
 _VALID = 16
 """Number of rounds for which measured paces and decisions are valid, unless a draft is verified."""
 
