@@ -108,3 +108,24 @@ def test_an_empty_pace_is_no_measurement() -> None:
     speed = Speed()
     speed.note(Counters(rounds=1, next_tokens=1), [1.0, 2.0], expected)
     assert speed.slower == 1.0 and speed.plain.count == 0
+
+
+def test_a_few_slow_drafts_do_not_end_drafting_for_good() -> None:
+    """Their pace is counted once, and is forgotten while nothing corrects it."""
+    speed, counters = Speed(), Counters()
+    verify = [1.0, 1.1, 1.2]
+    slowness: list[float] = []
+    for i in range(400):
+        counters.rounds += 1
+        drafted = i < 12
+        counters.undrafted_rounds += not drafted
+        counters.drafted += 2 * drafted
+        counters.next_tokens += 1
+        (counters.checked if drafted else counters.plain).note(
+            9.0 if drafted else 1.0, 3 if drafted else 1
+        )
+        speed.note(counters, verify, expected)
+        slowness.append(speed.slower)
+    assert speed.checked.count == 12
+    assert max(slowness) > 1.3  # they were believed
+    assert slowness[-1] == pytest.approx(1.0, abs=0.02)

@@ -44,6 +44,8 @@ _LEAST_PACE = 1e-6
 _DEAR = 0.5
 """Share of the time of a token of a batch from which on a further row is too dear: looking for
 drafts and learning from all texts would take longer than drafts gain."""
+_STALE = 64
+"""Undrafted rounds after which measured rounds with drafts count half."""
 _VALID = 16
 """Number of rounds for which measured paces and decisions are valid, unless a draft is verified."""
 
@@ -315,13 +317,16 @@ class ExpectedGain:
 
         Rounds with and without a draft have separate paces, because a busy machine or a long text
         slows wide and narrow forwards differently. If there are few rounds of one kind, the pace of
-        both kinds together is used. A round without a draft cannot take longer than the shortest
-        round with a draft; a longer measurement was interrupted and is not used.
+        both kinds together is used, and likewise if the rounds with drafts are long ago. A round
+        without a draft cannot take longer than the shortest round with a draft; a longer
+        measurement was interrupted and is not used.
         """
         table = self._table(batch)
         (n, plain), (m, checked) = (
             self._seen(pace, batch) for pace in (counters.plain, counters.checked)
         )
+        newest = max((tally.newest for tally in counters.tallies.values()), default=0)
+        m *= 0.5 ** (max(counters.now - newest, 0) / _STALE)
         whole = (n * plain + m * checked) / (n + m) if n + m else 1.0
         plain = (n * plain + _BELIEF * whole) / (n + _BELIEF)
         checked = (m * checked + _BELIEF * whole) / (m + _BELIEF)

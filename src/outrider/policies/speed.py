@@ -23,7 +23,11 @@ of several estimates is too large on average."""
 _USUAL = 0.03
 """Differences that are not errors: a round with a draft also chooses more tokens."""
 _RECALLED = 64
-"""Number of decisions over which the slowness of rounds is averaged."""
+"""Number of rounds over which their slowness is averaged."""
+_IDLE, _FORGOTTEN = 32, 0.98
+"""Undrafted rounds in a row after which each further one leaves this part of the difference between
+rounds with and without drafts. Without drafts nothing corrects it, and a few slow rounds must not
+end drafting for good."""
 
 
 @dataclass(slots=True)
@@ -32,18 +36,23 @@ class Slowness:
 
     Attributes:
         log: natural logarithm of the factor.
-        count: decisions for which it was read.
+        count: rounds from which it was computed.
     """
 
     log: float = 0.0
     count: int = 0
 
-    def note(self, pace: Pace, expected: Callable[[float], float]) -> None:
-        """Add the measured pace, given the expected seconds by rows of a forward."""
-        if pace.count and pace.seconds > 0.0:
-            self.count += 1
+    def note(self, rounds: int, pace: Pace, expected: Callable[[float], float]) -> None:
+        """Add new rounds by the pace that they have led to, given the expected seconds by rows of a
+        forward."""
+        if rounds > 0 and pace.count and pace.seconds > 0.0:
+            self.count += rounds
             now = log(pace.seconds / expected(pace.size))
-            self.log += (now - self.log) / min(self.count, _RECALLED)
+            self.log += (now - self.log) * min(rounds / min(self.count, _RECALLED), 1.0)
+
+    def approach(self, other: "Slowness", rounds: int) -> None:
+        """Forget a part of the difference to `other`, in so many rounds without an observation."""
+        self.log += (other.log - self.log) * (1.0 - _FORGOTTEN**rounds)
 
 
 @dataclass(slots=True)
@@ -57,6 +66,7 @@ class Speed:
         emitted: number of tokens at the last call.
         undrafted: number of rounds without a draft at the last call.
         drafted: number of drafted tokens at the last call.
+        idle: number of rounds without a draft since the newest one.
         plain: the slowness of rounds without a draft.
         checked: the slowness of rounds with a draft.
     """
@@ -67,6 +77,7 @@ class Speed:
     emitted: int = 0
     undrafted: int = 0
     drafted: int = 0
+    idle: int = 0
     plain: Slowness = field(default_factory=Slowness)
     checked: Slowness = field(default_factory=Slowness)
 
@@ -109,8 +120,11 @@ class Speed:
         if drafts := rounds - undrafted:
             length = (drafted - self.drafted) / drafts
             spent += drafts * max(self.slower * _between(verify, length) / verify[0], 1.0)
-        self.plain.note(counters.plain, expected)
-        self.checked.note(counters.checked, expected)
+        self.plain.note(undrafted, counters.plain, expected)
+        self.checked.note(rounds - undrafted, counters.checked, expected)
+        self.idle = self.idle + undrafted if undrafted == rounds else 0
+        if self.idle > _IDLE:
+            self.checked.approach(self.plain, min(undrafted, self.idle - _IDLE))
         kept = _KEPT**rounds
         self.tokens = self.tokens * kept + counters.tokens - self.emitted
         self.spent = self.spent * kept + spent
