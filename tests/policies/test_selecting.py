@@ -53,3 +53,26 @@ def test_a_source_that_selects_must_gain_as_much_as_the_leader() -> None:
     assert with_leader.shares is not None and with_leader.shares["model"] > 1
     assert with_leader.worth is not None
     assert with_leader.worth.least > 1.0
+
+
+def test_dear_rows_beside_a_batch_are_not_drafted() -> None:
+    """Looking for drafts costs more than they gain; alone, the same row is cheap."""
+    surface = CostSurface(((1, 1.0), (4, 1.3), (64, 40.0)), per_sequence=0.1)
+    by, counters = policy(CHOOSY, verify=surface), Counters()
+    assert by.budget(counters).depth == 16
+    assert by.dear(16) and not by.dear(2)
+    assert by.budget(counters, batch=16).depth == 0
+    assert by.budget(counters, batch=2).depth == 16
+
+
+def test_what_was_learned_of_a_text_survives_another_batch() -> None:
+    by, counters = policy(CHOOSY), Counters()
+    by.budget(counters)
+    counters.rounds, counters.next_tokens, counters.undrafted_rounds = 40, 40, 40
+    by.budget(counters)
+    counters.rounds = counters.undrafted_rounds = counters.next_tokens = 90
+    by.budget(counters)
+    speed = counters.plan.speed
+    assert speed.tokens > 0
+    by.budget(counters, batch=3)
+    assert counters.plan.batch == 3 and counters.plan.speed is speed
