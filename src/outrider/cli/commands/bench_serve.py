@@ -67,6 +67,10 @@ class Loads:
     warm_up: Annotated[
         int, option(panel=_LOAD, help="Requests to each server that are not measured.", min=0)
     ] = 1
+    timeout: Annotated[
+        float,
+        option(panel=_LOAD, help="Seconds after which an answer counts as failed.", min=0.001),
+    ] = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,7 +189,13 @@ def serve(
         if loads.warm_up:
             measure(found, [_closed(1, loads.warm_up)], bodies[-loads.warm_up :])
         records = measure(
-            found, wanted, bodies, repeats=loads.repeats, objective=objective, told=told
+            found,
+            wanted,
+            bodies,
+            repeats=loads.repeats,
+            timeout=loads.timeout,
+            objective=objective,
+            told=told,
         )
     if out is not None:
         _write(out, records)
