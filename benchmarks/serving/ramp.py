@@ -20,7 +20,7 @@ from benchmarks.serving.feeding import Feeder
 
 import outrider
 from outrider.bench.statistics import Ratio
-from outrider.bench.workloads import read_workloads
+from outrider.bench.workloads import as_chat, read_workloads
 from outrider.engine.serving.settings import ServingSettings
 
 LEVELS = (1, 2, 4, 8, 16, 32, 64, 16, 4, 1)
@@ -63,10 +63,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     assert codec is not None
     prompts: list[tuple[int, ...]] = []
     for task in read_workloads([options.prompts]):
-        messages = task.prompt
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
-        ids = codec.chat(messages)
+        ids = codec.chat(as_chat(task.prompt))
         if len(ids) <= options.longest:
             prompts.append(ids)
     at = options.skip

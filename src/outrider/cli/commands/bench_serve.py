@@ -104,7 +104,7 @@ class Requests:
         """Return the requests, without the model."""
         import json
 
-        from outrider.bench.workloads import read_workloads
+        from outrider.bench.workloads import as_chat, read_workloads
 
         more: dict[str, Any] = {}
         for given in self.field or ():
@@ -119,7 +119,7 @@ class Requests:
                 )
         settings = {"max_tokens": self.max_tokens, "temperature": self.temperature, **more}
         return [
-            {"messages": _messages(task.prompt), **settings}
+            {"messages": as_chat(task.prompt), **settings}
             for task in read_workloads(self.prompts.split(","))
         ]
 
@@ -234,10 +234,6 @@ def _closed(clients: int, requests: int) -> "Load":
     from outrider.bench.serve.run import Load
 
     return Load(clients=clients, rate=None, requests=requests)
-
-
-def _messages(prompt: Any) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def _progress(screen: Screen) -> Any:
