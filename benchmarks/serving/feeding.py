@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from time import perf_counter
 
 from outrider.core.types import Prompt
@@ -31,7 +32,7 @@ class Feeder:
     first: dict[str, float] = field(default_factory=dict[str, float])
     texts: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     _sent: dict[str, float] = field(default_factory=dict[str, float])
-    _ended: list[str] = field(default_factory=list)
+    _ended: int = 0
     _written: int = 0
 
     def __post_init__(self) -> None:
@@ -48,7 +49,7 @@ class Feeder:
             elif isinstance(event, Ended):
                 assert event.result is not None
                 self.texts[name] = event.result.token_ids
-                self._ended.append(event.id)
+                self._ended += 1
 
     def submit(self, id: str, ids: Sequence[int], principal: str = "") -> None:
         """Send one request."""
@@ -70,11 +71,10 @@ class Feeder:
         begun, before = perf_counter(), self._written
         for _, one in zip(range(clients), prompts, strict=False):
             self.submit(*one)
-        self._ended.clear()
+        self._ended = 0
         while self.engine.busy:
             self.engine.step()
-            for _ in range(len(self._ended)):
-                if (one := next(prompts, None)) is not None:
-                    self.submit(*one)
-            self._ended.clear()
+            for one in islice(prompts, self._ended):
+                self.submit(*one)
+            self._ended = 0
         return (self._written - before) / (perf_counter() - begun)
