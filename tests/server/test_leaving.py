@@ -53,7 +53,7 @@ def test_a_client_that_leaves_costs_nothing_more(
 
 def test_a_client_that_leaves_the_queue(generator: Generator) -> None:
     settings = ServingSettings(max_num_seqs=1)
-    limits = ServerSettings(model_names=("tiny",), max_num_seqs=1)
+    limits = ServerSettings(model_names=("tiny",))
     with running(generator, limits, engine_settings=settings) as served:
         first = served.opened(LONG | {"stream": True})
         assert until(lambda: served.engine.state.running == 1)

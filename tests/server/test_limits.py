@@ -25,7 +25,6 @@ def narrow(generator: Generator) -> Iterator[Running]:
     """A server that runs one sample and lets one wait, for clients with keys."""
     settings = ServerSettings(
         model_names=("tiny",),
-        max_num_seqs=1,
         max_queue=1,
         max_queued_tokens=40,
         request_timeout=0.7,
@@ -215,9 +214,7 @@ def test_the_status_of_a_stream_waits_for_the_first_token(narrow: Running) -> No
 
 
 def test_a_stream_that_waits_longer_begins_with_comments(generator: Generator) -> None:
-    settings = ServerSettings(
-        model_names=("tiny",), max_num_seqs=1, hold=0.05, ping=0.05, first_token_timeout=0.4
-    )
+    settings = ServerSettings(model_names=("tiny",), hold=0.05, ping=0.05, first_token_timeout=0.4)
     with running(generator, settings, engine_settings=ServingSettings(max_num_seqs=1)) as served:
         first = narrow_stream(served)
         answer = served.post(CHAT, QUICK | {"stream": True})

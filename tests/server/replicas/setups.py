@@ -87,7 +87,7 @@ class Front:
         self._lock = threading.Lock()
         self._count = 0
         self.generator = next(iter(replicas)).engine.generator
-        self.engine = RemoteEngine(self.generator, replicas, settings, publish=self._publish)
+        self.engine = RemoteEngine(replicas, settings, publish=self._publish)
 
     def _publish(self, events: Sequence[Event]) -> None:
         for event in events:
