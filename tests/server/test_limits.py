@@ -15,7 +15,7 @@ from outrider.core.errors import OptionError
 from outrider.engine.generator import Generator
 from outrider.engine.serving.settings import ServingSettings
 from outrider.server.keys import Key, Keys, load_keys
-from outrider.server.serve import Address
+from outrider.server.serve import Address, listen
 from outrider.server.settings import ServerSettings
 from tests.server.setups import CHAT, LONG, QUICK, Running, running, until
 
@@ -188,10 +188,37 @@ def test_other_machines_need_keys() -> None:
 
 
 def test_a_taken_port_is_reported() -> None:
+    """Also before the other server listens, which begins when its models are loaded."""
     with Address(port=0).bind() as bound:
-        bound.listen()
-        with pytest.raises(OptionError, match="cannot listen"):
-            Address(port=bound.getsockname()[1]).bind()
+        port = bound.getsockname()[1]
+        for begin in (lambda: None, lambda: listen(bound)):
+            begin()
+            with pytest.raises(OptionError) as raised:
+                Address(port=port).bind()
+            expected = f"port {port} is already in use. Choose another with --port"
+            assert str(raised.value) == expected
+
+
+def test_of_two_servers_at_one_port_the_second_is_refused_in_one_line() -> None:
+    """The port had connections that have ended, so that both could bind it."""
+    with Address(port=0).bind() as first:
+        listen(first)
+        port = first.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            first.accept()[0].close()  # the side that closes first keeps the port for a while
+            assert client.recv(1) == b""
+    with (
+        Address(port=port).bind() as one,
+        pytest.raises(OptionError, match=f"port {port} is already in use"),
+        Address(port=port).bind() as other,
+    ):
+        listen(one)
+        listen(other)
+
+
+def test_a_host_that_does_not_exist_is_reported() -> None:
+    with pytest.raises(OptionError, match=r"cannot listen at 192\.0\.2\.1:"):
+        Address(host="192.0.2.1", port=0).bind()
 
 
 def test_the_rate_of_a_key_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
