@@ -91,7 +91,7 @@ def test_a_client_that_leaves_before_its_body_is_there(served: Running) -> None:
 
 
 def test_a_slow_reader_gets_everything_and_delays_nobody(generator: Generator) -> None:
-    body = LONG | {"max_tokens": 60, "logprobs": True, "top_logprobs": 20}
+    body = LONG | {"max_tokens": 80, "logprobs": True, "top_logprobs": 20}
     with running(generator, send_buffer=4096) as served:
         slow = served.opened(body | {"stream": True}, window=4096)
         assert until(lambda: written(served.engine) > 0)
@@ -104,7 +104,7 @@ def test_a_slow_reader_gets_everything_and_delays_nobody(generator: Generator) -
             received += part
         slow.close()
         whole = served.post(CHAT, body).json
-    assert len(received) > 100_000  # more than the buffers of both sides
+    assert len(received) > 90_000  # more than the buffers of both sides
     head, _, rest = received.partition(b"\r\n\r\n")
     assert b"200 OK" in head
     text = "".join(
@@ -136,9 +136,8 @@ def test_a_client_that_accepts_nothing_is_cut_off(generator: Generator, by_syste
     ):
         body = LONG | {"stream": True, "logprobs": True, "top_logprobs": 20, "n": 4}
         deaf = served.opened(body, window=2048)
-        assert until(lambda: written(served.engine) >= 100)
+        assert until(lambda: sum(counted(served).values()) == 1)
         assert served.idle()
-        assert sum(counted(served).values()) == 1
         deaf.close()
 
 

@@ -116,7 +116,7 @@ class Front:
         assert place is not None
         return self.replicas[place.name]
 
-    def ended(self, id: str, index: int = 0, seconds: float = 30.0) -> Ended:
+    def ended(self, id: str, index: int = 0, seconds: float = 120.0) -> Ended:
         """Wait for the end of a sample; there is one."""
         assert until(lambda: bool(self._ends(id, index)), seconds), "the request does not end"
         [found] = self._ends(id, index)
