@@ -55,6 +55,13 @@ def _mean(name: str) -> str:
 _SPEC = "spec_decode_num"
 _SECONDS, _COUNT, _SHARE = "s", "short", "percentunit"
 
+
+def _stacked_rate(title: str, note: str, name: str, by: str) -> Panel:
+    """Return a panel of a counter per second, with one stacked line for each value of a label."""
+    queries = {f"{{{{{by}}}}}": _rate(name, by)}
+    return Panel(title=title, note=note, unit=_COUNT, queries=queries, stacked=True)
+
+
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Load": (
         Panel(
@@ -75,26 +82,23 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 "written": _rate("generation_tokens_total"),
             },
         ),
-        Panel(
-            title="Samples that ended, per second",
-            note="By reason: stop, length, cancelled (the client left) or error.",
-            unit=_COUNT,
-            queries={"{{finished_reason}}": _rate("request_success_total", "finished_reason")},
-            stacked=True,
+        _stacked_rate(
+            "Samples that ended, per second",
+            "By reason: stop, length, cancelled (the client left) or error.",
+            "request_success_total",
+            by="finished_reason",
         ),
-        Panel(
-            title="Requests refused, per second",
-            note="By code of the error. No data until the first request is refused.",
-            unit=_COUNT,
-            queries={"{{reason}}": _rate("requests_rejected_total", "reason")},
-            stacked=True,
+        _stacked_rate(
+            "Requests refused, per second",
+            "By code of the error. No data until the first request is refused.",
+            "requests_rejected_total",
+            by="reason",
         ),
-        Panel(
-            title="Clients that left early, per second",
-            note="By what their request was doing. No data until the first client leaves.",
-            unit=_COUNT,
-            queries={"{{phase}}": _rate("disconnects_total", "phase")},
-            stacked=True,
+        _stacked_rate(
+            "Clients that left early, per second",
+            "By what their request was doing. No data until the first client leaves.",
+            "disconnects_total",
+            by="phase",
         ),
         Panel(
             title="HTTP requests per second",

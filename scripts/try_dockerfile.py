@@ -121,7 +121,7 @@ def build(root: Path) -> Image:
 
 def serve(image: Image) -> None:
     """Start the server as the image does, and use it."""
-    port = _free_port()
+    port = free_port()
     command = [*json.loads(image.values["ENTRYPOINT"]), *json.loads(image.values["CMD"])]
     environment = image.environment | {"OUTRIDER_API_KEYS": f"me={KEY}"}
     check = json.loads(image.values["HEALTHCHECK"].partition("CMD ")[2])
@@ -163,7 +163,8 @@ def _answer(port: int) -> str:
         return json.load(answer)["choices"][0]["message"]["content"]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nothing uses."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]

@@ -10,7 +10,7 @@ costs, plus an overhead, which is doubled for a round with a draft, plus `asking
 is asked, plus a choice for each token. Printed are tokens per round; the speed over undrafted
 decoding, of all texts together and the geometric mean over texts with its interval; that of the
 even and of the odd turns through the categories, to choose on one half and judge on the other; and
-that of each category.
+that of each category. No row is computed, so drafters that learn from rows are refused.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from pathlib import Path
 from benchmarks.long_inputs.intervals import bootstrap
 
 from outrider.core.counters import Counters
+from outrider.core.errors import OptionError
 from outrider.core.expression import Expression
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, Draft, Prompt, Verdict, as_ids
 from outrider.decoding.deferred import Deferred
@@ -37,7 +38,7 @@ from outrider.strategy.making import make_drafter, with_priors
 # SmolLM2, Q4_1, one thread of a Xeon with VNNI: milliseconds by rows.
 MILLISECONDS = {1: 5.73, 2: 6.94, 3: 7.37, 4: 7.79, 6: 8.67, 8: 10.69, 16: 22.95, 32: 44.18}
 OVERHEAD = 1.3e-4
-DRAFTERS = ("successors", "suffix", "lookup", "sam", "recycling")
+DRAFTERS = ("successors", "suffix", "lookup", "sam")
 TURN = 6
 """Number of categories of Spec-Bench, which come in turn."""
 
@@ -51,14 +52,12 @@ class Charges:
         believed: the same as the policy believes it.
         asking: a round in which the drafter is asked.
         choice: the choice of one token.
-        temperature: of the recorded answers.
     """
 
     curve: CostSurface
     believed: CostSurface
     asking: float
     choice: float
-    temperature: float
 
     def seconds(self, rows: int, tokens: int, asked: bool) -> float:
         """Return the time of a round."""
@@ -100,16 +99,31 @@ def kept(draft: Draft, answer: Sequence[int], at: int) -> list[int]:
     return path
 
 
-def play(name: str, texts: Sequence[Text], charges: Charges) -> list[Text]:
-    """Write all texts with one drafter, in turn; it keeps what it remembers between them."""
+def play(name: str, texts: Sequence[Text], charges: Charges, temperature: float) -> list[Text]:
+    """Write all texts with one drafter, in turn; it keeps what it remembers between them.
+
+    Args:
+        name: the drafter.
+        texts: the recorded answers.
+        charges: what a round costs.
+        temperature: of the recorded answers; a drafter may read it.
+
+    Raises:
+        OptionError: the drafter learns from rows, or its name is unknown.
+    """
     target = TabularModel.random(vocab_size=2, order=1, seed=0)  # never asked
     given = with_priors(Given(target=target, costs=Costs(charges.believed, OVERHEAD)))
     made = make_drafter(Expression.parse(name, "drafter"), given)
+    if made.learns:
+        raise OptionError(
+            f"drafter {name!r} learns from rows, which are not computed here",
+            hint=f"Give another, such as {', '.join(DRAFTERS)}",
+        )
     policy, drafter = given.gain(charges.believed, given.priors_of(made)), Deferred(drafter=made)
     counters, written = Counters(), list[Text]()
     for text in texts:
         answer = text.answer
-        sampler = Sampler(SamplingParams(seed=7, temperature=charges.temperature))
+        sampler = Sampler(SamplingParams(seed=7, temperature=temperature))
         request = Request(Prompt(token_ids=tuple(text.prompt)), sampler)
         [state] = drafter.begin([request])
         counters, at, seconds = counters.carried(), 0, 0.0
@@ -181,20 +195,18 @@ def main() -> None:
     )
     given = parser.parse_args()
     texts = texts_of(given.answers, given.skip, given.count)
-    believed = {rows: ms / 1e3 * (given.wrong if rows > 1 else 1) for rows, ms in _costs()}
+    believed = {
+        rows: ms / 1e3 * (given.wrong if rows > 1 else 1) for rows, ms in MILLISECONDS.items()
+    }
     charges = Charges(
-        curve=CostSurface.of({rows: ms / 1e3 for rows, ms in _costs()}),
+        curve=CostSurface.of({rows: ms / 1e3 for rows, ms in MILLISECONDS.items()}),
         believed=CostSurface.of(believed),
         asking=given.asking / 1e3,
         choice=given.choice / 1e3,
-        temperature=given.temperature,
     )
     for name in given.drafters:
-        print(f"{name}: {summary(play(name, texts, charges), charges)}", flush=True)
-
-
-def _costs() -> Iterable[tuple[int, float]]:
-    return MILLISECONDS.items()
+        written = play(name, texts, charges, given.temperature)
+        print(f"{name}: {summary(written, charges)}", flush=True)
 
 
 if __name__ == "__main__":

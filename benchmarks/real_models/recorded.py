@@ -15,6 +15,8 @@ from typing import Any
 from benchmarks.real_models.prompts import by_category
 
 from outrider import load
+from outrider.bench.workloads import as_chat
+from outrider.engine.generator import Generator
 from outrider.models.checkpoints.tokenizer import Tokenizer
 
 _BATCH = 24
@@ -28,14 +30,37 @@ def record(given: argparse.Namespace) -> None:
     with given.out.open("w", encoding="utf-8") as file:
         for start in range(0, len(prompts), _BATCH):
             part = prompts[start : start + _BATCH]
-            chats = [[{"role": "user", "content": text}] for _, text in part]
-            results: Sequence[Any] = generator.generate(  # pyright: ignore[reportAssignmentType]
-                chats, max_new_tokens=given.max_new_tokens, temperature=given.temperature, seed=7
+            lines = answers(
+                generator,
+                codec,
+                [text for _, text in part],
+                max_new_tokens=given.max_new_tokens,
+                temperature=given.temperature,
+                seed=7,
             )
-            for (category, _), chat, result in zip(part, chats, results, strict=True):
-                line = {"prompt": list(codec.chat(chat)), "answer": list(result.token_ids)}
-                file.write(json.dumps(line | {"category": category}) + "\n")
+            for (category, _), line in zip(part, lines, strict=True):
+                file.write(json.dumps({**line, "category": category}) + "\n")
             file.flush()
+
+
+def answers(
+    generator: Generator,
+    codec: Tokenizer,
+    texts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> list[dict[str, list[int]]]:
+    """Answer texts in one batch; return the token ids of each `prompt` and of its `answer`."""
+    chats = [as_chat(text) for text in texts]
+    results: Sequence[Any] = generator.generate(  # pyright: ignore[reportAssignmentType]
+        chats, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    )
+    return [
+        {"prompt": list(codec.chat(chat)), "answer": list(result.token_ids)}
+        for chat, result in zip(chats, results, strict=True)
+    ]
 
 
 def main() -> None:

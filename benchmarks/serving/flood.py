@@ -18,7 +18,7 @@ from time import perf_counter
 from benchmarks.serving.feeding import Feeder
 
 import outrider
-from outrider.bench.workloads import read_workloads
+from outrider.bench.workloads import as_chat, read_workloads
 from outrider.engine.serving.settings import ServingSettings
 
 
@@ -39,11 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     codec = generator.tokenizer
     assert codec is not None
     tasks = read_workloads([options.prompts])
-    asked = [
-        t.prompt if not isinstance(t.prompt, str) else [{"role": "user", "content": t.prompt}]
-        for t in tasks
-    ]
-    prompts = [ids for ids in map(codec.chat, asked) if len(ids) <= options.longest]
+    chats = [as_chat(task.prompt) for task in tasks]
+    prompts = [ids for ids in map(codec.chat, chats) if len(ids) <= options.longest]
     random.Random(1).shuffle(prompts)
     quiet = iter(prompts)
     feeder = Feeder(

@@ -24,7 +24,7 @@ from benchmarks.serving.feeding import Feeder
 
 import outrider
 from outrider.bench.statistics import Ratio
-from outrider.bench.workloads import read_workloads
+from outrider.bench.workloads import as_chat, read_workloads
 from outrider.engine.serving.settings import ServingSettings
 
 LEVELS = (1, 2, 4, 8, 16, 32, 64, 32, 16, 8, 4, 2, 1)
@@ -120,10 +120,7 @@ def _prompts(options: argparse.Namespace, feeder: Feeder) -> list[tuple[int, ...
     assert codec is not None
     found: list[tuple[int, ...]] = []
     for task in read_workloads(options.prompts):
-        messages = task.prompt
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
-        ids = codec.chat(messages)
+        ids = codec.chat(as_chat(task.prompt))
         if len(ids) <= options.longest:
             found.append(ids)
     random.Random(1).shuffle(found)  # files are grouped by category

@@ -4,7 +4,6 @@ import os
 import re
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -55,13 +54,6 @@ def program(command: Sequence[str | Path], ready: str, log: Path) -> Iterator[No
         finally:
             run.terminate()
             run.wait(timeout=_PATIENCE)
-
-
-def free_port() -> int:
-    """Return a port that nothing uses."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def _address(process: subprocess.Popen[bytes]) -> str:

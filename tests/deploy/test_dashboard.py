@@ -16,9 +16,10 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 from scripts.grafana_dashboard import FILE, dashboard
+from scripts.try_dockerfile import free_port
 
 from tests.deploy.dashboard_schema import Dashboard, Place, Series
-from tests.deploy.processes import free_port, program, serving
+from tests.deploy.processes import program, serving
 
 CONFIG = Path(__file__).parents[2] / "deploy/prometheus/prometheus.yml"
 BOARD = Dashboard.model_validate_json(FILE.read_text(encoding="utf-8"))

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
+from scripts.try_dockerfile import free_port
 
-from tests.deploy.processes import free_port, program, serving
+from tests.deploy.processes import program, serving
 
 pytestmark = pytest.mark.slow
 

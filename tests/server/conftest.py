@@ -12,7 +12,8 @@ from tests.server.setups import Running, running
 
 @pytest.fixture(scope="session")
 def generator() -> Generator:
-    return outrider.load("tiny", threads=1, dtype="int8")
+    """It drafts in fixed lengths, so that drafts do not depend on the speed of the machine."""
+    return outrider.load("tiny", threads=1, dtype="int8", drafter="lookup", policy="fixed")
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import uvicorn
 
 from outrider.engine.generator import Generator
@@ -21,6 +23,7 @@ from outrider.server.context import Context
 from outrider.server.http.protocol import protocol
 from outrider.server.keys import Keys
 from outrider.server.settings import ServerSettings
+from tests.engine.serving.setups import COSTS
 
 HELLO = [{"role": "user", "content": "Hello"}]
 CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
@@ -28,7 +31,7 @@ QUICK: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 8, "s
 LONG: dict[str, Any] = {
     "model": "tiny",
     "messages": HELLO,
-    "max_tokens": 1900,
+    "max_tokens": 400,
     "ignore_eos": True,
     "seed": 1,
 }
@@ -99,7 +102,7 @@ class Running:
         self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
     ) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             connection.request(method, path, data, self.headers | named)
             answer = connection.getresponse()
@@ -120,12 +123,76 @@ class Running:
         found.sendall(head.encode() + data)
         return found
 
-    def idle(self, seconds: float = 10.0) -> bool:
+    def idle(self, seconds: float = 60.0) -> bool:
         """Wait until nothing runs; return whether that happened."""
         return until(lambda: not self.context.client.open and not self.engine.busy, seconds)
 
+    def asked(self, body: Any) -> "Future[Answer]":
+        """Send a request in a thread; return its answer to come."""
+        found: Future[Answer] = Future()
 
-def until(met: Callable[[], bool], seconds: float = 10.0) -> bool:
+        def ask() -> None:
+            try:
+                found.set_result(self.post(CHAT, body))
+            except BaseException as error:
+                found.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        return found
+
+
+class Held:
+    """An engine that, after some tokens, makes a step only when it has something to receive.
+
+    So requests run for as long as a test needs them, on a machine of any speed.
+    """
+
+    def __init__(self, engine: Engine, tokens: int) -> None:
+        self._engine, self._most = engine, written(engine) + tokens
+        self._step, self._expire = engine.step, engine._expire
+        self._later, self._go, self._ended = 0.0, False, False
+
+    def step(self) -> None:
+        until(self._may_step, 120)
+        self._go = False
+        self._step()
+
+    def expire(self, now: float) -> None:
+        self._expire(now + self._later)
+
+    def later(self, seconds: float) -> None:
+        """Let time pass for the limits of requests, and make a step."""
+        self._later += seconds
+        self._go = True
+
+    def end(self) -> None:
+        self._ended = True
+
+    def _may_step(self) -> bool:
+        engine = self._engine
+        told = not engine._inbox.empty() or engine._stopping is not None
+        return self._go or self._ended or told or written(engine) < self._most
+
+
+@contextmanager
+def held(engine: Engine, tokens: int) -> Iterator[Held]:
+    """Context manager: the engine holds after so many further tokens (`Held`)."""
+    found = Held(engine, tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "step", found.step)
+        patch.setattr(engine, "_expire", found.expire)
+        try:
+            yield found
+        finally:
+            found.end()
+
+
+def written(engine: Engine) -> int:
+    """Return the number of tokens that an engine has written."""
+    return engine.state.counters.get("generation_tokens", 0)
+
+
+def until(met: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Wait until a condition is met; return whether it was."""
     end = time.monotonic() + seconds
     while not met():
@@ -149,7 +216,7 @@ def running(
     engines: list[Engine] = []
 
     def make(client: Any) -> Engine:
-        engines.append(Engine(generator, engine_settings, publish=client.publish))
+        engines.append(Engine(generator, engine_settings, publish=client.publish, costs=COSTS))
         return engines[0]
 
     app = create_app(generator, make, settings, keys)
@@ -172,9 +239,9 @@ def running(
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[bound])))
         thread.start()
         try:
-            assert until(lambda: server.started or not thread.is_alive(), 30) and server.started
+            assert until(lambda: server.started or not thread.is_alive()) and server.started
             yield Running(bound.getsockname()[1], app.state.context, engines[0])
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()

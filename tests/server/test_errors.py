@@ -167,7 +167,7 @@ FIELDS = ("messages", "n", "stop", "tools", "seed", "logit_bias", "stream_option
 FIELDS += ("temperature", "prediction", "chat_template_kwargs", "response_format", "priority")
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(field=st.sampled_from(FIELDS), value=JSON)
 def test_any_value_is_answered_or_refused(served: Running, field: str, value: Any) -> None:
     answer = served.post(CHAT, QUICK | {"max_tokens": 1} | {field: value})

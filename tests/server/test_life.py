@@ -1,7 +1,6 @@
 """Health, draining, and an engine that dies."""
 
 import dataclasses
-import threading
 import time
 from typing import Any
 
@@ -12,7 +11,17 @@ from outrider.server.client import EngineClient
 from outrider.server.life import Life
 from outrider.server.serve import drain
 from outrider.server.settings import ServerSettings
-from tests.server.setups import CHAT, HELLO, LONG, QUICK, Running, running, until
+from tests.server.setups import (
+    CHAT,
+    HELLO,
+    LONG,
+    QUICK,
+    Running,
+    held,
+    running,
+    until,
+    written,
+)
 
 
 def test_all_is_well(served: Running) -> None:
@@ -22,40 +31,29 @@ def test_all_is_well(served: Running) -> None:
 
 def test_a_draining_server_refuses_new_work_and_ends_what_runs(generator: Generator) -> None:
     with running(generator) as served:
-        answers: list[Any] = []
-        body = LONG | {"max_tokens": 120}
-        thread = threading.Thread(target=lambda: answers.append(served.post(CHAT, body)))
-        thread.start()
-        assert until(lambda: served.context.client.open == 1)
-        served.context.life.draining = True
-        refused = served.post(CHAT, QUICK)
-        assert refused.status == 503 and refused.error["code"] == "draining"
-        assert int(refused.headers["retry-after"]) >= 1
-        assert served.get("/ready").status == 503 and served.get("/health").status == 200
-        assert served.get("/live").status == 200
-        thread.join()
-        assert answers[0].status == 200
-        assert answers[0].json["usage"]["completion_tokens"] == 120
+        with held(served.engine, 4):
+            answer = served.asked(LONG | {"max_tokens": 40})
+            assert until(lambda: written(served.engine) >= 4)
+            served.context.life.draining = True
+            refused = served.post(CHAT, QUICK)
+            assert refused.status == 503 and refused.error["code"] == "draining"
+            assert int(refused.headers["retry-after"]) >= 1
+            assert served.get("/ready").status == 503 and served.get("/health").status == 200
+            assert served.get("/live").status == 200
+        assert answer.result().status == 200
+        assert answer.result().json["usage"]["completion_tokens"] == 40
 
 
 def test_what_does_not_end_in_time_gets_an_error(generator: Generator) -> None:
     import asyncio
 
     settings = ServerSettings(model_names=("tiny",), shutdown_timeout=0.0)
-    with running(generator, settings) as served:
-        answers: list[Any] = []
-        threads = [
-            threading.Thread(target=lambda b=body: answers.append(served.post(CHAT, b)))
-            for body in (LONG, LONG | {"stream": True})
-        ]
-        for thread in threads:
-            thread.start()
-        assert until(lambda: served.engine.state.counters.get("generation_tokens", 0) > 20)
+    with running(generator, settings) as served, held(served.engine, 20):
+        asked = [served.asked(body) for body in (LONG, LONG | {"stream": True})]
+        assert until(lambda: written(served.engine) >= 20 and served.engine.state.running == 2)
         served.context.life.draining = True
         asyncio.run(drain(served.context))
-        for thread in threads:
-            thread.join()
-        whole, stream = sorted(answers, key=lambda a: -a.status)
+        whole, stream = [answer.result() for answer in asked]
         assert whole.status == 503 and whole.error["code"] == "draining"
         *_, error, done = stream.frames
         assert '"code":"draining"' in error and done == "data: [DONE]"
@@ -69,18 +67,17 @@ def test_an_engine_that_dies_ends_all_requests(
     generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(generator) as served:
-        answers: list[Any] = []
-        thread = threading.Thread(target=lambda: answers.append(served.post(CHAT, LONG)))
-        thread.start()
-        assert until(lambda: served.engine.state.counters.get("generation_tokens", 0) > 4)
+        step = served.engine.step
 
         def broken() -> None:
-            raise Broken("no more memory")
+            step()
+            if written(served.engine) > 4:
+                raise Broken("no more memory")
 
         monkeypatch.setattr(served.engine, "step", broken)
-        thread.join()
-        assert answers[0].status == 500 and answers[0].error["code"] == "engine_error"
-        assert "no more memory" in answers[0].error["message"]
+        answer = served.post(CHAT, LONG)
+        assert answer.status == 500 and answer.error["code"] == "engine_error"
+        assert "no more memory" in answer.error["message"]
         assert until(lambda: bool(served.engine.state.dead))
         for path in ("/health", "/ready"):
             sick = served.get(path)
@@ -101,7 +98,6 @@ def test_requests_of_an_engine_that_dies_silently_are_failed(served: Running) ->
 class _Silent:
     """An engine that does nothing."""
 
-    generator: Any = None
     state: Any = None
 
     def start(self) -> None: ...

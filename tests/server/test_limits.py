@@ -3,9 +3,10 @@
 import hashlib
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 import openai
@@ -15,9 +16,9 @@ from outrider.core.errors import OptionError
 from outrider.engine.generator import Generator
 from outrider.engine.serving.settings import ServingSettings
 from outrider.server.keys import Key, Keys, load_keys
-from outrider.server.serve import Address
+from outrider.server.serve import Address, listen
 from outrider.server.settings import ServerSettings
-from tests.server.setups import CHAT, LONG, QUICK, Running, running, until
+from tests.server.setups import CHAT, LONG, QUICK, Running, held, running, until
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +26,12 @@ def narrow(generator: Generator) -> Iterator[Running]:
     """A server that runs one sample and lets one wait, for clients with keys."""
     settings = ServerSettings(
         model_names=("tiny",),
-        max_num_seqs=1,
         max_queue=1,
         max_queued_tokens=40,
-        request_timeout=0.7,
-        first_token_timeout=0.3,
+        queue_timeout=600.0,
+        request_timeout=1000.0,
+        first_token_timeout=300.0,
+        hold=60.0,
         cors_origins=("https://a.example",),
     )
     found = Keys((_key("ana", "secret-a"), _key("bo", "secret-b", requests_per_minute=2.0)))
@@ -44,34 +46,29 @@ def _key(name: str, secret: str, **more: float) -> Key:
 
 
 def test_a_full_queue_answers_429(narrow: Running) -> None:
-    client = openai.OpenAI(base_url=narrow.url, api_key="secret-a", max_retries=0)
-    first = client.chat.completions.create(
-        **QUICK | {"max_tokens": 1900}, stream=True, extra_body={"ignore_eos": True}
-    )
-    next(iter(first))
-    second = narrow_thread(narrow)
-    assert until(lambda: narrow.context.client.open == 2)
-    assert narrow.context.client.unread_tokens == 7
-    answer = narrow.post(CHAT, QUICK)
-    assert answer.status == 429 and answer.error["code"] == "queue_full"
-    assert 1 <= int(answer.headers["retry-after"]) <= 60
-    assert answer.error["type"] == "rate_limit_error"
-    second.join()
-    first.close()
+    with held(narrow.engine, 4) as engine, stream_of(narrow):
+        second = narrow.asked(QUICK)
+        assert until(lambda: narrow.context.client.open == 2)
+        assert narrow.context.client.unread_tokens == 7
+        answer = narrow.post(CHAT, QUICK)
+        assert answer.status == 429 and answer.error["code"] == "queue_full"
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert answer.error["type"] == "rate_limit_error"
+        engine.later(400)  # the first token of the first request is written, that of the second not
+        late = second.result()
+        assert late.status == 504 and late.error["code"] == "deadline"
     assert narrow.idle()
-    client.close()
 
 
-def narrow_thread(served: Running) -> threading.Thread:
-    """Send a request in a thread; it waits, and gets 504."""
-
-    def ask() -> None:
-        answer = served.post(CHAT, QUICK)
-        assert answer.status == 504 and answer.error["code"] == "deadline"
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    return thread
+def test_a_request_that_waits_too_long(narrow: Running) -> None:
+    with held(narrow.engine, 4) as engine, stream_of(narrow):
+        second = narrow.asked(QUICK)
+        assert until(lambda: narrow.context.client.open == 2)
+        engine.later(700)
+        late = second.result()
+        assert late.status == 429 and late.error["code"] == "queue_full"
+        assert int(late.headers["retry-after"]) == 5
+    assert narrow.idle()
 
 
 def test_tokens_of_waiting_prompts_are_limited(narrow: Running) -> None:
@@ -89,12 +86,16 @@ def test_tokens_of_waiting_prompts_are_limited(narrow: Running) -> None:
 
 def test_a_request_that_takes_too_long(narrow: Running) -> None:
     assert narrow.idle()
-    answer = narrow.post(CHAT, LONG)
-    assert answer.status == 408 and answer.error["code"] == "request_timeout"
-    stream = narrow.post(CHAT, LONG | {"stream": True})
-    assert stream.status == 200
-    *_, error, done = stream.frames
-    assert '"code":"request_timeout"' in error and done == "data: [DONE]"
+    with held(narrow.engine, 4) as engine:
+        answer = narrow.asked(LONG)
+        assert until(lambda: narrow.context.client.open == 1)
+        engine.later(1100)
+        assert answer.result().status == 408
+        assert answer.result().error["code"] == "request_timeout"
+    with held(narrow.engine, 4) as engine, stream_of(narrow) as stream:
+        engine.later(1100)
+        *_, error, done, _ = stream.read().decode().split("\n\n")
+        assert '"code":"request_timeout"' in error and done == "data: [DONE]"
 
 
 def test_keys_are_needed_except_for_health(narrow: Running) -> None:
@@ -189,10 +190,37 @@ def test_other_machines_need_keys() -> None:
 
 
 def test_a_taken_port_is_reported() -> None:
+    """Also before the other server listens, which begins when its models are loaded."""
     with Address(port=0).bind() as bound:
-        bound.listen()
-        with pytest.raises(OptionError, match="cannot listen"):
-            Address(port=bound.getsockname()[1]).bind()
+        port = bound.getsockname()[1]
+        for begin in (lambda: None, lambda: listen(bound)):
+            begin()
+            with pytest.raises(OptionError) as raised:
+                Address(port=port).bind()
+            expected = f"port {port} is already in use. Choose another with --port"
+            assert str(raised.value) == expected
+
+
+def test_of_two_servers_at_one_port_the_second_is_refused_in_one_line() -> None:
+    """The port had connections that have ended, so that both could bind it."""
+    with Address(port=0).bind() as first:
+        listen(first)
+        port = first.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            first.accept()[0].close()  # the side that closes first keeps the port for a while
+            assert client.recv(1) == b""
+    with (
+        Address(port=port).bind() as one,
+        pytest.raises(OptionError, match=f"port {port} is already in use"),
+        Address(port=port).bind() as other,
+    ):
+        listen(one)
+        listen(other)
+
+
+def test_a_host_that_does_not_exist_is_reported() -> None:
+    with pytest.raises(OptionError, match=r"cannot listen at 192\.0\.2\.1:"):
+        Address(host="192.0.2.1", port=0).bind()
 
 
 def test_the_rate_of_a_key_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,32 +235,42 @@ def test_the_rate_of_a_key_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_status_of_a_stream_waits_for_the_first_token(narrow: Running) -> None:
     assert narrow.idle()
-    first = narrow_stream(narrow)
-    answer = narrow.post(CHAT, QUICK | {"stream": True})
-    assert answer.status == 504 and answer.error["code"] == "deadline"
-    first.close()
+    with held(narrow.engine, 4) as engine, stream_of(narrow):
+        answer = narrow.asked(QUICK | {"stream": True})
+        assert until(lambda: narrow.context.client.open == 2)
+        engine.later(400)
+        assert answer.result().status == 504 and answer.result().error["code"] == "deadline"
     assert narrow.idle()
 
 
 def test_a_stream_that_waits_longer_begins_with_comments(generator: Generator) -> None:
     settings = ServerSettings(
-        model_names=("tiny",), max_num_seqs=1, hold=0.05, ping=0.05, first_token_timeout=0.4
+        model_names=("tiny",),
+        hold=0.05,
+        ping=0.05,
+        queue_timeout=600.0,
+        first_token_timeout=300.0,
     )
-    with running(generator, settings, engine_settings=ServingSettings(max_num_seqs=1)) as served:
-        first = narrow_stream(served)
-        answer = served.post(CHAT, QUICK | {"stream": True})
-        first.close()
-        assert answer.status == 200 and answer.body.startswith(b": ping\n\n: ping\n\n")
-        error, done = answer.frames
+    with (
+        running(generator, settings) as served,
+        held(served.engine, 0) as engine,
+        stream_of(served) as stream,
+    ):
+        pings = b": ping\n\n: ping\n\n"
+        assert stream.read(len(pings)) == pings
+        engine.later(400)
+        frames = stream.read().decode().split("\n\n")
+        error, done, _ = [frame for frame in frames if not frame.startswith(":")]
         assert '"code":"deadline"' in error and done == "data: [DONE]"
 
 
-def narrow_stream(served: Running) -> socket.socket:
-    """Occupy the only place of a server."""
-    data = json.dumps(LONG | {"stream": True}).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
-    head += f"authorization: Bearer secret-a\r\ncontent-length: {len(data)}\r\n\r\n"
-    found = socket.create_connection(("127.0.0.1", served.port))
-    found.sendall(head.encode() + data)
-    assert until(lambda: served.engine.state.running == 1)
-    return found
+@contextmanager
+def stream_of(served: Running) -> Iterator[HTTPResponse]:
+    """Context manager: a request that writes for as long as the engine is held; its stream has
+    begun. The client leaves at the end."""
+    with closing(HTTPConnection("127.0.0.1", served.port, timeout=120)) as connection:
+        head = {"content-type": "application/json", **served.headers}
+        connection.request("POST", CHAT, json.dumps(LONG | {"stream": True}), head)
+        answer = connection.getresponse()
+        assert answer.status == 200
+        yield answer

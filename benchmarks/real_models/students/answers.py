@@ -3,11 +3,10 @@
 import argparse
 import json
 import time
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from benchmarks.real_models.recorded import answers
 from benchmarks.real_models.students.prompts import chats
 
 from outrider import load
@@ -25,20 +24,18 @@ def write_answers(model: str, data: Path, out: Path, minutes: float, tokens: int
     source = islice(chats(data), done, None)
     begun, written = time.monotonic(), 0
     while time.monotonic() - begun < 60 * minutes and (batch := list(islice(source, _BATCH))):
-        requests = [[{"role": "user", "content": prompt}] for prompt, _ in batch]
-        results: Sequence[Any] = generator.generate(  # pyright: ignore[reportAssignmentType]
-            requests,
+        lines = answers(
+            generator,
+            codec,
+            [prompt for prompt, _ in batch],
             max_new_tokens=tokens,
             temperature=0.8 if done // _BATCH % 2 else 0.0,
             seed=done,
         )
         with out.open("a", encoding="utf-8") as file:
-            for request, result in zip(requests, results, strict=True):
-                prompt = codec.chat(request)
-                line = {"prompt": list(prompt), "answer": list(result.token_ids)}
-                file.write(json.dumps(line) + "\n")
+            file.writelines(json.dumps(line) + "\n" for line in lines)
         done += len(batch)
-        written += sum(len(result.token_ids) for result in results)
+        written += sum(len(line["answer"]) for line in lines)
         print(f"{done} answers, {written / (time.monotonic() - begun):.0f} tokens/s", flush=True)
 
 

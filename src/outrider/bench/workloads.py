@@ -61,6 +61,11 @@ def read_workloads(names: Sequence[str], limit: int | None = None) -> list[Task]
     return tasks
 
 
+def as_chat(prompt: Prompt) -> list[dict[str, str]]:
+    """Return a chat; a text is the message of its user."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
 def _tasks(name: str) -> list[Task]:
     if name in WORKLOADS:
         return [t for t in _file_tasks(_SHIPPED) if t.workload == name]
@@ -107,7 +112,7 @@ def _task(line: str, where: str, default: str, number: int) -> Task:
 def _first_turn(turns: list[Any]) -> Any:
     """Return a chat of the first turn only: later turns depend on answers that do not exist yet."""
     first = turns[0] if turns else None
-    return [{"role": "user", "content": first}] if isinstance(first, str) else first
+    return as_chat(first) if isinstance(first, str) else first
 
 
 def _is_prompt(prompt: Any) -> bool:

@@ -111,8 +111,9 @@ class Session:
             check_prompt(self.stage.model, Prompt(token_ids=text))
         old = dict(zip(map(id, generations), previous or [], strict=False))
         self._open(whole, [old.get(id(g)) for g in whole])
-        for generation, text in zip(parts, texts, strict=True):
-            self._begin_reading(generation, text, chunk or 0, begun, old.get(id(generation)))
+        if chunk is not None:
+            for generation, text in zip(parts, texts, strict=True):
+                self._begin_reading(generation, text, chunk, begun, old.get(id(generation)))
         self._join_read()
 
     def pace(self, generation: Generation, chunk: int) -> None:

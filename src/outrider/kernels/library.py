@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,13 +31,14 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 def _open() -> tuple[ctypes.CDLL, Path]:
     if os.environ.get(_SWITCH, "").lower() != "native" and (file := prebuilt_library()):
-        return ctypes.CDLL(str(file)), file
-    try:
-        file = shared_library()
-        return ctypes.CDLL(str(file)), file
-    except OSError:  # another process has replaced the file since it was checked
-        file = shared_library()
-        return ctypes.CDLL(str(file)), file
+        return _opened(file)
+    with suppress(OSError):  # another process may replace the file after it was checked
+        return _opened(shared_library())
+    return _opened(shared_library())
+
+
+def _opened(file: Path) -> tuple[ctypes.CDLL, Path]:
+    return ctypes.CDLL(str(file)), file
 
 
 def library() -> ctypes.CDLL | None:

@@ -99,7 +99,13 @@ def create_app(
             await asyncio.to_thread(engine.stop)
             context.pool.shutdown(wait=False, cancel_futures=True)
 
-    app = FastAPI(title="Outrider", version=__version__, lifespan=running)
+    app = FastAPI(
+        title="Outrider",
+        version=__version__,
+        lifespan=running,
+        docs_url=None,  # pages that load scripts from other servers
+        redoc_url=None,
+    )
     app.state.context = context
     client.attach(engine)
     metrics.attach(client)

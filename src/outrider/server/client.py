@@ -6,7 +6,6 @@ from contextlib import suppress
 from time import perf_counter
 from typing import Protocol
 
-from outrider.engine.generator import Generator
 from outrider.engine.serving.messages import Ended, EngineState, Event, Piece, Submission
 from outrider.server.mailbox import Mailbox
 
@@ -16,8 +15,6 @@ Observer = Callable[[Event], None]
 
 class ServingEngine(Protocol):
     """What the server needs of the engine (`outrider.engine.serving.engine`)."""
-
-    generator: Generator
 
     def start(self) -> None:
         """Start the thread."""

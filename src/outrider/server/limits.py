@@ -20,10 +20,10 @@ def check_queue(
     arrive between two steps.
     """
     state, count = client.state, sum(one.n for one in submissions)
-    places = settings.max_num_seqs + settings.max_queue
-    waiting = max(state.waiting, client.open - settings.max_num_seqs, 0)
+    most = state.max_num_seqs + settings.max_queue
+    waiting = max(state.waiting, client.open - state.max_num_seqs, 0)
     seconds = (waiting + 1) / (state.drain_rate or _UNKNOWN_RATE)
-    full = client.open + count > places or state.waiting + count > max(settings.max_queue, count)
+    full = client.open + count > most or state.waiting + count > max(settings.max_queue, count)
     if full and client.open:
         raise retry_later(
             429, "queue_full", f"{waiting} requests are waiting; try again later", seconds

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import faulthandler
 import logging
 import os
@@ -28,6 +29,9 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _LOOK = 0.5
 """Seconds between looks at the engine."""
+
+_BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 
 _CLOSE = 5
 """Seconds in which connections may end after the last answer."""
@@ -64,10 +68,10 @@ class Address:
             )
 
     def bind(self) -> socket.socket:
-        """Take the port, before models are loaded; nobody is let in yet.
+        """Take the port, before models are loaded; no connection is accepted yet.
 
         Raises:
-            OptionError: the port is taken, or the host does not exist.
+            OptionError: the port is in use, or the host does not exist.
         """
         try:
             family, kind, number, _, place = socket.getaddrinfo(
@@ -77,18 +81,52 @@ class Address:
             raise self._refused(error) from None
         found = socket.socket(family, kind, number)
         try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(place)
+            _bind(found, place)
         except OSError as error:
             found.close()
             raise self._refused(error) from None
         return found
 
     def _refused(self, error: OSError) -> OptionError:
+        if error.errno == errno.EADDRINUSE:
+            return _in_use(self.port)
         return OptionError(
             f"the server cannot listen at {self.host}:{self.port}: {error.strerror or error}",
             hint="Give another --host or --port",
         )
+
+
+def _bind(found: socket.socket, place: tuple[object, ...]) -> None:
+    """Bind a socket. Without the option to reuse an address, no second server can bind it too."""
+    try:
+        found.bind(place)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        # Ended connections of an earlier server may hold the port. Another server may do so too:
+        # then `bind` fails again, or `listen` of one of them.
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(place)
+
+
+def _in_use(port: int) -> OptionError:
+    return OptionError(f"port {port} is already in use", hint="Choose another with --port")
+
+
+def listen(bound: socket.socket) -> None:
+    """Accept connections, which wait until the server reads them.
+
+    Raises:
+        OptionError: another server listens at the port.
+    """
+    # Connections inherit the option. Once they have ended, they must not keep the next server away.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise _in_use(bound.getsockname()[1]) from None
 
 
 def serve(app: "FastAPI", listening: socket.socket) -> None:
@@ -101,8 +139,10 @@ def serve(app: "FastAPI", listening: socket.socket) -> None:
         listening: a bound socket.
 
     Raises:
+        OptionError: another server listens at the port.
         EngineEndedError: the engine ended.
     """
+    listen(listening)
     context: Context = app.state.context
     config = uvicorn.Config(
         app,
@@ -113,6 +153,7 @@ def serve(app: "FastAPI", listening: socket.socket) -> None:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=_CLOSE,
     )
     server = _Server(config)

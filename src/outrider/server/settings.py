@@ -15,7 +15,6 @@ class ServerSettings:
 
     Attributes:
         model_names: names under which the model is served; the first is reported.
-        max_num_seqs: samples that the engine runs at once.
         max_queue: samples that may wait; further requests get 429.
         max_queued_tokens: tokens of prompts that may wait; one prompt alone is always accepted.
         queue_timeout: seconds that a request may wait; then 429.
@@ -41,7 +40,6 @@ class ServerSettings:
     """
 
     model_names: tuple[str, ...] = ("outrider",)
-    max_num_seqs: int = 16
     max_queue: int = 256
     max_queued_tokens: int = 1 << 18
     queue_timeout: float = 60.0
@@ -81,7 +79,6 @@ _SECONDS = Range(0.0, 1e9, above=True)
 _COUNT = Range(0, whole=True)
 
 _RANGES: Mapping[str, Range] = {
-    "max_num_seqs": AT_LEAST_ONE,
     "max_queue": _COUNT,
     "max_queued_tokens": _COUNT,
     "queue_timeout": _SECONDS,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from outrider.bench.serve.figures import Objective, figures
 from outrider.bench.serve.http import Address
-from outrider.bench.serve.load import Answer, Job, closed_loop, open_loop
+from outrider.bench.serve.load import Answer, Job, closed_loop, open_loop, poisson
 from outrider.core.errors import OptionError
 
 EVENTS = [
@@ -29,14 +29,18 @@ def wire(events: Sequence[Any]) -> bytes:
     return ("".join([*lines, ": ping\n\n", "data: [DONE]\n\n"])).encode()
 
 
+async def body_of(reader: asyncio.StreamReader) -> dict[str, Any]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+    return json.loads(await reader.readexactly(length))
+
+
 def answer_to(job_of: Any, content: bytes, cuts: Sequence[int], status: str = "200 OK") -> Any:
     """Serve one fixed answer, cut into chunks at any bytes, and send requests to it."""
     seen: list[dict[str, Any]] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        seen.append(json.loads(await reader.readexactly(length)))
+        seen.append(await body_of(reader))
         writer.write(f"HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
         places = sorted({0, *(cut % len(content) for cut in cuts), len(content)})
         for start, end in pairwise(places):
@@ -75,6 +79,70 @@ def test_a_refusal_and_an_error_in_the_stream_are_failures() -> None:
     assert "429" in refused.error
     assert "stalled" in broken.error
     assert figures([refused, broken])["failed"] == 2
+
+
+PLAIN = b"HTTP/1.1 200 OK\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        (b"", "closed"),
+        (b"HTTP/1.1\r\n\r\n", "status line"),
+        (b"SSH-2.0-OpenSSH\r\n", "status line"),
+        (CHUNKED + b"x\r\n", "ValueError"),
+        (CHUNKED + b"40\r\ndata", "IncompleteRead"),
+        (PLAIN + wire(EVENTS).partition(b"data: [DONE]")[0], "without [DONE]"),
+        (PLAIN + b"data: 7\n\n", "not an object"),
+        (PLAIN + b'data: {"choices": 7}\n\n', "an event is"),
+        (PLAIN + b'data: {"choices": [{"delta": [7]}]}\n\n', "an event is"),
+        (PLAIN + b'data: {"usage": 7}\n\n', "an event is"),
+    ],
+)
+def test_what_is_no_complete_answer_fails_alone(sent: bytes, error: str) -> None:
+    """The other requests of the run count."""
+    replies = iter([sent, PLAIN + wire(EVENTS)])
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await body_of(reader)
+        writer.write(next(replies))
+        writer.close()
+
+    async def run() -> list[Answer]:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        address = Address.of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with server:
+            return await closed_loop(Job(address=address, bodies=[{}]), 1, 2, lambda _: None)
+
+    broken, good = asyncio.run(run())
+    assert error in broken.error
+    assert (good.error, good.text) == ("", "Grüße 🦊")
+
+
+def test_an_answer_that_does_not_end_in_time_is_a_failure() -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(PLAIN)
+        await reader.read()
+        writer.close()
+
+    async def run() -> list[Answer]:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        address = Address.of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with server:
+            job = Job(address=address, bodies=[{}], timeout=0.05)
+            return await closed_loop(job, 1, 1, lambda _: None)
+
+    [late] = asyncio.run(run())
+    assert late.error == "the answer is not complete after 0.05 s"
+
+
+def test_the_seed_decides_when_requests_of_an_open_loop_are_sent() -> None:
+    times = poisson(2.0, 400, seed=1)
+    assert times == poisson(2.0, 400, seed=1) != poisson(2.0, 400, seed=2)
+    assert len(times) == 400
+    assert times[0] == 0.0
+    assert times[-1] == pytest.approx(200.0, rel=0.2)
 
 
 def answer(number: int, sent: float, arrivals: Sequence[float], tokens: int) -> Answer:

@@ -6,6 +6,7 @@ import hashlib
 import re
 
 from outrider.server.endpoints.page import PAGE, content_security_policy, page
+from tests.server.setups import Running
 
 TEXT = PAGE.read_text(encoding="utf-8")
 
@@ -33,6 +34,19 @@ def test_the_policy_allows_its_own_script_and_style_only() -> None:
     assert policy["connect-src"] == "'self'"
     assert not any("unsafe" in value for value in policy.values())
     assert directives(content_security_policy("<p>"))["script-src"] == "'none'"
+
+
+def test_no_other_page_loads_scripts_from_elsewhere(served: Running) -> None:
+    """FastAPI would add two."""
+    assert served.get("/docs").status == served.get("/redoc").status == 404
+    assert served.get("/openapi.json").status == 200
+
+
+def test_its_head_is_that_of_the_page(served: Running) -> None:
+    head, page = served.send("HEAD", "/", None, {}), served.get("/")
+    assert (head.status, head.body, page.body.decode()) == (200, b"", TEXT)
+    for name in ("content-type", "content-length", "content-security-policy"):
+        assert head.headers[name] == page.headers[name]
 
 
 def test_it_is_answered_with_its_policy() -> None:

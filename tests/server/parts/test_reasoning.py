@@ -78,9 +78,11 @@ def test_reasoning_has_fields_of_its_own(served: Running, client: openai.OpenAI)
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert "".join(d.get("content") or "" for d in deltas) == "Yes."
     assert "".join(d.get("reasoning_content") or "" for d in deltas) == "Hm."
-    response = client.responses.create(model="tiny", input="Hello")
+    response = client.responses.create(model="tiny", input="Hello", max_output_tokens=8)
     assert [item.type for item in response.output] == ["reasoning", "message"]
     assert response.output_text == "Yes."
-    events = list(client.responses.create(model="tiny", input="Hello", stream=True))
+    events = list(
+        client.responses.create(model="tiny", input="Hello", max_output_tokens=8, stream=True)
+    )
     names = [event.type for event in events]
     assert names.index("response.reasoning_text.done") < names.index("response.output_text.delta")

@@ -32,7 +32,7 @@ def main(prompt: str, tokens: int, options: dict[str, Any]) -> None:
 
     generator = load()
     with running(plan) as replicas:
-        engine = RemoteEngine(generator, replicas, ReplicaSettings(answer=4.0), publish=publish)
+        engine = RemoteEngine(replicas, ReplicaSettings(answer=4.0), publish=publish)
         engine.start()
         assert until(lambda: engine.state.cache_size > 0, 30)
         given = generator.prompt(prompt)

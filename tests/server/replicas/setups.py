@@ -87,7 +87,7 @@ class Front:
         self._lock = threading.Lock()
         self._count = 0
         self.generator = next(iter(replicas)).engine.generator
-        self.engine = RemoteEngine(self.generator, replicas, settings, publish=self._publish)
+        self.engine = RemoteEngine(replicas, settings, publish=self._publish)
 
     def _publish(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -116,7 +116,7 @@ class Front:
         assert place is not None
         return self.replicas[place.name]
 
-    def ended(self, id: str, index: int = 0, seconds: float = 30.0) -> Ended:
+    def ended(self, id: str, index: int = 0, seconds: float = 120.0) -> Ended:
         """Wait for the end of a sample; there is one."""
         assert until(lambda: bool(self._ends(id, index)), seconds), "the request does not end"
         [found] = self._ends(id, index)

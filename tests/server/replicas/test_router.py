@@ -18,7 +18,7 @@ from outrider.engine.serving.settings import ServingSettings
 from outrider.sampling import SamplingParams
 from outrider.server.replicas.router import BLOCK, Router, RouterSettings, hashes
 from outrider.server.replicas.shares import share, threads_of
-from outrider.server.replicas.states import Report, heard, merged, moved, retired
+from outrider.server.replicas.states import Report, merged, moved, retired, state_of
 from outrider.server.replicas.transcript import DivergedError, Transcript
 
 NAMES = ("a", "b", "c")
@@ -47,12 +47,13 @@ def test_the_choice_follows_the_rules(
     router = Router()
     read = [*read, ("a", ids[: len(ids) // 2], salt)]
     for name, text, own in read:
-        router.remember(name, text, own)
-    found = router.choose(work, ids, salt)
+        router.remember(name, hashes(text, own))
+    blocks = hashes(ids, salt)
+    found = router.choose(work, blocks, len(ids))
     if not work:
         assert found is None
         return
-    assert found is not None and found == router.choose(work, ids, salt)
+    assert found is not None and found == router.choose(work, blocks, len(ids))
     least = min(work.values())
     known = {
         name: max([common(ids, text) for n, text, own in read if (n, own) == (name, salt)] or [0])
@@ -71,22 +72,35 @@ def test_the_choice_follows_the_rules(
 def test_texts_of_another_salt_are_unknown() -> None:
     router = Router()
     ids = list(range(64))
-    router.remember("b", ids, "secret")
-    assert router.choose({"a": 0, "b": 1}, ids, "secret") == "b"
-    assert router.choose({"a": 0, "b": 1}, ids, "") == "a"
-    assert not {*hashes(ids, "secret")} & {*hashes(ids, "")}
+    own, other = hashes(ids, "secret"), hashes(ids, "")
+    router.remember("b", own)
+    assert router.choose({"a": 0, "b": 1}, own, 64) == "b"
+    assert router.choose({"a": 0, "b": 1}, other, 64) == "a"
+    assert not {*own} & {*other}
     router.forget("b")
-    assert router.choose({"a": 0, "b": 1}, ids, "secret") == "a"
+    assert router.choose({"a": 0, "b": 1}, own, 64) == "a"
+
+
+@given(ids=IDS, more=IDS, salt=st.sampled_from(("", "x")))
+def test_hashes_of_a_longer_text_begin_with_those_of_its_beginning(
+    ids: list[int], more: list[int], salt: str
+) -> None:
+    known, whole = hashes(ids, salt), hashes([*ids, *more], salt)
+    assert len(known) == len(ids) // BLOCK
+    assert len(whole) == (len(ids) + len(more)) // BLOCK
+    assert whole[: len(known)] == known
+    assert hashes([*ids, *more], salt, known) == whole
 
 
 @given(texts=st.lists(IDS, max_size=8), most=st.integers(1, 20))
 def test_memory_is_bounded_and_keeps_what_is_new(texts: list[list[int]], most: int) -> None:
     router = Router(RouterSettings(blocks=most))
     for text in texts:
-        router.remember("a", text, "")
-        assert router.known("a") <= most
-        if text and len(text) // BLOCK <= most:
-            assert router._common("a", list(hashes(text, ""))) == len(text) // BLOCK * BLOCK
+        blocks = hashes(text, "")
+        router.remember("a", blocks)
+        assert len(router._known["a"]) <= most
+        if len(blocks) <= most:
+            assert router._common("a", blocks) == len(text) // BLOCK * BLOCK
 
 
 @pytest.mark.parametrize("wrong", [{"imbalance": -1}, {"least_share": 2}, {"blocks": 0}])
@@ -203,7 +217,7 @@ def test_times_cross_clocks() -> None:
     assert (there.received, there.begin_by, there.finish_by) == (1010.0, 1015.0, 1020.0)
     assert there.first_token_by is None
     report = Report(instance="i", state=EngineState(heartbeat=1005.0), now=1006.0)
-    assert heard(report, 50.0).heartbeat == 49.0
+    assert state_of(report, 50.0).heartbeat == 49.0
 
 
 def test_replicas_share_the_machine() -> None:

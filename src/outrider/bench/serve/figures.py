@@ -40,10 +40,11 @@ def figures(answers: Sequence[Answer], objective: Objective | None = None) -> di
     """Return the figures of one load.
 
     Returns:
-        `requests`, `failed`, `seconds`, `tokens`, `tokens_per_second`, `requests_per_second`, and
-        percentiles (`p50`, `p95`, `p99`) of `ttft` (until the first text), `tpot` (for each token
-        after it), `itl` (between two events with text) and `e2e`, in milliseconds; with an
-        objective `goodput`, the requests per second that meet it, and `met`, their share.
+        `requests`, `failed`, `seconds`, `tokens`, `prompt_tokens`, `tokens_per_second`,
+        `requests_per_second`, and percentiles (`p50`, `p95`, `p99`) of `ttft` (until the first
+        text), `tpot` (for each token after it), `itl` (between two events with text) and `e2e`, in
+        milliseconds; with an objective `goodput`, the requests per second that meet it, and `met`,
+        their share.
     """
     good = [answer for answer in answers if not answer.error]
     seconds = max((a.ended for a in answers), default=0.0) - min(

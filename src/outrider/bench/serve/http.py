@@ -69,7 +69,8 @@ async def events(
 
     Raises:
         Refused: the server answers with another code than 200.
-        OSError: there is no connection, or it breaks.
+        OSError: there is no connection, it breaks, what arrives is no answer, or the answer ends
+            without `[DONE]`.
     """
     secure = ssl.create_default_context() if address.secure else None
     reader, writer = await asyncio.open_connection(
@@ -82,9 +83,13 @@ async def events(
         status, chunked = await _answer_head(reader)
         if status != 200:
             raise Refused(status, (await _rest(reader, chunked))[:300].decode(errors="replace"))
+        done = False
         async for line in _lines(reader, chunked):
-            if line.startswith(b"data: ") and line != b"data: [DONE]":
-                yield json.loads(line[6:])
+            done = done or line == b"data: [DONE]"
+            if line.startswith(b"data: ") and not done:
+                yield _event(line[6:])
+        if not done:
+            raise ConnectionError("the answer ended without [DONE]")
     finally:
         writer.close()
         with suppress(OSError):
@@ -103,12 +108,22 @@ def _head(address: Address, endpoint: str, length: int, key: str | None) -> byte
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
+def _event(line: bytes) -> dict[str, JsonValue]:
+    event = json.loads(line)
+    if not isinstance(event, dict):
+        raise ConnectionError(f"an event is {line[:80]!r} and not an object")
+    return event
+
+
 async def _answer_head(reader: asyncio.StreamReader) -> tuple[int, bool]:
     """Return the status, and whether the body comes in chunks."""
     first = await reader.readline()
     if not first:
         raise ConnectionError("the server closed the connection")
-    status, chunked = int(first.split()[1]), False
+    version, _, rest = first.partition(b" ")
+    if not version.startswith(b"HTTP/") or not rest[:3].isdigit():
+        raise ConnectionError(f"the status line is {first[:80]!r}")
+    status, chunked = int(rest[:3]), False
     while (line := (await reader.readline()).strip().lower()) != b"":
         chunked = chunked or line.replace(b" ", b"") == b"transfer-encoding:chunked"
     return status, chunked
@@ -132,6 +147,8 @@ async def _lines(reader: asyncio.StreamReader, chunked: bool) -> AsyncIterator[b
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             yield line.rstrip(b"\r")
+    if rest:
+        yield rest
 
 
 async def _rest(reader: asyncio.StreamReader, chunked: bool) -> bytes:

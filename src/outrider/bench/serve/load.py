@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from time import perf_counter
 from typing import Any
 
@@ -25,12 +26,14 @@ class Job:
         bodies: the requests; they are sent in order, and again from the first.
         endpoint: the endpoint below the address.
         key: the API key.
+        timeout: seconds after which an answer that is not complete counts as failed.
     """
 
     address: Address
     bodies: Sequence[Mapping[str, JsonValue]]
     endpoint: str = "/chat/completions"
     key: str | None = None
+    timeout: float = 600.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,11 +78,12 @@ class Answer:
         return (self.arrivals[-1] - self.arrivals[0]) / (self.tokens - 1)
 
 
-Told = Callable[[Answer], None]
+OnAnswer = Callable[[Answer], None]
+"""Called with each answer when it is complete."""
 
 
-async def closed_loop(job: Job, clients: int, requests: int, told: Told) -> list[Answer]:
-    """Send `requests` requests from `clients` clients; `told` hears of each answer."""
+async def closed_loop(job: Job, clients: int, requests: int, on_answer: OnAnswer) -> list[Answer]:
+    """Send `requests` requests from `clients` clients; call `on_answer` with each answer."""
     numbers = iter(range(requests))
     answers: list[Answer] = []
 
@@ -87,30 +91,34 @@ async def closed_loop(job: Job, clients: int, requests: int, told: Told) -> list
         for number in numbers:
             answer = await _ask(job, number)
             answers.append(answer)
-            told(answer)
+            on_answer(answer)
 
     await asyncio.gather(*(client() for _ in range(min(clients, requests))))
     return sorted(answers, key=lambda answer: answer.number)
 
 
 async def open_loop(
-    job: Job, rate: float, requests: int, told: Told, seed: int = 0
+    job: Job, rate: float, requests: int, on_answer: OnAnswer, seed: int = 0
 ) -> list[Answer]:
-    """Send `requests` requests at `rate` per second on average."""
-    chance = random.Random(seed)
+    """Send `requests` requests at `rate` per second on average, at times that `seed` decides."""
     tasks: list[asyncio.Task[Answer]] = []
 
     async def one(number: int) -> Answer:
         answer = await _ask(job, number)
-        told(answer)
+        on_answer(answer)
         return answer
 
-    begun, due = perf_counter(), 0.0
-    for number in range(requests):
+    begun = perf_counter()
+    for number, due in enumerate(poisson(rate, requests, seed)):
         await asyncio.sleep(max(begun + due - perf_counter(), 0.0))
         tasks.append(asyncio.create_task(one(number)))
-        due += chance.expovariate(rate)
     return list(await asyncio.gather(*tasks))
+
+
+def poisson(rate: float, requests: int, seed: int) -> list[float]:
+    """Return the seconds at which the requests of an open loop are sent, from 0."""
+    chance = random.Random(seed)
+    return list(accumulate((chance.expovariate(rate) for _ in range(requests - 1)), initial=0.0))
 
 
 async def _ask(job: Job, number: int) -> Answer:
@@ -118,11 +126,14 @@ async def _ask(job: Job, number: int) -> Answer:
     body = {**job.bodies[number % len(job.bodies)], "stream": True}
     body["stream_options"] = {"include_usage": True}
     answer = Answer(number=number, sent=perf_counter())
+    limit = asyncio.timeout(job.timeout)
     try:
-        async for event in _read(job, body):
-            _note(answer, event)
+        async with limit:
+            async for event in _read(job, body):
+                _note(answer, event)
     except (Refused, OSError, ValueError, asyncio.IncompleteReadError) as error:
-        answer.error = f"{type(error).__name__}: {error}"[:200]
+        late = f"the answer is not complete after {job.timeout:g} s" if limit.expired() else ""
+        answer.error = answer.error or late or f"{type(error).__name__}: {error}"[:200]
     answer.ended = perf_counter()
     answer.tokens = answer.tokens or len(answer.arrivals)
     return answer
@@ -133,7 +144,15 @@ def _read(job: Job, body: Mapping[str, JsonValue]) -> AsyncIterator[dict[str, An
 
 
 def _note(answer: Answer, event: Mapping[str, Any]) -> None:
-    if "error" in event:
+    """Add an event to its answer. Raises `ConnectionError` if it has another form."""
+    try:
+        _add(answer, event)
+    except (AttributeError, TypeError):
+        raise ConnectionError(f"an event is {event!r:.80}") from None
+
+
+def _add(answer: Answer, event: Mapping[str, Any]) -> None:
+    if event.get("error") is not None:
         answer.error = str(event["error"])[:200]
     for choice in event.get("choices") or ():
         text = (choice.get("delta") or {}).get("content") or choice.get("text") or ""
@@ -141,5 +160,5 @@ def _note(answer: Answer, event: Mapping[str, Any]) -> None:
             answer.arrivals.append(perf_counter())
             answer.text += text
     usage = event.get("usage") or {}
-    answer.tokens = usage.get("completion_tokens") or answer.tokens
-    answer.prompt_tokens = usage.get("prompt_tokens") or answer.prompt_tokens
+    answer.tokens = int(usage.get("completion_tokens") or answer.tokens)
+    answer.prompt_tokens = int(usage.get("prompt_tokens") or answer.prompt_tokens)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from time import process_time
 from urllib.error import HTTPError, URLError
@@ -83,13 +84,17 @@ def measure(
     bodies: Sequence[dict[str, JsonValue]],
     *,
     repeats: int = 1,
+    timeout: float = 600.0,
     objective: Objective | None = None,
     told: Told = lambda what, done: None,
 ) -> list[dict[str, JsonValue]]:
     """Measure each server at each load, in turn; return one record for each run.
 
     All servers receive the same requests, and each run has others than the runs before, as far as
-    there are enough: a server may remember answers.
+    there are enough: a server may remember answers. The times of an open loop are the same for all
+    servers, and others in each repeat.
+
+    An answer that is not complete after `timeout` seconds counts as failed.
 
     A record holds `server`, `model`, `load`, `repeat`, the figures, the share of one processor that
     the generator of the load used (`client_cpu`), how many requests were `repeated`, and the texts.
@@ -103,7 +108,11 @@ def measure(
             sent += load.requests
             for server in servers:
                 what = f"{load.name} at {server.url}"
-                answers, share = _run(server, load, own, lambda n, w=what: told(w, n))
+                progress = partial(told, what)
+                named = [{"model": server.model, **body} for body in own]
+                address = Address.of(server.url)
+                job = Job(address=address, bodies=named, key=server.key, timeout=timeout)
+                answers, share = _run(job, load, progress, repeat)
                 found.append(
                     {
                         "server": server.url,
@@ -121,25 +130,21 @@ def measure(
 
 
 def _run(
-    server: Server,
-    load: Load,
-    bodies: Sequence[dict[str, JsonValue]],
-    told: Callable[[int], None],
+    job: Job, load: Load, told: Callable[[int], None], seed: int
 ) -> tuple[list[Answer], float]:
-    named = [{"model": server.model, **body} for body in bodies]
-    job = Job(address=Address.of(server.url), bodies=named, key=server.key)
+    """Return the answers, and the share of one processor that the generator of the load used."""
     done = 0
 
-    def heard(_: Answer) -> None:
+    def count(_: Answer) -> None:
         nonlocal done
         done += 1
         told(done)
 
     before = process_time()
     if load.clients is not None:
-        answers = asyncio.run(closed_loop(job, load.clients, load.requests, heard))
+        answers = asyncio.run(closed_loop(job, load.clients, load.requests, count))
     else:
-        answers = asyncio.run(open_loop(job, load.rate or 1.0, load.requests, heard))
+        answers = asyncio.run(open_loop(job, load.rate or 1.0, load.requests, count, seed))
     spent = process_time() - before
     seconds = max(a.ended for a in answers) - min(a.sent for a in answers)
     return answers, spent / seconds if seconds else 0.0

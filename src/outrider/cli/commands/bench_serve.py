@@ -67,6 +67,10 @@ class Loads:
     warm_up: Annotated[
         int, option(panel=_LOAD, help="Requests to each server that are not measured.", min=0)
     ] = 1
+    timeout: Annotated[
+        float,
+        option(panel=_LOAD, help="Seconds after which an answer counts as failed.", min=0.001),
+    ] = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +104,7 @@ class Requests:
         """Return the requests, without the model."""
         import json
 
-        from outrider.bench.workloads import read_workloads
+        from outrider.bench.workloads import as_chat, read_workloads
 
         more: dict[str, Any] = {}
         for given in self.field or ():
@@ -115,7 +119,7 @@ class Requests:
                 )
         settings = {"max_tokens": self.max_tokens, "temperature": self.temperature, **more}
         return [
-            {"messages": _messages(task.prompt), **settings}
+            {"messages": as_chat(task.prompt), **settings}
             for task in read_workloads(self.prompts.split(","))
         ]
 
@@ -185,7 +189,13 @@ def serve(
         if loads.warm_up:
             measure(found, [_closed(1, loads.warm_up)], bodies[-loads.warm_up :])
         records = measure(
-            found, wanted, bodies, repeats=loads.repeats, objective=objective, told=told
+            found,
+            wanted,
+            bodies,
+            repeats=loads.repeats,
+            timeout=loads.timeout,
+            objective=objective,
+            told=told,
         )
     if out is not None:
         _write(out, records)
@@ -224,10 +234,6 @@ def _closed(clients: int, requests: int) -> "Load":
     from outrider.bench.serve.run import Load
 
     return Load(clients=clients, rate=None, requests=requests)
-
-
-def _messages(prompt: Any) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def _progress(screen: Screen) -> Any:

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -56,6 +56,7 @@ def serve(
     from outrider.server import serve as serving
     from outrider.server.app import create_app
     from outrider.server.keys import load_keys
+    from outrider.server.replicas.shares import threads_of
     from outrider.server.settings import ServerSettings
     from outrider.server.tools.choice import check_parser
 
@@ -72,8 +73,10 @@ def serve(
     address.check(bool(keys))
     with address.bind() as bound:  # a taken port is reported before the models are loaded
         warnings.filterwarnings("once", category=OutriderWarning)  # not for each request
-        load = partial(load_generator, tiers, runtime, speculation)
-        with _engine(load, engine_settings, settings, replication.replicas) as (
+        replicas = replication.replicas
+        threads = runtime.threads if replicas is None else threads_of(replicas, runtime.threads)
+        load = partial(load_generator, tiers, replace(runtime, threads=threads), speculation)
+        with _engine(load, threads, engine_settings, settings, replicas) as (
             generator,
             make_engine,
         ):
@@ -84,12 +87,21 @@ def serve(
 
 @contextmanager
 def _engine(
-    load: "partial[Generator]",
+    load: "Callable[[], Generator]",
+    threads: int | None,
     engine: "ServingSettings",
     server: "ServerSettings",
     replicas: int | None,
 ) -> Iterator[tuple["Generator", "MakeEngine"]]:
-    """Context manager: the models, and how the engine is made: here, or as replicas."""
+    """Context manager: the models, and how the engine is made: here, or as replicas.
+
+    Args:
+        load: loads the models.
+        threads: CPU threads of each engine, as `load` sets them; None only without replicas.
+        engine: settings of the engine, or of all replicas together.
+        server: settings of the server.
+        replicas: number of engines in processes of their own; None: one engine in this process.
+    """
     if replicas is None:
         from outrider.engine.serving.engine import Engine
 
@@ -98,11 +110,9 @@ def _engine(
         return
     from outrider.server.replicas.ray_serve import Plan, running
     from outrider.server.replicas.remote import RemoteEngine
-    from outrider.server.replicas.shares import gpus_of, share, threads_of
+    from outrider.server.replicas.shares import gpus_of, share
 
-    tiers, runtime, speculation = load.args
-    threads = threads_of(replicas, runtime.threads)
-    load = partial(load_generator, tiers, replace(runtime, threads=threads), speculation)
+    assert threads is not None
     print(f"{replicas} replicas, threads of each: {threads}", file=sys.stderr, flush=True)
     generator = load()
     plan = Plan(
@@ -114,7 +124,7 @@ def _engine(
         shutdown_timeout=server.shutdown_timeout,
     )
     with running(plan) as found:
-        yield generator, lambda client: RemoteEngine(generator, found, publish=client.publish)
+        yield generator, lambda client: RemoteEngine(found, publish=client.publish)
 
 
 def _need_server(replicas: int | None) -> None:

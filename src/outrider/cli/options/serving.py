@@ -1,4 +1,4 @@
-"""Options of `outrider serve`: where it listens, whom it lets in, and its limits."""
+"""Options of `outrider serve`: where it listens, who may use it, and its limits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Listening:
     ] = None
     insecure: Annotated[
         bool,
-        option(panel="Network", help="Let other machines in although there are no keys."),
+        option(panel="Network", help="Allow other machines although there are no keys."),
     ] = False
     cors_origin: Annotated[
         list[str] | None,
@@ -40,6 +40,10 @@ class Listening:
             "repeatable.",
         ),
     ] = None
+
+
+_ENGINE = ("max_num_seqs", "cache_tokens")
+"""Limits that are settings of the engine; the others are those of the server."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,12 +92,11 @@ class ServerLimits:
 
     def server(self) -> dict[str, Any]:
         """Return keywords of `ServerSettings`."""
-        return {name: v for name, v in given_fields(self).items() if name != "cache_tokens"}
+        return {name: v for name, v in given_fields(self).items() if name not in _ENGINE}
 
     def engine(self) -> dict[str, Any]:
         """Return keywords of `ServingSettings`."""
-        names = ("max_num_seqs", "cache_tokens")
-        return {name: v for name, v in given_fields(self).items() if name in names}
+        return {name: v for name, v in given_fields(self).items() if name in _ENGINE}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

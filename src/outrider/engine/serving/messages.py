@@ -150,6 +150,7 @@ class EngineState:
         queued_tokens: tokens of the prompts of these.
         cache_used: tokens in the caches of samples and of reusable prefixes.
         cache_size: largest number of tokens in caches.
+        max_num_seqs: largest number of samples that run at once.
         heartbeat: `perf_counter` of the last step.
         slowest_step: seconds of the slowest step so far.
         draft_budget: drafted tokens of the last step, of all samples together.
@@ -169,6 +170,7 @@ class EngineState:
     queued_tokens: int = 0
     cache_used: int = 0
     cache_size: int = 0
+    max_num_seqs: int = 0
     heartbeat: float = 0.0
     slowest_step: float = 0.0
     draft_budget: int = 0

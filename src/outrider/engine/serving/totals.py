@@ -20,11 +20,9 @@ class Totals:
     """Counters of an engine. They only grow.
 
     Attributes:
-        cache_size: slots of all caches.
         off: why drafting is off; empty while it is not.
     """
 
-    cache_size: int
     off: str = ""
     _counts: dict[str, int] = field(default_factory=dict[str, int])
     _accepted_at: list[int] = field(default_factory=list)
@@ -82,7 +80,8 @@ class Totals:
             waiting=len(waiting),
             queued_tokens=sum(entry.tokens for entry in waiting),
             cache_used=scheduler.slots + prefixes.slots,
-            cache_size=self.cache_size,
+            cache_size=scheduler.limits.slots,
+            max_num_seqs=scheduler.limits.max_num_seqs,
             heartbeat=self._heartbeat,
             slowest_step=self._slowest,
             draft_budget=self._draft_budget,

@@ -14,7 +14,7 @@ router = APIRouter()
 PAGE = Path(__file__).parents[1] / "page.html"
 
 
-@router.get("/", include_in_schema=False)
+@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def page() -> Response:
     """Return the page. It needs no key: what it asks the server for needs one."""
     text, policy = _page()

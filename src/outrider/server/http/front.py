@@ -39,11 +39,10 @@ class Front:
         asker = Asker(request_id=_identifier(headers), address=(scope.get("client") or ("",))[0])
         scope.setdefault("state", {})["asker"] = asker
         answer = _Answer(send, asker.request_id)
-        begun = time.perf_counter()
         try:
             await self._run(scope, receive, answer, headers, asker)
         finally:
-            seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - asker.received
             route = getattr(scope.get("route"), "path", "other")
             self._context.metrics.count_http(scope["method"], route, answer.status, seconds)
 

@@ -9,8 +9,8 @@ from time import perf_counter
 
 from outrider.engine.serving.messages import EngineState, Submission
 from outrider.server.replicas.replica import Replica
-from outrider.server.replicas.router import Router
-from outrider.server.replicas.states import Report, heard, merged, retired
+from outrider.server.replicas.router import Router, hashes
+from outrider.server.replicas.states import Report, merged, retired, state_of
 
 log = logging.getLogger("outrider.server")
 
@@ -28,7 +28,7 @@ class Place:
         draining: it takes no further requests.
         instance: of its newest report.
         state: of its newest report.
-        heard: `perf_counter` of its newest report or event.
+        last_sign: `perf_counter` of its newest report or event.
         lost: is done, with the reason, when the replica is lost; then there is a new one.
         work: for each request, the samples that are open, or their equivalent.
     """
@@ -39,7 +39,7 @@ class Place:
     draining: bool = False
     instance: str = ""
     state: EngineState = field(default_factory=EngineState)
-    heard: float = 0.0
+    last_sign: float = 0.0
     work: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
@@ -56,6 +56,7 @@ class Places:
         self._loop = asyncio.get_running_loop()
         self._places = [Place(one, self._loop.create_future()) for one in replicas]
         self._past = EngineState()
+        self._blocks: dict[str, list[bytes]] = {}
         self._news = asyncio.Event()
         self._down_since: float | None = perf_counter()
 
@@ -70,15 +71,17 @@ class Places:
             avoid: names of replicas that are chosen only if there is no other.
         """
         ready = [place for place in self._places if place.up and not place.draining]
+        if not ready:
+            return None
         ready = [place for place in ready if place.name not in avoid] or ready
         work = {place.name: sum(place.work.values()) for place in ready}
-        name = self._router.choose(work, reusable(submission), submission.salt)
+        name = self._router.choose(work, self._blocks_of(submission), len(submission.prompt))
         return next((place for place in ready if place.name == name), None)
 
     def enter(self, place: Place, submission: Submission) -> None:
         """Note that a request is sent to a replica."""
         place.work[submission.id] = submission.n + len(submission.prompt) / _PROMPT
-        self._router.remember(place.name, reusable(submission), submission.salt)
+        self._router.remember(place.name, self._blocks_of(submission))
 
     def wrote(self, place: Place, submission: Submission, open: int) -> None:
         """Note that the prompt of a request is read, and that some samples are open."""
@@ -87,20 +90,22 @@ class Places:
     def finished(self, place: Place, submission: Submission, answer: tuple[int, ...]) -> None:
         """Note that a replica has read an answer too."""
         if ids := reusable(submission):
-            self._router.remember(place.name, (*ids, *answer), submission.salt)
+            known = self._blocks.get(submission.id, ())
+            self._router.remember(place.name, hashes((*ids, *answer), submission.salt, known))
 
     def leave(self, place: Place, submission: Submission) -> None:
         """Note that a request is no longer at a replica."""
         place.work.pop(submission.id, None)
+        self._blocks.pop(submission.id, None)
 
-    def heard(self, place: Place, report: Report) -> None:
+    def reported(self, place: Place, report: Report) -> None:
         """Take the report of a replica."""
         if place.instance not in ("", report.instance):
             self._lose(place, "the replica was restarted")
             self._past = retired(self._past, place.state)
             self._router.forget(place.name)
-        place.instance, place.heard = report.instance, perf_counter()
-        place.state = heard(report, perf_counter())
+        place.instance, place.last_sign = report.instance, perf_counter()
+        place.state = state_of(report, perf_counter())
         place.draining = report.draining
         if report.sick:
             self._lose(place, report.sick)
@@ -112,10 +117,10 @@ class Places:
     def silent(self, place: Place, reason: str, patience: float) -> None:
         """Note that a replica has not reported.
 
-        One that still writes, and was heard in the last `patience` seconds, gets no further
+        One that still writes, and gave a sign in the last `patience` seconds, gets no further
         requests: Ray Serve lets a replica that is being removed end its streams, but not report.
         """
-        if place.work and perf_counter() - place.heard < patience:
+        if place.work and perf_counter() - place.last_sign < patience:
             place.draining = True
         else:
             self._lose(place, reason)
@@ -149,6 +154,13 @@ class Places:
     def down(self) -> float:
         """Seconds for which no replica has been up."""
         return 0.0 if self._down_since is None else perf_counter() - self._down_since
+
+    def _blocks_of(self, submission: Submission) -> list[bytes]:
+        """Return the hashes of a prompt, which are kept until the request leaves."""
+        if (found := self._blocks.get(submission.id)) is None:
+            found = hashes(reusable(submission), submission.salt)
+            self._blocks[submission.id] = found
+        return found
 
     def _lose(self, place: Place, reason: str) -> None:
         if not place.up:

@@ -153,7 +153,9 @@ def running(plan: Plan) -> Iterator[list[Replica]]:
     Raises:
         ReplicasError: Ray or an engine did not start.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
+    os.environ.setdefault(
+        "RAY_USAGE_STATS_ENABLED", "0"
+    )  # by default, Ray sends usage data to its developers
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from outrider.core.checks import Range, check_ranges
-from outrider.engine.generator import Generator
 from outrider.engine.serving.messages import Ended, EngineState, Event, Piece, Submission, Timing
 from outrider.engine.serving.scheduler import slots_of
 from outrider.server.replicas.places import Place, Places
@@ -64,7 +63,6 @@ class RemoteEngine:
 
     def __init__(
         self,
-        generator: Generator,
         replicas: Sequence[Replica],
         settings: ReplicaSettings | None = None,
         *,
@@ -73,12 +71,10 @@ class RemoteEngine:
         """Prepare the engine; `start` begins its thread.
 
         Args:
-            generator: like that of the replicas; it checks requests and writes no text.
             replicas: the engines.
             settings: how they are used.
             publish: called, on the engine's thread, with what became final.
         """
-        self.generator = generator
         self._replicas = list(replicas)
         self._settings = settings or ReplicaSettings()
         self._publish = publish
@@ -175,7 +171,7 @@ class RemoteEngine:
             except ReplicaLostError as error:
                 self._places.silent(place, str(error), settings.answer)
             else:
-                self._places.heard(place, report)
+                self._places.reported(place, report)
             self._refresh()
             await asyncio.sleep(settings.every)
 
@@ -296,7 +292,7 @@ class RemoteEngine:
             except TimeoutError:
                 raise _FailedError(f"not accepted in {self._settings.answer:g} s") from None
             async for events in stream:
-                place.heard = perf_counter()
+                place.last_sign = perf_counter()
                 self._deliver(one, place, events)
         if one.transcript.open:
             raise ReplicaLostError("a stream ended too early")

@@ -6,7 +6,7 @@ load first: prompts follow their beginnings only while the replicas are about eq
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,30 +52,29 @@ class Router:
         default_factory=dict[str, OrderedDict[bytes, None]]
     )
 
-    def choose(self, work: Mapping[str, float], ids: Sequence[int], salt: str) -> str | None:
+    def choose(self, work: Mapping[str, float], blocks: Sequence[bytes], tokens: int) -> str | None:
         """Return the name of the replica for a prompt; None if there is no replica.
 
         Args:
             work: samples, or their equivalent, that are open at each replica that takes requests,
                 in a fixed order.
-            ids: `[tokens]` the prompt; empty if its beginning cannot be reused.
-            salt: texts of the same salt only count as known.
+            blocks: the prompt, from `hashes`; empty if its beginning cannot be reused.
+            tokens: tokens of the prompt.
         """
         if not work:
             return None
         idle = min(work, key=lambda name: work[name])
         if max(work.values()) - work[idle] > self.settings.imbalance:
             return idle
-        chain = list(hashes(ids, salt))
-        known = {name: self._common(name, chain) for name in work}
+        known = {name: self._common(name, blocks) for name in work}
         best = max(work, key=lambda name: (known[name], -work[name]))
-        enough = known[best] and known[best] >= self.settings.least_share * len(ids)
+        enough = known[best] and known[best] >= self.settings.least_share * tokens
         return best if enough else idle
 
-    def remember(self, name: str, ids: Sequence[int], salt: str) -> None:
-        """Note that a replica reads a text."""
+    def remember(self, name: str, blocks: Sequence[bytes]) -> None:
+        """Note that a replica reads a text, from `hashes`."""
         known = self._known.setdefault(name, OrderedDict())
-        for one in reversed(list(hashes(ids, salt))):  # the end of a text is forgotten first
+        for one in reversed(blocks):  # the end of a text is forgotten first
             known[one] = None
             known.move_to_end(one)
         while len(known) > self.settings.blocks:
@@ -85,29 +84,33 @@ class Router:
         """Note that a replica has lost its caches."""
         self._known.pop(name, None)
 
-    def known(self, name: str) -> int:
-        """Return the number of blocks that are remembered for a replica."""
-        return len(self._known.get(name, ()))
-
-    def _common(self, name: str, chain: Sequence[bytes]) -> int:
+    def _common(self, name: str, blocks: Sequence[bytes]) -> int:
         """Return how many tokens of the beginning a replica has read."""
         known = self._known.get(name, OrderedDict())
         count = 0
-        for one in chain:
+        for one in blocks:
             if one not in known:
                 break
             count += BLOCK
         return count
 
 
-def hashes(ids: Sequence[int], salt: str) -> Iterator[bytes]:
-    """Yield, for each full block of a text, a hash of the text up to its end, and of the salt."""
-    last = hashlib.blake2b(salt.encode(), digest_size=16).digest()
-    blocks = np.asarray(ids, dtype=np.int64)
-    for start in range(0, len(blocks) - BLOCK + 1, BLOCK):
-        block = blocks[start : start + BLOCK].tobytes()
+def hashes(ids: Sequence[int], salt: str, known: Sequence[bytes] = ()) -> list[bytes]:
+    """Return, for each full block of a text, a hash of the text up to its end, and of the salt.
+
+    Args:
+        ids: `[tokens]` the text.
+        salt: another one gives other hashes.
+        known: the hashes of the first blocks, which are not computed again.
+    """
+    found = list(known)
+    last = found[-1] if found else hashlib.blake2b(salt.encode(), digest_size=16).digest()
+    rest = np.asarray(ids[len(found) * BLOCK :], dtype=np.int64)
+    for start in range(0, len(rest) - BLOCK + 1, BLOCK):
+        block = rest[start : start + BLOCK].tobytes()
         last = hashlib.blake2b(last + block, digest_size=16).digest()
-        yield last
+        found.append(last)
+    return found
 
 
 _RANGES = {

@@ -44,7 +44,7 @@ def moved(submission: Submission, seconds: float) -> Submission:
     )
 
 
-def heard(report: Report, now: float) -> EngineState:
+def state_of(report: Report, now: float) -> EngineState:
     """Return the state of a report, with its times in the clock that shows `now`."""
     return replace(report.state, heartbeat=report.state.heartbeat + now - report.now)
 
@@ -64,6 +64,7 @@ def merged(states: Sequence[EngineState], past: EngineState) -> EngineState:
         queued_tokens=sum(state.queued_tokens for state in states),
         cache_used=sum(state.cache_used for state in states),
         cache_size=sum(state.cache_size for state in states),
+        max_num_seqs=sum(state.max_num_seqs for state in states),
         heartbeat=max(state.heartbeat for state in every),
         slowest_step=max(state.slowest_step for state in every),
         draft_budget=sum(state.draft_budget for state in states),
