@@ -192,7 +192,11 @@ class Engine:
         for index in range(message.n):
             params = copied_params(message.params) if message.n > 1 else message.params
             generation = self.generator.generation(
-                message.prompt, params, index, prediction=message.prediction
+                message.prompt,
+                params,
+                index,
+                prediction=message.prediction,
+                shown=message.shown,
             )
             sample = Sample(message, index, generation, leader)
             leader = leader or sample

@@ -29,6 +29,7 @@ class Submission:
         draft: False writes this text without drafts.
         prediction: tokens of a text that the answer is expected to resemble, for drafters that
             copy.
+        shown: special tokens that the text holds; the others stand for no text.
         score_prompt: log-probabilities of the tokens of the prompt are wanted, with this many of
             the most probable tokens; None: they are not.
         received: `perf_counter` when the request arrived.
@@ -47,6 +48,7 @@ class Submission:
     priority: int = 0
     draft: bool = True
     prediction: tuple[int, ...] = ()
+    shown: frozenset[int] = frozenset()
     score_prompt: int | None = None
     received: float = 0.0
     begin_by: float | None = None

@@ -25,9 +25,9 @@ from outrider.server.limits import check_queue
 from outrider.server.logs import log_request
 from outrider.server.prompts.parameters import sampling_options
 from outrider.server.schema.base import Body, parse
+from outrider.server.schema.chat import Tool
 from outrider.server.schema.sampling import SamplingBody
-from outrider.server.tools.calls import CallParser
-from outrider.server.tools.choice import parsers
+from outrider.server.tools.choice import Reader, reader_of
 
 B = TypeVar("B")
 M = TypeVar("M", bound=Body)
@@ -88,6 +88,7 @@ def submissions_for(
     prompts: Sequence[Prompt],
     *,
     param: str,
+    shown: frozenset[int] = frozenset(),
     score_prompt: int | None = None,
     prediction: tuple[int, ...] = (),
 ) -> tuple[Submission, ...]:
@@ -97,6 +98,7 @@ def submissions_for(
         accepted: the request; its body is a `SamplingBody`.
         prompts: its prompts.
         param: the field that holds them, for errors.
+        shown: special tokens that the text holds.
         score_prompt: log-probabilities of the prompt are wanted, with this many alternatives.
         prediction: tokens of the predicted text.
 
@@ -127,6 +129,7 @@ def submissions_for(
             priority=_priority(accepted.asker, body),
             draft=body.speculation is None or body.speculation.mode != "none",
             prediction=prediction,
+            shown=shown,
             score_prompt=score_prompt,
             received=received,
             first_token_by=None if first is None else received + first,
@@ -152,11 +155,16 @@ def job_of(accepted: Accepted[T], kind: str, submissions: tuple[Submission, ...]
     )
 
 
-def call_parser(accepted: Accepted[Any], job: Job[Any], *, tools: bool) -> Callable[[], CallParser]:
-    """Return what makes the parser of each sample; `tools`: calls are looked for."""
-    context = accepted.context
-    prompt = job.submissions[0].prompt.token_ids
-    return parsers(context.tokenizer, context.settings.tool_parser, tools=tools, prompt=prompt)
+def reader_for(accepted: Accepted[Any], prompt: Prompt, tools: Sequence[Tool] | None) -> Reader:
+    """Return how the answers are read; calls are looked for if there are tools to choose."""
+    context, body = accepted.context, accepted.body
+    return reader_of(
+        context.tokenizer,
+        context.settings.tool_parser,
+        tools=() if body.tool_choice == "none" else tools or (),
+        prompt=prompt.token_ids,
+        special=body.skip_special_tokens is False,
+    )
 
 
 async def answered(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from outrider.server.errors import unsupported
-from outrider.server.schema.base import Known
+from outrider.server.schema.base import FUNCTION_NAME, Known
 from outrider.server.schema.sampling import CONSTRAINED, SamplingBody
 
 
@@ -60,7 +60,7 @@ class ChatMessage(Known):
 class Function(Known):
     """A function that may be called."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    name: Annotated[str, Field(pattern=FUNCTION_NAME)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
