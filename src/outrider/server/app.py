@@ -30,7 +30,7 @@ from outrider.server.schema.completions import CompletionBody, DetokenizeBody, T
 from outrider.server.schema.documents import openapi_of
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.settings import ServerSettings
-from outrider.server.tools.choice import parser_for
+from outrider.server.tools.choice import reader_of
 
 log = logging.getLogger("outrider.server")
 
@@ -68,7 +68,7 @@ def create_app(
         raise OptionError(
             "the target has no tokenizer", hint="Serve a model from a folder with a tokenizer"
         )
-    parser_for(tokenizer, settings.tool_parser)
+    reader_of(tokenizer, settings.tool_parser, tools=(), prompt=())
     client = EngineClient()
     engine = make_engine(client)
     info = generator.strategy.target.info

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol, cast
+from weakref import WeakSet
 
 from outrider.core.values import JsonValue
 from outrider.models.checkpoints.tokenizer import Tokenizer
@@ -20,6 +21,9 @@ log = logging.getLogger("outrider.server")
 Events = Sequence[dict[str, JsonValue]]
 
 _CONTENT, _CALLS = "content", "tool_calls"
+
+_warned: WeakSet[Tokenizer] = WeakSet()
+"""Tokenizers whose template cannot be used; this is logged once."""
 
 
 class ResponseParser(Protocol):
@@ -47,7 +51,7 @@ def parser_maker(tokenizer: Tokenizer, tools: Sequence[JsonValue] = ()) -> MakeP
     if template is None:
         return None
     if not hasattr(source, "get_response_parser"):
-        log.warning("the tokenizer has a response template, which needs transformers 5 or later")
+        _warn(tokenizer, "it needs transformers 5 or later")
         return None
 
     def make(prefix: str) -> ResponseParser:
@@ -57,10 +61,15 @@ def parser_maker(tokenizer: Tokenizer, tools: Sequence[JsonValue] = ()) -> MakeP
     try:
         make("")
     except Exception as error:  # a checkpoint may hold anything
-        reason = " ".join(str(error).split())[:200]
-        log.warning("the response template of %s is not used: %s", tokenizer.name, reason)
+        _warn(tokenizer, " ".join(str(error).split())[:200])
         return None
     return make
+
+
+def _warn(tokenizer: Tokenizer, reason: str) -> None:
+    if tokenizer not in _warned:
+        _warned.add(tokenizer)
+        log.warning("the response template of %s is not used: %s", tokenizer.name, reason)
 
 
 def _optional(template: JsonValue) -> JsonValue:
