@@ -31,6 +31,7 @@ from outrider.server.schema.documents import openapi_of
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.settings import ServerSettings
 from outrider.server.tools.choice import reader_of
+from outrider.strategy.description import lower_models
 
 log = logging.getLogger("outrider.server")
 
@@ -87,6 +88,7 @@ def create_app(
         metrics=metrics,
         fingerprint=_fingerprint(generator, tokenizer),
         texts=TokenTexts(tokenizer),
+        chunk_size=_chunk_size(generator),
     )
 
     @asynccontextmanager
@@ -106,6 +108,14 @@ def create_app(
     _add_routes(app)
     _add_layers(app, context)
     return app
+
+
+def _chunk_size(generator: Generator) -> int | None:
+    """Return the tokens of a chunk of a long input, if any model reads a selection of chunks."""
+    strategy = generator.strategy
+    models = (strategy.target, *lower_models(strategy.drafter))
+    selects = any(model.selector is not None for model in models)
+    return generator.selection.chunk_size if selects else None
 
 
 def _window(engine: ServingEngine, most: int) -> int:
@@ -170,6 +180,8 @@ def _fingerprint(generator: Generator, tokenizer: Tokenizer) -> str:
     info = strategy.target.info
     parts = [info.fingerprint, tokenizer.fingerprint, info.weights or str(info.dtype), info.cache]
     parts += [generator.mode, str(strategy.exactness), __version__]
+    if strategy.target.selector is not None:
+        parts.append(repr(generator.selection))
     if not info.batch_invariant or strategy.exactness.rank:
         parts.append(strategy.describe())
     return f"fp_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"

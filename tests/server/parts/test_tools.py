@@ -1,6 +1,7 @@
 """Functions that a model may call: how they are shown, and how calls are found."""
 
 import json
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from outrider.core.errors import OptionError
 from outrider.engine.generator import Generator
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.prompts.conversation import template_messages
+from outrider.server.prompts.rendering import Conversation, chat_text
 from outrider.server.schema.chat import ChatMessage
 from outrider.server.tools.calls import NoCalls
 from outrider.server.tools.choice import parser_for
@@ -80,6 +82,28 @@ def test_messages_of_tools_as_templates_read_them() -> None:
     first, second = template_messages([ChatMessage.model_validate(m) for m in messages])
     assert first["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": 1}}
     assert first["content"] == "" and second["name"] == "f"
+
+
+@pytest.mark.parametrize("how", ["+ {} +", "~ ({} | tojson) ~"])
+def test_arguments_have_the_form_that_the_template_reads(generator: Generator, how: str) -> None:
+    """Some templates join the arguments with text, others write them as JSON."""
+    shown = "'<|call|>' " + how.format("m.tool_calls[0].function.arguments") + " '<|end|>'"
+    template = (
+        "{% for m in messages %}{{ " + shown + " if m.tool_calls else m.content }}{% endfor %}"
+    )
+    assert isinstance(generator.tokenizer, Tokenizer)
+    copied: Any = deepcopy(generator.tokenizer.tokenizer)
+    copied.chat_template = template
+    tokenizer = Tokenizer(copied)
+    assert tokenizer.reads_objects is ("tojson" in how)
+    function = {"name": "f", "arguments": '{"a": "ö"}'}
+    messages: list[Any] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "tool_calls": [{"id": "c", "function": function}]},
+    ]
+    asked = Conversation(messages=[ChatMessage.model_validate(one) for one in messages])
+    text = chat_text(asked, template_messages(asked.messages), tokenizer)
+    assert text == 'Hi<|call|>{"a": "ö"}<|end|>'
 
 
 TEMPLATES = {

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from outrider.cli.options.long_inputs import Selecting
 from outrider.cli.options.options import Runtime, Speculation, Tiers, load_generator
 from outrider.cli.options.serving import Behaviour, Listening, Replication, ServerLimits
 from outrider.core.errors import MissingExtraError, OptionError, OutriderWarning
@@ -34,6 +35,7 @@ def serve(
     tiers: Tiers,
     speculation: Speculation,
     runtime: Runtime,
+    selecting: Selecting,
     listening: Listening,
     limits: ServerLimits,
     replication: Replication,
@@ -60,6 +62,9 @@ def serve(
     from outrider.server.tools.choice import check_parser
 
     keys = load_keys(listening.api_keys)
+    selection = selecting.config()
+    on = selecting.selection_on or "target"
+    how = {} if selection is None else {"selection": selection, "selection_on": on}
     given = limits.server() | _given(behaviour)
     settings = ServerSettings(
         model_names=_names(tiers.target, behaviour.served_model_name),
@@ -72,7 +77,7 @@ def serve(
     address.check(bool(keys))
     with address.bind() as bound:  # a taken port is reported before the models are loaded
         warnings.filterwarnings("once", category=OutriderWarning)  # not for each request
-        load = partial(load_generator, tiers, runtime, speculation)
+        load = partial(load_generator, tiers, runtime, speculation, **how)
         with _engine(load, engine_settings, settings, replication.replicas) as (
             generator,
             make_engine,
@@ -102,7 +107,8 @@ def _engine(
 
     tiers, runtime, speculation = load.args
     threads = threads_of(replicas, runtime.threads)
-    load = partial(load_generator, tiers, replace(runtime, threads=threads), speculation)
+    runtime = replace(runtime, threads=threads)
+    load = partial(load_generator, tiers, runtime, speculation, **load.keywords)
     print(f"{replicas} replicas, threads of each: {threads}", file=sys.stderr, flush=True)
     generator = load()
     plan = Plan(

@@ -205,7 +205,7 @@ class Engine:
                 Entry(
                     key=sample.key,
                     principal=message.principal,
-                    prompt=len(message.prompt),
+                    prompt=message.places or len(message.prompt),
                     most=message.params.max_new_tokens,
                     arrived=message.received,
                     level=message.priority,
@@ -367,7 +367,8 @@ class Engine:
         for entry in self._scheduler.running:
             sample = self._samples[entry.key]
             if not entry.resumable and sample.generation.output:
-                self._end(sample, "engine_error", "a round failed, and this text has images")
+                reason = "a round failed, and this text cannot be read again"
+                self._end(sample, "engine_error", reason)
                 continue
             sample.preemptions += 1
             self._session.preempt(sample.generation)

@@ -21,6 +21,8 @@ class Submission:
         id: unique among the requests of the engine.
         prompt: the prompt; it has been checked against the target (`checked.py`).
         params: the sampling parameters; the seed is set.
+        places: places of the window that the prompt takes, if a selection of it is read; None: as
+            many as it has tokens.
         n: number of samples; the prompt is read once.
         principal: who asks (a key, or an address); the scheduler shares the engine fairly among
             principals.
@@ -42,6 +44,7 @@ class Submission:
     id: str
     prompt: Prompt
     params: SamplingParams
+    places: int | None = None
     n: int = 1
     principal: str = ""
     salt: str = ""

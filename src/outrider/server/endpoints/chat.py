@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from outrider.core.types import Prompt
 from outrider.server.answers.chat import ChatWriter
 from outrider.server.answers.job import Job
 from outrider.server.endpoints.common import (
@@ -58,9 +59,14 @@ async def render(request: Request) -> Response:
 
 def _rendered(accepted: Accepted[ChatBody]) -> tuple[list[int], str]:
     """Return the ids of the prompt and its text; runs in a thread."""
-    tokenizer = accepted.context.tokenizer
-    ids = list(chat_prompt(conversation_of(accepted.body, tokenizer), tokenizer).token_ids)
-    return ids, tokenizer.decode_all(ids)
+    ids = list(_prompt(accepted).token_ids)
+    return ids, accepted.context.tokenizer.decode_all(ids)
+
+
+def _prompt(accepted: Accepted[ChatBody]) -> Prompt:
+    context = accepted.context
+    asked = conversation_of(accepted.body, context.tokenizer)
+    return chat_prompt(asked, context.tokenizer, chunk_size=context.chunk_size)
 
 
 def _job(accepted: Accepted[ChatBody]) -> tuple[Job[ChatBody], Reader]:
@@ -68,7 +74,7 @@ def _job(accepted: Accepted[ChatBody]) -> tuple[Job[ChatBody], Reader]:
     context, body = accepted.context, accepted.body
     body.check_unconstrained()
     _name_hints(accepted)
-    prompt = chat_prompt(conversation_of(body, context.tokenizer), context.tokenizer)
+    prompt = _prompt(accepted)
     reader = reader_for(accepted, prompt, body.tools)
     submissions = submissions_for(
         accepted,

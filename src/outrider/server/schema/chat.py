@@ -96,7 +96,6 @@ class ChatBody(SamplingBody):
         "function_call": "give tool_choice instead",
         "web_search_options": "nothing is searched",
         "moderation": "nothing is moderated",
-        "documents": "documents are not read yet",
     }
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -113,6 +112,7 @@ class ChatBody(SamplingBody):
     prediction: Prediction | None = None
     store: Literal[False] | None = None
 
+    documents: list[str | dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None

@@ -34,7 +34,8 @@ class StreamOptions(Known):
 class SpeculationOptions(Known):
     """How drafts are used for one request."""
 
-    mode: Literal["exact", "none"] = "exact"
+    mode: str | None = None
+    max_changed: Share | None = None
 
 
 class SamplingBody(Body):
