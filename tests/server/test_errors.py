@@ -33,7 +33,6 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
         ({"max_tokens": -1}, "max_tokens", "invalid_value"),
         ({"min_tokens": 9}, "min_tokens", "invalid_value"),
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens", "invalid_value"),
-        ({"skip_special_tokens": False}, "skip_special_tokens", "invalid_value"),
         ({"temprature": 1}, "temprature", "unknown_field"),
         ({"audio": {"voice": "a"}}, "audio", "unsupported_field"),
         ({"functions": []}, "functions", "unsupported_field"),

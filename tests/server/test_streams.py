@@ -38,7 +38,8 @@ def joined(chunks: list[Any]) -> dict[int, dict[str, Any]]:
 def check_chunk(chunk: dict[str, Any], usage: bool) -> None:
     """Check the shape of one chunk of a chat."""
     head = {"id", "object", "created", "model", "system_fingerprint", "choices"}
-    assert head <= set(chunk) <= head | {"usage", "metrics", "timings", "prompt_token_ids"}
+    more = {"usage", "metrics", "timings", "prompt_token_ids", "prompt_logprobs"}
+    assert head <= set(chunk) <= head | more
     assert chunk["object"] == "chat.completion.chunk" and isinstance(chunk["created"], int)
     assert ("usage" in chunk) is usage
     for choice in chunk["choices"]:
@@ -75,6 +76,28 @@ def test_a_stream_holds_what_the_whole_answer_holds(
         assert chunks[-1]["choices"] == []
         assert chunks[-1]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
     assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_first_chunk_has_what_is_known_of_the_prompt(served: Running, n: int) -> None:
+    more = {"prompt_logprobs": 2, "n": n, "return_token_ids": True}
+    whole = served.post(CHAT, QUICK | more).json
+    chunks = served.post(CHAT, STREAM | more).chunks
+    for chunk in chunks:
+        check_chunk(chunk, usage=False)
+    first, *others = [c for c in chunks if c["choices"][0]["index"] == 0]
+    for name in ("prompt_logprobs", "prompt_token_ids"):
+        assert first[name] == whole[name] and not any(name in chunk for chunk in others)
+    assert len(first["prompt_logprobs"]) == len(first["prompt_token_ids"])
+    body = {"model": "tiny", "prompt": ["Once upon", "Hello"], "max_tokens": 2, "temperature": 0}
+    body |= {"prompt_logprobs": 1, "n": n}
+    expected = served.post(COMPLETE, body).json["choices"]
+    found = served.post(COMPLETE, body | {"stream": True}).chunks
+    for choice in expected:
+        own = [c["choices"][0] for c in found if c["choices"][0]["index"] == choice["index"]]
+        assert own[0].get("prompt_logprobs") == choice.get("prompt_logprobs")
+        assert ("prompt_logprobs" in own[0]) is (choice["index"] % n == 0)
+        assert not any("prompt_logprobs" in one for one in own[1:])
 
 
 def test_each_choice_begins_with_its_role_and_ends_with_its_reason(served: Running) -> None:

@@ -313,6 +313,7 @@ class Generator:
         *,
         sampler: Sampler | None = None,
         prediction: Sequence[int] = (),
+        shown: frozenset[int] = frozenset(),
     ) -> Generation:
         """Make the record of one request, which `run` writes.
 
@@ -322,6 +323,7 @@ class Generator:
             sample: number of the sample of this prompt.
             sampler: chooses the tokens; None makes one from the parameters.
             prediction: tokens of a text that the answer is expected to resemble.
+            shown: special tokens that the text holds; the others stand for no text.
 
         Raises:
             OptionError: there are stop strings and no tokenizer.
@@ -329,15 +331,12 @@ class Generator:
         if params.stop and self.tokenizer is None:
             raise OptionError("stop strings need a tokenizer", hint="Use stop_token_ids")
         sampler = sampler or Sampler(
-            params,
-            prompt_ids=prompt.token_ids,
-            end_ids=self.defaults.end_ids,
-            sample=sample,
+            params, prompt_ids=prompt.token_ids, end_ids=self.defaults.end_ids, sample=sample
         )
         window = self.context_length if prompt.image_prompt is not None else None
         return Generation(
             Request(prompt, sampler, prediction=tuple(prediction)),
-            text_stream(self.tokenizer, prompt, params),
+            text_stream(self.tokenizer, prompt, params, shown),
             window=window,
         )
 

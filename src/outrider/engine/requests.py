@@ -2,8 +2,9 @@
 
 import secrets
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
@@ -179,14 +180,28 @@ def _overlap(mark: str, stop: str) -> bool:
 
 
 def text_stream(
-    codec: TextCodec | None, prompt: Prompt, params: SamplingParams
+    codec: TextCodec | None,
+    prompt: Prompt,
+    params: SamplingParams,
+    shown: frozenset[int] = frozenset(),
 ) -> TextStream | None:
-    """Return the empty text of a request; None without a tokenizer."""
+    """Return the empty text of a request; None without a tokenizer.
+
+    `shown` are special tokens that the text holds; the others stand for no text.
+    """
     if codec is None:
         return None
-    marks = None
-    if params.stop and isinstance(codec, MarkedCodec):
+    decode, marks = codec.decode, None
+    if isinstance(codec, MarkedCodec):
         texts = codec.special_texts
-        if any(_overlap(text, stop) for text in texts.values() for stop in params.stop):
-            marks = Marks(codec.decode_all, frozenset(texts))
-    return TextStream(codec.decode, params.stop, after=prompt.token_ids, marks=marks)
+        hidden = frozenset(texts) - shown
+        if shown:
+            decode = partial(_decode_without, codec, hidden)
+        if any(_overlap(texts[token], stop) for token in hidden for stop in params.stop):
+            marks = Marks(codec.decode_all, hidden)
+    return TextStream(decode, params.stop, after=prompt.token_ids, marks=marks)
+
+
+def _decode_without(codec: MarkedCodec, hidden: frozenset[int], ids: Sequence[int]) -> str:
+    """Return the text of ids with special tokens, except for those that are hidden."""
+    return codec.decode_all([token for token in ids if token not in hidden])

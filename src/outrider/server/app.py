@@ -30,7 +30,8 @@ from outrider.server.schema.completions import CompletionBody, DetokenizeBody, T
 from outrider.server.schema.documents import openapi_of
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.settings import ServerSettings
-from outrider.server.tools.choice import parser_for
+from outrider.server.tools.choice import reader_of
+from outrider.strategy.description import lower_models
 
 log = logging.getLogger("outrider.server")
 
@@ -68,7 +69,7 @@ def create_app(
         raise OptionError(
             "the target has no tokenizer", hint="Serve a model from a folder with a tokenizer"
         )
-    parser_for(tokenizer, settings.tool_parser)
+    reader_of(tokenizer, settings.tool_parser, tools=(), prompt=())
     client = EngineClient()
     engine = make_engine(client)
     info = generator.strategy.target.info
@@ -87,6 +88,7 @@ def create_app(
         metrics=metrics,
         fingerprint=_fingerprint(generator, tokenizer),
         texts=TokenTexts(tokenizer),
+        chunk_size=_chunk_size(generator),
     )
 
     @asynccontextmanager
@@ -112,6 +114,14 @@ def create_app(
     _add_routes(app)
     _add_layers(app, context)
     return app
+
+
+def _chunk_size(generator: Generator) -> int | None:
+    """Return the tokens of a chunk of a long input, if any model reads a selection of chunks."""
+    strategy = generator.strategy
+    models = (strategy.target, *lower_models(strategy.drafter))
+    selects = any(model.selector is not None for model in models)
+    return generator.selection.chunk_size if selects else None
 
 
 def _window(engine: ServingEngine, most: int) -> int:
@@ -176,6 +186,8 @@ def _fingerprint(generator: Generator, tokenizer: Tokenizer) -> str:
     info = strategy.target.info
     parts = [info.fingerprint, tokenizer.fingerprint, info.weights or str(info.dtype), info.cache]
     parts += [generator.mode, str(strategy.exactness), __version__]
+    if strategy.target.selector is not None:
+        parts.append(repr(generator.selection))
     if not info.batch_invariant or strategy.exactness.rank:
         parts.append(strategy.describe())
     return f"fp_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"

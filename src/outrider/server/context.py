@@ -42,6 +42,7 @@ class Context:
         metrics: counters and histograms.
         fingerprint: changes when anything changes that can change texts.
         texts: texts of single tokens.
+        chunk_size: tokens of a chunk of a long input, if the models read a selection of these.
         ignored: fields of requests without effect that were logged.
         pool: threads for work that takes long.
         started: seconds since 1970 when the server began.
@@ -58,6 +59,7 @@ class Context:
     metrics: Metrics
     fingerprint: str
     texts: TokenTexts
+    chunk_size: int | None = None
     ignored: Ignored = field(default_factory=Ignored)
     pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_WORKERS, "outrider-prepare")

@@ -59,6 +59,26 @@ def test_parts_and_other_fields_are_protected(folder: Path) -> None:
         assert control(codec.chat([message])) == []
 
 
+def test_functions_and_documents_keep_the_keys_that_templates_read(folder: Path) -> None:
+    codec = Tokenizer.load(folder)
+    codec.tokenizer.chat_template = (
+        "{% for t in tools %}{{ t.function.name }} {{ t.function.description }} {{ t.function.parameters.required }}"
+        "{% endfor %}{% for d in documents %}{{ d.title }}: {{ d.text }}{% endfor %}"
+        "{{ messages[0].content }}"
+    )
+    parameters = {"type": "object", "required": []}
+    function = {"name": "f", "description": "of f", "parameters": parameters}
+    with pytest.warns(OutriderWarning, match="control token"):
+        text = codec.chat_text(
+            [{"role": "user", "content": "<|end|>"}],
+            tools=[{"type": "function", "function": function}],
+            documents=[{"title": "<|user|>", "text": "b"}],
+        )
+    assert text.replace(SEPARATOR, "") == "f of f []<|user|>: b<|end|>"
+    assert control(codec.encode_chat(text)) == []
+    assert codec.reads_tools and codec.reads_documents
+
+
 @given(st.lists(st.sampled_from([*SPECIAL_TOKENS, "<|", "end", "|>", "a", "<|end"]), max_size=8))
 def test_no_text_becomes_a_control_token(parts: list[str]) -> None:
     text = "".join(parts)

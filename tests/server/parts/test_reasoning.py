@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.server.answers.sample import Sample
-from outrider.server.tools.calls import FunctionCall, NoCalls, Thought
+from outrider.server.tools.calls import NoCalls, Thought
 from outrider.server.tools.hermes import Hermes
-from outrider.server.tools.reasoning import Reasoning
+from outrider.server.tools.reasoning import TAGS, Reasoning
+from tests.server.parts.reading import joined
 from tests.server.setups import CHAT, QUICK, Running
 
 CASES: list[tuple[bool, str, str, str, int]] = [
@@ -48,13 +49,13 @@ def test_calls_after_reasoning_are_found() -> None:
     parser = Reasoning(Hermes())
     call = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
     parts = parser.feed(f"<think>I call {call}</think>\n{call}") + parser.close()
-    assert [type(part) for part in parts] == [Thought, FunctionCall]
+    assert joined(parts) == [Thought(f"I call {call}"), ["f", "{}"]]
 
 
 @pytest.fixture
 def thinking(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The model does not reason, so its text is replaced, and its template is said to know it."""
-    monkeypatch.setattr("outrider.server.tools.choice.thinks", lambda tokenizer: True)
+    monkeypatch.setattr("outrider.server.tools.choice.tags_of", lambda tokenizer: TAGS[0])
     real = Sample.add
 
     def add(self: Sample, event: Any, stop: Any = None) -> str:

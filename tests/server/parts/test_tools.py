@@ -1,19 +1,19 @@
 """Functions that a model may call: how they are shown, and how calls are found."""
 
 import json
+from copy import deepcopy
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from outrider.core.errors import OptionError
 from outrider.engine.generator import Generator
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.prompts.conversation import template_messages
+from outrider.server.prompts.rendering import Conversation, chat_text
 from outrider.server.schema.chat import ChatMessage
-from outrider.server.tools.calls import CallParser, FunctionCall, NoCalls, Part
-from outrider.server.tools.choice import PARSERS, parser_for
+from outrider.server.tools.calls import NoCalls
+from outrider.server.tools.choice import parser_for
 from outrider.server.tools.hermes import Hermes
 from outrider.server.tools.llama3_json import Llama3Json
 from outrider.server.tools.showing import DEFAULT_TEXT
@@ -28,82 +28,6 @@ WEATHER = {
     },
 }
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln"}}\n</tool_call>'
-
-
-def parsed(parser: CallParser, pieces: list[str]) -> list[Part]:
-    """Parts of a text that arrives in pieces; neighbouring texts are joined."""
-    found: list[Part] = []
-    for part in [*(p for piece in pieces for p in parser.feed(piece)), *parser.close()]:
-        if isinstance(part, str) and found and isinstance(found[-1], str):
-            found[-1] += part
-        else:
-            found.append(part)
-    return found
-
-
-def shown(parts: list[Part]) -> list[Any]:
-    """Parts without the random identifiers."""
-    return [p if isinstance(p, str) else (p.name, json.loads(p.arguments)) for p in parts]
-
-
-KOELN = ("get_weather", {"city": "Köln"})
-CASES: list[tuple[str, str, list[Any]]] = [
-    ("hermes", "plain text", ["plain text"]),
-    ("hermes", CALL, [KOELN]),
-    ("hermes", f"I look.\n\n{CALL}\n", ["I look.", KOELN]),
-    ("hermes", f"{CALL}\n{CALL}", [KOELN, KOELN]),
-    ("hermes", f"{CALL} and more", [KOELN, " and more"]),
-    ("hermes", CALL.removesuffix("</tool_call>"), [KOELN]),
-    ("hermes", CALL[:30], [CALL[:30]]),
-    ("hermes", "<tool_call>no JSON</tool_call>", ["<tool_call>no JSON</tool_call>"]),
-    (
-        "hermes",
-        '<tool_call>{"arguments": {}}</tool_call>',
-        ['<tool_call>{"arguments": {}}</tool_call>'],
-    ),
-    ("hermes", "a < b <tool", ["a < b <tool"]),
-    ("hermes", "  spaces  ", ["  spaces  "]),
-    ("llama3-json", '{"name": "get_weather", "parameters": {"city": "Köln"}}', [KOELN]),
-    ("llama3-json", '<|python_tag|>{"name": "f", "parameters": {}}', [("f", {})]),
-    (
-        "llama3-json",
-        '{"name": "f", "parameters": {}}; {"name": "g", "arguments": {}}',
-        [("f", {}), ("g", {})],
-    ),
-    ("llama3-json", '{"answer": 1}', ['{"answer": 1}']),
-    ("llama3-json", '{"name": "f"', ['{"name": "f"']),
-    ("llama3-json", "Hello {", ["Hello {"]),
-    ("none", CALL, [CALL]),
-]
-
-
-@pytest.mark.parametrize(("name", "text", "expected"), CASES)
-def test_calls_are_found(name: str, text: str, expected: list[Any]) -> None:
-    assert shown(parsed(PARSERS[name](), [text])) == expected
-
-
-@given(case=st.sampled_from(CASES), data=st.data())
-def test_pieces_of_any_size_give_the_same(
-    case: tuple[str, str, list[Any]], data: st.DataObject
-) -> None:
-    name, text, expected = case
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert shown(parsed(PARSERS[name](), pieces)) == expected
-
-
-def test_text_is_returned_as_soon_as_no_call_can_begin_in_it() -> None:
-    parser = Hermes()
-    assert parser.feed("Hello <b") == ["Hello <b"]
-    assert parser.feed(" and <tool") == [" and"]
-    assert parser.feed("s") == [" <tools"]
-    json_parser = Llama3Json()
-    assert json_parser.feed(" ") == [] and json_parser.feed("Hi") == [" Hi"]
-
-
-def test_identifiers_of_calls_differ() -> None:
-    first, second = FunctionCall("f", "{}"), FunctionCall("f", "{}")
-    assert first.id != second.id and first.to_dict()["type"] == "function"
 
 
 @pytest.mark.parametrize("choice", ["auto", "none"])
@@ -158,6 +82,28 @@ def test_messages_of_tools_as_templates_read_them() -> None:
     first, second = template_messages([ChatMessage.model_validate(m) for m in messages])
     assert first["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": 1}}
     assert first["content"] == "" and second["name"] == "f"
+
+
+@pytest.mark.parametrize("how", ["+ {} +", "~ ({} | tojson) ~"])
+def test_arguments_have_the_form_that_the_template_reads(generator: Generator, how: str) -> None:
+    """Some templates join the arguments with text, others write them as JSON."""
+    shown = "'<|call|>' " + how.format("m.tool_calls[0].function.arguments") + " '<|end|>'"
+    template = (
+        "{% for m in messages %}{{ " + shown + " if m.tool_calls else m.content }}{% endfor %}"
+    )
+    assert isinstance(generator.tokenizer, Tokenizer)
+    copied: Any = deepcopy(generator.tokenizer.tokenizer)
+    copied.chat_template = template
+    tokenizer = Tokenizer(copied)
+    assert tokenizer.reads_objects is ("tojson" in how)
+    function = {"name": "f", "arguments": '{"a": "ö"}'}
+    messages: list[Any] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "tool_calls": [{"id": "c", "function": function}]},
+    ]
+    asked = Conversation(messages=[ChatMessage.model_validate(one) for one in messages])
+    text = chat_text(asked, template_messages(asked.messages), tokenizer)
+    assert text == 'Hi<|call|>{"a": "ö"}<|end|>'
 
 
 TEMPLATES = {

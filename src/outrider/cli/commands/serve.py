@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from outrider.cli.options.long_inputs import Selecting
 from outrider.cli.options.options import Runtime, Speculation, Tiers, load_generator
 from outrider.cli.options.serving import Behaviour, Listening, Replication, ServerLimits
 from outrider.core.errors import MissingExtraError, OptionError, OutriderWarning
@@ -34,6 +35,7 @@ def serve(
     tiers: Tiers,
     speculation: Speculation,
     runtime: Runtime,
+    selecting: Selecting,
     listening: Listening,
     limits: ServerLimits,
     replication: Replication,
@@ -61,6 +63,9 @@ def serve(
     from outrider.server.tools.choice import check_parser
 
     keys = load_keys(listening.api_keys)
+    selection = selecting.config()
+    on = selecting.selection_on or "target"
+    how = {} if selection is None else {"selection": selection, "selection_on": on}
     given = limits.server() | _given(behaviour)
     settings = ServerSettings(
         model_names=_names(tiers.target, behaviour.served_model_name),
@@ -75,7 +80,7 @@ def serve(
         warnings.filterwarnings("once", category=OutriderWarning)  # not for each request
         replicas = replication.replicas
         threads = runtime.threads if replicas is None else threads_of(replicas, runtime.threads)
-        load = partial(load_generator, tiers, replace(runtime, threads=threads), speculation)
+        load = partial(load_generator, tiers, replace(runtime, threads=threads), speculation, **how)
         with _engine(load, threads, engine_settings, settings, replicas) as (
             generator,
             make_engine,

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
@@ -31,7 +31,7 @@ STDIN = "-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LongInput:
+class Selecting:
     """Options for how much of a long input is read."""
 
     keep_ratio: Annotated[
@@ -117,6 +117,40 @@ class LongInput:
             "fits into the window. Default: auto.",
         ),
     ] = None
+
+    def config(self, **defaults: Any) -> ContextConfig | None:
+        """Build the selection; None reads everything, which is the default.
+
+        Raises:
+            OptionError: a value is out of range, or an option requires another one.
+        """
+        if self.selection_on is not None and self.selection_on not in CONTEXT_ON:
+            raise OptionError(
+                f"unknown selection_on {self.selection_on!r}",
+                hint=nearest(self.selection_on, CONTEXT_ON),
+            )
+        given = given_fields(self)
+        own = {field.name for field in fields(Selecting)} - {"selection_on"}
+        found = {name: value for name, value in given.items() if name in own}
+        if "keep_ratio" in found:
+            found["keep_ratio"] = share("keep_ratio", found["keep_ratio"])
+        if "context_budget" in found:
+            found["budget"] = found.pop("context_budget")
+        if found | defaults:
+            return ContextConfig.of(**(defaults | found))
+        for name in given:
+            if name != "document_limits":
+                raise OptionError(
+                    f"{as_typed(name)} is given, but everything is read",
+                    hint="Give --keep-ratio or --context-budget as well",
+                )
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LongInput(Selecting):
+    """Options for documents, and for how much of them is read."""
+
     document_limits: Annotated[
         str | None,
         option(
@@ -138,36 +172,21 @@ class LongInput:
     @property
     def any(self) -> str | None:
         """Return the first option that was given, as typed."""
-        return next((f"--{name.replace('_', '-')}" for name in given_fields(self)), None)
+        return next(map(as_typed, given_fields(self)), None)
 
     def config(self, **defaults: Any) -> ContextConfig | None:
-        """Build the selection; None reads everything, which is the default.
-
-        Raises:
-            OptionError: a value is out of range, or an option requires another one.
-        """
-        if self.selection_on is not None and self.selection_on not in CONTEXT_ON:
-            raise OptionError(
-                f"unknown selection_on {self.selection_on!r}",
-                hint=nearest(self.selection_on, CONTEXT_ON),
-            )
-        found = given_fields(replace(self, explain=None, selection_on=None, document_limits=None))
-        if "keep_ratio" in found:
-            found["keep_ratio"] = share("keep_ratio", found["keep_ratio"])
-        if "context_budget" in found:
-            found["budget"] = found.pop("context_budget")
-        if not found | defaults:
-            if (given := replace(self, document_limits=None).any) is not None:
-                raise OptionError(
-                    f"{given} is given, but everything is read",
-                    hint="Give --keep-ratio or --context-budget as well",
-                )
-            return None
-        if self.explain is not None:
+        """Build the selection; see `Selecting.config`."""
+        found = Selecting.config(self, **defaults)
+        if found is not None and self.explain is not None:
             from outrider.context.explain.folder import check_folder
 
             check_folder(self.explain)
-        return ContextConfig.of(**(defaults | found))
+        return found
+
+
+def as_typed(name: str) -> str:
+    """Return the option of a field."""
+    return f"--{name.replace('_', '-')}"
 
 
 def read_places(

@@ -131,7 +131,8 @@ class Behaviour:
         str | None,
         option(
             panel="Requests",
-            help="Parser of calls: hermes, llama3-json, none. Default: by the chat template.",
+            help="Parser of calls: hermes, llama3-json, mistral, pythonic, qwen3-coder, deepseek, "
+            "harmony, none. Default: by the response template or the chat template.",
         ),
     ] = None
     unknown_fields: Annotated[

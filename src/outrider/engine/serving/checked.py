@@ -8,9 +8,10 @@ from outrider.core.errors import ContextError
 from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.engine.generator import Generator
+from outrider.engine.prompt_size import places_of
 from outrider.engine.requests import params_for
 from outrider.inputs.images.messages import check_reads_images
-from outrider.models.caches.prefill import check_prompt
+from outrider.models.caches.prefill import check_ids, check_prompt
 from outrider.sampling import SamplingParams
 
 
@@ -28,18 +29,21 @@ def checked(
     target = generator.strategy.target
     check_reads_images(target, [prompt])
     window = generator.context_length or target.info.context_length
-    if prompt.image_prompt is None:
+    if prompt.context is not None:
+        check_ids(target, prompt.token_ids, "the prompt")
+    elif prompt.image_prompt is None:
         check_prompt(target, prompt)
-    if len(prompt) >= window:
-        over = len(prompt) + 1 - window
+    places = places_of(prompt, target)
+    if places >= window:
+        over = places + 1 - window
         raise ContextError(
-            f"the prompt has {len(prompt)} tokens; the context is limited to {window} and one is "
+            f"the prompt has {places} tokens; the context is limited to {window} and one is "
             "needed for the answer",
             hint=f"Shorten the prompt by {over} token{'s' if over > 1 else ''}",
         )
     given = dict(sampling)
     if given.get("max_new_tokens") is None:
-        given["max_new_tokens"] = window - len(prompt)
+        given["max_new_tokens"] = window - places
     params = params_for(
         prompt,
         generator.params(**given),
@@ -48,7 +52,7 @@ def checked(
         given=given,
         context_length=generator.context_length,
     )
-    most = min(params.max_new_tokens, window - len(prompt))
+    most = min(params.max_new_tokens, window - places)
     return replace(
         params,
         seed=secrets.randbits(48) if params.seed is None else params.seed,

@@ -193,7 +193,11 @@ class Engine:
         for index in range(message.n):
             params = copied_params(message.params) if message.n > 1 else message.params
             generation = self.generator.generation(
-                message.prompt, params, index, prediction=message.prediction
+                message.prompt,
+                params,
+                index,
+                prediction=message.prediction,
+                shown=message.shown,
             )
             sample = Sample(message, index, generation, leader)
             leader = leader or sample
@@ -202,7 +206,7 @@ class Engine:
                 Entry(
                     key=sample.key,
                     principal=message.principal,
-                    prompt=len(message.prompt),
+                    prompt=message.places or len(message.prompt),
                     most=message.params.max_new_tokens,
                     arrived=message.received,
                     level=message.priority,
@@ -364,7 +368,8 @@ class Engine:
         for entry in self._scheduler.running:
             sample = self._samples[entry.key]
             if not entry.resumable and sample.generation.output:
-                self._end(sample, "engine_error", "a round failed, and this text has images")
+                reason = "a round failed, and this text cannot be read again"
+                self._end(sample, "engine_error", reason)
                 continue
             sample.preemptions += 1
             self._session.preempt(sample.generation)

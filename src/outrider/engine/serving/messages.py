@@ -21,6 +21,8 @@ class Submission:
         id: unique among the requests of the engine.
         prompt: the prompt; it has been checked against the target (`checked.py`).
         params: the sampling parameters; the seed is set.
+        places: places of the window that the prompt takes, if a selection of it is read; None: as
+            many as it has tokens.
         n: number of samples; the prompt is read once.
         principal: who asks (a key, or an address); the scheduler shares the engine fairly among
             principals.
@@ -29,6 +31,7 @@ class Submission:
         draft: False writes this text without drafts.
         prediction: tokens of a text that the answer is expected to resemble, for drafters that
             copy.
+        shown: special tokens that the text holds; the others stand for no text.
         score_prompt: log-probabilities of the tokens of the prompt are wanted, with this many of
             the most probable tokens; None: they are not.
         received: `perf_counter` when the request arrived.
@@ -41,12 +44,14 @@ class Submission:
     id: str
     prompt: Prompt
     params: SamplingParams
+    places: int | None = None
     n: int = 1
     principal: str = ""
     salt: str = ""
     priority: int = 0
     draft: bool = True
     prediction: tuple[int, ...] = ()
+    shown: frozenset[int] = frozenset()
     score_prompt: int | None = None
     received: float = 0.0
     begin_by: float | None = None

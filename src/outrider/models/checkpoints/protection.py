@@ -16,9 +16,14 @@ SEPARATOR = "\U0010fffe"
 """A code point that Unicode reserves: it is no character, so no text holds it."""
 
 _STRUCTURE = frozenset(
-    {"role", "content", "type", "text", "name", "tool_calls", "function", "arguments"}
+    {
+        *("role", "content", "type", "text", "name", "tool_calls", "function", "arguments", "id"),
+        *("description", "parameters", "properties", "required", "items", "enum", "default"),
+        *("anyOf", "oneOf", "allOf", "nullable", "additionalProperties", "return", "strict"),
+        *("title", "doc_id"),
+    }
 )
-"""Keys of messages that templates read by name."""
+"""Keys of messages, functions and documents that templates read by name."""
 
 
 class Protection:

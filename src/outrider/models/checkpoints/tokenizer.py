@@ -20,6 +20,7 @@ from outrider.models.checkpoints.gguf.opening import find_gguf
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.messages import Reads
 from outrider.models.checkpoints.protection import SEPARATOR, Protection
+from outrider.models.checkpoints.templates import probing
 from outrider.models.checkpoints.templates.rendering import render_chat
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ TOKENIZER_FILES = (
 
 _SENTENCE = re.compile(r".{0,400}?(?:[.!?]\s+|\n\s*|$)|.{1,400}", re.DOTALL)
 """A sentence with the white space behind it, or 400 characters of a longer one."""
-
-_PROBE = "outrider_probe"
 
 _MARK = re.compile(r"<\S+>$")
 """Matches marks such as `<think>`; other added tokens are words and white space."""
@@ -221,16 +220,18 @@ class Tokenizer:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[JsonValue] | None = None,
+        documents: Sequence[JsonValue] | None = None,
         values: Mapping[str, JsonValue] | None = None,
     ) -> str:
         """Render a conversation with the chat template, for `encode_chat`.
 
-        The text of a control token in a message or a tool is marked with a separator, so that it is
-        read as plain text, with one warning; `control_tokens` turns this off. `tools` describes
-        functions (see `reads_tools`), and `values` are other variables of the template. Raises the
-        errors of `chat`.
+        The text of a control token in a message, a tool or a document is marked with a separator,
+        so that it is read as plain text, with one warning; `control_tokens` turns this off. `tools`
+        describes functions (see `reads_tools`), `documents` are texts with titles (see
+        `reads_documents`), and `values` are other variables of the template. Raises the errors of
+        `chat`.
         """
-        texts = [*messages, *(tools or ())]
+        texts = [*messages, *(tools or ()), *(documents or ())]
         if not self.control_tokens and (found := self._protection.first(texts)) is not None:
             warnings.warn(
                 f"a message contains the text of the control token {found!r}, which is read as "
@@ -240,12 +241,19 @@ class Tokenizer:
             )
             messages = self._protection.hide(list(messages))
             tools = tools and self._protection.hide(list(tools))
+            documents = documents and self._protection.hide(list(documents))
         if not self.has_chat:
             raise OptionError(
                 f"{self.name} has no chat template", hint="Give the prompt as a plain string"
             )
         try:
-            return self._render(self._reads.fit(messages), add_generation_prompt, tools, values)
+            return self._render(
+                self._reads.fit(messages),
+                add_generation_prompt,
+                tools=tools,
+                documents=documents,
+                values=values,
+            )
         except OutriderError:
             raise
         except Exception as error:  # templates may raise any exception
@@ -259,27 +267,30 @@ class Tokenizer:
         self,
         messages: list[dict[str, JsonValue]],
         add_generation_prompt: bool = True,
-        tools: Sequence[JsonValue] | None = None,
-        values: Mapping[str, JsonValue] | None = None,
+        **variables: Any,
     ) -> str:
         return render_chat(
             self.tokenizer,
             messages,
             name=self.name,
             add_generation_prompt=add_generation_prompt,
-            tools=tools,
-            values=values,
+            **variables,
         )
 
     @cached_property
     def reads_tools(self) -> bool:
         """Whether the chat template shows `tools` to the model."""
-        described = {"name": _PROBE, "description": "-", "parameters": {"type": "object"}}
-        probe = [{"type": "function", "function": described}]
-        try:
-            return _PROBE in self._render([{"role": "user", "content": "-"}], tools=probe)
-        except Exception:  # templates may raise any exception
-            return False
+        return probing.shows_tools(self._render)
+
+    @cached_property
+    def reads_documents(self) -> bool:
+        """Whether the chat template shows `documents` to the model."""
+        return probing.shows_documents(self._render)
+
+    @cached_property
+    def reads_objects(self) -> bool:
+        """Whether the chat template reads arguments of calls as objects; else they are JSON."""
+        return probing.reads_objects(self._render)
 
     @cached_property
     def _protection(self) -> Protection:

@@ -1,10 +1,11 @@
 """The answer to a chat request."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from outrider.decoding.generation import TokenLogprob
 from outrider.engine.serving.messages import Event, Piece
+from outrider.server.answers.chat_sample import ChatSample, NewPart
 from outrider.server.answers.job import Job
 from outrider.server.answers.logprobs import chat_logprobs, prompt_logprobs
 from outrider.server.answers.sample import Sample
@@ -13,52 +14,7 @@ from outrider.server.answers.writer import Json
 from outrider.server.errors import ApiError
 from outrider.server.schema.chat import ChatBody
 from outrider.server.sse import DONE, frame
-from outrider.server.tools.calls import CallParser, FunctionCall, Part, Thought
-from outrider.server.tools.reasoning import Reasoning
-
-
-@dataclass(slots=True, eq=False)
-class ChatSample:
-    """One answer: its text, split into content and calls."""
-
-    sample: Sample
-    parser: CallParser
-    most_calls: int | None = None
-    content: str = ""
-    reasoning: str = ""
-    calls: list[FunctionCall] = field(default_factory=list[FunctionCall])
-    begun: bool = False
-
-    def add(self, event: Event, with_stop: bool = False) -> list[Part]:
-        """Add what the engine wrote; return the new parts."""
-        parts = self.parser.feed(self.sample.add(event, with_stop))
-        if not isinstance(event, Piece):
-            parts += self.parser.close()
-        kept: list[Part] = []
-        for part in parts:
-            if isinstance(part, str):
-                self.content += part
-            elif isinstance(part, Thought):
-                self.reasoning += part.text
-            elif self.most_calls is not None and len(self.calls) >= self.most_calls:
-                continue
-            else:
-                self.calls.append(part)
-            kept.append(part)
-        return kept
-
-    @property
-    def reasoning_tokens(self) -> int:
-        """Tokens of the reasoning, tags included."""
-        if not isinstance(self.parser, Reasoning):
-            return 0
-        return sum(end <= self.parser.length for end in self.sample.ends)
-
-    @property
-    def finish_reason(self) -> str:
-        """`stop`, `length` or `tool_calls`; an answer that was cut is `length` in any case."""
-        reason = self.sample.finish_reason
-        return "tool_calls" if self.calls and reason == "stop" else reason
+from outrider.server.tools.calls import CallBegin, CallEnd, CallParser, CallText, Thought
 
 
 class ChatWriter:
@@ -91,19 +47,15 @@ class ChatWriter:
             "service_tier": "default",
             **figures(job.submissions, plain),
         }
-        if self._body.return_token_ids:
-            found["prompt_token_ids"] = list(job.submissions[0].prompt.token_ids)
-        scores = plain[0].prompt_logprobs
-        if self._body.prompt_logprobs is not None and scores is not None:
-            found["prompt_logprobs"] = prompt_logprobs(scores, job.texts)
-        return found
+        return found | self._prompt(plain[0].prompt_logprobs)
 
     def frames(self, event: Event) -> Iterable[bytes]:
         """Add what the engine wrote; yield the frames that show it."""
         one = self._samples[event.index]
         if not one.begun:
             one.begun = True
-            yield self._chunk(event.index, {"role": "assistant", "content": ""}, first=True)
+            prompt = self._prompt(event.prompt_logprobs if isinstance(event, Piece) else None)
+            yield self._chunk(event.index, {"role": "assistant", "content": ""}, prompt)
         sample, known, called = one.sample, len(one.sample.token_ids), len(one.calls)
         parts = one.add(event, self._with_stop)
         text = "".join(part for part in parts if isinstance(part, str))
@@ -114,9 +66,7 @@ class ChatWriter:
         extra = self._extra(event, sample, known)
         if text or any(map(extra.get, ("logprobs", "token_ids", "sources"))):
             yield self._chunk(event.index, {"content": text}, **extra)
-        for at, call in enumerate((p for p in parts if isinstance(p, FunctionCall)), start=called):
-            yield self._chunk(event.index, {"content": None, "tool_calls": [_opened(call, at)]})
-            delta = {"index": at, "function": {"arguments": call.arguments}}
+        for delta in _call_deltas(parts, called):
             yield self._chunk(event.index, {"content": None, "tool_calls": [delta]})
         if not isinstance(event, Piece):
             reason = one.finish_reason
@@ -141,6 +91,15 @@ class ChatWriter:
         yield frame(error.body())
         yield DONE
 
+    def _prompt(self, scores: Sequence[TokenLogprob | None] | None) -> Json:
+        """Return the fields about the prompt: of the whole answer, and of the first chunk."""
+        found: Json = {}
+        if self._body.return_token_ids:
+            found["prompt_token_ids"] = list(self._job.submissions[0].prompt.token_ids)
+        if self._body.prompt_logprobs is not None and scores is not None:
+            found["prompt_logprobs"] = prompt_logprobs(scores, self._job.texts)
+        return found
+
     def _usage(self) -> Json:
         thought = sum(one.reasoning_tokens for one in self._samples)
         plain = [one.sample for one in self._samples]
@@ -150,10 +109,10 @@ class ChatWriter:
         self,
         index: int,
         delta: Json,
+        prompt: Json | None = None,
         *,
         logprobs: Json | None = None,
         finish_reason: str | None = None,
-        first: bool = False,
         **more: Any,
     ) -> bytes:
         choice: Json = {
@@ -166,9 +125,7 @@ class ChatWriter:
         chunk: Json = {**self._job.head("chat.completion.chunk"), "choices": [choice]}
         if self._body.include_usage:
             chunk["usage"] = None
-        if first and self._body.return_token_ids:
-            chunk["prompt_token_ids"] = list(self._job.submissions[0].prompt.token_ids)
-        return frame(chunk)
+        return frame(chunk | (prompt or {}))
 
     def _extra(self, event: Event, sample: Sample, known: int) -> Json:
         """Return what a chunk holds besides the text."""
@@ -210,7 +167,20 @@ class ChatWriter:
         return choice
 
 
-def _opened(call: FunctionCall, index: int) -> Json:
-    """Return the begin of a call: its name is sent once, and its arguments follow."""
-    function = {"name": call.name, "arguments": ""}
-    return {"index": index, "id": call.id, "type": "function", "function": function}
+def _call_deltas(parts: Iterable[NewPart], known: int) -> Iterator[Json]:
+    """Yield what is new in calls, `known` of which have begun before: the name of a call once, then
+    the text of its arguments."""
+    at, text = known - 1, ""
+    for part in parts:
+        if isinstance(part, CallText):
+            text += part.text
+        elif isinstance(part, CallBegin | CallEnd):
+            if text:
+                yield {"index": at, "function": {"arguments": text}}
+                text = ""
+            if isinstance(part, CallBegin):
+                at += 1
+                function = {"name": part.name, "arguments": ""}
+                yield {"index": at, "id": part.id, "type": "function", "function": function}
+    if text:
+        yield {"index": at, "function": {"arguments": text}}

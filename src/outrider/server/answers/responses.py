@@ -1,10 +1,10 @@
 """The answer to a response request: an object, or typed events."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from outrider.engine.serving.messages import Event, Piece
-from outrider.server.answers.chat import ChatSample
+from outrider.server.answers.chat_sample import ChatSample
 from outrider.server.answers.job import Job
 from outrider.server.answers.logprobs import chat_logprobs
 from outrider.server.answers.sample import Sample
@@ -14,7 +14,7 @@ from outrider.server.errors import ApiError
 from outrider.server.ids import new_id
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.sse import named_frame
-from outrider.server.tools.calls import CallParser, FunctionCall, Thought
+from outrider.server.tools.calls import CallBegin, CallParser, CallText, Thought
 
 
 class ResponseWriter:
@@ -25,7 +25,8 @@ class ResponseWriter:
         most = 1 if job.body.parallel_tool_calls is False else job.body.max_tool_calls
         self._sample = ChatSample(Sample(0), parser(), most)
         self._output: list[Json] = []
-        self._message: Json | None = None
+        self._item: Json | None = None
+        self._pending: list[Json] = []
         self._number = 0
         self._begun = False
 
@@ -77,95 +78,84 @@ class ResponseWriter:
         """Add what the engine wrote to the items; yield the events that tell it."""
         known = len(self._sample.sample.logprobs)
         parts = self._sample.add(event)
-        logprobs = self._logprobs(known) if isinstance(event, Piece) else []
+        if isinstance(event, Piece):
+            self._pending += self._logprobs(known)
         for part in parts:
-            if isinstance(part, FunctionCall):
-                yield from self._close()
-                yield from self._call(part)
-            elif isinstance(part, Thought):
+            if isinstance(part, str):
+                yield from self._text(part)
+                continue
+            self._pending = []  # reasoning and calls have no place for them
+            if isinstance(part, Thought):
                 yield from self._thought(part.text)
+            elif isinstance(part, CallBegin):
+                yield from self._close()
+                yield from self._open(_call_item(part))
+            elif isinstance(part, CallText):
+                yield from self._argument(part.text)
             else:
-                yield from self._text(part, logprobs)
-                logprobs = []
-        if logprobs:  # tokens whose text is held back
-            yield from self._text("", logprobs)
+                yield from self._close("incomplete" if part.broken else "completed")
+        writes = self._item is not None and self._item["type"] == "message"
+        if self._pending and (writes or not (self._output or isinstance(event, Piece))):
+            yield from self._text("")  # of tokens whose text is held back, or that have none
 
     def _thought(self, text: str) -> Iterator[tuple[str, Json]]:
-        if self._message is None:
-            yield from self._open("reasoning")
-        item = self._message
-        assert item is not None
+        item = yield from self._current("reasoning")
         item["content"][0]["text"] += text
         place = self._place(item) | {"content_index": 0}
         yield "response.reasoning_text.delta", place | {"delta": text}
 
-    def _text(self, text: str, logprobs: list[Json]) -> Iterator[tuple[str, Json]]:
-        if self._message is not None and self._message["type"] == "reasoning":
-            yield from self._close()
-        if self._message is None:
-            yield from self._open("message")
-        message = self._message
-        assert message is not None
-        part = message["content"][0]
+    def _text(self, text: str) -> Iterator[tuple[str, Json]]:
+        """Add text, with the log-probabilities that wait for it."""
+        logprobs, self._pending = self._pending, []
+        item = yield from self._current("message")
+        part = item["content"][0]
         part["text"] += text
         part["logprobs"] += logprobs
-        yield (
-            "response.output_text.delta",
-            self._place(message) | {"content_index": 0, "delta": text, "logprobs": logprobs},
-        )
+        place = self._place(item) | {"content_index": 0}
+        yield "response.output_text.delta", place | {"delta": text, "logprobs": logprobs}
 
-    def _open(self, kind: str) -> Iterator[tuple[str, Json]]:
-        """Begin a message, or reasoning."""
-        reasons = kind == "reasoning"
-        message: Json = {
-            "id": new_id("rs" if reasons else "msg"),
-            "type": kind,
-            "status": "in_progress",
-            "content": [],
-        }
-        message |= {"summary": []} if reasons else {"role": "assistant"}
-        self._message = message
-        self._output.append(message)
-        at = len(self._output) - 1
-        yield "response.output_item.added", {"output_index": at, "item": _copy(message)}
-        part: Json = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        part = {"type": "reasoning_text", "text": ""} if reasons else part
-        message["content"].append(part)
-        place = self._place(message) | {"content_index": 0}
-        yield "response.content_part.added", place | {"part": dict(part)}
+    def _argument(self, text: str) -> Iterator[tuple[str, Json]]:
+        item = self._item
+        assert item is not None
+        item["arguments"] += text
+        yield "response.function_call_arguments.delta", self._place(item) | {"delta": text}
 
-    def _close(self) -> Iterator[tuple[str, Json]]:
-        """End the message that is open."""
-        message, self._message = self._message, None
-        if message is None:
-            return
-        message["status"] = self._status
-        part = message["content"][0]
-        place = self._place(message) | {"content_index": 0}
-        done = {name: v for name, v in part.items() if name in ("text", "logprobs")}
-        yield f"response.{part['type']}.done", place | done
-        yield "response.content_part.done", place | {"part": dict(part)}
-        at = place["output_index"]
-        yield "response.output_item.done", {"output_index": at, "item": _copy(message)}
+    def _current(self, kind: str) -> Generator[tuple[str, Json], None, Json]:
+        """Return the item that is open, if it is of this kind, else a new one."""
+        if self._item is None or self._item["type"] != kind:
+            yield from self._close()
+            item = _message_item() if kind == "message" else _reasoning_item()
+            yield from self._open(item)
+            part = item["content"][0]
+            place = self._place(item) | {"content_index": 0}
+            yield "response.content_part.added", place | {"part": dict(part)}
+        assert self._item is not None
+        return self._item
 
-    def _call(self, call: FunctionCall) -> Iterator[tuple[str, Json]]:
-        item: Json = {
-            "id": new_id("fc"),
-            "type": "function_call",
-            "call_id": call.id,
-            "name": call.name,
-            "arguments": "",
-            "status": "in_progress",
-        }
+    def _open(self, item: Json) -> Iterator[tuple[str, Json]]:
+        self._item = item
         self._output.append(item)
+        shown = _copy(item) | ({"content": []} if "content" in item else {})
         at = len(self._output) - 1
-        yield "response.output_item.added", {"output_index": at, "item": dict(item)}
+        yield "response.output_item.added", {"output_index": at, "item": shown}
+
+    def _close(self, status: str | None = None) -> Iterator[tuple[str, Json]]:
+        """End the item that is open; without a status it has that of the answer."""
+        item, self._item = self._item, None
+        if item is None:
+            return
+        item["status"] = status or self._status
         place = self._place(item)
-        yield "response.function_call_arguments.delta", place | {"delta": call.arguments}
-        done = {"name": call.name, "arguments": call.arguments}
-        yield "response.function_call_arguments.done", place | done
-        item |= {"arguments": call.arguments, "status": "completed"}
-        yield "response.output_item.done", {"output_index": at, "item": dict(item)}
+        if item["type"] == "function_call":
+            done = {"name": item["name"], "arguments": item["arguments"]}
+            yield "response.function_call_arguments.done", place | done
+        else:
+            part, inside = item["content"][0], place | {"content_index": 0}
+            done = {name: v for name, v in part.items() if name in ("text", "logprobs")}
+            yield f"response.{part['type']}.done", inside | done
+            yield "response.content_part.done", inside | {"part": dict(part)}
+        at = place["output_index"]
+        yield "response.output_item.done", {"output_index": at, "item": _copy(item)}
 
     def _place(self, item: Json) -> Json:
         at = next(i for i, one in enumerate(self._output) if one is item)
@@ -225,6 +215,24 @@ class ResponseWriter:
             "output_tokens_details": {"reasoning_tokens": thought},
             "total_tokens": found["total_tokens"],
         }
+
+
+def _message_item() -> Json:
+    part: Json = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+    return _item("msg", "message") | {"content": [part], "role": "assistant"}
+
+
+def _reasoning_item() -> Json:
+    part: Json = {"type": "reasoning_text", "text": ""}
+    return _item("rs", "reasoning") | {"content": [part], "summary": []}
+
+
+def _call_item(call: CallBegin) -> Json:
+    return _item("fc", "function_call") | {"call_id": call.id, "name": call.name, "arguments": ""}
+
+
+def _item(prefix: str, kind: str) -> Json:
+    return {"id": new_id(prefix), "type": kind, "status": "in_progress"}
 
 
 def _copy(item: Json) -> Json:

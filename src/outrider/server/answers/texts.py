@@ -61,12 +61,15 @@ class CompletionWriter:
             choice["token_ids"] = [] if self._silent else sample.token_ids[known_tokens:]
             if first:
                 choice["prompt_token_ids"] = list(self._prompt_ids(sample))
+        if first and piece:
+            choice |= self._prompt_logprobs(sample)
         if self._job.body.return_sources and piece:
             choice["sources"] = [] if self._silent else [list(span) for span in event.spans]
         choice["finish_reason"] = None if piece else sample.finish_reason
         if not piece:
             choice["stop_reason"] = event.stop
-        told = choice["text"] or choice["logprobs"] or choice.get("token_ids") or not piece
+        told = any(map(choice.get, ("text", "logprobs", "token_ids", "prompt_logprobs")))
+        told = told or not piece
         if told or len(sample.text) > known_text:
             yield frame(self._chunk([choice]))
 
@@ -103,14 +106,20 @@ class CompletionWriter:
         }
         if body.logprobs is not None:
             choice["logprobs"] = self._logprobs(sample, 0, prompt=True)
-        if body.prompt_logprobs is not None and sample.prompt_logprobs is not None:
-            choice["prompt_logprobs"] = prompt_logprobs(sample.prompt_logprobs, self._job.texts)
+        choice |= self._prompt_logprobs(sample)
         if body.return_token_ids:
             choice["token_ids"] = [] if self._silent else sample.token_ids
             choice["prompt_token_ids"] = list(self._prompt_ids(sample))
         if body.return_sources:
             choice["sources"] = [] if self._silent else [list(span) for span in sample.sources]
         return choice
+
+    def _prompt_logprobs(self, sample: Sample) -> Json:
+        """Return the field with the log-probabilities of the prompt, if they are wanted."""
+        found = sample.prompt_logprobs
+        if self._job.body.prompt_logprobs is None or found is None:
+            return {}
+        return {"prompt_logprobs": prompt_logprobs(found, self._job.texts)}
 
     def _logprobs(self, sample: Sample, start: int, *, prompt: bool) -> Json:
         """Return log-probabilities of the tokens from `start`, after those of an echoed prompt."""

@@ -3,19 +3,19 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from outrider.core.types import Prompt
 from outrider.server.answers.chat import ChatWriter
 from outrider.server.answers.job import Job
 from outrider.server.endpoints.common import (
     Accepted,
     accept,
     answered,
-    call_parser,
     ignored_header,
     job_of,
     json_response,
+    reader_for,
     submissions_for,
 )
-from outrider.server.errors import unsupported
 from outrider.server.prompts.rendering import (
     HINTS,
     chat_prompt,
@@ -25,6 +25,7 @@ from outrider.server.prompts.rendering import (
 )
 from outrider.server.schema.chat import ChatBody
 from outrider.server.schema.documents import described_body
+from outrider.server.tools.choice import Reader
 
 router = APIRouter()
 
@@ -33,10 +34,8 @@ router = APIRouter()
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     accepted = await accept(request, ChatBody)
-    job = await accepted.context.prepare(lambda: _job(accepted))
-    tools = bool(job.body.tools) and job.body.tool_choice != "none"
-    parser = call_parser(accepted, job, tools=tools)
-    return await answered(accepted, job.submissions, ChatWriter(job, parser))
+    job, reader = await accepted.context.prepare(lambda: _job(accepted))
+    return await answered(accepted, job.submissions, ChatWriter(job, reader.make))
 
 
 @router.post("/v1/chat/completions/render", openapi_extra=described_body(ChatBody))
@@ -60,28 +59,32 @@ async def render(request: Request) -> Response:
 
 def _rendered(accepted: Accepted[ChatBody]) -> tuple[list[int], str]:
     """Return the ids of the prompt and its text; runs in a thread."""
-    tokenizer = accepted.context.tokenizer
-    ids = list(chat_prompt(conversation_of(accepted.body, tokenizer), tokenizer).token_ids)
-    return ids, tokenizer.decode_all(ids)
+    ids = list(_prompt(accepted).token_ids)
+    return ids, accepted.context.tokenizer.decode_all(ids)
 
 
-def _job(accepted: Accepted[ChatBody]) -> Job[ChatBody]:
+def _prompt(accepted: Accepted[ChatBody]) -> Prompt:
+    context = accepted.context
+    asked = conversation_of(accepted.body, context.tokenizer)
+    return chat_prompt(asked, context.tokenizer, chunk_size=context.chunk_size)
+
+
+def _job(accepted: Accepted[ChatBody]) -> tuple[Job[ChatBody], Reader]:
     """Render the prompt and check the options; runs in a thread."""
     context, body = accepted.context, accepted.body
     body.check_unconstrained()
     _name_hints(accepted)
-    prompt = chat_prompt(conversation_of(body, context.tokenizer), context.tokenizer)
-    scores = body.prompt_logprobs
-    if scores is not None and body.stream:
-        raise unsupported("prompt_logprobs", "it is part of answers without stream only")
+    prompt = _prompt(accepted)
+    reader = reader_for(accepted, prompt, body.tools)
     submissions = submissions_for(
         accepted,
         [prompt],
         param="messages",
-        score_prompt=scores,
+        shown=reader.shown,
+        score_prompt=body.prompt_logprobs,
         prediction=prediction_ids(body, context.tokenizer),
     )
-    return job_of(accepted, "chatcmpl", submissions)
+    return job_of(accepted, "chatcmpl", submissions), reader
 
 
 def _name_hints(accepted: Accepted[ChatBody]) -> None:

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 
 from outrider.core.errors import OutriderError
 from outrider.core.types import Prompt
+from outrider.engine.prompt_size import places_of
 from outrider.engine.requests import room_for_answer
 from outrider.engine.serving.checked import checked
 from outrider.engine.serving.messages import Submission
@@ -17,17 +18,18 @@ from outrider.sampling import SamplingParams
 from outrider.server.answers.job import Job
 from outrider.server.answers.writer import Json, Writer
 from outrider.server.context import Asker, Context, asker_of, context_of
-from outrider.server.errors import ApiError, from_outrider, invalid
+from outrider.server.errors import ApiError, from_outrider, invalid, unsupported
 from outrider.server.http.answering import EventStream, Exchange, whole
 from outrider.server.http.body import read_json
 from outrider.server.ids import new_id
 from outrider.server.limits import check_queue
 from outrider.server.logs import log_request
 from outrider.server.prompts.parameters import sampling_options
+from outrider.server.prompts.speculation import may_draft
 from outrider.server.schema.base import Body, parse
+from outrider.server.schema.chat import Tool
 from outrider.server.schema.sampling import SamplingBody
-from outrider.server.tools.calls import CallParser
-from outrider.server.tools.choice import parsers
+from outrider.server.tools.choice import Reader, reader_of
 
 B = TypeVar("B")
 M = TypeVar("M", bound=Body)
@@ -88,6 +90,7 @@ def submissions_for(
     prompts: Sequence[Prompt],
     *,
     param: str,
+    shown: frozenset[int] = frozenset(),
     score_prompt: int | None = None,
     prediction: tuple[int, ...] = (),
 ) -> tuple[Submission, ...]:
@@ -97,6 +100,7 @@ def submissions_for(
         accepted: the request; its body is a `SamplingBody`.
         prompts: its prompts.
         param: the field that holds them, for errors.
+        shown: special tokens that the text holds.
         score_prompt: log-probabilities of the prompt are wanted, with this many alternatives.
         prediction: tokens of the predicted text.
 
@@ -110,10 +114,16 @@ def submissions_for(
     recommended = dict(generator.defaults.sampling or {})
     options = sampling_options(body, recommended, context.info.vocab_size)
     prompts = [_cut(prompt, body, context) for prompt in prompts]
+    if score_prompt is not None and not all(prompt.plain for prompt in prompts):
+        raise unsupported("prompt_logprobs", "the prompt holds images, or documents in parts")
+    target = generator.strategy.target
     try:
-        params = [_fitted(checked(generator, p, options), p, context.window) for p in prompts]
+        params = [checked(generator, prompt, options) for prompt in prompts]
+        places = [places_of(prompt, target) for prompt in prompts]
+        params = [_fitted(*pair, context.window) for pair in zip(params, places, strict=True)]
     except OutriderError as error:
         raise from_outrider(error, param) from None
+    draft = may_draft(body.speculation, generator)
     received = accepted.asker.received
     first = settings.first_token_timeout
     return tuple(
@@ -121,19 +131,21 @@ def submissions_for(
             id=new_id("sub"),
             prompt=prompt,
             params=own,
+            places=taken,
             n=n,
             principal=accepted.asker.principal(body.safety_identifier or body.user),
             salt=_salt(accepted.asker, body, context),
             priority=_priority(accepted.asker, body),
-            draft=body.speculation is None or body.speculation.mode != "none",
+            draft=draft,
             prediction=prediction,
+            shown=shown,
             score_prompt=score_prompt,
             received=received,
             first_token_by=None if first is None else received + first,
             begin_by=received + settings.queue_timeout,
             finish_by=received + settings.request_timeout,
         )
-        for prompt, own in zip(prompts, params, strict=True)
+        for prompt, own, taken in zip(prompts, params, places, strict=True)
     )
 
 
@@ -152,11 +164,16 @@ def job_of(accepted: Accepted[T], kind: str, submissions: tuple[Submission, ...]
     )
 
 
-def call_parser(accepted: Accepted[Any], job: Job[Any], *, tools: bool) -> Callable[[], CallParser]:
-    """Return what makes the parser of each sample; `tools`: calls are looked for."""
-    context = accepted.context
-    prompt = job.submissions[0].prompt.token_ids
-    return parsers(context.tokenizer, context.settings.tool_parser, tools=tools, prompt=prompt)
+def reader_for(accepted: Accepted[Any], prompt: Prompt, tools: Sequence[Tool] | None) -> Reader:
+    """Return how the answers are read; calls are looked for if there are tools to choose."""
+    context, body = accepted.context, accepted.body
+    return reader_of(
+        context.tokenizer,
+        context.settings.tool_parser,
+        tools=() if body.tool_choice == "none" else tools or (),
+        prompt=prompt.token_ids,
+        special=body.skip_special_tokens is False,
+    )
 
 
 async def answered(
@@ -223,13 +240,13 @@ def _ending(accepted: Accepted[Any]) -> Callable[[Exchange], None]:
     return end
 
 
-def _fitted(params: SamplingParams, prompt: Prompt, window: int) -> SamplingParams:
+def _fitted(params: SamplingParams, places: int, window: int) -> SamplingParams:
     """Return the parameters with a limit that the caches have room for.
 
     Raises:
         ContextError: they have no room for the prompt.
     """
-    room = room_for_answer(len(prompt), window)
+    room = room_for_answer(places, window)
     return replace(
         params,
         max_new_tokens=min(params.max_new_tokens, room),
@@ -242,6 +259,9 @@ def _cut(prompt: Prompt, body: SamplingBody, context: Context) -> Prompt:
     most = body.truncate_prompt_tokens
     if most is None or prompt.image_prompt is not None:
         return prompt
+    if prompt.context is not None:
+        reason = "the prompt holds documents, of which a selection is read"
+        raise unsupported("truncate_prompt_tokens", reason)
     if most == 0:
         raise invalid("truncate_prompt_tokens is 0. Give at least 1", "truncate_prompt_tokens")
     most = context.window - 1 if most < 0 else most

@@ -6,7 +6,7 @@ from fastapi.responses import Response
 from outrider.server.answers.job import Job
 from outrider.server.answers.texts import CompletionWriter
 from outrider.server.endpoints.common import Accepted, accept, answered, job_of, submissions_for
-from outrider.server.errors import invalid, unsupported
+from outrider.server.errors import invalid
 from outrider.server.prompts.rendering import completion_prompt
 from outrider.server.schema.completions import CompletionBody
 from outrider.server.schema.documents import described_body
@@ -30,13 +30,16 @@ def _job(accepted: Accepted[CompletionBody]) -> Job[CompletionBody]:
         raise invalid(f"{len(body.prompts)} prompts are given. Give at most {most}", "prompt")
     if body.limit == 0 and not body.echo:
         raise invalid("max_tokens is 0, and there is no echo. Give at least 1", "max_tokens")
-    if body.prompt_logprobs is not None and body.stream:
-        raise unsupported("prompt_logprobs", "it is part of answers without stream only")
     prompts = [completion_prompt(given, body, context.tokenizer) for given in body.prompts]
     scores = [
         v for v in (body.logprobs if body.echo else None, body.prompt_logprobs) if v is not None
     ]
+    all_shown = body.skip_special_tokens is False
     submissions = submissions_for(
-        accepted, prompts, param="prompt", score_prompt=max(scores, default=None)
+        accepted,
+        prompts,
+        param="prompt",
+        shown=frozenset(context.tokenizer.special_texts if all_shown else ()),
+        score_prompt=max(scores, default=None),
     )
     return job_of(accepted, "cmpl", submissions)

@@ -9,14 +9,15 @@ from outrider.server.endpoints.common import (
     Accepted,
     accept,
     answered,
-    call_parser,
     job_of,
+    reader_for,
     submissions_for,
 )
 from outrider.server.prompts.items import chat_messages, chat_tools
 from outrider.server.prompts.rendering import Conversation, chat_prompt, known_values
 from outrider.server.schema.documents import described_body
 from outrider.server.schema.responses import ResponsesBody
+from outrider.server.tools.choice import Reader
 
 router = APIRouter()
 
@@ -25,13 +26,11 @@ router = APIRouter()
 async def responses(request: Request) -> Response:
     """Answer a conversation."""
     accepted = await accept(request, ResponsesBody)
-    job = await accepted.context.prepare(lambda: _job(accepted))
-    tools = bool(job.body.tools) and job.body.tool_choice != "none"
-    parser = call_parser(accepted, job, tools=tools)
-    return await answered(accepted, job.submissions, ResponseWriter(job, parser))
+    job, reader = await accepted.context.prepare(lambda: _job(accepted))
+    return await answered(accepted, job.submissions, ResponseWriter(job, reader.make))
 
 
-def _job(accepted: Accepted[ResponsesBody]) -> Job[ResponsesBody]:
+def _job(accepted: Accepted[ResponsesBody]) -> tuple[Job[ResponsesBody], Reader]:
     """Render the prompt and check the options; runs in a thread."""
     context, body = accepted.context, accepted.body
     body.check_unconstrained()
@@ -46,10 +45,13 @@ def _job(accepted: Accepted[ResponsesBody]) -> Job[ResponsesBody]:
     accepted.ignored += [
         places[name] for name, v in hints.items() if v is not None and name not in values
     ]
+    tools = chat_tools(body.tools or ())
     asked = Conversation(
         messages=chat_messages(body),
-        tools=chat_tools(body.tools or ()),
+        tools=tools,
         values=values | (body.chat_template_kwargs or {}),
     )
     prompt = chat_prompt(asked, context.tokenizer, "input")
-    return job_of(accepted, "resp", submissions_for(accepted, [prompt], param="input"))
+    reader = reader_for(accepted, prompt, tools)
+    submissions = submissions_for(accepted, [prompt], param="input", shown=reader.shown)
+    return job_of(accepted, "resp", submissions), reader

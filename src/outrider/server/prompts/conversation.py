@@ -37,6 +37,16 @@ def template_messages(messages: Sequence[ChatMessage]) -> Messages:
     return found
 
 
+def with_text_arguments(messages: Messages) -> Messages:
+    """Return messages whose calls have their arguments as JSON text, as some templates read it."""
+    return [
+        {**message, "tool_calls": [_with_text(call) for call in message["tool_calls"]]}
+        if "tool_calls" in message
+        else message
+        for message in messages
+    ]
+
+
 def has_images(messages: Messages) -> bool:
     """Whether any message has an image."""
     return any(
@@ -78,6 +88,13 @@ def _part(part: Part, param: str) -> dict[str, Any]:
     if text is None:
         raise invalid(f"{param} has no {part.type}", param, "missing_field")
     return {"type": "text", "text": text}
+
+
+def _with_text(call: dict[str, Any]) -> dict[str, Any]:
+    arguments = call["function"]["arguments"]
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return {**call, "function": {**call["function"], "arguments": arguments}}
 
 
 def _call(call: Call) -> dict[str, Any]:

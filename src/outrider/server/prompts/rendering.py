@@ -8,13 +8,15 @@ from outrider.core.errors import OutriderError
 from outrider.core.types import Prompt
 from outrider.inputs.prompts.reading import read_prompt
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.server.errors import from_outrider, invalid
+from outrider.server.errors import from_outrider, invalid, unsupported
 from outrider.server.prompts.conversation import (
     Messages,
     has_images,
     plain_text,
     template_messages,
+    with_text_arguments,
 )
+from outrider.server.prompts.documents import Document, documents_of, prompt_with_documents
 from outrider.server.schema.chat import ChatBody, ChatMessage, Tool
 from outrider.server.schema.completions import CompletionBody
 from outrider.server.tools.showing import described, with_default_text
@@ -33,6 +35,7 @@ class Conversation:
     Attributes:
         messages: the messages.
         tools: the functions that may be called.
+        documents: texts that the answer refers to.
         values: other variables of the template.
         open: whether the template begins an answer.
         continued: the last message is continued.
@@ -41,6 +44,7 @@ class Conversation:
 
     messages: Sequence[ChatMessage]
     tools: Sequence[Tool] = ()
+    documents: Sequence[Document] = ()
     values: dict[str, Any] | None = None
     open: bool = True
     continued: bool = False
@@ -52,6 +56,7 @@ def conversation_of(body: ChatBody, tokenizer: Tokenizer) -> Conversation:
     return Conversation(
         messages=body.messages,
         tools=body.tools or (),
+        documents=documents_of(body.documents),
         values=template_values(body, tokenizer),
         open=_opens(body.add_generation_prompt, body.continue_final_message),
         continued=bool(body.continue_final_message),
@@ -71,21 +76,31 @@ def known_values(hints: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, An
     return {name: v for name, v in hints.items() if v is not None and name in source}
 
 
-def chat_prompt(asked: Conversation, tokenizer: Tokenizer, param: str = "messages") -> Prompt:
+def chat_prompt(
+    asked: Conversation,
+    tokenizer: Tokenizer,
+    param: str = "messages",
+    *,
+    chunk_size: int | None = None,
+) -> Prompt:
     """Return the prompt of a conversation.
 
     Args:
         asked: the conversation.
         tokenizer: the tokenizer of the target.
         param: the field that holds the messages, for errors.
+        chunk_size: tokens of a chunk of documents, if the models read a selection of these; None:
+            documents are read only if the chat template shows them.
 
     Raises:
-        ApiError: messages that cannot be rendered.
+        ApiError: messages that cannot be rendered, or documents that cannot be read.
     """
     messages = template_messages(asked.messages)
     try:
         if has_images(messages):
             return _with_images(asked, messages, tokenizer)
+        if asked.documents and not tokenizer.reads_documents:
+            return _long(asked, messages, tokenizer, chunk_size)
         text = chat_text(asked, messages, tokenizer)
         ids = tokenizer.encode_chat(text)
     except OutriderError as error:
@@ -100,17 +115,18 @@ def chat_text(asked: Conversation, messages: Messages, tokenizer: Tokenizer) -> 
     tools = described(asked.tools)
     if tools and not tokenizer.reads_tools:
         messages, tools = with_default_text(messages, tools), []
+    if any("tool_calls" in message for message in messages) and not tokenizer.reads_objects:
+        messages = with_text_arguments(messages)
+    variables: dict[str, Any] = {"tools": tools or None, "values": asked.values}
+    if asked.documents and tokenizer.reads_documents:
+        variables["documents"] = asked.documents
     if not asked.continued:
-        return tokenizer.chat_text(
-            messages, add_generation_prompt=asked.open, tools=tools or None, values=asked.values
-        )
+        return tokenizer.chat_text(messages, add_generation_prompt=asked.open, **variables)
     last = messages[-1]
     if last["role"] != "assistant" or not isinstance(last["content"], str):
         raise invalid("the last message is continued, and it is no answer", "messages")
     marked = [*messages[:-1], {**last, "content": last["content"] + _END_OF_MESSAGE}]
-    text = tokenizer.chat_text(
-        marked, add_generation_prompt=False, tools=tools or None, values=asked.values
-    )
+    text = tokenizer.chat_text(marked, add_generation_prompt=False, **variables)
     before, mark, _ = text.rpartition(_END_OF_MESSAGE)
     if not mark:
         raise invalid("the chat template does not show the last message as it is", "messages")
@@ -138,12 +154,32 @@ def prediction_ids(body: ChatBody, tokenizer: Tokenizer) -> tuple[int, ...]:
     return tokenizer.encode_plain(plain_text(body.prediction.content))
 
 
+def _long(
+    asked: Conversation, messages: Messages, tokenizer: Tokenizer, chunk_size: int | None
+) -> Prompt:
+    """Return a prompt with documents that the chat template does not show."""
+    if chunk_size is None:
+        reason = "the chat template shows none, and the models read no selection of long inputs"
+        hint = "Start the server with --keep-ratio or --context-budget, or send them in a message"
+        raise unsupported("documents", f"{reason}. {hint}")
+    if asked.continued or not asked.open:
+        raise invalid("documents are read for a new answer only", "documents")
+    return prompt_with_documents(
+        asked.documents,
+        messages,
+        lambda rendered: chat_text(asked, [dict(one) for one in rendered], tokenizer),
+        tokenizer,
+        chunk_size,
+    )
+
+
 def _with_images(asked: Conversation, messages: Messages, tokenizer: Tokenizer) -> Prompt:
     """Return a prompt with images; the model renders it when it reads it."""
     given = {
         "continue_final_message": asked.continued,
         "add_generation_prompt": not asked.open,
         "chat_template_kwargs": bool(asked.values),
+        "documents": bool(asked.documents),
     }
     for name, used in given.items():
         if used:

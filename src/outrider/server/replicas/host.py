@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 
@@ -19,12 +19,18 @@ _EARLY = 1024
 class EngineHost:
     """Runs one engine for requests from other processes. Its methods run in one event loop."""
 
-    def __init__(self, make_engine: Callable[[EngineClient], ServingEngine]) -> None:
+    def __init__(
+        self,
+        make_engine: Callable[[EngineClient], ServingEngine],
+        decode: Callable[[Sequence[int]], str] | None = None,
+    ) -> None:
         """Start the engine.
 
         Args:
             make_engine: makes the engine that publishes to a client.
+            decode: converts ids to text, for long inputs.
         """
+        self._decode = decode
         self._client = EngineClient()
         self._life = Life(self._client)
         self._instance = secrets.token_hex(8)
@@ -51,7 +57,8 @@ class EngineHost:
             yield ()
             yield refused
             return
-        box = self._client.submit([moved(submission, perf_counter() - sent)])
+        submission = self._with_decoder(moved(submission, perf_counter() - sent))
+        box = self._client.submit([submission])
         self._running.add(submission.id)
         try:
             yield ()
@@ -60,6 +67,14 @@ class EngineHost:
         finally:
             self._running.discard(submission.id)
             self._client.cancel(box)
+
+    def _with_decoder(self, submission: Submission) -> Submission:
+        """Give the prompt a decoder, which is not sent between processes."""
+        prompt = submission.prompt
+        if self._decode is None or prompt.context is None:
+            return submission
+        context = replace(prompt.context, decode=self._decode)
+        return replace(submission, prompt=replace(prompt, context=context))
 
     def _refusal(self, submission: Submission) -> tuple[Ended, ...] | None:
         """Return the ends of a request that cannot run, or None."""

@@ -75,7 +75,11 @@ class EngineDeployment:
         """
         os.chdir(home)
         generator = load()
-        self._host = EngineHost(lambda client: Engine(generator, settings, publish=client.publish))
+        codec = generator.tokenizer
+        self._host = EngineHost(
+            lambda client: Engine(generator, settings, publish=client.publish),
+            None if codec is None else codec.decode,
+        )
 
     async def stream(
         self, submission: Submission, sent: float

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
+from outrider.core.types import Prompt
 from outrider.engine.serving.messages import Ended, Submission
 from outrider.server.replicas.places import Place
 from outrider.server.replicas.transcript import Transcript
@@ -36,9 +37,11 @@ class Request:
     def sent(self) -> Submission:
         """Return what the replica is asked for. A client that has tokens does not wait for the
         first one."""
+        prompt = without_decoder(self.submission.prompt)
+        sent = replace(self.submission, id=self.name, prompt=prompt)
         if self.transcript.begun:
-            return replace(self.submission, id=self.name, begin_by=None, first_token_by=None)
-        return replace(self.submission, id=self.name)
+            return replace(sent, begin_by=None, first_token_by=None)
+        return sent
 
     def until(self, latest: float) -> float:
         """Return `latest`, or the first of its limits."""
@@ -54,6 +57,13 @@ class Request:
         if now > (sent.begin_by or now):
             return "queue_timeout"
         return "deadline" if now > (sent.first_token_by or now) else "engine_error"
+
+
+def without_decoder(prompt: Prompt) -> Prompt:
+    """Return a prompt for another process, which has a tokenizer of its own."""
+    if prompt.context is None:
+        return prompt
+    return replace(prompt, context=replace(prompt.context, decode=None))
 
 
 def may_run_elsewhere(end: Ended) -> bool:

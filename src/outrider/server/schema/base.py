@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from outrider.core.checks import shown
 from outrider.server.errors import ApiError, invalid, unsupported
 
+FUNCTION_NAME = r"^[a-zA-Z0-9_.-]{1,128}$"
+"""Pattern of names of functions."""
+
 _SIMILAR = 0.85
 """Names at least this similar to a known one are taken for a misspelling."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from outrider.server.errors import unsupported
-from outrider.server.schema.base import Known
+from outrider.server.schema.base import FUNCTION_NAME, Known
 from outrider.server.schema.sampling import CONSTRAINED, SamplingBody
 
 
@@ -60,7 +60,7 @@ class ChatMessage(Known):
 class Function(Known):
     """A function that may be called."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    name: Annotated[str, Field(pattern=FUNCTION_NAME)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -96,7 +96,6 @@ class ChatBody(SamplingBody):
         "function_call": "give tool_choice instead",
         "web_search_options": "nothing is searched",
         "moderation": "nothing is moderated",
-        "documents": "documents are not read yet",
     }
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -113,6 +112,7 @@ class ChatBody(SamplingBody):
     prediction: Prediction | None = None
     store: Literal[False] | None = None
 
+    documents: list[str | dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None

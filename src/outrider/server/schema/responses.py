@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from outrider.server.errors import invalid, unsupported
-from outrider.server.schema.base import Known
+from outrider.server.schema.base import FUNCTION_NAME, Known
 from outrider.server.schema.sampling import CONSTRAINED, SamplingBody
 
 _STATELESS = "the server keeps no answers; send the conversation as input"
@@ -41,7 +41,7 @@ class FunctionTool(Known):
     """A function that may be called."""
 
     type: str
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")] | None = None
+    name: Annotated[str, Field(pattern=FUNCTION_NAME)] | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None

@@ -34,7 +34,8 @@ class StreamOptions(Known):
 class SpeculationOptions(Known):
     """How drafts are used for one request."""
 
-    mode: Literal["exact", "none"] = "exact"
+    mode: str | None = None
+    max_changed: Share | None = None
 
 
 class SamplingBody(Body):
@@ -77,7 +78,7 @@ class SamplingBody(Body):
     ignore_eos: bool | None = None
     stop_token_ids: list[Token] | None = None
     include_stop_str_in_output: bool | None = None
-    skip_special_tokens: Literal[True] | None = None
+    skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     return_token_ids: bool | None = None

@@ -1,23 +1,59 @@
 """What parsers of calls return."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+from outrider.core.values import JsonValue
 from outrider.server.ids import new_id
+
+Schemas = Mapping[str, Mapping[str, JsonValue]]
+"""The JSON Schema of the arguments of each function, by its name."""
+
+
+def new_call_id() -> str:
+    """Return the identifier of a call."""
+    return new_id("call")
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionCall:
-    """A call that the model wrote: the arguments are JSON."""
+    """A whole call that the model wrote: the arguments are JSON."""
 
     name: str
     arguments: str
-    id: str = field(default_factory=lambda: new_id("call"))
+    id: str = field(default_factory=new_call_id)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the call as answers hold it."""
         function = {"name": self.name, "arguments": self.arguments}
         return {"id": self.id, "type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegin:
+    """The begin of a call whose arguments follow in parts, up to `CallEnd`."""
+
+    name: str
+    id: str = field(default_factory=new_call_id)
+
+
+@dataclass(frozen=True, slots=True)
+class CallText:
+    """The next part of the arguments of the call that began last."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnd:
+    """The end of the call that began last.
+
+    Attributes:
+        broken: the arguments are not the JSON of an object: the text was cut, or is wrong.
+    """
+
+    broken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +63,40 @@ class Thought:
     text: str
 
 
-Part = str | FunctionCall | Thought
-"""A part of what a model writes: text of the answer, a call, or reasoning."""
+Part = str | FunctionCall | CallBegin | CallText | CallEnd | Thought
+"""A part of what a model writes: text of the answer, a call or a part of it, or reasoning."""
 
 
 class CallParser(Protocol):
-    """Finds calls in a text that arrives in pieces. Text in which no call can begin is returned at
-    once; markup of calls never is."""
+    """Finds calls in a text that arrives in pieces.
+
+    The parts, joined, do not depend on how the text is cut into pieces. Text in which no call can
+    begin is returned at once. What only looks like a call is returned as text, unless its begin was
+    returned already.
+    """
 
     def feed(self, text: str) -> list[Part]:
         """Add text; return the parts that are complete."""
         ...
 
     def close(self) -> list[Part]:
-        """End the text; return what is left. A call that was cut is returned as text."""
+        """End the text; return what is left. A call that was cut ends as broken if its begin was
+        returned, and is returned as text otherwise."""
+        ...
+
+    def reasons_at(self, place: int) -> bool:
+        """Whether the character before `place`, counted in all text so far, is reasoning."""
         ...
 
 
 class NoCalls:
     """Finds no calls."""
+
+    marks: ClassVar[tuple[str, ...]] = ()
+    control: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, schemas: Schemas | None = None) -> None:
+        """Begin a text."""
 
     def feed(self, text: str) -> list[Part]:
         """Return the text."""
@@ -54,3 +105,7 @@ class NoCalls:
     def close(self) -> list[Part]:
         """Return nothing."""
         return []
+
+    def reasons_at(self, place: int) -> bool:
+        """Return false."""
+        return False

@@ -2,41 +2,35 @@
 
 import json
 
-from outrider.server.tools.calls import FunctionCall, Part
+from outrider.server.tools.calls import FunctionCall
+from outrider.server.tools.incremental import Incremental, Steps
 from outrider.server.tools.reading import as_call
 
-_TAG = "<|python_tag|>"
+_TAGS = ("<|python_tag|>", "<|python_start|>")
+_END = "<|python_end|>"
 
 
-class Llama3Json:
+class Llama3Json(Incremental):
     """Finds calls in an answer that is JSON: objects, with semicolons between them.
 
     An answer that begins in another way is text, and is returned as it arrives.
     """
 
-    def __init__(self) -> None:
-        self._held = ""
-        self._plain = False
+    marks = (*_TAGS, _END)
+    control = marks
 
-    def feed(self, text: str) -> list[Part]:
-        """Add text; return it unless the answer may be JSON."""
-        if self._plain:
-            return [text] if text else []
-        self._held += text
-        begin = self._held.lstrip()
-        if not begin or begin.startswith(("{", _TAG)) or _TAG.startswith(begin):
-            return []
-        self._plain = True
-        held, self._held = self._held, ""
-        return [held]
-
-    def close(self) -> list[Part]:
-        """Return the calls, or the text if it holds no calls."""
-        held, self._held = self._held, ""
-        calls = _calls(held.strip().removeprefix(_TAG).strip())
-        if calls:
-            return [*calls]
-        return [held] if held else []
+    def _read(self) -> Steps[None]:
+        yield from self._space()
+        tag = yield from self._take(*_TAGS)
+        yield from self._space()
+        if tag is None and (yield from self._peek("{")) is None:
+            yield from self._plain()
+            return
+        yield from self._all()
+        calls = _calls(self._text.strip().removeprefix(tag or "").removesuffix(_END).strip())
+        for call in calls:
+            self._call(call)
+        self._say(self._used())
 
 
 def _calls(text: str) -> list[FunctionCall]:

@@ -5,20 +5,25 @@ from dataclasses import dataclass
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.tools.calls import CallParser, Part, Thought
 
-OPEN, CLOSE = "<think>", "</think>"
+Tags = tuple[str, str]
+"""The marks before and after reasoning."""
+
+TAGS: tuple[Tags, ...] = (("<think>", "</think>"), ("[THINK]", "[/THINK]"))
+"""Those that are known: most models write the first, Mistral models the second."""
 
 _TAIL = 8
 """Tokens at the end of a prompt that may hold the opening tag."""
 
 
-def thinks(tokenizer: Tokenizer) -> bool:
-    """Whether the chat template knows reasoning between tags."""
-    return CLOSE in str(tokenizer.tokenizer.chat_template or "")
+def tags_of(tokenizer: Tokenizer) -> Tags | None:
+    """Return the tags of reasoning that the chat template knows, or None."""
+    source = str(tokenizer.tokenizer.chat_template or "")
+    return next((tags for tags in TAGS if tags[1] in source), None)
 
 
-def begins_inside(tokenizer: Tokenizer, ids: tuple[int, ...]) -> bool:
+def begins_inside(tokenizer: Tokenizer, ids: tuple[int, ...], tags: Tags) -> bool:
     """Whether a prompt ends with the opening tag, so that the answer begins with reasoning."""
-    return tokenizer.decode_all(ids[-_TAIL:]).rstrip().endswith(OPEN)
+    return tokenizer.decode_all(ids[-_TAIL:]).rstrip().endswith(tags[0])
 
 
 @dataclass(slots=True)
@@ -30,11 +35,13 @@ class Reasoning:
     Attributes:
         inner: the parser of the answer.
         inside: the text begins with reasoning.
+        tags: the marks before and after the reasoning.
         length: characters up to the end of the reasoning, tags included.
     """
 
     inner: CallParser
     inside: bool = False
+    tags: Tags = TAGS[0]
     length: int = 0
     _held: str = ""
     _begun: bool = False
@@ -46,14 +53,14 @@ class Reasoning:
             return self.inner.feed(text)
         self._held += text
         if not self.inside:
-            begin = self._held.lstrip()
-            if OPEN.startswith(begin):  # it may become the tag
+            begin, tag = self._held.lstrip(), self.tags[0]
+            if tag.startswith(begin):  # it may become the tag
                 return []
-            if not begin.startswith(OPEN):
+            if not begin.startswith(tag):
                 return self._answer(self._held)
             self.inside = True
-            self.length = len(self._held) - len(begin) + len(OPEN)
-            self._held = begin[len(OPEN) :]
+            self.length = len(self._held) - len(begin) + len(tag)
+            self._held = begin[len(tag) :]
         return self._think()
 
     def close(self) -> list[Part]:
@@ -67,13 +74,18 @@ class Reasoning:
             found = self.inner.feed(held)
         return found + self.inner.close()
 
+    def reasons_at(self, place: int) -> bool:
+        """Whether the character before `place` is reasoning, or one of its tags."""
+        return place <= self.length
+
     def _think(self) -> list[Part]:
-        at = self._held.find(CLOSE)
+        close = self.tags[1]
+        at = self._held.find(close)
         if at >= 0:
-            thought, rest = self._held[:at].rstrip(), self._held[at + len(CLOSE) :]
-            self.length += at + len(CLOSE)
+            thought, rest = self._held[:at].rstrip(), self._held[at + len(close) :]
+            self.length += at + len(close)
             return self._thought(thought) + self._answer(rest)
-        kept = next((n for n in range(len(CLOSE) - 1, 0, -1) if self._held.endswith(CLOSE[:n])), 0)
+        kept = next((n for n in range(len(close) - 1, 0, -1) if self._held.endswith(close[:n])), 0)
         ready = self._held[: len(self._held) - kept].rstrip()
         self.length += len(ready)
         self._held = self._held[len(ready) :]
@@ -106,3 +118,6 @@ class _Trimmed:
 
     def close(self) -> list[Part]:
         return self.inner.close()
+
+    def reasons_at(self, place: int) -> bool:
+        return self.inner.reasons_at(place)

@@ -44,6 +44,7 @@ def render_chat(
     template: str | None = None,
     add_generation_prompt: bool = True,
     tools: Sequence[JsonValue] | None = None,
+    documents: Sequence[JsonValue] | None = None,
     values: Mapping[str, JsonValue] | None = None,
     limits: TemplateLimits = DEFAULT,
 ) -> str:
@@ -59,6 +60,7 @@ def render_chat(
         template: the template; None takes that of the tokenizer.
         add_generation_prompt: whether the answer begins at the end.
         tools: descriptions of functions, as in `transformers`.
+        documents: texts that the answer refers to, as in `transformers`.
         values: other variables of the template, such as `enable_thinking`.
         limits: the limits.
 
@@ -72,6 +74,7 @@ def render_chat(
     if getattr(method, "__module__", _STANDARD) != _STANDARD:
         given = {} if template is None else {"chat_template": template}
         given |= {} if tools is None else {"tools": list(tools)}
+        given |= {} if documents is None else {"documents": list(documents)}
         text = tokenizer.apply_chat_template(
             messages,
             tokenize=False,
@@ -85,7 +88,7 @@ def render_chat(
             **_plain(values or {}),
             "messages": [_message(message) for message in messages],
             "tools": None if tools is None else _plain(tools),
-            "documents": None,
+            "documents": None if documents is None else _plain(documents),
             "add_generation_prompt": add_generation_prompt,
             **_plain(tokenizer.special_tokens_map),
         }
