@@ -24,7 +24,7 @@ HISTOGRAMS = (
 OWN = (
     *("tokens_by_source", "changed_tokens", "round_seconds", "draft_budget_tokens"),
     *("requests_rejected", "disconnects", "engine_heartbeat_age_seconds", "http_requests"),
-    *("constraint_violations", "http_request_duration_seconds"),
+    *("constraint_violations", "http_request_duration_seconds", "engine_steps"),
 )
 
 

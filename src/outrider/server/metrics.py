@@ -47,6 +47,7 @@ _COUNTERS = {
     "spec_decode_num_drafts": ("drafts", "Drafts that were verified"),
     "spec_decode_num_draft_tokens": ("draft_tokens", "Drafted tokens that were verified"),
     "spec_decode_num_accepted_tokens": ("accepted_tokens", "Drafted tokens that were accepted"),
+    "engine_steps": ("steps", "Steps of the engine"),
 }
 """Counters of the engine: name, key in `EngineState.counters`, description."""
 

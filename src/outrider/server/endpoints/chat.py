@@ -24,13 +24,13 @@ from outrider.server.prompts.rendering import (
     prediction_ids,
 )
 from outrider.server.schema.chat import ChatBody
-from outrider.server.schema.documents import described_body
+from outrider.server.schema.documents import described_body, streamed_body
 from outrider.server.tools.choice import Reader
 
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", openapi_extra=described_body(ChatBody))
+@router.post("/v1/chat/completions", openapi_extra=streamed_body(ChatBody))
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation."""
     accepted = await accept(request, ChatBody)

@@ -9,12 +9,12 @@ from outrider.server.endpoints.common import Accepted, accept, answered, job_of,
 from outrider.server.errors import invalid
 from outrider.server.prompts.rendering import completion_prompt
 from outrider.server.schema.completions import CompletionBody
-from outrider.server.schema.documents import described_body
+from outrider.server.schema.documents import streamed_body
 
 router = APIRouter()
 
 
-@router.post("/v1/completions", openapi_extra=described_body(CompletionBody))
+@router.post("/v1/completions", openapi_extra=streamed_body(CompletionBody))
 async def completions(request: Request) -> Response:
     """Continue one text or several."""
     accepted = await accept(request, CompletionBody)

@@ -1,7 +1,7 @@
 """Health, load, version and metrics."""
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 
 from outrider.core.version import __version__
 from outrider.server.context import context_of
@@ -57,7 +57,7 @@ async def load(request: Request) -> Response:
     )
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Return metrics in the format of Prometheus."""
     text = context_of(request).metrics.text()

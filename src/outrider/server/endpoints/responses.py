@@ -15,14 +15,14 @@ from outrider.server.endpoints.common import (
 )
 from outrider.server.prompts.items import chat_messages, chat_tools
 from outrider.server.prompts.rendering import Conversation, chat_prompt, known_values
-from outrider.server.schema.documents import described_body
+from outrider.server.schema.documents import streamed_body
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.tools.choice import Reader
 
 router = APIRouter()
 
 
-@router.post("/v1/responses", openapi_extra=described_body(ResponsesBody))
+@router.post("/v1/responses", openapi_extra=streamed_body(ResponsesBody))
 async def responses(request: Request) -> Response:
     """Answer a conversation."""
     accepted = await accept(request, ResponsesBody)

@@ -5,6 +5,7 @@ import json
 from typing import NoReturn
 
 from fastapi import Request
+from pydantic_core import to_json
 
 from outrider.server.context import Context
 from outrider.server.errors import ApiError, invalid
@@ -14,6 +15,9 @@ _QUICK = 1 << 16
 """Bytes that are parsed in the event loop; larger bodies are parsed in a thread."""
 
 _JSON = ("application/json", "text/json")
+
+_DEEPER = 16
+"""Answers hold parts of their requests at most this much deeper than the requests do."""
 
 
 async def read_json(request: Request, context: Context) -> object:
@@ -63,13 +67,38 @@ def _too_large(limit: int) -> ApiError:
 
 def _decoded(body: bytes) -> object:
     try:
-        return json.loads(body.decode("utf-8"), parse_constant=_no_number)
+        data = json.loads(body.decode("utf-8"), parse_constant=_no_number)
     except UnicodeDecodeError as error:
         raise invalid(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     except RecursionError:
         raise invalid("the body is nested too deeply") from None
     except ValueError as error:
         raise invalid(f"the body is not JSON: {error}") from None
+    _check_writable(data)
+    return data
+
+
+def _check_writable(data: object) -> None:
+    """Raise `ApiError` if the data cannot be part of an answer: it is nested too deeply, or a text
+    has half of a surrogate pair, which is no character."""
+    if _is_writable(data):
+        return
+    for name, value in data.items() if isinstance(data, dict) else ():
+        if not _is_writable(name) or not _is_writable(value):
+            shown = name.encode("ascii", "backslashreplace").decode()[:80]
+            reason = "is nested too deeply, or holds half of a surrogate pair"
+            raise invalid(f"the field {shown!r} {reason}", shown)
+    raise invalid("the body is nested too deeply, or holds half of a surrogate pair")
+
+
+def _is_writable(data: object) -> bool:
+    for _ in range(_DEEPER):
+        data = [data]
+    try:
+        to_json(data)
+    except ValueError:
+        return False
+    return True
 
 
 def _no_number(text: str) -> NoReturn:

@@ -2,9 +2,9 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from outrider.core.checks import shown
 from outrider.server.errors import ApiError, invalid, unsupported
@@ -25,10 +25,31 @@ comparison takes long."""
 _ALTERNATIVES = ("str", "int", "float", "bool", "list", "dict")
 
 
-class Known(BaseModel):
-    """A part of a request that keeps fields which it does not know."""
+def _whole(value: object) -> object:
+    """Return 5 for 5.0, which is an integer in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+def _flag(value: object) -> object:
+    """Refuse numbers that are equal to a truth value in Python."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError("Input should be a boolean")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Off = Annotated[Literal[False], BeforeValidator(_flag)]
+On = Annotated[Literal[True], BeforeValidator(_flag)]
+
+
+class Known(BaseModel):
+    """A part of a request that keeps fields which it does not know.
+
+    Values have the types of the description: no text is taken for a number, and no number for a
+    truth value.
+    """
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=(), strict=True)
 
 
 class Body(Known):
@@ -37,10 +58,12 @@ class Body(Known):
     Attributes:
         refused: fields that the server knows and does not honour, with the reason.
         changing: fields of other servers that would change the text.
+        elsewhere: fields of the other endpoints that answers of this form have no place for.
     """
 
     refused: ClassVar[Mapping[str, str]] = {}
     changing: ClassVar[tuple[str, ...]] = ()
+    elsewhere: ClassVar[tuple[str, ...]] = ()
 
     def check_fields(self, unknown: str) -> list[str]:
         """Return the names of fields that are ignored.

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from outrider.server.errors import unsupported
-from outrider.server.schema.base import FUNCTION_NAME, Known
+from outrider.server.schema.base import FUNCTION_NAME, Known, Off, Whole
 from outrider.server.schema.sampling import CONSTRAINED, SamplingBody
 
 
@@ -41,8 +41,19 @@ class Call(Known):
     function: CalledFunction
 
 
+_SOME_CONTENT: dict[str, Any] = {
+    "anyOf": [
+        {"properties": {"role": {"const": "assistant"}}},
+        {"required": ["content"], "properties": {"content": {"type": ["string", "array"]}}},
+    ]
+}
+"""Of the messages, only answers may have no content: they may have calls instead."""
+
+
 class ChatMessage(Known):
     """One message of the conversation."""
+
+    model_config = ConfigDict(json_schema_extra=_SOME_CONTENT)
 
     role: Literal["developer", "system", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
@@ -100,8 +111,8 @@ class ChatBody(SamplingBody):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
     modalities: list[Literal["text"]] | None = None
     response_format: ResponseFormat | None = None
     tools: list[Tool] | None = None
@@ -110,7 +121,7 @@ class ChatBody(SamplingBody):
     reasoning_effort: str | None = None
     verbosity: str | None = None
     prediction: Prediction | None = None
-    store: Literal[False] | None = None
+    store: Off | None = None
 
     documents: list[str | dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None

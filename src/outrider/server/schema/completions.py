@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from outrider.server.schema.base import Body
+from outrider.server.schema.base import Body, Whole
 from outrider.server.schema.chat import ChatMessage, Tool
 from outrider.server.schema.sampling import SamplingBody, Token
 
@@ -27,9 +27,9 @@ class CompletionBody(SamplingBody):
         | Annotated[list[str], Field(min_length=1)]
         | Annotated[list[Ids], Field(min_length=1)]
     )
-    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    best_of: Annotated[Whole, Field(ge=1, le=1)] | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
 
     @property
     def limit(self) -> int | None:

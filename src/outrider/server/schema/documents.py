@@ -19,6 +19,21 @@ def described_body(model: type[Body]) -> dict[str, Any]:
     }
 
 
+_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
+"""One event of a stream."""
+
+
+def streamed_body(model: type[Body]) -> dict[str, Any]:
+    """Return the part of an operation that describes its body, and that it may answer as a
+    stream."""
+    content = {"text/event-stream": {"schema": _EVENT}}
+    return described_body(model) | {"responses": {"200": {"content": content}}}
+
+
 _ERROR_CONTENT = {"content": {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}}
 
 _ERROR = {
@@ -56,6 +71,8 @@ def openapi_of(
             schema = model.model_json_schema(ref_template=_REF)
             schemas |= schema.pop("$defs", {})
             schemas[model.__name__] = schema
+            for name in model.elsewhere:
+                del schema["properties"][name]
             if schema["properties"]["model"].get("type") == "string":
                 schema["properties"]["model"]["enum"] = list(names)
         found["components"] = {"schemas": schemas}

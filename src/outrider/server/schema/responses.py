@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from outrider.server.errors import invalid, unsupported
-from outrider.server.schema.base import FUNCTION_NAME, Known
+from outrider.server.schema.base import FUNCTION_NAME, Known, Off, Whole
 from outrider.server.schema.sampling import CONSTRAINED, SamplingBody
 
 _STATELESS = "the server keeps no answers; send the conversation as input"
@@ -82,22 +82,21 @@ class ResponsesBody(SamplingBody):
         *("return_token_ids", "return_sources", "prompt_logprobs", "include_stop_str_in_output"),
         "add_special_tokens",
     )
-    """Fields of the other endpoints that answers of this form have no place for."""
 
     input: str | Annotated[list[InputItem], Field(min_length=1)]
     instructions: str | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
+    max_output_tokens: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
+    max_tool_calls: Annotated[Whole, Field(ge=1)] | None = None
     tools: list[FunctionTool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     include: list[str] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     truncation: Literal["disabled"] | None = None
-    background: Literal[False] | None = None
-    store: Literal[False] | None = None
+    background: Off | None = None
+    store: Off | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     @property
