@@ -9,6 +9,7 @@ built again from the text.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import llguidance
 import numpy as np
@@ -18,6 +19,9 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 from outrider.core.errors import LogitsError, OptionError
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import Allowed
+
+if TYPE_CHECKING:  # the module of types is not there at run time
+    from llguidance._lib import JsonCompileOptions
 
 __all__ = ["GuidanceGrammar", "GuidanceMatcher", "compile_grammar", "vocabulary_of"]
 
@@ -172,11 +176,11 @@ def _source(constraint: Constraint) -> str:
             return LLMatcher.grammar_from_lark(gbnf_to_lark(constraint.source))
         except Exception as error:
             raise OptionError(f"the GBNF grammar is refused: {_sentence(str(error))}") from None
-    options = JsonCompileOptions(
-        whitespace_flexible=True,
-        coerce_one_of=constraint.unsupported != "refuse",
-        lenient=constraint.unsupported == "lenient",
-    )
+    options: "JsonCompileOptions" = {
+        "whitespace_flexible": True,
+        "coerce_one_of": constraint.unsupported != "refuse",
+        "lenient": constraint.unsupported == "lenient",
+    }
     if constraint.whitespace == "compact":
         options["whitespace_flexible"] = False
     else:
