@@ -174,9 +174,10 @@ class Tally:
 class Counters:
     """The integers that one tier counts for one request; `metrics.py` computes ratios from them.
 
-    `refused` counts rounds in which a drafted continuation was rejected. Always `tokens = accepted
-    + next_tokens - cut`, and `sources` sums to `tokens`. `probed` counts nodes that were verified
-    only for their rows (`Draft.probe`); they are not included in `drafted`.
+    `refused` counts rounds in which a drafted continuation was rejected. `forced` counts tokens
+    that were emitted without the model, because a grammar allowed no other. Always `tokens =
+    accepted + next_tokens + forced - cut`, and `sources` sums to `tokens`. `probed` counts nodes
+    that were verified only for their rows (`Draft.probe`); they are not included in `drafted`.
     """
 
     rounds: int = 0
@@ -189,6 +190,7 @@ class Counters:
     accepted: int = 0
     refused: int = 0
     next_tokens: int = 0
+    forced: int = 0
     cut: int = 0
     changed: int = 0
     drafted_at: list[int] = field(default_factory=list)
@@ -211,7 +213,7 @@ class Counters:
     @property
     def tokens(self) -> int:
         """Tokens this tier has emitted."""
-        return self.accepted + self.next_tokens - self.cut
+        return self.accepted + self.next_tokens + self.forced - self.cut
 
     @property
     def now(self) -> int:

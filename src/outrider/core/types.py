@@ -199,6 +199,8 @@ class Budget:
             origin that is not listed may use the whole budget.
         stop: ends a path early; drafters that compute no probabilities ignore it.
         worth: which tokens of a chain pay; drafters that do not know chances ignore it.
+        forced: tokens that the grammar of the request expects next. They are drafted in place of
+            what the drafter would propose.
     """
 
     depth: int
@@ -206,6 +208,7 @@ class Budget:
     shares: Mapping[str, int] | None = None
     stop: Stop | None = None
     worth: Worth | None = None
+    forced: tuple[int, ...] = ()
 
     @classmethod
     def chain(cls, length: int) -> "Budget":
@@ -319,6 +322,9 @@ class Draft:
             samples=None if self.samples is None else tuple(self.samples[n] for n in nodes),
         )
 
+
+GRAMMAR = "grammar"
+"""Source of tokens that a grammar forces, and origin of drafts of them."""
 
 EMPTY_DRAFT = Draft(tokens=NO_IDS, parents=NO_IDS, sources=())
 

@@ -8,7 +8,7 @@ import torch
 
 from outrider.core.counters import Counters
 from outrider.core.errors import ContextError
-from outrider.core.types import FinishReason, IntArray, Rows, Verdict, as_ids
+from outrider.core.types import GRAMMAR, FinishReason, IntArray, Rows, Verdict, as_ids
 from outrider.decoding.stage import SequenceState
 from outrider.protocols import Request
 from outrider.sampling.text import TextStream
@@ -153,7 +153,7 @@ class Generation:
             self.error = verdict.error
             self._end(FinishReason.ERROR)
             return as_ids(())
-        kept = 0
+        kept, before = 0, len(self.output)
         reason = None
         for token in verdict.emitted:
             self.output.append(token)
@@ -166,9 +166,24 @@ class Generation:
         self.changed += verdict.changed[:kept]
         self.token_times += [perf_counter()] * kept
         self._note_logprobs(verdict, rows, kept)
+        while reason is None and (forced := self._forced()) is not None:
+            self.output.append(forced)
+            self.sources.append(GRAMMAR)
+            self.changed.append(False)
+            self.token_times.append(self.token_times[-1])
+            reason = self._finish_after(forced)
+            self.ends.append(len(self.text))
         if reason is not None:
             self._end(reason)
-        return as_ids(verdict.emitted[:kept])
+        return as_ids(self.output[before:])
+
+    def _forced(self) -> int | None:
+        """Return the next token, if the grammar allows no other. Log-probabilities need the logits
+        of each token."""
+        sampler = self.request.sampler
+        if sampler.walk is None or sampler.params.logprobs is not None:
+            return None
+        return sampler.single(self.output)
 
     def _end(self, reason: FinishReason) -> None:
         self.finish, self.ended = reason, perf_counter()

@@ -5,7 +5,7 @@ from time import perf_counter
 
 from outrider.core.counters import Counters, Tally
 from outrider.core.tree import depths
-from outrider.core.types import Draft, IntArray, Verdict
+from outrider.core.types import GRAMMAR, Draft, IntArray, Verdict
 from outrider.decoding.stage import SequenceState
 
 
@@ -68,7 +68,11 @@ def count(counters: Counters, draft: Draft, verdict: Verdict) -> None:
 
 def uncount(counters: Counters, verdict: Verdict, kept: int) -> None:
     """Subtract the tokens of `verdict` after the first `kept`, because a stop or a limit cut them
-    off."""
+    off. If more are kept, a grammar forced the others."""
+    if (forced := kept - len(verdict.emitted)) > 0:
+        counters.forced += forced
+        counters.sources[GRAMMAR] = counters.sources.get(GRAMMAR, 0) + forced
+        return
     counters.cut += len(verdict.emitted) - kept
     counters.changed -= sum(verdict.changed[kept:])
     for source in verdict.sources[kept:]:

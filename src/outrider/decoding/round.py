@@ -12,6 +12,7 @@ from time import perf_counter
 from outrider.core.errors import LogitsError
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, Budget, Draft, Rows, Verdict, Verified
 from outrider.decoding.ledger import Ledger
+from outrider.decoding.legal import forced_draft, legal
 from outrider.decoding.stage import Round, SequenceState, Stage
 from outrider.decoding.validation import budget_of, fitting, readable
 from outrider.kernels.forking import one_torch_thread
@@ -57,14 +58,17 @@ def propose(
 ) -> list[Draft]:
     """Return the drafts within the budgets; drafting is skipped where the budget is empty."""
     drafts = [EMPTY_DRAFT] * len(sequences)
-    chosen = [i for i, budget in enumerate(budgets) if budget.depth]
+    for i, budget in enumerate(budgets):
+        if budget.forced:
+            drafts[i] = forced_draft(budget)
+    chosen = [i for i, budget in enumerate(budgets) if budget.depth and not budget.forced]
     if not chosen:
         return drafts
     states = [sequences[i].drafting for i in chosen]
     tails = [sequences[i].tail for i in chosen]
     found = stage.drafter.propose(states, tails, [budgets[i] for i in chosen])
     for i, draft in zip(chosen, found, strict=True):
-        drafts[i] = fitting(draft, budgets[i], stage)
+        drafts[i] = legal(fitting(draft, budgets[i], stage), stage, sequences[i])
     return drafts
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from outrider.core.tree import depths
 from outrider.core.types import Budget, Draft, Exactness
+from outrider.decoding.legal import with_forced
 from outrider.decoding.stage import SequenceState, Stage
 from outrider.protocols import AcceptanceRule
 
@@ -25,7 +26,8 @@ def budget_of(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> 
         limit = 0  # the rule may visit a position twice, or on several branches
     horizon = sequence.cache.horizon if stage.tier == 0 else None
     reach = limit if horizon is None else min(limit, horizon - 1)
-    return stage.policy.budget(sequence.counters, batch).clipped(reach)
+    budget = stage.policy.budget(sequence.counters, batch).clipped(reach)
+    return with_forced(budget, stage, sequence, reach)
 
 
 def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:

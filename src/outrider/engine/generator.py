@@ -2,8 +2,10 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Literal, Unpack, cast, overload
 
+from outrider.constraints import Grammars
 from outrider.context.config import ContextConfig
 from outrider.core.checks import Range
 from outrider.core.errors import OptionError, OutriderError
@@ -22,9 +24,12 @@ from outrider.engine.result import Result, ResultMaker, spans
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import check_reads_images, images_of
 from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_prompt, read_prompt
+from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
+from outrider.sampling.constraint import Constraint
 from outrider.sampling.options import SamplingOptions
+from outrider.sampling.walk import Walk
 from outrider.strategy import Strategy
 
 StrategyFor = Callable[[SamplingParams], Strategy]
@@ -331,7 +336,11 @@ class Generator:
         if params.stop and self.tokenizer is None:
             raise OptionError("stop strings need a tokenizer", hint="Use stop_token_ids")
         sampler = sampler or Sampler(
-            params, prompt_ids=prompt.token_ids, end_ids=self.defaults.end_ids, sample=sample
+            params,
+            prompt_ids=prompt.token_ids,
+            end_ids=self.defaults.end_ids,
+            sample=sample,
+            walk=self._walk(params.constraint),
         )
         window = self.context_length if prompt.image_prompt is not None else None
         return Generation(
@@ -339,6 +348,20 @@ class Generator:
             text_stream(self.tokenizer, prompt, params, shown),
             window=window,
         )
+
+    def _walk(self, constraint: Constraint | None) -> Walk | None:
+        return None if constraint is None else Walk(self.grammars.of(constraint).begin())
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """The compiled constraints of this model.
+
+        Raises:
+            OptionError: there is no tokenizer of a checkpoint.
+        """
+        if not isinstance(self.tokenizer, Tokenizer):
+            raise OptionError("a constraint needs a tokenizer", hint="Load one with the model")
+        return Grammars(self.tokenizer, self.defaults.end_ids, self.strategy.target.info.vocab_size)
 
 
 class Stream:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
+from outrider.core.values import JsonValue
+from outrider.sampling.constraint import Constraint
 from outrider.sampling.params import LogitsProcessor, StoppingCriterion
 
 
@@ -30,3 +32,10 @@ class SamplingOptions(TypedDict, total=False):
     logprobs: int | None
     logits_processors: Sequence[LogitsProcessor]
     stopping_criteria: Sequence[StoppingCriterion]
+    constraint: Constraint | None
+    json_schema: Mapping[str, JsonValue] | str | type | None
+    json: bool
+    regex: str | None
+    choice: Sequence[str] | None
+    grammar: str | None
+    gbnf: str | None

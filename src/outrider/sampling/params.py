@@ -8,6 +8,7 @@ from torch import Tensor
 
 from outrider.core.checks import Range, check_ranges, shown
 from outrider.core.errors import OptionError, reject_unknown
+from outrider.sampling.constraint import SUGAR, Constraint
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 """`(input_ids [1, n], scores [1, vocab]) -> scores`, as in `transformers`."""
@@ -43,6 +44,8 @@ class SamplingParams:
         logprobs: number of top log-probabilities reported for each token; None reports none.
         logits_processors: called in order before the warps.
         stopping_criteria: called after each token.
+        constraint: the grammar of the text. `of` also takes `json_schema`, `json`, `regex`,
+            `choice`, `grammar` or `gbnf` in its place.
     """
 
     temperature: float = 0.0
@@ -65,6 +68,7 @@ class SamplingParams:
     logprobs: int | None = None
     logits_processors: tuple[LogitsProcessor, ...] = ()
     stopping_criteria: tuple[StoppingCriterion, ...] = ()
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         for name in _TUPLES:
@@ -89,14 +93,21 @@ class SamplingParams:
                 f"{self.max_new_tokens}",
                 hint="Lower one or raise the other",
             )
+        if self.constraint is not None and self.ignore_eos:
+            raise OptionError(
+                "ignore_eos is set, but the grammar of the constraint says where the text ends",
+                hint="Leave out one of the two",
+            )
 
     @classmethod
     def of(cls, **options: object) -> "SamplingParams":
         """Build from keyword options; for an unknown one, the error suggests the nearest known
         name."""
-        reject_unknown("option", options, (f.name for f in fields(cls)))
+        reject_unknown("option", options, (*(f.name for f in fields(cls)), *SUGAR))
         tuples = {name: _as_tuple(options[name]) for name in _TUPLES if name in options}
-        return cls(**options | tuples)  # pyright: ignore[reportArgumentType]
+        own = {n: v for n, v in options.items() if n not in SUGAR} | tuples
+        own["constraint"] = Constraint.of(options)
+        return cls(**own)  # pyright: ignore[reportArgumentType]
 
     @property
     def warps(self) -> dict[str, float]:

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from outrider import kernels
 from outrider.core.errors import LogitsError
-from outrider.core.types import IntArray, as_ids
+from outrider.core.types import NO_IDS, IntArray, as_ids
 from outrider.sampling.edits import edited
 from outrider.sampling.noise import Purpose, gumbel, stream_key, uniform
 from outrider.sampling.params import SamplingParams
 from outrider.sampling.processors import copied, is_pure, stateful
+from outrider.sampling.walk import Allowed, Options, Walk
 from outrider.sampling.warps import Support, warp
 
 NOT_FINITE = "logits hold NaN or +inf"
@@ -43,8 +44,19 @@ class Sampler:
         prompt_ids: Sequence[int] = (),
         end_ids: Sequence[int] = (),
         sample: int = 0,
+        walk: Walk | None = None,
     ) -> None:
+        """Prepare for the first token.
+
+        Args:
+            params: the settings.
+            prompt_ids: ids of the prompt, for penalties.
+            end_ids: the end tokens of the model.
+            sample: number of the sample of the prompt; each has noise of its own.
+            walk: the grammar that the text follows (`params.constraint`, compiled).
+        """
         self.params = params
+        self.walk = walk
         self.seed = secrets.randbits(48) if params.seed is None else params.seed
         self.sample = sample
         self.prompt_ids = tuple(prompt_ids)
@@ -71,6 +83,7 @@ class Sampler:
         if self.stateful:
             own = copied(self.params.logits_processors)
             other.params = replace(self.params, logits_processors=own)
+        other.walk = self.walk and self.walk.fork()
         return other
 
     def for_drafts(self) -> "Sampler":
@@ -91,6 +104,10 @@ class Sampler:
     def quick(self, index: int) -> bool:
         """Whether the choice is plain except for banned tokens, which compiled and captured code
         also supports. Image-text models ban their image tokens."""
+        return self.walk is None and self._unedited(index)
+
+    def _unedited(self, index: int) -> bool:
+        """Whether the choice at `index` needs no bias, penalty, processor or typical mass."""
         p = self.params
         return not (
             self._reads_text or self._reads_scores or index < p.min_new_tokens or p.typical_p < 1.0
@@ -145,17 +162,65 @@ class Sampler:
             or not kernels.available()
         ):
             return None
+        if self.walk is not None and (quick := self._free(logits, generated)) is not None:
+            return quick
         row = logits.numpy()
         if not row.max() < np.inf:
             raise LogitsError(NOT_FINITE)
-        seen, ends = as_ids(self._in_prompt.numpy()), as_ids(sorted(self.end_ids))
-        scores = torch.from_numpy(edited(row, self.params, seen, generated, ends))
+        ends = NO_IDS if self.walk is not None else as_ids(sorted(self.end_ids))
+        numbers = edited(row, self.params, as_ids(self._in_prompt.numpy()), generated, ends)
+        if (allowed := self._allowed(len(numbers), generated)) is not None:
+            np.putmask(numbers, ~allowed, np.float32(-np.inf))
+        scores = torch.from_numpy(numbers)
         if self._edited_kernel is None:
             self._edited_kernel = self._kernel_with(())  # a forced token may be a banned one
         token = kernels.choose(scores, self._edited_kernel, len(generated))
         if token < 0:
             raise LogitsError(_TROUBLE[token])
         return token
+
+    def single(self, generated: Sequence[int]) -> int | None:
+        """Return the token that follows `generated` whatever the logits are, because the grammar
+        allows no other; None if there is a choice."""
+        p = self.params
+        if self.walk is None or p.banned_tokens or p.logits_processors or p.forced_tokens:
+            return None
+        options = self.walk.after(generated)
+        return None if options is None else options.single
+
+    def _free(
+        self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
+    ) -> int | None:
+        """Return the choice without the grammar, if the grammar allows it; None otherwise.
+
+        The choice is the largest sum of score and noise. If it is allowed, it is also the largest
+        one of those that are allowed. This does not hold after truncation, which depends on what
+        is allowed.
+        """
+        p, index = self.params, len(generated)
+        truncated = p.top_k or p.top_p < 1.0 or p.min_p > 0.0
+        if truncated or not self._unedited(index):
+            return None
+        token = kernels.choose(logits.contiguous(), self.kernel, index)
+        if token < 0 or self.walk is None:
+            return None
+        if token in self.end_ids:
+            options = self.walk.after(generated)
+            return token if options is not None and options.accepting else None
+        return token if self.walk.admits(generated, [token]) else None
+
+    def _allowed(self, width: int, generated: Sequence[int] | IntArray) -> Allowed | None:
+        """Return which of `width` tokens may follow by the grammar, end tokens included; None for
+        all, without a grammar and behind texts that will be refused."""
+        options: Options | None = self.walk and self.walk.after(generated)
+        if options is None:
+            return None
+        found = np.zeros(width, dtype=np.bool_)
+        size = min(width, len(options.tokens))
+        found[:size] = options.tokens[:size]
+        early = len(generated) < self.params.min_new_tokens and options.count > 0
+        found[[i for i in self.end_ids if i < width]] = options.accepting and not early
+        return found
 
     @property
     def _edits_only(self) -> bool:
@@ -185,7 +250,7 @@ class Sampler:
             self._penalise(scores, generated)
         if p.banned_tokens:
             scores[[i for i in p.banned_tokens if i < width]] = -torch.inf
-        if len(generated) < p.min_new_tokens and self.end_ids:
+        if len(generated) < p.min_new_tokens and self.end_ids and self.walk is None:
             scores[[i for i in self.end_ids if i < width]] = -torch.inf
         for processor in p.logits_processors:
             ids = torch.tensor([[*self.prompt_ids, *generated]], device=scores.device)
@@ -194,6 +259,9 @@ class Sampler:
         if forced is not None:
             scores = torch.full_like(scores, -torch.inf)
             scores[forced : forced + 1] = 0.0
+        if (allowed := self._allowed(width, generated)) is not None:
+            refused = torch.from_numpy(~allowed).to(scores.device)
+            scores = scores.masked_fill(refused, -torch.inf)
         if not bool((scores > -torch.inf).any()):
             raise LogitsError(NOTHING_ALLOWED)
         return scores

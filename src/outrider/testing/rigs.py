@@ -18,6 +18,7 @@ from outrider.models.tabular import TabularModel
 from outrider.policies import FixedLength
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
 from outrider.sampling import Sampler, SamplingParams
+from outrider.sampling.walk import Grammar, Walk
 
 PROMPTS: list[tuple[int, ...]] = [
     (1, 2, 3),
@@ -94,12 +95,19 @@ def undrafted(whole: Stage) -> Stage:
 
 
 def generation(
-    prompt: Sequence[int] | Prompt, *, end_ids: Sequence[int] = (), sample: int = 0, **options: Any
+    prompt: Sequence[int] | Prompt,
+    *,
+    end_ids: Sequence[int] = (),
+    sample: int = 0,
+    grammar: Grammar | None = None,
+    **options: Any,
 ) -> Generation:
-    """Return a request with these `SamplingParams`; the defaults are 40 tokens and seed 5."""
+    """Return a request with these `SamplingParams`; the defaults are 40 tokens and seed 5. Its text
+    follows `grammar`."""
     read = prompt if isinstance(prompt, Prompt) else Prompt(token_ids=tuple(prompt))
     params = SamplingParams.of(**{"max_new_tokens": 40, "seed": 5, **options})
-    sampler = Sampler(params, prompt_ids=read.token_ids, end_ids=end_ids, sample=sample)
+    walk = None if grammar is None else Walk(grammar.begin())
+    sampler = Sampler(params, prompt_ids=read.token_ids, end_ids=end_ids, sample=sample, walk=walk)
     return Generation(Request(read, sampler))
 
 

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -309,6 +310,23 @@ class Tokenizer:
         size = len(plain)
         starts = (i for i in range(len(whole) - size + 1) if whole[i : i + size] == plain)
         return whole[: next(starts, 0)]
+
+    @property
+    def definition(self) -> str:
+        """The text of its tokenizer.json, without padding and truncation.
+
+        Raises:
+            OptionError: it is not a tokenizer of the library `tokenizers`.
+        """
+        if not self.tokenizer.is_fast:
+            raise OptionError(
+                f"the tokenizer of {self.name} has no tokenizer.json",
+                hint="Convert it with transformers (AutoTokenizer, use_fast=True), and save it",
+            )
+        inner = copy(self.tokenizer.backend_tokenizer)
+        inner.no_padding()
+        inner.no_truncation()
+        return inner.to_str()
 
     @property
     def bos_id(self) -> int | None:
