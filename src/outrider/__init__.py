@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from outrider.core.types import Prompt
     from outrider.core.version import __version__
     from outrider.engine.compat import generate
-    from outrider.engine.generator import Generator, Stream
+    from outrider.engine.generator import Generator
     from outrider.engine.load import load
-    from outrider.engine.result import Result
+    from outrider.engine.result import Result, Stream
     from outrider.sampling import SamplingParams
     from outrider.strategy import PyramidConfig, Strategy, pyramid
 
@@ -51,7 +51,7 @@ __getattr__ = on_first_use(
         "Result": "engine.result",
         "SamplingParams": "sampling",
         "Strategy": "strategy",
-        "Stream": "engine.generator",
+        "Stream": "engine.result",
         "__version__": "core.version",
         "generate": "engine.compat",
         "load": "engine.load",

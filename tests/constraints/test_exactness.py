@@ -175,7 +175,7 @@ def test_the_quick_choice_is_the_choice(warps: dict[str, Any]) -> None:
         assert sampler.choose(logits, text) == slow
 
 
-def test_a_law_that_is_judged_is_that_of_the_grammar() -> None:
+def test_a_distribution_that_is_judged_is_that_of_the_grammar() -> None:
     """`Rejection` keeps the distribution: draft models draw by the same grammar."""
     plain: dict[tuple[int, ...], int] = {}
     drafted: dict[tuple[int, ...], int] = {}

@@ -2,9 +2,9 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from outrider.core.errors import OptionError
+from outrider.core.values import JsonValue
 from outrider.sampling.constraint import Constraint
 
 _COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
@@ -39,7 +39,7 @@ class GrammarLimits:
         if constraint.kind == "json":
             self._check_schema(json.loads(constraint.source))
 
-    def _check_schema(self, schema: Any) -> None:
+    def _check_schema(self, schema: JsonValue) -> None:
         properties, waiting = 0, [(schema, 1)]
         while waiting:
             part, depth = waiting.pop()
@@ -62,7 +62,7 @@ class GrammarLimits:
             self._check_keywords(part)
             waiting += [(each, depth + 1) for each in part.values()]
 
-    def _check_keywords(self, part: dict[str, Any]) -> None:
+    def _check_keywords(self, part: dict[str, JsonValue]) -> None:
         reference = part.get("$ref")
         if isinstance(reference, str) and "://" in reference.split("#")[0]:
             raise OptionError(
