@@ -60,7 +60,7 @@ class Constraint:
     @classmethod
     def json_schema(
         cls,
-        schema: object,
+        schema: JsonValue,
         *,
         whitespace: str | None = None,
         unsupported: Unsupported = "refuse",
@@ -97,7 +97,7 @@ class Constraint:
         return cls(kind="lark", source=f"start: {quoted}\n")
 
     @classmethod
-    def of(cls, options: Mapping[str, object]) -> "Constraint | None":
+    def of(cls, options: Mapping[str, JsonValue]) -> "Constraint | None":
         """Return the constraint that options of a request describe: one of `SUGAR`, or `constraint`
         itself; None if there is none.
 
@@ -130,7 +130,7 @@ class Constraint:
         return cls(kind=kinds[name], source=value)
 
 
-def _schema_text(schema: object) -> str:
+def _schema_text(schema: JsonValue) -> str:
     """Return a schema as JSON."""
     if (make := getattr(schema, "model_json_schema", None)) is not None:
         schema = cast(JsonValue, make())

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.numbers import share
@@ -19,6 +19,7 @@ from outrider.context.config import (
     ContextConfig,
 )
 from outrider.core.errors import OptionError, nearest
+from outrider.core.values import JsonValue
 from outrider.strategy.catalogue import names
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Selecting:
         ),
     ] = None
 
-    def config(self, **defaults: Any) -> ContextConfig | None:
+    def config(self, **defaults: JsonValue) -> ContextConfig | None:
         """Build the selection; None reads everything, which is the default.
 
         Raises:
@@ -174,7 +175,7 @@ class LongInput(Selecting):
         """Return the first option that was given, as typed."""
         return next(map(as_typed, given_fields(self)), None)
 
-    def config(self, **defaults: Any) -> ContextConfig | None:
+    def config(self, **defaults: JsonValue) -> ContextConfig | None:
         """Build the selection; see `Selecting.config`."""
         found = Selecting.config(self, **defaults)
         if found is not None and self.explain is not None:

@@ -268,7 +268,7 @@ class Tokenizer:
         self,
         messages: list[dict[str, JsonValue]],
         add_generation_prompt: bool = True,
-        **variables: Any,
+        **variables: JsonValue,
     ) -> str:
         return render_chat(
             self.tokenizer,
