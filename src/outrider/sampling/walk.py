@@ -10,7 +10,7 @@ End tokens are never given to a matcher. They are allowed exactly where it accep
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ Allowed = NDArray[np.bool_]
 """`[vocab]`: whether each token may follow."""
 
 
+@runtime_checkable
 class Matcher(Protocol):
     """A grammar at a place of a text, which begins empty."""
 
@@ -54,6 +55,7 @@ class Matcher(Protocol):
         ...
 
 
+@runtime_checkable
 class Grammar(Protocol):
     """A compiled grammar."""
 
