@@ -1,16 +1,21 @@
 """The guide to serving names what exists: options, fields, codes, paths and files."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
 
 from outrider.cli.app import app
+from outrider.core.errors import ContextError
+from outrider.engine.serving.settings import ServingSettings
 from outrider.server import errors
 from outrider.server.schema.chat import ChatBody
 from outrider.server.schema.completions import CompletionBody
 from outrider.server.schema.responses import ResponsesBody
+from outrider.server.settings import ServerSettings
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/guide-serving.md").read_text(encoding="utf-8")
@@ -28,7 +33,7 @@ def section(heading: str) -> str:
 
 def words(text: str) -> list[str]:
     """Return the words in code marks."""
-    return re.findall(r"`([a-z_.]+)`", text)
+    return re.findall(r"`([a-z0-9_.]+)`", text)
 
 
 def row(name: str) -> str:
@@ -65,6 +70,56 @@ def test_its_codes_are_those_of_the_server() -> None:
     assert [code for code in codes if f'"{code}"' not in SERVER] == []
 
 
+def test_the_codes_of_failures_are_beside_their_status() -> None:
+    """Those of `errors.py`, by the status that it gives them."""
+    listed: dict[int, set[str]] = {}
+    for line in GUIDE.splitlines():
+        if re.match(r"\| \d{3}[ ,]", line):
+            cells = line.split("|")
+            for status in re.findall(r"\d{3}", cells[1]):
+                listed.setdefault(int(status), set()).update(words(cells[2]))
+    assert set(listed) == {*errors._TYPES, 500}
+    pairs = {(status, code) for status, code, _ in errors.FAILURES.values()}
+    pairs |= {(errors.crashed().status, errors.crashed().code)}
+    for error in (
+        errors.invalid(""),
+        errors.unsupported("", ""),
+        errors.from_outrider(ContextError("long")),
+    ):
+        pairs.add((error.status, error.code))
+    assert {pair for pair in pairs if pair[1] not in listed[pair[0]]} == set()
+
+
+def test_its_defaults_are_those_of_the_server() -> None:
+    settings = {**_defaults(ServingSettings), **_defaults(ServerSettings)}
+    table = section("Limits and errors").splitlines()
+    rows = [line.split("|")[1:3] for line in table if line.startswith("| `--")]
+    checked = 0
+    for options, default in rows:
+        names = [name.replace("-", "_") for name in re.findall(r"`--([a-z-]+)`", options)]
+        named = [_number(text) for text in re.findall(r"\d[\d,]*(?: MB)?", default)]
+        known = [settings[name] for name in names if settings.get(name) is not None]
+        assert named == known, options
+        checked += len(known)
+    assert checked == 7
+    shutdown = re.search(r"`--shutdown-timeout` \((\d+) s\)", GUIDE)
+    assert shutdown and float(shutdown[1]) == ServerSettings().shutdown_timeout
+    pauses = re.search(
+        r"a comment every (\d+) s\. The status waits for the first token, or (\d+) s", GUIDE
+    )
+    assert pauses
+    assert (float(pauses[1]), float(pauses[2])) == (ServerSettings().ping, ServerSettings().hold)
+
+
+def _defaults(kind: type[Any]) -> dict[str, Any]:
+    return {field.name: field.default for field in fields(kind)}
+
+
+def _number(text: str) -> int:
+    count, _, unit = text.replace(",", "").partition(" ")
+    return int(count) * (1_000_000 if unit == "MB" else 1)
+
+
 def test_its_metrics_exist() -> None:
     named = words(section("Metrics").partition("| | |")[2].partition("\n\n")[0])
     named += re.findall(r"`(\w+)\{\w+\}`", section("Metrics"))
@@ -75,7 +130,8 @@ def test_its_metrics_exist() -> None:
 def test_its_paths_exist() -> None:
     paths = re.findall(r"`(/[a-z1/_]+)`", section("Endpoints"))
     missing = [path for path in paths if f'"{path}"' not in SERVER]
-    assert set(missing) <= {"/render", "/openapi.json"}  # a suffix, and FastAPI's
+    # A suffix, a path of FastAPI, and one that is named because it is not there.
+    assert set(missing) <= {"/render", "/openapi.json", "/docs"}
 
 
 def test_its_files_exist() -> None:

@@ -155,15 +155,24 @@ def test_a_prompt_is_cut_on_request_only(served: Running) -> None:
     assert cut["usage"]["prompt_tokens"] == 40 == len(cut["prompt_token_ids"])
 
 
-def test_a_prediction_is_counted_only_if_it_is_given(client: openai.OpenAI) -> None:
+def test_a_prediction_is_copied_and_counted_only_if_it_is_given(client: openai.OpenAI) -> None:
     plain = create(client, temperature=0)
     assert plain.usage is not None and plain.usage.completion_tokens_details is not None
     assert plain.usage.completion_tokens_details.accepted_prediction_tokens is None
     text = plain.choices[0].message.content or ""
-    answer = create(client, temperature=0, prediction={"type": "content", "content": text})
-    assert answer.choices[0].message.content == text
-    assert answer.usage is not None and answer.usage.completion_tokens_details is not None
-    assert answer.usage.completion_tokens_details.accepted_prediction_tokens is not None
+    accepted = []
+    for predicted in ("Nothing of this is in the answer.", text):
+        prediction = {"type": "content", "content": predicted}
+        answer = create(client, temperature=0, prediction=prediction)
+        assert answer.choices[0].message.content == text
+        assert answer.usage is not None and answer.usage.completion_tokens_details is not None
+        accepted.append(answer.usage.completion_tokens_details.accepted_prediction_tokens)
+        assert answer.usage.completion_tokens_details.rejected_prediction_tokens is not None
+    assert accepted[1] > accepted[0]
+    raw = answer.model_extra or {}
+    assert raw["timings"]["draft_n_accepted"] == accepted[1]
+    before = (plain.model_extra or {})["timings"]["draft_n_accepted"]
+    assert accepted[1] > before
 
 
 def test_raw_answers_hold_figures_of_drafting(served: Running) -> None:

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.server.setups import CHAT, HELLO, QUICK, Running
+from outrider.cli.commands.serve import _given
+from outrider.cli.options.serving import Behaviour
+from outrider.core.errors import OptionError
+from outrider.engine.generator import Generator
+from outrider.server.settings import ServerSettings
+from tests.server.setups import CHAT, HELLO, QUICK, Running, running
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
@@ -134,6 +139,22 @@ def test_fields_without_effect_are_named_in_a_header(served: Running) -> None:
     names = answer.headers["x-outrider-ignored-fields"].split(", ")
     assert names == ["fancy", "messages.cache_control", "reasoning_effort"]
     assert "x-outrider-ignored-fields" not in served.post(CHAT, QUICK | {"metadata": {}}).headers
+
+
+def test_fields_without_effect_can_be_refused(generator: Generator) -> None:
+    """`--unknown-fields refuse`; hints of the client are no unknown fields."""
+    settings = ServerSettings(model_names=("tiny",), unknown_fields="refuse")
+    nested = {"messages": [HELLO[0] | {"cache_control": 1}]}
+    with running(generator, settings) as served:
+        for fields, name in (({"fancy": 1}, "fancy"), (nested, "messages.cache_control")):
+            answer = served.post(CHAT, QUICK | fields)
+            assert answer.status == 400
+            assert (answer.error["code"], answer.error["param"]) == ("unknown_field", name)
+        assert served.post(CHAT, QUICK | {"metadata": {}, "nothing": None}).status == 200
+    with pytest.raises(OptionError, match="ignore, refuse"):
+        ServerSettings(unknown_fields="maybe")
+    given = Behaviour(unknown_fields="refuse")
+    assert _given(given)["unknown_fields"] == "refuse"
 
 
 def test_fields_without_effect_are_logged_once(

@@ -11,17 +11,8 @@ import pytest
 from outrider.engine.generator import Generator
 from outrider.engine.serving.settings import ServingSettings
 from outrider.server.settings import ServerSettings
-from tests.server.setups import (
-    CHAT,
-    COMPLETE,
-    LONG,
-    QUICK,
-    Running,
-    held,
-    running,
-    until,
-    written,
-)
+from tests.engine.serving.setups import held, until, written
+from tests.server.setups import CHAT, COMPLETE, LONG, QUICK, Running, running
 
 TEXT = {"model": "tiny", "prompt": "Once upon a time", "max_tokens": 400, "ignore_eos": True}
 

@@ -11,17 +11,8 @@ from outrider.server.client import EngineClient
 from outrider.server.life import Life
 from outrider.server.serve import drain
 from outrider.server.settings import ServerSettings
-from tests.server.setups import (
-    CHAT,
-    HELLO,
-    LONG,
-    QUICK,
-    Running,
-    held,
-    running,
-    until,
-    written,
-)
+from tests.engine.serving.setups import held, until, written
+from tests.server.setups import CHAT, HELLO, LONG, QUICK, Running, running
 
 
 def test_all_is_well(served: Running) -> None:

@@ -18,7 +18,8 @@ from outrider.engine.serving.settings import ServingSettings
 from outrider.server.keys import Key, Keys, load_keys
 from outrider.server.serve import Address, listen
 from outrider.server.settings import ServerSettings
-from tests.server.setups import CHAT, LONG, QUICK, Running, held, running, until
+from tests.engine.serving.setups import held, until
+from tests.server.setups import CHAT, LONG, QUICK, Running, running
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,15 @@ def test_keys_from_a_file_and_the_environment(tmp_path: Path) -> None:
     assert [key and key.name for key in found] == ["ana", "bo", "key1", "cy", None, None]
     assert keys.keys[0].priority == 1
     assert not load_keys(None, {})
+
+
+def test_a_key_may_hold_equals_signs() -> None:
+    """The name ends at the first one, as keys in base64 end with some."""
+    keys = load_keys(None, {"OUTRIDER_API_KEYS": "ana=c2VjcmV0LWE=,bo=a=b=="})
+    for secret, name in (("c2VjcmV0LWE=", "ana"), ("a=b==", "bo")):
+        found = keys.find(secret)
+        assert found is not None and found.name == name
+    assert keys.find("c2VjcmV0LWE") is None and keys.find("b==") is None
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from outrider.engine.generator import Generator
-from tests.server.setups import CHAT, COMPLETE, HELLO, LONG, Running, running, until
+from tests.engine.serving.setups import until
+from tests.server.setups import CHAT, COMPLETE, HELLO, LONG, Running, running
 
 
 @dataclass

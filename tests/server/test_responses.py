@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from outrider.engine.generator import Generator
-from tests.server.setups import HELLO, Running
+from tests.server.setups import CHAT, HELLO, Running
 
 BASE: dict[str, Any] = {"model": "tiny", "input": "Hello", "max_output_tokens": 12}
 SEED = {"extra_body": {"seed": 3}}
@@ -98,13 +98,32 @@ def test_calls_are_items(
 
 
 def test_calls_of_earlier_turns_are_read(served: Running) -> None:
-    items = [
+    """As by a chat of the same messages; reasoning of earlier turns is left out."""
+    items: list[dict[str, Any]] = [
         {"role": "user", "content": "Weather?"},
         {"type": "reasoning", "id": "r1", "summary": []},
         {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c1", "output": "sunny"},
     ]
-    assert served.post("/v1/responses", BASE | {"input": items}).status == 200
+    function = {"name": "f", "arguments": "{}"}
+    messages = [
+        items[0],
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "c1", "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+    ]
+    answer = served.post("/v1/responses", BASE | {"input": items, "seed": 3}).json
+    chat = {"model": "tiny", "messages": messages, "max_tokens": 12, "seed": 3}
+    expected = served.post(CHAT, chat).json
+    [item] = answer["output"]
+    [part] = item["content"]
+    assert (item["type"], item["role"], part["type"]) == ("message", "assistant", "output_text")
+    assert part["text"] == expected["choices"][0]["message"]["content"]
+    assert answer["usage"]["input_tokens"] == expected["usage"]["prompt_tokens"]
+    shorter = served.post(CHAT, chat | {"messages": messages[:1]}).json
+    assert answer["usage"]["input_tokens"] > shorter["usage"]["prompt_tokens"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from outrider.bench.serve.figures import Objective, figures
 from outrider.bench.serve.http import Address
 from outrider.bench.serve.load import Answer, Job, closed_loop, open_loop, poisson
+from outrider.bench.serve.run import summary
+from outrider.cli.commands.bench_serve import _shown
 from outrider.core.errors import OptionError
 
 EVENTS = [
@@ -161,6 +163,23 @@ def test_figures_of_a_known_load() -> None:
     assert found["itl"]["p50"] == pytest.approx(200.0)
     assert found["goodput"] == pytest.approx(1 / 1.5)
     assert found["met"] == 0.5
+
+
+def test_a_row_without_a_ratio_is_shown() -> None:
+    """The server that failed has no throughput, so there is nothing to compare."""
+    broken = Answer(number=0, sent=0.0, ended=1.0, error="ConnectionError: refused")
+    good = answer(0, 0.0, [0.5, 0.7], 3)
+    records: list[dict[str, Any]] = [
+        {"server": server, "load": "1 client", **figures([one], Objective(first=1.0))}
+        for server, one in (("a", good), ("b", broken))
+    ]
+    first, second = map(_shown, summary(records))
+    assert first["ratio"] == "1.00 [1.00, 1.00]"
+    assert first["ttft, ms (p95)"] == "500 (500)"
+    assert first["goodput/s"].endswith("(100%)")
+    assert "failed" not in first
+    assert (second["ratio"], second["tokens/s"], second["failed"]) == ("", "0.0", "1")
+    assert second["ttft, ms (p95)"] == second["e2e, ms (p95)"] == ""
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://a/b", "http://", "http://a:x/v1"])

@@ -1,7 +1,11 @@
-"""An engine whose steps a test runs, and what it published."""
+"""An engine whose steps a test runs, or holds, and what it published."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+import pytest
 
 from outrider.core.types import Prompt
 from outrider.engine.generator import Generator
@@ -58,3 +62,64 @@ class Desk:
         found = self.ended(id, index).result
         assert found is not None
         return found
+
+
+class Held:
+    """An engine that, after some tokens, makes a step only when it has something to receive.
+
+    So requests run for as long as a test needs them, on a machine of any speed.
+    """
+
+    def __init__(self, engine: Engine, tokens: int) -> None:
+        self._engine, self._most = engine, written(engine) + tokens
+        self._step, self._expire = engine.step, engine._expire
+        self._later, self._go, self._ended = 0.0, False, False
+
+    def step(self) -> None:
+        until(self._may_step, 120)
+        self._go = False
+        self._step()
+
+    def expire(self, now: float) -> None:
+        self._expire(now + self._later)
+
+    def later(self, seconds: float) -> None:
+        """Let time pass for the limits of requests, and make a step."""
+        self._later += seconds
+        self._go = True
+
+    def end(self) -> None:
+        self._ended = True
+
+    def _may_step(self) -> bool:
+        engine = self._engine
+        told = not engine._inbox.empty() or engine._stopping is not None
+        return self._go or self._ended or told or written(engine) < self._most
+
+
+@contextmanager
+def held(engine: Engine, tokens: int) -> Iterator[Held]:
+    """Context manager: the engine holds after so many further tokens (`Held`)."""
+    found = Held(engine, tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "step", found.step)
+        patch.setattr(engine, "_expire", found.expire)
+        try:
+            yield found
+        finally:
+            found.end()
+
+
+def written(engine: Engine) -> int:
+    """Return the number of tokens that an engine has written."""
+    return engine.state.counters.get("generation_tokens", 0)
+
+
+def until(met: Callable[[], bool], seconds: float = 60.0) -> bool:
+    """Wait until a condition is met; return whether it was."""
+    end = time.monotonic() + seconds
+    while not met():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True

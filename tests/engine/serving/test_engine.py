@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Sequence
-from time import perf_counter
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from outrider.engine.serving.messages import Ended, Event, Submission
 from outrider.engine.serving.scheduler import Phase
 from outrider.engine.serving.settings import ServingSettings
 from outrider.strategy import Strategy
-from tests.engine.serving.setups import COSTS, Desk
+from tests.engine.serving.setups import COSTS, Desk, held, until
 
 LONG = tuple(range(20, 420))
 
@@ -55,18 +54,31 @@ def test_a_cancelled_request_ends_before_the_next_step(tiny: Generator, phase: P
     assert desk.engine.state.running == 0
 
 
-def test_deadlines_end_a_request_with_their_names(tiny: Generator) -> None:
+def test_deadlines_end_a_request_with_their_names(
+    tiny: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("outrider.engine.serving.engine.perf_counter", lambda: now)
     desk = Desk(tiny, max_num_seqs=1)
-    now = perf_counter()
-    desk.submit("slow", (30, 31), max_new_tokens=400, ignore_eos=True, _finish_by=now + 0.2)
-    desk.submit("late", (30, 31), max_new_tokens=4, _first_token_by=now + 0.05)
-    desk.submit("last", (30, 31), max_new_tokens=4, _begin_by=now + 0.05)
-    desk.run()
+    desk.submit("slow", (30, 31), max_new_tokens=40, ignore_eos=True, _finish_by=now + 20)
+    desk.submit("late", (30, 31), max_new_tokens=4, _first_token_by=now + 5)
+    desk.submit("last", (30, 31), max_new_tokens=4, _begin_by=now + 5)
+    for _ in range(10):
+        desk.engine.step()
+        if desk.pieces("slow"):
+            break
+    assert not any(isinstance(event, Ended) for event in desk.events)
+    now += 6
+    desk.engine.step()
+    assert desk.engine.state.running == 1
+    now += 20
+    desk.engine.step()
+    assert not desk.engine.busy
     assert desk.ended("last").failure == "queue_timeout"
     assert desk.ended("late").failure == "deadline"
     assert desk.ended("late").phase == "waiting"
     assert desk.ended("slow").failure == "request_timeout"
-    assert 0 < len(desk.result("slow").token_ids) < 400
+    assert 0 < len(desk.result("slow").token_ids) < 40
 
 
 def test_samples_of_one_prompt_read_it_once(tiny: Generator) -> None:
@@ -221,10 +233,10 @@ def test_a_thread_serves_and_stops(tiny: Generator) -> None:
     engine.submit(submission(tiny, "a", 5))
     assert ended.wait(20.0)
     ended.clear()
-    engine.submit(submission(tiny, "b", 450))
-    while engine.state.running == 0:
-        pass
-    engine.stop("closing")
+    with held(engine, 4):
+        engine.submit(submission(tiny, "b", 40))
+        assert until(lambda: engine.state.running == 1)
+        engine.stop("closing")
     assert not engine.alive
     [last] = [e for e in events if isinstance(e, Ended) and e.id == "b"]
     assert (last.failure, last.message) == ("draining", "closing")

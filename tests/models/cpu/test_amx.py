@@ -216,23 +216,3 @@ def test_a_row_is_not_changed_by_infinite_rows_behind_it(
     for own, other in zip(*texts, strict=True):
         assert torch.equal(own, other)
     assert drafted.logits[[0, 1, 3]].isfinite().all() and drafted.logits[2].isnan().all()
-
-
-# -- whether they are used ---------------------------------------------------------------------
-
-
-def test_the_user_can_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: Any = library()
-    monkeypatch.setenv("OUTRIDER_AMX", "off")
-    assert not use_tiles(loaded, Path(loaded._name))
-    monkeypatch.delenv("OUTRIDER_AMX")
-    assert use_tiles(loaded, Path(loaded._name))
-
-
-def test_a_trap_leads_to_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child process that multiplies a tile has died; see `tests/kernels/test_prebuilt.py`."""
-    loaded: Any = library()
-    with monkeypatch.context() as patched:
-        patched.setattr("outrider.kernels.amx.runs", lambda *_: False)
-        assert not use_tiles(loaded, Path(loaded._name))
-    assert use_tiles(loaded, Path(loaded._name))

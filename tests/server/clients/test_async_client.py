@@ -7,7 +7,8 @@ import openai
 import pytest
 
 from outrider.engine.generator import Generator
-from tests.server.setups import CHAT, HELLO, QUICK, Running, held, until
+from tests.engine.serving.setups import held, until
+from tests.server.setups import CHAT, HELLO, QUICK, Running
 
 BASE: dict[str, Any] = {"model": "tiny", "messages": HELLO, "max_tokens": 12}
 

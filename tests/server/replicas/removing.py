@@ -14,7 +14,7 @@ from outrider.engine.serving.messages import Ended, Event, Piece, Submission
 from outrider.engine.serving.settings import ServingSettings
 from outrider.server.replicas.ray_serve import Plan, running
 from outrider.server.replicas.remote import RemoteEngine, ReplicaSettings
-from tests.server.setups import until
+from tests.engine.serving.setups import until
 
 REQUESTS = 24
 

@@ -17,8 +17,7 @@ from outrider.server.replicas.host import EngineHost
 from outrider.server.replicas.remote import RemoteEngine, ReplicaSettings
 from outrider.server.replicas.replica import ReplicaLostError
 from outrider.server.replicas.states import Report
-from tests.engine.serving.setups import COSTS
-from tests.server.setups import until
+from tests.engine.serving.setups import COSTS, until
 
 QUICK = ReplicaSettings(every=0.02, wait=5.0)
 

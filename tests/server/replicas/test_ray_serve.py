@@ -18,7 +18,7 @@ import pytest
 
 import outrider
 from outrider.engine.generator import Generator
-from tests.server.setups import until
+from tests.engine.serving.setups import until
 
 ROOT = Path(__file__).parents[3]
 PROMPTS = [f"Once upon a time there was a {name}" for name in ("fox", "king", "ship", "tree")]

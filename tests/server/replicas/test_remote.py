@@ -14,8 +14,8 @@ import outrider
 from outrider.core.types import Prompt
 from outrider.engine.generator import Generator
 from outrider.engine.serving.messages import Event, Piece, Submission
+from tests.engine.serving.setups import held, until
 from tests.server.replicas.setups import QUICK, Front, Local, front
-from tests.server.setups import held, until
 
 PROMPT = tuple(range(20, 60))
 LONG: dict[str, Any] = {"max_new_tokens": 60, "ignore_eos": True, "seed": 5, "temperature": 1.0}

@@ -1,7 +1,7 @@
 """Finds out what a chat template reads, by rendering short conversations with it."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from outrider.core.values import JsonValue
 
@@ -9,6 +9,7 @@ _PROBE = "outrider_probe"
 _USER: dict[str, JsonValue] = {"role": "user", "content": "-"}
 
 
+@runtime_checkable
 class Render(Protocol):
     """Renders messages with a template; it may raise any exception."""
 
