@@ -62,9 +62,9 @@ def test_parts_and_other_fields_are_protected(folder: Path) -> None:
 def test_functions_and_documents_keep_the_keys_that_templates_read(folder: Path) -> None:
     codec = Tokenizer.load(folder)
     codec.tokenizer.chat_template = (
-        "{% for t in tools %}{{ t.function.name }} {{ t.function.description }} "
-        "{{ t.function.parameters.required }}"
-        "{% endfor %}{% for d in documents %}{{ d.title }}: {{ d.text }}{% endfor %}"
+        "{% for t in tools or [] %}{{ t.function.name }} {{ t.function.description }} "
+        "{{ t.function.parameters.required }}{% endfor %}"
+        "{% for d in documents or [] %}{{ d.title }}: {{ d.text }}{% endfor %}"
         "{{ messages[0].content }}"
     )
     parameters = {"type": "object", "required": []}

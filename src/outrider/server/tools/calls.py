@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from outrider.core.values import JsonValue
 from outrider.server.ids import new_id
@@ -23,11 +23,6 @@ class FunctionCall:
     name: str
     arguments: str
     id: str = field(default_factory=new_call_id)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the call as answers hold it."""
-        function = {"name": self.name, "arguments": self.arguments}
-        return {"id": self.id, "type": "function", "function": function}
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class Reasoning:
 
     def reasons_at(self, place: int) -> bool:
         """Whether the character before `place` is reasoning, or one of its tags."""
-        return place <= self.length
+        return self.length > 0 and place <= self.length
 
     def _think(self) -> list[Part]:
         close = self.tags[1]
