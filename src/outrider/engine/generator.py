@@ -19,8 +19,10 @@ from outrider.engine.requests import (
     params_for,
     text_stream,
     warn_of_state,
+    warn_of_stops,
 )
-from outrider.engine.result import Result, ResultMaker, spans
+from outrider.engine.result import Result, ResultMaker
+from outrider.engine.stream import Stream
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import check_reads_images, images_of
 from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_prompt, read_prompt
@@ -189,7 +191,8 @@ class Generator:
         strategy = self.strategy_for(self.params(**sampling))
         prompts = self._read([prompt], documents, [images])
         [generation] = self._generations(prompts, 1, sampling, strategy)
-        return Stream(self, generation, strategy)
+        rounds = self.run([generation], strategy)
+        return Stream(generation, rounds, lambda: self.result(generation, strategy))
 
     def start(
         self,
@@ -294,6 +297,7 @@ class Generator:
         check_reads_images(target, prompts)
         params = self.defaults.params(sampling)
         warn_of_state(params, strategy.rule.exactness, strategy.drafts)
+        warn_of_stops(params)
         own = [
             params_for(
                 prompt,
@@ -360,61 +364,3 @@ class Generator:
         if not isinstance(self.tokenizer, Tokenizer):
             raise OptionError("a constraint needs a tokenizer", hint="Load one with the model")
         return Grammars(self.tokenizer, self.defaults.end_ids, self.strategy.target.info.vocab_size)
-
-
-class Stream:
-    """One request that is being written. Iterate for pieces of text; then read `result`."""
-
-    def __init__(self, generator: Generator, generation: Generation, strategy: Strategy) -> None:
-        self._generator = generator
-        self._generation = generation
-        self._strategy = strategy
-        self._rounds = generator.run([generation], strategy)
-        self._ready: deque[tuple[str, str]] = deque()
-        self._released = 0
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield pieces of text that hold whole characters; possible stop strings are held back."""
-        for piece, _ in self.spans():
-            yield piece
-
-    def spans(self) -> Iterator[tuple[str, str]]:
-        """Yield pieces `(text, source)`: each text with the tier that wrote it.
-
-        A stream can be read once: a second iteration continues where the first one stopped.
-        """
-        while self._ready or self._advance():
-            yield self._ready.popleft()
-
-    def _advance(self) -> bool:
-        """Run rounds until there is text to show; return false at the end."""
-        stream = self._generation.stream
-        assert stream is not None
-        running = True
-        while running and not self._ready:
-            running = next(self._rounds, None) is not None
-            self._ready.extend(self._sourced(stream.take()))
-        return bool(self._ready)
-
-    def _sourced(self, piece: str) -> Iterator[tuple[str, str]]:
-        generation, start = self._generation, self._released
-        self._released += len(piece)
-        ends = [min(end - start, len(piece)) for end in generation.ends]
-        shown = [(e, s) for e, s in zip(ends, generation.sources, strict=True) if e > 0]
-        yield from spans(piece, [e for e, _ in shown], [s for _, s in shown])
-
-    @property
-    def begun(self) -> bool:
-        """Whether the prompt is read, so that rounds run."""
-        return self._generation.sequence is not None
-
-    def cancel(self) -> None:
-        """Stop before the next round; other threads may call this."""
-        self._generation.cancel()
-
-    @property
-    def result(self) -> Result:
-        """Run the request to its end and return its result."""
-        if self._generation.running:
-            raise OptionError("the stream is not at its end", hint="Iterate to the end, or cancel")
-        return self._generator.result(self._generation, self._strategy)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from outrider.constraints.validation import validated
 from outrider.context.reading import Reading
 from outrider.core import metrics
 from outrider.core.counters import Counters
@@ -92,6 +93,8 @@ class Result:
             `target`, `drafters`, or None if everything was read. None without a long input.
         reading: the record of the selection (`context.reading.Reading`), if there was one.
         guidance: the scale of classifier-free guidance; None without guidance.
+        validated: whether the text follows its JSON schema, checked after decoding; None without a
+            schema, and for a schema that the grammar enforces as a whole (`Constraint.enforced`).
     """
 
     text: str
@@ -111,6 +114,7 @@ class Result:
     context: dict[str, JsonValue] | None = None
     reading: Reading | None = None
     guidance: float | None = None
+    validated: bool | None = None
 
     @property
     def completion_tokens(self) -> int:
@@ -150,6 +154,8 @@ class Result:
             out["context"] = self.context
         if self.guidance is not None:
             out["guidance"] = self.guidance
+        if self.validated is not None:
+            out["validated"] = self.validated
         if self.logprobs:
             out["logprobs"] = [
                 {"token": lp.token, "logprob": lp.logprob, "top": [list(t) for t in lp.top]}
@@ -221,6 +227,7 @@ class ResultMaker:
             context=context_figures(generation, stages, self.bytes_per_token),
             reading=reading_of(counters, stages)[0],
             guidance=generation.sequence.cache.report.guidance if generation.sequence else None,
+            validated=validated(generation.request.sampler.params.constraint, generation.text),
         )
 
     def _predict(self, target: Counters, stages: dict[str, Counters]) -> float | None:
