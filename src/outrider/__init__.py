@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from outrider.engine.compat import generate
     from outrider.engine.generator import Generator
     from outrider.engine.load import load
-    from outrider.engine.result import Result, Stream
+    from outrider.engine.result import Result
+    from outrider.engine.stream import Stream
     from outrider.sampling import SamplingParams
+    from outrider.sampling.constraint import Constraint
     from outrider.strategy import PyramidConfig, Strategy, pyramid
 
 __all__ = [
+    "Constraint",
     "ContextConfig",
     "Generator",
     "OutriderError",
@@ -42,6 +45,7 @@ __all__ = [
 __getattr__ = on_first_use(
     __name__,
     {
+        "Constraint": "sampling.constraint",
         "ContextConfig": "context.config",
         "Generator": "engine.generator",
         "OutriderError": "core.errors",
@@ -51,7 +55,7 @@ __getattr__ = on_first_use(
         "Result": "engine.result",
         "SamplingParams": "sampling",
         "Strategy": "strategy",
-        "Stream": "engine.result",
+        "Stream": "engine.stream",
         "__version__": "core.version",
         "generate": "engine.compat",
         "load": "engine.load",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from outrider.constraints.limits import GrammarLimits
+from outrider.constraints.validation import validator_of
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import Grammar
@@ -19,6 +20,20 @@ _KEPT = 64
 class _Shelf:
     lock: threading.Lock = field(default_factory=threading.Lock)
     kept: OrderedDict[Constraint, Grammar] = field(default_factory=OrderedDict)
+
+
+def check_constraint(constraint: Constraint) -> None:
+    """Check all of a constraint that does not depend on a model.
+
+    Raises:
+        OptionError, MissingExtraError: as `Grammars.of`.
+    """
+    from outrider.constraints.guidance_engine import check_grammar
+
+    GrammarLimits().check(constraint)
+    if not constraint.enforced:
+        validator_of(constraint.source)
+    check_grammar(constraint)
 
 
 class Grammars:
@@ -41,6 +56,7 @@ class Grammars:
 
         Raises:
             OptionError: it is not valid, cannot be enforced, or exceeds a limit.
+            MissingExtraError: texts of this schema need a validator that is not installed.
         """
         shelf = self._shelf
         with shelf.lock:
@@ -48,6 +64,8 @@ class Grammars:
                 shelf.kept.move_to_end(constraint)
                 return found
         self.limits.check(constraint)
+        if not constraint.enforced:
+            validator_of(constraint.source)  # its errors are raised before the text is written
         from outrider.constraints.guidance_engine import compile_grammar
 
         made = compile_grammar(constraint, self._vocabulary, self._ends)

@@ -23,17 +23,19 @@ from outrider.sampling.walk import Allowed
 if TYPE_CHECKING:  # the module of types is not there at run time
     from llguidance._lib import JsonCompileOptions
 
-__all__ = ["GuidanceGrammar", "GuidanceMatcher", "compile_grammar", "vocabulary_of"]
+__all__ = [
+    "GuidanceGrammar",
+    "GuidanceMatcher",
+    "check_grammar",
+    "compile_grammar",
+    "vocabulary_of",
+]
 
 ENGINE = (
     f"llguidance {llguidance.__version__}" if hasattr(llguidance, "__version__") else "llguidance"
 )
 
 _WHITESPACE = r"[ \n\t]{0,16}"
-_HINTS = {
-    "coerce": "oneOf is read as anyOf with unsupported='coerce'",
-    "lenient": "such parts are ignored with unsupported='lenient'",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +143,31 @@ def vocabulary_of(tokenizer: str, ends: Sequence[int], vocab_size: int) -> LLTok
         tokenizer: the text of tokenizer.json.
         ends: end tokens, at least one.
         vocab_size: of the model, at least that of the tokenizer.
+
+    Raises:
+        OptionError: there is no end token, or the engine cannot read this tokenizer.
     """
-    return LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(ends))
+    if not ends:
+        raise OptionError(
+            "a constraint needs a model with an end token", hint="Set eos_token_id of the model"
+        )
+    try:
+        return LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(ends))
+    except ValueError as error:
+        raise OptionError(
+            f"the tokenizer cannot be used with a constraint: {_sentence(str(error))}"
+        ) from None
+
+
+def check_grammar(constraint: Constraint) -> None:
+    """Check a grammar without a vocabulary, so that a wrong one is reported before a model is
+    loaded.
+
+    Raises:
+        OptionError: as `compile_grammar`.
+    """
+    if reason := LLMatcher.validate_grammar(_source(constraint)):
+        raise _refused(constraint, reason)
 
 
 def compile_grammar(
@@ -153,15 +178,9 @@ def compile_grammar(
     Raises:
         OptionError: the grammar is not valid, or a part of it cannot be enforced.
     """
-    source = _source(constraint)
-    limits = LLParserLimits()
-    matcher = LLMatcher(vocabulary, source, log_level=0, limits=limits)
+    matcher = LLMatcher(vocabulary, _source(constraint), log_level=0, limits=LLParserLimits())
     if matcher.is_error():
-        more = _HINTS["coerce"] if constraint.kind == "json" else ""
-        raise OptionError(
-            f"the {constraint.kind} constraint is refused: {_sentence(matcher.get_error())}",
-            hint=more if "oneOf" in matcher.get_error() else "",
-        )
+        raise _refused(constraint, matcher.get_error())
     return GuidanceGrammar(matcher, vocabulary.vocab_size, frozenset(ends))
 
 
@@ -183,11 +202,27 @@ def _source(constraint: Constraint) -> str:
     }
     if constraint.whitespace == "compact":
         options["whitespace_flexible"] = False
-    else:
+    elif constraint.whitespace != "flexible":
         options["whitespace_pattern"] = constraint.whitespace or _WHITESPACE
     return LLMatcher.grammar_from_json_schema(json.loads(constraint.source), overrides=options)
 
 
+def _refused(constraint: Constraint, reason: str) -> OptionError:
+    """Return the error for a grammar that the engine refuses, with what would make it usable."""
+    sentence, hint = _sentence(reason), ""
+    if constraint.kind == "regex":
+        sentence = sentence.rpartition("regex parse error: ")[2]
+        hint = "Give a pattern without look-around and back references, as Rust's regex reads it"
+    elif "coerce_one_of" in reason:
+        sentence = "oneOf whose alternatives may overlap cannot be enforced"
+        hint = "unsupported='coerce' reads it as anyOf"
+    elif reason.startswith(("Unimplemented keys", "Unknown format")):
+        hint = "Leave it out; unsupported='lenient' ignores what cannot be enforced"
+    return OptionError(f"the {constraint.kind} constraint is refused: {sentence}", hint=hint)
+
+
 def _sentence(text: str) -> str:
-    """Return a message of the engine as one line."""
-    return " ".join(text.split())[:300]
+    """Return a message of the engine as one line, without the lines that show the place."""
+    first, *rest = text.strip().splitlines() or [""]
+    cause = next((line for line in rest if line.startswith("error: ")), "")
+    return " ".join(f"{first} {cause.removeprefix('error: ')}".split())[:300]

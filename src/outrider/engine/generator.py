@@ -19,8 +19,10 @@ from outrider.engine.requests import (
     params_for,
     text_stream,
     warn_of_state,
+    warn_of_stops,
 )
-from outrider.engine.result import Result, ResultMaker, Stream
+from outrider.engine.result import Result, ResultMaker
+from outrider.engine.stream import Stream
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import check_reads_images, images_of
 from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_prompt, read_prompt
@@ -178,7 +180,7 @@ class Generator:
         images: GivenImages = None,
         documents: GivenDocuments = None,
         **sampling: Unpack[SamplingOptions],
-    ) -> Stream:
+    ) -> "Stream":
         """Start one continuation; iterate over the returned stream to get its text as it is
         written.
         """
@@ -295,6 +297,7 @@ class Generator:
         check_reads_images(target, prompts)
         params = self.defaults.params(sampling)
         warn_of_state(params, strategy.rule.exactness, strategy.drafts)
+        warn_of_stops(params)
         own = [
             params_for(
                 prompt,
@@ -319,7 +322,6 @@ class Generator:
         *,
         sampler: Sampler | None = None,
         prediction: Sequence[int] = (),
-        shown: frozenset[int] = frozenset(),
     ) -> Generation:
         """Make the record of one request, which `run` writes.
 
@@ -329,7 +331,6 @@ class Generator:
             sample: number of the sample of this prompt.
             sampler: chooses the tokens; None makes one from the parameters.
             prediction: tokens of a text that the answer is expected to resemble.
-            shown: special tokens that the text holds; the others stand for no text.
 
         Raises:
             OptionError: there are stop strings and no tokenizer.
@@ -346,7 +347,7 @@ class Generator:
         window = self.context_length if prompt.image_prompt is not None else None
         return Generation(
             Request(prompt, sampler, prediction=tuple(prediction)),
-            text_stream(self.tokenizer, prompt, params, shown),
+            text_stream(self.tokenizer, prompt, params),
             window=window,
         )
 

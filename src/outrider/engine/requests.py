@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from outrider.core.checks import shown
 from outrider.core.errors import ContextError, OutriderWarning
 from outrider.core.types import Exactness, Prompt
 from outrider.core.values import JsonValue
@@ -164,6 +165,17 @@ def warn_of_state(params: SamplingParams, exactness: Exactness, drafted: bool) -
             f"drafting is off for this request: {names(kept)} may keep a state, and in this mode "
             "a position may be visited twice. Mark it with outrider.sampling.pure if its result "
             "depends on its arguments only, or use mode exact",
+            OutriderWarning,
+            stacklevel=4,
+        )
+
+
+def warn_of_stops(params: SamplingParams) -> None:
+    """Warn that stop strings may cut a text before it is complete for its grammar."""
+    if params.constraint is not None and params.stop:
+        warnings.warn(
+            f"stop is given beside a constraint: where {shown(params.stop[0])} occurs, the text "
+            "ends, complete for the grammar or not. Leave stop out to get complete texts",
             OutriderWarning,
             stacklevel=4,
         )

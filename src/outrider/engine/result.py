@@ -1,13 +1,12 @@
 """The result of a request, and the counters of its speculation."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from outrider.constraints.validation import validated
 from outrider.context.reading import Reading
 from outrider.core import metrics
 from outrider.core.counters import Counters
-from outrider.core.errors import OptionError
 from outrider.core.types import Exactness
 from outrider.core.values import JsonValue
 from outrider.decoding.generation import Generation, TokenLogprob
@@ -94,6 +93,8 @@ class Result:
             `target`, `drafters`, or None if everything was read. None without a long input.
         reading: the record of the selection (`context.reading.Reading`), if there was one.
         guidance: the scale of classifier-free guidance; None without guidance.
+        validated: whether the text follows its JSON schema, checked after decoding; None without a
+            schema, and for a schema that the grammar enforces as a whole (`Constraint.enforced`).
     """
 
     text: str
@@ -113,6 +114,7 @@ class Result:
     context: dict[str, JsonValue] | None = None
     reading: Reading | None = None
     guidance: float | None = None
+    validated: bool | None = None
 
     @property
     def completion_tokens(self) -> int:
@@ -152,6 +154,8 @@ class Result:
             out["context"] = self.context
         if self.guidance is not None:
             out["guidance"] = self.guidance
+        if self.validated is not None:
+            out["validated"] = self.validated
         if self.logprobs:
             out["logprobs"] = [
                 {"token": lp.token, "logprob": lp.logprob, "top": [list(t) for t in lp.top]}
@@ -223,6 +227,7 @@ class ResultMaker:
             context=context_figures(generation, stages, self.bytes_per_token),
             reading=reading_of(counters, stages)[0],
             guidance=generation.sequence.cache.report.guidance if generation.sequence else None,
+            validated=validated(generation.request.sampler.params.constraint, generation.text),
         )
 
     def _predict(self, target: Counters, stages: dict[str, Counters]) -> float | None:
@@ -252,70 +257,3 @@ def _prompt_tokens(generation: Generation) -> int:
     if prompt.image_prompt is None or sequence is None:
         return len(prompt)
     return len(sequence.cache.text) - len(generation.output)
-
-
-class Stream:
-    """One request that is being written. Iterate for pieces of text; then read `result`."""
-
-    def __init__(
-        self,
-        generation: Generation,
-        rounds: Iterator[Sequence[Generation]],
-        result: Callable[[], Result],
-    ) -> None:
-        """Read nothing yet.
-
-        Args:
-            generation: the request.
-            rounds: write it.
-            result: makes the result of the finished request.
-        """
-        self._generation, self._rounds, self._result = generation, rounds, result
-        self._ready: deque[tuple[str, str]] = deque()
-        self._released = 0
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield pieces of text that hold whole characters; possible stop strings are held back."""
-        for piece, _ in self.spans():
-            yield piece
-
-    def spans(self) -> Iterator[tuple[str, str]]:
-        """Yield pieces `(text, source)`: each text with the tier that wrote it.
-
-        A stream can be read once: a second iteration continues where the first one stopped.
-        """
-        while self._ready or self._advance():
-            yield self._ready.popleft()
-
-    def _advance(self) -> bool:
-        """Run rounds until there is text to show; return false at the end."""
-        stream = self._generation.stream
-        assert stream is not None
-        running = True
-        while running and not self._ready:
-            running = next(self._rounds, None) is not None
-            self._ready.extend(self._sourced(stream.take()))
-        return bool(self._ready)
-
-    def _sourced(self, piece: str) -> Iterator[tuple[str, str]]:
-        generation, start = self._generation, self._released
-        self._released += len(piece)
-        ends = [min(end - start, len(piece)) for end in generation.ends]
-        shown = [(e, s) for e, s in zip(ends, generation.sources, strict=True) if e > 0]
-        yield from spans(piece, [e for e, _ in shown], [s for _, s in shown])
-
-    @property
-    def begun(self) -> bool:
-        """Whether the prompt is read, so that rounds run."""
-        return self._generation.sequence is not None
-
-    def cancel(self) -> None:
-        """Stop before the next round; other threads may call this."""
-        self._generation.cancel()
-
-    @property
-    def result(self) -> Result:
-        """Run the request to its end and return its result."""
-        if self._generation.running:
-            raise OptionError("the stream is not at its end", hint="Iterate to the end, or cancel")
-        return self._result()

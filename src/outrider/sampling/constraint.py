@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 from outrider.core.checks import shown
 from outrider.core.errors import OptionError
@@ -14,6 +14,9 @@ Kind = Literal["json", "regex", "lark", "gbnf"]
 Unsupported = Literal["refuse", "coerce", "lenient"]
 """What becomes of parts of a schema that cannot be enforced: the schema is refused; `oneOf` is read
 as `anyOf`; or all such parts are ignored."""
+
+SchemaSource = Mapping[str, JsonValue] | str | bool | type
+"""A JSON schema: as a mapping, as text, or a model of pydantic, which says its own."""
 
 SUGAR = ("json_schema", "json", "regex", "choice", "grammar", "gbnf")
 """Options of a request that are short for `constraint`."""
@@ -28,9 +31,9 @@ class Constraint:
     Attributes:
         kind: how `source` is written.
         source: the grammar as text; a schema as JSON.
-        whitespace: for schemas, a regular expression of the white space between tokens of JSON, or
-            `compact` for none. None: up to 16 spaces and line ends, so that a model can indent, but
-            not write line ends until its limit.
+        whitespace: for schemas, a regular expression of the white space between tokens of JSON,
+            `compact` for none, or `flexible` for any. None: up to 16 spaces and line ends, so that
+            a model can indent, but not write line ends until its limit.
         unsupported: for schemas, see `Unsupported`.
 
     Raises:
@@ -56,11 +59,28 @@ class Constraint:
                 f"unsupported is {shown(self.unsupported)}",
                 hint=f"Give one of {', '.join(_UNSUPPORTED)}",
             )
+        space = self.whitespace
+        if not (space is None or isinstance(space, str)) or space == "":  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OptionError(
+                f"whitespace is {shown(self.whitespace)}",
+                hint="Give compact, flexible, or a regular expression",
+            )
+        if self.kind != "json" and (self.whitespace or self.unsupported != "refuse"):
+            raise OptionError(
+                f"whitespace and unsupported are options of JSON schemas, not of {self.kind}",
+                hint="Leave them out",
+            )
+
+    @property
+    def enforced(self) -> bool:
+        """Whether each text of the grammar is a valid one: false for schemas of which parts may be
+        ignored or read in another way."""
+        return self.unsupported == "refuse"
 
     @classmethod
     def json_schema(
         cls,
-        schema: JsonValue,
+        schema: SchemaSource,
         *,
         whitespace: str | None = None,
         unsupported: Unsupported = "refuse",
@@ -68,7 +88,7 @@ class Constraint:
         """Return the constraint of a JSON schema.
 
         Args:
-            schema: a dict, a text, or a model of pydantic.
+            schema: a mapping, its text, or a model of pydantic.
             whitespace: see `Constraint`.
             unsupported: see `Constraint`.
 
@@ -123,7 +143,7 @@ class Constraint:
         if name == "json_schema":
             return cls.json_schema(value)
         if name == "choice":
-            return cls.choice(cast(Sequence[str], value))
+            return cls.choice(value)
         if not isinstance(value, str):
             raise OptionError(f"{name} is {shown(value)}", hint="Give a text")
         kinds: dict[str, Kind] = {"regex": "regex", "grammar": "lark", "gbnf": "gbnf"}
@@ -133,18 +153,20 @@ class Constraint:
 def _schema_text(schema: JsonValue) -> str:
     """Return a schema as JSON."""
     if (make := getattr(schema, "model_json_schema", None)) is not None:
-        schema = cast(JsonValue, make())
+        schema = make()
     if isinstance(schema, str):
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
             raise OptionError(f"the JSON schema is no JSON: {error}") from None
-    if not isinstance(schema, Mapping | bool):
+    if schema is True:
+        schema = {}
+    if not isinstance(schema, Mapping):
         raise OptionError(
             f"the JSON schema is {shown(schema)}",
             hint="Give an object, its text, or a model of pydantic",
         )
     try:
-        return json.dumps(schema, ensure_ascii=False)
+        return json.dumps(dict(schema), ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise OptionError(f"the JSON schema is no JSON: {error}") from None

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-from outrider.core.values import JsonValue
-from outrider.sampling.constraint import Constraint
+from outrider.sampling.constraint import Constraint, SchemaSource
 from outrider.sampling.params import LogitsProcessor, StoppingCriterion
 
 
@@ -33,7 +32,7 @@ class SamplingOptions(TypedDict, total=False):
     logits_processors: Sequence[LogitsProcessor]
     stopping_criteria: Sequence[StoppingCriterion]
     constraint: Constraint | None
-    json_schema: Mapping[str, JsonValue] | str | type | None
+    json_schema: SchemaSource | None
     json: bool
     regex: str | None
     choice: Sequence[str] | None

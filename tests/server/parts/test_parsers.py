@@ -389,12 +389,8 @@ def test_identifiers_of_calls() -> None:
 def test_deep_and_odd_texts_do_no_harm(name: str) -> None:
     kind = PARSERS[name]
     for mark in (*kind.marks, "<tool_call><function=f><parameter=a>", "[f(a=", ""):
-        for text in (
-            "[" * 20_000,
-            '{"name": "f", "arguments": ' + '{"a":' * 20_000,
-            "9" * 9000,
-            "\0",
-        ):
+        deep = '{"name": "f", "arguments": ' + '{"a":' * 20_000
+        for text in ("[" * 20_000, deep, "9" * 9000, "\0"):
             read(kind(), [mark + text])
     call = '{"name": "f", "arguments": "\\ud800"}'
     for text in (f"<tool_call>{call}</tool_call>", f"[TOOL_CALLS][{call}]", call):

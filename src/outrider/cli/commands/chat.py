@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from outrider.cli.commands.generate import EMPTY, Color, run_stream
 from outrider.cli.options.asking import as_message
+from outrider.cli.options.constraining import Constraining, cut_note
 from outrider.cli.options.options import (
     Runtime,
     Sampling,
@@ -37,6 +38,7 @@ def chat(
     tiers: Tiers,
     speculation: Speculation,
     sampling: Sampling,
+    constraining: Constraining,
     runtime: Runtime,
     system: Annotated[
         str | None,
@@ -57,7 +59,7 @@ def chat(
     """
     from outrider.engine.load import target_tokenizer
 
-    settings = sampling.given()
+    settings: dict[str, Any] = sampling.given() | constraining.given()
     screen = Screen(color)
     prepare_terminal()
     as_message(target_tokenizer(tiers.target), True)  # before the weights are read
@@ -170,6 +172,8 @@ class Conversation:
         if self.last.error:
             raise LogitsError(self.last.error)
         self.screen.note(turn_figures(self.last))
+        if note := cut_note(self.generator, self.last, self.settings):
+            self.screen.note(note)
         self.messages = [*asked, {"role": "assistant", "content": self.last.text}]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from outrider.cli.options.asking import Asked, as_message, asking_note, prompt_format
+from outrider.cli.options.constraining import Constraining, cut_note
 from outrider.cli.options.long_inputs import (
     STDIN,
     LongInput,
@@ -62,6 +63,7 @@ def generate(
     tiers: Tiers,
     speculation: Speculation,
     sampling: Sampling,
+    constraining: Constraining,
     runtime: Runtime,
     long_input: LongInput,
     documents: Annotated[
@@ -104,13 +106,15 @@ def generate(
       outrider generate "Name a river." --temperature 0.7 --n 3
       echo "Once upon a time" | outrider generate - --json
       outrider generate "It was" --mode fuzzy --max-changed 2%
+      outrider generate "Is water wet?" --choice yes --choice no
+      outrider generate "A person:" --json-schema person.schema.json
       outrider generate "Who pays?" --documents deal.pdf --keep-ratio 0.6
     """
     check_stream(stream, n, json)
     _check_documents(prompt, documents, long_input)
-    settings: dict[str, Any] = sampling.given() | (
-        {} if logprobs is None else {"logprobs": logprobs}
-    )
+    settings: dict[str, Any] = sampling.given() | constraining.given()
+    if logprobs is not None:
+        settings["logprobs"] = logprobs
     screen = Screen(color)
     text = read_prompt(prompt)
     with Waiting(screen) as waiting:
@@ -130,6 +134,7 @@ def generate(
         notes = [
             asking_note(generator.tokenizer, message),
             weights_note(generator.strategy.target.info),
+            *dict.fromkeys(cut_note(generator, result, settings) for result in results),
         ]
         finish(results, screen, json, streamed, prompt_format(message), notes)
     finally:  # after Ctrl-C, print the text so far
