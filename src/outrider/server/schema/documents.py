@@ -6,7 +6,6 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from outrider.core.version import __version__
-from outrider.server.errors import MESSAGES
 from outrider.server.schema.base import Body
 
 _REF = "#/components/schemas/{model}"
@@ -35,6 +34,8 @@ def streamed_body(model: type[Body]) -> dict[str, Any]:
     return described_body(model) | {"responses": {"200": {"content": content}}}
 
 
+_ERROR_CONTENT = {"content": {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}}
+
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -52,19 +53,6 @@ _ERROR = {
     },
 }
 
-_MESSAGES_ERROR = {
-    "type": "object",
-    "required": ["type", "error"],
-    "properties": {
-        "type": {"const": "error"},
-        "error": {
-            "type": "object",
-            "required": ["type", "message"],
-            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
-        },
-    },
-}
-
 
 def openapi_of(
     app: FastAPI, models: tuple[type[Body], ...], names: tuple[str, ...]
@@ -78,7 +66,7 @@ def openapi_of(
     """
     if app.openapi_schema is None:
         found = get_openapi(title="Outrider", version=__version__, routes=app.routes)
-        schemas: dict[str, Any] = {"Error": _ERROR, "MessagesError": _MESSAGES_ERROR}
+        schemas: dict[str, Any] = {"Error": _ERROR}
         for model in models:
             schema = model.model_json_schema(ref_template=_REF)
             schemas |= schema.pop("$defs", {})
@@ -88,17 +76,15 @@ def openapi_of(
             if schema["properties"]["model"].get("type") == "string":
                 schema["properties"]["model"]["enum"] = list(names)
         found["components"] = {"schemas": schemas}
-        for path, operations in found["paths"].items():
-            error = "MessagesError" if path.startswith(MESSAGES) else "Error"
-            for operation in operations.values():
-                _describe_errors(operation, error)
+        for path in found["paths"].values():
+            for operation in path.values():
+                _describe_errors(operation)
         app.openapi_schema = found
     return app.openapi_schema
 
 
-def _describe_errors(operation: dict[str, Any], model: str) -> None:
+def _describe_errors(operation: dict[str, Any]) -> None:
     """Replace the errors that FastAPI describes by those that the server has."""
     operation["responses"].pop("422", None)
-    content = {"application/json": {"schema": {"$ref": _REF.format(model=model)}}}
     for status in ("4XX", "5XX"):
-        operation["responses"][status] = {"description": "An error", "content": content}
+        operation["responses"][status] = {"description": "An error"} | _ERROR_CONTENT
