@@ -322,6 +322,7 @@ class Generator:
         *,
         sampler: Sampler | None = None,
         prediction: Sequence[int] = (),
+        shown: frozenset[int] = frozenset(),
     ) -> Generation:
         """Make the record of one request, which `run` writes.
 
@@ -331,6 +332,7 @@ class Generator:
             sample: number of the sample of this prompt.
             sampler: chooses the tokens; None makes one from the parameters.
             prediction: tokens of a text that the answer is expected to resemble.
+            shown: special tokens that the text holds; the others stand for no text.
 
         Raises:
             OptionError: there are stop strings and no tokenizer.
@@ -347,7 +349,7 @@ class Generator:
         window = self.context_length if prompt.image_prompt is not None else None
         return Generation(
             Request(prompt, sampler, prediction=tuple(prediction)),
-            text_stream(self.tokenizer, prompt, params),
+            text_stream(self.tokenizer, prompt, params, shown),
             window=window,
         )
 
