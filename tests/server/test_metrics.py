@@ -77,7 +77,8 @@ def test_counts_add_up(served: Running) -> None:
         assert after[f"{prefix}num_requests_waiting"] == 0
     assert grown["outrider:tokens_by_source_total"] == tokens
     assert grown["outrider:spec_decode_num_accepted_tokens_total"] == pytest.approx(
-        grown["outrider:spec_decode_num_accepted_tokens_per_pos_total"]
+        # without drafts there is no series
+        grown.get("outrider:spec_decode_num_accepted_tokens_per_pos_total", 0.0)
     )
     # the log of a request may be written shortly after its answer
     assert grown["outrider:http_requests_total"] >= 3
