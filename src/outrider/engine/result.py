@@ -1,7 +1,7 @@
 """The result of a request, and the counters of its speculation."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from outrider.constraints.validation import validated
 from outrider.context.reading import Reading
@@ -120,6 +120,18 @@ class Result:
     def completion_tokens(self) -> int:
         """Number of generated tokens."""
         return len(self.token_ids)
+
+    def detached(self) -> "Result":
+        """Return the result without the records of selections, which refer to the models; their
+        figures stay in `context`."""
+        if self.context is None:
+            return self
+        counted = self.speculation
+        stages = {name: replace(c, reading=None) for name, c in counted.stages.items()}
+        target = replace(counted.target, reading=None)
+        return replace(
+            self, reading=None, speculation=replace(counted, target=target, stages=stages)
+        )
 
     def spans(self) -> Iterator[tuple[str, str]]:
         """Yield the text in pieces `(text, source)`: each with the tier that wrote it."""

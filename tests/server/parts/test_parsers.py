@@ -245,7 +245,7 @@ FRAGMENTS = (
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(
     name=st.sampled_from(sorted(PARSERS)),
     fragments=st.lists(st.sampled_from(FRAGMENTS), max_size=14),

@@ -37,7 +37,8 @@ class Local:
             self.engine = Engine(generator, given, publish=client.publish, costs=COSTS)
             return self.engine
 
-        self._hosted = lambda: EngineHost(make)
+        codec = generator.tokenizer
+        self._hosted = lambda: EngineHost(make, None if codec is None else codec.decode)
         self.host = self._hosted()
         self.cache_size = self.engine.state.cache_size
 

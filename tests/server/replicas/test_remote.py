@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 import outrider
+from outrider.context.config import ContextConfig
 from outrider.core.types import Prompt
 from outrider.engine.generator import Generator
+from outrider.engine.prompt_size import places_of
+from outrider.engine.serving.checked import checked
 from outrider.engine.serving.messages import Event, Piece, Submission
 from tests.engine.serving.setups import held, until
 from tests.server.replicas.setups import QUICK, Front, Local, front
@@ -274,3 +277,32 @@ def test_prompts_follow_their_beginning(pair: list[Generator]) -> None:
             end = found.ended(id)
             assert id in found.replicas[name].served
             assert end.timing.cached_tokens > 100
+
+
+def test_a_long_input_is_selected_again_by_its_replica() -> None:
+    """Chunks are chosen by the text that is written, for which a replica needs its tokenizer."""
+    config = ContextConfig(
+        budget=128,
+        chunk_size=16,
+        selector="bm25",
+        refresh=4,
+        positions="compact",
+        query_mix=0.0,
+        hysteresis=0.0,
+        max_swaps=4,
+    )
+    own = outrider.load("tiny", threads=1, dtype="int8", selection=config)
+    names = "Music Reading Dogs Cats Food Work Family Games Movies Travel School Sports Cars Books"
+    text = " ".join(f"{name} is what I like to do for fun." for name in names.split())
+    prompt = own.prompt([{"role": "user", "content": "Hello"}], documents=text)
+    options = {"max_new_tokens": 24, "ignore_eos": True, "seed": 5, "temperature": 1.0}
+    single = own.generate(prompt, **options)
+    with front([own]) as found:
+        params = checked(own, prompt, options)
+        places = places_of(prompt, own.strategy.target)
+        found.engine.submit(Submission(id="a", prompt=prompt, params=params, places=places))
+        end = found.ended("a")
+    assert end.result is not None and end.result.token_ids == single.token_ids
+    assert end.result.prompt_tokens == len(prompt) > places
+    assert end.result.context is not None and single.context is not None
+    assert end.result.context["decisions"] == single.context["decisions"]

@@ -77,7 +77,8 @@ class Sample:
     def ended(
         self, phase: Phase, result: Result | None, failure: str = "", message: str = ""
     ) -> Ended:
-        """Return the end of the sample."""
+        """Return the end of the sample, without what refers to the models."""
+        result = result and result.detached()
         return Ended(
             id=self.submission.id,
             index=self.index,
