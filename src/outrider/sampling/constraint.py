@@ -59,7 +59,8 @@ class Constraint:
                 f"unsupported is {shown(self.unsupported)}",
                 hint=f"Give one of {', '.join(_UNSUPPORTED)}",
             )
-        if self.whitespace is not None and not (isinstance(self.whitespace, str) and self.whitespace):  # pyright: ignore[reportUnnecessaryIsInstance]
+        given: object = self.whitespace
+        if given is not None and not (isinstance(given, str) and given):
             raise OptionError(
                 f"whitespace is {shown(self.whitespace)}",
                 hint="Give compact, flexible, or a regular expression",

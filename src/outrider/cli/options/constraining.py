@@ -116,9 +116,7 @@ class Constraining:
         unsupported = next((u for u in UNSUPPORTED if u == (self.unsupported or "refuse")), None)
         if unsupported is None:
             given = self.unsupported or ""
-            raise OptionError(
-                f"unknown --unsupported {given!r}", hint=nearest(given, UNSUPPORTED)
-            )
+            raise OptionError(f"unknown --unsupported {given!r}", hint=nearest(given, UNSUPPORTED))
         return Constraint.json_schema(
             {"type": "object"} if self.json_schema is None else _schema(self.json_schema),
             whitespace=self.json_whitespace,
