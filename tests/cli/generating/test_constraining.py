@@ -33,7 +33,7 @@ def files(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "pattern"),
     [
-        (["--json-schema", "schema.json"], None),
+        (["--json-schema", "schema.json", "--json-whitespace", " ?"], None),
         (["--json-schema", json.dumps(SCHEMA), "--json-whitespace", "compact"], r"\{\S*\}"),
         (["--regex", "[a-c]{3}-[0-9]"], "[a-c]{3}-[0-9]"),
         (["--choice", "yes", "--choice", "no"], "yes|no"),
