@@ -59,8 +59,8 @@ class Constraint:
                 f"unsupported is {shown(self.unsupported)}",
                 hint=f"Give one of {', '.join(_UNSUPPORTED)}",
             )
-        space = self.whitespace
-        if not (space is None or isinstance(space, str)) or space == "":  # pyright: ignore[reportUnnecessaryIsInstance]
+        given: object = self.whitespace
+        if given is not None and not (isinstance(given, str) and given):
             raise OptionError(
                 f"whitespace is {shown(self.whitespace)}",
                 hint="Give compact, flexible, or a regular expression",
@@ -111,7 +111,9 @@ class Constraint:
     @classmethod
     def choice(cls, texts: Sequence[str]) -> "Constraint":
         """Return the constraint that the text is one of `texts`. Raises `OptionError`."""
-        if isinstance(texts, str) or not texts or not all(isinstance(t, str) and t for t in texts):
+        given: object = texts
+        listed = isinstance(given, Sequence) and not isinstance(given, str)
+        if not listed or not texts or not all(isinstance(t, str) and t for t in texts):
             raise OptionError(f"choice is {shown(texts)}", hint='Give texts, such as ["yes", "no"]')
         quoted = " | ".join(json.dumps(text, ensure_ascii=False) for text in dict.fromkeys(texts))
         return cls(kind="lark", source=f"start: {quoted}\n")
