@@ -113,7 +113,8 @@ class Constraining:
         if self.grammar is not None:
             kind = "gbnf" if self.grammar.suffix.lower() == ".gbnf" else "lark"
             return Constraint(kind=kind, source=_read(self.grammar))
-        unsupported = next((u for u in UNSUPPORTED if u == (self.unsupported or "refuse")), None)
+        known: dict[str, Unsupported] = {name: name for name in UNSUPPORTED}
+        unsupported = known.get(self.unsupported or "refuse")
         if unsupported is None:
             given = self.unsupported or ""
             raise OptionError(f"unknown --unsupported {given!r}", hint=nearest(given, UNSUPPORTED))
