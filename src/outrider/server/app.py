@@ -19,7 +19,16 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient, ServingEngine
 from outrider.server.context import Context
-from outrider.server.endpoints import chat, completions, health, models, page, responses, tokens
+from outrider.server.endpoints import (
+    chat,
+    completions,
+    health,
+    messages,
+    models,
+    page,
+    responses,
+    tokens,
+)
 from outrider.server.errors import ApiError, from_outrider
 from outrider.server.http.front import ID_HEADER, Front
 from outrider.server.keys import Keys
@@ -28,6 +37,7 @@ from outrider.server.metrics import Metrics
 from outrider.server.schema.chat import ChatBody
 from outrider.server.schema.completions import CompletionBody, DetokenizeBody, TokenizeBody
 from outrider.server.schema.documents import openapi_of
+from outrider.server.schema.messages import CountBody, MessagesBody
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.settings import ServerSettings
 from outrider.server.tools.choice import reader_of
@@ -41,7 +51,8 @@ MakeEngine = Callable[[EngineClient], ServingEngine]
 _UNSUPPORTED = ("embeddings", "audio", "images", "files", "batches", "fine_tuning", "moderations")
 _UNSUPPORTED += ("assistants", "threads", "vector_stores", "realtime", "uploads", "rerank", "score")
 
-_BODIES = (ChatBody, CompletionBody, ResponsesBody, TokenizeBody, DetokenizeBody)
+_BODIES = (ChatBody, CompletionBody, ResponsesBody, MessagesBody, CountBody)
+_BODIES += (TokenizeBody, DetokenizeBody)
 
 
 def create_app(
@@ -134,7 +145,7 @@ def _window(engine: ServingEngine, most: int) -> int:
 
 
 def _add_routes(app: FastAPI) -> None:
-    for one in (chat, completions, responses, models, tokens, health, page):
+    for one in (chat, completions, responses, messages, models, tokens, health, page):
         app.include_router(one.router)
     app.openapi = lambda: openapi_of(app, _BODIES, app.state.context.settings.model_names)
 
@@ -155,11 +166,11 @@ def _add_layers(app: FastAPI, context: Context) -> None:
 
 
 async def _api_error(request: Request, error: Any) -> Response:
-    return error.response()
+    return error.response(request.url.path)
 
 
 async def _outrider_error(request: Request, error: Any) -> Response:
-    return from_outrider(error).response()
+    return from_outrider(error).response(request.url.path)
 
 
 async def _http_error(request: Request, error: Any) -> Response:
@@ -168,12 +179,12 @@ async def _http_error(request: Request, error: Any) -> Response:
     if error.status_code == 404:
         part = path.removeprefix("/v1/").partition("/")[0].strip("/")
         code = "unsupported_endpoint" if part in _UNSUPPORTED else "not_found"
-        return ApiError(404, code, f"there is no endpoint {path!r:.100}").response()
+        return ApiError(404, code, f"there is no endpoint {path!r:.100}").response(path)
     if error.status_code == 405:
         message = f"{request.method} is not possible at {path!r:.100}"
         allowed = {"allow": error.headers["Allow"]} if error.headers else {}
-        return ApiError(405, "method_not_allowed", message, headers=allowed).response()
-    return ApiError(error.status_code, "invalid_value", str(error.detail)).response()
+        return ApiError(405, "method_not_allowed", message, headers=allowed).response(path)
+    return ApiError(error.status_code, "invalid_value", str(error.detail)).response(path)
 
 
 def _fingerprint(generator: Generator, tokenizer: Tokenizer) -> str:

@@ -98,7 +98,7 @@ class _Answer:
     async def report(self, error: ApiError, scope: Scope, receive: Receive) -> None:
         """Answer with an error, unless an answer has begun."""
         if not self.status:
-            await error.response()(scope, receive, self)
+            await error.response(scope["path"])(scope, receive, self)
 
 
 def _identifier(headers: Headers) -> str:
