@@ -33,6 +33,8 @@ from outrider.server.errors import ApiError, from_outrider
 from outrider.server.http.front import ID_HEADER, Front
 from outrider.server.keys import Keys
 from outrider.server.life import Life
+from outrider.server.media.addresses import read_host
+from outrider.server.media.fetching import Fetcher
 from outrider.server.metrics import Metrics
 from outrider.server.schema.chat import ChatBody
 from outrider.server.schema.completions import CompletionBody, DetokenizeBody, TokenizeBody
@@ -100,6 +102,7 @@ def create_app(
         fingerprint=_fingerprint(generator, tokenizer),
         texts=TokenTexts(tokenizer),
         chunk_size=_chunk_size(generator),
+        media=_fetcher(settings.media_hosts),
     )
 
     @asynccontextmanager
@@ -142,6 +145,10 @@ def _window(engine: ServingEngine, most: int) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if engine.capacity_for(middle) else (low, middle - 1)
     return low
+
+
+def _fetcher(hosts: tuple[str, ...]) -> Fetcher | None:
+    return Fetcher(hosts=tuple(map(read_host, hosts))) if hosts else None
 
 
 def _add_routes(app: FastAPI) -> None:

@@ -17,6 +17,7 @@ from outrider.server.client import EngineClient
 from outrider.server.keys import Key, Keys
 from outrider.server.life import Life
 from outrider.server.logs import Ignored
+from outrider.server.media.fetching import Fetcher
 from outrider.server.metrics import Metrics
 from outrider.server.settings import ServerSettings
 
@@ -44,6 +45,7 @@ class Context:
         texts: texts of single tokens.
         chunk_size: tokens of a chunk of a long input, if the models read a selection of these.
         ignored: fields of requests without effect that were logged.
+        media: fetches images of requests; None: no host may be asked.
         pool: threads for work that takes long.
         started: seconds since 1970 when the server began.
     """
@@ -61,6 +63,7 @@ class Context:
     texts: TokenTexts
     chunk_size: int | None = None
     ignored: Ignored = field(default_factory=Ignored)
+    media: Fetcher | None = None
     pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_WORKERS, "outrider-prepare")
     )

@@ -70,6 +70,7 @@ def serve(
     settings = ServerSettings(
         model_names=_names(tiers.target, behaviour.served_model_name),
         cors_origins=tuple(listening.cors_origin or ()),
+        media_hosts=tuple(behaviour.allow_media_host or ()),
         **given,
     )
     check_parser(settings.tool_parser)

@@ -152,6 +152,15 @@ class Behaviour:
             help="Metrics have the names of vLLM too, for its dashboards.",
         ),
     ] = "vllm"
+    allow_media_host: Annotated[
+        list[str] | None,
+        option(
+            panel="Requests",
+            metavar="HOST",
+            help="Host from which images of requests may be fetched over http or https, such as "
+            "images.example.org; HOST:PORT for an unusual port; repeatable. Default: none.",
+        ),
+    ] = None
     prefixes_across_keys: Annotated[
         bool,
         option(

@@ -24,6 +24,7 @@ from outrider.server.http.body import read_json
 from outrider.server.ids import new_id
 from outrider.server.limits import check_queue
 from outrider.server.logs import log_request
+from outrider.server.media.replacing import fetch_images
 from outrider.server.prompts.parameters import sampling_options
 from outrider.server.prompts.speculation import may_draft
 from outrider.server.schema.base import Body, parse
@@ -68,6 +69,8 @@ async def accept(request: Request, model: type[M]) -> Accepted[M]:
         lambda: _checked(model, data, context.settings.unknown_fields)
     )
     check_model(context, getattr(body, "model", None))
+    if context.media is not None:
+        await fetch_images(body, context.media)
     return Accepted(request=request, context=context, asker=asker, body=body, ignored=ignored)
 
 
