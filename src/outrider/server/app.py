@@ -42,6 +42,7 @@ from outrider.server.schema.documents import openapi_of
 from outrider.server.schema.messages import CountBody, MessagesBody
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.settings import ServerSettings
+from outrider.server.telemetry.spans import Telemetry
 from outrider.server.tools.choice import reader_of
 from outrider.strategy.description import lower_models
 
@@ -62,6 +63,7 @@ def create_app(
     make_engine: MakeEngine,
     settings: ServerSettings | None = None,
     keys: Keys | None = None,
+    telemetry: Telemetry | None = None,
 ) -> FastAPI:
     """Return the application that serves one generator.
 
@@ -72,6 +74,7 @@ def create_app(
         make_engine: makes the engine, given the client to which it publishes.
         settings: names and limits.
         keys: who may ask; None or no keys: everybody.
+        telemetry: sends spans of requests; it is closed with the application.
 
     Raises:
         OptionError: the generator has no tokenizer, or a setting names what is not there.
@@ -103,6 +106,7 @@ def create_app(
         texts=TokenTexts(tokenizer),
         chunk_size=_chunk_size(generator),
         media=_fetcher(settings.media_hosts),
+        telemetry=telemetry,
     )
 
     @asynccontextmanager
@@ -113,6 +117,8 @@ def create_app(
             yield
         finally:
             await asyncio.to_thread(engine.stop)
+            if context.telemetry is not None:
+                await asyncio.to_thread(context.telemetry.close)
             context.pool.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(

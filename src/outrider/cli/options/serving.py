@@ -152,6 +152,15 @@ class Behaviour:
             help="Metrics have the names of vLLM too, for its dashboards.",
         ),
     ] = "vllm"
+    otlp_endpoint: Annotated[
+        str | None,
+        option(
+            panel="Requests",
+            metavar="URL",
+            help="Collector of OpenTelemetry that gets a span for each request, such as "
+            "http://127.0.0.1:4318. Default: OTEL_EXPORTER_OTLP_ENDPOINT, else none.",
+        ),
+    ] = None
     allow_media_host: Annotated[
         list[str] | None,
         option(

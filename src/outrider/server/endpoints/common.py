@@ -155,8 +155,10 @@ def submissions_for(
 def job_of(accepted: Accepted[T], kind: str, submissions: tuple[Submission, ...]) -> Job[T]:
     """Return what an answer is built from; its identifier begins with `kind`."""
     context, body = accepted.context, accepted.body
+    id = f"{kind}-{body.request_id}" if body.request_id else new_id(kind)
+    accepted.asker.facts.answer, accepted.asker.facts.model = id, body.model
     return Job(
-        id=f"{kind}-{body.request_id}" if body.request_id else new_id(kind),
+        id=id,
         model=body.model,
         fingerprint=context.fingerprint,
         body=body,
@@ -196,6 +198,8 @@ async def answered(
         raise
     headers = ignored_header(accepted.ignored)
     context.ignored.note(accepted.ignored)
+    facts = accepted.asker.facts
+    facts.submissions, facts.stream = submissions, bool(body.stream)
     for one in submissions:
         context.metrics.submitted(one)
     exchange = Exchange(context, context.client.submit(submissions), writer, headers)
@@ -238,7 +242,9 @@ def _ending(accepted: Accepted[Any]) -> Callable[[Exchange], None]:
         results = [ended.result for ended in exchange.ends if ended.result is not None]
         if results:
             accepted.context.metrics.finished(max(len(r.token_ids) for r in results))
-        log_request(facts, exchange.ends, exchange.outcome or "disconnected", exchange.phase)
+        outcome = exchange.outcome or "disconnected"
+        asker.facts.ends, asker.facts.outcome = exchange.ends, outcome
+        log_request(facts, exchange.ends, outcome, exchange.phase)
 
     return end
 
