@@ -14,6 +14,7 @@ from outrider.engine.serving.settings import ServingSettings
 from outrider.server import errors
 from outrider.server.schema.chat import ChatBody
 from outrider.server.schema.completions import CompletionBody
+from outrider.server.schema.messages import MessagesBody
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.settings import ServerSettings
 
@@ -60,6 +61,13 @@ def test_fields_that_are_honoured_are_known(name: str) -> None:
 def test_fields_that_are_refused_are_refused() -> None:
     refused = {field for body in BODIES for field in body.refused} | {"response_format"}
     assert set(words(row("refused (400)"))) - refused == set()
+
+
+def test_fields_of_messages_are_known() -> None:
+    known, refused = set(MessagesBody.model_fields), {*MessagesBody.refused, "output_config"}
+    named = {w.partition(".")[0] for w in words(row("fields of messages") + row("their hints"))}
+    assert len(named) > 9 and named - known == set()
+    assert {w.partition(".")[0] for w in words(row("refused (400) in messages"))} - refused == set()
 
 
 def test_its_codes_are_those_of_the_server() -> None:

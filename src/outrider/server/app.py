@@ -19,17 +19,30 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient, ServingEngine
 from outrider.server.context import Context
-from outrider.server.endpoints import chat, completions, health, models, page, responses, tokens
+from outrider.server.endpoints import (
+    chat,
+    completions,
+    health,
+    messages,
+    models,
+    page,
+    responses,
+    tokens,
+)
 from outrider.server.errors import ApiError, from_outrider
 from outrider.server.http.front import ID_HEADER, Front
 from outrider.server.keys import Keys
 from outrider.server.life import Life
+from outrider.server.media.addresses import read_host
+from outrider.server.media.fetching import Fetcher
 from outrider.server.metrics import Metrics
 from outrider.server.schema.chat import ChatBody
 from outrider.server.schema.completions import CompletionBody, DetokenizeBody, TokenizeBody
 from outrider.server.schema.documents import openapi_of
+from outrider.server.schema.messages import CountBody, MessagesBody
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.settings import ServerSettings
+from outrider.server.telemetry.spans import Telemetry
 from outrider.server.tools.choice import reader_of
 from outrider.strategy.description import lower_models
 
@@ -41,7 +54,8 @@ MakeEngine = Callable[[EngineClient], ServingEngine]
 _UNSUPPORTED = ("embeddings", "audio", "images", "files", "batches", "fine_tuning", "moderations")
 _UNSUPPORTED += ("assistants", "threads", "vector_stores", "realtime", "uploads", "rerank", "score")
 
-_BODIES = (ChatBody, CompletionBody, ResponsesBody, TokenizeBody, DetokenizeBody)
+_BODIES = (ChatBody, CompletionBody, ResponsesBody, MessagesBody, CountBody)
+_BODIES += (TokenizeBody, DetokenizeBody)
 
 
 def create_app(
@@ -49,6 +63,7 @@ def create_app(
     make_engine: MakeEngine,
     settings: ServerSettings | None = None,
     keys: Keys | None = None,
+    telemetry: Telemetry | None = None,
 ) -> FastAPI:
     """Return the application that serves one generator.
 
@@ -59,6 +74,7 @@ def create_app(
         make_engine: makes the engine, given the client to which it publishes.
         settings: names and limits.
         keys: who may ask; None or no keys: everybody.
+        telemetry: sends spans of requests; it is closed with the application.
 
     Raises:
         OptionError: the generator has no tokenizer, or a setting names what is not there.
@@ -89,6 +105,8 @@ def create_app(
         fingerprint=_fingerprint(generator, tokenizer),
         texts=TokenTexts(tokenizer),
         chunk_size=_chunk_size(generator),
+        media=_fetcher(settings.media_hosts),
+        telemetry=telemetry,
     )
 
     @asynccontextmanager
@@ -99,6 +117,8 @@ def create_app(
             yield
         finally:
             await asyncio.to_thread(engine.stop)
+            if context.telemetry is not None:
+                await asyncio.to_thread(context.telemetry.close)
             context.pool.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(
@@ -133,8 +153,12 @@ def _window(engine: ServingEngine, most: int) -> int:
     return low
 
 
+def _fetcher(hosts: tuple[str, ...]) -> Fetcher | None:
+    return Fetcher(hosts=tuple(map(read_host, hosts))) if hosts else None
+
+
 def _add_routes(app: FastAPI) -> None:
-    for one in (chat, completions, responses, models, tokens, health, page):
+    for one in (chat, completions, responses, messages, models, tokens, health, page):
         app.include_router(one.router)
     app.openapi = lambda: openapi_of(app, _BODIES, app.state.context.settings.model_names)
 
@@ -155,11 +179,11 @@ def _add_layers(app: FastAPI, context: Context) -> None:
 
 
 async def _api_error(request: Request, error: Any) -> Response:
-    return error.response()
+    return error.response(request.url.path)
 
 
 async def _outrider_error(request: Request, error: Any) -> Response:
-    return from_outrider(error).response()
+    return from_outrider(error).response(request.url.path)
 
 
 async def _http_error(request: Request, error: Any) -> Response:
@@ -168,12 +192,12 @@ async def _http_error(request: Request, error: Any) -> Response:
     if error.status_code == 404:
         part = path.removeprefix("/v1/").partition("/")[0].strip("/")
         code = "unsupported_endpoint" if part in _UNSUPPORTED else "not_found"
-        return ApiError(404, code, f"there is no endpoint {path!r:.100}").response()
+        return ApiError(404, code, f"there is no endpoint {path!r:.100}").response(path)
     if error.status_code == 405:
         message = f"{request.method} is not possible at {path!r:.100}"
         allowed = {"allow": error.headers["Allow"]} if error.headers else {}
-        return ApiError(405, "method_not_allowed", message, headers=allowed).response()
-    return ApiError(error.status_code, "invalid_value", str(error.detail)).response()
+        return ApiError(405, "method_not_allowed", message, headers=allowed).response(path)
+    return ApiError(error.status_code, "invalid_value", str(error.detail)).response(path)
 
 
 def _fingerprint(generator: Generator, tokenizer: Tokenizer) -> str:

@@ -17,8 +17,11 @@ from outrider.server.client import EngineClient
 from outrider.server.keys import Key, Keys
 from outrider.server.life import Life
 from outrider.server.logs import Ignored
+from outrider.server.media.fetching import Fetcher
 from outrider.server.metrics import Metrics
 from outrider.server.settings import ServerSettings
+from outrider.server.telemetry.facts import Facts
+from outrider.server.telemetry.spans import Telemetry
 
 T = TypeVar("T")
 
@@ -44,6 +47,8 @@ class Context:
         texts: texts of single tokens.
         chunk_size: tokens of a chunk of a long input, if the models read a selection of these.
         ignored: fields of requests without effect that were logged.
+        media: fetches images of requests; None: no host may be asked.
+        telemetry: sends a span for each request; None: no spans are sent.
         pool: threads for work that takes long.
         started: seconds since 1970 when the server began.
     """
@@ -61,6 +66,8 @@ class Context:
     texts: TokenTexts
     chunk_size: int | None = None
     ignored: Ignored = field(default_factory=Ignored)
+    media: Fetcher | None = None
+    telemetry: Telemetry | None = None
     pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_WORKERS, "outrider-prepare")
     )
@@ -80,12 +87,14 @@ class Asker:
         key: the key that was given; None without keys.
         address: of the client.
         received: `perf_counter` of the arrival.
+        facts: what its span tells.
     """
 
     request_id: str
     key: Key | None = None
     address: str = ""
     received: float = field(default_factory=time.perf_counter)
+    facts: Facts = field(default_factory=Facts)
 
     def principal(self, user: str | None) -> str:
         """Return among whom the engine is shared: keys; without keys, addresses and their users.

@@ -1,4 +1,5 @@
-"""Errors as clients of OpenAI expect them: `{"error": {message, type, param, code}}`."""
+"""Errors as clients expect them: `{"error": {message, type, param, code}}` for those of OpenAI,
+`{"type": "error", "error": {type, message}}` for those of Anthropic."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,21 @@ _TYPES = {
     413: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+
+MESSAGES = "/v1/messages"
+"""Where paths begin whose errors have the shape of Anthropic's interface."""
+
+_MESSAGE_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
     504: "timeout_error",
 }
 
@@ -50,9 +66,16 @@ class ApiError(Exception):
             }
         }
 
-    def response(self) -> JSONResponse:
-        """Return the answer."""
-        return JSONResponse(self.body(), self.status, headers=dict(self.headers))
+    def message_body(self) -> dict[str, JsonValue]:
+        """Return the object that describes the error, in the interface of Anthropic."""
+        usual = "invalid_request_error" if self.status < 500 else "api_error"
+        kind = _MESSAGE_TYPES.get(self.status, usual)
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
+
+    def response(self, path: str = "") -> JSONResponse:
+        """Return the answer to a request for `path`."""
+        body = self.message_body() if path.startswith(MESSAGES) else self.body()
+        return JSONResponse(body, self.status, headers=dict(self.headers))
 
 
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from outrider.core.checks import AT_LEAST_ONE, Range, check_ranges
 from outrider.core.errors import OptionError
+from outrider.server.media.addresses import read_host
 
 UNKNOWN_FIELDS = ("ignore", "refuse")
 
@@ -34,9 +35,11 @@ class ServerSettings:
         tool_parser: parser of calls; None chooses by the chat template.
         prefixes_across_keys: requests of different keys may share prefixes; how fast a prompt is
             read then shows whether another key has sent it.
+        media_hosts: hosts from which images of requests are fetched, `HOST` or `HOST:PORT`; empty:
+            none.
 
     Raises:
-        OptionError: a number out of range.
+        OptionError: a number out of range, or a host that is none.
     """
 
     model_names: tuple[str, ...] = ("outrider",)
@@ -58,6 +61,7 @@ class ServerSettings:
     vllm_metrics: bool = True
     tool_parser: str | None = None
     prefixes_across_keys: bool = False
+    media_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
@@ -68,6 +72,8 @@ class ServerSettings:
             )
         if not self.model_names or not all(self.model_names):
             raise OptionError("the model has no name", hint="Give at least one name")
+        for host in self.media_hosts:
+            read_host(host)
 
     @property
     def model_name(self) -> str:

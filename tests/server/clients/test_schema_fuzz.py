@@ -23,6 +23,8 @@ BODIES = {
     f"{CHAT}/render": f'"model":"tiny",{HELLO}',
     COMPLETE: '"model":"tiny","max_tokens":1,"prompt":"Hello"',
     RESPOND: '"model":"tiny","max_output_tokens":1,"input":"Hello"',
+    "/v1/messages": f'"model":"tiny","max_tokens":1,{HELLO}',
+    "/v1/messages/count_tokens": f'"model":"tiny",{HELLO}',
     "/tokenize": HELLO,
     "/detokenize": '"tokens":[1]',
 }
@@ -56,10 +58,10 @@ def test_hostile_values_are_answered_or_refused(served: Running, path: str) -> N
     for field in FIELDS:
         answer = served.post(path, f"{{{BODIES[path]},{field}}}".encode())
         assert answer.status in (200, 400), (field, answer.body)
-        assert answer.status == 200 or answer.error["type"] == "invalid_request_error"
+        assert answer.status == 200 or answer.json["error"]["type"] == "invalid_request_error"
         assert b'"error":{' not in answer.body or answer.status == 400, field
     broken = served.post(path, f'{{{BODIES[path]},"user":"'.encode() + b'\xc3\x28"}')
-    assert broken.status == 400 and "UTF-8" in broken.error["message"]
+    assert broken.status == 400 and "UTF-8" in broken.json["error"]["message"]
 
 
 def test_what_an_answer_cannot_hold_is_refused(served: Running) -> None:
@@ -99,7 +101,8 @@ def test_schemathesis(small: Running, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{address}/openapi.json"),
-            *("--phases", "coverage,fuzzing", "--max-examples", "30", "--seed", "1"),
+            *("--phases", "coverage,fuzzing", "--max-examples", "20", "--seed", "1"),
+            *("--suppress-health-check", "all"),  # some of them depend on the speed
             *("--exclude-checks", "positive_data_acceptance", "--continue-on-failure"),
             *("--request-timeout", "60", "--output-sanitize", "false", "--no-color"),
         ],

@@ -60,6 +60,7 @@ def serve(
     from outrider.server.keys import load_keys
     from outrider.server.replicas.shares import threads_of
     from outrider.server.settings import ServerSettings
+    from outrider.server.telemetry.spans import is_wanted, telemetry_to
     from outrider.server.tools.choice import check_parser
 
     keys = load_keys(listening.api_keys)
@@ -70,9 +71,11 @@ def serve(
     settings = ServerSettings(
         model_names=_names(tiers.target, behaviour.served_model_name),
         cors_origins=tuple(listening.cors_origin or ()),
+        media_hosts=tuple(behaviour.allow_media_host or ()),
         **given,
     )
     check_parser(settings.tool_parser)
+    is_wanted(behaviour.otlp_endpoint)
     engine_settings = ServingSettings(**limits.engine())
     address = serving.Address(host=listening.host, port=listening.port, insecure=listening.insecure)
     address.check(bool(keys))
@@ -85,7 +88,8 @@ def serve(
             generator,
             make_engine,
         ):
-            app = create_app(generator, make_engine, settings, keys)
+            telemetry = telemetry_to(behaviour.otlp_endpoint)
+            app = create_app(generator, make_engine, settings, keys, telemetry)
             serving.log_requests()
             serving.serve(app, bound)
 

@@ -152,6 +152,24 @@ class Behaviour:
             help="Metrics have the names of vLLM too, for its dashboards.",
         ),
     ] = "vllm"
+    otlp_endpoint: Annotated[
+        str | None,
+        option(
+            panel="Requests",
+            metavar="URL",
+            help="Collector of OpenTelemetry that gets a span for each request, such as "
+            "http://127.0.0.1:4318. Default: OTEL_EXPORTER_OTLP_ENDPOINT, else none.",
+        ),
+    ] = None
+    allow_media_host: Annotated[
+        list[str] | None,
+        option(
+            panel="Requests",
+            metavar="HOST",
+            help="Host from which images of requests may be fetched over http or https, such as "
+            "images.example.org; HOST:PORT for an unusual port; repeatable. Default: none.",
+        ),
+    ] = None
     prefixes_across_keys: Annotated[
         bool,
         option(

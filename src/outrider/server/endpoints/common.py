@@ -24,6 +24,7 @@ from outrider.server.http.body import read_json
 from outrider.server.ids import new_id
 from outrider.server.limits import check_queue
 from outrider.server.logs import log_request
+from outrider.server.media.replacing import fetch_images
 from outrider.server.prompts.parameters import sampling_options
 from outrider.server.prompts.speculation import may_draft
 from outrider.server.schema.base import Body, parse
@@ -68,6 +69,8 @@ async def accept(request: Request, model: type[M]) -> Accepted[M]:
         lambda: _checked(model, data, context.settings.unknown_fields)
     )
     check_model(context, getattr(body, "model", None))
+    if context.media is not None:
+        await fetch_images(body, context.media)
     return Accepted(request=request, context=context, asker=asker, body=body, ignored=ignored)
 
 
@@ -152,8 +155,10 @@ def submissions_for(
 def job_of(accepted: Accepted[T], kind: str, submissions: tuple[Submission, ...]) -> Job[T]:
     """Return what an answer is built from; its identifier begins with `kind`."""
     context, body = accepted.context, accepted.body
+    id = f"{kind}-{body.request_id}" if body.request_id else new_id(kind)
+    accepted.asker.facts.answer, accepted.asker.facts.model = id, body.model
     return Job(
-        id=f"{kind}-{body.request_id}" if body.request_id else new_id(kind),
+        id=id,
         model=body.model,
         fingerprint=context.fingerprint,
         body=body,
@@ -193,6 +198,8 @@ async def answered(
         raise
     headers = ignored_header(accepted.ignored)
     context.ignored.note(accepted.ignored)
+    facts = accepted.asker.facts
+    facts.submissions, facts.stream = submissions, bool(body.stream)
     for one in submissions:
         context.metrics.submitted(one)
     exchange = Exchange(context, context.client.submit(submissions), writer, headers)
@@ -235,7 +242,9 @@ def _ending(accepted: Accepted[Any]) -> Callable[[Exchange], None]:
         results = [ended.result for ended in exchange.ends if ended.result is not None]
         if results:
             accepted.context.metrics.finished(max(len(r.token_ids) for r in results))
-        log_request(facts, exchange.ends, exchange.outcome or "disconnected", exchange.phase)
+        outcome = exchange.outcome or "disconnected"
+        asker.facts.ends, asker.facts.outcome = exchange.ends, outcome
+        log_request(facts, exchange.ends, outcome, exchange.phase)
 
     return end
 

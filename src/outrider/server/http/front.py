@@ -43,6 +43,8 @@ class Front:
             await self._run(scope, receive, answer, headers, asker)
         finally:
             seconds = time.perf_counter() - asker.received
+            if (telemetry := self._context.telemetry) is not None:
+                telemetry.finish(scope, asker.facts, asker.request_id, answer.status, seconds)
             route = getattr(scope.get("route"), "path", "other")
             self._context.metrics.count_http(scope["method"], route, answer.status, seconds)
 
@@ -98,7 +100,7 @@ class _Answer:
     async def report(self, error: ApiError, scope: Scope, receive: Receive) -> None:
         """Answer with an error, unless an answer has begun."""
         if not self.status:
-            await error.response()(scope, receive, self)
+            await error.response(scope["path"])(scope, receive, self)
 
 
 def _identifier(headers: Headers) -> str:

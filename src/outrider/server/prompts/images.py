@@ -1,4 +1,4 @@
-"""Images in requests: data URLs only, so that the server never opens a connection for a client."""
+"""Images in requests: data URLs. Those at hosts that may be asked were replaced by such before."""
 
 import base64
 import binascii

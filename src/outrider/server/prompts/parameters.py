@@ -33,7 +33,7 @@ def sampling_options(
     found |= {name: v for name in _SAME if (v := getattr(body, name)) is not None}
     if body.top_k is not None:
         found["top_k"] = max(body.top_k, 0)
-    if body.stop is not None:
+    if body.stops:
         found["stop"] = tuple(body.stops)
     if body.min_tokens is not None:
         found["min_new_tokens"] = body.min_tokens

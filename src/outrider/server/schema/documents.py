@@ -6,6 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from outrider.core.version import __version__
+from outrider.server.errors import MESSAGES
 from outrider.server.schema.base import Body
 
 _REF = "#/components/schemas/{model}"
@@ -34,8 +35,6 @@ def streamed_body(model: type[Body]) -> dict[str, Any]:
     return described_body(model) | {"responses": {"200": {"content": content}}}
 
 
-_ERROR_CONTENT = {"content": {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}}
-
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -53,6 +52,19 @@ _ERROR = {
     },
 }
 
+_MESSAGES_ERROR = {
+    "type": "object",
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+    },
+}
+
 
 def openapi_of(
     app: FastAPI, models: tuple[type[Body], ...], names: tuple[str, ...]
@@ -66,7 +78,7 @@ def openapi_of(
     """
     if app.openapi_schema is None:
         found = get_openapi(title="Outrider", version=__version__, routes=app.routes)
-        schemas: dict[str, Any] = {"Error": _ERROR}
+        schemas: dict[str, Any] = {"Error": _ERROR, "MessagesError": _MESSAGES_ERROR}
         for model in models:
             schema = model.model_json_schema(ref_template=_REF)
             schemas |= schema.pop("$defs", {})
@@ -76,15 +88,17 @@ def openapi_of(
             if schema["properties"]["model"].get("type") == "string":
                 schema["properties"]["model"]["enum"] = list(names)
         found["components"] = {"schemas": schemas}
-        for path in found["paths"].values():
-            for operation in path.values():
-                _describe_errors(operation)
+        for path, operations in found["paths"].items():
+            error = "MessagesError" if path.startswith(MESSAGES) else "Error"
+            for operation in operations.values():
+                _describe_errors(operation, error)
         app.openapi_schema = found
     return app.openapi_schema
 
 
-def _describe_errors(operation: dict[str, Any]) -> None:
+def _describe_errors(operation: dict[str, Any], model: str) -> None:
     """Replace the errors that FastAPI describes by those that the server has."""
     operation["responses"].pop("422", None)
+    content = {"application/json": {"schema": {"$ref": _REF.format(model=model)}}}
     for status in ("4XX", "5XX"):
-        operation["responses"][status] = {"description": "An error"} | _ERROR_CONTENT
+        operation["responses"][status] = {"description": "An error", "content": content}
