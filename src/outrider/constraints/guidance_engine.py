@@ -185,7 +185,10 @@ def _source(constraint: Constraint) -> str:
         options["whitespace_flexible"] = False
     else:
         options["whitespace_pattern"] = constraint.whitespace or _WHITESPACE
-    return LLMatcher.grammar_from_json_schema(json.loads(constraint.source), overrides=options)
+    try:
+        return LLMatcher.grammar_from_json_schema(constraint.source, overrides=options)
+    except ValueError as error:
+        raise OptionError(f"the json constraint is refused: {_sentence(str(error))}") from None
 
 
 def _sentence(text: str) -> str:
