@@ -16,6 +16,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from outrider.constraints.json_schema import check_references
 from outrider.core.errors import LogitsError, OptionError
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import Allowed
@@ -185,6 +186,7 @@ def _source(constraint: Constraint) -> str:
         options["whitespace_flexible"] = False
     else:
         options["whitespace_pattern"] = constraint.whitespace or _WHITESPACE
+    check_references(json.loads(constraint.source))
     try:
         return LLMatcher.grammar_from_json_schema(constraint.source, overrides=options)
     except ValueError as error:
