@@ -1,8 +1,11 @@
-"""A process that measures schemas, and is ended if one takes too long: engines are native code, which
-nothing else stops."""
+"""A process that measures schemas, and is ended if one takes too long.
+
+Engines are native code, which nothing else stops.
+"""
 
 import multiprocessing
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Self
 
 from outrider.bench.constraints.cases import Case
@@ -25,7 +28,7 @@ class Child:
             seconds: of one schema, with all its instances.
         """
         self.engine, self._vocabulary, self._seconds = engine, vocabulary, seconds
-        self._process: multiprocessing.process.BaseProcess | None = None
+        self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
 
     def measure(self, case: Case) -> dict[str, JsonValue]:

@@ -17,8 +17,8 @@ STEPS = 8
 def summary(records: Sequence[dict[str, JsonValue]]) -> list[dict[str, JsonValue]]:
     """Return a row for each engine and split, and for each engine one of all splits.
 
-    A row has numbers of schemas: `schemas`, `accepted`, `refused` (by the engine), `limit` (refused by
-    Outrider's limits), `slow`, `crash`, and among the accepted `over` (a valid instance is not
+    A row has numbers of schemas: `schemas`, `accepted`, `refused` (by the engine), `limit` (refused
+    by Outrider's limits), `slow`, `crash`, and among the accepted `over` (a valid instance is not
     admitted), `under` (an invalid one is), `disputed` (a label contradicts the validator) and
     `failed` (the engine gave up in an instance). Shares: `declared` is accepted of all, `true` the
     accepted without over, under and failed of all, `compliance` the accepted without under of the

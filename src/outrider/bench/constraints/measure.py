@@ -1,16 +1,16 @@
-"""Measures one schema with one engine: is it accepted, are its instances judged rightly, how long do
-masks take.
+"""Measures one schema with one engine: whether it is accepted, whether its instances are judged
+rightly, and how long masks take.
 
 Times are those of the processor, so that other processes of the machine do not count.
 """
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import log2
 from time import process_time, thread_time
 
-import jsonschema_rs
 from tokenizers import Tokenizer
 
 from outrider.bench.constraints.cases import Case
@@ -23,7 +23,7 @@ from outrider.bench.constraints.engines import (
 )
 from outrider.bench.constraints.figures import STEPS
 from outrider.constraints.limits import GrammarLimits
-from outrider.core.errors import OutriderError
+from outrider.core.errors import MissingExtraError, OutriderError
 from outrider.core.values import JsonValue
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import Grammar, Matcher
@@ -50,6 +50,7 @@ class Meter:
 
     def __init__(self, engine: str, vocabulary: Vocabulary) -> None:
         """Read the vocabulary."""
+        _validator("true")  # an error if it is not installed
         self.engine = engine
         self._compile: Compile = compiler(engine, vocabulary)
         self._words = Tokenizer.from_str(vocabulary.tokenizer)
@@ -57,7 +58,7 @@ class Meter:
         self._limits = GrammarLimits()
 
     def measure(self, case: Case) -> dict[str, JsonValue]:
-        """Return one record; see `docs/benchmarks.md` for its fields."""
+        """Return one record; its fields are those of `figures.summary`."""
         record: dict[str, JsonValue] = {
             "engine": self.engine,
             "split": case.split,
@@ -142,7 +143,15 @@ def _same(given: list[int], wanted: list[int]) -> int:
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(given), len(wanted)))
 
 
-def _validator(schema: str):  # a function of a text to a truth value, or None where it cannot judge
+Validate = Callable[[str], bool | None]
+
+
+def _validator(schema: str) -> Validate:
+    """Return a function that judges a text, or returns None where it cannot."""
+    try:
+        import jsonschema_rs
+    except ImportError as error:
+        raise MissingExtraError("jsonschema-rs", "constraints") from error
     try:
         made = jsonschema_rs.validator_for(json.loads(schema), validate_formats=True)
     except Exception:  # the schema is not valid, or refers to what is not there
