@@ -16,6 +16,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from outrider.constraints.json_schema import check_references
 from outrider.core.errors import LogitsError, OptionError
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import Allowed
@@ -204,7 +205,11 @@ def _source(constraint: Constraint) -> str:
         options["whitespace_flexible"] = False
     elif constraint.whitespace != "flexible":
         options["whitespace_pattern"] = constraint.whitespace or _WHITESPACE
-    return LLMatcher.grammar_from_json_schema(json.loads(constraint.source), overrides=options)
+    check_references(json.loads(constraint.source))
+    try:
+        return LLMatcher.grammar_from_json_schema(constraint.source, overrides=options)
+    except ValueError as error:
+        raise OptionError(f"the json constraint is refused: {_sentence(str(error))}") from None
 
 
 def _refused(constraint: Constraint, reason: str) -> OptionError:

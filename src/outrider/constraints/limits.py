@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from typing import TypeGuard
 
+from outrider.constraints.json_schema import parts_of
 from outrider.core.errors import OptionError
 from outrider.core.values import JsonValue
 from outrider.sampling.constraint import Constraint
 
-_COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+_COUNTS = ("minItems", "minLength", "minProperties")
 """Keywords whose numbers an engine unrolls."""
 
 
@@ -16,14 +18,17 @@ class GrammarLimits:
     """How large a grammar may be.
 
     Attributes:
-        size: bytes of its text.
+        size: bytes of its text. 256 KiB refuse 7 of the 11,305 schemas of JSONSchemaBench, and
+            128 KiB would refuse 76, most of them of Kubernetes.
         depth: levels of a schema inside each other.
         properties: all properties of a schema together.
-        count: the largest number of a keyword such as `minItems`. Larger upper limits are accepted,
-            since engines leave them out of sight.
+        count: the largest number of a keyword such as `minItems`. Upper limits such as `maxItems`
+            may be larger: the engine does not unroll them.
+
+    A `$ref` to another address is refused, unless the schema itself has that `$id`.
     """
 
-    size: int = 128 << 10
+    size: int = 256 << 10
     depth: int = 64
     properties: int = 4096
     count: int = 100_000
@@ -37,21 +42,20 @@ class GrammarLimits:
                 hint=f"At most {self.size} are read",
             )
         if constraint.kind == "json":
-            self._check_schema(json.loads(constraint.source))
+            try:
+                schema = json.loads(constraint.source)
+            except (ValueError, RecursionError) as error:
+                raise OptionError(f"the JSON schema is no JSON: {error}") from None
+            self._check_schema(schema)
 
     def _check_schema(self, schema: JsonValue) -> None:
-        properties, waiting = 0, [(schema, 1)]
-        while waiting:
-            part, depth = waiting.pop()
+        properties, references, names = 0, [], set[str]()
+        for part, depth in parts_of(schema):
             if depth > self.depth:
                 raise OptionError(
                     "the JSON schema is nested too deeply",
                     hint=f"At most {self.depth} levels are read",
                 )
-            if isinstance(part, list):
-                waiting += [(each, depth + 1) for each in part]
-            if not isinstance(part, dict):
-                continue
             own = part.get("properties")
             properties += len(own) if isinstance(own, dict) else 0
             if properties > self.properties:
@@ -59,18 +63,25 @@ class GrammarLimits:
                     "the JSON schema has too many properties",
                     hint=f"At most {self.properties} are read",
                 )
-            self._check_keywords(part)
-            waiting += [(each, depth + 1) for each in part.values()]
+            references.append(part.get("$ref"))
+            own_names = (part.get("$id"), part.get("id"))
+            names |= {name.split("#")[0] for name in own_names if _text(name)}
+            self._check_counts(part)
+        for reference in references:
+            place = reference.split("#")[0] if _text(reference) else ""
+            if "://" in place and place not in names:
+                raise OptionError(
+                    f"the JSON schema refers to {reference[:80]}", hint="Put that schema into $defs"
+                )
 
-    def _check_keywords(self, part: dict[str, JsonValue]) -> None:
-        reference = part.get("$ref")
-        if isinstance(reference, str) and "://" in reference.split("#")[0]:
-            raise OptionError(
-                f"the JSON schema refers to {reference[:80]}", hint="Put that schema into $defs"
-            )
+    def _check_counts(self, part: dict[str, JsonValue]) -> None:
         for name in _COUNTS:
             number = part.get(name)
-            if isinstance(number, int | float) and name.startswith("min") and number > self.count:
+            if isinstance(number, int | float) and number > self.count:
                 raise OptionError(
                     f"{name} of the JSON schema is {number:g}", hint=f"Give at most {self.count}"
                 )
+
+
+def _text(value: JsonValue) -> TypeGuard[str]:
+    return isinstance(value, str)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
+from outrider.cli.commands.bench_constraints import constraints
 from outrider.cli.commands.bench_serve import serve
 from outrider.cli.commands.verify_cost import verify_cost
 from outrider.cli.options.bench_options import (
@@ -119,6 +120,7 @@ def speed(
 
 bench.command("verify-cost")(grouped(verify_cost))
 bench.command("serve")(grouped(serve))
+bench.command("constraints")(grouped(constraints))
 
 
 def _bench(

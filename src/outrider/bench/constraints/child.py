@@ -1,0 +1,100 @@
+"""A process that measures schemas, and is ended if one takes too long.
+
+Engines are native code, which nothing else stops.
+"""
+
+import multiprocessing
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Self
+
+from outrider.bench.constraints.cases import Case
+from outrider.bench.constraints.engines import Vocabulary
+from outrider.core.errors import OptionError, OutriderError
+from outrider.core.values import JsonValue
+
+_START_SECONDS = 300.0
+
+
+class Child:
+    """Measures with one engine in a process of its own, which is started when it is needed."""
+
+    def __init__(self, engine: str, vocabulary: Vocabulary, seconds: float) -> None:
+        """Start nothing yet.
+
+        Args:
+            engine: see `ENGINES`.
+            vocabulary: of the model.
+            seconds: of one schema, with all its instances.
+        """
+        self.engine, self._vocabulary, self._seconds = engine, vocabulary, seconds
+        self._process: BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    def measure(self, case: Case) -> dict[str, JsonValue]:
+        """Return a record; its `outcome` is `slow` or `crash` if the process had to be replaced.
+
+        Raises:
+            OptionError: the engine cannot be started.
+        """
+        pipe = self._pipe or self._start()
+        outcome = "crash"
+        try:
+            pipe.send(case)
+            if pipe.poll(self._seconds):
+                return pipe.recv()
+            outcome = "slow"
+        except (EOFError, OSError):
+            pass
+        self.close()
+        base = {"engine": self.engine, "split": case.split, "id": case.id}
+        return base | {"bytes": len(case.schema.encode()), "outcome": outcome, "reason": outcome}
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> Connection:
+        context = multiprocessing.get_context("spawn")
+        own, other = context.Pipe()
+        arguments = (other, self.engine, self._vocabulary)
+        process = context.Process(target=_serve, args=arguments, daemon=True)
+        process.start()
+        other.close()
+        self._process, self._pipe = process, own
+        try:
+            problem = own.recv() if own.poll(_START_SECONDS) else "it does not answer"
+        except (EOFError, OSError):
+            problem = "its process ended"
+        if problem is not None:
+            self.close()
+            raise OptionError(f"the engine {self.engine} does not start: {problem}")
+        return own
+
+
+def _serve(pipe: Connection, engine: str, vocabulary: Vocabulary) -> None:
+    """Answer each case with its record, until the other end is closed."""
+    try:
+        from outrider.bench.constraints.measure import Meter
+
+        meter = Meter(engine, vocabulary)
+    except (OutriderError, ImportError) as error:
+        pipe.send(str(error))
+        return
+    pipe.send(None)
+    try:
+        while True:
+            pipe.send(meter.measure(pipe.recv()))
+    except (EOFError, OSError, KeyboardInterrupt):
+        return
