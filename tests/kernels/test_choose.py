@@ -56,6 +56,35 @@ def test_ties_and_impossible_tokens(logits: list[float], name: str, seed: int) -
     assert sampler.choose_at(row, 0) == by_the_book(sampler, row, 0)
 
 
+@pytest.mark.parametrize("name", WARPS)
+@pytest.mark.parametrize("size", [1, 5, 33, 500])
+def test_only_allowed_tokens_are_chosen(name: str, size: int) -> None:
+    """Masks with few and many tokens, one, and none; banned tokens stay banned."""
+    generator = torch.Generator().manual_seed(size)
+    for seed in range(20):
+        logits = torch.randn(size, generator=generator) * 3
+        share = (0.0, 1 / size, 0.3, 0.9)[seed % 4]
+        mask = torch.rand(size, generator=generator) < share
+        banned = tuple(logits.topk(1).indices.tolist()) if seed % 3 == 0 else ()
+        kept = logits.masked_fill(~mask, -torch.inf)
+        kept[list(banned)] = -torch.inf
+        own = Sampler(SamplingParams(seed=seed, banned_tokens=banned, **WARPS[name]))
+        found = kernels.choose(logits, own.kernel, seed, mask.numpy())
+        if not bool((kept > -torch.inf).any()):
+            assert found == kernels.NOTHING_ALLOWED
+        else:
+            plain = Sampler(SamplingParams(seed=seed, **WARPS[name]))
+            assert found == by_the_book(plain, kept, seed)
+
+
+def test_bad_scores_are_found_where_nothing_is_allowed() -> None:
+    logits = torch.zeros(40)
+    logits[3] = float("nan")
+    mask = torch.arange(40).numpy() > 20
+    found = kernels.choose(logits, Sampler(SamplingParams(seed=1)).kernel, 0, mask)
+    assert found == kernels.NOT_FINITE
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("place", [0, 17, 39])
 @pytest.mark.parametrize("temperature", [0.0, 0.7])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.kernels.layout import SamplerLayout
@@ -49,19 +50,33 @@ class PlainSampler:
         return cls(layout, ids)
 
 
-def choose(scores: Float[Tensor, " vocab"], sampler: PlainSampler, index: int) -> int:
+def choose(
+    scores: Float[Tensor, " vocab"],
+    sampler: PlainSampler,
+    index: int,
+    allowed: NDArray[np.bool_] | None = None,
+) -> int:
     """Return the token at generated index `index`: argmax of warped scores plus noise.
 
-    `scores` are float32, contiguous and on the CPU. Without a possible choice the result is
-    `NOT_FINITE` or `NOTHING_ALLOWED`, which are negative.
+    Args:
+        scores: float32, contiguous and on the CPU.
+        sampler: the settings.
+        index: of the token in the answer.
+        allowed: `[vocab]`, which tokens may be chosen; None: all of them.
+
+    Without a possible choice the result is `NOT_FINITE` or `NOTHING_ALLOWED`, which are negative.
     """
     loaded = library()
     assert loaded is not None
     size = scores.shape[0]
-    scratch = 0
-    if sampler.layout.temperature or sampler.layout.num_banned:
+    scratch, mask = 0, 0
+    if sampler.layout.temperature or sampler.layout.num_banned or allowed is not None:
         room = torch.empty(3 * size + 64)
         scratch = room.data_ptr()
+    if allowed is not None:
+        allowed = np.ascontiguousarray(allowed)
+        assert allowed.shape == (size,)
+        mask = allowed.ctypes.data
     return loaded.outrider_choose(
-        scores.data_ptr(), size, ctypes.byref(sampler.layout), index, scratch
+        scores.data_ptr(), size, ctypes.byref(sampler.layout), index, mask, scratch
     )

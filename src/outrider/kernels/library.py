@@ -89,7 +89,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.outrider_embed.restype = None
     loaded.outrider_offset.argtypes = []
     loaded.outrider_offset.restype = i32
-    loaded.outrider_choose.argtypes = [address, i32, sampler, u64, address]
+    loaded.outrider_choose.argtypes = [address, i32, sampler, u64, address, address]
     loaded.outrider_choose.restype = i32
     loaded.outrider_amx_permitted.argtypes = []
     loaded.outrider_amx_permitted.restype = i32

@@ -164,17 +164,19 @@ class Sampler:
             return None
         if self.walk is not None and (quick := self._free(logits, generated)) is not None:
             return quick
-        row = logits.numpy()
-        if not row.max() < np.inf:
-            raise LogitsError(NOT_FINITE)
-        ends = NO_IDS if self.walk is not None else as_ids(sorted(self.end_ids))
-        numbers = edited(row, self.params, as_ids(self._in_prompt.numpy()), generated, ends)
-        if (allowed := self._allowed(len(numbers), generated)) is not None:
-            np.putmask(numbers, ~allowed, np.float32(-np.inf))
-        scores = torch.from_numpy(numbers)
-        if self._edited_kernel is None:
-            self._edited_kernel = self._kernel_with(())  # a forced token may be a banned one
-        token = kernels.choose(scores, self._edited_kernel, len(generated))
+        index, allowed = len(generated), self._allowed(logits.numel(), generated)
+        if allowed is not None and self._unedited(index):
+            token = kernels.choose(logits.contiguous(), self.kernel, index, allowed)
+        else:
+            row = logits.numpy()
+            if not row.max() < np.inf:
+                raise LogitsError(NOT_FINITE)
+            ends = NO_IDS if self.walk is not None else as_ids(sorted(self.end_ids))
+            numbers = edited(row, self.params, as_ids(self._in_prompt.numpy()), generated, ends)
+            if self._edited_kernel is None:
+                self._edited_kernel = self._kernel_with(())  # a forced token may be a banned one
+            scores = torch.from_numpy(numbers)
+            token = kernels.choose(scores, self._edited_kernel, index, allowed)
         if token < 0:
             raise LogitsError(_TROUBLE[token])
         return token

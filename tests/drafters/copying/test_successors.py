@@ -2,14 +2,19 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.core.errors import OptionError
-from outrider.core.types import Budget, Worth, as_ids
+from outrider.core.types import GRAMMAR, Budget, Prompt, Worth, as_ids
 from outrider.drafters.copying.successors import Successors, _needed
 from outrider.memories.chances import STREAKS
+from outrider.protocols import Request
+from outrider.sampling import Sampler, SamplingParams
+from outrider.sampling.walk import Walk
+from tests.constraints.automaton import BRANCHING, Automaton
 from tests.drafters.copying.copy_rigs import begin, check_equality, counting, propose, tokens
 from tests.exactness.setups.rigs import run, stage
 
@@ -67,7 +72,7 @@ def test_chances_are_counted_for_all_candidates_drafted_or_not(
         propose(drafter, state, size=2)
         drafter.commit([state], [as_ids([token])])
     drafter._learn(state)
-    fresh = Successors().chances[False]
+    fresh = Successors().chances[False, False]
     hits, trials = list(fresh.hits), list(fresh.trials)
     best_hits, best_trials = list(fresh.best_hits), list(fresh.best_trials)
     streak = 0
@@ -85,7 +90,7 @@ def test_chances_are_counted_for_all_candidates_drafted_or_not(
             trials[kind] += 1
             hits[kind] += one == token
     assert state.streak == streak
-    counted = drafter.chances[temperature > 0]
+    counted = drafter.chances[temperature > 0, False]
     assert counted.trials == trials and counted.best_trials == best_trials
     assert counted.hits == pytest.approx(hits) and counted.best_hits == pytest.approx(best_hits)
 
@@ -104,7 +109,7 @@ def test_a_conversation_that_changes_its_temperature_changes_its_chances() -> No
     drafter = Successors()
     state = begin(drafter, [1, 2])
     again = begin(drafter, [1, 2, 3], previous=state, temperature=0.8)
-    assert again is state and again.chances is drafter.chances[True]
+    assert again is state and again.chances is drafter.chances[True, False]
 
 
 @given(prompt=texts, output=texts, together=st.integers(2, 9))
@@ -177,6 +182,84 @@ def test_only_the_end_of_a_long_text_is_learned() -> None:
     state = begin(drafter, [1, 2, 3, 4, 5, 6, 7, 1])
     assert tokens(propose(drafter, state, size=2)) == []
     assert tokens(propose(drafter, state, tail=[6], size=2)) == [7, 1]
+
+
+def constrained(
+    drafter: Successors, prompt: list[int], grammar: Automaton, previous: Any = None
+) -> Any:
+    """Begin with a request whose answer follows a grammar."""
+    sampler = Sampler(SamplingParams(seed=1), end_ids=(0,), walk=Walk(grammar.begin()))
+    request = Request(Prompt(token_ids=tuple(prompt)), sampler)
+    [state] = drafter.begin([request], None if previous is None else [previous])
+    return state
+
+
+GATED = Automaton(
+    {0: {1: 1, 2: 1}, 1: {3: 2}, 2: {4: 3}, 3: {5: 4, 6: 4}, 4: {1: 5}, 5: {2: 6}},
+    frozenset((6,)),
+)
+"""After a choice, tokens 3 and 4 are forced; after another one, tokens 1 and 2."""
+
+
+def test_with_a_grammar_the_chain_goes_on_behind_forced_tokens() -> None:
+    """They cost rows and gain nothing themselves, so that none ends the chain."""
+    drafter = Successors(own=1, shared=0, least=0.0)
+    state = constrained(drafter, [4, 5, 6, 1, 4, 5, 6, 1, 4, 5, 6], GATED)
+    [draft] = drafter.propose([state], [as_ids(())], [Budget.chain(8)])
+    assert tokens(draft) == [1, 3, 4, 5]
+    assert draft.sources == ("successors", GRAMMAR, GRAMMAR, "successors")
+    free = begin(drafter, [4, 5, 6, 1, 4, 5, 6, 1, 4, 5, 6])
+    assert tokens(propose(drafter, free, size=4)) == [1, 4, 5, 6]
+
+
+def test_forced_tokens_that_cost_more_than_what_follows_gains_end_the_chain() -> None:
+    drafter = Successors(own=1, shared=0)
+    state = constrained(drafter, [4, 5, 6, 1, 4, 5, 6, 1, 4, 5, 6], GATED)
+    for floor, chain in ((0.05, [1, 3, 4, 5]), (0.3, [1])):
+        budget = Budget(depth=8, nodes=8, worth=Worth(floors=(0.01, floor, floor, floor)))
+        [draft] = drafter.propose([state], [as_ids(())], [budget])
+        assert tokens(draft) == chain
+
+
+def test_followers_that_the_grammar_forbids_are_left_out() -> None:
+    drafter = Successors(own=2, shared=0, least=0.0)
+    either = Automaton({0: {3: 1, 4: 1, 5: 1}, 1: {}}, frozenset((1,)))
+    prompt = [1, 2, 6, 2, 4, 1, 2]
+    assert tokens(propose(drafter, begin(drafter, prompt), size=1)) == [6]
+    state = constrained(drafter, prompt, either)
+    [draft] = drafter.propose([state], [as_ids(())], [Budget.chain(3)])
+    assert tokens(draft) == [4]
+    state = constrained(drafter, [4, 0, 4, 0], either)
+    drafter.commit([state], [as_ids([4])])
+    [draft] = drafter.propose([state], [as_ids(())], [Budget.chain(3)])
+    assert tokens(draft) == [0]  # the text may end here
+
+
+@given(prompt=texts, choices=st.lists(st.integers(0, 5), max_size=30), together=st.integers(1, 9))
+def test_with_a_grammar_drafts_follow_it_and_forced_tokens_are_not_counted(
+    prompt: list[int], choices: list[int], together: int
+) -> None:
+    eager = Successors(together=1, least=0.0)
+    late = Successors(together=together, least=0.0)
+    one, other = constrained(eager, prompt, BRANCHING), constrained(late, prompt, BRANCHING)
+    matcher, written, free = BRANCHING.begin(), list[int](), 0
+    for choice in choices:
+        allowed = np.flatnonzero(matcher.allowed()).tolist()
+        if not allowed:
+            break
+        free += not matcher.forced()
+        written.append(allowed[choice % len(allowed)])
+        assert matcher.advance(written[-1:]) == 1
+        for drafter, state in ((eager, one), (late, other)):
+            drafter.commit([state], [as_ids(written[-1:])])
+        [draft] = eager.propose([one], [as_ids(())], [Budget.chain(6)])
+        chain = [token for token in tokens(draft) if token != 0]
+        assert matcher.admits(chain) == len(chain)
+        assert not len(draft) or draft.sources[-1] == "successors"
+    late._learn(other)
+    assert other.chances == one.chances and other.own == one.own and other.place == one.place
+    tested = sum(one.chances.best_trials) - sum(Successors().chances[False, True].best_trials)
+    assert tested <= free
 
 
 def test_ends_are_the_last_token() -> None:

@@ -5,13 +5,17 @@ answers, are the candidates for the next token. Their chances are not guessed: e
 emitted shows, for all candidates of its place, which were right, drafted or not. Rates are counted
 by kind of candidate, and the candidate with the largest chance is drafted. llama.cpp's lookup
 example and ANPD (Ou et al., arXiv 2404.08698) draft from such tables too, with fixed thresholds.
+
+If the text follows a grammar, candidates that it forbids are left out. Where it allows only one
+token, the chain goes on behind that one: such tokens are written without a draft, so that they gain
+nothing themselves, but a draft that ends before them would not reach what follows.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from outrider.core.checks import AT_LEAST_ONE, Range
-from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray, Worth
+from outrider.core.types import EMPTY_DRAFT, GRAMMAR, Budget, Draft, IntArray, Worth
 from outrider.drafters.copying.copies import Copier, chain, goes_on
 from outrider.drafters.given import Given
 from outrider.drafters.method import DrafterMethod
@@ -20,6 +24,7 @@ from outrider.memories.followers import CLASSES, Followers, Prediction, contexts
 from outrider.policies import Source
 from outrider.protocols import Request
 from outrider.protocols.method import Paper
+from outrider.sampling.walk import Walk
 
 _SHARED = 1 << 18
 """Contexts of each length that are kept from earlier answers."""
@@ -42,15 +47,19 @@ class Place:
         found: what is predicted to follow.
         best: the best prediction.
         streak: number of last tokens that the longest known context predicted.
+        forced: the token that a grammar forces here; nothing is predicted then.
     """
 
     contexts: list[Hashable]
     found: list[Prediction]
     best: Best | None
     streak: int
+    forced: int | None = None
 
     def streak_after(self, token: int) -> int:
         """Return the streak after `token` is written here."""
+        if self.forced is not None:
+            return self.streak
         return self.streak + 1 if self.found and self.found[0][0] == token else 0
 
 
@@ -63,7 +72,9 @@ class SuccessorsState:
         chances: those of texts that are sampled as this one is.
         text: the prompt and the committed output.
         own: followers in this text.
-        written: length of the text up to which the shared memory has learned it.
+        begin: length of the prompt.
+        walk: the grammar of the answer, or None; it moves by itself.
+        given: length of the text up to which the shared memory has learned it.
         waiting: whether the shared memory has still to learn a part of it.
         learned: length of the text up to which its own memory has learned it.
         streak: at `learned`, number of last tokens that the longest known context predicted.
@@ -74,11 +85,17 @@ class SuccessorsState:
     chances: Chances
     text: list[int]
     own: Followers
-    written: int
+    begin: int
+    walk: Walk | None
+    given: int
     waiting: bool = False
     learned: int = 0
     streak: int = 0
     place: Place = Place([], [], None, 0)
+
+    def written(self, end: int) -> list[int]:
+        """Return the answer up to an index of the text; it is needed with a grammar only."""
+        return [] if self.walk is None else self.text[self.begin : end]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +127,7 @@ class Successors(Copier[SuccessorsState]):
     together: int = 8
     name: str = "successors"
     memory: Followers = field(init=False, repr=False, compare=False)
-    chances: dict[bool, Chances] = field(init=False, repr=False, compare=False)
+    chances: dict[tuple[bool, bool], Chances] = field(init=False, repr=False, compare=False)
     _waiting: list[SuccessorsState] = field(init=False, repr=False, compare=False)
     _longest: int = field(init=False, repr=False, compare=False)
 
@@ -121,8 +138,9 @@ class Successors(Copier[SuccessorsState]):
         Range(0, hint="Give 0 or more tokens").check("shared", self.shared)
         _LEAST.check("least", self.least)
         chances = {
-            False: Chances.of(self.own, self.shared),
-            True: Chances.of(self.own, self.shared),
+            (sampled, constrained): Chances.of(self.own, self.shared)
+            for sampled in (False, True)
+            for constrained in (False, True)
         }
         object.__setattr__(self, "memory", Followers(max(self.shared, 1), _SHARED))
         object.__setattr__(self, "chances", chances)
@@ -131,23 +149,24 @@ class Successors(Copier[SuccessorsState]):
 
     def _begin(self, request: Request, old: SuccessorsState | None) -> SuccessorsState:
         self._share_answers()
-        prompt = request.source_ids
+        prompt, walk = request.source_ids, request.sampler.walk
         same = isinstance(old, SuccessorsState) and old.own.longest == self.own
-        chances = self.chances[request.sampler.params.temperature > 0.0]
+        chances = self.chances[request.sampler.params.temperature > 0.0, walk is not None]
         if same and old and goes_on(prompt, old.text):
             state, start = old, len(old.text)
             self._learn(state)
             state.text += prompt[start:]
             state.ends, state.chances = request.sampler.end_ids, chances
         else:
-            own = Followers(self.own, 2 * self.max_tokens)
+            own, size = Followers(self.own, 2 * self.max_tokens), len(prompt)
             state = SuccessorsState(
-                request.sampler.end_ids, chances, list(prompt), own, len(prompt)
+                request.sampler.end_ids, chances, list(prompt), own, size, None, size
             )
             start = max(len(prompt) - self.max_tokens, 0)
-        state.written = state.learned = len(state.text)
+        state.begin, state.walk = len(prompt), walk and walk.fork()
+        state.given = state.learned = len(state.text)
         state.own.learn(state.text, start)
-        state.place = self._place(state, state.text, state.streak)
+        state.place = self._end(state, state.streak)
         return state
 
     def _commit(self, state: SuccessorsState, tokens: list[int]) -> None:
@@ -159,7 +178,7 @@ class Successors(Copier[SuccessorsState]):
         if len(tokens) > 1 or len(state.text) - state.learned >= self.together:
             self._learn(state, exact)
         else:
-            state.place = self._place(state, state.text, last.streak_after(tokens[0]))
+            state.place = self._end(state, last.streak_after(tokens[0]))
             if state.place.best is not None and state.place.best.chance >= _LIKELY:
                 self._learn(state, exact)
         if self.shared and not state.waiting:
@@ -173,21 +192,22 @@ class Successors(Copier[SuccessorsState]):
         text = state.text
         for end in range(state.learned, len(text)):
             before = text[max(end - self._longest, 0) : end]
-            place = place or self._place(state, before, state.streak)
-            state.chances.note(place.found, place.best, text[end])
+            place = place or self._place(state, before, state.streak, state.written(end))
+            if place.forced is None:
+                state.chances.note(place.found, place.best, text[end])
             state.own.count(place.contexts, text[end])
             state.streak = place.streak_after(text[end])
             place = None
         state.learned = len(text)
-        state.place = self._place(state, text, state.streak)
+        state.place = self._end(state, state.streak)
 
     def _share_answers(self) -> None:
         """Learn what was written since the last request began, so that the shared memory does not
         repeat what the memory of a running request knows.
         """
         for state in self._waiting:
-            self.memory.learn(state.text[state.written :], 1)
-            state.written, state.waiting = len(state.text), False
+            self.memory.learn(state.text[state.given :], 1)
+            state.given, state.waiting = len(state.text), False
         self._waiting.clear()
 
     def _draft(self, state: SuccessorsState, tail: IntArray, budget: Budget) -> Draft:
@@ -195,13 +215,21 @@ class Successors(Copier[SuccessorsState]):
         worth = budget.worth or Worth(floors=(self.least,) * most)
         floors = worth.floors[:most]
         place, last = state.place, state.text[-self._longest :]
+        written = state.written(len(state.text))
         if len(tail):
             last += tail.tolist()
-            place = self._place(state, last, place.streak + len(tail))
-        if place.best is None or place.best.chance < _needed(floors, worth.least):
+            written += tail.tolist()
+            place = self._place(state, last, place.streak + len(tail), written)
+        if place.forced is None and (
+            place.best is None or place.best.chance < _needed(floors, worth.least)
+        ):
             return EMPTY_DRAFT
-        tokens = self._chain(state, place, last, floors, max(worth.least, 0.0))
-        return chain(tokens, state.ends, self.name, origin=self.name)
+        tokens, forced = self._chain(state, place, last, floors, max(worth.least, 0.0), written)
+        draft = chain(tokens, state.ends, self.name, origin=self.name)
+        if not forced:
+            return draft
+        sources = (GRAMMAR if i in forced else self.name for i in range(len(draft)))
+        return replace(draft, sources=tuple(sources))
 
     def _chain(
         self,
@@ -210,13 +238,22 @@ class Successors(Copier[SuccessorsState]):
         last: list[int],
         floors: Sequence[float],
         least: float,
-    ) -> list[int]:
-        """Return the chain with the largest gain from `place` on, after the tokens `last`."""
+        written: list[int],
+    ) -> tuple[list[int], set[int]]:
+        """Return the chain with the largest gain from `place` on, after the tokens `last` and the
+        answer `written`, and which of its tokens are forced."""
         streak, start, lowest = place.streak, len(last), min(floors, default=1.0)
         kept, reach, gain, most = start, 1.0, 0.0, least
+        forced: set[int] = set()
         for floor in floors:
-            if len(last) > start:
-                place = self._place(state, last, streak + len(last) - start)
+            size = len(last) - start
+            if size:
+                place = self._place(state, last, streak + size, written + last[start:])
+            if place.forced is not None:
+                forced.add(size)
+                gain -= floor
+                last.append(place.forced)
+                continue
             best = place.best
             if best is None or (reach := reach * best.chance) < lowest:
                 break
@@ -224,16 +261,44 @@ class Successors(Copier[SuccessorsState]):
             last.append(best.token)
             if gain >= most:
                 kept, most = len(last), gain
-        return last[start:kept]
+        return last[start:kept], {place for place in forced if place < kept - start}
 
-    def _place(self, state: SuccessorsState, text: Sequence[int], streak: int) -> Place:
-        """Look up the end of `text`, after `streak` predicted tokens."""
+    def _end(self, state: SuccessorsState, streak: int) -> Place:
+        """Look up the end of the text, after `streak` predicted tokens."""
+        return self._place(state, state.text, streak, state.written(len(state.text)))
+
+    def _place(
+        self,
+        state: SuccessorsState,
+        text: Sequence[int],
+        streak: int,
+        written: Sequence[int] = (),
+    ) -> Place:
+        """Look up the end of `text`, after `streak` predicted tokens; with a grammar, `written` is
+        the whole answer."""
         keys = contexts(text, self._longest)
+        if state.walk is not None and (forced := state.walk.forced(written)):
+            return Place(keys, [], None, streak, forced[0])
         found = state.own.find(keys)
         if self.shared:
             first = self.own * CLASSES
             found += [(token, first + kind) for token, kind in self.memory.find(keys)]
+        if state.walk is not None and found:
+            found = _legal(found, state.walk, written, state.ends)
         return Place(keys, found, state.chances.best(found, streak), streak)
+
+
+def _legal(
+    found: Sequence[Prediction], walk: Walk, written: Sequence[int], ends: frozenset[int]
+) -> list[Prediction]:
+    """Return the predictions that a grammar allows."""
+    tokens = {token for token, _ in found}
+    fits = {
+        token
+        for token in tokens
+        if (walk.accepts(written) if token in ends else walk.admits(written, [token]))
+    }
+    return list(found) if len(fits) == len(tokens) else [p for p in found if p[0] in fits]
 
 
 def _needed(floors: Sequence[float], least: float) -> float:

@@ -161,11 +161,14 @@ static int32_t draw(const int32_t *ids, int count, const float *scores, const fl
 }
 
 int32_t outrider_choose(const float *scores, int32_t vocab, const Sampler *sampler, uint64_t index,
-                        float *desk) {
+                        const uint8_t *allowed, float *desk) {
     float top = inspect(scores, vocab);
     if (top != top) return NOT_FINITE;
-    if (sampler->num_banned) {
-        memcpy(desk, scores, sizeof(float) * vocab);
+    if (allowed || sampler->num_banned) {
+        if (allowed)
+            for (int i = 0; i < vocab; i++) desk[i] = allowed[i] ? scores[i] : -INFINITY;
+        else
+            memcpy(desk, scores, sizeof(float) * vocab);
         for (int b = 0; b < sampler->num_banned; b++)
             if (sampler->banned[b] < vocab) desk[sampler->banned[b]] = -INFINITY;
         scores = desk;

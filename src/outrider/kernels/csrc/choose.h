@@ -15,9 +15,10 @@ typedef struct {
     int32_t num_banned;
 } Sampler;
 
-/* The token at generated index `index`, or one of the negative numbers above. `desk` holds
- * 3 * vocab + 64 floats; at temperature 0 it is used for bans only. */
+/* The token at generated index `index`, or one of the negative numbers above. `allowed` holds a
+ * byte for each token, 0 for those that a grammar forbids; NULL allows all. `desk` holds
+ * 3 * vocab + 64 floats; at temperature 0 it is used for bans and `allowed` only. */
 int32_t outrider_choose(const float *scores, int32_t vocab, const Sampler *sampler, uint64_t index,
-                        float *desk);
+                        const uint8_t *allowed, float *desk);
 
 #endif

@@ -70,7 +70,7 @@ int32_t outrider_write(const Model *model, Pool *pool, int32_t threads, int32_t 
         one.extra_start = next.bounds, one.extra = path;
         *trouble = outrider_forward(model, pool, threads, batch);
         while (!*trouble) {
-            next.token = outrider_choose(batch->logits, model->vocab, sampler, index + count, desk);
+            next.token = outrider_choose(batch->logits, model->vocab, sampler, index + count, NULL, desk);
             if (next.token < 0) {
                 *trouble = next.token;
                 break;
