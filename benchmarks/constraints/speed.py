@@ -118,7 +118,9 @@ def report(path: Path, shortest: int) -> None:
     print(f"{sum(a['tokens'] != b['tokens'] for a, b in own)} of {len(own)} texts differ")
     loads = sorted(line["load"] for line in usable.values())
     print(f"load average {loads[0]:.1f} to {loads[-1]:.1f}, median {loads[len(loads) // 2]:.1f}\n")
-    print("| system | temperature | schemas | tokens a round | forced | over undrafted | over free |")
+    print(
+        "| system | temperature | schemas | tokens a round | forced | over undrafted | over free |"
+    )
     print("|---|---|---|---|---|---|---|")
     free = {k[1:]: line for k, line in usable.items() if k[0] == FREE}
     for name, temperature in dict.fromkeys((k[0], k[1]) for k in usable):

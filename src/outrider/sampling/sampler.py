@@ -70,6 +70,7 @@ class Sampler:
         self._reads_scores = bool(p.logit_bias or p.forced_tokens)
         self._kernel: kernels.PlainSampler | None = None
         self._edited_kernel: kernels.PlainSampler | None = None
+        self._without: Sampler | None = None
 
     def _needs_text(self) -> bool:
         p = self.params
@@ -80,6 +81,7 @@ class Sampler:
         """Return the same settings with the noise of another sample of the prompt."""
         other = copy(self)
         other.sample, other._kernel, other._edited_kernel = sample, None, None
+        other._without = None
         if self.stateful:
             own = copied(self.params.logits_processors)
             other.params = replace(self.params, logits_processors=own)
@@ -91,10 +93,21 @@ class Sampler:
         if not self.stateful:
             return self
         other = copy(self)
+        other._without = None
         kept = tuple(p for p in self.params.logits_processors if is_pure(p))
         other.params = replace(self.params, logits_processors=kept)
         other._reads_text, other.stateful = other._needs_text(), False
         return other
+
+    @property
+    def free(self) -> "Sampler":
+        """The same settings and noise without the grammar."""
+        if self.walk is None:
+            return self
+        if self._without is None:
+            self._without = copy(self)
+            self._without.walk = None
+        return self._without
 
     def plain(self, index: int) -> bool:
         """Whether the choice at generated index `index` depends on its scores only through

@@ -130,6 +130,8 @@ class ModelDrafter:
         decoder = self.model.chain_decoder
         if decoder is None or self.needs != NO_NEEDS or not chains:
             return False
+        if any(chain.state.masks for chain in chains):
+            return False
         floors = {_floor(chain.stop) for chain in chains}
         floor = floors.pop()
         if floors or floor is None:  # the model supports one probability for all chains
@@ -137,7 +139,7 @@ class ModelDrafter:
         asked = [
             ChainRequest(
                 segment=segment,
-                sampler=chain.state.request.sampler,
+                sampler=chain.state.request.sampler.free,
                 generated=chain.state.written(chain.tail),
                 depth=chain.depth,
             )
@@ -153,7 +155,7 @@ class ModelDrafter:
     def _take(self, chain: _Chain, tokens: list[int]) -> None:
         """Add the generated tokens to one chain."""
         state = chain.state
-        chain.tokens = tokens
+        chain.tokens = state.legal(tokens, chain.tail)
         ended = bool(tokens) and tokens[-1] in state.request.sampler.end_ids
         stopped = bool(tokens) and chain.stop is not None
         broken = len(tokens) < chain.depth and not ended and not stopped
@@ -184,14 +186,18 @@ class ModelDrafter:
         sampler, counters = state.request.sampler, state.counters
         generated = [*state.written(chain.tail), *chain.tokens]
         counters.forwards += 1
+        probs = None
         try:
-            support = sampler.support(logits, generated)
+            if self.needs.probs:
+                support = sampler.support(logits, generated)
+                token = sampler.draw(support, len(generated), Purpose.CHOICE)
+                probs = support.probs(logits.numel())
+            else:
+                token = sampler.choose(logits, generated)
         except LogitsError as error:
             state.off = f"model {self.model.info.name}: {error.problem}"
             chain.done = True
             return
-        token = sampler.draw(support, len(generated), Purpose.CHOICE)
-        probs = support.probs(logits.numel()) if self.needs.probs else None
         counters.drafted += 1
         chain.tokens.append(token)
         chain.distributions.append(probs)

@@ -18,14 +18,49 @@ UNFIT = (ContextError, OptionError)
 """Errors that a model with a vision encoder raises for images that do not fit."""
 
 
+_TRIED, _REFUSED = 8, 0.25
+"""Chains written without the mask of the grammar, and the share of them that it may cut, before
+each token is chosen with the mask."""
+
+
 @dataclass(slots=True)
 class ModelState:
-    """One request at the draft model. Without a cache, drafting is off for the stated reason."""
+    """One request at the draft model. Without a cache, drafting is off for the stated reason.
+
+    A chain that the model writes in one call is written without the mask of the grammar of the
+    request, and cut before the first token that the grammar forbids.
+
+    Attributes:
+        request: the request.
+        cache: what the model has read.
+        off: why drafting is off.
+        counters: its forwards and tokens.
+        chains: how many chains were written without the mask.
+        cut: how many of them the grammar cut.
+    """
 
     request: Request
     cache: Any = None
     off: str | None = None
     counters: Counters = field(default_factory=Counters)
+    chains: int = 0
+    cut: int = 0
+
+    @property
+    def masks(self) -> bool:
+        """Whether each token needs the mask, since too many chains were cut without it."""
+        return self.chains >= _TRIED and self.cut > _REFUSED * self.chains
+
+    def legal(self, tokens: list[int], tail: IntArray) -> list[int]:
+        """Return the beginning of a chain that the grammar of the request allows."""
+        sampler = self.request.sampler
+        if sampler.walk is None or not tokens:
+            return tokens
+        count = sampler.walk.admits(self.written(tail), tokens)
+        self.chains += 1
+        ends = count < len(tokens) and tokens[count] in sampler.end_ids
+        self.cut += count < len(tokens) and not ends
+        return tokens[: count + ends]
 
     def written(self, tail: IntArray) -> list[int]:
         """Return the tokens generated before the draft: committed output, then the tail."""
