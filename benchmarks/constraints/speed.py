@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def measure(given: argparse.Namespace) -> None:
     names: list[str] = given.systems
     loaded: dict[tuple[str, float], Generator] = {}
     cases = picked(read_cases(given.schemas), given.count, given.characters)
-    turns = list(product(cases, given.temperatures))
+    turns = [(case, float(t)) for case in cases for t in given.temperatures]
     for number, (case, temperature) in enumerate(track(turns, "schemas")):
         first = number % len(names)
         for name in names[first:] + names[:first]:
