@@ -35,10 +35,10 @@ NARROW = Automaton(
 """Few tokens may follow, so that a chain written without the mask is mostly wrong."""
 
 
-@pytest.fixture(scope="module")
-def family(tmp_path_factory: Any) -> Family:
+@pytest.fixture(scope="module", params=["native", "int8"])
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
     folder: Path = tmp_path_factory.mktemp("tiers")
-    return load_family(make_tiers(folder, "llama", (0.0, 0.15, 0.25, 0.35)), "native")
+    return load_family(make_tiers(folder, "llama"), request.param)
 
 
 def drafted(family: Family, grammar: Automaton, sampling: str) -> list[Any]:

@@ -127,6 +127,23 @@ def test_a_preempted_request_continues_from_its_text() -> None:
         assert g.output == whole.output
 
 
+def test_a_cancelled_request_leaves_the_others_as_they_are() -> None:
+    options: dict[str, Any] = {"end_ids": (0,), "grammar": BRANCHING, "temperature": 1.0}
+    options["max_new_tokens"] = 24
+    for seed in range(4):
+        plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS, seed=seed, **options)
+        session = Session(stage(FAMILY.target, ModelDrafter(model=FAMILY.draft), policy=TREE))
+        all_of_them = [generation(prompt, seed=seed, **options) for prompt in PROMPTS]
+        session.add(all_of_them)
+        session.step()
+        all_of_them[1].cancel()
+        while session.pending:
+            session.step()
+        for i, (one, other) in enumerate(zip(all_of_them, plain, strict=True)):
+            size = len(one.output)
+            assert one.output == other.output[:size] and (i == 1 or size == len(other.output))
+
+
 def test_forks_walk_by_themselves() -> None:
     session = Session(stage(FAMILY.target, NoDrafter()))
     g = generation((1, 2), end_ids=(0,), grammar=BRANCHING, temperature=1.2, max_new_tokens=20)
