@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from outrider.acceptance import Rejection
+from outrider.acceptance import Fuzzy, Rejection, TopBeta, Typical
 from outrider.core.types import GRAMMAR, FinishReason
 from outrider.decoding import Session
 from outrider.drafters import Lookup, ModelDrafter, NoDrafter
@@ -56,6 +56,27 @@ def test_drafted_equals_undrafted(name: str, sampling: str) -> None:
         for g in drafted:
             check_counters(g.counters, len(g.output))
             assert follows(g.output, g.finish)
+
+
+LOSSY = {
+    "top-beta": TopBeta(beta=4, tau=10.0),
+    "typical": Typical(epsilon=0.01),
+    "fuzzy": Fuzzy("js", 10.0),
+}
+
+
+@pytest.mark.parametrize("rule", LOSSY)
+@pytest.mark.parametrize("drafter", ["model", "lookup"])
+def test_a_near_miss_follows_the_grammar(rule: str, drafter: str) -> None:
+    made = ModelDrafter(model=FAMILY.draft) if drafter == "model" else Lookup(min_ngram=1)
+    options: dict[str, Any] = {"max_new_tokens": 30, "end_ids": (0,), "grammar": BRANCHING}
+    changed = 0
+    for temperature in (0.0, 1.0):
+        whole = stage(FAMILY.target, made, LOSSY[rule], policy=FixedLength(4))
+        for g in run(whole, PROMPTS, temperature=temperature, **options):
+            assert follows(g.output, g.finish)
+            changed += sum(g.changed)
+    assert changed or drafter == "lookup"
 
 
 def test_what_the_grammar_leaves_open_is_chosen_and_the_rest_costs_no_forward() -> None:
