@@ -12,11 +12,16 @@ VOCAB = 7
 
 @dataclass(frozen=True)
 class Automaton:
-    """States with the token that leads to the next one; `final` states may end the text."""
+    """States with the token that leads to the next one; `final` states may end the text.
+
+    As with llguidance, a state whose bytes are certain has a `usual` token: it is the only one that
+    is allowed there, though other tokens spell the same bytes and are admitted.
+    """
 
     moves: Mapping[int, Mapping[int, int]]
     final: frozenset[int]
     size: int = VOCAB
+    usual: Mapping[int, int] = field(default_factory=dict[int, int])
 
     def begin(self) -> "AutomatonMatcher":
         return AutomatonMatcher(self)
@@ -55,16 +60,21 @@ class AutomatonMatcher:
         del self.states[len(self.states) - count :]
 
     def allowed(self) -> Allowed:
-        found = np.zeros(self.grammar.size, dtype=np.bool_)
-        found[list(self.grammar.moves.get(self.states[-1], {}))] = True
+        found, state = np.zeros(self.grammar.size, dtype=np.bool_), self.states[-1]
+        usual = self.grammar.usual.get(state)
+        found[list(self.grammar.moves.get(state, {})) if usual is None else usual] = True
         return found
 
     def forced(self) -> list[int]:
         """A chain of single moves, the usual spelling of what must follow."""
         found, state = list[int](), self.states[-1]
-        while state not in self.grammar.final and len(self.grammar.moves.get(state, {})) == 1:
-            [(token, state)] = self.grammar.moves[state].items()
+        while state not in self.grammar.final:
+            moves, usual = self.grammar.moves.get(state, {}), self.grammar.usual.get(state)
+            if usual is None and len(moves) != 1:
+                break
+            token = next(iter(moves)) if usual is None else usual
             found.append(token)
+            state = moves[token]
         return found
 
     def fork(self) -> "AutomatonMatcher":
@@ -76,11 +86,14 @@ BRANCHING = Automaton(
         0: {1: 1, 2: 2},
         1: {3: 3, 4: 3, 5: 4},
         2: {3: 2, 6: 3, 1: 1},
-        3: {5: 4},
+        3: {5: 4, 1: 7, 2: 7},
         4: {6: 5},
         5: {1: 0, 2: 5, 3: 5, 4: 6},
         6: {},
+        7: {2: 4},
     },
     frozenset((5, 6)),
+    usual={3: 5},
 )
-"""Choices, a chain of single moves, loops, and a state in which only the end is left."""
+"""Choices, a chain of forced tokens of which one has other spellings, loops, and a state in which
+only the end is left."""

@@ -34,6 +34,19 @@ NARROW = Automaton(
 )
 """Few tokens may follow, so that a chain written without the mask is mostly wrong."""
 
+SPELLED = Automaton(
+    {
+        0: {t: 1 + t % 3 for t in range(1, SIZE)},
+        1: dict.fromkeys(range(1, SIZE), 2),
+        2: dict.fromkeys(range(1, SIZE), 3),
+        3: dict.fromkeys(range(1, SIZE), 0),
+    },
+    frozenset((0,)),
+    SIZE,
+    usual={1: 5, 2: 9},
+)
+"""Everything is admitted, but in two states only the usual spelling is allowed."""
+
 
 @pytest.fixture(scope="module", params=["native", "int8"])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
@@ -52,7 +65,7 @@ def drafted(family: Family, grammar: Automaton, sampling: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("sampling", ["greedy", "t0.7", "top_p"])
-@pytest.mark.parametrize("grammar", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("grammar", [WIDE, NARROW, SPELLED], ids=["wide", "narrow", "spelled"])
 def test_drafted_equals_undrafted(family: Family, grammar: Automaton, sampling: str) -> None:
     found = drafted(family, grammar, sampling)
     assert sum(g.counters.accepted for g in found) > 0

@@ -82,6 +82,10 @@ def test_matchers_of_the_engine_move_back_and_forth(name: str, data: st.DataObje
             continue
         allowed = options.tokens.nonzero()[0].tolist()
         text.append(data.draw(st.sampled_from(allowed)))
+        fresh = Walk(grammar.begin())
+        for token in {*data.draw(st.lists(st.integers(0, 4095), max_size=6)), text[-1]}:
+            if token not in generator().defaults.end_ids:
+                assert fresh.allows(text[:-1], token) == bool(options.tokens[token])
 
 
 def test_end_tokens_stay_outside() -> None:

@@ -222,7 +222,7 @@ class Sampler:
         if token in self.end_ids:
             options = self.walk.after(generated)
             return token if options is not None and options.accepting else None
-        return token if self.walk.admits(generated, [token]) else None
+        return token if self.walk.allows(generated, token) else None
 
     def _allowed(self, width: int, generated: Sequence[int] | IntArray) -> Allowed | None:
         """Return which of `width` tokens may follow by the grammar, end tokens included; None for

@@ -6,6 +6,10 @@ forward. What it answers depends on the text only, so that drafted and undrafted
 same masks, and a preempted request continues with nothing but its text.
 
 End tokens are never given to a matcher. They are allowed exactly where it accepts.
+
+Where the next bytes are certain, several tokens may spell them. An engine may then allow only the
+usual one (llguidance does). What may follow is what `allowed` says; `admits` says what the grammar
+can read, which is more in such places, and nothing else anywhere else.
 """
 
 from collections.abc import Sequence
@@ -39,7 +43,7 @@ class Matcher(Protocol):
         ...
 
     def admits(self, tokens: Sequence[int]) -> int:
-        """Return how many of these tokens the grammar allows next, without moving."""
+        """Return how many of these tokens the grammar can read next, without moving."""
         ...
 
     def allowed(self) -> Allowed:
@@ -107,8 +111,18 @@ class Walk:
         return self._known
 
     def admits(self, generated: Sequence[int] | IntArray, tokens: Sequence[int]) -> int:
-        """Return how many of `tokens` the grammar allows after the generated ones."""
+        """Return how many of `tokens` the grammar can read after the generated ones."""
         return self.matcher.admits(tokens) if self._move(generated) else 0
+
+    def allows(self, generated: Sequence[int] | IntArray, token: int) -> bool:
+        """Return whether `token`, which is no end token, may follow the generated ones: what
+        `after` says, without computing it where a cheaper question decides."""
+        if not self._move(generated):
+            return False
+        if self._known is None and not self.matcher.forced():
+            return self.matcher.admits([token]) == 1
+        options = self.after(generated)
+        return options is not None and token < len(options.tokens) and bool(options.tokens[token])
 
     def accepts(self, generated: Sequence[int] | IntArray) -> bool:
         """Return whether the text may end after the generated tokens."""

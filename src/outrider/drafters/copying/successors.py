@@ -296,7 +296,7 @@ def _legal(
     fits = {
         token
         for token in tokens
-        if (walk.accepts(written) if token in ends else walk.admits(written, [token]))
+        if (walk.accepts(written) if token in ends else walk.allows(written, token))
     }
     return list(found) if len(fits) == len(tokens) else [p for p in found if p[0] in fits]
 
