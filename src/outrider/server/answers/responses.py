@@ -207,9 +207,9 @@ class ResponseWriter:
 
     def _format(self) -> Json:
         form = self._job.body.text and self._job.body.text.format
-        return (
-            {"type": "text"} if form is None else form.model_dump(by_alias=True, exclude_unset=True)
-        )
+        if form is None:
+            return {"type": "text"}
+        return {"type": form.type} | form.model_dump(by_alias=True, exclude_unset=True)
 
     def _usage(self) -> Json:
         thought = self._sample.reasoning_tokens
