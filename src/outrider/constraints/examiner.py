@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
 _LENGTH = struct.Struct(">I")
-_NICENESS = 10
+_NICENESS = 5
 _STACK = 4 << 20
 """Bytes of the stack: half of what threads of the server have, so that what is read here is read
 there too."""

@@ -24,8 +24,9 @@ _DYING = 5.0
 """Seconds in which a process that no longer answers may end."""
 _SIGXCPU = int(getattr(signal, "SIGXCPU", 0))
 """The signal by which the system ends a process that has used its time."""
-_PATIENCE = 6
-"""How many times the seconds of the processor a message may take on a busy machine."""
+_PATIENCE = 24
+"""How many times the seconds of the processor a message may take: on a busy machine, a process of
+little priority gets a small share of it."""
 
 
 Vocabulary = Callable[[], tuple[str, tuple[int, ...], int]]
@@ -45,8 +46,8 @@ class Examiners:
     """A few processes, which are started when they are needed. Threads may share it.
 
     Attributes:
-        seconds: of the processor, for each message. On a busy machine a message may take six times
-            as long.
+        seconds: of the processor, for each message. On a busy machine a message may take
+            longer.
         most: processes.
         memory: bytes of each.
         vocabulary: what each process reads when it starts.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request
@@ -215,7 +216,7 @@ async def answered(
     _check_queue(context, submissions)
     if (asked := accepted.asked) is not None:
         context.metrics.constrained(asked.constraint.kind)
-        await context.admission.admit(asked)
+        submissions = await _with_grammar(context, asked, submissions)
         _check_queue(context, submissions)
     headers = ignored_header(accepted.ignored)
     context.ignored.note(accepted.ignored)
@@ -252,6 +253,23 @@ def _constrained(accepted: Accepted[Any], gate: Gate | None) -> dict[str, Any]:
         raise refused(error, asked.field) from None
     accepted.asked = asked
     return {"constraint": asked.constraint}
+
+
+async def _with_grammar(
+    context: Context, asked: Asked, submissions: Sequence[Submission]
+) -> Sequence[Submission]:
+    """Return submissions when their grammar is compiled; they have not waited in the queue.
+
+    Raises:
+        ApiError: the grammar is refused.
+    """
+    begun = perf_counter()
+    await context.admission.admit(asked)
+    waited = perf_counter() - begun
+    return [
+        one if one.begin_by is None else replace(one, begin_by=one.begin_by + waited)
+        for one in submissions
+    ]
 
 
 def _check_queue(context: Context, submissions: Sequence[Submission]) -> None:
