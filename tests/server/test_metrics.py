@@ -24,7 +24,9 @@ HISTOGRAMS = (
 OWN = (
     *("tokens_by_source", "changed_tokens", "round_seconds", "draft_budget_tokens"),
     *("requests_rejected", "disconnects", "engine_heartbeat_age_seconds", "http_requests"),
-    *("constraint_violations", "http_request_duration_seconds", "engine_steps"),
+    *("constraint_violations", "constraint_texts_checked", "constraint_requests"),
+    *("constraint_refused", "constraint_compile_seconds", "constraint_cache_hits"),
+    *("constraint_errors", "mask_seconds", "http_request_duration_seconds", "engine_steps"),
 )
 
 

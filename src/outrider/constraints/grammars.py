@@ -3,8 +3,8 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from outrider.constraints.limits import GrammarLimits
 from outrider.constraints.validation import validator_of
@@ -12,14 +12,18 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import Grammar
 
-_KEPT = 64
-"""Compiled grammars that are kept."""
+KEPT = 256 << 20
+"""Bytes of compiled grammars that are kept, as `_estimated`."""
+_EACH, _PER_BYTE = 1 << 18, 64
+"""Bytes of a compiled grammar: those of any, and for each byte of its source."""
 
 
 @dataclass(slots=True)
 class _Shelf:
     lock: threading.Lock = field(default_factory=threading.Lock)
     kept: OrderedDict[Constraint, Grammar] = field(default_factory=OrderedDict)
+    made: dict[Constraint, Future[Grammar]] = field(default_factory=dict)
+    bytes: int = 0
 
 
 def check_constraint(constraint: Constraint) -> None:
@@ -28,7 +32,7 @@ def check_constraint(constraint: Constraint) -> None:
     Raises:
         OptionError, MissingExtraError: as `Grammars.of`.
     """
-    from outrider.constraints.guidance_engine import check_grammar
+    from outrider.constraints.sources import check_grammar
 
     GrammarLimits().check(constraint)
     if not constraint.enforced:
@@ -39,20 +43,25 @@ def check_constraint(constraint: Constraint) -> None:
 class Grammars:
     """Compiles constraints for one vocabulary. Threads may share it."""
 
-    def __init__(self, tokenizer: Tokenizer, ends: Sequence[int], vocab_size: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, ends: Sequence[int], vocab_size: int, *, kept: int = KEPT
+    ) -> None:
         """Read nothing yet: the vocabulary is read for the first constraint.
 
         Args:
             tokenizer: of the target.
             ends: the tokens that end a text.
             vocab_size: of the target.
+            kept: bytes of compiled grammars that are kept; the one that was used longest ago is
+                dropped first.
         """
         self.limits = GrammarLimits()
         self._tokenizer, self._ends, self._size = tokenizer, tuple(ends), vocab_size
-        self._shelf = _Shelf()
+        self._shelf, self._most = _Shelf(), kept
+        self._reading, self._read = threading.Lock(), None
 
     def of(self, constraint: Constraint) -> Grammar:
-        """Return the grammar of a constraint, compiled once.
+        """Return the grammar of a constraint, compiled once, also if threads ask at the same time.
 
         Raises:
             OptionError: it is not valid, cannot be enforced, or exceeds a limit.
@@ -63,20 +72,63 @@ class Grammars:
             if (found := shelf.kept.get(constraint)) is not None:
                 shelf.kept.move_to_end(constraint)
                 return found
+            made = shelf.made.get(constraint)
+            if own := made is None:
+                made = shelf.made[constraint] = Future()
+        if not own:
+            return made.result()
+        try:
+            grammar = self._compiled(constraint)
+        except BaseException as error:
+            made.set_exception(error)
+            raise
+        else:
+            self._keep(constraint, grammar)
+            made.set_result(grammar)
+            return grammar
+        finally:
+            with shelf.lock:
+                del shelf.made[constraint]
+
+    def vocabulary(self) -> tuple[str, tuple[int, ...], int]:
+        """Return the tokenizer, the end tokens and the size of the vocabulary (`Examiners`).
+
+        Raises:
+            OptionError: the tokenizer cannot be used with a grammar.
+        """
+        return self._tokenizer.definition, self._ends, self._size
+
+    def knows(self, constraint: Constraint) -> bool:
+        """Whether the grammar of a constraint is kept."""
+        with self._shelf.lock:
+            return constraint in self._shelf.kept
+
+    def _compiled(self, constraint: Constraint) -> Grammar:
+        from outrider.constraints.guidance_engine import compile_grammar
+
         self.limits.check(constraint)
         if not constraint.enforced:
             validator_of(constraint.source)  # its errors are raised before the text is written
-        from outrider.constraints.guidance_engine import compile_grammar
+        return compile_grammar(constraint, self._vocabulary, self._ends)
 
-        made = compile_grammar(constraint, self._vocabulary, self._ends)
+    def _keep(self, constraint: Constraint, grammar: Grammar) -> None:
+        shelf = self._shelf
         with shelf.lock:
-            shelf.kept[constraint] = made
-            while len(shelf.kept) > _KEPT:
-                shelf.kept.popitem(last=False)
-        return made
+            shelf.kept[constraint] = grammar
+            shelf.bytes += _estimated(constraint)
+            while shelf.bytes > self._most and len(shelf.kept) > 1:
+                shelf.bytes -= _estimated(shelf.kept.popitem(last=False)[0])
 
-    @cached_property
+    @property
     def _vocabulary(self):  # a class of llguidance, which is imported late
         from outrider.constraints.guidance_engine import vocabulary_of
 
-        return vocabulary_of(self._tokenizer.definition, self._ends, self._size)
+        with self._reading:
+            if self._read is None:
+                self._read = vocabulary_of(self._tokenizer.definition, self._ends, self._size)
+            return self._read
+
+
+def _estimated(constraint: Constraint) -> int:
+    """Return about how many bytes a compiled grammar has."""
+    return _EACH + _PER_BYTE * len(constraint.source)

@@ -6,28 +6,21 @@ stay outside. A matcher that has failed stays failed and says so by a return val
 built again from the text.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import llguidance
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.gbnf_to_lark import gbnf_to_lark
+from llguidance import LLMatcher, LLTokenizer
 
-from outrider.constraints.json_schema import check_references
-from outrider.core.errors import LogitsError, OptionError
+from outrider.constraints.sources import matcher_of, sentence_of, vocabulary_of
+from outrider.core.errors import GrammarError
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import Allowed
-
-if TYPE_CHECKING:  # the module of types is not there at run time
-    from llguidance._lib import JsonCompileOptions
 
 __all__ = [
     "GuidanceGrammar",
     "GuidanceMatcher",
-    "check_grammar",
     "compile_grammar",
     "vocabulary_of",
 ]
@@ -35,8 +28,6 @@ __all__ = [
 ENGINE = (
     f"llguidance {llguidance.__version__}" if hasattr(llguidance, "__version__") else "llguidance"
 )
-
-_WHITESPACE = r"[ \n\t]{0,16}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +67,7 @@ class GuidanceMatcher:
         count = self.admits(tokens)
         taken = [int(token) for token in tokens[:count]]
         if taken and not self.inner.consume_tokens(taken):
-            self._fail("cannot read the text")
+            raise self._failed()
         self._read += taken
         return count
 
@@ -95,28 +86,29 @@ class GuidanceMatcher:
             if token in self.grammar.ends or not 0 <= token < self.grammar.vocab_size:
                 break
             known.append(int(token))
-        if not known or self.inner.is_stopped():
+        if self._stopped or not known:
             return 0
-        return self.inner.validate_tokens(known)
+        count = self.inner.validate_tokens(known)
+        if self.inner.is_error():
+            raise self._failed()
+        return count
 
     def allowed(self) -> Allowed:
         """See `Matcher.allowed`."""
         size = self.grammar.vocab_size
-        if self.inner.is_stopped():
-            if self.inner.is_error():
-                self._fail(self.inner.get_error())
+        if self._stopped:
             return np.zeros(size, dtype=np.bool_)
         words = np.zeros((size + 31) // 32, dtype=np.uint32)
         self.inner.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
         if self.inner.is_error():
-            self._fail(self.inner.get_error())
+            raise self._failed()
         found = np.unpackbits(words.view(np.uint8), bitorder="little")[:size].view(np.bool_)
         found[list(self.grammar.ends)] = False
         return found
 
     def forced(self) -> list[int]:
         """See `Matcher.forced`."""
-        if self.inner.is_stopped():
+        if self._stopped:
             return []
         found = self.inner.compute_ff_tokens()
         return found[: self.admits(found)]
@@ -125,50 +117,25 @@ class GuidanceMatcher:
         """See `Matcher.fork`."""
         return GuidanceMatcher(self.grammar, self.inner.deep_copy(), list(self._read))
 
+    @property
+    def _stopped(self) -> bool:
+        """Whether nothing may follow. Raises `GrammarError` if the state has failed."""
+        if self.inner.is_error():
+            raise self._failed()
+        return self.inner.is_stopped()
+
     def _build(self) -> None:
-        """Build the state again from the text."""
+        """Build the state again from the text. If that fails, every use of it raises an error."""
         self.inner = self.grammar.first.deep_copy()
-        if self._read and not self.inner.consume_tokens(self._read):
-            self._fail("cannot read the text again")
+        if self._read:
+            self.inner.consume_tokens(self._read)
 
-    def _fail(self, reason: str) -> None:
-        raise LogitsError(
-            f"the grammar cannot be followed: {_sentence(reason)}", hint="Simplify the grammar"
-        )
-
-
-def vocabulary_of(tokenizer: str, ends: Sequence[int], vocab_size: int) -> LLTokenizer:
-    """Return a vocabulary as llguidance reads it, in about 0.1 s.
-
-    Args:
-        tokenizer: the text of tokenizer.json.
-        ends: end tokens, at least one.
-        vocab_size: of the model, at least that of the tokenizer.
-
-    Raises:
-        OptionError: there is no end token, or the engine cannot read this tokenizer.
-    """
-    if not ends:
-        raise OptionError(
-            "a constraint needs a model with an end token", hint="Set eos_token_id of the model"
-        )
-    try:
-        return LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(ends))
-    except ValueError as error:
-        raise OptionError(
-            f"the tokenizer cannot be used with a constraint: {_sentence(str(error))}"
-        ) from None
-
-
-def check_grammar(constraint: Constraint) -> None:
-    """Check a grammar without a vocabulary, so that a wrong one is reported before a model is
-    loaded.
-
-    Raises:
-        OptionError: as `compile_grammar`.
-    """
-    if reason := LLMatcher.validate_grammar(_source(constraint)):
-        raise _refused(constraint, reason)
+    def _failed(self) -> GrammarError:
+        """Return the error of the state, which is then built again: drafts of a text may fail where
+        the text does not."""
+        reason = sentence_of(self.inner.get_error() or "cannot read the text")
+        self._build()
+        return GrammarError(f"the grammar cannot be followed: {reason}", hint="Simplify it")
 
 
 def compile_grammar(
@@ -179,55 +146,5 @@ def compile_grammar(
     Raises:
         OptionError: the grammar is not valid, or a part of it cannot be enforced.
     """
-    matcher = LLMatcher(vocabulary, _source(constraint), log_level=0, limits=LLParserLimits())
-    if matcher.is_error():
-        raise _refused(constraint, matcher.get_error())
+    matcher = matcher_of(constraint, vocabulary)
     return GuidanceGrammar(matcher, vocabulary.vocab_size, frozenset(ends))
-
-
-def _source(constraint: Constraint) -> str:
-    """Return a grammar in the form that llguidance reads."""
-    if constraint.kind == "regex":
-        return LLMatcher.grammar_from_regex(constraint.source)
-    if constraint.kind == "lark":
-        return LLMatcher.grammar_from_lark(constraint.source)
-    if constraint.kind == "gbnf":
-        try:
-            return LLMatcher.grammar_from_lark(gbnf_to_lark(constraint.source))
-        except Exception as error:
-            raise OptionError(f"the GBNF grammar is refused: {_sentence(str(error))}") from None
-    options: "JsonCompileOptions" = {
-        "whitespace_flexible": True,
-        "coerce_one_of": constraint.unsupported != "refuse",
-        "lenient": constraint.unsupported == "lenient",
-    }
-    if constraint.whitespace == "compact":
-        options["whitespace_flexible"] = False
-    elif constraint.whitespace != "flexible":
-        options["whitespace_pattern"] = constraint.whitespace or _WHITESPACE
-    check_references(json.loads(constraint.source))
-    try:
-        return LLMatcher.grammar_from_json_schema(constraint.source, overrides=options)
-    except ValueError as error:
-        raise OptionError(f"the json constraint is refused: {_sentence(str(error))}") from None
-
-
-def _refused(constraint: Constraint, reason: str) -> OptionError:
-    """Return the error for a grammar that the engine refuses, with what would make it usable."""
-    sentence, hint = _sentence(reason), ""
-    if constraint.kind == "regex":
-        sentence = sentence.rpartition("regex parse error: ")[2]
-        hint = "Give a pattern without look-around and back references, as Rust's regex reads it"
-    elif "coerce_one_of" in reason:
-        sentence = "oneOf whose alternatives may overlap cannot be enforced"
-        hint = "unsupported='coerce' reads it as anyOf"
-    elif reason.startswith(("Unimplemented keys", "Unknown format")):
-        hint = "Leave it out; unsupported='lenient' ignores what cannot be enforced"
-    return OptionError(f"the {constraint.kind} constraint is refused: {sentence}", hint=hint)
-
-
-def _sentence(text: str) -> str:
-    """Return a message of the engine as one line, without the lines that show the place."""
-    first, *rest = text.strip().splitlines() or [""]
-    cause = next((line for line in rest if line.startswith("error: ")), "")
-    return " ".join(f"{first} {cause.removeprefix('error: ')}".split())[:300]

@@ -35,7 +35,13 @@ class GrammarLimits:
 
     def check(self, constraint: Constraint) -> None:
         """Raise `OptionError` if a limit is exceeded."""
-        size = len(constraint.source.encode())
+        try:
+            size = len(constraint.source.encode())
+        except UnicodeEncodeError:
+            raise OptionError(
+                f"the {constraint.kind} constraint holds half of a pair of surrogates",
+                hint="Give valid Unicode",
+            ) from None
         if size > self.size:
             raise OptionError(
                 f"the {constraint.kind} constraint has {size} bytes",

@@ -5,13 +5,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn
 
 from outrider.core.errors import MissingExtraError, OptionError
-from outrider.sampling.constraint import Constraint
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # processes that examine texts import this, and no PyTorch
     from jsonschema_rs import Validator
 
+    from outrider.sampling.constraint import Constraint
 
-def validated(constraint: Constraint | None, text: str) -> bool | None:
+
+def validated(constraint: "Constraint | None", text: str) -> bool | None:
     """Return whether `text` is JSON of the schema; None where the grammar enforces all of it, and
     without a constraint.
 

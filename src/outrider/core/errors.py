@@ -51,6 +51,10 @@ class LogitsError(OutriderError):
     """A model returned logits from which no token can be chosen (NaN, or nothing allowed)."""
 
 
+class GrammarError(LogitsError):
+    """A grammar cannot be followed further: its engine has reached a limit at this text."""
+
+
 class MissingExtraError(OutriderError):
     """An optional dependency is not installed."""
 

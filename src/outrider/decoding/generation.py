@@ -7,7 +7,7 @@ from time import perf_counter
 import torch
 
 from outrider.core.counters import Counters
-from outrider.core.errors import ContextError
+from outrider.core.errors import ContextError, GrammarError
 from outrider.core.types import GRAMMAR, FinishReason, IntArray, Rows, Verdict, as_ids
 from outrider.decoding.stage import SequenceState
 from outrider.protocols import Request
@@ -183,7 +183,10 @@ class Generation:
         sampler = self.request.sampler
         if sampler.walk is None or sampler.params.logprobs is not None:
             return None
-        return sampler.single(self.output)
+        try:
+            return sampler.single(self.output)
+        except GrammarError:  # it is raised again when the next token is chosen
+            return None
 
     def _end(self, reason: FinishReason) -> None:
         self.finish, self.ended = reason, perf_counter()

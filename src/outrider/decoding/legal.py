@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from outrider.core.errors import GrammarError
 from outrider.core.tree import is_chain, path_to
 from outrider.core.types import EMPTY_DRAFT, GRAMMAR, Budget, Draft, Exactness, as_ids
 from outrider.decoding.stage import SequenceState, Stage
+from outrider.sampling.walk import Walk
 
 _UNDRAFTED = "none"
 """Name of the drafter that proposes nothing: nothing is drafted in its place either."""
@@ -21,7 +23,10 @@ def with_forced(budget: Budget, stage: Stage, sequence: SequenceState, reach: in
     walk = sequence.request.sampler.walk
     if walk is None or stage.drafter.name == _UNDRAFTED or not _by_match(stage) or reach < 1:
         return budget
-    forced = walk.forced(_text(sequence))[:reach]
+    try:
+        forced = walk.forced(_text(sequence))[:reach]
+    except GrammarError:  # it is raised again when the next token is chosen
+        return budget
     return replace(budget, forced=tuple(forced)) if forced else budget
 
 
@@ -38,13 +43,23 @@ def forced_draft(budget: Budget) -> Draft:
 
 def legal(draft: Draft, stage: Stage, sequence: SequenceState) -> Draft:
     """Drop nodes that the grammar does not allow, and their descendants: with `Match` they could
-    not be kept. Under other rules a drawn token is part of the distribution, and stays."""
-    sampler = sequence.request.sampler
-    if sampler.walk is None or not len(draft) or not _by_match(stage):
+    not be kept. Under other rules a drawn token is part of the distribution, and stays. A draft for
+    which the grammar cannot be followed is dropped as a whole."""
+    walk = sequence.request.sampler.walk
+    if walk is None or not len(draft) or not _by_match(stage):
         return draft
+    try:
+        return _admitted(draft, sequence, walk)
+    except GrammarError:
+        return EMPTY_DRAFT
+
+
+def _admitted(draft: Draft, sequence: SequenceState, walk: Walk) -> Draft:
+    """Return the nodes that the grammar allows. Raises `GrammarError`."""
+    sampler = sequence.request.sampler
     text, tokens = _text(sequence), draft.tokens.tolist()
     if is_chain(draft.parents):
-        count = sampler.walk.admits(text, tokens)
+        count = walk.admits(text, tokens)
         if count < len(tokens) and tokens[count] in sampler.end_ids:
             count += 1  # the sampler decides whether the text may end
         return draft if count == len(tokens) else draft.only(np.arange(count))
@@ -54,7 +69,7 @@ def legal(draft: Draft, stage: Stage, sequence: SequenceState) -> Draft:
             continue
         before = [tokens[n] for n in path_to(draft.parents, parent)] if parent >= 0 else []
         own = [tokens[node]]
-        fits[node] = own[0] in sampler.end_ids or sampler.walk.admits([*text, *before], own) == 1
+        fits[node] = own[0] in sampler.end_ids or walk.admits([*text, *before], own) == 1
     if fits.all():
         return draft
     return draft.only(np.flatnonzero(fits)) if fits.any() else EMPTY_DRAFT

@@ -31,7 +31,7 @@ from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.options import SamplingOptions
-from outrider.sampling.walk import Walk
+from outrider.sampling.walk import MaskTimes, Walk
 from outrider.strategy import Strategy
 
 StrategyFor = Callable[[SamplingParams], Strategy]
@@ -72,6 +72,7 @@ class Generator:
         self.mode = mode
         self.context_length = context_length
         self.selection = selection or ContextConfig()
+        self.mask_times = MaskTimes()
         self._kept: Earlier | None = None
 
     @property
@@ -354,7 +355,9 @@ class Generator:
         )
 
     def _walk(self, constraint: Constraint | None) -> Walk | None:
-        return None if constraint is None else Walk(self.grammars.of(constraint).begin())
+        if constraint is None:
+            return None
+        return Walk(self.grammars.of(constraint).begin(), times=self.mask_times)
 
     @cached_property
     def grammars(self) -> Grammars:

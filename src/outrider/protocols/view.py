@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from outrider.core.counters import Counters
-from outrider.core.errors import LogitsError
+from outrider.core.errors import GrammarError, LogitsError
 from outrider.core.tree import depths, path_to
 from outrider.core.types import Draft, RowChooser, Rows
 from outrider.sampling import NOT_FINITE, NOTHING_ALLOWED, Sampler
@@ -136,5 +136,8 @@ class View:
 
 
 def _named(error: LogitsError, model: str) -> LogitsError:
-    """Return the same error with the model's name and a hint that says how to fix it."""
+    """Return the same error with the model's name and a hint that says how to fix it. Errors of a
+    grammar have nothing to do with the model."""
+    if isinstance(error, GrammarError):
+        return error
     return LogitsError(f"model {model}: {error.problem}", hint=_HINTS.get(error.problem, ""))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from outrider.core.checks import shown
@@ -25,6 +25,36 @@ _UNSUPPORTED = ("refuse", "coerce", "lenient")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Where a constraint begins and ends: the text around it is free.
+
+    Attributes:
+        open: the constraint holds after this text, which may be that of a special token.
+        close: text that follows what is constrained; then the text is free again. None: the
+            constraint holds to the end of the text.
+        repeat: after `close`, the next `open` begins the constraint again.
+        required: the text may not end before `open` was written.
+
+    Raises:
+        OptionError: the values do not fit.
+    """
+
+    open: str
+    close: str | None = None
+    repeat: bool = False
+    required: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("open", self.open), ("close", self.close)):
+            given: object = value
+            wanted = isinstance(given, str) and bool(given)
+            if not wanted and not (name == "close" and given is None):
+                raise OptionError(f"{name} of the gate is {shown(value)}", hint="Give a text")
+        if self.repeat and self.close is None:
+            raise OptionError("a gate that repeats has no close", hint="Give close")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
     """A grammar of the text.
 
@@ -35,6 +65,7 @@ class Constraint:
             `compact` for none, or `flexible` for any. None: up to 16 spaces and line ends, so that
             a model can indent, but not write line ends until its limit.
         unsupported: for schemas, see `Unsupported`.
+        gate: where in the text the grammar begins and ends; None: the whole text follows it.
 
     Raises:
         OptionError: the values do not fit.
@@ -44,6 +75,7 @@ class Constraint:
     source: str
     whitespace: str | None = None
     unsupported: Unsupported = "refuse"
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("json", "regex", "lark", "gbnf"):
@@ -70,6 +102,10 @@ class Constraint:
                 f"whitespace and unsupported are options of JSON schemas, not of {self.kind}",
                 hint="Leave them out",
             )
+
+    def within(self, gate: Gate | None) -> "Constraint":
+        """Return the same grammar for a part of the text; for the whole text without a gate."""
+        return replace(self, gate=gate)
 
     @property
     def enforced(self) -> bool:

@@ -12,8 +12,10 @@ usual one (llguidance does). What may follow is what `allowed` says; `admits` sa
 can read, which is more in such places, and nothing else anywhere else.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -23,6 +25,9 @@ from outrider.core.types import IntArray
 
 Allowed = NDArray[np.bool_]
 """`[vocab]`: whether each token may follow."""
+
+MASK_SECONDS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Upper bounds of the classes in which times of masks are counted."""
 
 
 @runtime_checkable
@@ -86,16 +91,38 @@ class Options:
 
 
 @dataclass(slots=True)
+class MaskTimes:
+    """How long it took to find the tokens that may follow.
+
+    Attributes:
+        counts: masks by time: of each class of `MASK_SECONDS`, and beyond the last.
+        seconds: of all masks together.
+    """
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(MASK_SECONDS) + 1))
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count a mask."""
+        self.counts[bisect_left(MASK_SECONDS, seconds)] += 1
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
 class Walk:
     """A matcher that is moved to the text that is asked about.
+
+    Its methods raise `GrammarError` where the grammar cannot be followed further.
 
     Attributes:
         matcher: the matcher, at the end of `path`.
         path: the tokens that it has read.
+        times: where the times of masks are counted; None: nowhere.
     """
 
     matcher: Matcher
     path: list[int] = field(default_factory=list)
+    times: MaskTimes | None = None
     _known: Options | None = None
 
     def after(self, generated: Sequence[int] | IntArray) -> Options | None:
@@ -104,7 +131,10 @@ class Walk:
         if not self._move(generated):
             return None
         if self._known is None:
+            begun = perf_counter()
             tokens, accepting = self.matcher.allowed(), self.matcher.accepting
+            if self.times is not None:
+                self.times.add(perf_counter() - begun)
             count = int(np.count_nonzero(tokens))
             single = int(tokens.argmax()) if count == 1 and not accepting else None
             self._known = Options(tokens, count, accepting, single)
@@ -134,7 +164,7 @@ class Walk:
 
     def fork(self) -> "Walk":
         """Return a walk that moves by itself."""
-        return Walk(self.matcher.fork(), list(self.path), self._known)
+        return Walk(self.matcher.fork(), list(self.path), self.times, self._known)
 
     def _move(self, generated: Sequence[int] | IntArray) -> bool:
         """Move to the end of a text; return whether the grammar allows it."""

@@ -18,6 +18,7 @@ from outrider.engine.generator import Generator
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient, ServingEngine
+from outrider.server.constraints.admission import Admission
 from outrider.server.context import Context
 from outrider.server.endpoints import (
     chat,
@@ -104,6 +105,7 @@ def create_app(
         metrics=metrics,
         fingerprint=_fingerprint(generator, tokenizer),
         texts=TokenTexts(tokenizer),
+        admission=Admission(generator.grammars, metrics, settings.grammar_seconds),
         chunk_size=_chunk_size(generator),
         media=_fetcher(settings.media_hosts),
         telemetry=telemetry,
@@ -117,6 +119,7 @@ def create_app(
             yield
         finally:
             await asyncio.to_thread(engine.stop)
+            context.admission.close()
             if context.telemetry is not None:
                 await asyncio.to_thread(context.telemetry.close)
             context.pool.shutdown(wait=False, cancel_futures=True)

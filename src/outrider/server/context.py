@@ -14,6 +14,7 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.protocols.info import ModelInfo
 from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient
+from outrider.server.constraints.admission import Admission
 from outrider.server.keys import Key, Keys
 from outrider.server.life import Life
 from outrider.server.logs import Ignored
@@ -45,6 +46,7 @@ class Context:
         metrics: counters and histograms.
         fingerprint: changes when anything changes that can change texts.
         texts: texts of single tokens.
+        admission: examines and compiles the grammars of requests.
         chunk_size: tokens of a chunk of a long input, if the models read a selection of these.
         ignored: fields of requests without effect that were logged.
         media: fetches images of requests; None: no host may be asked.
@@ -64,6 +66,7 @@ class Context:
     metrics: Metrics
     fingerprint: str
     texts: TokenTexts
+    admission: Admission
     chunk_size: int | None = None
     ignored: Ignored = field(default_factory=Ignored)
     media: Fetcher | None = None

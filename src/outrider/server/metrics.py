@@ -2,12 +2,19 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from outrider.engine.serving.messages import Ended, EngineState, Event, Submission
+from outrider.sampling.walk import MASK_SECONDS
 from outrider.server.client import EngineClient
 
 OWN, VLLM = "outrider:", "vllm:"
@@ -36,6 +43,7 @@ _HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
     "request_params_n": ("Samples of a prompt", _SAMPLES),
     "request_params_max_tokens": ("Limit of tokens", _TOKENS),
     "iteration_tokens_total": ("Tokens read and written in a step", _TOKENS),
+    "constraint_compile_seconds": ("From a new grammar to its compiled form", _WHOLE),
 }
 
 _COUNTERS = {
@@ -48,11 +56,12 @@ _COUNTERS = {
     "spec_decode_num_draft_tokens": ("draft_tokens", "Drafted tokens that were verified"),
     "spec_decode_num_accepted_tokens": ("accepted_tokens", "Drafted tokens that were accepted"),
     "engine_steps": ("steps", "Steps of the engine"),
+    "constraint_errors": ("grammar_errors", "Texts that ended because of their grammar"),
 }
 """Counters of the engine: name, key in `EngineState.counters`, description."""
 
 _OWN_ONLY = ("http_", "tokens_by_", "changed_", "round_", "draft_", "requests_rejected", "disco")
-_OWN_ONLY += ("engine_", "constraint_")
+_OWN_ONLY += ("engine_", "constraint_", "mask_")
 
 
 class Metrics:
@@ -71,6 +80,11 @@ class Metrics:
         }
         self._success = self._counter("request_success", "Samples by their end", "finished_reason")
         self._rejected = self._counter("requests_rejected", "Requests refused", "reason")
+        self._constrained = self._counter("constraint_requests", "Requests with a grammar", "kind")
+        self._unread = self._counter("constraint_refused", "Grammars that were refused", "reason")
+        self._known = self._plain("constraint_cache_hits", "Grammars that were known already")
+        self._violations = self._plain("constraint_violations", "Texts that break their schema")
+        self._checked = self._plain("constraint_texts_checked", "Texts checked by a validator")
         self._gone = self._counter("disconnects", "Clients that left early", "phase")
         self._http = Counter(
             OWN + "http_requests", "Requests", ["method", "handler", "status"], registry=self._inner
@@ -88,6 +102,10 @@ class Metrics:
 
     def _counter(self, name: str, help: str, label: str) -> Counter:
         return Counter(OWN + name, help, [*self._labels, label], registry=self._inner)
+
+    def _plain(self, name: str, help: str) -> Counter:
+        made = Counter(OWN + name, help, [*self._labels], registry=self._inner)
+        return made.labels(**self._labels)
 
     def attach(self, client: EngineClient) -> None:
         """Observe the events of the engine, and read its totals."""
@@ -110,6 +128,28 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Count a request that was refused before it reached the engine."""
         self._rejected.labels(**self._labels, reason=reason).inc()
+
+    def constrained(self, kind: str) -> None:
+        """Count a request whose text follows a grammar."""
+        self._constrained.labels(**self._labels, kind=kind).inc()
+
+    def grammar_known(self) -> None:
+        """Count a grammar that need not be compiled, or has been refused already."""
+        self._known.inc()
+
+    def grammar_refused(self, reason: str) -> None:
+        """Count a request whose grammar is refused: `limit`, `invalid`, `slow` or `broken`."""
+        self._unread.labels(**self._labels, reason=reason).inc()
+
+    def grammar_seconds(self, seconds: float) -> None:
+        """Observe how long a new grammar took."""
+        self._observe("constraint_compile_seconds", seconds)
+
+    def text_checked(self, *, valid: bool | None) -> None:
+        """Count a finished text that was checked against its schema; None: it could not be."""
+        if valid is not None:
+            self._checked.inc()
+            self._violations.inc(not valid)
 
     def disconnected(self, phase: str) -> None:
         """Count a client that left before the end."""
@@ -223,11 +263,21 @@ class _Exposed(Collector):
         yield self._total("changed_tokens", "Tokens that are not the target's", [((), changed)])
         parts = [((part,), seconds) for part, seconds in sorted(state.round_seconds.items())]
         yield self._total("round_seconds", "Time of rounds by part", parts, ["part"])
-        yield self._total("constraint_violations", "Texts that break their grammar", [((), 0)])
+        yield self._masks(state)
         yield self._gauge("draft_budget_tokens", "Drafted tokens of a step", state.draft_budget)
         yield self._gauge(
             "engine_heartbeat_age_seconds", "Time without a step, while work waits", self._age()
         )
+
+    def _masks(self, state: EngineState) -> Metric:
+        family = HistogramMetricFamily(
+            OWN + "mask_seconds", "Time of finding the allowed tokens", labels=[*self._labels]
+        )
+        counts = list(accumulate(state.mask_counts or [0] * (len(MASK_SECONDS) + 1)))
+        limits = [*map(str, MASK_SECONDS), "+Inf"]
+        buckets = list(zip(limits, map(float, counts), strict=True))
+        family.add_metric([*self._labels.values()], buckets, state.mask_seconds)
+        return family
 
     def _age(self) -> float:
         return self._client.heartbeat_age

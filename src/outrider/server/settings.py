@@ -28,6 +28,7 @@ class ServerSettings:
         ping: seconds between comments in a stream that is silent.
         max_n: most samples of one prompt.
         max_prompts: most prompts of one completion request.
+        grammar_seconds: seconds of the processor in which the grammar of a request must be read.
         shutdown_timeout: seconds in which running requests may end after SIGTERM.
         unknown_fields: `ignore` names them in a header, `refuse` answers 400.
         cors_origins: origins of pages that may call the server; empty: none.
@@ -55,6 +56,7 @@ class ServerSettings:
     ping: float = 15.0
     max_n: int = 16
     max_prompts: int = 64
+    grammar_seconds: int = 5
     shutdown_timeout: float = 30.0
     unknown_fields: str = "ignore"
     cors_origins: tuple[str, ...] = ()
@@ -97,5 +99,6 @@ _RANGES: Mapping[str, Range] = {
     "ping": _SECONDS,
     "max_n": AT_LEAST_ONE,
     "max_prompts": AT_LEAST_ONE,
+    "grammar_seconds": AT_LEAST_ONE,
     "shutdown_timeout": Range(0.0, 1e9),
 }

@@ -38,7 +38,11 @@ class Local:
             return self.engine
 
         codec = generator.tokenizer
-        self._hosted = lambda: EngineHost(make, None if codec is None else codec.decode)
+        self._hosted = lambda: EngineHost(
+            make,
+            None if codec is None else codec.decode,
+            lambda constraint: generator.grammars.of(constraint),
+        )
         self.host = self._hosted()
         self.cache_size = self.engine.state.cache_size
 

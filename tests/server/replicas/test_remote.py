@@ -79,6 +79,18 @@ def test_a_killed_replica_changes_no_text(pair: list[Generator], alone: Generato
             assert tuple(e for p in pieces for e in p.ends) == single.ends
 
 
+def test_a_grammar_travels_with_its_request(pair: list[Generator], alone: Generator) -> None:
+    given: dict[str, Any] = {"regex": "[a-z]{20,40}!", "max_new_tokens": 60, "seed": 2}
+    single = alone.generate(list(PROMPT), **given)
+    with front(pair) as found:
+        done = when_written(found, 2, lambda place: place.kill())
+        id = found.submit(PROMPT, **given)
+        assert found.ended(id).failure == "" and done.is_set()
+        assert found.text(id) == single.text
+        wrong = found.ended(found.submit(PROMPT, regex="(?=a)b"))
+        assert wrong.failure == "invalid_request" and "look-around" in wrong.message
+
+
 def test_samples_of_a_request_are_continued_together(
     pair: list[Generator], alone: Generator
 ) -> None:

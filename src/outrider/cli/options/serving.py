@@ -90,6 +90,16 @@ class ServerLimits:
         int | None, option(panel="Limits", help="Samples of a prompt. Default: 16.", min=1)
     ] = None
 
+    grammar_seconds: Annotated[
+        int | None,
+        option(
+            panel="Limits",
+            help="Seconds of the processor in which a grammar of a request must be read. "
+            "Default: 5.",
+            min=1,
+        ),
+    ] = None
+
     def server(self) -> dict[str, Any]:
         """Return keywords of `ServerSettings`."""
         return {name: v for name, v in given_fields(self).items() if name not in _ENGINE}

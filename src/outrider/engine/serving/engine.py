@@ -25,7 +25,7 @@ from outrider.engine.requests import copied_params
 from outrider.engine.serving.drafting import Drafting, with_costs
 from outrider.engine.serving.messages import EngineState, Event, Submission
 from outrider.engine.serving.prefixes import Prefixes, forked
-from outrider.engine.serving.sample import Sample
+from outrider.engine.serving.sample import Sample, refused
 from outrider.engine.serving.scheduler import Entry, Phase, Scheduler, slots_of
 from outrider.engine.serving.scoring import score_prompt
 from outrider.engine.serving.settings import ServingSettings
@@ -82,7 +82,7 @@ class Engine:
         self._samples: dict[str, Sample] = {}
         self._learned: Learned | None = None
         self._events: list[Event] = []
-        self._totals = Totals()
+        self._totals = Totals(masks=generator.mask_times)
         self._stopping: str | None = None
         self._thread: threading.Thread | None = None
         self._state = self._totals.state(self._scheduler, self._prefixes)
@@ -191,14 +191,11 @@ class Engine:
             return
         leader: Sample | None = None
         for index in range(message.n):
-            params = copied_params(message.params) if message.n > 1 else message.params
-            generation = self.generator.generation(
-                message.prompt,
-                params,
-                index,
-                prediction=message.prediction,
-                shown=message.shown,
-            )
+            try:
+                generation = self._generation(message, index)
+            except OutriderError as error:  # of this request: others are served
+                self._events.append(refused(message, index, str(error)))
+                continue
             sample = Sample(message, index, generation, leader)
             leader = leader or sample
             self._samples[sample.key] = sample
@@ -214,6 +211,16 @@ class Engine:
                     resumable=sample.submission.prompt.plain,
                 )
             )
+
+    def _generation(self, message: Submission, index: int) -> Generation:
+        """Make the record of a sample. Raises `OutriderError` if its grammar cannot be compiled."""
+        return self.generator.generation(
+            message.prompt,
+            copied_params(message.params) if message.n > 1 else message.params,
+            index,
+            prediction=message.prediction,
+            shown=message.shown,
+        )
 
     def _of(self, id: str) -> list[Sample]:
         return [sample for sample in self._samples.values() if sample.submission.id == id]

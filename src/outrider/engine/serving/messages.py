@@ -168,6 +168,8 @@ class EngineState:
         accepted_at: accepted drafted tokens by position in the draft.
         sources: written tokens by tier.
         round_seconds: seconds by part of a round: draft, verify, accept.
+        mask_counts: masks of grammars by their time (`MaskTimes`).
+        mask_seconds: of all masks together.
     """
 
     running: int = 0
@@ -186,3 +188,5 @@ class EngineState:
     accepted_at: tuple[int, ...] = ()
     sources: Mapping[str, int] = field(default_factory=dict[str, int])
     round_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
+    mask_counts: tuple[int, ...] = ()
+    mask_seconds: float = 0.0

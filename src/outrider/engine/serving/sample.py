@@ -11,6 +11,19 @@ from outrider.engine.serving.messages import Ended, Piece, Submission, Timing
 from outrider.engine.serving.scheduler import Phase
 
 
+def refused(submission: Submission, index: int, message: str) -> Ended:
+    """Return the end of a sample that cannot begin."""
+    return Ended(
+        id=submission.id,
+        index=index,
+        result=None,
+        timing=Timing(total=perf_counter() - submission.received),
+        failure="invalid_request",
+        message=message,
+        phase=str(Phase.WAITING),
+    )
+
+
 @dataclass(slots=True, eq=False)
 class Sample:
     """A sample of a request.

@@ -4,12 +4,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from outrider.core.errors import GrammarError
 from outrider.decoding import Session
 from outrider.decoding.generation import Generation
 from outrider.engine.serving.messages import EngineState
 from outrider.engine.serving.prefixes import Prefixes
 from outrider.engine.serving.sample import Sample
 from outrider.engine.serving.scheduler import Scheduler
+from outrider.sampling.walk import MaskTimes
 
 _RECENT = 64
 """Number of ends from which the rate of ends is computed."""
@@ -21,9 +23,11 @@ class Totals:
 
     Attributes:
         off: why drafting is off; empty while it is not.
+        masks: the times of masks of grammars.
     """
 
     off: str = ""
+    masks: MaskTimes
     _counts: dict[str, int] = field(default_factory=dict[str, int])
     _accepted_at: list[int] = field(default_factory=list)
     _sources: dict[str, int] = field(default_factory=dict[str, int])
@@ -59,6 +63,7 @@ class Totals:
             draft_tokens=counters.drafted,
             accepted_tokens=counters.accepted,
             changed_tokens=max(counters.changed, 0),
+            grammar_errors=isinstance(generation.error, GrammarError),
             ended=1,
         )
         for at, count in enumerate(counters.accepted_at):
@@ -91,4 +96,6 @@ class Totals:
             sources=dict(self._sources),
             round_seconds=dict(self._seconds),
             drafting_off=self.off,
+            mask_counts=tuple(self.masks.counts),
+            mask_seconds=self.masks.seconds,
         )

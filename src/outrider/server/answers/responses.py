@@ -195,7 +195,7 @@ class ResponseWriter:
             "store": False,
             "system_fingerprint": job.fingerprint,
             "temperature": params.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": self._format()},
             "tool_choice": body.tool_choice or "auto",
             "tools": [tool.model_dump(exclude_unset=True) for tool in body.tools or ()],
             "top_logprobs": body.top_logprobs or 0,
@@ -204,6 +204,12 @@ class ResponseWriter:
             "usage": self._usage() if ended else None,
             "user": body.user,
         }
+
+    def _format(self) -> Json:
+        form = self._job.body.text and self._job.body.text.format
+        if form is None:
+            return {"type": "text"}
+        return {"type": form.type} | form.model_dump(by_alias=True, exclude_unset=True)
 
     def _usage(self) -> Json:
         thought = self._sample.reasoning_tokens

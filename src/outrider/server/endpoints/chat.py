@@ -10,6 +10,7 @@ from outrider.server.endpoints.common import (
     Accepted,
     accept,
     answered,
+    gate_for,
     ignored_header,
     job_of,
     json_response,
@@ -83,6 +84,7 @@ def _job(accepted: Accepted[ChatBody]) -> tuple[Job[ChatBody], Reader]:
         shown=reader.shown,
         score_prompt=body.prompt_logprobs,
         prediction=prediction_ids(body, context.tokenizer),
+        gate=gate_for(accepted, prompt),
     )
     return job_of(accepted, "chatcmpl", submissions), reader
 

@@ -2,21 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
 from pydantic_core import to_json
 
-from outrider.core.errors import OutriderError
+from outrider.core.errors import OptionError, OutriderError
 from outrider.core.types import Prompt
 from outrider.engine.prompt_size import places_of
 from outrider.engine.requests import room_for_answer
 from outrider.engine.serving.checked import checked
 from outrider.engine.serving.messages import Submission
 from outrider.sampling import SamplingParams
+from outrider.sampling.constraint import Gate
 from outrider.server.answers.job import Job
 from outrider.server.answers.writer import Json, Writer
+from outrider.server.constraints.fields import Asked, asked_by, ignored_by, refused
 from outrider.server.context import Asker, Context, asker_of, context_of
 from outrider.server.errors import ApiError, from_outrider, invalid, unsupported
 from outrider.server.http.answering import EventStream, Exchange, whole
@@ -31,6 +34,7 @@ from outrider.server.schema.base import Body, parse
 from outrider.server.schema.chat import Tool
 from outrider.server.schema.sampling import SamplingBody
 from outrider.server.tools.choice import Reader, reader_of
+from outrider.server.tools.reasoning import gate_after
 
 B = TypeVar("B")
 M = TypeVar("M", bound=Body)
@@ -45,13 +49,23 @@ _TIERS = {"flex": 1}
 
 @dataclass(slots=True, kw_only=True)
 class Accepted(Generic[B]):
-    """A request whose body fits its model."""
+    """A request whose body fits its model.
+
+    Attributes:
+        request: as it came.
+        context: the server.
+        asker: who sent it.
+        body: what it asks for.
+        ignored: fields that have no effect.
+        asked: the grammar of its text, and the field that gave it; None: the text is free.
+    """
 
     request: Request
     context: Context
     asker: Asker
     body: B
     ignored: list[str]
+    asked: Asked | None = None
 
 
 async def accept(request: Request, model: type[M]) -> Accepted[M]:
@@ -96,6 +110,7 @@ def submissions_for(
     shown: frozenset[int] = frozenset(),
     score_prompt: int | None = None,
     prediction: tuple[int, ...] = (),
+    gate: Gate | None = None,
 ) -> tuple[Submission, ...]:
     """Return what the engine is asked to do; for a thread of the pool.
 
@@ -106,6 +121,7 @@ def submissions_for(
         shown: special tokens that the text holds.
         score_prompt: log-probabilities of the prompt are wanted, with this many alternatives.
         prediction: tokens of the predicted text.
+        gate: where in the text its grammar begins.
 
     Raises:
         ApiError: an option is out of range, or a prompt does not fit.
@@ -116,6 +132,7 @@ def submissions_for(
         raise invalid(f"n is {n}. Give at most {settings.max_n}", "n")
     recommended = dict(generator.defaults.sampling or {})
     options = sampling_options(body, recommended, context.info.vocab_size)
+    options |= _constrained(accepted, gate)
     prompts = [_cut(prompt, body, context) for prompt in prompts]
     if score_prompt is not None and not all(prompt.plain for prompt in prompts):
         raise unsupported("prompt_logprobs", "the prompt holds images, or documents in parts")
@@ -169,6 +186,11 @@ def job_of(accepted: Accepted[T], kind: str, submissions: tuple[Submission, ...]
     )
 
 
+def gate_for(accepted: Accepted[Any], prompt: Prompt) -> Gate | None:
+    """Return where a grammar of an answer begins: behind the reasoning that the prompt opens."""
+    return gate_after(accepted.context.tokenizer, prompt.token_ids)
+
+
 def reader_for(accepted: Accepted[Any], prompt: Prompt, tools: Sequence[Tool] | None) -> Reader:
     """Return how the answers are read; calls are looked for if there are tools to choose."""
     context, body = accepted.context, accepted.body
@@ -191,11 +213,11 @@ async def answered(
         ClientLeft: the client closed the connection.
     """
     context, body = accepted.context, accepted.body
-    try:
-        check_queue(context.client, submissions, context.settings)
-    except ApiError as error:
-        context.metrics.refused(error.code)
-        raise
+    _check_queue(context, submissions)
+    if (asked := accepted.asked) is not None:
+        context.metrics.constrained(asked.constraint.kind)
+        submissions = await _with_grammar(context, asked, submissions)
+        _check_queue(context, submissions)
     headers = ignored_header(accepted.ignored)
     context.ignored.note(accepted.ignored)
     facts = accepted.asker.facts
@@ -211,6 +233,52 @@ async def answered(
         return json_response(answer, headers)
     finally:
         ending(exchange)
+
+
+def _constrained(accepted: Accepted[Any], gate: Gate | None) -> dict[str, Any]:
+    """Return the option that holds the grammar of a request, if there is one.
+
+    Raises:
+        ApiError: it is not valid, or exceeds a limit.
+    """
+    context = accepted.context
+    accepted.ignored += ignored_by(accepted.body)
+    if (asked := asked_by(accepted.body)) is None:
+        return {}
+    asked = Asked(asked.constraint.within(gate), asked.field)
+    try:
+        context.generator.grammars.limits.check(asked.constraint)
+    except OptionError as error:
+        context.metrics.grammar_refused("limit")
+        raise refused(error, asked.field) from None
+    accepted.asked = asked
+    return {"constraint": asked.constraint}
+
+
+async def _with_grammar(
+    context: Context, asked: Asked, submissions: Sequence[Submission]
+) -> Sequence[Submission]:
+    """Return submissions when their grammar is compiled; they have not waited in the queue.
+
+    Raises:
+        ApiError: the grammar is refused.
+    """
+    begun = perf_counter()
+    await context.admission.admit(asked)
+    waited = perf_counter() - begun
+    return [
+        one if one.begin_by is None else replace(one, begin_by=one.begin_by + waited)
+        for one in submissions
+    ]
+
+
+def _check_queue(context: Context, submissions: Sequence[Submission]) -> None:
+    """Raise `ApiError` if too much waits."""
+    try:
+        check_queue(context.client, submissions, context.settings)
+    except ApiError as error:
+        context.metrics.refused(error.code)
+        raise
 
 
 def json_response(data: Json, headers: dict[str, str] | None = None) -> Response:
@@ -240,6 +308,10 @@ def _ending(accepted: Accepted[Any]) -> Callable[[Exchange], None]:
 
     def end(exchange: Exchange) -> None:
         results = [ended.result for ended in exchange.ends if ended.result is not None]
+        if accepted.asked is not None:
+            for result in results:
+                if result.finish_reason == "stop" and not accepted.body.stops:
+                    accepted.context.admission.check(accepted.asked.constraint, result.text)
         if results:
             accepted.context.metrics.finished(max(len(r.token_ids) for r in results))
         outcome = exchange.outcome or "disconnected"

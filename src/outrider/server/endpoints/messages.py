@@ -12,6 +12,7 @@ from outrider.server.endpoints.common import (
     Accepted,
     accept,
     answered,
+    gate_for,
     ignored_header,
     job_of,
     json_response,
@@ -55,7 +56,13 @@ def _job(accepted: Accepted[MessagesBody]) -> tuple[Job[MessagesBody], Reader]:
     user = (body.metadata or {}).get("user_id")
     body.user = user if isinstance(user, str) else None
     reader = reader_for(accepted, prompt, chat_tools(body.tools or ()) if body.calls else ())
-    submissions = submissions_for(accepted, [prompt], param="messages", shown=reader.shown)
+    submissions = submissions_for(
+        accepted,
+        [prompt],
+        param="messages",
+        shown=reader.shown,
+        gate=gate_for(accepted, prompt),
+    )
     return job_of(accepted, "msg", submissions), reader
 
 

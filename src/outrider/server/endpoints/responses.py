@@ -9,6 +9,7 @@ from outrider.server.endpoints.common import (
     Accepted,
     accept,
     answered,
+    gate_for,
     job_of,
     reader_for,
     submissions_for,
@@ -53,5 +54,11 @@ def _job(accepted: Accepted[ResponsesBody]) -> tuple[Job[ResponsesBody], Reader]
     )
     prompt = chat_prompt(asked, context.tokenizer, "input")
     reader = reader_for(accepted, prompt, tools)
-    submissions = submissions_for(accepted, [prompt], param="input", shown=reader.shown)
+    submissions = submissions_for(
+        accepted,
+        [prompt],
+        param="input",
+        shown=reader.shown,
+        gate=gate_for(accepted, prompt),
+    )
     return job_of(accepted, "resp", submissions), reader

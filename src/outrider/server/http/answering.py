@@ -66,11 +66,9 @@ class Exchange:
 def failure_of(ended: Ended) -> ApiError | None:
     """Return the error with which the engine ended a sample, or None."""
     result = ended.result
-    if ended.failure:
-        return from_failure(ended.failure, ended.message)
     if result is not None and result.finish_reason == "error":
         return from_failure("engine_error", result.error or ended.message, own_fault=True)
-    return None
+    return from_failure(ended.failure, ended.message) if ended.failure else None
 
 
 async def whole(exchange: Exchange, receive: Receive) -> Json:

@@ -4,10 +4,13 @@ import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
 
+from outrider.core.errors import OutriderError
 from outrider.engine.serving.messages import Ended, Event, Submission
+from outrider.sampling.constraint import Constraint
 from outrider.server.client import EngineClient, ServingEngine
 from outrider.server.life import Life
 from outrider.server.replicas.states import Report, moved
@@ -23,14 +26,17 @@ class EngineHost:
         self,
         make_engine: Callable[[EngineClient], ServingEngine],
         decode: Callable[[Sequence[int]], str] | None = None,
+        compile_grammar: Callable[[Constraint], object] | None = None,
     ) -> None:
         """Start the engine.
 
         Args:
             make_engine: makes the engine that publishes to a client.
             decode: converts ids to text, for long inputs.
+            compile_grammar: compiles and keeps a grammar, in a thread, before the engine needs it;
+                the engine finds its errors again.
         """
-        self._decode = decode
+        self._decode, self._compile = decode, compile_grammar
         self._client = EngineClient()
         self._life = Life(self._client)
         self._instance = secrets.token_hex(8)
@@ -58,6 +64,10 @@ class EngineHost:
             yield refused
             return
         submission = self._with_decoder(moved(submission, perf_counter() - sent))
+        constraint = submission.params.constraint
+        if self._compile is not None and constraint is not None:
+            with suppress(OutriderError):
+                await asyncio.to_thread(self._compile, constraint)
         box = self._client.submit([submission])
         self._running.add(submission.id)
         try:

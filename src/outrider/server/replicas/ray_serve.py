@@ -79,6 +79,7 @@ class EngineDeployment:
         self._host = EngineHost(
             lambda client: Engine(generator, settings, publish=client.publish),
             None if codec is None else codec.decode,
+            lambda constraint: generator.grammars.of(constraint),
         )
 
     async def stream(

@@ -74,6 +74,8 @@ def merged(states: Sequence[EngineState], past: EngineState) -> EngineState:
         accepted_at=tuple(map(sum, zip_longest(*(s.accepted_at for s in every), fillvalue=0))),
         sources=_added(state.sources for state in every),
         round_seconds=_added(state.round_seconds for state in every),
+        mask_counts=tuple(map(sum, zip_longest(*(s.mask_counts for s in every), fillvalue=0))),
+        mask_seconds=sum(state.mask_seconds for state in every),
     )
 
 
@@ -87,6 +89,8 @@ def retired(past: EngineState, last: EngineState) -> EngineState:
         accepted_at=everything.accepted_at,
         sources=everything.sources,
         round_seconds=everything.round_seconds,
+        mask_counts=everything.mask_counts,
+        mask_seconds=everything.mask_seconds,
     )
 
 

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 
 from outrider.server.errors import unsupported
 from outrider.server.schema.base import FUNCTION_NAME, Known, Off, Whole
+from outrider.server.schema.constraints import ResponseFormat
 from outrider.server.schema.sampling import CONSTRAINED, SamplingBody
 
 
@@ -84,12 +85,6 @@ class Tool(Known):
     function: Function | None = None
 
 
-class ResponseFormat(Known):
-    """The form of the answer."""
-
-    type: str
-
-
 class Prediction(Known):
     """A text that the answer is expected to resemble."""
 
@@ -140,8 +135,6 @@ class ChatBody(SamplingBody):
 
     def check_unconstrained(self) -> None:
         """Raise `ApiError` for fields that constrain the text, which is not implemented yet."""
-        if self.response_format is not None and self.response_format.type != "text":
-            raise unsupported("response_format", CONSTRAINED)
         if isinstance(self.tool_choice, dict) or self.tool_choice not in (None, "none", "auto"):
             raise unsupported("tool_choice", f"{CONSTRAINED}; give 'auto' or 'none'")
         for tool in self.tools or ():

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from outrider.server.schema.base import Body, Whole
 from outrider.server.schema.chat import ChatMessage, Tool
+from outrider.server.schema.constraints import ResponseFormat
 from outrider.server.schema.sampling import SamplingBody, Token
 
 Ids = Annotated[list[Token], Field(min_length=1)]
@@ -18,7 +19,6 @@ class CompletionBody(SamplingBody):
     refused: ClassVar[Mapping[str, str]] = {
         **SamplingBody.refused,
         "suffix": "the model was not trained to fill gaps",
-        "response_format": "constrained text is not implemented yet",
     }
 
     prompt: (
@@ -27,6 +27,7 @@ class CompletionBody(SamplingBody):
         | Annotated[list[str], Field(min_length=1)]
         | Annotated[list[Ids], Field(min_length=1)]
     )
+    response_format: ResponseFormat | None = None
     best_of: Annotated[Whole, Field(ge=1, le=1)] | None = None
     echo: bool | None = None
     logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from outrider.server.errors import unsupported
 from outrider.server.schema.base import Body, Known, Whole
+from outrider.server.schema.constraints import OutputFormat
 from outrider.server.schema.sampling import CONSTRAINED, SamplingBody
 
 CacheControl = dict[str, Any]
@@ -85,7 +86,7 @@ class OutputConfig(Known):
     """How much the model thinks, and the form of the text."""
 
     effort: str | None = None
-    format: dict[str, Any] | None = None
+    format: OutputFormat | None = None
 
 
 class CountBody(Body):
@@ -95,7 +96,6 @@ class CountBody(Body):
         "mcp_servers": "the server calls no other servers",
         "container": "the server runs no code",
         "context_management": "the server edits no conversations",
-        "output_format": CONSTRAINED,
     }
 
     model: str
@@ -105,6 +105,7 @@ class CountBody(Body):
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
     cache_control: CacheControl | None = None
 
     @property
@@ -114,8 +115,6 @@ class CountBody(Body):
 
     def check_unconstrained(self) -> None:
         """Raise `ApiError` for fields that are not supported in this form."""
-        if self.output_config is not None and self.output_config.format is not None:
-            raise unsupported("output_config.format", CONSTRAINED)
         if self.tool_choice is not None and self.tool_choice.type in ("any", "tool"):
             raise unsupported("tool_choice", f"{CONSTRAINED}; give 'auto' or 'none' as its type")
         for tool in self.tools or ():
@@ -132,7 +131,7 @@ class MessagesBody(CountBody, SamplingBody):
     refused: ClassVar[Mapping[str, str]] = {
         **SamplingBody.refused,
         **CountBody.refused,
-        "response_format": "give the form in the text",
+        "response_format": "give output_config.format",
         "max_completion_tokens": "give max_tokens",
     }
     elsewhere: ClassVar[tuple[str, ...]] = (

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from outrider.server.errors import invalid, unsupported
 from outrider.server.schema.base import FUNCTION_NAME, Known, Off, Whole
+from outrider.server.schema.constraints import TextFormat
 from outrider.server.schema.sampling import CONSTRAINED, SamplingBody
 
 _STATELESS = "the server keeps no answers; send the conversation as input"
@@ -45,12 +46,6 @@ class FunctionTool(Known):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-
-
-class TextFormat(Known):
-    """The form of the text."""
-
-    type: str = "text"
 
 
 class TextOptions(Known):
@@ -119,9 +114,6 @@ class ResponsesBody(SamplingBody):
             raise invalid(f"n is {self.n}. Responses have one sample", "n")
         if self.max_tokens is not None:
             raise unsupported("max_tokens", "give max_output_tokens")
-        form = self.text.format if self.text is not None else None
-        if form is not None and form.type != "text":
-            raise unsupported("text.format", CONSTRAINED)
         if isinstance(self.tool_choice, dict) or self.tool_choice not in (None, "none", "auto"):
             raise unsupported("tool_choice", f"{CONSTRAINED}; give 'auto' or 'none'")
         for tool in self.tools or ():

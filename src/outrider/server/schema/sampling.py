@@ -1,11 +1,17 @@
 """Fields that chat and text completions share."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from outrider.server.schema.base import Body, Known, Off, Whole
+from outrider.server.schema.constraints import (
+    Backend,
+    Choices,
+    Grammar,
+    Schema,
+    StructuredOutputs,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
@@ -13,14 +19,6 @@ Token = Annotated[int, Field(ge=0, lt=2**31)]
 Stop = Annotated[str, Field(min_length=1)]
 
 CONSTRAINED = "constrained text is not implemented yet"
-
-_STRUCTURED: dict[str, str] = dict.fromkeys(
-    (
-        *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
-        *("guided_decoding_backend", "guided_whitespace_pattern"),
-    ),
-    CONSTRAINED,
-)
 
 
 class StreamOptions(Known):
@@ -41,11 +39,10 @@ class SpeculationOptions(Known):
 class SamplingBody(Body):
     """Model, sampling, limits, and the extensions that vLLM users know."""
 
-    refused: ClassVar[Mapping[str, str]] = _STRUCTURED
     changing: ClassVar[tuple[str, ...]] = (
         *("use_beam_search", "length_penalty", "early_stopping", "allowed_token_ids", "bad_words"),
         *("top_a", "tfs_z", "mirostat", "mirostat_mode", "mirostat_tau", "mirostat_eta"),
-        *("dry_multiplier", "xtc_probability", "grammar", "json_schema", "samplers"),
+        *("dry_multiplier", "xtc_probability", "samplers"),
         *("chat_template", "lora", "lora_request", "vllm_xargs", "kv_transfer_params"),
         *("n_predict", "repeat_penalty", "repeat_last_n", "thinking"),
     )
@@ -89,6 +86,16 @@ class SamplingBody(Body):
     cache_salt: Annotated[str, Field(min_length=1)] | None = None
     request_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
     speculation: SpeculationOptions | None = None
+
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | str | None = None
+    guided_regex: Grammar | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Grammar | None = None
+    guided_whitespace_pattern: Grammar | None = None
+    guided_decoding_backend: Backend | None = None
+    grammar: Grammar | None = None
+    json_schema: Schema | str | None = None
 
     @property
     def stops(self) -> list[str]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.sampling.constraint import Gate
 from outrider.server.tools.calls import CallParser, Part, Thought
 
 Tags = tuple[str, str]
@@ -24,6 +25,14 @@ def tags_of(tokenizer: Tokenizer) -> Tags | None:
 def begins_inside(tokenizer: Tokenizer, ids: tuple[int, ...], tags: Tags) -> bool:
     """Whether a prompt ends with the opening tag, so that the answer begins with reasoning."""
     return tokenizer.decode_all(ids[-_TAIL:]).rstrip().endswith(tags[0])
+
+
+def gate_after(tokenizer: Tokenizer, ids: tuple[int, ...]) -> Gate | None:
+    """Return where an answer begins if a prompt ends inside reasoning; None: at once."""
+    tags = tags_of(tokenizer)
+    if tags is None or not begins_inside(tokenizer, ids, tags):
+        return None
+    return Gate(open=tags[1], required=True)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,149 @@
+"""The process that examines grammars of strangers: `python -m outrider.constraints.examiner`.
+
+Engines are native code, which nothing stops but the end of its process. So a process of little
+priority and memory examines first what may take for ever, or break the engine (`examiners.py`).
+
+Messages are JSON after their length, on standard input and output. It imports no PyTorch, so that
+it starts quickly.
+"""
+
+import json
+import os
+import signal
+import struct
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, BinaryIO
+
+from outrider.constraints.sources import try_grammar, vocabulary_of
+from outrider.core.errors import OptionError
+from outrider.core.values import JsonValue
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
+    from llguidance import LLTokenizer
+
+_LENGTH = struct.Struct(">I")
+_NICENESS = 5
+_STACK = 4 << 20
+"""Bytes of the stack: half of what threads of the server have, so that what is read here is read
+there too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A grammar, as a message holds it; see `Constraint`."""
+
+    kind: str
+    source: str
+    whitespace: str | None
+    unsupported: str
+
+
+def write_message(file: BinaryIO, message: JsonValue) -> None:
+    """Write a message."""
+    data = json.dumps(message).encode()
+    file.write(_LENGTH.pack(len(data)) + data)
+    file.flush()
+
+
+def read_message(file: BinaryIO) -> JsonValue:
+    """Return the next message. Raises `EOFError` if there is none."""
+    head = file.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        raise EOFError
+    [size] = _LENGTH.unpack(head)
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError
+    return json.loads(data)
+
+
+def main() -> None:
+    """Answer messages until standard input ends; the first one is the vocabulary.
+
+    The arguments are the seconds of the processor that a message may take, after which the system
+    ends the process, and the bytes of memory that it may have.
+    """
+    seconds, memory = int(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends this too
+    inward, outward = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what an engine prints is no message
+    _limit_memory(memory)
+    threading.stack_size(_STACK)
+    working = threading.Thread(target=_serve, args=(inward, outward, seconds))
+    working.start()
+    working.join()
+
+
+def _serve(inward: BinaryIO, outward: BinaryIO, seconds: int) -> None:
+    """Read the vocabulary, then answer messages."""
+    with suppress(EOFError):
+        tokenizer, ends, size = read_message(inward)
+        try:
+            vocabulary = vocabulary_of(tokenizer, ends, size)
+        except OptionError as error:
+            write_message(outward, [error.problem, error.hint])
+            return
+        write_message(outward, None)
+        while True:
+            what, *rest = read_message(inward)
+            _limit_time(seconds)
+            answer = _valid(*rest) if what == "text" else _tried(Given(*rest), vocabulary, ends)
+            write_message(outward, answer)
+
+
+def _tried(given: Given, vocabulary: "LLTokenizer", ends: list[int]) -> list[str] | None:
+    """Return the problem of a grammar and a hint; None if there is none."""
+    try:
+        try_grammar(given, vocabulary, ends)
+    except OptionError as error:
+        return [error.problem, error.hint]
+    except (ValueError, RecursionError, MemoryError) as error:
+        return [f"the grammar is refused: {' '.join(str(error).split())[:300]}", ""]
+    return None
+
+
+def _valid(schema: str, text: str) -> bool | None:
+    """Return whether a text is JSON of a schema; None if that cannot be checked."""
+    try:
+        return _validator(schema).is_valid(json.loads(text))
+    except (ValueError, RecursionError):
+        return False
+    except (OptionError, ImportError):
+        return None
+
+
+@lru_cache(maxsize=16)
+def _validator(schema: str) -> "Validator":
+    from outrider.constraints.validation import validator_of
+
+    return validator_of(schema)
+
+
+def _limit_memory(memory: int) -> None:
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return
+    os.nice(_NICENESS)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_time(seconds: int) -> None:
+    """Let the system end this process after so many further seconds of the processor."""
+    try:
+        import resource
+    except ImportError:
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    until = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
+
+
+if __name__ == "__main__":
+    main()
