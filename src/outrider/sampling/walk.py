@@ -110,6 +110,10 @@ class Walk:
         """Return how many of `tokens` the grammar allows after the generated ones."""
         return self.matcher.admits(tokens) if self._move(generated) else 0
 
+    def accepts(self, generated: Sequence[int] | IntArray) -> bool:
+        """Whether the text may end after the generated tokens."""
+        return self._move(generated) and self.matcher.accepting
+
     def forced(self, generated: Sequence[int]) -> list[int]:
         """Return the usual tokens of the bytes that must follow the generated ones."""
         return self.matcher.forced() if self._move(generated) else []
