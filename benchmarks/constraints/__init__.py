@@ -1,0 +1,1 @@
+"""Measurements of texts that follow a grammar, on a real model."""
