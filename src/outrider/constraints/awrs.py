@@ -109,10 +109,10 @@ class Weighted:
         steps: by the number of a sample, its newest step.
     """
 
-    tests: dict[int, TokenTest]
+    tests: dict[int, TokenTest] = field(default_factory=dict[int, TokenTest])
     exact: bool = False
     most: int | None = None
-    steps: dict[int, Step] = field(default_factory=dict)
+    steps: dict[int, Step] = field(default_factory=dict[int, Step], init=False)
 
     needs = NO_NEEDS
     draws = frozenset(Draw)
@@ -173,7 +173,7 @@ def _masked(
 METHOD = Method(
     name="awrs",
     cls=Weighted,
-    summary="particles with estimates of the allowed probability: generate.sample_constrained",
+    summary="whole allowed texts in proportion to their probability: particles with unbiased weights",
     paper=Paper("adaptive weighted rejection sampling", "2504.05410"),
     promise=Exactness.DISTRIBUTION,
     needs="a constraint or a checker",
