@@ -43,6 +43,10 @@ _TITLES = {
     "policy": ("Policies", "`--policy`, `load(policy=...)`: decides how much a round drafts."),
     "selector": ("Selectors", "`--selector`: decides which chunks of a long input are read."),
     "guidance": ("Guidance", "Methods that change the logits of the target."),
+    "constraint": (
+        "Constraints",
+        "Methods that sample what a constraint allows (`Generator.sample_constrained`).",
+    ),
     "model": ("Models around models", "Methods that change the target itself, and so the text."),
 }
 

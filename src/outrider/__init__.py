@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from outrider.engine.result import Result
     from outrider.engine.stream import Stream
     from outrider.sampling import SamplingParams
+    from outrider.sampling.checker import Checker
     from outrider.sampling.constraint import Constraint
     from outrider.strategy import PyramidConfig, Strategy, pyramid
 
 __all__ = [
+    "Checker",
     "Constraint",
     "ContextConfig",
     "Generator",
@@ -45,6 +47,7 @@ __all__ = [
 __getattr__ = on_first_use(
     __name__,
     {
+        "Checker": "sampling.checker",
         "Constraint": "sampling.constraint",
         "ContextConfig": "context.config",
         "Generator": "engine.generator",

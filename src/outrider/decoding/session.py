@@ -12,6 +12,7 @@ from outrider.decoding.ledger import uncount
 from outrider.decoding.opening import open_sequences, outermost, sequences_of
 from outrider.decoding.round import run_round
 from outrider.decoding.stage import Earlier, SequenceState, Stage
+from outrider.decoding.validation import check_checker
 from outrider.models.caches.prefill import check_prompt, common_length
 from outrider.protocols import Cache, Request
 
@@ -96,10 +97,13 @@ class Session:
 
         Raises:
             ContextError: a prompt does not fit. In this case no request joins.
+            StrategyError: a request has a checker, which the rule cannot follow.
             ValueError: a request has ended, or is already in a session.
         """
         if any(g.finish is not None or g.sequence is not None for g in generations):
             raise ValueError("a Generation runs only once; create a new one")
+        for generation in generations:
+            check_checker(self.stage, generation.request)
         begun = perf_counter()
         for generation in generations:
             if not generation.output:

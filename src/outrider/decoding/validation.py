@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from outrider.core.errors import StrategyError
 from outrider.core.tree import depths
 from outrider.core.types import Budget, Draft, Exactness
 from outrider.decoding.legal import with_forced
 from outrider.decoding.stage import SequenceState, Stage
-from outrider.protocols import AcceptanceRule
+from outrider.protocols import AcceptanceRule, Request
 
 
 def budget_of(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> Budget:
@@ -63,6 +64,20 @@ def readable(draft: Draft, vocab_size: int) -> Draft:
     if not len(draft) or draft.tokens.max() < vocab_size:
         return draft
     return replace(draft, tokens=np.minimum(draft.tokens, vocab_size - 1))
+
+
+def check_checker(stage: Stage, request: Request) -> None:
+    """Check that the rule of a stage can follow the checker of a request, if it has one.
+
+    Raises:
+        StrategyError: the rule reads distributions, and which tokens of a distribution a checker
+            allows is not known without asking about each of them.
+    """
+    if request.sampler.checks is not None and stage.rule.exactness is not Exactness.IDENTICAL:
+        raise StrategyError(
+            f"a checker cannot be combined with {type(stage.rule).__name__}",
+            hint="Use the rule Match (mode exact), or a grammar",
+        )
 
 
 def _refuses(rule: AcceptanceRule) -> bool:

@@ -3,9 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Literal, Unpack, cast, overload
 
 from outrider.constraints import Grammars
+from outrider.constraints.restrictions import Restrictions
 from outrider.context.config import ContextConfig
 from outrider.core.checks import Range
 from outrider.core.errors import OptionError, OutriderError
@@ -26,13 +27,14 @@ from outrider.engine.stream import Stream
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import check_reads_images, images_of
 from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_prompt, read_prompt
-from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
-from outrider.sampling.constraint import Constraint
 from outrider.sampling.options import SamplingOptions
-from outrider.sampling.walk import MaskTimes, Walk
 from outrider.strategy import Strategy
+
+if TYPE_CHECKING:
+    from outrider.engine.particles.posterior import Posterior
+    from outrider.engine.particles.sampling import LegalMass, TextCritic
 
 StrategyFor = Callable[[SamplingParams], Strategy]
 
@@ -72,7 +74,6 @@ class Generator:
         self.mode = mode
         self.context_length = context_length
         self.selection = selection or ContextConfig()
-        self.mask_times = MaskTimes()
         self._kept: Earlier | None = None
 
     @property
@@ -194,6 +195,34 @@ class Generator:
         [generation] = self._generations(prompts, 1, sampling, strategy)
         rounds = self.run([generation], strategy)
         return Stream(generation, rounds, lambda: self.result(generation, strategy))
+
+    def sample_constrained(
+        self,
+        prompt: GivenPrompt,
+        *,
+        particles: int = 8,
+        critic: "TextCritic | None" = None,
+        resample_below: float = 0.5,
+        legal_mass: "LegalMass | None" = None,
+        images: GivenImages = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> "Posterior":
+        """Sample whole texts that a constraint or a checker allows, in proportion to their
+        probability under the model (AWRS and sequential Monte Carlo, arXiv 2504.05410).
+
+        The arguments are those of `ParticleOptions`, and of `generate`; nothing is drafted, and
+        the temperature is 1 unless given. Raises `OptionError`, `ContextError`, and `LogitsError`
+        if no particle is left.
+        """
+        from outrider.engine.particles.sampling import ParticleOptions, sample_constrained
+
+        how = ParticleOptions(
+            particles=particles,
+            critic=critic,
+            resample_below=resample_below,
+            legal_mass=legal_mass,
+        )
+        return sample_constrained(self, self.prompt(prompt, images=images), how, sampling)
 
     def start(
         self,
@@ -345,7 +374,8 @@ class Generator:
             prompt_ids=prompt.token_ids,
             end_ids=self.defaults.end_ids,
             sample=sample,
-            walk=self._walk(params.constraint),
+            walk=self.restrictions.walk(params.constraint),
+            checks=self.restrictions.checks(params.checker),
         )
         window = self.context_length if prompt.image_prompt is not None else None
         return Generation(
@@ -354,18 +384,13 @@ class Generator:
             window=window,
         )
 
-    def _walk(self, constraint: Constraint | None) -> Walk | None:
-        if constraint is None:
-            return None
-        return Walk(self.grammars.of(constraint).begin(), times=self.mask_times)
-
     @cached_property
-    def grammars(self) -> Grammars:
-        """The compiled constraints of this model.
+    def restrictions(self) -> Restrictions:
+        """The constraints and checkers of this model."""
+        size = lambda: self.strategy.target.info.vocab_size  # noqa: E731
+        return Restrictions(self.tokenizer, self.defaults.end_ids, size)
 
-        Raises:
-            OptionError: there is no tokenizer of a checkpoint.
-        """
-        if not isinstance(self.tokenizer, Tokenizer):
-            raise OptionError("a constraint needs a tokenizer", hint="Load one with the model")
-        return Grammars(self.tokenizer, self.defaults.end_ids, self.strategy.target.info.vocab_size)
+    @property
+    def grammars(self) -> Grammars:
+        """The compiled constraints of this model. Raises `OptionError` without a tokenizer."""
+        return self.restrictions.grammars

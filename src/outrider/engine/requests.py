@@ -171,11 +171,12 @@ def warn_of_state(params: SamplingParams, exactness: Exactness, drafted: bool) -
 
 
 def warn_of_stops(params: SamplingParams) -> None:
-    """Warn that stop strings may cut a text before it is complete for its grammar."""
-    if params.constraint is not None and params.stop:
+    """Warn that stop strings may cut a text before it is complete."""
+    if params.stop and not (params.constraint is None and params.checker is None):
+        kind = "checker" if params.constraint is None else "constraint"
         warnings.warn(
-            f"stop is given beside a constraint: where {shown(params.stop[0])} occurs, the text "
-            "ends, complete for the grammar or not. Leave stop out to get complete texts",
+            f"stop is given beside a {kind}: where {shown(params.stop[0])} occurs, the text "
+            "ends, complete or not. Leave stop out to get complete texts",
             OutriderWarning,
             stacklevel=4,
         )

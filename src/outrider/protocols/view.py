@@ -76,6 +76,8 @@ class View:
     def _choose(self, node: int) -> int:
         index = self.index(node)
         try:
+            if self.sampler.checks is not None:
+                return self.sampler.choose(self.logits(node), self.context(node))
             quick = self.sampler.choose_at(self.rows.logits[node + 1], index)
             if quick is None:
                 quick = self.sampler.choose_edited(self.rows.logits[node + 1], self.context(node))
@@ -140,4 +142,4 @@ def _named(error: LogitsError, model: str) -> LogitsError:
     grammar have nothing to do with the model."""
     if isinstance(error, GrammarError):
         return error
-    return LogitsError(f"model {model}: {error.problem}", hint=_HINTS.get(error.problem, ""))
+    return LogitsError(f"model {model}: {error.problem}", hint=_HINTS.get(error.problem, error.hint))

@@ -36,6 +36,8 @@ class Purpose(IntEnum):
     BRANCH = 4
     """A draw inside one branch of a draft, or how the draft grows there; independent for each
     node."""
+    RESAMPLE = 5
+    """Which particles continue, and which one is drawn at the end (`constraints/particles.py`)."""
 
 
 def _finalise(x: int) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
+from outrider.sampling.checker import Checker
 from outrider.sampling.constraint import Constraint, SchemaSource
 from outrider.sampling.params import LogitsProcessor, StoppingCriterion
 
@@ -31,7 +32,8 @@ class SamplingOptions(TypedDict, total=False):
     logprobs: int | None
     logits_processors: Sequence[LogitsProcessor]
     stopping_criteria: Sequence[StoppingCriterion]
-    constraint: Constraint | None
+    constraint: Constraint | Checker | None
+    checker: Checker | None
     json_schema: SchemaSource | None
     json: bool
     regex: str | None

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from outrider.core.checks import Range, check_ranges, shown
 from outrider.core.errors import OptionError, reject_unknown
+from outrider.sampling.checker import Checker
 from outrider.sampling.constraint import SUGAR, Constraint
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
@@ -46,6 +47,8 @@ class SamplingParams:
         stopping_criteria: called after each token.
         constraint: the grammar of the text. `of` also takes `json_schema`, `json`, `regex`,
             `choice`, `grammar` or `gbnf` in its place.
+        checker: the predicate of the text, in place of a grammar; `of` also takes it as
+            `constraint`.
     """
 
     temperature: float = 0.0
@@ -69,6 +72,7 @@ class SamplingParams:
     logits_processors: tuple[LogitsProcessor, ...] = ()
     stopping_criteria: tuple[StoppingCriterion, ...] = ()
     constraint: Constraint | None = None
+    checker: Checker | None = None
 
     def __post_init__(self) -> None:
         for name in _TUPLES:
@@ -93,9 +97,21 @@ class SamplingParams:
                 f"{self.max_new_tokens}",
                 hint="Lower one or raise the other",
             )
+        self._check_restrictions()
+
+    def _check_restrictions(self) -> None:
+        if self.checker is not None and not isinstance(self.checker, Checker):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OptionError(f"checker is {shown(self.checker)}", hint="Give a Checker")
+        if self.checker is not None and self.constraint is not None:
+            raise OptionError("constraint and checker are given together", hint="Give one of them")
         if self.constraint is not None and self.ignore_eos:
             raise OptionError(
                 "ignore_eos is set, but the grammar of the constraint says where the text ends",
+                hint="Leave out one of the two",
+            )
+        if self.checker is not None and self.ignore_eos:
+            raise OptionError(
+                "ignore_eos is set, but the checker says where the text ends",
                 hint="Leave out one of the two",
             )
 
@@ -106,6 +122,10 @@ class SamplingParams:
         reject_unknown("option", options, (*(f.name for f in fields(cls)), *SUGAR))
         tuples = {name: _as_tuple(options[name]) for name in _TUPLES if name in options}
         own = {n: v for n, v in options.items() if n not in SUGAR} | tuples
+        if isinstance(checker := options.get("constraint"), Checker):
+            if options.get("checker") is not None:
+                raise OptionError("constraint and checker are given together", hint="Give one")
+            own["checker"], options = checker, {**options, "constraint": None}
         own["constraint"] = Constraint.of(options)
         return cls(**own)  # pyright: ignore[reportArgumentType]
 

@@ -6,7 +6,7 @@ noise.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from outrider import kernels
 from outrider.core.errors import LogitsError
 from outrider.core.types import NO_IDS, IntArray, as_ids
+from outrider.sampling.checker import Checks, descending
 from outrider.sampling.edits import edited
 from outrider.sampling.noise import Purpose, gumbel, stream_key, uniform
 from outrider.sampling.params import SamplingParams
@@ -45,6 +46,7 @@ class Sampler:
         end_ids: Sequence[int] = (),
         sample: int = 0,
         walk: Walk | None = None,
+        checks: Checks | None = None,
     ) -> None:
         """Prepare for the first token.
 
@@ -54,9 +56,11 @@ class Sampler:
             end_ids: the end tokens of the model.
             sample: number of the sample of the prompt; each has noise of its own.
             walk: the grammar that the text follows (`params.constraint`, compiled).
+            checks: the predicate that the text fulfils (`params.checker`).
         """
         self.params = params
         self.walk = walk
+        self.checks = checks
         self.seed = secrets.randbits(48) if params.seed is None else params.seed
         self.sample = sample
         self.prompt_ids = tuple(prompt_ids)
@@ -89,11 +93,14 @@ class Sampler:
         return other
 
     def for_drafts(self) -> "Sampler":
-        """Return the sampler of the draft models: without the processors that may keep a state."""
-        if not self.stateful:
+        """Return the sampler of the draft models: without a checker, which the target alone asks,
+        and without the processors that may keep a state."""
+        if not self.stateful and self.checks is None:
             return self
         other = copy(self)
-        other._without = None
+        other.checks, other._without = None, None
+        if not self.stateful:
+            return other
         kept = tuple(p for p in self.params.logits_processors if is_pure(p))
         other.params = replace(self.params, logits_processors=kept)
         other._reads_text, other.stateful = other._needs_text(), False
@@ -117,7 +124,7 @@ class Sampler:
     def quick(self, index: int) -> bool:
         """Whether the choice is plain except for banned tokens, which compiled and captured code
         also supports. Image-text models ban their image tokens."""
-        return self.walk is None and self._unedited(index)
+        return self.walk is None and self.checks is None and self._unedited(index)
 
     def _unedited(self, index: int) -> bool:
         """Whether the choice at `index` needs no bias, penalty, processor or typical mass."""
@@ -303,12 +310,56 @@ class Sampler:
         return warp(self.process(logits, generated), **warps)  # pyright: ignore[reportArgumentType]
 
     def choose(self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray) -> int:
-        """Return the token that follows `generated`: the same for every tier and every draft."""
+        """Return the token that follows `generated`: the same for every tier and every draft.
+
+        Raises:
+            LogitsError: no token can be chosen.
+        """
+        if self.checks is not None:
+            return self._first_legal(self.checks, logits, generated)
         quick = self.choose_at(logits, len(generated))
         quick = self.choose_edited(logits, generated) if quick is None else quick
         if quick is not None:
             return quick
         return self.draw(self.support(logits, generated), len(generated), Purpose.CHOICE)
+
+    def _first_legal(
+        self, checks: Checks, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
+    ) -> int:
+        """Return the first token of `candidates` that the checker allows. The first candidate is
+        the choice without the checker, which compiled code finds."""
+        free = copy(self)
+        free.checks = None
+        token = free.choose_at(logits, len(generated))
+        token = free.choose_edited(logits, generated) if token is None else token
+        if token is not None:
+            end = token in self.end_ids
+            if checks.complete(generated) if end else checks.allows(generated, token):
+                return token
+        return checks.first(self.candidates(logits, generated), generated, self.end_ids)
+
+    def candidates(
+        self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
+    ) -> Iterator[int]:
+        """Yield the tokens that may follow without a checker, in the order in which one is asked.
+
+        First the support, by score plus noise; then, as if the truncation were loosened token by
+        token, those that the warps dropped, by score.
+        """
+        scores = self.process(logits, generated)
+        warps = self.params.warps
+        support = warp(scores, **warps)  # pyright: ignore[reportArgumentType]
+        keys = support.scores.double()
+        if self.params.temperature > 0:
+            keys = self.perturbed(support, len(generated), Purpose.CHOICE)
+        ids = support.ids.numpy()
+        yield from (int(ids[place]) for place in descending(keys.numpy()))
+        below = scores.double().cpu().numpy().copy()
+        below[ids] = -np.inf
+        for token in descending(below):
+            if below[token] == -np.inf:
+                return
+            yield token
 
     def probs(
         self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray

@@ -12,11 +12,11 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from outrider.constraints.token_texts import TokenTexts
 from outrider.core.errors import OptionError, OutriderError
 from outrider.core.version import __version__
 from outrider.engine.generator import Generator
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient, ServingEngine
 from outrider.server.constraints.admission import Admission
 from outrider.server.context import Context

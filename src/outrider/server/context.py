@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from fastapi import Request
 
+from outrider.constraints.token_texts import TokenTexts
 from outrider.engine.generator import Generator
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.protocols.info import ModelInfo
-from outrider.server.answers.token_texts import TokenTexts
 from outrider.server.client import EngineClient
 from outrider.server.constraints.admission import Admission
 from outrider.server.keys import Key, Keys

@@ -83,6 +83,9 @@ MODELS = ("models.wrappers.skipping",)
 GUIDANCE = ("guidance.classifier_free",)
 """Modules of guidance methods, which change the target's distribution."""
 
+CONSTRAINTS = ("constraints.awrs",)
+"""Modules of methods that sample under a constraint."""
+
 KINDS: Mapping[str, Sequence[str]] = {
     "drafter": DRAFTERS,
     "growth": GROWTHS,
@@ -91,6 +94,7 @@ KINDS: Mapping[str, Sequence[str]] = {
     "model": MODELS,
     "selector": SELECTORS,
     "guidance": GUIDANCE,
+    "constraint": CONSTRAINTS,
 }
 """Maps each kind of method to its tuple of modules."""
 

@@ -18,6 +18,7 @@ from outrider.models.tabular import TabularModel
 from outrider.policies import FixedLength
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
 from outrider.sampling import Sampler, SamplingParams
+from outrider.sampling.checker import Checks
 from outrider.sampling.walk import Grammar, Walk
 
 PROMPTS: list[tuple[int, ...]] = [
@@ -107,8 +108,21 @@ def generation(
     read = prompt if isinstance(prompt, Prompt) else Prompt(token_ids=tuple(prompt))
     params = SamplingParams.of(**{"max_new_tokens": 40, "seed": 5, **options})
     walk = None if grammar is None else Walk(grammar.begin())
-    sampler = Sampler(params, prompt_ids=read.token_ids, end_ids=end_ids, sample=sample, walk=walk)
+    checks = None if params.checker is None else Checks(params.checker, letter)
+    sampler = Sampler(
+        params,
+        prompt_ids=read.token_ids,
+        end_ids=end_ids,
+        sample=sample,
+        walk=walk,
+        checks=checks,
+    )
     return Generation(Request(read, sampler))
+
+
+def letter(token: int) -> bytes:
+    """Return the letter that a token of these models stands for: `a` for 0, `b` for 1."""
+    return bytes([ord("a") + token])
 
 
 def run(

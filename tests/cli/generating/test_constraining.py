@@ -127,3 +127,29 @@ def test_wrong_input_is_one_line_before_the_model_is_read(
     assert outcome.code == 2
     assert named in outcome.error
     assert outcome.out == ""
+
+
+def test_particles_sample_whole_texts(family: Family, run: Run) -> None:
+    options = ["--choice", "yes", "--choice", "no", "--particles", "4", "--seed", "1"]
+    found = run("generate", "x", *family.two, *LENGTH, *options, "--json").json
+    assert found["exactness"] == "conditional (4 particles)" and len(found["particles"]) == 4
+    assert {one["text"] for one in found["particles"]} <= {"yes", "no"}
+    shown = run("generate", "x", *family.two, *LENGTH, *options)
+    assert shown.out == found["drawn"] + "\n"
+    assert "conditional (4 particles)" in shown.err and "log evidence" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--particles is given without a grammar of the text. Give one"),
+        (["--choice", "a", "--n", "2"], "--n is given beside --particles"),
+        (["--choice", "a", "--logprobs", "2"], "--logprobs is given beside --particles"),
+        (["--choice", "a", "--stream"], "--stream is given beside --particles"),
+    ],
+)
+def test_options_that_exclude_particles(
+    options: list[str], message: str, family: Family, run: Run
+) -> None:
+    outcome = run("generate", "x", *family.two, "--particles", "4", *options)
+    assert outcome.code == 2 and message in outcome.error

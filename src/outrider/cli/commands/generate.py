@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from outrider.cli.options.asking import Asked, as_message, asking_note, prompt_format
-from outrider.cli.options.constraining import Constraining, cut_note
+from outrider.cli.options.constraining import PANEL, Constraining, cut_note
 from outrider.cli.options.long_inputs import (
     STDIN,
     LongInput,
@@ -29,6 +29,7 @@ from outrider.cli.ui import interrupt
 from outrider.cli.ui.render import COLORS, Screen, print_json, summary, weights_note
 from outrider.cli.ui.samples import combined
 from outrider.cli.ui.waiting import Waiting
+from outrider.cli.ui.weighted import check_particles, print_particles, run_particles
 from outrider.core.errors import LogitsError, OptionError
 
 if TYPE_CHECKING:
@@ -76,6 +77,16 @@ def generate(
             "stdin. Repeatable.",
         ),
     ] = None,
+    particles: Annotated[
+        int | None,
+        option(
+            panel=PANEL,
+            min=1,
+            help="Sample so many whole texts in proportion to their probability under the model, "
+            "and print one that is drawn by its weight. Nothing is drafted. Default of "
+            "--temperature: 1.",
+        ),
+    ] = None,
     n: Annotated[int, option("--n", panel="Output", help="Number of samples.", min=1)] = 1,
     logprobs: Annotated[
         int | None,
@@ -107,6 +118,7 @@ def generate(
       echo "Once upon a time" | outrider generate - --json
       outrider generate "It was" --mode fuzzy --max-changed 2%
       outrider generate "Is water wet?" --choice yes --choice no
+      outrider generate "A year:" --regex '(1|2)[0-9]{3}' --particles 8
       outrider generate "A person:" --json-schema person.schema.json
       outrider generate "Who pays?" --documents deal.pdf --keep-ratio 0.6
     """
@@ -115,6 +127,9 @@ def generate(
     settings: dict[str, Any] = sampling.given() | constraining.given()
     if logprobs is not None:
         settings["logprobs"] = logprobs
+    if particles is not None:
+        own = {"--n": n > 1, "--stream": bool(stream), "--logprobs": logprobs is not None}
+        check_particles(settings, own)
     screen = Screen(color)
     text = read_prompt(prompt)
     with Waiting(screen) as waiting:
@@ -122,20 +137,23 @@ def generate(
         generator = load_generator(tiers, runtime, speculation, **how)
         message = as_message(generator.tokenizer, chat)
         request = long or ([{"role": "user", "content": text}] if message else text)
+        weighted = particles and run_particles(generator, request, particles, settings)
         streamed = n == 1 and not json and (sys.stdout.isatty() if stream is None else stream)
+        results: list[Result] = []
         if n > 1:
-            results: list[Result] = generator.generate(request, n=n, **settings)
-        else:
+            results = generator.generate(request, n=n, **settings)
+        elif not weighted:
             shown = screen if streamed else None
             if documents:
                 waiting.say("reading")
             results = [run_stream(generator, request, settings, shown, waiting.end)]
+    asked = [asking_note(generator.tokenizer, message)]
+    asked += [weights_note(generator.strategy.target.info)]
+    if weighted:
+        print_particles(weighted, screen, json, asked)
+        return
     try:
-        notes = [
-            asking_note(generator.tokenizer, message),
-            weights_note(generator.strategy.target.info),
-            *dict.fromkeys(cut_note(generator, result, settings) for result in results),
-        ]
+        notes = [*asked, *dict.fromkeys(cut_note(generator, r, settings) for r in results)]
         finish(results, screen, json, streamed, prompt_format(message), notes)
     finally:  # after Ctrl-C, print the text so far
         explain_result(results[0], long_input.explain, screen)

@@ -82,7 +82,7 @@ class Engine:
         self._samples: dict[str, Sample] = {}
         self._learned: Learned | None = None
         self._events: list[Event] = []
-        self._totals = Totals(masks=generator.mask_times)
+        self._totals = Totals(masks=generator.restrictions.mask_times)
         self._stopping: str | None = None
         self._thread: threading.Thread | None = None
         self._state = self._totals.state(self._scheduler, self._prefixes)

@@ -4,9 +4,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from outrider.constraints.token_texts import TokenTexts
 from outrider.engine.serving.messages import Submission
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.server.answers.token_texts import TokenTexts
 
 B = TypeVar("B")
 

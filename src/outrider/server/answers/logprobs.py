@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from outrider.constraints.token_texts import TokenTexts
 from outrider.decoding.generation import TokenLogprob
-from outrider.server.answers.token_texts import TokenTexts
 
 _LEAST = -9999.0
 """Stands for an impossible token: JSON has no infinity."""

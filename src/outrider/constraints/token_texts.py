@@ -1,4 +1,4 @@
-"""The text and the exact bytes of single tokens, for log-probabilities."""
+"""The text and the exact bytes of single tokens, for log-probabilities and checkers."""
 
 from functools import lru_cache
 
@@ -35,6 +35,10 @@ class TokenTexts:
     def text(self, token: int) -> str:
         """Return the text of a token; bytes that are no whole character are replaced."""
         return self.bytes_of(token).decode("utf-8", "replace")
+
+    def plain_bytes(self, token: int) -> bytes:
+        """Return the bytes of a token in a text, where special tokens stand for nothing."""
+        return b"" if token in self._special else self.bytes_of(token)
 
     def _bytes(self, token: int) -> bytes:
         table = self._tokenizer.table
