@@ -86,14 +86,16 @@ BRANCHING = Automaton(
         0: {1: 1, 2: 2},
         1: {3: 3, 4: 3, 5: 4},
         2: {3: 2, 6: 3, 1: 1},
-        3: {5: 4, 1: 7, 2: 7},
+        3: {5: 4},
         4: {6: 5},
         5: {1: 0, 2: 5, 3: 5, 4: 6},
         6: {},
-        7: {2: 4},
     },
     frozenset((5, 6)),
-    usual={3: 5},
 )
-"""Choices, a chain of forced tokens of which one has other spellings, loops, and a state in which
-only the end is left."""
+"""Choices, a chain of single moves, loops, and a state in which only the end is left."""
+
+SPELLED = Automaton(
+    {**BRANCHING.moves, 3: {5: 4, 1: 7, 2: 7}, 7: {2: 4}}, BRANCHING.final, usual={3: 5}
+)
+"""The same, and tokens of the chain can be spelled in other ways."""

@@ -15,7 +15,7 @@ from outrider.policies import FixedLength, FixedTree
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.noise import Purpose
 from outrider.sampling.walk import Walk
-from tests.constraints.automaton import BRANCHING, Automaton, AutomatonMatcher
+from tests.constraints.automaton import SPELLED, Automaton, AutomatonMatcher
 from tests.exactness.setups.rigs import (
     PROMPTS,
     SAMPLINGS,
@@ -39,7 +39,7 @@ OFTEN = ("greedy", "t0.7", "top_p", "penalties")
 def follows(output: list[int], finish: FinishReason | None) -> bool:
     """Whether a text is one of the grammar, or the beginning of one that a limit cut."""
     text = output[:-1] if finish is FinishReason.STOP else output
-    matcher = BRANCHING.begin()
+    matcher = SPELLED.begin()
     whole = matcher.advance(text) == len(text)
     return whole and (finish is not FinishReason.STOP or matcher.accepting)
 
@@ -48,7 +48,7 @@ def follows(output: list[int], finish: FinishReason | None) -> bool:
 def test_drafted_equals_undrafted(name: str, sampling: str) -> None:
     """A ragged batch, then a single request; every drafter, chains and trees."""
     options: dict[str, Any] = {**SAMPLINGS[sampling], "max_new_tokens": 24, "end_ids": (0,)}
-    options["grammar"] = BRANCHING
+    options["grammar"] = SPELLED
     whole = stage(FAMILY.target, ROSTER[name](), policy=TREE)
     for prompts in (PROMPTS, PROMPTS[2:3]):
         plain = run(undrafted(whole), prompts, **options)
@@ -70,7 +70,7 @@ LOSSY = {
 @pytest.mark.parametrize("drafter", ["model", "lookup"])
 def test_a_near_miss_follows_the_grammar(rule: str, drafter: str) -> None:
     made = ModelDrafter(model=FAMILY.draft) if drafter == "model" else Lookup(min_ngram=1)
-    options: dict[str, Any] = {"max_new_tokens": 30, "end_ids": (0,), "grammar": BRANCHING}
+    options: dict[str, Any] = {"max_new_tokens": 30, "end_ids": (0,), "grammar": SPELLED}
     changed = 0
     for temperature in (0.0, 1.0):
         whole = stage(FAMILY.target, made, LOSSY[rule], policy=FixedLength(4))
@@ -81,7 +81,7 @@ def test_a_near_miss_follows_the_grammar(rule: str, drafter: str) -> None:
 
 
 def test_what_the_grammar_leaves_open_is_chosen_and_the_rest_costs_no_forward() -> None:
-    [g] = run(stage(FAMILY.target, NoDrafter()), PROMPTS[:1], end_ids=(0,), grammar=BRANCHING)
+    [g] = run(stage(FAMILY.target, NoDrafter()), PROMPTS[:1], end_ids=(0,), grammar=SPELLED)
     assert GRAMMAR in g.sources and "target" in g.sources
     assert g.counters.forced == g.sources.count(GRAMMAR)
     assert g.counters.rounds == len(g.output) - g.counters.forced
@@ -90,7 +90,7 @@ def test_what_the_grammar_leaves_open_is_chosen_and_the_rest_costs_no_forward() 
 
 def test_logprobs_need_every_row() -> None:
     """They are those of the model, without the grammar, and equal with and without drafts."""
-    options: dict[str, Any] = {"end_ids": (0,), "grammar": BRANCHING, "logprobs": 2}
+    options: dict[str, Any] = {"end_ids": (0,), "grammar": SPELLED, "logprobs": 2}
     plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS, **options)
     drafted = run(stage(FAMILY.target, ModelDrafter(model=FAMILY.draft)), PROMPTS, **options)
     for one, other in zip(plain, drafted, strict=True):
@@ -135,7 +135,7 @@ def test_a_dead_end_is_an_error_of_this_request_only() -> None:
 
 def test_a_preempted_request_continues_from_its_text() -> None:
     for seed in range(4):
-        options: dict[str, Any] = {"end_ids": (0,), "grammar": BRANCHING, "temperature": 1.0}
+        options: dict[str, Any] = {"end_ids": (0,), "grammar": SPELLED, "temperature": 1.0}
         [whole] = run(stage(FAMILY.target, NoDrafter()), [(1, 2)], seed=seed, **options)
         session = Session(stage(FAMILY.target, ModelDrafter(model=FAMILY.draft)))
         g = generation((1, 2), seed=seed, **options)
@@ -150,7 +150,7 @@ def test_a_preempted_request_continues_from_its_text() -> None:
 
 
 def test_a_cancelled_request_leaves_the_others_as_they_are() -> None:
-    options: dict[str, Any] = {"end_ids": (0,), "grammar": BRANCHING, "temperature": 1.0}
+    options: dict[str, Any] = {"end_ids": (0,), "grammar": SPELLED, "temperature": 1.0}
     options["max_new_tokens"] = 24
     for seed in range(4):
         plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS, seed=seed, **options)
@@ -168,7 +168,7 @@ def test_a_cancelled_request_leaves_the_others_as_they_are() -> None:
 
 def test_forks_walk_by_themselves() -> None:
     session = Session(stage(FAMILY.target, NoDrafter()))
-    g = generation((1, 2), end_ids=(0,), grammar=BRANCHING, temperature=1.2, max_new_tokens=20)
+    g = generation((1, 2), end_ids=(0,), grammar=SPELLED, temperature=1.2, max_new_tokens=20)
     session.add([g])
     session.step()
     branches = [g, *(session.fork(g, i) for i in (1, 2) if g.running)]
@@ -183,7 +183,7 @@ def test_the_distribution_is_that_of_the_allowed_tokens(warps: dict[str, Any]) -
     """Brute force: mask, then warp, at every step; not warp, then mask."""
     table = torch.randn(7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     params = SamplingParams.of(temperature=0.8, seed=1, **warps)
-    sampler = Sampler(params, end_ids=(0,), walk=Walk(BRANCHING.begin()))
+    sampler = Sampler(params, end_ids=(0,), walk=Walk(SPELLED.begin()))
     for text in ([], [1], [2, 3], [1, 5, 6], [1, 3]):
         allowed = set(np.flatnonzero(matcher_at(text).allowed()).tolist())
         if matcher_at(text).accepting:
@@ -195,7 +195,7 @@ def test_the_distribution_is_that_of_the_allowed_tokens(warps: dict[str, Any]) -
 
 
 def matcher_at(text: list[int]) -> AutomatonMatcher:
-    matcher = BRANCHING.begin()
+    matcher = SPELLED.begin()
     assert matcher.advance(text) == len(text)
     return matcher
 
@@ -209,7 +209,7 @@ def test_the_quick_choice_is_the_choice(warps: dict[str, Any]) -> None:
     for seed in range(200):
         logits = torch.randn(7, generator=generator)
         params = SamplingParams.of(temperature=0.9, seed=seed, **warps)
-        sampler = Sampler(params, end_ids=(0,), walk=Walk(BRANCHING.begin()))
+        sampler = Sampler(params, end_ids=(0,), walk=Walk(SPELLED.begin()))
         text = [[], [1], [2, 3], [1, 5, 6], [1, 3]][seed % 5]
         slow = sampler.draw(sampler.support(logits.double(), text), len(text), Purpose.CHOICE)
         assert sampler.choose(logits, text) == slow
@@ -228,7 +228,7 @@ def test_a_distribution_that_is_judged_is_that_of_the_grammar() -> None:
     for found, own in ((plain, undrafted(whole)), (drafted, whole)):
         gs = [
             generation(
-                (1, 2), seed=s, temperature=1.0, max_new_tokens=3, end_ids=(0,), grammar=BRANCHING
+                (1, 2), seed=s, temperature=1.0, max_new_tokens=3, end_ids=(0,), grammar=SPELLED
             )
             for s in range(600)
         ]

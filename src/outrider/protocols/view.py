@@ -142,4 +142,6 @@ def _named(error: LogitsError, model: str) -> LogitsError:
     grammar have nothing to do with the model."""
     if isinstance(error, GrammarError):
         return error
-    return LogitsError(f"model {model}: {error.problem}", hint=_HINTS.get(error.problem, error.hint))
+    return LogitsError(
+        f"model {model}: {error.problem}", hint=_HINTS.get(error.problem, error.hint)
+    )

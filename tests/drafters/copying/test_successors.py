@@ -14,7 +14,7 @@ from outrider.memories.chances import STREAKS
 from outrider.protocols import Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.walk import Walk
-from tests.constraints.automaton import BRANCHING, Automaton
+from tests.constraints.automaton import SPELLED, Automaton
 from tests.drafters.copying.copy_rigs import begin, check_equality, counting, propose, tokens
 from tests.exactness.setups.rigs import run, stage
 
@@ -241,8 +241,8 @@ def test_with_a_grammar_drafts_follow_it_and_forced_tokens_are_not_counted(
 ) -> None:
     eager = Successors(together=1, least=0.0)
     late = Successors(together=together, least=0.0)
-    one, other = constrained(eager, prompt, BRANCHING), constrained(late, prompt, BRANCHING)
-    matcher, written, free = BRANCHING.begin(), list[int](), 0
+    one, other = constrained(eager, prompt, SPELLED), constrained(late, prompt, SPELLED)
+    matcher, written, free = SPELLED.begin(), list[int](), 0
     for choice in choices:
         allowed = np.flatnonzero(matcher.allowed()).tolist()
         if not allowed:

@@ -15,6 +15,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 from outrider.core.checks import AT_LEAST_ONE, Range
+from outrider.core.errors import GrammarError
 from outrider.core.types import EMPTY_DRAFT, GRAMMAR, Budget, Draft, IntArray, Worth
 from outrider.drafters.copying.copies import Copier, chain, goes_on
 from outrider.drafters.given import Given
@@ -277,15 +278,19 @@ class Successors(Copier[SuccessorsState]):
         """Look up the end of `text`, after `streak` predicted tokens; with a grammar, `written` is
         the whole answer."""
         keys = contexts(text, self._longest)
-        if state.walk is not None and (forced := state.walk.forced(written)):
-            return Place(keys, [], None, streak, forced[0])
         found = state.own.find(keys)
         if self.shared:
             first = self.own * CLASSES
             found += [(token, first + kind) for token, kind in self.memory.find(keys)]
-        if state.walk is not None and found:
-            found = _legal(found, state.walk, written, state.ends)
-        return Place(keys, found, state.chances.best(found, streak), streak)
+        forced = None
+        if state.walk is not None:
+            try:
+                forced = next(iter(state.walk.forced(written)), None)
+                legal = [] if forced is not None else found
+                found = _legal(legal, state.walk, written, state.ends)
+            except GrammarError:  # the target raises it again, if the text comes here
+                found = []
+        return Place(keys, found, state.chances.best(found, streak), streak, forced)
 
 
 def _legal(

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from outrider.core.counters import Counters
-from outrider.core.errors import ContextError, OptionError
+from outrider.core.errors import ContextError, GrammarError, OptionError
 from outrider.core.types import IntArray, Prompt, Rows, Stop
 from outrider.models.caches.prefill import note_reading
 from outrider.protocols import Cache, LanguageModel, Request
@@ -52,11 +52,14 @@ class ModelState:
         return self.chains >= _TRIED and self.cut > _REFUSED * self.chains
 
     def legal(self, tokens: list[int], tail: IntArray) -> list[int]:
-        """Return the beginning of a chain that the grammar of the request allows."""
+        """Return the beginning of a chain that the grammar of the request can read."""
         sampler = self.request.sampler
         if sampler.walk is None or not tokens:
             return tokens
-        count = sampler.walk.admits(self.written(tail), tokens)
+        try:
+            count = sampler.walk.admits(self.written(tail), tokens)
+        except GrammarError:  # the target raises it again, if the text comes there
+            return []
         self.chains += 1
         ends = count < len(tokens) and tokens[count] in sampler.end_ids
         self.cut += count < len(tokens) and not ends
