@@ -5,8 +5,9 @@ import os
 from functools import cache
 from pathlib import Path
 
-from outrider.bench.constraints.cases import Case, read_cases, sampled
+from outrider.bench.constraints.cases import Case, read_cases, sampled, text_of
 from outrider.bench.constraints.engines import Vocabulary
+from outrider.core.values import JsonValue
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.sources.families import family
 
@@ -25,9 +26,12 @@ def vocabulary() -> Vocabulary:
 
 
 def case(
-    schema: object, *instances: tuple[object, bool | None], name: str = "one", split: str = "own"
+    schema: JsonValue,
+    *instances: tuple[JsonValue, bool | None],
+    name: str = "one",
+    split: str = "own",
 ) -> Case:
-    texts = tuple((json.dumps(data), valid) for data, valid in instances)
+    texts = tuple((text_of(data), valid) for data, valid in instances)
     return Case(split=split, id=name, schema=json.dumps(schema), instances=texts)
 
 

@@ -98,7 +98,7 @@ def test_texts_written_together_are_those_written_alone(opened: OpenModels) -> N
 
 def test_without_a_schema_there_is_an_error(opened: OpenModels) -> None:
     with pytest.raises(OptionError, match="no schema is left"):
-        write_texts(CASES[1:2], opened, settings())
+        write_texts(CASES[1:2], opened, settings(strategies=parse_strategies("none")))
 
 
 @pytest.mark.parametrize(

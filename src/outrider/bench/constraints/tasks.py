@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from outrider.bench.constraints.cases import Case
 from outrider.constraints.validation import validator_of
 from outrider.core.errors import OptionError
+from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.engine.generator import Generator
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.protocols import Prompt
 from outrider.sampling.constraint import Constraint
 
 _INSTRUCTION = "Write one JSON value that is valid for this JSON schema. Write only the JSON."
