@@ -35,8 +35,22 @@ def test_a_line_for_each_schema_and_what_is_there_is_not_measured_again(
     out.write_text(f"{marked}\n{second}\n" + second[:20])
     outcome = run("bench", "constraints", str(folder), "--out", str(out), "--resume")
     assert outcome.code == 0, outcome.err
-    assert "777" in outcome.out and "compliance" in outcome.out
+    assert all(word in outcome.out for word in ("777", "declared", "compliance", "compile p50"))
     assert out.read_text() == f"{marked}\n{second}\n"
+
+
+def test_texts_of_a_model_are_validated(folder: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "texts.jsonl"
+    words = ("--texts", "9", "--strategies", "none", "--max-new-tokens", "8", "--threads", "1")
+    outcome = run("bench", "constraints", str(folder), *words, "--out", str(out), "--json")
+    assert outcome.code == 0, outcome.err
+    own, free = outcome.json["rows"]
+    assert (own["strategy"], own["texts"], own["finished"], own["valid"]) == ("none", 1, 1, 1)
+    assert (free["strategy"], free["texts"]) == ("free", 1)
+    before = out.read_text()
+    outcome = run("bench", "constraints", str(folder), *words, "--out", str(out), "--resume")
+    assert outcome.code == 0, outcome.err
+    assert "tokens/s" in outcome.out and out.read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -45,6 +59,7 @@ def test_a_line_for_each_schema_and_what_is_there_is_not_measured_again(
         (["--engines", "outlines"], "unknown engine 'outlines'"),
         (["--resume"], "--resume is given without --out"),
         (["--splits", "None"], "there is no None.jsonl"),
+        (["--texts", "2", "--strategies", "sufix"], "unknown strategy 'sufix'"),
     ],
 )
 def test_wrong_options(words: list[str], message: str, folder: Path, run: Run) -> None:

@@ -10,6 +10,7 @@ from outrider.core.errors import OptionError
 from outrider.sampling.constraint import Constraint
 
 LIMITS = GrammarLimits(size=400, depth=6, properties=3, count=10)
+ELSEWHERE = "https://a.example/b.json"
 
 
 def nested(levels: int) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def nested(levels: int) -> dict[str, Any]:
         {"enum": ["x" * 380]},
         {"properties": []},
         {"minItems": "many"},
+        {"$id": f"{ELSEWHERE}#", "items": {"$ref": f"{ELSEWHERE}#"}},
     ],
 )
 def test_what_is_within_the_limits_passes(schema: dict[str, Any]) -> None:
@@ -49,9 +51,10 @@ def test_what_is_within_the_limits_passes(schema: dict[str, Any]) -> None:
         ({"items": {"minItems": 11}}, "minItems of the JSON schema is 11. Give at most 10"),
         ({"minLength": 1e30}, "minLength of the JSON schema is 1e+30. Give at most 10"),
         (
-            {"items": [{"$ref": "https://a.example/b.json#/c"}]},
-            "the JSON schema refers to https://a.example/b.json#/c. Put that schema into $defs",
+            {"items": [{"$ref": f"{ELSEWHERE}#/c"}]},
+            f"the JSON schema refers to {ELSEWHERE}#/c. Put that schema into $defs",
         ),
+        ({"$id": "https://a.example/c.json", "$ref": ELSEWHERE}, "the JSON schema refers to"),
         ({"enum": ["x" * 400]}, "the json constraint has 414 bytes. At most 400 are read"),
     ],
 )
@@ -59,6 +62,29 @@ def test_what_exceeds_a_limit_is_named(schema: dict[str, Any], message: str) -> 
     with pytest.raises(OptionError) as raised:
         LIMITS.check(Constraint.json_schema(schema))
     assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("fits", "exceeds"),
+    [
+        ({"enum": ["x" * ((256 << 10) - 14)]}, {"enum": ["x" * ((256 << 10) - 13)]}),
+        (nested(64), nested(65)),
+        (
+            {"properties": {str(n): {} for n in range(4096)}},
+            {"properties": {str(n): {} for n in range(4097)}},
+        ),
+        ({"maxItems": 10**9, "minItems": 100_000}, {"minItems": 100_001}),
+    ],
+)
+def test_limits_that_hold_without_others(fits: dict[str, Any], exceeds: dict[str, Any]) -> None:
+    GrammarLimits().check(Constraint.json_schema(fits))
+    with pytest.raises(OptionError):
+        GrammarLimits().check(Constraint.json_schema(exceeds))
+
+
+def test_a_text_that_is_no_json() -> None:
+    with pytest.raises(OptionError, match="is no JSON"):
+        LIMITS.check(Constraint(kind="json", source="{"))
 
 
 def test_sizes_count_bytes_of_every_kind() -> None:

@@ -12,6 +12,11 @@ from outrider.inputs.lines import numbered_lines
 
 _ENDINGS = (".jsonl", ".jsonl.zst", ".jsonl.gz")
 
+_DRAFTS = {
+    f"draft{number}": f"http://json-schema.org/draft-0{number}/schema#" for number in (4, 6, 7)
+}
+"""Files of the test suite of JSON Schema whose schemas do not name their draft."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -40,7 +45,8 @@ def read_cases(folder: Path, splits: Sequence[str] = ()) -> list[Case]:
 
     A line has `schema`, `tests` (a list of `data`, and `valid` where it is known), and `id`; lines
     of the test suite of JSON Schema have `file` and `description` instead. Files with lines of
-    another form are left out.
+    another form are left out. A schema of draft4.jsonl, draft6.jsonl or draft7.jsonl that does not
+    name its draft is read as one of that draft: `$schema` is added.
 
     Args:
         folder: with files `SPLIT.jsonl`, `SPLIT.jsonl.zst` or `SPLIT.jsonl.gz`.
@@ -92,9 +98,16 @@ def _cases(split: str, file: Path) -> Iterator[Case]:
         yield Case(
             split=own,
             id=name if again == 1 else f"{name} ({again})",
-            schema=json.dumps(given["schema"], ensure_ascii=False),
+            schema=json.dumps(_with_draft(given["schema"], split), ensure_ascii=False),
             instances=tuple((text_of(each["data"]), each.get("valid")) for each in given["tests"]),
         )
+
+
+def _with_draft(schema: JsonValue, split: str) -> JsonValue:
+    """Return a schema that names its draft, where the name of the file tells it."""
+    if split in _DRAFTS and isinstance(schema, dict) and "$schema" not in schema:
+        return {"$schema": _DRAFTS[split], **schema}
+    return schema
 
 
 def text_of(value: JsonValue) -> str:

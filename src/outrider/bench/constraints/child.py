@@ -1,11 +1,16 @@
 """A process that measures schemas, and is ended if one takes too long.
 
-Engines are native code, which nothing else stops.
+Engines are native code, which nothing else stops. The limit counts the time of the processor, so
+that a busy machine does not change what is counted as slow.
 """
 
+import math
 import multiprocessing
+import signal
+import sys
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from time import process_time
 from typing import Self
 
 from outrider.bench.constraints.cases import Case
@@ -13,7 +18,10 @@ from outrider.bench.constraints.engines import Vocabulary
 from outrider.core.errors import OptionError, OutriderError
 from outrider.core.values import JsonValue
 
-_START_SECONDS = 300.0
+_START_SECONDS = 600.0
+
+_WAITS = 60.0
+"""Seconds of the clock for each second of the processor: who waits longer is taken for hung."""
 
 
 class Child:
@@ -25,7 +33,7 @@ class Child:
         Args:
             engine: see `ENGINES`.
             vocabulary: of the model.
-            seconds: of one schema, with all its instances.
+            seconds: of the processor, rounded up, for one schema with all its instances.
         """
         self.engine, self._vocabulary, self._seconds = engine, vocabulary, seconds
         self._process: BaseProcess | None = None
@@ -38,14 +46,13 @@ class Child:
             OptionError: the engine cannot be started.
         """
         pipe = self._pipe or self._start()
-        outcome = "crash"
+        outcome = "slow"
         try:
             pipe.send(case)
-            if pipe.poll(self._seconds):
+            if pipe.poll(_WAITS * self._seconds):
                 return pipe.recv()
-            outcome = "slow"
         except (EOFError, OSError):
-            pass
+            outcome = "slow" if self._over_time() else "crash"
         self.close()
         base = {"engine": self.engine, "split": case.split, "id": case.id}
         return base | {"bytes": len(case.schema.encode()), "outcome": outcome, "reason": outcome}
@@ -59,6 +66,13 @@ class Child:
             self._pipe.close()
         self._process = self._pipe = None
 
+    def _over_time(self) -> bool:
+        """Whether the system ended the process at its limit."""
+        if self._process is None or sys.platform == "win32":
+            return False
+        self._process.join(_WAITS)
+        return self._process.exitcode == -signal.SIGXCPU
+
     def __enter__(self) -> Self:
         return self
 
@@ -68,7 +82,7 @@ class Child:
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")
         own, other = context.Pipe()
-        arguments = (other, self.engine, self._vocabulary)
+        arguments = (other, self.engine, self._vocabulary, self._seconds)
         process = context.Process(target=_serve, args=arguments, daemon=True)
         process.start()
         other.close()
@@ -83,7 +97,7 @@ class Child:
         return own
 
 
-def _serve(pipe: Connection, engine: str, vocabulary: Vocabulary) -> None:
+def _serve(pipe: Connection, engine: str, vocabulary: Vocabulary, seconds: float) -> None:
     """Answer each case with its record, until the other end is closed."""
     try:
         from outrider.bench.constraints.measure import Meter
@@ -95,6 +109,22 @@ def _serve(pipe: Connection, engine: str, vocabulary: Vocabulary) -> None:
     pipe.send(None)
     try:
         while True:
-            pipe.send(meter.measure(pipe.recv()))
+            case = pipe.recv()
+            _limit(seconds)
+            pipe.send(meter.measure(case))
     except (EOFError, OSError, KeyboardInterrupt):
         return
+
+
+def _limit(seconds: float) -> None:
+    """Let the system end this process after so much more time of the processor, without a file of
+    its memory."""
+    if sys.platform != "win32":
+        import resource
+
+        wanted = {
+            resource.RLIMIT_CPU: math.ceil(process_time() + seconds),
+            resource.RLIMIT_CORE: 0,
+        }
+        for which, value in wanted.items():
+            resource.setrlimit(which, (value, resource.getrlimit(which)[1]))

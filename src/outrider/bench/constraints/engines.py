@@ -60,7 +60,7 @@ def refusal(constraint: Constraint, limits: GrammarLimits) -> str | None:
 
 def reason_of(message: str, names: Sequence[tuple[str, str]] = ()) -> str:
     """Return the class of an engine's message: see `REASONS`."""
-    small = message.lower()
+    small = message.rpartition("is refused: ")[2].lower()
     return next((name for name, part in names or REASONS if part in small), "other")
 
 
@@ -68,7 +68,6 @@ REASONS = (
     ("keyword", "unimplemented keys"),
     ("oneOf", "oneof"),
     ("format", "format"),
-    ("reference", "$ref"),
     ("reference", "ref"),
     ("nothing fits", "unsatisfiable"),
     ("pattern", "regex"),

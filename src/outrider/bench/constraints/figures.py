@@ -1,10 +1,12 @@
-"""Figures of records: coverage, wrong judgements, times, forced tokens; by engine and split."""
+"""Figures of records by split: coverage, wrong judgements, times and forced tokens of engines; and
+of texts."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from outrider.bench.strategies import BASELINE
 from outrider.core.values import JsonValue
 
 ALL = "all"
@@ -89,3 +91,53 @@ def _mask_times(records: Sequence[dict[str, JsonValue]]) -> dict[str, float]:
         found[name] = 2.0 ** (steps[place] / STEPS)
     found["max"] = 1e6 * max(record["slowest_mask_seconds"] for record in records)
     return found
+
+
+def text_summary(records: Sequence[Mapping[str, JsonValue]]) -> list[dict[str, JsonValue]]:
+    """Return a row for each strategy and split, and for each strategy one of all splits.
+
+    `finished` are the texts that ended before the limit, `valid` those that validate. Shares:
+    `finished_share` and `valid_share` are of all texts, `compliance` is the share of valid texts
+    among the finished ones, `forced` that of tokens without a forward. `same` is the number of
+    texts that equal those of the undrafted baseline.
+    """
+    plain = {
+        (record["split"], record["id"]): record["text"]
+        for record in records
+        if record["strategy"] == BASELINE
+    }
+    found = []
+    for name in dict.fromkeys(record["strategy"] for record in records):
+        own = [record for record in records if record["strategy"] == name]
+        splits = sorted({record["split"] for record in own})
+        for split in splits if len(splits) > 1 else []:
+            found.append(_text_row(name, split, [r for r in own if r["split"] == split], plain))
+        found.append(_text_row(name, ALL, own, plain))
+    return found
+
+
+def _text_row(
+    name: str,
+    split: str,
+    records: Sequence[Mapping[str, JsonValue]],
+    plain: Mapping[tuple[JsonValue, JsonValue], JsonValue],
+) -> dict[str, JsonValue]:
+    texts = len(records)
+    finished = [record for record in records if record["finished"]]
+    tokens, seconds = (sum(record[name] for record in records) for name in ("tokens", "seconds"))
+    valid = sum(record["valid"] for record in records)
+    return {
+        "strategy": name,
+        "split": split,
+        "texts": texts,
+        "finished": len(finished),
+        "valid": valid,
+        "same": sum(plain.get((r["split"], r["id"])) == r["text"] for r in records),
+        "tokens": tokens,
+        "forwards": sum(record["forwards"] for record in records),
+        "finished_share": len(finished) / texts,
+        "valid_share": valid / texts,
+        "compliance": sum(r["valid"] for r in finished) / len(finished) if finished else None,
+        "forced": sum(record["forced"] for record in records) / tokens if tokens else None,
+        "tokens_per_second": tokens / seconds if seconds else None,
+    }

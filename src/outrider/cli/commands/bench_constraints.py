@@ -10,16 +10,18 @@ import typer
 
 from outrider.cli.options.options import option
 from outrider.cli.ui import interrupt
-from outrider.cli.ui.constraint_tables import show
+from outrider.cli.ui.constraint_tables import show, show_texts
 from outrider.cli.ui.render import Screen, print_json
 from outrider.core.errors import OptionError
+from outrider.core.values import JsonValue
 
 if TYPE_CHECKING:
     from outrider.bench.constraints.cases import Case
     from outrider.bench.constraints.engines import Vocabulary
     from outrider.bench.constraints.run import Told
+    from outrider.bench.constraints.texts import TextSettings
 
-_SCHEMAS, _MEASURED, _OUTPUT = "Schemas", "Measurement", "Output"
+_SCHEMAS, _MEASURED, _TEXTS, _OUTPUT = "Schemas", "Measurement", "Texts", "Output"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +56,7 @@ class Measurement:
     """Options for how it is measured."""
 
     target: Annotated[
-        str, option(panel=_MEASURED, help="The model whose tokenizer is used; it is not loaded.")
+        str, option(panel=_MEASURED, help="The model; only its tokenizer, without --texts.")
     ] = "tiny"
     engines: Annotated[
         str, option(panel=_MEASURED, help="Engines, such as llguidance,xgrammar.")
@@ -63,7 +65,8 @@ class Measurement:
         float,
         option(
             panel=_MEASURED,
-            help="Seconds for one schema with its instances; slower ones are counted.",
+            help="Seconds of the processor for one schema with its instances; slower ones "
+            "are counted.",
             min=0.1,
         ),
     ] = 60.0
@@ -89,6 +92,49 @@ class Measurement:
         return Vocabulary(tokenizer=tokenizer.definition, ends=(tokenizer.eos_id,), size=size)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Texts:
+    """Options for texts of a model."""
+
+    texts: Annotated[
+        int | None,
+        option(
+            panel=_TEXTS,
+            help="Write texts for this many schemas, with and without their grammar, in place of "
+            "the measurement of engines.",
+            min=1,
+        ),
+    ] = None
+    strategies: Annotated[
+        str, option(panel=_TEXTS, help="Drafters, such as none,auto,suffix; as in `bench speed`.")
+    ] = "none,auto"
+    max_new_tokens: Annotated[
+        int, option(panel=_TEXTS, help="Limit of a text; longer ones are not finished.", min=1)
+    ] = 512
+    prompt_tokens: Annotated[
+        int, option(panel=_TEXTS, help="Leave out schemas whose prompt is longer.", min=1)
+    ] = 1024
+    batch: Annotated[int, option(panel=_TEXTS, help="Texts that are written together.", min=1)] = 1
+    dtype: Annotated[str, option(panel=_TEXTS, help="Dtype of the weights.")] = "auto"
+    threads: Annotated[int | None, option(panel=_TEXTS, help="CPU threads.", min=1)] = None
+
+    def settings(self, target: str, seed: int) -> "TextSettings":
+        """Check the options. Raises `OptionError`."""
+        from outrider.bench.constraints.texts import TextSettings
+        from outrider.bench.settings import Models
+        from outrider.bench.strategies import parse_strategies
+
+        return TextSettings(
+            models=Models(target=target, dtype=self.dtype, threads=self.threads),
+            strategies=parse_strategies(self.strategies),
+            count=self.texts or 1,
+            max_new_tokens=self.max_new_tokens,
+            prompt_tokens=self.prompt_tokens,
+            batch=self.batch,
+            seed=seed,
+        )
+
+
 def constraints(
     folder: Annotated[
         Path,
@@ -96,6 +142,7 @@ def constraints(
     ],
     schemas: Schemas,
     measured: Measurement,
+    texts: Texts,
     json: Annotated[
         bool, option("--json", panel=_OUTPUT, help="Print one JSON object, the summary.")
     ] = False,
@@ -113,35 +160,81 @@ def constraints(
     under-constrained). Instances without a label are judged by jsonschema-rs.
     Masks are timed along valid instances.
 
+    With --texts a model writes JSON for schemas that are accepted, and the texts
+    are validated.
+
     For example:
 
       outrider bench constraints maskbench --sample 500
       outrider bench constraints maskbench --target smollm2 --out masks.jsonl --resume
       outrider bench constraints maskbench --suite suite --engines llguidance,xgrammar
+      outrider bench constraints maskbench --target smollm2 --texts 100 --strategies auto
     """
     _check_out(out, resume)
-    names, cases, vocabulary = measured.names(), schemas.cases(folder), measured.vocabulary()
-    screen = Screen()
+    screen, keeping = Screen(), Keeping(out, resume)
+    if texts.texts is not None:
+        settings = texts.settings(measured.target, schemas.seed)
+        rows = _texts(schemas.cases(folder), settings, keeping, screen)
+        _print({"kind": "constrained texts", "rows": rows}) if json else show_texts(rows, screen)
+        return
+    rows, refused = _masks(schemas.cases(folder), measured, keeping, screen)
+    if json:
+        _print({"kind": "constraints", "rows": rows, "refusals": refused})
+    else:
+        show(rows, refused, screen)
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """Where records are kept, and whether those that are there count."""
+
+    out: Path | None
+    resume: bool
+
+
+def _masks(
+    cases: "list[Case]", measured: Measurement, keeping: Keeping, screen: Screen
+) -> tuple[list[dict[str, JsonValue]], dict[str, dict[str, int]]]:
+    """Measure engines; return the rows of the summary, and why schemas were refused."""
     from outrider.bench.constraints.figures import reasons, summary
     from outrider.bench.constraints.run import measure_all
 
-    with _progress(screen, out) as told:
+    names, vocabulary = measured.names(), measured.vocabulary()
+    with _progress(screen, keeping.out) as told:
         records = measure_all(
             cases,
             names,
             vocabulary,
             seconds=measured.time_limit,
-            out=out,
-            resume=resume,
+            out=keeping.out,
+            resume=keeping.resume,
             told=told,
         )
-    rows, refused = summary(records), reasons(records)
-    if json:
-        from outrider.bench.environment import environment
+    return summary(records), reasons(records)
 
-        print_json(environment() | {"kind": "constraints", "rows": rows, "refusals": refused})
-    else:
-        show(rows, refused, screen)
+
+def _texts(
+    cases: "list[Case]", settings: "TextSettings", keeping: Keeping, screen: Screen
+) -> list[dict[str, JsonValue]]:
+    """Write and validate texts; return the rows of the summary."""
+    import tempfile
+
+    from outrider.bench.constraints.figures import text_summary
+    from outrider.bench.constraints.texts import write_texts
+    from outrider.bench.models import find_tiers, open_models
+
+    with tempfile.TemporaryDirectory() as scaled, _progress(screen, keeping.out) as told:
+        opened = open_models(settings.models, find_tiers(settings.models, Path(scaled)))
+        records = write_texts(
+            cases, opened, settings, out=keeping.out, resume=keeping.resume, told=told
+        )
+    return text_summary(records)
+
+
+def _print(found: dict[str, JsonValue]) -> None:
+    from outrider.bench.environment import environment
+
+    print_json(environment() | found)
 
 
 def _place(target: str) -> str | Path:
