@@ -44,13 +44,19 @@ class Handler(BaseHTTPRequestHandler):
         name = self.path.partition("?")[0]
         if name == "/slow":
             time.sleep(1.0)
+        if name == "/endless":  # a header that never ends
+            with suppress(OSError):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nx-long: ")
+                for _ in range(1000):
+                    self.wfile.write(b"a" * 10_000)
+            return
         if name == "/moved":
             self.send_response(302)
             self.send_header("location", "/a.png")
         else:
             self.send_response(404 if name == "/none" else 200)
         if name == "/long":
-            self.send_header("x-long", "a" * 70_000)
+            self.send_header("x-long", "a" * 300_000)
         if name == "/gzip":
             self.send_header("content-encoding", "gzip")
         length = {"/cut": 10_000, "/huge": 10**12}.get(name, len(PICTURE))
@@ -117,14 +123,17 @@ def test_public_addresses(address: str, public: bool) -> None:
 
 
 def test_hosts_are_named_exactly() -> None:
-    hosts = tuple(map(read_host, ("Images.Example.org", "a.test:8080", "bücher.test")))
-    assert hosts == ("images.example.org", "a.test:8080", "xn--bcher-kva.test")
+    given = ("Images.Example.org", "a.test:8080", "bücher.test", "[2001:DB8::1]:8080")
+    hosts = tuple(map(read_host, given))
+    assert hosts[:3] == ("images.example.org", "a.test:8080", "xn--bcher-kva.test")
     for url, named in (
         ("https://images.example.org/a.png", True),
         ("HTTP://IMAGES.EXAMPLE.ORG./a.png?b=c#d", True),
         ("http://images.example.org:8080/a.png", False),
         ("http://a.test:8080/", True),
         ("http://a.test/", False),
+        ("http://[2001:db8::1]:8080/", True),
+        ("http://[2001:db8::1:8080]/", False),
         ("https://evil.images.example.org/", False),
         ("https://images.example.org.evil.test/", False),
     ):
@@ -161,7 +170,8 @@ def test_an_image_is_fetched(host: Host) -> None:
         ("/gzip", "compressed"),
         ("/cut", "too early"),
         ("/huge", "too many bytes"),
-        ("/long", "too long|not answer in HTTP"),
+        ("/long", "around its content|not answer in HTTP"),
+        ("/endless", "around its content"),
     ],
 )
 def test_other_answers_are_refused(host: Host, path: str, reason: str) -> None:
@@ -203,10 +213,13 @@ def test_a_second_answer_of_the_name_server_has_no_effect(host: Host) -> None:
 
 
 def test_limits_are_those_of_the_request(host: Host) -> None:
-    def fill(one: Fetcher, *paths: str) -> ChatBody:
+    def asking(*paths: str) -> ChatBody:
         urls = [f"http://images.test:{host.server_port}{path}" for path in paths]
         messages = [message for url in urls for message in asked({"url": url})]
-        body = ChatBody.model_validate({"model": "m", "messages": messages})
+        return ChatBody.model_validate({"model": "m", "messages": messages})
+
+    def fill(one: Fetcher, *paths: str) -> ChatBody:
+        body = asking(*paths)
         asyncio.run(fetch_images(body, one))
         return body
 
@@ -219,6 +232,9 @@ def test_limits_are_those_of_the_request(host: Host) -> None:
     assert str(raised.value.param).startswith("messages.")
     with pytest.raises(ApiError, match="Give at most 2"):
         fill(fetcher(host, most_files=2), "/1", "/2", "/3")
+    busy = fetcher(host, gate=asyncio.Semaphore(0))  # other requests fetch as many as may be
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(fetch_images(asking("/a.png"), busy), 0.05))
     with pytest.raises(ApiError, match=r"more than 0\.1 s"):
         fill(fetcher(host, seconds=0.1), "/slow")
 

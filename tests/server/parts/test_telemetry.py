@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from outrider.server.telemetry.spans import Telemetry, is_wanted, telemetry_to
 from tests.server.setups import CHAT, HELLO, LONG, QUICK, Running, until
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+MISSING = 'install it with: pip install "outrider[telemetry]"'
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
@@ -52,8 +52,7 @@ def test_a_request_that_was_refused_has_no_phases() -> None:
 @pytest.fixture
 def traced(served: Running) -> Iterator[Callable[[int], list[Any]]]:
     """Returns the first spans of the server, as soon as there are so many."""
-    if find_spec("opentelemetry.sdk") is None:
-        pytest.skip('install it with: pip install "outrider[telemetry]"')
+    pytest.importorskip("opentelemetry.sdk", reason=MISSING)
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -124,8 +123,7 @@ def test_spans_of_errors_and_of_clients_that_leave(
 
 
 def test_spans_are_sent_to_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
-    if find_spec("opentelemetry.exporter") is None:
-        pytest.skip('install it with: pip install "outrider[telemetry]"')
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason=MISSING)
     seen: list[tuple[str, bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):

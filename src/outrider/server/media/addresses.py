@@ -63,10 +63,14 @@ class Place:
         return self.port == PORTS["https" if self.secure else "http"]
 
     @property
+    def name(self) -> str:
+        """The host as URLs write it: addresses of IPv6 in brackets."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
     def header(self) -> str:
         """The host as the header of a request names it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.usual else f"{host}:{self.port}"
+        return self.name if self.usual else f"{self.name}:{self.port}"
 
 
 def read_host(given: str) -> str:
@@ -85,12 +89,12 @@ def read_host(given: str) -> str:
             hint="Give a name such as images.example.org, or NAME:PORT, without http://",
         ) from None
     named = urlsplit(f"//{given}").port
-    return f"{place.host}:{named}" if named else place.host
+    return f"{place.name}:{named}" if named else place.name
 
 
 def is_named(place: Place, hosts: Sequence[str]) -> bool:
     """Whether a place is at one of the hosts; without a port, at the usual ones only."""
-    return f"{place.host}:{place.port}" in hosts or (place.usual and place.host in hosts)
+    return f"{place.name}:{place.port}" in hosts or (place.usual and place.name in hosts)
 
 
 def is_public(address: str) -> bool:

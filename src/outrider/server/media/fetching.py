@@ -17,6 +17,13 @@ from outrider.server.media.addresses import Allowed, Place, Resolve, is_named, i
 
 _PIECE = 1 << 16
 
+_AROUND = 1 << 18
+"""Most bytes of an answer that are not content: headers, sizes of chunks, trailers. The parser
+keeps an unfinished header, so what was received is counted, not what was parsed."""
+
+_AT_ONCE = 16
+"""Requests whose files are fetched at the same time; others wait. This bounds memory."""
+
 
 class Unfetched(Exception):
     """A file cannot be fetched; the text is the reason."""
@@ -47,6 +54,7 @@ class Fetcher:
         resolve: finds the addresses of a host.
         allowed: whether an address may be connected to.
         tls: how certificates are checked.
+        gate: limits the requests whose files are fetched at the same time.
     """
 
     hosts: tuple[str, ...] = ()
@@ -56,6 +64,7 @@ class Fetcher:
     resolve: Resolve = resolved
     allowed: Allowed = is_public
     tls: ssl.SSLContext = field(default_factory=ssl.create_default_context)
+    gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def fetch(self, url: str, budget: Budget, param: str) -> bytes:
         """Return the content of a file.
@@ -133,7 +142,7 @@ class _Answer:
 
     def __init__(self, budget: Budget) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._budget, self._size = budget, 0
+        self._budget, self._received = budget, 0
         self._headed, self._ends = False, False
         self.content = bytearray()
         self.complete = False
@@ -151,12 +160,11 @@ class _Answer:
             if isinstance(error.__context__, Unfetched):
                 raise error.__context__ from None
             raise
-
-    def on_status(self, status: bytes) -> None:
-        self._note(len(status))
+        self._received += len(data)
+        if self._received - len(self.content) > _AROUND:
+            raise Unfetched("it has too many bytes around its content, such as headers")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._note(len(name) + len(value))
         name, value = name.lower(), value.strip().lower()
         if name == b"content-encoding" and value != b"identity":
             raise Unfetched("it is compressed for the transfer, which was not asked for")
@@ -176,8 +184,3 @@ class _Answer:
 
     def on_message_complete(self) -> None:
         self.complete = True
-
-    def _note(self, count: int) -> None:
-        self._size += count
-        if self._size > _PIECE:
-            raise Unfetched("its headers are too long")

@@ -42,7 +42,7 @@ async def fetch_images(body: BaseModel, fetcher: Fetcher) -> None:
         raise invalid(message, found[0].param)
     budget = Budget(left=fetcher.most_bytes)
     try:
-        async with asyncio.timeout(fetcher.seconds), asyncio.TaskGroup() as group:
+        async with fetcher.gate, asyncio.timeout(fetcher.seconds), asyncio.TaskGroup() as group:
             tasks = [group.create_task(fetcher.fetch(f.url, budget, f.param)) for f in found]
     except TimeoutError:
         reason = f"it takes more than {fetcher.seconds:g} s"
