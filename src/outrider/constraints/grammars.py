@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from outrider.constraints.gates import GateGrammar, TokenBytes
 from outrider.constraints.limits import GrammarLimits
 from outrider.constraints.validation import validator_of
 from outrider.models.checkpoints.tokenizer import Tokenizer
@@ -68,12 +69,21 @@ class Grammars:
             validator_of(constraint.source)  # its errors are raised before the text is written
         from outrider.constraints.guidance_engine import compile_grammar
 
-        made = compile_grammar(constraint, self._vocabulary, self._ends)
+        made: Grammar = compile_grammar(
+            constraint, self._vocabulary, self._ends, self._tokenizer.special_texts
+        )
+        if constraint.gate is not None:
+            made = GateGrammar(made, constraint.gate, self._words)
         with shelf.lock:
             shelf.kept[constraint] = made
             while len(shelf.kept) > _KEPT:
                 shelf.kept.popitem(last=False)
         return made
+
+    @cached_property
+    def _words(self) -> TokenBytes:
+        texts = [self._vocabulary.decode_bytes([token]) for token in range(self._size)]
+        return TokenBytes(texts, tuple(self._tokenizer.special_texts), self._ends)
 
     @cached_property
     def _vocabulary(self):  # a class of llguidance, which is imported late

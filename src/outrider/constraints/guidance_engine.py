@@ -7,7 +7,7 @@ built again from the text.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from outrider.constraints.lark import literal
 from outrider.constraints.json_schema import check_references
 from outrider.core.errors import LogitsError, OptionError
 from outrider.sampling.constraint import Constraint
@@ -35,6 +36,8 @@ __all__ = [
 ENGINE = (
     f"llguidance {llguidance.__version__}" if hasattr(llguidance, "__version__") else "llguidance"
 )
+
+_NONE: Mapping[int, str] = {}
 
 _WHITESPACE = r"[ \n\t]{0,16}"
 
@@ -172,14 +175,28 @@ def check_grammar(constraint: Constraint) -> None:
 
 
 def compile_grammar(
-    constraint: Constraint, vocabulary: LLTokenizer, ends: Sequence[int]
+    constraint: Constraint,
+    vocabulary: LLTokenizer,
+    ends: Sequence[int],
+    special: Mapping[int, str] = _NONE,
 ) -> GuidanceGrammar:
     """Compile a grammar. Takes about a millisecond, and up to a second for the most complex ones.
+
+    Of a gate, the closing text becomes the end of the grammar; the rest of it is not read.
+
+    Args:
+        constraint: the grammar.
+        vocabulary: what it is compiled for.
+        ends: end tokens.
+        special: the texts of special tokens, one of which may close a gate.
 
     Raises:
         OptionError: the grammar is not valid, or a part of it cannot be enforced.
     """
-    matcher = LLMatcher(vocabulary, _source(constraint), log_level=0, limits=LLParserLimits())
+    source = _source(constraint)
+    if constraint.gate is not None and (close := constraint.gate.close) is not None:
+        source = _closed(source, literal(close, special))
+    matcher = LLMatcher(vocabulary, source, log_level=0, limits=LLParserLimits())
     if matcher.is_error():
         raise _refused(constraint, matcher.get_error())
     return GuidanceGrammar(matcher, vocabulary.vocab_size, frozenset(ends))
@@ -210,6 +227,14 @@ def _source(constraint: Constraint) -> str:
         return LLMatcher.grammar_from_json_schema(constraint.source, overrides=options)
     except ValueError as error:
         raise OptionError(f"the json constraint is refused: {_sentence(str(error))}") from None
+
+
+def _closed(source: str, close: str) -> str:
+    """Return a grammar whose texts end with a term of Lark."""
+    whole = json.loads(source) if source.startswith("{") else {"grammars": [{"lark_grammar": source}]}
+    [body] = whole["grammars"]
+    first = {"lark_grammar": f"start: @body {close}"}
+    return json.dumps({"grammars": [first, {**body, "name": "body"}]})
 
 
 def _refused(constraint: Constraint, reason: str) -> OptionError:
