@@ -16,8 +16,8 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from outrider.constraints.json_schema import WHITESPACE, check_references
 from outrider.constraints.lark import literal
-from outrider.constraints.json_schema import check_references
 from outrider.core.errors import LogitsError, OptionError
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import Allowed
@@ -38,8 +38,6 @@ ENGINE = (
 )
 
 _NONE: Mapping[int, str] = {}
-
-_WHITESPACE = r"[ \n\t]{0,16}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +219,7 @@ def _source(constraint: Constraint) -> str:
     if constraint.whitespace == "compact":
         options["whitespace_flexible"] = False
     elif constraint.whitespace != "flexible":
-        options["whitespace_pattern"] = constraint.whitespace or _WHITESPACE
+        options["whitespace_pattern"] = constraint.whitespace or WHITESPACE
     check_references(json.loads(constraint.source))
     try:
         return LLMatcher.grammar_from_json_schema(constraint.source, overrides=options)
@@ -231,7 +229,9 @@ def _source(constraint: Constraint) -> str:
 
 def _closed(source: str, close: str) -> str:
     """Return a grammar whose texts end with a term of Lark."""
-    whole = json.loads(source) if source.startswith("{") else {"grammars": [{"lark_grammar": source}]}
+    whole = (
+        json.loads(source) if source.startswith("{") else {"grammars": [{"lark_grammar": source}]}
+    )
     [body] = whole["grammars"]
     first = {"lark_grammar": f"start: @body {close}"}
     return json.dumps({"grammars": [first, {**body, "name": "body"}]})

@@ -18,3 +18,8 @@ def literal(text: str, special: Mapping[int, str]) -> str:
     """
     token = next((token for token, own in special.items() if own == text), None)
     return quoted(text) if token is None else f"<[{token}]>"
+
+
+def pattern(text: str) -> str:
+    """Return the term of a regular expression."""
+    return f"/{text.replace('/', chr(92) + '/')}/"

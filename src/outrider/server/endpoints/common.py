@@ -15,6 +15,7 @@ from outrider.engine.requests import room_for_answer
 from outrider.engine.serving.checked import checked
 from outrider.engine.serving.messages import Submission
 from outrider.sampling import SamplingParams
+from outrider.sampling.constraint import Constraint
 from outrider.server.answers.job import Job
 from outrider.server.answers.writer import Json, Writer
 from outrider.server.context import Asker, Context, asker_of, context_of
@@ -27,8 +28,8 @@ from outrider.server.logs import log_request
 from outrider.server.media.replacing import fetch_images
 from outrider.server.prompts.parameters import sampling_options
 from outrider.server.prompts.speculation import may_draft
+from outrider.server.prompts.tool_choice import Calling, calls_constraint
 from outrider.server.schema.base import Body, parse
-from outrider.server.schema.chat import Tool
 from outrider.server.schema.sampling import SamplingBody
 from outrider.server.tools.choice import Reader, reader_of
 
@@ -96,6 +97,7 @@ def submissions_for(
     shown: frozenset[int] = frozenset(),
     score_prompt: int | None = None,
     prediction: tuple[int, ...] = (),
+    calls: Constraint | None = None,
 ) -> tuple[Submission, ...]:
     """Return what the engine is asked to do; for a thread of the pool.
 
@@ -106,6 +108,7 @@ def submissions_for(
         shown: special tokens that the text holds.
         score_prompt: log-probabilities of the prompt are wanted, with this many alternatives.
         prediction: tokens of the predicted text.
+        calls: the grammar of an answer with calls.
 
     Raises:
         ApiError: an option is out of range, or a prompt does not fit.
@@ -116,6 +119,8 @@ def submissions_for(
         raise invalid(f"n is {n}. Give at most {settings.max_n}", "n")
     recommended = dict(generator.defaults.sampling or {})
     options = sampling_options(body, recommended, context.info.vocab_size)
+    if calls is not None:
+        options["constraint"] = calls
     prompts = [_cut(prompt, body, context) for prompt in prompts]
     if score_prompt is not None and not all(prompt.plain for prompt in prompts):
         raise unsupported("prompt_logprobs", "the prompt holds images, or documents in parts")
@@ -169,15 +174,31 @@ def job_of(accepted: Accepted[T], kind: str, submissions: tuple[Submission, ...]
     )
 
 
-def reader_for(accepted: Accepted[Any], prompt: Prompt, tools: Sequence[Tool] | None) -> Reader:
+def constraint_for(accepted: Accepted[Any], prompt: Prompt, calling: Calling) -> Constraint | None:
+    """Return the grammar of an answer with calls. Raises `ApiError`."""
+    context = accepted.context
+    found = calls_constraint(
+        calling,
+        context.tokenizer,
+        context.settings.tool_parser,
+        prompt.token_ids,
+        context.generator.defaults.end_ids,
+    )
+    if found is not None and accepted.body.ignore_eos:
+        raise invalid("ignore_eos is given together with calls that are required", "ignore_eos")
+    return found
+
+
+def reader_for(accepted: Accepted[Any], prompt: Prompt, calling: Calling) -> Reader:
     """Return how the answers are read; calls are looked for if there are tools to choose."""
     context, body = accepted.context, accepted.body
     return reader_of(
         context.tokenizer,
         context.settings.tool_parser,
-        tools=() if body.tool_choice == "none" else tools or (),
+        tools=calling.tools,
         prompt=prompt.token_ids,
         special=body.skip_special_tokens is False,
+        custom=None if calling.custom is None else calling.custom.name,
     )
 
 

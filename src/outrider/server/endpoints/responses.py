@@ -9,12 +9,14 @@ from outrider.server.endpoints.common import (
     Accepted,
     accept,
     answered,
+    constraint_for,
     job_of,
     reader_for,
     submissions_for,
 )
 from outrider.server.prompts.items import chat_messages, chat_tools
 from outrider.server.prompts.rendering import Conversation, chat_prompt, known_values
+from outrider.server.prompts.tool_choice import calling_of
 from outrider.server.schema.documents import streamed_body
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.tools.choice import Reader
@@ -46,12 +48,18 @@ def _job(accepted: Accepted[ResponsesBody]) -> tuple[Job[ResponsesBody], Reader]
         places[name] for name, v in hints.items() if v is not None and name not in values
     ]
     tools = chat_tools(body.tools or ())
+    for tool in tools:
+        tool.check()
     asked = Conversation(
         messages=chat_messages(body),
         tools=tools,
         values=values | (body.chat_template_kwargs or {}),
     )
     prompt = chat_prompt(asked, context.tokenizer, "input")
-    reader = reader_for(accepted, prompt, tools)
-    submissions = submissions_for(accepted, [prompt], param="input", shown=reader.shown)
+    calling = calling_of(tools, body.tool_choice, body.parallel_tool_calls)
+    reader = reader_for(accepted, prompt, calling)
+    calls = constraint_for(accepted, prompt, calling)
+    submissions = submissions_for(
+        accepted, [prompt], param="input", shown=reader.shown, calls=calls
+    )
     return job_of(accepted, "resp", submissions), reader

@@ -31,20 +31,30 @@ class InputItem(Known):
     name: str | None = None
     arguments: str | None = None
     output: str | list[InputPart] | None = None
+    input: str | None = None
     id: str | None = None
     status: str | None = None
     summary: list[Any] | None = None
     encrypted_content: str | None = None
 
 
+class InputFormat(Known):
+    """What the input of a custom tool may be."""
+
+    type: Literal["text", "grammar"]
+    syntax: Literal["lark", "regex"] | None = None
+    definition: str | None = None
+
+
 class FunctionTool(Known):
-    """A function that may be called."""
+    """A function that may be called, or a custom tool, whose input is text."""
 
     type: str
     name: Annotated[str, Field(pattern=FUNCTION_NAME)] | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    format: InputFormat | None = None
 
 
 class TextFormat(Known):
@@ -122,10 +132,6 @@ class ResponsesBody(SamplingBody):
         form = self.text.format if self.text is not None else None
         if form is not None and form.type != "text":
             raise unsupported("text.format", CONSTRAINED)
-        if isinstance(self.tool_choice, dict) or self.tool_choice not in (None, "none", "auto"):
-            raise unsupported("tool_choice", f"{CONSTRAINED}; give 'auto' or 'none'")
         for tool in self.tools or ():
-            if tool.type != "function" or tool.name is None:
-                raise unsupported("tools", f"{tool.type!r:.40} is not a function with a name")
-            if tool.strict:
-                raise unsupported("tools", f"strict is set, and {CONSTRAINED}")
+            if tool.type not in ("function", "custom") or tool.name is None:
+                raise unsupported("tools", f"{tool.type!r:.40} is no function or custom tool")

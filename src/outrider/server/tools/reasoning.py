@@ -26,6 +26,11 @@ def begins_inside(tokenizer: Tokenizer, ids: tuple[int, ...], tags: Tags) -> boo
     return tokenizer.decode_all(ids[-_TAIL:]).rstrip().endswith(tags[0])
 
 
+def ends_reasoning(tokenizer: Tokenizer, ids: tuple[int, ...], tags: Tags) -> bool:
+    """Whether a prompt ends with the closing tag, so that the answer begins without reasoning."""
+    return tokenizer.decode_all(ids[-_TAIL:]).rstrip().endswith(tags[1])
+
+
 @dataclass(slots=True)
 class Reasoning:
     """Splits the reasoning at the begin of a text from the answer, which goes to another parser.
