@@ -136,7 +136,7 @@ def _by_mode(
         raise _unknown(mode)
     if mode == "none" or not tools:
         if mode == "required":
-            raise invalid("tool_choice is 'required', and there are no tools", "tool_choice")
+            raise invalid("tool_choice asks for a call, and there are no tools", "tool_choice")
         return Calling()
     chosen = [tool for tool in tools if allowed is None or _name_of(tool) in allowed]
     customs = [tool for tool in chosen if tool.custom is not None]

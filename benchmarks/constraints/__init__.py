@@ -1,0 +1,1 @@
+"""Measurements of text that follows a grammar."""
