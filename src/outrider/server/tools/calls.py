@@ -94,9 +94,6 @@ class CallParser(Protocol):
 class WholeInput:
     """Takes the whole text for the input of a custom tool."""
 
-    marks: ClassVar[tuple[str, ...]] = ()
-    control: ClassVar[tuple[str, ...]] = ()
-
     def __init__(self, name: str) -> None:
         """Begin the input of the tool `name`."""
         self._begin: list[Part] = [CallBegin(name, custom=True)]

@@ -97,23 +97,24 @@ def reader_of(
         before = tokenizer.decode_all(prompt)
         make = partial(ByTemplate, maker, before, calls=bool(tools))
         return _hiding(make, texts, texts.values(), (), special)
-    kind = WholeInput if custom is not None else parser_for(tokenizer, given)
+    kind = parser_for(tokenizer, given)
     schemas: Schemas = {
         tool.function.name: tool.function.parameters or {}
         for tool in tools
         if tool.function is not None
     }
-    if kind is Harmony:
+    if kind is Harmony and custom is None:
         make = partial(Harmony, schemas, calls=bool(tools))
         return _hiding(make, texts, kind.marks, kind.control, special)
     kind = kind if tools else NoCalls
-    make, marks = partial(kind, schemas), kind.marks
+    make: Callable[[], CallParser] = partial(kind, schemas)
+    marks, control = kind.marks, kind.control
     if custom is not None:
-        make = partial(WholeInput, custom)
+        make, marks, control = partial(WholeInput, custom), (), ()
     if (tags := tags_of(tokenizer)) is not None:
         inside, inner = begins_inside(tokenizer, prompt, tags), make
         make, marks = (lambda: Reasoning(inner(), inside, tags)), (*marks, *tags)
-    return _hiding(make, texts, marks, kind.control, special)
+    return _hiding(make, texts, marks, control, special)
 
 
 def parser_for(tokenizer: Tokenizer, given: str | None) -> Kind:
