@@ -79,12 +79,14 @@ class GateGrammar:
     gate: Gate
     words: TokenBytes
     _open: bytes = b""
+    _whole: frozenset[int] = frozenset()
     _free: Allowed = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     _masks: dict[int, Allowed] = field(default_factory=dict[int, Allowed])
     _entries: dict[bytes, list[int] | None] = field(default_factory=dict[bytes, list[int] | None])
 
     def __post_init__(self) -> None:
         self._open = self.gate.open.encode()
+        self._whole = frozenset(self.words.holding(self._open))
         self._free = np.ones(len(self.words.texts), dtype=np.bool_)
         self._free[list(self.words.ends)] = False
 
@@ -137,7 +139,7 @@ class GateGrammar:
         begun = self._open[:state]
         rests = {self._open[n:] for n in range(1, state + 1) if begun.endswith(self._open[:n])}
         found = {token for rest in rests for token in self.words.beginning_with(rest)}
-        return found | set(self.words.holding(self._open))
+        return found | self._whole
 
     def _refuses(self, state: int, token: int) -> bool:
         rest = self.find(state, token)[1]
