@@ -138,7 +138,7 @@ def test_calls_of_earlier_turns_are_read(served: Running) -> None:
         ({"max_tokens": 3}, "max_tokens"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
-        ({"tools": [{"type": "function", "name": "f", "strict": True}]}, "tools"),
+        ({"tools": [{"type": "custom", "name": "f"}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"input": []}, "input"),
         ({"input": [{"type": "item_reference", "id": "a"}]}, "input.0"),

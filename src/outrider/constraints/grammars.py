@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from outrider.constraints.gates import GateGrammar, TokenBytes
 from outrider.constraints.limits import GrammarLimits
 from outrider.constraints.validation import validator_of
 from outrider.models.checkpoints.tokenizer import Tokenizer
@@ -59,6 +60,7 @@ class Grammars:
         self._tokenizer, self._ends, self._size = tokenizer, tuple(ends), vocab_size
         self._shelf, self._most = _Shelf(), kept
         self._reading, self._read = threading.Lock(), None
+        self._words: TokenBytes | None = None
 
     def of(self, constraint: Constraint) -> Grammar:
         """Return the grammar of a constraint, compiled once, also if threads ask at the same time.
@@ -109,7 +111,11 @@ class Grammars:
         self.limits.check(constraint)
         if not constraint.enforced:
             validator_of(constraint.source)  # its errors are raised before the text is written
-        return compile_grammar(constraint, self._vocabulary, self._ends)
+        special = self._tokenizer.special_texts
+        made: Grammar = compile_grammar(constraint, self._vocabulary, self._ends, special)
+        if constraint.gate is None:
+            return made
+        return GateGrammar(made, constraint.gate, self._token_bytes())
 
     def _keep(self, constraint: Constraint, grammar: Grammar) -> None:
         shelf = self._shelf
@@ -118,6 +124,15 @@ class Grammars:
             shelf.bytes += _estimated(constraint)
             while shelf.bytes > self._most and len(shelf.kept) > 1:
                 shelf.bytes -= _estimated(shelf.kept.popitem(last=False)[0])
+
+    def _token_bytes(self) -> TokenBytes:
+        vocabulary = self._vocabulary
+        with self._reading:
+            if self._words is None:
+                texts = [vocabulary.decode_bytes([token]) for token in range(self._size)]
+                special = tuple(self._tokenizer.special_texts)
+                self._words = TokenBytes(texts, special, self._ends)
+            return self._words
 
     @property
     def _vocabulary(self):  # a class of llguidance, which is imported late

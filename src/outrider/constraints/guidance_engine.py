@@ -6,13 +6,14 @@ stay outside. A matcher that has failed stays failed and says so by a return val
 built again from the text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import llguidance
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from outrider.constraints.lark import literal
 from outrider.constraints.sources import matcher_of, sentence_of, vocabulary_of
 from outrider.core.errors import GrammarError
 from outrider.sampling.constraint import Constraint
@@ -28,6 +29,7 @@ __all__ = [
 ENGINE = (
     f"llguidance {llguidance.__version__}" if hasattr(llguidance, "__version__") else "llguidance"
 )
+_NONE: Mapping[int, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +141,25 @@ class GuidanceMatcher:
 
 
 def compile_grammar(
-    constraint: Constraint, vocabulary: LLTokenizer, ends: Sequence[int]
+    constraint: Constraint,
+    vocabulary: LLTokenizer,
+    ends: Sequence[int],
+    special: Mapping[int, str] = _NONE,
 ) -> GuidanceGrammar:
     """Compile a grammar. Takes about a millisecond, and up to a second for the most complex ones.
+
+    Of a gate, the closing text becomes the end of the grammar; the rest of it is not read.
+
+    Args:
+        constraint: the grammar.
+        vocabulary: what it is compiled for.
+        ends: end tokens.
+        special: the texts of special tokens, one of which may close a gate.
 
     Raises:
         OptionError: the grammar is not valid, or a part of it cannot be enforced.
     """
-    matcher = matcher_of(constraint, vocabulary)
+    close = None if constraint.gate is None else constraint.gate.close
+    term = None if close is None else literal(close, special)
+    matcher = matcher_of(constraint, vocabulary, term)
     return GuidanceGrammar(matcher, vocabulary.vocab_size, frozenset(ends))

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
-from outrider.constraints.json_schema import check_references
+from outrider.constraints.json_schema import WHITESPACE, check_references
 from outrider.core.errors import OptionError
 
 if TYPE_CHECKING:  # the module of types is not there at run time
     from llguidance._lib import JsonCompileOptions
 
-_WHITESPACE = r"[ \n\t]{0,16}"
 _TRIED = 4
 """Tokens with which a text is begun for a trial; one that works is enough."""
 
@@ -90,13 +89,20 @@ def _some(mask: bytes, size: int, ends: frozenset[int]) -> list[int]:
     return found[:: max(len(found) // _TRIED, 1)][:_TRIED]
 
 
-def matcher_of(constraint: Source, vocabulary: LLTokenizer) -> LLMatcher:
+def matcher_of(constraint: Source, vocabulary: LLTokenizer, close: str | None = None) -> LLMatcher:
     """Compile a grammar; return a matcher at the beginning of a text.
+
+    Args:
+        constraint: the grammar.
+        vocabulary: of the model.
+        close: a term of Lark that follows its texts; None: nothing follows.
 
     Raises:
         OptionError: as `compile_grammar`.
     """
     source = engine_source(constraint)
+    if close is not None:
+        source = _closed(source, close)
     matcher = LLMatcher(vocabulary, source, log_level=0, limits=LLParserLimits())
     if matcher.is_error():
         raise refused(constraint, matcher.get_error())
@@ -145,12 +151,22 @@ def engine_source(constraint: Source) -> str:
     if constraint.whitespace == "compact":
         options["whitespace_flexible"] = False
     elif constraint.whitespace != "flexible":
-        options["whitespace_pattern"] = constraint.whitespace or _WHITESPACE
+        options["whitespace_pattern"] = constraint.whitespace or WHITESPACE
     check_references(json.loads(constraint.source))
     try:
         return LLMatcher.grammar_from_json_schema(constraint.source, overrides=options)
     except ValueError as error:
         raise OptionError(f"the json constraint is refused: {sentence_of(str(error))}") from None
+
+
+def _closed(source: str, close: str) -> str:
+    """Return a grammar whose texts end with a term of Lark."""
+    whole = (
+        json.loads(source) if source.startswith("{") else {"grammars": [{"lark_grammar": source}]}
+    )
+    [body] = whole["grammars"]
+    first = {"lark_grammar": f"start: @body {close}"}
+    return json.dumps({"grammars": [first, {**body, "name": "body"}]})
 
 
 def refused(constraint: Source, reason: str) -> OptionError:

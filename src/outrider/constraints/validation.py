@@ -1,6 +1,7 @@
 """Whether a text follows its JSON schema, for schemas that the grammar enforces in part only."""
 
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn
 
@@ -9,12 +10,13 @@ from outrider.core.errors import MissingExtraError, OptionError
 if TYPE_CHECKING:  # processes that examine texts import this, and no PyTorch
     from jsonschema_rs import Validator
 
-    from outrider.sampling.constraint import Constraint
+    from outrider.sampling.constraint import Constraint, Gate
 
 
 def validated(constraint: "Constraint | None", text: str) -> bool | None:
     """Return whether `text` is JSON of the schema; None where the grammar enforces all of it, and
-    without a constraint.
+    without a constraint. Where a gate limits the grammar to parts of the text, these are checked;
+    None if there are none, or if the text does not show where they begin.
 
     Raises:
         MissingExtraError: jsonschema-rs is not installed.
@@ -22,10 +24,24 @@ def validated(constraint: "Constraint | None", text: str) -> bool | None:
     if constraint is None or constraint.enforced:
         return None
     validator = validator_of(constraint.source)
+    parts = [text] if constraint.gate is None else list(_parts(text, constraint.gate))
+    return all(_is_valid(validator, part) for part in parts) if parts else None
+
+
+def _is_valid(validator: "Validator", text: str) -> bool:
     try:
         return validator.is_valid(json.loads(text))
     except (ValueError, RecursionError):
         return False
+
+
+def _parts(text: str, gate: "Gate") -> Iterator[str]:
+    """Yield the parts of a text between the marks of a gate."""
+    _, mark, rest = text.partition(gate.open)
+    while mark:
+        part, _, rest = rest.partition(gate.close) if gate.close is not None else (rest, "", "")
+        yield part
+        _, mark, rest = rest.partition(gate.open) if gate.repeat else ("", "", "")
 
 
 @lru_cache(maxsize=64)

@@ -73,4 +73,4 @@ def test_errors_are_those_of_the_client(client: Any) -> None:
         client.messages.create(**BASE | {"model": "opus"})
     assert raised.value.body["error"]["type"] == "not_found_error"
     with pytest.raises(anthropic.BadRequestError, match="tool_choice"):
-        client.messages.create(**BASE, tools=[TOOL], tool_choice={"type": "any"})
+        client.messages.create(**BASE, tools=[], tool_choice={"type": "any"})

@@ -16,6 +16,9 @@ from outrider.server.schema.chat import ChatBody
 from outrider.server.sse import DONE, frame
 from outrider.server.tools.calls import CallBegin, CallEnd, CallParser, CallText, Thought
 
+_NAMED = ("function", "custom")
+"""Types of a choice that names a tool."""
+
 
 class ChatWriter:
     """Builds the answer of `/v1/chat/completions`."""
@@ -24,7 +27,8 @@ class ChatWriter:
         body = job.body
         self._job, self._body = job, body
         most = 1 if body.parallel_tool_calls is False else None
-        self._samples = [ChatSample(Sample(i), parser(), most) for i in range(job.n)]
+        named = isinstance(body.tool_choice, dict) and body.tool_choice.get("type") in _NAMED
+        self._samples = [ChatSample(Sample(i), parser(), most, named) for i in range(job.n)]
         self._with_stop = bool(body.include_stop_str_in_output)
 
     @property
@@ -66,7 +70,8 @@ class ChatWriter:
         extra = self._extra(event, sample, known)
         if text or any(map(extra.get, ("logprobs", "token_ids", "sources"))):
             yield self._chunk(event.index, {"content": text}, **extra)
-        for delta in _call_deltas(parts, called):
+        custom = one.calls[0].custom if one.calls else False
+        for delta in _call_deltas(parts, called, custom):
             yield self._chunk(event.index, {"content": None, "tool_calls": [delta]})
         if not isinstance(event, Piece):
             reason = one.finish_reason
@@ -167,20 +172,21 @@ class ChatWriter:
         return choice
 
 
-def _call_deltas(parts: Iterable[NewPart], known: int) -> Iterator[Json]:
+def _call_deltas(parts: Iterable[NewPart], known: int, custom: bool) -> Iterator[Json]:
     """Yield what is new in calls, `known` of which have begun before: the name of a call once, then
-    the text of its arguments."""
+    the text of its arguments, or of the input of a custom tool."""
     at, text = known - 1, ""
+    kind, field = ("custom", "input") if custom else ("function", "arguments")
     for part in parts:
         if isinstance(part, CallText):
             text += part.text
         elif isinstance(part, CallBegin | CallEnd):
             if text:
-                yield {"index": at, "function": {"arguments": text}}
+                yield {"index": at, kind: {field: text}}
                 text = ""
             if isinstance(part, CallBegin):
                 at += 1
-                function = {"name": part.name, "arguments": ""}
-                yield {"index": at, "id": part.id, "type": "function", "function": function}
+                begun = {"name": part.name, field: ""}
+                yield {"index": at, "id": part.id, "type": kind, kind: begun}
     if text:
-        yield {"index": at, "function": {"arguments": text}}
+        yield {"index": at, kind: {field: text}}

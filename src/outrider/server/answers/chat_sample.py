@@ -26,15 +26,20 @@ class WrittenCall:
         id: of the call.
         arguments: the JSON of an object, unless the call is broken.
         broken: the call has ended, and the arguments are no such JSON.
+        custom: the arguments are the input of a custom tool.
     """
 
     name: str
     id: str
     arguments: str = ""
     broken: bool = False
+    custom: bool = False
 
     def to_dict(self) -> Json:
         """Return the call as answers hold it."""
+        if self.custom:
+            own = {"name": self.name, "input": self.arguments}
+            return {"id": self.id, "type": "custom", "custom": own}
         function = {"name": self.name, "arguments": self.arguments}
         return {"id": self.id, "type": "function", "function": function}
 
@@ -51,6 +56,7 @@ class ChatSample:
         sample: what the engine wrote.
         parser: splits it.
         most_calls: calls beyond this number are dropped; None: there is no limit.
+        named: the request named the tool, so that a call is no reason for the end.
         content: the text of the answer.
         reasoning: what comes before it.
         calls: the calls.
@@ -59,6 +65,7 @@ class ChatSample:
     sample: Sample
     parser: CallParser
     most_calls: int | None = None
+    named: bool = False
     content: str = ""
     reasoning: str = ""
     calls: list[WrittenCall] = field(default_factory=list[WrittenCall])
@@ -81,7 +88,7 @@ class ChatSample:
         elif isinstance(part, CallBegin):
             self._dropping = self.most_calls is not None and len(self.calls) >= self.most_calls
             if not self._dropping:
-                self.calls.append(WrittenCall(part.name, part.id))
+                self.calls.append(WrittenCall(part.name, part.id, custom=part.custom))
             return not self._dropping
         elif self._dropping:
             return False
@@ -103,7 +110,8 @@ class ChatSample:
         if any(call.broken for call in self.calls):
             return "length"
         reason = self.sample.finish_reason
-        return "tool_calls" if self.calls and reason == "stop" else reason
+        called = bool(self.calls) and not self.named
+        return "tool_calls" if called and reason == "stop" else reason
 
 
 def _in_steps(parts: Iterable[Part]) -> Iterable[NewPart]:

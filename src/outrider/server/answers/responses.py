@@ -16,6 +16,12 @@ from outrider.server.schema.responses import ResponsesBody
 from outrider.server.sse import named_frame
 from outrider.server.tools.calls import CallBegin, CallParser, CallText, Thought
 
+_CALL_EVENTS = {
+    "function_call": ("response.function_call_arguments", "arguments"),
+    "custom_tool_call": ("response.custom_tool_call_input", "input"),
+}
+"""Items that are calls: the events of their text, and its field."""
+
 
 class ResponseWriter:
     """Builds the answer of `/v1/responses`."""
@@ -117,8 +123,9 @@ class ResponseWriter:
     def _argument(self, text: str) -> Iterator[tuple[str, Json]]:
         item = self._item
         assert item is not None
-        item["arguments"] += text
-        yield "response.function_call_arguments.delta", self._place(item) | {"delta": text}
+        event, name = _CALL_EVENTS[item["type"]]
+        item[name] += text
+        yield f"{event}.delta", self._place(item) | {"delta": text}
 
     def _current(self, kind: str) -> Generator[tuple[str, Json], None, Json]:
         """Return the item that is open, if it is of this kind, else a new one."""
@@ -146,9 +153,9 @@ class ResponseWriter:
             return
         item["status"] = status or self._status
         place = self._place(item)
-        if item["type"] == "function_call":
-            done = {"name": item["name"], "arguments": item["arguments"]}
-            yield "response.function_call_arguments.done", place | done
+        if item["type"] in _CALL_EVENTS:
+            event, name = _CALL_EVENTS[item["type"]]
+            yield f"{event}.done", place | {"name": item["name"], name: item[name]}
         else:
             part, inside = item["content"][0], place | {"content_index": 0}
             done = {name: v for name, v in part.items() if name in ("text", "logprobs")}
@@ -234,6 +241,9 @@ def _reasoning_item() -> Json:
 
 
 def _call_item(call: CallBegin) -> Json:
+    if call.custom:
+        own = {"call_id": call.id, "name": call.name, "input": ""}
+        return _item("ctc", "custom_tool_call") | own
     return _item("fc", "function_call") | {"call_id": call.id, "name": call.name, "arguments": ""}
 
 

@@ -10,6 +10,7 @@ from outrider.server.endpoints.common import (
     Accepted,
     accept,
     answered,
+    constraint_for,
     gate_for,
     ignored_header,
     job_of,
@@ -24,6 +25,7 @@ from outrider.server.prompts.rendering import (
     known_values,
     prediction_ids,
 )
+from outrider.server.prompts.tool_choice import calling_of
 from outrider.server.schema.chat import ChatBody
 from outrider.server.schema.documents import described_body, streamed_body
 from outrider.server.tools.choice import Reader
@@ -76,7 +78,8 @@ def _job(accepted: Accepted[ChatBody]) -> tuple[Job[ChatBody], Reader]:
     body.check_unconstrained()
     _name_hints(accepted)
     prompt = _prompt(accepted)
-    reader = reader_for(accepted, prompt, body.tools)
+    calling = calling_of(body.tools, body.tool_choice, body.parallel_tool_calls)
+    reader = reader_for(accepted, prompt, calling)
     submissions = submissions_for(
         accepted,
         [prompt],
@@ -85,6 +88,7 @@ def _job(accepted: Accepted[ChatBody]) -> tuple[Job[ChatBody], Reader]:
         score_prompt=body.prompt_logprobs,
         prediction=prediction_ids(body, context.tokenizer),
         gate=gate_for(accepted, prompt),
+        calls=constraint_for(accepted, prompt, calling),
     )
     return job_of(accepted, "chatcmpl", submissions), reader
 

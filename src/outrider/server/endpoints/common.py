@@ -16,7 +16,7 @@ from outrider.engine.requests import room_for_answer
 from outrider.engine.serving.checked import checked
 from outrider.engine.serving.messages import Submission
 from outrider.sampling import SamplingParams
-from outrider.sampling.constraint import Gate
+from outrider.sampling.constraint import Constraint, Gate
 from outrider.server.answers.job import Job
 from outrider.server.answers.writer import Json, Writer
 from outrider.server.constraints.fields import Asked, asked_by, ignored_by, refused
@@ -30,8 +30,8 @@ from outrider.server.logs import log_request
 from outrider.server.media.replacing import fetch_images
 from outrider.server.prompts.parameters import sampling_options
 from outrider.server.prompts.speculation import may_draft
+from outrider.server.prompts.tool_choice import Calling, calls_constraint
 from outrider.server.schema.base import Body, parse
-from outrider.server.schema.chat import Tool
 from outrider.server.schema.sampling import SamplingBody
 from outrider.server.tools.choice import Reader, reader_of
 from outrider.server.tools.reasoning import gate_after
@@ -111,6 +111,7 @@ def submissions_for(
     score_prompt: int | None = None,
     prediction: tuple[int, ...] = (),
     gate: Gate | None = None,
+    calls: Constraint | None = None,
 ) -> tuple[Submission, ...]:
     """Return what the engine is asked to do; for a thread of the pool.
 
@@ -122,6 +123,7 @@ def submissions_for(
         score_prompt: log-probabilities of the prompt are wanted, with this many alternatives.
         prediction: tokens of the predicted text.
         gate: where in the text its grammar begins.
+        calls: the grammar of an answer with calls.
 
     Raises:
         ApiError: an option is out of range, or a prompt does not fit.
@@ -132,7 +134,7 @@ def submissions_for(
         raise invalid(f"n is {n}. Give at most {settings.max_n}", "n")
     recommended = dict(generator.defaults.sampling or {})
     options = sampling_options(body, recommended, context.info.vocab_size)
-    options |= _constrained(accepted, gate)
+    options |= _constrained(accepted, gate, calls)
     prompts = [_cut(prompt, body, context) for prompt in prompts]
     if score_prompt is not None and not all(prompt.plain for prompt in prompts):
         raise unsupported("prompt_logprobs", "the prompt holds images, or documents in parts")
@@ -191,15 +193,31 @@ def gate_for(accepted: Accepted[Any], prompt: Prompt) -> Gate | None:
     return gate_after(accepted.context.tokenizer, prompt.token_ids)
 
 
-def reader_for(accepted: Accepted[Any], prompt: Prompt, tools: Sequence[Tool] | None) -> Reader:
+def constraint_for(accepted: Accepted[Any], prompt: Prompt, calling: Calling) -> Constraint | None:
+    """Return the grammar of an answer with calls. Raises `ApiError`."""
+    context = accepted.context
+    found = calls_constraint(
+        calling,
+        context.tokenizer,
+        context.settings.tool_parser,
+        prompt.token_ids,
+        context.generator.defaults.end_ids,
+    )
+    if found is not None and accepted.body.ignore_eos:
+        raise invalid("ignore_eos is given together with calls that are required", "ignore_eos")
+    return found
+
+
+def reader_for(accepted: Accepted[Any], prompt: Prompt, calling: Calling) -> Reader:
     """Return how the answers are read; calls are looked for if there are tools to choose."""
     context, body = accepted.context, accepted.body
     return reader_of(
         context.tokenizer,
         context.settings.tool_parser,
-        tools=() if body.tool_choice == "none" else tools or (),
+        tools=calling.tools,
         prompt=prompt.token_ids,
         special=body.skip_special_tokens is False,
+        custom=None if calling.custom is None else calling.custom.name,
     )
 
 
@@ -235,17 +253,28 @@ async def answered(
         ending(exchange)
 
 
-def _constrained(accepted: Accepted[Any], gate: Gate | None) -> dict[str, Any]:
+def _constrained(
+    accepted: Accepted[Any], gate: Gate | None, calls: Constraint | None
+) -> dict[str, Any]:
     """Return the option that holds the grammar of a request, if there is one.
+
+    Args:
+        accepted: the request.
+        gate: where in the text the grammar of its fields begins.
+        calls: the grammar of its calls, which only requests without one of their own have.
 
     Raises:
         ApiError: it is not valid, or exceeds a limit.
     """
     context = accepted.context
     accepted.ignored += ignored_by(accepted.body)
-    if (asked := asked_by(accepted.body)) is None:
+    asked = asked_by(accepted.body)
+    if asked is not None:
+        asked = Asked(asked.constraint.within(gate), asked.field)
+    elif calls is not None:
+        asked = Asked(calls, "tools")
+    else:
         return {}
-    asked = Asked(asked.constraint.within(gate), asked.field)
     try:
         context.generator.grammars.limits.check(asked.constraint)
     except OptionError as error:

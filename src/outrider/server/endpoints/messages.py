@@ -12,6 +12,7 @@ from outrider.server.endpoints.common import (
     Accepted,
     accept,
     answered,
+    constraint_for,
     gate_for,
     ignored_header,
     job_of,
@@ -21,6 +22,7 @@ from outrider.server.endpoints.common import (
 )
 from outrider.server.errors import unsupported
 from outrider.server.prompts.rendering import chat_prompt, known_values
+from outrider.server.prompts.tool_choice import calling_of
 from outrider.server.prompts.turns import chat_tools, conversation_of, hints_of
 from outrider.server.schema.documents import described_body, streamed_body
 from outrider.server.schema.messages import CountBody, MessagesBody
@@ -55,13 +57,16 @@ def _job(accepted: Accepted[MessagesBody]) -> tuple[Job[MessagesBody], Reader]:
     prompt = _prompt(accepted)
     user = (body.metadata or {}).get("user_id")
     body.user = user if isinstance(user, str) else None
-    reader = reader_for(accepted, prompt, chat_tools(body.tools or ()) if body.calls else ())
+    calling = calling_of(chat_tools(body.tools or ()), body.choice, body.parallel)
+    reader = reader_for(accepted, prompt, calling)
+    calls = constraint_for(accepted, prompt, calling)
     submissions = submissions_for(
         accepted,
         [prompt],
         param="messages",
         shown=reader.shown,
         gate=gate_for(accepted, prompt),
+        calls=calls,
     )
     return job_of(accepted, "msg", submissions), reader
 

@@ -9,6 +9,7 @@ from outrider.server.endpoints.common import (
     Accepted,
     accept,
     answered,
+    constraint_for,
     gate_for,
     job_of,
     reader_for,
@@ -16,6 +17,7 @@ from outrider.server.endpoints.common import (
 )
 from outrider.server.prompts.items import chat_messages, chat_tools
 from outrider.server.prompts.rendering import Conversation, chat_prompt, known_values
+from outrider.server.prompts.tool_choice import calling_of
 from outrider.server.schema.documents import streamed_body
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.tools.choice import Reader
@@ -47,18 +49,23 @@ def _job(accepted: Accepted[ResponsesBody]) -> tuple[Job[ResponsesBody], Reader]
         places[name] for name, v in hints.items() if v is not None and name not in values
     ]
     tools = chat_tools(body.tools or ())
+    for tool in tools:
+        tool.check()
     asked = Conversation(
         messages=chat_messages(body),
         tools=tools,
         values=values | (body.chat_template_kwargs or {}),
     )
     prompt = chat_prompt(asked, context.tokenizer, "input")
-    reader = reader_for(accepted, prompt, tools)
+    calling = calling_of(tools, body.tool_choice, body.parallel_tool_calls)
+    reader = reader_for(accepted, prompt, calling)
+    calls = constraint_for(accepted, prompt, calling)
     submissions = submissions_for(
         accepted,
         [prompt],
         param="input",
         shown=reader.shown,
         gate=gate_for(accepted, prompt),
+        calls=calls,
     )
     return job_of(accepted, "resp", submissions), reader

@@ -30,7 +30,7 @@ def template_messages(messages: Sequence[ChatMessage]) -> Messages:
                 entry[name] = value
         if message.tool_calls:
             entry["tool_calls"] = [_call(call) for call in message.tool_calls]
-            names |= {call.id: call.function.name for call in message.tool_calls if call.id}
+            names |= {call.id: call.called.name for call in message.tool_calls if call.id}
         if message.role == "tool" and "name" not in entry:
             entry |= {"name": names[message.tool_call_id]} if message.tool_call_id in names else {}
         found.append(entry)
@@ -98,12 +98,12 @@ def _with_text(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _call(call: Call) -> dict[str, Any]:
-    arguments = call.function.arguments
+    arguments = call.called.arguments
     if isinstance(arguments, str):
         try:
             decoded = json.loads(arguments or "{}")
             arguments = decoded if isinstance(decoded, dict) else arguments
         except (ValueError, RecursionError):
             pass  # a broken call of an earlier answer is shown as it was
-    function = {"name": call.function.name, "arguments": arguments}
+    function = {"name": call.called.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}

@@ -27,13 +27,19 @@ def chat_messages(body: ResponsesBody) -> list[ChatMessage]:
 
 
 def chat_tools(tools: Sequence[FunctionTool]) -> list[Tool]:
-    """Return the functions as those of a chat."""
-    return [
-        Tool.model_validate(
-            {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
-        )
-        for tool in tools
-    ]
+    """Return the tools as those of a chat. Raises `ApiError` if one is incomplete."""
+    return [parse_part(Tool, _tool(tool), "tools") for tool in tools]
+
+
+def _tool(tool: FunctionTool) -> dict[str, Any]:
+    own = tool.model_dump(exclude={"type", "format"}, exclude_none=True)
+    if tool.type == "function":
+        return {"type": "function", "function": own}
+    form = tool.format
+    if form is not None:
+        grammar = {"syntax": form.syntax, "definition": form.definition}
+        own["format"] = {"type": form.type} | ({"grammar": grammar} if form.syntax else {})
+    return {"type": "custom", "custom": own}
 
 
 def _add(found: list[dict[str, Any]], item: InputItem, param: str) -> None:
@@ -41,17 +47,21 @@ def _add(found: list[dict[str, Any]], item: InputItem, param: str) -> None:
         if item.role is None or item.content is None:
             raise invalid(f"{param} has no role or no content", param, "missing_field")
         found.append({"role": item.role, "content": _content(item.content, param)})
-    elif item.type == "function_call":
-        if item.name is None or item.arguments is None:
-            raise invalid(f"{param} has no name or no arguments", param, "missing_field")
-        function = {"name": item.name, "arguments": item.arguments}
-        call = {"id": item.call_id, "type": "function", "function": function}
+    elif item.type in ("function_call", "custom_tool_call"):
+        custom = item.type == "custom_tool_call"
+        written = item.input if custom else item.arguments
+        if item.name is None or written is None:
+            what = "input" if custom else "arguments"
+            raise invalid(f"{param} has no name or no {what}", param, "missing_field")
+        kind, own = ("custom", "input") if custom else ("function", "arguments")
+        called = {"name": item.name, own: written}
+        call = {"id": item.call_id, "type": kind, kind: called}
         last = found[-1] if found else {}
         if last.get("role") == "assistant":
             last.setdefault("tool_calls", []).append(call)
         else:
             found.append({"role": "assistant", "content": None, "tool_calls": [call]})
-    elif item.type == "function_call_output":
+    elif item.type in ("function_call_output", "custom_tool_call_output"):
         if item.output is None or item.call_id is None:
             raise invalid(f"{param} has no call_id or no output", param, "missing_field")
         content = _content(item.output, param)

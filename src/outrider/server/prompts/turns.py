@@ -68,6 +68,8 @@ def chat_tools(tools: Sequence[ClientTool]) -> list[Tool]:
             function["description"] = tool.description
         if tool.input_schema is not None:
             function["parameters"] = tool.input_schema
+        if tool.strict is not None:
+            function["strict"] = tool.strict
         found.append(Tool.model_validate({"type": "function", "function": function}))
     return found
 

@@ -5,10 +5,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from outrider.server.errors import unsupported
+from outrider.server.errors import invalid, unsupported
 from outrider.server.schema.base import FUNCTION_NAME, Known, Off, Whole
 from outrider.server.schema.constraints import ResponseFormat
-from outrider.server.schema.sampling import CONSTRAINED, SamplingBody
+from outrider.server.schema.sampling import SamplingBody
 
 
 class ImageUrl(Known):
@@ -34,12 +34,30 @@ class CalledFunction(Known):
     arguments: str | dict[str, Any] = ""
 
 
+class CalledCustom(Known):
+    """A custom tool that was called, and its input."""
+
+    name: str
+    input: str = ""
+
+
 class Call(Known):
     """A call in an earlier answer."""
 
     id: str | None = None
-    type: Literal["function"] = "function"
-    function: CalledFunction
+    type: Literal["function", "custom"] = "function"
+    function: CalledFunction | None = None
+    custom: CalledCustom | None = None
+
+    @property
+    def called(self) -> CalledFunction:
+        """What was called; the input of a custom tool is shown as an argument. Raises `ApiError`
+        if it is missing."""
+        if self.function is not None:
+            return self.function
+        if self.custom is None:
+            raise invalid(f"a call has no {self.type}", "messages", "missing_field")
+        return CalledFunction(name=self.custom.name, arguments={"input": self.custom.input})
 
 
 _SOME_CONTENT: dict[str, Any] = {
@@ -78,11 +96,44 @@ class Function(Known):
     strict: bool | None = None
 
 
+class CustomGrammar(Known):
+    """A grammar of an input."""
+
+    syntax: Literal["lark", "regex"]
+    definition: Annotated[str, Field(min_length=1)]
+
+
+class CustomFormat(Known):
+    """What the input of a custom tool may be: any text, or a text of a grammar."""
+
+    type: Literal["text", "grammar"]
+    grammar: CustomGrammar | None = None
+
+
+class CustomTool(Known):
+    """A tool whose input is text."""
+
+    name: Annotated[str, Field(pattern=FUNCTION_NAME)]
+    description: str | None = None
+    format: CustomFormat | None = None
+
+
 class Tool(Known):
-    """A tool: a function."""
+    """A tool: a function, or one whose input is text."""
 
     type: str = "function"
     function: Function | None = None
+    custom: CustomTool | None = None
+
+    def check(self) -> None:
+        """Raise `ApiError` if it is neither, or incomplete."""
+        if self.type == "function" and self.function is not None:
+            return
+        if self.type != "custom" or self.custom is None:
+            raise unsupported("tools", f"{self.type!r:.40} is not a function or a custom tool")
+        form = self.custom.format
+        if form is not None and form.type == "grammar" and form.grammar is None:
+            raise invalid("the format of a custom tool has no grammar", "tools", "missing_field")
 
 
 class Prediction(Known):
@@ -135,10 +186,5 @@ class ChatBody(SamplingBody):
 
     def check_unconstrained(self) -> None:
         """Raise `ApiError` for fields that constrain the text, which is not implemented yet."""
-        if isinstance(self.tool_choice, dict) or self.tool_choice not in (None, "none", "auto"):
-            raise unsupported("tool_choice", f"{CONSTRAINED}; give 'auto' or 'none'")
         for tool in self.tools or ():
-            if tool.type != "function" or tool.function is None:
-                raise unsupported("tools", "only functions can be called")
-            if tool.function.strict:
-                raise unsupported("tools", f"strict is set, and {CONSTRAINED}")
+            tool.check()

@@ -8,7 +8,7 @@ from pydantic import Field
 from outrider.server.errors import unsupported
 from outrider.server.schema.base import Body, Known, Whole
 from outrider.server.schema.constraints import OutputFormat
-from outrider.server.schema.sampling import CONSTRAINED, SamplingBody
+from outrider.server.schema.sampling import SamplingBody
 
 CacheControl = dict[str, Any]
 """A hint: prompts that begin alike are read once in any case."""
@@ -109,20 +109,24 @@ class CountBody(Body):
     cache_control: CacheControl | None = None
 
     @property
-    def calls(self) -> bool:
-        """Whether functions may be called."""
-        return bool(self.tools) and (self.tool_choice is None or self.tool_choice.type != "none")
+    def choice(self) -> str | dict[str, Any]:
+        """Which functions are called, as in requests of chats."""
+        given = self.tool_choice
+        if given is None or given.type in ("auto", "none"):
+            return "auto" if given is None else given.type
+        return "required" if given.type == "any" else {"type": "function", "name": given.name}
+
+    @property
+    def parallel(self) -> bool:
+        """Whether several calls may be written."""
+        return self.tool_choice is None or not self.tool_choice.disable_parallel_tool_use
 
     def check_unconstrained(self) -> None:
         """Raise `ApiError` for fields that are not supported in this form."""
-        if self.tool_choice is not None and self.tool_choice.type in ("any", "tool"):
-            raise unsupported("tool_choice", f"{CONSTRAINED}; give 'auto' or 'none' as its type")
         for tool in self.tools or ():
             if tool.type not in (None, "custom"):
                 reason = f"{tool.type!r:.40} does not run here; describe functions of your own"
                 raise unsupported("tools", reason)
-            if tool.strict:
-                raise unsupported("tools", f"strict is set, and {CONSTRAINED}")
 
 
 class MessagesBody(CountBody, SamplingBody):

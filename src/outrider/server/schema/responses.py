@@ -8,7 +8,7 @@ from pydantic import Field
 from outrider.server.errors import invalid, unsupported
 from outrider.server.schema.base import FUNCTION_NAME, Known, Off, Whole
 from outrider.server.schema.constraints import TextFormat
-from outrider.server.schema.sampling import CONSTRAINED, SamplingBody
+from outrider.server.schema.sampling import SamplingBody
 
 _STATELESS = "the server keeps no answers; send the conversation as input"
 
@@ -32,20 +32,30 @@ class InputItem(Known):
     name: str | None = None
     arguments: str | None = None
     output: str | list[InputPart] | None = None
+    input: str | None = None
     id: str | None = None
     status: str | None = None
     summary: list[Any] | None = None
     encrypted_content: str | None = None
 
 
+class InputFormat(Known):
+    """What the input of a custom tool may be."""
+
+    type: Literal["text", "grammar"]
+    syntax: Literal["lark", "regex"] | None = None
+    definition: str | None = None
+
+
 class FunctionTool(Known):
-    """A function that may be called."""
+    """A function that may be called, or a custom tool, whose input is text."""
 
     type: str
     name: Annotated[str, Field(pattern=FUNCTION_NAME)] | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    format: InputFormat | None = None
 
 
 class TextOptions(Known):
@@ -114,10 +124,6 @@ class ResponsesBody(SamplingBody):
             raise invalid(f"n is {self.n}. Responses have one sample", "n")
         if self.max_tokens is not None:
             raise unsupported("max_tokens", "give max_output_tokens")
-        if isinstance(self.tool_choice, dict) or self.tool_choice not in (None, "none", "auto"):
-            raise unsupported("tool_choice", f"{CONSTRAINED}; give 'auto' or 'none'")
         for tool in self.tools or ():
-            if tool.type != "function" or tool.name is None:
-                raise unsupported("tools", f"{tool.type!r:.40} is not a function with a name")
-            if tool.strict:
-                raise unsupported("tools", f"strict is set, and {CONSTRAINED}")
+            if tool.type not in ("function", "custom") or tool.name is None:
+                raise unsupported("tools", f"{tool.type!r:.40} is no function or custom tool")

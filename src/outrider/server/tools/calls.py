@@ -27,10 +27,17 @@ class FunctionCall:
 
 @dataclass(frozen=True, slots=True)
 class CallBegin:
-    """The begin of a call whose arguments follow in parts, up to `CallEnd`."""
+    """The begin of a call whose arguments follow in parts, up to `CallEnd`.
+
+    Attributes:
+        name: of the tool.
+        id: of the call.
+        custom: the arguments are the input of a custom tool, any text.
+    """
 
     name: str
     id: str = field(default_factory=new_call_id)
+    custom: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,30 @@ class CallParser(Protocol):
     def reasons_at(self, place: int) -> bool:
         """Whether the character before `place`, counted in all text so far, is reasoning."""
         ...
+
+
+class WholeInput:
+    """Takes the whole text for the input of a custom tool."""
+
+    def __init__(self, name: str) -> None:
+        """Begin the input of the tool `name`."""
+        self._begin: list[Part] = [CallBegin(name, custom=True)]
+
+    def feed(self, text: str) -> list[Part]:
+        """Return the text as a part of the input."""
+        return [*self._begun(), CallText(text)] if text else []
+
+    def close(self) -> list[Part]:
+        """Return the end of the call."""
+        return [*self._begun(), CallEnd()]
+
+    def reasons_at(self, place: int) -> bool:
+        """Return false."""
+        return False
+
+    def _begun(self) -> list[Part]:
+        found, self._begin = self._begin, []
+        return found
 
 
 class NoCalls:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from outrider.constraints.tools import CallForm
 from outrider.core.errors import OptionError, nearest
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.schema.chat import Tool
-from outrider.server.tools.calls import CallParser, NoCalls, Schemas
+from outrider.server.tools.calls import CallParser, NoCalls, Schemas, WholeInput
 from outrider.server.tools.deepseek import DeepSeek
 from outrider.server.tools.harmony import Harmony
 from outrider.server.tools.hermes import Hermes
@@ -73,6 +74,7 @@ def reader_of(
     tools: Sequence[Tool],
     prompt: tuple[int, ...],
     special: bool = False,
+    custom: str | None = None,
 ) -> Reader:
     """Return how the answers of a request are read.
 
@@ -84,9 +86,14 @@ def reader_of(
         tools: the functions that may be called; if there are none, calls are not looked for.
         prompt: ids of the prompt, which may open the reasoning.
         special: the client wants to see all special tokens.
+        custom: the name of the custom tool whose input is the answer.
     """
     texts = tokenizer.special_texts
-    if given is None and (maker := parser_maker(tokenizer, described(tools))) is not None:
+    if (
+        custom is None
+        and given is None
+        and (maker := parser_maker(tokenizer, described(tools))) is not None
+    ):
         before = tokenizer.decode_all(prompt)
         make = partial(ByTemplate, maker, before, calls=bool(tools))
         return _hiding(make, texts, texts.values(), (), special)
@@ -96,15 +103,18 @@ def reader_of(
         for tool in tools
         if tool.function is not None
     }
-    if kind is Harmony:
+    if kind is Harmony and custom is None:
         make = partial(Harmony, schemas, calls=bool(tools))
         return _hiding(make, texts, kind.marks, kind.control, special)
     kind = kind if tools else NoCalls
-    make, marks = partial(kind, schemas), kind.marks
+    make: Callable[[], CallParser] = partial(kind, schemas)
+    marks, control = kind.marks, kind.control
+    if custom is not None:
+        make, marks, control = partial(WholeInput, custom), (), ()
     if (tags := tags_of(tokenizer)) is not None:
         inside, inner = begins_inside(tokenizer, prompt, tags), make
         make, marks = (lambda: Reasoning(inner(), inside, tags)), (*marks, *tags)
-    return _hiding(make, texts, marks, kind.control, special)
+    return _hiding(make, texts, marks, control, special)
 
 
 def parser_for(tokenizer: Tokenizer, given: str | None) -> Kind:
@@ -127,6 +137,26 @@ def parser_for(tokenizer: Tokenizer, given: str | None) -> Kind:
     if name != "harmony" and not tokenizer.reads_tools:
         return Hermes
     return PARSERS[name]
+
+
+def form_for(tokenizer: Tokenizer, given: str | None) -> CallForm:
+    """Return how a model writes calls, for grammars.
+
+    Raises:
+        OptionError: the form cannot be written as a grammar.
+    """
+    if given is None and parser_maker(tokenizer) is not None:
+        raise OptionError(
+            "calls cannot be enforced, because a response template reads the answers of this model",
+            hint="Start the server with --tool-parser",
+        )
+    kind = parser_for(tokenizer, given)
+    if issubclass(kind, NoCalls):
+        raise OptionError(
+            "calls cannot be enforced, because the server reads none",
+            hint="Start the server with another --tool-parser",
+        )
+    return kind.form(str(tokenizer.tokenizer.chat_template or ""))
 
 
 def _hiding(

@@ -4,6 +4,7 @@ A call of V3 and R1 holds a type, a name and JSON in a fence; one of V3.1 only t
 JSON. All calls together lie between two further marks.
 """
 
+from outrider.constraints.tools import CallForm
 from outrider.server.tools.incremental import Incremental, Steps
 from outrider.server.tools.reading import is_name
 
@@ -18,6 +19,20 @@ class DeepSeek(Incremental):
 
     marks = (_BEGIN, _SEPARATOR, _END, *_AROUND)
     control = marks
+
+    @classmethod
+    def form(cls, template: str) -> CallForm:
+        """Return how calls are written, where `template` is the chat template."""
+        fenced = f"{_TYPE}{_SEPARATOR}" in template or f"{_FENCE}json" in template
+        return CallForm(
+            before=_AROUND[0],
+            begin=_BEGIN + (f"{_TYPE}{_SEPARATOR}" if fenced else ""),
+            middle=f"\n{_FENCE}json\n" if fenced else _SEPARATOR,
+            end=(f"\n{_FENCE}" if fenced else "") + _END,
+            between="\n" if fenced else "",
+            after=_AROUND[1],
+            opens=_AROUND[0],
+        )
 
     def _read(self) -> Steps[None]:
         while (mark := (yield from self._plain(_BEGIN, _END, *_AROUND))) is not None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from outrider.constraints.tools import CallForm
 from outrider.server.tools.calls import Part, Schemas, Thought
 from outrider.server.tools.incremental import NO_SCHEMAS, Incremental, Steps, first
 from outrider.server.tools.reading import is_name, overlap
@@ -45,6 +46,20 @@ class Harmony(Incremental):
 
     marks = (START, CHANNEL, MESSAGE, _CONSTRAIN, *_ENDS[:3])
     control = marks
+
+    @classmethod
+    def form(cls, template: str) -> CallForm:
+        """Return how calls are written, where `template` is the chat template."""
+        begin = f"{CHANNEL}commentary to={_FUNCTIONS}"
+        return CallForm(
+            begin=begin,
+            middle=f" {_CONSTRAIN}json{MESSAGE}",
+            end="<|call|>",
+            between=f"{START}assistant",
+            opens=begin,
+            also=(f" json{MESSAGE}", MESSAGE),
+            thought=(f"{CHANNEL}analysis{MESSAGE}", f"<|end|>{START}assistant"),
+        )
 
     def __init__(self, schemas: Schemas = NO_SCHEMAS, calls: bool = True) -> None:
         """Begin an answer; `calls`: calls of functions are looked for."""

@@ -1,5 +1,6 @@
 """Calls between `<tool_call>` and `</tool_call>`, as Hermes and Qwen models write them."""
 
+from outrider.constraints.tools import CallForm
 from outrider.server.tools.incremental import Incremental, Steps
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -10,6 +11,18 @@ class Hermes(Incremental):
     dropped, and between calls. The end tag may be missing."""
 
     marks = (OPEN, CLOSE)
+
+    @classmethod
+    def form(cls, template: str) -> CallForm:
+        """Return how calls are written, where `template` is the chat template."""
+        return CallForm(
+            begin=f'{OPEN}\n{{"name": "',
+            middle='", "arguments": ',
+            end=f"}}\n{CLOSE}",
+            between="\n",
+            opens=OPEN,
+            closes=CLOSE,
+        )
 
     def _read(self) -> Steps[None]:
         closes = ()

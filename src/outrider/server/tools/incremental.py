@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Generator
 from typing import ClassVar, TypeVar
 
+from outrider.constraints.tools import CallForm
 from outrider.server.tools.calls import (
     CallBegin,
     CallEnd,
@@ -72,6 +73,15 @@ class Incremental:
     def reasons_at(self, place: int) -> bool:
         """Return false: a parser of calls knows no reasoning."""
         return False
+
+    @classmethod
+    def form(cls, template: str) -> CallForm:
+        """Return how calls are written.
+
+        Args:
+            template: the chat template, which shows it where there are several forms.
+        """
+        raise NotImplementedError
 
     def _read(self) -> Steps[None]:
         """Read the text to its end."""

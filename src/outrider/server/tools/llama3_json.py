@@ -2,6 +2,7 @@
 
 import json
 
+from outrider.constraints.tools import CallForm
 from outrider.server.tools.calls import FunctionCall
 from outrider.server.tools.incremental import Incremental, Steps
 from outrider.server.tools.reading import as_call
@@ -18,6 +19,17 @@ class Llama3Json(Incremental):
 
     marks = (*_TAGS, _END)
     control = marks
+
+    @classmethod
+    def form(cls, template: str) -> CallForm:
+        """Return how calls are written, where `template` is the chat template."""
+        return CallForm(
+            begin='{"name": "',
+            middle='", "parameters": ',
+            end="}",
+            between="; ",
+            plain=r"(?s:[ \n\r\t]*([^\s{<].*|<[^|].*)?)",
+        )
 
     def _read(self) -> Steps[None]:
         yield from self._space()

@@ -9,6 +9,7 @@ identifier of the call before `[ARGS]`.
 import secrets
 import string
 
+from outrider.constraints.tools import CallForm
 from outrider.server.tools.incremental import Incremental, Steps
 from outrider.server.tools.reading import is_name
 
@@ -22,6 +23,21 @@ class Mistral(Incremental):
 
     marks = (_CALLS, _ID, _ARGS)
     control = marks
+
+    @classmethod
+    def form(cls, template: str) -> CallForm:
+        """Return how calls are written, where `template` is the chat template."""
+        if _ARGS in template:
+            return CallForm(begin=_CALLS, middle=_ARGS, end="", opens=_CALLS)
+        return CallForm(
+            before=f"{_CALLS} [",
+            begin='{"name": "',
+            middle='", "arguments": ',
+            end="}",
+            between=", ",
+            after="]",
+            opens=_CALLS,
+        )
 
     def _new_id(self) -> str:
         return "".join(secrets.choice(_LETTERS) for _ in range(9))

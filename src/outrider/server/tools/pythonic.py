@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from textwrap import dedent
 
+from outrider.constraints.tools import CallForm
 from outrider.core.values import JsonValue
 from outrider.server.tools.calls import FunctionCall
 from outrider.server.tools.incremental import Incremental, Steps
@@ -35,6 +36,33 @@ class Pythonic(Incremental):
 
     marks = tuple(mark for pair in _TAGS.items() for mark in pair)
     control = marks[:4]
+
+    @classmethod
+    def form(cls, template: str) -> CallForm:
+        """Return how calls are written, where `template` is the chat template."""
+        tag = next((tag for tag in _TAGS if tag in template), None)
+        if tag is None:
+            return CallForm(
+                before="[",
+                begin="",
+                middle="(",
+                end=")",
+                between=", ",
+                after="]",
+                arguments="python",
+                plain=r"(?s:[ \n\r\t]*([^\s\[].*|\[[ \n\r\t]*[^\sA-Za-z_].*)?)",
+            )
+        lines = tag == "<function_calls>"
+        return CallForm(
+            before=tag + ("\n" if lines else "["),
+            begin="",
+            middle="(",
+            end=")",
+            between="\n" if lines else ", ",
+            after=("\n" if lines else "]") + _TAGS[tag],
+            arguments="python",
+            opens=tag,
+        )
 
     def _read(self) -> Steps[None]:
         if (yield from self._begins_with_calls()):

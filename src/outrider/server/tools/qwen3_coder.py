@@ -4,9 +4,10 @@
 Values are text. Where the JSON Schema of a parameter wants something else, they are converted.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 
-from outrider.core.values import JsonValue
+from outrider.constraints.json_schema import kinds_of, types_of
+from outrider.constraints.tools import CallForm
 from outrider.server.tools.calls import CallEnd, CallText, FunctionCall
 from outrider.server.tools.incremental import Incremental, Steps
 from outrider.server.tools.reading import is_name, json_text, overlap, strict_json
@@ -27,6 +28,19 @@ class Qwen3Coder(Incremental):
     returned once it is whole, any other one part by part."""
 
     marks = (_OPEN, _CLOSE)
+
+    @classmethod
+    def form(cls, template: str) -> CallForm:
+        """Return how calls are written, where `template` is the chat template."""
+        return CallForm(
+            begin=f"{_OPEN}\n{_FUNCTION}",
+            middle=">\n",
+            end=f"{_END}\n{_CLOSE}",
+            between="\n",
+            arguments="tags",
+            opens=_OPEN,
+            closes=_CLOSE,
+        )
 
     def _read(self) -> Steps[None]:
         closes = ()
@@ -144,67 +158,6 @@ def as_json(value: str, types: frozenset[str]) -> str:
         data = strict_json(written)
     except (ValueError, RecursionError):
         return json_text(value)
-    if types.isdisjoint(_kinds(data)):
+    if types.isdisjoint(kinds_of(data)):
         return json_text(value)
     return str(int(data)) if isinstance(data, float) and "number" not in types else written
-
-
-def types_of(schema: Mapping[str, JsonValue], key: str) -> frozenset[str]:
-    """Return the JSON types that a parameter may have; none if they are not known."""
-    properties = schema.get("properties")
-    open_parts: list[JsonValue] = [properties.get(key) if isinstance(properties, Mapping) else None]
-    found, seen = set[str](), set[int]()
-    while open_parts:
-        one = open_parts.pop()
-        if isinstance(one, Mapping) and id(one) not in seen:
-            seen.add(id(one))
-            found.update(_own_types(one))
-            for name in ("anyOf", "oneOf", "allOf"):
-                open_parts += _list(one.get(name))
-            open_parts.append(_referred(one.get("$ref"), schema))
-    return frozenset(found)
-
-
-def _own_types(one: Mapping[str, JsonValue]) -> Iterator[str]:
-    """Yield the types that a schema names, without its alternatives."""
-    declared = one.get("type")
-    for name in [declared] if isinstance(declared, str) else _list(declared):
-        if isinstance(name, str):
-            yield name
-    if one.get("nullable") is True:
-        yield "null"
-    if declared is None:
-        allowed = [one["const"]] if "const" in one else _list(one.get("enum"))
-        yield from (kind for value in allowed for kind in _kinds(value))
-
-
-def _referred(place: JsonValue, root: Mapping[str, JsonValue]) -> JsonValue:
-    """Return the part of a schema to which `#/...` refers, or None."""
-    if not isinstance(place, str) or not place.startswith("#/"):
-        return None
-    found: JsonValue = root
-    for step in place[2:].split("/"):
-        found = found.get(step) if isinstance(found, Mapping) else None
-    return found
-
-
-def _list(value: JsonValue) -> list[JsonValue]:
-    return value if isinstance(value, list) else []
-
-
-def _kinds(value: JsonValue) -> tuple[str, ...]:
-    """Return the JSON types of a value."""
-    match value:
-        case bool():
-            return ("boolean",)
-        case int():
-            return ("integer", "number")
-        case float():
-            return ("integer", "number") if value.is_integer() else ("number",)
-        case None:
-            return ("null",)
-        case str():
-            return ("string",)
-        case list():
-            return ("array",)
-    return ("object",)

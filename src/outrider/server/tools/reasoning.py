@@ -35,6 +35,11 @@ def gate_after(tokenizer: Tokenizer, ids: tuple[int, ...]) -> Gate | None:
     return Gate(open=tags[1], required=True)
 
 
+def ends_reasoning(tokenizer: Tokenizer, ids: tuple[int, ...], tags: Tags) -> bool:
+    """Whether a prompt ends with the closing tag, so that the answer begins without reasoning."""
+    return tokenizer.decode_all(ids[-_TAIL:]).rstrip().endswith(tags[1])
+
+
 @dataclass(slots=True)
 class Reasoning:
     """Splits the reasoning at the begin of a text from the answer, which goes to another parser.

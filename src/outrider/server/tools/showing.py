@@ -19,11 +19,17 @@ If no function is needed, answer as usual."""
 
 def described(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     """Return tools as templates read them."""
-    return [
-        {"type": "function", "function": tool.function.model_dump(exclude_none=True)}
-        for tool in tools
-        if tool.function is not None
-    ]
+    return [{"type": "function", "function": _function(tool)} for tool in tools]
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    """Return a function; a custom tool is shown as one of a text."""
+    if tool.function is not None:
+        return tool.function.model_dump(exclude_none=True)
+    assert tool.custom is not None
+    own = {"name": tool.custom.name, "description": tool.custom.description or ""}
+    text = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+    return own | {"parameters": text}
 
 
 def with_default_text(
