@@ -1,10 +1,12 @@
 """Compiled grammars of one model, kept for requests that give them again."""
 
+import importlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from outrider.constraints.gates import GateGrammar, TokenBytes
 from outrider.constraints.limits import GrammarLimits
@@ -13,6 +15,10 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import Grammar
 
+if TYPE_CHECKING:
+    from outrider.constraints.xgrammar_engine import XGrammarEngine
+
+_XGRAMMAR = "outrider.constraints.xgrammar_engine"
 KEPT = 256 << 20
 """Bytes of compiled grammars that are kept, as `_estimated`."""
 _EACH, _PER_BYTE = 1 << 18, 64
@@ -33,11 +39,14 @@ def check_constraint(constraint: Constraint) -> None:
     Raises:
         OptionError, MissingExtraError: as `Grammars.of`.
     """
-    from outrider.constraints.sources import check_grammar
-
     GrammarLimits().check(constraint)
     if not constraint.enforced:
         validator_of(constraint.source)
+    if constraint.engine == "xgrammar":  # it reads grammars with a vocabulary only
+        importlib.import_module(_XGRAMMAR)
+        return
+    from outrider.constraints.sources import check_grammar
+
     check_grammar(constraint)
 
 
@@ -61,6 +70,7 @@ class Grammars:
         self._shelf, self._most = _Shelf(), kept
         self._reading, self._read = threading.Lock(), None
         self._words: TokenBytes | None = None
+        self._other: XGrammarEngine | None = None
 
     def of(self, constraint: Constraint) -> Grammar:
         """Return the grammar of a constraint, compiled once, also if threads ask at the same time.
@@ -106,13 +116,11 @@ class Grammars:
             return constraint in self._shelf.kept
 
     def _compiled(self, constraint: Constraint) -> Grammar:
-        from outrider.constraints.guidance_engine import compile_grammar
-
         self.limits.check(constraint)
         if not constraint.enforced:
             validator_of(constraint.source)  # its errors are raised before the text is written
-        special = self._tokenizer.special_texts
-        made: Grammar = compile_grammar(constraint, self._vocabulary, self._ends, special)
+        by_xgrammar = constraint.engine == "xgrammar"
+        made = self._xgrammar(constraint) if by_xgrammar else self._llguidance(constraint)
         if constraint.gate is None:
             return made
         return GateGrammar(made, constraint.gate, self._token_bytes())
@@ -124,6 +132,20 @@ class Grammars:
             shelf.bytes += _estimated(constraint)
             while shelf.bytes > self._most and len(shelf.kept) > 1:
                 shelf.bytes -= _estimated(shelf.kept.popitem(last=False)[0])
+
+    def _llguidance(self, constraint: Constraint) -> Grammar:
+        from outrider.constraints.guidance_engine import compile_grammar
+
+        special = self._tokenizer.special_texts
+        return compile_grammar(constraint, self._vocabulary, self._ends, special)
+
+    def _xgrammar(self, constraint: Constraint) -> Grammar:
+        from outrider.constraints.xgrammar_engine import XGrammarEngine
+
+        with self._reading:
+            if self._other is None:
+                self._other = XGrammarEngine(self._tokenizer.definition, self._ends, self._size)
+        return self._other.compile(constraint)
 
     def _token_bytes(self) -> TokenBytes:
         vocabulary = self._vocabulary

@@ -1,6 +1,7 @@
 """Grammars by xgrammar, for comparison: it ignores parts of a schema that it cannot enforce.
 
-It is never used unless it is named (`outrider bench constraints --engines xgrammar`).
+It is never used unless it is named (`Constraint.engine`, `--constraint-engine xgrammar`). Finished
+JSON is then checked (`Constraint.enforced`).
 """
 
 from collections.abc import Sequence
@@ -62,6 +63,8 @@ class XGrammarEngine:
 
     def _compiled(self, constraint: Constraint) -> "xgrammar.CompiledGrammar":
         source, whitespace = constraint.source, constraint.whitespace
+        if constraint.gate is not None and constraint.gate.close is not None:
+            raise OptionError("xgrammar does not read grammars that close", hint="Use llguidance")
         if constraint.kind == "regex":
             return self._compiler.compile_regex(source)
         if constraint.kind == "gbnf":

@@ -15,12 +15,17 @@ Unsupported = Literal["refuse", "coerce", "lenient"]
 """What becomes of parts of a schema that cannot be enforced: the schema is refused; `oneOf` is read
 as `anyOf`; or all such parts are ignored."""
 
+Engine = Literal["llguidance", "xgrammar"]
+"""What reads the grammar. xgrammar is an extra package, ignores parts of a schema that it cannot
+enforce, and is never used unless it is named."""
+
 SchemaSource = Mapping[str, JsonValue] | str | bool | type
 """A JSON schema: as a mapping, as text, or a model of pydantic, which says its own."""
 
 SUGAR = ("json_schema", "json", "regex", "choice", "grammar", "gbnf")
 """Options of a request that are short for `constraint`."""
 
+ENGINES: tuple[Engine, ...] = ("llguidance", "xgrammar")
 _UNSUPPORTED = ("refuse", "coerce", "lenient")
 
 
@@ -66,6 +71,7 @@ class Constraint:
             a model can indent, but not write line ends until its limit.
         unsupported: for schemas, see `Unsupported`.
         gate: where in the text the grammar begins and ends; None: the whole text follows it.
+        engine: what reads the grammar.
 
     Raises:
         OptionError: the values do not fit.
@@ -76,8 +82,14 @@ class Constraint:
     whitespace: str | None = None
     unsupported: Unsupported = "refuse"
     gate: Gate | None = None
+    engine: Engine = "llguidance"
 
     def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise OptionError(
+                f"unknown engine of grammars {shown(self.engine)}",
+                hint=f"Give {' or '.join(ENGINES)}",
+            )
         if self.kind not in ("json", "regex", "lark", "gbnf"):
             raise OptionError(
                 f"unknown kind of constraint {self.kind!r}", hint="Give json, regex, lark or gbnf"
@@ -107,11 +119,16 @@ class Constraint:
         """Return the same grammar for a part of the text; for the whole text without a gate."""
         return replace(self, gate=gate)
 
+    def by(self, engine: Engine) -> "Constraint":
+        """Return the same grammar, read by another engine. Raises `OptionError`."""
+        return replace(self, engine=engine)
+
     @property
     def enforced(self) -> bool:
         """Whether each text of the grammar is a valid one: false for schemas of which parts may be
         ignored or read in another way."""
-        return self.unsupported == "refuse"
+        strict = self.unsupported == "refuse" and self.engine == "llguidance"
+        return self.kind != "json" or strict
 
     @classmethod
     def json_schema(

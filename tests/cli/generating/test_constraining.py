@@ -113,6 +113,8 @@ def test_stop_strings_beside_a_grammar_are_one_warning(family: Family, run: Run)
         (["--regex", "[a"], "the regex constraint is refused: unclosed character class"),
         (["--choice", ""], "choice is ['']. Give texts"),
         (["--unsupported", "coerce"], "--unsupported is given without a schema"),
+        (["--constraint-engine", "xgrammar"], "--constraint-engine is given without a grammar"),
+        (["--regex", "a", "--constraint-engine", "xgramma"], "Did you mean 'xgrammar'?"),
         (["--regex", "a", "--json-whitespace", "compact"], "--json-whitespace is given without"),
         (["--json-object", "--unsupported", "lenint"], "Did you mean 'lenient'?"),
         (["--json-object", "--json-whitespace", "["], "unclosed character class"),

@@ -11,11 +11,13 @@ from outrider.core.errors import OptionError, nearest
 if TYPE_CHECKING:
     from outrider.engine.generator import Generator
     from outrider.engine.result import Result
-    from outrider.sampling.constraint import Constraint, Unsupported
+    from outrider.sampling.constraint import Constraint, Engine, Unsupported
 
 PANEL = "Grammar of the text (give one)"
 UNSUPPORTED: "tuple[Unsupported, ...]" = ("refuse", "coerce", "lenient")
+ENGINES: "tuple[Engine, ...]" = ("llguidance", "xgrammar")
 _FOR_SCHEMAS = ("json_whitespace", "unsupported")
+_ENGINE = "constraint_engine"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +76,17 @@ class Constraining:
             "text afterwards. Default: refuse.",
         ),
     ] = None
+    constraint_engine: Annotated[
+        str | None,
+        option(
+            panel=PANEL,
+            metavar=f"[{'|'.join(ENGINES)}]",
+            autocompletion=lambda: list(ENGINES),
+            help="What reads the grammar. xgrammar (pip install xgrammar) ignores parts of a "
+            "schema that it cannot enforce, so that JSON is checked afterwards. Default: "
+            "llguidance.",
+        ),
+    ] = None
 
     def given(self) -> "dict[str, Constraint]":
         """Return the keyword of `Generator.generate`, if a grammar is given.
@@ -83,7 +96,7 @@ class Constraining:
             MissingExtraError: the check of the text needs a package that is not installed.
         """
         found = {n: v for n, v in given_fields(self).items() if v is not False}
-        kinds = [name for name in found if name not in _FOR_SCHEMAS]
+        kinds = [name for name in found if name not in (*_FOR_SCHEMAS, _ENGINE)]
         if len(kinds) > 1:
             raise OptionError(
                 f"{_typed(kinds[0])} and {_typed(kinds[1])} are given together", hint="Give one"
@@ -95,11 +108,21 @@ class Constraining:
                         f"{_typed(name)} is given without a schema",
                         hint="Give --json-schema or --json-object",
                     )
+        if not kinds and self.constraint_engine is not None:
+            raise OptionError(f"{_typed(_ENGINE)} is given without a grammar", hint="Give one")
         if not kinds:
             return {}
         from outrider.constraints import check_constraint
 
         constraint = self._constraint()
+        if self.constraint_engine is not None:
+            engine = next((e for e in ENGINES if e == self.constraint_engine), None)
+            if engine is None:
+                given = self.constraint_engine
+                raise OptionError(
+                    f"unknown {_typed(_ENGINE)} {given!r}", hint=nearest(given, ENGINES)
+                )
+            constraint = constraint.by(engine)
         check_constraint(constraint)
         return {"constraint": constraint}
 
@@ -140,8 +163,13 @@ def cut_note(generator: "Generator", result: "Result", settings: dict[str, Any])
         )
     if result.validated is False:
         return (
-            "the text does not follow the schema, of which --unsupported "
-            f"{constraint.unsupported} does not enforce all parts"
+            "the text does not follow the schema, of which "
+            + (
+                f"--unsupported {constraint.unsupported}"
+                if constraint.unsupported != "refuse"
+                else constraint.engine
+            )
+            + " does not enforce all parts"
         )
     return ""
 

@@ -18,8 +18,6 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 Stop = Annotated[str, Field(min_length=1)]
 
-CONSTRAINED = "constrained text is not implemented yet"
-
 
 class StreamOptions(Known):
     """Options of a stream."""
