@@ -26,7 +26,7 @@ def files(tmp_path: Path) -> Path:
     (tmp_path / "list.gbnf").write_text('root ::= "ab" ",ab"\n', encoding="utf-8")
     (tmp_path / "broken.json").write_text("{", encoding="utf-8")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\xfa")
-    (tmp_path / "large.lark").write_bytes(b"a" * 200_000)
+    (tmp_path / "large.lark").write_bytes(b"a" * 300_000)
     return tmp_path
 
 
@@ -108,7 +108,7 @@ def test_stop_strings_beside_a_grammar_are_one_warning(family: Family, run: Run)
         (["--json-schema", "bytes.json"], "bytes.json is no text. Give a file in UTF-8"),
         (["--json-schema", '{"type": 3}'], "the json constraint is refused: type must be"),
         (["--json-schema", "."], ". is a folder, not a regular file"),
-        (["--grammar", "large.lark"], "large.lark is too large. At most 131072 bytes are read"),
+        (["--grammar", "large.lark"], "large.lark is too large. At most 262144 bytes are read"),
         (["--grammar", "schema.json"], "the lark constraint is refused: "),
         (["--regex", "[a"], "the regex constraint is refused: unclosed character class"),
         (["--choice", ""], "choice is ['']. Give texts"),
