@@ -32,7 +32,7 @@ def test_without_the_package_the_error_says_how_to_install_it(
 def test_it_enforces_no_schema_as_a_whole() -> None:
     assert not PERSON.enforced and Constraint.json_schema(SCHEMA).enforced
     assert Constraint.regex("a").by("xgrammar").enforced
-    with pytest.raises(OptionError, match="unknown engine of grammars .outlines"):
+    with pytest.raises(OptionError, match=r"unknown engine of grammars .outlines"):
         Constraint.regex("a").by("outlines")  # pyright: ignore[reportArgumentType]
 
 
