@@ -116,9 +116,9 @@ class Constraining:
 
         constraint = self._constraint()
         if self.constraint_engine is not None:
-            engine = next((e for e in ENGINES if e == self.constraint_engine), None)
+            engines: dict[str, Engine] = {name: name for name in ENGINES}
+            engine = engines.get(given := self.constraint_engine)
             if engine is None:
-                given = self.constraint_engine
                 raise OptionError(
                     f"unknown {_typed(_ENGINE)} {given!r}", hint=nearest(given, ENGINES)
                 )
