@@ -7,9 +7,11 @@ that proposes nothing.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 
 from outrider.core.errors import LogitsError
+from outrider.core.reading import ReadingRows
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, Budget, Draft, Rows, Verdict, Verified
 from outrider.decoding.ledger import Ledger
 from outrider.decoding.legal import forced_draft, legal
@@ -26,6 +28,7 @@ def run_round(
     sequences: Sequence[SequenceState],
     limits: Sequence[int],
     reading: Sequence[Cache] = (),
+    draft_rows: ReadingRows | None = None,
 ) -> Round:
     """Propose, verify, accept, and let the drafters learn. The caller commits what is accepted.
 
@@ -35,12 +38,15 @@ def run_round(
         limits: for each request, the maximum depth of a draft: the remaining tokens or context.
         reading: caches of prompts that are still being read; each reads its pending tokens in the
             same forward.
+        draft_rows: what draft models may read of prompts in this round; None: all.
     """
     refresh(stage, sequences)
     budgets = [
         budget_of(stage, sequence, limit, len(sequences))
         for sequence, limit in zip(sequences, limits, strict=True)
     ]
+    if draft_rows is not None:
+        budgets = [replace(budget, reading=draft_rows) for budget in budgets]
     ledger = Ledger(sequences, reading=bool(reading))
     drafts = propose(stage, sequences, budgets)
     ledger.lap("draft")

@@ -8,6 +8,7 @@ import pytest
 
 import outrider
 from outrider.engine.generator import Generator
+from outrider.engine.serving import scheduler
 from tests.engine.serving.setups import Desk
 
 WORDS = ["once", "upon", "time", "there", "little", "river", "near", "the", "old", "mill", "fox"]
@@ -108,6 +109,18 @@ def test_mixed_requests_have_the_texts_of_their_single_runs(
     if "cache_tokens" in settings:
         assert counters["preemptions"] > 0
     assert desk.engine.state.running == desk.engine.state.waiting == 0
+
+
+def test_requests_that_a_draft_model_drafts_for_have_the_texts_of_their_single_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The draft model reads prompts in parts, within the rows of each step, and gives up caches
+    where memory is short."""
+    monkeypatch.setattr(scheduler, "HEADROOM", 8)  # so that texts outgrow their slots
+    drafted = outrider.load("tiny", threads=1, drafter="model", policy="fixed")
+    desk = check_mixed(drafted, 10, 2, max_num_seqs=3, step_ms=0.001, cache_tokens=300)
+    counters = desk.engine.state.counters
+    assert counters["accepted_tokens"] > 0 and counters["thinned"] > 0
 
 
 @pytest.mark.slow
