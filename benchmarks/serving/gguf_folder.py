@@ -1,4 +1,4 @@
-"""Writes a GGUF file as a folder of `transformers`, in float32, for servers that read no GGUF files.
+"""Writes a GGUF file as a folder of `transformers` in float32, for servers that read folders only.
 
     python -m benchmarks.serving.gguf_folder FILE FOLDER
 
