@@ -7,7 +7,6 @@ that proposes nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from time import perf_counter
 
 from outrider.core.errors import LogitsError
@@ -36,17 +35,12 @@ def run_round(
         stage: the verifier, its drafter, rule and policy.
         sequences: the requests.
         limits: for each request, the maximum depth of a draft: the remaining tokens or context.
-        reading: caches of prompts that are still being read; each reads its pending tokens in the
-            same forward.
+        reading: caches of prompts whose pending tokens are read in the same forward.
         draft_rows: what draft models may read of prompts in this round; None: all.
     """
     refresh(stage, sequences)
-    budgets = [
-        budget_of(stage, sequence, limit, len(sequences))
-        for sequence, limit in zip(sequences, limits, strict=True)
-    ]
-    if draft_rows is not None:
-        budgets = [replace(budget, reading=draft_rows) for budget in budgets]
+    pairs = zip(sequences, limits, strict=True)
+    budgets = [budget_of(stage, *pair, len(sequences), draft_rows) for pair in pairs]
     ledger = Ledger(sequences, reading=bool(reading))
     drafts = propose(stage, sequences, budgets)
     ledger.lap("draft")
