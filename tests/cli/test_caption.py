@@ -17,10 +17,10 @@ pytest.importorskip("PIL")
 from PIL import Image
 
 from outrider.cli.commands.caption import caption
-from outrider.cli.commands.caption_file import CaptionFile
 from outrider.cli.commands.generate import generate
 from outrider.cli.options.groups import grouped
 from outrider.cli.options.options import Runtime, Sampling, Speculation, Tiers
+from outrider.cli.ui.caption_file import CaptionFile
 from outrider.cli.ui.progress import ImageProgress
 from outrider.cli.ui.render import Screen
 from outrider.core.errors import OptionError

@@ -13,8 +13,8 @@ import pytest
 
 from outrider.bench.journal import Journal
 from outrider.bench.report.report import write_lines
-from outrider.cli.commands.caption_file import CaptionFile
 from outrider.cli.ui import streams
+from outrider.cli.ui.caption_file import CaptionFile
 from outrider.core.errors import OptionError
 from outrider.strategy.calibration import save_calibrations
 from tests.cli.conftest import Run

@@ -17,7 +17,7 @@ from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified, TokenR
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.llama.decoder import Decoder
 from outrider.policies import FixedLength
-from outrider.protocols import Drafter
+from outrider.protocols import Drafter, Segment
 from tests.exactness.setups.rigs import PROMPTS, generation, run, stage, tabular_family
 from tests.models.setups.make_checkpoints import make_checkpoint
 
@@ -49,6 +49,7 @@ def check_walk(
     prompts: Sequence[Sequence[int]],
     steps: Sequence[tuple[str, int]],
     chunk: int | None,
+    rows: int | None = None,
     **options: Any,
 ) -> None:
     """Joins, leaves and preemptions as `steps` say; each text must equal its single run."""
@@ -68,10 +69,10 @@ def check_walk(
             session.generations[0].cancel()
             cancelled.add(texts.index(session.generations[0]))
         else:
-            session.step()
+            session.step(draft_rows=rows)
     session.add([texts[i] for i in (*out, *waiting)], chunk=chunk)
     while session.pending:
-        session.step()
+        session.step(draft_rows=rows)
     for i, (text, single) in enumerate(zip(texts, expected, strict=True)):
         written = tuple(text.output)
         assert written == (single[: len(written)] if i in cancelled else single)
@@ -81,13 +82,17 @@ def check_walk(
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("drafter", [*DRAFTERS, "nested"])
 @settings(max_examples=8)
-@given(steps=STEPS, chunk=CHUNKS, temperature=st.sampled_from([0.0, 0.9]))
+@given(steps=STEPS, chunk=CHUNKS, rows=CHUNKS, temperature=st.sampled_from([0.0, 0.9]))
 def test_every_text_is_that_of_its_single_run(
-    drafter: str, steps: list[tuple[str, int]], chunk: int | None, temperature: float
+    drafter: str,
+    steps: list[tuple[str, int]],
+    chunk: int | None,
+    rows: int | None,
+    temperature: float,
 ) -> None:
     make = DRAFTERS.get(drafter, nested)
     whole = stage(FAMILY.target, make(FAMILY.draft), window=4)
-    check_walk(whole, PROMPTS, steps, chunk, temperature=temperature, max_new_tokens=12)
+    check_walk(whole, PROMPTS, steps, chunk, rows, temperature=temperature, max_new_tokens=12)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -121,6 +126,60 @@ def test_prompts_in_parts_are_read_beside_others() -> None:
         written.append(len(first.output))
     assert written == [1, 2, 3, 4]
     assert len(session.generations) == 2
+
+
+@pytest.mark.parametrize("nest", [None, nested])
+def test_no_round_reads_more_with_the_draft_model_than_it_may(
+    nest: Callable[[Any], Drafter] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts, and texts that were written without drafts: two requests of 60 tokens."""
+    draft, window, most = FAMILY.draft, 3, 8
+    drafter = ModelDrafter(model=draft) if nest is None else nest(draft)
+    whole = stage(FAMILY.target, drafter, window=window)
+    prompts = [(1, 2, 3) * 20, (4, 5, 6) * 20]
+    expected = [g.output for g in run(whole, prompts, max_new_tokens=60)]
+    forward, fed = draft.forward, [0]
+
+    def counted(segments: Sequence[Segment], want: Sequence[Any]) -> Any:
+        unread = sum(len(s.cache.pending) for s in segments if not s.cache.fed)
+        fed[-1] += unread + sum(len(s.tokens) for s in segments)
+        return forward(segments, want)
+
+    monkeypatch.setattr(type(draft), "forward", _only(draft, counted))
+    session = Session(whole)
+    texts = [generation(prompt, max_new_tokens=60) for prompt in prompts]
+    session.add(texts, chunk=100)
+    read, waited = 0, 0
+    while session.pending:
+        fed.append(0)
+        undrafted = 40 < sum(len(text.output) for text in texts) < 80
+        session.step([0] * len(session.generations) if undrafted else None, most)
+        assert session.drafts_read <= most
+        read, waited = read + session.drafts_read, waited + session.drafts_wait
+    assert [text.output for text in texts] == expected
+    assert read >= 2 * 59 and waited >= read // most - 1
+    assert max(fed) <= most + 2 * (2 * window + 16)  # the drafts, and what is emitted at once
+    assert all(text.counters.drafted for text in texts)
+
+
+def _only(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of the class that calls `forward` for this model only."""
+    real = type(model).forward
+    return lambda self, *given: forward(*given) if self is model else real(self, *given)
+
+
+def test_drafts_go_on_after_their_caches_were_given_up() -> None:
+    whole = stage(FAMILY.target, ModelDrafter(model=FAMILY.draft), window=3)
+    [expected] = run(whole, [(1, 2, 3)], max_new_tokens=30)
+    session, text = Session(whole), generation((1, 2, 3), max_new_tokens=30)
+    session.add([text])
+    while len(text.output) < 10:
+        session.step()
+    session.forget_drafts(text)
+    assert text.open_sequence.state is None
+    while session.pending:
+        session.step()
+    assert text.output == expected.output and text.open_sequence.begun
 
 
 def test_two_requests_may_end_in_the_same_round() -> None:

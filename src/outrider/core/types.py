@@ -16,6 +16,7 @@ from torch import Tensor
 
 from outrider.core.long_context import LongContext as LongContext
 from outrider.core.long_context import Passage as Passage
+from outrider.core.reading import ReadingRows
 from outrider.core.values import JsonValue
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ class Budget:
         worth: which tokens of a chain pay; drafters that do not know chances ignore it.
         forced: tokens that the grammar of the request expects next. They are drafted in place of
             what the drafter would propose.
+        reading: rows of texts that draft models may read before they draft; None: all.
     """
 
     depth: int
@@ -209,6 +211,7 @@ class Budget:
     stop: Stop | None = None
     worth: Worth | None = None
     forced: tuple[int, ...] = ()
+    reading: ReadingRows | None = None
 
     @classmethod
     def chain(cls, length: int) -> "Budget":

@@ -93,6 +93,12 @@ class Deferred(WrappedDrafter):
             for state in owing:
                 state.owed = []
 
+    def forget(self, state: DeferredState, output: IntArray) -> None:
+        """Drop the drafter's state of a request, which has emitted `output`. A drafter that learns
+        keeps it, since it observes every row."""
+        if state.begun and not self.learns:
+            state.inner, state.begun, state.owed = None, False, [output]
+
     def _begin(self, states: Sequence[DeferredState]) -> float:
         """Begin with these requests; return the seconds that this takes."""
         if not states:

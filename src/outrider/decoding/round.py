@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from outrider.core.errors import LogitsError
+from outrider.core.reading import ReadingRows
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, Budget, Draft, Rows, Verdict, Verified
 from outrider.decoding.ledger import Ledger
 from outrider.decoding.legal import forced_draft, legal
@@ -26,6 +27,7 @@ def run_round(
     sequences: Sequence[SequenceState],
     limits: Sequence[int],
     reading: Sequence[Cache] = (),
+    draft_rows: ReadingRows | None = None,
 ) -> Round:
     """Propose, verify, accept, and let the drafters learn. The caller commits what is accepted.
 
@@ -33,14 +35,12 @@ def run_round(
         stage: the verifier, its drafter, rule and policy.
         sequences: the requests.
         limits: for each request, the maximum depth of a draft: the remaining tokens or context.
-        reading: caches of prompts that are still being read; each reads its pending tokens in the
-            same forward.
+        reading: caches of prompts whose pending tokens are read in the same forward.
+        draft_rows: what draft models may read of prompts in this round; None: all.
     """
     refresh(stage, sequences)
-    budgets = [
-        budget_of(stage, sequence, limit, len(sequences))
-        for sequence, limit in zip(sequences, limits, strict=True)
-    ]
+    pairs = zip(sequences, limits, strict=True)
+    budgets = [budget_of(stage, *pair, len(sequences), draft_rows) for pair in pairs]
     ledger = Ledger(sequences, reading=bool(reading))
     drafts = propose(stage, sequences, budgets)
     ledger.lap("draft")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from outrider.core.errors import StrategyError
+from outrider.core.reading import ReadingRows
 from outrider.core.types import IntArray, Prompt, as_ids
 from outrider.decoding.deferred import Deferred
 from outrider.decoding.generation import Generation
@@ -13,7 +14,7 @@ from outrider.decoding.opening import open_sequences, outermost, sequences_of
 from outrider.decoding.round import run_round
 from outrider.decoding.stage import Earlier, SequenceState, Stage
 from outrider.decoding.validation import check_checker
-from outrider.models.caches.prefill import check_prompt, common_length
+from outrider.models.caches.prefill import check_prompt, start_known
 from outrider.protocols import Cache, Request
 
 
@@ -61,12 +62,18 @@ class Session:
         generations: requests whose prompt is read and that have not ended.
         seconds: of the parts of the newest round: `draft`, `verify` and `accept`.
         drafted: tokens that were drafted in the newest round.
+        drafts_read: tokens of texts that the draft model read in the newest round, if that is
+            limited.
+        drafts_wait: whether a text was not drafted for in the newest round because the draft model
+            has not read it yet.
     """
 
     stage: Stage
     generations: list[Generation] = field(default_factory=list)
     seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     drafted: int = 0
+    drafts_read: int = 0
+    drafts_wait: bool = False
     _reading: list[_Reading] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -136,12 +143,17 @@ class Session:
         """Return the number of tokens of its prompt that no cache holds yet; 0 once it joined."""
         return sum(len(part.left) for part in self._reading if part.generation is generation)
 
-    def step(self, depths: Sequence[int] | None = None) -> list[Generation]:
+    def step(
+        self, depths: Sequence[int] | None = None, draft_rows: int | None = None
+    ) -> list[Generation]:
         """Run one round of all requests; return the requests that advanced or ended.
 
         Args:
             depths: for each of `generations`, the largest depth of its draft; None sets no limit.
+            draft_rows: the largest number of tokens of prompts, and of texts that were written
+                without drafts, which the draft model reads in this round; None sets no limit.
         """
+        self.drafts_read, self.drafts_wait = 0, False
         if not self.pending:
             return []
         active = list(self.generations)
@@ -156,8 +168,11 @@ class Session:
         limits = [g.remaining - 1 for g in active]
         if depths is not None:
             limits = [min(pair) for pair in zip(limits, depths, strict=True)]
-        result = run_round(self.stage, sequences, limits, [part.cache for part in reading])
+        rows = None if draft_rows is None else ReadingRows(draft_rows)
+        result = run_round(self.stage, sequences, limits, [part.cache for part in reading], rows)
         self.seconds, self.drafted = result.seconds, sum(map(len, result.drafts))
+        if rows is not None and draft_rows is not None:
+            self.drafts_read, self.drafts_wait = draft_rows - rows.left, rows.short
         kept = [
             generation.advance(verdict, rows)
             for generation, verdict, rows in zip(active, result.verdicts, result.rows, strict=True)
@@ -191,6 +206,12 @@ class Session:
         generation.sequence = None
         generation.request.target_cache = None
 
+    def forget_drafts(self, generation: Generation) -> None:
+        """Free what the drafter stores for a request, such as caches of draft models. Before the
+        next draft, it begins anew."""
+        if generation.sequence is not None:
+            self._drafter.forget(generation.sequence.drafting, as_ids(generation.output))
+
     def fork(self, generation: Generation, sample: int) -> Generation:
         """Create a request that continues the text of this one, with the noise of `sample`.
 
@@ -209,6 +230,7 @@ class Session:
             list(generation.output),
             draft_prompt=generation.request.draft_prompt,
             prediction=generation.request.prediction,
+            in_parts=generation.request.in_parts,
         )
         branch = generation.branch(request)
         [forked] = sequences_of(
@@ -261,17 +283,9 @@ class Session:
         begun: float,
         previous: Earlier | None,
     ) -> None:
-        """Start a cache with what `previous` has read of the text, or with the first token only.
-
-        This requires no forward: the last of these tokens is pending, and read with the next ones.
-        """
-        old = previous and previous.cache
-        known = (
-            0 if old is None else common_length(old.text[: len(old.text) - len(old.pending)], text)
-        )
-        begin = Prompt(token_ids=text[: max(known, 1)])
-        [cache] = self.stage.model.start([begin], [old])
-        left = as_ids(text[len(begin) :])
+        """Start a cache with what `previous` has read of the text."""
+        cache, left = start_known(self.stage.model, text, previous and previous.cache)
+        generation.request.in_parts = True
         self._reading.append(_Reading(generation, cache, left, chunk, begun, previous))
 
     def _read_alone(self, reading: Sequence[_Reading]) -> None:

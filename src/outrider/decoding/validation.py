@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from outrider.core.errors import StrategyError
+from outrider.core.reading import ReadingRows
 from outrider.core.tree import depths
 from outrider.core.types import Budget, Draft, Exactness
 from outrider.decoding.legal import with_forced
@@ -12,9 +13,15 @@ from outrider.decoding.stage import SequenceState, Stage
 from outrider.protocols import AcceptanceRule, Request
 
 
-def budget_of(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> Budget:
+def budget_of(
+    stage: Stage,
+    sequence: SequenceState,
+    limit: int,
+    batch: int,
+    draft_rows: ReadingRows | None = None,
+) -> Budget:
     """Return the draft budget for `sequence`; `batch` is the number of requests that share its
-    forward.
+    forward, and draft models may read `draft_rows` of texts.
 
     A draft, next token included, ends before the target itself changes (`Cache.horizon`). For a
     verifier below the target, a change can lower the acceptance rate but cannot alter the text; it
@@ -28,7 +35,8 @@ def budget_of(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> 
     horizon = sequence.cache.horizon if stage.tier == 0 else None
     reach = limit if horizon is None else min(limit, horizon - 1)
     budget = stage.policy.budget(sequence.counters, batch).clipped(reach)
-    return with_forced(budget, stage, sequence, reach)
+    budget = with_forced(budget, stage, sequence, reach)
+    return budget if draft_rows is None else replace(budget, reading=draft_rows)
 
 
 def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:

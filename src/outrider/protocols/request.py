@@ -23,6 +23,8 @@ class Request:
     """The cache of the target; drafters may only read it."""
     prediction: tuple[int, ...] = ()
     """Tokens of a text that the answer is expected to resemble; only drafters that copy read it."""
+    in_parts: bool = False
+    """Whether draft models read the text in parts, as `Budget.reading` allows."""
 
     @property
     def source_ids(self) -> tuple[int, ...]:

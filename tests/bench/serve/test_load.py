@@ -83,6 +83,8 @@ def test_a_refusal_and_an_error_in_the_stream_are_failures() -> None:
     assert figures([refused, broken])["failed"] == 2
 
 
+END = b"data: [DONE]"
+"""What `transformers serve` does not send."""
 PLAIN = b"HTTP/1.1 200 OK\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -95,7 +97,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         (b"SSH-2.0-OpenSSH\r\n", "status line"),
         (CHUNKED + b"x\r\n", "ValueError"),
         (CHUNKED + b"40\r\ndata", "IncompleteRead"),
-        (PLAIN + wire(EVENTS).partition(b"data: [DONE]")[0], "without [DONE]"),
+        (PLAIN + wire(EVENTS[:3]).partition(END)[0], "without [DONE]"),
         (PLAIN + b"data: 7\n\n", "not an object"),
         (PLAIN + b'data: {"choices": 7}\n\n', "an event is"),
         (PLAIN + b'data: {"choices": [{"delta": [7]}]}\n\n', "an event is"),
@@ -103,8 +105,8 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     ],
 )
 def test_what_is_no_complete_answer_fails_alone(sent: bytes, error: str) -> None:
-    """The other requests of the run count."""
-    replies = iter([sent, PLAIN + wire(EVENTS)])
+    """The other requests of the run count. A reason for the end is enough; see `END`."""
+    replies = iter([sent, PLAIN + wire(EVENTS).partition(END)[0]])
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await body_of(reader)

@@ -8,6 +8,7 @@ import pytest
 
 import outrider
 from outrider.engine.generator import Generator
+from outrider.engine.serving import scheduler
 from tests.engine.serving.setups import Desk
 
 WORDS = ["once", "upon", "time", "there", "little", "river", "near", "the", "old", "mill", "fox"]
@@ -108,6 +109,26 @@ def test_mixed_requests_have_the_texts_of_their_single_runs(
     if "cache_tokens" in settings:
         assert counters["preemptions"] > 0
     assert desk.engine.state.running == desk.engine.state.waiting == 0
+
+
+def test_requests_that_a_draft_model_drafts_for_have_the_texts_of_their_single_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The draft model reads prompts in parts, within the rows of each step, and gives up caches
+    where memory is short."""
+    monkeypatch.setattr(scheduler, "HEADROOM", 8)  # so that texts outgrow their slots
+    drafted = outrider.load("tiny", threads=1, drafter="model", policy="fixed")
+    desk = check_mixed(drafted, 8, 2, max_num_seqs=3, step_ms=0.001)
+    assert desk.engine.state.counters["accepted_tokens"] > 0
+    small = Desk(drafted, max_num_seqs=2, cache_tokens=256)
+    texts = {id: (sum(prompts(drafted, 4, n), ())[:120]) for n, id in enumerate("ab")}
+    for id, ids in texts.items():
+        small.submit(id, ids, max_new_tokens=30, ignore_eos=True)
+    small.run()
+    assert small.engine.state.counters["thinned"] == 2
+    for id, ids in texts.items():
+        single = drafted.generate(list(ids), max_new_tokens=30, ignore_eos=True)
+        assert small.result(id).token_ids == single.token_ids
 
 
 @pytest.mark.slow

@@ -234,6 +234,19 @@ def test_the_oldest_sample_keeps_its_place_whatever_its_size() -> None:
     assert scheduler.to_preempt(scheduler.slots - 2048) == []
 
 
+def test_caches_of_draft_models_are_given_up_before_places() -> None:
+    scheduler = Scheduler(limits=Limits(max_num_seqs=4, slots=2048, draft_share=0.25))
+    for key in "ab":
+        scheduler.add(Entry(key=key, prompt=300, most=3000))
+    admit_all(scheduler)
+    assert scheduler.slots == 1024
+    assert scheduler.to_thin(0) == [] and scheduler.to_thin(100) == ["b"]
+    scheduler.thinned("b")
+    assert scheduler.slots == 1024 - 128 and scheduler.to_thin(100) == ["a"]
+    scheduler.preempted("b")
+    assert admit_all(scheduler) == ["b"] and scheduler.slots == 1024 - 128
+
+
 def test_an_account_of_a_newcomer_begins_with_the_least_served() -> None:
     """It can claim no time from before it came."""
     scheduler = Scheduler(limits=Limits(max_num_seqs=2))

@@ -70,7 +70,7 @@ async def events(
     Raises:
         Refused: the server answers with another code than 200.
         OSError: there is no connection, it breaks, what arrives is no answer, or the answer ends
-            without `[DONE]`.
+            without a `finish_reason` and without `[DONE]`, which some servers leave out.
     """
     secure = ssl.create_default_context() if address.secure else None
     reader, writer = await asyncio.open_connection(
@@ -83,13 +83,15 @@ async def events(
         status, chunked = await _answer_head(reader)
         if status != 200:
             raise Refused(status, (await _rest(reader, chunked))[:300].decode(errors="replace"))
-        done = False
+        done = finished = False
         async for line in _lines(reader, chunked):
             done = done or line == b"data: [DONE]"
             if line.startswith(b"data: ") and not done:
-                yield _event(line[6:])
-        if not done:
-            raise ConnectionError("the answer ended without [DONE]")
+                event = _event(line[6:])
+                finished = finished or _finishes(event)
+                yield event
+        if not (done or finished):
+            raise ConnectionError("the answer ended without a finish_reason and without [DONE]")
     finally:
         writer.close()
         with suppress(OSError):
@@ -113,6 +115,13 @@ def _event(line: bytes) -> dict[str, JsonValue]:
     if not isinstance(event, dict):
         raise ConnectionError(f"an event is {line[:80]!r} and not an object")
     return event
+
+
+def _finishes(event: Mapping[str, JsonValue]) -> bool:
+    """Whether an event holds the reason for the end of the text."""
+    choices = event.get("choices")
+    found = choices if isinstance(choices, list) else []
+    return any(isinstance(one, dict) and one.get("finish_reason") for one in found)
 
 
 async def _answer_head(reader: asyncio.StreamReader) -> tuple[int, bool]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from outrider.cli.commands.caption_file import CaptionFile
 from outrider.cli.options.options import (
     Runtime,
     Sampling,
@@ -21,6 +20,7 @@ from outrider.cli.options.options import (
     option,
 )
 from outrider.cli.ui import failures, interrupt
+from outrider.cli.ui.caption_file import CaptionFile
 from outrider.cli.ui.progress import ImageProgress
 from outrider.cli.ui.render import Screen, print_json, summary
 from outrider.cli.ui.waiting import Waiting

@@ -116,7 +116,8 @@ class Bypass:
         """
         if state.off is None:
             return budget
-        return Budget.chain(max(budget.share(self.name), budget.share(self.below)))
+        whole = Budget.chain(max(budget.share(self.name), budget.share(self.below)))
+        return replace(whole, reading=budget.reading)
 
     def _ways(
         self, states: Sequence[QualifiedState], budgets: Sequence[Budget]

@@ -221,7 +221,9 @@ class Qualified:
                 assert c.state.sequence is not None
                 c.state.sequence.tail = np.concatenate((c.tail, as_ids(c.tokens)))
                 sequences.append(c.state.sequence)
-            result = run_round(self.stage, sequences, [c.limit for c in active])
+            result = run_round(
+                self.stage, sequences, [c.limit for c in active], draft_rows=budgets[0].reading
+            )
             for c, rows, verdict in zip(active, result.rows, result.verdicts, strict=True):
                 self._collect(c, rows, verdict)
         return [self._draft(c) for c in gathered]

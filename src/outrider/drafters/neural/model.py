@@ -32,6 +32,7 @@ from outrider.drafters.neural.model_state import (
     unreadable,
     window,
 )
+from outrider.drafters.neural.reading import read_ahead, timed
 from outrider.models.caches.attaching import attach
 from outrider.policies import Source
 from outrider.policies.confidence import BelowThreshold
@@ -107,6 +108,7 @@ class ModelDrafter:
         """Return one chain per request, as deep as its budget, its window and end tokens allow."""
         if not any(budget.share(self.name) for budget in budgets):
             return [EMPTY_DRAFT] * len(states)
+        reading = read_ahead(self.model, states, budgets)
         chains = [
             _Chain(state, tail, self._depth(state, tail, budget), budget.stop)
             for state, tail, budget in zip(states, tails, budgets, strict=True)
@@ -122,7 +124,7 @@ class ModelDrafter:
             active = [chain for chain in active if not chain.done]
             segments = [Segment(c.state.cache, as_ids(c.tokens[-1:])) for c in active]
             want = [as_ids([c.state.cache.num_speculative]) for c in active]
-        return [self._draft(chain) for chain in chains]
+        return timed([self._draft(chain) for chain in chains], reading)
 
     def _write(self, chains: Sequence[_Chain], segments: Sequence[Segment]) -> bool:
         """Let the model generate the chains in one call; return false, with nothing done, if it

@@ -5,14 +5,18 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from outrider.core.counters import Counters
 from outrider.core.errors import ContextError, GrammarError, OptionError
-from outrider.core.types import IntArray, Prompt, Rows, Stop
-from outrider.models.caches.prefill import note_reading
+from outrider.core.types import NO_IDS, IntArray, Prompt, Rows, Stop
+from outrider.models.caches.prefill import note_reading, start_known
 from outrider.protocols import Cache, LanguageModel, Request
 from outrider.sampling import Sampler
+
+_AT_ONCE = 16
+"""Most emitted tokens that a draft reads in its first forward, where texts are read in parts."""
 
 UNFIT = (ContextError, OptionError)
 """Errors that a model with a vision encoder raises for images that do not fit."""
@@ -37,6 +41,7 @@ class ModelState:
         counters: its forwards and tokens.
         chains: how many chains were written without the mask.
         cut: how many of them the grammar cut.
+        ahead: the end of the text that is not in the cache yet (`read_ahead`).
     """
 
     request: Request
@@ -45,6 +50,7 @@ class ModelState:
     counters: Counters = field(default_factory=Counters)
     chains: int = 0
     cut: int = 0
+    ahead: IntArray = field(default_factory=lambda: NO_IDS)
 
     @property
     def masks(self) -> bool:
@@ -76,18 +82,23 @@ def open_states(
     requests: Sequence[Request],
     previous: Sequence[ModelState | None] | None = None,
 ) -> list[ModelState]:
-    """Read each prompt that fits; the caches of `previous` states are reused."""
+    """Read each prompt that fits; the caches of `previous` states are reused.
+
+    Of a request that is read in parts, nothing new is read yet.
+    """
     states = [ModelState(request) for request in requests]
     old = previous or [None] * len(requests)
     begun = perf_counter()
     prompts = [own_prompt(request, model) for request in requests]
+    known = [before.cache if isinstance(before, ModelState) else None for before in old]
     fitting = [i for i, prompt in enumerate(prompts) if fits(model, prompt)]
-    caches = start_fitting(
-        model,
-        [prompts[i] for i in fitting],
-        [b.cache if isinstance(b := old[i], ModelState) else None for i in fitting],
-    )
-    for i, cache in zip(fitting, caches, strict=True):
+    parts = [i for i in fitting if requests[i].in_parts and prompts[i].plain]
+    for i in parts:
+        found = start_known(model, prompts[i].token_ids, known[i])
+        states[i].cache, states[i].ahead = found
+    whole = [i for i in fitting if i not in parts]
+    caches = start_fitting(model, [prompts[i] for i in whole], [known[i] for i in whole])
+    for i, cache in zip(whole, caches, strict=True):
         if cache is None:
             continue
         states[i].cache = cache
@@ -105,14 +116,19 @@ def commit_states(
     for state, emitted in zip(states, tokens, strict=True):
         if state.cache is not None:
             state.off = state.off or unreadable(model, emitted)
-            state.cache.commit(emitted)
+            now = 0 if len(state.ahead) else len(emitted)
+            if state.request.in_parts:
+                now = min(now, _AT_ONCE)
+            state.cache.commit(emitted[:now])
+            if now < len(emitted):
+                state.ahead = np.concatenate((state.ahead, emitted[now:]))
 
 
 def window(model: LanguageModel, state: ModelState, tail: IntArray) -> int:
     """Return the largest possible depth of a draft; 0 if drafting is impossible. The model itself
     never reads the last drafted token.
     """
-    if state.off is not None or unreadable(model, tail):
+    if state.off is not None or len(state.ahead) or unreadable(model, tail):
         return 0
     room = state.cache.remaining - len(tail) + 1
     if room <= 0:

@@ -28,6 +28,7 @@ from outrider.drafters.neural.model_state import (
     open_states,
     window,
 )
+from outrider.drafters.neural.reading import read_ahead, timed
 from outrider.models.caches.attaching import attach
 from outrider.policies import Source
 from outrider.protocols import NO_NEEDS, Drafter, LanguageModel, Needs, Request, Segment
@@ -108,10 +109,12 @@ class TreeDrafter:
         """Return one tree per request, as large as its budget, its window and end tokens allow."""
         if not any(budget.nodes_of(self.origin) > 0 for budget in budgets):
             return [EMPTY_DRAFT] * len(states)
+        reading = read_ahead(self.model, states, budgets)
         builders = [self._builder(*parts) for parts in zip(states, tails, budgets, strict=True)]
         if any(builder.depth for builder in builders):
             grow_all(self.growth, builders, _Reader(self, states, tails, builders))
-        return [self._draft(*pair) for pair in zip(states, builders, strict=True)]
+        drafts = [self._draft(*pair) for pair in zip(states, builders, strict=True)]
+        return timed(drafts, reading)
 
     def observe(self, states: Sequence[ModelState], verified: Sequence[Verified]) -> None:
         """Do nothing: the model is fixed."""

@@ -9,6 +9,7 @@ from outrider.policies import ExpectedGain
 from outrider.policies.goodput import Goodput
 from outrider.policies.surface import CostSurface, Forward
 from outrider.strategy import Strategy
+from outrider.strategy.description import lower_models
 
 LEAST_ROWS, MOST_ROWS = 64, 512
 """Rows of prompts that a step reads at least, and at most."""
@@ -18,6 +19,8 @@ _ASKING = 1e-4
 """Seconds that the policy takes for a sample that may draft."""
 _WEIGHT = 0.1
 """Weight of the newest round in the smoothed seconds of drafting."""
+_LATE_SHARE = 0.25
+"""Share of the rows for reading that draft models get while a text waits for them."""
 _SLOWER = 1.5
 """A step that reads may take this many times as long as one that only writes."""
 
@@ -33,6 +36,8 @@ class Drafting:
         step: seconds that a step with reading may take.
         drafting: seconds of drafting in rounds that draft, smoothed.
         off: drafting has failed, and nothing is drafted any more.
+        models: whether drafts are made by models, which have to read the texts.
+        late: whether a draft model had to put off a text in the last step.
     """
 
     surface: CostSurface
@@ -41,13 +46,16 @@ class Drafting:
     step: float
     drafting: float = 0.0
     off: bool = False
+    models: bool = False
+    late: bool = False
 
     @classmethod
     def of(cls, strategy: Strategy, surface: CostSurface, step: float) -> "Drafting":
         """Return what the policy of a strategy allows (see `with_costs`)."""
         policy = strategy.policy if isinstance(strategy.policy, ExpectedGain) else None
         goodput = Goodput(surface=surface) if policy is not None and policy.sources else None
-        return cls(surface=surface, policy=policy, goodput=goodput, step=step)
+        models = bool(lower_models(strategy.drafter))
+        return cls(surface=surface, policy=policy, goodput=goodput, step=step, models=models)
 
     def rows_for_reading(self, writing: Sequence[Sample], share: float = 0.0) -> int:
         """Return how many rows of prompts the next step reads.
@@ -63,6 +71,14 @@ class Drafting:
         limit = max(_SLOWER * alone, alone / (1.0 - share), self.step)
         return max(surface.rows_within(limit, forward, MOST_ROWS), LEAST_ROWS)
 
+    @property
+    def share(self) -> float:
+        """The share of the rows for reading that draft models get even if prompts could use all.
+
+        A row of a draft model counts like one of the target, which takes longer.
+        """
+        return _LATE_SHARE if self.late else 0.0
+
     def depths(self, active: Sequence[Sample], other_rows: int) -> list[int]:
         """Return the largest depth of the draft of each sample in the next round.
 
@@ -71,7 +87,7 @@ class Drafting:
         what a further row costs beside this batch. Of a tree, the nodes that pay are counted and
         its depth is limited to their number, which is a weaker limit.
         """
-        wanted = [sample.submission.draft and not self.off for sample in active]
+        wanted = [sample.drafts and not self.off for sample in active]
         policy = self.policy
         if self.goodput is None or policy is None or len(active) < 2 or policy.selecting:
             depths = [UNLIMITED] * len(active)
@@ -95,7 +111,8 @@ class Drafting:
         """Record how long a step took, and its drafts: the costs follow the paces of drafts, and of
         steps that only wrote without drafts."""
         count = len(active)
-        if session.drafted:
+        self.late = session.drafts_wait
+        if session.drafted and not session.drafts_read:
             self.drafting += _WEIGHT * (session.seconds["draft"] - self.drafting)
         if self.goodput is None or count < 2 or other_rows or session.drafted:
             return

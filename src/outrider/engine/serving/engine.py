@@ -321,8 +321,10 @@ class Engine:
         known = {id(sample.generation): sample for sample in self._samples.values()}
         writing = [known[id(g)] for g in session.generations]
         share = scheduler.limits.newcomer_share if scheduler.newcomer is not None else 0.0
-        budget = self._drafting.rows_for_reading(writing, share) if reading else 0
-        shares = scheduler.rows(budget)
+        reads = reading or self._drafting.models
+        budget = self._drafting.rows_for_reading(writing, share) if reads else 0
+        kept = int(budget * self._drafting.share) if writing else 0  # for draft models
+        shares = scheduler.rows(budget - kept)
         for key, rows in shares.items():
             session.pace(reading[key].generation, rows)
         active = [known[id(g)] for g in session.generations]
@@ -331,7 +333,7 @@ class Engine:
         depths = self._drafting.depths(active, sum(shares.values()))
         begun = perf_counter()
         try:
-            session.step(depths)
+            session.step(depths, budget - sum(shares.values()))
         except Exception as error:
             self._recover(error)
             return
@@ -358,10 +360,16 @@ class Engine:
             self._events.append(piece)
 
     def _fit(self) -> None:
-        """Give up prefixes, then places, if caches have outgrown their slots."""
+        """Give up prefixes, then caches of draft models, then places, if caches have outgrown their
+        slots."""
         scheduler = self._scheduler
         slots = scheduler.limits.slots
         self._prefixes.shrink(max(slots - scheduler.slots, 0))
+        for key in scheduler.to_thin(scheduler.slots - slots):
+            self._samples[key].drafts = False
+            self._session.forget_drafts(self._samples[key].generation)
+            scheduler.thinned(key)
+            self._totals.count(thinned=1)
         for key in scheduler.to_preempt(scheduler.slots - slots):
             self._preempt(self._samples[key])
         self._prefixes.shrink(max(slots - scheduler.slots, 0))

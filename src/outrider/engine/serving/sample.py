@@ -40,6 +40,7 @@ class Sample:
         prompt_logprobs: of the prompt, until they are published.
         sent: tokens that are published.
         shown: characters that are published.
+        drafts: whether it may be drafted for; ends when the caches of draft models are given up.
     """
 
     submission: Submission
@@ -52,7 +53,11 @@ class Sample:
     cached: int = 0
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     sent: int = 0
-    shown: int = field(default=0)
+    shown: int = 0
+    drafts: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.drafts = self.submission.draft
 
     @property
     def key(self) -> str:

@@ -18,12 +18,13 @@ the latter is preempted, and continues later with the same text.
 
 **Memory.** Every sample takes slots for its text (`slots_of`). A sample is admitted if its prompt
 and `HEADROOM` tokens fit beside those that run. Reusable prefixes take what is left, and are given
-up first.
+up first, then the caches of draft models (`to_thin`), then places.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import ceil
 
 HEADROOM = 256
 """Tokens of an answer that must fit when a sample is admitted."""
@@ -70,6 +71,7 @@ class Entry:
         charged: what its principal has paid since it began.
         work: tokens that had to be read for it when it began.
         before: tokens of its answer when it began.
+        saved: part of its slots that it does not take: the caches of draft models were given up.
     """
 
     key: str
@@ -87,6 +89,7 @@ class Entry:
     charged: int = 0
     work: int = 0
     before: int = 0
+    saved: float = 0.0
 
     @property
     def due(self) -> int:
@@ -101,7 +104,7 @@ class Entry:
     @property
     def slots(self) -> int:
         """Slots that its cache takes after the next rounds."""
-        return slots_of(self.tokens + 1)
+        return ceil(slots_of(self.tokens + 1) * (1.0 - self.saved))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +117,14 @@ class Limits:
         patience: seconds of waiting after which a sample gains one class.
         newcomer_share: share of the time of a step in which a principal below its fair share may
             read.
+        draft_share: part of a slot that the caches of draft models take; with 0, they are kept.
     """
 
     max_num_seqs: int = 16
     slots: int = 1 << 20
     patience: float = 30.0
     newcomer_share: float = 0.75
+    draft_share: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -165,6 +170,10 @@ class Scheduler:
         """A sample has written `count` tokens."""
         self.entries[key].written += count
 
+    def thinned(self, key: str) -> None:
+        """A sample has lost the caches of draft models, and gets none any more."""
+        self.entries[key].saved = self.limits.draft_share
+
     def preempted(self, key: str) -> None:
         """A sample has lost its place; it waits again, before those that came later."""
         entry = self.entries[key]
@@ -204,12 +213,23 @@ class Scheduler:
             return None  # nothing overtakes a sample that waits for memory
         return None
 
+    def to_thin(self, over: int) -> list[str]:
+        """Return the samples that give up the caches of draft models because caches outgrow their
+        slots by `over`: the newest of the highest class first."""
+        chosen: list[str] = []
+        for entry in self._last_first if self.limits.draft_share else ():
+            if over <= 0:
+                break
+            if not entry.saved:
+                chosen.append(entry.key)
+                over -= int(entry.slots * self.limits.draft_share)
+        return chosen
+
     def to_preempt(self, over: int) -> list[str]:
         """Return the samples that give up their places because caches outgrow their slots by
         `over`: the newest of the highest class first, and never the oldest one."""
-        running = sorted(self.running, key=lambda e: (-e.level, -e.number))
         chosen: list[str] = []
-        for entry in running[:-1]:
+        for entry in self._last_first[:-1]:
             if over <= 0:
                 break
             if entry.resumable:
@@ -296,6 +316,11 @@ class Scheduler:
         most = max((counts[e.principal] for e in rich), default=0)
         found = [e for e in rich if counts[e.principal] == most and e.level >= entry.level]
         return [max(found, key=lambda e: e.number)] if found else None
+
+    @property
+    def _last_first(self) -> list[Entry]:
+        """Samples that run: the newest of the highest class first."""
+        return sorted(self.running, key=lambda e: (-e.level, -e.number))
 
     @property
     def _full(self) -> bool:

@@ -44,6 +44,7 @@ class ServingSettings:
             max_num_seqs=self.max_num_seqs,
             slots=self.cache_tokens or self._fitting(generator),
             patience=self.patience,
+            draft_share=_draft_share(generator),
         )
 
     def _fitting(self, generator: Generator) -> int:
@@ -60,6 +61,16 @@ class ServingSettings:
 def _models(generator: Generator) -> list[LanguageModel]:
     strategy = generator.strategy
     return list({id(m): m for m in (strategy.target, *lower_models(strategy.drafter))}.values())
+
+
+def _draft_share(generator: Generator) -> float:
+    """Return the part of the bytes of a token that draft models take; 0 if their drafter learns
+    from all rows, so that it must follow each text."""
+    strategy = generator.strategy
+    each = sum(model.info.bytes_per_token for model in _models(generator))
+    if not each or strategy.drafter.learns:
+        return 0.0
+    return 1.0 - strategy.target.info.bytes_per_token / each
 
 
 _RANGES = {

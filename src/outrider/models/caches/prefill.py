@@ -107,6 +107,22 @@ def start_caches(
     return caches
 
 
+def start_known(
+    model: LanguageModel, text: Sequence[int], old: Cache | None
+) -> tuple[Cache, IntArray]:
+    """Start a cache with what `old` has read of a text, or with the first token only; return it and
+    the ids that it lacks.
+
+    This requires no forward: the last token in the cache is pending, and read with the next ones.
+    """
+    known = 0
+    if old is not None:
+        known = common_length(old.text[: len(old.text) - len(old.pending)], text)
+    begin = Prompt(token_ids=tuple(text[: max(known, 1)]))
+    [cache] = model.start([begin], [old])
+    return cache, as_ids(text[len(begin) :])
+
+
 def note_reading(counters: Counters, cache: Cache, seconds: float) -> None:
     """Count a prompt read into `cache`; the time for encoding its images is counted separately."""
     report = cache.report
