@@ -138,8 +138,10 @@ def main() -> None:
 
     total = Counter[str]()
     with ThreadPoolExecutor(given.at_once) as pool:
-        for one in pool.map(hold, range(given.count)):
+        for at, one in enumerate(pool.map(hold, range(given.count)), 1):
             total += one
+            if at % 10 == 0:
+                print(at, dict(total), file=sys.stderr, flush=True)
     seconds = round(time.perf_counter() - begun, 1)
     head = {"tool_choice": given.choice, "strict": strict, "conversations": given.count}
     json.dump({**head, "seconds": seconds, **total}, sys.stdout)
