@@ -52,6 +52,15 @@ REQUESTS = (
     "Book me four stars with breakfast in {city}, two nights.",
     "Do I need a coat in {city}?",
 )
+CALL = '<tool_call>\n{{"name": "{0}", "arguments": {1}}}\n</tool_call>'
+EXAMPLE = (
+    ("user", "What is the weather like in Lisbon?"),
+    ("assistant", CALL.format("get_weather", '{"city": "Lisbon", "unit": "celsius"}')),
+    ("user", "And a hotel in Turin for two nights, please."),
+    ("assistant", CALL.format("find_hotel", '{"city": "Turin", "nights": 2}')),
+)
+"""Earlier turns that show a small model how it calls a function (`--example`)."""
+
 ROUNDS = 3
 """Answers of one conversation at most."""
 
@@ -84,9 +93,11 @@ def judged(call: Any) -> str:
     return "valid" if fits else "not of the schema"
 
 
-def converse(client: openai.OpenAI, model: str, text: str, how: dict[str, Any]) -> Counter[str]:
+def converse(
+    client: openai.OpenAI, model: str, messages: list[Any], how: dict[str, Any]
+) -> Counter[str]:
     """Hold one conversation: calls are answered until the model answers in text."""
-    found, messages = Counter[str](), list[Any]([{"role": "user", "content": text}])
+    found = Counter[str]()
     must = how["tool_choice"] == "required"
     for _ in range(1 if must else ROUNDS):
         answer = client.chat.completions.create(model=model, messages=messages, **how)
@@ -116,6 +127,7 @@ def main() -> None:
     parser.add_argument("--choice", choices=("required", "auto"), default="required")
     parser.add_argument("--count", type=int, default=200, help="conversations")
     parser.add_argument("--at-once", type=int, default=8, help="conversations at the same time")
+    parser.add_argument("--example", action="store_true", help="show two calls in earlier turns")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--max-tokens", type=int, default=256)
     given = parser.parse_args()
@@ -134,7 +146,9 @@ def main() -> None:
             "max_tokens": given.max_tokens,
             "seed": at,
         }
-        return converse(client, model, text, how)
+        turns = (*(EXAMPLE if given.example else ()), ("user", text))
+        messages = [{"role": role, "content": content} for role, content in turns]
+        return converse(client, model, messages, how)
 
     total = Counter[str]()
     with ThreadPoolExecutor(given.at_once) as pool:
@@ -143,7 +157,8 @@ def main() -> None:
             if at % 10 == 0:
                 print(at, dict(total), file=sys.stderr, flush=True)
     seconds = round(time.perf_counter() - begun, 1)
-    head = {"tool_choice": given.choice, "strict": strict, "conversations": given.count}
+    head: dict[str, Any] = {"tool_choice": given.choice, "strict": strict}
+    head |= {"example": given.example, "conversations": given.count}
     json.dump({**head, "seconds": seconds, **total}, sys.stdout)
     print()
 
