@@ -1,10 +1,12 @@
 """An agent loop with two functions: do all calls parse and validate?
 
-Talks to a server with the official client (`pip install openai jsonschema-rs`). First, each prompt
-must be answered by a call; then the model may choose, and what it calls is answered.
+Talks to a server with the official client (`pip install openai jsonschema-rs`). With `required`,
+each prompt must be answered by a call; with `auto` the model may choose, its tools are strict, and
+what it calls is answered.
 
-    outrider serve model.gguf
-    python -m benchmarks.constraints.tools http://127.0.0.1:8000/v1 --count 200
+    outrider serve --target model.gguf
+    python -m benchmarks.constraints.tools http://127.0.0.1:8000/v1 --choice required
+    python -m benchmarks.constraints.tools http://127.0.0.1:8000/v1 --choice auto
 """
 
 import argparse
@@ -12,6 +14,7 @@ import json
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jsonschema_rs
@@ -49,6 +52,15 @@ REQUESTS = (
     "Book me four stars with breakfast in {city}, two nights.",
     "Do I need a coat in {city}?",
 )
+CALL = '<tool_call>\n{{"name": "{0}", "arguments": {1}}}\n</tool_call>'
+EXAMPLE = (
+    ("user", "What is the weather like in Lisbon?"),
+    ("assistant", CALL.format("get_weather", '{"city": "Lisbon", "unit": "celsius"}')),
+    ("user", "And a hotel in Turin for two nights, please."),
+    ("assistant", CALL.format("find_hotel", '{"city": "Turin", "nights": 2}')),
+)
+"""Earlier turns that show a small model how it calls a function (`--example`)."""
+
 ROUNDS = 3
 """Answers of one conversation at most."""
 
@@ -81,9 +93,11 @@ def judged(call: Any) -> str:
     return "valid" if fits else "not of the schema"
 
 
-def converse(client: openai.OpenAI, model: str, text: str, how: dict[str, Any]) -> Counter[str]:
+def converse(
+    client: openai.OpenAI, model: str, messages: list[Any], how: dict[str, Any]
+) -> Counter[str]:
     """Hold one conversation: calls are answered until the model answers in text."""
-    found, messages = Counter[str](), list[Any]([{"role": "user", "content": text}])
+    found = Counter[str]()
     must = how["tool_choice"] == "required"
     for _ in range(1 if must else ROUNDS):
         answer = client.chat.completions.create(model=model, messages=messages, **how)
@@ -107,34 +121,46 @@ def converse(client: openai.OpenAI, model: str, text: str, how: dict[str, Any]) 
 
 
 def main() -> None:
-    """Run both parts, and print a line of JSON for each."""
+    """Hold the conversations, and print what was counted as a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
-    parser.add_argument("--count", type=int, default=200, help="conversations of each part")
+    parser.add_argument("--choice", choices=("required", "auto"), default="required")
+    parser.add_argument("--count", type=int, default=200, help="conversations")
+    parser.add_argument("--at-once", type=int, default=8, help="conversations at the same time")
+    parser.add_argument("--example", action="store_true", help="show two calls in earlier turns")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--max-tokens", type=int, default=256)
     given = parser.parse_args()
     client = openai.OpenAI(base_url=given.url, api_key="none", timeout=3600)
     model = client.models.list().data[0].id
-    parts: tuple[tuple[str, bool], ...] = (("required", False), ("auto", True))
-    for choice, strict in parts:
-        total, begun = Counter[str](), time.perf_counter()
-        for at in range(given.count):
-            text = REQUESTS[at % len(REQUESTS)].format(city=CITIES[at // len(REQUESTS) % 10])
-            how = {
-                "tools": tools(strict),
-                "tool_choice": choice,
-                "parallel_tool_calls": False,
-                "temperature": given.temperature,
-                "max_tokens": given.max_tokens,
-                "seed": at,
-            }
-            total += converse(client, model, text, how)
-        seconds = round(time.perf_counter() - begun, 1)
-        json.dump(
-            {"tool_choice": choice, "strict": strict, "seconds": seconds, **total}, sys.stdout
-        )
-        print(flush=True)
+    strict = given.choice == "auto"
+    begun = time.perf_counter()
+
+    def hold(at: int) -> Counter[str]:
+        text = REQUESTS[at % len(REQUESTS)].format(city=CITIES[at // len(REQUESTS) % 10])
+        how = {
+            "tools": tools(strict),
+            "tool_choice": given.choice,
+            "parallel_tool_calls": False,
+            "temperature": given.temperature,
+            "max_tokens": given.max_tokens,
+            "seed": at,
+        }
+        turns = (*(EXAMPLE if given.example else ()), ("user", text))
+        messages = [{"role": role, "content": content} for role, content in turns]
+        return converse(client, model, messages, how)
+
+    total = Counter[str]()
+    with ThreadPoolExecutor(given.at_once) as pool:
+        for at, one in enumerate(pool.map(hold, range(given.count)), 1):
+            total += one
+            if at % 10 == 0:
+                print(at, dict(total), file=sys.stderr, flush=True)
+    seconds = round(time.perf_counter() - begun, 1)
+    head: dict[str, Any] = {"tool_choice": given.choice, "strict": strict}
+    head |= {"example": given.example, "conversations": given.count}
+    json.dump({**head, "seconds": seconds, **total}, sys.stdout)
+    print()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A gate: free text, and a part of it that follows a grammar."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import product
@@ -263,8 +263,8 @@ def test_bytes_behind_the_opening_text_are_read_by_the_grammar() -> None:
         assert allowed[token] == (set(own.texts[token][2:]) <= set(b"abcde"))
 
 
-def token_bytes(known: Grammars) -> Iterator[bytes]:
-    return known._words.texts  # pyright: ignore[reportPrivateUsage, reportReturnType]
+def token_bytes(known: Grammars) -> tuple[bytes, ...]:
+    return known._words.texts  # pyright: ignore[reportPrivateUsage]
 
 
 def test_texts_are_spelled_by_other_tokens() -> None:

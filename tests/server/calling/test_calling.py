@@ -27,6 +27,13 @@ FLAT: list[Any] = [
     for name, schema in SCHEMAS.items()
 ]
 BASE: dict[str, Any] = {"model": "tiny", "messages": HELLO, "tools": TOOLS, "max_tokens": 200}
+
+
+def asked(**more: Any) -> dict[str, Any]:
+    """A request with both tools."""
+    return BASE | more
+
+
 NAMED = {"type": "function", "function": {"name": "time"}}
 
 
@@ -65,9 +72,7 @@ def test_a_named_call_ends_with_stop(client: openai.OpenAI) -> None:
 
 
 def test_a_call_that_is_cut_is_of_length(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(
-        **BASE | {"max_tokens": 5}, tool_choice="required", seed=1
-    )
+    answer = client.chat.completions.create(**asked(max_tokens=5), tool_choice="required", seed=1)
     assert answer.choices[0].finish_reason == "length"
 
 
@@ -101,9 +106,9 @@ def test_allowed_tools(client: openai.OpenAI) -> None:
 def test_strict_tools_leave_the_text_free(client: openai.OpenAI) -> None:
     """The text without a call is the text without the grammar; calls would be valid."""
     strict = [{**t, "function": t["function"] | {"strict": True}} for t in TOOLS]
-    body = BASE | {"max_tokens": 24, "seed": 5}
+    body = asked(max_tokens=24, seed=5)
     free = client.chat.completions.create(**body)
-    bound = client.chat.completions.create(**body | {"tools": strict})
+    bound = client.chat.completions.create(**asked(max_tokens=24, seed=5, tools=strict))
     assert bound.choices[0].message.content == free.choices[0].message.content
 
 
@@ -147,7 +152,7 @@ def custom(form: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("choice", ["required", {"type": "custom", "custom": {"name": "sql"}}])
 def test_a_custom_tool_gets_text_of_its_grammar(client: openai.OpenAI, choice: Any) -> None:
     tool = custom({"type": "grammar", "grammar": {"syntax": "lark", "definition": LARK}})
-    body = BASE | {"tools": [tool], "tool_choice": choice, "seed": 1}
+    body = asked(tools=[tool], tool_choice=choice, seed=1)
     [call] = client.chat.completions.create(**body).choices[0].message.tool_calls or []
     assert call.type == "custom" and call.custom.name == "sql"
     assert call.custom.input.startswith("SELECT ")
@@ -157,9 +162,9 @@ def test_a_custom_tool_gets_text_of_its_grammar(client: openai.OpenAI, choice: A
             own: Any = delta.model_dump().get("custom") or {}
             written += own.get("input") or ""
     assert written == call.custom.input
-    again = [*HELLO, {"role": "assistant", "tool_calls": [call.model_dump()]}]
+    again: list[Any] = [*HELLO, {"role": "assistant", "tool_calls": [call.model_dump()]}]
     again += [{"role": "tool", "tool_call_id": call.id, "content": "3 rows"}]
-    more = client.chat.completions.create(**body | {"messages": again, "tool_choice": "none"})
+    more = client.chat.completions.create(**asked(tools=[tool], messages=again, tool_choice="none"))
     assert more.choices[0].message.tool_calls is None
 
 
@@ -176,7 +181,8 @@ def test_a_custom_tool_in_responses(client: openai.OpenAI) -> None:
 
 
 def test_a_custom_tool_of_any_text(client: openai.OpenAI) -> None:
-    body = BASE | {"tools": [custom({"type": "text"})], "tool_choice": "required", "max_tokens": 8}
+    tools = [custom({"type": "text"})]
+    body = asked(tools=tools, tool_choice="required", max_tokens=8)
     [choice] = client.chat.completions.create(**body, seed=1).choices
     [call] = choice.message.tool_calls or []
     assert call.type == "custom" and call.custom.input and choice.message.content is None

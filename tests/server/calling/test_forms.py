@@ -104,7 +104,7 @@ def check_calls(found: Sequence[Any], tools: Sequence[ToolSpec]) -> list[str]:
     """Check that all parts are valid calls; return their names."""
     schemas = schemas_of(tools)
     for name, arguments in found:
-        assert jsonschema_rs.is_valid(schemas[name], json.loads(arguments)), (name, arguments)
+        assert jsonschema_rs.is_valid(dict(schemas[name]), json.loads(arguments)), (name, arguments)
     return [name for name, _ in found]
 
 

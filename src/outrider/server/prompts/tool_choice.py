@@ -114,11 +114,10 @@ def calls_constraint(
         if calling.custom is not None:
             return _custom(calling.custom, tokenizer, prompt)
         form = form_for(tokenizer, parser)
-        texts = tokenizer.special_texts
         setting = Setting(
             form=form,
-            special=texts,
-            ends=frozenset(texts.get(token) or tokenizer.table[token] for token in ends),
+            special=tokenizer.special_texts,
+            ends=frozenset(tokenizer.decode_all((token,)) for token in ends),
             parallel=calling.parallel,
             thought=None if form.thought is not None else _thought(tokenizer, prompt),
             inside=_inside(tokenizer, prompt),
