@@ -208,3 +208,17 @@ def test_what_cannot_be_done_names_the_field(
 ) -> None:
     answer = served.post(CHAT, QUICK | {"tools": TOOLS} | more)
     assert answer.status == 400 and answer.error["param"] == field, answer.body
+
+
+def test_grammars_of_calls_are_examined_before_the_engine_has_them(served: Running) -> None:
+    """A strict schema, and the grammar of a custom tool, that the engine of grammars refuses."""
+    function = {"name": "a", "strict": True, "parameters": {"type": "object", "not": {}}}
+    body = asked(tools=[{"type": "function", "function": function}], tool_choice="required")
+    refused = served.post(CHAT, body)
+    assert refused.status == 400, refused.body
+    assert (refused.error["code"], refused.error["param"]) == ("invalid_schema", "tools")
+    form = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "[a"}}
+    wrong = {"type": "custom", "custom": {"name": "a", "format": form}}
+    refused = served.post(CHAT, asked(tools=[wrong], tool_choice="required"))
+    assert refused.status == 400, refused.body
+    assert (refused.error["code"], refused.error["param"]) == ("invalid_schema", "tools")
