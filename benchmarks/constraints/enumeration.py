@@ -12,7 +12,7 @@ from outrider.core.types import Prompt, as_ids
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.protocols import Segment
 
-_LEAST = 1e-9
+_LEAST = 1e-5
 """Beginnings whose probability is below this share of the largest one are left out."""
 
 

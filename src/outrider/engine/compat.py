@@ -22,9 +22,8 @@ from outrider.strategy import PyramidConfig
 if TYPE_CHECKING:
     import transformers
 
-_OWN_SAMPLING = tuple(
-    f.name for f in fields(SamplingParams) if f.name != "logprobs" and f.name not in FIELDS
-)
+_NOT_HERE = ("logprobs", "constraint", "checker")
+_OWN_SAMPLING = tuple(f.name for f in fields(SamplingParams) if f.name not in (*_NOT_HERE, *FIELDS))
 """Options of Outrider that `transformers` does not have."""
 
 _LOADING = tuple(name for name in OPTIONS if name not in ("target", "draft", "tokenizer"))
@@ -48,8 +47,10 @@ _HINTS = {
     "inputs_embeds": "Give Prompt(embeddings=...) to outrider.load(...).generate",
     "past_key_values": "Keep the generator of outrider.load: it reuses what it has read",
     "negative_prompt_ids": "Give `guidance` to outrider.load (image models)",
+    "constraint": "Give it to outrider.load(...).generate",
+    "checker": "Give it to outrider.load(...).generate",
 }
-"""Arguments of `transformers` that are refused otherwise, and what to do instead."""
+"""Arguments that are refused otherwise, and what to do instead."""
 _LOOKUP = "lookup"
 
 

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Unpack, cast, overload
 
 from outrider.constraints import Grammars
@@ -74,6 +73,9 @@ class Generator:
         self.mode = mode
         self.context_length = context_length
         self.selection = selection or ContextConfig()
+        self.restrictions = Restrictions(
+            tokenizer, self.defaults.end_ids, lambda: self.strategy.target.info.vocab_size
+        )
         self._kept: Earlier | None = None
 
     @property
@@ -383,12 +385,6 @@ class Generator:
             text_stream(self.tokenizer, prompt, params, shown),
             window=window,
         )
-
-    @cached_property
-    def restrictions(self) -> Restrictions:
-        """The constraints and checkers of this model."""
-        size = lambda: self.strategy.target.info.vocab_size  # noqa: E731
-        return Restrictions(self.tokenizer, self.defaults.end_ids, size)
 
     @property
     def grammars(self) -> Grammars:

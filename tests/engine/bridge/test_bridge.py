@@ -322,6 +322,7 @@ def test_what_changes_nothing_or_has_a_counterpart(options: dict[str, Any]) -> N
         ({"num_beams": 3}, "num_beams is 3.*Beam search is not built"),
         ({"assistant_early_exit": 2}, "drafter=.*swift"),
         ({"past_key_values": object()}, "past_key_values is .*Keep the generator"),
+        ({"checker": object()}, "checker is .*Give it to outrider.load"),
         ({"return_dict_in_generate": True}, "outrider.load"),
         ({"attention_mask": [[1, 1]]}, "attention_mask has rows of"),
         ({"bad_words_ids": "abc"}, "bad_words_ids is 'abc'"),

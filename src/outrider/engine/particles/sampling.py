@@ -71,11 +71,7 @@ class Writer(Protocol):
 
     context_length: int | None
     defaults: ModelDefaults
-
-    @property
-    def restrictions(self) -> Restrictions:
-        """Its constraints and checkers."""
-        ...
+    restrictions: Restrictions
 
     def strategy_for(self, params: SamplingParams) -> Strategy:
         """Build the strategy for requests with these parameters."""
