@@ -125,10 +125,10 @@ HOSTILE: dict[str, dict[str, Any]] = {
 """Fields of requests, by what is wrong with them. Each is refused."""
 
 FEW = (
-    *("a count of a count", "rules that end the process", "an address", "look-ahead"),
+    *("an unknown rule", "rules that end the process", "an address", "look-ahead"),
     *("lists inside each other", "a circle", "an unknown GBNF rule", "choices that are too long"),
 )
 """Names of a few of them, which take little time."""
 
-LATER = 'start: "a" ("b"~1000)~1000\n'
-"""A grammar that cannot be followed behind its first letter."""
+LATER = 'start: /[a-z]{9}/ " " ("b"~1000)~1000\n'
+"""A grammar that cannot be followed behind nine letters."""
