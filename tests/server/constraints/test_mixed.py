@@ -12,6 +12,7 @@ import pytest
 
 import outrider
 from outrider.engine.generator import Generator
+from outrider.server.settings import ServerSettings
 from tests.server.constraints.cases import HOSTILE
 from tests.server.setups import COMPLETE, Running, running
 from tests.server.test_metrics import values
@@ -82,7 +83,7 @@ def test_every_text_is_that_of_its_single_run(served: Running, generator: Genera
 def test_a_real_model_at_1_to_16_clients(smollm2: Path) -> None:
     generator = outrider.load(str(smollm2), threads=2)
     with running(generator) as served:
-        assert check_mixed(generator, served, 48, (1, 2, 4, 8, 16)) > 48
+        assert check_mixed(generator, served, 24, (1, 4, 16)) > 24
         checked = "outrider:constraint_texts_checked_total"
         assert values(served)[checked] > 0
 
@@ -90,7 +91,8 @@ def test_a_real_model_at_1_to_16_clients(smollm2: Path) -> None:
 @pytest.mark.slow
 def test_hostile_grammars_change_nothing_for_others(generator: Generator) -> None:
     """Each of them is one refusal; meanwhile other requests have the texts of a quiet run."""
-    with running(generator) as served:
+    settings = ServerSettings(model_names=("tiny",), grammar_seconds=1)
+    with running(generator, settings) as served:
         base = {"model": "tiny", "max_tokens": 32}
         ordinary = [
             base | {"prompt": prompt, "seed": seed} | KINDS[seed % len(KINDS)][0]
@@ -109,7 +111,7 @@ def test_hostile_grammars_change_nothing_for_others(generator: Generator) -> Non
                 rounds += 1
             return rounds
 
-        with ThreadPoolExecutor(5) as pool:
+        with ThreadPoolExecutor(4) as pool:
             running_on = [pool.submit(others) for _ in range(2)]
             refusals = {
                 name: pool.submit(
