@@ -12,15 +12,6 @@ def lark_chain(rules: int) -> str:
     return "\n".join(["start: r0", *lines, f'r{rules}: "a"']) + "\n"
 
 
-def chain(key: str, count: int) -> dict[str, Any]:
-    """A schema of definitions, each with two references to the next one."""
-    own = {
-        f"d{i}": {key: [{"$ref": f"#/$defs/d{i + 1}"}, {"items": {"$ref": f"#/$defs/d{i + 1}"}}]}
-        for i in range(count)
-    }
-    return {"$ref": "#/$defs/d0", "$defs": own | {f"d{count}": {"type": "object"}}}
-
-
 def doubled(count: int) -> dict[str, Any]:
     """A schema whose alternatives are multiplied with each level."""
     own: dict[str, Any] = {f"d{count}": {"type": "object"}}
@@ -93,7 +84,6 @@ HOSTILE: dict[str, dict[str, Any]] = {
     # JSON schemas
     "lists inside each other": {"guided_json": inside(100)},
     "alternatives that multiply": {"guided_json": doubled(14)},
-    "all of double references": {"guided_json": chain("allOf", 30)},
     "a reference to itself": {"guided_json": {"$ref": "#"}},
     "all of itself": {"guided_json": {"allOf": [{"$ref": "#"}]}},
     "an address": {"guided_json": {"$ref": "http://169.254.169.254/latest"}},
