@@ -16,7 +16,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 from outrider.constraints.sources import try_grammar, vocabulary_of
 from outrider.core.errors import OptionError
@@ -43,14 +43,14 @@ class Given:
     unsupported: str
 
 
-def write_message(file: BinaryIO, message: JsonValue) -> None:
+def write_message(file: IO[bytes], message: JsonValue) -> None:
     """Write a message."""
     data = json.dumps(message).encode()
     file.write(_LENGTH.pack(len(data)) + data)
     file.flush()
 
 
-def read_message(file: BinaryIO) -> JsonValue:
+def read_message(file: IO[bytes]) -> JsonValue:
     """Return the next message. Raises `EOFError` if there is none."""
     head = file.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
@@ -79,7 +79,7 @@ def main() -> None:
     working.join()
 
 
-def _serve(inward: BinaryIO, outward: BinaryIO, seconds: int) -> None:
+def _serve(inward: IO[bytes], outward: IO[bytes], seconds: int) -> None:
     """Read the vocabulary, then answer messages."""
     with suppress(EOFError):
         tokenizer, ends, size = read_message(inward)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from queue import LifoQueue
+from queue import Empty, LifoQueue
 
 from outrider.constraints.examiner import read_message, write_message
 from outrider.core.errors import MissingExtraError, OptionError, OutriderError
@@ -92,7 +92,14 @@ class Examiners:
         """End all processes, also those that work."""
         self._closed = True
         for process in self._all:
+            process.kill()
+        idle = list[_Process]()
+        with suppress(Empty):  # a thread that still starts a process keeps it
+            while len(idle) < len(self._all):
+                idle.append(self._idle.get(timeout=_DYING))
+        for process in idle:
             process.end()
+            self._idle.put(process)
 
     @property
     def running(self) -> list[int]:
@@ -120,7 +127,7 @@ class Examiners:
 
 
 class _Process:
-    """One process. One thread uses it at a time; `end` may be called by any."""
+    """One process. One thread uses it at a time; `kill` may be called by any."""
 
     def __init__(self, vocabulary: Vocabulary, seconds: int, memory: int) -> None:
         self._vocabulary, self._seconds, self._memory = vocabulary, seconds, memory
@@ -152,7 +159,7 @@ class _Process:
                 pass
         with suppress(subprocess.TimeoutExpired):
             running.wait(_DYING)  # its own end tells the reason
-        status = self._end()
+        status = self.end()
         if late.is_set() or status == -_SIGXCPU:
             raise TooSlowError(
                 f"the grammar takes more than {self._seconds} s to read", hint="Simplify it"
@@ -160,13 +167,13 @@ class _Process:
         log.warning("a grammar ended the process that examined it: status %s", status)
         raise BrokenError("the grammar needs too much memory, or breaks its engine")
 
-    def end(self) -> None:
-        """End the process."""
+    def kill(self) -> None:
+        """End the process; the thread that uses it finds out."""
         if (running := self._running) is not None:
             running.kill()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        self._end()
+        self.end()
         vocabulary = self._vocabulary()
         path = os.pathsep.join(place or os.getcwd() for place in sys.path)
         module = "outrider.constraints.examiner"
@@ -187,17 +194,17 @@ class _Process:
                 write_message(running.stdin, vocabulary)
                 refusal = read_message(running.stdout)
         except (OSError, EOFError, ValueError):
-            status = self._end()
+            status = self.end()
             raise OutriderError(
                 f"grammars cannot be examined: a process ended with status {status}"
             ) from None
         if refusal is not None:
-            self._end()
+            self.end()
             problem, hint = refusal
             raise OptionError(problem, hint=hint)
         return running
 
-    def _end(self) -> int | None:
+    def end(self) -> int | None:
         """End the process and wait for it; return its status."""
         running, self._running = self._running, None
         if running is None:

@@ -119,7 +119,7 @@ def create_app(
             yield
         finally:
             await asyncio.to_thread(engine.stop)
-            context.admission.close()
+            await asyncio.to_thread(context.admission.close)
             if context.telemetry is not None:
                 await asyncio.to_thread(context.telemetry.close)
             context.pool.shutdown(wait=False, cancel_futures=True)

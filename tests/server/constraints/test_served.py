@@ -30,6 +30,7 @@ SCHEMA: dict[str, Any] = {
 }
 FORM = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA, "strict": True}}
 MORE: dict[str, Any] = {"seed": 3, "max_tokens": 64}
+SHORT: dict[str, Any] = {"seed": 1, "guided_whitespace_pattern": " ?"}
 
 
 def test_a_model_of_pydantic_is_parsed(client: openai.OpenAI) -> None:
@@ -37,7 +38,7 @@ def test_a_model_of_pydantic_is_parsed(client: openai.OpenAI) -> None:
         model="tiny",
         messages=[{"role": "user", "content": "An animal"}],
         response_format=Animal,
-        seed=1,
+        extra_body=SHORT,
         max_tokens=90,
     )
     [choice] = answer.choices
@@ -46,7 +47,7 @@ def test_a_model_of_pydantic_is_parsed(client: openai.OpenAI) -> None:
         model="tiny",
         messages=[{"role": "user", "content": "An animal"}],
         response_format=Animal,
-        seed=1,
+        extra_body=SHORT,
         max_tokens=90,
     ) as stream:
         assert sum(event.type == "content.delta" for event in stream) > 0
@@ -56,11 +57,11 @@ def test_a_model_of_pydantic_is_parsed(client: openai.OpenAI) -> None:
 
 def test_responses_are_parsed(client: openai.OpenAI) -> None:
     given: dict[str, Any] = {"model": "tiny", "input": "An animal", "max_output_tokens": 90}
-    answer = client.responses.parse(**given, text_format=Animal, extra_body={"seed": 1})
+    answer = client.responses.parse(**given, text_format=Animal, extra_body=SHORT)
     assert isinstance(answer.output_parsed, Animal) and answer.status == "completed"
     assert answer.text is not None and answer.text.format is not None
     assert answer.text.format.type == "json_schema" and answer.text.format.schema_
-    with client.responses.stream(**given, text_format=Animal, extra_body={"seed": 1}) as stream:
+    with client.responses.stream(**given, text_format=Animal, extra_body=SHORT) as stream:
         for _ in stream:
             pass
         assert stream.get_final_response().output_parsed == answer.output_parsed
