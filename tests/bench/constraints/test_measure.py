@@ -49,6 +49,14 @@ def test_an_engine_that_admits_too_little_is_noticed() -> None:
     assert found["examples"] == [{"kind": "over", "text": '{"b": 3, "a": "left"}'}]
 
 
+def test_another_spelling_of_certain_bytes_is_admitted() -> None:
+    """After `"N` comes `or`, which the mask allows alone; the text is spelled with `ort`."""
+    names = ["North East", "North West", "Northern", "South"]
+    found = meter().measure(case({"enum": names}, *((name, True) for name in names)))
+    assert (found["over"], found["under"]) == (0, 0)
+    assert found["respelled"] > 0
+
+
 def test_an_engine_that_admits_too_much_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     own = Meter("llguidance", vocabulary())
     right = own._compile
@@ -111,7 +119,17 @@ def test_files_of_both_forms_are_read(tmp_path: Path) -> None:
 
 
 def record(split: str, outcome: str, **more: Any) -> dict[str, Any]:
-    names = ("valid", "invalid", "over", "under", "disputed", "failed", "tokens", "single")
+    names = (
+        "valid",
+        "invalid",
+        "over",
+        "under",
+        "disputed",
+        "failed",
+        "tokens",
+        "single",
+        "respelled",
+    )
     own = dict.fromkeys((*names, "forced"), 0) | {"masks": {}, "slowest_mask_seconds": 0.0}
     own |= {"compile_seconds": 0.002} if outcome == "accepted" else {"reason": outcome}
     return {"engine": "e", "split": split, "id": "x", "outcome": outcome} | own | more
