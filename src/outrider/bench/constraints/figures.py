@@ -24,7 +24,8 @@ def summary(records: Sequence[dict[str, JsonValue]]) -> list[dict[str, JsonValue
     admitted), `under` (an invalid one is), `disputed` (a label contradicts the validator) and
     `failed` (the engine gave up in an instance). Shares: `declared` is accepted of all, `true` the
     accepted without over, under and failed of all, `compliance` the accepted without under of the
-    accepted, `single` and `forced` of the tokens of valid instances. Times: `compile_ms` and
+    accepted, `single` and `forced` of the tokens of valid instances. `respelled` is the number of
+    their tokens that the grammar admits and the mask does not. Times: `compile_ms` and
     `mask_us` with percentiles.
     """
     found = []
@@ -58,7 +59,7 @@ def _row(engine: str, split: str, records: Sequence[dict[str, JsonValue]]) -> di
     row["declared"] = len(good) / len(records)
     row["true"] = (len(good) - wrong) / len(records)
     row["compliance"] = 1.0 - row["under"] / len(good) if good else None
-    for name in ("valid", "invalid", "tokens"):
+    for name in ("valid", "invalid", "tokens", "respelled"):
         row[name] = sum(record[name] for record in good)
     for name in ("single", "forced"):
         count = sum(record[name] for record in good)

@@ -39,6 +39,7 @@ class _Walked:
     tokens: int = 0
     single: int = 0
     forced: int = 0
+    respelled: int = 0
     masks: Counter[int] = field(default_factory=Counter)
     slowest: float = 0.0
 
@@ -114,12 +115,17 @@ class Meter:
             "tokens": walked.tokens,
             "single": walked.single,
             "forced": walked.forced,
+            "respelled": walked.respelled,
             "masks": {str(step): count for step, count in sorted(walked.masks.items())},
             "slowest_mask_seconds": walked.slowest,
         }
 
     def _admitted(self, text: str, matcher: Matcher, walked: _Walked | None) -> bool:
-        """Return whether a grammar admits a text, token by token."""
+        """Return whether a grammar admits a text, token by token.
+
+        Where the next bytes are certain, llguidance's masks allow their usual token only. Another
+        spelling of the same text is then admitted without being in the mask, and counted apart.
+        """
         tokens = self._words.encode(text, add_special_tokens=False).ids
         if walked is None:
             return matcher.advance(tokens) == len(tokens) and matcher.accepting
@@ -130,7 +136,9 @@ class Meter:
             walked.time(thread_time() - began)
             walked.tokens += 1
             if not allowed[token]:
-                return False
+                if not matcher.admits([token]):
+                    return False
+                walked.respelled += 1
             walked.single += bool(allowed.sum() == 1 and not matcher.accepting)
             if place >= known:
                 known = place + _same(matcher.forced(), tokens[place:])
