@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from outrider.constraints.awrs import Step, awrs
+from outrider.constraints.monte_carlo.awrs import Step, awrs
 
 PROBS = np.array([0.4, 0.25, 0.15, 0.08, 0.05, 0.04, 0.02, 0.01])
 ALLOWED = {1, 3, 4, 6, 7}

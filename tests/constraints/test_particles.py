@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from outrider.constraints import particles as module
-from outrider.constraints.awrs import GrammarTest, Weighted
-from outrider.constraints.particles import Particles, systematic
+from outrider.constraints.monte_carlo.awrs import GrammarTest, Weighted
+from outrider.constraints.monte_carlo.particles import Particles, systematic
 from outrider.core.errors import LogitsError, OptionError
 from outrider.core.types import Rows, Verdict
 from outrider.drafters import NoDrafter

@@ -37,7 +37,7 @@ class Purpose(IntEnum):
     """A draw inside one branch of a draft, or how the draft grows there; independent for each
     node."""
     RESAMPLE = 5
-    """Which particles continue, and which one is drawn at the end (`constraints/particles.py`)."""
+    """Which particles continue, and which one is drawn at the end (`constraints/monte_carlo/`)."""
 
 
 def _finalise(x: int) -> int:

@@ -83,7 +83,7 @@ MODELS = ("models.wrappers.skipping",)
 GUIDANCE = ("guidance.classifier_free",)
 """Modules of guidance methods, which change the target's distribution."""
 
-CONSTRAINTS = ("constraints.awrs",)
+CONSTRAINTS = ("constraints.monte_carlo.awrs",)
 """Modules of methods that sample under a constraint."""
 
 KINDS: Mapping[str, Sequence[str]] = {

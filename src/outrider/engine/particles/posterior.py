@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from outrider.constraints.particles import Particles
+from outrider.constraints.monte_carlo.particles import Particles
 from outrider.core.values import JsonValue
 from outrider.sampling.noise import Purpose, stream_key, uniform
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from outrider.constraints.awrs import GrammarTest
-from outrider.constraints.particles import Critic, Particles
+from outrider.constraints.monte_carlo.awrs import GrammarTest
+from outrider.constraints.monte_carlo.particles import Critic, Particles
 from outrider.constraints.restrictions import Restrictions
 from outrider.core.checks import Range, check_ranges, shown
 from outrider.core.errors import OptionError

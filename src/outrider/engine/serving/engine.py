@@ -21,11 +21,10 @@ from outrider.decoding import Learned, SequenceState, Session
 from outrider.decoding.generation import Generation
 from outrider.drafters import NoDrafter
 from outrider.engine.generator import Generator
-from outrider.engine.requests import copied_params
 from outrider.engine.serving.drafting import Drafting, with_costs
 from outrider.engine.serving.messages import EngineState, Event, Submission
 from outrider.engine.serving.prefixes import Prefixes, forked
-from outrider.engine.serving.sample import Sample, refused
+from outrider.engine.serving.sample import Sample, generation_of, refused
 from outrider.engine.serving.scheduler import Entry, Phase, Scheduler, slots_of
 from outrider.engine.serving.scoring import score_prompt
 from outrider.engine.serving.settings import ServingSettings
@@ -192,7 +191,7 @@ class Engine:
         leader: Sample | None = None
         for index in range(message.n):
             try:
-                generation = self._generation(message, index)
+                generation = generation_of(self.generator, message, index)
             except OutriderError as error:  # of this request: others are served
                 self._events.append(refused(message, index, str(error)))
                 continue
@@ -211,16 +210,6 @@ class Engine:
                     resumable=sample.submission.prompt.plain,
                 )
             )
-
-    def _generation(self, message: Submission, index: int) -> Generation:
-        """Make the record of a sample. Raises `OutriderError` if its grammar cannot be compiled."""
-        return self.generator.generation(
-            message.prompt,
-            copied_params(message.params) if message.n > 1 else message.params,
-            index,
-            prediction=message.prediction,
-            shown=message.shown,
-        )
 
     def _of(self, id: str) -> list[Sample]:
         return [sample for sample in self._samples.values() if sample.submission.id == id]

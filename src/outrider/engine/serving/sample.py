@@ -3,12 +3,29 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from outrider.core.types import FinishReason
 from outrider.decoding.generation import Generation, TokenLogprob
+from outrider.engine.requests import copied_params
 from outrider.engine.result import Result, spans
 from outrider.engine.serving.messages import Ended, Piece, Submission, Timing
 from outrider.engine.serving.scheduler import Phase
+
+if TYPE_CHECKING:
+    from outrider.engine.generator import Generator
+
+
+def generation_of(generator: "Generator", submission: Submission, index: int) -> Generation:
+    """Return the record of a sample. Raises `OutriderError` if its grammar cannot be compiled."""
+    own = copied_params(submission.params) if submission.n > 1 else submission.params
+    return generator.generation(
+        submission.prompt,
+        own,
+        index,
+        prediction=submission.prediction,
+        shown=submission.shown,
+    )
 
 
 def refused(submission: Submission, index: int, message: str) -> Ended:

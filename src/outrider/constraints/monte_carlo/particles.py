@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from outrider.constraints.awrs import NONE_ALLOWED, GrammarTest, Weighted
+from outrider.constraints.monte_carlo.awrs import NONE_ALLOWED, GrammarTest, Weighted
 from outrider.core.checks import shown
 from outrider.core.errors import LogitsError, OptionError
 from outrider.decoding import Generation, Session, Stage
