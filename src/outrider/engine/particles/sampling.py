@@ -71,7 +71,11 @@ class Writer(Protocol):
 
     context_length: int | None
     defaults: ModelDefaults
-    restrictions: Restrictions
+
+    @property
+    def restrictions(self) -> Restrictions:
+        """Its constraints and checkers."""
+        ...
 
     def strategy_for(self, params: SamplingParams) -> Strategy:
         """Build the strategy for requests with these parameters."""
