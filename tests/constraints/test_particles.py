@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from outrider.constraints import particles as module
+from outrider.constraints.monte_carlo import particles as module
 from outrider.constraints.monte_carlo.awrs import GrammarTest, Weighted
 from outrider.constraints.monte_carlo.particles import Particles, systematic
 from outrider.core.errors import LogitsError, OptionError

@@ -136,7 +136,7 @@ def test_calls_of_earlier_turns_are_read(served: Running) -> None:
         ({"truncation": "auto"}, "truncation"),
         ({"n": 2}, "n"),
         ({"max_tokens": 3}, "max_tokens"),
-        ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
         ({"tools": [{"type": "custom", "name": "f"}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),

@@ -1,6 +1,5 @@
 """Compiled grammars of one model, kept for requests that give them again."""
 
-import importlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from outrider.constraints.gates import GateGrammar, TokenBytes
 from outrider.constraints.limits import GrammarLimits
 from outrider.constraints.validation import validator_of
+from outrider.core.errors import OptionError
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import Grammar
@@ -18,7 +18,6 @@ from outrider.sampling.walk import Grammar
 if TYPE_CHECKING:
     from outrider.constraints.xgrammar_engine import XGrammarEngine
 
-_XGRAMMAR = "outrider.constraints.xgrammar_engine"
 KEPT = 256 << 20
 """Bytes of compiled grammars that are kept, as `_estimated`."""
 _EACH, _PER_BYTE = 1 << 18, 64
@@ -43,11 +42,22 @@ def check_constraint(constraint: Constraint) -> None:
     if not constraint.enforced:
         validator_of(constraint.source)
     if constraint.engine == "xgrammar":  # it reads grammars with a vocabulary only
-        importlib.import_module(_XGRAMMAR)
+        xgrammar_engine()
         return
     from outrider.constraints.sources import check_grammar
 
     check_grammar(constraint)
+
+
+def xgrammar_engine() -> "type[XGrammarEngine]":
+    """Return the class that compiles grammars with xgrammar. Raises `OptionError` without it."""
+    try:
+        from outrider.constraints.xgrammar_engine import XGrammarEngine
+    except ImportError:
+        raise OptionError(
+            "xgrammar is not installed", hint="Install it with: pip install xgrammar"
+        ) from None
+    return XGrammarEngine
 
 
 class Grammars:
@@ -140,11 +150,10 @@ class Grammars:
         return compile_grammar(constraint, self._vocabulary, self._ends, special)
 
     def _xgrammar(self, constraint: Constraint) -> Grammar:
-        from outrider.constraints.xgrammar_engine import XGrammarEngine
-
         with self._reading:
             if self._other is None:
-                self._other = XGrammarEngine(self._tokenizer.definition, self._ends, self._size)
+                made = xgrammar_engine()
+                self._other = made(self._tokenizer.definition, self._ends, self._size)
         return self._other.compile(constraint)
 
     def _token_bytes(self) -> TokenBytes:

@@ -9,18 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import xgrammar  # pyright: ignore[reportMissingImports]
 from tokenizers import Tokenizer
 
 from outrider.core.errors import OptionError
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import Allowed
-
-try:
-    import xgrammar  # pyright: ignore[reportMissingImports]
-except ImportError as error:
-    raise OptionError(
-        "xgrammar is not installed", hint="Install it with: pip install xgrammar"
-    ) from error
 
 __all__ = ["XGrammarEngine", "XGrammarGrammar", "XGrammarMatcher"]
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from outrider.constraints.grammars import xgrammar_engine
 from outrider.constraints.limits import GrammarLimits
 from outrider.core.errors import OptionError
 from outrider.sampling.constraint import Constraint
@@ -38,9 +39,7 @@ def compiler(engine: str, vocabulary: Vocabulary) -> Compile:
     """
     ends = vocabulary.ends
     if engine == "xgrammar":
-        from outrider.constraints.xgrammar_engine import XGrammarEngine
-
-        return XGrammarEngine(vocabulary.tokenizer, ends, vocabulary.size).compile
+        return xgrammar_engine()(vocabulary.tokenizer, ends, vocabulary.size).compile
     if engine == "llguidance":
         from outrider.constraints.guidance_engine import compile_grammar, vocabulary_of
 
