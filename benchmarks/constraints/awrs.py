@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.constraints.enumeration import enumerate_texts
+from benchmarks.real_models.drafting import Line, read
 
 from outrider import Constraint, Generator, load
 from outrider.engine.particles.posterior import Posterior
@@ -77,8 +78,6 @@ HOW: dict[str, dict[str, Any]] = {
     },
     "schema": {"constraint": Constraint.json_schema(SCHEMA, whitespace=" ?")},
 }
-
-Line = dict[str, Any]
 
 
 def measure(given: argparse.Namespace) -> None:
@@ -158,13 +157,6 @@ def facts(found: Posterior) -> Line:
         "resampled": found.resampled,
         "finished": sum(one.finish_reason == "stop" for one in found.particles),
     }
-
-
-def read(path: Path) -> list[Line]:
-    """Return the lines so far."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def summarize(found: Sequence[Line]) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.constraints.ratios import geometric
+from benchmarks.long_inputs.intervals import geometric
+from benchmarks.real_models.drafting import Line, read
 from rich.progress import track
 
 from outrider import Generator, load
@@ -29,8 +30,6 @@ ASK = (
     "Write one JSON object that is valid for this JSON schema. Answer with the JSON only.\n\n"
     "Schema:\n{}"
 )
-
-Line = dict[str, Any]
 
 
 def measure(given: argparse.Namespace) -> None:
@@ -100,13 +99,6 @@ def key(line: Line) -> tuple[Any, ...]:
     return line["system"], line["temperature"], *line["case"]
 
 
-def read(path: Path) -> list[Line]:
-    """Return the lines that were written before."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
 def report(path: Path, shortest: int) -> None:
     """Print the tables; schemas with fewer tokens than `shortest` are left out."""
     lines = {key(line): line for line in read(path)}
@@ -130,8 +122,10 @@ def report(path: Path, shortest: int) -> None:
         cells = [name, f"{temperature}", f"{len(found)}", f"{tokens / rounds:.2f}"]
         cells += [f"{forced / tokens:.1%}"]
         for base in (plain, free):
-            pairs = [(v["speed"] / base[k]["speed"], k[-1]) for k, v in found.items() if k in base]
-            cells.append("{:.2f} [{:.2f}, {:.2f}]".format(*geometric(pairs)) if pairs else "")
+            keys = [k for k in found if k in base]
+            ratios = [found[k]["speed"] / base[k]["speed"] for k in keys]
+            mean = geometric(ratios, [str(k[-1]) for k in keys]) if keys else ()
+            cells.append("{:.2f} [{:.2f}, {:.2f}]".format(*mean) if mean else "")
         print("| " + " | ".join(cells) + " |")
 
 

@@ -1,4 +1,4 @@
-"""95 % intervals of shares, of means, and of paired differences."""
+"""95 % intervals of shares, of means, of ratios, and of paired differences."""
 
 import math
 from collections.abc import Sequence
@@ -40,3 +40,9 @@ def bootstrap(
     means = sums[picked].sum(axis=1) / counts[picked].sum(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(np.mean(values)), float(low), float(high)
+
+
+def geometric(ratios: Sequence[float], groups: Sequence[str]) -> tuple[float, float, float]:
+    """Geometric mean of ratios, and its bootstrap interval over whole groups (`bootstrap`)."""
+    mean, low, high = bootstrap([math.log(ratio) for ratio in ratios], groups)
+    return math.exp(mean), math.exp(low), math.exp(high)

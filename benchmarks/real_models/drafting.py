@@ -14,14 +14,13 @@ continues the first.
 
 import argparse
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.long_inputs.intervals import bootstrap
+from benchmarks.long_inputs.intervals import geometric
 from benchmarks.real_models.prompts import by_category
 from rich.progress import track
 
@@ -154,9 +153,7 @@ def _mean(
     pairs: Sequence[tuple[Line, Line]], ratio: Callable[[Line, Line], float]
 ) -> tuple[float, float, float]:
     """Return the geometric mean of the ratios, with its interval over prompts."""
-    logs = [math.log(ratio(a, b)) for a, b in pairs]
-    mean, low, high = bootstrap(logs, [str(a["prompt"]) for a, _ in pairs])
-    return math.exp(mean), math.exp(low), math.exp(high)
+    return geometric([ratio(a, b) for a, b in pairs], [str(a["prompt"]) for a, _ in pairs])
 
 
 def _judge(pairs: Sequence[tuple[Line, Line]], single: Sequence[str]) -> None:

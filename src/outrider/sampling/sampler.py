@@ -107,7 +107,7 @@ class Sampler:
         return other
 
     @property
-    def free(self) -> "Sampler":
+    def without_grammar(self) -> "Sampler":
         """The same settings and noise without the grammar."""
         if self.walk is None:
             return self
@@ -182,7 +182,7 @@ class Sampler:
             or not kernels.available()
         ):
             return None
-        if self.walk is not None and (quick := self._free(logits, generated)) is not None:
+        if self.walk is not None and (quick := self._choice_without(logits, generated)) is not None:
             return quick
         index, allowed = len(generated), self._allowed(logits.numel(), generated)
         if allowed is not None and self._unedited(index):
@@ -210,7 +210,7 @@ class Sampler:
         options = self.walk.after(generated)
         return None if options is None else options.single
 
-    def _free(
+    def _choice_without(
         self, logits: Float[Tensor, " vocab"], generated: Sequence[int] | IntArray
     ) -> int | None:
         """Return the choice without the grammar, if the grammar allows it; None otherwise.

@@ -262,7 +262,7 @@ class Successors(Copier[SuccessorsState]):
             last.append(best.token)
             if gain >= most:
                 kept, most = len(last), gain
-        return last[start:kept], {place for place in forced if place < kept - start}
+        return last[start:kept], {at for at in forced if at < kept - start}
 
     def _end(self, state: SuccessorsState, streak: int) -> Place:
         """Look up the end of the text, after `streak` predicted tokens."""

@@ -141,7 +141,7 @@ class ModelDrafter:
         asked = [
             ChainRequest(
                 segment=segment,
-                sampler=chain.state.request.sampler.free,
+                sampler=chain.state.request.sampler.without_grammar,
                 generated=chain.state.written(chain.tail),
                 depth=chain.depth,
             )

@@ -21,7 +21,6 @@ _AT_ONCE = 16
 UNFIT = (ContextError, OptionError)
 """Errors that a model with a vision encoder raises for images that do not fit."""
 
-
 _TRIED, _REFUSED = 8, 0.25
 """Chains written without the mask of the grammar, and the share of them that it may cut, before
 each token is chosen with the mask."""

@@ -4,6 +4,7 @@ A parser is a generator: it reads on where the text has arrived, and yields wher
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Generator
 from typing import ClassVar, TypeVar
@@ -36,7 +37,7 @@ _LONGEST_HEAD = 512
 """Characters in which the arguments must begin, for a call that is returned in parts."""
 
 
-class Incremental:
+class Incremental(ABC):
     """The base of parsers: a subclass reads the whole text in `_read`.
 
     What was read stays in `_text`, up to `_at`, until it is used, so that it can be returned as
@@ -75,17 +76,17 @@ class Incremental:
         return False
 
     @classmethod
+    @abstractmethod
     def form(cls, template: str) -> CallForm:
         """Return how calls are written.
 
         Args:
             template: the chat template, which shows it where there are several forms.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _read(self) -> Steps[None]:
         """Read the text to its end."""
-        raise NotImplementedError
 
     def _new_id(self) -> str:
         """Return the identifier of a call."""
