@@ -4,7 +4,8 @@
 
 `FOLDER` holds JSONSchemaBench. For each schema the model is asked for an instance. Systems answer
 in turn, in another order each time, and read the same weights: `free` decodes undrafted without the
-grammar, `none` undrafted with it, the others with that drafter and the grammar. All texts with
+grammar, `none` undrafted with it, the others with that drafter and the grammar, and `blind` with
+`successors` that do not read the grammar, so that their drafts are only cut by it. All texts with
 the grammar must be equal. A ratio is that of the tokens per second after the prompt is read.
 Results are written as they come; a second run continues the first.
 """
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,25 @@ from rich.progress import track
 from outrider import Generator, load
 from outrider.bench.constraints.cases import Case, read_cases
 from outrider.core.errors import OutriderError
+from outrider.drafters.copying.successors import Successors, SuccessorsState
+from outrider.protocols import Request
 
-FREE, PLAIN = "free", "none"
+FREE, PLAIN, BLIND = "free", "none", "blind"
 SYSTEMS = (FREE, PLAIN, "auto", "suffix", "sam")
 ASK = (
     "Write one JSON object that is valid for this JSON schema. Answer with the JSON only.\n\n"
     "Schema:\n{}"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blind(Successors):
+    """`successors` that do not read the grammar."""
+
+    def _begin(self, request: Request, old: SuccessorsState | None) -> SuccessorsState:
+        state = Successors._begin(self, request, old)
+        state.walk = None
+        return state
 
 
 def measure(given: argparse.Namespace) -> None:
@@ -49,7 +63,8 @@ def measure(given: argparse.Namespace) -> None:
                 continue
             drafter = PLAIN if name == FREE else name
             if (drafter, temperature) not in loaded:
-                made = load(target, drafter=drafter, tokenizer=given.model)
+                own = Blind() if drafter == BLIND else drafter
+                made = load(target, drafter=own, tokenizer=given.model)
                 loaded[drafter, temperature] = made
             line |= answer(loaded[drafter, temperature], case, name, temperature, given.tokens)
             with given.out.open("a", encoding="utf-8") as file:
@@ -127,6 +142,23 @@ def report(path: Path, shortest: int) -> None:
             mean = geometric(ratios, [str(k[-1]) for k in keys]) if keys else ()
             cells.append("{:.2f} [{:.2f}, {:.2f}]".format(*mean) if mean else "")
         print("| " + " | ".join(cells) + " |")
+    _ablation(usable)
+
+
+def _ablation(lines: dict[tuple[Any, ...], Line]) -> None:
+    """Print what reading the grammar brings, if `auto` was compared with `blind`."""
+    pairs = [
+        (line, lines[BLIND, *k[1:]])
+        for k, line in lines.items()
+        if k[0] == "auto" and (BLIND, *k[1:]) in lines
+    ]
+    if not pairs:
+        return
+    cases = [str(line["case"]) for line, _ in pairs]
+    speed = geometric([a["speed"] / b["speed"] for a, b in pairs], cases)
+    rounds = geometric([b["rounds"] / a["rounds"] for a, b in pairs], cases)
+    print("auto over blind: speed {:.3f} [{:.3f}, {:.3f}],".format(*speed), end=" ")
+    print("tokens a round {:.3f} [{:.3f}, {:.3f}]".format(*rounds))
 
 
 def main() -> None:
