@@ -71,13 +71,14 @@ LOSSY = {
 def test_a_near_miss_follows_the_grammar(rule: str, drafter: str) -> None:
     made = ModelDrafter(model=FAMILY.draft) if drafter == "model" else Lookup(min_ngram=1)
     options: dict[str, Any] = {"max_new_tokens": 30, "end_ids": (0,), "grammar": SPELLED}
-    changed = 0
+    changed = accepted = 0
     for temperature in (0.0, 1.0):
         whole = stage(FAMILY.target, made, LOSSY[rule], policy=FixedLength(4))
         for g in run(whole, PROMPTS, temperature=temperature, **options):
             assert follows(g.output, g.finish)
             changed += sum(g.changed)
-    assert changed or drafter == "lookup"
+            accepted += g.counters.accepted
+    assert accepted and (changed or drafter == "lookup")
 
 
 def test_what_the_grammar_leaves_open_is_chosen_and_the_rest_costs_no_forward() -> None:
@@ -151,7 +152,7 @@ def test_a_preempted_request_continues_from_its_text() -> None:
 
 def test_a_cancelled_request_leaves_the_others_as_they_are() -> None:
     options: dict[str, Any] = {"end_ids": (0,), "grammar": SPELLED, "temperature": 1.0}
-    options["max_new_tokens"] = 24
+    options["max_new_tokens"], cancelled = 24, 0
     for seed in range(4):
         plain = run(stage(FAMILY.target, NoDrafter()), PROMPTS, seed=seed, **options)
         session = Session(stage(FAMILY.target, ModelDrafter(model=FAMILY.draft), policy=TREE))
@@ -164,6 +165,8 @@ def test_a_cancelled_request_leaves_the_others_as_they_are() -> None:
         for i, (one, other) in enumerate(zip(all_of_them, plain, strict=True)):
             size = len(one.output)
             assert one.output == other.output[:size] and (i == 1 or size == len(other.output))
+        cancelled += all_of_them[1].finish is FinishReason.CANCELLED
+    assert cancelled
 
 
 def test_forks_walk_by_themselves() -> None:

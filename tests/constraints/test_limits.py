@@ -65,21 +65,33 @@ def test_what_exceeds_a_limit_is_named(schema: dict[str, Any], message: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("fits", "exceeds"),
+    ("fits", "exceeds", "message"),
     [
-        ({"enum": ["x" * ((256 << 10) - 14)]}, {"enum": ["x" * ((256 << 10) - 13)]}),
-        (nested(64), nested(65)),
+        (
+            {"enum": ["x" * ((256 << 10) - 14)]},
+            {"enum": ["x" * ((256 << 10) - 13)]},
+            "the json constraint has 262145 bytes",
+        ),
+        (nested(64), nested(65), "the JSON schema is nested too deeply. At most 64 levels"),
         (
             {"properties": {str(n): {} for n in range(4096)}},
             {"properties": {str(n): {} for n in range(4097)}},
+            "the JSON schema has too many properties. At most 4096",
         ),
-        ({"maxItems": 10**9, "minItems": 100_000}, {"minItems": 100_001}),
+        (
+            {"maxItems": 10**9, "minItems": 100_000},
+            {"minItems": 100_001},
+            "minItems of the JSON schema is 100001. Give at most 100000",
+        ),
     ],
 )
-def test_limits_that_hold_without_others(fits: dict[str, Any], exceeds: dict[str, Any]) -> None:
+def test_limits_that_hold_without_others(
+    fits: dict[str, Any], exceeds: dict[str, Any], message: str
+) -> None:
     GrammarLimits().check(Constraint.json_schema(fits))
-    with pytest.raises(OptionError):
+    with pytest.raises(OptionError) as raised:
         GrammarLimits().check(Constraint.json_schema(exceeds))
+    assert str(raised.value).startswith(message)
 
 
 def test_a_text_that_is_no_json() -> None:

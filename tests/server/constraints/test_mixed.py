@@ -31,6 +31,7 @@ SCHEMA: dict[str, Any] = {
 LIST = 'start: item (", " item)~0..3 "."\nitem: "tea" | "milk" | /[a-c]{1,3}/\n'
 VALID = jsonschema_rs.validator_for(SCHEMA)
 Kind = tuple[dict[str, Any], dict[str, Any], Callable[[str], object]]
+ANSWERS = ["yes", "no", "maybe"]
 KINDS: Sequence[Kind] = (
     ({}, {}, lambda text: True),
     ({"guided_json": SCHEMA}, {"json_schema": SCHEMA}, lambda t: VALID.is_valid(json.loads(t))),
@@ -45,7 +46,7 @@ KINDS: Sequence[Kind] = (
         {"grammar": LIST},
         lambda text: re.fullmatch(r"(tea|milk|[a-c]{1,3})(, (tea|milk|[a-c]{1,3})){0,3}\.", text),
     ),
-    ({"guided_choice": ["yes", "no", "maybe"]}, {"choice": ["yes", "no", "maybe"]}, len),
+    ({"guided_choice": ANSWERS}, {"choice": ANSWERS}, ANSWERS.__contains__),
 )
 CHECKED = "outrider:constraint_texts_checked_total"
 PROMPTS = ("Once upon a time", "The dog said", "A list:")

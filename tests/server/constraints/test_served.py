@@ -76,7 +76,8 @@ def test_the_text_is_that_of_the_library(served: Running, generator: Generator) 
     assert answer["message"]["content"] == expected.text and answer["finish_reason"] == "stop"
     assert set(json.loads(expected.text)) == {"a", "b"}
     found = [one["logprob"] for one in answer["logprobs"]["content"]]
-    assert found == [one.logprob for one in expected.logprobs or ()][: len(found)]
+    wanted = [one.logprob for one in expected.logprobs or ()]
+    assert found and len(wanted) - len(found) in (0, 1) and found == wanted[: len(found)]
     streamed = served.post(CHAT, body | {"stream": True}).chunks
     text = "".join(c["choices"][0]["delta"].get("content") or "" for c in streamed)
     assert text == expected.text

@@ -142,7 +142,7 @@ def test_calls_are_blocks(served: Running, monkeypatch: pytest.MonkeyPatch, stre
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_call_that_is_cut_is_a_text(
+def test_a_call_that_is_cut_keeps_its_arguments_as_text(
     served: Running, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     cut = CALL[: CALL.index("ln")]
@@ -153,7 +153,7 @@ def test_a_call_that_is_cut_is_a_text(
         assert "".join(delta["partial_json"] for delta in found) == '{"city": "Kö'
         return
     [call] = answer.json["content"]
-    assert call["input"] == {"arguments": '{"city": "Kö'}
+    assert call["type"] == "tool_use" and call["input"] == {"arguments": '{"city": "Kö'}
     assert answer.json["stop_reason"] == "max_tokens"
 
 
