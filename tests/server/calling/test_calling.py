@@ -223,3 +223,12 @@ def test_grammars_of_calls_are_examined_before_the_engine_has_them(served: Runni
     refused = served.post(CHAT, asked(tools=[wrong], tool_choice="required"))
     assert refused.status == 400, refused.body
     assert (refused.error["code"], refused.error["param"]) == ("invalid_schema", "tools")
+
+
+def test_a_custom_tool_may_have_the_name_of_a_function(served: Running) -> None:
+    both = [TOOLS[0], {"type": "custom", "custom": {"name": "weather"}}]
+    named = {"type": "function", "function": {"name": "weather"}}
+    answer = served.post(CHAT, asked(tools=both, tool_choice=named, seed=1))
+    assert answer.status == 200, answer.body
+    [call] = answer.json["choices"][0]["message"]["tool_calls"]
+    assert call["type"] == "function" and is_valid("weather", call["function"]["arguments"])

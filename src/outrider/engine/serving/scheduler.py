@@ -104,7 +104,11 @@ class Entry:
     @property
     def slots(self) -> int:
         """Slots that its cache takes after the next rounds."""
-        return ceil(slots_of(self.tokens + 1) * (1.0 - self.saved))
+        return self.slots_for(self.tokens + 1)
+
+    def slots_for(self, tokens: int) -> int:
+        """Slots that its caches take for a text of so many tokens."""
+        return ceil(slots_of(tokens) * (1.0 - self.saved))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +211,7 @@ class Scheduler:
                 refused.add(like)
                 continue
             gained = sum(e.slots for e in preempted)
-            needed = slots_of(entry.tokens + min(entry.most - entry.written, HEADROOM))
+            needed = entry.slots_for(entry.tokens + min(entry.most - entry.written, HEADROOM))
             if needed <= free + gained or not self._others(preempted):
                 return Admission(entry.key, tuple(e.key for e in preempted))
             return None  # nothing overtakes a sample that waits for memory

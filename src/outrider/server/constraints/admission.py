@@ -70,6 +70,7 @@ class Admission:
         self._grammars, self._metrics = grammars, metrics
         self._examiners = Examiners(grammars.vocabulary, seconds, most=_WORKERS)
         self._pool = ThreadPoolExecutor(_WORKERS, "outrider-grammars")
+        self._checks = ThreadPoolExecutor(1, "outrider-texts")  # no request waits for these
         self._waiting: dict[Constraint, asyncio.Future[OutriderError | None]] = {}
         self._refusals = Refusals()
         self._texts = 0
@@ -98,13 +99,14 @@ class Admission:
             return
         self._texts += 1
         loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._pool, self._checked, constraint.source, text)
+        done = loop.run_in_executor(self._checks, self._checked, constraint.source, text)
         done.add_done_callback(self._told)
 
     def close(self) -> None:
         """End the processes and threads."""
         self._examiners.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._checks.shutdown(wait=False, cancel_futures=True)
 
     @property
     def processes(self) -> list[int]:

@@ -46,7 +46,7 @@ async def render(request: Request) -> Response:
     """Return the prompt that a chat request would read, as text and as ids."""
     accepted = await accept(request, ChatBody)
     context, body = accepted.context, accepted.body
-    body.check_unconstrained()
+    body.check_supported()
     _name_hints(accepted)
     ids, text = await context.prepare(lambda: _rendered(accepted))
     found = {
@@ -75,7 +75,7 @@ def _prompt(accepted: Accepted[ChatBody]) -> Prompt:
 def _job(accepted: Accepted[ChatBody]) -> tuple[Job[ChatBody], Reader]:
     """Render the prompt and check the options; runs in a thread."""
     context, body = accepted.context, accepted.body
-    body.check_unconstrained()
+    body.check_supported()
     _name_hints(accepted)
     prompt = _prompt(accepted)
     calling = calling_of(body.tools, body.tool_choice, body.parallel_tool_calls)

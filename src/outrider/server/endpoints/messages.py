@@ -73,7 +73,7 @@ def _job(accepted: Accepted[MessagesBody]) -> tuple[Job[MessagesBody], Reader]:
 
 def _prompt(accepted: Accepted[C]) -> Prompt:
     tokenizer, body = accepted.context.tokenizer, accepted.body
-    body.check_unconstrained()
+    body.check_supported()
     hints = hints_of(body)
     known = known_values(hints, tokenizer)
     places = {"enable_thinking": "thinking", "reasoning_effort": "output_config.effort"}

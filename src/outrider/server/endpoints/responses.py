@@ -36,7 +36,7 @@ async def responses(request: Request) -> Response:
 def _job(accepted: Accepted[ResponsesBody]) -> tuple[Job[ResponsesBody], Reader]:
     """Render the prompt and check the options; runs in a thread."""
     context, body = accepted.context, accepted.body
-    body.check_unconstrained()
+    body.check_supported()
     hints = {
         "reasoning_effort": body.reasoning.effort if body.reasoning is not None else None,
         "verbosity": body.text.verbosity if body.text is not None else None,

@@ -79,7 +79,7 @@ def _content(content: str | Sequence[Any], param: str) -> str | list[dict[str, A
 def _part(part: InputPart, param: str) -> dict[str, Any]:
     if part.type == "input_image":
         if part.image_url is None:
-            raise unsupported(param, "images are data URLs in image_url")
+            raise unsupported(param, "give the image in image_url")
         return {"type": "image_url", "image_url": part.image_url}
     if part.type == "refusal":
         return {"type": "refusal", "refusal": part.refusal}

@@ -13,11 +13,11 @@ from outrider.constraints.tools import (
 )
 from outrider.core.errors import OptionError
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.sampling.constraint import Constraint, Gate
+from outrider.sampling.constraint import Constraint
 from outrider.server.errors import ApiError, from_outrider, invalid, unsupported
 from outrider.server.schema.chat import CustomTool, Tool
 from outrider.server.tools.choice import form_for
-from outrider.server.tools.reasoning import begins_inside, ends_reasoning, tags_of
+from outrider.server.tools.reasoning import begins_inside, ends_reasoning, gate_after, tags_of
 
 _MODES = ("none", "auto", "required")
 
@@ -30,7 +30,6 @@ class Calling:
         tools: those that are looked for in the answer.
         allowed: names of those that may be called; None: all.
         required: the answer is calls.
-        named: one tool was named, which is called once.
         parallel: several calls may be written.
         custom: the tool whose input is the answer.
     """
@@ -38,7 +37,6 @@ class Calling:
     tools: tuple[Tool, ...] = ()
     allowed: frozenset[str] | None = None
     required: bool = False
-    named: bool = False
     parallel: bool = True
     custom: CustomTool | None = None
 
@@ -74,9 +72,8 @@ def calling_of(
         name = _name(choice)
         found = _named(tools, name)
         if found.custom is not None:
-            return Calling(tools=(found,), required=True, named=True, custom=found.custom)
-        allowed = frozenset((name,))
-        return Calling(tools=tools, allowed=allowed, required=True, named=True, parallel=False)
+            return Calling(tools=(found,), required=True, custom=found.custom)
+        return Calling(tools=(found,), required=True, parallel=False)
     if kind != "allowed_tools":
         raise _unknown(kind)
     inner = choice.get("allowed_tools", choice)
@@ -171,11 +168,7 @@ def _custom(tool: CustomTool, tokenizer: Tokenizer, prompt: tuple[int, ...]) -> 
     assert grammar is not None
     kind = "lark" if grammar.syntax == "lark" else "regex"
     found = Constraint(kind=kind, source=grammar.definition)
-    if not _inside(tokenizer, prompt):
-        return found
-    tags = tags_of(tokenizer)
-    assert tags is not None
-    return found.within(Gate(open=tags[1], required=True))
+    return found.within(gate_after(tokenizer, prompt))
 
 
 def _thought(tokenizer: Tokenizer, prompt: tuple[int, ...]) -> tuple[str, str] | None:

@@ -184,7 +184,7 @@ class ChatBody(SamplingBody):
         """How many log-probabilities each token has besides its own; None: none at all."""
         return (self.top_logprobs or 0) if self.logprobs or self.top_logprobs else None
 
-    def check_unconstrained(self) -> None:
-        """Raise `ApiError` for fields that constrain the text, which is not implemented yet."""
+    def check_supported(self) -> None:
+        """Raise `ApiError` for tools that are incomplete, or of another type."""
         for tool in self.tools or ():
             tool.check()

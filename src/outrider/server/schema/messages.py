@@ -121,7 +121,7 @@ class CountBody(Body):
         """Whether several calls may be written."""
         return self.tool_choice is None or not self.tool_choice.disable_parallel_tool_use
 
-    def check_unconstrained(self) -> None:
+    def check_supported(self) -> None:
         """Raise `ApiError` for fields that are not supported in this form."""
         for tool in self.tools or ():
             if tool.type not in (None, "custom"):
@@ -152,9 +152,9 @@ class MessagesBody(CountBody, SamplingBody):
         """The stop strings."""
         return [one for one in self.stop_sequences or () if one]
 
-    def check_unconstrained(self) -> None:
+    def check_supported(self) -> None:
         """Raise `ApiError` for fields that are not supported in this form."""
         for name in self.elsewhere:
             if getattr(self, name) is not None:
                 raise unsupported(name, "it belongs to /v1/chat/completions")
-        super().check_unconstrained()
+        super().check_supported()

@@ -115,7 +115,7 @@ class ResponsesBody(SamplingBody):
         wanted = self.top_logprobs or "message.output_text.logprobs" in (self.include or ())
         return (self.top_logprobs or 0) if wanted else None
 
-    def check_unconstrained(self) -> None:
+    def check_supported(self) -> None:
         """Raise `ApiError` for fields that are not supported in this form."""
         for name in self.elsewhere:
             if getattr(self, name) is not None:
@@ -126,4 +126,6 @@ class ResponsesBody(SamplingBody):
             raise unsupported("max_tokens", "give max_output_tokens")
         for tool in self.tools or ():
             if tool.type not in ("function", "custom") or tool.name is None:
-                raise unsupported("tools", f"{tool.type!r:.40} is no function or custom tool")
+                raise unsupported(
+                    "tools", f"{tool.type!r:.40} is no function or custom tool with a name"
+                )

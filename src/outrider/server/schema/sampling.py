@@ -1,4 +1,4 @@
-"""Fields that chat and text completions share."""
+"""Fields that all requests that write text share."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
