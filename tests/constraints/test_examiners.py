@@ -2,12 +2,14 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
 
+from outrider.constraints.examiner import _valid, _within
 from outrider.constraints.examiners import BrokenError, Examiners, TooSlowError
 from outrider.constraints.grammars import KEPT, Grammars
 from outrider.core.errors import OptionError, OutriderError
@@ -93,3 +95,14 @@ def test_the_oldest_grammars_are_dropped() -> None:
         with pytest.raises(OptionError, match="the regex constraint is refused"):
             grammars.of(Constraint.regex("("))
         assert not grammars.knows(Constraint.regex("("))
+
+
+def test_hard_limits_of_the_system_are_kept() -> None:
+    assert [_within(5, -1), _within(5, 3), _within(5, 9)] == [5, 3, 5]
+
+
+def test_without_a_validator_texts_are_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _valid('{"type": "null"}', "null") is True
+    assert _valid('{"type": "null"}', "nul") is False
+    monkeypatch.setitem(sys.modules, "jsonschema_rs", None)
+    assert _valid('{"type": "null", "title": "not seen before"}', "null") is None

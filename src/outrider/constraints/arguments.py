@@ -121,11 +121,12 @@ def _fields(tool: str, schema: Schema, strict: bool) -> list[tuple[str, Schema, 
     found: list[tuple[str, Schema, bool]] = []
     for key, value in properties.items():
         own: dict[str, JsonValue] = dict(value) if isinstance(value, Mapping) else {}
+        both = own | shared
         if any(not _inside(part.get("$ref")) for part, _ in parts_of([own, shared])):
             if strict:
                 raise _unwritable(tool, "a reference to other places than $defs")
-            own, shared = {}, {}
-        found.append((str(key), own | shared, key in needed))
+            both = {}
+        found.append((str(key), both, key in needed))
     if missing := [key for key in needed if key not in properties]:
         raise _unwritable(tool, f"the required parameter {missing[0]!r} without a schema")
     return found

@@ -15,15 +15,13 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import IO, TYPE_CHECKING
 
 from outrider.constraints.sources import try_grammar, vocabulary_of
-from outrider.core.errors import OptionError
+from outrider.core.errors import OptionError, OutriderError
 from outrider.core.values import JsonValue
 
 if TYPE_CHECKING:
-    from jsonschema_rs import Validator
     from llguidance import LLTokenizer
 
 _LENGTH = struct.Struct(">I")
@@ -72,7 +70,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends this too
     inward, outward = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what an engine prints is no message
-    _limit_memory(memory)
+    _limit_process(memory)
     threading.stack_size(_STACK)
     working = threading.Thread(target=_serve, args=(inward, outward, seconds))
     working.start()
@@ -109,27 +107,23 @@ def _tried(given: Given, vocabulary: "LLTokenizer", ends: list[int]) -> list[str
 
 def _valid(schema: str, text: str) -> bool | None:
     """Return whether a text is JSON of a schema; None if that cannot be checked."""
+    from outrider.constraints.validation import is_valid, validator_of
+
     try:
-        return _validator(schema).is_valid(json.loads(text))
-    except (ValueError, RecursionError):
-        return False
-    except (OptionError, ImportError):
+        validator = validator_of(schema)
+    except (OutriderError, RecursionError):  # also where the validator is not installed
         return None
+    return is_valid(validator, text)
 
 
-@lru_cache(maxsize=16)
-def _validator(schema: str) -> "Validator":
-    from outrider.constraints.validation import validator_of
-
-    return validator_of(schema)
-
-
-def _limit_memory(memory: int) -> None:
+def _limit_process(memory: int) -> None:
+    """Set the priority of this process, and the bytes of its address space."""
     try:
         import resource
     except ImportError:  # not on this system
         return
     os.nice(_NICENESS)
+    memory = _within(memory, resource.getrlimit(resource.RLIMIT_AS)[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -142,7 +136,13 @@ def _limit_time(seconds: int) -> None:
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     until = int(used.ru_utime + used.ru_stime) + 1 + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (_within(until, hard), hard))
+
+
+def _within(wanted: int, hard: int) -> int:
+    """Return a limit that the hard one allows; -1 is none."""
+    return wanted if hard < 0 else min(wanted, hard)
 
 
 if __name__ == "__main__":

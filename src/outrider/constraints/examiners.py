@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from queue import Empty, LifoQueue
 
 from outrider.constraints.examiner import read_message, write_message
-from outrider.core.errors import MissingExtraError, OptionError, OutriderError
+from outrider.core.errors import OptionError, OutriderError
 from outrider.core.values import JsonValue
 from outrider.sampling.constraint import Constraint
 
@@ -85,7 +85,7 @@ class Examiners:
         """Return whether a text is JSON of a schema; None if that cannot be checked."""
         try:
             return self._ask(["text", schema, text])
-        except (OptionError, MissingExtraError):
+        except OptionError:
             return None
 
     def close(self) -> None:

@@ -25,10 +25,11 @@ def validated(constraint: "Constraint | None", text: str) -> bool | None:
         return None
     validator = validator_of(constraint.source)
     parts = [text] if constraint.gate is None else list(_parts(text, constraint.gate))
-    return all(_is_valid(validator, part) for part in parts) if parts else None
+    return all(is_valid(validator, part) for part in parts) if parts else None
 
 
-def _is_valid(validator: "Validator", text: str) -> bool:
+def is_valid(validator: "Validator", text: str) -> bool:
+    """Return whether `text` is JSON that a validator accepts."""
     try:
         return validator.is_valid(json.loads(text))
     except (ValueError, RecursionError):

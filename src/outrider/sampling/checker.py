@@ -134,6 +134,8 @@ class Checks:
         """Return the bytes of the generated tokens."""
         path = self._path
         tokens = generated if isinstance(generated, list) else [int(t) for t in generated]
+        if tokens == path:
+            return self._text
         if tokens[: len(path)] != path:
             path, self._text = [], b""
         self._text += b"".join(map(self.bytes_of, tokens[len(path) :]))

@@ -107,13 +107,13 @@ class Sampler:
         return other
 
     @property
-    def without_grammar(self) -> "Sampler":
-        """The same settings and noise without the grammar."""
-        if self.walk is None:
+    def unrestricted(self) -> "Sampler":
+        """The same settings and noise without the grammar and the checker."""
+        if self.walk is None and self.checks is None:
             return self
         if self._without is None:
             self._without = copy(self)
-            self._without.walk = None
+            self._without.walk = self._without.checks = None
         return self._without
 
     def plain(self, index: int) -> bool:
@@ -328,8 +328,7 @@ class Sampler:
     ) -> int:
         """Return the first token of `candidates` that the checker allows. The first candidate is
         the choice without the checker, which compiled code finds."""
-        free = copy(self)
-        free.checks = None
+        free = self.unrestricted
         token = free.choose_at(logits, len(generated))
         token = free.choose_edited(logits, generated) if token is None else token
         if token is not None:

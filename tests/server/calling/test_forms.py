@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outrider.constraints.arguments import _fields
 from outrider.constraints.grammars import Grammars
 from outrider.constraints.tools import Setting, ToolSpec, required_calls, triggered_calls
 from outrider.core.errors import OptionError
@@ -257,3 +258,13 @@ def test_lists_of_tools_that_are_refused() -> None:
     many = [ToolSpec(name=f"f{i}", parameters={}) for i in range(257)]
     with pytest.raises(OptionError, match="257 tools"):
         required_calls(many, setting("hermes"))
+
+
+def test_a_reference_elsewhere_frees_its_parameter_only() -> None:
+    """The definitions stay for the parameters that follow."""
+    schema: dict[str, Any] = {
+        "properties": {"a": {"$ref": "https://a.example/b"}, "c": {"$ref": "#/$defs/d"}},
+        "$defs": {"d": {"type": "integer"}},
+    }
+    found = {name: own for name, own, _ in _fields("tool", schema, strict=False)}
+    assert found["a"] == {} and found["c"]["$defs"] == schema["$defs"]

@@ -129,6 +129,7 @@ def generate(
         settings["logprobs"] = logprobs
     if particles is not None:
         own = {"--n": n > 1, "--stream": bool(stream), "--logprobs": logprobs is not None}
+        own["--explain"] = long_input.explain is not None
         check_particles(settings, own)
     screen = Screen(color)
     text = read_prompt(prompt)

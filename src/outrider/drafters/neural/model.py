@@ -141,7 +141,7 @@ class ModelDrafter:
         asked = [
             ChainRequest(
                 segment=segment,
-                sampler=chain.state.request.sampler.without_grammar,
+                sampler=chain.state.request.sampler.unrestricted,
                 generated=chain.state.written(chain.tail),
                 depth=chain.depth,
             )
