@@ -20,6 +20,7 @@ from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS, IntArray, Prompt, Rows, as_ids
 from outrider.models.cpu.threads import Threads
 from outrider.models.tabular import TabularModel
+from outrider.models.transformers.model import TransformersModel
 from outrider.models.wrappers.skipping import SkippingModel
 from outrider.protocols import Segment
 from tests.models.setups.built import RUNS
@@ -98,6 +99,33 @@ def test_of_a_tree(pair: Pair) -> None:
     second = Segment(several, TREE_TOKENS[4:], TREE_PARENTS[4:])
     [rows] = model.forward([second], [as_ids([12, 4, 7])])
     close(rows.states, expected[[2, 0]][:, [13, 5, 8]])
+
+
+def test_kept_ones_are_those_of_the_text(pair: Pair) -> None:
+    """They follow the rows of the cache: a prompt, an accepted branch, a fork, and a cut text."""
+    model, reference = pair
+    if isinstance(model, TransformersModel):
+        with pytest.raises(StrategyError, match="stores no hidden states"):
+            model.hidden_states.keeping([1])
+        return
+    keeping = model.hidden_states.keeping([2, 0, 1])
+    shows, cache = keeping.hidden_states, begin(keeping, TEXT)
+    keeping.forward([Segment(cache, TREE_TOKENS, TREE_PARENTS)], [as_ids([-1])])
+    path = [next(i for i, p in enumerate(TREE_PARENTS) if p == -1 and i)]  # not the first child
+    path += [i for i, p in enumerate(TREE_PARENTS) if p == path[0]][:1]
+    cache.commit(as_ids([*TREE_TOKENS[path], 7]))
+    whole = reference.states(cache.text)[[2, 0, 1]].transpose(0, 1)
+    close(shows.kept(cache, 0, cache.length), whole[:-1])
+    fork = cache.fork()
+    fork.truncate(6)
+    keeping.forward([Segment(fork, as_ids([3, 4]))], [as_ids([-1])])
+    fork.commit(as_ids([3, 4, 5]))
+    close(shows.kept(fork, 5, 8), reference.states(fork.text)[[2, 0, 1]].transpose(0, 1)[5:8])
+    close(shows.kept(cache, 0, cache.length), whole[:-1])
+    with pytest.raises(IndexError):
+        shows.kept(cache, 0, cache.length + 1)
+    with pytest.raises(StrategyError, match="stores no hidden states"):
+        model.hidden_states.kept(begin(model, TEXT), 0, 1)
 
 
 def test_a_wrong_layer_would_show(pair: Pair) -> None:
@@ -199,6 +227,8 @@ def test_what_is_not_there_is_refused(model: Any) -> None:
     for wrong in (-1, LAYERS + 1):
         with pytest.raises(OptionError, match=str(wrong)):
             model.hidden_states.watch(cache, [0, wrong])
+        with pytest.raises(OptionError, match=str(wrong)):
+            model.hidden_states.keeping([0, wrong])
     with pytest.raises(StrategyError, match="another model has filled"):
         model.hidden_states.watch(begin(TabularModel.random(), (1, 2)), [0])
 

@@ -159,6 +159,8 @@ class Batch(ctypes.Structure):
         ("logits_stride", _I64),
         ("states", _ADDRESS),
         ("state_at", _ADDRESS),
+        ("keep", _ADDRESS),
+        ("keep_at", _ADDRESS),
         ("confidence", _F32),
     ]
 

@@ -205,6 +205,27 @@ class HiddenStates(Protocol):
         """
         ...
 
+    def keeping(self, layers: Sequence[int]) -> LanguageModel:
+        """Return the same model, with caches that store these states of every row that they hold.
+
+        Heads read them: also those of prompts, of reused prefixes and of resumed requests. They
+        take `4 * len(layers) * width` bytes a token.
+
+        Raises:
+            OptionError: there is no such layer.
+            StrategyError: this model cannot store its states.
+        """
+        ...
+
+    def kept(self, cache: Cache, start: int, stop: int) -> Float[Tensor, "rows layers hidden"]:
+        """Return the stored states of the committed rows from `start` to `stop`, a view.
+
+        Raises:
+            IndexError: some of the rows are not committed.
+            StrategyError: the cache stores no states, or another model filled it.
+        """
+        ...
+
 
 @runtime_checkable
 class Segmented(Protocol):

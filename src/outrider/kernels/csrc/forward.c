@@ -164,7 +164,7 @@ enum { /* the steps of one layer, in order */
     ADD_DOWN,
     STEPS_OF_A_LAYER
 };
-enum { ANSWER_ROWS, ANSWER, STEPS_OF_THE_END };
+enum { KEEP_ROWS, ANSWER_ROWS, ANSWER, STEPS_OF_THE_END };
 
 enum { ROWS_A_CHUNK = 4, PANELS_A_CHUNK = 8, CHUNKS_A_THREAD = 6 };
 
@@ -251,6 +251,36 @@ static void add_rows(const Work *work, int chunk, const float *weight) {
 /* Whether the stream before layer `index` is kept; `num_layers` is the end of the last layer. */
 static int is_kept(const Batch *b, int index) { return b->states && b->state_at[index] >= 0; }
 
+/* Whether a state of each row is kept in memory of its text (`Batch.keep_at`). */
+static int keeps_rows(const Batch *b, int index) { return b->keep && b->keep_at[index] >= 0; }
+
+/* Whether a state that stands after all layers is kept. */
+static int keeps_end(const Model *m, const Batch *b) {
+    return keeps_rows(b, m->num_layers) || keeps_rows(b, m->num_layers + 1);
+}
+
+/* Keeps the stream of one row as its state `index`. */
+static void keep_row(const Work *work, int index, int row) {
+    const int64_t hidden = work->model->hidden;
+    const Batch *b = work->batch;
+    if (!keeps_rows(b, index) || !b->keep[row]) return;
+    float *to = b->keep[row] + b->keep_at[index] * hidden;
+    const float *stream = work->desk.stream + row * work->desk.stream_stride;
+    if (index > work->model->num_layers)
+        rms_norm(stream, work->model->norm, work->model->eps, hidden, to);
+    else memcpy(to, stream, sizeof(float) * hidden);
+}
+
+static void keep_rows(const Work *work, int chunk) {
+    const int last_layer = work->model->num_layers;
+    int first, last;
+    piece(work->batch->rows, ROWS_A_CHUNK, chunk, &first, &last);
+    for (int row = first; row < last; row++) {
+        keep_row(work, last_layer, row);
+        keep_row(work, last_layer + 1, row);
+    }
+}
+
 static void keep_state(const Work *work, int index, int wanted) {
     const int64_t hidden = work->model->hidden;
     const Batch *b = work->batch;
@@ -264,6 +294,7 @@ static void enter(const Work *work, int index, int chunk) {
     int first, last;
     piece(b->rows, ROWS_A_CHUNK, chunk, &first, &last);
     for (int row = first; row < last && !index; row++) embed(work, row);
+    for (int row = first; row < last; row++) keep_row(work, index, row);
     if (!is_kept(b, index)) return;
     for (int i = 0; i < b->wanted; i++)
         if (first <= b->want[i] && b->want[i] < last) keep_state(work, index, i);
@@ -502,7 +533,8 @@ static void run_experts(const Work *work, const Layer *layer, int step, int chun
 
 /* Steps of an omitted part have no chunks, except that the first layer is always entered. */
 static int is_run(const Work *work, int index, int step) {
-    if (step == INPUT_NORM && (!index || is_kept(work->batch, index))) return 1;
+    const Batch *b = work->batch;
+    if (step == INPUT_NORM && (!index || is_kept(b, index) || keeps_rows(b, index))) return 1;
     return work->model->layers[index].parts & (step < MLP_NORM ? ATTENTION : MLP);
 }
 
@@ -513,8 +545,12 @@ static int chunks_of(const void *argument, int step) {
     const Model *m = work->model;
     const int a_rows = pieces(work->batch->rows, ROWS_A_CHUNK);
     if (step >= m->num_layers * STEPS_OF_A_LAYER) {
-        if (step % STEPS_OF_A_LAYER == ANSWER_ROWS) return pieces(work->batch->wanted, ROWS_A_CHUNK);
-        return pieces(m->head.panels, grain_of(work, &m->head));
+        const int wanted = work->batch->wanted;
+        switch (step % STEPS_OF_A_LAYER) {
+        case KEEP_ROWS: return keeps_end(m, work->batch) ? a_rows : 0;
+        case ANSWER_ROWS: return pieces(wanted, ROWS_A_CHUNK);
+        default: return wanted ? pieces(m->head.panels, grain_of(work, &m->head)) : 0;
+        }
     }
     const Layer *layer = &m->layers[step / STEPS_OF_A_LAYER];
     if (!is_run(work, step / STEPS_OF_A_LAYER, step % STEPS_OF_A_LAYER)) return 0;
@@ -594,6 +630,8 @@ static void run_step(void *argument, int step, int chunk, int member) {
     const int layer = step / STEPS_OF_A_LAYER;
     if (layer < m->num_layers)
         run_in_layer(work, layer, step % STEPS_OF_A_LAYER, chunk, member);
+    else if (step % STEPS_OF_A_LAYER == KEEP_ROWS)
+        keep_rows(work, chunk);
     else if (step % STEPS_OF_A_LAYER == ANSWER_ROWS)
         answer_rows(work, chunk);
     else
@@ -622,7 +660,8 @@ int32_t outrider_forward(const Model *model, Pool *pool, int32_t threads, const 
     void *memory = malloc(bytes + 64);
     if (!memory) return 1;
     lay_out(&work.desk, model, batch, members, (char *)(((uintptr_t)memory + 63) / 64 * 64));
-    int steps = model->num_layers * STEPS_OF_A_LAYER + (batch->wanted ? STEPS_OF_THE_END : 0);
+    const int ends = batch->wanted || keeps_end(model, batch);
+    int steps = model->num_layers * STEPS_OF_A_LAYER + (ends ? STEPS_OF_THE_END : 0);
     pool_run(pool, threads, &(Task){&work, steps, chunks_of, run_step});
     free(memory);
     return 0;

@@ -80,6 +80,9 @@ typedef struct {
     float *states;           /* [any, wanted, hidden] or NULL: the residual stream before layers */
     const int32_t *state_at; /* [num_layers + 1] the place of each in `states`, or -1; the last one
                               * is the stream after all layers, before the final norm */
+    float *const *keep;      /* [rows] for each row, where its states are kept, or NULL; or NULL */
+    const int32_t *keep_at;  /* [num_layers + 2] the place of each state in a row of `keep`, or -1:
+                              * the stream before each layer, after all of them, and normed */
     float confidence;        /* a chain ends where no token has this probability */
 } Batch;
 

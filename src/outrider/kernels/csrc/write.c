@@ -64,7 +64,7 @@ int32_t outrider_write(const Model *model, Pool *pool, int32_t threads, int32_t 
     if (desk && path) {
         Next next = after(batch, path);
         Batch one = *batch;
-        one.rows = 1, one.given = NULL, one.want = &zero, one.states = NULL;
+        one.rows = 1, one.given = NULL, one.want = &zero, one.states = NULL, one.keep = NULL;
         one.tokens = &next.token, one.positions = &next.position, one.slots = &next.slot;
         one.base = &next.base, one.cache = &next.cache;
         one.extra_start = next.bounds, one.extra = path;

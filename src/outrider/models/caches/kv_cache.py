@@ -27,7 +27,11 @@ SCALED = 32
 class CacheLayout:
     """The shape of one model's caches. Each model has its own layout, even if shapes are equal.
 
-    `dtype` is `torch.int8` for 8 bits with scales, which only the compiled runner has.
+    Attributes:
+        dtype: `torch.int8` for 8 bits with scales, which only the compiled runner has.
+        kept: numbers of the hidden states that are stored beside keys and values, in the order of
+            storage.
+        hidden: size of one hidden state.
     """
 
     num_layers: int
@@ -36,6 +40,8 @@ class CacheLayout:
     context_length: int
     dtype: torch.dtype
     device: torch.device
+    kept: tuple[int, ...] = ()
+    hidden: int = 0
 
     @property
     def groups(self) -> int:
@@ -44,9 +50,10 @@ class CacheLayout:
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of the keys and values of one token, with their scales."""
+        """Bytes of the keys and values of one token, with their scales, and of its states."""
         head = self.head_dim * self.dtype.itemsize + self.groups * torch.float32.itemsize
-        return 2 * self.num_layers * self.num_kv_heads * head
+        states = len(self.kept) * self.hidden * torch.float32.itemsize
+        return 2 * self.num_layers * self.num_kv_heads * head + states
 
     def capacity_for(self, slots: int, capacity: int) -> int:
         """Return the next capacity: at most the context length, except for wide trees."""
@@ -59,12 +66,18 @@ class CacheLayout:
 
 
 class Storage:
-    """Keys and values, `[layers, kv_heads, capacity, head_dim]`, and the caches that read them."""
+    """Keys and values, `[layers, kv_heads, capacity, head_dim]`, and the caches that read them.
+
+    Attributes:
+        states: `[capacity, kept, hidden]` float32, the hidden states that the layout keeps.
+    """
 
     def __init__(self, layout: CacheLayout, capacity: int) -> None:
         shape = (layout.num_layers, layout.num_kv_heads, capacity, layout.head_dim)
         self.keys = torch.empty(shape, dtype=layout.dtype, device=layout.device)
         self.values = torch.empty(shape, dtype=layout.dtype, device=layout.device)
+        kept = (capacity, len(layout.kept), layout.hidden if layout.kept else 0)
+        self.states = torch.empty(kept, device=layout.device)
         self.readers: WeakSet[CacheBook] = WeakSet()
 
     @property
@@ -85,6 +98,7 @@ class Storage:
         """Copy the first `count` slots of `source`."""
         self.keys[:, :, :count] = source.keys[:, :, :count]
         self.values[:, :, :count] = source.values[:, :, :count]
+        self.states[:count] = source.states[:count]
 
     def move_run(self, source: "Storage", run: Run) -> None:
         """Copy the rows of `run` in blocks; `source` may be this storage."""
@@ -95,12 +109,14 @@ class Storage:
             new = slice(run.start + first, run.start + first + count)
             self.keys[:, :, new] = source.keys[:, :, old].clone()  # source and target can overlap
             self.values[:, :, new] = source.values[:, :, old].clone()
+            self.states[new] = source.states[old].clone()
 
     def move_rows(self, source: "Storage", slots: Sequence[int], start: int) -> None:
         """Copy `slots` of `source` to `start`, `start + 1`, ..."""
         index = torch.tensor(slots, device=self.keys.device)
         self.keys[:, :, start : start + len(slots)] = source.keys[:, :, index]
         self.values[:, :, start : start + len(slots)] = source.values[:, :, index]
+        self.states[start : start + len(slots)] = source.states[index]
 
 
 class DecoderCache(CacheBook):

@@ -26,13 +26,26 @@ def watch(
             f"hidden states of {name} are requested from a cache that another model has filled",
             hint="Watch a cache that this model has created",
         )
-    for layer in layers or ():
+    check_states(layers or (), num_layers, name)
+    cache.watched = None if layers is None else tuple(layers)
+
+
+def check_states(layers: Sequence[int], num_layers: int, name: str) -> None:
+    """Raise `OptionError` for a number that no hidden state of the model has."""
+    for layer in layers:
         if not 0 <= layer <= num_layers:
             raise OptionError(
                 f"{name} has no hidden state {layer}: it has {num_layers} layers",
                 hint=f"States are numbered from 0, the embeddings, to {num_layers}",
             )
-    cache.watched = None if layers is None else tuple(layers)
+
+
+def not_kept(name: str) -> StrategyError:
+    """Return the error for a cache without stored hidden states."""
+    return StrategyError(
+        f"the cache of {name} stores no hidden states",
+        hint="Read the prompt with the model that `hidden_states.keeping(layers)` returns",
+    )
 
 
 def watched_layers(caches: Sequence[CacheBook]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.kernels.layout import Batch
@@ -36,7 +37,7 @@ class RowArrays:
 
     def fill(self, feeds: Sequence[Feed], caches: Sequence[NativeCache]) -> None:
         """Write the rows of all feeds, one feed after the other."""
-        self._kept = []
+        self._kept, self.batch.keep = [], None
         arrays, start, wanted = self._arrays, 0, 0
         extras: list[int] = []
         for i, feed in enumerate(feeds):
@@ -72,7 +73,7 @@ class RowArrays:
     def fill_states(self, states: Float[Tensor, "rows hidden"]) -> None:
         """Fill rows without tokens: `states` (float32, contiguous) are the first layer's input."""
         count, row = len(states), states.shape[1] * 4
-        self._kept = []
+        self._kept, self.batch.keep = [], None
         for array in self._arrays.values():
             array[:count] = 0
         self._arrays["want"][:count] = np.arange(count)
@@ -89,6 +90,26 @@ class RowArrays:
         if states is not None:
             self.batch.states = self._keep(states, states.kept.data_ptr())
             self.batch.state_at = states.places.ctypes.data
+
+    def keep_rows(
+        self, feeds: Sequence[Feed], caches: Sequence[NativeCache], places: NDArray[np.int32] | None
+    ) -> None:
+        """Make the forward write hidden states of all rows to the storage of their caches.
+
+        Args:
+            feeds: the rows.
+            caches: the cache of each feed.
+            places: `[layers that run + 2]`; see `kept_places`. None: no states are kept.
+        """
+        if places is None:
+            return
+        addresses = [
+            cache.storage.states.data_ptr() + _row_bytes(cache) * np.arange(feed.start, feed.end)
+            for feed, cache in zip(feeds, caches, strict=True)
+        ]
+        rows = np.concatenate(addresses).astype(np.uint64)
+        self.batch.keep = self._keep(rows, rows.ctypes.data)
+        self.batch.keep_at = self._keep(places, places.ctypes.data)
 
     def _fill_tree(self, feed: Feed, start: int, extras: list[int]) -> None:
         """Fill the visibility of rows: draft rows attend to the text and to their ancestors.
@@ -147,3 +168,9 @@ class RowArrays:
         """Return `address` and keep `thing`, its owner, alive until the next `fill`."""
         self._kept.append(thing)
         return address
+
+
+def _row_bytes(cache: NativeCache) -> int:
+    """Return the bytes between the hidden states of two slots."""
+    states = cache.storage.states
+    return states.stride(0) * states.element_size()

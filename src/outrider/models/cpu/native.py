@@ -36,7 +36,7 @@ from outrider.models.cpu.formats import described
 from outrider.models.cpu.packed_weights import PackedModel, head_of, part_of
 from outrider.models.cpu.packing import NativeParts, pack_checkpoint
 from outrider.models.cpu.panels import VECTOR
-from outrider.models.cpu.states import States
+from outrider.models.cpu.states import States, kept_places
 from outrider.models.cpu.threads import Threads
 from outrider.models.llama.base import OwnModel
 from outrider.models.llama.config import DecoderConfig, read_config
@@ -101,6 +101,7 @@ class NativeDecoder(OwnModel):
         self._local_rotary = local and RotaryTable(local, torch.float32, self.device)
         self._packed = parts.packed
         self._run_layers: Sequence[int] = range(config.num_layers)
+        self._kept = kept_places((), config.num_layers)
         self._head = head_of(parts.packed)
         self._stride = parts.packed.layout.head.panels * VECTOR
         self._rows = RowArrays(_FEW)
@@ -161,6 +162,12 @@ class NativeDecoder(OwnModel):
         )
         return other
 
+    def keeping(self, layers: Sequence[int]) -> "NativeDecoder":
+        """Return the model with caches that store hidden states; see `protocols.HiddenStates`."""
+        other = super().keeping(layers)
+        other._kept = kept_places(layers, self.num_layers)
+        return other
+
     @property
     def chain_decoder(self) -> ChainDecoder:
         """The model itself: one compiled call writes a chain."""
@@ -188,7 +195,7 @@ class NativeDecoder(OwnModel):
         layers.check(self.num_layers, self.info.name)
         part = copy(self)
         part._packed = part_of(self._parts.packed, layers)
-        part._run_layers = layers.layers
+        part._run_layers, part._kept = layers.layers, None
         part.info = replace(
             self.info,
             name=f"{self.info.name} ({layers})",
@@ -299,6 +306,7 @@ class NativeDecoder(OwnModel):
             self._prepare(arrays, feeds, caches)
             arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), hidden.data_ptr()
             arrays.keep_states(states)
+            arrays.keep_rows(feeds, caches, self._kept)
             self._call(arrays, rows, self._packed)
         out = self._split(feeds, logits, hidden)
         if states is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -41,3 +42,15 @@ class States:
         """Return the watched states in ascending order; `hidden` is the last one."""
         kept = self.kept if len(self._index) == len(self.kept) else self.kept[self._index]
         return torch.cat((kept, hidden[None])) if self._has_last else kept
+
+
+def kept_places(kept: Sequence[int], num_layers: int) -> NDArray[np.int32] | None:
+    """Return the place of each state in a row of the storage: `[num_layers + 2]`, -1 if it is not
+    kept; the last one is the normed state. None if nothing is kept.
+    """
+    if not kept:
+        return None
+    places = np.full(num_layers + 2, -1, dtype=np.int32)
+    for place, state in enumerate(kept):
+        places[state if state < num_layers else num_layers + 1] = place
+    return places

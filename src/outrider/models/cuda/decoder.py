@@ -67,6 +67,15 @@ class StaticDecoder(Decoder):
         """The model itself: a draft synchronizes with the host once."""
         return self
 
+    def keeping(self, layers: Sequence[int]) -> "StaticDecoder":
+        """Return the model with caches that store hidden states; see `protocols.HiddenStates`.
+
+        Its forwards are not captured.
+        """
+        other = super().keeping(layers)
+        other.pool = StoragePool(other._layout)
+        return other
+
     def _fresh_cache(self) -> StaticCache:
         return StaticCache(self._layout, self.pool)
 
@@ -78,7 +87,7 @@ class StaticDecoder(Decoder):
             ContextError: a token would lie beyond the context window.
         """
         caches = [narrowed(s.cache, StaticCache, self.info.name) for s in segments]
-        if _are_short(segments, caches, want):
+        if not self._layout.kept and _are_short(segments, caches, want):
             feeds = [c.feed(s, rows) for c, s, rows in zip(caches, segments, want, strict=True)]
             rows = [self._read_short(*pair) for pair in zip(feeds, caches, strict=True)]
         else:

@@ -2,6 +2,9 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -13,7 +16,7 @@ from outrider.models.caches.borrowed import Borrowed, BorrowedCache, not_lent
 from outrider.models.caches.kv_cache import CacheLayout, DecoderCache
 from outrider.models.caches.prefill import start_caches
 from outrider.models.caches.rearranging import rearrange
-from outrider.models.caches.watching import watch
+from outrider.models.caches.watching import check_states, not_kept, watch
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.defaults import end_ids, recommended
 from outrider.models.checkpoints.window import read_window
@@ -178,6 +181,24 @@ class OwnModel:
     def watch(self, cache: Cache, layers: Sequence[int] | None) -> None:
         """Choose the layers of `Rows.states` of `cache`; see `protocols.HiddenStates`."""
         watch(self._own(cache), layers, self.num_layers, self.info.name)
+
+    def keeping(self, layers: Sequence[int]) -> Self:
+        """Return the model with caches that store hidden states; see `protocols.HiddenStates`."""
+        check_states(layers, self.num_layers, self.info.name)
+        other = copy(self)
+        kept = tuple(layers)
+        other._layout = layout = replace(self._layout, kept=kept, hidden=self.width)
+        other.info = replace(self.info, find_bytes_per_token=lambda: layout.bytes_per_token)
+        return other
+
+    def kept(self, cache: Cache, start: int, stop: int) -> Float[Tensor, "rows layers hidden"]:
+        """Return stored hidden states of committed rows; see `protocols.HiddenStates`."""
+        own = self._own(cache)
+        if own is None or not own.layout.kept:
+            raise not_kept(self.info.name)
+        if not 0 <= start <= stop <= own.length:
+            raise IndexError(f"rows {start} to {stop} of {own.length} committed rows")
+        return own.storage.states[start:stop]
 
     def _borrowed(self, cache: DecoderCache) -> BorrowedCache:
         return BorrowedCache(cache)

@@ -117,9 +117,18 @@ class Decoder(OwnModel):
         hidden = self._read(feeds)
         wanted = torch.from_numpy(packed_rows(feeds)).to(self.device)
         watched, states = watched_layers(caches), dict[int, Tensor]()
+        kept = self._layout.kept if len(self._layers) == self.num_layers else ()
+        layers = sorted({*watched, *kept})
         if len(hidden):
-            hidden = self._pass(hidden, self._batch(feeds, caches), wanted, watched, states)
-        hidden = rms_norm(hidden[wanted], self.weights.norm, self.config.norm_eps)
+            hidden = self._pass(hidden, self._batch(feeds, caches), layers, states)
+        normed = rms_norm(
+            hidden if kept else hidden[wanted], self.weights.norm, self.config.norm_eps
+        )
+        if kept and len(hidden):
+            states[self.num_layers] = normed
+            _store(feeds, caches, torch.stack([states[layer] for layer in kept], dim=1))
+        states = {layer: state[wanted] for layer, state in states.items()}
+        hidden = normed[wanted] if kept else normed
         logits = logits_of(hidden, self.weights, self.config)
         counts = [len(feed.take) for feed in feeds]
         out = [Rows(*pair) for pair in zip(logits.split(counts), hidden.split(counts), strict=True)]
@@ -133,20 +142,19 @@ class Decoder(OwnModel):
         self,
         hidden: Hidden,
         batch: Batch,
-        wanted: Int[Tensor, " wanted"],
         watched: Sequence[int],
         states: dict[int, Tensor],
     ) -> Hidden:
-        """Run all layers; write the outputs of watched layers, except the last, to `states`."""
+        """Run all layers; write the outputs of `watched` ones, except the last, to `states`."""
         waiting = [layer for layer in watched if layer < self.num_layers]
         for layer in self._layers:
             while (
                 waiting and waiting[0] <= layer.index
             ):  # the input of a layer is the output of the one before
-                states[waiting.pop(0)] = hidden[wanted]
+                states[waiting.pop(0)] = hidden
             hidden = layer(hidden, batch)
         for layer in waiting:
-            states[layer] = hidden[wanted]
+            states[layer] = hidden
         return hidden
 
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
@@ -202,3 +210,14 @@ class Decoder(OwnModel):
             storage=cache.storage,
             reaches={window: reach(feed, cache, window) for window in set(self.config.windows)},
         )
+
+
+def _store(
+    feeds: Sequence[Feed],
+    caches: Sequence[DecoderCache],
+    states: Float[Tensor, "rows kept hidden"],
+) -> None:
+    """Write the hidden states of each feed to the storage of its cache."""
+    counts = [len(feed.tokens) for feed in feeds]
+    for feed, cache, own in zip(feeds, caches, states.split(counts), strict=True):
+        cache.storage.states[feed.start : feed.end] = own

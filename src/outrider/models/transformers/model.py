@@ -28,7 +28,7 @@ from outrider.models.caches.masks import AttentionLayout
 from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.prefill import start_caches
 from outrider.models.caches.rearranging import rearrange
-from outrider.models.caches.watching import watch
+from outrider.models.caches.watching import check_states, not_kept, watch
 from outrider.models.checkpoints.defaults import end_ids, recommended
 from outrider.models.checkpoints.window import read_window
 from outrider.models.transformers.cache import BorrowedTransformersCache, TransformersCache
@@ -42,6 +42,7 @@ from outrider.models.transformers.tree_check import WINDOW, check_trees
 from outrider.protocols import (
     Cache,
     HiddenStates,
+    LanguageModel,
     Layered,
     ModelInfo,
     Segment,
@@ -253,6 +254,15 @@ class TransformersModel:
                 f"{self.num_layers} layers",
                 hint="Use a model whose forward takes output_hidden_states",
             )
+
+    def keeping(self, layers: Sequence[int]) -> LanguageModel:
+        """Raise `StrategyError`: caches of this runner store keys and values only."""
+        check_states(layers, self.num_layers, self.info.name)
+        raise not_kept(self.info.name)
+
+    def kept(self, cache: Cache, start: int, stop: int) -> Float[Tensor, "rows layers hidden"]:
+        """Raise `StrategyError`: caches of this runner store keys and values only."""
+        raise not_kept(self.info.name)
 
     @cached_property
     def _shown_states(self) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.core.errors import StrategyError
 from outrider.core.layers import LayerSet
 from outrider.core.types import IntArray, Piece, Prompt
 from outrider.protocols import (
@@ -152,6 +153,17 @@ class StatesInside:
     def watch(self, cache: Cache, layers: Sequence[int] | None) -> None:
         """Choose the layers of `Rows.states`."""
         self.inner.watch(self.opened(cache), layers)
+
+    def keeping(self, layers: Sequence[int]) -> LanguageModel:
+        """Raise `StrategyError`: the inner model is wrapped after it is told to keep states."""
+        raise StrategyError(
+            "a model that is wrapped can no longer be told to store hidden states",
+            hint="Choose the head before guidance or context selection wraps the target",
+        )
+
+    def kept(self, cache: Cache, start: int, stop: int) -> Float[Tensor, "rows layers hidden"]:
+        """Return stored hidden states of committed rows."""
+        return self.inner.kept(self.opened(cache), start, stop)
 
 
 @dataclass(frozen=True, slots=True)
