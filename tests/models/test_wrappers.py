@@ -15,6 +15,7 @@ import torch
 import outrider
 from outrider.context.config import ContextConfig
 from outrider.context.selector import Selected
+from outrider.core.errors import StrategyError
 from outrider.core.types import NO_IDS
 from outrider.guidance.classifier_free import Guided
 from outrider.models.tabular import TabularModel
@@ -83,6 +84,9 @@ CHANGED: dict[tuple[type, str], str] = {
     (SkippingModel, "chain_decoder"): "the end of a prompt is read by all layers",
 }
 
+REFUSED: dict[str, str] = {"keeping": "the model inside would lose its wrapper"}
+"""Methods that a wrapper refuses."""
+
 pytestmark = pytest.mark.usefixtures("unchecked")  # capabilities are mocks
 
 CASES = [pytest.param(w, c, id=f"{w.__name__}-{c}") for w in WRAPPERS for c in CAPABILITIES]
@@ -131,6 +135,11 @@ def check_passed(wrapper: Any, capability: str, inner: Any, cache: Any) -> None:
         names = list(inspect.signature(member).parameters)[1:]
         pairs = [argument(hints[n], cache) for n in names]
         theirs.reset_mock()
+        if name in REFUSED:
+            with pytest.raises(StrategyError):
+                getattr(ours, name)(*(given for given, _ in pairs))
+            theirs.assert_not_called()
+            continue
         found = getattr(ours, name)(*(given for given, _ in pairs))
         method = getattr(theirs, name)
         method.assert_called_once()
