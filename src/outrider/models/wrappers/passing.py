@@ -47,7 +47,8 @@ class ModelWrapper:
         self.layered: Layered | None = inner.layered
         self.segmented: Segmented | None = inner.segmented
         self.chain_decoder: ChainDecoder | None = inner.chain_decoder
-        self.hidden_states: HiddenStates | None = inner.hidden_states
+        states = inner.hidden_states
+        self.hidden_states: HiddenStates | None = states and StatesInside(states, opened or _same)
         self.selector: ContextSelector | None = inner.selector
         self.embed: TokenEmbedding | None = inner.embed
         if opened is not None:
@@ -61,10 +62,12 @@ class ModelWrapper:
             self.segmented = SegmentedInside(self.segmented, opened)
         if self.chain_decoder is not None:
             self.chain_decoder = ChainsInside(self.chain_decoder, opened)
-        if self.hidden_states is not None:
-            self.hidden_states = StatesInside(self.hidden_states, opened)
         if self.selector is not None:
             self.selector = SelectorInside(self.selector, opened)
+
+
+def _same(cache: Cache) -> Cache:
+    return cache
 
 
 def opened_segment(segment: Segment, opened: Opening) -> Segment:
