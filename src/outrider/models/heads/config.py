@@ -1,0 +1,143 @@
+"""The shape of a draft head, and the names and shapes of its tensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torch import Tensor
+
+from outrider.core.errors import CheckpointError
+from outrider.models.llama.config import DecoderConfig
+
+LEVELS = 4
+"""Kinds of hints: none, of other texts, after the last token, after the last two tokens."""
+
+LAYER = "layers.0."
+
+
+class HeadKind(StrEnum):
+    """How a head reads a token.
+
+    EAGLE3: the token goes into the attention, beside the fused states (Li et al. 2025).
+    HINTED: token and hint are added to the residual stream.
+    """
+
+    EAGLE3 = "eagle3"
+    HINTED = "hinted"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadConfig:
+    """The shape of a head.
+
+    Attributes:
+        kind: how it reads tokens.
+        layer: its one layer; the vocabulary is that of the drafts.
+        states: numbers of the target's hidden states that are fused (`HiddenStates`), in order.
+        target_width: size of a hidden state of the target.
+        target_vocab: number of tokens of the target.
+        norm_states: whether each state is normed before it is fused.
+        norm_fused: whether all states together are normed before they are fused.
+        norm_before_residual: EAGLE-3: whether the residual stream starts with the normed input.
+        norm_output: EAGLE-3: whether the next step reads the normed output.
+    """
+
+    kind: HeadKind
+    layer: DecoderConfig
+    states: tuple[int, ...]
+    target_width: int
+    target_vocab: int
+    norm_states: bool = False
+    norm_fused: bool = False
+    norm_before_residual: bool = False
+    norm_output: bool = False
+
+    @property
+    def width(self) -> int:
+        """Size of its residual stream."""
+        return self.layer.hidden_size
+
+    @property
+    def draft_vocab(self) -> int:
+        """Number of tokens that it can draft."""
+        return self.layer.vocab_size
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return name and shape of each tensor that a head must hold."""
+        shapes = self._layer_shapes() | {
+            "fc.weight": (self.width, len(self.states) * self.target_width),
+            "norm.weight": (self.width,),
+            "ids": (self.draft_vocab,),
+        }
+        if self.norm_fused:
+            shapes["fc_input_norm.weight"] = (len(self.states) * self.target_width,)
+        if self.kind is HeadKind.EAGLE3:
+            return shapes | {f"{LAYER}hidden_norm.weight": (self.width,)}
+        square = (self.width, self.width)
+        return shapes | {
+            "recur.weight": square,
+            "token.weight": square,
+            "hint.weight": square,
+            "levels": (LEVELS, self.width),
+            "successors": (self.target_vocab,),
+        }
+
+    def optional(self) -> dict[str, tuple[int, ...]]:
+        """Return the tensors that a head may hold; others take their place if it does not.
+
+        Without `lm_head.weight`, the rows of the target's head are used; without
+        `embed_tokens.weight`, its embeddings; without `fc_norm`, norms have the weight 1.
+        """
+        shapes = {
+            "lm_head.weight": (self.draft_vocab, self.width),
+            "embed_tokens.weight": (self.target_vocab, self.width),
+        }
+        if self.norm_states:
+            shapes["fc_norm.weight"] = (len(self.states), self.target_width)
+        return shapes
+
+    def _layer_shapes(self) -> dict[str, tuple[int, ...]]:
+        layer, width = self.layer, self.width
+        queries, keys = layer.num_heads * layer.head_dim, layer.num_kv_heads * layer.head_dim
+        read = 2 * width if self.kind is HeadKind.EAGLE3 else width
+        shapes: dict[str, tuple[int, ...]] = {
+            "self_attn.q_proj.weight": (queries, read),
+            "self_attn.k_proj.weight": (keys, read),
+            "self_attn.v_proj.weight": (keys, read),
+            "self_attn.o_proj.weight": (width, queries),
+            "mlp.gate_proj.weight": (layer.intermediate_size, width),
+            "mlp.up_proj.weight": (layer.intermediate_size, width),
+            "mlp.down_proj.weight": (width, layer.intermediate_size),
+            "input_layernorm.weight": (width,),
+            "post_attention_layernorm.weight": (width,),
+        }
+        if layer.qkv_bias:
+            for name, size in (("q", queries), ("k", keys), ("v", keys)):
+                shapes[f"self_attn.{name}_proj.bias"] = (size,)
+        if layer.qk_norm:
+            for name in ("q", "k"):
+                shapes[f"self_attn.{name}_norm.weight"] = (layer.head_dim,)
+        return {LAYER + name: shape for name, shape in shapes.items()}
+
+    def check(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Raise `CheckpointError` unless names and shapes are those of this head.
+
+        Args:
+            tensors: the tensors by name.
+            where: where they come from, for the message.
+        """
+        expected, optional = self.shapes(), self.optional()
+        for name, tensor in tensors.items():
+            shape = expected.get(name, optional.get(name))
+            if shape is None:
+                raise CheckpointError(f"the head {where} has an unexpected tensor {name}")
+            if tuple(tensor.shape) != shape:
+                raise CheckpointError(
+                    f"tensor {name} of the head {where} has shape {list(tensor.shape)}; its "
+                    f"configuration implies {list(shape)}"
+                )
+        missing = [name for name in expected if name not in tensors]
+        if missing:
+            raise CheckpointError(
+                f"the head {where} lacks tensor {missing[0]}", hint="Download its files again"
+            )

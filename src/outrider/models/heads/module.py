@@ -1,0 +1,153 @@
+"""The arithmetic of a draft head in PyTorch, which training and the readable runner share.
+
+A row of a head belongs to a token and to the place before it: it reads the target's hidden states
+there and the token, and predicts the token after. In later steps of a draft, where the target has
+no states yet, the output of the row before takes their place.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from outrider.models.heads.config import LAYER, HeadConfig, HeadKind
+from outrider.models.llama.layers import ACTIVATION_FUNCTIONS
+
+Rows = Float[Tensor, "*rows width"]
+Embedding = Callable[[Int[Tensor, "*rows"]], Rows]
+
+
+class HeadModule(nn.Module):
+    """A head with its parameters.
+
+    Args:
+        config: its shape.
+        tensors: its tensors (`HeadConfig.shapes`), as numbers that `dtype` can hold.
+        embed: the embeddings of tokens, for a head without its own.
+        lm_head: `[draft, width]` rows of the target's head, for a head without its own.
+    """
+
+    def __init__(
+        self,
+        config: HeadConfig,
+        tensors: Mapping[str, Tensor],
+        embed: Embedding,
+        lm_head: Float[Tensor, "draft width"],
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.parts = nn.ParameterDict()
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                self.parts[_key(name)] = nn.Parameter(tensor)
+        own = tensors.get("embed_tokens.weight")
+        self._embed: Embedding = embed if own is None else lambda ids: F.embedding(ids, own)
+        self.lm_head = tensors.get("lm_head.weight", lm_head)
+        self._activation = ACTIVATION_FUNCTIONS[config.layer.activation]
+
+    def part(self, name: str) -> Tensor:
+        """Return a tensor by its name in the file."""
+        return self.parts[_key(name)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return its parameters by their names in files."""
+        return {key.replace("/", "."): part.detach() for key, part in self.parts.items()}
+
+    # -- steps of a row -------------------------------------------------------------------------
+
+    def fused(self, states: Float[Tensor, "*rows states target"]) -> Rows:
+        """Fuse hidden states of the target to the input of a first step."""
+        config = self.config
+        if config.norm_states:
+            states = self._norm(states, None)
+            if "fc_norm/weight" in self.parts:
+                states = states * self.part("fc_norm.weight")
+        flat = states.flatten(-2)
+        if config.norm_fused:
+            flat = self._norm(flat, "fc_input_norm.weight")
+        return F.linear(flat, self.part("fc.weight"))
+
+    def continued(self, outputs: Rows) -> Rows:
+        """Turn the outputs of rows (`outputs`) to the input of the next step."""
+        if self.config.kind is HeadKind.EAGLE3:
+            return outputs
+        return F.linear(outputs, self.part("recur.weight"))
+
+    def enter(
+        self,
+        inputs: Rows,
+        tokens: Int[Tensor, "*rows"],
+        hints: Int[Tensor, "*rows"],
+        levels: Int[Tensor, "*rows"],
+    ) -> tuple[Rows, Tensor]:
+        """Return the residual stream and what attention reads.
+
+        Args:
+            inputs: of `fused` or `continued`.
+            tokens: the token of each row.
+            hints: the hint of each row; any token where the level is 0.
+            levels: the level of each hint.
+        """
+        if self.config.kind is HeadKind.EAGLE3:
+            normed = self._norm(inputs, f"{LAYER}hidden_norm.weight")
+            word = self._norm(self._embed(tokens), f"{LAYER}input_layernorm.weight")
+            stream = normed if self.config.norm_before_residual else inputs
+            return stream, torch.cat((word, normed), dim=-1)
+        known = (levels > 0)[..., None]
+        hinted = self.normed_embedding(hints) * known
+        stream = inputs + F.linear(self.normed_embedding(tokens), self.part("token.weight"))
+        stream = stream + F.linear(hinted, self.part("hint.weight"))
+        stream = stream + F.embedding(levels, self.part("levels"))
+        return stream, self._norm(stream, f"{LAYER}input_layernorm.weight")
+
+    def normed_embedding(self, tokens: Int[Tensor, "*rows"]) -> Rows:
+        """Return embeddings with a norm of weight 1."""
+        return self._norm(self._embed(tokens), None)
+
+    def project(self, read: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values `[*rows, heads, head_dim]`, not rotated."""
+        layer = self.config.layer
+        found = [
+            F.linear(read, self._of(f"{name}_proj.weight"), self._bias(f"{name}_proj.bias"))
+            for name in "qkv"
+        ]
+        heads = (layer.num_heads, layer.num_kv_heads, layer.num_kv_heads)
+        queries, keys, values = (
+            one.unflatten(-1, (count, layer.head_dim))
+            for one, count in zip(found, heads, strict=True)
+        )
+        if layer.qk_norm:
+            queries = self._norm(queries, f"{LAYER}self_attn.q_norm.weight")
+            keys = self._norm(keys, f"{LAYER}self_attn.k_norm.weight")
+        return queries, keys, values
+
+    def leave(self, stream: Rows, attended: Float[Tensor, "*rows queries"]) -> Rows:
+        """Return the stream after the layer, given the result of attention."""
+        stream = stream + F.linear(attended, self._of("o_proj.weight"))
+        read = self._norm(stream, f"{LAYER}post_attention_layernorm.weight")
+        gate = self._activation(F.linear(read, self.part(f"{LAYER}mlp.gate_proj.weight")))
+        up = F.linear(read, self.part(f"{LAYER}mlp.up_proj.weight"))
+        return stream + F.linear(gate * up, self.part(f"{LAYER}mlp.down_proj.weight"))
+
+    def answer(self, stream: Rows) -> tuple[Float[Tensor, "*rows draft"], Rows]:
+        """Return logits of the draft vocabulary, and what the next step reads (`continued`)."""
+        normed = self._norm(stream, "norm.weight")
+        logits = F.linear(normed, self.lm_head)
+        plain = self.config.kind is HeadKind.EAGLE3 and not self.config.norm_output
+        return logits, stream if plain else normed
+
+    def _norm(self, x: Tensor, name: str | None) -> Tensor:
+        weight = None if name is None else self.part(name)
+        return F.rms_norm(x, (x.shape[-1],), weight, self.config.layer.norm_eps)
+
+    def _of(self, name: str) -> Tensor:
+        return self.part(f"{LAYER}self_attn.{name}")
+
+    def _bias(self, name: str) -> Tensor | None:
+        return self._of(name) if self.config.layer.qkv_bias else None
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # ParameterDict allows no dots

@@ -1,0 +1,124 @@
+"""Runs a head over whole texts as decoding does: each step on the outputs of the step before.
+
+A chain that starts at row t drafts in step s the token of place t + s + 2. Its query sees the keys
+of the first step up to row t, which are made from true states, and one key of its own for each
+later step (training-time test, Li et al. 2025, arXiv 2503.01840).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from outrider.models.heads.module import HeadModule
+from outrider.models.llama.rope import RotaryTable, rotate
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Some texts, padded to one length.
+
+    Attributes:
+        states: `[texts, length, states, target]` of each token but the last one.
+        tokens: `[texts, length]` the token after each state: `tokens[:, t]` is read with state t.
+        rows: `[texts, starts]` the rows at which chains start, ascending.
+        counts: `[texts]` number of valid starts.
+        hints: `[texts, length, steps]` the hint of step s of a chain that starts at each row.
+        levels: `[texts, length, steps]` their levels.
+    """
+
+    states: Float[Tensor, "texts length states target"]
+    tokens: Int[Tensor, "texts length"]
+    rows: Int[Tensor, "texts starts"]
+    counts: Int[Tensor, " texts"]
+    hints: Int[Tensor, "texts length steps"]
+    levels: Int[Tensor, "texts length steps"]
+
+    def at(self, step: int) -> Int[Tensor, "texts starts"]:
+        """Return the place of each chain in a step, limited to the text."""
+        return (self.rows + step).clamp(max=self.tokens.shape[1] - 1)
+
+    def valid(self, step: int) -> Bool[Tensor, "texts starts"]:
+        """Whether the token that a chain drafts in a step is known."""
+        numbers = torch.arange(self.rows.shape[1], device=self.rows.device)
+        return numbers < (self.counts - step)[:, None]
+
+    def targets(self, step: int) -> Int[Tensor, "texts starts"]:
+        """Return the token that each chain should draft in a step."""
+        return self.tokens.gather(1, self.at(step + 1))
+
+
+def unroll(
+    head: HeadModule, rotary: RotaryTable, texts: Texts, steps: int
+) -> Iterator[tuple[Float[Tensor, "rows draft"], Bool[Tensor, "texts starts"]]]:
+    """Yield for each step the logits of the valid chains, and which are valid.
+
+    Args:
+        head: the head.
+        rotary: its rotary embedding.
+        texts: the texts.
+        steps: number of steps.
+    """
+    length = texts.tokens.shape[1]
+    places = torch.arange(length, device=texts.tokens.device)
+    stream, read = head.enter(
+        head.fused(texts.states), texts.tokens, texts.hints[..., 0], texts.levels[..., 0]
+    )
+    queries, keys, values = head.project(read)
+    turns = rotary.at(places, length + steps)
+    first_keys = rotate(keys, *turns)
+    stream = _taken(stream, texts.rows)
+    queries = _taken(rotate(queries, *turns), texts.rows)
+    hidden = places > texts.rows[..., None]
+    own: list[tuple[Tensor, Tensor]] = []
+    outputs = stream
+    for step in range(steps):
+        if step:
+            stream, read = head.enter(
+                head.continued(outputs),
+                texts.tokens.gather(1, texts.at(step)),
+                _taken(texts.hints[..., step], texts.rows),
+                _taken(texts.levels[..., step], texts.rows),
+            )
+            queries, more, extra = head.project(read)
+            turns = rotary.at(texts.rows + step, length + steps)
+            queries, more = rotate(queries, *turns), rotate(more, *turns)
+            own.append((more, extra))
+        attended = _attend(head, queries, (first_keys, values), hidden, own)
+        logits, outputs = head.answer(head.leave(stream, attended))
+        valid = texts.valid(step)
+        yield logits[valid], valid
+
+
+def _taken(rows: Tensor, index: Int[Tensor, "texts starts"]) -> Tensor:
+    """Return the rows `index` of each text."""
+    wide = index.reshape(*index.shape, *(1,) * (rows.dim() - 2))
+    return rows.gather(1, wide.expand(-1, -1, *rows.shape[2:]))
+
+
+def _attend(
+    head: HeadModule,
+    queries: Float[Tensor, "texts starts heads head_dim"],
+    first: tuple[Tensor, Tensor],
+    hidden: Bool[Tensor, "texts starts length"],
+    own: list[tuple[Tensor, Tensor]],
+) -> Float[Tensor, "texts starts width"]:
+    """Attend to the first step's keys that are not hidden, and to the chain's own ones."""
+    layer = head.config.layer
+    group = layer.num_heads // layer.num_kv_heads
+    wide = queries.unflatten(2, (layer.num_kv_heads, group)) * layer.attention_scale
+    keys, values = first
+    scores = torch.einsum("bskgd,btkd->bkgst", wide, keys)
+    scores = scores.masked_fill(hidden[:, None, None], -torch.inf)
+    if own:
+        mine = [(wide * key[:, :, :, None]).sum(-1) for key, _ in own]
+        scores = torch.cat((scores, torch.stack(mine, -1).permute(0, 2, 3, 1, 4)), -1)
+    shares = scores.softmax(-1)
+    length = keys.shape[1]
+    out = torch.einsum("bkgst,btkd->bskgd", shares[..., :length], values)
+    for place, (_, value) in enumerate(own):
+        share = shares[..., length + place].permute(0, 3, 1, 2)
+        out = out + share[..., None] * value[:, :, :, None]
+    return out.flatten(2)
