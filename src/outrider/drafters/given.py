@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from outrider.core.errors import OptionError
 from outrider.memories.store import Datastore
 from outrider.models.costs import measure_costs
+from outrider.models.heads.model import HeadModel
 from outrider.policies import CostSurface, ExpectedGain, Source
 from outrider.policies.windows import Chances
 from outrider.protocols import Drafter, LanguageModel
@@ -59,6 +60,7 @@ class Given:
     costs: Costs | None = None
     chances: Chances = field(default_factory=Chances)
     priors_of: Callable[[Drafter], tuple[Source, ...]] = _no_priors
+    _heads: dict[int, float] = field(default_factory=dict[int, float], repr=False)
     _curves: dict[tuple[int, int], CostSurface] = field(
         default_factory=dict[tuple[int, int], CostSurface], repr=False
     )
@@ -92,6 +94,10 @@ class Given:
 
     def draft_seconds(self, model: LanguageModel) -> float:
         """Return the seconds of a forward of a draft model over one row; measured once."""
+        if isinstance(model, HeadModel):
+            if id(model) not in self._heads:
+                self._heads[id(model)] = model.draft_seconds()
+            return self._heads[id(model)]
         return self._curve(model, _DRAFT_WIDTHS, _DRAFT_LIMIT).seconds(1)
 
     def qualifier_costs(self, model: LanguageModel) -> CostSurface:

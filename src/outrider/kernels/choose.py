@@ -78,5 +78,5 @@ def choose(
         assert allowed.shape == (size,)
         mask = allowed.ctypes.data
     return loaded.outrider_choose(
-        scores.data_ptr(), size, ctypes.byref(sampler.layout), index, mask, scratch
+        scores.data_ptr(), size, ctypes.byref(sampler.layout), index, mask, None, scratch
     )

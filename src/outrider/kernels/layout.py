@@ -147,6 +147,7 @@ class Batch(ctypes.Structure):
         ("extra_start", _ADDRESS),
         ("extra", _ADDRESS),
         ("given", _ADDRESS),
+        ("joined", _ADDRESS),
         ("want", _ADDRESS),
         ("caches", _ADDRESS),
         ("places", _ADDRESS),
@@ -162,6 +163,59 @@ class Batch(ctypes.Structure):
         ("keep", _ADDRESS),
         ("keep_at", _ADDRESS),
         ("confidence", _F32),
+    ]
+
+
+AS_IT_IS, BY_RECUR, BY_FUSE = range(3)
+"""What becomes of an output of a head that is the input of its next row."""
+
+
+class DraftHead(ctypes.Structure):
+    """A draft head (`csrc/head.h`)."""
+
+    _fields_ = [
+        ("layer", ctypes.POINTER(Model)),
+        ("target", ctypes.POINTER(Model)),
+        ("fuse", Matrix),
+        ("recur", Matrix),
+        ("token", Matrix),
+        ("hint", Matrix),
+        ("state_norm", _ADDRESS),
+        ("fused_norm", _ADDRESS),
+        ("token_norm", _ADDRESS),
+        ("hidden_norm", _ADDRESS),
+        ("levels", _ADDRESS),
+        ("ids", _ADDRESS),
+        ("place", _ADDRESS),
+        ("states", _I32),
+        ("state_width", _I32),
+        ("joins", _I32),
+        ("continues", _I32),
+        ("normed_stream", _I32),
+        ("normed_output", _I32),
+    ]
+
+
+class HeadRows(ctypes.Structure):
+    """What the rows of a head read beside their tokens."""
+
+    _fields_ = [
+        ("inputs", _ADDRESS),
+        ("continued", _I32),
+        ("hints", _ADDRESS),
+        ("levels", _ADDRESS),
+    ]
+
+
+class HintTable(ctypes.Structure):
+    """The successors of one text (`csrc/hints.h`)."""
+
+    _fields_ = [
+        ("keys", _ADDRESS),
+        ("values", _ADDRESS),
+        ("mask", _U64),
+        ("used", _I64),
+        ("successors", _ADDRESS),
     ]
 
 

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from outrider.kernels.amx import use_tiles
 from outrider.kernels.compile import KernelBuildError, shared_library
-from outrider.kernels.layout import Batch, CacheLayout, Matrix, Model, SamplerLayout
+from outrider.kernels.layout import (
+    Batch,
+    CacheLayout,
+    DraftHead,
+    HeadRows,
+    HintTable,
+    Matrix,
+    Model,
+    SamplerLayout,
+)
 from outrider.kernels.prebuilt import prebuilt_library
 
 _SWITCH = "OUTRIDER_KERNELS"
@@ -89,7 +98,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.outrider_embed.restype = None
     loaded.outrider_offset.argtypes = []
     loaded.outrider_offset.restype = i32
-    loaded.outrider_choose.argtypes = [address, i32, sampler, u64, address, address]
+    loaded.outrider_choose.argtypes = [address, i32, sampler, u64, address, address, address]
     loaded.outrider_choose.restype = i32
     loaded.outrider_amx_permitted.argtypes = []
     loaded.outrider_amx_permitted.restype = i32
@@ -107,6 +116,18 @@ def _declare(loaded: ctypes.CDLL) -> None:
     writing = [model, address, i32, i32, batch, sampler, u64, i32, address, i32, address, address]
     loaded.outrider_write.argtypes = writing
     loaded.outrider_write.restype = i32
+    loaded.outrider_unpack.argtypes = [ctypes.POINTER(Matrix), i32, address, address]
+    loaded.outrider_unpack.restype = None
+    head, rows, hints = (ctypes.POINTER(kind) for kind in (DraftHead, HeadRows, HintTable))
+    loaded.outrider_head.argtypes = [head, address, i32, batch, rows, address]
+    loaded.outrider_head.restype = i32
+    drafting = [head, address, i32, batch, rows, hints, i32, sampler, u64, i32, address, i32]
+    loaded.outrider_head_write.argtypes = [*drafting, address, address, address]
+    loaded.outrider_head_write.restype = i32
+    loaded.outrider_hints_add.argtypes = [hints, i32, i32, address, i32, address, address]
+    loaded.outrider_hints_add.restype = None
+    loaded.outrider_hint.argtypes = [hints, i32, i32, address]
+    loaded.outrider_hint.restype = i32
     repacking = [ctypes.POINTER(Matrix), i32, address, i32, i32, address, i32]
     loaded.outrider_repack.argtypes = repacking
     loaded.outrider_repack.restype = i32

@@ -217,6 +217,11 @@ class HiddenStates(Protocol):
         """
         ...
 
+    def head_rows(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens width"]:
+        """Return the rows of the output head for these tokens, in float32: the logit of a token is
+        its row times the last state, up to a divisor and a cap."""
+        ...
+
     def kept(self, cache: Cache, start: int, stop: int) -> Float[Tensor, "rows layers hidden"]:
         """Return the stored states of the committed rows from `start` to `stop`, a view.
 

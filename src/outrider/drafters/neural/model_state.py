@@ -10,8 +10,10 @@ from torch import Tensor
 
 from outrider.core.counters import Counters
 from outrider.core.errors import ContextError, GrammarError, OptionError
-from outrider.core.types import NO_IDS, IntArray, Prompt, Rows, Stop
+from outrider.core.types import NO_IDS, IntArray, Prompt, Rows, Stop, as_ids
 from outrider.models.caches.prefill import note_reading, start_known
+from outrider.models.heads.cache import Following
+from outrider.models.heads.model import HeadModel
 from outrider.protocols import Cache, LanguageModel, Request
 from outrider.sampling import Sampler
 
@@ -87,6 +89,10 @@ def open_states(
     """
     states = [ModelState(request) for request in requests]
     old = previous or [None] * len(requests)
+    if isinstance(model, HeadModel):
+        for state, before in zip(states, old, strict=True):
+            _follow(model, state, before)
+        return states
     begun = perf_counter()
     prompts = [own_prompt(request, model) for request in requests]
     known = [before.cache if isinstance(before, ModelState) else None for before in old]
@@ -106,6 +112,20 @@ def open_states(
         if state.cache is None:
             state.off = f"the prompt does not fit {model.info.name}"
     return states
+
+
+def _follow(model: HeadModel, state: ModelState, before: ModelState | None) -> None:
+    """Give a request a cache that follows the target's; nothing of its text is read yet.
+
+    The cache of the state `before` is reused.
+    """
+    source = state.request.target_cache
+    if source is None:
+        state.off = f"there is no cache of the target for {model.info.name} to read"
+        return
+    ids = state.request.prompt.token_ids[1:]
+    state.cache = model.follow(source, ids, before.cache if before else None)
+    state.ahead = as_ids(ids[len(state.cache.text) :])
 
 
 def commit_states(
@@ -128,6 +148,8 @@ def window(model: LanguageModel, state: ModelState, tail: IntArray) -> int:
     never reads the last drafted token.
     """
     if state.off is not None or len(state.ahead) or unreadable(model, tail):
+        return 0
+    if isinstance(state.cache, Following) and not state.cache.ready:
         return 0
     room = state.cache.remaining - len(tail) + 1
     if room <= 0:

@@ -12,6 +12,7 @@ from time import perf_counter
 from outrider.core.types import NO_IDS, Budget, Draft
 from outrider.drafters.neural.model_state import ModelState
 from outrider.models.caches.prefill import PREFILL_CHUNK, note_reading
+from outrider.models.heads.cache import Following
 from outrider.protocols import LanguageModel, Segment
 
 
@@ -61,6 +62,8 @@ def _fits(model: LanguageModel, state: ModelState) -> bool:
 def _advance(state: ModelState, budget: Budget) -> bool:
     """Make the next part of a text pending; return whether there was any room for it."""
     count = min(len(state.ahead), PREFILL_CHUNK)
+    if isinstance(state.cache, Following):
+        count = min(count, state.cache.readable)
     if budget.reading is not None:
         count = budget.reading.take(count)
     if count:

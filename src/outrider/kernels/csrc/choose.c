@@ -145,11 +145,11 @@ static int32_t first_equal(const float *scores, int count, float value) {
 /* argmax of score + noise over `ids`. A token beats `best` only if -log u < e^(score - best). Since
  * 1 - u < -log u, the cheaper test of 1 - u rejects most tokens. */
 static int32_t draw(const int32_t *ids, int count, const float *scores, const float *weight,
-                    float top, uint64_t key) {
+                    float top, const int32_t *names, uint64_t key) {
     int32_t chosen = ids[0];
     double best = -INFINITY, hurdle = 0; /* hurdle: slightly below e^(best - top) */
     for (int i = 0; i < count; i++) {
-        double u = uniform(key, ids[i]);
+        double u = uniform(key, names ? names[ids[i]] : ids[i]);
         if ((1 - u) * hurdle > weight[ids[i]]) continue;
         double noisy = (double)scores[ids[i]] - log(-log(u));
         if (noisy > best || (noisy == best && ids[i] < chosen)) {
@@ -160,8 +160,18 @@ static int32_t draw(const int32_t *ids, int count, const float *scores, const fl
     return chosen;
 }
 
+/* Bans tokens of `desk`, a row of scores. */
+static void ban(const Sampler *sampler, int32_t vocab, const int32_t *names, float *desk) {
+    for (int b = 0; b < sampler->num_banned; b++) {
+        const int32_t banned = sampler->banned[b];
+        if (!names && banned < vocab) desk[banned] = -INFINITY;
+        for (int i = 0; names && i < vocab; i++)
+            if (names[i] == banned) desk[i] = -INFINITY;
+    }
+}
+
 int32_t outrider_choose(const float *scores, int32_t vocab, const Sampler *sampler, uint64_t index,
-                        const uint8_t *allowed, float *desk) {
+                        const uint8_t *allowed, const int32_t *names, float *desk) {
     float top = inspect(scores, vocab);
     if (top != top) return NOT_FINITE;
     if (allowed || sampler->num_banned) {
@@ -169,8 +179,7 @@ int32_t outrider_choose(const float *scores, int32_t vocab, const Sampler *sampl
             for (int i = 0; i < vocab; i++) desk[i] = allowed[i] ? scores[i] : -INFINITY;
         else
             memcpy(desk, scores, sizeof(float) * vocab);
-        for (int b = 0; b < sampler->num_banned; b++)
-            if (sampler->banned[b] < vocab) desk[sampler->banned[b]] = -INFINITY;
+        ban(sampler, vocab, names, desk);
         scores = desk;
         top = inspect(scores, vocab);
     }
@@ -211,5 +220,5 @@ int32_t outrider_choose(const float *scores, int32_t vocab, const Sampler *sampl
         count = left;
     }
     if (count == 1) return ids[0];
-    return draw(ids, count, scaled, weight, top, choice_key(sampler, index));
+    return draw(ids, count, scaled, weight, top, names, choice_key(sampler, index));
 }

@@ -16,9 +16,10 @@ typedef struct {
 } Sampler;
 
 /* The token at generated index `index`, or one of the negative numbers above. `allowed` holds a
- * byte for each token, 0 for those that a grammar forbids; NULL allows all. `desk` holds
- * 3 * vocab + 64 floats; at temperature 0 it is used for bans and `allowed` only. */
+ * byte for each token, 0 for those that a grammar forbids; NULL allows all.
+ * `names` holds the id of each score, whose place is returned; NULL: scores are numbered by ids.
+ * `desk` holds 3 * vocab + 64 floats; at temperature 0 it is used for bans and `allowed` only. */
 int32_t outrider_choose(const float *scores, int32_t vocab, const Sampler *sampler, uint64_t index,
-                        const uint8_t *allowed, float *desk);
+                        const uint8_t *allowed, const int32_t *names, float *desk);
 
 #endif

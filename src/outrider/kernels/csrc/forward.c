@@ -118,7 +118,7 @@ static int64_t lay_out(Desk *desk, const Model *m, const Batch *b, int members, 
         desk->floats_stride = larger(desk->floats_stride, amx_attention_floats(m->head_dim));
     char *place = memory;
     desk->stream = take(&place, rows * desk->stream_stride);
-    desk->normed = take(&place, rows * m->hidden);
+    desk->normed = take(&place, rows * larger(m->hidden, m->num_layers ? layer->qkv->inputs : 0));
     desk->result = take(&place, adds_later(m) ? rows * desk->stream_stride : 0);
     desk->packed = take(&place, rows * desk->packed_stride);
     desk->attended = take(&place, rows * attended);
@@ -223,16 +223,20 @@ static void embed(const Work *work, int row) {
     scale_row(out, m->hidden, m->rows_scale);
 }
 
-static void norm_rows(const Work *work, int chunk, const float *weight, const Matrix *next) {
+/* Writes the rows that `next` reads; `joined` holds what comes before each row, or is NULL. */
+static void norm_rows(const Work *work, int chunk, const float *weight, const Matrix *next,
+                      const float *const *joined) {
     const Model *m = work->model;
     const Desk *desk = &work->desk;
+    const int64_t before = joined ? next->inputs - m->hidden : 0;
     int first, last;
     piece(work->batch->rows, ROWS_A_CHUNK, chunk, &first, &last);
     for (int row = first; row < last; row++) {
         const float *stream = desk->stream + row * desk->stream_stride;
-        float *normed = desk->normed + (int64_t)row * m->hidden;
-        if (weight) rms_norm(stream, weight, m->eps, m->hidden, normed);
-        else memcpy(normed, stream, sizeof(float) * m->hidden);
+        float *normed = desk->normed + row * (before + m->hidden);
+        if (joined) memcpy(normed, joined[row], sizeof(float) * before);
+        if (weight) rms_norm(stream, weight, m->eps, m->hidden, normed + before);
+        else memcpy(normed + before, stream, sizeof(float) * m->hidden);
         hand_over(work, next, normed, row);
     }
 }
@@ -505,7 +509,7 @@ static void run_experts(const Work *work, const Layer *layer, int step, int chun
     piece(step == GATHER || step == DOWN_ROWS ? pairs : rows, ROWS_A_CHUNK, chunk, &first, &last);
     switch (step) {
     case MLP_NORM:
-        norm_rows(work, chunk, layer->mlp_norm, &e->router);
+        norm_rows(work, chunk, layer->mlp_norm, &e->router, NULL);
         route_rows(e, mixture, rows_of(work, desk->normed), first, last);
         break;
     case SORT: sort_by_expert(e, mixture, rows); break;
@@ -588,7 +592,8 @@ static void run_in_layer(const Work *work, int index, int step, int chunk, int m
     switch (step) {
     case INPUT_NORM:
         enter(work, index, chunk);
-        if (layer->parts & ATTENTION) norm_rows(work, chunk, layer->input_norm, any_integers(layer));
+        if (layer->parts & ATTENTION)
+            norm_rows(work, chunk, layer->input_norm, any_integers(layer), work->batch->joined);
         break;
     case QKV: product_qkv(work, layer, packed, chunk); break;
     case REMEMBER: remember_rows(work, layer, chunk); break;
@@ -598,7 +603,7 @@ static void run_in_layer(const Work *work, int index, int step, int chunk, int m
         break;
     case OUTPUT: product(work, &layer->output, desk->attended, rows, stream, chunk); break;
     case ADD_OUTPUT: add_rows(work, chunk, layer->output_norm); break;
-    case MLP_NORM: norm_rows(work, chunk, layer->mlp_norm, &layer->gate_up); break;
+    case MLP_NORM: norm_rows(work, chunk, layer->mlp_norm, &layer->gate_up, NULL); break;
     case GATE_UP: product(work, &layer->gate_up, desk->normed, rows, inner, chunk); break;
     case DOWN_ROWS:
         if (reads_integers(&layer->down))
@@ -645,6 +650,11 @@ void outrider_embed(const Model *model, int32_t count, const int32_t *tokens, fl
         unpack_row(&model->embed, tokens[i], row);
         scale_row(row, model->hidden, model->embed_scale);
     }
+}
+
+/* Writes the rows `outputs` of a matrix to `out` [count, inputs]. */
+void outrider_unpack(const Matrix *w, int32_t count, const int32_t *outputs, float *out) {
+    for (int i = 0; i < count; i++) unpack_row(w, outputs[i], out + (int64_t)i * w->inputs);
 }
 
 /* The number that is added to weights of 8 bits in groups. */

@@ -69,6 +69,7 @@ typedef struct {
     const int32_t *extra_start; /* [rows + 1] */
     const int32_t *extra;       /* slots of draft ancestors, root first, the row itself last */
     const float *const *given;  /* [rows] embeddings to read instead of the token, or NULLs */
+    const float *const *joined; /* [rows] what attention reads before the row itself, or NULL */
     const int32_t *want;        /* [wanted] rows to return */
     const Cache *caches;
     const Places *places;   /* one for each cache; NULL: positions equal slots */

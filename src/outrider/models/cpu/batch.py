@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from outrider.kernels.layout import Batch
+from outrider.kernels.layout import Batch, HeadRows
 from outrider.kernels.layout import CacheLayout as CachePointers
 from outrider.kernels.layout import Places as PlacePointers
 from outrider.models.caches.bookkeeping import Feed
@@ -110,6 +110,33 @@ class RowArrays:
         rows = np.concatenate(addresses).astype(np.uint64)
         self.batch.keep = self._keep(rows, rows.ctypes.data)
         self.batch.keep_at = self._keep(places, places.ctypes.data)
+
+    def point_head(
+        self,
+        read: Tensor,
+        *,
+        continued: bool,
+        hints: NDArray[np.int32],
+        levels: NDArray[np.int32],
+    ) -> HeadRows:
+        """Describe what the filled rows of a head read beside their tokens.
+
+        Args:
+            read: `[rows, ...]` float32 and contiguous; the target's states, or outputs of the rows
+                before.
+            continued: whether these are outputs.
+            hints: `[rows]` the hint of each row.
+            levels: `[rows]` their levels.
+        """
+        row = read.stride(0) * read.element_size()
+        addresses = (read.data_ptr() + row * np.arange(len(read))).astype(np.uint64)
+        self._keep(read, 0)
+        return HeadRows(
+            self._keep(addresses, addresses.ctypes.data),
+            continued,
+            self._keep(hints, hints.ctypes.data),
+            self._keep(levels, levels.ctypes.data),
+        )
 
     def _fill_tree(self, feed: Feed, start: int, extras: list[int]) -> None:
         """Fill the visibility of rows: draft rows attend to the text and to their ancestors.

@@ -169,6 +169,11 @@ class NativeDecoder(OwnModel):
         return other
 
     @property
+    def packed(self) -> PackedModel:
+        """The weights as the kernels read them."""
+        return self._packed
+
+    @property
     def chain_decoder(self) -> ChainDecoder:
         """The model itself: one compiled call writes a chain."""
         return self
@@ -182,6 +187,17 @@ class NativeDecoder(OwnModel):
         loaded: Any = library()
         model = ctypes.byref(self._packed.layout)
         loaded.outrider_embed(model, len(ids), ids.ctypes.data, out.data_ptr())
+        return out
+
+    def head_rows(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
+        """Return the rows of the output head for these tokens, in float32."""
+        ids = np.ascontiguousarray(token_ids, dtype=np.int32)
+        if len(ids) and not (ids.min() >= 0 and ids.max() < self.config.vocab_size):
+            raise IndexError(f"a token is outside the vocabulary of {self.info.name}")
+        out = torch.empty(len(ids), self.config.hidden_size)
+        loaded: Any = library()
+        head = ctypes.byref(self._packed.layout.head)
+        loaded.outrider_unpack(head, len(ids), ids.ctypes.data, out.data_ptr())
         return out
 
     def _fresh_cache(self) -> NativeCache:

@@ -137,7 +137,7 @@ class Packer:
         c = self.config
         array = (Layer * len(layers))(*layers)
         before = self.arena.nbytes
-        table = self._matrix(embed)
+        table = self.matrix(embed)
         size = self.arena.nbytes - before
         layout = Model(
             num_layers=c.num_layers,
@@ -157,14 +157,14 @@ class Packer:
             logits_divisor=c.scales.logits,
             logits_cap=c.scales.logits_cap or 0.0,
             embed=table,
-            norm=self._vector(norm),
+            norm=self.vector(norm),
             layers=ctypes.cast(array, ctypes.POINTER(Layer)),
         )
         if head is None:
             layout.head = table
         else:
             before = self.arena.nbytes
-            layout.head = self._matrix(head)
+            layout.head = self.matrix(head)
             size = self.arena.nbytes - before
         return PackedModel(layout, tuple(self._sizes), size, [*self.kept, array])
 
@@ -175,7 +175,7 @@ class Packer:
         packed = Layer(
             qkv=(Matrix * 3)(*qkv),
             num_qkv=len(qkv),
-            output=self._matrix(weights.output.parts[0], weights.output.bias),
+            output=self.matrix(weights.output.parts[0], weights.output.bias),
             input_norm=self._norm(weights.input_norm),
             output_norm=self._norm(weights.output_norm),
             window=min(c.windows[index] or 0, _WIDEST),
@@ -185,8 +185,8 @@ class Packer:
             parts=ATTENTION | MLP,
         )
         if weights.qk_norm is not None:
-            packed.query_norm = self._vector(weights.qk_norm[0])
-            packed.key_norm = self._vector(weights.qk_norm[1])
+            packed.query_norm = self.vector(weights.qk_norm[0])
+            packed.key_norm = self.vector(weights.qk_norm[1])
         middle, unread = self.arena.nbytes, 0
         if isinstance(weights.mlp, EncodedExperts):
             packed.experts = self._experts(weights.mlp)
@@ -202,21 +202,21 @@ class Packer:
     def _qkv(self, affine: Affine) -> list[Matrix]:
         """Pack queries, keys and values as one matrix if they store the same kind of numbers."""
         if (whole := joined(affine.parts)) is not None:
-            return [self._matrix(whole, affine.bias)]
+            return [self.matrix(whole, affine.bias)]
         sizes = [shape_of(part)[0] for part in affine.parts]
         if any(size % STRIP for size in sizes):  # panels of one would reach into the next
             whole = joined([to_groups(part) for part in affine.parts])
             assert whole is not None
-            return [self._matrix(whole, affine.bias)]
+            return [self.matrix(whole, affine.bias)]
         biases = [None] * len(sizes) if affine.bias is None else affine.bias.split(sizes)
-        return [self._matrix(*pair) for pair in zip(affine.parts, biases, strict=True)]
+        return [self.matrix(*pair) for pair in zip(affine.parts, biases, strict=True)]
 
     def _mlp(self, mlp: EncodedMlp) -> tuple[Matrix, Matrix]:
-        return self._gate_up(mlp.gate_up), self._matrix(mlp.down.parts[0], mlp.down.bias)
+        return self._gate_up(mlp.gate_up), self.matrix(mlp.down.parts[0], mlp.down.bias)
 
     def _experts(self, experts: EncodedExperts) -> Any:
         """Pack the experts one by one, so that at most one is in memory twice."""
-        router = self._matrix(experts.router)
+        router = self.matrix(experts.router)
         packed = [self._mlp(one) for one in experts.each]
         gate_up, down = ((Matrix * len(packed))(*part) for part in zip(*packed, strict=True))
         layout = Experts(
@@ -238,12 +238,13 @@ class Packer:
         assert both is not None
         order = _interleaving(shape_of(both)[0] // 2)
         bias = affine.bias
-        return self._matrix(
+        return self.matrix(
             changed_rows(both, order),
             None if bias is None else F.pad(bias, (0, 1))[order],
         )
 
-    def _matrix(self, part: Encoded, bias: Tensor | None = None) -> Matrix:
+    def matrix(self, part: Encoded, bias: Tensor | None = None) -> Matrix:
+        """Pack one matrix."""
         if isinstance(part, Blocks):
             matrix = self._layout(empty_panels(part, self.arena), bias)
             fill_panels(part, matrix)
@@ -272,9 +273,10 @@ class Packer:
         return None if tensor is None else self._address(tensor)
 
     def _norm(self, norm: Tensor | None) -> int | None:
-        return None if norm is None else self._vector(norm)
+        return None if norm is None else self.vector(norm)
 
-    def _vector(self, vector: Tensor) -> int:
+    def vector(self, vector: Tensor) -> int:
+        """Copy a vector into memory that lives as long as the model; return its address."""
         return self._keep(vector.float())
 
     def _keep(self, tensor: Tensor) -> int:

@@ -7,6 +7,7 @@ level 0 is no hint.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,28 @@ from outrider.core.types import IntArray
 AFTER_TWO, AFTER_ONE, OF_OTHERS, NO_HINT = 3, 2, 1, 0
 
 
+class HintSource(Protocol):
+    """The successors of one text."""
+
+    def extend(
+        self, tokens: IntArray, before: Sequence[int]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Append tokens of the text; return the hint after each of them, and its level.
+
+        Args:
+            tokens: the next tokens.
+            before: all tokens before them.
+        """
+        ...
+
+    def find(self, before: int, token: int) -> tuple[int, int]:
+        """Return the hint for what follows `token`, which follows `before`, and its level."""
+        ...
+
+
 @dataclass(slots=True)
 class Hints:
-    """The successors of one text.
+    """The successors of one text, in dictionaries.
 
     Attributes:
         table: `[vocab]` the successor of each token in other texts, or -1.
@@ -28,6 +48,16 @@ class Hints:
     _after_one: dict[int, int] = field(default_factory=dict[int, int])
     _after_two: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     _last: tuple[int, int] = (-1, -1)
+
+    def extend(
+        self, tokens: IntArray, before: Sequence[int]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Append tokens of the text; return the hint after each of them, and its level."""
+        found = np.zeros((len(tokens), 2), dtype=np.int32)
+        for place, token in enumerate(tokens.tolist()):
+            self.add(token)
+            found[place] = self.find(*self._last)
+        return found[:, 0], found[:, 1]
 
     def add(self, token: int) -> None:
         """Append a token of the text."""

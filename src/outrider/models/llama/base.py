@@ -146,6 +146,10 @@ class OwnModel:
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         """Apply the final norm and the head to residual streams."""
 
+    @abstractmethod
+    def head_rows(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
+        """Return the rows of the output head for these tokens, in float32."""
+
     # -- caches -----------------------------------------------------------------------------
 
     def start(

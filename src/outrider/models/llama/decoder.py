@@ -34,7 +34,7 @@ from outrider.models.llama.layers import (
 )
 from outrider.models.llama.packing import packed_rows, packed_starts, turns
 from outrider.models.llama.rope import RotaryTable
-from outrider.models.llama.weights import DecoderWeights, load_weights
+from outrider.models.llama.weights import DecoderWeights, Linear, load_weights
 from outrider.protocols import Segment
 
 __all__ = ["Decoder", "supports"]
@@ -161,6 +161,13 @@ class Decoder(OwnModel):
         """Apply the final norm and the head to residual streams."""
         normed = rms_norm(states, self.weights.norm, self.config.norm_eps)
         return logits_of(normed, self.weights, self.config)
+
+    def head_rows(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
+        """Return the rows of the output head for these tokens, in float32."""
+        head = self.weights.head
+        assert isinstance(head, Linear)  # only matrices inside layers are of other kinds
+        ids = torch.as_tensor(np.asarray(token_ids, dtype=np.int64), device=self.device)
+        return head.weight[ids].float()
 
     def subset(self, layers: LayerSet) -> "Decoder":
         """Return the model made of `layers`: it shares the weights and the kind of cache."""

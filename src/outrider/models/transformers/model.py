@@ -260,6 +260,10 @@ class TransformersModel:
         check_states(layers, self.num_layers, self.info.name)
         raise not_kept(self.info.name)
 
+    def head_rows(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens width"]:
+        """Raise `StrategyError`: heads do not run beside this runner."""
+        raise not_kept(self.info.name)
+
     def kept(self, cache: Cache, start: int, stop: int) -> Float[Tensor, "rows layers hidden"]:
         """Raise `StrategyError`: caches of this runner store keys and values only."""
         raise not_kept(self.info.name)

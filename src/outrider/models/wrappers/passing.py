@@ -164,6 +164,10 @@ class StatesInside:
             hint="Choose the head before guidance or context selection wraps the target",
         )
 
+    def head_rows(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens width"]:
+        """Return the rows of the output head for these tokens."""
+        return self.inner.head_rows(token_ids)
+
     def kept(self, cache: Cache, start: int, stop: int) -> Float[Tensor, "rows layers hidden"]:
         """Return stored hidden states of committed rows."""
         return self.inner.kept(self.opened(cache), start, stop)

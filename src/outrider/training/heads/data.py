@@ -1,7 +1,7 @@
 """Recorded texts as batches for training."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -58,6 +58,7 @@ class RecordedTexts:
         folder: holds files of `save_texts`.
         vocab: number of tokens of the target.
         steps: number of steps for which hints are looked up.
+        hints: without them, all hints have level 0.
 
     Attributes:
         places: all texts, in the order of their files.
@@ -67,8 +68,8 @@ class RecordedTexts:
         OptionError: there are none.
     """
 
-    def __init__(self, folder: Path, vocab: int, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, folder: Path, vocab: int, steps: int, *, hints: bool = True) -> None:
+        self.steps, self._hinted = steps, hints
         self.places: list[TextPlace] = []
         self._ids: dict[Path, IntArray] = {}
         for number, file in enumerate(sorted(folder.glob("texts-*.safetensors"))):
@@ -114,6 +115,10 @@ class RecordedTexts:
         best = np.argsort(-counts, kind="stable")[:count]
         return np.sort(best[counts[best] > 0])
 
+    def batch_ids(self, places: Sequence[TextPlace]) -> IntArray:
+        """Return the ids that occur in some texts, ascending."""
+        return np.unique(np.concatenate([self.ids(place) for place in places]))
+
     def batch(self, places: Sequence[TextPlace]) -> Texts:
         """Read some texts with their states."""
         length = max(p.total for p in places) - 1
@@ -122,6 +127,8 @@ class RecordedTexts:
         hints = torch.zeros(len(places), length, self.steps, dtype=torch.int64)
         levels = torch.zeros_like(hints)
         for i, place in enumerate(places):
+            if not self._hinted:
+                continue
             words, kinds = self.hints(place)
             hints[i, : len(words)] = torch.from_numpy(words)
             levels[i, : len(kinds)] = torch.from_numpy(kinds)
@@ -171,15 +178,14 @@ def text_hints(
     return words, levels
 
 
-def shuffled(
-    places: Sequence[TextPlace], size: int, rng: random.Random
-) -> Iterator[list[TextPlace]]:
-    """Yield batches of `size` texts without end; each pass holds every text once."""
+def shuffled(places: Sequence[TextPlace], size: int, seed: int) -> list[list[TextPlace]]:
+    """Return all texts once, in batches of up to `size` texts of similar lengths."""
+    rng = random.Random(seed)
     order = list(places)
-    while True:
-        rng.shuffle(order)
-        for first in range(0, len(order), _BLOCK):
-            block = sorted(order[first : first + _BLOCK], key=lambda place: place.starts)
-            parts = [block[i : i + size] for i in range(0, len(block), size)]
-            rng.shuffle(parts)
-            yield from parts
+    rng.shuffle(order)
+    batches: list[list[TextPlace]] = []
+    for first in range(0, len(order), _BLOCK):
+        block = sorted(order[first : first + _BLOCK], key=lambda place: place.starts)
+        batches += [block[i : i + size] for i in range(0, len(block), size)]
+    rng.shuffle(batches)
+    return batches

@@ -54,8 +54,8 @@ def acceptance(
     rotary: RotaryTable,
     texts: RecordedTexts,
     places: Sequence[TextPlace],
+    teacher: Teacher,
     ids: Tensor,
-    steps: int,
 ) -> tuple[list[float], list[float]]:
     """Return what drafts of the best token achieve on recorded texts.
 
@@ -65,12 +65,13 @@ def acceptance(
         The share of right tokens in each step, among chains that were right so far; and the tokens
         of a round for chains of 1, 2, ... tokens.
     """
+    steps = texts.steps
     right = np.zeros(steps)
     tried = np.zeros(steps)
     rounds = np.zeros(steps)
     tokens = np.zeros(steps)
     for place in places:
-        runs = _runs(head, rotary, texts.batch([place]), ids, steps)
+        runs = _runs(head, rotary, texts.batch([place]), teacher, ids)
         alive = np.ones(len(runs), dtype=np.bool_)
         for step in range(steps):
             seen = alive & (np.arange(len(runs)) < len(runs) - step)
@@ -85,14 +86,27 @@ def acceptance(
 
 
 def _runs(
-    head: HeadModule, rotary: RotaryTable, batch: Texts, ids: Tensor, steps: int
+    head: HeadModule, rotary: RotaryTable, batch: Texts, teacher: Teacher, ids: Tensor
 ) -> NDArray[np.bool_]:
-    """Return `[starts, steps]`: whether the best token of each step is right."""
+    """Return `[starts, steps]`: whether the best token of each step is right, for one text."""
+    steps = batch.hints.shape[-1]
+    wider = torch.cat((ids, _others(batch.hints, ids)))
+    draft_with(head, wider, teacher)
     runs = np.zeros((batch.rows.shape[1], steps), dtype=np.bool_)
     for step, (logits, valid) in enumerate(unroll(head, rotary, batch, steps)):
-        found = ids[logits.argmax(-1)] == batch.targets(step)[valid]
+        hints = batch.hints[..., step].gather(1, batch.rows)[valid]
+        others = wider[len(ids) :] != hints[:, None]
+        logits[:, len(ids) :].masked_fill_(others, -torch.inf)
+        found = wider[logits.argmax(-1)] == batch.targets(step)[valid]
         runs[: len(found), step] = found.numpy()
+    draft_with(head, ids, teacher)
     return runs
+
+
+def _others(hints: Tensor, ids: Tensor) -> Tensor:
+    """Return the hints that are not among `ids`."""
+    found = hints.unique()
+    return found[~torch.isin(found, ids)]
 
 
 def _walk(runs: NDArray[np.bool_], longest: int) -> tuple[int, int]:

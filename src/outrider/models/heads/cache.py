@@ -1,0 +1,100 @@
+"""The cache of a head: keys and values of one layer, and the cache of the target that it follows.
+
+Row i of a head reads token i + 1 of the target's text and the target's states at place i. The text
+of a head is therefore the target's without its first token.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from outrider.core.types import IntArray
+from outrider.models.caches.bookkeeping import CacheBook, Feed
+from outrider.models.caches.kv_cache import CacheLayout, DecoderCache
+from outrider.models.caches.prefill import common_length
+from outrider.models.cpu.cache import NativeCache
+from outrider.models.heads.hints import HintSource
+from outrider.protocols import Cache, Segment
+
+
+class Following(CacheBook):
+    """Bookkeeping of a cache whose rows read the target's states.
+
+    Rows of drafted tokens are made from predicted states. They are dropped when tokens are
+    committed, and made again from the true ones.
+
+    Attributes:
+        source: the cache of the target.
+        hints: the successors of the text; the first `hinted` tokens of the target's text are known.
+        outputs: `[1 + speculative, width]` outputs of the last row of the text and of the
+            speculative rows.
+    """
+
+    source: Cache
+    hints: HintSource
+    hinted: int
+    outputs: Float[Tensor, "rows width"]
+
+    def follow(self, source: Cache, hints: HintSource) -> None:
+        """Begin with an empty text behind the cache of the target."""
+        self.source, self.hints, self.hinted = source, hints, 0
+        self.outputs = torch.empty(0, 0)
+
+    @property
+    def readable(self) -> int:
+        """How many tokens can follow the text, given the states that the target has."""
+        source = self.source
+        rows = len(source.text) - len(source.pending)
+        return min(rows, len(source.text) - 1) - len(self.text)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the last token of the target's text can be read, so that a draft can begin."""
+        return len(self.text) > 0 and self.readable == 0
+
+    @property
+    def before(self) -> int:
+        """The token before the first pending one; the pending ones follow."""
+        return int(self.source.text[self.length])
+
+    def speculative_token(self, row: int) -> int:
+        """Return the token of a speculative row; -1 is the last token of the text."""
+        return int(self._tokens[row]) if row >= 0 else int(self._text[-1])
+
+    def parent(self, row: int) -> int:
+        """Return the parent of a speculative row."""
+        return self._parents[row]
+
+    def commit(self, tokens: Sequence[int] | IntArray) -> None:
+        """Append tokens of the target's text; all rows of drafted tokens are dropped."""
+        self._tokens, self._parents = [], []
+        super().commit(tokens)
+
+    def feed(self, segment: Segment, want: IntArray) -> Feed:
+        """Plan a forward over `segment`; new rows of the text leave no outputs behind."""
+        if not self._fed:
+            self.outputs = self.outputs[:0]
+        return super().feed(segment, want)
+
+    def cut_to(self, text: Sequence[int]) -> None:
+        """Keep what this text begins with; the hints are made anew."""
+        kept = min(common_length(self.text, text), max(self.length, 1))
+        if kept < len(self.text):
+            self._keep(kept, min(self.length, max(kept - 1, 0)))
+        self.hinted = 0
+
+
+class HeadCache(Following, DecoderCache):
+    """The cache of `HeadModel`."""
+
+    def __init__(self, layout: CacheLayout) -> None:
+        DecoderCache.__init__(self, layout)
+
+
+class NativeHeadCache(Following, NativeCache):
+    """The cache of `NativeHead`."""
+
+    def __init__(self, layout: CacheLayout) -> None:
+        NativeCache.__init__(self, layout)

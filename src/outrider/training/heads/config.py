@@ -1,0 +1,100 @@
+"""The configuration of a head's training, read from a TOML file."""
+
+from dataclasses import dataclass, field
+
+from outrider.core.errors import OptionError
+from outrider.models.heads.config import HeadKind
+from outrider.training.heads.answers import AnswerSettings
+from outrider.training.heads.prompts import PromptFile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadTraining:
+    """How a head is trained.
+
+    Attributes:
+        single: passes over the texts in which one step is trained.
+        unrolled: passes after them, in which `steps` steps are trained.
+        steps: number of steps of a chain that are trained.
+        learning_rate: the largest one; it rises in the first batches and then falls as a cosine.
+        entry_rate: learning rate of the matrices that enter the stream, which the ridge fit has
+            set, relative to that of the others.
+        texts: texts of a batch.
+        share: share of the recorded texts that is used, for studies of the amount of data.
+        random: whether the head starts at random instead of with the target's last layer.
+        ridge: whether the matrices that enter the stream are fitted first.
+        hints: whether hints are read; without them, all have level 0.
+        held_out: texts on which acceptance is measured during training.
+        evaluate_minutes: minutes between two measurements.
+        max_minutes: minutes after which training ends; the learning rate falls with the larger of
+            the share of batches and the share of minutes.
+    """
+
+    single: float = 2.0
+    unrolled: float = 3.0
+    steps: int = 3
+    learning_rate: float = 1e-3
+    entry_rate: float = 0.2
+    texts: int = 4
+    share: float = 1.0
+    random: bool = False
+    ridge: bool = True
+    hints: bool = True
+    held_out: int = 48
+    evaluate_minutes: float = 5.0
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.texts < 1 or not 0 < self.share <= 1:
+            raise OptionError(
+                f"training has {self.steps} steps, batches of {self.texts} texts and a share of "
+                f"{self.share:g}",
+                hint="Give at least one step and one text, and a share above 0 and at most 1",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadRecipe:
+    """All options of `outrider train head`.
+
+    Attributes:
+        name: name of the head.
+        target: the model for which it drafts: a folder, a GGUF file or a family.
+        prompts: files of prompts, below the data folder.
+        kind: the kind of the head.
+        states: numbers of the target's hidden states that it fuses; the last one is the final
+            state. None: after layer 2, in the middle, three layers before the end, and the end.
+        draft_vocab: number of tokens that it can draft, beside hints.
+        train_vocab: number of tokens over which it is trained, beside those of each batch.
+        answers: how the answers are written.
+        training: how the head is trained.
+        out: folder of the run.
+        data: folder of the data sets.
+        seed: seed of the training.
+        threads: threads of PyTorch; 0 lets it choose.
+    """
+
+    name: str
+    target: str
+    prompts: tuple[PromptFile, ...]
+    kind: str = "hinted"
+    states: tuple[float, ...] = ()
+    draft_vocab: int = 4096
+    train_vocab: int = 2048
+    answers: AnswerSettings = field(default_factory=AnswerSettings)
+    training: HeadTraining = field(default_factory=HeadTraining)
+    out: str = "runs/head"
+    data: str = "data"
+    seed: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in (HeadKind.HINTED, HeadKind.EAGLE3):
+            raise OptionError(f"kind is {self.kind!r}", hint="Give hinted or eagle3")
+
+    def numbers(self, num_layers: int) -> tuple[int, ...]:
+        """Return the numbers of the states for a target of so many layers."""
+        if self.states:
+            return tuple(int(number) for number in self.states)
+        low, middle, high = min(2, num_layers), num_layers // 2, max(num_layers - 3, 0)
+        return (low, middle, high, num_layers)

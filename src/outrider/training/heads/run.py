@@ -1,0 +1,253 @@
+"""Trains a head: records answers, starts the head, trains it unrolled, and measures acceptance."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from outrider.core.types import IntArray
+from outrider.models.heads.config import HeadConfig, HeadKind
+from outrider.models.heads.module import HeadModule
+from outrider.models.llama.rope import RotaryTable
+from outrider.training.core.state import load_checkpoint, save_checkpoint
+from outrider.training.heads.config import HeadRecipe, HeadTraining
+from outrider.training.heads.data import RecordedTexts, TextPlace, shuffled
+from outrider.training.heads.loss import acceptance, chain_loss, draft_with
+from outrider.training.heads.start import Teacher, fit_ridge, fresh_head
+
+_WARM_UP = 40
+_LOWEST = 0.04
+"""The last learning rate, relative to the largest one."""
+_DECAY = 0.01
+_BETAS = (0.9, 0.95)
+_RIDGE_TOKENS = 150_000
+_SAVED_SECONDS = 120.0
+_SOFTENED = 12
+"""Texts on which the first scale of the logits is chosen."""
+_FACTORS = (1.0, 0.85, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.15)
+_ENTRIES = ("fc/weight", "recur/weight", "token/weight", "hint/weight")
+
+Report = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class HeadTrainer:
+    """Trains one head on recorded texts.
+
+    Attributes:
+        recipe: the options.
+        teacher: parts of the target.
+        texts: the recorded texts.
+        folder: holds the checkpoint and the log.
+        report: called with lines about the progress.
+    """
+
+    recipe: HeadRecipe
+    teacher: Teacher
+    texts: RecordedTexts
+    folder: Path
+    report: Report
+    config: HeadConfig = field(init=False)
+    head: HeadModule = field(init=False)
+    ids: IntArray = field(init=False)
+    held_out: Sequence[TextPlace] = field(init=False)
+    training: Sequence[TextPlace] = field(init=False)
+    _frequent: IntArray = field(init=False)
+    _integers: dict[str, Tensor] = field(init=False)
+    _rotary: RotaryTable = field(init=False)
+
+    def __post_init__(self) -> None:
+        recipe, options = self.recipe, self.recipe.training
+        torch.manual_seed(recipe.seed)
+        places = self.texts.places
+        self.held_out, left = places[: options.held_out], places[options.held_out :]
+        self.training = left[: max(1, round(len(left) * options.share))]
+        self.ids = self.texts.frequent(recipe.draft_vocab)
+        self.config, tensors = fresh_head(
+            self.teacher,
+            HeadKind(recipe.kind),
+            recipe.numbers(self.teacher.config.num_layers),
+            self.ids,
+            self.texts.table,
+            random=options.random,
+        )
+        rows = self.teacher.lm_head[torch.from_numpy(self.ids)]
+        embed = self.teacher.embed
+        self.head = HeadModule(self.config, tensors, lambda ids: F.embedding(ids, embed), rows)
+        self._integers = {n: t for n, t in tensors.items() if not t.is_floating_point()}
+        self._frequent = self.texts.frequent(recipe.train_vocab)
+        cpu = torch.device("cpu")
+        self._rotary = RotaryTable(self.config.layer.rope, torch.float32, cpu)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the head, as files hold them."""
+        return self.head.tensors() | self._integers
+
+    def run(self) -> None:
+        """Train to the end; an interrupted run continues from its checkpoint."""
+        file = self.folder / "training.safetensors"
+        optimizer = _optimizer(self.head, self.recipe.training)
+        counters: dict[str, float] = {"batch": 0, "seconds": 0.0}
+        if file.is_file():
+            counters = load_checkpoint(file, {"head": self.head}, {"adam": optimizer})
+            self.report(f"training continues after {counters['batch']:.0f} batches")
+        else:
+            self._start()
+        done, clock = int(counters["batch"]), _Clock(counters["seconds"])
+        saved = measured = time.monotonic()
+        every = self.recipe.training.evaluate_minutes * 60
+        for number, (batch, steps, share) in enumerate(self._batches(clock)):
+            if number < done:
+                continue
+            loss, chains = self._step(optimizer, batch, steps, number, share)
+            now = time.monotonic()
+            if now - measured > every or number == done:
+                measured = now
+                self._measure(number, share, loss, chains, steps)
+            if now - saved > _SAVED_SECONDS:
+                saved = now
+                state = {"batch": number + 1, "seconds": clock.seconds}
+                save_checkpoint(file, {"head": self.head}, {"adam": optimizer}, state)
+        state = {"batch": 1 << 40, "seconds": clock.seconds}
+        save_checkpoint(file, {"head": self.head}, {"adam": optimizer}, state)
+        self._measure(-1, 1.0, 0.0, 0, 0)
+
+    def _start(self) -> None:
+        if self.recipe.training.ridge and self.config.kind is HeadKind.HINTED:
+            count, tokens = 0, 0
+            while count < len(self.training) and tokens < _RIDGE_TOKENS:
+                tokens += self.training[count].starts
+                count += 1
+            fit_ridge(self.head, self.texts, self.training[:count])
+            factor = self._soften(self.training[:_SOFTENED])
+            self.report(f"start: matrices fitted on {tokens:,} tokens, logits times {factor:g}")
+
+    @torch.no_grad()
+    def _soften(self, places: Sequence[TextPlace]) -> float:
+        """Scale the logits of a fitted head so that its loss is lowest; return the factor.
+
+        The fit is too sure of itself. Training would first make it less sure by making it worse.
+        """
+        norm, recur = (self.head.part(name) for name in ("norm.weight", "recur.weight"))
+        ids = self._vocabulary(places)
+        draft_with(self.head, ids, self.teacher)
+        batch, fitted = self.texts.batch(places), norm.clone()
+        losses: dict[float, float] = {}
+        for factor in _FACTORS:
+            norm.copy_(fitted * factor)
+            losses[factor] = chain_loss(self.head, self._rotary, batch, self.teacher, ids, 1)[
+                0
+            ].item()
+        best = min(losses, key=lambda factor: losses[factor])
+        norm.copy_(fitted * best)
+        recur /= best
+        return best
+
+    def _batches(self, clock: "_Clock") -> Iterator[tuple[list[TextPlace], int, float]]:
+        """Yield batches, the number of steps, and the share of the training that is done."""
+        options, seed = self.recipe.training, self.recipe.seed
+        plan = [
+            (batch, steps)
+            for passes, steps in ((options.single, 1), (options.unrolled, options.steps))
+            for batch in _passes(self.training, options.texts, passes, seed + 1000 * steps)
+        ]
+        weights = [len(batch) * (1 + steps) for batch, steps in plan]
+        total, spent = sum(weights), 0
+        for (batch, steps), weight in zip(plan, weights, strict=True):
+            share = spent / total
+            if options.max_minutes is not None:
+                share = max(share, clock.seconds / (60 * options.max_minutes))
+            if share >= 1:
+                return
+            yield batch, steps, share
+            spent += weight
+
+    def _step(
+        self,
+        optimizer: torch.optim.Optimizer,
+        places: Sequence[TextPlace],
+        steps: int,
+        number: int,
+        share: float,
+    ) -> tuple[float, int]:
+        cosine = 0.5 * (1 + math.cos(math.pi * share))
+        rate = self.recipe.training.learning_rate * min(1.0, (number + 1) / _WARM_UP)
+        rate *= _LOWEST + (1 - _LOWEST) * cosine
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        ids = self._vocabulary(places)
+        draft_with(self.head, ids, self.teacher)
+        batch = self.texts.batch(places)
+        loss, chains = chain_loss(self.head, self._rotary, batch, self.teacher, ids, steps)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item(), chains
+
+    def _vocabulary(self, places: Sequence[TextPlace]) -> Tensor:
+        """Return the most frequent tokens and those of the texts of a batch."""
+        return torch.from_numpy(np.union1d(self._frequent, self.texts.batch_ids(places)))
+
+    def _measure(self, number: int, share: float, loss: float, chains: int, steps: int) -> None:
+        """Log the acceptance on the texts that are held out."""
+        ids = torch.from_numpy(self.ids)
+        rates, tokens = acceptance(
+            self.head, self._rotary, self.texts, self.held_out, self.teacher, ids
+        )
+        record = {
+            "batch": number,
+            "share": round(share, 4),
+            "loss": round(loss, 4),
+            "steps": steps,
+            "acceptance": [round(rate, 4) for rate in rates],
+            "tokens_a_round": [round(count, 4) for count in tokens],
+        }
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(record) + "\n")
+        shown = " ".join(f"{count:.2f}" for count in tokens)
+        self.report(
+            f"training: {share:.0%}, loss {loss:.3f}, right {rates[0]:.1%} of first tokens, "
+            f"tokens a round for chains of 1 to {len(tokens)}: {shown}"
+        )
+
+
+class _Clock:
+    """Seconds of training, of this run and of those that it continues."""
+
+    def __init__(self, before: float) -> None:
+        self._before, self._begun = before, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self._before + time.monotonic() - self._begun
+
+
+def _optimizer(head: HeadModule, options: HeadTraining) -> torch.optim.Optimizer:
+    entries = [part for name, part in head.parts.items() if name in _ENTRIES]
+    others = [part for name, part in head.parts.items() if name not in _ENTRIES]
+    groups = [
+        {"params": [p for p in others if p.dim() > 1], "weight_decay": _DECAY, "scale": 1.0},
+        {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0, "scale": 1.0},
+        {"params": entries, "weight_decay": _DECAY, "scale": options.entry_rate},
+    ]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=_BETAS, fused=True)
+
+
+def _passes(
+    places: Sequence[TextPlace], size: int, count: float, seed: int
+) -> Iterator[list[TextPlace]]:
+    """Yield the batches of `count` passes, of which the last may be a part."""
+    whole = int(count)
+    yield from chain.from_iterable(shuffled(places, size, seed + i) for i in range(whole))
+    last = shuffled(places, size, seed + whole)
+    yield from last[: round(len(last) * (count - whole))]
