@@ -101,3 +101,12 @@ def write(folder: Path, config: Mapping[str, JsonValue], tensors: Mapping[str, T
     (folder / "config.json").write_text(json.dumps(config))
     save_file(dict(tensors), folder / "model.safetensors")
     return folder
+
+
+def mtp_checkpoint(**changes: JsonValue) -> tuple[dict[str, JsonValue], dict[str, Tensor]]:
+    """Return a target with an MTP head; its own layers are left out."""
+    settings = dict(LAYER) | {"num_hidden_layers": 6, "vocab_size": DRAFT} | changes
+    config = tiny(HeadKind.MTP, target_vocab=DRAFT, states=(6,))
+    tensors = {f"mtp.{name}": one for name, one in numbers(config).items() if name != "ids"}
+    embed = torch.randn(DRAFT, WIDTH, generator=torch.Generator().manual_seed(2))
+    return settings, tensors | {"model.embed_tokens.weight": embed}

@@ -139,11 +139,11 @@ def test_what_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     none = torch.empty(0)
     with pytest.raises(OptionError, match=r"not written in int8.*\. Give int8=False"):
         write(int8=True)
-    with pytest.raises(OptionError, match="without lm_head.weight"):
+    with pytest.raises(OptionError, match="without lm_head"):
         write(**{"lm_head.weight": none})
-    with pytest.raises(CheckpointError, match="lacks tensor norm.weight"):
+    with pytest.raises(CheckpointError, match="lacks tensor norm"):
         write(**{"norm.weight": none})
-    with pytest.raises(CheckpointError, match="holds NaN values in norm.weight"):
+    with pytest.raises(CheckpointError, match="holds NaN values in norm"):
         write(**{"norm.weight": torch.full((16,), torch.nan)})
     with pytest.raises(CheckpointError, match="gives id 40, expected 0 to 39"):
         write(ids=tensors["ids"] + 6)
@@ -156,7 +156,7 @@ def test_a_failed_write_leaves_the_old_files(tmp_path: Path) -> None:
     tensors = numbers(HINTED)
     write_head(tmp_path, HINTED, tensors, VERIFIER, int8=False, card="old")
     (tmp_path / ".README.md.partial").mkdir()
-    with pytest.raises(OptionError, match="README.md cannot be written"):
+    with pytest.raises(OptionError, match="cannot be written"):
         write_head(tmp_path, HINTED, tensors, VERIFIER, int8=False, card="new")
     assert (tmp_path / "README.md").read_text() == "old"
     assert json.loads((tmp_path / "config.json").read_text())["draft_vocab_size"] == DRAFT

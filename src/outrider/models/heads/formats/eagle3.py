@@ -19,6 +19,7 @@ Facts, with their sources:
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -113,7 +114,7 @@ def _states(given: list[int] | None, layers: int | None, where: str) -> tuple[in
         )
     if given is None:
         given = [2, layers // 2, layers - 3] if layers else []
-    if not given or any(after <= one for one, after in zip(given, given[1:], strict=False)):
+    if not given or any(after <= one for one, after in pairwise(given)):
         raise CheckpointError(
             f"the head {where} reads states {given}, expected at least one, in ascending order",
             hint="Correct eagle_aux_hidden_state_layer_ids in config.json",

@@ -8,6 +8,7 @@ from outrider.models.checkpoints.safetensors.folder import INDEX, SINGLE, open_f
 from outrider.models.heads.formats.eagle3 import read_original, read_speculators
 from outrider.models.heads.formats.head_file import HeadFile
 from outrider.models.heads.formats.hinted import read_hinted
+from outrider.models.heads.formats.mtp import read_mtp
 from outrider.models.heads.formats.recognising import HeadFormat, by_config, by_names
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -39,6 +40,8 @@ def read_head(folder: str | Path, *, layers: int | None = None) -> HeadFile:
             return read_original(checkpoint, layers)
         case HeadFormat.HINTED:
             return read_hinted(checkpoint)
+        case HeadFormat.MTP:
+            return read_mtp(checkpoint)
 
 
 def _refuse_pickles(folder: Path) -> None:

@@ -53,7 +53,8 @@ def ids_of(
         ids = torch.arange(target)
     if marks is not None and draft < target and not torch.equal(marks.nonzero()[:, 0], ids):
         raise CheckpointError(
-            f"d2t of the head {where} names {draft} tokens, t2d marks {int(marks.sum())}, or others",
+            f"d2t of the head {where} names {draft} tokens, t2d marks {int(marks.sum())} or other "
+            "ones",
             hint=_AGAIN,
         )
     if len(ids) != draft:
