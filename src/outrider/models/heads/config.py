@@ -13,6 +13,8 @@ LEVELS = 4
 """Kinds of hints: none, of other texts, after the last token, after the last two tokens."""
 
 LAYER = "layers.0."
+MTP_NORMS = ("pre_fc_norm_embedding", "pre_fc_norm_hidden")
+"""Norms of token and state before `fc` of an MTP head, in the order of its inputs."""
 
 
 class HeadKind(StrEnum):
@@ -20,10 +22,13 @@ class HeadKind(StrEnum):
 
     EAGLE3: the token goes into the attention, beside the fused states (Li et al. 2025).
     HINTED: token and hint are added to the residual stream.
+    MTP: token and the last state, both normed, are fused to the residual stream (the
+        multi-token prediction of DeepSeek-V3 and Qwen3-Next).
     """
 
     EAGLE3 = "eagle3"
     HINTED = "hinted"
+    MTP = "mtp"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +78,9 @@ class HeadConfig:
             shapes["fc_input_norm.weight"] = (len(self.states) * self.target_width,)
         if self.kind is HeadKind.EAGLE3:
             return shapes | {f"{LAYER}hidden_norm.weight": (self.width,)}
+        if self.kind is HeadKind.MTP:
+            shapes["fc.weight"] = (self.width, 2 * self.width)
+            return shapes | {f"{name}.weight": (self.width,) for name in MTP_NORMS}
         square = (self.width, self.width)
         return shapes | {
             "recur.weight": square,

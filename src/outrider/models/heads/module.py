@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from outrider.models.heads.config import LAYER, HeadConfig, HeadKind
+from outrider.models.heads.config import LAYER, MTP_NORMS, HeadConfig, HeadKind
 from outrider.models.llama.layers import ACTIVATION_FUNCTIONS
 
 Rows = Float[Tensor, "*rows width"]
@@ -60,6 +60,8 @@ class HeadModule(nn.Module):
     def fused(self, states: Float[Tensor, "*rows states target"]) -> Rows:
         """Fuse hidden states of the target to the input of a first step."""
         config = self.config
+        if config.kind is HeadKind.MTP:  # `enter` fuses the last state and the token
+            return states.flatten(-2)
         if config.norm_states:
             states = self._norm(states, None)
             if "fc_norm/weight" in self.parts:
@@ -71,7 +73,7 @@ class HeadModule(nn.Module):
 
     def continued(self, outputs: Rows) -> Rows:
         """Turn the outputs of rows (`outputs`) to the input of the next step."""
-        if self.config.kind is HeadKind.EAGLE3:
+        if self.config.kind is not HeadKind.HINTED:
             return outputs
         return F.linear(outputs, self.part("recur.weight"))
 
@@ -95,6 +97,11 @@ class HeadModule(nn.Module):
             word = self._norm(self._embed(tokens), f"{LAYER}input_layernorm.weight")
             stream = normed if self.config.norm_before_residual else inputs
             return stream, torch.cat((word, normed), dim=-1)
+        if self.config.kind is HeadKind.MTP:
+            both = zip((self._embed(tokens), inputs), MTP_NORMS, strict=True)
+            normed = [self._norm(one, f"{name}.weight") for one, name in both]
+            stream = F.linear(torch.cat(normed, dim=-1), self.part("fc.weight"))
+            return stream, self._norm(stream, f"{LAYER}input_layernorm.weight")
         known = (levels > 0)[..., None]
         hinted = self.normed_embedding(hints) * known
         stream = inputs + F.linear(self.normed_embedding(tokens), self.part("token.weight"))

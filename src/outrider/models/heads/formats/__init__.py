@@ -1,0 +1,1 @@
+"""Files of draft heads: formats of other projects, and our own."""

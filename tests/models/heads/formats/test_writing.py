@@ -1,0 +1,162 @@
+"""Heads that are written are read again unchanged."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from outrider.core.errors import CheckpointError, OptionError
+from outrider.models.heads.config import HeadConfig, HeadKind
+from outrider.models.heads.formats.head_file import Verifier
+from outrider.models.heads.formats.layers import read_layer
+from outrider.models.heads.formats.reading import read_head
+from outrider.models.heads.formats.writing import write_head
+from outrider.models.quantization.grouped import quantize_groups
+from tests.models.heads.formats.setups import DRAFT, LAYER, TARGET, VOCAB, numbers, tiny
+
+VERIFIER = Verifier(
+    name_or_path="maker/target",
+    architectures=("LlamaForCausalLM",),
+    hidden_size=TARGET,
+    vocab_size=VOCAB,
+    tokenizer="ab12",
+)
+HINTED = tiny(HeadKind.HINTED)
+EAGLE3 = tiny(HeadKind.EAGLE3)
+
+
+def same_shape(one: HeadConfig, other: HeadConfig) -> bool:
+    """Whether two shapes are equal; the frequencies of rotary embeddings are tensors."""
+    rope = one.layer.rope
+    equal = torch.equal(rope.frequencies, other.layer.rope.frequencies)
+    return equal and one == replace(other, layer=replace(other.layer, rope=rope))
+
+
+@pytest.mark.parametrize("norms", [{}, {"norm_states": True}, {"norm_fused": True}])
+def test_a_hinted_head_is_read_as_it_was_written(tmp_path: Path, norms: dict[str, bool]) -> None:
+    config = replace(HINTED, **norms)
+    optional = ("fc_norm.weight",) if "norm_states" in norms else ()
+    tensors = numbers(config, *optional)
+    trained = {"tokens": 1000, "data": "answers"}
+    write_head(tmp_path, config, tensors, VERIFIER, int8=False, card="# Card\n", trained=trained)
+    found = read_head(tmp_path)
+    assert same_shape(config, found.config)
+    assert (found.verifier, found.format, found.trained) == (VERIFIER, "hinted", trained)
+    assert set(found.tensors) == set(tensors)
+    for name, tensor in tensors.items():
+        assert found.tensors[name].dtype == tensor.dtype
+        assert torch.equal(found.tensors[name], tensor), name
+    assert (tmp_path / "README.md").read_text() == "# Card\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+def test_matrices_in_int8_are_read_as_their_groups_say(tmp_path: Path) -> None:
+    tensors = numbers(HINTED)
+    write_head(tmp_path, HINTED, tensors, VERIFIER, int8=True, card="")
+    found = read_head(tmp_path).tensors
+    for name, tensor in tensors.items():
+        matrix = tensor.ndim == 2 and name != "levels"
+        expected = quantize_groups(tensor).dequantize() if matrix else tensor
+        assert torch.equal(found[name], expected), name
+    stored = (tmp_path / "model.safetensors").stat().st_size
+    assert stored < 2 * sum(tensor.numel() for tensor in tensors.values()) + 4000
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"norm_states": True, "norm_before_residual": True},
+        {"norm_fused": True, "norm_output": True},
+    ],
+)
+def test_an_eagle3_head_is_read_as_it_was_written(tmp_path: Path, flags: dict[str, bool]) -> None:
+    config = replace(EAGLE3, **flags)
+    optional = ("fc_norm.weight",) if "norm_states" in flags else ()
+    tensors = numbers(config, "lm_head.weight", "embed_tokens.weight", *optional)
+    write_head(tmp_path, config, tensors, VERIFIER, int8=False, card="")
+    found = read_head(tmp_path)
+    assert same_shape(config, found.config)
+    assert (found.verifier, found.format) == (VERIFIER, "speculators")
+    assert set(found.tensors) == set(tensors)
+    assert all(torch.equal(found.tensors[name], tensors[name]) for name in tensors)
+
+
+def test_rows_of_an_exported_head_ascend_by_id(tmp_path: Path) -> None:
+    tensors = numbers(EAGLE3, "lm_head.weight")
+    order = torch.arange(DRAFT).flip(0)
+    turned = tensors | {name: tensors[name][order] for name in ("ids", "lm_head.weight")}
+    write_head(tmp_path, EAGLE3, turned, VERIFIER, int8=False, card="")
+    found = read_head(tmp_path).tensors
+    assert torch.equal(found["ids"], tensors["ids"])
+    assert torch.equal(found["lm_head.weight"], tensors["lm_head.weight"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "qwen3"},
+        {"model_type": "qwen2"},
+        {"rope_theta": 123456.0, "head_dim": 8},
+        {
+            "head_dim": 16,
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ],
+)
+def test_shapes_of_layers_are_kept(tmp_path: Path, changes: dict[str, object]) -> None:
+    settings = LAYER | changes
+    config = replace(HINTED, layer=read_layer(settings, DRAFT, "of a test"))
+    rotary = settings if "rope_scaling" in changes else None
+    tensors = numbers(config)
+    write_head(tmp_path, config, tensors, VERIFIER, int8=False, card="", rotary=rotary)
+    assert same_shape(config, read_head(tmp_path).config)
+    if rotary is not None:
+        with pytest.raises(OptionError, match="Give rotary="):
+            write_head(tmp_path, config, tensors, VERIFIER, int8=False, card="")
+
+
+def test_what_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
+    tensors = numbers(EAGLE3, "lm_head.weight")
+
+    def write(config: HeadConfig = EAGLE3, *, int8: bool = False, **changes: torch.Tensor) -> None:
+        given = {name: tensor for name, tensor in tensors.items() if name not in changes}
+        given |= {name: tensor for name, tensor in changes.items() if len(tensor)}
+        write_head(tmp_path / "head", config, given, VERIFIER, int8=int8, card="")
+
+    none = torch.empty(0)
+    with pytest.raises(OptionError, match=r"not written in int8.*\. Give int8=False"):
+        write(int8=True)
+    with pytest.raises(OptionError, match="without lm_head"):
+        write(**{"lm_head.weight": none})
+    with pytest.raises(CheckpointError, match="lacks tensor norm"):
+        write(**{"norm.weight": none})
+    with pytest.raises(CheckpointError, match="holds NaN values in norm"):
+        write(**{"norm.weight": torch.full((16,), torch.nan)})
+    with pytest.raises(CheckpointError, match="gives id 40, expected 0 to 39"):
+        write(ids=tensors["ids"] + 6)
+    with pytest.raises(CheckpointError, match="one id twice"):
+        write(ids=tensors["ids"] * 0)
+    assert not (tmp_path / "head").exists()
+
+
+def test_a_failed_write_leaves_the_old_files(tmp_path: Path) -> None:
+    tensors = numbers(HINTED)
+    write_head(tmp_path, HINTED, tensors, VERIFIER, int8=False, card="old")
+    (tmp_path / ".README.md.partial").mkdir()
+    with pytest.raises(OptionError, match="cannot be written"):
+        write_head(tmp_path, HINTED, tensors, VERIFIER, int8=False, card="new")
+    assert (tmp_path / "README.md").read_text() == "old"
+    assert json.loads((tmp_path / "config.json").read_text())["draft_vocab_size"] == DRAFT
