@@ -11,6 +11,7 @@ from outrider.core.checks import shown
 from outrider.core.errors import OptionError, OutriderWarning
 from outrider.engine.generation_config.fields import refused
 from outrider.engine.generator import Generator
+from outrider.engine.heads import check_alone, load_head, take_head
 from outrider.engine.long_inputs import limited, selecting, shared_ranker
 from outrider.engine.options import Models, Reading, Runtime, is_family
 from outrider.engine.requests import ModelDefaults
@@ -43,13 +44,17 @@ def build(
     """
     runtime.use_threads()
     tiers = speculation.tiers(models.sources(speculation.mode == "none"))
+    tiers, head = take_head(tiers)
     device = resolve_device(runtime.device)
     dtype = resolve_dtype(runtime.dtype, device)
     check_adapter(tiers[0][1], models.adapter)
     tiers = [(name, _wrapped(name, source)) for name, source in tiers]
     demands = [_demand(name, source, runtime, dtype) for name, source in tiers]
-    speculation.check_tiers(len(tiers))
+    speculation.check_tiers(len(tiers) + (head is not None))
     selection = reading.config(len(tiers) - 1)
+    changes = (reading.guidance, reading.layer_skipping) != (1.0, 1.0) or selection is not None
+    if head is not None and not check_alone(head, changes):
+        head = None
     demands = limited(demands, selection, reading.selection_on)
     if reading.guidance != 1.0:  # guidance keeps two sequences for each request
         demands[0] = replace(demands[0], cache=2 * demands[0].cache)
@@ -62,6 +67,8 @@ def build(
         check_vocabularies(codec, other, loaded[0], model, name)
     calibrated = speculation.thresholds.calibrated
     known = _calibrations(speculation.calibration, models.target) if calibrated else []
+    if head is not None and (pair := load_head(head, loaded[0], codec)) is not None:
+        loaded = [pair.target, *loaded[1:], pair.head]
     loaded[0] = guide(skipping(loaded[0], reading.layer_skipping), reading.guidance)
     loaded = selecting(loaded, selection, reading.selection_on, ranker)
     cascade = Cascade(tuple(loaded), speculation, tuple(known), store)

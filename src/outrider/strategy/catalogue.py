@@ -35,6 +35,8 @@ DRAFTERS = (
     "drafters.layers.skip",
     "drafters.neural.model",
     "drafters.neural.tree",
+    "drafters.heads.hinted",
+    "drafters.heads.eagle3",
     "drafters.combine.pyramid",
     "drafters.combine.bypass",
     "drafters.combine.fallback",

@@ -13,7 +13,15 @@ from torch import Tensor
 from outrider.core.types import NO_IDS, IntArray, as_ids
 from outrider.kernels import library, pool
 from outrider.kernels.forking import Exclusive
-from outrider.kernels.layout import AS_IT_IS, BY_RECUR, DraftHead, HeadRows, HintTable, Matrix
+from outrider.kernels.layout import (
+    AS_IT_IS,
+    BY_FUSE,
+    BY_RECUR,
+    DraftHead,
+    HeadRows,
+    HintTable,
+    Matrix,
+)
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.narrowing import narrowed
 from outrider.models.cpu.batch import RowArrays
@@ -21,7 +29,7 @@ from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cpu.packed_weights import Affine, EncodedLayer, EncodedMlp, Packer
 from outrider.models.cpu.panels import VECTOR
 from outrider.models.heads.cache import Following, NativeHeadCache
-from outrider.models.heads.config import LAYER, HeadKind
+from outrider.models.heads.config import LAYER, MTP_NORMS, HeadKind
 from outrider.models.heads.model import HeadInputs, HeadModel
 from outrider.models.heads.module import HeadModule
 from outrider.models.quantization.grouped import quantize_groups
@@ -29,6 +37,11 @@ from outrider.protocols import ChainDecoder, ChainRequest, Segment
 from outrider.sampling import Sampler, SamplingParams
 
 _FEW = 64
+_CONTINUES = {
+    HeadKind.HINTED: BY_RECUR,
+    HeadKind.EAGLE3: AS_IT_IS,
+    HeadKind.MTP: BY_FUSE,
+}
 _FIRST_PLACES = 256
 
 
@@ -280,21 +293,30 @@ class _PackedHead:
         self.nbytes = packer.arena.nbytes
 
     def _head(self) -> DraftHead:
-        config, hinted = self._config, self._config.kind is HeadKind.HINTED
-        ones = torch.ones(config.width)
+        config, part = self._config, self._module.part
+        hinted, joins = config.kind is HeadKind.HINTED, config.kind is HeadKind.EAGLE3
         layout = DraftHead(
             layer=ctypes.pointer(self._model.layout),
             target=ctypes.pointer(self._embedding),
-            fuse=self._matrix("fc.weight"),
             ids=self._ids.ctypes.data,
             place=self._place.ctypes.data,
             states=len(config.states),
             state_width=config.target_width,
-            joins=not hinted,
-            continues=BY_RECUR if hinted else AS_IT_IS,
-            normed_stream=config.norm_before_residual and not hinted,
-            normed_output=hinted or config.norm_output,
+            joins=joins,
+            continues=_CONTINUES[config.kind],
+            normed_stream=config.norm_before_residual and joins,
+            normed_output=config.norm_output or not joins,
         )
+        if config.kind is HeadKind.MTP:
+            token, state = part("fc.weight").split(config.width, dim=1)
+            layout.token, layout.fuse = self._packed_matrix(token), self._packed_matrix(state)
+            token_norm, state_norm = (part(f"{name}.weight") for name in MTP_NORMS)
+            layout.token_norm, layout.state_norm = (
+                self._vector(token_norm),
+                self._vector(state_norm),
+            )
+            return layout
+        layout.fuse = self._packed_matrix(part("fc.weight"))
         if config.norm_states:
             name, parts = "fc_norm.weight", self._module.tensors()
             weights = parts.get(name, torch.ones(len(config.states), config.target_width))
@@ -302,13 +324,13 @@ class _PackedHead:
         if config.norm_fused:
             layout.fused_norm = self._vector(self._module.part("fc_input_norm.weight"))
         if hinted:
-            layout.recur = self._matrix("recur.weight")
-            layout.token, layout.hint = self._matrix("token.weight"), self._matrix("hint.weight")
-            layout.levels = self._vector(self._module.part("levels").flatten())
-            layout.token_norm = self._vector(ones)
+            for name in ("recur", "token", "hint"):
+                setattr(layout, name, self._packed_matrix(part(f"{name}.weight")))
+            layout.levels = self._vector(part("levels").flatten())
+            layout.token_norm = self._vector(torch.ones(config.width))
         else:
-            layout.token_norm = self._vector(self._module.part(f"{LAYER}input_layernorm.weight"))
-            layout.hidden_norm = self._vector(self._module.part(f"{LAYER}hidden_norm.weight"))
+            layout.token_norm = self._vector(part(f"{LAYER}input_layernorm.weight"))
+            layout.hidden_norm = self._vector(part(f"{LAYER}hidden_norm.weight"))
         return layout
 
     def _layer(self) -> EncodedLayer:
@@ -349,8 +371,8 @@ class _PackedHead:
         plain = weight.detach().float()
         return quantize_groups(plain) if self._dtype == torch.int8 else plain
 
-    def _matrix(self, name: str) -> Matrix:
-        return self._packer.matrix(self._part(name))
+    def _packed_matrix(self, weight: Tensor) -> Matrix:
+        return self._packer.matrix(self._encoded(weight.contiguous()))
 
     def _vector(self, vector: Tensor) -> int:
         return self._packer.vector(vector.detach())

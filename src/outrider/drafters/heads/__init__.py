@@ -1,0 +1,1 @@
+"""Drafters that run a trained head on hidden states of the target."""

@@ -1,0 +1,99 @@
+"""Heads among the models of `load`: they need their target, so they are loaded after it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from outrider.core.errors import OptionError, OutriderError
+from outrider.models.checkpoints.json_file import is_there, read_object
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.heads.formats.reading import read_head
+from outrider.models.heads.formats.recognising import by_config
+from outrider.models.heads.formats.verifying import check_verifier
+from outrider.models.heads.loading import HeadPair, run_head
+from outrider.models.loading import ModelSource
+from outrider.protocols import LanguageModel
+
+Tiers = Sequence[tuple[str, ModelSource]]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The head that drafts.
+
+    Attributes:
+        folder: its files.
+        given: whether the user names it; a head that ships is used only where it fits.
+    """
+
+    folder: Path
+    given: bool
+
+
+def take_head(tiers: Tiers) -> tuple[list[tuple[str, ModelSource]], Chosen | None]:
+    """Split the tiers: models, and the head that is given as the draft model, if one is.
+
+    Raises:
+        UnsupportedCheckpointError: the draft model is a head of a format that does not run.
+        OptionError: a head is given as another tier.
+    """
+    models: list[tuple[str, ModelSource]] = []
+    head: Chosen | None = None
+    for number, (name, source) in enumerate(tiers):
+        folder = _folder_of_head(source)
+        if folder is None:
+            models.append((name, source))
+            continue
+        if not number or name != "draft":
+            raise OptionError(
+                f"{source} is a draft head and is given as the {name}",
+                hint="Give it as draft=..., with the model it was trained for as the target",
+            )
+        head = Chosen(folder, given=True)
+    return models, head
+
+
+def _folder_of_head(source: ModelSource) -> Path | None:
+    """Return the folder of a head; None for anything else."""
+    if not isinstance(source, str | Path):
+        return None
+    folder = Path(source).expanduser()
+    file = folder / "config.json"
+    if not folder.is_dir() or not is_there(file):
+        return None
+    return folder if by_config(read_object(file), str(file)) is not None else None
+
+
+def load_head(
+    chosen: Chosen, target: LanguageModel, tokenizer: Tokenizer | None
+) -> HeadPair | None:
+    """Load a head beside its target; None if it was not asked for and does not fit.
+
+    Raises:
+        CheckpointError: its files cannot be read.
+        StrategyError: it is for another target.
+    """
+    states = target.hidden_states
+    try:
+        file = read_head(chosen.folder, layers=None if states is None else states.num_layers)
+        check_verifier(file, target, tokenizer=tokenizer)
+    except OutriderError:
+        if chosen.given:
+            raise
+        return None
+    return run_head(file.config, file.tensors, target, name=chosen.folder.name)
+
+
+def check_alone(chosen: Chosen, changed: bool) -> bool:
+    """Return whether the head can be used beside guidance, selection and layer skipping.
+
+    Raises:
+        OptionError: it can not, and the user gave it.
+    """
+    if changed and chosen.given:
+        raise OptionError(
+            f"the head {chosen.folder} reads states of the plain target, but guidance, a selection "
+            "or layer skipping changes what the target reads",
+            hint="Leave out one of the two",
+        )
+    return not changed
