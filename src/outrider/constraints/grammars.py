@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from outrider.constraints.gates import GateGrammar, TokenBytes
 from outrider.constraints.limits import GrammarLimits
+from outrider.constraints.token_texts import TokenTexts
 from outrider.constraints.validation import validator_of
 from outrider.core.errors import OptionError
 from outrider.models.checkpoints.tokenizer import Tokenizer
@@ -157,10 +158,10 @@ class Grammars:
         return self._other.compile(constraint)
 
     def _token_bytes(self) -> TokenBytes:
-        vocabulary = self._vocabulary
         with self._reading:
             if self._words is None:
-                texts = [vocabulary.decode_bytes([token]) for token in range(self._size)]
+                bytes_of = TokenTexts(self._tokenizer).bytes_of
+                texts = [bytes_of(token) for token in range(self._size)]
                 special = tuple(self._tokenizer.special_texts)
                 self._words = TokenBytes(texts, special, self._ends)
             return self._words

@@ -59,6 +59,13 @@ VALUES: tuple[dict[str, Any], ...] = (
 DEFINED = {"size": {"enum": ["small", "large"]}}
 
 
+def test_each_parser_has_its_forms_here() -> None:
+    """A parser without a line in `FORMS` and `CALLS` would not be tested against its grammar."""
+    read_calls = {name for name, kind in PARSERS.items() if issubclass(kind, Incremental)}
+    assert {kind for kind, _ in FORMS.values()} == read_calls
+    assert set(CALLS) == set(FORMS)
+
+
 @cache
 def grammars(special: bool) -> Grammars:
     """Of the model that ships; with marks of calls that are special tokens, or plain text."""
