@@ -154,6 +154,8 @@ class _Grammar:
         self._rules: list[str] = []
         self._writing = Writing()
         self._middles = middles
+        marks = filter(None, {*setting.special.values(), *setting.ends})
+        self._marks = sorted(marks, key=len, reverse=True)
         for tool in tools:
             _check(tool)
 
@@ -205,11 +207,12 @@ class _Grammar:
 
     def call(self, begin: str, end: str, rule: str = "call") -> str:
         """Return the name of a rule for one call."""
-        bodies = []
-        for at, tool in enumerate(self._tools):
-            middles = [self._terms(text) or '""' for text in self._middles]
-            middle = middles[0] if len(middles) == 1 else f"({' | '.join(middles)})"
-            bodies.append(f"{quoted(tool.name)} {middle} {self._arguments(at, tool)}")
+        middles = [self._terms(text) or '""' for text in self._middles]
+        middle = middles[0] if len(middles) == 1 else f"({' | '.join(middles)})"
+        bodies = [
+            f"{quoted(tool.name)} {middle} {self._arguments(at, tool)}"
+            for at, tool in enumerate(self._tools)
+        ]
         self.rule(rule, f"{self._terms(begin)} ({' | '.join(bodies)}) {self._terms(end)}")
         return rule
 
@@ -232,8 +235,7 @@ class _Grammar:
     def _split(self, text: str) -> Iterator[str]:
         """Yield the parts of a text: marks that are special tokens or end tokens, and the text
         between them."""
-        marks = {*self._setting.special.values(), *self._setting.ends}
-        fitting = [re.escape(m) for m in sorted(marks, key=len, reverse=True) if m and m in text]
+        fitting = [re.escape(mark) for mark in self._marks if mark in text]
         yield from filter(None, re.split(f"({'|'.join(fitting)})", text) if fitting else [text])
 
     def _terms(self, text: str) -> str:
