@@ -311,7 +311,7 @@ def test_bytes_of_tokens_are_those_of_their_texts() -> None:
 
 
 def token_bytes(known: Grammars) -> tuple[bytes, ...]:
-    return known._words.texts  # pyright: ignore[reportPrivateUsage]
+    return known._token_bytes().texts  # pyright: ignore[reportPrivateUsage]
 
 
 def test_texts_are_spelled_by_other_tokens() -> None:
