@@ -81,7 +81,9 @@ def _tensors(checkpoint: Checkpoint, head: HeadConfig, where: str) -> dict[str, 
     stored = StoredHead(checkpoint=checkpoint, names=names, where=where)
     packed = {name for name in names if f"{name}{SCALE}" in names}
     scales = {f"{name}{SCALE}" for name in packed}
-    shapes = {name: stored.shape(name) or () for name in names if name not in scales}
+    shapes: dict[str, tuple[int, ...]] = {
+        name: stored.shape(name) or () for name in names if name not in scales
+    }
     stored.check(head, shapes)
     for name in packed:
         *outputs, inputs = shapes[name]
