@@ -62,8 +62,9 @@ class HeadRecipe:
         target: the model for which it drafts: a folder, a GGUF file or a family.
         prompts: files of prompts, below the data folder.
         kind: the kind of the head.
-        states: numbers of the target's hidden states that it fuses; the last one is the final
-            state. None: after layer 2, in the middle, three layers before the end, and the end.
+        states: numbers of the target's hidden states that are recorded; the last one is the final
+            state, which a head of EAGLE-3 does not fuse. Empty: after layer 2, in the middle, three
+            layers before the end, and the end.
         draft_vocab: number of tokens that it can draft, beside hints.
         train_vocab: number of tokens over which it is trained, beside those of each batch.
         answers: how the answers are written.
@@ -93,8 +94,16 @@ class HeadRecipe:
             raise OptionError(f"kind is {self.kind!r}", hint="Give hinted or eagle3")
 
     def numbers(self, num_layers: int) -> tuple[int, ...]:
-        """Return the numbers of the states for a target of so many layers."""
+        """Return the numbers of the recorded states for a target of so many layers."""
         if self.states:
             return tuple(int(number) for number in self.states)
         low, middle, high = min(2, num_layers), num_layers // 2, max(num_layers - 3, 0)
         return (low, middle, high, num_layers)
+
+    def fused(self, num_layers: int) -> tuple[int, ...]:
+        """Return the numbers of the states that the head fuses.
+
+        The last one is the state after the final norm, which the format of EAGLE-3 can not name.
+        """
+        recorded = self.numbers(num_layers)
+        return recorded[:-1] if self.kind == HeadKind.EAGLE3 else recorded

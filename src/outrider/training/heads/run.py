@@ -77,7 +77,7 @@ class HeadTrainer:
         self.config, tensors = fresh_head(
             self.teacher,
             HeadKind(recipe.kind),
-            recipe.numbers(self.teacher.config.num_layers),
+            recipe.fused(self.teacher.config.num_layers),
             self.ids,
             self.texts.table,
             random=options.random,
@@ -91,8 +91,14 @@ class HeadTrainer:
         self._rotary = RotaryTable(self.config.layer.rope, torch.float32, cpu)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of the head, as files hold them."""
-        return self.head.tensors() | self._integers
+        """Return the tensors of the head, as files hold them.
+
+        The format for EAGLE-3 holds the rows of the output head as well.
+        """
+        found = self.head.tensors() | self._integers
+        if self.config.kind is HeadKind.EAGLE3:
+            found["lm_head.weight"] = self.teacher.lm_head[torch.from_numpy(self.ids)]
+        return found
 
     def run(self) -> None:
         """Train to the end; an interrupted run continues from its checkpoint.

@@ -118,6 +118,8 @@ def fresh_head(
         for name, shape in config.shapes().items()
         if name not in ("ids", "successors")
     }
+    if kind is HeadKind.EAGLE3:
+        tensors["fc_norm.weight"] = torch.ones(len(states), whole.hidden_size)
     tensors["ids"] = torch.from_numpy(ids)
     if kind is HeadKind.HINTED:
         tensors["successors"] = torch.from_numpy(successors.astype(np.int32))
