@@ -11,7 +11,7 @@ from outrider.core.checks import shown
 from outrider.core.errors import OptionError, OutriderWarning
 from outrider.engine.generation_config.fields import refused
 from outrider.engine.generator import Generator
-from outrider.engine.heads import check_alone, load_head, take_head
+from outrider.engine.heads import check_alone, load_head, shipped_folders, shipped_head, take_head
 from outrider.engine.long_inputs import limited, selecting, shared_ranker
 from outrider.engine.options import Models, Reading, Runtime, is_family
 from outrider.engine.requests import ModelDefaults
@@ -21,6 +21,7 @@ from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.checkpoints.vocabulary import check_vocabularies
 from outrider.models.devices import resolve_device, resolve_dtype
+from outrider.models.heads.loading import HeadPair
 from outrider.models.loading import ModelSource, check_adapter, load_model, tokenizer_for
 from outrider.models.memory import Demand, plan_memory, planned_dtype
 from outrider.models.sources.families import families_folder
@@ -50,11 +51,13 @@ def build(
     check_adapter(tiers[0][1], models.adapter)
     tiers = [(name, _wrapped(name, source)) for name, source in tiers]
     demands = [_demand(name, source, runtime, dtype) for name, source in tiers]
-    speculation.check_tiers(len(tiers) + (head is not None))
     selection = reading.config(len(tiers) - 1)
     changes = (reading.guidance, reading.layer_skipping) != (1.0, 1.0) or selection is not None
-    if head is not None and not check_alone(head, changes):
-        head = None
+    if head is not None:
+        check_alone(head, changes)
+    ships = len(tiers) == 1 and head is None and models.draft is None and not changes
+    ships = ships and speculation.drafts_freely and bool(shipped_folders())
+    speculation.check_tiers(len(tiers) + (head is not None or ships))
     demands = limited(demands, selection, reading.selection_on)
     if reading.guidance != 1.0:  # guidance keeps two sequences for each request
         demands[0] = replace(demands[0], cache=2 * demands[0].cache)
@@ -67,8 +70,14 @@ def build(
         check_vocabularies(codec, other, loaded[0], model, name)
     calibrated = speculation.thresholds.calibrated
     known = _calibrations(speculation.calibration, models.target) if calibrated else []
-    if head is not None and (pair := load_head(head, loaded[0], codec)) is not None:
+    pair: HeadPair | None = None
+    if head is not None:
+        pair = load_head(head, loaded[0], codec)
+    elif ships:
+        pair = shipped_head(loaded[0], codec)
+    if pair is not None:
         loaded = [pair.target, *loaded[1:], pair.head]
+    speculation.check_tiers(len(loaded))
     loaded[0] = guide(skipping(loaded[0], reading.layer_skipping), reading.guidance)
     loaded = selecting(loaded, selection, reading.selection_on, ranker)
     cascade = Cascade(tuple(loaded), speculation, tuple(known), store)

@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from outrider.core.errors import OptionError, OutriderError
+from outrider.core.errors import OptionError, OutriderError, StrategyError
+from outrider.engine.head_probe import check_head
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.cpu.native import NativeDecoder
 from outrider.models.heads.formats.reading import read_head
 from outrider.models.heads.formats.recognising import by_config
 from outrider.models.heads.formats.verifying import check_verifier
 from outrider.models.heads.loading import HeadPair, run_head
 from outrider.models.loading import ModelSource
+from outrider.models.sources.families import families_folder
 from outrider.protocols import LanguageModel
 
 Tiers = Sequence[tuple[str, ModelSource]]
@@ -81,19 +84,40 @@ def load_head(
         if chosen.given:
             raise
         return None
-    return run_head(file.config, file.tensors, target, name=chosen.folder.name)
+    pair = run_head(file.config, file.tensors, target, name=chosen.folder.name)
+    try:
+        check_head(pair, sorted(chosen.folder.glob("*.safetensors"))[0], tokenizer)
+    except StrategyError:
+        if chosen.given:
+            raise
+        return None
+    return pair
 
 
-def check_alone(chosen: Chosen, changed: bool) -> bool:
-    """Return whether the head can be used beside guidance, selection and layer skipping.
+def shipped_head(target: LanguageModel, tokenizer: Tokenizer | None) -> HeadPair | None:
+    """Return a head that ships with the package, beside the target for which it was trained.
 
-    Raises:
-        OptionError: it can not, and the user gave it.
+    None if there is none, or if the target does not run in compiled code, where the steps of a head
+    are cheap.
     """
-    if changed and chosen.given:
+    if tokenizer is None or not isinstance(target, NativeDecoder):
+        return None
+    for folder in shipped_folders():
+        if (pair := load_head(Chosen(folder, given=False), target, tokenizer)) is not None:
+            return pair
+    return None
+
+
+def check_alone(chosen: Chosen, changed: bool) -> None:
+    """Raise `OptionError` for a head beside guidance, selection or layer skipping."""
+    if changed:
         raise OptionError(
             f"the head {chosen.folder} reads states of the plain target, but guidance, a selection "
             "or layer skipping changes what the target reads",
             hint="Leave out one of the two",
         )
-    return not changed
+
+
+def shipped_folders() -> list[Path]:
+    """Return the folders of the heads that ship with the package."""
+    return sorted(file.parent for file in (families_folder() / "heads").glob("*/config.json"))

@@ -150,6 +150,12 @@ class Speculation:
         return self.mode == "none" or self.drafter == "none"
 
     @property
+    def drafts_freely(self) -> bool:
+        """Whether the drafter is chosen automatically, or needs a draft model of some kind."""
+        models = any(record.models == 1 for record in self.records)
+        return self.mode == "exact" and ("auto" in self.named or models)
+
+    @property
     def label(self) -> str:
         """The mode that results report; the name of the rule if one is given."""
         if self.given_rule is not None:

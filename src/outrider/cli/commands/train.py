@@ -12,7 +12,7 @@ from outrider.cli.ui import interrupt
 from outrider.core.errors import OptionError
 
 train = typer.Typer(
-    help="Train models: families of language models, captioners, adapters for captioners.",
+    help="Train models: families of language models, draft heads, captioners, adapters.",
     no_args_is_help=True,
 )
 
@@ -43,6 +43,33 @@ def family(
 
     with _stoppable():
         train_family(config, out=out, resume=resume, data=data)
+
+
+@train.command()
+def head(
+    config: Annotated[
+        Path, typer.Argument(help="A TOML file, such as configs/heads/smollm2.toml.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets that the file lists.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
+    ] = None,
+) -> None:
+    """Train a draft head: record answers of the target, train on its hidden states, measure.
+
+    Stopped by Ctrl-C and started again, it continues where it stopped.
+
+    For example:
+
+      outrider train head configs/heads/smollm2.toml --data data --out runs/head
+      outrider generate "Hello" --target smollm2 --draft runs/head/smollm2-head
+    """
+    from outrider.training.heads.train import train_head
+
+    with _stoppable():
+        train_head(config, data=data, out=out, report=_say)
 
 
 @train.command("vision-family")

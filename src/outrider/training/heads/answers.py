@@ -20,6 +20,7 @@ from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.protocols import Cache, HiddenStates, LanguageModel, Segment
 from outrider.sampling import Sampler, SamplingParams
+from outrider.training.core.loop import StopSignal, TrainingStopped
 from outrider.training.core.state import save_tensors
 from outrider.training.heads.prompts import TrainingPrompt
 
@@ -167,6 +168,7 @@ def record(
     prompts: Iterator[TrainingPrompt],
     folder: Path,
     report: Callable[[str], None],
+    stop: StopSignal | None = None,
 ) -> int:
     """Write files of texts to `folder` until there are enough tokens; return their number.
 
@@ -175,6 +177,10 @@ def record(
         prompts: all prompts of the run, from the first one on.
         folder: holds the files; prompts whose texts are already there are skipped.
         report: called with lines about the progress.
+        stop: whether to stop after the next file.
+
+    Raises:
+        TrainingStopped: `stop` asked for it.
     """
     files = sorted(folder.glob("texts-*.safetensors"))
     done = {number for file in files for number in read_numbers(file)}
@@ -185,6 +191,8 @@ def record(
     while tokens < recorder.settings.tokens and (part := list(islice(texts, SHARD))):
         fresh = save_texts(folder / f"texts-{shards:05d}.safetensors", part)
         tokens, written, shards = tokens + fresh, written + fresh, shards + 1
+        if stop is not None and stop.asked:
+            raise TrainingStopped(f"{tokens:,} tokens of answers are recorded")
         if (seconds := time.monotonic() - begun) - told > _REPORTED_SECONDS:
             told = seconds
             report(

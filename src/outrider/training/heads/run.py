@@ -17,6 +17,7 @@ from outrider.core.types import IntArray
 from outrider.models.heads.config import HeadConfig, HeadKind
 from outrider.models.heads.module import HeadModule
 from outrider.models.llama.rope import RotaryTable
+from outrider.training.core.loop import StopSignal, TrainingStopped
 from outrider.training.core.state import load_checkpoint, save_checkpoint
 from outrider.training.heads.config import HeadRecipe, HeadTraining
 from outrider.training.heads.data import RecordedTexts, TextPlace, shuffled
@@ -48,6 +49,7 @@ class HeadTrainer:
         texts: the recorded texts.
         folder: holds the checkpoint and the log.
         report: called with lines about the progress.
+        stop: whether to stop after the next batch.
     """
 
     recipe: HeadRecipe
@@ -55,6 +57,7 @@ class HeadTrainer:
     texts: RecordedTexts
     folder: Path
     report: Report
+    stop: StopSignal | None = None
     config: HeadConfig = field(init=False)
     head: HeadModule = field(init=False)
     ids: IntArray = field(init=False)
@@ -92,7 +95,11 @@ class HeadTrainer:
         return self.head.tensors() | self._integers
 
     def run(self) -> None:
-        """Train to the end; an interrupted run continues from its checkpoint."""
+        """Train to the end; an interrupted run continues from its checkpoint.
+
+        Raises:
+            TrainingStopped: `stop` asked for it.
+        """
         file = self.folder / "training.safetensors"
         optimizer = _optimizer(self.head, self.recipe.training)
         counters: dict[str, float] = {"batch": 0, "seconds": 0.0}
@@ -112,10 +119,13 @@ class HeadTrainer:
             if now - measured > every or number == done:
                 measured = now
                 self._measure(number, share, loss, chains, steps)
-            if now - saved > _SAVED_SECONDS:
+            stops = self.stop is not None and self.stop.asked
+            if stops or now - saved > _SAVED_SECONDS:
                 saved = now
                 state = {"batch": number + 1, "seconds": clock.seconds}
                 save_checkpoint(file, {"head": self.head}, {"adam": optimizer}, state)
+            if stops:
+                raise TrainingStopped(f"the head is saved after {number + 1} batches")
         state = {"batch": 1 << 40, "seconds": clock.seconds}
         save_checkpoint(file, {"head": self.head}, {"adam": optimizer}, state)
         self._measure(-1, 1.0, 0.0, 0, 0)

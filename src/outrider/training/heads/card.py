@@ -1,0 +1,42 @@
+"""The card of a trained head."""
+
+from collections.abc import Sequence
+
+from outrider.training.heads.config import HeadRecipe
+from outrider.training.heads.judge import Judged
+
+
+def head_card(
+    recipe: HeadRecipe, *, parameters: int, tokens: int, texts: int, judged: Judged | None
+) -> str:
+    """Write the card as Markdown.
+
+    Args:
+        recipe: the options of the run.
+        parameters: number of weights of the head.
+        tokens: number of answer tokens that it was trained on.
+        texts: number of answers.
+        judged: what it achieves; None before it is measured.
+    """
+    lines = [
+        f"# {recipe.name}",
+        "",
+        f"A draft head of kind `{recipe.kind}` for `{recipe.target}`, with "
+        f"{parameters / 1e6:.1f} million weights and a draft vocabulary of {recipe.draft_vocab} "
+        "tokens. It reads hidden states of its target and drafts its next tokens; the text of the "
+        "target does not change. Made with `outrider train head`.",
+        "",
+        f"Trained on {tokens:,} tokens of {texts:,} answers that the target itself wrote, at "
+        f"temperatures {_listed(recipe.answers.temperatures)}, to prompts from:",
+        "",
+        "| prompts | share | licence of the records |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {one.name} | {one.share:g} | {one.licence} |" for one in recipe.prompts]
+    if judged is not None:
+        lines += ["", f"On {judged.prompts} other prompts, {judged.summary}."]
+    return "\n".join([*lines, ""])
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return " and ".join(f"{number:g}" for number in numbers)

@@ -1,0 +1,162 @@
+"""`outrider train head`: answers of the target, the head, its files, and what it achieves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from outrider.core.errors import OptionError, writing
+from outrider.engine.options import is_family
+from outrider.models.checkpoints.opening import open_checkpoint
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.heads.formats.head_file import Verifier
+from outrider.models.heads.formats.writing import write_head
+from outrider.models.loading import load_model
+from outrider.models.sources.families import family
+from outrider.models.sources.finding import local_folder
+from outrider.training.core.config import read_table
+from outrider.training.core.loop import StopSignal
+from outrider.training.core.state import only_run
+from outrider.training.heads.answers import Recorder, read_numbers, record
+from outrider.training.heads.card import head_card
+from outrider.training.heads.config import HeadRecipe
+from outrider.training.heads.data import RecordedTexts
+from outrider.training.heads.judge import Judged, judge
+from outrider.training.heads.prompts import TrainingPrompt, training_prompts
+from outrider.training.heads.run import HeadTrainer
+from outrider.training.heads.start import Teacher
+
+_STEPS = 5
+"""Steps of a chain for which hints are looked up, and which are measured."""
+_JUDGED = 24
+"""Prompts on which the finished head is measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRun:
+    """One run of a recipe.
+
+    Attributes:
+        recipe: the options.
+        source: folder or file of the target.
+        data: folder of the data sets.
+        folder: folder of the run.
+        stop: whether it should stop.
+        report: called with lines about the progress.
+    """
+
+    recipe: HeadRecipe
+    source: Path
+    data: Path
+    folder: Path
+    stop: StopSignal
+    report: Callable[[str], None]
+
+    def record(self, states: tuple[int, ...]) -> None:
+        """Write the answers that are still missing, with hidden states of the target."""
+        settings = self.recipe.answers
+        target = load_model(self.source)
+        recorder = Recorder.of(target, Tokenizer.load(self.source), states, settings)
+        prompts = training_prompts(self.recipe.prompts, self.data, settings.seed)
+        record(recorder, prompts, self.texts, self.report, self.stop)
+
+    @property
+    def texts(self) -> Path:
+        """The folder of the recorded texts."""
+        return self.folder / "texts"
+
+    @property
+    def files(self) -> Path:
+        """The folder of the finished head."""
+        return self.folder / self.recipe.name
+
+    def unseen(self) -> list[TrainingPrompt]:
+        """Return prompts after those of the recorded texts."""
+        files = sorted(self.texts.glob("texts-*.safetensors"))
+        last = max(number for file in files for number in read_numbers(file))
+        prompts = training_prompts(self.recipe.prompts, self.data, self.recipe.answers.seed)
+        return list(islice(prompts, last + 1, last + 1 + _JUDGED))
+
+    def write(self, trainer: HeadTrainer, judged: Judged | None) -> None:
+        """Write the files of the head."""
+        places = trainer.training
+        card = head_card(
+            self.recipe,
+            parameters=sum(part.numel() for part in trainer.head.parameters()),
+            tokens=sum(place.starts for place in places),
+            texts=len(places),
+            judged=judged,
+        )
+        checkpoint = open_checkpoint(self.source)
+        verifier = Verifier(
+            name_or_path=self.recipe.target,
+            architectures=tuple(checkpoint.config.get("architectures") or ()),
+            tokenizer=Tokenizer.load(self.source).fingerprint,
+        )
+        write_head(
+            self.files,
+            trainer.config,
+            trainer.tensors(),
+            verifier,
+            int8=self.recipe.kind == "hinted",
+            card=card,
+            trained=None if judged is None else judged.to_dict(),
+            rotary=checkpoint.config,
+        )
+
+
+def train_head(
+    config: Path,
+    *,
+    data: Path | None = None,
+    out: Path | None = None,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Train the head that a TOML file describes; return the folder of its files.
+
+    Each part continues where an interrupted run stopped.
+
+    Args:
+        config: the TOML file (`HeadRecipe`).
+        data: folder of the data sets; None: the one in the file.
+        out: folder of the run; None: the one in the file.
+        report: called with lines about the progress.
+
+    Raises:
+        OptionError: faulty settings, or no data.
+        TrainingStopped: after SIGTERM or SIGINT.
+    """
+    recipe = read_table(config, HeadRecipe)
+    place, folder = data or Path(recipe.data), out or Path(recipe.out)
+    if not place.is_dir():
+        raise OptionError(f"no data directory at {place}", hint="Give it with --data DIR")
+    source = family(recipe.target)["target"] if is_family(recipe.target) else recipe.target
+    teacher = Teacher.of(open_checkpoint(local_folder(source)))
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with StopSignal() as stop, only_run(folder):
+        run = HeadRun(
+            recipe=recipe,
+            source=local_folder(source),
+            data=place,
+            folder=folder,
+            stop=stop,
+            report=report,
+        )
+        run.record(recipe.numbers(teacher.config.num_layers))
+        texts = RecordedTexts(
+            run.texts, teacher.config.vocab_size, _STEPS, hints=recipe.training.hints
+        )
+        trainer = HeadTrainer(recipe, teacher, texts, folder, report, stop)
+        trainer.run()
+        run.write(trainer, None)
+        judged = judge(
+            run.source, run.files, recipe.kind, run.unseen(), recipe.answers.temperatures
+        )
+        run.write(trainer, judged)
+    report(f"head: {run.files}; {judged.summary}")
+    return run.files
