@@ -40,7 +40,11 @@ def expected(text: list[int], before: int, token: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@given(text=texts, cuts=st.lists(st.integers(0, 40), max_size=4), pair=st.tuples(*[st.integers(0, VOCAB - 1)] * 2))
+@given(
+    text=texts,
+    cuts=st.lists(st.integers(0, 40), max_size=4),
+    pair=st.tuples(*[st.integers(0, VOCAB - 1)] * 2),
+)
 def test_hints_are_those_of_the_definition(
     source: Any, text: list[int], cuts: list[int], pair: tuple[int, int]
 ) -> None:

@@ -53,7 +53,11 @@ def test_compiled_equals_readable(pair: tuple[Rig, Rig]) -> None:
     native, readable = pair
     close(tree_rows(native), tree_rows(readable), EXACT)
     chain = (5, 9, 1, 40)
-    close(native.rows(native.follows(TEXT), chain), readable.rows(readable.follows(TEXT), chain), EXACT)
+    close(
+        native.rows(native.follows(TEXT), chain),
+        readable.rows(readable.follows(TEXT), chain),
+        EXACT,
+    )
 
 
 def test_the_comparison_notices_a_changed_weight(pair: tuple[Rig, Rig]) -> None:

@@ -91,6 +91,11 @@ class HeadRecipe:
     def __post_init__(self) -> None:
         if self.kind not in (HeadKind.HINTED, HeadKind.EAGLE3):
             raise OptionError(f"kind is {self.kind!r}", hint="Give hinted or eagle3")
+        if self.kind == HeadKind.EAGLE3 and len(self.states) == 1:
+            raise OptionError(
+                f"states are {self.states[0]:g} only, and an EAGLE-3 head does not fuse the last one",
+                hint="Give at least one more, before it",
+            )
 
     def numbers(self, num_layers: int) -> tuple[int, ...]:
         """Return the numbers of the states for a target of so many layers."""

@@ -117,6 +117,8 @@ def fresh_head(
         if name not in ("ids", "successors")
     }
     tensors["ids"] = torch.from_numpy(ids)
+    if kind is HeadKind.EAGLE3:
+        tensors["fc_norm.weight"] = torch.ones(config.optional()["fc_norm.weight"])
     if kind is HeadKind.HINTED:
         tensors["successors"] = torch.from_numpy(successors.astype(np.int32))
     return config, tensors
