@@ -74,8 +74,8 @@ def given(family: Family, one: DrafterMethod) -> Given:
 
 
 def named(family: Family) -> dict[str, Callable[[], Drafter]]:
-    """Every drafter of the catalogue but those of the target's layers and hidden states: tables have
-    none (`tests/exactness/test_self_speculation.py` and `test_heads.py`)."""
+    """Every drafter of the catalogue but those that read layers or hidden states of the target:
+    tables have none (`tests/exactness/test_self_speculation.py` and `test_heads.py`)."""
 
     def maker(one: DrafterMethod) -> Callable[[], Drafter]:
         asked = Expression.parse(one.example)

@@ -187,7 +187,7 @@ def test_the_check_sees_a_stale_row(rig: Rig) -> None:
         check(rig, cache)
 
 
-# -- what can be read, and when ---------------------------------------------------------------------
+# -- what can be read, and when ------------------------------------------------------------------
 
 
 def test_a_prompt_of_one_token_waits_for_the_second(rig: Rig) -> None:

@@ -1,5 +1,6 @@
 """Hints: what followed the last tokens of a text, in dictionaries and compiled."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_hints_are_those_of_the_definition(
 ) -> None:
     hints, found = source(TABLE), []
     places = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
-    for first, last in zip(places, places[1:], strict=False):
+    for first, last in pairwise(places):
         rows = hints.extend(as_ids(text[first:last]), text[:first])
         found += [(int(hint), int(level)) for hint, level in zip(*rows, strict=True)]
     for place, hint in enumerate(found):
@@ -121,7 +122,7 @@ def test_texts_do_not_run_into_each_other() -> None:
 def test_counts_are_those_of_the_definition(seen: list[list[int]]) -> None:
     table = count_successors([as_ids(text) for text in seen], VOCAB)
     for token in range(VOCAB):
-        after = [b for text in seen for a, b in zip(text, text[1:], strict=False) if a == token]
+        after = [b for text in seen for a, b in pairwise(text) if a == token]
         counts = [after.count(other) for other in range(VOCAB)]
         if after:
             assert counts[table[token]] == max(counts)

@@ -136,7 +136,7 @@ def test_frequent_tokens_ascend(recorded: Path) -> None:
     assert min(counts[ids]) >= max(np.delete(counts, ids))
 
 
-# -- the start --------------------------------------------------------------------------------------
+# -- the start ----------------------------------------------------------------------------------
 
 
 def synthetic(folder: Path, states: Sequence[Tensor] | None = None) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 from outrider.core.types import as_ids
 from outrider.models.heads.model import successors_of
 from outrider.models.llama.rope import RotaryTable
-from outrider.protocols import Segment
 from outrider.training.heads import unroll as unrolling
 from outrider.training.heads.data import text_hints
 from outrider.training.heads.unroll import Texts, unroll
@@ -104,7 +103,7 @@ class LateRotary(RotaryTable):
     """Later steps rotate as the step before."""
 
     def at(self, positions: Tensor, bound: int) -> tuple[Tensor, Tensor]:
-        return super().at(positions - (positions.dim() > 1), bound)
+        return super().at(positions - int(positions.dim() > 1), bound)
 
 
 def late_rotary(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ class HeadRecipe:
             raise OptionError(f"kind is {self.kind!r}", hint="Give hinted or eagle3")
         if self.kind == HeadKind.EAGLE3 and len(self.states) == 1:
             raise OptionError(
-                f"states are {self.states[0]:g} only, and an EAGLE-3 head does not fuse the last one",
+                f"states are {self.states[0]:g} only, and an EAGLE-3 head leaves out the last one",
                 hint="Give at least one more, before it",
             )
 
