@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from outrider.core.errors import OptionError, StrategyError
+from outrider.core.errors import OptionError, OutriderError, StrategyError
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.heads.config import HeadKind
@@ -196,6 +196,20 @@ def test_a_fresh_head_has_the_shapes_of_its_file(source: Path, random: bool) -> 
             tensors["layers.0.mlp.up_proj.weight"], teacher.layer["layers.0.mlp.up_proj.weight"]
         )
         assert own is not random
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("granite", {"logits_scaling": 2.0}), ("gemma2", {}), ("mistral", {"sliding_window": 3})],
+)
+def test_a_target_whose_layer_no_head_can_have(
+    tmp_path: Path, kind: str, options: dict[str, Any]
+) -> None:
+    """It is refused before answers are written, not after training."""
+    target = make_checkpoint(tmp_path, kind, **options)
+    with pytest.raises(OutriderError) as error:
+        Teacher.of(open_checkpoint(target))
+    assert "which heads do not support" in line(error) or "cannot be written" in line(error)
 
 
 # -- training -----------------------------------------------------------------------------------
