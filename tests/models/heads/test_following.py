@@ -110,7 +110,7 @@ class Walk(RuleBasedStateMachine):
             self.cache.commit(as_ids(self.ahead[:count]))
             self.ahead = self.ahead[count:]
         assert self.cache.ready == (len(self.text) > 1 and self.source.length == len(self.text) - 1)
-        return self.cache.ready and self.cache.remaining > 8
+        return self.cache.ready and self.cache.remaining > 8 and self.cache.num_speculative < 4
 
     # -- what the target does -------------------------------------------------------------------
 
