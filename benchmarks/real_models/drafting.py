@@ -1,6 +1,8 @@
-"""Free drafters beside undrafted decoding on a real model, by category of Spec-Bench.
+"""Drafters beside undrafted decoding on a real model, by category of Spec-Bench.
 
     python -m benchmarks.real_models.drafting MODEL --prompts question.jsonl.zst
+    python -m benchmarks.real_models.drafting MODEL --prompts question.jsonl.zst --head FOLDER \
+        --drafters none auto free hinted "fallback(suffix,hinted)" "tree(eagle2)"
 
 Every prompt is answered by each drafter in turn, in another order each time, and the answers must
 be equal. Each setting has its own generator, since some drafters remember earlier answers. All of
@@ -29,6 +31,8 @@ from outrider import Generator, load
 DRAFTERS = ("none", "auto", "suffix", "lookup", "sam", "recycling")
 PLAIN = "none"
 COMBINED = "auto"
+FREE = "free"
+HEADS = ("hinted", "eagle3", "model", "tree")
 
 Line = dict[str, Any]
 
@@ -57,11 +61,23 @@ def measure(given: argparse.Namespace) -> None:
                     continue
                 own = name, temperature
                 if own not in loaded:
-                    shared = plain.strategy.target
-                    loaded[own] = load(shared, drafter=name, tokenizer=given.model)
+                    loaded[own] = beside(plain, name, given)
                 line |= answer(loaded[own], text, temperature, given.max_new_tokens)
                 with given.out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
+
+
+def beside(plain: Generator, name: str, given: argparse.Namespace) -> Generator:
+    """Return a generator for a drafter, over the weights of `plain`.
+
+    `free` is the automatic choice without the head; a drafter in whose name a kind of head occurs,
+    and `auto`, have the head.
+    """
+    target, own = plain.strategy.target, {"tokenizer": given.model}
+    if name == FREE:
+        return load(target, drafter=COMBINED, draft="none", **own)
+    reads = name == COMBINED or any(kind in name for kind in HEADS)
+    return load(target, drafter=name, draft=given.head if reads else "none", **own)
 
 
 def answer(generator: Generator, text: str, temperature: float, tokens: int) -> Line:
@@ -187,6 +203,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/drafting.jsonl"))
     parser.add_argument("--drafters", nargs="+", default=list(DRAFTERS))
+    parser.add_argument("--head", type=Path, help="the draft head; default: the one that ships")
     parser.add_argument("--of-each", type=int, default=20)
     parser.add_argument("--characters", type=int, default=3000)
     parser.add_argument("--max-new-tokens", type=int, default=96)

@@ -14,7 +14,7 @@ from outrider.constraints.examiners import BrokenError, Examiners, TooSlowError
 from outrider.constraints.grammars import KEPT, Grammars
 from outrider.core.errors import OptionError, OutriderError
 from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.sampling.constraint import Constraint
+from outrider.sampling.constraint import Constraint, Gate
 from tests.constraints.test_walk import generator
 from tests.server.constraints.cases import HOSTILE
 
@@ -91,6 +91,9 @@ def test_the_oldest_grammars_are_dropped() -> None:
     grammars.of(asked[2])
     assert [grammars.knows(one) for one in asked] == [True, False, True, False]
     assert grammars.of(asked[0]) is kept
+    gated = asked[3].within(Gate(open="x" * 128))  # it may have a mask for each byte of that
+    grammars.of(gated)
+    assert [grammars.knows(one) for one in (*asked[:3], gated)] == [False, False, False, True]
     for _ in range(2):  # what was refused is not left behind
         with pytest.raises(OptionError, match="the regex constraint is refused"):
             grammars.of(Constraint.regex("("))

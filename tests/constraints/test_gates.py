@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from outrider.constraints.gates import GateGrammar, TokenBytes
 from outrider.constraints.grammars import Grammars
 from outrider.constraints.validation import validated
-from outrider.core.errors import OptionError
+from outrider.core.errors import GrammarError, OptionError
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.sampling.constraint import Constraint, Gate
 from outrider.sampling.walk import Allowed, Walk
@@ -151,6 +151,35 @@ def test_a_moved_matcher_is_a_new_one(name: str, texts: list[list[int]]) -> None
         walk = walk.fork()
 
 
+@dataclass
+class Limited(Finite):
+    """A grammar whose engine reaches a limit behind the letter b."""
+
+    def begin(self) -> "LimitedMatcher":
+        return LimitedMatcher(self)
+
+
+class LimitedMatcher(FiniteMatcher):
+    def advance(self, tokens: Sequence[int]) -> int:
+        if 2 in self.read:
+            raise GrammarError("the grammar cannot be followed")
+        return super().advance(tokens)
+
+
+def test_a_draft_that_fails_does_not_move_the_walk() -> None:
+    """Part of the draft was read when the grammar fails; the text before is as it was."""
+    grammar = GateGrammar(Limited((b"aba", b"baa")), Gate(open="<>"), WORDS)
+    walk = Walk(grammar.begin())
+    for text, draft in (([1, 3], [4, 1, 2, 1]), ([1], [3, 4, 1, 2, 1]), ([3, 4], [1, 2, 1])):
+        for ask in (partial(walk.admits, text, draft), partial(walk.after, [*text, *draft])):
+            with pytest.raises(GrammarError):
+                ask()
+            ours, new = walk.after(text), Walk(grammar.begin()).after(text)
+            assert ours is not None and new is not None
+            assert ours.tokens.tolist() == new.tokens.tolist()
+            assert ours.accepting == new.accepting
+
+
 def test_free_text_costs_no_mask() -> None:
     """One array for all places where no token can complete the opening text wrongly."""
     matcher = GRAMMARS["to the end"].begin()
@@ -263,8 +292,26 @@ def test_bytes_behind_the_opening_text_are_read_by_the_grammar() -> None:
         assert allowed[token] == (set(own.texts[token][2:]) <= set(b"abcde"))
 
 
+def test_a_byte_of_no_text_ends_the_opening_text() -> None:
+    """The byte 255 is a token of vocabularies of bytes, and llguidance gives it no bytes."""
+    grammar = grammars().of(Constraint.regex("[0-9]+").within(Gate(open="<call>")))
+    odd = token_bytes(grammars()).index(b"\xff")
+    for between, free in (([odd], True), ([], False)):
+        matcher = grammar.begin()
+        ids = [*tokens_of("<ca"), *between, *tokens_of("ll>")]
+        assert matcher.advance(ids) == len(ids)
+        assert (matcher.admits(tokens_of("x")) == 1) == free
+
+
+def test_bytes_of_tokens_are_those_of_their_texts() -> None:
+    """Also of tokens that are parts of a character."""
+    known = token_bytes(grammars())
+    for text in ("Hello  you,\n\n\t1,000 {x}", "Köln 東京 🙂", "<|user|>"):
+        assert b"".join(known[token] for token in tokenizer().encode(text)) == text.encode()
+
+
 def token_bytes(known: Grammars) -> tuple[bytes, ...]:
-    return known._words.texts  # pyright: ignore[reportPrivateUsage]
+    return known._token_bytes().texts  # pyright: ignore[reportPrivateUsage]
 
 
 def test_texts_are_spelled_by_other_tokens() -> None:

@@ -49,6 +49,7 @@ def test_what_is_within_the_limits_passes(schema: dict[str, Any]) -> None:
             "the JSON schema has too many properties. At most 3 are read",
         ),
         ({"items": {"minItems": 11}}, "minItems of the JSON schema is 11. Give at most 10"),
+        ({"minItems": 10**330}, "minItems of the JSON schema is a whole number of more than 60"),
         ({"minLength": 1e30}, "minLength of the JSON schema is 1e+30. Give at most 10"),
         (
             {"items": [{"$ref": f"{ELSEWHERE}#/c"}]},

@@ -13,7 +13,7 @@ from outrider.engine.load import load
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.sampling.constraint import Constraint
 from outrider.sampling.walk import Walk
-from tests.constraints.automaton import BRANCHING
+from tests.constraints.automaton import BRANCHING, SPELLED, VOCAB, AutomatonMatcher
 
 TEXTS = st.lists(st.integers(0, 6), max_size=9)
 SCHEMA = {
@@ -60,6 +60,33 @@ def test_a_moved_walk_answers_as_a_new_one(texts: list[list[int]]) -> None:
             )
         assert walk.forced(text) == Walk(BRANCHING.begin()).forced(text)
         assert walk.admits(text, [1, 5, 6]) == Walk(BRANCHING.begin()).admits(text, [1, 5, 6])
+
+
+class Counting(AutomatonMatcher):
+    """A matcher that counts how often it looks for forced tokens."""
+
+    asked = 0
+
+    def forced(self) -> list[int]:
+        self.asked += 1
+        return super().forced()
+
+
+@given(st.lists(TEXTS, max_size=12))
+def test_forced_tokens_are_looked_for_once_at_a_place(texts: list[list[int]]) -> None:
+    """What was found at another place is not taken for this one, in a fork neither."""
+    matcher = Counting(SPELLED)
+    walk = Walk(matcher)
+    for text in texts:
+        before, wanted = matcher.asked, Walk(SPELLED.begin()).forced(text)
+        for token in range(1, VOCAB):
+            fresh = Walk(SPELLED.begin())
+            assert walk.allows(text, token) == fresh.allows(text, token), (text, token)
+        found = walk.forced(text)
+        assert found == wanted == walk.fork().forced(text)
+        found.append(0)
+        assert walk.forced(text) == wanted
+        assert matcher.asked <= before + 1
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)

@@ -1,4 +1,7 @@
-"""xgrammar as the engine: used where it is named, and its texts are checked."""
+"""xgrammar as the engine: used where it is named, and its texts are checked.
+
+It is installed with: pip install xgrammar
+"""
 
 import json
 import sys
@@ -16,6 +19,7 @@ SCHEMA = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
+INSTALL = "xgrammar is not installed: pip install xgrammar"
 PERSON = Constraint.json_schema(SCHEMA).by("xgrammar")
 
 
@@ -37,7 +41,7 @@ def test_it_enforces_no_schema_as_a_whole() -> None:
 
 
 def test_drafted_equals_undrafted() -> None:
-    pytest.importorskip("xgrammar")
+    pytest.importorskip("xgrammar", reason=INSTALL)
     drafted = outrider.load("tiny", drafter="auto")
     plain = outrider.load("tiny", drafter="none")
     for seed in range(6):
@@ -50,7 +54,7 @@ def test_drafted_equals_undrafted() -> None:
 
 
 def test_what_it_does_not_read_is_refused() -> None:
-    pytest.importorskip("xgrammar")
+    pytest.importorskip("xgrammar", reason=INSTALL)
     gen = outrider.load("tiny", drafter="none")
     with pytest.raises(OptionError, match="xgrammar does not read this constraint"):
         gen.generate("x", constraint=Constraint.choice(["a", "b"]).by("xgrammar"))

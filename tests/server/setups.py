@@ -5,7 +5,7 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +33,9 @@ LONG: dict[str, Any] = {
     "ignore_eos": True,
     "seed": 1,
 }
+
+Writes = Callable[..., None]
+"""Lets the model write given pieces of text: `writes("Hello", " you")`."""
 
 
 @dataclass(slots=True)

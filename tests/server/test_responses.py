@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from outrider.engine.generator import Generator
-from tests.server.setups import CHAT, HELLO, Running
+from tests.server.setups import CHAT, HELLO, Running, Writes
 
 BASE: dict[str, Any] = {"model": "tiny", "input": "Hello", "max_output_tokens": 12}
 SEED = {"extra_body": {"seed": 3}}
@@ -65,30 +65,14 @@ def test_logprobs(client: openai.OpenAI) -> None:
     assert all(len(one.top_logprobs) == 2 for one in part.logprobs)  # pyright: ignore
 
 
-def test_calls_are_items(
-    served: Running, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The model is too small to call functions, so its text is replaced."""
-    from outrider.server.answers.sample import Sample
-
-    real = Sample.add
+def test_calls_are_items(served: Running, client: openai.OpenAI, writes: Writes) -> None:
     text = 'I look. <tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
-
-    def install() -> None:
-        texts = iter([text])
-
-        def add(self: Sample, event: Any, stop: Any = None) -> str:
-            real(self, event, stop)
-            return next(texts, "")
-
-        monkeypatch.setattr(Sample, "add", add)
-
     tool = {"type": "function", "name": "f", "parameters": {"type": "object"}}
-    install()
+    writes(text)
     answer = client.responses.create(**BASE, tools=[tool])  # pyright: ignore
     assert [item.type for item in answer.output] == ["message", "function_call"]
     assert answer.output[1].arguments == '{"a": 1}'  # pyright: ignore
-    install()
+    writes(text)
     events = list(client.responses.create(**BASE, tools=[tool], stream=True))  # pyright: ignore
     names = [event.type for event in events]
     assert "response.function_call_arguments.delta" in names

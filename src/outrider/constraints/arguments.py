@@ -18,7 +18,8 @@ _SAID = ("title", "description", "default", "examples", "deprecated", "$schema",
 """Keywords that restrict nothing."""
 _FIELDS = ("type", "properties", "required", "additionalProperties", "$defs", "definitions")
 _DEFINITIONS = ("$defs", "definitions")
-_OF_TEXT = ("type", "enum", "const", "minLength", "maxLength", "nullable", "$ref")
+_LENGTHS = ("minLength", "maxLength")
+_OF_TEXT = ("type", "enum", "const", "nullable", *_LENGTHS)
 
 _VALUE_END = "</parameter>"
 
@@ -69,7 +70,7 @@ def tags_of(writing: Writing, name: str, tool: str, schema: Schema, strict: bool
 
     Raises:
         OptionError: the schema restricts the object as a whole, or a text by more than its length
-            or a list.
+            or a list, or says elsewhere what a text may be.
     """
     terms: list[str] = []
     for at, (key, value, needed) in enumerate(_fields(tool, schema, strict)):
@@ -80,17 +81,33 @@ def tags_of(writing: Writing, name: str, tool: str, schema: Schema, strict: bool
             writing.add(own, f'"\\n" {name}_j{at} {quoted(chr(10) + _VALUE_END)}')
             writing.add(f"{name}_j{at}", _json(value, strict))
         else:
-            _text(writing, own, tool, referred_or(value, schema), strict)
+            _text(writing, own, tool, _resolved(tool, value, schema, strict), strict)
         term = f"{quoted(f'<parameter={key}>')} {own} " + '"\\n"'
         terms.append(term if needed else f"({term})?")
     writing.names.add(name)
     writing.add(name, " ".join(terms) or '""')
 
 
-def referred_or(value: Schema, root: Schema) -> Schema:
-    """Return the part of a schema to which a value refers, or the value."""
-    found = referred(value.get("$ref"), root)
-    return found if isinstance(found, Mapping) else value
+def _resolved(tool: str, value: Schema, root: Schema, strict: bool) -> Schema:
+    """Return the part of a schema to which a value refers, also over other references, or the
+    value.
+
+    Raises:
+        OptionError: it is to be followed, and refers to nothing, or is restricted beside that.
+    """
+    seen = set[str]()
+    while isinstance(place := value.get("$ref"), str):
+        beside = [k for k in value if k not in ("$ref", *_SAID, *_DEFINITIONS)]
+        if strict and beside:
+            raise _unwritable(tool, f"the keyword {beside[0]!r} beside $ref")
+        found = {} if (part := referred(place, root)) is True else part
+        if not isinstance(found, Mapping) or place in seen:
+            if strict:
+                raise _unwritable(tool, f"the reference {place!r:.80}")
+            return value
+        seen.add(place)
+        value = found
+    return value
 
 
 def _object(schema: Schema) -> Schema:
@@ -156,14 +173,20 @@ def _text(writing: Writing, name: str, tool: str, schema: Schema, strict: bool) 
     """Add the rule of a text between line breaks, up to the end tag."""
     given = schema.get("enum", [schema["const"]] if "const" in schema else None)
     texts = [one for one in given if isinstance(one, str)] if isinstance(given, list) else []
+    other = [k for k in schema if k not in (*_OF_TEXT, *_SAID, *_DEFINITIONS)]
+    if given is not None:  # the list alone is written
+        beside = (*_LENGTHS, "const") if "enum" in schema else _LENGTHS
+        other += [key for key in beside if key in schema]
+    if strict and other:
+        raise _unwritable(tool, f"the keyword {other[0]!r} of a text")
     if texts and not any(_VALUE_END in text for text in texts):
         ends = f"\n{_VALUE_END}"
         writing.add(name, " | ".join(quoted(f"\n{text}{ends}") for text in texts))
         return
-    other = [k for k in schema if k not in (*_OF_TEXT, *_SAID, *_DEFINITIONS)]
-    if strict and (other or texts):
-        raise _unwritable(tool, f"the keyword {other[0] if other else 'enum'!r} of a text")
-    least, most = schema.get("minLength", 0), schema.get("maxLength")
+    if strict and given is not None:
+        raise _unwritable(tool, "the keyword 'enum' of a text")
+    least, most = (_whole(schema.get(key)) for key in _LENGTHS)
+    least = 0 if least is None else least
     if not isinstance(least, int) or not isinstance(most, int | None) or other:
         least, most = 0, None
     size = f"{{{least},{'' if most is None else most}}}" if least or most is not None else "*"
@@ -174,6 +197,11 @@ def _text(writing: Writing, name: str, tool: str, schema: Schema, strict: bool) 
         writing.add(f"{name.upper()}_BODY", f"{body} & ~{name.upper()}_NONE")
         body = f"{name.upper()}_BODY"
     writing.add(f"{name}[suffix={quoted(_VALUE_END)}]", body)
+
+
+def _whole(value: JsonValue) -> JsonValue:
+    """Return 5 for 5.0, which is an integer in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _check_name(tool: str, name: str) -> None:

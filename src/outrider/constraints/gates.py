@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from outrider.core.errors import GrammarError
 from outrider.sampling.constraint import Gate
 from outrider.sampling.walk import Allowed, Grammar, Matcher
 
@@ -181,7 +182,12 @@ class GateMatcher:
     def advance(self, tokens: Sequence[int]) -> int:
         """See `Matcher.advance`."""
         for count, token in enumerate(tokens):
-            if (step := self._after(int(token))) is None:
+            try:
+                step = self._after(int(token))
+            except GrammarError:  # nothing has moved then, as in other matchers
+                self.retreat(count)
+                raise
+            if step is None:
                 return count
             self._steps.append(step)
         return len(tokens)

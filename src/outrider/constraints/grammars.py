@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from outrider.constraints.gates import GateGrammar, TokenBytes
 from outrider.constraints.limits import GrammarLimits
+from outrider.constraints.token_texts import TokenTexts
 from outrider.constraints.validation import validator_of
 from outrider.core.errors import OptionError
 from outrider.models.checkpoints.tokenizer import Tokenizer
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from outrider.constraints.xgrammar_engine import XGrammarEngine
 
 KEPT = 256 << 20
-"""Bytes of compiled grammars that are kept, as `_estimated`."""
+"""Bytes of compiled grammars that are kept, as `Grammars._estimated`."""
 _EACH, _PER_BYTE = 1 << 18, 64
 """Bytes of a compiled grammar: those of any, and for each byte of its source."""
 
@@ -139,9 +140,16 @@ class Grammars:
         shelf = self._shelf
         with shelf.lock:
             shelf.kept[constraint] = grammar
-            shelf.bytes += _estimated(constraint)
+            shelf.bytes += self._estimated(constraint)
             while shelf.bytes > self._most and len(shelf.kept) > 1:
-                shelf.bytes -= _estimated(shelf.kept.popitem(last=False)[0])
+                shelf.bytes -= self._estimated(shelf.kept.popitem(last=False)[0])
+
+    def _estimated(self, constraint: Constraint) -> int:
+        """Return about how many bytes a compiled grammar has; in front of a gate at most a mask for
+        each byte of the opening text, and that of free text."""
+        gate = constraint.gate
+        masks = 0 if gate is None else len(gate.open.encode()) + 1
+        return _EACH + _PER_BYTE * len(constraint.source) + masks * self._size
 
     def _llguidance(self, constraint: Constraint) -> Grammar:
         from outrider.constraints.guidance_engine import compile_grammar
@@ -157,10 +165,10 @@ class Grammars:
         return self._other.compile(constraint)
 
     def _token_bytes(self) -> TokenBytes:
-        vocabulary = self._vocabulary
         with self._reading:
             if self._words is None:
-                texts = [vocabulary.decode_bytes([token]) for token in range(self._size)]
+                bytes_of = TokenTexts(self._tokenizer).bytes_of
+                texts = [bytes_of(token) for token in range(self._size)]
                 special = tuple(self._tokenizer.special_texts)
                 self._words = TokenBytes(texts, special, self._ends)
             return self._words
@@ -173,8 +181,3 @@ class Grammars:
             if self._read is None:
                 self._read = vocabulary_of(self._tokenizer.definition, self._ends, self._size)
             return self._read
-
-
-def _estimated(constraint: Constraint) -> int:
-    """Return about how many bytes a compiled grammar has."""
-    return _EACH + _PER_BYTE * len(constraint.source)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from outrider.constraints.json_schema import parts_of
+from outrider.core.checks import shown
 from outrider.core.errors import OptionError
 from outrider.core.values import JsonValue
 from outrider.sampling.constraint import Constraint
@@ -51,7 +52,9 @@ class GrammarLimits:
             try:
                 schema = json.loads(constraint.source)
             except (ValueError, RecursionError) as error:
-                raise OptionError(f"the JSON schema is no JSON: {error}") from None
+                raise OptionError(
+                    f"the JSON schema is no JSON: {error}", hint="Give an object of JSON"
+                ) from None
             self._check_schema(schema)
 
     def _check_schema(self, schema: JsonValue) -> None:
@@ -85,7 +88,8 @@ class GrammarLimits:
             number = part.get(name)
             if isinstance(number, int | float) and number > self.count:
                 raise OptionError(
-                    f"{name} of the JSON schema is {number:g}", hint=f"Give at most {self.count}"
+                    f"{name} of the JSON schema is {shown(number)}",
+                    hint=f"Give at most {self.count}",
                 )
 
 

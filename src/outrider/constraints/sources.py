@@ -51,8 +51,7 @@ def check_grammar(constraint: Source) -> None:
     Raises:
         OptionError: as `compile_grammar`.
     """
-    if reason := LLMatcher.validate_grammar(engine_source(constraint)):
-        raise refused(constraint, reason)
+    _validate(constraint, engine_source(constraint))
 
 
 def try_grammar(constraint: Source, vocabulary: LLTokenizer, ends: Sequence[int]) -> None:
@@ -62,8 +61,9 @@ def try_grammar(constraint: Source, vocabulary: LLTokenizer, ends: Sequence[int]
     Raises:
         OptionError: as `compile_grammar`, or no text can be begun.
     """
-    check_grammar(constraint)
-    matcher = matcher_of(constraint, vocabulary)
+    source = engine_source(constraint)
+    _validate(constraint, source)
+    matcher = _compiled(constraint, source, vocabulary)
     mask = matcher.compute_bitmask()
     reason = matcher.get_error()
     begins = () if reason else _some(mask, vocabulary.vocab_size, frozenset(ends))
@@ -103,6 +103,17 @@ def matcher_of(constraint: Source, vocabulary: LLTokenizer, close: str | None = 
     source = engine_source(constraint)
     if close is not None:
         source = _closed(source, close)
+    return _compiled(constraint, source, vocabulary)
+
+
+def _validate(constraint: Source, source: str) -> None:
+    """Check a grammar in the form that llguidance reads. Raises `OptionError`."""
+    if reason := LLMatcher.validate_grammar(source):
+        raise refused(constraint, reason)
+
+
+def _compiled(constraint: Source, source: str, vocabulary: LLTokenizer) -> LLMatcher:
+    """Compile a grammar in the form that llguidance reads. Raises `OptionError`."""
     matcher = LLMatcher(vocabulary, source, log_level=0, limits=LLParserLimits())
     if matcher.is_error():
         raise refused(constraint, matcher.get_error())

@@ -1,4 +1,4 @@
-"""The text and the exact bytes of single tokens, for log-probabilities and checkers."""
+"""The text and the exact bytes of single tokens, for log-probabilities, checkers and gates."""
 
 from functools import lru_cache
 

@@ -101,8 +101,8 @@ def required_calls(tools: Sequence[ToolSpec], setting: Setting) -> Constraint:
     Raises:
         OptionError: there are too many tools, or one cannot be written in this form.
     """
-    grammar = _Grammar(tools, setting)
-    grammar.rule("start", f"{grammar.lead()} {grammar.calls(setting.form.before)}")
+    grammar = _Grammar(tools, setting, (setting.form.middle,))
+    grammar.rule("start", f"{grammar.lead()} {grammar.calls()}")
     return grammar.constraint(behind_reasoning(setting, required=True))
 
 
@@ -113,17 +113,18 @@ def triggered_calls(tools: Sequence[ToolSpec], setting: Setting) -> Constraint:
     Raises:
         OptionError: as `required_calls`.
     """
-    form, grammar = setting.form, _Grammar(tools, setting)
+    form = setting.form
+    grammar = _Grammar(tools, setting, (form.middle, *form.also))
     if form.opens is None:
-        grammar.rule("start", f"{grammar.lead()} ({grammar.calls(form.before)} | PLAIN)")
+        grammar.rule("start", f"{grammar.lead()} ({grammar.calls()} | PLAIN)")
         grammar.rule("PLAIN", pattern(form.plain))
         return grammar.constraint(behind_reasoning(setting, required=False))
-    first = (form.before + form.begin).removeprefix(form.opens)
+    opened = (form.before + form.begin).removeprefix(form.opens)
     if form.closes is None or not setting.parallel:
-        grammar.rule("start", grammar.calls(form.before, form.opens, first))
+        grammar.rule("start", grammar.opened_calls(opened))
         return grammar.constraint(Gate(open=form.opens))
     end = form.end.removesuffix(form.closes)
-    grammar.rule("start", grammar.call(first, end))
+    grammar.rule("start", grammar.call(opened, end))
     return grammar.constraint(Gate(open=form.opens, close=form.closes, repeat=True))
 
 
@@ -137,7 +138,10 @@ def behind_reasoning(setting: Setting, *, required: bool) -> Gate | None:
 class _Grammar:
     """A Lark grammar of calls, rule by rule."""
 
-    def __init__(self, tools: Sequence[ToolSpec], setting: Setting) -> None:
+    def __init__(
+        self, tools: Sequence[ToolSpec], setting: Setting, middles: tuple[str, ...]
+    ) -> None:
+        """Begin a grammar; `middles` may stand between a name and its arguments."""
         if not tools:
             raise OptionError("there is no tool to call", hint="Give tools")
         if len(tools) > _MOST:
@@ -149,7 +153,9 @@ class _Grammar:
         self._tools, self._setting = tools, setting
         self._rules: list[str] = []
         self._writing = Writing()
-        self._middles = (setting.form.middle,)
+        self._middles = middles
+        marks = filter(None, {*setting.special.values(), *setting.ends})
+        self._marks = sorted(marks, key=len, reverse=True)
         for tool in tools:
             _check(tool)
 
@@ -179,31 +185,34 @@ class _Grammar:
         space = "" if setting.form.thought else _SPACE
         return f"({opening} {inner} {behind} {space})?"
 
-    def calls(self, before: str, opened: str = "", first: str | None = None) -> str:
-        """Return the term of calls.
+    def calls(self) -> str:
+        """Return the term of calls."""
+        form = self._setting.form
+        first = self.call(form.begin, form.end)
+        return f"{self._terms(form.before)} {first} {self._further(first)}"
 
-        Args:
-            before: what stands before the first call.
-            opened: the begin of it that was written already.
-            first: `before` and `begin` without that begin, if there is any.
-        """
+    def opened_calls(self, begin: str) -> str:
+        """Return the term of calls whose opening text is written; `begin` is left of the text
+        before the first name."""
+        form = self._setting.form
+        first, other = self.call(begin, form.end, "first"), self.call(form.begin, form.end)
+        return f"{first} {self._further(other)}"
+
+    def _further(self, call: str) -> str:
+        """Return the term of what follows the first call: other calls, and the end of all."""
         form, setting = self._setting.form, self._setting
-        if opened:
-            self._middles = (form.middle, *form.also)
-        whole = self.call(form.begin, form.end)
-        start = self.call(first or "", form.end, "first") if opened else ""
-        start = start or f"{self._terms(before)} {whole}"
         ended = any(mark in setting.ends for mark in self._split(form.end))
-        more = f"({self._terms(form.between)} {whole})*" if setting.parallel and not ended else ""
-        return f"{start} {more} {self._terms(form.after)}"
+        more = f"({self._terms(form.between)} {call})*" if setting.parallel and not ended else ""
+        return f"{more} {self._terms(form.after)}"
 
     def call(self, begin: str, end: str, rule: str = "call") -> str:
         """Return the name of a rule for one call."""
-        bodies = []
-        for at, tool in enumerate(self._tools):
-            middles = [self._terms(text) or '""' for text in self._middles]
-            middle = middles[0] if len(middles) == 1 else f"({' | '.join(middles)})"
-            bodies.append(f"{quoted(tool.name)} {middle} {self._arguments(at, tool)}")
+        middles = [self._terms(text) or '""' for text in self._middles]
+        middle = middles[0] if len(middles) == 1 else f"({' | '.join(middles)})"
+        bodies = [
+            f"{quoted(tool.name)} {middle} {self._arguments(at, tool)}"
+            for at, tool in enumerate(self._tools)
+        ]
         self.rule(rule, f"{self._terms(begin)} ({' | '.join(bodies)}) {self._terms(end)}")
         return rule
 
@@ -226,8 +235,7 @@ class _Grammar:
     def _split(self, text: str) -> Iterator[str]:
         """Yield the parts of a text: marks that are special tokens or end tokens, and the text
         between them."""
-        marks = {*self._setting.special.values(), *self._setting.ends}
-        fitting = [re.escape(m) for m in sorted(marks, key=len, reverse=True) if m and m in text]
+        fitting = [re.escape(mark) for mark in self._marks if mark in text]
         yield from filter(None, re.split(f"({'|'.join(fitting)})", text) if fitting else [text])
 
     def _terms(self, text: str) -> str:

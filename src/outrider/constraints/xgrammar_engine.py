@@ -2,6 +2,9 @@
 
 It is never used unless it is named (`Constraint.engine`, `--constraint-engine xgrammar`). Finished
 JSON is then checked (`Constraint.enforced`).
+
+Install it with `pip install xgrammar`. It is in no extra: on Linux it installs triton, which is
+larger than all that Outrider needs besides PyTorch.
 """
 
 from collections.abc import Sequence

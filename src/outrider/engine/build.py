@@ -20,6 +20,8 @@ from outrider.models.checkpoints.defaults import sampling_defaults
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.checkpoints.vocabulary import check_vocabularies
+from outrider.models.cpu.native import NativeDecoder
+from outrider.models.cpu.reduced import first_tokens, with_vocabulary
 from outrider.models.devices import resolve_device, resolve_dtype
 from outrider.models.heads.loading import HeadPair
 from outrider.models.loading import ModelSource, check_adapter, load_model, tokenizer_for
@@ -68,6 +70,8 @@ def build(
     loaded = _loaded(models, tiers, runtime, device)
     for (name, _), other, model in zip(tiers[1:], others, loaded[1:], strict=True):
         check_vocabularies(codec, other, loaded[0], model, name)
+    if models.draft_vocabulary is not None:
+        loaded[-1] = _reduced(loaded, models.draft_vocabulary)
     calibrated = speculation.thresholds.calibrated
     known = _calibrations(speculation.calibration, models.target) if calibrated else []
     pair: HeadPair | None = None
@@ -89,6 +93,24 @@ def build(
         context_length=_context_length(runtime.context_length, loaded[0]),
         selection=selection,
     )
+
+
+def _reduced(loaded: Sequence[LanguageModel], count: int) -> LanguageModel:
+    """Return the draft model with a smaller vocabulary.
+
+    Raises:
+        OptionError: there is none, or it does not run in the compiled runner.
+    """
+    draft = loaded[-1]
+    if len(loaded) < 2 or not isinstance(draft, NativeDecoder):
+        found = "there is no draft model" if len(loaded) < 2 else f"{draft.info.name} is not one"
+        raise OptionError(
+            f"draft_vocabulary is {count}, which needs a draft model that runs in the compiled "
+            f"runner for the CPU, and {found}",
+            hint="Leave out draft_vocabulary, or give draft=...",
+        )
+    ids = first_tokens(count, draft.info.vocab_size, loaded[0].info.end_ids)
+    return with_vocabulary(draft, ids)
 
 
 def _defaults(model: LanguageModel, codec: Tokenizer | None) -> ModelDefaults:

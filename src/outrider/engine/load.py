@@ -24,6 +24,7 @@ def load(
     *,
     qualifier: ModelSource | Sequence[ModelSource] | None = None,
     draft: ModelSource | None = None,
+    draft_vocabulary: int | None = None,
     mode: str = "exact",
     drafter: str | Drafter = "auto",
     rule: str | AcceptanceRule | None = None,
@@ -61,7 +62,10 @@ def load(
             its qualifier and draft model.
         qualifier: the middle model; a list, largest first, for deeper cascades; `"none"` leaves out
             the qualifier of a family.
-        draft: the draft model, the smallest of all; `"none"` leaves out that of a family.
+        draft: the draft model, the smallest of all, or the folder of a draft head; `"none"` leaves
+            out that of a family, and a head that ships for the target.
+        draft_vocabulary: number of tokens that the draft model can draft, those with the lowest
+            ids; its head is smaller then (`models/cpu/reduced.py`). None: all.
         mode: `exact`, `distribution`, `assisted`, `fuzzy` or `none`; see `strategy.MODES`.
         drafter: a `Drafter`, or `auto`, `lookup`, `recycling`, `model`, ... (`outrider methods`
             lists them), with options, such as `sam(handicap=2)`, and combinations of drafters, such
@@ -126,6 +130,7 @@ def load(
         target=target,
         qualifier=qualifier,
         draft=draft,
+        draft_vocabulary=draft_vocabulary,
         adapter=adapter,
         tokenizer=tokenizer,
         trust_remote_code=trust_remote_code,

@@ -27,6 +27,9 @@ _CONTEXT_LENGTH = Range(
 )
 
 
+_DRAFT_VOCABULARY = Range(1, optional=True, hint="Give at least one token")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
     """Options that name the models."""
@@ -34,10 +37,14 @@ class Models:
     target: ModelSource = "tiny"
     qualifier: ModelSource | Sequence[ModelSource] | None = None
     draft: ModelSource | None = None
+    draft_vocabulary: int | None = None
     adapter: str | Path | None = None
     tokenizer: TokenizerSource = None
     trust_remote_code: bool = False
     control_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        _DRAFT_VOCABULARY.check("draft_vocabulary", self.draft_vocabulary)
 
     def sources(self, undrafted: bool) -> list[tuple[str, ModelSource]]:
         """Return name and source of each tier, target first; a family fills in tiers not given."""

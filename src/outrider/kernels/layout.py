@@ -157,6 +157,7 @@ class Batch(ctypes.Structure):
         ("local_sin", _ADDRESS),
         ("logits", _ADDRESS),
         ("hidden", _ADDRESS),
+        ("names", _ADDRESS),
         ("logits_stride", _I64),
         ("states", _ADDRESS),
         ("state_at", _ADDRESS),

@@ -213,7 +213,9 @@ def _schema_text(schema: JsonValue) -> str:
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
-            raise OptionError(f"the JSON schema is no JSON: {error}") from None
+            raise OptionError(
+                f"the JSON schema is no JSON: {error}", hint="Give an object of JSON"
+            ) from None
     if schema is True:
         schema = {}
     if not isinstance(schema, Mapping):
@@ -224,4 +226,6 @@ def _schema_text(schema: JsonValue) -> str:
     try:
         return json.dumps(dict(schema), ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise OptionError(f"the JSON schema is no JSON: {error}") from None
+        raise OptionError(
+            f"the JSON schema is no JSON: {error}", hint="Give values that JSON has"
+        ) from None

@@ -124,6 +124,7 @@ class Walk:
     path: list[int] = field(default_factory=list)
     times: MaskTimes | None = None
     _known: Options | None = None
+    _forced: list[int] | None = None
 
     def after(self, generated: Sequence[int] | IntArray) -> Options | None:
         """Return what may follow the generated tokens; None if they are no text of the grammar, as
@@ -149,7 +150,7 @@ class Walk:
         `after` says, without computing it where a cheaper question decides."""
         if not self._move(generated):
             return False
-        if self._known is None and not self.matcher.forced():
+        if self._known is None and not self._forced_here():
             return self.matcher.admits([token]) == 1
         options = self.after(generated)
         return options is not None and token < len(options.tokens) and bool(options.tokens[token])
@@ -160,11 +161,17 @@ class Walk:
 
     def forced(self, generated: Sequence[int] | IntArray) -> list[int]:
         """Return the usual tokens of the bytes that must follow the generated ones."""
-        return self.matcher.forced() if self._move(generated) else []
+        return list(self._forced_here()) if self._move(generated) else []
 
     def fork(self) -> "Walk":
         """Return a walk that moves by itself."""
-        return Walk(self.matcher.fork(), list(self.path), self.times, self._known)
+        return Walk(self.matcher.fork(), list(self.path), self.times, self._known, self._forced)
+
+    def _forced_here(self) -> list[int]:
+        """Return the forced tokens at the end of `path`, which the matcher is asked for once."""
+        if self._forced is None:
+            self._forced = self.matcher.forced()
+        return self._forced
 
     def _move(self, generated: Sequence[int] | IntArray) -> bool:
         """Move to the end of a text; return whether the grammar allows it."""
@@ -177,11 +184,11 @@ class Walk:
             same = min(len(path), len(text)) if same is None else same
             self.matcher.retreat(len(path) - same)
             del path[same:]
-            self._known = None
+            self._known = self._forced = None
         if len(text) > len(path):
             more = text[len(path) :]
             moved = self.matcher.advance(more)
             path += more[:moved]
-            self._known = None
+            self._known = self._forced = None
             return moved == len(more)
         return True

@@ -24,10 +24,14 @@ from outrider.drafters import (
 )
 from outrider.drafters.combine.pyramid import qualified
 from outrider.drafters.given import ASKING, Costs, Given
+from outrider.drafters.heads.eagle3 import Eagle3
+from outrider.drafters.heads.hinted import Hinted
 from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.growth import Growth
 from outrider.memories.store import Datastore
 from outrider.models.costs import BATCHES, measure_costs
+from outrider.models.heads.config import HeadKind
+from outrider.models.heads.model import HeadModel
 from outrider.policies.pauses import NOTICEABLE
 from outrider.policies.windows import Chances, best_windows
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Request
@@ -136,7 +140,7 @@ def _own_policy(asked: Expression) -> DraftPolicy | None:
 
 def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Drafter:
     """Choose drafters: copies, then the smaller models; without a smaller model `Successors`, or
-    copies and Token Recycling for very small targets.
+    copies and Token Recycling for very small targets; with a head `Successors`, then the head.
     """
     if given.costs is None:  # draft sizes are fixed
         if not given.below:
@@ -145,6 +149,8 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
     round_seconds = given.costs.target.seconds(1) + given.costs.overhead
     if not given.below and NOTICEABLE * round_seconds > _SUCCESSORS:
         return Successors()  # recycled tokens gained nothing beside it, and took 3 % of a round
+    if given.below and isinstance(head := given.below[-1], HeadModel):
+        return Fallback(first=Successors(), second=head_drafter(head))
     copies = _copies(round_seconds)
     if not given.below:
         return Fallback(first=copies, second=TokenRecycling(most_rows=_ROWS_LEARNED))
@@ -154,6 +160,17 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
         return Fallback(first=copies, second=draft)
     nest = qualified(draft, qualifier, given, "qualifier")
     return Fallback(first=copies, second=Bypass(qualified=nest))
+
+
+def head_drafter(head: HeadModel) -> ModelDrafter:
+    """Return the drafter of a head, which counts its tokens under the name of its kind."""
+    match head.config.kind:
+        case HeadKind.HINTED:
+            return Hinted(model=head)
+        case HeadKind.EAGLE3:
+            return Eagle3(model=head)
+        case HeadKind.MTP:
+            return ModelDrafter(model=head, name="mtp")
 
 
 def _copies(round_seconds: float) -> Lookup:

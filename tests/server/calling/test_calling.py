@@ -197,6 +197,8 @@ def test_a_custom_tool_of_any_text(client: openai.OpenAI) -> None:
         ({"tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
         ({"tool_choice": {"type": "function"}}, "tool_choice"),
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, "tool_choice"),
+        ({"tool_choice": {"type": "allowed_tools", "tools": ["time"]}}, "tool_choice"),
+        ({"tool_choice": {"type": "allowed_tools", "tools": [{"type": []}]}}, "tool_choice"),
         ({"tools": [custom({"type": "text"})]}, "tools"),
         ({"tools": [custom({"type": "grammar"})], "tool_choice": "required"}, "tools"),
         ({"tools": [*TOOLS, TOOLS[0]], "tool_choice": "required"}, "tools"),
@@ -232,3 +234,10 @@ def test_a_custom_tool_may_have_the_name_of_a_function(served: Running) -> None:
     assert answer.status == 200, answer.body
     [call] = answer.json["choices"][0]["message"]["tool_calls"]
     assert call["type"] == "function" and is_valid("weather", call["function"]["arguments"])
+    named = {"type": "custom", "custom": {"name": "weather"}}
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [named]}
+    for choice in (named, allowed):
+        answer = served.post(CHAT, asked(tools=both, tool_choice=choice, max_tokens=4))
+        assert answer.status == 200, answer.body
+        [call] = answer.json["choices"][0]["message"]["tool_calls"]
+        assert call["type"] == "custom"

@@ -59,6 +59,13 @@ VALUES: tuple[dict[str, Any], ...] = (
 DEFINED = {"size": {"enum": ["small", "large"]}}
 
 
+def test_each_parser_has_its_forms_here() -> None:
+    """A parser without a line in `FORMS` and `CALLS` would not be tested against its grammar."""
+    read_calls = {name for name, kind in PARSERS.items() if issubclass(kind, Incremental)}
+    assert {kind for kind, _ in FORMS.values()} == read_calls
+    assert set(CALLS) == set(FORMS)
+
+
 @cache
 def grammars(special: bool) -> Grammars:
     """Of the model that ships; with marks of calls that are special tokens, or plain text."""
@@ -154,6 +161,13 @@ CALLS = {
     "harmony": "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>"
     '{"city": "Rome"}<|call|>',
 }
+
+
+def text(key: str, value: Any, **more: Any) -> dict[str, Any]:
+    """The schema of arguments with one text."""
+    return {"properties": {"a": {"type": "string", key: value, **more}}}
+
+
 AFTER = {"hermes": " ok", "qwen3-coder": " ok"}
 """What may follow a call, where anything may."""
 
@@ -241,6 +255,11 @@ def test_tools_that_are_not_strict_are_read_as_far_as_possible() -> None:
         ("pythonic", {"minProperties": 1}, "the keyword 'minProperties'"),
         ("qwen3-coder", {"properties": {"a": {"type": "string", "pattern": "a"}}}, "'pattern'"),
         ("qwen3-coder", {"properties": {"a>": {}}}, "a parameter"),
+        ("qwen3-coder", text("enum", ["a", "bb"], maxLength=1), "'maxLength'"),
+        ("qwen3-coder", text("enum", ["a"], const="a"), "'const'"),
+        ("qwen3-coder", text("enum", [1]), "'enum'"),
+        ("qwen3-coder", text("$ref", "#/$defs/none"), "beside \\$ref"),
+        ("qwen3-coder", {"properties": {"a": {"$ref": "#/$defs/a~1b"}}}, "the reference"),
         ("qwen3-coder", {"properties": {"a": {"$ref": "#/properties/b"}}}, "a reference"),
         ("hermes", {"properties": {"a": {"minLength": 10**6}}}, "minLength"),
     ],
@@ -248,6 +267,17 @@ def test_tools_that_are_not_strict_are_read_as_far_as_possible() -> None:
 def test_tools_that_cannot_be_written(form: str, schema: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         required_calls([ToolSpec(name="f", parameters=schema, strict=True)], setting(form))
+
+
+def test_texts_behind_several_references_are_followed() -> None:
+    """The form of the model has tags; a length may be written as a number with a point."""
+    definitions = {"a": {"$ref": "#/$defs/b"}, "b": {"type": "string", "maxLength": 3.0}}
+    schema: dict[str, Any] = {**OBJECT, "properties": {"city": {"$ref": "#/$defs/a"}}}
+    tool = ToolSpec(name="weather", parameters=schema | {"$defs": definitions}, strict=True)
+    constraint = required_calls([tool], setting("qwen3-coder"))
+    call = CALLS["qwen3-coder"]
+    assert reads(constraint, call, False) is None
+    assert reads(constraint, call.replace("Rome", "Ulm"), False) is True
 
 
 def test_lists_of_tools_that_are_refused() -> None:

@@ -92,6 +92,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a pattern of counts": {"guided_json": {"type": "string", "pattern": f"^{COUNTED}$"}},
     "a multiple that takes long": {"guided_json": {"type": "integer", "multipleOf": 1_000_003}},
     "a minimum of items": {"guided_json": {"type": "array", "minItems": 10**9}},
+    "a minimum of 4000 digits": {"guided_json": '{"minItems": ' + "9" * 4000 + "}"},
     "a giant number": {"guided_json": '{"type": "integer", "minimum": ' + "9" * 4000 + "}"},
     "keys twice": {"guided_json": '{"type": "string", "type": 7}'},
     "five thousand properties": {
@@ -115,7 +116,13 @@ HOSTILE: dict[str, dict[str, Any]] = {
 """Fields of requests, by what is wrong with them. Each is refused."""
 
 FEW = (
-    *("an unknown rule", "rules that end the process", "an address", "look-ahead"),
+    *(
+        "an unknown rule",
+        "a minimum of 4000 digits",
+        "rules that end the process",
+        "an address",
+        "look-ahead",
+    ),
     *("lists inside each other", "a circle", "an unknown GBNF rule", "choices that are too long"),
 )
 """Names of a few of them, which take little time."""

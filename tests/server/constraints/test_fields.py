@@ -48,6 +48,16 @@ def asked(fields: dict[str, Any], kind: type[SamplingBody] = ChatBody) -> Asked 
         ({"guided_choice": ["a", "b"]}, "guided_choice", Constraint.choice(["a", "b"])),
         ({"guided_grammar": LARK}, "guided_grammar", Constraint(kind="lark", source=LARK)),
         ({"guided_grammar": GBNF}, "guided_grammar", Constraint(kind="gbnf", source=GBNF)),
+        (
+            {"guided_grammar": f"{LARK}\n\n"},
+            "guided_grammar",
+            Constraint(kind="lark", source=f"{LARK}\n\n"),
+        ),
+        (
+            {"guided_grammar": f'a ::= "b"\n \t{GBNF}'},
+            "guided_grammar",
+            Constraint(kind="gbnf", source=f'a ::= "b"\n \t{GBNF}'),
+        ),
         ({"grammar": GBNF}, "grammar", Constraint(kind="gbnf", source=GBNF)),
         ({"json_schema": SCHEMA}, "json_schema", INTEGER),
         (
@@ -173,3 +183,10 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str, code: str, w
     error = raised.value
     assert (error.status, error.param, error.code) == (400, param, code), error.message
     assert words in error.message
+
+
+def test_the_form_of_a_long_grammar_is_found_in_one_pass() -> None:
+    """With the square of the length, this takes hours."""
+    source = "\n" * 1_000_000 + LARK
+    found = asked({"guided_grammar": source})
+    assert found is not None and found.constraint == Constraint(kind="lark", source=source)

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from outrider.engine.generator import Generator
-from outrider.engine.serving.messages import Ended
-from outrider.server.answers.sample import Sample
-from tests.server.setups import HELLO, Running
+from tests.server.setups import HELLO, Running, Writes
 
 # The warnings are of the client itself, when it is imported.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -44,19 +42,14 @@ def test_a_message_and_its_stream(client: Any, generator: Generator) -> None:
     assert (raw[0].type, raw[-1].type) == ("message_start", "message_stop")
 
 
-def test_a_conversation_with_a_call(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model is too small to call functions, so its text is replaced."""
-    with monkeypatch.context() as patched:
-        real, texts = Sample.add, iter(["I look.", CALL[:20], CALL[20:]])
-
-        def add(self: Sample, event: Any, stop: Any = None) -> str:
-            real(self, event, stop)
-            return "".join(texts) if isinstance(event, Ended) else next(texts, "")
-
-        patched.setattr(Sample, "add", add)
-        body = BASE | {"tools": [TOOL], "extra_body": {"ignore_eos": True}, "max_tokens": 40}
-        with client.messages.stream(**body) as stream:
-            message = stream.get_final_message()
+def test_a_conversation_with_a_call(
+    client: Any, writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes("I look.", CALL[:20], CALL[20:])
+    body = BASE | {"tools": [TOOL], "extra_body": {"ignore_eos": True}, "max_tokens": 40}
+    with client.messages.stream(**body) as stream:
+        message = stream.get_final_message()
+    monkeypatch.undo()  # the model writes again
     text, call = message.content
     assert text.text == "I look." and (call.name, call.input) == ("weather", {"city": "Köln"})
     result = {"type": "tool_result", "tool_use_id": call.id, "content": "rain"}

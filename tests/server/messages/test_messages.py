@@ -7,14 +7,12 @@ from typing import Any
 import pytest
 
 from outrider.engine.generator import Generator
-from outrider.engine.serving.messages import Ended
 from outrider.engine.serving.settings import ServingSettings
-from outrider.server.answers.sample import Sample
 from outrider.server.keys import load_keys
 from outrider.server.prompts.turns import chat_messages
 from outrider.server.schema.messages import CountBody
 from outrider.server.tools.reasoning import TAGS
-from tests.server.setups import CHAT, HELLO, Answer, Running, running
+from tests.server.setups import CHAT, HELLO, Answer, Running, Writes, running
 
 PATH = "/v1/messages"
 COUNT = f"{PATH}/count_tokens"
@@ -114,20 +112,9 @@ def test_an_answer_at_the_end_is_continued(served: Running) -> None:
     assert answer == chat["choices"][0]["message"]["content"]
 
 
-def written(monkeypatch: pytest.MonkeyPatch, *texts: str) -> None:
-    """Replace what the model writes: it is too small to call functions."""
-    real, left = Sample.add, iter(texts)
-
-    def add(self: Sample, event: Any, stop: Any = None) -> str:
-        real(self, event, stop)
-        return "".join(left) if isinstance(event, Ended) else next(left, "")
-
-    monkeypatch.setattr(Sample, "add", add)
-
-
 @pytest.mark.parametrize("stream", [False, True])
-def test_calls_are_blocks(served: Running, monkeypatch: pytest.MonkeyPatch, stream: bool) -> None:
-    written(monkeypatch, "I look.\n<tool_", CALL[6:20], CALL[20:], CALL)
+def test_calls_are_blocks(served: Running, writes: Writes, stream: bool) -> None:
+    writes("I look.\n<tool_", CALL[6:20], CALL[20:], CALL)
     choice = {"type": "auto", "disable_parallel_tool_use": True}
     body = BODY | {"tools": [TOOL], "tool_choice": choice, "stream": stream}
     answer = served.post(PATH, body | {"stop_sequences": ["?"], "ignore_eos": True})
@@ -143,10 +130,10 @@ def test_calls_are_blocks(served: Running, monkeypatch: pytest.MonkeyPatch, stre
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_call_that_is_cut_keeps_its_arguments_as_text(
-    served: Running, monkeypatch: pytest.MonkeyPatch, stream: bool
+    served: Running, writes: Writes, stream: bool
 ) -> None:
     cut = CALL[: CALL.index("ln")]
-    written(monkeypatch, cut[:40], cut[40:])
+    writes(cut[:40], cut[40:])
     answer = served.post(PATH, BODY | {"tools": [TOOL], "stream": stream})
     if stream:
         found = [e["delta"] for e in events(answer) if e["type"] == "content_block_delta"]
@@ -159,10 +146,10 @@ def test_a_call_that_is_cut_keeps_its_arguments_as_text(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_reasoning_is_a_block(
-    served: Running, monkeypatch: pytest.MonkeyPatch, stream: bool
+    served: Running, writes: Writes, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     monkeypatch.setattr("outrider.server.tools.choice.tags_of", lambda tokenizer: TAGS[0])
-    written(monkeypatch, "<think>Hm", "m.</think>\nYes.")
+    writes("<think>Hm", "m.</think>\nYes.")
     answer = served.post(PATH, BODY | {"stream": stream, "ignore_eos": True})
     message = assembled(events(answer)) if stream else answer.json
     assert message["content"] == [

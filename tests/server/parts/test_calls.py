@@ -3,41 +3,19 @@
 The model is too small to call functions, so its text is replaced.
 """
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import openai
 import pytest
 
-from outrider.engine.serving.messages import Ended
-from outrider.server.answers.sample import Sample
 from outrider.server.tools.harmony import Harmony
-from tests.server.setups import CHAT, QUICK, Running
+from tests.server.setups import CHAT, QUICK, Running, Writes
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 SIX_TOKENS: dict[str, Any] = {"logit_bias": {"3": 100}, "min_tokens": 6, "seed": 1}
 BODY = QUICK | SIX_TOKENS | {"tools": [TOOL], "max_tokens": 40}
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": "Köln"}}\n</tool_call>'
 CUT = CALL[: CALL.index("ln")]
-
-Writes = Callable[[Sequence[str]], None]
-
-
-@pytest.fixture
-def writes(monkeypatch: pytest.MonkeyPatch) -> Writes:
-    """Lets the model write given pieces of text, one in each round."""
-    real = Sample.add
-
-    def install(pieces: Sequence[str]) -> None:
-        left = iter(pieces)
-
-        def add(self: Sample, event: Any, stop: Any = None) -> str:
-            real(self, event, stop)
-            return "".join(left) if isinstance(event, Ended) else next(left, "")
-
-        monkeypatch.setattr(Sample, "add", add)
-
-    return install
 
 
 def joined(chunks: list[Any]) -> dict[str, Any]:
@@ -80,20 +58,20 @@ TEXTS = [
 def test_a_stream_and_a_whole_answer_have_the_same_calls(
     served: Running, writes: Writes, pieces: list[str], content: str, calls: Any, reason: str
 ) -> None:
-    writes(pieces)
+    writes(*pieces)
     choice = served.post(CHAT, BODY).json["choices"][0]
     message = choice["message"]
     assert (message["content"] or "") == content
     found = [call["function"] for call in message.get("tool_calls", [])]
     assert [[one["name"], one["arguments"]] for one in found] == calls
     assert choice["finish_reason"] == reason
-    writes(pieces)
+    writes(*pieces)
     chunks = served.post(CHAT, BODY | {"stream": True}).chunks
     assert joined(chunks) == {"content": content, "calls": calls, "finish_reason": reason}
 
 
 def test_a_call_that_the_limit_cuts(served: Running, writes: Writes) -> None:
-    writes([CALL])
+    writes(CALL)
     body = BODY | {"max_tokens": 4, "min_tokens": 4}
     choice = served.post(CHAT, body).json["choices"][0]
     assert choice["finish_reason"] == "length" and len(choice["message"]["tool_calls"]) == 1
@@ -101,7 +79,7 @@ def test_a_call_that_the_limit_cuts(served: Running, writes: Writes) -> None:
 
 def test_one_call_alone_if_calls_in_parallel_are_off(served: Running, writes: Writes) -> None:
     for stream in (False, True):
-        writes([CALL, CUT, " and text"])
+        writes(CALL, CUT, " and text")
         answer = served.post(CHAT, BODY | {"parallel_tool_calls": False, "stream": stream})
         if not stream:
             choice = answer.json["choices"][0]
@@ -125,7 +103,7 @@ def test_calls_in_responses(
     calls: Any,
     reason: str,
 ) -> None:
-    writes(pieces)
+    writes(*pieces)
     answer = client.responses.create(**RESPONSE, **MORE, include=["message.output_text.logprobs"])
     found = [item for item in answer.output if item.type == "function_call"]
     assert [[one.name, one.arguments] for one in found] == calls
@@ -133,7 +111,7 @@ def test_calls_in_responses(
     assert answer.status == ("incomplete" if reason == "length" else "completed")
     if found:
         assert found[-1].status == answer.status
-    writes(pieces)
+    writes(*pieces)
     events = list(client.responses.create(**RESPONSE, **MORE, stream=True))
     deltas = [e for e in events if e.type == "response.function_call_arguments.delta"]
     done = [e for e in events if e.type == "response.function_call_arguments.done"]
@@ -155,7 +133,7 @@ def test_reasoning_and_text_of_responses_in_turn(
     monkeypatch.setattr(kind, lambda tokenizer, given: Harmony)
     parts = ("commentary", "Plan."), ("analysis", "Hm."), ("final", "Yes.")
     texts = [f"<|channel|>{name}<|message|>{text}<|end|>" for name, text in parts]
-    writes(texts)
+    writes(*texts)
     answer = client.responses.create(**RESPONSE, **MORE)
     assert [item.type for item in answer.output] == ["message", "reasoning", "message"]
     assert answer.output_text == "Plan.\n\nYes."

@@ -19,6 +19,7 @@ from outrider.core.errors import OptionError
 from outrider.engine.generator import Generator
 from outrider.engine.serving.settings import ServingSettings
 from outrider.server.errors import ApiError
+from outrider.server.media import replacing
 from outrider.server.media.addresses import Place, is_named, is_public, read_host
 from outrider.server.media.fetching import Budget, Fetcher
 from outrider.server.media.replacing import fetch_images
@@ -239,6 +240,27 @@ def test_limits_are_those_of_the_request(host: Host) -> None:
         fill(fetcher(host, seconds=0.1), "/slow")
 
 
+def test_large_images_are_encoded_in_a_thread(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop goes on; the data are the same."""
+    real, threads = replacing.base64.b64encode, list[bool]()
+
+    def encode(data: bytes) -> bytes:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return real(data)
+
+    monkeypatch.setattr(replacing.base64, "b64encode", encode)
+    found = set[str]()
+    for limit in (len(PICTURE), len(PICTURE) - 1):
+        monkeypatch.setattr(replacing, "_LARGE", limit)
+        url = {"url": f"http://images.test:{host.server_port}/a.png"}
+        body = ChatBody.model_validate({"model": "m", "messages": asked(url)})
+        asyncio.run(fetch_images(body, fetcher(host)))
+        content: Any = body.messages[0].content
+        found.add(content[0].image_url.url)
+    assert threads == [True, False]
+    assert found == {"data:;base64," + real(PICTURE).decode()}
+
+
 @pytest.fixture(scope="module")
 def open_to(generator: Generator, host: Host) -> Iterator[Running]:
     settings = ServerSettings(
@@ -271,6 +293,20 @@ def test_each_interface_fetches(open_to: Running, served: Running, host: Host) -
         answer = served.post(path, {"model": "tiny", **body})
         assert answer.status == 400 and "is not fetched" in answer.json["error"]["message"]
         assert len(host.seen) == before + 1
+
+
+def test_a_count_fetches_nothing(open_to: Running, host: Host) -> None:
+    """The tokens of images are not counted, so that no host is asked for them."""
+    source = {"type": "url", "url": f"http://images.test:{host.server_port}/a.png"}
+    block = {"type": "image", "source": source}
+    returned = {"type": "tool_result", "tool_use_id": "a", "content": [block]}
+    for content in ([block], [returned]):
+        before = len(host.seen)
+        body = {"model": "tiny", "messages": [{"role": "user", "content": content}]}
+        answer = open_to.post("/v1/messages/count_tokens", body)
+        assert answer.status == 400
+        assert "the tokens of images are known when" in answer.json["error"]["message"]
+        assert len(host.seen) == before
 
 
 @pytest.mark.slow

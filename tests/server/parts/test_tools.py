@@ -17,7 +17,7 @@ from outrider.server.tools.choice import parser_for
 from outrider.server.tools.hermes import Hermes
 from outrider.server.tools.llama3_json import Llama3Json
 from outrider.server.tools.showing import DEFAULT_TEXT
-from tests.server.setups import CHAT, HELLO, QUICK, Running
+from tests.server.setups import CHAT, HELLO, QUICK, Running, Writes
 
 WEATHER = {
     "type": "function",
@@ -44,19 +44,9 @@ def test_tools_are_listed_where_the_template_does_not_show_them(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_call_of_the_model_is_an_answer_of_the_server(
-    served: Running, monkeypatch: pytest.MonkeyPatch, stream: bool
+    served: Running, writes: Writes, stream: bool
 ) -> None:
-    """The model is too small to call functions, so its text is replaced."""
-    from outrider.server.answers.sample import Sample
-
-    real = Sample.add
-    texts = iter(["I look.\n<tool_", CALL[6:20], CALL[20:]])
-
-    def add(self: Sample, event: Any, stop: Any = None) -> str:
-        real(self, event, stop)
-        return next(texts, "")
-
-    monkeypatch.setattr(Sample, "add", add)
+    writes("I look.\n<tool_", CALL[6:20], CALL[20:])
     body = QUICK | {"tools": [WEATHER], "stop": "?", "ignore_eos": True, "max_tokens": 40}
     answer = served.post(CHAT, body | {"stream": stream})
     if not stream:

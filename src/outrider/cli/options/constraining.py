@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from outrider.cli.options.groups import given_fields
 from outrider.cli.options.options import option
-from outrider.core.errors import OptionError, nearest
+from outrider.core.errors import OptionError, reject_unknown
 
 if TYPE_CHECKING:
     from outrider.engine.generator import Generator
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PANEL = "Grammar of the text (give one)"
 UNSUPPORTED: "tuple[Unsupported, ...]" = ("refuse", "coerce", "lenient")
 ENGINES: "tuple[Engine, ...]" = ("llguidance", "xgrammar")
+_KINDS = ("json_schema", "json_object", "regex", "choice", "grammar")
 _FOR_SCHEMAS = ("json_whitespace", "unsupported")
 _ENGINE = "constraint_engine"
 
@@ -96,7 +97,7 @@ class Constraining:
             MissingExtraError: the check of the text needs a package that is not installed.
         """
         found = {n: v for n, v in given_fields(self).items() if v is not False}
-        kinds = [name for name in found if name not in (*_FOR_SCHEMAS, _ENGINE)]
+        kinds = [name for name in found if name in _KINDS]
         if len(kinds) > 1:
             raise OptionError(
                 f"{_typed(kinds[0])} and {_typed(kinds[1])} are given together", hint="Give one"
@@ -109,20 +110,19 @@ class Constraining:
                         hint="Give --json-schema or --json-object",
                     )
         if not kinds and self.constraint_engine is not None:
-            raise OptionError(f"{_typed(_ENGINE)} is given without a grammar", hint="Give one")
+            raise OptionError(
+                f"{_typed(_ENGINE)} is given without a grammar",
+                hint=f"Give one of {', '.join(map(_typed, _KINDS))}",
+            )
         if not kinds:
             return {}
         from outrider.constraints import check_constraint
 
         constraint = self._constraint()
         if self.constraint_engine is not None:
+            reject_unknown(_typed(_ENGINE), (self.constraint_engine,), ENGINES)
             engines: dict[str, Engine] = {name: name for name in ENGINES}
-            engine = engines.get(given := self.constraint_engine)
-            if engine is None:
-                raise OptionError(
-                    f"unknown {_typed(_ENGINE)} {given!r}", hint=nearest(given, ENGINES)
-                )
-            constraint = constraint.by(engine)
+            constraint = constraint.by(engines[self.constraint_engine])
         check_constraint(constraint)
         return {"constraint": constraint}
 
@@ -136,15 +136,13 @@ class Constraining:
         if self.grammar is not None:
             kind = "gbnf" if self.grammar.suffix.lower() == ".gbnf" else "lark"
             return Constraint(kind=kind, source=_read(self.grammar))
+        given = self.unsupported if self.unsupported is not None else "refuse"
+        reject_unknown("--unsupported", (given,), UNSUPPORTED)
         known: dict[str, Unsupported] = {name: name for name in UNSUPPORTED}
-        unsupported = known.get(self.unsupported or "refuse")
-        if unsupported is None:
-            given = self.unsupported or ""
-            raise OptionError(f"unknown --unsupported {given!r}", hint=nearest(given, UNSUPPORTED))
         return Constraint.json_schema(
             {"type": "object"} if self.json_schema is None else _schema(self.json_schema),
             whitespace=self.json_whitespace,
-            unsupported=unsupported,
+            unsupported=known[given],
         )
 
 

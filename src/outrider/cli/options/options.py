@@ -72,14 +72,32 @@ class Tiers:
     ] = None
     draft: Annotated[
         str | None,
-        option(panel="Models", help="The draft model, the smallest one; 'none' leaves it out."),
+        option(
+            panel="Models",
+            help="The draft model, the smallest one, or the folder of a draft head; 'none' leaves "
+            "it out.",
+        ),
+    ] = None
+    draft_vocabulary: Annotated[
+        int | None,
+        option(
+            panel="Models",
+            min=1,
+            metavar="TOKENS",
+            help="Number of tokens that the draft model can draft. Fewer make it faster, and its "
+            "drafts worse.",
+        ),
     ] = None
 
     def given(self) -> dict[str, Any]:
         """Return keywords of `load` without the target; a single qualifier is a name, not a
         list.
         """
-        models: dict[str, Any] = {"qualifier": self.qualifier, "draft": self.draft}
+        models: dict[str, Any] = {
+            "qualifier": self.qualifier,
+            "draft": self.draft,
+            "draft_vocabulary": self.draft_vocabulary,
+        }
         if self.qualifier and len(self.qualifier) == 1:
             models["qualifier"] = self.qualifier[0]
         return {name: model for name, model in models.items() if model}

@@ -77,6 +77,7 @@ typedef struct {
     const float *local_cos, *local_sin; /* the same for layers with their own rotation, or NULL */
     float *logits;          /* [wanted, logits_stride] */
     float *hidden;          /* [wanted, hidden] or NULL */
+    const int32_t *names;   /* [outputs of the head] their ids; NULL: an output is a token */
     int64_t logits_stride;  /* at least the head's panels * 16 */
     float *states;           /* [any, wanted, hidden] or NULL: the residual stream before layers */
     const int32_t *state_at; /* [num_layers + 1] the place of each in `states`, or -1; the last one

@@ -13,7 +13,8 @@ int32_t outrider_write(const Model *model, Pool *pool, int32_t threads, int32_t 
                        const int32_t *end_ids, int32_t num_end_ids, int32_t *written,
                        int32_t *trouble) {
     const int32_t behind = batch->extra_start[batch->rows];
-    float *desk = malloc(sizeof(float) * (3 * (int64_t)model->vocab + 64));
+    const int32_t scores = batch->names ? model->head.outputs : model->vocab;
+    float *desk = malloc(sizeof(float) * (3 * (int64_t)scores + 64));
     int32_t *path = malloc(sizeof(int32_t) * (behind + depth + 1));
     int32_t count = 0;
     *trouble = 1;
@@ -22,15 +23,17 @@ int32_t outrider_write(const Model *model, Pool *pool, int32_t threads, int32_t 
         const Batch one = batch_of(batch, &next);
         *trouble = outrider_forward(model, pool, threads, batch);
         while (!*trouble) {
-            next.token = outrider_choose(batch->logits, model->vocab, sampler, index + count, NULL, NULL, desk);
-            if (next.token < 0) {
-                *trouble = next.token;
+            const int32_t found = outrider_choose(batch->logits, scores, sampler, index + count, NULL,
+                                                  batch->names, desk);
+            if (found < 0) {
+                *trouble = found;
                 break;
             }
+            next.token = batch->names ? batch->names[found] : found;
             written[count++] = next.token;
             if (count == depth || ends(next.token, end_ids, num_end_ids)) break;
             if (batch->confidence > 0 &&
-                !is_sure(batch->logits, model->vocab, sampler->temperature, batch->confidence))
+                !is_sure(batch->logits, scores, sampler->temperature, batch->confidence))
                 break;
             advance(&next);
             *trouble = outrider_forward(model, pool, threads_for_one, &one);

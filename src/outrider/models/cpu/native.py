@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.core.errors import CheckpointError
@@ -104,6 +105,7 @@ class NativeDecoder(OwnModel):
         self._kept = kept_places((), config.num_layers)
         self._head = head_of(parts.packed)
         self._stride = parts.packed.layout.head.panels * VECTOR
+        self._names: NDArray[np.int32] | None = None
         self._rows = RowArrays(_FEW)
         self._lock = Exclusive()
         self.threads = Threads.fixed(1)
@@ -167,6 +169,11 @@ class NativeDecoder(OwnModel):
         other = super().keeping(layers)
         other._kept = kept_places(layers, self.num_layers)
         return other
+
+    def use_head(self, packed: PackedModel, names: NDArray[np.int32]) -> None:
+        """Use other weights, whose head has an output for each of the ids `names` only."""
+        self._packed, self._names = packed, names
+        self._stride = packed.layout.head.panels * VECTOR
 
     @property
     def packed(self) -> PackedModel:
@@ -232,11 +239,12 @@ class NativeDecoder(OwnModel):
     def read_out(self, states: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         """Apply the final norm and the head to residual streams."""
         count, states = len(states), states.float().contiguous()
-        logits = torch.empty(count, self._stride)
+        stride = self._head.layout.head.panels * VECTOR
+        logits = torch.empty(count, stride)
         with self._lock.held:
             arrays = self._rows if count <= _FEW else RowArrays(count)
             arrays.fill_states(states)
-            arrays.batch.logits_stride = self._stride
+            arrays.batch.logits_stride = stride
             arrays.batch.logits, arrays.batch.hidden = logits.data_ptr(), None
             arrays.batch.states = None
             if count:
@@ -331,7 +339,11 @@ class NativeDecoder(OwnModel):
 
     def _split(self, feeds: Sequence[Feed], logits: Tensor, hidden: Tensor) -> list[Rows]:
         """Split the results into the rows of each feed."""
-        if self._stride != self.config.vocab_size:
+        if self._names is not None:
+            whole = torch.full((len(logits), self.config.vocab_size), -torch.inf)
+            whole[:, self._names] = logits[:, : len(self._names)]
+            logits = whole
+        elif self._stride != self.config.vocab_size:
             logits = logits[:, : self.config.vocab_size]
         if len(feeds) == 1:
             return [Rows(logits, hidden)]
@@ -355,6 +367,7 @@ class NativeDecoder(OwnModel):
             )  # upper bound of all positions
         arrays.fill(feeds, caches)
         arrays.batch.logits_stride = self._stride
+        arrays.batch.names = None if self._names is None else self._names.ctypes.data
         if any(feed.axes is not None for feed in feeds):
             arrays.turn_by(*turns(self._rotary, [*feeds, *_following(feeds, ahead)], self.device))
         else:

@@ -15,8 +15,9 @@ from outrider.server.schema.messages import CountBody
 from outrider.server.schema.responses import ResponsesBody
 from outrider.server.schema.sampling import SamplingBody
 
-_GBNF = re.compile(r"^\s*root\s*::=", re.MULTILINE)
-"""The rule with which a grammar of llama.cpp begins; a grammar without it is one of Lark."""
+_GBNF = re.compile(r"^[ \t\r]*root[ \t\r]*::=", re.MULTILINE)
+"""The rule with which a grammar of llama.cpp begins; a grammar without it is one of Lark. It reads
+each line by itself, so that the time does not grow with the square of the length."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,13 @@ from fastapi.responses import Response
 from outrider.core.types import Prompt
 from outrider.server.answers.chat import ChatWriter
 from outrider.server.answers.job import Job
+from outrider.server.endpoints.calling import calling_job
 from outrider.server.endpoints.common import (
     Accepted,
     accept,
     answered,
-    constraint_for,
-    gate_for,
     ignored_header,
-    job_of,
     json_response,
-    reader_for,
-    submissions_for,
 )
 from outrider.server.prompts.rendering import (
     HINTS,
@@ -79,18 +75,15 @@ def _job(accepted: Accepted[ChatBody]) -> tuple[Job[ChatBody], Reader]:
     _name_hints(accepted)
     prompt = _prompt(accepted)
     calling = calling_of(body.tools, body.tool_choice, body.parallel_tool_calls)
-    reader = reader_for(accepted, prompt, calling)
-    submissions = submissions_for(
+    return calling_job(
         accepted,
-        [prompt],
+        "chatcmpl",
+        prompt,
+        calling,
         param="messages",
-        shown=reader.shown,
         score_prompt=body.prompt_logprobs,
         prediction=prediction_ids(body, context.tokenizer),
-        gate=gate_for(accepted, prompt),
-        calls=constraint_for(accepted, prompt, calling),
     )
-    return job_of(accepted, "chatcmpl", submissions), reader
 
 
 def _name_hints(accepted: Accepted[ChatBody]) -> None:

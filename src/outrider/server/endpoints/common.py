@@ -30,11 +30,8 @@ from outrider.server.logs import log_request
 from outrider.server.media.replacing import fetch_images
 from outrider.server.prompts.parameters import sampling_options
 from outrider.server.prompts.speculation import may_draft
-from outrider.server.prompts.tool_choice import Calling, calls_constraint
 from outrider.server.schema.base import Body, parse
 from outrider.server.schema.sampling import SamplingBody
-from outrider.server.tools.choice import Reader, reader_of
-from outrider.server.tools.reasoning import gate_after
 
 B = TypeVar("B")
 M = TypeVar("M", bound=Body)
@@ -68,8 +65,13 @@ class Accepted(Generic[B]):
     asked: Asked | None = None
 
 
-async def accept(request: Request, model: type[M]) -> Accepted[M]:
+async def accept(request: Request, model: type[M], *, fetch: bool = True) -> Accepted[M]:
     """Read and check a request.
+
+    Args:
+        request: as it came.
+        model: of its body.
+        fetch: images at other hosts are fetched, if there are hosts that may be asked.
 
     Raises:
         ApiError: the server accepts no work, or the body is wrong.
@@ -83,7 +85,7 @@ async def accept(request: Request, model: type[M]) -> Accepted[M]:
         lambda: _checked(model, data, context.settings.unknown_fields)
     )
     check_model(context, getattr(body, "model", None))
-    if context.media is not None:
+    if fetch and context.media is not None:
         await fetch_images(body, context.media)
     return Accepted(request=request, context=context, asker=asker, body=body, ignored=ignored)
 
@@ -185,39 +187,6 @@ def job_of(accepted: Accepted[T], kind: str, submissions: tuple[Submission, ...]
         n=submissions[0].n,
         tokenizer=context.tokenizer,
         texts=context.texts,
-    )
-
-
-def gate_for(accepted: Accepted[Any], prompt: Prompt) -> Gate | None:
-    """Return where a grammar of an answer begins: behind the reasoning that the prompt opens."""
-    return gate_after(accepted.context.tokenizer, prompt.token_ids)
-
-
-def constraint_for(accepted: Accepted[Any], prompt: Prompt, calling: Calling) -> Constraint | None:
-    """Return the grammar of an answer with calls. Raises `ApiError`."""
-    context = accepted.context
-    found = calls_constraint(
-        calling,
-        context.tokenizer,
-        context.settings.tool_parser,
-        prompt.token_ids,
-        context.generator.defaults.end_ids,
-    )
-    if found is not None and accepted.body.ignore_eos:
-        raise invalid("ignore_eos is given together with calls that are required", "ignore_eos")
-    return found
-
-
-def reader_for(accepted: Accepted[Any], prompt: Prompt, calling: Calling) -> Reader:
-    """Return how the answers are read; calls are looked for if there are tools to choose."""
-    context, body = accepted.context, accepted.body
-    return reader_of(
-        context.tokenizer,
-        context.settings.tool_parser,
-        tools=calling.tools,
-        prompt=prompt.token_ids,
-        special=body.skip_special_tokens is False,
-        custom=None if calling.custom is None else calling.custom.name,
     )
 
 

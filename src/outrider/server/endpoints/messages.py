@@ -5,25 +5,20 @@ from typing import TypeVar
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from outrider.core.types import Prompt
 from outrider.server.answers.job import Job
 from outrider.server.answers.messages import MessageWriter
+from outrider.server.endpoints.calling import calling_job
 from outrider.server.endpoints.common import (
     Accepted,
     accept,
     answered,
-    constraint_for,
-    gate_for,
     ignored_header,
-    job_of,
     json_response,
-    reader_for,
-    submissions_for,
 )
 from outrider.server.errors import unsupported
-from outrider.server.prompts.rendering import chat_prompt, known_values
+from outrider.server.prompts.rendering import Conversation, chat_prompt, known_values
 from outrider.server.prompts.tool_choice import calling_of
-from outrider.server.prompts.turns import chat_tools, conversation_of, hints_of
+from outrider.server.prompts.turns import conversation_of, hints_of
 from outrider.server.schema.documents import described_body, streamed_body
 from outrider.server.schema.messages import CountBody, MessagesBody
 from outrider.server.tools.choice import Reader
@@ -44,39 +39,37 @@ async def messages(request: Request) -> Response:
 @router.post("/v1/messages/count_tokens", openapi_extra=described_body(CountBody))
 async def count_tokens(request: Request) -> Response:
     """Count the tokens that a conversation has as a prompt."""
-    accepted = await accept(request, CountBody)
-    prompt = await accepted.context.prepare(lambda: _prompt(accepted))
-    if prompt.image_prompt is not None:
+    accepted = await accept(request, CountBody, fetch=False)
+    count = await accepted.context.prepare(lambda: _count(accepted))
+    return json_response({"input_tokens": count}, ignored_header(accepted.ignored))
+
+
+def _count(accepted: Accepted[CountBody]) -> int:
+    """Return how many tokens a conversation has; runs in a thread."""
+    asked = _asked(accepted)
+    if asked.shows_images:
         raise unsupported("messages", "the tokens of images are known when they have been read")
-    return json_response({"input_tokens": len(prompt)}, ignored_header(accepted.ignored))
+    return len(chat_prompt(asked, accepted.context.tokenizer))
 
 
 def _job(accepted: Accepted[MessagesBody]) -> tuple[Job[MessagesBody], Reader]:
     """Render the prompt and check the options; runs in a thread."""
     body = accepted.body
-    prompt = _prompt(accepted)
+    asked = _asked(accepted)
+    prompt = chat_prompt(asked, accepted.context.tokenizer)
     user = (body.metadata or {}).get("user_id")
     body.user = user if isinstance(user, str) else None
-    calling = calling_of(chat_tools(body.tools or ()), body.choice, body.parallel)
-    reader = reader_for(accepted, prompt, calling)
-    calls = constraint_for(accepted, prompt, calling)
-    submissions = submissions_for(
-        accepted,
-        [prompt],
-        param="messages",
-        shown=reader.shown,
-        gate=gate_for(accepted, prompt),
-        calls=calls,
-    )
-    return job_of(accepted, "msg", submissions), reader
+    calling = calling_of(asked.tools, body.choice, body.parallel)
+    return calling_job(accepted, "msg", prompt, calling, param="messages")
 
 
-def _prompt(accepted: Accepted[C]) -> Prompt:
-    tokenizer, body = accepted.context.tokenizer, accepted.body
+def _asked(accepted: Accepted[C]) -> Conversation:
+    """Return the conversation that a request asks to render."""
+    body = accepted.body
     body.check_supported()
     hints = hints_of(body)
-    known = known_values(hints, tokenizer)
+    known = known_values(hints, accepted.context.tokenizer)
     places = {"enable_thinking": "thinking", "reasoning_effort": "output_config.effort"}
     # A model whose template knows no reasoning does not reason anyway.
     accepted.ignored += [places[name] for name, v in hints.items() if v and name not in known]
-    return chat_prompt(conversation_of(body, tokenizer), tokenizer)
+    return conversation_of(body, known)

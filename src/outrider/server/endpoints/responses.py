@@ -5,16 +5,8 @@ from fastapi.responses import Response
 
 from outrider.server.answers.job import Job
 from outrider.server.answers.responses import ResponseWriter
-from outrider.server.endpoints.common import (
-    Accepted,
-    accept,
-    answered,
-    constraint_for,
-    gate_for,
-    job_of,
-    reader_for,
-    submissions_for,
-)
+from outrider.server.endpoints.calling import calling_job
+from outrider.server.endpoints.common import Accepted, accept, answered
 from outrider.server.prompts.items import chat_messages, chat_tools
 from outrider.server.prompts.rendering import Conversation, chat_prompt, known_values
 from outrider.server.prompts.tool_choice import calling_of
@@ -58,14 +50,4 @@ def _job(accepted: Accepted[ResponsesBody]) -> tuple[Job[ResponsesBody], Reader]
     )
     prompt = chat_prompt(asked, context.tokenizer, "input")
     calling = calling_of(tools, body.tool_choice, body.parallel_tool_calls)
-    reader = reader_for(accepted, prompt, calling)
-    calls = constraint_for(accepted, prompt, calling)
-    submissions = submissions_for(
-        accepted,
-        [prompt],
-        param="input",
-        shown=reader.shown,
-        gate=gate_for(accepted, prompt),
-        calls=calls,
-    )
-    return job_of(accepted, "resp", submissions), reader
+    return calling_job(accepted, "resp", prompt, calling, param="input")

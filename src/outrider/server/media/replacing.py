@@ -15,6 +15,8 @@ from outrider.server.schema.messages import Source
 from outrider.server.schema.responses import InputPart
 
 _SCHEMES = ("http://", "https://")
+_LARGE = 1 << 18
+"""Bytes of an image from which it is encoded in a thread, so that the event loop goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,16 @@ async def fetch_images(body: BaseModel, fetcher: Fetcher) -> None:
     except BaseExceptionGroup as errors:  # the first error ends the others
         raise errors.exceptions[0] from None
     for one, task in zip(found, tasks, strict=True):
-        data = f"data:;base64,{base64.b64encode(task.result()).decode()}"
+        raw = task.result()
+        data = await asyncio.to_thread(_data_url, raw) if len(raw) > _LARGE else _data_url(raw)
         if isinstance(one.holder, dict):
             one.holder[one.field] = data
         else:
             setattr(one.holder, one.field, data)
+
+
+def _data_url(raw: bytes) -> str:
+    return f"data:;base64,{base64.b64encode(raw).decode()}"
 
 
 def _addresses(value: object, param: str) -> Iterator[_Found]:

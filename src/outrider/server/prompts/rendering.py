@@ -50,6 +50,17 @@ class Conversation:
     continued: bool = False
     opening_tokens: bool = False
 
+    @property
+    def shows_images(self) -> bool:
+        """Whether a message has an image, which need not have been read."""
+        contents = (message.content for message in self.messages)
+        return any(
+            part.type == "image_url"
+            for content in contents
+            if isinstance(content, list)
+            for part in content
+        )
+
 
 def conversation_of(body: ChatBody, tokenizer: Tokenizer) -> Conversation:
     """Return what a chat request asks to render."""

@@ -21,6 +21,9 @@ from outrider.server.tools.reasoning import begins_inside, ends_reasoning, gate_
 
 _MODES = ("none", "auto", "required")
 
+_Table = dict[tuple[str | None, str], Tool]
+"""Tools by type and name, and by name alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calling:
@@ -28,14 +31,14 @@ class Calling:
 
     Attributes:
         tools: those that are looked for in the answer.
-        allowed: names of those that may be called; None: all.
+        allowed: those of them that may be called; None: all.
         required: the answer is calls.
         parallel: several calls may be written.
         custom: the tool whose input is the answer.
     """
 
     tools: tuple[Tool, ...] = ()
-    allowed: frozenset[str] | None = None
+    allowed: tuple[Tool, ...] | None = None
     required: bool = False
     parallel: bool = True
     custom: CustomTool | None = None
@@ -61,7 +64,7 @@ def calling_of(
         parallel: its `parallel_tool_calls`.
 
     Raises:
-        ApiError: the choice is unknown, or names a tool that is not given.
+        ApiError: the choice is unknown or incomplete, or names a tool that is not given.
     """
     tools = tuple(tools or ())
     several = parallel is not False
@@ -69,8 +72,7 @@ def calling_of(
         return _by_mode(tools, choice or "auto", several, None)
     kind = choice.get("type")
     if kind in ("function", "custom"):
-        name = _name(choice)
-        found = _named(tools, name)
+        found = _named(_table(tools), choice)
         if found.custom is not None:
             return Calling(tools=(found,), required=True, custom=found.custom)
         return Calling(tools=(found,), required=True, parallel=False)
@@ -80,10 +82,10 @@ def calling_of(
     listed = inner.get("tools") if isinstance(inner, Mapping) else None
     if not isinstance(listed, list) or not listed:
         raise invalid("tool_choice has no list of allowed tools", "tool_choice", "missing_field")
-    names = frozenset(_name(one) for one in listed)
-    for name in sorted(names):
-        _named(tools, name)
-    return _by_mode(tools, inner.get("mode", "auto"), several, names)
+    table = _table(tools)
+    named = {id(_named(table, one)) for one in listed}
+    allowed = tuple(tool for tool in tools if id(tool) in named)
+    return _by_mode(tools, inner.get("mode", "auto"), several, allowed)
 
 
 def calls_constraint(
@@ -119,14 +121,15 @@ def calls_constraint(
             thought=None if form.thought is not None else _thought(tokenizer, prompt),
             inside=_inside(tokenizer, prompt),
         )
-        specs = [_spec(tool, calling.required) for tool in _allowed(calling)]
+        callable = calling.tools if calling.allowed is None else calling.allowed
+        specs = [_spec(tool, calling.required) for tool in callable]
         return (required_calls if calling.required else triggered_calls)(specs, setting)
     except OptionError as error:
         raise from_outrider(error, "tools") from None
 
 
 def _by_mode(
-    tools: tuple[Tool, ...], mode: object, parallel: bool, allowed: frozenset[str] | None
+    tools: tuple[Tool, ...], mode: object, parallel: bool, allowed: tuple[Tool, ...] | None
 ) -> Calling:
     if mode not in _MODES:
         raise _unknown(mode)
@@ -134,7 +137,7 @@ def _by_mode(
         if mode == "required":
             raise invalid("tool_choice asks for a call, and there are no tools", "tool_choice")
         return Calling()
-    chosen = [tool for tool in tools if allowed is None or _name_of(tool) in allowed]
+    chosen = tools if allowed is None else allowed
     customs = [tool for tool in chosen if tool.custom is not None]
     if customs and mode == "required" and len(chosen) == 1:
         return Calling(tools=(customs[0],), required=True, custom=customs[0].custom)
@@ -143,11 +146,6 @@ def _by_mode(
         raise unsupported("tools", reason)
     required = mode == "required"
     return Calling(tools=tools, allowed=allowed, required=required, parallel=parallel)
-
-
-def _allowed(calling: Calling) -> list[Tool]:
-    allowed = calling.allowed
-    return [tool for tool in calling.tools if allowed is None or _name_of(tool) in allowed]
 
 
 def _spec(tool: Tool, required: bool) -> ToolSpec:
@@ -182,25 +180,30 @@ def _inside(tokenizer: Tokenizer, prompt: tuple[int, ...]) -> bool:
     return tags is not None and begins_inside(tokenizer, prompt, tags)
 
 
-def _name_of(tool: Tool) -> str:
-    return (tool.function or tool.custom or _NAMELESS).name
+def _table(tools: Sequence[Tool]) -> _Table:
+    """Return the tools by type and name, and by their name alone. Functions and custom tools may
+    have the same names."""
+    found: _Table = {}
+    for tool in tools:
+        found.setdefault((tool.type, tool.name), tool)
+        found.setdefault((None, tool.name), tool)
+    return found
 
 
-_NAMELESS = CustomTool(name="-")
+def _named(table: _Table, choice: object) -> Tool:
+    """Return the tool that a choice names, in the shapes of chats and of responses.
 
-
-def _name(choice: Mapping[str, Any]) -> str:
-    """Return the name of a tool that is chosen, in the shapes of chats and of responses."""
-    kind = choice.get("type")
-    inner = choice.get(kind, choice) if isinstance(kind, str) else choice
+    Raises:
+        ApiError: it names none, or one that is not given.
+    """
+    given: Mapping[str, Any] = choice if isinstance(choice, Mapping) else {}
+    kind = given.get("type")
+    inner = given.get(kind, given) if isinstance(kind, str) else given
     name = inner.get("name") if isinstance(inner, Mapping) else None
     if not isinstance(name, str):
         raise invalid("tool_choice names no tool", "tool_choice", "missing_field")
-    return name
-
-
-def _named(tools: Sequence[Tool], name: str) -> Tool:
-    found = next((tool for tool in tools if _name_of(tool) == name), None)
+    found = table.get((kind, name)) if isinstance(kind, str) else None
+    found = found or table.get((None, name))
     if found is None:
         raise invalid(f"tool_choice names {name!r:.80}, which is none of tools", "tool_choice")
     return found

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.server.errors import invalid
-from outrider.server.prompts.rendering import Conversation, known_values
+from outrider.server.prompts.rendering import Conversation
 from outrider.server.schema.base import parse_part
 from outrider.server.schema.chat import ChatMessage, Tool
 from outrider.server.schema.messages import Block, ClientTool, CountBody, Shown, Source, Turn
@@ -19,8 +18,12 @@ _BETWEEN = "\n\n"
 """Between messages of one role that follow each other: they are one turn."""
 
 
-def conversation_of(body: CountBody, tokenizer: Tokenizer) -> Conversation:
+def conversation_of(body: CountBody, values: dict[str, Any]) -> Conversation:
     """Return what a request asks to render. An answer at the end is continued.
+
+    Args:
+        body: the request.
+        values: the hints that the chat template knows (`hints_of`).
 
     Raises:
         ApiError: a block is incomplete, or stands where it has no meaning.
@@ -32,7 +35,7 @@ def conversation_of(body: CountBody, tokenizer: Tokenizer) -> Conversation:
     return Conversation(
         messages=messages,
         tools=chat_tools(body.tools or ()),
-        values=known_values(hints_of(body), tokenizer),
+        values=values,
         open=not continued,
         continued=continued,
     )

@@ -125,6 +125,13 @@ class Tool(Known):
     function: Function | None = None
     custom: CustomTool | None = None
 
+    @property
+    def name(self) -> str:
+        """The name of a tool that `check` has passed."""
+        own = self.custom if self.type == "custom" else self.function
+        assert own is not None
+        return own.name
+
     def check(self) -> None:
         """Raise `ApiError` if it is neither, or incomplete."""
         if self.type == "function" and self.function is not None:

@@ -30,7 +30,7 @@ _LOWEST = 0.04
 """The last learning rate, relative to the largest one."""
 _DECAY = 0.01
 _BETAS = (0.9, 0.95)
-_RIDGE_TOKENS = 150_000
+_RIDGE_TOKENS = 100_000
 _SAVED_SECONDS = 120.0
 _SOFTENED = 12
 """Texts on which the first scale of the logits is chosen."""

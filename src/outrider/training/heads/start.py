@@ -25,6 +25,8 @@ from outrider.models.llama.weights import EMBED, HEAD, NORM
 from outrider.training.heads.data import RecordedTexts, TextPlace
 
 _RIDGE = 30.0
+_PART = 2048
+"""Rows that are added to the normal equations at once."""
 _QUIET_ATTENTION, _QUIET_MLP = 0.05, 0.02
 """Spread of the matrices that end attention and MLP, before they are divided by the root of their
 inputs: the layer adds almost nothing at first."""
@@ -191,17 +193,27 @@ def _entries(head: HeadModule, tokens: Tensor, hints: Tensor, levels: Tensor) ->
 
 
 class _Normal:
-    """The normal equations of a linear fit."""
+    """The normal equations of a linear fit; rows are added in large parts, which is faster."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         self._gram, self._cross = torch.zeros(inputs, inputs), torch.zeros(inputs, outputs)
+        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def add(self, inputs: Float[Tensor, "rows inputs"], outputs: Tensor) -> None:
         """Add rows."""
-        self._gram += inputs.T @ inputs
-        self._cross += inputs.T @ outputs
+        self._waiting.append((inputs, outputs))
+        if sum(len(rows) for rows, _ in self._waiting) >= _PART:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        inputs, outputs = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._gram.addmm_(inputs.T, inputs)
+        self._cross.addmm_(inputs.T, outputs)
+        self._waiting = []
 
     def solve(self) -> Float[Tensor, "outputs inputs"]:
         """Return the matrix with a penalty on its size."""
+        if self._waiting:
+            self._sum_up()
         penalty = _RIDGE * torch.eye(len(self._gram))
         return torch.linalg.solve(self._gram + penalty, self._cross).T.contiguous()

@@ -29,6 +29,7 @@ from tests.models.heads.formats.setups import (
 
 Tensors = dict[str, Tensor]
 Settings = dict[str, JsonValue]
+NONE = torch.empty(0)
 EAGLE3 = tiny(HeadKind.EAGLE3)
 STORED = in_speculators(numbers(EAGLE3, "lm_head.weight", "embed_tokens.weight"))
 
@@ -90,11 +91,11 @@ def eagle3(
 
 
 def run(
-    file: HeadFile, states: Tensor | None, tokens: Tensor, later: Tensor | None, embed: Tensor
+    file: HeadFile, states: Tensor | None, tokens: Tensor, later: Tensor, embed: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Logits and next state of `HeadModule`, with attention over these rows."""
     module = HeadModule(file.config, file.tensors, lambda ids: F.embedding(ids, embed), embed)
-    inputs = module.fused(states) if later is None else module.continued(later)
+    inputs = module.continued(later) if states is None else module.fused(states)
     none = torch.zeros(len(tokens), dtype=torch.long)
     stream, read = module.enter(inputs, tokens, none, none)
     attended = attend(read, file.tensors, "layers.0.")
@@ -131,7 +132,7 @@ def test_an_eagle3_file_means_what_its_definition_says(
     none = torch.zeros(VOCAB, WIDTH)
     with torch.no_grad():
         expected, state = eagle3(stored, settings, states, tokens, None)
-        logits, later = run(file, states, tokens, None, none)
+        logits, later = run(file, states, tokens, NONE, none)
         assert torch.allclose(logits, expected, atol=1e-5)
         assert torch.allclose(later, state, atol=1e-5)
         expected, _ = eagle3(stored, settings, states, tokens, state)
@@ -153,7 +154,7 @@ def test_an_mtp_head_means_what_its_definition_says(tmp_path: Path) -> None:
     out = finish(stream, attend(read, stored, "mtp.layers.0."), stored, "mtp.layers.0.")
     last = rms(out, stored["mtp.norm.weight"])
     with torch.no_grad():
-        logits, later = run(file, state, tokens, None, embed)
+        logits, later = run(file, state, tokens, NONE, embed)
         again, _ = run(file, None, tokens, state[:, 0], embed)
     assert torch.allclose(logits, last @ embed.T, atol=1e-5)
     assert torch.allclose(later, last, atol=1e-5)

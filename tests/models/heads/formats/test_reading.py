@@ -128,6 +128,11 @@ def test_a_damaged_head_gives_one_line(tmp_path: Path, case: str) -> None:
 HINTED_DAMAGED = {
     "version": (setting(outrider={"format": 9}), "format 9, this version reads up to 1"),
     "no version": (setting(outrider={}), "has no outrider.format"),
+    "empty states": (setting(eagle_aux_hidden_state_layer_ids=[]), "expected states"),
+    "scales of a vector": (
+        lambda _, tensors: tensors.update({"norm.weight_scale": torch.ones(1).half()}),
+        "expected one factor for each 32 inputs",
+    ),
     "no states": (setting(eagle_aux_hidden_state_layer_ids=None), "expected a list"),
     "ids": (put("ids", filled(0, 40)), "gives id 40, expected 0 to 39"),
     "same ids": (put("ids", filled(0, 4)), "one id twice"),

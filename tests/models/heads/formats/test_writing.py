@@ -131,24 +131,28 @@ def test_shapes_of_layers_are_kept(tmp_path: Path, changes: dict[str, object]) -
 def test_what_the_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     tensors = numbers(EAGLE3, "lm_head.weight")
 
-    def write(config: HeadConfig = EAGLE3, *, int8: bool = False, **changes: torch.Tensor) -> None:
+    def write(
+        changes: dict[str, torch.Tensor], config: HeadConfig = EAGLE3, *, int8: bool = False
+    ) -> None:
         given = {name: tensor for name, tensor in tensors.items() if name not in changes}
         given |= {name: tensor for name, tensor in changes.items() if len(tensor)}
         write_head(tmp_path / "head", config, given, VERIFIER, int8=int8, card="")
 
     none = torch.empty(0)
     with pytest.raises(OptionError, match=r"not written in int8.*\. Give int8=False"):
-        write(int8=True)
+        write({}, int8=True)
     with pytest.raises(OptionError, match="without lm_head"):
-        write(**{"lm_head.weight": none})
+        write({"lm_head.weight": none})
+    with pytest.raises(OptionError, match="ascending order"):
+        write({}, replace(EAGLE3, states=(2, 1, 4)))
     with pytest.raises(CheckpointError, match="lacks tensor norm"):
-        write(**{"norm.weight": none})
+        write({"norm.weight": none})
     with pytest.raises(CheckpointError, match="holds NaN values in norm"):
-        write(**{"norm.weight": torch.full((16,), torch.nan)})
+        write({"norm.weight": torch.full((16,), torch.nan)})
     with pytest.raises(CheckpointError, match="gives id 40, expected 0 to 39"):
-        write(ids=tensors["ids"] + 6)
+        write({"ids": tensors["ids"] + 6})
     with pytest.raises(CheckpointError, match="one id twice"):
-        write(ids=tensors["ids"] * 0)
+        write({"ids": tensors["ids"] * 0})
     assert not (tmp_path / "head").exists()
 
 

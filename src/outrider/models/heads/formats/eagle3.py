@@ -4,15 +4,16 @@ Facts, with their sources:
 
 - A row reads `[norm(embedding); norm(state)]`, embedding first; the residual stream is the fused
   state before its norm, or after it with `norm_before_residual`; the next step reads the stream
-  before the last norm, or after it with `norm_output` (speculators, `models/eagle3/core.py` and
-  `model_definitions.py`; vLLM and SGLang, `llama_eagle3.py`; SafeAILab/EAGLE, `model/cnets.py`).
+  before the last norm, or after it with `norm_output` (speculators, modules `core` and
+  `model_definitions` of `eagle3`; vLLM and SGLang, module `llama_eagle3`; SafeAILab/EAGLE,
+  module `cnets`).
 - `norm_before_fc` is one norm of all states together (`input_norm`), `fc_norm` one of each state
-  (`fc_norm.0` to `fc_norm.n`); they exclude each other (speculators, `models/eagle3/config.py`).
+  (`fc_norm.0` to `fc_norm.n`); they exclude each other (speculators, module `config`).
 - Layer id i is the state that enters layer i, counted from 0, which is state i of
-  `HiddenStates`. The default is 2, n // 2 and n - 3 of n layers (speculators, `models/utils.py`;
-  vLLM, `EagleModelMixin`; SGLang, `set_eagle3_layers_to_capture`).
+  `HiddenStates`. The default is 2, n // 2 and n - 3 of n layers (speculators,
+  `resolve_target_layer_ids`; vLLM, `EagleModelMixin`; SGLang, `set_eagle3_layers_to_capture`).
 - In `eagle_config` of original heads, ids that begin with 1 are layers whose output is read, which
-  is one state later (sgl-project/sglang#25454).
+  is one state later (SGLang; its rule for the first id is sgl-project/sglang#25454).
 - The states are concatenated in the order of layers (both engines capture them in that order).
 """
 

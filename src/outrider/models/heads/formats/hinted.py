@@ -22,6 +22,7 @@ from outrider.models.heads.formats.recognising import HeadFormat
 from outrider.models.heads.formats.settings import (
     FIELDS,
     LAYER_CONFIG,
+    STATES,
     VOCAB,
     read_extras,
     read_verifier,
@@ -54,10 +55,12 @@ def read_hinted(checkpoint: Checkpoint) -> HeadFile:
     check_fields(file, config, _NEEDED)
     settings: Mapping[str, JsonValue] = config["transformer_layer_config"]
     check_fields(file, settings, (VOCAB,), "transformer_layer_config.")
+    if not config[STATES.name]:
+        raise CheckpointError(f"{file} has {STATES.name} [], expected states", hint=_AGAIN)
     head = HeadConfig(
         kind=HeadKind.HINTED,
         layer=read_layer(settings, config["draft_vocab_size"], where),
-        states=tuple(config["eagle_aux_hidden_state_layer_ids"]),
+        states=tuple(config[STATES.name]),
         target_width=config["target_hidden_size"],
         target_vocab=settings["vocab_size"],
         norm_states=bool(config.get("fc_norm")),
@@ -78,15 +81,17 @@ def _tensors(checkpoint: Checkpoint, head: HeadConfig, where: str) -> dict[str, 
     stored = StoredHead(checkpoint=checkpoint, names=names, where=where)
     packed = {name for name in names if f"{name}{SCALE}" in names}
     scales = {f"{name}{SCALE}" for name in packed}
-    shapes = {name: stored.shape(name) or () for name in names if name not in scales}
+    shapes: dict[str, tuple[int, ...]] = {
+        name: stored.shape(name) or () for name in names if name not in scales
+    }
     stored.check(head, shapes)
     for name in packed:
-        outputs, inputs = shapes[name]
-        expected, given = (outputs, -(-inputs // GROUP)), stored.shape(f"{name}{SCALE}")
-        if given != expected or not stored.is_whole(name):
+        *outputs, inputs = shapes[name]
+        expected, given = (*outputs, -(-inputs // GROUP)), stored.shape(f"{name}{SCALE}")
+        if given != expected or len(expected) != 2 or not stored.is_whole(name):
             raise CheckpointError(
                 f"tensor {name}{SCALE} of the head {where} has shape {list(given or ())}, expected "
-                f"{list(expected)} beside int8 values",
+                f"one factor for each {GROUP} inputs of an int8 matrix",
                 hint=_AGAIN,
             )
     whole = stored.whole(_WHOLE)

@@ -36,6 +36,8 @@ def read_layer(settings: Mapping[str, JsonValue], vocab: int, where: str) -> Dec
     plain = {**settings, "num_hidden_layers": 1, "vocab_size": vocab}
     for name in ("architectures", "quantization_config"):
         plain.pop(name, None)
+    if isinstance(types := plain.get("layer_types"), list):
+        plain["layer_types"] = types[:1]  # some heads keep those of all layers of their target
     try:
         layer = read_config(plain)
     except CheckpointError as error:

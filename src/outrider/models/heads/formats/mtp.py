@@ -1,6 +1,6 @@
 """MTP heads inside the checkpoint of their target (`mtp.*`, as in Qwen3-Next and Qwen3.5).
 
-Facts (vLLM, `qwen3_next_mtp.py` and `qwen3_5_mtp.py`; speculators, `convert/mtp/converter.py`):
+Facts (vLLM, modules `qwen3_next_mtp` and `qwen3_5_mtp`; speculators, `MTPConverter`):
 `fc` reads `[norm(embedding); norm(state)]`, embedding first; the state is that of the last layer
 after the final norm, and the next step reads the output of `mtp.norm` in its place. Embeddings and
 head are those of the target. Norms of Qwen3-Next and Qwen3.5 store their weight minus 1.

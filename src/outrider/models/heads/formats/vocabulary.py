@@ -1,9 +1,9 @@
 """The tokens that a head can draft, in the forms of other formats.
 
 `d2t[i]` is the target's id of draft token i, minus i; `t2d[j]` says whether target token j can be
-drafted. Rows of the head are in the order of the target's ids. Source: `build_vocab_mappings` and
-`DraftVocabMixin` of github.com/vllm-project/speculators; the loaders of vLLM and SGLang
-(`llama_eagle3.py`) read `d2t` in the same way and ignore `t2d`.
+drafted. Rows of the head are in the order of the target's ids. Source: `DraftVocabMixin` of
+github.com/vllm-project/speculators; the loaders of vLLM and SGLang (module `llama_eagle3`) read
+`d2t` in the same way and ignore `t2d`.
 """
 
 from collections.abc import Mapping

@@ -127,6 +127,11 @@ def _eagle3_tensors(
         raise OptionError(
             "an EAGLE-3 head with norm_states needs fc_norm.weight", hint="Add a tensor of ones"
         )
+    if list(config.states) != sorted(set(config.states)):
+        raise OptionError(
+            f"an EAGLE-3 head reads states in ascending order, not {list(config.states)}",
+            hint="Train it with states in this order",
+        )
     if config.norm_states and config.norm_fused:
         raise OptionError("norm_states and norm_fused exclude each other", hint="Choose one")
     if config.layer.qkv_bias:
