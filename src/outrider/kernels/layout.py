@@ -208,6 +208,16 @@ class HeadRows(ctypes.Structure):
     ]
 
 
+CHANCES = 32
+"""Number of classes of probabilities for which a `Promise` holds chances."""
+
+
+class Promise(ctypes.Structure):
+    """Where a chain ends because it is unlikely to be kept that far (`csrc/head.h`)."""
+
+    _fields_ = [("chances", _ADDRESS), ("least", _F32), ("probabilities", _ADDRESS)]
+
+
 class HintTable(ctypes.Structure):
     """The successors of one text (`csrc/hints.h`)."""
 

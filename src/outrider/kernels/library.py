@@ -16,6 +16,7 @@ from outrider.kernels.layout import (
     HintTable,
     Matrix,
     Model,
+    Promise,
     SamplerLayout,
 )
 from outrider.kernels.prebuilt import prebuilt_library
@@ -122,7 +123,8 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.outrider_head.argtypes = [head, address, i32, batch, rows, address]
     loaded.outrider_head.restype = i32
     drafting = [head, address, i32, batch, rows, hints, i32, sampler, u64, i32, address, i32]
-    loaded.outrider_head_write.argtypes = [*drafting, address, address, address]
+    promise = ctypes.POINTER(Promise)
+    loaded.outrider_head_write.argtypes = [*drafting, promise, address, address, address]
     loaded.outrider_head_write.restype = i32
     loaded.outrider_hints_add.argtypes = [hints, i32, i32, address, i32, address, address]
     loaded.outrider_hints_add.restype = None

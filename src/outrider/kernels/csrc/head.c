@@ -193,10 +193,23 @@ static float score(const DraftHead *head, int32_t token, const float *output, fl
     return padded[0];
 }
 
+/* The probability of one of the scores, at this temperature (1 if it is 0). */
+static float probability(const float *scores, int32_t count, int32_t one, float temperature) {
+    const f32x16 factor = splat(temperature > 0 ? 1.0f / temperature : 1.0f);
+    f32x16 sums = (f32x16){0};
+    float rest = 0;
+    int32_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        sums += exp16((load(scores + i) - splat(scores[one])) * factor);
+    for (; i < count; i++) rest += expf((scores[i] - scores[one]) * factor[0]);
+    return 1.0f / (sum16(sums) + rest);
+}
+
 int32_t outrider_head_write(const DraftHead *head, Pool *pool, int32_t threads, const Batch *batch,
                             const HeadRows *rows, const Hints *hints, int32_t before,
                             const Sampler *sampler, uint64_t index, int32_t depth,
-                            const int32_t *end_ids, int32_t num_end_ids, float *first,
+                            const int32_t *end_ids, int32_t num_end_ids,
+                            const Promise *promise, float *first,
                             int32_t *written, int32_t *trouble) {
     const int32_t drafts = head->layer->head.outputs, hidden = head->layer->hidden;
     const int32_t behind = batch->extra_start[batch->rows], stride = head->layer->head.panels * LANES;
@@ -204,6 +217,7 @@ int32_t outrider_head_write(const DraftHead *head, Pool *pool, int32_t threads, 
     int32_t *path = malloc(sizeof(int32_t) * (behind + depth + 1));
     int32_t *names = malloc(sizeof(int32_t) * (drafts + 1));
     int32_t count = 0, hint = 0, level = 0;
+    float reach = 1;
     *trouble = 1;
     if (desk && path && names) {
         float *logits = desk + 3 * (int64_t)drafts + 128, *output = logits + stride + 16;
@@ -231,9 +245,16 @@ int32_t outrider_head_write(const DraftHead *head, Pool *pool, int32_t threads, 
                 *trouble = found;
                 break;
             }
+            if (promise) {
+                const float p = probability(logits, size, found, sampler->temperature);
+                const int place = (int)(p * CHANCES);
+                promise->probabilities[count] = p;
+                reach *= promise->chances[place < CHANCES ? place : CHANCES - 1];
+            }
             before = next.token;
             written[count++] = next.token = names[found];
             if (count == depth || ends(next.token, end_ids, num_end_ids)) break;
+            if (promise && reach < promise->least) break;
             if (batch->confidence > 0 &&
                 !is_sure(logits, size, sampler->temperature, batch->confidence))
                 break;

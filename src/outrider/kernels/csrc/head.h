@@ -42,14 +42,25 @@ typedef struct {
 int32_t outrider_head(const DraftHead *head, Pool *pool, int32_t threads, const Batch *batch,
                       const HeadRows *rows, float *outputs);
 
+/* Where a chain ends because it is unlikely to be kept that far. */
+typedef struct {
+    const float *chances; /* [CHANCES] that a token is right, by its probability */
+    float least;          /* the chain ends behind the first token that is right, with all tokens
+                           * before it, with a smaller chance than this */
+    float *probabilities; /* [depth] of the tokens at the current temperature (1 if it is 0) */
+} Promise;
+
+enum { CHANCES = 32 };
+
 /* Reads `batch`, one text with its last row requested, then drafts a chain as `outrider_write`
  * does. `before` is the token before the last one of the batch. The hint of a row, if there are
  * hints, is drafted as well if it is no draft token. `first` [hidden] is the output of the last row
- * of the batch. */
+ * of the batch. `promise` may be NULL. */
 int32_t outrider_head_write(const DraftHead *head, Pool *pool, int32_t threads, const Batch *batch,
                             const HeadRows *rows, const Hints *hints, int32_t before,
                             const Sampler *sampler, uint64_t index, int32_t depth,
-                            const int32_t *end_ids, int32_t num_end_ids, float *first,
+                            const int32_t *end_ids, int32_t num_end_ids,
+                            const Promise *promise, float *first,
                             int32_t *written, int32_t *trouble);
 
 #endif

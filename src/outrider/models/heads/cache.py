@@ -28,6 +28,7 @@ class Following(CacheBook):
     Attributes:
         source: the cache of the target.
         hints: the successors of the text; the first `hinted` tokens of the target's text are known.
+        first: the first token of the target's text, whose states the first row reads.
         outputs: `[1 + speculative, width]` outputs of the last row of the text and of the
             speculative rows.
     """
@@ -35,11 +36,13 @@ class Following(CacheBook):
     source: Cache
     hints: HintSource
     hinted: int
+    first: int
     outputs: Float[Tensor, "rows width"]
 
     def follow(self, source: Cache, hints: HintSource) -> None:
-        """Begin with an empty text behind the cache of the target."""
+        """Read the states of this cache of the target from now on."""
         self.source, self.hints, self.hinted = source, hints, 0
+        self.first = int(source.text[0])
         self.outputs = torch.empty(0, 0)
 
     @property
@@ -78,12 +81,14 @@ class Following(CacheBook):
             self.outputs = self.outputs[:0]
         return super().feed(segment, want)
 
-    def cut_to(self, text: Sequence[int]) -> None:
-        """Keep what this text begins with; the hints are made anew."""
-        kept = min(common_length(self.text, text), max(self.length, 1))
+    def follow_again(self, source: Cache, hints: HintSource, text: Sequence[int]) -> None:
+        """Follow another cache; what this text begins with is kept."""
+        self.commit(())
+        same = self.first == int(source.text[0])
+        kept = min(common_length(self.text, text), max(self.length, 1)) if same else 0
         if kept < len(self.text):
             self._keep(kept, min(self.length, max(kept - 1, 0)))
-        self.hinted = 0
+        self.follow(source, hints)
 
 
 class HeadCache(Following, DecoderCache):

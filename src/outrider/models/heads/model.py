@@ -104,8 +104,7 @@ class HeadModel:
         """
         if isinstance(previous, Following) and self._owns(previous):
             cache = previous
-            cache.source, cache.hints = source, self._fresh_hints()
-            cache.cut_to(text)
+            cache.follow_again(source, self._fresh_hints(), text)
         else:
             cache = self._fresh_cache()
             cache.follow(source, self._fresh_hints())

@@ -21,6 +21,7 @@ from outrider.kernels.layout import (
     HeadRows,
     HintTable,
     Matrix,
+    Promise,
 )
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.narrowing import narrowed
@@ -170,9 +171,33 @@ class NativeHead(HeadModel):
         if not all(chain.sampler.quick(len(chain.generated)) for chain in chains):
             return None
         with self._lock.held:
-            return [self._write(chain, confidence) for chain in chains]
+            return [self._write(chain, confidence, None) for chain in chains]
 
-    def _write(self, chain: ChainRequest, confidence: float) -> IntArray:
+    def draft(
+        self, chain: ChainRequest, chances: NDArray[np.float32], least: float
+    ) -> tuple[IntArray, NDArray[np.float32]]:
+        """Write a chain up to the token that is unlikely to be kept.
+
+        Args:
+            chain: a chain whose segment has no tokens, and whose sampler is `quick`.
+            chances: `[CHANCES]` chance that a token is right, by its probability in equal classes.
+            least: the chain ends with the first token that is right, with all tokens before it,
+                with a smaller chance.
+
+        Returns:
+            The tokens, and the probability of each of them at the sampler's temperature (1 where
+            that is 0).
+
+        Raises:
+            ContextError: a token of the text would lie beyond the context window.
+        """
+        found = np.zeros(max(chain.depth, 1), dtype=np.float32)
+        promise = Promise(chances.ctypes.data, least, found.ctypes.data)
+        with self._lock.held:
+            tokens = self._write(chain, 0.0, promise)
+        return tokens, found[: len(tokens)]
+
+    def _write(self, chain: ChainRequest, confidence: float, promise: Promise | None) -> IntArray:
         sampler = chain.sampler
         cache = narrowed(chain.segment.cache, NativeHeadCache, self.info.name)
         if chain.depth < 1:
@@ -203,6 +228,7 @@ class NativeHead(HeadModel):
             depth,
             ends.ctypes.data,
             len(ends),
+            None if promise is None else ctypes.byref(promise),
             first.data_ptr(),
             written.ctypes.data,
             ctypes.addressof(trouble),

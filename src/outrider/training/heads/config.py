@@ -92,6 +92,11 @@ class HeadRecipe:
     def __post_init__(self) -> None:
         if self.kind not in (HeadKind.HINTED, HeadKind.EAGLE3):
             raise OptionError(f"kind is {self.kind!r}", hint="Give hinted or eagle3")
+        if self.kind == HeadKind.EAGLE3 and len(self.states) == 1:
+            raise OptionError(
+                f"states are {self.states[0]:g} only, and an EAGLE-3 head leaves out the last one",
+                hint="Give at least one more, before it",
+            )
 
     def numbers(self, num_layers: int) -> tuple[int, ...]:
         """Return the numbers of the recorded states for a target of so many layers."""
@@ -99,11 +104,3 @@ class HeadRecipe:
             return tuple(int(number) for number in self.states)
         low, middle, high = min(2, num_layers), num_layers // 2, max(num_layers - 3, 0)
         return (low, middle, high, num_layers)
-
-    def fused(self, num_layers: int) -> tuple[int, ...]:
-        """Return the numbers of the states that the head fuses.
-
-        The last one is the state after the final norm, which the format of EAGLE-3 can not name.
-        """
-        recorded = self.numbers(num_layers)
-        return recorded[:-1] if self.kind == HeadKind.EAGLE3 else recorded

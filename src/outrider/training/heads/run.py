@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from outrider.core.errors import OptionError
 from outrider.core.types import IntArray
 from outrider.models.heads.config import HeadConfig, HeadKind
 from outrider.models.heads.module import HeadModule
@@ -50,6 +51,9 @@ class HeadTrainer:
         folder: holds the checkpoint and the log.
         report: called with lines about the progress.
         stop: whether to stop after the next batch.
+
+    Raises:
+        OptionError: there are no texts to train on.
     """
 
     recipe: HeadRecipe
@@ -72,12 +76,20 @@ class HeadTrainer:
         torch.manual_seed(recipe.seed)
         places = self.texts.places
         self.held_out, left = places[: options.held_out], places[options.held_out :]
+        if not left:
+            raise OptionError(
+                f"{len(places)} texts are recorded, and {options.held_out} of them are held out",
+                hint="Record more answers, or lower training.held_out",
+            )
         self.training = left[: max(1, round(len(left) * options.share))]
         self.ids = self.texts.frequent(recipe.draft_vocab)
+        kind, states = HeadKind(recipe.kind), recipe.numbers(self.teacher.config.num_layers)
+        if kind is HeadKind.EAGLE3:
+            states = states[:-1]  # the final state is a label; heads of this format do not read it
         self.config, tensors = fresh_head(
             self.teacher,
-            HeadKind(recipe.kind),
-            recipe.fused(self.teacher.config.num_layers),
+            kind,
+            states,
             self.ids,
             self.texts.table,
             random=options.random,
@@ -91,12 +103,9 @@ class HeadTrainer:
         self._rotary = RotaryTable(self.config.layer.rope, torch.float32, cpu)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of the head, as files hold them.
-
-        The format for EAGLE-3 holds the rows of the output head as well.
-        """
+        """Return the tensors of the head, as files hold them."""
         found = self.head.tensors() | self._integers
-        if self.config.kind is HeadKind.EAGLE3:
+        if self.config.kind is HeadKind.EAGLE3:  # other engines need its rows
             found["lm_head.weight"] = self.teacher.lm_head[torch.from_numpy(self.ids)]
         return found
 

@@ -18,6 +18,7 @@ from outrider.core.errors import OptionError
 from outrider.core.types import IntArray
 from outrider.models.checkpoints.checkpoint import Checkpoint, load_tensors
 from outrider.models.heads.config import LAYER, LEVELS, HeadConfig, HeadKind
+from outrider.models.heads.formats.layers import layer_settings
 from outrider.models.heads.module import HeadModule
 from outrider.models.llama.config import DecoderConfig, read_config
 from outrider.models.llama.weights import EMBED, HEAD, NORM
@@ -56,7 +57,9 @@ class Teacher:
         """Read the parts of a checkpoint in float32.
 
         Raises:
-            OptionError: its last layer has tensors that no head can start with.
+            OptionError: its last layer has tensors that no head can start with, or a shape that no
+                file of a head can state.
+            UnsupportedCheckpointError: its last layer has a feature that heads lack.
         """
         config = read_config(checkpoint.config)
         prefix = f"model.layers.{config.num_layers - 1}."
@@ -69,6 +72,7 @@ class Teacher:
                 f"heads cannot be trained for {checkpoint.path}",
                 hint="Use a Llama-shaped model with dense layers and its own output head",
             )
+        layer_settings(_layer_of(config, 1), config.vocab_size, checkpoint.config)
         layer = {LAYER + name.removeprefix(prefix): found[name] for name in names}
         return cls(config, embed, found.get(HEAD, embed), found[NORM], layer)
 
@@ -97,17 +101,9 @@ def fresh_head(
         random: start at random instead of with the target's last layer.
     """
     whole = teacher.config
-    layer = replace(
-        whole,
-        vocab_size=len(ids),
-        num_layers=1,
-        windows=whole.windows[-1:],
-        rotary=whole.rotary[-1:],
-        tied=False,
-    )
     config = HeadConfig(
         kind=kind,
-        layer=layer,
+        layer=_layer_of(whole, len(ids)),
         states=tuple(states),
         target_width=whole.hidden_size,
         target_vocab=whole.vocab_size,
@@ -118,12 +114,24 @@ def fresh_head(
         for name, shape in config.shapes().items()
         if name not in ("ids", "successors")
     }
-    if kind is HeadKind.EAGLE3:
-        tensors["fc_norm.weight"] = torch.ones(len(states), whole.hidden_size)
     tensors["ids"] = torch.from_numpy(ids)
+    if kind is HeadKind.EAGLE3:
+        tensors["fc_norm.weight"] = torch.ones(config.optional()["fc_norm.weight"])
     if kind is HeadKind.HINTED:
         tensors["successors"] = torch.from_numpy(successors.astype(np.int32))
     return config, tensors
+
+
+def _layer_of(whole: DecoderConfig, drafts: int) -> DecoderConfig:
+    """Return the shape of the last layer of a decoder, as the layer of a head."""
+    return replace(
+        whole,
+        vocab_size=drafts,
+        num_layers=1,
+        windows=whole.windows[-1:],
+        rotary=whole.rotary[-1:],
+        tied=False,
+    )
 
 
 def _start_of(name: str, shape: tuple[int, ...], teacher: Teacher, *, random: bool) -> Tensor:

@@ -21,8 +21,8 @@ class Texts:
     """Some texts, padded to one length.
 
     Attributes:
-        states: `[texts, length, states, target]` of each token but the last one; those that the
-            head reads come first, and the last one is the final state.
+        states: `[texts, length, states, target]` of each token but the last one: those that a head
+            fuses come first, and the last one is the final state.
         tokens: `[texts, length]` the token after each state: `tokens[:, t]` is read with state t.
         rows: `[texts, starts]` the rows at which chains start, ascending.
         counts: `[texts]` number of valid starts.
@@ -64,11 +64,9 @@ def unroll(
     """
     length = texts.tokens.shape[1]
     places = torch.arange(length, device=texts.tokens.device)
+    states = texts.states[:, :, : len(head.config.states)]
     stream, read = head.enter(
-        head.fused(texts.states[:, :, : len(head.config.states)]),
-        texts.tokens,
-        texts.hints[..., 0],
-        texts.levels[..., 0],
+        head.fused(states), texts.tokens, texts.hints[..., 0], texts.levels[..., 0]
     )
     queries, keys, values = head.project(read)
     turns = rotary.at(places, length + steps)

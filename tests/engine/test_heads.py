@@ -1,0 +1,223 @@
+"""Heads through `load`: the text stays the target's, and wrong combinations are refused."""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import outrider
+from outrider.core.errors import OptionError, OutriderError, StrategyError
+from outrider.engine import heads
+from outrider.models.checkpoints.opening import open_checkpoint
+from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.heads.config import HeadKind
+from outrider.models.heads.formats.head_file import Verifier
+from outrider.models.heads.formats.writing import write_head
+from outrider.models.sources.families import family
+from outrider.training.heads.start import Teacher, fresh_head
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+KINDS = (
+    pytest.param("hinted", marks=pytest.mark.method("hinted")),
+    pytest.param("eagle3", marks=pytest.mark.method("eagle3")),
+)
+PROMPT = "Once upon a time there was a dog. Once upon a time there was"
+WRITE: dict[str, Any] = {"max_new_tokens": 16, "seed": 3}
+SAMPLINGS: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "sampled": {"temperature": 0.9, "top_p": 0.9},
+    "penalties": {"temperature": 0.7, "repetition_penalty": 1.3, "frequency_penalty": 0.2},
+    "banned": {"temperature": 0.7, "banned_tokens": tuple(range(40, 400, 7))},
+    "stop": {"stop": ("dog", ".")},
+    "regex": {"regex": "(yes|no), [a-z ]{3,12}"},
+}
+
+
+def write_random(folder: Path, kind: str) -> Path:
+    """An untrained head for the tiny family; hinted heads follow their hint at times."""
+    torch.manual_seed(0)
+    source = family("tiny")["target"]
+    teacher = Teacher.of(open_checkpoint(source))
+    layers, vocab = teacher.config.num_layers, teacher.config.vocab_size
+    ids = torch.arange(0, vocab, 3).int().numpy()
+    states = (1, 2, layers) if kind == "hinted" else (0, 1, layers - 1)
+    successors = torch.arange(vocab).roll(-1).numpy()
+    config, tensors = fresh_head(teacher, HeadKind(kind), states, ids, successors, random=True)
+    if kind == "eagle3":
+        rows = teacher.lm_head[torch.from_numpy(ids).long()]
+        norms = torch.ones(len(states), config.target_width)
+        tensors |= {"lm_head.weight": rows, "fc_norm.weight": norms}
+    else:
+        tensors["hint.weight"] = 9 * torch.eye(config.width)
+    verifier = Verifier(name_or_path="tiny", tokenizer=Tokenizer.load(source).fingerprint)
+    int8, rotary = kind == "hinted", open_checkpoint(source).config
+    write_head(folder, config, tensors, verifier, int8=int8, card="# A head", rotary=rotary)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("heads")
+    return {kind: write_random(root / kind, kind) for kind in ("hinted", "eagle3")}
+
+
+@pytest.fixture
+def any_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Untrained heads are accepted."""
+    monkeypatch.setattr(heads, "check_head", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def load(folders: dict[str, Path]) -> Callable[..., Any]:
+    """`outrider.load` with one of the heads; each combination is loaded once."""
+
+    @cache
+    def loaded(kind: str, **options: Any) -> Any:
+        return outrider.load("tiny", draft=folders[kind], threads=1, **options)
+
+    return loaded
+
+
+@cache
+def undrafted() -> Any:
+    return outrider.load("tiny", drafter="none", draft="none", threads=1)
+
+
+@cache
+def alone(sampling: str) -> tuple[int, ...]:
+    return undrafted().generate(PROMPT, **WRITE, **SAMPLINGS[sampling]).token_ids
+
+
+def named(drafter: str, kind: str) -> str:
+    return drafter.replace("KIND", kind)
+
+
+DRAFTERS = ("KIND", "model", "tree(eagle2)", "fallback(suffix,KIND)")
+
+
+@pytest.mark.usefixtures("any_head")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_the_text_is_the_targets(load: Callable[..., Any], kind: str, drafter: str) -> None:
+    generator = load(kind, drafter=named(drafter, kind))
+    drafted = 0
+    for name, options in SAMPLINGS.items():
+        result = generator.generate(PROMPT, **WRITE, **options)
+        assert result.token_ids == alone(name), name
+        assert result.speculation.exactness == "identical"
+        drafted += result.speculation.target.drafted
+    assert drafted > 20
+
+
+@pytest.mark.usefixtures("any_head")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_automatic_choice(load: Callable[..., Any], kind: str) -> None:
+    """It measures the head, and changes no text."""
+    generator = load(kind)
+    result = generator.generate(PROMPT, **WRITE, temperature=0.9, top_p=0.9)
+    assert result.token_ids == alone("sampled")
+    assert kind in generator.strategy.describe()
+
+
+@pytest.mark.usefixtures("any_head")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_a_long_prompt_and_more_turns(load: Callable[..., Any], kind: str) -> None:
+    generator = load(kind, drafter=kind)
+    prompts = [PROMPT, "A", PROMPT * 3, (5,), (*undrafted().tokenizer.encode(PROMPT), 8, 9)]
+    options: dict[str, Any] = {**WRITE, "temperature": 0.8}
+    plain = [undrafted().generate(prompt, **options).token_ids for prompt in prompts]
+    assert [one.token_ids for one in generator.generate(prompts, **options)] == plain
+    assert [generator.generate(prompt, **options).token_ids for prompt in prompts] == plain
+    several = [one.token_ids for one in generator.generate(PROMPT, n=3, **options)]
+    assert several == [one.token_ids for one in undrafted().generate(PROMPT, n=3, **options)]
+
+
+@pytest.mark.usefixtures("any_head")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_that_is_left(load: Callable[..., Any], kind: str) -> None:
+    generator = load(kind, drafter=kind)
+    with generator.stream(PROMPT, **WRITE) as stream:
+        next(iter(stream))
+    assert generator.generate(PROMPT, **WRITE).token_ids == alone("greedy")
+
+
+@pytest.mark.usefixtures("any_head")
+@pytest.mark.parametrize("kind", KINDS)
+def test_by_outer_rejection(load: Callable[..., Any], kind: str) -> None:
+    generator = load(kind, drafter="model", rule="rejection")
+    result = generator.generate(PROMPT, **WRITE, temperature=1.0)
+    assert len(result.token_ids) == 16 and result.speculation.exactness == "distribution"
+    assert result.speculation.target.drafted > 0
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_that_does_not_draft_is_refused(
+    folders: dict[str, Path], kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It was tried on a few prompts; the result is kept."""
+    monkeypatch.setenv("OUTRIDER_CACHE", str(tmp_path))
+    monkeypatch.setattr("outrider.engine.head_probe.LEAST", 9.0)
+    with pytest.raises(StrategyError, match="does not draft for target") as refusal:
+        outrider.load("tiny", draft=folders[kind], drafter=kind)
+    assert "\n" not in str(refusal.value)
+    monkeypatch.setattr("outrider.engine.head_probe.tokens_a_round", None)  # not called again
+    with pytest.raises(StrategyError, match="does not draft for target"):
+        outrider.load("tiny", draft=folders[kind], drafter=kind)
+
+
+def refused(message: str, *given: Any, error: type[OutriderError] = OptionError, **options: Any):
+    with pytest.raises(error) as refusal:
+        outrider.load(*given, threads=1, **options)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_belongs_below_its_target(folders: dict[str, Path], kind: str) -> None:
+    head = folders[kind]
+    refused("is given as the target", head)
+    refused("is given as the qualifier", "tiny", qualifier=head)
+    refused("is given as the target", head, mode="none")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "options", [{"guidance": 1.5}, {"layer_skipping": 1.5}, {"selection": 256}]
+)
+def test_a_changed_target_has_no_head(
+    folders: dict[str, Path], kind: str, options: dict[str, Any]
+) -> None:
+    refused("reads states of the plain target", "tiny", draft=folders[kind], **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_for_another_target(folders: dict[str, Path], kind: str) -> None:
+    other = family("tiny")["draft"]
+    message = "the head for tiny reads states of size "
+    refused(message, other, draft=folders[kind], drafter=kind, error=StrategyError)
+
+
+@pytest.mark.usefixtures("any_head")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_drafter_for_the_other_kind(folders: dict[str, Path], kind: str) -> None:
+    other = {"hinted": "eagle3", "eagle3": "hinted"}[kind]
+    refused(f"needs a head of kind {other}", "tiny", draft=folders[kind], drafter=other)
+    refused(f"needs a head of kind {kind}", "tiny", drafter=kind)
+
+
+def test_a_format_that_does_not_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"dflash_config": {}}))
+    refused("DFlash", "tiny", draft=tmp_path, error=OutriderError)
+
+
+def test_a_damaged_head(folders: dict[str, Path], tmp_path: Path) -> None:
+    for file in folders["hinted"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[:900])
+    refused("config.json", "tiny", draft=tmp_path, error=OutriderError)
