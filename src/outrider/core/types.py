@@ -182,10 +182,12 @@ class Worth:
         floors: by place in the chain, what the row of a token costs, in tokens.
         least: the smallest sum with which a draft pays; above 0 where another drafter would gain as
             much.
+        rate: what a second costs, in tokens, for drafters that take long for a token.
     """
 
     floors: tuple[float, ...]
     least: float = 0.0
+    rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

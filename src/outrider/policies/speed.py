@@ -136,7 +136,8 @@ class Speed:
         rate = _CAUTION * self.relative / verify[0]
         slower, plain = self.slower, verify[0]
         seconds = [plain, *(max(slower * checked, plain) for checked in verify[1:])]
-        return Worth(floors=tuple(rate * (b - a) for a, b in pairwise(seconds)), least=least)
+        floors = tuple(rate * (b - a) for a, b in pairwise(seconds))
+        return Worth(floors=floors, least=least, rate=rate)
 
     def surplus(self, seconds: float, speed: float, verify: Sequence[float]) -> float:
         """Return the tokens that a draft gains, less those that its time is worth.

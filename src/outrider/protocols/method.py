@@ -18,7 +18,7 @@ Made = TypeVar("Made", covariant=True)
 
 
 _PLAIN = (bool, int, float, str, NoneType)
-_INTERNAL = frozenset({"name", "origin", "needs", "tier", "with_probs"})
+_INTERNAL = frozenset({"name", "origin", "needs", "tier", "with_probs", "seconds"})
 """Fields that the strategy sets; they are not options for the user."""
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name"}

@@ -150,7 +150,7 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
     if not given.below and NOTICEABLE * round_seconds > _SUCCESSORS:
         return Successors()  # recycled tokens gained nothing beside it, and took 3 % of a round
     if given.below and isinstance(head := given.below[-1], HeadModel):
-        return Fallback(first=Successors(), second=head_drafter(head))
+        return Fallback(first=Successors(), second=head_drafter(head, given.draft_seconds(head)))
     copies = _copies(round_seconds)
     if not given.below:
         return Fallback(first=copies, second=TokenRecycling(most_rows=_ROWS_LEARNED))
@@ -162,13 +162,18 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
     return Fallback(first=copies, second=Bypass(qualified=nest))
 
 
-def head_drafter(head: HeadModel) -> ModelDrafter:
-    """Return the drafter of a head, which counts its tokens under the name of its kind."""
+def head_drafter(head: HeadModel, seconds: float) -> ModelDrafter:
+    """Return the drafter of a head, which counts its tokens under the name of its kind.
+
+    Args:
+        head: the head.
+        seconds: measured seconds of a token of a draft.
+    """
     match head.config.kind:
         case HeadKind.HINTED:
-            return Hinted(model=head)
+            return Hinted(model=head, seconds=seconds)
         case HeadKind.EAGLE3:
-            return Eagle3(model=head)
+            return Eagle3(model=head, seconds=seconds)
         case HeadKind.MTP:
             return ModelDrafter(model=head, name="mtp")
 

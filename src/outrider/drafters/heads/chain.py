@@ -1,45 +1,195 @@
-"""Shared by the drafters of heads: a chain of the head that the target came with."""
+"""Chains of a head that end where a further token does not pay, shared by the drafters of heads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from outrider.core.errors import OptionError
+from outrider.core.tree import chain_parents
+from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Worth, as_ids
 from outrider.drafters.given import Given
 from outrider.drafters.neural.model import ModelDrafter
+from outrider.drafters.neural.model_state import ModelState
+from outrider.drafters.neural.reading import read_ahead, timed
+from outrider.kernels.layout import CHANCES
+from outrider.models.caches.attaching import attach
 from outrider.models.heads.config import HeadKind
 from outrider.models.heads.model import HeadModel
+from outrider.models.heads.native import NativeHead
 from outrider.policies import Source
+from outrider.protocols import NO_NEEDS, ChainRequest
 from outrider.protocols.method import Value
 
-D = TypeVar("D", bound=ModelDrafter)
+D = TypeVar("D", bound="HeadChain")
 
-FIRST, NEXT = 0.5, 0.55
-"""Prior chances of the first token of a head, and of each later one after a right one."""
+_FIRST, _NEXT = 0.45, 0.6
+"""Prior chances of the first token of a draft, and of each later one after a right one."""
+_LONGEST = 8
+_BELIEF, _FORGET = 6.0, 512.0
+"""Weight of the prior of a class, in tested tokens, and their number at which counts are halved."""
+_SURE, _UNSURE = 0.9, 0.1
+"""Prior chances of tokens with the probabilities 1 and 0."""
 
 
-def head_of(given: Given, name: str, kinds: tuple[HeadKind, ...]) -> HeadModel:
-    """Return the head among the given models. Raises `OptionError` if there is none of the kinds.
+class Rates:
+    """How often tokens of a head were right, by the probability that the head gave them.
+
+    Attributes:
+        chances: `[CHANCES]` chance that a token is right, by its probability in equal classes.
+    """
+
+    def __init__(self) -> None:
+        middle = (np.arange(CHANCES) + 0.5) / CHANCES
+        self._trials = np.full(CHANCES, _BELIEF)
+        self._hits = _BELIEF * (_UNSURE + (_SURE - _UNSURE) * middle)
+        self.chances: NDArray[np.float32] = (self._hits / self._trials).astype(np.float32)
+
+    def note(self, place: int, right: bool) -> None:
+        """Count a token of a class."""
+        if self._trials[place] >= _FORGET:
+            self._trials[place] *= 0.5
+            self._hits[place] *= 0.5
+        self._trials[place] += 1.0
+        self._hits[place] += right
+        self.chances[place] = self._hits[place] / self._trials[place]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadChain(ModelDrafter):
+    """Drafts chains of a head.
+
+    Where the policy states what a further row must promise (`Budget.worth`), a chain is as long as
+    it pays: the chance of each token follows from the probability that the head gives it and from
+    how often such tokens were right, and the draft with the largest sum of chances less costs is
+    proposed. Tokens that were drafted and not proposed are counted as well. Otherwise the
+    length is that of the budget.
+
+    Attributes:
+        seconds: measured seconds of a token of a draft.
+    """
+
+    seconds: float = 0.0
+    rates: dict[bool, Rates] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rates", {False: Rates(), True: Rates()})
+
+    def propose(
+        self, states: Sequence[ModelState], tails: Sequence[IntArray], budgets: Sequence[Budget]
+    ) -> list[Draft]:
+        """Return one chain per request, as deep as it pays, or as its budget allows."""
+        model = self.model
+        selects = isinstance(model, NativeHead) and self.needs == NO_NEEDS
+        asked = [budget for budget in budgets if budget.share(self.name)]
+        if not selects or any(budget.worth is None for budget in asked) or any(map(len, tails)):
+            return ModelDrafter.propose(self, states, tails, budgets)
+        if not all(self._is_quick(state) for state in states):
+            return ModelDrafter.propose(self, states, tails, budgets)
+        if not asked:
+            return [EMPTY_DRAFT] * len(states)
+        assert isinstance(model, NativeHead)
+        reading = read_ahead(model, states, budgets)
+        drafts = [
+            self._selected(model, state, tail, budget)
+            for state, tail, budget in zip(states, tails, budgets, strict=True)
+        ]
+        return timed(drafts, reading)
+
+    @staticmethod
+    def _is_quick(state: ModelState) -> bool:
+        """Whether the kernel chooses tokens of this request, without the mask of a grammar."""
+        sampler = state.request.sampler.unrestricted
+        return not state.masks and sampler.quick(len(state.request.output))
+
+    def _selected(
+        self, model: NativeHead, state: ModelState, tail: IntArray, budget: Budget
+    ) -> Draft:
+        worth, depth = budget.worth, self._depth(state, tail, budget)
+        if worth is None or depth < 1 or not worth.floors:
+            return EMPTY_DRAFT
+        floors = worth.floors[:depth]
+        sampler = state.request.sampler
+        segment, _ = attach(state.cache, tail, EMPTY_DRAFT)
+        chain = ChainRequest(
+            segment=segment,
+            sampler=sampler.unrestricted,
+            generated=state.written(tail),
+            depth=len(floors),
+        )
+        rates = self.rates[sampler.params.temperature > 0.0]
+        # a further token must be expected to pay for its row and for the step that drafts it
+        least = (min(floors) + worth.rate * self.seconds) / _NEXT
+        tokens, found = model.draft(chain, rates.chances, least)
+        places = np.minimum((found * CHANCES).astype(np.int64), CHANCES - 1)
+        state.tested = list(zip(tokens.tolist(), places.tolist(), strict=True))
+        state.counters.forwards += len(tokens)
+        kept = _paying(rates.chances[places], floors, worth)
+        legal = state.legal(tokens[:kept].tolist(), tail)
+        state.counters.drafted += len(legal)
+        if not legal:
+            return EMPTY_DRAFT
+        return Draft(
+            tokens=as_ids(legal),
+            parents=chain_parents(len(legal)),
+            sources=(self.name,) * len(legal),
+            draw=Draw.IID,
+        )
+
+    def commit(self, states: Sequence[ModelState], tokens: Sequence[IntArray]) -> None:
+        """Learn which drafted tokens were right; the emitted tokens become pending."""
+        for state, emitted in zip(states, tokens, strict=True):
+            rates = self.rates[state.request.sampler.params.temperature > 0.0]
+            for (token, place), right in zip(state.tested, emitted.tolist(), strict=False):
+                rates.note(place, token == right)
+                if token != right:
+                    break
+            if len(emitted):
+                state.tested = []
+        ModelDrafter.commit(self, states, tokens)
+
+
+def _paying(chances: NDArray[np.float32], floors: Sequence[float], worth: Worth) -> int:
+    """Return the length of the beginning of a chain with the largest gain."""
+    reach, gain, most, kept = 1.0, 0.0, max(worth.least, 0.0), 0
+    for place, (chance, floor) in enumerate(zip(chances.tolist(), floors, strict=False)):
+        reach *= chance
+        gain += reach - floor
+        if gain >= most:
+            kept, most = place + 1, gain
+    return kept
+
+
+def head_of(given: Given, name: str, kind: HeadKind) -> HeadModel:
+    """Return the head among the given models.
 
     Args:
         given: the inputs for building drafters.
         name: name of the drafter, for the message.
-        kinds: kinds of heads that it runs.
+        kind: the kind of head that it runs.
+
+    Raises:
+        OptionError: there is none of this kind.
     """
     model = given.below[-1] if given.below else None
-    if isinstance(model, HeadModel) and model.config.kind in kinds:
+    if isinstance(model, HeadModel) and model.config.kind is kind:
         return model
     found = "no draft model is given" if model is None else f"{model.info.name} is not one"
     raise OptionError(
-        f"drafter {name!r} needs a head of kind {' or '.join(kinds)}, and {found}",
+        f"drafter {name!r} needs a head of kind {kind}, and {found}",
         hint="Give draft=FOLDER with such a head; see docs/heads.md",
     )
 
 
 def make_chain(
-    cls: type[D], name: str, kinds: tuple[HeadKind, ...], given: Given, options: Mapping[str, Value]
+    cls: type[D], name: str, kind: HeadKind, given: Given, options: Mapping[str, Value]
 ) -> D:
     """Build a drafter that drafts chains with the head."""
-    return cls(model=head_of(given, name, kinds), **options)  # pyright: ignore[reportArgumentType]
+    model = head_of(given, name, kind)
+    seconds = given.draft_seconds(model) if given.costs is not None else 0.0
+    return cls(model=model, **{"seconds": seconds} | dict(options))  # pyright: ignore[reportArgumentType]
 
 
 def chain_priors(drafter: ModelDrafter, given: Given) -> tuple[Source, ...]:
@@ -48,9 +198,12 @@ def chain_priors(drafter: ModelDrafter, given: Given) -> tuple[Source, ...]:
     return (
         Source(
             name=drafter.name,
+            accept=_FIRST,
+            goes_on=_NEXT,
+            longest=_LONGEST,
+            opportunistic=True,
+            selects=isinstance(drafter.model, NativeHead),
             seconds=each,
             fixed=2 * each + given.measured.overhead,  # rows of the tokens of the last round
-            accept=FIRST,
-            goes_on=NEXT,
         ),
     )

@@ -4,16 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from outrider.drafters.given import Given
-from outrider.drafters.heads.chain import chain_priors, make_chain
+from outrider.drafters.heads.chain import HeadChain, chain_priors, make_chain
 from outrider.drafters.method import DrafterMethod
-from outrider.drafters.neural.model import ModelDrafter
 from outrider.models.heads.config import HeadKind
 from outrider.protocols import Drafter
 from outrider.protocols.method import Paper, Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Eagle3(ModelDrafter):
+class Eagle3(HeadChain):
     """Drafts chains with a head of EAGLE-3 (Li et al. 2025, arXiv 2503.01840).
 
     States of a low, a middle and a high layer are fused. Attention reads the embedding of the token
@@ -25,7 +24,7 @@ class Eagle3(ModelDrafter):
 
 
 def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Eagle3:
-    return make_chain(Eagle3, "eagle3", (HeadKind.EAGLE3,), given, options)
+    return make_chain(Eagle3, "eagle3", HeadKind.EAGLE3, given, options)
 
 
 METHOD = DrafterMethod(

@@ -4,16 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from outrider.drafters.given import Given
-from outrider.drafters.heads.chain import chain_priors, make_chain
+from outrider.drafters.heads.chain import HeadChain, chain_priors, make_chain
 from outrider.drafters.method import DrafterMethod
-from outrider.drafters.neural.model import ModelDrafter
 from outrider.models.heads.config import HeadKind
 from outrider.protocols import Drafter
 from outrider.protocols.method import Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hinted(ModelDrafter):
+class Hinted(HeadChain):
     """Drafts chains with a head of kind `hinted` (`models/heads`).
 
     The input of a row is a sum of three linear maps: of the target's states at the place before
@@ -31,7 +30,7 @@ class Hinted(ModelDrafter):
 
 
 def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Hinted:
-    return make_chain(Hinted, "hinted", (HeadKind.HINTED,), given, options)
+    return make_chain(Hinted, "hinted", HeadKind.HINTED, given, options)
 
 
 METHOD = DrafterMethod(

@@ -43,6 +43,8 @@ class ModelState:
         chains: how many chains were written without the mask.
         cut: how many of them the grammar cut.
         ahead: the end of the text that is not in the cache yet (`read_ahead`).
+        tested: drafted tokens, proposed or not, that no emitted token has confirmed or refuted yet,
+            each with the class of its probability.
     """
 
     request: Request
@@ -52,6 +54,7 @@ class ModelState:
     chains: int = 0
     cut: int = 0
     ahead: IntArray = field(default_factory=lambda: NO_IDS)
+    tested: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
     @property
     def masks(self) -> bool:
