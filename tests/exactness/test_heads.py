@@ -1,10 +1,12 @@
 """I1, I3, I5, I6 and I7 for draft heads, which read hidden states of the target."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 
 from outrider.acceptance import RecursiveRejection, Rejection
 from outrider.decoding import Session, generate
@@ -34,6 +36,14 @@ pytestmark = [pytest.mark.method("hinted"), pytest.mark.method("eagle3")]
 TREE = FixedTree(depth=4, nodes=12)
 
 
+def cases(headed: Sequence[Any]) -> list[ParameterSet]:
+    """Every runner and every kind of head in the fast tests."""
+    return [
+        pytest.param(case, marks=() if place in (1, 2, 5) else pytest.mark.slow)
+        for place, case in enumerate(headed)
+    ]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_target(tmp_path_factory.mktemp("target"))
@@ -51,6 +61,7 @@ def drafted(known: dict[Any, HeadPair], folder: Path, case: Any, name: str) -> A
 
 
 each_once = pytest.mark.parametrize(("case", "name"), matrix(HEADED, NAMES))
+some = pytest.mark.parametrize("case", cases(HEADED))
 
 
 @pytest.mark.parametrize(("case", "name", "sampling"), matrix(HEADED, NAMES, SAMPLINGS, crossed=1))
@@ -68,9 +79,12 @@ def test_drafted_equals_undrafted(
         check_counters(g.counters, len(g.output))
 
 
-@each_once
+@pytest.mark.parametrize(("case", "name"), matrix(HEADED, NAMES[:-1]))
 def test_drafts_are_accepted_and_refused(known: Any, folder: Path, case: Any, name: str) -> None:
-    """The equality above proves nothing if every draft is wrong."""
+    """The equality above proves nothing if every draft is wrong.
+
+    The qualifier is a copy of the target: below it, every draft is right.
+    """
     whole = drafted(known, folder, case, name)
     [g] = run(whole, PROMPTS[:1], max_new_tokens=45, temperature=3.0)
     assert 3 < g.counters.accepted < g.counters.drafted
@@ -78,7 +92,7 @@ def test_drafts_are_accepted_and_refused(known: Any, folder: Path, case: Any, na
     assert outputs([g]) == outputs(plain)
 
 
-@pytest.mark.parametrize("case", HEADED)
+@some
 def test_caches_of_the_target_are_its_own_after_every_round(
     known: Any, folder: Path, case: Any
 ) -> None:
@@ -90,7 +104,7 @@ def test_caches_of_the_target_are_its_own_after_every_round(
             assert_equals_fresh_prefill(whole.model, g.sequence.cache, tolerance=tolerance)
 
 
-@pytest.mark.parametrize("case", HEADED)
+@some
 def test_samples_that_share_a_prompt(known: Any, folder: Path, case: Any) -> None:
     whole = drafted(known, folder, case, "chain")
     options: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": 9}
@@ -109,16 +123,16 @@ def test_next_turn(known: Any, folder: Path, case: Any, name: str) -> None:
         assert second.sequence.cache is first.sequence.cache
 
 
-@pytest.mark.parametrize("case", HEADED)
+@some
 def test_a_window_that_fills_up(known: Any, folder: Path, case: Any) -> None:
     """Texts end at the last place of the window, as they do without drafts."""
-    prompts = [PROMPTS[2] * 8, (*PROMPTS[2] * 8, 1, 2), (*PROMPTS[2] * 9,), PROMPTS[0]]
+    prompts = [PROMPTS[2] * 8, (*PROMPTS[2] * 8, 1, 2), PROMPTS[2] * 9]
     for name in ("chain", "tree"):
         whole = drafted(known, folder, case, name)
         plain = run(undrafted(whole), prompts, max_new_tokens=90, temperature=1.0)
         found = run(whole, prompts, max_new_tokens=90, temperature=1.0)
         assert outputs(found) == outputs(plain)
-        assert [len(g.output) for g in found] == [8, 6, 1, 60]
+        assert [len(g.output) for g in found] == [8, 6, 1]
 
 
 @pytest.mark.parametrize(("case", "name"), matrix(HEADED, ("chain", "fallback", "tree")))
@@ -142,7 +156,7 @@ def test_a_session_with_preemption(known: Any, folder: Path, case: Any, name: st
     assert sum(g.counters.drafted for g in made) > 0
 
 
-@pytest.mark.parametrize("case", HEADED)
+@some
 def test_a_request_that_is_cancelled(known: Any, folder: Path, case: Any) -> None:
     whole = drafted(known, folder, case, "chain")
     made = [generation(p, temperature=1.2, max_new_tokens=9) for p in PROMPTS[:3]]
@@ -155,7 +169,7 @@ def test_a_request_that_is_cancelled(known: Any, folder: Path, case: Any) -> Non
     assert texts[1] == plain[1][: len(texts[1])]
 
 
-@pytest.mark.parametrize("case", HEADED)
+@some
 def test_a_request_that_is_forked(known: Any, folder: Path, case: Any) -> None:
     """The branch reads its own copy of the target's cache, and its text is its own."""
 
@@ -174,7 +188,7 @@ def test_a_request_that_is_forked(known: Any, folder: Path, case: Any) -> None:
     assert texts == branches(undrafted(whole)) and len(set(texts)) == 2
 
 
-@pytest.mark.parametrize("case", HEADED)
+@some
 def test_unusable_numbers_change_no_text(folder: Path, case: Any) -> None:
     """I5: drafting is off for the request, and the reason is known."""
     pair = make_pair(folder, *case, **{"norm.weight": torch.full((32,), torch.nan)})
@@ -185,11 +199,11 @@ def test_unusable_numbers_change_no_text(folder: Path, case: Any) -> None:
         assert outputs(found) == outputs(run(undrafted(whole), PROMPTS, **options))
         for g in found:
             assert g.counters.accepted == 0
-            [counters] = whole.drafter.counters(g.sequence.drafting).values()
-            assert counters.off is not None and case[1] in counters.off
+            off = g.sequence.state.off
+            assert off is not None and case[1] in off
 
 
-@pytest.mark.parametrize("case", HEADED)
+@some
 def test_under_rules_that_read_probabilities(known: Any, folder: Path, case: Any) -> None:
     """Distributions of a head have the target's vocabulary; drafts are accepted and refused."""
     head = known[case].head
@@ -205,7 +219,7 @@ def test_under_rules_that_read_probabilities(known: Any, folder: Path, case: Any
         assert 0 < accepted < proposed
 
 
-@pytest.mark.parametrize("case", HEADED)
+@some
 def test_a_token_that_is_lost_lowers_acceptance_only(
     folder: Path, case: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,7 +105,7 @@ def test_an_end_token_ends_a_chain(rig: Rig) -> None:
 
 def test_the_window_cuts_a_chain(rig: Rig) -> None:
     long = random_text(64)
-    for count in (60, 62, 63, 64):
+    for count in (60, 62, 63):
         cache = rig.follows(long[:count])
         sampler = Sampler(SamplingParams(seed=4))
         # the last row lies at place 63; the token that it drafts is not read

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -32,9 +32,10 @@ def rig(request: Any, folder: Path) -> Rig:
 
 
 def fresh(rig: Rig, text: tuple[int, ...]) -> Following:
-    """The cache of a head that has read the text at once, up to its last row."""
+    """The cache of a head that has read the text at once; only its last row is not kept."""
     cache = rig.follows(text)
     rig.rows(cache)
+    cache.commit(())
     return cache
 
 
@@ -53,7 +54,6 @@ def check(rig: Rig, cache: Following) -> None:
         if size:
             close(ours[:, :, :size], theirs[:, :, :size], TOLERANCE)
     cache.commit(())
-    twin.commit(())
     close(rig.rows(cache, (3, 4, 3)), rig.rows(twin, (3, 4, 3)), TOLERANCE)
     cache.commit(())
 
@@ -173,13 +173,14 @@ class Walk(RuleBasedStateMachine):
 @pytest.mark.parametrize("steps", [12, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_walk_keeps_the_cache_of_a_fresh_reading(rig: Rig, steps: int) -> None:
     machine = type("WalkOf", (Walk,), {"rig": rig}).TestCase
-    machine.settings = settings(max_examples=12, stateful_step_count=steps, deadline=None)
+    machine.settings = settings(
+        max_examples=12, stateful_step_count=steps, deadline=None, phases=[Phase.generate]
+    )
     machine().runTest()
 
 
 def test_the_check_sees_a_stale_row(rig: Rig) -> None:
     cache = fresh(rig, (5, 6, 7, 8, 9, 10))
-    cache.commit(())
     check(rig, cache)
     with torch.inference_mode():
         cache.values[..., 2, :] += 1e-2
@@ -225,7 +226,6 @@ def test_rows_of_the_prompt_wait_for_the_target(rig: Rig) -> None:
 def test_the_next_turn_keeps_rows(rig: Rig) -> None:
     text = (5, 6, 7, 8, 9, 10, 11, 12)
     cache = fresh(rig, text)
-    cache.commit(())
     source = rig.reads((*text[:6], 1, 2))
     again = rig.head.follow(source, (*text[1:6], 1, 2), cache)
     assert again is cache and tuple(again.text) == text[1:6]
@@ -238,7 +238,6 @@ def test_the_next_turn_keeps_rows(rig: Rig) -> None:
 def test_another_first_token_changes_the_first_row(rig: Rig) -> None:
     """The first row reads the state of the first token, which is not a token of its own text."""
     cache = fresh(rig, (5, 6, 7, 8))
-    cache.commit(())
     source = rig.reads((40, 6, 7, 8, 9))
     again = rig.head.follow(source, (6, 7, 8, 9), cache)
     again.commit(as_ids((6, 7, 8, 9)[len(again.text) :]))

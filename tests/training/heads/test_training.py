@@ -179,7 +179,7 @@ def test_the_ridge_fit_recovers_a_known_map(
     texts = RecordedTexts(tmp_path, VOCAB, 1)
     fit_ridge(head, texts, texts.places)
     for name, expected in zip(("recur", "token", "hint"), true, strict=True):
-        found = head.part(f"{name}.weight")
+        found = head.part(f"{name}.weight").detach()
         assert float((found - expected).norm() / expected.norm()) < 0.03, name
     assert torch.isfinite(head.part("fc.weight")).all()
 
@@ -269,7 +269,7 @@ def test_training_goes_on_where_it_stopped(
     whole = trainer(source, recorded, tmp_path / "whole", asked)
     before = loss_of(whole)
     whole.run()
-    assert loss_of(whole) < 0.98 * before
+    assert loss_of(whole) < before - 0.02
     for batches in (3, 4):
         part = trainer(source, recorded, tmp_path / "parts", asked, StopAfter(batches))
         with pytest.raises(TrainingStopped, match="saved after"):
