@@ -55,7 +55,8 @@ class Following(CacheBook):
     @property
     def ready(self) -> bool:
         """Whether the last token of the target's text can be read, so that a draft can begin."""
-        return len(self.text) > 0 and self.readable == 0
+        whole = len(self.text) == len(self.source.text) - 1
+        return len(self.text) > 0 and whole and self.readable == 0
 
     @property
     def before(self) -> int:
