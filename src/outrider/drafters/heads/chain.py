@@ -126,7 +126,7 @@ class HeadChain(ModelDrafter):
         places = np.minimum((found * CHANCES).astype(np.int64), CHANCES - 1)
         state.tested = list(zip(tokens.tolist(), places.tolist(), strict=True))
         state.counters.forwards += len(tokens)
-        kept = _paying(rates.chances[places], floors, worth)
+        kept = paying(rates.chances[places], floors, worth)
         legal = state.legal(tokens[:kept].tolist(), tail)
         state.counters.drafted += len(legal)
         if not legal:
@@ -151,7 +151,7 @@ class HeadChain(ModelDrafter):
         ModelDrafter.commit(self, states, tokens)
 
 
-def _paying(chances: NDArray[np.float32], floors: Sequence[float], worth: Worth) -> int:
+def paying(chances: NDArray[np.float32], floors: Sequence[float], worth: Worth) -> int:
     """Return the length of the beginning of a chain with the largest gain."""
     reach, gain, most, kept = 1.0, 0.0, max(worth.least, 0.0), 0
     for place, (chance, floor) in enumerate(zip(chances.tolist(), floors, strict=False)):
