@@ -42,22 +42,22 @@ _VERSION = 1
 _LOG = logging.getLogger(__name__)
 
 
-def check_head(pair: HeadPair, weights: Path, tokenizer: Tokenizer | None) -> None:
+def check_head(pair: HeadPair, folder: Path, tokenizer: Tokenizer | None) -> None:
     """Raise `StrategyError` for a head that gains almost nothing on eight short prompts.
 
     Args:
         pair: the head and its target.
-        weights: the file of the head's weights.
+        folder: the files of the head.
         tokenizer: of the target; without one, nothing is checked.
     """
     if tokenizer is None:
         return
-    tokens = _known(pair, weights)
+    tokens = _known(pair, folder)
     if tokens is None:
         _LOG.info("testing the head %s (once; the result is kept on disk)", pair.head.info.name)
         tokens = tokens_a_round(pair, [_encoded(tokenizer, text) for text in _QUESTIONS])
         with suppress(OSError):  # without the cache, the next load tests again
-            write_private(_file(pair, weights), json.dumps(tokens).encode())
+            write_private(_file(pair, folder), json.dumps(tokens).encode())
     if tokens < LEAST:
         raise StrategyError(
             f"the head {pair.head.info.name} does not draft for {pair.target.info.name}: "
@@ -93,16 +93,19 @@ def _encoded(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
     return tokenizer.chat([{"role": "user", "content": text}])
 
 
-def _known(pair: HeadPair, weights: Path) -> float | None:
+def _known(pair: HeadPair, folder: Path) -> float | None:
     """Return the result of an earlier test; None if there is none, or it is damaged."""
     try:
-        found = json.loads(read_private(_file(pair, weights)))
+        found = json.loads(read_private(_file(pair, folder)))
     except (OSError, ValueError, RecursionError):
         return None
     return float(found) if isinstance(found, int | float) else None
 
 
-def _file(pair: HeadPair, weights: Path) -> Path:
-    own = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+def _file(pair: HeadPair, folder: Path) -> Path:
+    hashed = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        hashed.update(file.read_bytes())
+    own = hashed.hexdigest()[:16]
     target = pair.target.info.fingerprint
     return private_folder("heads") / f"{own}-{target}-{_VERSION}.json"

@@ -17,6 +17,9 @@ from outrider.models.loading import ModelSource
 from outrider.models.sources.families import families_folder
 from outrider.protocols import LanguageModel
 
+FOLLOWERS = "followers.safetensors"
+"""The file beside a head that `successors` begin with."""
+
 Tiers = Sequence[tuple[str, ModelSource]]
 
 
@@ -85,8 +88,10 @@ def load_head(
             raise
         return None
     pair = run_head(file.config, file.tensors, target, name=chosen.folder.name)
+    if is_there(chosen.folder / FOLLOWERS):
+        pair.head.followers = chosen.folder / FOLLOWERS
     try:
-        check_head(pair, sorted(chosen.folder.glob("*.safetensors"))[0], tokenizer)
+        check_head(pair, chosen.folder, tokenizer)
     except StrategyError:
         if chosen.given:
             raise

@@ -7,10 +7,14 @@ their memory.
 """
 
 from bisect import bisect_right
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from outrider.core.checks import AT_LEAST_ONE
+from outrider.core.errors import CheckpointError
 
 _MOST_COUNTED = 255
 _FOLLOWER, _VOTES = 16, 8
@@ -79,6 +83,47 @@ class Followers:
     def __len__(self) -> int:
         return sum(map(len, (*self._new, *self._old)))
 
+    def saved(self, least: int) -> dict[str, NDArray[np.integer]]:
+        """Return the contexts that occurred at least `least` times, for a file.
+
+        `contexts.N` holds the tokens of contexts of N tokens, `[number, N]`, and `entries.N` the
+        follower, its votes and occurrences of each.
+        """
+        found: dict[str, NDArray[np.integer]] = {}
+        for length, (new, old) in enumerate(zip(self._new, self._old, strict=True), start=1):
+            kept = [(k, e) for part in (old, new) for k, e in part.items() if e & 255 >= least]
+            keys = np.array([key for key, _ in kept], dtype=np.int32).reshape(-1, length)
+            found[f"contexts.{length}"] = keys
+            found[f"entries.{length}"] = np.array([entry for _, entry in kept], dtype=np.int64)
+        return found
+
+    def restore(self, saved: Mapping[str, NDArray[np.integer]], vocab: int) -> None:
+        """Add contexts of `saved`, as if they had been learned; longer ones are left out.
+
+        Args:
+            saved: arrays of `saved`.
+            vocab: number of tokens; ids must be below.
+
+        Raises:
+            CheckpointError: arrays that `saved` does not return.
+        """
+        for length, new in enumerate(self._new, start=1):
+            keys, entries = saved.get(f"contexts.{length}"), saved.get(f"entries.{length}")
+            if keys is None or entries is None:
+                continue
+            tokens = entries.astype(np.int64) >> _FOLLOWER
+            if (
+                keys.shape != (len(entries), length)
+                or _beyond(keys, vocab)
+                or _beyond(tokens, vocab)
+            ):
+                raise CheckpointError(
+                    f"a memory of followers holds damaged contexts of {length} tokens",
+                    hint="Write it again, or download it again",
+                )
+            named = keys[:, 0].tolist() if length == 1 else map(tuple, keys.tolist())
+            new.update(zip(named, entries.tolist(), strict=True))
+
     def learn(self, text: Sequence[int], start: int) -> None:
         """Count each token of `text` from index `start` on as a follower of the tokens before."""
         for i in range(max(start, 1), len(text)):
@@ -110,6 +155,11 @@ class Followers:
             first += CLASSES
         found.reverse()
         return found
+
+
+def _beyond(ids: NDArray[np.integer], vocab: int) -> bool:
+    """Whether any id is no token."""
+    return bool(len(ids)) and not (ids.min() >= 0 and ids.max() < vocab)
 
 
 def _voted(entry: int, token: int) -> int:

@@ -150,7 +150,10 @@ def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) 
     if not given.below and NOTICEABLE * round_seconds > _SUCCESSORS:
         return Successors()  # recycled tokens gained nothing beside it, and took 3 % of a round
     if given.below and isinstance(head := given.below[-1], HeadModel):
-        return Fallback(first=Successors(), second=head_drafter(head, given.draft_seconds(head)))
+        copies = Successors()
+        if head.followers is not None:
+            copies.remember(head.followers, head.info.vocab_size)
+        return Fallback(first=copies, second=head_drafter(head, given.draft_seconds(head)))
     copies = _copies(round_seconds)
     if not given.below:
         return Fallback(first=copies, second=TokenRecycling(most_rows=_ROWS_LEARNED))

@@ -13,9 +13,13 @@ nothing themselves, but a draft that ends before them would not reach what follo
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from outrider.core.checks import AT_LEAST_ONE, Range
-from outrider.core.errors import GrammarError
+from outrider.core.errors import CheckpointError, GrammarError
 from outrider.core.types import EMPTY_DRAFT, GRAMMAR, Budget, Draft, IntArray, Worth
 from outrider.drafters.copying.copies import Copier, chain, goes_on
 from outrider.drafters.given import Given
@@ -147,6 +151,22 @@ class Successors(Copier[SuccessorsState]):
         object.__setattr__(self, "chances", chances)
         object.__setattr__(self, "_waiting", [])
         object.__setattr__(self, "_longest", max(self.own, self.shared))
+
+    def remember(self, file: Path, vocab: int) -> None:
+        """Begin with what followed which tokens in earlier answers, as a file states it.
+
+        Args:
+            file: safetensors with the arrays of `Followers.saved`.
+            vocab: number of tokens of the target.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        try:
+            saved = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+        self.memory.restore(saved, vocab)
 
     def _begin(self, request: Request, old: SuccessorsState | None) -> SuccessorsState:
         self._share_answers()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 from typing import NoReturn
 
@@ -53,7 +54,11 @@ class HeadModel:
         config: shape of the head.
         info: description of the head.
         target: the model whose states it reads; it keeps the states of `config.states`.
+        followers: a file of what followed which tokens in answers of the target
+            (`memories.followers`), or None.
     """
+
+    followers: Path | None = None
 
     layered = segmented = chain_decoder = hidden_states = selector = embed = None
 

@@ -6,9 +6,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from safetensors.numpy import save_file
 
 from outrider.core.errors import OptionError, writing
+from outrider.engine.heads import FOLLOWERS
 from outrider.engine.options import is_family
+from outrider.memories.followers import Followers
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.heads.formats.head_file import Verifier
@@ -30,6 +33,9 @@ from outrider.training.heads.start import Teacher
 
 _STEPS = 5
 """Steps of a chain for which hints are looked up, and which are measured."""
+_FOLLOWING, _OCCURRENCES = 3, 2
+"""Tokens of the longest contexts whose followers are written beside the head, and the fewest
+occurrences of a context."""
 _JUDGED = 24
 """Prompts on which the finished head is measured."""
 
@@ -95,6 +101,9 @@ class HeadRun:
             architectures=tuple(checkpoint.config.get("architectures") or ()),
             tokenizer=Tokenizer.load(self.source).fingerprint,
         )
+        followers = Followers(_FOLLOWING, 1 << 24)
+        for place in places:
+            followers.learn(trainer.texts.ids(place)[place.prompt :].tolist(), 1)
         write_head(
             self.files,
             trainer.config,
@@ -105,6 +114,7 @@ class HeadRun:
             trained=None if judged is None else judged.to_dict(),
             rotary=checkpoint.config,
         )
+        save_file(followers.saved(_OCCURRENCES), self.files / FOLLOWERS)
 
 
 def train_head(
