@@ -12,7 +12,7 @@ import torch
 import outrider
 from outrider.context import ContextConfig
 from outrider.core.errors import OptionError, OutriderError, StrategyError
-from outrider.engine import heads
+from outrider.engine.heads import choosing as heads
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.heads.config import HeadKind
@@ -168,11 +168,11 @@ def test_a_head_that_does_not_draft_is_refused(
 ) -> None:
     """It was tried on a few prompts; the result is kept."""
     monkeypatch.setenv("OUTRIDER_CACHE", str(tmp_path))
-    monkeypatch.setattr("outrider.engine.head_probe.LEAST", 9.0)
+    monkeypatch.setattr("outrider.engine.heads.probe.LEAST", 9.0)
     with pytest.raises(StrategyError, match="does not draft for target") as refusal:
         outrider.load("tiny", draft=folders[kind], drafter=kind)
     assert "\n" not in str(refusal.value)
-    monkeypatch.setattr("outrider.engine.head_probe.tokens_a_round", None)  # not called again
+    monkeypatch.setattr("outrider.engine.heads.probe.tokens_a_round", None)  # not called again
     with pytest.raises(StrategyError, match="does not draft for target"):
         outrider.load("tiny", draft=folders[kind], drafter=kind)
 

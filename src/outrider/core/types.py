@@ -175,14 +175,12 @@ class Worth:
     """Which chain pays, for drafters that know the chances of their tokens: the one with the
     largest sum of `chance - floor`, where the chance is that of a token and all before it.
 
-    A drafter that ends its chain by it must pick tokens deterministically, so that no rule is
-    biased by the tokens it leaves out.
+    Its tokens must be picked deterministically, so that those left out bias no rule.
 
     Attributes:
         floors: by place in the chain, what the row of a token costs, in tokens.
-        least: the smallest sum with which a draft pays; above 0 where another drafter would gain as
-            much.
-        rate: what a second costs, in tokens, for drafters that take long for a token.
+        least: the smallest sum with which a draft pays; above 0 beside another drafter that gains.
+        rate: what a second costs, in tokens.
     """
 
     floors: tuple[float, ...]

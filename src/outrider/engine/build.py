@@ -11,7 +11,13 @@ from outrider.core.checks import shown
 from outrider.core.errors import OptionError, OutriderWarning
 from outrider.engine.generation_config.fields import refused
 from outrider.engine.generator import Generator
-from outrider.engine.heads import check_alone, load_head, shipped_folders, shipped_head, take_head
+from outrider.engine.heads.choosing import (
+    check_alone,
+    load_head,
+    shipped_folders,
+    shipped_head,
+    take_head,
+)
 from outrider.engine.long_inputs import limited, selecting, shared_ranker
 from outrider.engine.options import Models, Reading, Runtime, is_family
 from outrider.engine.requests import ModelDefaults

@@ -28,7 +28,9 @@ CHANCE = st.floats(0.0, 1.0)
 )
 def test_the_kept_chain_gains_most(chances: list[float], floors: list[float], least: float) -> None:
     """By brute force over all lengths; the longest of equal ones."""
-    kept = paying(np.array(chances, dtype=np.float32), floors, Worth(floors=tuple(floors), least=least))
+    kept = paying(
+        np.array(chances, dtype=np.float32), floors, Worth(floors=tuple(floors), least=least)
+    )
     own = np.array(chances, dtype=np.float32).tolist()
     gains = [
         sum(float(np.prod(own[: i + 1])) - floors[i] for i in range(size))

@@ -17,7 +17,7 @@ from outrider.models.heads.hints import (
     Hints,
     count_successors,
 )
-from outrider.models.heads.native import NativeHints
+from outrider.models.heads.native_hints import NativeHints
 from tests.models.heads.setups import needs_kernels
 
 pytestmark = pytest.mark.method("hinted")

@@ -99,15 +99,14 @@ def test_unrolled_training_equals_decoding(rig: Rig) -> None:
 # -- broken copies ------------------------------------------------------------------------------
 
 
-class LateRotary(RotaryTable):
-    """Later steps rotate as the step before."""
-
-    def at(self, positions: Tensor, bound: int) -> tuple[Tensor, Tensor]:
-        return super().at(positions - int(positions.dim() > 1), bound)
-
-
 def late_rotary(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.training.heads.test_unroll.RotaryTable", LateRotary)
+    """Later steps, whose places do not begin with 0, rotate as the step before."""
+    right = unrolling._turned
+
+    def late(heads: Tensor, rotary: RotaryTable, places: Tensor, bound: int) -> Tensor:
+        return right(heads, rotary, places - int(places[0, 0] > 0), bound)
+
+    monkeypatch.setattr(unrolling, "_turned", late)
 
 
 def _attends(change: Callable[..., tuple[Any, ...]]) -> Callable[[pytest.MonkeyPatch], None]:

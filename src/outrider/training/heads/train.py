@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import save_file
 
 from outrider.core.errors import OptionError, writing
-from outrider.engine.heads import FOLLOWERS
+from outrider.engine.heads.choosing import FOLLOWERS
 from outrider.engine.options import is_family
 from outrider.memories.followers import Followers
 from outrider.models.checkpoints.opening import open_checkpoint

@@ -69,10 +69,10 @@ def unroll(
         head.fused(states), texts.tokens, texts.hints[..., 0], texts.levels[..., 0]
     )
     queries, keys, values = head.project(read)
-    turns = rotary.at(places, length + steps)
-    first_keys = rotate(keys, *turns)
+    everywhere = places.expand(len(texts.tokens), length)
+    first_keys = _turned(keys, rotary, everywhere, length + steps)
     stream = _taken(stream, texts.rows)
-    queries = _taken(rotate(queries, *turns), texts.rows)
+    queries = _taken(_turned(queries, rotary, everywhere, length + steps), texts.rows)
     hidden = places > texts.rows[..., None]
     own: list[tuple[Tensor, Tensor]] = []
     outputs = stream
@@ -85,13 +85,24 @@ def unroll(
                 _taken(texts.levels[..., step], texts.rows),
             )
             queries, more, extra = head.project(read)
-            turns = rotary.at(texts.rows + step, length + steps)
-            queries, more = rotate(queries, *turns), rotate(more, *turns)
-            own.append((more, extra))
+            at = texts.rows + step
+            queries = _turned(queries, rotary, at, length + steps)
+            own.append((_turned(more, rotary, at, length + steps), extra))
         attended = _attend(head, queries, (first_keys, values), hidden, own)
         logits, outputs = head.answer(head.leave(stream, attended))
         valid = texts.valid(step)
         yield logits[valid], valid
+
+
+def _turned(
+    heads: Float[Tensor, "texts rows heads head_dim"],
+    rotary: RotaryTable,
+    places: Int[Tensor, "texts rows"],
+    bound: int,
+) -> Float[Tensor, "texts rows heads head_dim"]:
+    """Rotate each head by its place; all places are below `bound`."""
+    turns = rotary.at(places.flatten(), bound)
+    return rotate(heads.flatten(0, 1), *turns).view_as(heads)
 
 
 def _taken(rows: Tensor, index: Int[Tensor, "texts starts"]) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from outrider.core.errors import OptionError, OutriderError, StrategyError
-from outrider.engine.head_probe import check_head
+from outrider.engine.heads.probe import check_head
 from outrider.models.checkpoints.json_file import is_there, read_object
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.cpu.native import NativeDecoder
