@@ -58,7 +58,7 @@ def unpacked(part: Blocks) -> np.ndarray:
     """Return the weights that the kernels read."""
     packer = Packer.__new__(Packer)
     packer.arena, packer.kept, packer._offset = Arena(), [], 0
-    matrix = packer._matrix(part)
+    matrix = packer.matrix(part)
     assert matrix.panels * 16 >= part.shape[0] > matrix.panels * 16 - 32
     out = np.empty(part.shape, dtype=np.float32)
     tokens = np.arange(len(out), dtype=np.int32)

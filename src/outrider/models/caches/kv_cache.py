@@ -98,7 +98,7 @@ class Storage:
         """Copy the first `count` slots of `source`."""
         self.keys[:, :, :count] = source.keys[:, :, :count]
         self.values[:, :, :count] = source.values[:, :, :count]
-        self.states[:count] = source.states[:count]
+        self.keep_states(0, source.states[:count])
 
     def move_run(self, source: "Storage", run: Run) -> None:
         """Copy the rows of `run` in blocks; `source` may be this storage."""
@@ -109,14 +109,19 @@ class Storage:
             new = slice(run.start + first, run.start + first + count)
             self.keys[:, :, new] = source.keys[:, :, old].clone()  # source and target can overlap
             self.values[:, :, new] = source.values[:, :, old].clone()
-            self.states[new] = source.states[old].clone()
+            self.keep_states(new.start, source.states[old].clone())
 
     def move_rows(self, source: "Storage", slots: Sequence[int], start: int) -> None:
         """Copy `slots` of `source` to `start`, `start + 1`, ..."""
         index = torch.tensor(slots, device=self.keys.device)
         self.keys[:, :, start : start + len(slots)] = source.keys[:, :, index]
         self.values[:, :, start : start + len(slots)] = source.values[:, :, index]
-        self.states[start : start + len(slots)] = source.states[index]
+        self.keep_states(start, source.states[index])
+
+    def keep_states(self, start: int, states: Float[Tensor, "rows kept hidden"]) -> None:
+        """Write hidden states from slot `start` on, if any are kept."""
+        if states.numel():
+            self.states[start : start + len(states)] = states
 
 
 class DecoderCache(CacheBook):

@@ -79,7 +79,7 @@ class NativeStorage(Storage):
             own[:, :, :blocks] = other[:, :, :blocks]
         for own, other in zip(self._rows(), source._rows(), strict=True):
             own[:, :, :count] = other[:, :, :count]
-        self.states[:count] = source.states[:count]
+        self.keep_states(0, source.states[:count])
 
     def move_run(self, source: Storage, run: Run) -> None:
         """Copy the rows of `run` without extra memory; `source` may be this storage."""
@@ -96,7 +96,7 @@ class NativeStorage(Storage):
             len(run),
         )
         moved = source.states[run.source : run.source + len(run)]
-        self.states[run.start : run.stop] = moved.clone()  # source and target can overlap
+        self.keep_states(run.start, moved.clone())  # source and target can overlap
 
     def move_rows(self, source: Storage, slots: Sequence[int], start: int) -> None:
         """Copy `slots` of `source`, ascending, to `start`, `start + 1`, ..."""
@@ -107,7 +107,7 @@ class NativeStorage(Storage):
             own[:, :, index // SEQUENCES, :, index % SEQUENCES] = moved
         for own, other in zip(self._rows(), source._rows(), strict=True):
             own[:, :, start : start + len(slots)] = other[:, :, old]
-        self.states[start : start + len(slots)] = source.states[old]
+        self.keep_states(start, source.states[old])
 
     def _blocked(self) -> tuple[Tensor, Tensor]:
         """Return the tensors that hold 16 slots side by side."""

@@ -50,7 +50,7 @@ class StaticStorage(Storage):
         upload(index, np.asarray(slots, dtype=np.int64))
         self.keys[:, :, start : start + len(slots)] = source.keys.index_select(2, index)
         self.values[:, :, start : start + len(slots)] = source.values.index_select(2, index)
-        self.states[start : start + len(slots)] = source.states.index_select(0, index)
+        self.keep_states(start, source.states.index_select(0, index))
 
 
 class StoragePool:
