@@ -169,7 +169,7 @@ def read_table(path: Path, kind: type[T]) -> T:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        hint = "Give the path of a family's TOML file"
+        hint = "Give the path of a TOML file, such as one in configs"
         raise OptionError(f"no configuration at {path}", hint=hint) from error
     except tomllib.TOMLDecodeError as error:
         raise OptionError(f"{path} is not valid TOML: {error}", hint="Correct that line") from error

@@ -69,7 +69,7 @@ def _wrong(
     kind: type[OutriderError] = StrategyError,
 ) -> OutriderError:
     return kind(
-        f"the head{_named(file)} {what}, the target {name} has {found}",
+        f"the head{_named(file)} {what}, {_called(name)} has {found}",
         hint="Choose a head for this target",
     )
 
@@ -77,3 +77,8 @@ def _wrong(
 def _named(file: HeadFile) -> str:
     known = file.verifier.name_or_path
     return f" for {known:.100}" if known else ""
+
+
+def _called(name: str) -> str:
+    """Return how a message calls the target; `load` names it by its tier."""
+    return "the target" if name == "target" else f"the target {name}"
