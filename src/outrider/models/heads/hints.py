@@ -7,7 +7,7 @@ level 0 is no hint.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from outrider.core.types import IntArray
 AFTER_TWO, AFTER_ONE, OF_OTHERS, NO_HINT = 3, 2, 1, 0
 
 
+@runtime_checkable
 class HintSource(Protocol):
     """The successors of one text."""
 

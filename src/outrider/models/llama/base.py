@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Self
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,8 @@ from outrider.protocols import (
     Segment,
     Segmented,
 )
+
+M = TypeVar("M", bound="OwnModel")
 
 
 def cache_layout(
@@ -186,7 +188,7 @@ class OwnModel:
         """Choose the layers of `Rows.states` of `cache`; see `protocols.HiddenStates`."""
         watch(self._own(cache), layers, self.num_layers, self.info.name)
 
-    def keeping(self, layers: Sequence[int]) -> Self:
+    def keeping(self: M, layers: Sequence[int]) -> M:
         """Return the model with caches that store hidden states; see `protocols.HiddenStates`."""
         check_states(layers, self.num_layers, self.info.name)
         other = copy(self)
