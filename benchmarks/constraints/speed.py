@@ -139,7 +139,7 @@ def report(path: Path, shortest: int) -> None:
         for base in (plain, free):
             keys = [k for k in found if k in base]
             ratios = [found[k]["speed"] / base[k]["speed"] for k in keys]
-            mean = geometric(ratios, [str(k[-1]) for k in keys]) if keys else ()
+            mean = geometric(ratios, [str(k[1:]) for k in keys]) if keys else ()
             cells.append("{:.2f} [{:.2f}, {:.2f}]".format(*mean) if mean else "")
         print("| " + " | ".join(cells) + " |")
     _ablation(usable)

@@ -135,11 +135,12 @@ def _fields(tool: str, schema: Schema, strict: bool) -> list[tuple[str, Schema, 
     properties = properties if isinstance(properties, Mapping) else {}
     needed = needed if isinstance(needed, list) else []
     shared = {name: schema[name] for name in _DEFINITIONS if name in schema}
+    outside = _leaves(shared)
     found: list[tuple[str, Schema, bool]] = []
     for key, value in properties.items():
         own: dict[str, JsonValue] = dict(value) if isinstance(value, Mapping) else {}
         both = own | shared
-        if any(not _inside(part.get("$ref")) for part, _ in parts_of([own, shared])):
+        if outside or _leaves(own):
             if strict:
                 raise _unwritable(tool, "a reference to other places than $defs")
             both = {}
@@ -147,6 +148,11 @@ def _fields(tool: str, schema: Schema, strict: bool) -> list[tuple[str, Schema, 
     if missing := [key for key in needed if key not in properties]:
         raise _unwritable(tool, f"the required parameter {missing[0]!r} without a schema")
     return found
+
+
+def _leaves(schema: JsonValue) -> bool:
+    """Whether a reference in a schema goes to other places than `$defs`."""
+    return any(not _inside(part.get("$ref")) for part, _ in parts_of(schema))
 
 
 def _inside(reference: JsonValue) -> bool:

@@ -196,6 +196,8 @@ def test_a_custom_tool_of_any_text(client: openai.OpenAI) -> None:
         ({"tool_choice": "required", "tools": []}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
         ({"tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "weather"}}}, "tool_choice"),
+        ({"tools": [{**TOOLS[0], "custom": {"name": "other"}}]}, "tools"),
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, "tool_choice"),
         ({"tool_choice": {"type": "allowed_tools", "tools": ["time"]}}, "tool_choice"),
         ({"tool_choice": {"type": "allowed_tools", "tools": [{"type": []}]}}, "tool_choice"),

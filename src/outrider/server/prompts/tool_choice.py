@@ -202,8 +202,7 @@ def _named(table: _Table, choice: object) -> Tool:
     name = inner.get("name") if isinstance(inner, Mapping) else None
     if not isinstance(name, str):
         raise invalid("tool_choice names no tool", "tool_choice", "missing_field")
-    found = table.get((kind, name)) if isinstance(kind, str) else None
-    found = found or table.get((None, name))
+    found = table.get((kind if isinstance(kind, str) else None, name))
     if found is None:
         raise invalid(f"tool_choice names {name!r:.80}, which is none of tools", "tool_choice")
     return found

@@ -133,7 +133,9 @@ class Tool(Known):
         return own.name
 
     def check(self) -> None:
-        """Raise `ApiError` if it is neither, or incomplete."""
+        """Raise `ApiError` if it is neither, both, or incomplete."""
+        if self.function is not None and self.custom is not None:
+            raise invalid("a tool is a function and a custom tool. Give one of them", "tools")
         if self.type == "function" and self.function is not None:
             return
         if self.type != "custom" or self.custom is None:
