@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/drafting.jsonl"))
     parser.add_argument("--drafters", nargs="+", default=list(DRAFTERS))
-    parser.add_argument("--head", type=Path, help="the draft head; default: the one that ships")
+    parser.add_argument("--head", type=Path, help="the draft head; default: one that ships")
     parser.add_argument("--of-each", type=int, default=20)
     parser.add_argument("--characters", type=int, default=3000)
     parser.add_argument("--max-new-tokens", type=int, default=96)

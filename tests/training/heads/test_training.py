@@ -232,7 +232,8 @@ def recipe(kind: str = "hinted", **options: Any) -> HeadRecipe:
 def trainer(source: Path, texts: Path, folder: Path, asked: HeadRecipe, stop: Any = None) -> Any:
     folder.mkdir(exist_ok=True)
     teacher = Teacher.of(open_checkpoint(source))
-    return HeadTrainer(asked, teacher, RecordedTexts(texts, 288, 3), folder, QUIET, stop)
+    found = RecordedTexts(texts, 288, 3, hints=asked.training.hints)
+    return HeadTrainer(asked, teacher, found, folder, QUIET, stop)
 
 
 def loss_of(made: Any) -> float:
@@ -242,7 +243,7 @@ def loss_of(made: Any) -> float:
     draft_with(made.head, ids, made.teacher)
     batch = made.texts.batch(places)
     with torch.no_grad():
-        return float(chain_loss(made.head, made._rotary, batch, made.teacher, ids, 2)[0])
+        return float(chain_loss(made.head, made._rotary, batch, made.teacher, ids, 2))
 
 
 class StopAfter:
@@ -374,5 +375,9 @@ def test_prompts_are_drawn_in_proportion_and_always_alike(tmp_path: Path) -> Non
 
 def test_the_optimizer_moves_every_matrix(source: Path, recorded: Path, tmp_path: Path) -> None:
     made = trainer(source, recorded, tmp_path / "run", recipe(ridge=False))
+    before = {name: part.clone() for name, part in made.head.tensors().items()}
+    made._step(run._optimizer(made.head, made.recipe.training), made.training[:4], 2, 40, 0.0)
+    still = [name for name, part in made.head.tensors().items() if torch.equal(part, before[name])]
+    assert still == []
     groups = run._optimizer(made.head, made.recipe.training).param_groups
     assert sum(len(group["params"]) for group in groups) == len(made.head.parts)

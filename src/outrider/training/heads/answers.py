@@ -192,7 +192,9 @@ def record(
         fresh = save_texts(folder / f"texts-{shards:05d}.safetensors", part)
         tokens, written, shards = tokens + fresh, written + fresh, shards + 1
         if stop is not None and stop.asked:
-            raise TrainingStopped(f"{tokens:,} tokens of answers are recorded")
+            raise TrainingStopped(
+                f"{tokens:,} tokens of answers are recorded", hint="Run again to resume"
+            )
         if (seconds := time.monotonic() - begun) - told > _REPORTED_SECONDS:
             told = seconds
             report(

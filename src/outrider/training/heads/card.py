@@ -1,13 +1,18 @@
 """The card of a trained head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from outrider.training.heads.config import HeadRecipe
 from outrider.training.heads.judge import Judged
 
 
 def head_card(
-    recipe: HeadRecipe, *, parameters: int, tokens: int, texts: int, judged: Judged | None
+    recipe: HeadRecipe,
+    *,
+    parameters: int,
+    tokens: int,
+    kinds: Mapping[str, int],
+    judged: Judged | None,
 ) -> str:
     """Write the card as Markdown.
 
@@ -15,7 +20,7 @@ def head_card(
         recipe: the options of the run.
         parameters: number of weights of the head.
         tokens: number of answer tokens that it was trained on.
-        texts: number of answers.
+        kinds: number of answers by the name of the file of their prompts.
         judged: what it achieves; None before it is measured.
     """
     lines = [
@@ -26,13 +31,15 @@ def head_card(
         "tokens. It reads hidden states of its target and drafts its next tokens; the text of the "
         "target does not change. Made with `outrider train head`.",
         "",
-        f"Trained on {tokens:,} tokens of {texts:,} answers that the target itself wrote, at "
-        f"temperatures {_listed(recipe.answers.temperatures)}, to prompts from:",
+        f"Trained on {tokens:,} tokens of {sum(kinds.values()):,} answers that the target itself "
+        f"wrote, at temperatures {_listed(recipe.answers.temperatures)}, to prompts from:",
         "",
-        "| prompts | share | licence of the records |",
+        "| prompts | answers | licence of the records |",
         "|---|---|---|",
     ]
-    lines += [f"| {one.name} | {one.share:g} | {one.licence} |" for one in recipe.prompts]
+    lines += [
+        f"| {one.name} | {kinds.get(one.name, 0)} | {one.licence} |" for one in recipe.prompts
+    ]
     if judged is not None:
         lines += ["", f"On {judged.prompts} other prompts, {judged.summary}."]
     return "\n".join([*lines, ""])

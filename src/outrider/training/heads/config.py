@@ -79,7 +79,7 @@ class HeadRecipe:
     target: str
     prompts: tuple[PromptFile, ...]
     kind: str = "hinted"
-    states: tuple[float, ...] = ()
+    states: tuple[int, ...] = ()
     draft_vocab: int = 4096
     train_vocab: int = 2048
     answers: AnswerSettings = field(default_factory=AnswerSettings)
@@ -99,8 +99,17 @@ class HeadRecipe:
             )
 
     def numbers(self, num_layers: int) -> tuple[int, ...]:
-        """Return the numbers of the recorded states for a target of so many layers."""
+        """Return the numbers of the recorded states for a target of so many layers.
+
+        Raises:
+            OptionError: they do not ascend, or do not end with the final state.
+        """
         if self.states:
-            return tuple(int(number) for number in self.states)
+            if list(self.states) != sorted(set(self.states)) or self.states[-1] != num_layers:
+                raise OptionError(
+                    f"states are {list(self.states)}, and the target has {num_layers} layers",
+                    hint="Give ascending numbers that end with the number of layers",
+                )
+            return self.states
         low, middle, high = min(2, num_layers), num_layers // 2, max(num_layers - 3, 0)
-        return (low, middle, high, num_layers)
+        return tuple(sorted({low, middle, high, num_layers}))

@@ -72,16 +72,16 @@ class RecordedTexts:
         self.steps, self._hinted = steps, hints
         self.places: list[TextPlace] = []
         self._ids: dict[Path, IntArray] = {}
-        for number, file in enumerate(sorted(folder.glob("texts-*.safetensors"))):
-            self._add(file, number % _HALVES)
+        for file in sorted(folder.glob("texts-*.safetensors")):
+            self._add(file)
         if not self.places:
             raise OptionError(f"there are no recorded texts in {folder}", hint="Record some first")
         answers = [[self.ids(p)[p.prompt :] for p in self.places if p.half == h] for h in (1, 0)]
-        self._tables = [count_successors(other, vocab) for other in answers if other] * _HALVES
+        self._tables = [count_successors(other, vocab) for other in answers]
         self.table = count_successors([*answers[0], *answers[1]], vocab)
         self._hints: dict[TextPlace, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
-    def _add(self, file: Path, half: int) -> None:
+    def _add(self, file: Path) -> None:
         with safe_open(file, framework="np") as opened:
             lengths = opened.get_tensor("lengths")
             kinds = opened.metadata()["kinds"].split("\n")
@@ -90,7 +90,7 @@ class RecordedTexts:
         for i, (prompt, total) in enumerate(lengths.tolist()):
             if total - prompt >= _SHORTEST:
                 self.places.append(
-                    TextPlace(file, firsts[i], firsts[i] - i, prompt, total, kinds[i], half)
+                    TextPlace(file, firsts[i], firsts[i] - i, prompt, total, kinds[i], i % _HALVES)
                 )
 
     def ids(self, place: TextPlace) -> IntArray:

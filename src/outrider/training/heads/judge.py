@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from outrider.core.values import JsonValue
-from outrider.engine.load import load
-from outrider.models.loading import ModelSource
-from outrider.training.heads.prompts import TrainingPrompt
+from outrider.engine.heads.probe import tokens_a_round
+from outrider.models.heads.loading import HeadPair
+from outrider.sampling import SamplingParams
 
 CHAINS = (1, 2, 3)
 """Lengths of chains that are measured."""
@@ -49,32 +48,25 @@ class Judged:
 
 
 def judge(
-    target: ModelSource,
-    head: Path,
-    kind: str,
-    prompts: Sequence[TrainingPrompt],
-    temperatures: Sequence[float],
+    pair: HeadPair, prompts: Sequence[tuple[int, ...]], temperatures: Sequence[float]
 ) -> Judged:
     """Decode with the head and count the tokens of a round.
 
     Args:
-        target: the model for which the head drafts.
-        head: folder of the head.
-        kind: name of the drafter that runs it.
-        prompts: prompts that training has not seen.
+        pair: the head and its target.
+        prompts: `[prompts]` ids of prompts that training has not seen.
         temperatures: of the answers.
     """
-    found: dict[float, dict[int, float]] = {t: {} for t in temperatures}
-    messages = [list(prompt.messages) for prompt in prompts]
-    for length in CHAINS:
-        generator = load(target, draft=head, drafter=kind, num_speculative_tokens=length)
-        for temperature in temperatures:
-            tokens = rounds = 0
-            for seed, prompt in enumerate(messages):
-                result = generator.generate(
-                    prompt, max_new_tokens=_LONGEST, temperature=temperature, seed=seed
-                )
-                tokens += len(result.token_ids)
-                rounds += result.speculation.target.rounds
-            found[temperature][length] = tokens / max(rounds, 1)
-    return Judged(len(messages), found)
+    found = {
+        temperature: {
+            length: tokens_a_round(
+                pair,
+                prompts,
+                SamplingParams(temperature=temperature, seed=0, max_new_tokens=_LONGEST),
+                depth=length,
+            )
+            for length in CHAINS
+        }
+        for temperature in temperatures
+    }
+    return Judged(len(prompts), found)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from outrider.models.heads.config import HeadKind
 from outrider.models.heads.module import HeadModule
 from outrider.models.llama.rope import RotaryTable
 from outrider.training.heads.data import RecordedTexts, TextPlace
@@ -25,27 +26,23 @@ def draft_with(head: HeadModule, ids: Tensor, teacher: Teacher) -> None:
 
 def chain_loss(
     head: HeadModule, rotary: RotaryTable, texts: Texts, teacher: Teacher, ids: Tensor, steps: int
-) -> tuple[Tensor, int]:
-    """Return the loss of a batch and its number of chains.
+) -> Tensor:
+    """Return the loss of a batch.
 
-    The label of each row is the target's distribution over the draft vocabulary `ids`; a row whose
-    token is outside of it does not count.
+    The label of each row is the target's distribution over the draft vocabulary `ids`, which holds
+    all tokens of the texts.
     """
-    place = torch.full((len(teacher.lm_head),), -1)
-    place[ids] = torch.arange(len(ids))
     with torch.no_grad():
         final = texts.states[:, :, -1]
-    total, weights, chains = torch.zeros(()), 0.0, 0
+    total, weights = torch.zeros(()), 0.0
     for step, (logits, valid) in enumerate(unroll(head, rotary, texts, steps)):
         at = texts.at(step + 1)[..., None].expand(-1, -1, final.shape[-1])
         with torch.no_grad():
             label = teacher.logits(final.gather(1, at)[valid], ids).softmax(-1)
-        known = place[texts.targets(step)[valid]] >= 0
-        loss = F.cross_entropy(logits, label, reduction="none")
-        total = total + _DECAY**step * (loss * known).sum() / known.sum().clamp(min=1)
+        loss = F.cross_entropy(logits, label, reduction="sum")
+        total = total + _DECAY**step * loss / max(len(logits), 1)
         weights += _DECAY**step
-        chains = chains or len(logits)
-    return total / weights, chains
+    return total / weights
 
 
 @torch.inference_mode()
@@ -90,12 +87,14 @@ def _runs(
 ) -> NDArray[np.bool_]:
     """Return `[starts, steps]`: whether the best token of each step is right, for one text."""
     steps = batch.hints.shape[-1]
-    wider = torch.cat((ids, _others(batch.hints, ids)))
+    wider = torch.cat((ids, _others(head, batch, ids)))
     draft_with(head, wider, teacher)
     runs = np.zeros((batch.rows.shape[1], steps), dtype=np.bool_)
     for step, (logits, valid) in enumerate(unroll(head, rotary, batch, steps)):
-        hints = batch.hints[..., step].gather(1, batch.rows)[valid]
-        others = wider[len(ids) :] != hints[:, None]
+        hints, levels = (
+            one[..., step].gather(1, batch.rows)[valid] for one in (batch.hints, batch.levels)
+        )
+        others = (wider[len(ids) :] != hints[:, None]) | (levels == 0)[:, None]
         logits[:, len(ids) :].masked_fill_(others, -torch.inf)
         found = wider[logits.argmax(-1)] == batch.targets(step)[valid]
         runs[: len(found), step] = found.numpy()
@@ -103,9 +102,11 @@ def _runs(
     return runs
 
 
-def _others(hints: Tensor, ids: Tensor) -> Tensor:
-    """Return the hints that are not among `ids`."""
-    found = hints.unique()
+def _others(head: HeadModule, batch: Texts, ids: Tensor) -> Tensor:
+    """Return the hints that are not among `ids`, if the head drafts hints."""
+    if head.config.kind is not HeadKind.HINTED:
+        return ids[:0]
+    found = batch.hints[batch.levels > 0].unique()
     return found[~torch.isin(found, ids)]
 
 

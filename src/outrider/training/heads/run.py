@@ -1,4 +1,4 @@
-"""Trains a head: records answers, starts the head, trains it unrolled, and measures acceptance."""
+"""Trains a head on recorded texts: its start, the loop, and its acceptance on texts held out."""
 
 import json
 import math
@@ -129,21 +129,23 @@ class HeadTrainer:
         for number, (batch, steps, share) in enumerate(self._batches(clock)):
             if number < done:
                 continue
-            loss, chains = self._step(optimizer, batch, steps, number, share)
+            loss = self._step(optimizer, batch, steps, number, share)
             now = time.monotonic()
             if now - measured > every or number == done:
                 measured = now
-                self._measure(number, share, loss, chains, steps)
+                self._measure(number, share, loss)
             stops = self.stop is not None and self.stop.asked
             if stops or now - saved > _SAVED_SECONDS:
                 saved = now
                 state = {"batch": number + 1, "seconds": clock.seconds}
                 save_checkpoint(file, {"head": self.head}, {"adam": optimizer}, state)
             if stops:
-                raise TrainingStopped(f"the head is saved after {number + 1} batches")
+                raise TrainingStopped(
+                    f"the head is saved after {number + 1} batches", hint="Run again to resume"
+                )
         state = {"batch": 1 << 40, "seconds": clock.seconds}
         save_checkpoint(file, {"head": self.head}, {"adam": optimizer}, state)
-        self._measure(-1, 1.0, 0.0, 0, 0)
+        self._measure(None, 1.0, None)
 
     def _start(self) -> None:
         if self.recipe.training.ridge and self.config.kind is HeadKind.HINTED:
@@ -159,7 +161,7 @@ class HeadTrainer:
     def _soften(self, places: Sequence[TextPlace]) -> float:
         """Scale the logits of a fitted head so that its loss is lowest; return the factor.
 
-        The fit is too sure of itself. Training would first make it less sure by making it worse.
+        The fitted logits are too large. Training would first make them smaller by errors.
         """
         norm, recur = (self.head.part(name) for name in ("norm.weight", "recur.weight"))
         ids = self._vocabulary(places)
@@ -168,9 +170,7 @@ class HeadTrainer:
         losses: dict[float, float] = {}
         for factor in _FACTORS:
             norm.copy_(fitted * factor)
-            losses[factor] = chain_loss(self.head, self._rotary, batch, self.teacher, ids, 1)[
-                0
-            ].item()
+            losses[factor] = chain_loss(self.head, self._rotary, batch, self.teacher, ids, 1).item()
         best = min(losses, key=lambda factor: losses[factor])
         norm.copy_(fitted * best)
         recur /= best
@@ -202,7 +202,7 @@ class HeadTrainer:
         steps: int,
         number: int,
         share: float,
-    ) -> tuple[float, int]:
+    ) -> float:
         cosine = 0.5 * (1 + math.cos(math.pi * share))
         rate = self.recipe.training.learning_rate * min(1.0, (number + 1) / _WARM_UP)
         rate *= _LOWEST + (1 - _LOWEST) * cosine
@@ -211,19 +211,19 @@ class HeadTrainer:
         ids = self._vocabulary(places)
         draft_with(self.head, ids, self.teacher)
         batch = self.texts.batch(places)
-        loss, chains = chain_loss(self.head, self._rotary, batch, self.teacher, ids, steps)
+        loss = chain_loss(self.head, self._rotary, batch, self.teacher, ids, steps)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.item(), chains
+        return loss.item()
 
     def _vocabulary(self, places: Sequence[TextPlace]) -> Tensor:
         """Return the most frequent tokens and those of the texts of a batch."""
         return torch.from_numpy(np.union1d(self._frequent, self.texts.batch_ids(places)))
 
-    def _measure(self, number: int, share: float, loss: float, chains: int, steps: int) -> None:
-        """Log the acceptance on the texts that are held out."""
+    def _measure(self, number: int | None, share: float, loss: float | None) -> None:
+        """Log the acceptance on the texts that are held out; after the end without a batch."""
         ids = torch.from_numpy(self.ids)
         rates, tokens = acceptance(
             self.head, self._rotary, self.texts, self.held_out, self.teacher, ids
@@ -231,16 +231,16 @@ class HeadTrainer:
         record = {
             "batch": number,
             "share": round(share, 4),
-            "loss": round(loss, 4),
-            "steps": steps,
+            "loss": None if loss is None else round(loss, 4),
             "acceptance": [round(rate, 4) for rate in rates],
             "tokens_a_round": [round(count, 4) for count in tokens],
         }
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(record) + "\n")
+        last = "" if loss is None else f"loss {loss:.3f}, "
         shown = " ".join(f"{count:.2f}" for count in tokens)
         self.report(
-            f"training: {share:.0%}, loss {loss:.3f}, right {rates[0]:.1%} of first tokens, "
+            f"training: {share:.0%}, {last}right {rates[0]:.1%} of first tokens, "
             f"tokens a round for chains of 1 to {len(tokens)}: {shown}"
         )
 

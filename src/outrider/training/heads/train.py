@@ -1,12 +1,13 @@
 """`outrider train head`: answers of the target, the head, its files, and what it achieves."""
 
+import json
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors.numpy import save_file
 
 from outrider.core.errors import OptionError, writing
 from outrider.engine.heads.choosing import FOLLOWERS
@@ -14,14 +15,17 @@ from outrider.engine.options import is_family
 from outrider.memories.followers import Followers
 from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
+from outrider.models.heads.config import HeadKind
 from outrider.models.heads.formats.head_file import Verifier
+from outrider.models.heads.formats.reading import read_head
 from outrider.models.heads.formats.writing import write_head
+from outrider.models.heads.loading import run_head
 from outrider.models.loading import load_model
 from outrider.models.sources.families import family
 from outrider.models.sources.finding import local_folder
 from outrider.training.core.config import read_table
 from outrider.training.core.loop import StopSignal
-from outrider.training.core.state import only_run
+from outrider.training.core.state import only_run, read_json, save_tensors, write_json
 from outrider.training.heads.answers import Recorder, read_numbers, record
 from outrider.training.heads.card import head_card
 from outrider.training.heads.config import HeadRecipe
@@ -85,6 +89,25 @@ class HeadRun:
         prompts = training_prompts(self.recipe.prompts, self.data, self.recipe.answers.seed)
         return list(islice(prompts, last + 1, last + 1 + _JUDGED))
 
+    def check_same(self) -> None:
+        """Raise `OptionError` if the folder holds a run of another recipe; else note this one.
+
+        More answers may be asked for, and the head may have another name.
+        """
+        now = json.loads(json.dumps(asdict(self.recipe)))
+        for name in ("name", "out", "data", "threads"):
+            del now[name]
+        del now["answers"]["tokens"]
+        file = self.folder / "recipe.json"
+        before = read_json(file)
+        changed = [name for name in now if before and before.get(name) != now[name]]
+        if changed:
+            raise OptionError(
+                f"{self.folder} holds a run with another value of {changed[0]}",
+                hint="Give another --out, or the earlier value",
+            )
+        write_json(file, now)
+
     def write(self, trainer: HeadTrainer, judged: Judged | None) -> None:
         """Write the files of the head."""
         places = trainer.training
@@ -92,7 +115,7 @@ class HeadRun:
             self.recipe,
             parameters=sum(part.numel() for part in trainer.head.parameters()),
             tokens=sum(place.starts for place in places),
-            texts=len(places),
+            kinds=Counter(place.kind for place in places),
             judged=judged,
         )
         checkpoint = open_checkpoint(self.source)
@@ -101,20 +124,37 @@ class HeadRun:
             architectures=tuple(checkpoint.config.get("architectures") or ()),
             tokenizer=Tokenizer.load(self.source).fingerprint,
         )
-        followers = Followers(_FOLLOWING, 1 << 24)
-        for place in places:
-            followers.learn(trainer.texts.ids(place)[place.prompt :].tolist(), 1)
         write_head(
             self.files,
             trainer.config,
             trainer.tensors(),
             verifier,
-            int8=self.recipe.kind == "hinted",
+            int8=self.recipe.kind == HeadKind.HINTED,
             card=card,
             trained=None if judged is None else judged.to_dict(),
             rotary=checkpoint.config,
         )
-        save_file(followers.saved(_OCCURRENCES), self.files / FOLLOWERS)
+
+    def write_followers(self, trainer: HeadTrainer) -> None:
+        """Write which tokens followed which in the answers."""
+        followers = Followers(_FOLLOWING, 1 << 24)
+        for place in trainer.training:
+            followers.learn(trainer.texts.ids(place)[place.prompt :].tolist(), 1)
+        saved = followers.saved(_OCCURRENCES)
+        tensors = {name: torch.from_numpy(array) for name, array in saved.items()}
+        save_tensors(self.files / FOLLOWERS, tensors)
+
+    def judge(self) -> Judged | None:
+        """Decode prompts that training has not seen; None if there are none."""
+        prompts = self.unseen()
+        if not prompts:
+            return None
+        target = load_model(self.source)
+        file = read_head(self.files)
+        pair = run_head(file.config, file.tensors, target, name=self.recipe.name)
+        tokenizer = Tokenizer.load(self.source)
+        ids = [tokenizer.chat(prompt.messages) for prompt in prompts]
+        return judge(pair, ids, self.recipe.answers.temperatures)
 
 
 def train_head(
@@ -126,7 +166,7 @@ def train_head(
 ) -> Path:
     """Train the head that a TOML file describes; return the folder of its files.
 
-    Each part continues where an interrupted run stopped.
+    Recording and training continue where an interrupted run stopped.
 
     Args:
         config: the TOML file (`HeadRecipe`).
@@ -144,6 +184,7 @@ def train_head(
         raise OptionError(f"no data directory at {place}", hint="Give it with --data DIR")
     source = family(recipe.target)["target"] if is_family(recipe.target) else recipe.target
     teacher = Teacher.of(open_checkpoint(local_folder(source)))
+    states = recipe.numbers(teacher.config.num_layers)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     with writing(folder):
@@ -157,16 +198,16 @@ def train_head(
             stop=stop,
             report=report,
         )
-        run.record(recipe.numbers(teacher.config.num_layers))
-        texts = RecordedTexts(
-            run.texts, teacher.config.vocab_size, _STEPS, hints=recipe.training.hints
-        )
+        run.check_same()
+        run.record(states)
+        hinted = recipe.training.hints and recipe.kind == HeadKind.HINTED
+        texts = RecordedTexts(run.texts, teacher.config.vocab_size, _STEPS, hints=hinted)
         trainer = HeadTrainer(recipe, teacher, texts, folder, report, stop)
         trainer.run()
         run.write(trainer, None)
-        judged = judge(
-            run.source, run.files, recipe.kind, run.unseen(), recipe.answers.temperatures
-        )
-        run.write(trainer, judged)
-    report(f"head: {run.files}; {judged.summary}")
+        run.write_followers(trainer)
+        if (judged := run.judge()) is not None:
+            run.write(trainer, judged)
+            report(judged.summary)
+    report(f"head: {run.files}")
     return run.files
