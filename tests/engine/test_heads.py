@@ -17,10 +17,12 @@ from outrider.models.checkpoints.opening import open_checkpoint
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.heads.config import HeadKind
 from outrider.models.heads.formats.head_file import Verifier
+from outrider.models.heads.formats.reading import read_head
 from outrider.models.heads.formats.writing import write_head
 from outrider.models.sources.families import family
 from outrider.policies import FixedTree
 from outrider.training.heads.start import Teacher, fresh_head
+from tests.models.heads.formats.setups import in_speculators, write
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -214,6 +216,29 @@ def test_a_drafter_for_the_other_kind(folders: dict[str, Path], kind: str) -> No
     other = {"hinted": "eagle3", "eagle3": "hinted"}[kind]
     refused(f"needs a head of kind {other}", "tiny", draft=folders[kind], drafter=other)
     refused(f"needs a head of kind {kind}", "tiny", drafter=kind)
+
+
+@pytest.mark.method("eagle3")
+@pytest.mark.usefixtures("any_head")
+def test_an_original_head_of_eagle3_is_recognised(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Its config.json is that of a Llama model; only the names of its tensors show what it is."""
+    file = read_head(folders["eagle3"])
+    renamed = {
+        name.replace("layers.0.", "midlayer."): tensor.contiguous()
+        for name, tensor in in_speculators(file.tensors, file.config.target_vocab).items()
+        if not name.startswith("fc_norm")
+    }
+    config = json.loads((folders["eagle3"] / "config.json").read_text())
+    settings = config["transformer_layer_config"] | {"draft_vocab_size": config["draft_vocab_size"]}
+    settings["eagle_config"] = {"eagle_aux_hidden_state_layer_ids": list(file.config.states)}
+    write(tmp_path, settings, renamed)
+    options: dict[str, Any] = {"drafter": "eagle3", "num_speculative_tokens": 2}
+    generator = outrider.load("tiny", qualifier="none", draft=tmp_path, **options)
+    drafted = generator.generate(PROMPT, **WRITE)
+    assert (
+        drafted.token_ids == outrider.load("tiny", mode="none").generate(PROMPT, **WRITE).token_ids
+    )
+    assert drafted.speculation.target.drafted > 0
 
 
 def test_a_format_that_does_not_run(tmp_path: Path) -> None:

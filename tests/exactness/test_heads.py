@@ -236,13 +236,13 @@ def test_a_token_that_is_lost_lowers_acceptance_only(
     options: dict[str, Any] = {"temperature": 3.0, "max_new_tokens": 30}
     whole = make_pair(folder, *case, draft=VOCAB)
     [full] = run(stage(whole.target, ModelDrafter(model=whole.head)), PROMPTS[:1], **options)
-    lost = max(set(seen), key=seen.count)
+    full_seen = set(seen)
     seen.clear()
     few = make_pair(folder, *case, draft=VOCAB // 2)
     ids = set(few.head._ids.tolist())
     [part] = run(stage(few.target, ModelDrafter(model=few.head)), PROMPTS[:1], **options)
     assert outputs([part]) == outputs([full])
-    assert seen and lost < VOCAB
+    assert seen and full_seen - ids  # tokens that were drafted before are lost
     if case[1] == "eagle3":
         assert set(seen) <= ids
     else:  # a hint can be any token of the text, or of the table

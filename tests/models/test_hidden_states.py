@@ -229,6 +229,9 @@ def test_what_is_not_there_is_refused(model: Any) -> None:
             model.hidden_states.watch(cache, [0, wrong])
         with pytest.raises(OptionError, match=str(wrong)):
             model.hidden_states.keeping([0, wrong])
+    if not isinstance(model, TransformersModel):
+        with pytest.raises(OptionError, match="hold one of them twice"):
+            model.hidden_states.keeping([1, 2, 1])
     with pytest.raises(StrategyError, match="another model has filled"):
         model.hidden_states.watch(begin(TabularModel.random(), (1, 2)), [0])
 

@@ -77,7 +77,7 @@ def build(
     for (name, _), other, model in zip(tiers[1:], others, loaded[1:], strict=True):
         check_vocabularies(codec, other, loaded[0], model, name)
     if models.draft_vocabulary is not None:
-        loaded[-1] = _reduced(loaded, models.draft_vocabulary)
+        loaded[-1] = _reduced(loaded, tiers, models.draft_vocabulary)
     calibrated = speculation.thresholds.calibrated
     known = _calibrations(speculation.calibration, models.target) if calibrated else []
     pair: HeadPair | None = None
@@ -101,15 +101,16 @@ def build(
     )
 
 
-def _reduced(loaded: Sequence[LanguageModel], count: int) -> LanguageModel:
+def _reduced(loaded: Sequence[LanguageModel], tiers: Tiers, count: int) -> LanguageModel:
     """Return the draft model with a smaller vocabulary.
 
     Raises:
         OptionError: there is none, or it does not run in the compiled runner.
     """
     draft = loaded[-1]
-    if len(loaded) < 2 or not isinstance(draft, NativeDecoder):
-        found = "there is no draft model" if len(loaded) < 2 else f"{draft.info.name} is not one"
+    is_draft = len(loaded) == len(tiers) and tiers[-1][0] == "draft"
+    if not is_draft or not isinstance(draft, NativeDecoder):
+        found = f"{draft.info.name} is not one" if len(loaded) > 1 else "there is no draft model"
         raise OptionError(
             f"draft_vocabulary is {count}, which needs a draft model that runs in the compiled "
             f"runner for the CPU, and {found}",

@@ -168,7 +168,7 @@ class Batch(ctypes.Structure):
 
 
 AS_IT_IS, BY_RECUR, BY_FUSE = range(3)
-"""What becomes of an output of a head that is the input of its next row."""
+"""How the output of a row becomes the input of the next one."""
 
 
 class DraftHead(ctypes.Structure):
@@ -213,9 +213,9 @@ CHANCES = 32
 
 
 class Promise(ctypes.Structure):
-    """Where a chain ends because it is unlikely to be kept that far (`csrc/head.h`)."""
+    """Where a chain ends because a further token is unlikely to be kept (`csrc/head.h`)."""
 
-    _fields_ = [("chances", _ADDRESS), ("least", _F32), ("probabilities", _ADDRESS)]
+    _fields_ = [("chances", _ADDRESS), ("least", _F32), ("classes", _ADDRESS)]
 
 
 class HintTable(ctypes.Structure):

@@ -122,7 +122,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
     head, rows, hints = (ctypes.POINTER(kind) for kind in (DraftHead, HeadRows, HintTable))
     loaded.outrider_head.argtypes = [head, address, i32, batch, rows, address]
     loaded.outrider_head.restype = i32
-    drafting = [head, address, i32, batch, rows, hints, i32, sampler, u64, i32, address, i32]
+    drafting = [head, address, i32, i32, batch, rows, hints, i32, sampler, u64, i32, address, i32]
     promise = ctypes.POINTER(Promise)
     loaded.outrider_head_write.argtypes = [*drafting, promise, address, address, address]
     loaded.outrider_head_write.restype = i32

@@ -91,14 +91,16 @@ class Followers:
         """
         found: dict[str, NDArray[np.integer]] = {}
         for length, (new, old) in enumerate(zip(self._new, self._old, strict=True), start=1):
-            kept = [(k, e) for part in (old, new) for k, e in part.items() if e & 255 >= least]
+            kept = [
+                (k, e) for part in (old, new) for k, e in part.items() if e & _MOST_COUNTED >= least
+            ]
             keys = np.array([key for key, _ in kept], dtype=np.int32).reshape(-1, length)
             found[f"contexts.{length}"] = keys
             found[f"entries.{length}"] = np.array([entry for _, entry in kept], dtype=np.int64)
         return found
 
     def restore(self, saved: Mapping[str, NDArray[np.integer]], vocab: int) -> None:
-        """Add contexts of `saved`, as if they had been learned; longer ones are left out.
+        """Add contexts of `saved`; longer ones than this memory has are left out.
 
         Args:
             saved: arrays of `saved`.
@@ -111,12 +113,9 @@ class Followers:
             keys, entries = saved.get(f"contexts.{length}"), saved.get(f"entries.{length}")
             if keys is None or entries is None:
                 continue
-            tokens = entries.astype(np.int64) >> _FOLLOWER
-            if (
-                keys.shape != (len(entries), length)
-                or _beyond(keys, vocab)
-                or _beyond(tokens, vocab)
-            ):
+            fits = entries.ndim == 1 and keys.shape == (len(entries), length)
+            fits = fits and keys.dtype.kind == entries.dtype.kind == "i"
+            if not fits or _beyond(keys, vocab) or _beyond(entries >> _FOLLOWER, vocab):
                 raise CheckpointError(
                     f"a memory of followers holds damaged contexts of {length} tokens",
                     hint="Write it again, or download it again",

@@ -7,6 +7,7 @@ import torch
 import outrider
 from outrider import kernels
 from outrider.core.errors import OptionError
+from outrider.core.layers import LayerSet
 from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.cpu.reduced import first_tokens, with_vocabulary
@@ -72,6 +73,23 @@ def test_the_head_that_reads_states_is_whole(model: NativeDecoder) -> None:
     assert torch.equal(few.read_out(states), model.read_out(states))
 
 
+def test_a_subset_of_layers_keeps_the_vocabulary(model: NativeDecoder) -> None:
+    few = with_vocabulary(model, IDS)
+    layers = LayerSet.exit_at(model.num_layers, 1)
+    part, whole = rows(few.subset(layers)), rows(model.subset(layers))
+    assert part.shape == whole.shape and (part[:, IDS[0] + 1] == -torch.inf).all()
+    limit = {"rtol": 0, "atol": 1e-5 if model.dtype == torch.float32 else 0.05}
+    torch.testing.assert_close(part[:, IDS], whole[:, IDS], **limit)
+
+
+def test_rows_of_the_head_are_those_of_all_tokens(model: NativeDecoder) -> None:
+    again = with_vocabulary(with_vocabulary(model, IDS), IDS[:40])
+    assert torch.equal(again.head_rows([0, 4095]), model.head_rows([0, 4095]))
+    assert torch.equal(
+        rows(again)[:, IDS[:40]], rows(with_vocabulary(model, IDS[:40]))[:, IDS[:40]]
+    )
+
+
 def test_end_tokens_are_kept() -> None:
     assert first_tokens(4, 100, (50, 2, 1000)).tolist() == [0, 1, 2, 3, 50]
     assert first_tokens(1000, 10, ()).tolist() == list(range(10))
@@ -105,5 +123,7 @@ def test_fewer_tokens_lower_the_acceptance_and_not_the_text(temperature: float) 
 def test_it_needs_a_draft_model() -> None:
     with pytest.raises(OptionError, match="draft_vocabulary is 100"):
         outrider.load("tiny", qualifier="none", draft="none", draft_vocabulary=100)
+    with pytest.raises(OptionError, match=r"qualifier .*is not one"):  # it verifies
+        outrider.load("tiny", draft="none", draft_vocabulary=100)
     with pytest.raises(OptionError, match="draft_vocabulary"):
         outrider.load("tiny", draft_vocabulary=0)

@@ -122,8 +122,7 @@ class HeadChain(ModelDrafter):
         rates = self.rates[sampler.params.temperature > 0.0]
         # a further token must be expected to pay for its row and for the step that drafts it
         least = (min(floors) + worth.rate * self.seconds) / _NEXT
-        tokens, found = model.draft(chain, rates.chances, least)
-        places = np.minimum((found * CHANCES).astype(np.int64), CHANCES - 1)
+        tokens, places = model.draft(chain, rates.chances, least)
         state.tested = list(zip(tokens.tolist(), places.tolist(), strict=True))
         state.counters.forwards += len(tokens)
         kept = paying(rates.chances[places], floors, worth)

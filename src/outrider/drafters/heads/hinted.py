@@ -19,9 +19,9 @@ class Hinted(HeadChain):
     (in later steps, of the output of the row before), of the embedding of the token, and of the
     embedding of a hint, which is the successor of the last two tokens earlier in the text, else of
     the last one, else the most frequent one in other answers of the target. One layer in the shape
-    of the target follows. A small head can not store what the text itself shows; the hint tells it,
-    and the head decides whether to follow. The hint can be drafted although the draft vocabulary
-    lacks it.
+    of the target follows. A small head can not store what the text itself shows; the hint is
+    one more input, and the weights give it more or less influence. The hint can be drafted although
+    the draft vocabulary lacks it.
 
     As far as the authors know, heads with hints are not published elsewhere.
     """

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from outrider.core.errors import OptionError, OutriderError, StrategyError
+from outrider.core.errors import OptionError, OutriderError
 from outrider.engine.heads.probe import check_head
 from outrider.models.checkpoints.json_file import is_there, read_object
+from outrider.models.checkpoints.safetensors.folder import open_folder
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.heads.formats.reading import read_head
-from outrider.models.heads.formats.recognising import by_config
+from outrider.models.heads.formats.recognising import PREFIX, by_config
 from outrider.models.heads.formats.verifying import check_verifier
 from outrider.models.heads.loading import HeadPair, run_head
 from outrider.models.loading import ModelSource
@@ -67,7 +68,14 @@ def _folder_of_head(source: ModelSource) -> Path | None:
     file = folder / "config.json"
     if not folder.is_dir() or not is_there(file):
         return None
-    return folder if by_config(read_object(file), str(file)) is not None else None
+    config = read_object(file)
+    if by_config(config, str(file)) is not None:
+        return folder
+    if not {"draft_vocab_size", "eagle_config"} & set(config):
+        return None
+    names = (name.removeprefix(PREFIX) for name in open_folder(folder).tensors)
+    # original heads of EAGLE-3 do not name their format
+    return folder if any(name.startswith("midlayer.") for name in names) else None
 
 
 def load_head(
@@ -83,19 +91,14 @@ def load_head(
     try:
         file = read_head(chosen.folder, layers=None if states is None else states.num_layers)
         check_verifier(file, target, tokenizer=tokenizer)
+        pair = run_head(file.config, file.tensors, target, name=chosen.folder.name)
+        check_head(pair, chosen.folder, tokenizer)
     except OutriderError:
         if chosen.given:
             raise
         return None
-    pair = run_head(file.config, file.tensors, target, name=chosen.folder.name)
     if is_there(chosen.folder / FOLLOWERS):
         pair.head.followers = chosen.folder / FOLLOWERS
-    try:
-        check_head(pair, chosen.folder, tokenizer)
-    except StrategyError:
-        if chosen.given:
-            raise
-        return None
     return pair
 
 

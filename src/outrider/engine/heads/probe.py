@@ -55,7 +55,9 @@ def check_head(pair: HeadPair, folder: Path, tokenizer: Tokenizer | None) -> Non
     tokens = _known(pair, folder)
     if tokens is None:
         _LOG.info("testing the head %s (once; the result is kept on disk)", pair.head.info.name)
-        tokens = tokens_a_round(pair, [_encoded(tokenizer, text) for text in _QUESTIONS])
+        prompts = [_encoded(tokenizer, text) for text in _QUESTIONS]
+        params = SamplingParams(max_new_tokens=_LONGEST)
+        tokens = tokens_a_round(pair, prompts, params, _DEPTH)
         with suppress(OSError):  # without the cache, the next load tests again
             write_private(_file(pair, folder), json.dumps(tokens).encode())
     if tokens < LEAST:
@@ -66,20 +68,21 @@ def check_head(pair: HeadPair, folder: Path, tokenizer: Tokenizer | None) -> Non
         )
 
 
-def tokens_a_round(pair: HeadPair, prompts: Sequence[tuple[int, ...]]) -> float:
-    """Decode the prompts with drafts of two tokens; return the tokens of a round."""
+def tokens_a_round(
+    pair: HeadPair, prompts: Sequence[tuple[int, ...]], params: SamplingParams, depth: int
+) -> float:
+    """Decode the prompts with drafts of `depth` tokens; return the tokens of a round."""
     strategy = Strategy(
         target=pair.target,
         drafter=ModelDrafter(model=pair.head),
         rule=Match(),
-        policy=FixedLength(_DEPTH),
+        policy=FixedLength(depth),
     )
-    params = SamplingParams(max_new_tokens=_LONGEST)
     ends = pair.target.info.end_ids
     generations = [
         Generation(Request(Prompt(token_ids=ids), Sampler(params, prompt_ids=ids, end_ids=ends)))
         for ids in prompts
-        if len(ids) + _LONGEST < pair.target.info.context_length
+        if len(ids) + params.max_new_tokens < pair.target.info.context_length
     ]
     for _ in generate(strategy.stage, generations):
         pass

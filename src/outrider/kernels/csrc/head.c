@@ -79,9 +79,8 @@ static int64_t lay_out(Room *room, const DraftHead *head, int rows, char *memory
     return place - memory;
 }
 
-static void add_product(const DraftHead *head, Pool *pool, int threads, const Room *room,
+static void add_product(Pool *pool, int threads, const Room *room,
                         const Matrix *w, int rows, Fate fate) {
-    (void)head;
     Product product = {w, room->values, room->forms, {room->base, room->stride, fate, NULL},
                        rows, threads};
     pool_run(pool, threads, &(Task){&product, STEPS_OF_A_PRODUCT, chunks_of, run_step});
@@ -119,7 +118,7 @@ static void fill_inputs(const DraftHead *head, Pool *pool, int threads, const Ro
     for (int i = 0; i < count; i++)
         input_row(head, rows->inputs[i], rows->continued,
                   w ? room->values + (int64_t)i * w->inputs : room->base + i * room->stride);
-    if (w) add_product(head, pool, threads, room, w, count, WRITE);
+    if (w) add_product(pool, threads, room, w, count, WRITE);
     for (int i = 0; i < count && head->normed_stream; i++) {
         float *row = room->base + i * room->stride;
         rms_norm(row, head->hidden_norm, head->layer->eps, hidden, row);
@@ -131,7 +130,7 @@ static void fill_tokens(const DraftHead *head, Pool *pool, int threads, const Ro
     const int64_t hidden = head->layer->hidden;
     float *out = head->joins ? room->joined : room->values;
     for (int i = 0; i < count; i++) embed_row(head, tokens[i], out + i * hidden);
-    if (head->token.outputs) add_product(head, pool, threads, room, &head->token, count, ADD);
+    if (head->token.outputs) add_product(pool, threads, room, &head->token, count, ADD);
 }
 
 static void fill_hints(const DraftHead *head, Pool *pool, int threads, const Room *room,
@@ -141,7 +140,7 @@ static void fill_hints(const DraftHead *head, Pool *pool, int threads, const Roo
         if (rows->levels[i]) embed_row(head, rows->hints[i], room->values + i * hidden);
         else memset(room->values + i * hidden, 0, sizeof(float) * hidden);
     }
-    add_product(head, pool, threads, room, &head->hint, count, ADD);
+    add_product(pool, threads, room, &head->hint, count, ADD);
     for (int i = 0; i < count; i++) {
         float *row = room->base + i * room->stride;
         const float *level = head->levels + rows->levels[i] * hidden;
@@ -195,7 +194,9 @@ static float score(const DraftHead *head, int32_t token, const float *output, fl
 
 /* The probability of one of the scores, at this temperature (1 if it is 0). */
 static float probability(const float *scores, int32_t count, int32_t one, float temperature) {
-    const f32x16 factor = splat(temperature > 0 ? 1.0f / temperature : 1.0f);
+    const float inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
+    const f32x16 factor = splat(inverse);
+    if (!isfinite(inverse)) return 1; /* as if it were 0: the best token is certain */
     f32x16 sums = (f32x16){0};
     float rest = 0;
     int32_t i = 0;
@@ -205,8 +206,9 @@ static float probability(const float *scores, int32_t count, int32_t one, float 
     return 1.0f / (sum16(sums) + rest);
 }
 
-int32_t outrider_head_write(const DraftHead *head, Pool *pool, int32_t threads, const Batch *batch,
-                            const HeadRows *rows, const Hints *hints, int32_t before,
+int32_t outrider_head_write(const DraftHead *head, Pool *pool, int32_t threads,
+                            int32_t threads_for_one, const Batch *batch, const HeadRows *rows,
+                            const Hints *hints, int32_t before,
                             const Sampler *sampler, uint64_t index, int32_t depth,
                             const int32_t *end_ids, int32_t num_end_ids,
                             const Promise *promise, float *first,
@@ -247,9 +249,9 @@ int32_t outrider_head_write(const DraftHead *head, Pool *pool, int32_t threads, 
             }
             if (promise) {
                 const float p = probability(logits, size, found, sampler->temperature);
-                const int place = (int)(p * CHANCES);
-                promise->probabilities[count] = p;
-                reach *= promise->chances[place < CHANCES ? place : CHANCES - 1];
+                const int place = p > 0 ? (int)(p * CHANCES) : 0; /* NaN is 0 */
+                promise->classes[count] = place < CHANCES ? place : CHANCES - 1;
+                reach *= promise->chances[promise->classes[count]];
             }
             before = next.token;
             written[count++] = next.token = names[found];
@@ -260,7 +262,7 @@ int32_t outrider_head_write(const DraftHead *head, Pool *pool, int32_t threads, 
                 break;
             if (hints) hint = outrider_hint(hints, before, next.token, &level);
             advance(&next);
-            *trouble = outrider_head(head, pool, threads, &one, &follows, output);
+            *trouble = outrider_head(head, pool, threads_for_one, &one, &follows, output);
         }
     }
     free(desk);

@@ -42,12 +42,12 @@ typedef struct {
 int32_t outrider_head(const DraftHead *head, Pool *pool, int32_t threads, const Batch *batch,
                       const HeadRows *rows, float *outputs);
 
-/* Where a chain ends because it is unlikely to be kept that far. */
+/* Ends a chain behind the first token whose chance, with all tokens before it, is too small. */
 typedef struct {
-    const float *chances; /* [CHANCES] that a token is right, by its probability */
-    float least;          /* the chain ends behind the first token that is right, with all tokens
-                           * before it, with a smaller chance than this */
-    float *probabilities; /* [depth] of the tokens at the current temperature (1 if it is 0) */
+    const float *chances; /* [CHANCES] that a token is right, by the class of its probability */
+    float least;          /* the smallest chance after which the chain goes on */
+    int32_t *classes;     /* [depth] of the tokens: their probability at the current temperature (1 if
+                           * it is 0), in CHANCES equal parts */
 } Promise;
 
 enum { CHANCES = 32 };
@@ -56,8 +56,9 @@ enum { CHANCES = 32 };
  * does. `before` is the token before the last one of the batch. The hint of a row, if there are
  * hints, is drafted as well if it is no draft token. `first` [hidden] is the output of the last row
  * of the batch. `promise` may be NULL. */
-int32_t outrider_head_write(const DraftHead *head, Pool *pool, int32_t threads, const Batch *batch,
-                            const HeadRows *rows, const Hints *hints, int32_t before,
+int32_t outrider_head_write(const DraftHead *head, Pool *pool, int32_t threads,
+                            int32_t threads_for_one, const Batch *batch, const HeadRows *rows,
+                            const Hints *hints, int32_t before,
                             const Sampler *sampler, uint64_t index, int32_t depth,
                             const int32_t *end_ids, int32_t num_end_ids,
                             const Promise *promise, float *first,

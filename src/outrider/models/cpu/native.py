@@ -173,6 +173,7 @@ class NativeDecoder(OwnModel):
     def use_head(self, packed: PackedModel, names: NDArray[np.int32]) -> None:
         """Use other weights, whose head has an output for each of the ids `names` only."""
         self._packed, self._names = packed, names
+        self._parts = replace(self._parts, packed=packed)
         self._stride = packed.layout.head.panels * VECTOR
 
     @property
@@ -203,7 +204,7 @@ class NativeDecoder(OwnModel):
             raise IndexError(f"a token is outside the vocabulary of {self.info.name}")
         out = torch.empty(len(ids), self.config.hidden_size)
         loaded: Any = library()
-        head = ctypes.byref(self._packed.layout.head)
+        head = ctypes.byref(self._head.layout.head)  # of all tokens
         loaded.outrider_unpack(head, len(ids), ids.ctypes.data, out.data_ptr())
         return out
 

@@ -39,7 +39,8 @@ def first_tokens(count: int, vocab: int, ends: Sequence[int]) -> IntArray:
 def with_vocabulary(model: NativeDecoder, ids: IntArray) -> NativeDecoder:
     """Return the model with a head of these tokens only; it shares all other weights.
 
-    The logits of all other tokens are minus infinity. Caches of the two models are the same.
+    The logits of all other tokens are minus infinity, except those of `read_out`. Caches of the two
+    models are the same.
 
     Args:
         model: the model.

@@ -58,11 +58,6 @@ class Following(CacheBook):
         whole = len(self.text) == len(self.source.text) - 1
         return len(self.text) > 0 and whole and self.readable == 0
 
-    @property
-    def before(self) -> int:
-        """The token before the first pending one; the pending ones follow."""
-        return int(self.source.text[self.length])
-
     def speculative_token(self, row: int) -> int:
         """Return the token of a speculative row; -1 is the last token of the text."""
         return int(self._tokens[row]) if row >= 0 else int(self._text[-1])

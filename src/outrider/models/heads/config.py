@@ -144,6 +144,12 @@ class HeadConfig:
                     f"tensor {name} of the head {where} has shape {list(tensor.shape)}; its "
                     f"configuration implies {list(shape)}"
                 )
+        if self.kind is HeadKind.HINTED and self.width != self.target_width:
+            raise CheckpointError(
+                f"the head {where} has width {self.width}, and its target, whose rows score the "
+                f"hints, {self.target_width}",
+                hint="Choose a head of the width of its target",
+            )
         missing = [name for name in expected if name not in tensors]
         if missing:
             raise CheckpointError(

@@ -87,7 +87,8 @@ def count_successors(texts: Sequence[IntArray], vocab: int, least: int = 1) -> N
         vocab: number of tokens.
         least: number of times that a token must precede its successor.
     """
-    pairs = np.concatenate([text[:-1].astype(np.int64) * vocab + text[1:] for text in texts])
+    none = np.empty(0, dtype=np.int64)
+    pairs = np.concatenate([none, *(t[:-1].astype(np.int64) * vocab + t[1:] for t in texts)])
     found, counts = np.unique(pairs, return_counts=True)
     table = np.full(vocab, -1, dtype=np.int32)
     order = np.argsort(counts, kind="stable")  # the most frequent one is written last

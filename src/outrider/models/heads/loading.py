@@ -42,9 +42,15 @@ def run_head(
         dtype: of the compiled head: `torch.int8` (in groups) or `torch.float32`.
 
     Raises:
-        StrategyError: the target cannot store its hidden states, or has no embeddings to share.
+        StrategyError: the target cannot store its hidden states, has no embeddings to share, or is
+            not on the CPU.
         OptionError: the target has no such states.
     """
+    if target.info.device.type != "cpu":
+        raise StrategyError(
+            f"draft heads run on the CPU, and {target.info.name} on {target.info.device}",
+            hint="Load with device='cpu', or leave out the head",
+        )
     keeping = keeping_for(config, target)
     assert keeping.hidden_states is not None  # `keeping` returns the same kind of model
     own = tensors.get("lm_head.weight")
@@ -52,7 +58,6 @@ def run_head(
     module = HeadModule(config, tensors, _embedding(keeping), rows)
     if isinstance(keeping, NativeDecoder):
         return HeadPair(NativeHead(module, dict(tensors), keeping, name, dtype), keeping)
-    module = module.to(target.info.device)
     return HeadPair(HeadModel(module, dict(tensors), keeping, name), keeping)
 
 

@@ -208,6 +208,9 @@ class HeadModel:
 
     def _text_hints(self, cache: Following, start: int, count: int) -> tuple[Tensor, Tensor]:
         """Return the hints of rows of the text, each with what is known up to its token."""
+        if self.config.kind is not HeadKind.HINTED:
+            none = torch.zeros(count, dtype=torch.long)
+            return none, none
         text, known = cache.source.text, cache.hinted
         end = start + count + 1
         fresh = cache.hints.extend(as_ids(text[known:end]), text[:known])

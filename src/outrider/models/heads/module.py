@@ -24,7 +24,7 @@ class HeadModule(nn.Module):
 
     Args:
         config: its shape.
-        tensors: its tensors (`HeadConfig.shapes`), as numbers that `dtype` can hold.
+        tensors: its tensors (`HeadConfig.shapes`); those of integers are ignored.
         embed: the embeddings of tokens, for a head without its own.
         lm_head: `[draft, width]` rows of the target's head, for a head without its own.
     """

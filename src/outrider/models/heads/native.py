@@ -110,7 +110,7 @@ class NativeHead(HeadModel):
 
     def draft(
         self, chain: ChainRequest, chances: NDArray[np.float32], least: float
-    ) -> tuple[IntArray, NDArray[np.float32]]:
+    ) -> tuple[IntArray, NDArray[np.int32]]:
         """Write a chain up to the token that is unlikely to be kept.
 
         Args:
@@ -120,13 +120,13 @@ class NativeHead(HeadModel):
                 with a smaller chance.
 
         Returns:
-            The tokens, and the probability of each of them at the sampler's temperature (1 where
-            that is 0).
+            The tokens, and the class of the probability of each of them at the sampler's
+            temperature (1 where that is 0).
 
         Raises:
             ContextError: a token of the text would lie beyond the context window.
         """
-        found = np.zeros(max(chain.depth, 1), dtype=np.float32)
+        found = np.zeros(max(chain.depth, 1), dtype=np.int32)
         promise = Promise(chances.ctypes.data, least, found.ctypes.data)
         with self._lock.held:
             tokens = self._write(chain, 0.0, promise)
@@ -154,6 +154,7 @@ class NativeHead(HeadModel):
             ctypes.byref(self._packed.layout),
             pool(),
             self.threads.of(count),
+            self.threads.of(1),
             ctypes.byref(arrays.batch),
             ctypes.byref(rows),
             None if table is None else ctypes.byref(table),

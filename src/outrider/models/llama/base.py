@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from outrider.core.errors import OptionError
 from outrider.core.layers import LayerSet
 from outrider.core.types import IntArray, Piece, Prompt, Rows
 from outrider.models.caches.borrowed import Borrowed, BorrowedCache, not_lent
@@ -191,6 +192,11 @@ class OwnModel:
     def keeping(self: M, layers: Sequence[int]) -> M:
         """Return the model with caches that store hidden states; see `protocols.HiddenStates`."""
         check_states(layers, self.num_layers, self.info.name)
+        if len(set(layers)) < len(layers):
+            raise OptionError(
+                f"hidden states {list(layers)} of {self.info.name} hold one of them twice",
+                hint="Name each state once",
+            )
         other = copy(self)
         kept = tuple(layers)
         other._layout = layout = replace(self._layout, kept=kept, hidden=self.width)

@@ -72,12 +72,12 @@ def speculators(config: HeadConfig) -> dict[str, JsonValue]:
     }
 
 
-def in_speculators(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def in_speculators(tensors: Mapping[str, Tensor], vocab: int = VOCAB) -> dict[str, Tensor]:
     """Return the tensors by the names of speculators, with its two maps of the vocabulary."""
     found = {name: tensor for name, tensor in tensors.items() if name != "ids"}
     ids = tensors["ids"].long()
     found["d2t"] = ids - torch.arange(len(ids))
-    found["t2d"] = torch.zeros(VOCAB, dtype=torch.bool)
+    found["t2d"] = torch.zeros(vocab, dtype=torch.bool)
     found["t2d"][ids] = True
     if "fc_norm.weight" in found:
         for index, norm in enumerate(found.pop("fc_norm.weight")):

@@ -36,7 +36,7 @@ _REFUSED_TYPES = {
     "dflash": "a DFlash head drafts blocks with attention in both directions, which is missing",
     "dspark": "a DSpark head drafts blocks with attention in both directions and corrects them by "
     "a Markov head, which is missing",
-    "independent": "an independent draft model is no head",
+    "independent": "an independent draft model is not a head",
     "mlp": "an MLP speculator has one small network for each position, which is missing",
 }
 """`speculators_model_type` -> what is missing."""
