@@ -52,7 +52,7 @@ def test_hints_are_those_of_the_definition(
     hints, found = source(TABLE), []
     places = sorted({min(cut, len(text)) for cut in cuts} | {0, len(text)})
     for first, last in pairwise(places):
-        rows = hints.extend(as_ids(text[first:last]), text[:first])
+        rows = hints.extend(text, first, last)
         found += [(int(hint), int(level)) for hint, level in zip(*rows, strict=True)]
     for place, hint in enumerate(found):
         before = text[place - 1] if place else -1
@@ -70,12 +70,8 @@ def test_a_table_that_grows_forgets_nothing(parts: int) -> None:
     ours, theirs = NativeHints(table), Hints(table)
     step = -(-len(text) // parts)
     for first in range(0, len(text), step):
-        part = as_ids(text[first : first + step])
-        pairs = zip(
-            ours.extend(part, text[:first].tolist()),
-            theirs.extend(part, text[:first].tolist()),
-            strict=True,
-        )
+        part = text.tolist(), first, first + step
+        pairs = zip(ours.extend(*part), theirs.extend(*part), strict=True)
         for mine, other in pairs:
             assert np.array_equal(mine, other)
     for before, token in zip(text[:-1:7].tolist(), text[1::7].tolist(), strict=False):
@@ -87,7 +83,7 @@ def test_a_table_that_grows_forgets_nothing(parts: int) -> None:
 @given(text=texts)
 def test_many_sources_do_not_share_what_they_know(text: list[int]) -> None:
     first, second = NativeHints(TABLE), NativeHints(TABLE)
-    first.extend(as_ids(text), [])
+    first.extend(text, 0, len(text))
     for token in range(VOCAB):
         assert second.find(-1, token) == expected([], -1, token)
 
@@ -96,9 +92,10 @@ def test_many_sources_do_not_share_what_they_know(text: list[int]) -> None:
 def test_the_order_of_levels(source: Any) -> None:
     hints = source(TABLE)
     assert hints.find(7, 0) == (3, OF_OTHERS) and hints.find(7, 1) == (0, NO_HINT)
-    hints.extend(as_ids([7, 0, 4]), [])
+    text = [7, 0, 4, 0, 6]
+    hints.extend(text, 0, 3)
     assert hints.find(7, 0) == (4, AFTER_TWO) and hints.find(6, 0) == (4, AFTER_ONE)
-    hints.extend(as_ids([0, 6]), [7, 0, 4])
+    hints.extend(text, 3, 5)
     assert hints.find(7, 0) == (4, AFTER_TWO) and hints.find(6, 0) == (6, AFTER_ONE)
 
 

@@ -22,13 +22,14 @@ class HintSource(Protocol):
     """The successors of one text."""
 
     def extend(
-        self, tokens: IntArray, before: Sequence[int]
+        self, text: Sequence[int], known: int, end: int
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Append tokens of the text; return the hint after each of them, and its level.
 
         Args:
-            tokens: the next tokens.
-            before: all tokens before them.
+            text: the text.
+            known: number of its tokens that have been appended before.
+            end: number of its tokens that are known afterwards, if there are more.
         """
         ...
 
@@ -51,14 +52,15 @@ class Hints:
     _last: tuple[int, int] = (-1, -1)
 
     def extend(
-        self, tokens: IntArray, before: Sequence[int]
+        self, text: Sequence[int], known: int, end: int
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Append tokens of the text; return the hint after each of them, and its level."""
-        found = np.zeros((len(tokens), 2), dtype=np.int32)
-        for place, token in enumerate(tokens.tolist()):
-            self.add(token)
-            found[place] = self.find(*self._last)
-        return found[:, 0], found[:, 1]
+        fresh = text[known:end]
+        words, levels = np.empty((2, len(fresh)), dtype=np.int32)
+        for place, token in enumerate(fresh):
+            self.add(int(token))
+            words[place], levels[place] = self.find(*self._last)
+        return words, levels
 
     def add(self, token: int) -> None:
         """Append a token of the text."""

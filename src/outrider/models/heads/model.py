@@ -8,7 +8,8 @@ from typing import NoReturn
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.core.errors import StrategyError
@@ -38,8 +39,8 @@ class HeadInputs:
 
     states: Float[Tensor, "rows states target"] | None
     outputs: Float[Tensor, "rows width"] | None
-    hints: Int[Tensor, " rows"]
-    levels: Int[Tensor, " rows"]
+    hints: NDArray[np.int32]
+    levels: NDArray[np.int32]
 
 
 _MEASURED_TEXT, _MEASURED_TURNS, _MEASURED_DEPTHS = 32, 6, (2, 6)
@@ -202,23 +203,25 @@ class HeadModel:
             (cache.speculative_token(p), cache.speculative_token(r))
             for p, r in zip(parents, rows, strict=True)
         ]
-        hints = [cache.hints.find(*pair) for pair in pairs]
         outputs = cache.outputs[[parent + 1 for parent in parents]]
-        return HeadInputs(None, outputs, *torch.tensor(hints).long().reshape(-1, 2).unbind(1))
+        return HeadInputs(None, outputs, *_found(cache.hints, pairs))
 
-    def _text_hints(self, cache: Following, start: int, count: int) -> tuple[Tensor, Tensor]:
+    def _text_hints(
+        self, cache: Following, start: int, count: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Return the hints of rows of the text, each with what is known up to its token."""
         if self.config.kind is not HeadKind.HINTED:
-            none = torch.zeros(count, dtype=torch.long)
+            none = np.zeros(count, dtype=np.int32)
             return none, none
         text, known = cache.source.text, cache.hinted
         end = start + count + 1
-        fresh = cache.hints.extend(as_ids(text[known:end]), text[:known])
+        words, levels = cache.hints.extend(text, known, end)
         cache.hinted = max(known, end)
-        again = [cache.hints.find(text[i - 1], text[i]) for i in range(start + 1, min(known, end))]
-        rows = [*again, *zip(*fresh, strict=True)][-count:]
-        words, levels = torch.tensor(rows).long().reshape(-1, 2).unbind(1)
-        return words, levels
+        if known > start + 1:  # tokens that an earlier row has made known
+            pairs = [(text[i - 1], text[i]) for i in range(start + 1, min(known, end))]
+            again = _found(cache.hints, pairs)
+            words, levels = np.concatenate((again[0], words)), np.concatenate((again[1], levels))
+        return words[-count:], levels[-count:]
 
     def _run(
         self, cache: Following, feed: Feed, inputs: HeadInputs, keep: IntArray
@@ -232,7 +235,8 @@ class HeadModel:
             if inputs.states is not None
             else module.continued(_given(inputs.outputs))
         )
-        stream, read = module.enter(entered, tokens, inputs.hints, inputs.levels)
+        hints, levels = (torch.from_numpy(a).long() for a in (inputs.hints, inputs.levels))
+        stream, read = module.enter(entered, tokens, hints, levels)
         queries, keys, values = module.project(read)
         places = torch.from_numpy(feed.positions)
         turns = self._rotary.at(places, int(feed.positions.max()) + 1)
@@ -275,6 +279,14 @@ def keeping_for(config: HeadConfig, target: LanguageModel) -> LanguageModel:
 def _given(outputs: Tensor | None) -> Tensor:
     assert outputs is not None  # a row has states or an output before it
     return outputs
+
+
+def _found(
+    hints: HintSource, pairs: Sequence[tuple[int, int]]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return the hint and the level of what follows each pair of tokens."""
+    both = np.array([hints.find(*pair) for pair in pairs], dtype=np.int32).reshape(-1, 2)
+    return both[:, 0].copy(), both[:, 1].copy()
 
 
 def _waves(feed: Feed, unread: int, known: int, cache: Following) -> list[tuple[int, int]]:

@@ -216,8 +216,8 @@ class NativeHead(HeadModel):
         return arrays.point_head(
             read,
             continued=inputs.states is None,
-            hints=inputs.hints.numpy().astype(np.int32),
-            levels=inputs.levels.numpy().astype(np.int32),
+            hints=inputs.hints,
+            levels=inputs.levels,
         )
 
     def _check(self, trouble: int, rows: int) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from outrider.core.types import IntArray
 from outrider.kernels import library
 from outrider.kernels.layout import HintTable
 
@@ -31,23 +30,25 @@ class NativeHints:
         self.layout.successors = self.table.ctypes.data
 
     def extend(
-        self, tokens: IntArray, before: Sequence[int]
+        self, text: Sequence[int], known: int, end: int
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Append tokens of the text; return the hint after each of them, and its level.
 
         Args:
-            tokens: the next tokens.
-            before: all tokens before them, for a table that has to grow.
+            text: the text.
+            known: number of its tokens that have been appended before.
+            end: number of its tokens that are known afterwards, if there are more.
         """
-        if 2 * (self.layout.used + 2 * len(tokens)) > len(self._keys):
+        fresh = np.array(text[known:end], dtype=np.int32)
+        if 2 * (self.layout.used + 2 * len(fresh)) > len(self._keys):
             places = len(self._keys)
-            while 4 * (self.layout.used + 2 * len(tokens)) > places:
+            while 4 * (self.layout.used + 2 * len(fresh)) > places:
                 places *= 2
             self._allocate(places)
             self._last = (-1, -1)
-            self._add(np.asarray(before, dtype=np.int32), None, None)
-        found, levels = np.empty((2, len(tokens)), dtype=np.int32)
-        self._add(tokens.astype(np.int32), found, levels)
+            self._add(np.array(text[:known], dtype=np.int32), None, None)
+        found, levels = np.empty((2, len(fresh)), dtype=np.int32)
+        self._add(fresh, found, levels)
         return found, levels
 
     def _add(
