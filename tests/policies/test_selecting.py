@@ -1,5 +1,8 @@
 """Sources that select their tokens: the policy tells them what a row costs."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from outrider.core.counters import Counters, Tally
@@ -53,6 +56,23 @@ def test_a_source_that_selects_must_gain_as_much_as_the_leader() -> None:
     assert with_leader.shares is not None and with_leader.shares["model"] > 1
     assert with_leader.worth is not None
     assert with_leader.worth.least > 1.0
+
+
+def test_what_waits_sets_what_others_must_gain() -> None:
+    """As much as it promises: its chances less its rows and its time; nothing if it loses."""
+    waits = Source(
+        name="head", opportunistic=True, selects=True, waits=True, accept=0.5, seconds=0.01
+    )
+    worth = policy(CHOOSY, waits).budget(Counters()).worth
+    assert worth is not None and worth.beside == "head"
+    chances = waits.survival(Tally())
+    gains = np.cumsum(
+        [c - f - worth.rate * 0.01 for c, f in zip(chances, worth.floors, strict=True)]
+    )
+    assert worth.least == pytest.approx(max(gains)) and worth.least > 0.2
+    dear = replace(waits, fixed=5.0)
+    worth = policy(CHOOSY, dear).budget(Counters()).worth
+    assert worth is not None and worth.least == 0.0 and not worth.beside
 
 
 def test_dear_rows_beside_a_batch_are_not_drafted() -> None:

@@ -181,11 +181,13 @@ class Worth:
         floors: by place in the chain, what the row of a token costs, in tokens.
         least: the smallest sum with which a draft pays; above 0 beside another drafter that gains.
         rate: what a second costs, in tokens.
+        beside: the origin of which `least` is the gain; its own drafts need not reach it.
     """
 
     floors: tuple[float, ...]
     least: float = 0.0
     rate: float = 0.0
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 
 from outrider.core.counters import Counters, Pace, Tally
 from outrider.core.errors import OptionError
-from outrider.core.types import Budget
+from outrider.core.types import Budget, Worth
 from outrider.policies.pauses import FIRST_ROUNDS, NOTICEABLE, Pauses
 from outrider.policies.source import Plan, Source
 from outrider.policies.speed import Speed
@@ -188,8 +188,18 @@ class ExpectedGain:
             decision.budget, decision.until = self._decide(counters, decision)
             if self._selecting and decision.budget.depth:
                 worth = decision.speed.worth(self._table(batch), decision.least)
+                worth = self._beside(counters, decision.budget, worth)
                 decision.budget = replace(decision.budget, worth=worth)
         return decision.budget
+
+    def _beside(self, counters: Counters, budget: Budget, worth: Worth) -> Worth:
+        """Return what other drafts must gain beside the sources that wait for them."""
+        for source in self.sources:
+            if source.waits and budget.share(source.name):
+                promise = source.promise(counters.tallies.get(source.name, _NEVER), worth)
+                if promise > worth.least:
+                    worth = replace(worth, least=promise, beside=source.name)
+        return worth
 
     @property
     def selecting(self) -> bool:

@@ -15,6 +15,7 @@ from itertools import accumulate
 from outrider.core.checks import Range
 from outrider.core.counters import Ranks, Tally
 from outrider.core.errors import OptionError
+from outrider.core.types import Worth
 
 _DRAFTS_BELIEVED = 3.0
 """Weight of the prior for first tokens, in drafts, before it fades."""
@@ -47,6 +48,8 @@ class Source:
             the other sources if its expected gain is larger.
         selects: its drafter drafts only tokens that pay (`Budget.worth`); its share is then
             `longest` unless its drafts lose time.
+        waits: it is asked where cheaper sources have no draft; these must gain as much as it
+            promises (`Worth.least`).
         reach: for drafters of trees, the chance that each node is kept, in the order of the draft;
             never increasing. Empty: it drafts chains, and `accept` is used.
         depth: largest depth of its trees.
@@ -61,6 +64,7 @@ class Source:
     longest: int = 16
     opportunistic: bool = False
     selects: bool = False
+    waits: bool = False
     reach: tuple[float, ...] = ()
     depth: int = 8
 
@@ -140,6 +144,15 @@ class Source:
             longest = min(longest, max(_FIRST_COPY, 2 * tally.run))
         chances = self.first(tally), self.chance(tally)
         return best_length(chances, self.costs(tally), verify, longest)
+
+    def promise(self, tally: Tally, worth: Worth) -> float:
+        """Return the largest sum of chances less costs of a chain, at least 0."""
+        fixed, each = self.costs(tally)
+        gain, most = -worth.rate * fixed, 0.0
+        for chance, floor in zip(self.survival(tally), worth.floors, strict=False):
+            gain += chance - floor - worth.rate * each
+            most = max(most, gain)
+        return most
 
     def costs(self, tally: Tally) -> tuple[float, float]:
         """Return the fixed seconds of a draft, and seconds of each of its tokens.

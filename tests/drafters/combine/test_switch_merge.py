@@ -1,7 +1,7 @@
 """Combinators: who is asked, what a union holds, and that nobody misses what was emitted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from outrider.acceptance import Rejection
 from outrider.core.counters import Counters
 from outrider.core.errors import OptionError, StrategyError
 from outrider.core.tree import check_parents, path_to
-from outrider.core.types import NO_IDS, Budget, Draft, IntArray, as_ids
+from outrider.core.types import EMPTY_DRAFT, NO_IDS, Budget, Draft, IntArray, Worth, as_ids
 from outrider.drafters import Lookup, ModelDrafter, NoDrafter
 from outrider.drafters.combine.fallback import Fallback
 from outrider.drafters.combine.merge import Merge
@@ -160,6 +160,31 @@ def test_beginning_late_is_not_the_price_of_drafting() -> None:
     states = both.begin([REQUEST])
     once = [both.propose(states, [NO_IDS], [Budget.chain(2)])[0].once for _ in range(3)]
     assert once[0] > 0.0 == once[1] == once[2]
+
+
+@dataclass(frozen=True)
+class Choosy(Puppet):
+    """Drafts one token, which gains 0.3, where that is enough."""
+
+    def propose(self, states: Sequence, tails: Sequence, budgets: Sequence) -> list[Draft]:
+        self.asked.append(len(states))
+        drafted = tree(self.name, [1], [-1])
+        return [drafted if b.worth.least <= 0.3 else EMPTY_DRAFT for b in budgets]
+
+
+@pytest.mark.parametrize("second", [[2, 3], []])
+def test_a_small_gain_is_taken_where_the_second_has_nothing(second: list[int]) -> None:
+    first = Choosy(name="a")
+    more = Puppet(name="b", draft=tree("b", second, range(-1, len(second) - 1)))
+    both = Fallback(first=first, second=more)
+    worth = Worth(floors=(0.1,) * 3, least=0.5, beside="b")
+    budgets = [replace(Budget.chain(3), worth=worth)] * 2
+    drafts = both.propose(both.begin([REQUEST] * 2), [NO_IDS] * 2, budgets)
+    assert [d.tokens.tolist() for d in drafts] == [second or [1]] * 2
+    assert first.asked == ([2] if second else [2, 2])
+    held = replace(budgets[0], worth=replace(worth, beside=""))  # not by the second's gain
+    [draft] = both.propose(both.begin([REQUEST]), [NO_IDS], [held])
+    assert draft.tokens.tolist() == second
 
 
 def test_a_second_that_learns_is_there_from_the_start() -> None:

@@ -28,9 +28,7 @@ CHANCE = st.floats(0.0, 1.0)
 )
 def test_the_kept_chain_gains_most(chances: list[float], floors: list[float], least: float) -> None:
     """By brute force over all lengths; the longest of equal ones."""
-    kept = paying(
-        np.array(chances, dtype=np.float32), floors, Worth(floors=tuple(floors), least=least)
-    )
+    kept = paying(np.array(chances, dtype=np.float32), floors, least)
     own = np.array(chances, dtype=np.float32).tolist()
     gains = [
         sum(float(np.prod(own[: i + 1])) - floors[i] for i in range(size))
@@ -112,8 +110,8 @@ def test_a_draft_pays_and_teaches(rig: Rig) -> None:
     )
     [state] = drafter.begin([request])
 
-    def drafted(floor: float, least: float = 0.0) -> int:
-        worth = Worth(floors=(floor,) * 4, least=least)
+    def drafted(floor: float, least: float = 0.0, beside: str = "") -> int:
+        worth = Worth(floors=(floor,) * 4, least=least, beside=beside)
         budget = Budget(depth=4, nodes=4, shares={drafter.name: 4}, worth=worth)
         [draft] = drafter.propose([state], [NO_IDS], [budget])
         return len(draft)
@@ -123,6 +121,7 @@ def test_a_draft_pays_and_teaches(rig: Rig) -> None:
     tested = list(state.tested)
     assert drafted(0.999) == 0
     assert drafted(1e-6, least=4.0) == 0
+    assert drafted(1e-6, least=4.0, beside=drafter.name) == 4, "its own gain is what others need"
     state.tested = tested
     drafter.commit([state], [as_ids([tested[0][0], (tested[1][0] + 1) % 48])])
     after = drafter.rates[False].chances

@@ -73,10 +73,16 @@ def test_from_a_file_to_a_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     weights = (made / "model.safetensors").read_bytes()
     train_head(file, data=tmp_path, out=tmp_path / "run", report=said.append)  # all is done
     assert (made / "model.safetensors").read_bytes() == weights
-    with pytest.raises(OptionError, match="another value of draft_vocab"):
-        other = written(tmp_path)
-        other.write_text(other.read_text().replace("draft_vocab = 64", "draft_vocab = 65"))
-        train_head(other, data=tmp_path, out=tmp_path / "run", report=said.append)
+    recipe = file.read_text()
+    file.write_text(recipe.replace("draft_vocab = 64", "draft_vocab = 40"))
+    with pytest.raises(OptionError, match="training with another value of draft_vocab"):
+        train_head(file, data=tmp_path, out=tmp_path / "run", report=said.append)
+    (tmp_path / "run" / "training.safetensors").unlink()
+    train_head(file, data=tmp_path, out=tmp_path / "run", report=said.append)
+    assert read_head(made).config.draft_vocab == 40
+    file.write_text(recipe.replace("longest = 12", "longest = 13"))
+    with pytest.raises(OptionError, match="recorded with another value of answers"):
+        train_head(file, data=tmp_path, out=tmp_path / "run", report=said.append)
 
 
 def test_wrong_states_are_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Two drafters in order: the second proposes where the first proposes nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from outrider.core.types import EMPTY_DRAFT, Budget, Draft, IntArray
 from outrider.drafters.combine.pair import Pair, PairState, pair_priors
@@ -18,6 +18,9 @@ class Fallback(Pair):
     Both receive every verification and every commit, regardless of which one drafted: a memory
     continues to learn, and a model reads the tokens it missed when it proposes next. Fallbacks can
     be nested to put any number of drafters in order.
+
+    Where the first drafter must gain as much as the second one promises (`Worth.beside`), and the
+    second one has no draft after all, a smaller gain of the first one is enough.
     """
 
     def propose(
@@ -35,7 +38,25 @@ class Fallback(Pair):
             )
             for i, draft in zip(gaps, filled, strict=True):
                 drafts[i] = draft
+        again = [i for i in gaps if not len(drafts[i]) and _is_held_back(budgets[i])]
+        if again and any(self._wanted(budgets, second=False)):
+            found = self._ask_first(
+                [states[i] for i in again],
+                [tails[i] for i in again],
+                [_without_least(budgets[i]) for i in again],
+            )
+            for i, draft in zip(again, found, strict=True):
+                drafts[i] = draft
         return drafts
+
+
+def _is_held_back(budget: Budget) -> bool:
+    return budget.worth is not None and bool(budget.worth.beside)
+
+
+def _without_least(budget: Budget) -> Budget:
+    assert budget.worth is not None  # `_is_held_back`
+    return replace(budget, worth=replace(budget.worth, least=0.0, beside=""))
 
 
 def _make(given: Given, inner: Sequence[Drafter], options: Mapping[str, Value]) -> Fallback:

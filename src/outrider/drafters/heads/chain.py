@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from outrider.core.errors import OptionError
 from outrider.core.tree import chain_parents
-from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, Worth, as_ids
+from outrider.core.types import EMPTY_DRAFT, Budget, Draft, Draw, IntArray, as_ids
 from outrider.drafters.given import Given
 from outrider.drafters.neural.model import ModelDrafter
 from outrider.drafters.neural.model_state import ModelState
@@ -125,7 +125,9 @@ class HeadChain(ModelDrafter):
         tokens, places = model.draft(chain, rates.chances, least)
         state.tested = list(zip(tokens.tolist(), places.tolist(), strict=True))
         state.counters.forwards += len(tokens)
-        kept = paying(rates.chances[places], floors, worth)
+        kept = paying(
+            rates.chances[places], floors, 0.0 if worth.beside == self.name else worth.least
+        )
         legal = state.legal(tokens[:kept].tolist(), tail)
         state.counters.drafted += len(legal)
         if not legal:
@@ -150,9 +152,9 @@ class HeadChain(ModelDrafter):
         ModelDrafter.commit(self, states, tokens)
 
 
-def paying(chances: NDArray[np.float32], floors: Sequence[float], worth: Worth) -> int:
-    """Return the length of the beginning of a chain with the largest gain."""
-    reach, gain, most, kept = 1.0, 0.0, max(worth.least, 0.0), 0
+def paying(chances: NDArray[np.float32], floors: Sequence[float], least: float) -> int:
+    """Return the length of the beginning of a chain with the largest gain, at least `least`."""
+    reach, gain, most, kept = 1.0, 0.0, max(least, 0.0), 0
     for place, (chance, floor) in enumerate(zip(chances.tolist(), floors, strict=False)):
         reach *= chance
         gain += reach - floor
@@ -202,6 +204,7 @@ def chain_priors(drafter: ModelDrafter, given: Given) -> tuple[Source, ...]:
             longest=_LONGEST,
             opportunistic=True,
             selects=isinstance(drafter.model, NativeHead),
+            waits=isinstance(drafter.model, NativeHead),
             seconds=each,
             fixed=2 * each + given.measured.overhead,  # rows of the tokens of the last round
         ),

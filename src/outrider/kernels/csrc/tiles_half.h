@@ -9,7 +9,8 @@
 
 enum { VECTORS = 4 }; /* of two panels */
 
-/* One row waits for memory: its weights are prefetched, by this number of bytes. */
+/* Few rows wait for memory: their weights are prefetched, by this number of bytes. Several rows of
+ * 8 bits take so long that the prefetcher of the processor suffices. */
 #define AHEAD 1024
 
 /* The vectors of two panels, in the order of their outputs. */
@@ -134,7 +135,7 @@ INLINE void half_groups(int kind, const Matrix *w, Rows x, int panel, int MR, f3
     for (int m = 0; m < MR; m++)
         for (int v = 0; v < VECTORS; v++) sums[m].part[v] = _mm256_setzero_ps();
     for (int g = 0; g < w->groups; g++, place += bytes) {
-        if (MR == 1)
+        if (MR == 1 || bits == 4)
             for (int line = 0; line < bytes; line += 64) __builtin_prefetch(place + AHEAD + line);
         float own[MOST_ROWS], least[MOST_ROWS];
         int start[MOST_ROWS];

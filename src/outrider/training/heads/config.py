@@ -72,7 +72,8 @@ class HeadRecipe:
         out: folder of the run.
         data: folder of the data sets.
         seed: seed of the training.
-        threads: threads of PyTorch; 0 lets it choose.
+        threads: threads of PyTorch and of the target; 0: what is fastest when the run begins. Other
+            programs on the same processors can mislead that choice.
     """
 
     name: str

@@ -25,6 +25,8 @@ from outrider.training.heads.data import RecordedTexts, TextPlace, shuffled
 from outrider.training.heads.loss import acceptance, chain_loss, draft_with
 from outrider.training.heads.start import Teacher, fit_ridge, fresh_head
 
+TRAINING = "training.safetensors"
+"""The checkpoint of a training."""
 _WARM_UP = 40
 _LOWEST = 0.04
 """The last learning rate, relative to the largest one."""
@@ -115,7 +117,7 @@ class HeadTrainer:
         Raises:
             TrainingStopped: `stop` asked for it.
         """
-        file = self.folder / "training.safetensors"
+        file = self.folder / TRAINING
         optimizer = _optimizer(self.head, self.recipe.training)
         counters: dict[str, float] = {"batch": 0, "seconds": 0.0}
         if file.is_file():

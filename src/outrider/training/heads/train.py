@@ -32,7 +32,7 @@ from outrider.training.heads.config import HeadRecipe
 from outrider.training.heads.data import RecordedTexts
 from outrider.training.heads.judge import Judged, judge
 from outrider.training.heads.prompts import TrainingPrompt, training_prompts
-from outrider.training.heads.run import HeadTrainer
+from outrider.training.heads.run import TRAINING, HeadTrainer
 from outrider.training.heads.start import Teacher
 
 _STEPS = 5
@@ -40,6 +40,8 @@ _STEPS = 5
 _FOLLOWING, _OCCURRENCES = 3, 2
 """Tokens of the longest contexts whose followers are written beside the head, and the fewest
 occurrences of a context."""
+_RECORDED = ("target", "prompts", "states", "answers")
+"""Options on which the recorded answers depend."""
 _JUDGED = 24
 """Prompts on which the finished head is measured."""
 
@@ -67,7 +69,7 @@ class HeadRun:
     def record(self, states: tuple[int, ...]) -> None:
         """Write the answers that are still missing, with hidden states of the target."""
         settings = self.recipe.answers
-        target = load_model(self.source)
+        target = load_model(self.source, threads=self.recipe.threads or None)
         recorder = Recorder.of(target, Tokenizer.load(self.source), states, settings)
         prompts = training_prompts(self.recipe.prompts, self.data, settings.seed)
         record(recorder, prompts, self.texts, self.report, self.stop)
@@ -92,19 +94,25 @@ class HeadRun:
     def check_same(self) -> None:
         """Raise `OptionError` if the folder holds a run of another recipe; else note this one.
 
-        More answers may be asked for, and the head may have another name.
+        More answers may be asked for, and the head may have another name. Training may change
+        where none has begun.
         """
         now = json.loads(json.dumps(asdict(self.recipe)))
         for name in ("name", "out", "data", "threads"):
             del now[name]
         del now["answers"]["tokens"]
-        file = self.folder / "recipe.json"
+        file, trained = self.folder / "recipe.json", self.folder / TRAINING
         before = read_json(file)
         changed = [name for name in now if before and before.get(name) != now[name]]
-        if changed:
+        if recorded := [name for name in changed if name in _RECORDED]:
             raise OptionError(
-                f"{self.folder} holds a run with another value of {changed[0]}",
+                f"the answers in {self.folder} were recorded with another value of {recorded[0]}",
                 hint="Give another --out, or the earlier value",
+            )
+        if changed and trained.is_file():
+            raise OptionError(
+                f"{self.folder} holds a training with another value of {changed[0]}",
+                hint=f"Give another --out or the earlier value, or delete {trained}",
             )
         write_json(file, now)
 
