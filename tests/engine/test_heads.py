@@ -203,6 +203,11 @@ def test_a_changed_target_has_no_head(
     refused("reads states of the plain target", "tiny", draft=folders[kind], **options)
 
 
+def test_a_drafter_of_heads_without_a_head() -> None:
+    with pytest.raises(OptionError, match="'hinted' needs a draft head"):
+        outrider.load(family("tiny")["target"], drafter="hinted")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_head_for_another_target(folders: dict[str, Path], kind: str) -> None:
     other = family("tiny")["draft"]
@@ -239,6 +244,20 @@ def test_an_original_head_of_eagle3_is_recognised(folders: dict[str, Path], tmp_
         drafted.token_ids == outrider.load("tiny", mode="none").generate(PROMPT, **WRITE).token_ids
     )
     assert drafted.speculation.target.drafted > 0
+
+
+@pytest.mark.usefixtures("any_head")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_memory_plan_counts_the_head(folders: dict[str, Path], kind: str) -> None:
+    """Its cache and the states that caches of its target keep beside keys and values."""
+    demand = heads.head_demand(heads.Chosen(folders[kind], given=True))
+    source = family("tiny")["target"]
+    target = outrider.load(source, drafter="none").strategy.target
+    pair = heads.load_head(heads.Chosen(folders[kind], given=True), target, Tokenizer.load(source))
+    assert pair is not None
+    states = pair.target.info.bytes_per_token - target.info.bytes_per_token
+    assert demand.cache == states + pair.head.info.bytes_per_token
+    assert demand.weights >= (pair.head.info.weight_bytes or 0)
 
 
 def test_a_format_that_does_not_run(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class DrafterMethod(Method[Drafter]):
         inner: number of inner drafters.
         grown: whether it takes a growth, which is optional: `tree(eagle2)`.
         models: number of models it needs below the target.
+        head: whether its model is a head, which reads states of the target.
         policy: the policy it needs if draft sizes adapt, if not `ExpectedGain`.
         layered: whether it drafts with layers of the target.
         store: the kind of datastore that it reads; None if it reads none.
@@ -61,6 +62,7 @@ class DrafterMethod(Method[Drafter]):
     inner: int = 0
     grown: bool = False
     models: int = 0
+    head: bool = False
     policy: DraftPolicy | None = None
     layered: bool = False
     store: type[Datastore] | None = None

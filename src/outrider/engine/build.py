@@ -13,6 +13,7 @@ from outrider.engine.generation_config.fields import refused
 from outrider.engine.generator import Generator
 from outrider.engine.heads.choosing import (
     check_alone,
+    head_demand,
     load_head,
     shipped_folders,
     shipped_head,
@@ -69,6 +70,8 @@ def build(
     demands = limited(demands, selection, reading.selection_on)
     if reading.guidance != 1.0:  # guidance keeps two sequences for each request
         demands[0] = replace(demands[0], cache=2 * demands[0].cache)
+    if head is not None:
+        demands.append(head_demand(head))
     plan_memory(demands, context=runtime.planned_context, device=device)
     codec, others = _tokenizers(models, tiers)
     store = open_datastore(speculation.named, speculation.datastore, codec and codec.fingerprint)

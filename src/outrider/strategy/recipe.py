@@ -256,6 +256,11 @@ class Speculation:
                 hint="Give qualifier=... and draft=..., or use drafter 'auto'",
             )
         of_models = self.named == ["auto"] and self.mode != "exact"
+        if tiers < 2 and any(record.head for record in self.records):
+            raise OptionError(
+                f"drafter {self.drafter!r} needs a draft head",
+                hint="Give draft=FOLDER with a head for this target; see docs/heads.md",
+            )
         if tiers < 2 and (below == 1 or of_models):
             raise OptionError(
                 f"mode {self.mode!r} with drafter {self.drafter!r} needs a draft model or a "

@@ -42,4 +42,5 @@ METHOD = DrafterMethod(
     make=_make,
     priors=chain_priors,
     models=1,
+    head=True,
 )

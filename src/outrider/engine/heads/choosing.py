@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from outrider.core.errors import OptionError, OutriderError
 from outrider.engine.heads.probe import check_head
 from outrider.models.checkpoints.json_file import is_there, read_object
@@ -15,6 +17,7 @@ from outrider.models.heads.formats.recognising import PREFIX, by_config
 from outrider.models.heads.formats.verifying import check_verifier
 from outrider.models.heads.loading import HeadPair, run_head
 from outrider.models.loading import ModelSource
+from outrider.models.memory import Demand
 from outrider.models.sources.families import families_folder
 from outrider.protocols import LanguageModel
 
@@ -76,6 +79,21 @@ def _folder_of_head(source: ModelSource) -> Path | None:
     names = (name.removeprefix(PREFIX) for name in open_folder(folder).tensors)
     # original heads of EAGLE-3 do not name their format
     return folder if any(name.startswith("midlayer.") for name in names) else None
+
+
+def head_demand(chosen: Chosen) -> Demand:
+    """Estimate the memory of a head from the shapes of its tensors, with the states that the caches
+    of its target keep."""
+    tensors = open_folder(chosen.folder).tensors
+    numbers = sum(tensor.num_elements for tensor in tensors.values())
+    keys = sum(t.shape[0] for name, t in tensors.items() if name.endswith("k_proj.weight"))
+    fused = next((t for name, t in tensors.items() if name.endswith("fc.weight")), None)
+    states = fused.shape[1] if fused is not None and len(fused.shape) == 2 else 0
+    return Demand(
+        tier="head",
+        weights=numbers * torch.float32.itemsize,  # as they are read, before they are packed
+        cache=(2 * keys + states) * torch.float32.itemsize,
+    )
 
 
 def load_head(

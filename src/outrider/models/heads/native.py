@@ -68,6 +68,7 @@ class NativeHead(HeadModel):
     ) -> None:
         super().__init__(module, tensors, target, name)
         self._packed = _PackedHead(module, tensors, target, dtype)
+        del self.module  # its weights are packed; they would take four times as much again
         self.threads = target.threads
         self._hinted = self.config.kind is HeadKind.HINTED
         self.info = replace(self.info, dtype=dtype, weight_bytes=self._packed.nbytes)
@@ -253,6 +254,7 @@ class _PackedHead:
         self._place[self._ids] = np.arange(len(self._ids))
         self.layout = self._head()
         self.nbytes = packer.arena.nbytes
+        del self._module
 
     def _head(self) -> DraftHead:
         config, part = self._config, self._module.part
