@@ -1,6 +1,7 @@
 """Heads through `load`: the text stays the target's, and wrong combinations are refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -128,6 +129,29 @@ def test_the_automatic_choice(load: Callable[..., Any], kind: str) -> None:
     result = generator.generate(PROMPT, **WRITE, temperature=0.9, top_p=0.9)
     assert result.token_ids == alone("sampled")
     assert kind in generator.strategy.describe()
+
+
+@pytest.mark.usefixtures("any_head")
+@pytest.mark.method("hinted")
+def test_a_head_that_ships_is_found(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its tokenizer; weights of heads for other models are not read."""
+    monkeypatch.setattr(heads, "families_folder", lambda: tmp_path)
+    target = family("tiny")["target"]
+    mine, other = tmp_path / "heads" / "mine", tmp_path / "heads" / "another"
+    for folder in (mine, other):
+        shutil.copytree(folders["hinted"], folder)
+    (other / "model.safetensors").write_bytes(b"not read")
+    config = json.loads((other / "config.json").read_text())
+    config["outrider"]["tokenizer"] = "of another model"
+    (other / "config.json").write_text(json.dumps(config))
+    generator = outrider.load(target, threads=1)
+    assert "hinted" in generator.strategy.drafter.name
+    assert generator.generate(PROMPT, **WRITE).token_ids == alone("greedy")
+    for options in ({"draft": "none"}, {"drafter": "suffix"}, {"layer_skipping": 1.5}):
+        free = outrider.load(target, threads=1, **options)
+        assert "hinted" not in free.strategy.drafter.name, options
 
 
 @pytest.mark.usefixtures("any_head")

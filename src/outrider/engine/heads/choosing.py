@@ -129,9 +129,17 @@ def shipped_head(target: LanguageModel, tokenizer: Tokenizer | None) -> HeadPair
     if tokenizer is None or not isinstance(target, NativeDecoder):
         return None
     for folder in shipped_folders():
+        if not _is_named(folder, tokenizer):
+            continue
         if (pair := load_head(Chosen(folder, given=False), target, tokenizer)) is not None:
             return pair
     return None
+
+
+def _is_named(folder: Path, tokenizer: Tokenizer) -> bool:
+    """Whether config.json names this tokenizer, so that the weights need be read."""
+    own = read_object(folder / "config.json").get("outrider")
+    return isinstance(own, dict) and own.get("tokenizer") == tokenizer.fingerprint
 
 
 def check_alone(chosen: Chosen, changed: bool) -> None:
