@@ -93,6 +93,8 @@ def systems(given: argparse.Namespace) -> dict[str, Callable[[], Opened]]:
     found["Outrider, int8"] = lambda: own(folder, dtype="int8", **plain)
     found["Outrider, the file, undrafted"] = lambda: own(file, **plain)
     found["Outrider, the file, defaults"] = lambda: own(file, threads=threads)
+    if given.only:
+        found = {name: one for name, one in found.items() if name in given.only}
     return found
 
 
@@ -166,7 +168,7 @@ def reading(given: argparse.Namespace) -> None:
 
 
 def report(given: argparse.Namespace) -> None:
-    """Print the table: speeds, ratios to the first row of `--base`, first tokens."""
+    """Print the table: speeds, ratios to the row of `--base`, first tokens, by category too."""
     lines = [json.loads(line) for line in given.out.read_text(encoding="utf-8").splitlines()]
     for threads in sorted({line["threads"] for line in lines}):
         rows = [line for line in lines if line["threads"] == threads]
@@ -187,6 +189,27 @@ def report(given: argparse.Namespace) -> None:
                 f"| {name} | {middle['speed']:.1f} | {ratio.mean:.2f} [{ratio.low:.2f}, "
                 f"{ratio.high:.2f}] | {middle['first']:.2f} | {middle['seconds']:.2f} |"
             )
+        by_categories(rows, base)
+
+
+def by_categories(rows: list[dict[str, Any]], base: dict[int, dict[str, Any]]) -> None:
+    """Print the ratios of all systems to the base in each category."""
+    categories = list(dict.fromkeys(row["category"] for row in rows))
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    print(f"\n| | {' | '.join(categories)} |\n|---|{'---|' * len(categories)}")
+    for name in names:
+        cells: list[str] = []
+        for category in categories:
+            ratio = Ratio.of(
+                [
+                    row["speed"] / base[row["prompt"]]["speed"]
+                    for row in rows
+                    if (row["name"], row["category"]) == (name, category) and row["prompt"] in base
+                ]
+            )
+            low_high = "" if ratio is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
+            cells.append("" if ratio is None else f"{ratio.mean:.2f}{low_high}")
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def quality(given: argparse.Namespace) -> None:
@@ -267,6 +290,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 2048, 8000])
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[], help="names of the systems to measure")
     parser.add_argument("--base", default="Outrider, the file, undrafted")
     parser.add_argument("--out", type=Path, default=Path("runs/systems.jsonl"))
     given = parser.parse_args()
