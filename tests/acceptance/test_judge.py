@@ -1,4 +1,4 @@
-"""Judge Decoding: the probe or the choice accepts, and the guards. Claims of the paper are named."""
+"""Judge Decoding: the probe or the choice accepts; what the paper claims, and the guards."""
 
 import json
 import math

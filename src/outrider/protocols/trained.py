@@ -73,7 +73,7 @@ class TrainedFiles:
     def damaged(self, problem: str) -> CheckpointError:
         """Return the error for a fault of the files."""
         return CheckpointError(
-            f"the {self.kind} in {self.folder} cannot be used: {problem}",
+            f"the files of kind {self.kind!r} in {self.folder} cannot be used: {problem}",
             hint=f"Give a folder that `outrider train {self.kind}` has written",
         )
 

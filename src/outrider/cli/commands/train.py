@@ -90,7 +90,7 @@ def judge(
     For example:
 
       outrider train judge configs/judge/tiny.toml --data data --out runs/judge
-      outrider generate "What is 7 plus 8?" --drafter model --rule "judge(probe=runs/judge/tiny-judge)"
+      outrider generate "What is 7 + 8?" --rule "judge(probe=runs/judge/tiny-judge)"
     """
     from outrider.training.judge.train import train_judge
 

@@ -138,7 +138,9 @@ class Splicer:
         return rows.hidden[0].float().cpu()
 
 
-def label_all(splicer: Splicer, tasks: Sequence[Task], told: Callable[[int, int], None]) -> Labelled:
+def label_all(
+    splicer: Splicer, tasks: Sequence[Task], told: Callable[[int, int], None]
+) -> Labelled:
     """Label the tokens of all tasks; `told` gets the number of tasks and tokens so far.
 
     Raises:

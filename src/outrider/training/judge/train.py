@@ -164,9 +164,7 @@ def _write(
         (folder / "README.md").write_text(_card(recipe, found, fitted, figures), encoding="utf-8")
 
 
-def _card(
-    recipe: JudgeRecipe, found: Labelled, fitted: Fitted, figures: list[Measured]
-) -> str:
+def _card(recipe: JudgeRecipe, found: Labelled, fitted: Fitted, figures: list[Measured]) -> str:
     """Write the card as Markdown."""
     lines = [
         f"# {recipe.name}",
