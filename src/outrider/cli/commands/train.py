@@ -98,6 +98,31 @@ def judge(
         train_judge(config, data=data, out=out, report=_say)
 
 
+@train.command()
+def stop(
+    config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/stop/tiny.toml.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets that the file lists.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
+    ] = None,
+) -> None:
+    """Train a stop head of SpecDec++: where a draft is likely to hold a refused token.
+
+    The head reads hidden states of the draft model. It changes the lengths of drafts only.
+
+    For example:
+
+      outrider train stop configs/stop/tiny.toml --data data --out runs/stop
+      outrider generate "Hello" --policy "specdec-plus(head=runs/stop/tiny-stop)"
+    """
+    from outrider.training.stop.train import train_stop
+
+    with _stoppable():
+        train_stop(config, data=data, out=out, report=_say)
+
+
 @train.command("vision-family")
 def vision_family(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny-vision.toml.")],

@@ -10,14 +10,9 @@ import torch
 from outrider.acceptance.probe import FORMAT, KIND
 from outrider.core.errors import OptionError, writing
 from outrider.core.values import JsonValue
-from outrider.engine.options import is_family
-from outrider.models.checkpoints.tokenizer import Tokenizer
-from outrider.models.checkpoints.vocabulary import check_vocabularies
-from outrider.models.loading import load_model
-from outrider.models.sources.families import family
-from outrider.models.sources.finding import local_folder
 from outrider.training.core.config import read_table
 from outrider.training.core.loop import StopSignal, TrainingStopped
+from outrider.training.core.pairs import load_pair
 from outrider.training.core.state import only_run, save_tensors, write_json
 from outrider.training.heads.prompts import training_prompts
 from outrider.training.judge.config import JudgeRecipe
@@ -91,7 +86,8 @@ def train_judge(
     place, folder = data or Path(recipe.data), out or Path(recipe.out)
     if not place.is_dir():
         raise OptionError(f"no data directory at {place}", hint="Give it with --data DIR")
-    splicer = _splicer(recipe)
+    pair = load_pair(recipe.target, recipe.draft)
+    splicer = Splicer(pair.target, pair.draft, pair.tokenizer, recipe.longest, pair.special_ids)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     with writing(folder):
@@ -112,23 +108,6 @@ def train_judge(
         report(str(figure))
     report(f"probe: {files}")
     return files
-
-
-def _splicer(recipe: JudgeRecipe) -> Splicer:
-    """Load the models of a recipe."""
-    tiers = family(recipe.target) if is_family(recipe.target) else {}
-    draft = recipe.draft or tiers.get("draft")
-    if not draft:
-        raise OptionError(
-            f"no draft model is given for {recipe.target}", hint="Add a line draft = FOLDER"
-        )
-    target = local_folder(tiers.get("target", recipe.target))
-    other = local_folder(draft)
-    tokenizer, theirs = Tokenizer.load(target), Tokenizer.load(other)
-    models = load_model(target), load_model(other)
-    check_vocabularies(tokenizer, theirs, *models, "draft")
-    special = tokenizer.special_ids | frozenset(models[0].info.end_ids)
-    return Splicer(*models, tokenizer, recipe.longest, special)
 
 
 def _write(
