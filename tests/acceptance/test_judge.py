@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -131,7 +132,10 @@ def test_a_banned_token_never_passes() -> None:
     sure = Probe(weight=PROBE.weight, bias=99.0)
     rule = Judge(probe=sure, threshold=0.5)
     assert verdict(rule, chain([2, 1])).path == (0, 1)
-    bans = ({"banned_tokens": (1,)}, {"banned_tokens": (1,), "repetition_penalty": 1.2})
+    bans: tuple[dict[str, Any], ...] = (
+        {"banned_tokens": (1,)},
+        {"banned_tokens": (1,), "repetition_penalty": 1.2},
+    )
     for options in bans:
         assert verdict(rule, chain([2, 1]), **options).path == (0,)
     assert verdict(rule, chain([7])).path == ()

@@ -11,7 +11,7 @@ from outrider.core.types import NO_IDS, Prompt, as_ids
 from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import load_model
 from outrider.models.sources.families import family
-from outrider.protocols import Segment
+from outrider.protocols import LanguageModel, Segment
 from outrider.training.judge.config import Answer, last_line, last_number, whole_text
 from outrider.training.judge.labels import Ids, Splicer, Task
 
@@ -36,14 +36,15 @@ def task(answer: Answer, question: str = "There are 41 birds and 9 fly. How many
     return Task(0, splicer().tokenizer.chat([{"role": "user", "content": question}]), answer)
 
 
-def next_state(model, ids: Ids) -> torch.Tensor:
+def next_state(model: LanguageModel, ids: Ids) -> tuple[torch.Tensor, int]:
     """The last hidden state and the best next token, from a fresh cache."""
     [cache] = model.start([Prompt(token_ids=ids)])
     [rows] = model.forward([Segment(cache, NO_IDS)], [as_ids([-1])])
+    assert rows.hidden is not None
     return rows.hidden[0], int(rows.logits[0].argmax())
 
 
-def greedy(model, ids: Ids) -> Ids:
+def greedy(model: LanguageModel, ids: Ids) -> Ids:
     """The rest of a text, token by token, up to its end."""
     text: Ids = ()
     while len(text) < LONGEST and (not text or text[-1] not in model.info.end_ids):
