@@ -113,6 +113,14 @@ def test_judge_threshold_0_accepts_all(tokens: list[int], seed: int) -> None:
     assert len(verdict(Judge(probe=never, threshold=0.0), chain(tokens), seed).path) == len(tokens)
 
 
+def test_a_chance_equal_to_the_threshold_does_not_pass() -> None:
+    even = Probe(weight=torch.zeros(WIDTH, dtype=torch.float64), bias=0.0)
+    draft, logits = chain([1]), torch.tensor([[9.0, 0.0]] * 2, dtype=torch.float64)
+    for threshold, kept in ((0.5, ()), (0.499, (0,))):
+        seen = view(draft, logits, hidden=states(2, 0))
+        assert Judge(probe=even, threshold=threshold)(draft, seen).path == kept
+
+
 @given(seedlings(), st.integers(0, 20), st.sampled_from([0.0, 0.9]))
 def test_judge_rejects_end_and_special_tokens_unless_the_standard_rule_accepts(
     seedling: Seedling, sample: int, temperature: float
