@@ -57,13 +57,14 @@ def view(
     ledger: Counters | None = None,
     end_ids: Sequence[int] = (),
     sample: int = 0,
+    hidden: Tensor | None = None,
     **options,
 ) -> View:
     return View(
         sampler=Sampler(_params(**options), end_ids=end_ids, sample=sample),
         generated=list(generated),
         draft=draft,
-        rows=Rows(logits),
+        rows=Rows(logits, hidden),
         tier=tier,
         name="target",
         model="hand",

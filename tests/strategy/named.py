@@ -16,6 +16,9 @@ FITTING = {
 OF_HEADS = ("hinted", "eagle3")
 """Drafters that need a head of the target; tests/engine/test_heads.py makes some."""
 
+OF_PROBES = ("judge",)
+"""Rules that need a probe of the target; tests/training/judge trains one."""
+
 WHERE = ("drafter", "rule", "policy", "growth")
 
 
@@ -31,6 +34,8 @@ def _ways() -> Iterator[tuple[str, dict[str, str]]]:
     for kind in ("rule", "policy", "growth"):
         for module in KINDS[kind]:
             name = module.rpartition(".")[2].replace("_", "-")
+            if name in OF_PROBES:
+                continue
             options = {kind: name} | FITTING.get(name, {})
             yield f"{kind} {name}", ({"drafter": "model"} if kind == "growth" else {}) | options
 

@@ -2,8 +2,10 @@
 
 from outrider.acceptance.divergence import DIVERGENCES, Divergence, divergence
 from outrider.acceptance.fuzzy import Fuzzy
+from outrider.acceptance.judge import Judge
 from outrider.acceptance.kseq import KSeq
 from outrider.acceptance.match import Match
+from outrider.acceptance.probe import Probe
 from outrider.acceptance.recursive import RecursiveRejection
 from outrider.acceptance.rejection import Rejection
 from outrider.acceptance.top_beta import TopBeta
@@ -13,8 +15,10 @@ __all__ = [
     "DIVERGENCES",
     "Divergence",
     "Fuzzy",
+    "Judge",
     "KSeq",
     "Match",
+    "Probe",
     "RecursiveRejection",
     "Rejection",
     "TopBeta",

@@ -6,6 +6,7 @@ from outrider.policies.fixed import FixedLength
 from outrider.policies.fixed_tree import FixedTree
 from outrider.policies.source import Source
 from outrider.policies.specdec_plus import SpecDecPlus
+from outrider.policies.stop_head import StopHead
 from outrider.policies.surface import CostSurface
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "FixedTree",
     "Source",
     "SpecDecPlus",
+    "StopHead",
 ]

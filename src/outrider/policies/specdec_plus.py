@@ -8,6 +8,7 @@ that triggers it stays in the draft. Therefore no rule is biased by it.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -15,7 +16,11 @@ from outrider.core.checks import AT_LEAST_ONE, Range
 from outrider.core.counters import Counters
 from outrider.core.errors import OptionError
 from outrider.core.types import Budget
+from outrider.policies.stop_head import StopHead
 from outrider.protocols.method import Method, Paper
+
+Head = Callable[[Tensor], float]
+"""Maps a hidden state `[hidden]` of the draft model to the chance that its token is kept."""
 
 _CHANCE = Range(0.0, 1.0, hint="Give a chance of at least 0 and at most 1")
 
@@ -26,7 +31,7 @@ class LikelyRefused:
 
     eta: float
     least: int
-    head: Callable[[Tensor], float] | None = None
+    head: Head | None = None
 
     def __call__(self, chances: Sequence[float]) -> bool:
         """Whether 1 - (product of the chances) is above `eta`, from the `least`-th token on."""
@@ -49,18 +54,23 @@ class SpecDecPlus:
             0.7.
         least: number of tokens before the first stop.
         longest: largest number of tokens of a draft.
-        head: maps a hidden state `[hidden]` to the chance that the token it has read is kept.
+        head: the folder that `outrider train stop` has written, or a function that maps a hidden
+            state `[hidden]` to the chance that the token it has read is kept. None: the drafter's
+            own probabilities are used.
 
     Raises:
         OptionError: a number outside its range.
+        CheckpointError: the files of the head are missing or damaged.
     """
 
     eta: float = 0.5
     least: int = 2
     longest: int = 20
-    head: Callable[[Tensor], float] | None = None
+    head: Head | str | Path | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.head, str | Path):
+            object.__setattr__(self, "head", StopHead.read(self.head))
         _CHANCE.check("eta", self.eta)
         AT_LEAST_ONE.check("least", self.least)
         if not self.longest >= self.least:
@@ -71,9 +81,15 @@ class SpecDecPlus:
         """False: the budget is the same in every round."""
         return False
 
+    @property
+    def trained(self) -> Head | None:
+        """The head, also if the option is a folder."""
+        assert not isinstance(self.head, str | Path)  # it was read when the policy was built
+        return self.head
+
     def budget(self, counters: Counters, batch: int = 1) -> Budget:
         """Return a chain of the largest length, which may end early."""
-        stop = LikelyRefused(self.eta, self.least, self.head)
+        stop = LikelyRefused(self.eta, self.least, self.trained)
         return Budget(depth=self.longest, nodes=self.longest, stop=stop)
 
 

@@ -9,6 +9,7 @@ from outrider.core.types import (
     Exactness,
     Verdict,
 )
+from outrider.protocols.model import LanguageModel
 from outrider.protocols.view import View
 
 
@@ -52,4 +53,14 @@ class AcceptanceRule(Protocol):
 
     def __call__(self, draft: Draft, view: View) -> Verdict:
         """Decide which nodes of `draft` to accept, given the verifier's rows in `view`."""
+        ...
+
+
+@runtime_checkable
+class ReadsStates(Protocol):
+    """A rule that reads the verifier's last hidden states (`Rows.hidden`) of drafted tokens."""
+
+    def check_target(self, target: LanguageModel) -> None:
+        """Raise `StrategyError` or `VocabularyError` unless `target` returns the states that the
+        rule reads."""
         ...

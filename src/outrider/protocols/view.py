@@ -128,6 +128,19 @@ class View:
         """Whether `token` ends the sequence."""
         return token in self.sampler.end_ids
 
+    def allows(self, node: int, token: int) -> bool:
+        """Whether `token` may follow `node`: bans, biases, processors and the grammar of the
+        request leave it a score. The warps are not applied."""
+        logits, sampler = self.logits(node), self.sampler
+        if token >= logits.numel() or not float(logits[token]) > -torch.inf:
+            return False
+        if sampler.quick(self.index(node)):
+            return token not in sampler.params.banned_tokens
+        try:
+            return float(sampler.process(logits, self.context(node))[token]) > -torch.inf
+        except LogitsError as error:
+            raise _named(error, self.model) from None
+
     def draw(self, probs: Float[Tensor, " vocab"], node: int, purpose: Purpose) -> int:
         """Draw the token after `node` from `probs`, which need not sum to one."""
         return self.sampler.draw_from(probs, self.index(node), purpose, self.tier)

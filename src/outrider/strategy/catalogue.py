@@ -67,6 +67,7 @@ RULES = (
     "acceptance.typical",
     "acceptance.top_beta",
     "acceptance.fuzzy",
+    "acceptance.judge",
 )
 """Modules of acceptance rules: which tokens of a draft the target keeps."""
 

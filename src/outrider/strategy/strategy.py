@@ -9,7 +9,7 @@ from outrider.core.errors import StrategyError
 from outrider.core.types import Exactness
 from outrider.decoding import Stage
 from outrider.drafters import NoDrafter, Qualified
-from outrider.drafters.combine.compatibility import check_fit
+from outrider.drafters.combine.compatibility import check_fit, check_states
 from outrider.policies import FixedLength
 from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel
 from outrider.strategy.description import expression_of, models_of, sources_of
@@ -30,6 +30,7 @@ class Strategy:
 
     def __post_init__(self) -> None:
         check_fit(self.rule, self.drafter)
+        check_states(self.rule, self.target)
         if self.rule.needs.probs and self.policy.adaptive:
             name = type(self.policy).__name__
             raise StrategyError(

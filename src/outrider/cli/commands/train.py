@@ -72,6 +72,57 @@ def head(
         train_head(config, data=data, out=out, report=_say)
 
 
+@train.command()
+def judge(
+    config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/judge/tiny.toml.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets that the file lists.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
+    ] = None,
+) -> None:
+    """Train a probe of Judge Decoding: which drafted tokens leave the final answer as it is.
+
+    Tokens of the draft model are put into answers of the target, which finishes them; those that
+    change the final answer are important. Texts written with a probe are lossy.
+
+    For example:
+
+      outrider train judge configs/judge/tiny.toml --data data --out runs/judge
+      outrider generate "What is 7 + 8?" --rule "judge(probe=runs/judge/tiny-judge)"
+    """
+    from outrider.training.judge.train import train_judge
+
+    with _stoppable():
+        train_judge(config, data=data, out=out, report=_say)
+
+
+@train.command()
+def stop(
+    config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/stop/tiny.toml.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets that the file lists.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
+    ] = None,
+) -> None:
+    """Train a stop head of SpecDec++: where a draft is likely to hold a refused token.
+
+    The head reads hidden states of the draft model. It changes the lengths of drafts only.
+
+    For example:
+
+      outrider train stop configs/stop/tiny.toml --data data --out runs/stop
+      outrider generate "Hello" --policy "specdec-plus(head=runs/stop/tiny-stop)"
+    """
+    from outrider.training.stop.train import train_stop
+
+    with _stoppable():
+        train_stop(config, data=data, out=out, report=_say)
+
+
 @train.command("vision-family")
 def vision_family(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny-vision.toml.")],

@@ -7,7 +7,8 @@ from outrider.core.types import Draw
 from outrider.drafters.combine.merge import Merge
 from outrider.drafters.combine.pair import Pair
 from outrider.drafters.combine.switch import Switch
-from outrider.protocols import AcceptanceRule, Drafter
+from outrider.protocols import AcceptanceRule, Drafter, LanguageModel
+from outrider.protocols.rule import ReadsStates
 
 
 def check_fit(rule: AcceptanceRule, drafter: Drafter) -> None:
@@ -25,6 +26,13 @@ def check_fit(rule: AcceptanceRule, drafter: Drafter) -> None:
             )
     if rule.needs.probs:
         _check_choices(rule, drafter)
+
+
+def check_states(rule: AcceptanceRule, verifier: LanguageModel) -> None:
+    """Raise `StrategyError` or `VocabularyError` if `rule` reads hidden states that `verifier` does
+    not return."""
+    if isinstance(rule, ReadsStates):
+        rule.check_target(verifier)
 
 
 def _sources(drafter: Drafter) -> Iterator[Drafter]:

@@ -29,7 +29,7 @@ from outrider.core.types import (
     as_ids,
 )
 from outrider.decoding import Earlier, SequenceState, Stage, open_sequences, run_round, uncount
-from outrider.drafters.combine.compatibility import check_fit
+from outrider.drafters.combine.compatibility import check_fit, check_states
 from outrider.drafters.given import Given
 from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.model import ModelDrafter, fits, own_prompt, unreadable
@@ -159,6 +159,7 @@ class Qualified:
         if needs.probs:
             rule = replace(rule, with_probs=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
         check_fit(rule, self.drafter)
+        check_states(rule, self.qualifier)
         inner = self.drafter.bind(rule.needs, tier + 1)
         return replace(self, rule=rule, drafter=inner, needs=needs, tier=tier)
 

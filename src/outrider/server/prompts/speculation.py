@@ -1,6 +1,6 @@
 """What a request asks of drafting, and what the models give: their rule is that of all requests."""
 
-from outrider.acceptance import Fuzzy, TopBeta, Typical
+from outrider.acceptance import Fuzzy, Judge, TopBeta, Typical
 from outrider.core.types import SAME_TEXT, Exactness
 from outrider.engine.generator import Generator
 from outrider.protocols import AcceptanceRule
@@ -45,4 +45,4 @@ def may_draft(asked: SpeculationOptions | None, generator: Generator) -> bool:
 
 def _most_changed(rule: AcceptanceRule) -> float | None:
     """Return the largest share of tokens that a rule may change; None: there is no limit."""
-    return rule.max_changed if isinstance(rule, Fuzzy | TopBeta | Typical) else None
+    return rule.max_changed if isinstance(rule, Fuzzy | Judge | TopBeta | Typical) else None

@@ -12,7 +12,9 @@ from typing import Any
 
 from outrider.core.errors import OptionError, reject_unknown
 from outrider.core.types import Message
+from outrider.training.core.copy_tasks import copy_task
 from outrider.training.core.corpus import read_records
+from outrider.training.core.prompts import messages as first_messages
 
 Record = dict[str, Any]
 Form = Callable[[Record, random.Random], Sequence[Message] | None]
@@ -159,6 +161,13 @@ def passage(record: Record, rng: random.Random) -> Sequence[Message] | None:
     return _asked(f"Answer the question with the help of this text.\n\n{text}\n\n{pair['q']}")
 
 
+def copying(record: Record, rng: random.Random) -> Sequence[Message] | None:
+    """Return a task that copies a part of the field `text`."""
+    for document in copy_task(record, rng):
+        return first_messages(document) or None
+    return None
+
+
 FORMS: Mapping[str, Form] = {
     form.__name__: form
     for form in (
@@ -172,6 +181,7 @@ FORMS: Mapping[str, Form] = {
         code,
         rewrite,
         passage,
+        copying,
     )
 }
 """All forms by name."""

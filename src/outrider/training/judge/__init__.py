@@ -1,0 +1,1 @@
+"""Trains the probe of `Judge` without labels written by people (AutoJudge)."""

@@ -1,0 +1,1 @@
+"""Trains the stop head of SpecDec++."""
