@@ -188,6 +188,10 @@ class Worth:
     rate: float = 0.0
 
 
+Work = Callable[[], None]
+"""Work of a drafter that needs nothing of the round in which it runs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """How much may be drafted.
@@ -203,6 +207,8 @@ class Budget:
         forced: tokens that the grammar of the request expects next. They are drafted in place of
             what the drafter would propose.
         reading: rows of texts that draft models may read before they draft; None: all.
+        meanwhile: takes work that runs on a thread while the verifier reads the draft, and has
+            ended before the rule decides; None: nobody verifies this draft in the same round.
     """
 
     depth: int
@@ -212,6 +218,7 @@ class Budget:
     worth: Worth | None = None
     forced: tuple[int, ...] = ()
     reading: ReadingRows | None = None
+    meanwhile: Callable[[Work], None] | None = None
 
     @classmethod
     def chain(cls, length: int) -> "Budget":

@@ -7,7 +7,7 @@ import numpy as np
 from outrider.core.errors import StrategyError
 from outrider.core.reading import ReadingRows
 from outrider.core.tree import depths
-from outrider.core.types import Budget, Draft, Exactness
+from outrider.core.types import Budget, Draft, Exactness, Work
 from outrider.decoding.legal import with_forced
 from outrider.decoding.stage import SequenceState, Stage
 from outrider.protocols import AcceptanceRule, Request
@@ -18,10 +18,12 @@ def budget_of(
     sequence: SequenceState,
     limit: int,
     batch: int,
+    work: list[Work],
     draft_rows: ReadingRows | None = None,
 ) -> Budget:
     """Return the draft budget for `sequence`; `batch` is the number of requests that share its
-    forward, and draft models may read `draft_rows` of texts.
+    forward. Drafters may add to `work` what runs while the verifier computes, and draft models may
+    read `draft_rows` of texts.
 
     A draft, next token included, ends before the target itself changes (`Cache.horizon`). For a
     verifier below the target, a change can lower the acceptance rate but cannot alter the text; it
@@ -36,7 +38,7 @@ def budget_of(
     reach = limit if horizon is None else min(limit, horizon - 1)
     budget = stage.policy.budget(sequence.counters, batch).clipped(reach)
     budget = with_forced(budget, stage, sequence, reach)
-    return budget if draft_rows is None else replace(budget, reading=draft_rows)
+    return replace(budget, meanwhile=work.append, reading=draft_rows)
 
 
 def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from outrider.drafters.combine.bypass import Bypass
     from outrider.drafters.combine.fallback import Fallback
     from outrider.drafters.combine.merge import Merge
+    from outrider.drafters.combine.pearl import Pearl
     from outrider.drafters.combine.pyramid import Qualified
     from outrider.drafters.combine.switch import Switch
     from outrider.drafters.copying.copyspec import CopySpec
@@ -45,6 +46,7 @@ __getattr__ = on_first_use(
         "Merge": "combine.merge",
         "ModelDrafter": "neural.model",
         "NoDrafter": "none",
+        "Pearl": "combine.pearl",
         "Qualified": "combine.pyramid",
         "Recorded": "statistics.recorded",
         "Rest": "copying.rest",
@@ -73,6 +75,7 @@ __all__ = [
     "Merge",
     "ModelDrafter",
     "NoDrafter",
+    "Pearl",
     "Qualified",
     "Recorded",
     "Rest",

@@ -42,6 +42,7 @@ DRAFTERS = (
     "drafters.combine.fallback",
     "drafters.combine.switch",
     "drafters.combine.merge",
+    "drafters.combine.pearl",
     "drafters.statistics.recorded",
     "drafters.none",
 )

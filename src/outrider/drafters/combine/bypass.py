@@ -117,7 +117,7 @@ class Bypass:
         if state.off is None:
             return budget
         whole = Budget.chain(max(budget.share(self.name), budget.share(self.below)))
-        return replace(whole, reading=budget.reading)
+        return replace(whole, reading=budget.reading, meanwhile=budget.meanwhile)
 
     def _ways(
         self, states: Sequence[QualifiedState], budgets: Sequence[Budget]
