@@ -188,10 +188,6 @@ class Worth:
     rate: float = 0.0
 
 
-Work = Callable[[], None]
-"""Work of a drafter that needs nothing of the round in which it runs."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
     """How much may be drafted.
@@ -208,7 +204,7 @@ class Budget:
             what the drafter would propose.
         reading: rows of texts that draft models may read before they draft; None: all.
         meanwhile: takes work that runs on a thread while the verifier reads the draft, and has
-            ended before the rule decides; None: nobody verifies this draft in the same round.
+            ended before the rule decides; None: the draft is not verified in the same round.
     """
 
     depth: int
@@ -218,7 +214,7 @@ class Budget:
     worth: Worth | None = None
     forced: tuple[int, ...] = ()
     reading: ReadingRows | None = None
-    meanwhile: Callable[[Work], None] | None = None
+    meanwhile: Callable[[Callable[[], None]], None] | None = None
 
     @classmethod
     def chain(cls, length: int) -> "Budget":
@@ -234,21 +230,15 @@ class Budget:
 
     def share(self, origin: str) -> int:
         """Return the largest depth for drafts of this origin."""
-        return (
-            self.depth
-            if self.shares is None
-            else min(self.shares.get(origin, self.depth), self.depth)
-        )
+        shares = self.shares or {}
+        return min(shares.get(origin, self.depth), self.depth)
 
     def nodes_of(self, origin: str) -> int:
         """Return the largest number of tree nodes for drafts of this origin."""
         if self.depth < 1:
             return 0
-        return (
-            self.nodes
-            if self.shares is None
-            else min(self.shares.get(origin, self.nodes), self.nodes)
-        )
+        shares = self.shares or {}
+        return min(shares.get(origin, self.nodes), self.nodes)
 
     def only(self, origin: str) -> "Budget":
         """Return the budget reduced to the share of one origin that drafts chains."""

@@ -1,10 +1,11 @@
 """Work of drafters that runs on a thread while the verifier computes its rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Thread
 
-from outrider.core.types import Work
+Work = Callable[[], None]
+"""Work of a drafter that needs nothing of the round in which it runs."""
 
 
 class _Worker(Thread):
