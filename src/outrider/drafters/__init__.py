@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from outrider.drafters.combine.merge import Merge
     from outrider.drafters.combine.pearl import Pearl
     from outrider.drafters.combine.pyramid import Qualified
+    from outrider.drafters.combine.specmquant import SpecMQuant
     from outrider.drafters.combine.switch import Switch
     from outrider.drafters.copying.copyspec import CopySpec
     from outrider.drafters.copying.iad import Aggressive
@@ -51,6 +52,7 @@ __getattr__ = on_first_use(
         "Recorded": "statistics.recorded",
         "Rest": "copying.rest",
         "Sam": "copying.sam",
+        "SpecMQuant": "combine.specmquant",
         "Stand": "statistics.stand",
         "Successors": "copying.successors",
         "Suffix": "copying.suffix",
@@ -80,6 +82,7 @@ __all__ = [
     "Recorded",
     "Rest",
     "Sam",
+    "SpecMQuant",
     "Stand",
     "Successors",
     "Suffix",

@@ -39,6 +39,7 @@ DRAFTERS = (
     "drafters.heads.eagle3",
     "drafters.combine.pyramid",
     "drafters.combine.bypass",
+    "drafters.combine.specmquant",
     "drafters.combine.fallback",
     "drafters.combine.switch",
     "drafters.combine.merge",

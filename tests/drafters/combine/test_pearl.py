@@ -396,4 +396,4 @@ def test_the_priors_of_pearl_are_those_of_blocks() -> None:
     given = Given(target=FAMILY.target, costs=costs, priors_of=lambda drafter: (inner,))
     record = drafter_record("pearl")
     [source] = record.priors(record.drafter(given, [MODEL], {}), given)
-    assert source == replace(inner, seconds=0.0, longest=4, opportunistic=True)
+    assert source == replace(inner, seconds=0.0, longest=4)

@@ -251,7 +251,7 @@ def _priors(drafter: Pearl, given: Given) -> tuple[Source, ...]:
 def _beside(source: Source, target: float) -> Source:
     block = ceil(target / source.seconds) if source.seconds > 0 else source.longest + 1
     longest = max(min(block - 1, source.longest), 1)
-    return replace(source, seconds=0.0, longest=longest, opportunistic=True)
+    return replace(source, seconds=0.0, longest=longest)
 
 
 METHOD = DrafterMethod(
