@@ -12,7 +12,7 @@ from outrider.core.errors import OptionError
 from outrider.core.metrics import expected_tokens
 from outrider.core.tree import is_chain
 from outrider.core.types import NO_IDS, Budget, Draft, as_ids
-from outrider.drafters import Bypass, ModelDrafter, NoDrafter, SpecMQuant, TreeDrafter
+from outrider.drafters import Bypass, ModelDrafter, NoDrafter, Qualified, SpecMQuant, TreeDrafter
 from outrider.drafters.given import Costs, Given
 from outrider.drafters.neural.growth import Eagle2, RsdS
 from outrider.policies import CostSurface, FixedLength
@@ -32,7 +32,7 @@ from tests.exactness.setups.rigs import (
 
 pytestmark = [pytest.mark.method("specmquant"), pytest.mark.usefixtures("unchecked")]
 
-FAMILY = tabular_family(seed=2)
+FAMILY: Any = tabular_family(seed=2)
 TREE = TreeDrafter(model=FAMILY.draft, growth=Eagle2(width=3))
 DEEP = Budget.chain(20)
 TEXTS = ("greedy", "sampled")
@@ -48,7 +48,7 @@ def request(prompt: Sequence[int] = (1, 2, 3), **options: Any) -> Request:
     return generation(prompt, **options).request
 
 
-def propose(drafter: SpecMQuant, asked: Request, budget: Budget = DEEP) -> Draft:
+def propose(drafter: Qualified, asked: Request, budget: Budget = DEEP) -> Draft:
     [draft] = drafter.propose(drafter.begin([asked]), [NO_IDS], [budget])
     return draft
 
