@@ -13,7 +13,7 @@ from outrider import kernels
 from outrider.core.errors import ContextError, StrategyError
 from outrider.core.types import FinishReason, Prompt
 from outrider.decoding import Generation, Session, Stage
-from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Qualified, TokenRecycling
+from outrider.drafters import Lookup, ModelDrafter, NoDrafter, Pearl, Qualified, TokenRecycling
 from outrider.models.cpu.native import NativeDecoder
 from outrider.models.llama.decoder import Decoder
 from outrider.policies import FixedLength
@@ -27,6 +27,7 @@ DRAFTERS: dict[str, Callable[[Any], Drafter]] = {
     "lookup": lambda small: Lookup(min_ngram=1),
     "recycling": lambda small: TokenRecycling(),
     "model": lambda small: ModelDrafter(model=small),
+    "pearl": lambda small: Pearl(drafter=ModelDrafter(model=small)),
 }
 STEPS = st.lists(
     st.tuples(

@@ -205,6 +205,8 @@ class Budget:
         forced: tokens that the grammar of the request expects next. They are drafted in place of
             what the drafter would propose.
         reading: rows of texts that draft models may read before they draft; None: all.
+        meanwhile: takes work that runs on a thread while the verifier reads the draft, and has
+            ended before the rule decides; None: the draft is not verified in the same round.
     """
 
     depth: int
@@ -214,6 +216,7 @@ class Budget:
     worth: Worth | None = None
     forced: tuple[int, ...] = ()
     reading: ReadingRows | None = None
+    meanwhile: Callable[[Callable[[], None]], None] | None = None
 
     @classmethod
     def chain(cls, length: int) -> "Budget":
@@ -229,21 +232,15 @@ class Budget:
 
     def share(self, origin: str) -> int:
         """Return the largest depth for drafts of this origin."""
-        return (
-            self.depth
-            if self.shares is None
-            else min(self.shares.get(origin, self.depth), self.depth)
-        )
+        shares = self.shares or {}
+        return min(shares.get(origin, self.depth), self.depth)
 
     def nodes_of(self, origin: str) -> int:
         """Return the largest number of tree nodes for drafts of this origin."""
         if self.depth < 1:
             return 0
-        return (
-            self.nodes
-            if self.shares is None
-            else min(self.shares.get(origin, self.nodes), self.nodes)
-        )
+        shares = self.shares or {}
+        return min(shares.get(origin, self.nodes), self.nodes)
 
     def only(self, origin: str) -> "Budget":
         """Return the budget reduced to the share of one origin that drafts chains."""

@@ -24,7 +24,7 @@ class Ledger:
     def lap(self, part: str) -> None:
         """Add the time since the last lap, or since the start, to `part`."""
         now = perf_counter()
-        self.seconds[part] = now - self._last
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
         self._last = now
 
     def book(self, drafts: Sequence[Draft], verdicts: Sequence[Verdict]) -> None:

@@ -12,10 +12,11 @@ from time import perf_counter
 from outrider.core.errors import LogitsError
 from outrider.core.reading import ReadingRows
 from outrider.core.types import EMPTY_DRAFT, NO_IDS, Budget, Draft, Rows, Verdict, Verified
+from outrider.decoding.beside import beside
 from outrider.decoding.ledger import Ledger
 from outrider.decoding.legal import forced_draft, legal
 from outrider.decoding.stage import Round, SequenceState, Stage
-from outrider.decoding.validation import budget_of, fitting, readable
+from outrider.decoding.validation import budgets_of, fitting, readable
 from outrider.kernels.forking import one_torch_thread
 from outrider.models.caches.attaching import attach
 from outrider.protocols import Cache, Segment
@@ -39,13 +40,14 @@ def run_round(
         draft_rows: what draft models may read of prompts in this round; None: all.
     """
     refresh(stage, sequences)
-    pairs = zip(sequences, limits, strict=True)
-    budgets = [budget_of(stage, *pair, len(sequences), draft_rows) for pair in pairs]
+    budgets, work = budgets_of(stage, sequences, limits, draft_rows)
     ledger = Ledger(sequences, reading=bool(reading))
     drafts = propose(stage, sequences, budgets)
     ledger.lap("draft")
-    rows = verify(stage, sequences, drafts, reading)
-    ledger.lap("verify")
+    with beside(work):
+        rows = verify(stage, sequences, drafts, reading)
+        ledger.lap("verify")
+    ledger.lap("draft")
     verdicts = [accept(stage, *parts) for parts in zip(sequences, drafts, rows, strict=True)]
     learn(stage, sequences, drafts, rows, verdicts)
     ledger.lap("accept")

@@ -1,5 +1,6 @@
 """Restricts drafts to the budget and to the verifier's vocabulary."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,20 +9,42 @@ from outrider.core.errors import StrategyError
 from outrider.core.reading import ReadingRows
 from outrider.core.tree import depths
 from outrider.core.types import Budget, Draft, Exactness
+from outrider.decoding.beside import Work
 from outrider.decoding.legal import with_forced
 from outrider.decoding.stage import SequenceState, Stage
 from outrider.protocols import AcceptanceRule, Request
 
 
-def budget_of(
+def budgets_of(
     stage: Stage,
-    sequence: SequenceState,
-    limit: int,
-    batch: int,
+    sequences: Sequence[SequenceState],
+    limits: Sequence[int],
     draft_rows: ReadingRows | None = None,
-) -> Budget:
+) -> tuple[list[Budget], list[Work]]:
+    """Return the draft budget of each sequence, and an empty list to which drafters add work that
+    runs while the verifier computes (`Budget.meanwhile`).
+
+    Args:
+        stage: the verifier and its policy.
+        sequences: the requests that share a forward.
+        limits: the maximum depth of their drafts.
+        draft_rows: what draft models may read of texts; None: all.
+    """
+    work: list[Work] = []
+    budgets = [
+        _budget(stage, sequence, limit, len(sequences))
+        for sequence, limit in zip(sequences, limits, strict=True)
+    ]
+    given = [
+        replace(budget, meanwhile=work.append, reading=draft_rows) if budget.depth else budget
+        for budget in budgets
+    ]
+    return given, work
+
+
+def _budget(stage: Stage, sequence: SequenceState, limit: int, batch: int) -> Budget:
     """Return the draft budget for `sequence`; `batch` is the number of requests that share its
-    forward, and draft models may read `draft_rows` of texts.
+    forward.
 
     A draft, next token included, ends before the target itself changes (`Cache.horizon`). For a
     verifier below the target, a change can lower the acceptance rate but cannot alter the text; it
@@ -35,8 +58,7 @@ def budget_of(
     horizon = sequence.cache.horizon if stage.tier == 0 else None
     reach = limit if horizon is None else min(limit, horizon - 1)
     budget = stage.policy.budget(sequence.counters, batch).clipped(reach)
-    budget = with_forced(budget, stage, sequence, reach)
-    return budget if draft_rows is None else replace(budget, reading=draft_rows)
+    return with_forced(budget, stage, sequence, reach)
 
 
 def fitting(draft: Draft, budget: Budget, stage: Stage) -> Draft:

@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from outrider.drafters.combine.bypass import Bypass
     from outrider.drafters.combine.fallback import Fallback
     from outrider.drafters.combine.merge import Merge
+    from outrider.drafters.combine.pearl import Pearl
     from outrider.drafters.combine.pyramid import Qualified
+    from outrider.drafters.combine.specmquant import SpecMQuant
     from outrider.drafters.combine.switch import Switch
     from outrider.drafters.copying.copyspec import CopySpec
     from outrider.drafters.copying.iad import Aggressive
@@ -45,10 +47,12 @@ __getattr__ = on_first_use(
         "Merge": "combine.merge",
         "ModelDrafter": "neural.model",
         "NoDrafter": "none",
+        "Pearl": "combine.pearl",
         "Qualified": "combine.pyramid",
         "Recorded": "statistics.recorded",
         "Rest": "copying.rest",
         "Sam": "copying.sam",
+        "SpecMQuant": "combine.specmquant",
         "Stand": "statistics.stand",
         "Successors": "copying.successors",
         "Suffix": "copying.suffix",
@@ -73,10 +77,12 @@ __all__ = [
     "Merge",
     "ModelDrafter",
     "NoDrafter",
+    "Pearl",
     "Qualified",
     "Recorded",
     "Rest",
     "Sam",
+    "SpecMQuant",
     "Stand",
     "Successors",
     "Suffix",

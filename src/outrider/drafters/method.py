@@ -47,6 +47,7 @@ class DrafterMethod(Method[Drafter]):
             only the starting point of `ExpectedGain`; a few rounds of measurement replace them.
         tree: whether it drafts trees.
         inner: number of inner drafters.
+        parts: names of inner drafters, for examples.
         grown: whether it takes a growth, which is optional: `tree(eagle2)`.
         models: number of models it needs below the target.
         head: whether its model is a head, which reads states of the target.
@@ -60,6 +61,7 @@ class DrafterMethod(Method[Drafter]):
     priors: Priors = unknown_priors
     tree: bool = False
     inner: int = 0
+    parts: tuple[str, ...] = ("sam", "recycling")
     grown: bool = False
     models: int = 0
     head: bool = False
@@ -102,7 +104,7 @@ class DrafterMethod(Method[Drafter]):
             return f"{self.name}(eagle2)"
         if not self.inner:
             return self.name
-        return f"{self.name}({','.join(('sam', 'recycling')[: self.inner])})"
+        return f"{self.name}({','.join(self.parts[: self.inner])})"
 
 
 def matched(length: int) -> float:

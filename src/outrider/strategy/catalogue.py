@@ -39,9 +39,11 @@ DRAFTERS = (
     "drafters.heads.eagle3",
     "drafters.combine.pyramid",
     "drafters.combine.bypass",
+    "drafters.combine.specmquant",
     "drafters.combine.fallback",
     "drafters.combine.switch",
     "drafters.combine.merge",
+    "drafters.combine.pearl",
     "drafters.statistics.recorded",
     "drafters.none",
 )

@@ -20,7 +20,7 @@ class Bypass:
     """Drafts through the qualifier, or directly with the drafter below it.
 
     The policy chooses one of the two in each round with the shares of its budget: the qualifier's
-    name represents the whole pyramid, the inner drafter's name represents two tiers. If both have a
+    name represents the whole pyramid, the origin of the inner drafter two tiers. If both have a
     share, or if there are no shares, the qualifier is used. A tier that is bypassed still commits,
     and reads the tokens it missed when it is used again; each model has one cache in both cases.
     When the qualifier is off (for example because its window is full), the drafter below continues
@@ -53,7 +53,7 @@ class Bypass:
     @property
     def below(self) -> str:
         """The origin of drafts that bypass the qualifier."""
-        return self.qualified.drafter.name
+        return self.qualified.drafter.origins[0]
 
     def bind(self, needs: Needs, tier: int) -> "Bypass":
         """Bind the nested drafter. Raises `StrategyError` if distributions or references are
@@ -117,7 +117,7 @@ class Bypass:
         if state.off is None:
             return budget
         whole = Budget.chain(max(budget.share(self.name), budget.share(self.below)))
-        return replace(whole, reading=budget.reading)
+        return replace(whole, reading=budget.reading, meanwhile=budget.meanwhile)
 
     def _ways(
         self, states: Sequence[QualifiedState], budgets: Sequence[Budget]

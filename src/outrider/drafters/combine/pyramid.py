@@ -275,7 +275,11 @@ class Qualified:
             parents = (-1, *verdict.path)[:kept]
             c.references += [rows.logits[parent + 1] for parent in parents]
         ended = c.state.request.sampler.end_ids.intersection(c.tokens[-kept:] if kept else ())
-        c.done = bool(ended) or len(c.tokens) >= c.budget.depth
+        c.done = bool(ended) or self._enough(len(c.tokens), c.budget)
+
+    def _enough(self, count: int, budget: Budget) -> bool:
+        """Whether no further inner round is needed after `count` tokens."""
+        return count >= budget.depth
 
     def _draft(self, c: _Collected) -> Draft:
         if not c.tokens:
