@@ -38,6 +38,8 @@ def run_round(
         reading: caches of prompts whose pending tokens are read in the same forward.
         draft_rows: what draft models may read of prompts in this round; None: all.
     """
+    if stage.learner is not None:
+        stage.learner.swap()
     refresh(stage, sequences)
     pairs = zip(sequences, limits, strict=True)
     budgets = [budget_of(stage, *pair, len(sequences), draft_rows) for pair in pairs]
@@ -119,14 +121,18 @@ def learn(
     rows: Sequence[Rows],
     verdicts: Sequence[Verdict],
 ) -> None:
-    """Pass every row, including the rows of rejected nodes, to a drafter that learns."""
-    if stage.drafter.learns:
+    """Pass every row, including the rows of rejected nodes, to a drafter that learns, and to the
+    learner of the stage."""
+    if stage.drafter.learns or stage.learner is not None:
         seen = zip(sequences, drafts, rows, verdicts, strict=True)
         verified = [
             Verified(stage.name, sequence.tail, draft, own, verdict)
             for sequence, draft, own, verdict in seen
         ]
-        stage.drafter.observe([sequence.drafting for sequence in sequences], verified)
+        if stage.drafter.learns:
+            stage.drafter.observe([sequence.drafting for sequence in sequences], verified)
+        if stage.learner is not None:
+            stage.learner.observe([sequence.request for sequence in sequences], verified)
 
 
 def refresh(stage: Stage, sequences: Sequence[SequenceState]) -> None:
