@@ -38,8 +38,6 @@ def run_round(
         reading: caches of prompts whose pending tokens are read in the same forward.
         draft_rows: what draft models may read of prompts in this round; None: all.
     """
-    if stage.learner is not None:
-        stage.learner.swap()
     refresh(stage, sequences)
     pairs = zip(sequences, limits, strict=True)
     budgets = [budget_of(stage, *pair, len(sequences), draft_rows) for pair in pairs]
@@ -136,10 +134,13 @@ def learn(
 
 
 def refresh(stage: Stage, sequences: Sequence[SequenceState]) -> None:
-    """Let a verifier that reads parts of its prompt (`context/`) select again where this is due.
+    """Put what a learner has learned into use, and let a verifier that reads parts of its prompt
+    (`context/`) select again where this is due.
 
     The time is counted separately from the round, because policies depend on the cost of a round.
     """
+    if stage.learner is not None:
+        stage.learner.swap()
     due = [sequence for sequence in sequences if sequence.cache.horizon == 0]
     if due and stage.model.selector is not None:
         begun = perf_counter()

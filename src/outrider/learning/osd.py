@@ -35,6 +35,8 @@ _SAVED_AFTER = 16
 _LOWEST = 19
 """The priority of the thread that trains, as `nice` counts it."""
 
+_COUNTS = ("updates", "swaps", "corrections", "requests")
+
 _RATE = Range(0.0, above=True, high=1.0, hint="Give a rate above 0, such as 1e-4")
 _REQUESTS = Range(1, whole=True, hint="Give at least 1 request for an update")
 _LENGTH = Range(8, whole=True, hint="Give at least 8 tokens")
@@ -124,7 +126,7 @@ class OsdLearner:
         self._running: Iterator[None] | None = None
         self._thread: threading.Thread | None = None
         self._ready: NativeParts | None = None
-        self._counts = dict.fromkeys(("updates", "swaps", "corrections", "requests"), 0)
+        self._counts: dict[str, int] = dict.fromkeys(_COUNTS, 0)
         if folder is not None and (folder / WEIGHTS).is_file():
             self._copy.resume(folder)
             self._ready = self._copy.packed(model.dtype)
