@@ -47,6 +47,10 @@ _TITLES = {
         "Constraints",
         "Methods that sample what a constraint allows (`Generator.sample_constrained`).",
     ),
+    "learner": (
+        "Learners",
+        "`--learn`, `load(learn=...)`: train the draft model while requests run.",
+    ),
     "model": ("Models around models", "Methods that change the target itself, and so the text."),
 }
 

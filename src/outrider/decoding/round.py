@@ -121,21 +121,28 @@ def learn(
     rows: Sequence[Rows],
     verdicts: Sequence[Verdict],
 ) -> None:
-    """Pass every row, including the rows of rejected nodes, to a drafter that learns."""
-    if stage.drafter.learns:
+    """Pass every row, including the rows of rejected nodes, to a drafter that learns, and to the
+    learner of the stage."""
+    if stage.drafter.learns or stage.learner is not None:
         seen = zip(sequences, drafts, rows, verdicts, strict=True)
         verified = [
             Verified(stage.name, sequence.tail, draft, own, verdict)
             for sequence, draft, own, verdict in seen
         ]
-        stage.drafter.observe([sequence.drafting for sequence in sequences], verified)
+        if stage.drafter.learns:
+            stage.drafter.observe([sequence.drafting for sequence in sequences], verified)
+        if stage.learner is not None:
+            stage.learner.observe([sequence.request for sequence in sequences], verified)
 
 
 def refresh(stage: Stage, sequences: Sequence[SequenceState]) -> None:
-    """Let a verifier that reads parts of its prompt (`context/`) select again where this is due.
+    """Put what a learner has learned into use, and let a verifier that reads parts of its prompt
+    (`context/`) select again where this is due.
 
     The time is counted separately from the round, because policies depend on the cost of a round.
     """
+    if stage.learner is not None:
+        stage.learner.swap()
     due = [sequence for sequence in sequences if sequence.cache.horizon == 0]
     if due and stage.model.selector is not None:
         begun = perf_counter()

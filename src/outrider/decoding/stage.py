@@ -13,13 +13,18 @@ from outrider.protocols import (
     DrafterState,
     DraftPolicy,
     LanguageModel,
+    Learner,
     Request,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One level of the nesting: a model that verifies, and the drafter that proposes for it."""
+    """One level of the nesting: a model that verifies, and the drafter that proposes for it.
+
+    `learner` observes the rounds, and may change the drafter between them; only the outermost stage
+    has one.
+    """
 
     name: str
     model: LanguageModel
@@ -27,6 +32,7 @@ class Stage:
     rule: AcceptanceRule
     policy: DraftPolicy
     tier: int = 0
+    learner: Learner | None = None
 
     @property
     def image_token_ids(self) -> frozenset[int]:

@@ -19,6 +19,7 @@ from outrider.engine.heads.choosing import (
     shipped_head,
     take_head,
 )
+from outrider.engine.learners import Learning
 from outrider.engine.long_inputs import limited, selecting, shared_ranker
 from outrider.engine.options import Models, Reading, Runtime, is_family
 from outrider.engine.requests import ModelDefaults
@@ -47,7 +48,11 @@ Tiers = Sequence[tuple[str, ModelSource]]
 
 
 def build(
-    models: Models, speculation: Speculation, runtime: Runtime, reading: Reading
+    models: Models,
+    speculation: Speculation,
+    runtime: Runtime,
+    reading: Reading,
+    learning: Learning,
 ) -> Generator:
     """Check the options, plan memory, load the models and build a generator. Raises
     `OutriderError`.
@@ -67,6 +72,7 @@ def build(
     ships = len(tiers) == 1 and head is None and models.draft is None and not changes
     ships = ships and speculation.drafts_freely and bool(shipped_folders())
     speculation.check_tiers(len(tiers) + (head is not None or ships))
+    learning.check(len(tiers), models.draft_vocabulary)
     demands = limited(demands, selection, reading.selection_on)
     if reading.guidance != 1.0:  # guidance keeps two sequences for each request
         demands[0] = replace(demands[0], cache=2 * demands[0].cache)
@@ -91,9 +97,10 @@ def build(
     if pair is not None:
         loaded = [pair.target, *loaded[1:], pair.head]
     speculation.check_tiers(len(loaded))
+    learner = learning.learner(tiers[-1][1], loaded[-1])
     loaded[0] = guide(skipping(loaded[0], reading.layer_skipping), reading.guidance)
     loaded = selecting(loaded, selection, reading.selection_on, ranker)
-    cascade = Cascade(tuple(loaded), speculation, tuple(known), store)
+    cascade = Cascade(tuple(loaded), speculation, tuple(known), store, learner)
     return Generator(
         cascade.strategy if calibrated else cascade.strategy(SamplingParams()),
         tokenizer=codec,

@@ -13,6 +13,7 @@ from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding import Earlier, Learned, generate
 from outrider.decoding.generation import Generation
+from outrider.engine.learners import teach
 from outrider.engine.requests import (
     ModelDefaults,
     copied_params,
@@ -26,7 +27,7 @@ from outrider.engine.stream import Stream
 from outrider.inputs.given import GivenDocuments, GivenImages, GivenPrompt, TextCodec
 from outrider.inputs.images.messages import check_reads_images, images_of
 from outrider.inputs.prompts.reading import is_batch, read_documents, read_long_prompt, read_prompt
-from outrider.protocols import Request
+from outrider.protocols import Learner, Request
 from outrider.sampling import Sampler, SamplingParams
 from outrider.sampling.options import SamplingOptions
 from outrider.strategy import Strategy
@@ -77,6 +78,11 @@ class Generator:
             tokenizer, self.defaults.end_ids, lambda: self.strategy.target.info.vocab_size
         )
         self._kept: Earlier | None = None
+
+    @property
+    def learner(self) -> Learner | None:
+        """What improves the draft model while it is used (`load(learn=...)`), if anything does."""
+        return self.strategy.learner
 
     @property
     def strategy(self) -> Strategy:
@@ -282,6 +288,8 @@ class Generator:
                 self._kept = kept
             elif first.error is None:
                 self._kept = first.sequence
+            if strategy.learner is not None and whole:
+                teach(strategy.learner, generations)
 
     def result(self, generation: Generation, strategy: Strategy) -> Result:
         """Build the result of a finished generation."""

@@ -8,6 +8,7 @@ from outrider.core.errors import CheckpointError, reject_unknown
 from outrider.drafters.neural.growth import Growth
 from outrider.engine.build import build
 from outrider.engine.generator import Generator
+from outrider.engine.learners import Learning
 from outrider.engine.long_inputs import GivenSelection
 from outrider.engine.options import Models, Reading, Runtime, is_family
 from outrider.models.checkpoints.opening import open_checkpoint
@@ -15,7 +16,7 @@ from outrider.models.checkpoints.tokenizer import Tokenizer
 from outrider.models.loading import ModelSource, TokenizerSource, tokenizer_for
 from outrider.models.sources.families import family
 from outrider.models.sources.finding import local_folder
-from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy
+from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, Learner
 from outrider.strategy.recipe import Speculation
 
 
@@ -46,6 +47,8 @@ def load(
     selection_on: str = "target",
     guidance: float = 1.0,
     layer_skipping: float = 1.0,
+    learn: str | Learner | None = None,
+    learn_folder: str | Path | None = None,
     adapter: str | Path | None = None,
     calibration: str | Path | None = None,
     threads: int | None = None,
@@ -111,6 +114,11 @@ def load(
         layer_skipping: factor by which the layers that run for a token of the answer are reduced
             (Unified Layer Skipping; `models/wrappers/skipping.py`); 1 skips none. The text differs
             from that of the full model. Prompts pass all layers.
+        learn: what is learned while requests run: `osd`, with options such as `osd(rate=3e-4)`,
+            trains the draft model at the places where the target corrects it (Online Speculative
+            Decoding; `Generator.learner`); or a `Learner`. The guarantee of `mode` stays.
+        learn_folder: where the trained draft model is stored, after every 16 updates and when a
+            server ends; training continues from there. None stores nothing.
         adapter: the folder of a LoRA adapter of the target, in peft's format.
         calibration: a file written by `outrider calibrate`; a family includes one.
         threads: CPU threads; None measures the best number for each model (models that PyTorch runs
@@ -168,6 +176,7 @@ def load(
             guidance=guidance,
             layer_skipping=layer_skipping,
         ),
+        Learning(learn=learn, learn_folder=learn_folder),
     )
 
 

@@ -57,11 +57,13 @@ _COUNTERS = {
     "spec_decode_num_accepted_tokens": ("accepted_tokens", "Drafted tokens that were accepted"),
     "engine_steps": ("steps", "Steps of the engine"),
     "constraint_errors": ("grammar_errors", "Texts that ended because of their grammar"),
+    "learner_updates": ("learner_updates", "Updates of the draft model while serving"),
+    "learner_corrections": ("learner_corrections", "Corrected tokens that were recorded"),
 }
 """Counters of the engine: name, key in `EngineState.counters`, description."""
 
 _OWN_ONLY = ("http_", "tokens_by_", "changed_", "round_", "draft_", "requests_rejected", "disco")
-_OWN_ONLY += ("engine_", "constraint_", "mask_")
+_OWN_ONLY += ("engine_", "constraint_", "mask_", "learner_")
 
 
 class Metrics:

@@ -91,6 +91,9 @@ GUIDANCE = ("guidance.classifier_free",)
 CONSTRAINTS = ("constraints.monte_carlo.awrs",)
 """Modules of methods that sample under a constraint."""
 
+LEARNERS = ("learning.osd",)
+"""Modules of learners, which train a draft model while requests run."""
+
 KINDS: Mapping[str, Sequence[str]] = {
     "drafter": DRAFTERS,
     "growth": GROWTHS,
@@ -100,6 +103,7 @@ KINDS: Mapping[str, Sequence[str]] = {
     "selector": SELECTORS,
     "guidance": GUIDANCE,
     "constraint": CONSTRAINTS,
+    "learner": LEARNERS,
 }
 """Maps each kind of method to its tuple of modules."""
 

@@ -14,7 +14,14 @@ from outrider.drafters.method import DrafterMethod
 from outrider.drafters.neural.growth import Growth
 from outrider.memories.store import Datastore
 from outrider.policies import FixedLength, FixedTree
-from outrider.protocols import NO_NEEDS, AcceptanceRule, Drafter, DraftPolicy, LanguageModel
+from outrider.protocols import (
+    NO_NEEDS,
+    AcceptanceRule,
+    Drafter,
+    DraftPolicy,
+    LanguageModel,
+    Learner,
+)
 from outrider.protocols.method import Value
 from outrider.sampling import SamplingParams
 from outrider.strategy.auto import Automatic
@@ -324,12 +331,16 @@ class Cascade:
     speculation: Speculation
     calibrations: tuple[Calibration, ...] = ()
     datastore: Datastore | None = None
+    learner: Learner | None = None
 
     def strategy(self, params: SamplingParams) -> Strategy:
         """Build the strategy for requests with these warps.
 
         Thresholds given as shares of positions are resolved to divergences.
         """
+        return replace(self._plain(params), learner=self.learner)
+
+    def _plain(self, params: SamplingParams) -> Strategy:
         config = self.speculation.config
         if self.speculation.thresholds.calibrated and len(self.models) > 1:
             config = replace(config, threshold_target=self._resolve(0, params))

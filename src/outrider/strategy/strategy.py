@@ -11,13 +11,14 @@ from outrider.decoding import Stage
 from outrider.drafters import NoDrafter, Qualified
 from outrider.drafters.combine.compatibility import check_fit, check_states
 from outrider.policies import FixedLength
-from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel
+from outrider.protocols import AcceptanceRule, Drafter, DraftPolicy, LanguageModel, Learner
 from outrider.strategy.description import expression_of, models_of, sources_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Strategy:
-    """Names the target, the drafter, the acceptance rule and the draft policy.
+    """Names the target, the drafter, the acceptance rule and the draft policy; `learner` improves
+    the drafter while it is used.
 
     Raises `StrategyError` if the parts do not fit: the rule judges other drafts than the drafter
     makes, or needs something that the drafter does not provide.
@@ -27,6 +28,7 @@ class Strategy:
     drafter: Drafter = field(default_factory=NoDrafter)
     rule: AcceptanceRule = field(default_factory=Match)
     policy: DraftPolicy = field(default_factory=FixedLength)
+    learner: Learner | None = None
 
     def __post_init__(self) -> None:
         check_fit(self.rule, self.drafter)
@@ -50,6 +52,7 @@ class Strategy:
             rule=self.rule,
             policy=self.policy,
             tier=0,
+            learner=self.learner,
         )
 
     @property

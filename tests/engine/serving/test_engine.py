@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import outrider
-from outrider.core.types import Draft
+from outrider.core.types import Draft, Verified
 from outrider.drafters import Aggressive, Lookup, Sam, Successors, Suffix
 from outrider.engine.generator import Generator
 from outrider.engine.serving.engine import Engine
 from outrider.engine.serving.messages import Ended, Event, Submission
 from outrider.engine.serving.scheduler import Phase
 from outrider.engine.serving.settings import ServingSettings
+from outrider.protocols import Request
 from outrider.strategy import Strategy
 from tests.engine.serving.setups import COSTS, Desk, held, until
 
@@ -290,9 +291,23 @@ class Notes:
     def __init__(self) -> None:
         self.texts: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         self.worked = threading.Event()
+        self.rounds, self.seen, self.closed = 0, 0, 0
 
-    def note(self, prompt: Sequence[int], output: Sequence[int]) -> None:
-        self.texts.append((tuple(prompt), tuple(output)))
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"updates": len(self.texts)}
+
+    def swap(self) -> None:
+        self.rounds += 1
+
+    def observe(self, requests: Sequence[Request], verified: Sequence[Verified]) -> None:
+        self.seen += sum(len(one.verdict.emitted) for one in verified)
+
+    def note(self, request: Request) -> None:
+        self.texts.append((request.prompt.token_ids, tuple(request.output)))
+
+    def close(self) -> None:
+        self.closed += 1
 
     def work(self, seconds: float) -> bool:
         if self.texts:
@@ -312,6 +327,9 @@ def test_a_learner_hears_of_finished_texts_and_works_while_nothing_is_served(
     [(prompt, output)] = notes.texts
     assert prompt == LONG[:9]
     assert len(output) == 5
+    assert notes.rounds >= notes.seen == 5
+    assert notes.closed == 1
+    assert engine.state.counters["learner_updates"] == 1
 
 
 def test_a_request_without_drafts_is_not_drafted_beside_others(tiny: Generator) -> None:

@@ -12,7 +12,9 @@ from outrider.strategy.catalogue import KINDS, names, records
 if TYPE_CHECKING:
     from outrider.protocols.method import Method
 
-_HEADINGS = {kind: f"--{kind}" for kind in ("drafter", "growth", "rule", "policy", "selector")}
+_HEADINGS = {kind: f"--{kind}" for kind in ("drafter", "growth", "rule", "policy", "selector")} | {
+    "learner": "--learn"
+}
 """Headings of the kinds that have an option of the same name."""
 
 

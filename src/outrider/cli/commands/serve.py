@@ -76,6 +76,11 @@ def serve(
     )
     check_parser(settings.tool_parser)
     is_wanted(behaviour.otlp_endpoint)
+    if speculation.learn is not None and replication.replicas is not None:
+        raise OptionError(
+            "--learn and --replicas are given together, and each replica would learn alone",
+            hint="Leave out one of the two",
+        )
     engine_settings = ServingSettings(**limits.engine())
     address = serving.Address(host=listening.host, port=listening.port, insecure=listening.insecure)
     address.check(bool(keys))

@@ -246,6 +246,24 @@ class Speculation:
             min=1,
         ),
     ] = None
+    learn: Annotated[
+        str | None,
+        option(
+            panel="Speculation",
+            metavar="NAME|EXPRESSION",
+            autocompletion=lambda: names("learner"),
+            help="Train the draft model while requests run: "
+            f"{', '.join(names('learner'))}; with options, as 'osd(rate=3e-4)'.",
+        ),
+    ] = None
+    learn_folder: Annotated[
+        Path | None,
+        option(
+            panel="Speculation",
+            help="Where --learn stores the trained draft model, and where it continues.",
+            metavar="FOLDER",
+        ),
+    ] = None
     calibration: Annotated[
         Path | None,
         option(panel="Speculation", help="File written by `outrider calibrate`.", metavar="FILE"),

@@ -64,11 +64,14 @@ class Engine:
             settings: how requests share the engine.
             publish: called once for each step, on the engine's thread, with what became final.
             costs: the seconds of forwards of the target; None measures them, in about a second.
-            learner: learns from finished texts while there is nothing to serve.
+            learner: learns from rounds, while there is nothing to serve; None: that of the
+                strategy.
         """
         self.generator = generator
         self.settings = settings or ServingSettings()
         strategy = generator.strategy
+        if learner is not None:
+            strategy = replace(strategy, learner=learner)
         costs = measure_surface(strategy.target) if costs is None else costs
         self._strategy = with_costs(strategy, costs)
         self._publish = publish
@@ -77,11 +80,11 @@ class Engine:
         self._scheduler = Scheduler(limits=self.settings.limits(generator))
         self._prefixes = Prefixes(most=self.settings.prefixes)
         self._drafting = Drafting.of(self._strategy, costs, self.settings.step_ms / 1000.0)
-        self._learner = learner
+        self._learner = strategy.learner
         self._samples: dict[str, Sample] = {}
         self._learned: Learned | None = None
         self._events: list[Event] = []
-        self._totals = Totals(masks=generator.restrictions.mask_times)
+        self._totals = Totals(masks=generator.restrictions.mask_times, learner=self._learner)
         self._stopping: str | None = None
         self._thread: threading.Thread | None = None
         self._state = self._totals.state(self._scheduler, self._prefixes)
@@ -139,6 +142,8 @@ class Engine:
             failure = "engine_error" if dead else "draining"
             for sample in list(self._samples.values()):
                 self._end(sample, failure, dead or self._stopping or "")
+            if self._learner is not None:
+                self._learner.close()
             self._state = replace(self._state, dead=dead or "stopped")
             self._send()
 
@@ -292,7 +297,7 @@ class Engine:
         if sequence is not None:
             self._learned = Learned(generation.counters)
             if self._learner is not None and not failure:
-                self._learner.note(sample.submission.prompt.token_ids, generation.output)
+                self._learner.note(generation.request)
         self._session.release(generation)
         if sequence is not None and generation.error is None and sample.submission.prompt.plain:
             self._prefixes.put(sample.submission.salt, sequence)

@@ -11,6 +11,7 @@ from outrider.engine.serving.messages import EngineState
 from outrider.engine.serving.prefixes import Prefixes
 from outrider.engine.serving.sample import Sample
 from outrider.engine.serving.scheduler import Scheduler
+from outrider.protocols import Learner
 from outrider.sampling.walk import MaskTimes
 
 _RECENT = 64
@@ -24,10 +25,12 @@ class Totals:
     Attributes:
         off: why drafting is off; empty while it is not.
         masks: the times of masks of grammars.
+        learner: what counts its updates, if there is one.
     """
 
     off: str = ""
     masks: MaskTimes
+    learner: Learner | None = None
     _counts: dict[str, int] = field(default_factory=dict[str, int])
     _accepted_at: list[int] = field(default_factory=list)
     _sources: dict[str, int] = field(default_factory=dict[str, int])
@@ -80,6 +83,8 @@ class Totals:
             "prefix_queries": prefixes.queries,
             "prefix_hits": prefixes.hits,
         }
+        if self.learner is not None:
+            counts |= {f"learner_{name}": count for name, count in self.learner.counts.items()}
         return EngineState(
             running=len(scheduler.entries) - len(waiting),
             waiting=len(waiting),

@@ -65,7 +65,10 @@ class CacheBook:
     `places`: positions of the tokens. `watched`: layers of `Rows.states`. `borrower`: the mark of
     the `Borrowed` cache whose rows follow the committed ones; None after the next change of
     this cache. `sound`: how many rows equal those of a fresh prefill of the ids; None means all.
+    `version`: the version of the weights that computed the rows (`renew`).
     """
+
+    version = 0
 
     def __init__(self, context_length: int) -> None:
         self.context_length = context_length
@@ -231,6 +234,18 @@ class CacheBook:
             self.embeddings = None
         self._forget_round()
 
+    def renew(self, version: int) -> None:
+        """Take note that the weights have changed: the next forward reads the whole text again.
+
+        Within a round, and after input embeddings, which are not stored, the old rows stay.
+        """
+        if self._fed:
+            return
+        if self.sound is None:
+            self._length = 0
+            self._forget_round()
+        self.version = version
+
     def truncate(self, length: int) -> None:
         """Drop all but the first `length` tokens of the text, and all speculative rows."""
         if not 1 <= length <= len(self._text):
@@ -326,6 +341,7 @@ class CacheBook:
         twin._tokens, twin._parents = list(self._tokens), list(self._parents)
         twin._is_chain = self._is_chain
         twin.places, twin.sound, twin.embeddings = self.places, self.sound, self.embeddings
+        twin.version = self.version
         return twin
 
     # -- storage ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from outrider.core.types import NO_IDS
 from outrider.kernels.layout import Batch, HeadRows
 from outrider.kernels.layout import CacheLayout as CachePointers
 from outrider.kernels.layout import Places as PlacePointers
@@ -201,3 +202,12 @@ def _row_bytes(cache: NativeCache) -> int:
     """Return the bytes between the hidden states of two slots."""
     states = cache.storage.states
     return states.stride(0) * states.element_size()
+
+
+def following(feeds: Sequence[Feed], count: int) -> list[Feed]:
+    """Return `count` feeds of one row each, placed after the last row of all feeds."""
+    if not count:
+        return []
+    last = feeds[-1]
+    places = np.arange(count) + last.positions[-1] + 1
+    return [Feed(np.zeros_like(places), places, last.end, last.base, None, NO_IDS)]

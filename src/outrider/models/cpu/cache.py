@@ -13,6 +13,8 @@ from outrider.kernels.layout import BFLOAT16, FLOAT32, INT8
 from outrider.kernels.layout import CacheLayout as CachePointers
 from outrider.models.caches.bookkeeping import Run
 from outrider.models.caches.kv_cache import SCALED, CacheLayout, DecoderCache, Storage
+from outrider.models.caches.narrowing import narrowed
+from outrider.protocols import Cache
 
 SEQUENCES = 16
 """Number of keys whose scores the kernels compute side by side."""
@@ -132,3 +134,12 @@ class NativeCache(DecoderCache):
 
     def _make(self, layout: CacheLayout, capacity: int) -> NativeStorage:
         return NativeStorage(layout, capacity)
+
+
+def current(cache: Cache, version: int, name: str) -> NativeCache:
+    """Return a cache of model `name`; rows that other weights than `version` computed no longer
+    count. Raises `StrategyError` for a cache of another kind."""
+    own = narrowed(cache, NativeCache, name)
+    if own.version != version:
+        own.renew(version)
+    return own

@@ -26,13 +26,12 @@ from outrider.kernels import library, pool
 from outrider.kernels.forking import Exclusive
 from outrider.models.caches.bookkeeping import Feed
 from outrider.models.caches.kv_cache import DecoderCache
-from outrider.models.caches.narrowing import narrowed
 from outrider.models.caches.watching import watched_layers, with_states
 from outrider.models.checkpoints.checkpoint import Checkpoint
 from outrider.models.checkpoints.opening import open_checkpoint
-from outrider.models.cpu.batch import RowArrays
+from outrider.models.cpu.batch import RowArrays, following
 from outrider.models.cpu.borrowed_cache import BorrowedNativeCache
-from outrider.models.cpu.cache import CACHE_DTYPES, NativeCache
+from outrider.models.cpu.cache import CACHE_DTYPES, NativeCache, current
 from outrider.models.cpu.formats import described
 from outrider.models.cpu.packed_weights import PackedModel, head_of, part_of
 from outrider.models.cpu.packing import NativeParts, pack_checkpoint
@@ -107,7 +106,7 @@ class NativeDecoder(OwnModel):
         self._stride = parts.packed.layout.head.panels * VECTOR
         self._names: NDArray[np.int32] | None = None
         self._rows = RowArrays(_FEW)
-        self._lock = Exclusive()
+        self._lock, self._version = Exclusive(), 0
         self.threads = Threads.fixed(1)
         self.threads = Threads.fixed(threads) if threads else Threads.measured(self._brief())
 
@@ -176,6 +175,12 @@ class NativeDecoder(OwnModel):
         self._parts = replace(self._parts, packed=packed)
         self._stride = packed.layout.head.panels * VECTOR
 
+    def use_weights(self, parts: NativeParts) -> None:
+        """Use weights of the same shapes from now on, between two rounds; caches are read anew."""
+        with self._lock.held:
+            self._parts, self._packed, self._head = parts, parts.packed, head_of(parts.packed)
+            self._version += 1
+
     @property
     def packed(self) -> PackedModel:
         """The weights as the kernels read them."""
@@ -188,9 +193,7 @@ class NativeDecoder(OwnModel):
 
     def embed(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
         """Return the input embeddings of these ids."""
-        ids = np.ascontiguousarray(token_ids, dtype=np.int32)
-        if len(ids) and not (ids.min() >= 0 and ids.max() < self.config.vocab_size):
-            raise IndexError(f"a token is outside the vocabulary of {self.info.name}")
+        ids = self._known(token_ids)
         out = torch.empty(len(ids), self.config.hidden_size)
         loaded: Any = library()
         model = ctypes.byref(self._packed.layout)
@@ -199,14 +202,18 @@ class NativeDecoder(OwnModel):
 
     def head_rows(self, token_ids: Sequence[int] | IntArray) -> Float[Tensor, "tokens hidden"]:
         """Return the rows of the output head for these tokens, in float32."""
-        ids = np.ascontiguousarray(token_ids, dtype=np.int32)
-        if len(ids) and not (ids.min() >= 0 and ids.max() < self.config.vocab_size):
-            raise IndexError(f"a token is outside the vocabulary of {self.info.name}")
+        ids = self._known(token_ids)
         out = torch.empty(len(ids), self.config.hidden_size)
         loaded: Any = library()
         head = ctypes.byref(self._head.layout.head)  # of all tokens
         loaded.outrider_unpack(head, len(ids), ids.ctypes.data, out.data_ptr())
         return out
+
+    def _known(self, token_ids: Sequence[int] | IntArray) -> NDArray[np.int32]:
+        ids = np.ascontiguousarray(token_ids, dtype=np.int32)
+        if len(ids) and not (ids.min() >= 0 and ids.max() < self.config.vocab_size):
+            raise IndexError(f"a token is outside the vocabulary of {self.info.name}")
+        return ids
 
     def _fresh_cache(self) -> NativeCache:
         return NativeCache(self._layout)
@@ -260,7 +267,7 @@ class NativeDecoder(OwnModel):
         """
         if not segments:
             return []
-        caches = [narrowed(s.cache, NativeCache, self.info.name) for s in segments]
+        caches = [current(s.cache, self._version, self.info.name) for s in segments]
         feeds = [c.feed(s, rows) for c, s, rows in zip(caches, segments, want, strict=True)]
         with self._lock.held:
             return self._run(feeds, caches)
@@ -284,7 +291,7 @@ class NativeDecoder(OwnModel):
         segment, sampler, depth = chain.segment, chain.sampler, chain.depth
         if depth < 1:
             return NO_IDS
-        cache = narrowed(segment.cache, NativeCache, self.info.name)
+        cache = current(segment.cache, self._version, self.info.name)
         last = cache.num_speculative + len(segment.tokens) - 1 if len(segment.tokens) else -1
         feed = cache.feed(segment, as_ids([last]))
         rows = len(feed.tokens)
@@ -370,7 +377,7 @@ class NativeDecoder(OwnModel):
         arrays.batch.logits_stride = self._stride
         arrays.batch.names = None if self._names is None else self._names.ctypes.data
         if any(feed.axes is not None for feed in feeds):
-            arrays.turn_by(*turns(self._rotary, [*feeds, *_following(feeds, ahead)], self.device))
+            arrays.turn_by(*turns(self._rotary, [*feeds, *following(feeds, ahead)], self.device))
         else:
             arrays.batch.cos, arrays.batch.sin = self._rotary.addresses(end)
         if self._local_rotary is not None:
@@ -389,12 +396,3 @@ class NativeDecoder(OwnModel):
             raise IndexError(f"a token is outside the vocabulary of {self.info.name}")
         if trouble > 0:
             raise MemoryError(f"no memory for a forward of {rows} rows of {self.info.name}")
-
-
-def _following(feeds: Sequence[Feed], count: int) -> list[Feed]:
-    """Return `count` feeds of one row each, placed after the last row of all feeds."""
-    if not count:
-        return []
-    last = feeds[-1]
-    places = np.arange(count) + last.positions[-1] + 1
-    return [Feed(np.zeros_like(places), places, last.end, last.base, None, NO_IDS)]
