@@ -213,12 +213,14 @@ class CacheBook:
 
     @staticmethod
     def _take(want: IntArray, unread: int, old: int, new: int) -> IntArray:
-        if not len(want):
-            return want
-        take = want + unread if not old else np.where(want < 0, unread - 1, unread + want - old)
-        if take.min() < 0 or take.max() >= unread + new or (want.min() < 0 and not unread):
-            raise ValueError(f"rows {want.tolist()} are not read by this forward")
-        return take
+        rows = want.tolist()  # few numbers: arrays would take several times as long
+        after = unread - old
+        take = [(row if not old else -1) + unread if row < 0 else row + after for row in rows]
+        if rows and not (
+            min(take) >= 0 and max(take) < unread + new and (unread or min(rows) >= 0)
+        ):
+            raise ValueError(f"rows {rows} are not read by this forward")
+        return as_ids(take)
 
     def commit(self, tokens: Sequence[int] | IntArray) -> None:
         """Append emitted tokens; keep the rows that match their longest proper prefix."""
