@@ -19,7 +19,7 @@ from outrider.engine.heads.choosing import (
     shipped_head,
     take_head,
 )
-from outrider.engine.learners import Learning
+from outrider.engine.learners.learning import Learning
 from outrider.engine.long_inputs import limited, selecting, shared_ranker
 from outrider.engine.options import Models, Reading, Runtime, is_family
 from outrider.engine.requests import ModelDefaults

@@ -13,7 +13,7 @@ from outrider.core.types import Prompt
 from outrider.core.values import JsonValue
 from outrider.decoding import Earlier, Learned, generate
 from outrider.decoding.generation import Generation
-from outrider.engine.learners import teach
+from outrider.engine.learners.learning import teach
 from outrider.engine.requests import (
     ModelDefaults,
     copied_params,

@@ -8,7 +8,7 @@ from outrider.core.errors import CheckpointError, reject_unknown
 from outrider.drafters.neural.growth import Growth
 from outrider.engine.build import build
 from outrider.engine.generator import Generator
-from outrider.engine.learners import Learning
+from outrider.engine.learners.learning import Learning
 from outrider.engine.long_inputs import GivenSelection
 from outrider.engine.options import Models, Reading, Runtime, is_family
 from outrider.models.checkpoints.opening import open_checkpoint

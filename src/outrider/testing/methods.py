@@ -42,9 +42,8 @@ def check_method(method: Method[object]) -> None:
         )
     _check_options(method)
     if hasattr(method.cls, "tracks_probs"):
-        built = method.build({})
         require(
-            isinstance(built, AcceptanceRule) and built.exactness == method.promise,
+            _exactness(method) == method.promise,
             f"{name} promises {method.promise}, and the rule built by name does not",
         )
     else:
@@ -52,6 +51,14 @@ def check_method(method: Method[object]) -> None:
             method.promise in (Exactness.IDENTICAL, Exactness.LOSSY),
             f"{name}: only a rule promises a distribution",
         )
+
+
+def _exactness(method: Method[object]) -> object:
+    """Return the exactness of a rule built by name; of its class, if an option must be given."""
+    if any(option.required for option in method.options.values()):
+        return getattr(method.cls, "exactness", None)
+    built = method.build({})
+    return built.exactness if isinstance(built, AcceptanceRule) else None
 
 
 def _check_options(method: Method[object]) -> None:

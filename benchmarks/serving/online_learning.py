@@ -1,7 +1,7 @@
 """Measure acceptance over a stream of requests that changes its subject half way, with and without
 learning.
 
-    python benchmarks/online_learning.py --requests 128 --noise 0.3
+    python -m benchmarks.serving.online_learning --requests 128 --noise 0.3
 
 The first half of the stream continues stories, the second half answers questions and sums. Prompts
 are those that ship with the family `tiny`, in turn, each time with another seed, so that texts do

@@ -1,0 +1,1 @@
+"""Learners: the option `learn`, and the requests that learners are told about."""
