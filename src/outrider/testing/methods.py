@@ -56,7 +56,7 @@ def check_method(method: Method[object]) -> None:
 def _exactness(method: Method[object]) -> object:
     """Return the exactness of a rule built by name; of its class, if an option must be given."""
     if any(option.required for option in method.options.values()):
-        return getattr(method.cls, "exactness", None)
+        return vars(method.cls).get("exactness")
     built = method.build({})
     return built.exactness if isinstance(built, AcceptanceRule) else None
 
