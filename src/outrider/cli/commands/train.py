@@ -16,16 +16,19 @@ train = typer.Typer(
     no_args_is_help=True,
 )
 
+DataFolder = Annotated[
+    Path | None, typer.Option(help="Folder of the data sets that the file lists.")
+]
+RunFolder = Annotated[
+    Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
+]
+
 
 @train.command()
 def family(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/tiny.toml.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets that the file lists.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
-    ] = None,
+    data: DataFolder = None,
+    out: RunFolder = None,
     resume: Annotated[
         bool,
         typer.Option("--resume/--no-resume", help="Continue an interrupted run, or refuse to."),
@@ -50,12 +53,8 @@ def head(
     config: Annotated[
         Path, typer.Argument(help="A TOML file, such as configs/heads/smollm2.toml.")
     ],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets that the file lists.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
-    ] = None,
+    data: DataFolder = None,
+    out: RunFolder = None,
 ) -> None:
     """Train a draft head: record answers of the target, train on its hidden states, measure.
 
@@ -75,12 +74,8 @@ def head(
 @train.command()
 def judge(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/judge/tiny.toml.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets that the file lists.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
-    ] = None,
+    data: DataFolder = None,
+    out: RunFolder = None,
 ) -> None:
     """Train a probe of Judge Decoding: which drafted tokens leave the final answer as it is.
 
@@ -101,12 +96,8 @@ def judge(
 @train.command()
 def stop(
     config: Annotated[Path, typer.Argument(help="A TOML file, such as configs/stop/tiny.toml.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets that the file lists.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
-    ] = None,
+    data: DataFolder = None,
+    out: RunFolder = None,
 ) -> None:
     """Train a stop head of SpecDec++: where a draft is likely to hold a refused token.
 
@@ -129,9 +120,7 @@ def vision_family(
     data: Annotated[
         Path | None, typer.Option(help="Folder of the image sets that the file lists.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; default: the one in the file.")
-    ] = None,
+    out: RunFolder = None,
 ) -> None:
     """Train a captioner from a language family, its draft model, and a scorer.
 

@@ -19,6 +19,13 @@ _FORMATS: dict[str, Format] = {**FORMATS, "copy_task": copy_task}
 _SHUFFLE_BLOCK = 2048
 
 
+def data_folder(folder: Path | None) -> Path:
+    """Return the folder of the data sets. Raises `OptionError` if there is none."""
+    if folder is None or not folder.is_dir():
+        raise OptionError(f"no data directory at {folder}", hint="Give it with --data DIR")
+    return folder
+
+
 def read_records(path: Path) -> Iterator[Record]:
     """Yield the records of a `.jsonl` or `.jsonl.zst` file.
 

@@ -4,19 +4,21 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from outrider.core.errors import OutriderError, writing
 from outrider.training.core.config import Stage
 from outrider.training.core.optim import make_optimizers
-from outrider.training.core.state import load_checkpoint, save_checkpoint
+from outrider.training.core.state import load_checkpoint, only_run, save_checkpoint
 
 
 class TrainingStopped(OutriderError):
@@ -241,3 +243,18 @@ class _Loop:
         if stage.max_minutes is None:
             return by_tokens
         return max(0.0, min(by_tokens, 60 * stage.max_minutes - self.at.seconds))
+
+
+@contextmanager
+def run_in(folder: Path, threads: int = 0) -> Iterator[StopSignal]:
+    """Make the folder of a run and lock it, with so many threads of PyTorch (0: as they are).
+
+    Raises:
+        OptionError: another run is active there, or the folder cannot be written.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with StopSignal() as stop, only_run(folder):
+        yield stop

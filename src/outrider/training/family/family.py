@@ -8,6 +8,7 @@ import torch
 
 from outrider.core.errors import OptionError
 from outrider.training.core.config import FamilyConfig, load_config
+from outrider.training.core.corpus import data_folder
 from outrider.training.core.loop import StopSignal
 from outrider.training.core.state import only_run
 from outrider.training.core.workspace import (
@@ -35,9 +36,7 @@ def train_family(
     `TrainingStopped` after SIGTERM or SIGINT.
     """
     config = load_config(config_path)
-    place = data or (Path(config.data) if config.data else None)
-    if place is None or not place.is_dir():
-        raise OptionError(f"no data directory at {place}", hint="Give it with --data DIR")
+    place = data_folder(data or (Path(config.data) if config.data else None))
     folder = out or Path(config.out)
     if not resume and (folder / "state.json").exists():
         raise OptionError(f"{folder} holds a run", hint="Give another --out, or resume the run")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from outrider.core.errors import OptionError, writing
+from outrider.core.errors import OptionError
 from outrider.engine.heads.choosing import FOLLOWERS
 from outrider.engine.options import is_family
 from outrider.memories.followers import Followers
@@ -24,8 +24,9 @@ from outrider.models.loading import load_model
 from outrider.models.sources.families import family
 from outrider.models.sources.finding import local_folder
 from outrider.training.core.config import read_table
-from outrider.training.core.loop import StopSignal
-from outrider.training.core.state import only_run, read_json, save_tensors, write_json
+from outrider.training.core.corpus import data_folder
+from outrider.training.core.loop import StopSignal, run_in
+from outrider.training.core.state import read_json, save_tensors, write_json
 from outrider.training.heads.answers import Recorder, read_numbers, record
 from outrider.training.heads.card import head_card
 from outrider.training.heads.config import HeadRecipe
@@ -187,17 +188,11 @@ def train_head(
         TrainingStopped: after SIGTERM or SIGINT.
     """
     recipe = read_table(config, HeadRecipe)
-    place, folder = data or Path(recipe.data), out or Path(recipe.out)
-    if not place.is_dir():
-        raise OptionError(f"no data directory at {place}", hint="Give it with --data DIR")
+    place, folder = data_folder(data or Path(recipe.data)), out or Path(recipe.out)
     source = family(recipe.target)["target"] if is_family(recipe.target) else recipe.target
     teacher = Teacher.of(open_checkpoint(local_folder(source)))
     states = recipe.numbers(teacher.config.num_layers)
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with StopSignal() as stop, only_run(folder):
+    with run_in(folder, recipe.threads) as stop:
         run = HeadRun(
             recipe=recipe,
             source=local_folder(source),

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 from outrider.acceptance.probe import FORMAT, KIND
-from outrider.core.errors import OptionError, writing
+from outrider.core.errors import writing
 from outrider.core.values import JsonValue
 from outrider.training.core.config import read_table
-from outrider.training.core.loop import StopSignal, TrainingStopped
+from outrider.training.core.corpus import data_folder
+from outrider.training.core.loop import StopSignal, TrainingStopped, run_in
 from outrider.training.core.pairs import load_pair
-from outrider.training.core.state import only_run, save_tensors, write_json
+from outrider.training.core.state import save_tensors, write_json
 from outrider.training.heads.prompts import training_prompts
 from outrider.training.judge.config import JudgeRecipe
 from outrider.training.judge.fit import Fitted, fit_best
@@ -83,16 +84,10 @@ def train_judge(
         TrainingStopped: after SIGTERM or SIGINT.
     """
     recipe = read_table(config, JudgeRecipe)
-    place, folder = data or Path(recipe.data), out or Path(recipe.out)
-    if not place.is_dir():
-        raise OptionError(f"no data directory at {place}", hint="Give it with --data DIR")
+    place, folder = data_folder(data or Path(recipe.data)), out or Path(recipe.out)
     pair = load_pair(recipe.target, recipe.draft)
     splicer = Splicer(pair.target, pair.draft, pair.tokenizer, recipe.longest, pair.special_ids)
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with StopSignal() as stop, only_run(folder):
+    with run_in(folder, recipe.threads) as stop:
         run = JudgeRun(recipe, splicer, report, stop)
         tasks = run.tasks(place)
         found = label_all(splicer, list(islice(tasks, recipe.prompts)), run.told)

@@ -5,17 +5,16 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
-import torch
-
-from outrider.core.errors import OptionError, writing
+from outrider.core.errors import writing
 from outrider.core.values import JsonValue
 from outrider.policies import StopHead
 from outrider.policies.stop_head import FORMAT, KIND
 from outrider.sampling import SamplingParams
 from outrider.training.core.config import read_table
-from outrider.training.core.loop import StopSignal, TrainingStopped
+from outrider.training.core.corpus import data_folder
+from outrider.training.core.loop import TrainingStopped, run_in
 from outrider.training.core.pairs import ModelPair, load_pair
-from outrider.training.core.state import only_run, save_tensors, write_json
+from outrider.training.core.state import save_tensors, write_json
 from outrider.training.heads.prompts import training_prompts
 from outrider.training.stop.config import StopRecipe
 from outrider.training.stop.data import Drafted, answers, collect
@@ -49,15 +48,9 @@ def train_stop(
         TrainingStopped: after SIGTERM or SIGINT.
     """
     recipe = read_table(config, StopRecipe)
-    place, folder = data or Path(recipe.data), out or Path(recipe.out)
-    if not place.is_dir():
-        raise OptionError(f"no data directory at {place}", hint="Give it with --data DIR")
+    place, folder = data_folder(data or Path(recipe.data)), out or Path(recipe.out)
     pair = load_pair(recipe.target, recipe.draft)
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with StopSignal() as stop, only_run(folder):
+    with run_in(folder, recipe.threads) as stop:
 
         def told(done: int) -> None:
             if stop.asked:
